@@ -1,0 +1,95 @@
+"""The one method table: it feeds the router, ``rpc.discover``, the schemas and the conformance harness.
+
+A method is added here (one row), in the daemon's handler table (one function), and nowhere else;
+the suite fails for a row without a handler and for a handler without a row.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from locara_protocol import messages as m
+
+Need = Literal["none", "generate"]
+"""What a method needs from the manifest; the gate has one rule for each word. ``none`` is said, never implied."""
+
+
+class Method(msgspec.Struct, frozen=True, kw_only=True):
+    """One request method of the contract.
+
+    :param params: its parameter type; result: its result type.
+    :param errors: kinds (keys of ``errors.CODES``) beyond those that any request may get.
+    :param need: the capability rule that the gate applies.
+    :param notification: the name of the messages it streams to its channel, if it is a long call.
+    :param before_initialize: whether it is served before ``initialize``.
+    :param in_batch: whether it may stand in a batch.
+    """
+
+    name: str
+    summary: str
+    params: type[m.Params]
+    result: type[m.Result]
+    errors: tuple[str, ...] = ()
+    need: Need
+    notification: str | None = None
+    before_initialize: bool = False
+    in_batch: bool = True
+
+
+class Notification(msgspec.Struct, frozen=True, kw_only=True):
+    """One notification; ``direction`` says who sends it."""
+
+    name: str
+    summary: str
+    params: type[m.Params] | type[m.Result]
+    direction: Literal["host", "sidecar"]
+
+
+class DiscoverResult(m.Result):
+    """The OpenRPC document itself (its members are described by the OpenRPC meta-schema)."""
+
+
+_METHODS = (
+    Method(name="initialize", summary="Open the session: versions, the app's manifest, the host's folder grants.",
+           params=m.InitializeParams, result=m.InitializeResult, errors=("UnsupportedProtocolVersion",),
+           need="none", before_initialize=True, in_batch=False),
+    Method(name="ping", summary="Is the daemon alive, what is the engine doing, how many jobs are there.",
+           params=m.NoParams, result=m.PingResult, need="none", before_initialize=True),
+    Method(name="rpc.discover", summary="The OpenRPC document of this server.",
+           params=m.NoParams, result=DiscoverResult, need="none", before_initialize=True),
+    Method(name="system.info", summary="Platform, memory, engines, sandbox, cache folder.",
+           params=m.NoParams, result=m.SystemInfo, need="none"),
+    Method(name="jobs.list", summary="The app's queued and running jobs with their last state.",
+           params=m.NoParams, result=m.JobsListResult, need="none"),
+    Method(name="image.generate", summary="Text to image, with live previews on a channel.",
+           params=m.GenerateParams, result=m.GenerateResult,
+           errors=("RequestCancelled", "CapabilityDenied", "ModelNotFound", "ModelNotInstalled", "ModelIncomplete",
+                   "IntegrityError", "InsufficientMemory", "InsufficientDisk", "EngineUnavailable", "EngineCrashed",
+                   "EngineStalled", "QueueFull", "StorageError", "InvalidOutput"),
+           need="generate", notification="DiffusionStep"),
+    Method(name="image.cancel", summary="Cancel a job by its id.",
+           params=m.CancelJobParams, result=m.CancelJobResult, need="none"),
+    Method(name="shutdown", summary="Cancel all jobs and get ready for exit.",
+           params=m.NoParams, result=m.Empty, need="none", before_initialize=True, in_batch=False),
+)
+
+METHODS: dict[str, Method] = {method.name: method for method in _METHODS}
+"""Request methods by name, in the order of the documentation."""
+
+_NOTIFICATIONS = (
+    Notification(name="initialized", summary="Accepted and ignored.", params=m.NoParams, direction="host"),
+    Notification(name="notifications/initialized", summary="Accepted and ignored.", params=m.NoParams, direction="host"),
+    Notification(name="exit", summary="End the process: status 0 after shutdown, else 1.", params=m.NoParams, direction="host"),
+    Notification(name="$/cancelRequest", summary="Cancel a request.", params=m.CancelRequestParams, direction="host"),
+    Notification(name="$/cancel_request", summary="Cancel a request.", params=m.CancelRequestParams, direction="host"),
+    Notification(name="notifications/cancelled", summary="Cancel a request.", params=m.CancelledParams, direction="host"),
+    Notification(name="DiffusionStep", summary="Progress of image.generate, in Tauri's channel frame.", params=m.ChannelMessage, direction="sidecar"),
+)
+
+NOTIFICATIONS: dict[str, Notification] = {note.name: note for note in _NOTIFICATIONS}
+"""Notifications of both directions by name."""
+
+ANY_REQUEST_ERRORS = ("ParseError", "InvalidRequest", "MethodNotFound", "InvalidParams", "NotInitialized", "InternalError")
+"""Kinds that any request may be answered with."""

@@ -1,0 +1,1 @@
+"""The daemon: protocol in, jobs out. Imports neither torch nor mlx."""

@@ -1,0 +1,274 @@
+"""What the daemon and the engine process say to each other, and how it is framed.
+
+A private pipe each way. A frame is a 4-byte big-endian length and that many bytes of msgpack, one
+tagged struct. Commands go down, events come up. Both sides come from the same installation, but a
+half-updated one must fail with a sentence and not with a riddle: :data:`VERSION` is compared in the
+first exchange. The daemon never trusts the length blindly (:data:`MAX_FRAME_BYTES`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+
+from locara_protocol.messages import ImageMime, Phase, PreviewDecoder
+
+VERSION = 1
+MAX_FRAME_BYTES = 512 * 1024 * 1024
+_HEADER = 4
+
+
+class FrameError(Exception):
+    """The peer broke the framing or sent something that is no frame; the pipe is of no further use."""
+
+
+# --- job description ------------------------------------------------------------------------
+
+
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as the engine needs it: where its files are and how its family runs it.
+
+    ``path`` is a folder in diffusers layout; ``max_sequence_length`` the T5 length (SD3: zeros when it
+    has no third encoder); ``quantization``/``precision`` as asked (``auto`` is resolved by the engine).
+    """
+
+    id: str
+    version: str
+    digest: str
+    family: str
+    path: str
+    max_sequence_length: int
+    quantization: str
+    precision: str
+
+
+class PreviewSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """How previews are made. ``max_bytes`` bounds the encoded image before base64."""
+
+    mode: Literal["auto", "linear", "tiny", "full", "off"]
+    every_steps: int
+    max_side: int
+    max_bytes: int
+    mime_type: ImageMime
+
+
+class EncodeSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """How the final image is encoded. ``metadata``: what determines an image, its seed left out; None: no metadata."""
+
+    mime_type: ImageMime
+    quality: int
+    metadata: dict[str, Any] | None
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One generation, every option resolved. Image k of ``count`` (1-based) uses ``seed + k - 1``."""
+
+    job: str
+    model: ModelSpec
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    seed: int
+    count: int
+    scheduler: str
+    speed: str
+    tiling: str
+    preview: PreviewSpec
+    output: EncodeSpec
+
+
+# --- commands: daemon to engine -------------------------------------------------------------
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
+    """The first command. ``settings``: an engine's own switches (the fake engine's faults)."""
+
+    version: int
+    engine: str
+    scratch: str
+    settings: dict[str, str] = {}
+
+
+class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
+    spec: JobSpec
+
+
+class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
+    """Stop job ``job`` wherever it is; answered with :class:`Cancelled` unless it has already ended."""
+
+    job: str
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True, tag="exit"):
+    """End the process now; also what a closed pipe means."""
+
+
+Command = Start | Generate | Cancel | Exit
+
+
+# --- events: engine to daemon ---------------------------------------------------------------
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+    """The answer to :class:`Start`: the engine can take jobs."""
+
+    version: int
+    engine: str
+    device: str
+    pid: int
+
+
+class Unavailable(msgspec.Struct, frozen=True, kw_only=True, tag="unavailable"):
+    """The other answer to :class:`Start`: why this engine cannot run here."""
+
+    reason: str
+
+
+class PhaseStarted(msgspec.Struct, frozen=True, kw_only=True, tag="phase"):
+    """``fraction`` (0…1) tells how far a loading phase is, where that is known."""
+
+    job: str
+    phase: Phase
+    image: int
+    fraction: float = 0.0
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
+    """Progress inside a phase (a block computed, bytes read), a few times a second at most."""
+
+    job: str
+
+
+class Preview(msgspec.Struct, frozen=True, kw_only=True):
+    data: bytes
+    mime_type: ImageMime
+    width: int
+    height: int
+    decoder: PreviewDecoder
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
+    """One finished denoising step; ``step`` counts from 1, ``steps`` is how many will really run."""
+
+    job: str
+    image: int
+    step: int
+    steps: int
+    preview: Preview | None = None
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True, tag="image"):
+    """One finished image as encoded bytes; times in seconds for this image."""
+
+    job: str
+    image: int
+    seed: int
+    data: bytes
+    mime_type: ImageMime
+    width: int
+    height: int
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
+    """All images of the job are out. Times in seconds, memory in bytes (the system's figure for the process).
+
+    ``warnings``: (kind, message) pairs. ``steps``: steps that ran an image.
+    """
+
+    job: str
+    engine: str
+    device: str
+    quantization: str
+    precision: str
+    load: float
+    encode: float
+    denoise: float
+    decode: float
+    peak_memory: int
+    warnings: list[tuple[str, str]]
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """The job failed; ``kind`` is a key of the protocol's error table. The engine itself lives on."""
+
+    job: str
+    kind: str
+    message: str
+    data: dict[str, Any] = {}
+
+
+class Cancelled(msgspec.Struct, frozen=True, kw_only=True, tag="cancelled"):
+    """The job was stopped and the device is idle."""
+
+    job: str
+
+
+class Log(msgspec.Struct, frozen=True, kw_only=True, tag="log"):
+    """A log record of the engine, for the daemon's stderr; never with a prompt in it."""
+
+    level: str
+    logger: str
+    msg: str
+    fields: dict[str, Any] = {}
+
+
+Event = Ready | Unavailable | PhaseStarted | Heartbeat | Step | Image | Done | Failed | Cancelled | Log
+
+_encoder = msgspec.msgpack.Encoder()
+_command_decoder = msgspec.msgpack.Decoder(Command)
+_event_decoder = msgspec.msgpack.Decoder(Event)
+
+
+def encode(frame: Command | Event) -> bytes:
+    """One frame, header included.
+
+    :raises FrameError: when it is over :data:`MAX_FRAME_BYTES`.
+    """
+    body = _encoder.encode(frame)
+    if len(body) > MAX_FRAME_BYTES:
+        raise FrameError(f"a frame of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
+    return len(body).to_bytes(_HEADER, "big") + body
+
+
+class FrameReader:
+    """Bytes in, frame bodies out; no I/O of its own."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield every complete frame body.
+
+        :raises FrameError: for a length over :data:`MAX_FRAME_BYTES`.
+        """
+        self._buffer += data
+        while len(self._buffer) >= _HEADER:
+            size = int.from_bytes(self._buffer[:_HEADER], "big")
+            if size > MAX_FRAME_BYTES:
+                raise FrameError(f"a frame of {size} bytes is over the limit of {MAX_FRAME_BYTES}")
+            if len(self._buffer) < _HEADER + size:
+                return
+            body = bytes(self._buffer[_HEADER : _HEADER + size])
+            del self._buffer[: _HEADER + size]
+            yield body
+
+
+def decode_command(body: bytes) -> Command:
+    """:raises FrameError: when it is none."""
+    try:
+        return _command_decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise FrameError(f"not a command: {error}") from error
+
+
+def decode_event(body: bytes) -> Event:
+    """:raises FrameError: when it is none."""
+    try:
+        return _event_decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise FrameError(f"not an event: {error}") from error

@@ -1,0 +1,113 @@
+"""The interface that every engine implements, and the control that the worker hands to it.
+
+A runtime is *driven by* the worker (``engine/worker.py``), on the worker's main thread, one job at a
+time. It tells what happened by calling ``emit`` rather than by yielding: diffusers' pipelines own
+their loop, and turning them inside out would take a second thread for no gain.
+
+An event is emitted after the work that it tells of is done (device synchronised), not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from locara_protocol.messages import Phase, PreviewDecoder
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
+
+    from locara_sidecar.engine.frames import JobSpec
+
+
+class JobCancelled(BaseException):
+    """Raised by :meth:`Control.checkpoint` inside a runtime; a BaseException so that no library's
+    ``except Exception`` swallows it."""
+
+
+class EngineFault(Exception):
+    """A job's failure that has a name of its own.
+
+    :param kind: a key of the protocol's error table (``InvalidOutput``, ``ModelIncomplete`` …).
+    """
+
+    def __init__(self, kind: str, message: str, **data: Any) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.data = data
+
+
+class Control(Protocol):
+    """What a runtime calls while it works."""
+
+    def checkpoint(self) -> None:
+        """Note progress and stop here if asked to; cheap enough for every transformer block.
+
+        :raises JobCancelled: when the job has been cancelled.
+        """
+        ...
+
+
+class PhaseEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A phase begins (loading, encoding, denoising, decoding) for image ``image`` (1-based)."""
+
+    phase: Phase
+    image: int
+    fraction: float = 0.0
+
+
+class StepEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A denoising step is finished. ``x0`` is the predicted clean latent in the runtime's own array type,
+    as its :meth:`Runtime.preview` takes it."""
+
+    image: int
+    step: int
+    steps: int
+    x0: Any
+
+
+class ImageEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An image is finished: RGB pixels."""
+
+    image: int
+    seed: int
+    pixels: Any  # PIL.Image.Image, mode RGB
+
+
+RuntimeEvent = PhaseEvent | StepEvent | ImageEvent
+Emit = Callable[[RuntimeEvent], None]
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What a finished job tells: what really ran (``auto`` resolved) and warnings as (kind, message)."""
+
+    quantization: str
+    precision: str
+    warnings: list[tuple[str, str]]
+
+
+class Runtime(Protocol):
+    """One engine: it owns at most one loaded model and runs one job at a time."""
+
+    name: str
+    device: str
+
+    def generate(self, spec: JobSpec, emit: Emit, control: Control) -> Summary:
+        """Load what is not loaded, make every image of ``spec``, emit what happens.
+
+        :raises JobCancelled: from a checkpoint; the runtime is ready for the next job afterwards.
+        :raises EngineFault: for failures with a name.
+        """
+        ...
+
+    def preview(self, x0: Any, mode: str, max_side: int) -> tuple[PilImage, PreviewDecoder] | None:
+        """Decode a step's ``x0`` to a small RGB picture, sides at most ``max_side``; None when the mode is not
+        available for this model. Never changes the state of the running job."""
+        ...
+
+    def peak_memory(self) -> int:
+        """The process's peak footprint in bytes as the operating system counts it."""
+        ...
