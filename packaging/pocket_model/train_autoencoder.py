@@ -25,8 +25,8 @@ from pocket_model.drawings import draw, draw_anything, sample_scene
 
 SEED = 1
 PICTURES = 16_000  # of scenes, and as many again of anything
-CROP_STEPS, CROP_BATCH, CROP_SIDE = 6000, 16, 32
-WHOLE_STEPS, WHOLE_BATCH = 4500, 8
+CROP_STEPS, CROP_BATCH, CROP_SIDE = 3200, 16, 32
+WHOLE_STEPS, WHOLE_BATCH = 1800, 8
 PEAK_RATE, LAST_RATE, WARM_UP = 2e-3, 2e-5, 100
 KL_WEIGHT = 1e-4  # of the mean over latent elements
 EDGE_WEIGHT = 4.0
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of steps, for a trial")
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED)
     anything = np.stack([draw_anything(rng) for _ in range(PICTURES)])

@@ -1,7 +1,7 @@
 """Every error of the contract: one table, name to code, and the exception that carries one.
 
-Owned here: the codes. A new error is one row in :data:`CODES`; the OpenRPC document, the
-types and the README table are generated from it.
+Owned here: the codes. A new error is one row in :data:`CODES` and one in :data:`MEANINGS`; the
+OpenRPC document and the schemas are generated from them.
 """
 
 from __future__ import annotations
@@ -35,6 +35,34 @@ CODES: dict[str, int] = {
     "InvalidOutput": -32018,
 }
 """Error kind to JSON-RPC code."""
+
+MEANINGS: dict[str, str] = {
+    "ParseError": "The line is not one valid JSON text in UTF-8, or is nested too deep.",
+    "InvalidRequest": "The message is not a valid request, or not one that may be sent now.",
+    "MethodNotFound": "There is no request method of this name.",
+    "InvalidParams": "A parameter is missing, unknown, of the wrong type or out of range; `path` names it.",
+    "InternalError": "A fault of the sidecar itself; its log says more.",
+    "RequestCancelled": "The request was cancelled; `images` holds what had been finished.",
+    "CapabilityDenied": "The app's manifest or the host does not grant this; `reason` says which.",
+    "NotInitialized": "The session has not been opened with `initialize`.",
+    "ModelNotFound": "The catalogue has no model of this id.",
+    "ModelNotInstalled": "The model is known but not installed.",
+    "ModelIncomplete": "Files of the installed model are missing.",
+    "IntegrityError": "Files of the model differ from their digests.",
+    "DownloadFailed": "The download did not succeed; what has arrived is kept for the next try.",
+    "LicenseNotAccepted": "The model is gated: its licence must be accepted at `url` first.",
+    "InsufficientMemory": "The request does not fit this machine; `suggestions` lists what would.",
+    "InsufficientDisk": "There is not enough room on the disk.",
+    "EngineUnavailable": "The engine asked for cannot run on this machine.",
+    "EngineCrashed": "The engine process died; it is started anew for the next request.",
+    "QueueFull": "Too many jobs are waiting.",
+    "StorageError": "Reading or writing a file failed; `errno` names the reason.",
+    "EngineStalled": "The engine made no progress for too long and was stopped.",
+    "UnsupportedProtocolVersion": "No version of the contract is shared; `supported` lists the sidecar's.",
+    "InvalidImage": "An image that was sent or named cannot be read.",
+    "InvalidOutput": "The model made no usable picture (black, or not a number).",
+}
+"""Error kind to what it means, one sentence each, for the generated documents."""
 
 RETRYABLE = frozenset({"QueueFull", "EngineCrashed", "EngineStalled", "DownloadFailed", "RequestCancelled"})
 """Kinds for which the same request may succeed if it is simply sent again."""

@@ -19,9 +19,16 @@ MAX_STEPS = 200
 MAX_COUNT = 16
 MAX_PREVIEW_BYTES = 40 * 1024
 
+_U32 = (
+    r"(0|[1-9][0-9]{0,8}|[1-3][0-9]{9}|4[01][0-9]{8}|42[0-8][0-9]{7}|429[0-3][0-9]{6}|4294[0-8][0-9]{5}"
+    r"|42949[0-5][0-9]{4}|429496[0-6][0-9]{3}|4294967[01][0-9]{2}|42949672[0-8][0-9]|429496729[0-5])"
+)
+_CHANNEL_WORDS = 'a channel: an integer from 0 to 4294967295, or the same as "__CHANNEL__:<integer>"'
+
 ChannelId = (
-    Annotated[int, Meta(ge=0, le=U32_MAX)]
-    | Annotated[str, Meta(pattern=r"^__CHANNEL__:(0|[1-9][0-9]{0,9})$", max_length=22)]
+    Annotated[int, Meta(ge=0, le=U32_MAX, description=_CHANNEL_WORDS)]
+    # (?!\n) because Python's $ also matches before a last line break, which ECMA's does not
+    | Annotated[str, Meta(pattern=rf"^__CHANNEL__:{_U32}$(?!\n)", description=_CHANNEL_WORDS)]
 )
 """A Tauri channel: the bare u32, or the string ``__CHANNEL__:<u32>`` that Tauri serialises."""
 
@@ -41,30 +48,30 @@ class Result(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
     """Base of every result and notification object: members left UNSET are not sent."""
 
 
-class Empty(Result):
+class Empty(Result, frozen=True):
     """``{}``."""
 
 
 # --- lifecycle -------------------------------------------------------------------------------
 
 
-class NoParams(Params):
+class NoParams(Params, frozen=True):
     """A method without parameters."""
 
 
-class ClientInfo(Params):
+class ClientInfo(Params, frozen=True):
     name: Annotated[str, Meta(max_length=256)]
     version: Annotated[str, Meta(max_length=256)]
 
 
-class Auth(Params):
+class Auth(Params, frozen=True):
     """Credentials for gated downloads; kept in memory only and never logged."""
 
     token: Annotated[str, Meta(max_length=4096)]
 
 
-class InitializeParams(Params):
-    protocol_version: Annotated[int, Meta(ge=1)]
+class InitializeParams(Params, frozen=True):
+    protocol_version: int
     client_info: ClientInfo
     manifest: dict[str, Any] | None = None
     grants: dict[str, str] | None = None
@@ -72,12 +79,12 @@ class InitializeParams(Params):
     auth: Auth | None = None
 
 
-class ServerInfo(Result):
+class ServerInfo(Result, frozen=True):
     name: str
     version: str
 
 
-class Limits(Result):
+class Limits(Result, frozen=True):
     max_line_bytes: int
     max_inline_image_bytes: int
     max_queue: int
@@ -85,7 +92,7 @@ class Limits(Result):
     max_prompt_bytes: int
 
 
-class EngineInfo(Result):
+class EngineInfo(Result, frozen=True):
     """One engine: whether it can run on this machine, on what device, and why (not)."""
 
     name: str
@@ -94,7 +101,7 @@ class EngineInfo(Result):
     device: str | None = None
 
 
-class ServerCapabilities(Result):
+class ServerCapabilities(Result, frozen=True):
     methods: list[str]
     notifications: list[str]
     engines: list[str]
@@ -102,21 +109,21 @@ class ServerCapabilities(Result):
     limits: Limits
 
 
-class AppInfo(Result):
+class AppInfo(Result, frozen=True):
     """The app as the manifest names it (``<publisher>/<name>@<version>``) and what it was granted."""
 
     id: str | None
     granted: list[str]
 
 
-class InitializeResult(Result):
+class InitializeResult(Result, frozen=True):
     protocol_version: int
     server_info: ServerInfo
     capabilities: ServerCapabilities
     app: AppInfo
 
 
-class EngineStatus(Result):
+class EngineStatus(Result, frozen=True):
     """``state``: stopped, starting, idle, busy, stuck or dead; times in milliseconds."""
 
     state: Literal["stopped", "starting", "idle", "busy", "stuck", "dead"]
@@ -125,18 +132,18 @@ class EngineStatus(Result):
     last_progress_ms: int | None
 
 
-class JobCounts(Result):
+class JobCounts(Result, frozen=True):
     running: int
     queued: int
 
 
-class PingResult(Result):
+class PingResult(Result, frozen=True):
     uptime_ms: int
     engine: EngineStatus
     jobs: JobCounts
 
 
-class MemoryInfo(Result):
+class MemoryInfo(Result, frozen=True):
     """Bytes. ``total`` and ``available`` honour a container's limit; ``daemon`` and ``engine`` are resident sizes."""
 
     total: int
@@ -145,7 +152,7 @@ class MemoryInfo(Result):
     engine: int | None
 
 
-class PlatformInfo(Result):
+class PlatformInfo(Result, frozen=True):
     system: str
     release: str
     machine: str
@@ -153,7 +160,7 @@ class PlatformInfo(Result):
     cpus: int
 
 
-class SandboxInfo(Result):
+class SandboxInfo(Result, frozen=True):
     """What really confines the engine process on this machine; ``reason`` says what is missing and why."""
 
     enforced: bool
@@ -161,7 +168,7 @@ class SandboxInfo(Result):
     reason: str
 
 
-class SystemInfo(Result):
+class SystemInfo(Result, frozen=True):
     platform: PlatformInfo
     memory: MemoryInfo
     engines: list[EngineInfo]
@@ -173,7 +180,7 @@ class SystemInfo(Result):
 # --- image.generate --------------------------------------------------------------------------
 
 
-class PreviewOptions(Params):
+class PreviewOptions(Params, frozen=True):
     mode: Literal["auto", "linear", "tiny", "full", "off"] | None = None
     every_steps: Annotated[int, Meta(ge=1, le=MAX_STEPS)] | None = None
     max_side: Annotated[int, Meta(ge=16, le=1024)] | None = None
@@ -181,7 +188,7 @@ class PreviewOptions(Params):
     mime_type: ImageMime | None = None
 
 
-class OutputOptions(Params):
+class OutputOptions(Params, frozen=True):
     mode: Literal["save", "inline", "both"] | None = None
     root: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     path: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
@@ -191,7 +198,7 @@ class OutputOptions(Params):
     metadata: Literal["full", "none"] | None = None
 
 
-class GenerateOptions(Params):
+class GenerateOptions(Params, frozen=True):
     model: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     negative_prompt: str | None = None
     width: Annotated[int, Meta(ge=1, le=65536)] | None = None
@@ -205,18 +212,18 @@ class GenerateOptions(Params):
     quantization: Literal["auto", "none", "8bit", "4bit"] | None = None
     precision: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     tiling: Literal["auto", "on", "off"] | None = None
-    engine: Literal["auto", "mlx", "torch", "fake"] | None = None
+    engine: Literal["auto", "mlx", "torch"] | None = None
     preview: PreviewOptions | None = None
     output: OutputOptions | None = None
 
 
-class GenerateParams(Params):
+class GenerateParams(Params, frozen=True):
     prompt: str
     channel: ChannelId | None = None
     options: GenerateOptions | None = None
 
 
-class PreviewImage(Result):
+class PreviewImage(Result, frozen=True):
     """A decoded preview: ``data`` is base64 of an encoded image of ``width`` × ``height`` pixels."""
 
     mime_type: ImageMime
@@ -227,7 +234,7 @@ class PreviewImage(Result):
     source: Literal["x0"] = "x0"
 
 
-class DiffusionStep(Result):
+class DiffusionStep(Result, frozen=True):
     """The state of a running generation; the message of an ``image.generate`` channel."""
 
     job_id: str
@@ -242,7 +249,7 @@ class DiffusionStep(Result):
     preview: PreviewImage | UnsetType = UNSET
 
 
-class ImageResult(Result):
+class ImageResult(Result, frozen=True):
     """One finished image. ``path`` is absolute; ``data`` (base64) only with output mode inline or both."""
 
     mime_type: ImageMime
@@ -257,7 +264,7 @@ class ImageResult(Result):
     data: str | UnsetType = UNSET
 
 
-class ModelUsed(Result):
+class ModelUsed(Result, frozen=True):
     id: str
     version: str
     digest: str
@@ -267,7 +274,7 @@ class ModelUsed(Result):
     precision: str
 
 
-class Timings(Result):
+class Timings(Result, frozen=True):
     """Milliseconds, summed over the images of the call."""
 
     queued_ms: int
@@ -279,12 +286,12 @@ class Timings(Result):
     total_ms: int
 
 
-class Warning(Result):
+class Warning(Result, frozen=True):
     kind: str
     message: str
 
 
-class GenerateResult(Result):
+class GenerateResult(Result, frozen=True):
     job_id: str
     images: list[ImageResult]
     model: ModelUsed
@@ -294,17 +301,17 @@ class GenerateResult(Result):
     warnings: list[Warning]
 
 
-class CancelJobParams(Params):
+class CancelJobParams(Params, frozen=True):
     job_id: Annotated[str, Meta(min_length=1, max_length=256)]
 
 
-class CancelJobResult(Result):
+class CancelJobResult(Result, frozen=True):
     """``cancelled``: whether a queued or running job of that id was told to stop."""
 
     cancelled: bool
 
 
-class JobInfo(Result):
+class JobInfo(Result, frozen=True):
     job_id: str
     method: str
     state: JobState
@@ -314,20 +321,20 @@ class JobInfo(Result):
     last: DiffusionStep | UnsetType = UNSET
 
 
-class JobsListResult(Result):
+class JobsListResult(Result, frozen=True):
     jobs: list[JobInfo]
 
 
 # --- notifications that a host sends ---------------------------------------------------------
 
 
-class CancelRequestParams(Params):
+class CancelRequestParams(Params, frozen=True):
     """``$/cancelRequest`` and ``$/cancel_request``: the id of the request to cancel."""
 
     id: int | str
 
 
-class CancelledParams(Params):
+class CancelledParams(Params, frozen=True):
     """``notifications/cancelled``."""
 
     request_id: int | str
@@ -337,7 +344,7 @@ class CancelledParams(Params):
 # --- channel frames --------------------------------------------------------------------------
 
 
-class ChannelMessage(Result):
+class ChannelMessage(Result, frozen=True):
     """Tauri's own frame around one message; ``index`` starts at 0 and has no holes."""
 
     channel: int
@@ -345,9 +352,9 @@ class ChannelMessage(Result):
     message: DiffusionStep
 
 
-class ChannelEnd(Result):
+class ChannelEnd(Result, frozen=True):
     """The last frame of a channel; ``index`` equals the number of messages sent."""
 
     channel: int
     index: int
-    end: Literal[True] = True
+    end: Annotated[bool, Meta(extra_json_schema={"const": True})] = True

@@ -47,32 +47,91 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
     direction: Literal["host", "sidecar"]
 
 
-class DiscoverResult(m.Result):
+class DiscoverResult(m.Result, frozen=True):
     """The OpenRPC document itself (its members are described by the OpenRPC meta-schema)."""
 
 
 _METHODS = (
-    Method(name="initialize", summary="Open the session: versions, the app's manifest, the host's folder grants.",
-           params=m.InitializeParams, result=m.InitializeResult, errors=("UnsupportedProtocolVersion",),
-           need="none", before_initialize=True, in_batch=False),
-    Method(name="ping", summary="Is the daemon alive, what is the engine doing, how many jobs are there.",
-           params=m.NoParams, result=m.PingResult, need="none", before_initialize=True),
-    Method(name="rpc.discover", summary="The OpenRPC document of this server.",
-           params=m.NoParams, result=DiscoverResult, need="none", before_initialize=True),
-    Method(name="system.info", summary="Platform, memory, engines, sandbox, cache folder.",
-           params=m.NoParams, result=m.SystemInfo, need="none"),
-    Method(name="jobs.list", summary="The app's queued and running jobs with their last state.",
-           params=m.NoParams, result=m.JobsListResult, need="none"),
-    Method(name="image.generate", summary="Text to image, with live previews on a channel.",
-           params=m.GenerateParams, result=m.GenerateResult,
-           errors=("RequestCancelled", "CapabilityDenied", "ModelNotFound", "ModelNotInstalled", "ModelIncomplete",
-                   "IntegrityError", "InsufficientMemory", "InsufficientDisk", "EngineUnavailable", "EngineCrashed",
-                   "EngineStalled", "QueueFull", "StorageError", "InvalidOutput"),
-           need="generate", notification="DiffusionStep"),
-    Method(name="image.cancel", summary="Cancel a job by its id.",
-           params=m.CancelJobParams, result=m.CancelJobResult, need="none"),
-    Method(name="shutdown", summary="Cancel all jobs and get ready for exit.",
-           params=m.NoParams, result=m.Empty, need="none", before_initialize=True, in_batch=False),
+    Method(
+        name="initialize",
+        summary="Open the session: versions, the app's manifest, the host's folder grants.",
+        params=m.InitializeParams,
+        result=m.InitializeResult,
+        errors=("UnsupportedProtocolVersion",),
+        need="none",
+        before_initialize=True,
+        in_batch=False,
+    ),
+    Method(
+        name="ping",
+        summary="Is the daemon alive, what is the engine doing, how many jobs are there.",
+        params=m.NoParams,
+        result=m.PingResult,
+        need="none",
+        before_initialize=True,
+    ),
+    Method(
+        name="rpc.discover",
+        summary="The OpenRPC document of this server.",
+        params=m.NoParams,
+        result=DiscoverResult,
+        need="none",
+        before_initialize=True,
+    ),
+    Method(
+        name="system.info",
+        summary="Platform, memory, engines, sandbox, cache folder.",
+        params=m.NoParams,
+        result=m.SystemInfo,
+        need="none",
+    ),
+    Method(
+        name="jobs.list",
+        summary="The app's queued and running jobs with their last state.",
+        params=m.NoParams,
+        result=m.JobsListResult,
+        need="none",
+    ),
+    Method(
+        name="image.generate",
+        summary="Text to image, with live previews on a channel.",
+        params=m.GenerateParams,
+        result=m.GenerateResult,
+        errors=(
+            "RequestCancelled",
+            "CapabilityDenied",
+            "ModelNotFound",
+            "ModelNotInstalled",
+            "ModelIncomplete",
+            "IntegrityError",
+            "InsufficientMemory",
+            "InsufficientDisk",
+            "EngineUnavailable",
+            "EngineCrashed",
+            "EngineStalled",
+            "QueueFull",
+            "StorageError",
+            "InvalidOutput",
+        ),
+        need="generate",
+        notification="DiffusionStep",
+    ),
+    Method(
+        name="image.cancel",
+        summary="Cancel a job by its id.",
+        params=m.CancelJobParams,
+        result=m.CancelJobResult,
+        need="none",
+    ),
+    Method(
+        name="shutdown",
+        summary="Cancel all jobs and get ready for exit.",
+        params=m.NoParams,
+        result=m.Empty,
+        need="none",
+        before_initialize=True,
+        in_batch=False,
+    ),
 )
 
 METHODS: dict[str, Method] = {method.name: method for method in _METHODS}
@@ -80,16 +139,34 @@ METHODS: dict[str, Method] = {method.name: method for method in _METHODS}
 
 _NOTIFICATIONS = (
     Notification(name="initialized", summary="Accepted and ignored.", params=m.NoParams, direction="host"),
-    Notification(name="notifications/initialized", summary="Accepted and ignored.", params=m.NoParams, direction="host"),
-    Notification(name="exit", summary="End the process: status 0 after shutdown, else 1.", params=m.NoParams, direction="host"),
+    Notification(
+        name="notifications/initialized", summary="Accepted and ignored.", params=m.NoParams, direction="host"
+    ),
+    Notification(
+        name="exit", summary="End the process: status 0 after shutdown, else 1.", params=m.NoParams, direction="host"
+    ),
     Notification(name="$/cancelRequest", summary="Cancel a request.", params=m.CancelRequestParams, direction="host"),
     Notification(name="$/cancel_request", summary="Cancel a request.", params=m.CancelRequestParams, direction="host"),
-    Notification(name="notifications/cancelled", summary="Cancel a request.", params=m.CancelledParams, direction="host"),
-    Notification(name="DiffusionStep", summary="Progress of image.generate, in Tauri's channel frame.", params=m.ChannelMessage, direction="sidecar"),
+    Notification(
+        name="notifications/cancelled", summary="Cancel a request.", params=m.CancelledParams, direction="host"
+    ),
+    Notification(
+        name="DiffusionStep",
+        summary="Progress of image.generate, in Tauri's channel frame.",
+        params=m.ChannelMessage,
+        direction="sidecar",
+    ),
 )
 
 NOTIFICATIONS: dict[str, Notification] = {note.name: note for note in _NOTIFICATIONS}
 """Notifications of both directions by name."""
 
-ANY_REQUEST_ERRORS = ("ParseError", "InvalidRequest", "MethodNotFound", "InvalidParams", "NotInitialized", "InternalError")
+ANY_REQUEST_ERRORS = (
+    "ParseError",
+    "InvalidRequest",
+    "MethodNotFound",
+    "InvalidParams",
+    "NotInitialized",
+    "InternalError",
+)
 """Kinds that any request may be answered with."""

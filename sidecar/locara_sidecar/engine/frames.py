@@ -17,6 +17,10 @@ from locara_protocol.messages import ImageMime, Phase, PreviewDecoder
 
 VERSION = 1
 MAX_FRAME_BYTES = 512 * 1024 * 1024
+PREAMBLE = b"\n\0LOCARA-ENGINE\0\n"
+"""The engine's first bytes on its pipe; what start-up code of the interpreter printed before them is skipped."""
+MAX_PREAMBLE_BYTES = 64 * 1024
+"""How much of that the daemon holds at a time, so that endless noise costs no memory."""
 _HEADER = 4
 
 

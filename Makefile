@@ -1,0 +1,54 @@
+# Everything that people and CI run. Each target sets up what it needs in .venv, once.
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PROMPT ?= a red circle on a blue background
+
+.PHONY: help setup demo test lint types generated schemas fixtures check bench transcript clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY) ## make .venv with everything in it
+
+$(READY): pyproject.toml packaging/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; set PYTHON=/path/to/python"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c packaging/constraints.txt -e '.[torch,dev]'
+	touch $@
+
+demo: $(READY) ## draw PROMPT with the embedded model, live in the terminal
+	@$(BIN)/locara-sidecar demo "$(PROMPT)"
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest -q
+
+lint: $(READY) ## ruff
+	$(BIN)/ruff check .
+
+types: $(READY) ## pyright
+	$(BIN)/pyright
+
+generated: $(READY) ## fail when a generated file is stale
+	$(BIN)/python -m locara_protocol.generate --check
+	$(BIN)/python fixtures/make_models.py --check
+
+schemas: $(READY) ## write the OpenRPC document and the JSON Schemas anew
+	$(BIN)/python -m locara_protocol.generate
+
+fixtures: $(READY) ## write the tiny models anew
+	$(BIN)/python fixtures/make_models.py
+
+check: lint types generated test ## all that CI runs
+
+bench: $(READY) ## measure what the README promises; prints a table and JSON
+	$(BIN)/python packaging/bench/run.py
+
+transcript: $(READY) ## record a real exchange into protocol/README.md
+	$(BIN)/python packaging/transcript.py
+
+clean: ## remove .venv and what tools leave behind
+	rm -rf $(VENV) .ruff_cache .pytest_cache .hypothesis build dist out

@@ -1,0 +1,71 @@
+"""From the cancel line to its -32800 answer, in each phase, at random moments."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.common import Row, host, percentile
+from locara_protocol.client import RemoteError, Sidecar
+
+STEPS = 4
+
+
+def measure(model: dict[str, Any], catalogue: Path, runs: int) -> list[Row]:
+    """p95 for each phase; inside a step also as a part of the step (goal 1/4)."""
+    chance = random.Random(1)
+    side = model["defaults"]["width"]
+    options = {"model": model["id"], "steps": STEPS, "seed": 1, "width": side, "height": side}
+    words = ("--engine", "torch", "--catalogue", str(catalogue))
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        loading: list[float] = []
+        for _ in range(max(3, runs // 4)):
+            with host(Path(folder), *words, models=(model["id"],)) as sidecar:
+                loading += _cancel(sidecar, options, "loading", 6.0 * chance.random())
+        rows.append(Row("cancel while loading, p95", percentile(loading, 0.95), "ms", None, f"{len(loading)} cancels"))
+        with host(Path(folder), *words, models=(model["id"],)) as sidecar:
+            times = sidecar.call("image.generate", {"prompt": "warm", "options": options})["timings"]
+            step = times["denoiseMs"] / STEPS
+            phases = {"queued": 0.0, "encoding": times["encodeMs"], "denoising": step * STEPS, "decoding": times["decodeMs"]}
+            for phase, length in phases.items():
+                taken: list[float] = []
+                for _ in range(runs):
+                    first = sidecar.start("image.generate", {"prompt": "first", "options": options}) if phase == "queued" else None
+                    taken += _cancel(sidecar, options, phase, 0.9 * chance.random() * length / 1000)
+                    if first is not None:
+                        first.cancel()
+                        _ended(first)
+                rows.append(Row(f"cancel while {phase}, p95", percentile(taken, 0.95), "ms", None, f"{len(taken)} cancels"))
+                if phase == "denoising":
+                    median = statistics.median(taken)
+                    rows.append(Row("cancel inside a step, p95 / step", percentile(taken, 0.95) / step, "x", 0.25, f"median {median / step:.2f}"))
+    return rows
+
+
+def _cancel(sidecar: Sidecar, options: dict[str, Any], phase: str, after: float) -> list[float]:
+    """One cancel, ``after`` seconds into a phase; empty when the picture was finished first."""
+    prompt = f"cancelled in {phase} {time.perf_counter_ns()}"  # a new one, so that it is encoded
+    call = sidecar.start("image.generate", {"prompt": prompt, "options": options}, stream=True)
+    for message in call.messages():
+        if message["phase"] == phase:
+            break
+    time.sleep(after)
+    began = time.perf_counter()
+    call.cancel()
+    return [(time.perf_counter() - began) * 1000] if _ended(call) else []
+
+
+def _ended(call: Any) -> bool:
+    """Wait for the answer; whether it was RequestCancelled."""
+    try:
+        call.result()
+    except RemoteError as error:
+        if error.kind != "RequestCancelled":
+            raise
+        return True
+    return False

@@ -1,0 +1,56 @@
+"""What the benchmarks share: a host, percentiles, the form of a row."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from locara_protocol.client import Sidecar
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Row:
+    """One figure. ``goal`` bounds it from above; None where it is only told."""
+
+    name: str
+    value: float
+    unit: str
+    goal: float | None
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.goal is None else self.value <= self.goal
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The smallest value that at least ``share`` (0…1) of all do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def manifest(*models: str) -> dict[str, Any]:
+    return {
+        "schema": "locara/v1",
+        "name": "bench",
+        "publisher": "locara",
+        "version": "1.0.0",
+        "modalities": ["text-to-image"],
+        "capabilities": {"models": [{"id": model} for model in models], "fs": {"user-folder": "write"}},
+    }
+
+
+def command(*more: str) -> list[str]:
+    return [sys.executable, "-m", "locara_sidecar", "serve", "--log-level", "error", *more]
+
+
+def host(folder: Path, *more: str, models: tuple[str, ...] = ("pocket",)) -> Sidecar:
+    """An initialised session that may draw with ``models`` and save in ``folder``."""
+    sidecar = Sidecar(command(*more))
+    sidecar.initialize(manifest=manifest(*models), grants={"user-folder": str(folder)})
+    return sidecar

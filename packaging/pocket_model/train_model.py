@@ -1,0 +1,218 @@
+"""Trains the pocket transformer on cached latents, with the text encoders frozen.
+
+    python -m pocket_model.train_model --work WORK [--resume]
+
+Needs ``WORK/autoencoder``, ``WORK/tokenizer``, ``WORK/text_encoder`` and ``WORK/text_encoder_2``; writes
+``WORK/transformer`` (the moving average of the weights) and ``WORK/checkpoint.pt``. Rectified flow as in SD3: the
+network sees ``(1 - t) x + t noise`` and predicts ``noise - x``. The rate warms up, stays, and falls linearly over the
+last part, so a longer run shares all but the end of a shorter one; every step has its own seed, so a resumed run is the
+run that was never stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, SD3Transformer2DModel
+from diffusers.models.embeddings import get_2d_sincos_pos_embed_from_grid
+from torch import Tensor
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+from pocket_model.captions import Caption, random_caption, write
+from pocket_model.drawings import Scene, draw, sample_scene
+from pocket_model.judge import Score, mark
+from pocket_model.tokenizer import LENGTH
+from pocket_model.train_autoencoder import to_tensor
+from pocket_model.train_text import tokenise
+
+SEED = 4
+PICTURES, TWO_EVERY = 48_000, 8
+STEPS, BATCH = 4000, 64
+PEAK_RATE, WARM_UP, COOL_DOWN = 1.5e-3, 200, 0.3
+EMPTY_SHARE = 0.1
+TIME_MEAN, TIME_SPREAD = 0.5, 1.2  # of the logit of t; flat pictures are decided at high noise
+EMA = 0.999
+HEADS, HEAD_WIDTH, BLOCKS = 4, 32, 6
+GRID = 24
+"""Largest picture side in patches for which there are position embeddings."""
+TIMESTEPS = 1000
+
+
+def build_transformer(text_width: int) -> SD3Transformer2DModel:
+    """The untrained MMDiT-X. Modulations and the output start at zero; diffusers leaves that to the trainer."""
+    model = SD3Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=BLOCKS,
+        attention_head_dim=HEAD_WIDTH,
+        num_attention_heads=HEADS,
+        joint_attention_dim=text_width,
+        caption_projection_dim=HEADS * HEAD_WIDTH,
+        pooled_projection_dim=text_width,
+        pos_embed_max_size=GRID,
+        dual_attention_layers=tuple(range(BLOCKS // 2)),
+        qk_norm="rms_norm",
+    )
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.xavier_uniform_(module.weight)
+            torch.nn.init.zeros_(module.bias)
+            if name == "proj_out" or ".norm1" in name or name.startswith("norm_out"):
+                torch.nn.init.zeros_(module.weight)
+    # One unit per patch. diffusers would squeeze the grid to sample_size, leaving neighbours a third of a unit apart,
+    # too alike to tell; the buffer is saved with the weights, so what is set here is what every loader uses.
+    rows, columns = np.meshgrid(np.arange(GRID, dtype=np.float32), np.arange(GRID, dtype=np.float32), indexing="ij")
+    grid = torch.from_numpy(np.stack([columns, rows])[:, None])
+    table = get_2d_sincos_pos_embed_from_grid(HEADS * HEAD_WIDTH, grid, output_type="pt")
+    model.pos_embed.pos_embed.copy_(table.float()[None])
+    return model
+
+
+class Text:
+    """The frozen text side, as diffusers' SD3 pipeline runs it with one T5 token of zeros (max_sequence_length=1)."""
+
+    def __init__(self, work: Path) -> None:
+        self.tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+        folders = ("text_encoder", "text_encoder_2")
+        self.encoders = [CLIPTextModelWithProjection.from_pretrained(work / f).eval().requires_grad_(False) for f in folders]
+        self.width = sum(e.config.projection_dim for e in self.encoders)
+
+    @torch.no_grad()
+    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """The sequence [n, 33, width] and the pooled vector [n, width]."""
+        ids = tokenise(self.tokenizer, texts)
+        outputs = [e(ids, output_hidden_states=True) for e in self.encoders]
+        sequence = torch.cat([o.hidden_states[-2] for o in outputs], -1)
+        sequence = torch.cat([sequence, torch.zeros(len(texts), 1, self.width)], 1)
+        return sequence, torch.cat([o.text_embeds for o in outputs], -1)
+
+
+def cached_latents(work: Path) -> tuple[list[Scene], Tensor, float, float]:
+    """Training scenes, their scaled latents [n, 16, 16, 16] in float16, and the shift and the scale that make them so."""
+    rng = np.random.default_rng(SEED)
+    scenes = [sample_scene(rng, two=i % TWO_EVERY == 0) for i in range(PICTURES)]
+    file = work / "latents.pt"
+    if not file.exists():
+        vae = AutoencoderKL.from_pretrained(work / "autoencoder").eval()
+        chunks = []
+        with torch.no_grad():
+            for start in range(0, PICTURES, 64):
+                batch = to_tensor(np.stack([draw(s, rng) for s in scenes[start : start + 64]]))
+                chunks.append(vae.encode(batch).latent_dist.mode())
+        latents = torch.cat(chunks)
+        # Rounded to what the shipped configuration will state.
+        shift, scale = round(float(latents.mean()), 4), round(1 / float(latents.std()), 4)
+        torch.save(((latents - shift) * scale).half(), file)
+        (work / "scale.txt").write_text(f"{shift} {scale}\n")
+    shift, scale = map(float, (work / "scale.txt").read_text().split())
+    return scenes, torch.load(file), shift, scale
+
+
+def rate_at(step: int, steps: int) -> float:
+    """Learning rate: warm-up, plateau, linear fall."""
+    return PEAK_RATE * min(1.0, (step + 1) / WARM_UP, max(0.01, (steps - step) / (COOL_DOWN * steps)))
+
+
+@torch.no_grad()
+def sample(
+    model: SD3Transformer2DModel, text: Text, texts: list[str], noise: Tensor, steps: int, guidance: float
+) -> Tensor:
+    """Scaled latents by Euler steps along even times with classifier-free guidance."""
+    sequence, pooled = text([*[""] * len(texts), *texts])
+    x = noise
+    times = torch.linspace(1, 0, steps + 1)
+    for now, after in zip(times[:-1], times[1:], strict=True):
+        t = (now * TIMESTEPS).expand(2 * len(x))
+        without, given = model(torch.cat([x, x]), sequence, pooled, t).sample.chunk(2)
+        x = x + (after - now) * (without + guidance * (given - without))
+    return x
+
+
+def exam(count: int, seed: int) -> list[Caption]:
+    """Complete single-thing captions of held-out pairs in held-out wordings."""
+    rng = np.random.default_rng(seed)
+    return [write(sample_scene(rng, held_out=True), rng, held_out=True) for _ in range(count)]
+
+
+def main() -> None:
+    """Trains and saves; prints the loss and now and then the held-out marks."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--resume", action="store_true", help="go on from WORK/checkpoint.pt")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--examine-every", type=int, default=500)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(SEED)
+    work: Path = options.work
+    text = Text(work)
+    scenes, latents, shift, scale = cached_latents(work)
+    vae = AutoencoderKL.from_pretrained(work / "autoencoder").eval()
+    model = build_transformer(text.width)
+    average = copy.deepcopy(model).requires_grad_(False)
+    optimiser = torch.optim.AdamW(model.parameters(), PEAK_RATE, weight_decay=0.01, betas=(0.9, 0.99))
+    first = 0
+    if options.resume:
+        state = torch.load(work / "checkpoint.pt")
+        first = state["step"]
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+    questions = exam(48, SEED + 100)
+    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, shift {shift} scale {scale}", flush=True)
+
+    def examine() -> Score:
+        noise = torch.randn(len(questions), 16, 16, 16, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            x = sample(average, text, [c.text for c in questions], noise, 12, 3.0)
+            rgb = vae.decode(x / scale + shift).sample
+        pictures = ((rgb.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        score = Score.zero()
+        for caption, picture in zip(questions, pictures, strict=True):
+            mark(score, caption, picture)
+        return score
+
+    started, running = time.monotonic(), 0.0
+    for step in range(first, options.steps):
+        rng = np.random.default_rng((SEED, step))
+        torch.manual_seed(SEED * 10**6 + step)
+        optimiser.param_groups[0]["lr"] = rate_at(step, options.steps)
+        chosen = rng.integers(PICTURES, size=BATCH)
+        texts = ["" if rng.random() < EMPTY_SHARE else random_caption(scenes[i], rng).text for i in chosen]
+        sequence, pooled = text(texts)
+        x = latents[chosen].float()
+        noise = torch.randn_like(x)
+        t = torch.sigmoid(TIME_MEAN + TIME_SPREAD * torch.randn(BATCH))
+        mixed = x + t.view(-1, 1, 1, 1) * (noise - x)
+        velocity = model(mixed, sequence, pooled, t * TIMESTEPS).sample
+        loss = ((velocity - (noise - x)) ** 2).mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        with torch.no_grad():
+            decay = min(EMA, (1 + step) / (10 + step))
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        running += (loss.item() - running) * (0.02 if step > first else 1)
+        done = step + 1
+        if done % 50 == 0:
+            pace = (done - first) * BATCH / (time.monotonic() - started)
+            print(f"{done}/{options.steps} {time.monotonic() - started:.0f} s  {pace:.0f}/s  loss {running:.4f}", flush=True)
+        if done % options.examine_every == 0 or done == options.steps:
+            average.save_pretrained(work / "transformer")
+            state = {"step": done, "model": model.state_dict(), "average": average.state_dict()}
+            torch.save({**state, "optimiser": optimiser.state_dict()}, work / "checkpoint.new")
+            (work / "checkpoint.new").replace(work / "checkpoint.pt")
+            print(f"  {examine()}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

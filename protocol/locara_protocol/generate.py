@@ -1,0 +1,59 @@
+"""``python -m locara_protocol.generate``: writes the committed schema files, or with ``--check`` compares them.
+
+Owned here: the folder ``protocol/schema/v1`` beside this package. The bytes depend on the tables
+and the message types only, so that regenerating without a change changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import msgspec
+
+from locara_protocol import PROTOCOL_VERSION, openrpc, schemas
+
+DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "schema" / f"v{PROTOCOL_VERSION}"
+
+
+def files() -> dict[str, bytes]:
+    """Every generated file: name to contents."""
+    documents = {"openrpc.json": openrpc.document(), **schemas.documents()}
+    return {name: msgspec.json.format(msgspec.json.encode(tree), indent=2) + b"\n" for name, tree in documents.items()}
+
+
+def stale(folder: Path) -> list[str]:
+    """The names of files in ``folder`` that are missing, different, or no longer generated."""
+    wanted = files()
+    present = {path.name: path.read_bytes() for path in folder.glob("*.json")}
+    return sorted(name for name in wanted.keys() | present.keys() if wanted.get(name) != present.get(name))
+
+
+def write(folder: Path) -> list[str]:
+    """Brings ``folder`` up to date and returns the names that changed."""
+    wanted = files()
+    folder.mkdir(parents=True, exist_ok=True)
+    changed = stale(folder)
+    for name in changed:
+        if name in wanted:
+            (folder / name).write_bytes(wanted[name])
+        else:
+            (folder / name).unlink()
+    return changed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """:returns: 0, or 1 if ``--check`` found a stale file."""
+    parser = argparse.ArgumentParser(prog="python -m locara_protocol.generate", description="The schema files.")
+    parser.add_argument("--check", action="store_true", help="compare only; status 1 if a file is stale")
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="where the files are")
+    options = parser.parse_args(arguments)
+    changed = stale(options.folder) if options.check else write(options.folder)
+    for name in changed:
+        sys.stderr.write(f"{'stale' if options.check else 'wrote'}: {name}\n")
+    return 1 if options.check and changed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,201 @@
+"""The second phase of decoding: a call's raw ``params`` as the type of its method.
+
+Owned here: which member an error names. Members are read one by one, each from its own raw text,
+so that the last of two duplicates wins even when the first is invalid, an error always knows its
+path, and nothing unasked-for becomes Python objects.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import types
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
+
+import msgspec
+from msgspec import Raw
+
+from locara_protocol import wording
+from locara_protocol.errors import RpcError, invalid_params
+from locara_protocol.messages import U32_MAX
+from locara_protocol.scan import first_byte
+
+T = TypeVar("T")
+
+MAX_FREE_FORM_BYTES = 1024 * 1024
+"""The longest JSON text, in bytes, of one member of open size (a map, a list, any value)."""
+
+_CHANNEL = re.compile(r"__CHANNEL__:(0|[1-9][0-9]{0,9})")
+_U32 = re.compile(rb"0|[1-9][0-9]{0,9}")
+_MAX_CHANNEL_TEXT = 256
+_AT = re.compile(r" - at `(?:key in `)?\$(.*)`\Z", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`\Z", re.DOTALL)
+
+
+def decode_params(type_: type[T], raw: bytes) -> T:
+    """Reads raw parameters as ``type_``, a struct type of :mod:`locara_protocol.messages`.
+
+    ``null`` for an optional member is the same as absent; ``_meta`` is allowed and not read.
+
+    :raises RpcError: InvalidParams, with ``data.path`` naming the member at fault as in
+        ``$.options.steps``; the message says what would be right and never repeats a value.
+    """
+    return cast("T", _read_struct(type_, raw, "$"))
+
+
+def parse_channel(value: object) -> int | None:
+    """The channel id that a decoded ``channel`` member names: a u32 or ``__CHANNEL__:<u32>``, else None."""
+    if isinstance(value, str):
+        match = _CHANNEL.fullmatch(value)
+        value = int(match[1]) if match else None
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= U32_MAX:
+        return value
+    return None
+
+
+class _NamedChannel(msgspec.Struct):
+    channel: Raw = Raw()
+
+
+_named_channel = msgspec.json.Decoder(_NamedChannel)
+_string = msgspec.json.Decoder(str)
+
+
+def channel_of(raw: bytes) -> int | None:
+    """The valid channel id that a call names in its raw params, also when all else in them is invalid."""
+    try:
+        member = _named_channel.decode(raw).channel
+        text = memoryview(member)
+        if first_byte(text) == b'"' and len(text) <= _MAX_CHANNEL_TEXT:
+            return parse_channel(_string.decode(member))
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+    return parse_channel(int(bytes(text))) if _U32.fullmatch(text) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """How one member is read. ``name`` is the wire's, ``attribute`` Python's; ``struct`` if it is an object of ours."""
+
+    name: str
+    attribute: str
+    required: bool
+    nullable: bool
+    struct: type[Any] | None
+    decoder: msgspec.json.Decoder[Any]
+    expected: str
+    choices: tuple[str, ...]
+    free_form: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How a struct type is read: first its members as raw text, then each by itself."""
+
+    members: tuple[_Member, ...]
+    raw_members: msgspec.json.Decoder[Any]
+
+
+@functools.cache
+def _plan(type_: type[Any]) -> _Plan:
+    members = tuple(_member(field) for field in msgspec.structs.fields(type_) if field.encode_name != "_meta")
+    raw_fields = [(member.attribute, Raw, msgspec.field(default=Raw(), name=member.name)) for member in members]
+    raw_fields.append(("meta", Raw, msgspec.field(default=Raw(), name="_meta")))
+    twin = cast("type[Any]", msgspec.defstruct(f"Raw{type_.__name__}", raw_fields, forbid_unknown_fields=True))
+    return _Plan(members, msgspec.json.Decoder(twin))
+
+
+def _member(field: msgspec.structs.FieldInfo) -> _Member:
+    leaves = _alternatives(field.type)
+    structs = [leaf for leaf in leaves if isinstance(leaf, type) and issubclass(leaf, msgspec.Struct)]
+    choices = [value for leaf in leaves if get_origin(leaf) is Literal for value in get_args(leaf)]
+    return _Member(
+        name=field.encode_name,
+        attribute=field.name,
+        required=field.required,
+        nullable=type(None) in leaves,
+        struct=structs[0] if len(structs) == 1 else None,
+        decoder=msgspec.json.Decoder(field.type),
+        expected=wording.expected(field.type),
+        choices=tuple(choices),
+        free_form=any((get_origin(leaf) or leaf) in (Any, dict, list, tuple, Raw) for leaf in leaves),
+    )
+
+
+def _alternatives(type_: Any) -> list[Any]:
+    """The alternatives of a type, with unions and annotations taken apart."""
+    origin = get_origin(type_)
+    args = get_args(type_)
+    if origin is Annotated:
+        return _alternatives(args[0])
+    if origin is Union or origin is types.UnionType:
+        return [leaf for part in args for leaf in _alternatives(part)]
+    return [type_]
+
+
+def _read_struct(type_: type[Any], raw: bytes | Raw, path: str) -> Any:
+    """An object as a struct, member by member."""
+    plan = _plan(type_)
+    if first_byte(raw) == b"[":
+        raise invalid_params(path, f"{wording.subject(path)} must be an object: parameters are given by name.")
+    try:
+        texts = plan.raw_members.decode(raw)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise _object_error(error, plan, path) from None
+    values: dict[str, Any] = {}
+    for member in plan.members:
+        text: Raw = getattr(texts, member.attribute)
+        first = first_byte(text)
+        where = wording.join(path, member.name)
+        if not first and member.required:
+            raise invalid_params(where, f"{wording.subject(where)} is required: {member.expected}.")
+        if not first or (first == b"n" and member.nullable and not member.required):
+            continue
+        values[member.attribute] = _read_member(member, text, where)
+    return type_(**values)
+
+
+def _read_member(member: _Member, text: Raw, path: str) -> Any:
+    view = memoryview(text)
+    if member.struct is not None and first_byte(view) == b"{":
+        return _read_struct(member.struct, text, path)
+    if member.free_form and len(view) > MAX_FREE_FORM_BYTES:
+        raise invalid_params(path, f"{wording.subject(path)} must be at most {MAX_FREE_FORM_BYTES} bytes of JSON.")
+    try:
+        return member.decoder.decode(text)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise _value_error(error, member, view, path) from None
+
+
+def _object_error(error: Exception, plan: _Plan, path: str) -> RpcError:
+    """What is wrong with an object as a whole: it is none, or it has a member that it must not have."""
+    unknown = _UNKNOWN.match(str(error))
+    if unknown is None:
+        return invalid_params(path, f"{wording.subject(path)} must be an object.")
+    known = [member.name for member in plan.members]
+    path = wording.join(path, unknown[1])
+    near = wording.nearest(unknown[1], known)
+    if near is not None:
+        hint = f"did you mean `{near}`?"
+    else:
+        hint = "known here: " + (", ".join(f"`{name}`" for name in known) or "none") + "."
+    return invalid_params(path, f"{wording.subject(path)} is not a known member; {hint}")
+
+
+def _value_error(error: Exception, member: _Member, text: memoryview, path: str) -> RpcError:
+    """What is wrong with one value, in words that say what would be right."""
+    message = str(error)
+    at = _AT.search(message)
+    if at is not None:  # within a map or a list
+        path += wording.shown(at[1])
+        what = wording.shown(message[: at.start()])
+        return invalid_params(path, f"{wording.subject(path)}: {what[:1].lower()}{what[1:]}.")
+    sentence = f"{wording.subject(path)} must be {member.expected}"
+    if ", got `" in message:
+        return invalid_params(path, f"{sentence}, not {wording.received(text)}.")
+    if member.choices and first_byte(text) == b'"' and len(text) <= wording.MAX_SHOWN:
+        near = wording.nearest(_string.decode(text), member.choices)
+        if near is not None:
+            return invalid_params(path, f'{sentence}; did you mean "{near}"?')
+    return invalid_params(path, f"{sentence}.")

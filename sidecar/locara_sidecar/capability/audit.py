@@ -1,0 +1,96 @@
+"""The record of the gate's decisions: bounded, in memory, never a prompt or a folder of the user's."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import itertools
+import threading
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from locara_protocol.errors import RpcError
+from locara_protocol.wording import shown
+
+if TYPE_CHECKING:
+    from locara_sidecar.capability.authorize import Grant, Wanted
+
+_MAX_RESOURCE = 256
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One decision. ``seq`` starts at 1 and has no holes; ``time`` is UTC, as ``2026-11-23T01:44:55.123Z``."""
+
+    seq: int
+    time: str
+    capability: str
+    resource: str
+    decision: Literal["allow", "deny"]
+    reason: str
+    request_id: int | str | None
+
+
+class AuditLog:
+    """The latest ``capacity`` decisions; safe to use from several threads."""
+
+    def __init__(self, capacity: int = 1000) -> None:
+        self._entries: collections.deque[AuditEntry] = collections.deque(maxlen=capacity)
+        self._seq = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def record(
+        self,
+        *,
+        capability: str,
+        resource: str,
+        decision: Literal["allow", "deny"],
+        reason: str,
+        request_id: int | str | None,
+    ) -> AuditEntry:
+        """Add a decision and return it; the oldest goes when the log is full."""
+        now = datetime.datetime.now(datetime.UTC)
+        with self._lock:
+            entry = AuditEntry(
+                seq=next(self._seq),
+                time=now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                capability=capability,
+                resource=shown(resource, _MAX_RESOURCE),
+                decision=decision,
+                reason=reason,
+                request_id=request_id,
+            )
+            self._entries.append(entry)
+        return entry
+
+    def record_decision(
+        self, *, method: str, wanted: Wanted, decision: Grant | RpcError, request_id: int | str | None
+    ) -> AuditEntry:
+        """Add what :func:`authorize` returned or raised for a call of ``method``."""
+        if not isinstance(decision, RpcError):
+            return self.record(
+                capability=decision.capability,
+                resource=decision.resource,
+                decision="allow",
+                reason="granted",
+                request_id=request_id,
+            )
+        return self.record(
+            capability=str(decision.data.get("capability", method)),
+            resource=str(decision.data.get("resource", ", ".join(wanted.models))),
+            decision="deny",
+            reason=str(decision.data.get("reason", decision.kind)),
+            request_id=request_id,
+        )
+
+    def entries(self, limit: int | None = None, after: int | None = None) -> list[AuditEntry]:
+        """Decisions, oldest first.
+
+        :param limit: at most so many: the first ones behind ``after``, or the latest of all without it.
+        :param after: only those with a greater ``seq``.
+        """
+        with self._lock:
+            entries = [entry for entry in self._entries if after is None or entry.seq > after]
+        if limit is None:
+            return entries
+        return entries[:limit] if after is not None else entries[max(0, len(entries) - limit):]

@@ -1,0 +1,75 @@
+"""What one app was granted: its manifest and the folders that the host resolved for it.
+
+Fixed when it is made; two policies are equal when they grant the same, which is how a repeated
+``initialize`` is held against what was fixed at spawn.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from locara_protocol import manifest as manifests
+from locara_protocol.errors import invalid_params
+from locara_protocol.manifest import Manifest  # noqa: TC001 -- msgspec reads the annotations
+from locara_protocol.wording import join, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_MAX_PATH_BYTES = 4096
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """A manifest, if there is one, and the folder of each granted root (absolute; it need not exist yet)."""
+
+    manifest: Manifest | None = None
+    grants: dict[str, Path] = {}
+
+    @classmethod
+    def build(cls, manifest: dict[str, Any] | None, grants: Mapping[str, str] | None) -> Policy:
+        """Check what a host sent. A folder that does not exist is no error here; saving into it is.
+
+        :param manifest: the object of ``locara.json``; None grants nothing.
+        :param grants: root name to absolute folder.
+        :raises RpcError: InvalidParams with a path under ``$.manifest`` or ``$.grants``.
+        """
+        folders = {name: _folder(name, folder) for name, folder in (grants or {}).items()}
+        return cls(None if manifest is None else manifests.parse(manifest), folders)
+
+    @property
+    def app_id(self) -> str | None:
+        """``<publisher>/<name>@<version>``, or None without a manifest."""
+        return None if self.manifest is None else self.manifest.app_id
+
+    def granted(self) -> list[str]:
+        """What the app may really use, for people: ``modality:…``, ``model:…`` and ``fs.<root>:<access>``.
+
+        A folder is listed only when the manifest declares it and the host granted it.
+        """
+        if self.manifest is None:
+            return []
+        modalities = [f"modality:{modality}" for modality in self.manifest.modalities]
+        models = [f"model:{entry.id}" + (f"@{entry.digest}" if entry.digest else "") for entry in self.manifest.models]
+        folders = [f"fs.{root}:{access}" for root, access in self.manifest.folders.items() if root in self.grants]
+        return list(dict.fromkeys([*modalities, *models, *folders]))
+
+
+def _folder(name: str, folder: str) -> Path:
+    path = join("$.grants", name)
+    if not manifests.is_root(name):
+        raise invalid_params(path, f"{shown(name)} is no root; there are user-folder, app-data and user-paths.<name>.")
+    if "\0" in folder:
+        raise invalid_params(path, f"The folder of {name} must not contain a NUL character.")
+    try:
+        long = len(folder.encode("utf-8", "surrogateescape")) > _MAX_PATH_BYTES
+    except UnicodeEncodeError:
+        raise invalid_params(path, f"The folder of {name} is not valid Unicode.") from None
+    if long:
+        raise invalid_params(path, f"The folder of {name} may be at most {_MAX_PATH_BYTES} bytes long.")
+    resolved = Path(folder)
+    if not resolved.is_absolute():
+        raise invalid_params(path, f"The folder of {name} must be absolute.")
+    return resolved

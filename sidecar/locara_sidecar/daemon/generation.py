@@ -1,0 +1,364 @@
+"""``image.generate`` from the accepted call to its answer: check, queue, run, save, answer.
+
+Owns the job queue. One job has the engine at a time; saving the last images of a job may overlap with
+nothing else, so that the answer always tells what is on disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import msgspec
+
+from locara_protocol.errors import RpcError
+from locara_protocol.messages import (
+    U32_MAX,
+    DiffusionStep,
+    GenerateOptions,
+    GenerateParams,
+    GenerateResult,
+    ModelUsed,
+    PreviewImage,
+    Timings,
+    Warning,
+)
+from locara_protocol.methods import METHODS
+from locara_sidecar.capability.authorize import Grant, Wanted, authorize
+from locara_sidecar.capability.policy import Policy
+from locara_sidecar.daemon import resolve
+from locara_sidecar.daemon.calls import Call
+from locara_sidecar.daemon.jobs import Job, JobQueue
+from locara_sidecar.daemon.outbox import Outbox
+from locara_sidecar.daemon.progress import Progress, last_state
+from locara_sidecar.daemon.saving import Saver
+from locara_sidecar.engine import frames
+from locara_sidecar.engine.client import EngineClient
+from locara_sidecar.models.catalogue import Catalogue, Entry
+from locara_sidecar.models.digest import model_digest
+
+log = logging.getLogger("locara.jobs")
+
+
+class _Order(msgspec.Struct, frozen=True):
+    """What a queued job will do."""
+
+    params: GenerateParams
+    entry: Entry
+    grant: Grant
+    output: resolve.Output
+    seed: int
+    accepted: float
+
+
+class Generations:
+    """The long calls of the session.
+
+    :param start_task: starts a coroutine function in the daemon's task group.
+    :param policy: gives the session's policy as it is now.
+    """
+
+    def __init__(
+        self,
+        *,
+        outbox: Outbox,
+        engine: EngineClient,
+        engine_name: str,
+        catalogue: Catalogue,
+        queue: JobQueue,
+        policy: Callable[[], Policy],
+        record: Callable[[Call, Wanted, Grant | RpcError], None],
+        start_task: Callable[..., None],
+    ) -> None:
+        self._outbox = outbox
+        self._engine = engine
+        self._engine_name = engine_name
+        self._catalogue = catalogue
+        self._queue = queue
+        self._policy = policy
+        self._record = record
+        self._start_task = start_task
+        self._calls: dict[str, tuple[Call, _Order]] = {}
+        self._idle = anyio.Event()
+        self._idle.set()
+
+    # --- accepting -----------------------------------------------------------------------
+
+    def accept(self, call: Call, params: GenerateParams) -> None:
+        """Check a call in the contract's order and queue it; its answer comes later.
+
+        :raises RpcError: for whatever the checks find.
+        """
+        output = resolve.check_request(params)
+        grant = self._authorize(call, params, output)
+        entry = self._choose(grant.models, explicit=params.options is not None and params.options.model is not None)
+        self._check_engine(params.options or GenerateOptions())
+        count = (params.options and params.options.count) or 1
+        order = _Order(params, entry, grant, output, secrets.randbelow(U32_MAX + 2 - count), time.monotonic())
+        self._resolve(order, "check", digest="")
+        self._queue.check_room()
+        job = Job(self._queue.next_id(), call.id, call.method, call.channel)
+        job.model = entry.id
+        self._queue.add(job)
+        self._calls[job.id] = (call, order)
+        if self._idle.is_set():
+            self._idle = anyio.Event()
+        steps = (params.options and params.options.steps) or entry.defaults.steps
+        progress = Progress(job.id, count, steps, time.monotonic)
+        self._emit(job, progress.phase("queued", 1))
+        self._pump(progress_of={job.id: progress})
+
+    def _authorize(self, call: Call, params: GenerateParams, output: resolve.Output) -> Grant:
+        asked = params.options.model if params.options else None
+        models = (asked,) if asked else tuple(entry.id for entry in self._catalogue)
+        wanted = Wanted(
+            models=models,
+            digests=_Digests(self._folder),
+            root=output.root if output.save else None,
+            access="write",
+            installed=tuple(entry.id for entry in self._catalogue if self._folder(entry.id) is not None),
+        )
+        try:
+            grant = authorize(self._policy(), METHODS[call.method], wanted)
+        except RpcError as denied:
+            self._record(call, wanted, denied)
+            raise
+        self._record(call, wanted, grant)
+        return grant
+
+    def _choose(self, models: tuple[str, ...], *, explicit: bool) -> Entry:
+        entries = [entry for model in models if (entry := self._catalogue.get(model)) is not None]
+        if not entries:
+            known = ", ".join(entry.id for entry in self._catalogue)
+            raise RpcError("ModelNotFound", f"There is no model {models[0]} in the catalogue; it has {known}.", model=models[0])
+        for entry in entries:
+            if self._folder(entry.id) is not None:
+                return entry
+        which = entries[0].id
+        advice = "" if explicit else " None of the granted models is."
+        raise RpcError("ModelNotInstalled", f"The model {which} is not installed on this machine.{advice}", model=which)
+
+    def _folder(self, model_id: str) -> Path | None:
+        folder = self._catalogue.folder(model_id)
+        # the fake engine needs no weights: every model counts as installed
+        return Path() if folder is None and self._engine_name == "fake" and self._catalogue.get(model_id) else folder
+
+    def _check_engine(self, options: GenerateOptions) -> None:
+        if options.engine not in (None, "auto", self._engine_name) and self._engine_name != "fake":
+            raise RpcError("EngineUnavailable", f"This sidecar runs the {self._engine_name} engine, not {options.engine}.", engine=options.engine)
+
+    def _resolve(self, order: _Order, job: str, *, digest: str) -> resolve.Resolved:
+        return resolve.resolve(
+            order.params,
+            order.entry,
+            job=job,
+            folder=str(self._folder(order.entry.id) or ""),
+            digest=digest,
+            engine="auto" if self._engine_name == "fake" else self._engine_name,
+            seed=order.seed,
+            output=order.output,
+        )
+
+    # --- cancelling ----------------------------------------------------------------------
+
+    def cancel(self, job: Job) -> None:
+        """Cancel a queued or running job: a queued one is answered now, a running one when it has stopped."""
+        job.cancel_requested = True
+        if job.state == "queued":
+            self._finish(job, "cancelled", cancelled_error([]))
+        else:
+            self._engine.cancel(job.id)
+
+    def cancel_all(self) -> None:
+        for job in reversed(self._queue.all()):  # the waiting ones first, so that none of them starts
+            self.cancel(job)
+
+    async def wait_until_idle(self) -> None:
+        """Return when no job is left."""
+        await self._idle.wait()
+
+    # --- running -------------------------------------------------------------------------
+
+    def _pump(self, progress_of: Mapping[str, Progress] | None = None) -> None:
+        job = self._queue.next_waiting()
+        if job is None:
+            if not self._queue.all():
+                self._idle.set()
+            return
+        job.move("running")
+        _, order = self._calls[job.id]
+        options = order.params.options or GenerateOptions()
+        progress = (progress_of or {}).get(job.id) or Progress(
+            job.id, options.count or 1, options.steps or order.entry.defaults.steps, time.monotonic
+        )
+        self._start_task(self._run, job, order, progress)
+
+    async def _run(self, job: Job, order: _Order, progress: Progress) -> None:
+        try:
+            result = await self._make(job, order, progress)
+        except RpcError as error:
+            self._finish(job, "cancelled" if error.kind == "RequestCancelled" else "failed", error)
+        except Exception:  # noqa: BLE001 -- the one place that turns the unforeseen into an answer
+            self._finish(job, "failed", None)
+        else:
+            self._finish(job, "done", result)
+
+    def _finish(self, job: Job, state: Any, outcome: GenerateResult | RpcError | None) -> None:
+        call, _ = self._calls.pop(job.id)
+        job.move(state)
+        self._queue.remove(job)
+        if outcome is None:
+            call.fail_unexpectedly()
+        elif isinstance(outcome, RpcError):
+            call.fail(outcome)
+        else:
+            call.succeed(outcome)
+        self._pump()
+
+    async def _make(self, job: Job, order: _Order, progress: Progress) -> GenerateResult:
+        started = time.monotonic()
+        self._emit(job, progress.phase("loading", 1))
+        saver = Saver(
+            grant=order.grant,
+            output=order.output,
+            count=(order.params.options and order.params.options.count) or 1,
+            on_saving=lambda image: self._emit(job, progress.phase("saving", image)),
+            cancelled=lambda: job.cancel_requested,
+        )
+        await saver.open()
+        try:
+            folder = self._folder(order.entry.id)
+            digest = "" if not folder or self._engine_name == "fake" else await _digest(order.entry.id, folder)
+            resolved = self._resolve(order, job.id, digest=digest)
+            _stop_if_cancelled(job, saver)
+            self._start_task(saver.run)
+            done = await self._drive(job, resolved.spec, progress, saver)
+            return _result(job, order, resolved, done, saver, started)
+        finally:
+            await saver.aclose()
+
+    async def _drive(self, job: Job, spec: frames.JobSpec, progress: Progress, saver: Saver) -> frames.Done:
+        def on_event(event: frames.Event) -> None:
+            if isinstance(event, frames.PhaseStarted):
+                self._emit(job, progress.phase(event.phase, event.image, event.fraction))
+            elif isinstance(event, frames.Step):
+                self._emit(job, progress.step(event.image, event.step, event.steps, _preview(event.preview)))
+            elif isinstance(event, frames.Image):
+                saver.put(event)
+
+        saver.on_failure = partial(self._engine.cancel, job.id)
+        try:
+            done = await self._engine.run(spec, on_event)
+        except RpcError as error:
+            await saver.finish()
+            failure = saver.failure or error
+            if failure.kind == "RequestCancelled":
+                failure = cancelled_error(saver.images)
+            else:
+                failure.data["images"] = msgspec.to_builtins(saver.images)
+            raise failure from error
+        await saver.finish()
+        if saver.failure is not None:
+            saver.failure.data["images"] = msgspec.to_builtins(saver.images)
+            raise saver.failure
+        if len(saver.images) < spec.count:
+            raise cancelled_error(saver.images)
+        return done
+
+    def _emit(self, job: Job, message: DiffusionStep) -> None:
+        job.last = last_state(message)
+        if job.channel is not None:
+            self._outbox.push(job.channel, message)
+
+
+class _Digests(Mapping[str, str]):
+    """Installed models' digests, computed only for the models that a manifest pins."""
+
+    def __init__(self, folder: Callable[[str], Path | None]) -> None:
+        self._folder = folder
+
+    def __getitem__(self, model_id: str) -> str:
+        folder = self._folder(model_id)
+        if not folder or not folder.parts:
+            raise KeyError(model_id)
+        return model_digest(folder)
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+async def _digest(model_id: str, folder: Path) -> str:
+    try:
+        return await anyio.to_thread.run_sync(model_digest, folder)
+    except OSError as error:
+        raise RpcError("ModelIncomplete", f"A file of {model_id} cannot be read.", model=model_id) from error
+
+
+def _stop_if_cancelled(job: Job, saver: Saver) -> None:
+    if job.cancel_requested:
+        raise cancelled_error(saver.images)
+
+
+def cancelled_error(images: list[Any]) -> RpcError:
+    """The answer to a cancelled request; ``images`` are those that were finished before."""
+    return RpcError("RequestCancelled", "The request was cancelled.", images=msgspec.to_builtins(images))
+
+
+def _preview(preview: frames.Preview | None) -> PreviewImage | None:
+    if preview is None:
+        return None
+    import base64
+
+    return PreviewImage(
+        mime_type=preview.mime_type,
+        width=preview.width,
+        height=preview.height,
+        data=base64.b64encode(preview.data).decode("ascii"),
+        decoder=preview.decoder,
+    )
+
+
+def _result(
+    job: Job, order: _Order, resolved: resolve.Resolved, done: frames.Done, saver: Saver, started: float
+) -> GenerateResult:
+    def ms(seconds: float) -> int:
+        return round(seconds * 1000)
+
+    options = resolved.parameters["options"] | {"quantization": done.quantization, "precision": done.precision}
+    model = resolved.spec.model
+    return GenerateResult(
+        job_id=job.id,
+        images=saver.images,
+        model=ModelUsed(
+            id=model.id,
+            version=model.version,
+            digest=model.digest,
+            engine=done.engine,
+            device=done.device,
+            quantization=done.quantization,
+            precision=done.precision,
+        ),
+        parameters=resolved.parameters | {"options": options},
+        timings=Timings(
+            queued_ms=ms(started - order.accepted),
+            load_ms=ms(done.load),
+            encode_ms=ms(done.encode),
+            denoise_ms=ms(done.denoise),
+            decode_ms=ms(done.decode),
+            save_ms=ms(saver.seconds),
+            total_ms=ms(time.monotonic() - order.accepted),
+        ),
+        peak_memory_bytes=done.peak_memory,
+        warnings=[Warning(kind=kind, message=message) for kind, message in done.warnings],
+    )

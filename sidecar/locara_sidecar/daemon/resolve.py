@@ -1,0 +1,230 @@
+"""From what a host sent to what will run: every option filled in, every rule checked. Pure.
+
+Two steps, because the contract fixes the order of checks: :func:`check_request` needs no model,
+:func:`resolve` runs once the gate has chosen one.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import msgspec
+
+from locara_protocol.errors import invalid_params
+from locara_protocol.messages import (
+    MAX_PROMPT_BYTES,
+    U32_MAX,
+    GenerateOptions,
+    GenerateParams,
+    ImageMime,
+    OutputOptions,
+    PreviewOptions,
+)
+from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec
+from locara_sidecar.models.catalogue import Entry
+
+MAX_INLINE_IMAGE_BYTES = 7 * 1024 * 1024
+"""Room for all images of one inline answer, counted raw (3 bytes a pixel) in base64."""
+
+DEFAULT_PREVIEW_BYTES = 5632
+"""Keeps a whole DiffusionStep message under 8,192 bytes, so that Tauri delivers it on its direct path."""
+
+EXTENSIONS: dict[str, tuple[str, ...]] = {
+    "image/png": (".png",),
+    "image/jpeg": (".jpg", ".jpeg"),
+    "image/webp": (".webp",),
+}
+
+
+class Output(msgspec.Struct, frozen=True, kw_only=True):
+    """Where finished images go. ``path`` is what the host asked for, relative to the root, or None."""
+
+    save: bool
+    inline: bool
+    root: str
+    path: str | None
+    on_conflict: str
+    mime_type: ImageMime
+
+
+def check_request(params: GenerateParams) -> Output:
+    """Check what can be checked without a model.
+
+    :raises RpcError: InvalidParams naming the member.
+    """
+    if not params.prompt.strip():
+        raise invalid_params("$.prompt", "The prompt is empty; say what to draw.")
+    _check_text("$.prompt", params.prompt)
+    options = params.options or GenerateOptions()
+    _check_text("$.options.negativePrompt", options.negative_prompt or "")
+    if options.seed is not None and options.seed + (options.count or 1) - 1 > U32_MAX:
+        raise invalid_params("$.options.seed", f"The seeds of {options.count} images would pass {U32_MAX}; use a smaller seed.")
+    out = options.output or OutputOptions()
+    mime: ImageMime = out.mime_type or "image/png"
+    if out.path is not None:
+        extension = os.path.splitext(out.path)[1].lower()
+        if extension not in EXTENSIONS[mime]:
+            expected = " or ".join(EXTENSIONS[mime])
+            raise invalid_params("$.options.output.path", f"The extension must be {expected} for {mime}.")
+    mode = out.mode or "save"
+    return Output(
+        save=mode in ("save", "both"),
+        inline=mode in ("inline", "both"),
+        root=out.root or "user-folder",
+        path=out.path,
+        on_conflict=out.on_conflict or "rename",
+        mime_type=mime,
+    )
+
+
+def _check_text(path: str, text: str) -> None:
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_PROMPT_BYTES:
+        raise invalid_params(path, f"The text has {size} bytes; {MAX_PROMPT_BYTES} are allowed.", maxPromptBytes=MAX_PROMPT_BYTES)
+
+
+class Resolved(msgspec.Struct, frozen=True, kw_only=True):
+    """A request with nothing left open. ``parameters`` is in the request's own shape: sent again it makes the same pixels."""
+
+    spec: JobSpec
+    parameters: dict[str, Any]
+
+
+def resolve(
+    params: GenerateParams, entry: Entry, *, job: str, folder: str, digest: str, engine: str, seed: int, output: Output
+) -> Resolved:
+    """Fill in the model's defaults and check its own limits.
+
+    :param engine: the engine of this daemon, by name; seed: what is used where the host gave none.
+    :raises RpcError: InvalidParams naming the member and the model.
+    """
+    options = params.options or GenerateOptions()
+    defaults = entry.defaults
+    width = _side(entry, "width", options.width or defaults.width)
+    height = _side(entry, "height", options.height or defaults.height)
+    if width * height > entry.sides.max_pixels:
+        raise invalid_params(
+            "$.options.width",
+            f"{width} × {height} has more pixels than {entry.id} allows ({entry.sides.max_pixels}).",
+            maxPixels=entry.sides.max_pixels,
+        )
+    negative = options.negative_prompt or ""
+    if negative and not entry.classifier_free_guidance:
+        raise invalid_params("$.options.negativePrompt", f"{entry.id} runs without classifier-free guidance and takes no negative prompt.")
+    scheduler = options.scheduler or defaults.scheduler
+    if scheduler not in entry.schedulers:
+        raise invalid_params("$.options.scheduler", f"{entry.id} has {', '.join(entry.schedulers)}.", allowed=entry.schedulers)
+    count = options.count or 1
+    if output.inline and count * width * height * 4 > MAX_INLINE_IMAGE_BYTES:
+        raise invalid_params(
+            "$.options.output.mode",
+            f"{count} images of {width} × {height} are too large for one inline answer; save them instead.",
+            maxInlineImageBytes=MAX_INLINE_IMAGE_BYTES,
+        )
+    preview = _preview(options.preview or PreviewOptions())
+    out = options.output or OutputOptions()
+    drawing = {
+        "model": entry.id,
+        "negativePrompt": negative,
+        "width": width,
+        "height": height,
+        "steps": options.steps or defaults.steps,
+        "guidance": defaults.guidance if options.guidance is None else options.guidance,
+        "seed": seed if options.seed is None else options.seed,
+        "count": count,
+        "scheduler": scheduler,
+        "speed": options.speed or "exact",
+        "quantization": options.quantization or "auto",
+        "precision": options.precision or "auto",
+        "tiling": options.tiling or "auto",
+        "engine": engine,
+    }
+    quality = out.quality or 90
+    metadata = None
+    if (out.metadata or "full") == "full":
+        metadata = {"prompt": params.prompt, "options": drawing, "model": {"id": entry.id, "version": entry.version, "digest": digest}}
+    spec = JobSpec(
+        job=job,
+        model=ModelSpec(
+            id=entry.id,
+            version=entry.version,
+            digest=digest,
+            family=entry.family,
+            path=folder,
+            max_sequence_length=defaults.max_sequence_length,
+            quantization=drawing["quantization"],
+            precision=drawing["precision"],
+        ),
+        prompt=params.prompt,
+        negative_prompt=negative,
+        width=width,
+        height=height,
+        steps=drawing["steps"],
+        guidance=drawing["guidance"],
+        seed=drawing["seed"],
+        count=count,
+        scheduler=scheduler,
+        speed=drawing["speed"],
+        tiling=drawing["tiling"],
+        preview=preview,
+        output=EncodeSpec(mime_type=output.mime_type, quality=quality, metadata=metadata),
+    )
+    output_options: dict[str, Any] = {
+        "mode": out.mode or "save",
+        "root": output.root,
+        "onConflict": output.on_conflict,
+        "mimeType": output.mime_type,
+        "quality": quality,
+        "metadata": out.metadata or "full",
+    }
+    if output.path is not None:
+        output_options["path"] = output.path
+    previews: dict[str, Any] = {
+        "mode": preview.mode,
+        "everySteps": preview.every_steps,
+        "maxSide": preview.max_side,
+        "maxBytes": preview.max_bytes,
+        "mimeType": preview.mime_type,
+    }
+    return Resolved(
+        spec=spec,
+        parameters={"prompt": params.prompt, "options": {**drawing, "preview": previews, "output": output_options}},
+    )
+
+
+def _side(entry: Entry, name: str, value: int) -> int:
+    sides = entry.sides
+    if sides.minimum <= value <= sides.maximum and value % sides.multiple_of == 0:
+        return value
+    nearest = min(max(round(value / sides.multiple_of) * sides.multiple_of, sides.minimum), sides.maximum)
+    raise invalid_params(
+        f"$.options.{name}",
+        f"{entry.id} takes a {name} of {sides.minimum} to {sides.maximum} in steps of {sides.multiple_of}; the nearest is {nearest}.",
+        nearest=nearest,
+        minimum=sides.minimum,
+        maximum=sides.maximum,
+        multipleOf=sides.multiple_of,
+    )
+
+
+def _preview(options: PreviewOptions) -> PreviewSpec:
+    return PreviewSpec(
+        mode=options.mode or "auto",
+        every_steps=options.every_steps or 1,
+        max_side=options.max_side or 256,
+        max_bytes=options.max_bytes or DEFAULT_PREVIEW_BYTES,
+        mime_type=options.mime_type or "image/webp",
+    )
+
+
+def file_name(output: Output, *, stamp: str, seed: int, image: int, count: int) -> str:
+    """The relative path of image ``image`` (1-based) of ``count``: the host's, numbered, or one of our own.
+
+    :param stamp: the time for a name of our own, as ``20261123-014455``. A prompt is never part of a name.
+    """
+    path = output.path or f"image-{stamp}-{seed}{EXTENSIONS[output.mime_type][0]}"
+    if count == 1 or output.path is None:
+        return path
+    base, extension = os.path.splitext(path)
+    return f"{base}-{image}{extension}"

@@ -1,0 +1,80 @@
+"""Where a session stands: uninitialised, open, shut down; and what it was given."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from locara_protocol import PROTOCOL_VERSION
+from locara_protocol.errors import RpcError, invalid_params
+from locara_protocol.messages import InitializeParams
+from locara_protocol.methods import Method
+from locara_sidecar.capability.policy import Policy
+
+
+class Session:
+    """One host's session on this process's stdio; there is never a second.
+
+    :param fixed: the policy given at spawn (``--manifest``, ``--grant``), or None when the first
+        ``initialize`` decides.
+    """
+
+    def __init__(self, fixed: Policy | None) -> None:
+        self.state: Literal["new", "open", "shutdown"] = "new"
+        self.fixed = fixed is not None
+        self.policy = fixed if fixed is not None else Policy.build(None, None)
+        self.token: str | None = None
+        self.process_id: int | None = None
+
+    def admit(self, method: Method | None) -> None:
+        """Whether a request may run in this state.
+
+        :raises RpcError: NotInitialized, or InvalidRequest after ``shutdown``.
+        """
+        if self.state == "shutdown":
+            raise RpcError("InvalidRequest", "The session is shut down; only the exit notification is left.")
+        if self.state == "new" and not (method is not None and method.before_initialize):
+            raise RpcError("NotInitialized", "Send initialize first.")
+
+    def initialize(self, params: InitializeParams) -> None:
+        """Open the session; on an error it stays as it was.
+
+        :raises RpcError: InvalidRequest for a second time, UnsupportedProtocolVersion, InvalidParams.
+        """
+        if self.state != "new":
+            raise RpcError("InvalidRequest", "The session is initialised already.")
+        if params.protocol_version < PROTOCOL_VERSION:
+            raise RpcError(
+                "UnsupportedProtocolVersion",
+                f"This sidecar speaks version {PROTOCOL_VERSION} of the protocol.",
+                supported=[PROTOCOL_VERSION],
+            )
+        if params.manifest is not None or params.grants is not None:
+            self._adopt(params)
+        if params.process_id is not None and not _alive(params.process_id):
+            raise invalid_params("$.processId", "There is no process with this id.")
+        self.process_id = params.process_id
+        self.token = None if params.auth is None else params.auth.token
+        self.state = "open"
+
+    def _adopt(self, params: InitializeParams) -> None:
+        if not self.fixed:
+            self.policy = Policy.build(params.manifest, params.grants)
+            return
+        # a part that is not repeated is simply not repeated: compare only what was sent
+        if params.manifest is not None and Policy.build(params.manifest, None).manifest != self.policy.manifest:
+            raise invalid_params("$.manifest", "The manifest was fixed when the sidecar was started and cannot change.")
+        if params.grants is not None and Policy.build(None, params.grants).grants != self.policy.grants:
+            raise invalid_params("$.grants", "The grants were fixed when the sidecar was started and cannot change.")
+
+
+def _alive(pid: int) -> bool:
+    if os.name == "nt":
+        return True  # signal 0 would end the process there
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

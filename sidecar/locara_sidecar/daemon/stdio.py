@@ -1,0 +1,129 @@
+"""The daemon's descriptors: claims stdin and stdout, reads bytes in, writes lines out.
+
+Owns fd 0 and fd 1. After :func:`claim` nothing but :class:`LineWriter` can reach the host's end of
+stdout: fd 1 points at stderr, so a native library, a child or a stray ``print`` lands in the log.
+
+Reading and writing are plain blocking calls in daemon threads. That is the one way that takes every
+kind of descriptor (pipe, socket, file, null device) on every system and still lets the process end
+while a read is pending; event-loop readiness fails on files, and buffered ``sys.stdin`` can abort the
+interpreter at exit.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+_READ_BYTES = 1 << 16
+_WRITE_BYTES = 1 << 16
+_CHUNKS_AHEAD = 4
+
+
+def claim() -> tuple[int, int]:
+    """Take stdin and stdout away from everybody else; return private descriptors (read, write).
+
+    Descriptors that the host closed are replaced by the null device, so that no file opened later
+    can land on 0, 1 or 2.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != fd:
+                os.dup2(null, fd)
+                os.close(null)
+    read_fd, write_fd = _private(0), _private(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0, inheritable=True)
+    os.close(null)
+    os.dup2(2, 1, inheritable=True)
+    if sys.platform == "win32":  # the C runtime would otherwise turn LF into CRLF
+        import msvcrt
+
+        for fd in (read_fd, write_fd):
+            msvcrt.setmode(fd, os.O_BINARY)
+    return read_fd, write_fd
+
+
+def _private(fd: int) -> int:
+    """A close-on-exec duplicate above the three standard descriptors."""
+    copies = [os.dup(fd)]
+    while copies[-1] <= 2:
+        copies.append(os.dup(fd))
+    for copy in copies[:-1]:
+        os.close(copy)
+    return copies[-1]
+
+
+class ByteReader:
+    """Reads a descriptor in a thread and hands the chunks on, a few ahead of their consumer at most.
+
+    :param deliver: called *in the reading thread* with each chunk, ``b""`` at the end of the stream.
+        The consumer calls :meth:`done` for every chunk that it has dealt with; until then at most four
+        are outstanding, which is what bounds the daemon's memory when a host writes faster than it reads.
+    """
+
+    def __init__(self, fd: int, deliver: Callable[[bytes], None]) -> None:
+        self._fd = fd
+        self._deliver = deliver
+        self._slots = threading.Semaphore(_CHUNKS_AHEAD)
+        self._thread = threading.Thread(target=self._run, name="stdin", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def done(self) -> None:
+        """One delivered chunk has been dealt with."""
+        self._slots.release()
+
+    def _run(self) -> None:
+        while True:
+            self._slots.acquire()
+            try:
+                chunk = os.read(self._fd, _READ_BYTES)
+            except OSError:
+                chunk = b""
+            self._deliver(chunk)
+            if not chunk:
+                return
+
+
+class LineSource(Protocol):
+    """Where the writer takes its lines from (the outbox)."""
+
+    def take(self, max_bytes: int) -> bytes | None:
+        """Block until there is something to write; None when all is written and the source is closed."""
+        ...
+
+
+class LineWriter:
+    """Writes what a :class:`LineSource` gives, in a thread, until the source is closed or the host is gone."""
+
+    def __init__(self, fd: int, source: LineSource, on_broken: Callable[[], None]) -> None:
+        self._fd = fd
+        self._source = source
+        self._on_broken = on_broken
+        self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stdout", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until everything is written; False when it did not happen in time (the host does not read)."""
+        return self._finished.wait(seconds)
+
+    def _run(self) -> None:
+        try:
+            while (data := self._source.take(_WRITE_BYTES)) is not None:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(self._fd, view) :]
+        except OSError:
+            self._on_broken()
+        finally:
+            self._finished.set()

@@ -1,0 +1,99 @@
+"""What this machine is: platform, memory, engines. Imports neither torch nor mlx to find out."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import sys
+from pathlib import Path
+
+from locara_protocol.messages import EngineInfo, EngineStatus, MemoryInfo, PlatformInfo, SandboxInfo, SystemInfo
+from locara_sidecar import __version__
+
+_EXTRAS = {"torch": ("torch", "diffusers", "transformers"), "mlx": ("mlx",)}
+
+
+def choose_engine(asked: str) -> str:
+    """The engine that ``--engine`` means on this machine (MLX is not built yet, so ``auto`` is torch)."""
+    return "torch" if asked == "auto" else asked
+
+
+def engines(active: str, device: str | None) -> list[EngineInfo]:
+    """Every engine of this version. ``device`` is what the running engine ``active`` has told, if it has."""
+    return [_engine(name, device if name == active else None) for name in ("mlx", "torch", "fake")]
+
+
+def _engine(name: str, device: str | None) -> EngineInfo:
+    if name == "fake":
+        return EngineInfo(name=name, available=True, reason="Draws test pictures without a model; chosen only by --engine fake.", device="cpu")
+    if name == "mlx":
+        return EngineInfo(name=name, available=False, reason="Not part of this version yet.")
+    missing = [module for module in _EXTRAS[name] if importlib.util.find_spec(module) is None]
+    if missing:
+        return EngineInfo(name=name, available=False, reason=f"Not installed: {', '.join(missing)}. Install locara-sidecar[{name}].")
+    known = "Installed." if device else "Installed; its device is known once it has started."
+    return EngineInfo(name=name, available=True, reason=known, device=device)
+
+
+def memory(engine_pid: int | None) -> MemoryInfo:
+    """Bytes, as the operating system counts them; a container's limit bounds total and available."""
+    import psutil
+
+    virtual = psutil.virtual_memory()
+    total, available = virtual.total, virtual.available
+    limit = _container_limit()
+    if limit is not None and limit[0] < total:
+        total, available = limit[0], min(available, limit[0] - limit[1])
+    engine = None
+    if engine_pid is not None:
+        try:
+            engine = psutil.Process(engine_pid).memory_info().rss
+        except psutil.Error:
+            engine = None
+    return MemoryInfo(total=total, available=available, daemon=psutil.Process().memory_info().rss, engine=engine)
+
+
+def _container_limit() -> tuple[int, int] | None:
+    """(limit, used) of this process's control group on Linux (version 2), or None where there is none."""
+    try:
+        own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
+        folder = Path("/sys/fs/cgroup") / own
+        limit = (folder / "memory.max").read_text().strip()
+        return None if limit == "max" else (int(limit), int((folder / "memory.current").read_text()))
+    except (OSError, ValueError):
+        return None
+
+
+def cache_root(asked: str | None) -> Path:
+    """``--cache-dir``, else ``LOCARA_CACHE_DIR``, else the platform's cache folder, ``Locara``."""
+    if asked or os.environ.get("LOCARA_CACHE_DIR"):
+        return Path(asked or os.environ["LOCARA_CACHE_DIR"]).absolute()
+    home = Path.home()
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "Locara"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "Locara" / "Cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "Locara"
+
+
+def info(active: str, device: str | None, status: EngineStatus, cache: Path) -> SystemInfo:
+    """The answer of ``system.info``."""
+    return SystemInfo(
+        platform=PlatformInfo(
+            system=platform.system(),
+            release=platform.release(),
+            machine=platform.machine(),
+            python=platform.python_version(),
+            cpus=os.cpu_count() or 1,
+        ),
+        memory=memory(status.pid),
+        engines=engines(active, device),
+        sandbox=SandboxInfo(
+            enforced=False,
+            kind="none",
+            reason="The engine process is not confined in this version; it is told only the folders of granted models.",
+        ),
+        cache_root=str(cache),
+        version=__version__,
+    )

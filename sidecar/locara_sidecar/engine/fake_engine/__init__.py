@@ -1,0 +1,1 @@
+"""An engine without a model, for hosts, tests and demonstrations: ``--engine fake``."""

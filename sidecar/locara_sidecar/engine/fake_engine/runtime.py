@@ -1,0 +1,170 @@
+"""The fake engine: every phase, every event and deterministic pictures, without a model.
+
+Pillow only. A picture depends on prompt, negative prompt, seed and size; sizes, steps and ``count`` are
+obeyed; the x0 previews sharpen from step to step; a cancel takes milliseconds; a model once "loaded"
+stays loaded.
+
+Times are settings of the engine (``EngineClient(settings={"step_ms": "5"})``) or environment
+variables of the daemon, in milliseconds:
+
+=================================  =======  =======================================================
+setting, variable                  default  time of
+=================================  =======  =======================================================
+``step_ms``, LOCARA_FAKE_STEP_MS   20       one denoising step
+``load_ms``, LOCARA_FAKE_LOAD_MS   40       loading a model
+``encode_ms``, …_ENCODE_MS         5        encoding the prompt
+``decode_ms``, …_DECODE_MS         10       decoding one image
+``start_ms``, …_START_MS           0        starting the process
+=================================  =======  =======================================================
+
+Faults are words in the prompt, or the same words in ``faults``, LOCARA_FAKE_FAULTS (then for every job).
+PHASE is loading, encoding, denoising or decoding; ``start`` too, in the setting or variable:
+
+=====================  ============================================================================
+``fake:slow=MS``       a step takes that long
+``fake:load=MS``       loading takes that long, and happens again even if the model is loaded
+``fake:crash=PHASE``   the process ends with status 70
+``fake:abort=PHASE``   … with SIGABRT
+``fake:segv=PHASE``    … with SIGSEGV
+``fake:kill=PHASE``    … with SIGKILL, as the kernel does when memory is short
+``fake:hang=PHASE``    native code that never returns and holds the interpreter lock
+``fake:sleep=PHASE``   the same without the lock; a cancel is not seen
+``fake:nan``           the job fails: InvalidOutput
+``fake:oom``           the job fails: InsufficientMemory
+``fake:error``         the job fails: InternalError, from an exception that quotes its input
+``fake:nopreview``     decoding a preview fails
+``fake:stderr``        Python, C and a child process print to stdout and stderr in every step
+=====================  ============================================================================
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, cast
+
+from PIL import Image
+
+from locara_sidecar.engine.fake_engine import faults, pictures
+from locara_sidecar.engine.runtime import Control, Emit, ImageEvent, PhaseEvent, StepEvent, Summary
+
+if TYPE_CHECKING:
+    from locara_protocol.messages import PreviewDecoder
+    from locara_sidecar.engine.frames import JobSpec
+
+_DEFAULTS = {"step_ms": 20.0, "load_ms": 40.0, "encode_ms": 5.0, "decode_ms": 10.0, "start_ms": 0.0}
+_SLICE = 0.002  # seconds between two looks at the cancel flag
+
+
+class FakeRuntime:
+    """A :class:`~locara_sidecar.engine.runtime.Runtime` that only pretends.
+
+    :param scratch: a folder of its own; not used.
+    :param settings: see the module's table; they win over the environment.
+    """
+
+    name = "fake"
+    device = "cpu"
+
+    def __init__(self, scratch: str, settings: dict[str, str] | None = None) -> None:
+        del scratch
+        self._settings = settings or {}
+        self._loaded: tuple[str, str, str] | None = None
+        self._faults = faults.parse(self._setting("faults") or "")
+        time.sleep(self._seconds("start_ms"))
+        faults.strike(self._faults, "start")
+
+    def generate(self, spec: JobSpec, emit: Emit, control: Control) -> Summary:
+        """:raises EngineFault: and MemoryError, RuntimeError on demand."""
+        wanted = {**self._faults, **faults.parse(spec.prompt)}
+        self._load(spec, wanted, emit, control)
+        emit(PhaseEvent(phase="encoding", image=1))
+        faults.strike(wanted, "encoding")
+        _wait(self._seconds("encode_ms"), control)
+        for image in range(1, spec.count + 1):
+            self._sample(spec, image, wanted, emit, control)
+        precision = "float32" if spec.model.precision == "auto" else spec.model.precision
+        quantization = "none" if spec.model.quantization == "auto" else spec.model.quantization
+        return Summary(quantization=quantization, precision=precision, warnings=[])
+
+    def preview(self, x0: object, mode: str, max_side: int) -> tuple[Image.Image, PreviewDecoder] | None:
+        """``x0`` is the picture at latent size, or an exception to raise; every mode is available."""
+        if isinstance(x0, Exception):
+            raise x0
+        assert isinstance(x0, Image.Image)
+        longest = max(x0.size)
+        if longest > max_side:
+            x0 = x0.resize((max(1, x0.width * max_side // longest), max(1, x0.height * max_side // longest)))
+        return x0, cast("PreviewDecoder", mode)
+
+    def peak_memory(self) -> int:
+        """The largest resident size of the process so far, in bytes; 0 where the system does not tell."""
+        if os.name != "posix":
+            return 0
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+    def _load(self, spec: JobSpec, wanted: dict[str, str], emit: Emit, control: Control) -> None:
+        key = (spec.model.id, spec.model.quantization, spec.model.precision)
+        if key == self._loaded and "load" not in wanted and "loading" not in wanted.values():
+            return
+        self._loaded = None
+        seconds = _milliseconds(wanted.get("load"), self._seconds("load_ms"))
+        emit(PhaseEvent(phase="loading", image=1))
+        faults.strike(wanted, "loading")
+        parts = 4
+        for part in range(1, parts + 1):
+            _wait(seconds / parts, control)
+            emit(PhaseEvent(phase="loading", image=1, fraction=part / parts))
+        self._loaded = key
+
+    def _sample(self, spec: JobSpec, image: int, wanted: dict[str, str], emit: Emit, control: Control) -> None:
+        seed = spec.seed + image - 1
+        seconds = _milliseconds(wanted.get("slow"), self._seconds("step_ms"))
+        emit(PhaseEvent(phase="denoising", image=image))
+        picture = pictures.landscape(spec.prompt, spec.negative_prompt, seed, spec.width, spec.height)
+        thumbnail = pictures.latent_size(picture)
+        for step in range(1, spec.steps + 1):
+            started = time.monotonic()
+            if "stderr" in wanted:
+                faults.shout()
+            x0 = pictures.predicted(thumbnail, step, spec.steps)
+            _wait(seconds - (time.monotonic() - started), control)
+            if step == (spec.steps + 1) // 2:  # in the middle, so that some steps were told of
+                faults.strike(wanted, "denoising")
+                faults.spoil(wanted)
+            shown = RuntimeError("no preview") if "nopreview" in wanted else x0
+            emit(StepEvent(image=image, step=step, steps=spec.steps, x0=shown))
+        emit(PhaseEvent(phase="decoding", image=image))
+        faults.strike(wanted, "decoding")
+        _wait(self._seconds("decode_ms"), control)
+        emit(ImageEvent(image=image, seed=seed, pixels=picture))
+
+    def _setting(self, name: str) -> str | None:
+        return self._settings.get(name, os.environ.get(f"LOCARA_FAKE_{name.upper()}"))
+
+    def _seconds(self, name: str) -> float:
+        return _milliseconds(self._setting(name), _DEFAULTS[name] / 1000)
+
+
+def _milliseconds(text: str | None, default: float) -> float:
+    """Milliseconds as text to seconds; ``default`` (seconds) for anything that is no number."""
+    try:
+        return default if text is None else max(0.0, float(text)) / 1000
+    except ValueError:
+        return default
+
+
+def _wait(seconds: float, control: Control) -> None:
+    """Pretend to work, looking at the cancel flag all the time.
+
+    :raises JobCancelled: when the job has been cancelled.
+    """
+    end = time.monotonic() + seconds
+    control.checkpoint()
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, _SLICE))
+        control.checkpoint()

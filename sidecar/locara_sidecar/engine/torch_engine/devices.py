@@ -1,0 +1,152 @@
+"""The device: which one, which number type is sound on it, waiting for it, and its memory.
+
+Owned here: everything that differs between CUDA, MPS and the CPU, so that the rest of the engine does not ask.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from locara_sidecar.engine.runtime import EngineFault
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+_WANTED = re.compile(r"allocate (\d+(?:\.\d+)?) ?(bytes|KiB|MiB|GiB|KB|MB|GB)")
+_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 2**10, "MB": 2**20, "GB": 2**30}
+
+
+def choose_device() -> str:
+    """``cuda``, ``mps`` or ``cpu``."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def choose_precision(asked: str, device: str) -> str:
+    """The computing type's name; ``auto`` is the fastest one that is sound on the device."""
+    if asked != "auto":
+        return asked
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    if device == "mps":
+        return "bfloat16" if _mps_has_bfloat16() else "float16"
+    return "bfloat16" if _cpu_has_bfloat16() else "float32"
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """The torch type of a precision's name."""
+    return _DTYPES[precision]
+
+
+def _mps_has_bfloat16() -> bool:
+    try:
+        torch.zeros(1, dtype=torch.bfloat16, device="mps")
+    except (TypeError, RuntimeError):  # macOS 13 and older
+        return False
+    return True
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself; without that it is slower than float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return any(re.search(rf"\b{flag}\b", flags) for flag in _BFLOAT16_FLAGS)
+
+
+# --- waiting --------------------------------------------------------------------------------
+
+
+def synchronise(device: str) -> None:
+    """Wait until the device has done everything that it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+class Fence:
+    """Keeps Python from running far ahead of an asynchronous device, so that a cancel takes effect soon.
+
+    At every ``every``-th :meth:`tick` it waits for the mark that it left ``every`` ticks ago: the device
+    always has work queued, but never more than two groups of blocks. On the CPU it does nothing.
+    """
+
+    def __init__(self, device: str, every: int = 8) -> None:
+        self._device = device
+        self._every = every
+        self._count = 0
+        self._mark: Any = None
+
+    def tick(self) -> None:
+        if self._device == "cpu":
+            return
+        self._count += 1
+        if self._count % self._every:
+            return
+        if self._mark is not None:
+            self._mark.synchronize()
+        self._mark = torch.cuda.Event() if self._device == "cuda" else torch.mps.Event()
+        self._mark.record()
+
+    def reset(self) -> None:
+        self._mark, self._count = None, 0
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+
+def peak_memory() -> int:
+    """The process's largest footprint so far, in bytes, as the operating system counts it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def release(device: str) -> None:
+    """Give memory that nothing refers to any more back to the system."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    elif device == "mps":
+        torch.mps.empty_cache()
+
+
+def memory_fault(error: BaseException, device: str) -> EngineFault | None:
+    """``InsufficientMemory`` if ``error`` says that an allocation failed, with the figures that are known."""
+    text = str(error)
+    is_torch = isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
+    if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or is_torch):
+        return None
+    figures: dict[str, int] = {}
+    if wanted := _WANTED.search(text):
+        figures["needed"] = int(float(wanted[1]) * _UNITS[wanted[2]])
+    if (free := _available(device)) is not None:
+        figures["available"] = free
+    return EngineFault("InsufficientMemory", "The model ran out of memory on this device.", **figures)
+
+
+def _available(device: str) -> int | None:
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None

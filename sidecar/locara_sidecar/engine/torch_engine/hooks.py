@@ -1,0 +1,121 @@
+"""The three places where the engine reaches into diffusers' own loop, each of them undone afterwards.
+
+- :class:`Checkpoints`: forward pre-hooks on blocks, so that a job stops inside a step.
+- :func:`observed_steps`: wraps a scheduler's ``step`` to tell of each finished step and its predicted clean latent.
+- :func:`drawing_from`: replaces ``randn_tensor`` where the pipelines draw, so that noise comes from our stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from locara_sidecar.engine.torch_engine.devices import Fence
+
+if TYPE_CHECKING:
+    from locara_sidecar.engine.noise import NoiseStream
+    from locara_sidecar.engine.runtime import Control
+
+OnStep = Callable[[int, int, torch.Tensor], None]
+"""step (from 1), steps that really run, x0 in float32."""
+
+
+class Checkpoints:
+    """Pre-hooks that call the running job's :meth:`Control.checkpoint`; inert between jobs and in other threads.
+
+    They sit on every member of a ``ModuleList`` (transformer blocks, encoder layers, feed-forward parts, residual
+    blocks) and on every convolution, which in an autoencoder can each take seconds. They must stay outside
+    compiled regions.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._fence = Fence(device)
+        self._control: Control | None = None
+        self._thread = 0
+
+    def install(self, root: nn.Module) -> None:
+        """Put hooks into ``root``; they live as long as it does."""
+        places: dict[int, nn.Module] = {}
+        for module in root.modules():
+            if isinstance(module, nn.ModuleList):
+                places |= {id(child): child for child in module if not isinstance(child, nn.Dropout)}
+            elif isinstance(module, nn.Conv2d):
+                places[id(module)] = module
+        for module in places.values():
+            module.register_forward_pre_hook(self._before)
+
+    @contextlib.contextmanager
+    def armed(self, control: Control) -> Iterator[None]:
+        """Let the hooks of this thread call ``control`` within the block."""
+        self._control, self._thread = control, threading.get_ident()
+        self._fence.reset()
+        try:
+            yield
+        finally:
+            self._control = None
+            self._fence.reset()
+
+    def _before(self, module: nn.Module, args: Any) -> None:
+        del module, args
+        control = self._control
+        if control is not None and threading.get_ident() == self._thread:
+            self._fence.tick()
+            control.checkpoint()
+
+
+@contextlib.contextmanager
+def observed_steps(scheduler: Any, on_step: OnStep) -> Iterator[None]:
+    """Call ``on_step`` after every finished step of a flow-matching scheduler.
+
+    Flow matching moves along straight lines ``x = (1 - sigma) x0 + sigma noise`` with velocity ``noise - x0``
+    (Liu et al., 2022, arXiv:2209.03003), so the clean latent that a step predicts is ``x - sigma * velocity``. The velocity
+    is the one after guidance. What the scheduler returns is not touched.
+    """
+    step = scheduler.step
+
+    def observed(model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = step(model_output, timestep, sample, *args, **kwargs)
+        done: int = scheduler.step_index
+        sigma = scheduler.sigmas[done - 1]
+        on_step(done, len(scheduler.timesteps), sample.float() - sigma * model_output.float())
+        return result
+
+    scheduler.step = observed
+    try:
+        yield
+    finally:
+        del scheduler.step
+
+
+@contextlib.contextmanager
+def drawing_from(stream: NoiseStream, *modules: str) -> Iterator[None]:
+    """Within the block, ``randn_tensor`` in the named (imported) modules draws from ``stream``.
+
+    Drawing happens in float32 on the CPU and is then converted, so that it is the same on every device.
+    """
+
+    def randn_tensor(
+        shape: tuple[int, ...] | list[int],
+        generator: Any = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        layout: Any = None,
+    ) -> torch.Tensor:
+        del generator, layout
+        noise = torch.from_numpy(stream.normal(tuple(shape)))
+        return noise.to(device=device, dtype=dtype)
+
+    replaced = {name: vars(sys.modules[name])["randn_tensor"] for name in modules}
+    for name in modules:
+        vars(sys.modules[name])["randn_tensor"] = randn_tensor
+    try:
+        yield
+    finally:
+        for name, original in replaced.items():
+            vars(sys.modules[name])["randn_tensor"] = original

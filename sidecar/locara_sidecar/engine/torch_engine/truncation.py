@@ -1,0 +1,57 @@
+"""Which words of a prompt a text encoder never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+
+class Reader(NamedTuple):
+    """A text encoder as this module sees it: its name for people, its tokenizer and how many tokens it takes."""
+
+    name: str
+    tokenizer: Any
+    limit: int
+
+
+def lost_part(text: str, reader: Reader) -> str:
+    """The end of ``text`` that does not fit, from the first word that is cut; empty when all of it fits."""
+    encoded = reader.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    room = reader.limit - reader.tokenizer.num_special_tokens_to_add()
+    if len(encoded["input_ids"]) <= room:
+        return ""
+    start: int = encoded["offset_mapping"][room][0]
+    while start > 0 and not text[start - 1].isspace() and not text[start].isspace():
+        start -= 1
+    return text[start:].strip()
+
+
+def truncation_warning(text: str, readers: Sequence[Reader], what: str = "prompt") -> str | None:
+    """A sentence that names the encoders that lost words, the words, and the encoders that saw everything.
+
+    :param what: ``prompt`` or ``negative prompt``.
+    """
+    lost: dict[tuple[int, str], list[str]] = {}
+    whole: list[str] = []
+    for reader in readers:
+        if part := lost_part(text, reader):
+            lost.setdefault((reader.limit, part), []).append(reader.name)
+        else:
+            whole.append(reader.name)
+    if not lost:
+        return None
+    sentences = [
+        f"{_join(names)} {_verb(names, 'reads', 'read')} only {limit} tokens of the {what} and did not see: {part!r}."
+        for (limit, part), names in lost.items()
+    ]
+    if whole:
+        sentences.append(f"{_join(whole)} {_verb(whole, 'sees', 'see')} all of it.")
+    return " ".join(sentences)
+
+
+def _join(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _verb(names: list[str], singular: str, plural: str) -> str:
+    return singular if len(names) == 1 else plural

@@ -1,0 +1,227 @@
+"""The engine process: claims its pipes, loads one runtime, runs jobs one at a time.
+
+Two threads from the start. The *listener* takes commands, so that a cancel is seen at once and a closed
+pipe ends the process at once, whatever the main thread is doing. The *main* thread belongs to the
+runtime. (A third, in :mod:`locara_sidecar.engine.job`, encodes previews while a job runs.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING, NoReturn
+
+from locara_sidecar.engine import frames
+from locara_sidecar.engine.job import run_job
+from locara_sidecar.engine.runtime import JobCancelled, Runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+_CHUNK = 1 << 16
+_HEARTBEAT_EVERY = 0.25  # seconds
+_MAX_FRAMES_LOGGED = 30
+
+
+class JobControl:
+    """The :class:`~locara_sidecar.engine.runtime.Control` of one job."""
+
+    def __init__(self, job: str, send: Callable[[frames.Event], None]) -> None:
+        self._heartbeat = frames.Heartbeat(job=job)
+        self._send = send
+        self._next = 0.0
+        self.cancelled = False
+
+    def checkpoint(self) -> None:
+        """:raises JobCancelled: when the job has been cancelled."""
+        if self.cancelled:
+            raise JobCancelled
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _HEARTBEAT_EVERY
+            self._send(self._heartbeat)
+
+
+class Pipe:
+    """The two private descriptors. A broken pipe means that the daemon is gone: so is this process then."""
+
+    def __init__(self, command_fd: int, event_fd: int) -> None:
+        self._command_fd = command_fd
+        self._event_fd = event_fd
+        self._reader = frames.FrameReader()
+        self._lock = threading.Lock()
+        self._write(frames.PREAMBLE)
+
+    def send(self, event: frames.Event) -> None:
+        """Write one frame; from any thread."""
+        self._write(frames.encode(event))
+
+    def commands(self) -> Iterator[list[frames.Command]]:
+        """The commands as they arrive; ends the process when the pipe closes or carries nonsense."""
+        while True:
+            try:
+                data = os.read(self._command_fd, _CHUNK)
+                commands = [frames.decode_command(body) for body in self._reader.feed(data)]
+            except (OSError, frames.FrameError):
+                os._exit(2)
+            if not data:
+                os._exit(0)
+            yield commands
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        with self._lock:
+            try:
+                while view:
+                    view = view[os.write(self._event_fd, view) :]
+            except OSError:
+                os._exit(0)
+
+
+class Worker:
+    """Commands in, events out, one runtime between."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self._jobs: queue.SimpleQueue[tuple[frames.JobSpec, JobControl]] = queue.SimpleQueue()
+        self._known: dict[str, JobControl] = {}  # jobs that a Cancel can still reach
+
+    def main(self) -> NoReturn:
+        """Serve until the pipe closes."""
+        batches = self._pipe.commands()
+        start, *rest = next(batch for batch in batches if batch)
+        if not isinstance(start, frames.Start) or start.version != frames.VERSION:
+            self._refuse("the daemon and the engine come from different versions of Locara")
+        # SANDBOX: the process confines itself here: the scratch folder is known, nothing heavy is
+        # imported and no second thread exists.
+        threading.Thread(target=self._listen, args=(rest, batches), name="listener", daemon=True).start()
+        runtime = self._load(start)
+        self._pipe.send(
+            frames.Ready(version=frames.VERSION, engine=runtime.name, device=runtime.device, pid=os.getpid())
+        )
+        while True:
+            spec, control = self._jobs.get()
+            last = run_job(runtime, spec, control, self._pipe.send, self._report)
+            del self._known[spec.job]  # before it is told: a cancel that comes later is for nobody
+            self._pipe.send(last)
+            del spec, control, last
+
+    def _listen(self, first: list[frames.Command], batches: Iterator[list[frames.Command]]) -> None:
+        for command in first:
+            self._take(command)
+        for commands in batches:
+            for command in commands:
+                self._take(command)
+
+    def _take(self, command: frames.Command) -> None:
+        match command:
+            case frames.Generate(spec=spec):
+                control = self._known[spec.job] = JobControl(spec.job, self._pipe.send)
+                self._jobs.put((spec, control))
+            case frames.Cancel(job=job):
+                if control := self._known.get(job):
+                    control.cancelled = True
+            case frames.Exit():
+                os._exit(0)
+            case frames.Start():
+                os._exit(2)
+
+    def _load(self, start: frames.Start) -> Runtime:
+        """Import and create the runtime, or tell why not and end the process."""
+        try:
+            return _create(start)
+        except ImportError as error:
+            extra = f"install it with: pip install 'locara-sidecar[{start.engine}]'"
+            self._refuse(f"{error.name or 'a package'} cannot be imported; {extra}", error)
+        except Exception as error:  # noqa: BLE001  told to the daemon, which tells the host
+            self._refuse(f"it failed to start ({type(error).__name__})", error)
+
+    def _refuse(self, reason: str, error: BaseException | None = None) -> NoReturn:
+        if error is not None:
+            self._report("the engine cannot start", error)
+        self._pipe.send(frames.Unavailable(reason=reason))
+        os._exit(0)
+
+    def _report(self, what: str, error: BaseException) -> None:
+        """Log where an exception came from. Its text stays here: it may quote a prompt."""
+        self._pipe.send(
+            frames.Log(
+                level="error",
+                logger="engine.worker",
+                msg=f"{what}: {type(error).__name__}",
+                fields={"traceback": _where(error.__traceback__)},
+            )
+        )
+
+
+def _create(start: frames.Start) -> Runtime:
+    """Import the runtime asked for: nothing heavy is imported before this."""
+    match start.engine:
+        case "fake":
+            from locara_sidecar.engine.fake_engine.runtime import FakeRuntime
+
+            return FakeRuntime(start.scratch, start.settings)
+        case "torch":
+            from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
+
+            return TorchRuntime(start.scratch)
+        case _:
+            raise ImportError(f"no engine is named {start.engine}", name=f"the {start.engine} engine")
+
+
+def main(parent: int = 0) -> NoReturn:
+    """Entry of the process. :param parent: the daemon's process id, where known."""
+    pipe = _claim()
+    _prepare(parent)
+    try:
+        Worker(pipe).main()
+    finally:  # not sys.exit: the threads of a numerical library can hang an orderly end
+        os._exit(1)
+
+
+def _claim() -> Pipe:
+    """Take fd 0 and fd 1 for ourselves, before anything can read or print: what others print goes to stderr."""
+    pipe_in, pipe_out = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    return Pipe(pipe_in, pipe_out)
+
+
+def _prepare(parent: int) -> None:
+    """Die with the daemon, leave Ctrl-C to it, write no core file (it would hold the prompt and the model)."""
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _uncaught
+    threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    if os.name == "posix":
+        import resource
+
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+        if parent and os.getppid() != parent:  # it died before the line above
+            os._exit(0)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    text = "\n  ".join([f"uncaught {kind.__name__}", *_where(trace)])
+    os.write(2, f"{text}\n".encode(errors="replace"))
+
+
+def _where(trace: TracebackType | None) -> list[str]:
+    """A traceback as ``file:line function``, innermost last; no values."""
+    summary = traceback.extract_tb(trace)[-_MAX_FRAMES_LOGGED:]
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in summary]

@@ -1,0 +1,195 @@
+"""Cancelling in every phase and spelling, and an engine that crashes, hangs or babbles."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+from support.host import command, error_of, manifest, until
+
+SLOW = {
+    "queued": {},
+    "loading": {"LOCARA_FAKE_LOAD_MS": "20000"},
+    "encoding": {"LOCARA_FAKE_ENCODE_MS": "20000"},
+    "denoising": {"LOCARA_FAKE_STEP_MS": "20000"},
+    "decoding": {"LOCARA_FAKE_DECODE_MS": "20000"},
+}
+"""The fake engine's settings that make each phase last."""
+
+
+@pytest.mark.parametrize("phase", SLOW)
+def test_a_cancel_in_each_phase_is_answered_and_leaves_nothing(phase, hosts):
+    host = hosts.session(env={**os.environ, **SLOW[phase]})
+    first = host.begin("fake:slow=20000 first", steps=2) if phase == "queued" else None
+    for _ in range(2):  # the engine that was stopped takes the next job
+        call = host.begin(steps=2)
+        until(call, phase)
+        began = time.monotonic()
+        call.cancel()
+        error = error_of(call, 5)
+        assert (error.code, error.kind, error.data["images"]) == (-32800, "RequestCancelled", [])
+        assert time.monotonic() - began < 1.5
+    if first is not None:
+        first.cancel()
+        error_of(first, 5)
+        assert host.generate(steps=1)["images"]
+    else:
+        assert host.files() == []
+
+
+@pytest.mark.parametrize("spelling", ["$/cancelRequest", "$/cancel_request", "notifications/cancelled", "image.cancel"])
+def test_all_four_spellings_cancel(spelling, hosts):
+    host = hosts.session()
+    call = host.begin("fake:slow=20000 a lake", steps=2)
+    job = until(call, "denoising")["jobId"]
+    if spelling == "image.cancel":
+        assert host.call(spelling, {"jobId": job}) == {"cancelled": True}
+    else:
+        host.notify(spelling, {"requestId" if spelling.startswith("n") else "id": call.id})
+    assert error_of(call, 5).code == -32800
+
+
+def test_a_cancel_on_the_line_after_the_request_is_answered(hosts):
+    host = hosts.session()
+    for _ in range(10):
+        call = host.begin(steps=50)
+        call.cancel()
+        assert error_of(call, 10).code == -32800
+
+
+def test_what_was_finished_before_a_cancel_is_told_and_kept(hosts):
+    host = hosts.session()
+    call = host.begin("fake:slow=40 a lake", steps=3, count=8)
+    for message in call.messages():
+        if message["image"] == 3:
+            break
+    call.cancel()
+    images = error_of(call, 5).data["images"]
+    assert len(images) >= 2
+    assert sorted(host.files()) == sorted(image["relativePath"] for image in images)
+
+
+def test_a_late_cancel_never_touches_the_next_job(hosts):
+    host = hosts.session()
+    first = host.begin(steps=1)
+    first.result(10)
+    second = host.begin("fake:slow=20 a lake", steps=10)
+    until(second, "denoising")
+    first.cancel()
+    host.notify("$/cancelRequest", {"id": str(second.id)})
+    assert second.result(10)["images"]
+
+
+@pytest.mark.parametrize("phase", ["loading", "encoding", "denoising", "decoding"])
+def test_a_crash_is_told_at_once_and_the_next_job_works(phase, hosts):
+    host = hosts.session()
+    error = error_of(host.begin(f"fake:segv={phase} a lake", steps=3))
+    assert (error.kind, error.data["signal"], error.data["phase"]) == ("EngineCrashed", "SIGSEGV", phase)
+    assert error.data["images"] == []
+    assert host.generate(steps=1)["images"]
+    assert len(host.files()) == 1
+
+
+def test_an_engine_that_is_killed_is_told_within_a_quarter_second(hosts):
+    host = hosts.session()
+    call = host.begin("fake:slow=20000 a lake", steps=2)
+    until(call, "denoising")
+    os.kill(host.call("ping")["engine"]["pid"], signal.SIGKILL)
+    began = time.monotonic()
+    assert error_of(call).data["signal"] == "SIGKILL"
+    assert time.monotonic() - began < 0.25
+    assert host.call("ping")["engine"]["state"] in ("dead", "stopped")
+
+
+def test_an_engine_that_hangs_with_the_interpreter_lock_held_is_killed_at_its_deadline(hosts):
+    host = hosts.session("--stall-timeout", "1")
+    call = host.begin("fake:hang=denoising a lake", steps=3)
+    until(call, "denoising")
+    began = time.monotonic()
+    error = error_of(call)
+    assert (error.kind, error.retryable) == ("EngineStalled", True)
+    assert time.monotonic() - began < 3
+    assert host.generate(steps=1)["images"]
+
+
+def test_a_cancel_of_a_hung_engine_is_answered(hosts):
+    host = hosts.session()
+    call = host.begin("fake:hang=denoising a lake", steps=3)
+    until(call, "denoising")
+    call.cancel()
+    assert error_of(call, 6).code == -32800
+    assert host.generate(steps=1)["images"]
+
+
+def test_nan_is_invalid_output_and_nothing_is_saved(hosts):
+    host = hosts.session()
+    assert error_of(host.begin("fake:nan", steps=2)).kind == "InvalidOutput"
+    assert host.files() == []
+
+
+def test_an_idle_engine_ends_and_the_next_job_starts_it_again(hosts):
+    host = hosts.session("--idle-unload", "0.2")
+    host.generate(steps=1)
+    deadline = time.monotonic() + 10
+    while host.call("ping")["engine"]["state"] != "stopped":
+        assert time.monotonic() < deadline
+    assert host.generate(steps=1)["images"]
+
+
+def test_foreign_bytes_on_the_engines_stdout_never_reach_the_wire(hosts):
+    host = hosts.session("--log-level", "debug")
+    call = host.begin("fake:stderr a lake", steps=2)
+    assert call.result(20)["images"]
+    assert not host.violations
+    assert all(line.startswith(b'{"jsonrpc"') for way, line in host.lines if way == "receive")
+
+
+def test_ping_is_answered_while_a_picture_is_made(hosts):
+    host = hosts.session()
+    call = host.begin("fake:slow=50 a lake", steps=20)
+    until(call, "denoising")
+    for _ in range(50):
+        answer = host.call("ping", timeout=2)
+        assert answer["engine"]["state"] == "busy"
+        assert answer["jobs"]["running"] == 1
+    call.cancel()
+    error_of(call, 5)
+
+
+def test_a_host_that_stops_reading_costs_little_memory_and_loses_no_answer(tmp_path):
+    def line(request_id, method, params):
+        return json.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}).encode() + b"\n"
+
+    preview = {"maxBytes": 40960, "mimeType": "image/png"}
+    opening = {"protocolVersion": 1, "clientInfo": {"name": "t", "version": "1"}, "manifest": manifest("sd3.5-medium")}
+    many = {"width": 1024, "height": 1024, "steps": 200, "count": 2, "preview": preview, "output": {"path": "a.jpg", "mimeType": "image/jpeg"}}
+    with subprocess.Popen(
+        command("--engine", "fake", "--log-level", "error"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "LOCARA_FAKE_STEP_MS": "2"},
+    ) as daemon:
+        daemon.stdin.write(line(1, "initialize", {**opening, "grants": {"user-folder": str(tmp_path)}}))
+        daemon.stdin.flush()
+        daemon.stdout.readline()
+        before = psutil.Process(daemon.pid).memory_info().rss
+        daemon.stdin.write(line(2, "image.generate", {"prompt": "a lake", "channel": 9, "options": many}))
+        daemon.stdin.flush()
+        deadline = time.monotonic() + 40
+        while not (tmp_path / "a-2.jpg").exists():
+            assert time.monotonic() < deadline
+        grown = psutil.Process(daemon.pid).memory_info().rss - before
+        messages = []
+        while True:
+            message = json.loads(daemon.stdout.readline())
+            if message.get("id") == 2:
+                break
+            messages.append(message["params"])
+        daemon.stdin.close()
+    assert len(message["result"]["images"]) == 2
+    assert [frame["index"] for frame in messages] == list(range(len(messages)))
+    assert messages[-1]["end"] is True
+    assert len(messages) < 200
+    assert messages[-2]["message"]["phase"] == "saving"
+    assert grown < 16 << 20

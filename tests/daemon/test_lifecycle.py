@@ -1,0 +1,229 @@
+"""Spawning, opening, closing and dying: a daemon that never hangs and goes with its host."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from locara_protocol.client import RemoteError
+from support.host import command, error_of, manifest, until
+
+PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
+
+
+def test_ping_is_answered_before_initialize_and_tells_of_a_stopped_engine(hosts):
+    host = hosts.spawn()
+    answer = host.call("ping", timeout=10)
+    assert answer["engine"] == {"state": "stopped", "pid": None, "model": None, "lastProgressMs": None}
+    assert answer["jobs"] == {"running": 0, "queued": 0}
+
+
+def test_initialize_tells_what_the_app_was_granted(hosts):
+    host = hosts.spawn()
+    result = host.open("pocket")
+    assert result["protocolVersion"] == 1
+    assert result["app"]["id"] == "example/studio@1.2.3"
+    assert "model:pocket" in result["app"]["granted"]
+    assert "image.generate" in result["capabilities"]["methods"]
+    assert result["capabilities"]["limits"]["maxPromptBytes"] == 16384
+
+
+def test_a_second_initialize_is_refused_and_a_failed_one_leaves_the_session_closed(hosts):
+    host = hosts.spawn()
+    with pytest.raises(RemoteError) as caught:
+        host.initialize(protocolVersion=0)
+    assert (caught.value.kind, caught.value.data["supported"]) == ("UnsupportedProtocolVersion", [1])
+    with pytest.raises(RemoteError) as caught:
+        host.call("jobs.list")
+    assert caught.value.kind == "NotInitialized"
+    with pytest.raises(RemoteError) as caught:
+        host.initialize(manifest={"schema": "locara/v2"})
+    assert caught.value.data["path"].startswith("$.manifest")
+    host.open()
+    with pytest.raises(RemoteError) as caught:
+        host.open()
+    assert caught.value.kind == "InvalidRequest"
+
+
+def test_what_was_fixed_at_spawn_may_be_repeated_but_never_widened(hosts, tmp_path):
+    file = tmp_path / "locara.json"
+    file.write_text(json.dumps(manifest("pocket")))
+    pictures = tmp_path / "granted"
+    pictures.mkdir()
+    flags = ("--manifest", str(file), "--grant", f"user-folder={pictures}")
+    for widened in ({"manifest": manifest("pocket", "sd3.5-large")}, {"grants": {"user-folder": str(tmp_path)}}):
+        with pytest.raises(RemoteError) as caught:
+            hosts.spawn(*flags).initialize(**widened)
+        assert caught.value.kind == "InvalidParams"
+    host = hosts.spawn(*flags)
+    host.initialize(manifest=manifest("pocket"), grants={"user-folder": str(pictures)})
+    assert host.generate(steps=1)["images"][0]["path"].startswith(str(pictures))
+
+
+def test_system_info_tells_the_truth_about_this_machine(hosts):
+    host = hosts.session("--cache-dir", "/somewhere/else")
+    info = host.call("system.info")
+    assert info["cacheRoot"] == "/somewhere/else"
+    assert info["memory"]["total"] >= info["memory"]["available"] > 0
+    assert 5e6 < info["memory"]["daemon"] < 100e6
+    assert {engine["name"] for engine in info["engines"]} == {"mlx", "torch", "fake"}
+    assert not info["sandbox"]["enforced"]
+    assert info["sandbox"]["reason"]
+
+
+def test_the_daemon_never_imports_an_engines_libraries(hosts):
+    host = hosts.session(engine="torch")
+    host.call("system.info")
+    host.generate(steps=1) if psutil.virtual_memory().available > 4e9 else None
+    maps = [mapped.path for mapped in psutil.Process(host.process.pid).memory_maps()]
+    assert not [path for path in maps if "/torch/" in path or "/mlx/" in path or "/numpy/" in path]
+
+
+@pytest.mark.parametrize("flag", [["--quality"], ["--queue", "-1"], ["--grant", "x"], ["--engine", "paint"], ["paint"]])
+def test_a_usage_error_ends_with_status_2_and_an_empty_stdout(flag):
+    done = subprocess.run([*command(), *flag] if flag[0] != "paint" else [*command()[:-1], *flag], input=b"", capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr
+
+
+def test_a_manifest_that_is_wrong_at_spawn_is_a_usage_error_that_names_the_member(tmp_path):
+    file = tmp_path / "locara.json"
+    file.write_text(json.dumps({**manifest(), "modalitys": []}))
+    done = subprocess.run([*command(), "--manifest", str(file)], input=b"", capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"modalitys" in done.stderr
+
+
+def test_the_end_of_stdin_ends_the_daemon_with_status_0():
+    done = subprocess.run(command(), input=PING, capture_output=True, timeout=10)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["id"] == 1
+
+
+def test_exit_is_0_after_shutdown_and_1_without(hosts):
+    host = hosts.session()
+    host.call("shutdown")
+    with pytest.raises(RemoteError) as caught:
+        host.call("ping")
+    assert caught.value.kind == "InvalidRequest"
+    host.notify("exit")
+    assert host.process.wait(5) == 0
+    other = hosts.session()
+    other.notify("exit")
+    assert other.process.wait(5) == 1
+
+
+def test_shutdown_answers_running_and_waiting_calls_first(hosts):
+    host = hosts.session()
+    running = host.begin("fake:slow=100 a lake", steps=50)
+    until(running, "denoising")
+    waiting = host.begin(steps=1)
+    host.call("shutdown", timeout=10)
+    assert error_of(running, 1).kind == error_of(waiting, 1).kind == "RequestCancelled"
+
+
+@pytest.mark.parametrize("way", ["eof", "sigterm", "sigint", "stdout-closed"])
+def test_daemon_and_engine_are_gone_within_two_seconds_in_the_middle_of_a_step(way, hosts):
+    host = hosts.session()
+    call = host.begin("fake:slow=10000 a lake", steps=3)
+    until(call, "denoising")
+    engine = psutil.Process(host.call("ping")["engine"]["pid"])
+    began = time.monotonic()
+    if way == "eof":
+        host.process.stdin.close()
+    elif way == "stdout-closed":
+        os.kill(host.process.pid, signal.SIGTERM)
+    else:
+        os.kill(host.process.pid, signal.SIGTERM if way == "sigterm" else signal.SIGINT)
+    assert host.process.wait(5) == 0
+    engine.wait(2)
+    assert time.monotonic() - began < 2
+    assert error_of(call, 1).kind == "RequestCancelled"
+
+
+def test_a_stuck_engine_does_not_keep_the_daemon(hosts):
+    host = hosts.session()
+    call = host.begin("fake:hang=denoising a lake", steps=3)
+    until(call, "denoising")
+    engine = psutil.Process(host.call("ping")["engine"]["pid"])
+    began = time.monotonic()
+    host.process.stdin.close()
+    host.process.wait(5)
+    engine.wait(2)
+    assert time.monotonic() - began < 2
+
+
+HOST = """
+import subprocess, sys, json, os
+daemon = subprocess.Popen(json.loads(sys.argv[1]), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+for line in json.loads(sys.argv[2]):
+    daemon.stdin.write(line.encode() + b"\\n")
+daemon.stdin.flush()
+keep = os.dup(daemon.stdin.fileno()); os.set_inheritable(keep, True)
+holder = subprocess.Popen(["sleep", "60"], close_fds=False)   # something else holds the daemon's stdin open
+print(daemon.pid, holder.pid, flush=True)
+while daemon.stdout.readline():
+    print("line", flush=True)
+"""
+
+
+def test_a_killed_host_takes_daemon_and_engine_with_it_even_if_stdin_stays_open(tmp_path):
+    params = {"protocolVersion": 1, "clientInfo": {"name": "t", "version": "1"}, "manifest": manifest(), "grants": {"user-folder": str(tmp_path)}}
+    lines = [
+        json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}),
+        json.dumps({"jsonrpc": "2.0", "id": 2, "method": "image.generate", "params": {"prompt": "fake:slow=60000 x", "channel": 1}}),
+    ]
+    arguments = [sys.executable, "-c", HOST, json.dumps(command("--engine", "fake", "--log-level", "error")), json.dumps(lines)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as host:
+        daemon_pid, holder_pid = map(int, host.stdout.readline().split())
+        daemon = psutil.Process(daemon_pid)
+        for _ in range(4):  # initialize's answer, queued, loading, encoding
+            host.stdout.readline()
+        children = daemon.children()
+        assert len(children) == 1
+        began = time.monotonic()
+        host.kill()
+        host.wait()
+        try:
+            _, alive = psutil.wait_procs([daemon, *children], timeout=4)
+            took = time.monotonic() - began
+        finally:
+            os.kill(holder_pid, signal.SIGKILL)
+    assert not alive
+    assert took < 2
+
+
+def test_a_process_id_that_ends_ends_the_daemon(hosts):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        host = hosts.spawn()
+        host.open(processId=other.pid)
+        host.call("ping")
+        other.kill()
+        other.wait()
+        assert host.process.wait(3) == 0
+
+
+def test_almost_no_environment_is_enough(hosts):
+    host = hosts.session(env={"HOME": os.environ.get("HOME", "/"), "PATH": "/usr/bin:/bin"})
+    assert host.generate(steps=1)["images"]
+
+
+def test_stdin_may_be_a_file_a_socket_or_the_null_device(tmp_path):
+    import socket
+
+    file = tmp_path / "requests"
+    file.write_bytes(PING)
+    with file.open("rb") as stdin:
+        assert json.loads(subprocess.run(command(), stdin=stdin, capture_output=True, timeout=10).stdout)["id"] == 1
+    assert subprocess.run(command(), stdin=subprocess.DEVNULL, capture_output=True, timeout=10).returncode == 0
+    ours, theirs = socket.socketpair()
+    with ours, theirs, subprocess.Popen(command(), stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL) as daemon:
+        theirs.close()
+        ours.sendall(PING)
+        assert json.loads(ours.recv(65536))["id"] == 1
+        ours.shutdown(socket.SHUT_WR)
+        assert daemon.wait(5) == 0
