@@ -31,19 +31,38 @@ def measure(model: dict[str, Any], catalogue: Path, runs: int) -> list[Row]:
         with host(Path(folder), *words, models=(model["id"],)) as sidecar:
             times = sidecar.call("image.generate", {"prompt": "warm", "options": options})["timings"]
             step = times["denoiseMs"] / STEPS
-            phases = {"queued": 0.0, "encoding": times["encodeMs"], "denoising": step * STEPS, "decoding": times["decodeMs"]}
+            phases = {
+                "queued": 0.0,
+                "encoding": times["encodeMs"],
+                "denoising": step * STEPS,
+                "decoding": times["decodeMs"],
+            }
             for phase, length in phases.items():
                 taken: list[float] = []
                 for _ in range(runs):
-                    first = sidecar.start("image.generate", {"prompt": "first", "options": options}) if phase == "queued" else None
+                    first = (
+                        sidecar.start("image.generate", {"prompt": "first", "options": options})
+                        if phase == "queued"
+                        else None
+                    )
                     taken += _cancel(sidecar, options, phase, 0.9 * chance.random() * length / 1000)
                     if first is not None:
                         first.cancel()
                         _ended(first)
-                rows.append(Row(f"cancel while {phase}, p95", percentile(taken, 0.95), "ms", None, f"{len(taken)} cancels"))
+                rows.append(
+                    Row(f"cancel while {phase}, p95", percentile(taken, 0.95), "ms", None, f"{len(taken)} cancels")
+                )
                 if phase == "denoising":
                     median = statistics.median(taken)
-                    rows.append(Row("cancel inside a step, p95 / step", percentile(taken, 0.95) / step, "x", 0.25, f"median {median / step:.2f}"))
+                    rows.append(
+                        Row(
+                            "cancel inside a step, p95 / step",
+                            percentile(taken, 0.95) / step,
+                            "x",
+                            0.25,
+                            f"median {median / step:.2f}",
+                        )
+                    )
     return rows
 
 

@@ -35,11 +35,19 @@ def measure(model: dict[str, Any], catalogue: Path, rounds: int) -> list[Row]:
     side = model["defaults"]["width"]
     options = {"model": model["id"], "steps": STEPS, "seed": 1, "width": side, "height": side}
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "packaging")}
-    direct_command = [sys.executable, "-m", "bench.overhead", json.dumps(model), str(catalogue / model["source"]["path"])]
+    direct_command = [
+        sys.executable,
+        "-m",
+        "bench.overhead",
+        json.dumps(model),
+        str(catalogue / model["source"]["path"]),
+    ]
     with (
         tempfile.TemporaryDirectory() as folder,
         host(Path(folder), "--engine", "torch", "--catalogue", str(catalogue), models=(model["id"],)) as sidecar,
-        subprocess.Popen(direct_command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True) as direct,
+        subprocess.Popen(
+            direct_command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+        ) as direct,
     ):
         assert direct.stdin is not None
         assert direct.stdout is not None
@@ -78,7 +86,13 @@ def measure(model: dict[str, Any], catalogue: Path, rounds: int) -> list[Row]:
         direct.stdin.close()
     return [
         Row("synthetic SD3, time of a step", statistics.median(step_ms), "ms", None, f"{side} x {side}, CPU float32"),
-        Row("sidecar with previews / diffusers in one process", statistics.median(ratios), "x", 1.03, f"{rounds} pairs of {STEPS} steps"),
+        Row(
+            "sidecar with previews / diffusers in one process",
+            statistics.median(ratios),
+            "x",
+            1.03,
+            f"{rounds} pairs of {STEPS} steps",
+        ),
         Row("steps not reported", float(rounds * STEPS - reported), "", 0.0),
         Row("first preview, warm / (encode + 1.1 step)", statistics.median(first), "x", 1.0),
         Row("ping p50 while drawing", percentile(pings, 0.5), "ms", None),

@@ -37,7 +37,9 @@ def startup(runs: int) -> list[Row]:
     ratios = [a / b for a, b in zip(ours, imports, strict=True)]
     return [
         Row("spawn to first ping", statistics.median(ours) * 1000, "ms", None),
-        Row("spawn to first ping / import msgspec, anyio", statistics.median(ratios), "x", 2.0, f"{runs} pairs, median"),
+        Row(
+            "spawn to first ping / import msgspec, anyio", statistics.median(ratios), "x", 2.0, f"{runs} pairs, median"
+        ),
         Row("resident memory, idle", percentile(memory, 1.0), "MiB", 40.0),
     ]
 
@@ -63,5 +65,10 @@ def pipelined(count: int) -> list[Row]:
     ids = [json.loads(answer)["id"] for answer in answers]
     return [
         Row("pipelined pings answered a second", count / took, "1/s", None, f"{count} pings"),
-        Row("pipelined pings lost or out of order", float(sum(a != b for a, b in zip(ids, range(count), strict=True))), "", 0.0),
+        Row(
+            "pipelined pings lost or out of order",
+            float(sum(a != b for a, b in zip(ids, range(count), strict=True))),
+            "",
+            0.0,
+        ),
     ]

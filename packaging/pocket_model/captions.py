@@ -2,19 +2,23 @@
 
 A caption says some of a scene's attributes; ``Caption.said`` holds those, so that a picture is only ever judged by what
 was asked. A wording is the combination (sentence, phrase, shape word, colour word); one wording in six is held out of
-training, by a checksum, so every sentence and every word is known and their combination is not.
+training, by a checksum, so every sentence and every word is known and their combination is not. (Captions too short to
+be said otherwise, such as a background alone, are exempt; what is measured always says shape and colour.)
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from pocket_model.drawings import CELLS, Scene, Thing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
 
 SHAPE_WORDS = {
     "circle": ("circle", "circle", "disc", "disk", "dot", "ball"),
@@ -57,7 +61,8 @@ _SPOTS = {
     "bottom right": ("bottom right", "lower right", "bottom-right"),
 }
 _BACKGROUNDS = (
-    "on a {} background", "on a {} background", "against a {} background", "over a {} background", "with a {} background",
+    "on a {} background", "on a {} background", "against a {} background", "over a {} background",
+    "with a {} background",
     "on a {} backdrop", "against a {} backdrop", "on {}", "against {}", "on a {} canvas", "background {}",
     "{} background", "in front of a {} background",
 )  # fmt: skip
@@ -70,14 +75,16 @@ _ADJECTIVES = (
     "single", "lovely", "bold", "sharp", "perfect", "cool", "modern", "geometric", "glossy", "smooth", "funny",
 )  # fmt: skip
 _ENDINGS = (
-    "please", "minimal", "vector art", "high quality", "simple style", "thanks", "flat design", "clip art", "digital art",
+    "please", "minimal", "vector art", "high quality", "simple style", "thanks", "flat design", "clip art",
+    "digital art",
     "4k", "highly detailed", "clean lines", "no text", "for my website", "in the style of a poster", "as an icon",
     "nothing else", "trending", "masterpiece", "sharp edges",
 )  # fmt: skip
 _STRANGERS = (
     "house", "dog", "cat", "tree", "city", "photo", "light", "water", "sunny", "happy", "winter", "my", "your", "hello",
     "computer", "morning", "wonderful", "old", "new", "fast", "paper", "glass", "wooden", "metal", "magic", "dream",
-    "forest", "ocean", "mountain", "portrait", "realistic", "cinematic", "cartoon", "watercolor", "sketch", "3d", "test",
+    "forest", "ocean", "mountain", "portrait", "realistic", "cinematic", "cartoon", "watercolor", "sketch", "3d",
+    "test",
     "abstract", "art", "sky", "night", "sun", "car", "person", "robot", "space", "garden", "river", "food", "music",
 )  # fmt: skip
 _NOUNS = ("shape", "object", "thing", "figure")
@@ -113,7 +120,9 @@ def random_caption(scene: Scene, rng: np.random.Generator) -> Caption:
     """A training caption: sometimes complete, sometimes vague, sometimes a single word, as users and negative prompts
     are; never a held-out wording. The empty caption is left to the trainer."""
     if len(scene.things) == 2:
-        return write(scene, rng, asked=[_some(rng, 0.97, 0.97, 0.75, 0.4) for _ in range(2)], background=rng.random() < 0.6)
+        return write(
+            scene, rng, asked=[_some(rng, 0.97, 0.97, 0.75, 0.4) for _ in range(2)], background=rng.random() < 0.6
+        )
     kind = rng.random()
     if kind < 0.4:
         return write(scene, rng)
@@ -198,7 +207,10 @@ class _Writer:
         article = "" if bare else self._pick(("a", "a", "a", "one"))
         forms = ["{article} {extra} {size} {colour} {shape}"] * 4
         if colour:
-            forms += ["{article} {size} {extra} {shape} in {colour}", "{article} {extra} {size} {colour} coloured {shape}"]
+            forms += [
+                "{article} {size} {extra} {shape} in {colour}",
+                "{article} {extra} {size} {colour} coloured {shape}",
+            ]
             forms += ["{article} {extra} {size} {shape} colored {colour}", "{article} {size} {shape} that is {colour}"]
         if colour and size:
             forms += ["{article} {colour} {shape} that is {size}", "{article} {colour} {extra} {size} {shape}"]
@@ -215,10 +227,18 @@ class _Writer:
         if " " in cell:  # a corner
             forms = ("in the {} corner", "in the {} corner", "in the {}", "at the {}", "{}", "{} corner", "on the {}")
         elif cell == "center":
-            forms = ("in the {}", "in the {}", "at the {}", "in the very {}", "{}", "in the {} of the picture", "centered")
+            forms = (
+                "in the {}",
+                "in the {}",
+                "at the {}",
+                "in the very {}",
+                "{}",
+                "in the {} of the picture",
+                "centered",
+            )
         else:
             forms = ("at the {}", "on the {}", "in the {}", "{}", "near the {} edge", "to the {}")
-        return self._pick(forms).format(spot if " side" not in spot else spot)
+        return self._pick(forms).format(spot)
 
     def _ground(self, colour: str) -> str:
         return self._choose(_BACKGROUNDS).format(self._pick(COLOUR_WORDS[colour]))
@@ -231,18 +251,25 @@ class _Writer:
         thing = self._thing(a)
         spot = self._spot(a.cell) if a.cell else ""
         if not ground:
-            form = self._choose(["{thing} {spot}"] * 2 + ["{spot} , {thing}", "{spot} {thing}", "there is {thing} {spot}"])
+            form = self._choose(
+                ["{thing} {spot}"] * 2 + ["{spot} , {thing}", "{spot} {thing}", "there is {thing} {spot}"]
+            )
             return form.format(thing=thing, spot=spot)
         colour = self._pick(COLOUR_WORDS[ground])
         forms = ["{thing} {spot} {ground}"] * 3 + ["{thing} {ground} {spot}"] * 2
         forms += ["{thing} {ground} , {spot}", "{thing} {spot} , {ground}", "{ground} , {thing} {spot}"]
         forms += ["a {colour} background with {thing} {spot}", "{colour} background , {thing} , {spot}"]
-        forms += ["the background is {colour} and there is {thing} {spot}", "{thing} {spot} , the background is {colour}"]
+        forms += [
+            "the background is {colour} and there is {thing} {spot}",
+            "{thing} {spot} , the background is {colour}",
+        ]
         if spot:
             forms += ["{spot} , {thing} {ground}", "{spot} of a {colour} picture there is {thing}"]
             forms += ["{thing} {spot} of a {colour} background", "{thing} placed {spot} {ground}"]
         form = self._choose(forms)
-        return form.format(thing=thing, spot=spot, colour=colour, ground=self._ground(ground) if "{ground}" in form else "")
+        return form.format(
+            thing=thing, spot=spot, colour=colour, ground=self._ground(ground) if "{ground}" in form else ""
+        )
 
     def _no_thing(self, a: Asked, ground: str | None) -> str:
         words = []

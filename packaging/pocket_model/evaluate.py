@@ -89,8 +89,8 @@ def vague(count: int) -> list[Caption]:
 
 
 def negatives(pipeline: StableDiffusion3Pipeline, count: int, settings: Settings) -> tuple[float, float]:
-    """Draws "a <shape>" freely, then again from the same seeds with the colour it chose as the negative prompt: the share
-    that kept that colour, and the share that still shows a thing."""
+    """Draws "a <shape>" freely, then again from the same seeds with the colour it chose as the negative prompt:
+    the share that kept that colour, and the share that still shows a thing."""
     prompts = [c.text for c in _shapes_only(count)]
     before = [look(p) for p in generate(pipeline, prompts, settings)]
     names = [s.things[0].colour if s.things else next(iter(COLOURS)) for s in before]
@@ -156,14 +156,18 @@ def main() -> None:
         score, right = measure(others, pictures)
         print(f"{name} ({len(others)}): {score}", flush=True)
         if options.sheet:
-            sheet(others[:36], pictures[:36], right[:36]).save(options.sheet.with_stem(f"{options.sheet.stem}-{name[:3]}"))
+            sheet(others[:36], pictures[:36], right[:36]).save(
+                options.sheet.with_stem(f"{options.sheet.stem}-{name[:3]}")
+            )
     kept, there = negatives(pipeline, options.count // 4, settings)
     print(f"negative ({options.count // 4}): colour kept {100 * kept:.1f} %, thing still there {100 * there:.1f} %")
     vae: AutoencoderKL = pipeline.vae
     print(f"autoencoder on 256 held-out drawings: {psnr(vae, scene_pictures(256, SEED, held_out=True)):.2f} dB")
     started = time.monotonic()
     generate(pipeline, ["a small red heart in the top left corner on a white background"], settings)
-    print(f"one picture alone: {time.monotonic() - started:.2f} s at {options.steps} steps, guidance {options.guidance}")
+    print(
+        f"one picture alone: {time.monotonic() - started:.2f} s at {options.steps} steps, guidance {options.guidance}"
+    )
 
 
 if __name__ == "__main__":

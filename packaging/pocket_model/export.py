@@ -13,8 +13,8 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from torch import Tensor
@@ -24,6 +24,9 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 from pocket_model.tokenizer import save_tokenizer
 from pocket_model.train_autoencoder import build_autoencoder, scene_pictures, to_tensor
 from pocket_model.train_model import TIMESTEPS, build_transformer
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SHIFT = 1.0
 _LIBRARIES = {
@@ -64,7 +67,9 @@ def main() -> None:
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
 
-    vae = AutoencoderKL.from_pretrained(work / "autoencoder") if (work / "autoencoder").exists() else build_autoencoder()
+    vae = (
+        AutoencoderKL.from_pretrained(work / "autoencoder") if (work / "autoencoder").exists() else build_autoencoder()
+    )
     matrix, bias, residual = linear_preview(vae.eval(), scene_pictures(300, 77))
     scales = work / "scale.txt"
     shift, scale = map(float, scales.read_text().split()) if scales.exists() else (0.0, 1.0)

@@ -7,13 +7,17 @@ longer side, its shape the one whose drawing, fitted to the box, overlaps it bes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocket_model.captions import Caption
 from pocket_model.drawings import CELLS, COLOURS, SHAPES, SIDE, SIZES, Scene, Thing, coverage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pocket_model.captions import Caption
 
 BORDER = 2
 DIFFERENT = 45.0
@@ -157,7 +161,9 @@ def _match(caption: Caption, things: Sequence[Thing]) -> list[Thing | None]:
     def agreement(order: Sequence[Thing | None]) -> int:
         pairs = zip(caption.things, order, strict=True)
         return sum(
-            2 * (t.shape == a.shape) + 2 * (t.colour == a.colour) + (t.cell == a.cell) for a, t in pairs if t is not None
+            2 * (t.shape == a.shape) + 2 * (t.colour == a.colour) + (t.cell == a.cell)
+            for a, t in pairs
+            if t is not None
         )
 
     return max((found, found[::-1]), key=agreement)

@@ -8,7 +8,7 @@ Its rules (lower case, word ends marked ``</w>``, ``<|startoftext|>`` and ``<|en
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -19,6 +19,9 @@ from transformers import CLIPTokenizer
 
 from pocket_model.captions import random_caption
 from pocket_model.drawings import sample_scene
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SEED = 2
 LENGTH = 32
@@ -53,7 +56,7 @@ def make_tokenizer() -> CLIPTokenizer:
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Writes both forms: ``tokenizer.json``, and ``vocab.json`` with ``merges.txt`` for readers that know only those."""
+    """Writes ``tokenizer.json``, and ``vocab.json`` with ``merges.txt`` for readers that know only those."""
     tokenizer.save_pretrained(folder)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False) + "\n", encoding="utf-8")

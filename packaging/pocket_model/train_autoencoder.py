@@ -3,8 +3,8 @@
     python -m pocket_model.train_autoencoder --work WORK
 
 Writes ``WORK/autoencoder`` (diffusers layout, float32, the moving average of the weights). Two phases of fixed length:
-32-pixel crops, which are four times cheaper and mostly edges, then whole pictures, whose flat parts the normalisation
-layers must get used to.
+32-pixel crops, which are four times cheaper and mostly edges; then, from the averaged weights and with a new optimiser,
+whole pictures, whose flat parts the normalisation layers must get used to, at a rate that falls to nothing.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from pocket_model.drawings import draw, draw_anything, sample_scene
 
 SEED = 1
 PICTURES = 16_000  # of scenes, and as many again of anything
-CROP_STEPS, CROP_BATCH, CROP_SIDE = 3200, 16, 32
-WHOLE_STEPS, WHOLE_BATCH = 1800, 8
-PEAK_RATE, LAST_RATE, WARM_UP = 2e-3, 2e-5, 100
+CROP_STEPS, CROP_BATCH, CROP_SIDE, CROP_RATE = 2500, 16, 32, 2e-3
+CROP_HORIZON = 5000  # of the cosine along which the crops' rate falls
+WHOLE_STEPS, WHOLE_BATCH, WHOLE_RATE = 1000, 8, 1e-3
+WARM_UP = 100
 KL_WEIGHT = 1e-4  # of the mean over latent elements
 EDGE_WEIGHT = 4.0
 EMA = 0.998
@@ -87,11 +88,43 @@ def loss_of(model: AutoencoderKL, x: Tensor) -> Tensor:
     return ((error + 2 * error**2) * (1 + EDGE_WEIGHT * edge)).mean() + KL_WEIGHT * kl
 
 
+class Trainer:
+    """One phase's optimiser and moving average, both starting from ``model``."""
+
+    def __init__(self, model: AutoencoderKL, rate: float) -> None:
+        self.model = model
+        self.average = copy.deepcopy(model).requires_grad_(False)
+        self._optimiser = torch.optim.AdamW(model.parameters(), rate, weight_decay=1e-4, betas=(0.9, 0.99))
+        self._done = 0
+
+    def step(self, x: Tensor, rate: float) -> float:
+        """One update on a batch; returns the loss."""
+        self._optimiser.param_groups[0]["lr"] = rate * min(1, (self._done + 1) / WARM_UP)
+        loss = loss_of(self.model, x)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self._optimiser.step()
+        with torch.no_grad():
+            decay = min(EMA, (1 + self._done) / (10 + self._done))
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        self._done += 1
+        return loss.item()
+
+
+def crops(pictures: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """A batch of crops [n, 3, 32, 32]."""
+    batch = pictures[rng.integers(len(pictures), size=CROP_BATCH)]
+    corners = rng.integers(0, 64 - CROP_SIDE + 1, (CROP_BATCH, 2))
+    pairs = zip(batch, corners, strict=True)
+    return to_tensor(np.stack([p[r : r + CROP_SIDE, c : c + CROP_SIDE] for p, (r, c) in pairs]))
+
+
 def main() -> None:
     """Trains and saves; prints the held-out PSNR as it goes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of steps, for a trial")
+    parser.add_argument("--finish", action="store_true", help="only the second phase, from WORK/autoencoder")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
@@ -99,38 +132,32 @@ def main() -> None:
     anything = np.stack([draw_anything(rng) for _ in range(PICTURES)])
     pictures = np.concatenate([scene_pictures(PICTURES, SEED), anything])
     unseen = scene_pictures(256, SEED + 1, held_out=True)
-
-    model = build_autoencoder()
-    average = copy.deepcopy(model).requires_grad_(False)
-    optimiser = torch.optim.AdamW(model.parameters(), PEAK_RATE, weight_decay=1e-4, betas=(0.9, 0.99))
-    crop_steps = round(CROP_STEPS * options.scale)
-    steps = crop_steps + round(WHOLE_STEPS * options.scale)
+    folder = options.work / "autoencoder"
     started = time.monotonic()
-    for step in range(steps):
-        rate = LAST_RATE + (PEAK_RATE - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        optimiser.param_groups[0]["lr"] = rate * min(1, (step + 1) / WARM_UP)
-        if step < crop_steps:
-            batch = pictures[rng.integers(len(pictures), size=CROP_BATCH)]
-            corners = rng.integers(0, 64 - CROP_SIDE + 1, (CROP_BATCH, 2))
-            pairs = zip(batch, corners, strict=True)
-            x = to_tensor(np.stack([p[r : r + CROP_SIDE, c : c + CROP_SIDE] for p, (r, c) in pairs]))
-        else:
-            x = to_tensor(pictures[rng.integers(len(pictures), size=WHOLE_BATCH)])
-        loss = loss_of(model, x)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        with torch.no_grad():
-            decay = min(EMA, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        if (step + 1) % 500 == 0 or step + 1 == steps:
-            print(
-                f"{step + 1}/{steps} {time.monotonic() - started:.0f} s  loss {loss.item():.4f}  "
-                f"held-out PSNR {psnr(average, unseen):.2f} dB  anything {psnr(average, anything[:128]):.2f} dB",
-                flush=True,
-            )
-            average.save_pretrained(options.work / "autoencoder")
+
+    def report(step: int, loss: float, model: AutoencoderKL) -> None:
+        seen = f"held-out PSNR {psnr(model, unseen):.2f} dB  anything {psnr(model, anything[:128]):.2f} dB"
+        print(f"{step} {time.monotonic() - started:.0f} s  loss {loss:.4f}  {seen}", flush=True)
+        model.save_pretrained(folder)
+
+    if options.finish:
+        model = AutoencoderKL.from_pretrained(folder).train()
+    else:
+        trainer = Trainer(build_autoencoder(), CROP_RATE)
+        for step in range(CROP_STEPS):
+            rate = CROP_RATE * 0.5 * (1 + math.cos(math.pi * step / CROP_HORIZON))
+            loss = trainer.step(crops(pictures, rng), rate)
+            if (step + 1) % 500 == 0:
+                report(step + 1, loss, trainer.average)
+        model = copy.deepcopy(trainer.average).requires_grad_(True)
+    rng = np.random.default_rng(SEED + 10)
+    torch.manual_seed(SEED + 10)
+    trainer = Trainer(model, WHOLE_RATE)
+    for step in range(WHOLE_STEPS):
+        batch = to_tensor(pictures[rng.integers(len(pictures), size=WHOLE_BATCH)])
+        loss = trainer.step(batch, WHOLE_RATE * (1 - step / WHOLE_STEPS))
+        if (step + 1) % 250 == 0:
+            report(CROP_STEPS + step + 1, loss, trainer.average)
 
 
 if __name__ == "__main__":

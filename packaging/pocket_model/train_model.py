@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import time
 from pathlib import Path
 
@@ -26,7 +27,6 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 from pocket_model.captions import Caption, random_caption, write
 from pocket_model.drawings import Scene, draw, sample_scene
 from pocket_model.judge import Score, mark
-from pocket_model.tokenizer import LENGTH
 from pocket_model.train_autoencoder import to_tensor
 from pocket_model.train_text import tokenise
 
@@ -81,7 +81,9 @@ class Text:
     def __init__(self, work: Path) -> None:
         self.tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
         folders = ("text_encoder", "text_encoder_2")
-        self.encoders = [CLIPTextModelWithProjection.from_pretrained(work / f).eval().requires_grad_(False) for f in folders]
+        self.encoders = [
+            CLIPTextModelWithProjection.from_pretrained(work / f).eval().requires_grad_(False) for f in folders
+        ]
         self.width = sum(e.config.projection_dim for e in self.encoders)
 
     @torch.no_grad()
@@ -95,7 +97,7 @@ class Text:
 
 
 def cached_latents(work: Path) -> tuple[list[Scene], Tensor, float, float]:
-    """Training scenes, their scaled latents [n, 16, 16, 16] in float16, and the shift and the scale that make them so."""
+    """Training scenes, their scaled latents [n, 16, 16, 16] in float16, and the shift and the scale used."""
     rng = np.random.default_rng(SEED)
     scenes = [sample_scene(rng, two=i % TWO_EVERY == 0) for i in range(PICTURES)]
     file = work / "latents.pt"
@@ -128,7 +130,7 @@ def sample(
     sequence, pooled = text([*[""] * len(texts), *texts])
     x = noise
     times = torch.linspace(1, 0, steps + 1)
-    for now, after in zip(times[:-1], times[1:], strict=True):
+    for now, after in itertools.pairwise(times):
         t = (now * TIMESTEPS).expand(2 * len(x))
         without, given = model(torch.cat([x, x]), sequence, pooled, t).sample.chunk(2)
         x = x + (after - now) * (without + guidance * (given - without))
@@ -167,7 +169,9 @@ def main() -> None:
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
     questions = exam(48, SEED + 100)
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, shift {shift} scale {scale}", flush=True)
+    print(
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, shift {shift} scale {scale}", flush=True
+    )
 
     def examine() -> Score:
         noise = torch.randn(len(questions), 16, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -205,7 +209,10 @@ def main() -> None:
         done = step + 1
         if done % 50 == 0:
             pace = (done - first) * BATCH / (time.monotonic() - started)
-            print(f"{done}/{options.steps} {time.monotonic() - started:.0f} s  {pace:.0f}/s  loss {running:.4f}", flush=True)
+            print(
+                f"{done}/{options.steps} {time.monotonic() - started:.0f} s  {pace:.0f}/s  loss {running:.4f}",
+                flush=True,
+            )
         if done % options.examine_every == 0 or done == options.steps:
             average.save_pretrained(work / "transformer")
             state = {"step": done, "model": model.state_dict(), "average": average.state_dict()}

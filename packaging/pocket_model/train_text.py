@@ -34,7 +34,9 @@ CLASSES = [len(COLOURS) + 1, len(_RELATIONS) + 1] + [len(n) + 2 for n in _NAMES]
 """Background, relation, then shape, colour, cell, size of each thing: 0 is "not said", the last "no such thing"."""
 
 
-def build_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int, activation: str) -> CLIPTextModelWithProjection:
+def build_text_encoder(
+    tokenizer: CLIPTokenizer, width: int, layers: int, activation: str
+) -> CLIPTextModelWithProjection:
     """An untrained CLIP text encoder whose projection is as wide as itself."""
     return CLIPTextModelWithProjection(
         CLIPTextConfig(

@@ -30,8 +30,22 @@ MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}")
 """What a model id looks like; a full match is meant."""
 
 _CARRIED = (
-    "displayName", "description", "longDescription", "license", "homepage", "repository", "author", "icon",
-    "screenshots", "category", "tags", "tooling", "profiles", "storage", "entry", "build",
+    "displayName",
+    "description",
+    "longDescription",
+    "license",
+    "homepage",
+    "repository",
+    "author",
+    "icon",
+    "screenshots",
+    "category",
+    "tags",
+    "tooling",
+    "profiles",
+    "storage",
+    "entry",
+    "build",
 )
 _TOP = ("schema", "name", "publisher", "version", "modalities", "capabilities", *_CARRIED)
 _MODEL = ("id", "reason", "required")
@@ -213,7 +227,7 @@ def _access(value: object, path: str) -> Access | None:
         return None
     if not isinstance(value, str) or value not in _ACCESS:
         raise invalid_params(path, f'{path} must be "read", "write", "read-write" or false.')
-    return cast("Access", value)
+    return value
 
 
 def _net(value: object, path: str) -> Network:
@@ -231,5 +245,3 @@ def _net(value: object, path: str) -> Network:
             raise invalid_params(at, f"{at} must be a port from 1 to 65535.")
         ports.append(port)
     return Network(allowed=True, hosts=tuple(hosts), ports=tuple(ports))
-
-

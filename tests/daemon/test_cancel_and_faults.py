@@ -8,6 +8,7 @@ import time
 
 import psutil
 import pytest
+
 from support.host import command, error_of, manifest, until
 
 SLOW = {
@@ -165,10 +166,19 @@ def test_a_host_that_stops_reading_costs_little_memory_and_loses_no_answer(tmp_p
 
     preview = {"maxBytes": 40960, "mimeType": "image/png"}
     opening = {"protocolVersion": 1, "clientInfo": {"name": "t", "version": "1"}, "manifest": manifest("sd3.5-medium")}
-    many = {"width": 1024, "height": 1024, "steps": 200, "count": 2, "preview": preview, "output": {"path": "a.jpg", "mimeType": "image/jpeg"}}
+    many = {
+        "width": 1024,
+        "height": 1024,
+        "steps": 200,
+        "count": 2,
+        "preview": preview,
+        "output": {"path": "a.jpg", "mimeType": "image/jpeg"},
+    }
     with subprocess.Popen(
         command("--engine", "fake", "--log-level", "error"),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "LOCARA_FAKE_STEP_MS": "2"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "LOCARA_FAKE_STEP_MS": "2"},
     ) as daemon:
         daemon.stdin.write(line(1, "initialize", {**opening, "grants": {"user-folder": str(tmp_path)}}))
         daemon.stdin.flush()

@@ -5,8 +5,9 @@ import hashlib
 import io
 from pathlib import Path
 
-from locara_sidecar.engine.images import read_parameters
 from PIL import Image
+
+from locara_sidecar.engine.images import read_parameters
 from support.host import PROMPT, decoded, error_of, manifest, until
 
 PHASES = ["queued", "loading", "encoding", "denoising", "decoding", "saving"]

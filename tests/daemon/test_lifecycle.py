@@ -9,6 +9,7 @@ import time
 
 import psutil
 import pytest
+
 from locara_protocol.client import RemoteError
 from support.host import command, error_of, manifest, until
 
@@ -85,7 +86,12 @@ def test_the_daemon_never_imports_an_engines_libraries(hosts):
 
 @pytest.mark.parametrize("flag", [["--quality"], ["--queue", "-1"], ["--grant", "x"], ["--engine", "paint"], ["paint"]])
 def test_a_usage_error_ends_with_status_2_and_an_empty_stdout(flag):
-    done = subprocess.run([*command(), *flag] if flag[0] != "paint" else [*command()[:-1], *flag], input=b"", capture_output=True, timeout=20)
+    done = subprocess.run(
+        [*command(), *flag] if flag[0] != "paint" else [*command()[:-1], *flag],
+        input=b"",
+        capture_output=True,
+        timeout=20,
+    )
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr
 
@@ -172,12 +178,30 @@ while daemon.stdout.readline():
 
 
 def test_a_killed_host_takes_daemon_and_engine_with_it_even_if_stdin_stays_open(tmp_path):
-    params = {"protocolVersion": 1, "clientInfo": {"name": "t", "version": "1"}, "manifest": manifest(), "grants": {"user-folder": str(tmp_path)}}
+    params = {
+        "protocolVersion": 1,
+        "clientInfo": {"name": "t", "version": "1"},
+        "manifest": manifest(),
+        "grants": {"user-folder": str(tmp_path)},
+    }
     lines = [
         json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}),
-        json.dumps({"jsonrpc": "2.0", "id": 2, "method": "image.generate", "params": {"prompt": "fake:slow=60000 x", "channel": 1}}),
+        json.dumps(
+            {
+                "jsonrpc": "2.0",
+                "id": 2,
+                "method": "image.generate",
+                "params": {"prompt": "fake:slow=60000 x", "channel": 1},
+            }
+        ),
     ]
-    arguments = [sys.executable, "-c", HOST, json.dumps(command("--engine", "fake", "--log-level", "error")), json.dumps(lines)]
+    arguments = [
+        sys.executable,
+        "-c",
+        HOST,
+        json.dumps(command("--engine", "fake", "--log-level", "error")),
+        json.dumps(lines),
+    ]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE) as host:
         daemon_pid, holder_pid = map(int, host.stdout.readline().split())
         daemon = psutil.Process(daemon_pid)

@@ -3,6 +3,7 @@
 import subprocess
 
 import pytest
+
 from support.host import command
 from support.replay import Session, load_cases, problem
 

@@ -1,6 +1,7 @@
 """The language-neutral cases, answered by the protocol package alone."""
 
 import pytest
+
 from support import replay
 
 CASES = replay.load_cases()

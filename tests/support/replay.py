@@ -37,11 +37,11 @@ INITIALIZE = {"protocolVersion": 1, "clientInfo": {"name": "replay", "version": 
 
 @dataclass(frozen=True)
 class Case:
-    """One case: bytes to send (line endings included), and the answers that must come back."""
+    """One case: lines to send, and the answers that must come back."""
 
     name: str
     description: str
-    send: bytes
+    lines: list[str | dict[str, Any]]
     expect: list[Any]
     initialized: bool
     any_order: bool
@@ -49,6 +49,11 @@ class Case:
     """``protocol`` if the protocol package alone can answer it, ``sidecar`` if it takes a process."""
     last: bool
     """Whether the session is over after this case."""
+
+    @property
+    def send(self) -> bytes:
+        """The bytes to send, line endings included; made anew each time, because some are large."""
+        return b"".join(expand(line) for line in self.lines)
 
 
 def load_cases(folder: Path = FIXTURES) -> list[Case]:
@@ -62,7 +67,7 @@ def load_cases(folder: Path = FIXTURES) -> list[Case]:
                 Case(
                     name=f"{path.stem}-{number:02}",
                     description=case["description"],
-                    send=b"".join(expand(line) for line in case["send"]),
+                    lines=case["send"],
                     expect=case["expect"],
                     initialized=case.get("initialized", False),
                     any_order=case.get("anyOrder", False),

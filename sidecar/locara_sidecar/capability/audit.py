@@ -93,4 +93,4 @@ class AuditLog:
             entries = [entry for entry in self._entries if after is None or entry.seq > after]
         if limit is None:
             return entries
-        return entries[:limit] if after is not None else entries[max(0, len(entries) - limit):]
+        return entries[:limit] if after is not None else entries[max(0, len(entries) - limit) :]

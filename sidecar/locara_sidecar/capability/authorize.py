@@ -135,14 +135,19 @@ def _make(policy: Policy, wanted: Wanted, modality: str) -> Grant:
         pins = {model: [entry.digest for entry in manifest.models if entry.id == model] for model in declared}
         wanted_digests = {model: digests[0] if len(digests) == 1 else digests for model, digests in pins.items()}
         raise _denied(
-            "models", declared[0], "digestMismatch",
+            "models",
+            declared[0],
+            "digestMismatch",
             f"The manifest pins another version of {declared[0]} than the one that is installed.",
             host={"models": wanted_digests},
         )
     if host:
         raise _denied(
-            f"fs.{wanted.root}", str(wanted.root), "noHostGrant",
-            f"The manifest declares {wanted.root}, but the host has granted no folder for it.", host=host,
+            f"fs.{wanted.root}",
+            str(wanted.root),
+            "noHostGrant",
+            f"The manifest declares {wanted.root}, but the host has granted no folder for it.",
+            host=host,
         )
     folder = None
     if wanted.root is not None:

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from locara_protocol.errors import RpcError
+from locara_protocol.wording import shown
 from locara_sidecar.capability import names
 from locara_sidecar.capability.authorize import FolderGrant
 from locara_sidecar.capability.system import AVAILABLE, NOT_SUPPORTED, System
 from locara_sidecar.capability.temporary import Anonymous, Named, Temporary, Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
 OnConflict = Literal["rename", "error", "overwrite"]
 Resolution = Literal["auto", "openat2", "walk"]
@@ -33,6 +34,7 @@ MAX_NUMBER = 10_000
 """How many files of one name ``rename`` will number."""
 
 _RACES = 16
+_MAX_SHOWN = 256
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _PASSING = (errno.EAGAIN, errno.EBUSY, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT)
 
@@ -54,14 +56,21 @@ class ConfinedFolder:
     """
 
     def __init__(
-        self, grant: FolderGrant, *, resolution: Resolution = "auto", temporary: Kind = "auto", system: System | None = None
+        self,
+        grant: FolderGrant,
+        *,
+        resolution: Resolution = "auto",
+        temporary: Kind = "auto",
+        system: System | None = None,
     ) -> None:
         if type(grant) is not FolderGrant or grant.access != "write":
             raise TypeError("a folder is opened with a grant to write")
         self._system = system or System()
         self._grant = grant
         self._kinds: tuple[type[Temporary], ...] = {
-            "auto": (Anonymous, Named), "anonymous": (Anonymous,), "named": (Named,)
+            "auto": (Anonymous, Named),
+            "anonymous": (Anonymous,),
+            "named": (Named,),
         }[temporary]
         self._fd = -1
         if not AVAILABLE:
@@ -70,7 +79,7 @@ class ConfinedFolder:
             self._fd = self._system.open_root(str(grant.folder))
         except (OSError, ValueError) as error:
             number = error.errno if isinstance(error, OSError) else errno.EINVAL
-            why = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a folder"}.get(number or 0, "cannot be opened")
+            why = _NO_ROOT.get(number or 0, "cannot be opened")
             raise _storage_error(f"The folder that was granted as {grant.root} {why}.", number) from error
         self._one_call = resolution != "walk" and (self._probe() or resolution == "openat2")
 
@@ -105,15 +114,14 @@ class ConfinedFolder:
             if cancelled is not None and cancelled():
                 raise RpcError("RequestCancelled", "The request was cancelled.")
 
-        shown = "/".join([*folders, name])
         try:
             with self._entered(folders) as parent:
                 published = self._store(parent, name, data, on_conflict, check)
         except OSError as error:
-            raise self._explained(error, shown, len(data)) from error
+            raise self._explained(error, relative, len(data)) from error
         except Unsupported as error:
-            message = f"The file system of {self._grant.root} cannot publish a file without the risk of overwriting another."
-            raise _storage_error(message, errno.EOPNOTSUPP) from error
+            message = f"The file system of {self._grant.root} has no way to save without the risk of overwriting."
+            raise _storage_error(message, errno.ENOTSUP) from error
         relative_path = "/".join([*folders, published])
         return Saved(str(self._grant.folder.joinpath(*folders, published)), relative_path)
 
@@ -127,7 +135,7 @@ class ConfinedFolder:
         return True
 
     @contextlib.contextmanager
-    def _entered(self, folders: list[str]) -> Iterator[int]:
+    def _entered(self, folders: list[str]) -> Generator[int]:
         """A descriptor of the folder, made where it is missing; what was made goes again if the block fails."""
         made: list[tuple[str, int]] = []
         with contextlib.ExitStack() as stack:
@@ -226,6 +234,8 @@ class ConfinedFolder:
                 continue
             if not stat.S_ISREG(there.st_mode):
                 raise OSError(_NOT_A_FILE.get(stat.S_IFMT(there.st_mode), errno.EINVAL), "not a regular file")
+            if not there.st_mode & 0o222:
+                raise PermissionError(errno.EACCES, "a file that was made read-only")
             file.set_mode(stat.S_IMODE(there.st_mode) & 0o777)
             file.publish_over(name)
             return True
@@ -240,17 +250,20 @@ class ConfinedFolder:
 
     # --- errors --------------------------------------------------------------------------
 
-    def _explained(self, error: OSError, shown: str, needed: int) -> RpcError:
+    def _explained(self, error: OSError, relative: str, needed: int) -> RpcError:
+        what = shown(relative, _MAX_SHOWN)
         if error.errno in _FULL:
             try:
                 available = self._system.available(self._fd)
             except OSError:
                 available = 0
-            message = f"The disk is too full to save {shown}."
+            message = f"The disk is too full to save {what}."
             return RpcError("InsufficientDisk", message, needed=needed, available=available)
         why = _WHY.get(error.errno or 0) or os.strerror(error.errno or 0)
-        return _storage_error(f"{shown} cannot be saved in {self._grant.root}: {why}.", error.errno)
+        return _storage_error(f"{what} cannot be saved in {self._grant.root}: {why}.", error.errno)
 
+
+_NO_ROOT = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a folder"}
 
 _NOT_A_FILE = {stat.S_IFLNK: errno.ELOOP, stat.S_IFDIR: errno.EISDIR}
 

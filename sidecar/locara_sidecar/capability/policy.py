@@ -13,7 +13,7 @@ import msgspec
 
 from locara_protocol import manifest as manifests
 from locara_protocol.errors import invalid_params
-from locara_protocol.manifest import Manifest  # noqa: TC001 -- msgspec reads the annotations
+from locara_protocol.manifest import Manifest
 from locara_protocol.wording import join, shown
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from locara_sidecar.capability.system import System
 
 _CHUNK = 1 << 20
-_NO_ANONYMOUS = NOT_SUPPORTED | {errno.EISDIR, errno.EPERM, errno.EXDEV, errno.EMLINK}
+# ENOENT: neither /proc nor the right to link by descriptor
+_NO_ANONYMOUS = NOT_SUPPORTED | {errno.EISDIR, errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOENT}
 _NO_LINKS = NOT_SUPPORTED | {errno.EPERM, errno.EXDEV, errno.EMLINK}
 
 

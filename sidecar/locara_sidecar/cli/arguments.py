@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from locara_sidecar import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 COMMANDS = ("serve", "demo", "doctor")
 
@@ -41,23 +44,52 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"locara-sidecar {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{" + ",".join(COMMANDS) + "}")
 
-    serve = commands.add_parser("serve", help="speak the protocol on stdin and stdout (the default)", allow_abbrev=False)
+    serve = commands.add_parser(
+        "serve", help="speak the protocol on stdin and stdout (the default)", allow_abbrev=False
+    )
     _engine(serve)
     serve.add_argument("--manifest", metavar="FILE", type=Path, help="the app's locara.json; fixes what the app may do")
-    serve.add_argument("--grant", metavar="NAME=DIR", action="append", type=_grant, default=[],
-                       help="a folder for a root of the manifest, such as user-folder=/home/a/Pictures/App")
-    serve.add_argument("--cache-dir", metavar="DIR", help="Locara's shared cache (else LOCARA_CACHE_DIR, else the platform's)")
+    serve.add_argument(
+        "--grant",
+        metavar="NAME=DIR",
+        action="append",
+        type=_grant,
+        default=[],
+        help="a folder for a root of the manifest, such as user-folder=/home/a/Pictures/App",
+    )
+    serve.add_argument(
+        "--cache-dir", metavar="DIR", help="Locara's shared cache (else LOCARA_CACHE_DIR, else the platform's)"
+    )
     serve.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of further model entries")
-    serve.add_argument("--idle-unload", metavar="SECONDS", type=_seconds, default=300.0,
-                       help="end the engine after so long without a job (300)")
-    serve.add_argument("--stall-timeout", metavar="SECONDS", type=_positive, default=120.0,
-                       help="kill an engine that shows no progress for so long (120)")
+    serve.add_argument(
+        "--idle-unload",
+        metavar="SECONDS",
+        type=_seconds,
+        default=300.0,
+        help="end the engine after so long without a job (300)",
+    )
+    serve.add_argument(
+        "--stall-timeout",
+        metavar="SECONDS",
+        type=_positive,
+        default=120.0,
+        help="kill an engine that shows no progress for so long (120)",
+    )
     serve.add_argument("--queue", metavar="N", type=_count, default=16, help="jobs that may wait (16)")
-    serve.add_argument("--max-line-bytes", metavar="N", type=_line_bytes, default=16 * 1024 * 1024,
-                       help="the longest line that is read (16777216)")
-    serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="stderr's detail (info)")
+    serve.add_argument(
+        "--max-line-bytes",
+        metavar="N",
+        type=_line_bytes,
+        default=16 * 1024 * 1024,
+        help="the longest line that is read (16777216)",
+    )
+    serve.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="stderr's detail (info)"
+    )
 
-    demo = commands.add_parser("demo", help="draw a prompt as a host would, with a live preview in the terminal", allow_abbrev=False)
+    demo = commands.add_parser(
+        "demo", help="draw a prompt as a host would, with a live preview in the terminal", allow_abbrev=False
+    )
     demo.add_argument("prompt", nargs="?", default="a red circle on a blue background")
     _engine(demo)
     demo.add_argument("--out", metavar="DIR", type=Path, default=Path("out"), help="folder for the picture (out)")
@@ -68,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of further model entries")
     demo.add_argument("--transcript", metavar="FILE", type=Path, help="write every line sent and received")
 
-    doctor = commands.add_parser("doctor", help="what this machine offers: engines, memory, sandbox, folders", allow_abbrev=False)
+    doctor = commands.add_parser(
+        "doctor", help="what this machine offers: engines, memory, sandbox, folders", allow_abbrev=False
+    )
     _engine(doctor)
     doctor.add_argument("--cache-dir", metavar="DIR")
     doctor.add_argument("--json", action="store_true", help="print JSON")
@@ -76,7 +110,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _engine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--engine", choices=("auto", "torch", "mlx", "fake"), default="auto", help="which engine draws (auto)")
+    parser.add_argument(
+        "--engine", choices=("auto", "torch", "mlx", "fake"), default="auto", help="which engine draws (auto)"
+    )
 
 
 def _grant(text: str) -> tuple[str, str]:

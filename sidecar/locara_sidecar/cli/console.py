@@ -60,29 +60,27 @@ class Console:
         scale = min(min(columns - 2, 64) / picture.width, 2 * min(rows - 4, 32) / picture.height)
         size = max(2, round(picture.width * scale)), max(2, 2 * round(picture.height * scale / 2))
         small = picture.convert("RGB").resize(size)
-        pixels = small.load()
-        assert pixels is not None
+        data = small.tobytes()
+        row = 3 * size[0]
         lines: list[str] = []
-        for y in range(0, size[1], 2):
-            cells = (self._cell(pixels[x, y], pixels[x, y + 1]) for x in range(size[0]))
+        for start in range(0, len(data), 2 * row):
+            cells = (self._cell(data[i : i + 3], data[i + row : i + row + 3]) for i in range(start, start + row, 3))
             lines.append("  " + "".join(cells) + _RESET)
         return lines
 
-    def _cell(self, upper: object, lower: object) -> str:
-        assert isinstance(upper, tuple)
-        assert isinstance(lower, tuple)
+    def _cell(self, upper: bytes, lower: bytes) -> str:
         if self._true_colour:
             return f"\x1b[38;2;{_triple(upper)};48;2;{_triple(lower)}m▀"
         return f"\x1b[38;5;{_cube(upper)};48;5;{_cube(lower)}m▀"
 
 
-def _triple(colour: tuple[int, ...]) -> str:
-    return ";".join(str(int(part)) for part in colour[:3])
+def _triple(colour: bytes) -> str:
+    return ";".join(str(part) for part in colour)
 
 
-def _cube(colour: tuple[int, ...]) -> int:
+def _cube(colour: bytes) -> int:
     """The nearest colour of the 6 × 6 × 6 cube of a 256-colour terminal."""
-    red, green, blue = (round(int(part) / 255 * 5) for part in colour[:3])
+    red, green, blue = (round(part / 255 * 5) for part in colour)
     return 16 + 36 * red + 6 * green + blue
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import contextlib
 import io
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from locara_protocol.client import ProtocolViolation, RemoteError, Sidecar, SidecarGone
 from locara_sidecar.cli.console import Console, bar
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
 
 _PHASES = {
     "queued": "waiting",
@@ -48,15 +52,17 @@ def run(options: argparse.Namespace) -> int:
     console = Console()
     folder: Path = options.out.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    asked: dict[str, Any] = {"model": options.model, "seed": options.seed, "steps": options.steps, "negativePrompt": options.negative}
+    asked: dict[str, Any] = {
+        "model": options.model,
+        "seed": options.seed,
+        "steps": options.steps,
+        "negativePrompt": options.negative,
+    }
     asked = {name: value for name, value in asked.items() if value not in (None, "")}
     with contextlib.ExitStack() as stack:
-        record = None
+        record: Callable[[str, bytes], None] | None = None
         if options.transcript is not None:
-            file = stack.enter_context(options.transcript.open("w", encoding="utf-8"))
-
-            def record(direction: str, line: bytes) -> None:
-                file.write(f"{direction} {line.decode(errors='replace')}\n")
+            record = partial(_note, stack.enter_context(options.transcript.open("w", encoding="utf-8")))
 
         try:
             sidecar = stack.enter_context(Sidecar(command(options), record=record))
@@ -73,6 +79,10 @@ def run(options: argparse.Namespace) -> int:
             return 1
     _report(console, result)
     return 0
+
+
+def _note(file: TextIO, direction: str, line: bytes) -> None:
+    file.write(f"{direction} {line.decode(errors='replace')}\n")
 
 
 def _draw(console: Console, sidecar: Sidecar, params: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +103,7 @@ def _draw(console: Console, sidecar: Sidecar, params: dict[str, Any]) -> dict[st
 
 
 def _status(step: dict[str, Any]) -> str:
-    words = [bar(step["progress"]), f"{step['progress'] * 100:3.0f} %", _PHASES.get(step["phase"], step["phase"])]
+    words = [bar(step["progress"]), f"{step['progress'] * 100:3.0f} %", _PHASES.get(step["phase"], str(step["phase"]))]
     if step["phase"] == "denoising":
         words.append(f"step {step['step']}/{step['steps']}")
     if "etaMs" in step:
@@ -116,8 +126,9 @@ def _report(console: Console, result: dict[str, Any]) -> None:
     image, model, times = result["images"][0], result["model"], result["timings"]
     console.line(image["path"])
     console.line(
-        f"{image['width']} × {image['height']}, seed {image['seed']}, {model['id']} on {model['engine']} ({model['device']}); "
-        f"load {times['loadMs']} ms, encode {times['encodeMs']} ms, {times['denoiseMs']} ms drawing, decode {times['decodeMs']} ms"
+        f"{image['width']} × {image['height']}, seed {image['seed']}, {model['id']} on {model['engine']} "
+        f"({model['device']}); load {times['loadMs']} ms, encode {times['encodeMs']} ms, "
+        f"draw {times['denoiseMs']} ms, decode {times['decodeMs']} ms"
     )
     for warning in result["warnings"]:
         console.line(f"note: {warning['message']}")

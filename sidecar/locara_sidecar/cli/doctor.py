@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from locara_protocol.client import RemoteError, Sidecar, SidecarGone
 from locara_sidecar.cli.console import Console
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,8 +45,10 @@ def _print(console: Console, info: dict[str, Any], models: list[dict[str, Any]])
     platform, memory, sandbox = info["platform"], info["memory"], info["sandbox"]
     gib = 1 << 30
     console.line(f"locara-sidecar {info['version']}, Python {platform['python']}")
-    console.line(f"machine   {platform['system']} {platform['release']}, {platform['machine']}, {platform['cpus']} processors")
-    console.line(f"memory    {memory['total'] / gib:.1f} GiB, {memory['available'] / gib:.1f} GiB available; daemon {memory['daemon'] / (1 << 20):.0f} MiB")
+    console.line(
+        f"machine   {platform['system']} {platform['release']}, {platform['machine']}, {platform['cpus']} processors"
+    )
+    console.line(f"memory    {memory['total'] / gib:.1f} GiB, {memory['available'] / gib:.1f} GiB available")
     for engine in info["engines"]:
         mark = "yes" if engine["available"] else "no "
         console.line(f"engine    {engine['name']:6} {mark} {engine['reason']}")

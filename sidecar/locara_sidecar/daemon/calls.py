@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from locara_protocol import jsonrpc
 from locara_protocol.errors import RpcError
-from locara_sidecar.daemon.outbox import Channel, Outbox
+
+if TYPE_CHECKING:
+    from locara_sidecar.daemon.outbox import Channel, Outbox
 
 log = logging.getLogger("locara.calls")
 
@@ -83,9 +85,10 @@ class Call:
         log.info("request failed", extra={"fields": {"method": self.method, "id": self.id, "kind": error.kind}})
         self._answer(jsonrpc.encode_error(self.id, error))
 
-    def fail_unexpectedly(self) -> None:
-        """Answer with a fixed text; what happened goes to the log (call it while handling the exception)."""
-        log.exception("a request failed unexpectedly", extra={"fields": {"method": self.method, "id": self.id}})
+    def fail_unexpectedly(self, error: Exception) -> None:
+        """Answer with a fixed text; what happened goes to the log."""
+        fields = {"method": self.method, "id": self.id}
+        log.error("a request failed unexpectedly", exc_info=error, extra={"fields": fields})
         self._answer(jsonrpc.encode_error(self.id, internal_error()))
 
     def _answer(self, line: bytes) -> None:

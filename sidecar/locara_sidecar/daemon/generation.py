@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.abc
 import anyio.to_thread
 import msgspec
 
@@ -33,17 +32,19 @@ from locara_protocol.messages import (
 )
 from locara_protocol.methods import METHODS
 from locara_sidecar.capability.authorize import Grant, Wanted, authorize
-from locara_sidecar.capability.policy import Policy
 from locara_sidecar.daemon import resolve
-from locara_sidecar.daemon.calls import Call
 from locara_sidecar.daemon.jobs import Job, JobQueue
-from locara_sidecar.daemon.outbox import Outbox
 from locara_sidecar.daemon.progress import Progress, last_state
 from locara_sidecar.daemon.saving import Saver
 from locara_sidecar.engine import frames
-from locara_sidecar.engine.client import EngineClient
 from locara_sidecar.models.catalogue import Catalogue, Entry
 from locara_sidecar.models.digest import model_digest
+
+if TYPE_CHECKING:
+    from locara_sidecar.capability.policy import Policy
+    from locara_sidecar.daemon.calls import Call
+    from locara_sidecar.daemon.outbox import Outbox
+    from locara_sidecar.engine.client import EngineClient
 
 log = logging.getLogger("locara.jobs")
 
@@ -76,7 +77,7 @@ class Generations:
         queue: JobQueue,
         policy: Callable[[], Policy],
         record: Callable[[Call, Wanted, Grant | RpcError], None],
-        start_task: Callable[..., None],
+        start_task: Callable[..., object],
     ) -> None:
         self._outbox = outbox
         self._engine = engine
@@ -138,7 +139,9 @@ class Generations:
         entries = [entry for model in models if (entry := self._catalogue.get(model)) is not None]
         if not entries:
             known = ", ".join(entry.id for entry in self._catalogue)
-            raise RpcError("ModelNotFound", f"There is no model {models[0]} in the catalogue; it has {known}.", model=models[0])
+            raise RpcError(
+                "ModelNotFound", f"There is no model {models[0]} in the catalogue; it has {known}.", model=models[0]
+            )
         for entry in entries:
             if self._folder(entry.id) is not None:
                 return entry
@@ -153,7 +156,11 @@ class Generations:
 
     def _check_engine(self, options: GenerateOptions) -> None:
         if options.engine not in (None, "auto", self._engine_name) and self._engine_name != "fake":
-            raise RpcError("EngineUnavailable", f"This sidecar runs the {self._engine_name} engine, not {options.engine}.", engine=options.engine)
+            raise RpcError(
+                "EngineUnavailable",
+                f"This sidecar runs the {self._engine_name} engine, not {options.engine}.",
+                engine=options.engine,
+            )
 
     def _resolve(self, order: _Order, job: str, *, digest: str) -> resolve.Resolved:
         return resolve.resolve(
@@ -206,19 +213,19 @@ class Generations:
             result = await self._make(job, order, progress)
         except RpcError as error:
             self._finish(job, "cancelled" if error.kind == "RequestCancelled" else "failed", error)
-        except Exception:  # noqa: BLE001 -- the one place that turns the unforeseen into an answer
-            self._finish(job, "failed", None)
+        except Exception as error:  # noqa: BLE001 -- the one place that turns the unforeseen into an answer
+            self._finish(job, "failed", error)
         else:
             self._finish(job, "done", result)
 
-    def _finish(self, job: Job, state: Any, outcome: GenerateResult | RpcError | None) -> None:
+    def _finish(self, job: Job, state: Any, outcome: GenerateResult | Exception) -> None:
         call, _ = self._calls.pop(job.id)
         job.move(state)
         self._queue.remove(job)
-        if outcome is None:
-            call.fail_unexpectedly()
-        elif isinstance(outcome, RpcError):
+        if isinstance(outcome, RpcError):
             call.fail(outcome)
+        elif isinstance(outcome, Exception):
+            call.fail_unexpectedly(outcome)
         else:
             call.succeed(outcome)
         self._pump()

@@ -11,7 +11,10 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _POLL_SECONDS = 0.5
 

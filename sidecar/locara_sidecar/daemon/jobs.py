@@ -6,9 +6,10 @@ import itertools
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from locara_protocol.errors import RpcError
 from locara_protocol.messages import DiffusionStep, JobCounts, JobInfo, JobState
-from msgspec import UNSET
 
 if TYPE_CHECKING:
     from locara_sidecar.daemon.outbox import Channel
@@ -72,7 +73,9 @@ class JobQueue:
         waiting = sum(job.state == "queued" for job in self._jobs.values())
         # a job that is accepted while nothing runs starts at once and takes no waiting place
         if waiting >= self._limit + (self.running() is None):
-            raise RpcError("QueueFull", f"{waiting} jobs are waiting already; try again when one is done.", maxQueue=self._limit)
+            raise RpcError(
+                "QueueFull", f"{waiting} jobs are waiting already; try again when one is done.", maxQueue=self._limit
+            )
 
     def add(self, job: Job) -> None:
         self._jobs[job.id] = job

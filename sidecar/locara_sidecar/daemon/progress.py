@@ -6,12 +6,15 @@ which denoising takes 92 %, decoding to 98 % and saving the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from locara_protocol.messages import DiffusionStep, Phase, PreviewImage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _SETUP = 0.08
 _DENOISED, _DECODED = 0.92, 0.98

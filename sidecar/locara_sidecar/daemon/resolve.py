@@ -7,7 +7,7 @@ Two steps, because the contract fixes the order of checks: :func:`check_request`
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -22,7 +22,9 @@ from locara_protocol.messages import (
     PreviewOptions,
 )
 from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec
-from locara_sidecar.models.catalogue import Entry
+
+if TYPE_CHECKING:
+    from locara_sidecar.models.catalogue import Entry
 
 MAX_INLINE_IMAGE_BYTES = 7 * 1024 * 1024
 """Room for all images of one inline answer, counted raw (3 bytes a pixel) in base64."""
@@ -44,7 +46,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     inline: bool
     root: str
     path: str | None
-    on_conflict: str
+    on_conflict: Literal["rename", "error", "overwrite"]
     mime_type: ImageMime
 
 
@@ -59,7 +61,9 @@ def check_request(params: GenerateParams) -> Output:
     options = params.options or GenerateOptions()
     _check_text("$.options.negativePrompt", options.negative_prompt or "")
     if options.seed is not None and options.seed + (options.count or 1) - 1 > U32_MAX:
-        raise invalid_params("$.options.seed", f"The seeds of {options.count} images would pass {U32_MAX}; use a smaller seed.")
+        raise invalid_params(
+            "$.options.seed", f"The seeds of {options.count} images would pass {U32_MAX}; use a smaller seed."
+        )
     out = options.output or OutputOptions()
     mime: ImageMime = out.mime_type or "image/png"
     if out.path is not None:
@@ -81,7 +85,9 @@ def check_request(params: GenerateParams) -> Output:
 def _check_text(path: str, text: str) -> None:
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > MAX_PROMPT_BYTES:
-        raise invalid_params(path, f"The text has {size} bytes; {MAX_PROMPT_BYTES} are allowed.", maxPromptBytes=MAX_PROMPT_BYTES)
+        raise invalid_params(
+            path, f"The text has {size} bytes; {MAX_PROMPT_BYTES} are allowed.", maxPromptBytes=MAX_PROMPT_BYTES
+        )
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,10 +117,15 @@ def resolve(
         )
     negative = options.negative_prompt or ""
     if negative and not entry.classifier_free_guidance:
-        raise invalid_params("$.options.negativePrompt", f"{entry.id} runs without classifier-free guidance and takes no negative prompt.")
+        raise invalid_params(
+            "$.options.negativePrompt",
+            f"{entry.id} runs without classifier-free guidance and takes no negative prompt.",
+        )
     scheduler = options.scheduler or defaults.scheduler
     if scheduler not in entry.schedulers:
-        raise invalid_params("$.options.scheduler", f"{entry.id} has {', '.join(entry.schedulers)}.", allowed=entry.schedulers)
+        raise invalid_params(
+            "$.options.scheduler", f"{entry.id} has {', '.join(entry.schedulers)}.", allowed=entry.schedulers
+        )
     count = options.count or 1
     if output.inline and count * width * height * 4 > MAX_INLINE_IMAGE_BYTES:
         raise invalid_params(
@@ -124,7 +135,7 @@ def resolve(
         )
     preview = _preview(options.preview or PreviewOptions())
     out = options.output or OutputOptions()
-    drawing = {
+    drawing: dict[str, Any] = {
         "model": entry.id,
         "negativePrompt": negative,
         "width": width,
@@ -143,7 +154,11 @@ def resolve(
     quality = out.quality or 90
     metadata = None
     if (out.metadata or "full") == "full":
-        metadata = {"prompt": params.prompt, "options": drawing, "model": {"id": entry.id, "version": entry.version, "digest": digest}}
+        metadata = {
+            "prompt": params.prompt,
+            "options": drawing,
+            "model": {"id": entry.id, "version": entry.version, "digest": digest},
+        }
     spec = JobSpec(
         job=job,
         model=ModelSpec(
@@ -200,7 +215,8 @@ def _side(entry: Entry, name: str, value: int) -> int:
     nearest = min(max(round(value / sides.multiple_of) * sides.multiple_of, sides.minimum), sides.maximum)
     raise invalid_params(
         f"$.options.{name}",
-        f"{entry.id} takes a {name} of {sides.minimum} to {sides.maximum} in steps of {sides.multiple_of}; the nearest is {nearest}.",
+        f"{entry.id} takes a {name} of {sides.minimum} to {sides.maximum} in steps of {sides.multiple_of}; "
+        f"the nearest is {nearest}.",
         nearest=nearest,
         minimum=sides.minimum,
         maximum=sides.maximum,

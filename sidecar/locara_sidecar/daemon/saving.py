@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
@@ -14,10 +14,14 @@ from msgspec import UNSET
 
 from locara_protocol.errors import RpcError
 from locara_protocol.messages import ImageResult
-from locara_sidecar.capability.authorize import Grant
 from locara_sidecar.capability.confined import ConfinedFolder, Saved
 from locara_sidecar.daemon.resolve import Output, file_name
 from locara_sidecar.engine import frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from locara_sidecar.capability.authorize import Grant
 
 
 class Saver:
@@ -28,7 +32,13 @@ class Saver:
     """
 
     def __init__(
-        self, *, grant: Grant, output: Output, count: int, on_saving: Callable[[int], None], cancelled: Callable[[], bool]
+        self,
+        *,
+        grant: Grant,
+        output: Output,
+        count: int,
+        on_saving: Callable[[int], None],
+        cancelled: Callable[[], bool],
     ) -> None:
         self._grant = grant
         self._output = output

@@ -6,16 +6,13 @@ Ending: whatever the reason, :meth:`Daemon.stop` is called once, a timer thread 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 import anyio.lowlevel
@@ -28,9 +25,14 @@ from locara_sidecar.daemon import hostwatch, logs, system
 from locara_sidecar.daemon.outbox import HIGH_WATER_BYTES, Outbox
 from locara_sidecar.daemon.server import Server
 from locara_sidecar.daemon.stdio import ByteReader, LineWriter
-from locara_sidecar.engine import frames
 from locara_sidecar.engine.client import EngineClient
-from locara_sidecar.models import catalogue
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from locara_sidecar.engine import frames
+    from locara_sidecar.models import catalogue
 
 log = logging.getLogger("locara.daemon")
 
@@ -178,7 +180,12 @@ class Daemon:
 def _forward_log(record: frames.Log) -> None:
     """An engine's log record, in the daemon's log."""
     logger = logging.getLogger(f"locara.engine.{record.logger}")
-    logger.log(logging.getLevelNamesMapping().get(record.level.upper(), logging.INFO), "%s", record.msg, extra={"fields": record.fields})
+    logger.log(
+        logging.getLevelNamesMapping().get(record.level.upper(), logging.INFO),
+        "%s",
+        record.msg,
+        extra={"fields": record.fields},
+    )
 
 
 def serve(settings: Settings, known: catalogue.Catalogue, descriptors: tuple[int, int]) -> NoReturn:

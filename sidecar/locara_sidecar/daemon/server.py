@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,8 +18,6 @@ from locara_protocol.errors import RpcError, invalid_params
 from locara_protocol.methods import METHODS, NOTIFICATIONS, Method
 from locara_sidecar import __version__
 from locara_sidecar.capability.audit import AuditLog
-from locara_sidecar.capability.authorize import Grant, Wanted
-from locara_sidecar.capability.policy import Policy
 from locara_sidecar.daemon import hostwatch, system
 from locara_sidecar.daemon.calls import Batch, Call, Calls
 from locara_sidecar.daemon.generation import Generations
@@ -29,12 +25,19 @@ from locara_sidecar.daemon.jobs import JobQueue
 from locara_sidecar.daemon.outbox import Channel, Outbox
 from locara_sidecar.daemon.resolve import EXTENSIONS, MAX_INLINE_IMAGE_BYTES
 from locara_sidecar.daemon.session import Session
-from locara_sidecar.engine.client import EngineClient
-from locara_sidecar.models.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from locara_sidecar.capability.authorize import Grant, Wanted
+    from locara_sidecar.capability.policy import Policy
+    from locara_sidecar.engine.client import EngineClient
+    from locara_sidecar.models.catalogue import Catalogue
 
 log = logging.getLogger("locara.server")
 
-_CANCELLING = {"$/cancelRequest": "id", "$/cancel_request": "id", "notifications/cancelled": "requestId"}
+_CANCELLING = frozenset({"$/cancelRequest", "$/cancel_request", "notifications/cancelled"})
 _MAX_BATCH = jsonrpc.DEFAULT_MAX_BATCH
 
 
@@ -57,7 +60,7 @@ class Server:
         max_queue: int,
         max_line_bytes: int,
         stop: Callable[[int, str], None],
-        start_task: Callable[..., None],
+        start_task: Callable[..., object],
     ) -> None:
         self._started = time.monotonic()
         self._outbox = outbox
@@ -153,8 +156,8 @@ class Server:
                 call.succeed(result)
         except RpcError as error:
             call.fail(error)
-        except Exception:  # noqa: BLE001 -- the one place that turns the unforeseen into an answer
-            call.fail_unexpectedly()
+        except Exception as error:  # noqa: BLE001 -- the one place that turns the unforeseen into an answer
+            call.fail_unexpectedly(error)
 
     def _open_channel(self, call: Call, method: Method, params: bytes) -> None:
         if method.notification is None:
@@ -181,11 +184,12 @@ class Server:
 
     def _cancel_request(self, note: jsonrpc.Notification) -> None:
         try:
-            params = jsonrpc.decode_params(NOTIFICATIONS[note.method].params, note.params)
+            type_ = m.CancelledParams if note.method == "notifications/cancelled" else m.CancelRequestParams
+            params = jsonrpc.decode_params(type_, note.params)
         except RpcError as error:
             log.warning("a cancel was ignored", extra={"fields": {"kind": error.kind, "path": error.data.get("path")}})
             return
-        request_id = params.id if isinstance(params, m.CancelRequestParams) else params.request_id  # type: ignore[union-attr]
+        request_id = params.id if isinstance(params, m.CancelRequestParams) else params.request_id
         job = self.jobs.by_request(request_id)
         if job is not None:
             self.generations.cancel(job)
@@ -241,10 +245,13 @@ class Server:
             self.generations.cancel(job)
         return m.CancelJobResult(cancelled=job is not None)
 
-    def _shutdown(self, call: Call, params: m.NoParams) -> None:
+    def _shutdown(self, call: Call, params: m.NoParams) -> m.Empty | None:
         self.session.state = "shutdown"
+        if self._engine.status().state == "stopped" and not self.jobs.all():
+            return m.Empty()
         self.generations.cancel_all()
         self._start_task(self._answer_shutdown, call)
+        return None
 
     async def _answer_shutdown(self, call: Call) -> None:
         await self.generations.wait_until_idle()

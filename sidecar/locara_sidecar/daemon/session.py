@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from locara_protocol import PROTOCOL_VERSION
 from locara_protocol.errors import RpcError, invalid_params
-from locara_protocol.messages import InitializeParams
-from locara_protocol.methods import Method
 from locara_sidecar.capability.policy import Policy
+
+if TYPE_CHECKING:
+    from locara_protocol.messages import InitializeParams
+    from locara_protocol.methods import Method
 
 
 class Session:

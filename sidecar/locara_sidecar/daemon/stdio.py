@@ -14,8 +14,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _READ_BYTES = 1 << 16
 _WRITE_BYTES = 1 << 16

@@ -26,12 +26,19 @@ def engines(active: str, device: str | None) -> list[EngineInfo]:
 
 def _engine(name: str, device: str | None) -> EngineInfo:
     if name == "fake":
-        return EngineInfo(name=name, available=True, reason="Draws test pictures without a model; chosen only by --engine fake.", device="cpu")
+        return EngineInfo(
+            name=name,
+            available=True,
+            reason="Draws test pictures without a model; chosen only by --engine fake.",
+            device="cpu",
+        )
     if name == "mlx":
         return EngineInfo(name=name, available=False, reason="Not part of this version yet.")
     missing = [module for module in _EXTRAS[name] if importlib.util.find_spec(module) is None]
     if missing:
-        return EngineInfo(name=name, available=False, reason=f"Not installed: {', '.join(missing)}. Install locara-sidecar[{name}].")
+        return EngineInfo(
+            name=name, available=False, reason=f"Not installed: {', '.join(missing)}. Install locara-sidecar[{name}]."
+        )
     known = "Installed." if device else "Installed; its device is known once it has started."
     return EngineInfo(name=name, available=True, reason=known, device=device)
 

@@ -39,6 +39,8 @@ class _Job:
         self.spec = spec
         self.on_event = on_event
         self.sent = False
+        self.heard = False  # the engine has said something about it
+        self.again = False  # it is with its second process
         self.cancelled = False
         self.abandoned = False  # nobody waits for it any more; the engine still has to stop
         self.phase = "loading"
@@ -102,6 +104,11 @@ class EngineClient:
     def engine(self) -> str:
         """The engine's name as it was asked for."""
         return self._engine
+
+    @property
+    def device(self) -> str | None:
+        """The device that the running engine told, or None while there is none."""
+        return None if self._ready is None else self._ready.device
 
     def status(self) -> EngineStatus:
         """The engine's state as of now; a dead process is told at once, also before its pipe was read.
@@ -280,7 +287,7 @@ class EngineClient:
         if process is self._process:
             phase = self._phase()
             self._forget(process, lost=True)
-            if self._job is not None:
+            if self._job is not None and not self._spared(self._job):
                 self._finish(failures.ended(process.exit_data(), phase))
         if process is not self._ending:
             return
@@ -288,6 +295,13 @@ class EngineClient:
         self._timers.stop("exit", "gone")
         self._gone.set()
         self._advance()
+
+    def _spared(self, job: _Job) -> bool:
+        """Whether ``job`` goes to the next process: the last one died, idle for all we know, as it was sent."""
+        if not job.sent or job.heard or job.again or job.cancelled:
+            return False
+        job.sent, job.again = False, True
+        return True
 
     # --- what the process says --------------------------------------------------------------
 
@@ -309,6 +323,7 @@ class EngineClient:
                 self._on_log(event)
             case _:
                 if self._job is not None and self._job.sent and event.job == self._job.spec.job:
+                    self._job.heard = True
                     self._progress = asyncio.get_running_loop().time()
                     self._job_event(self._job, event)
 

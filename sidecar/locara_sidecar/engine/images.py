@@ -16,7 +16,6 @@ import json
 import re
 import zlib
 from typing import TYPE_CHECKING, Any, cast
-from xml.sax.saxutils import escape, unescape
 
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
@@ -46,9 +45,9 @@ xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:locara="ur
 def encode(pixels: Image.Image, spec: EncodeSpec, seed: int) -> bytes:
     """``pixels`` (RGB) as a file.
 
-    :param seed: this image's own seed; it joins ``spec.metadata``, with ``count`` 1.
+    :param seed: this image's own seed; it takes the place of ``options.seed`` in ``spec.metadata``, with ``count`` 1.
     """
-    parameters = None if spec.metadata is None else _canonical({**spec.metadata, "seed": seed, "count": 1})
+    parameters = None if spec.metadata is None else _canonical(_of_one_image(spec.metadata, seed))
     out = io.BytesIO()
     match spec.mime_type:
         case "image/png":
@@ -84,6 +83,15 @@ def read_parameters(data: bytes) -> dict[str, Any] | None:
     return cast("dict[str, Any]", found) if isinstance(found, dict) else None
 
 
+def _escape(text: str) -> str:
+    """For XML text. (``xml.sax.saxutils`` has this too, and imports an HTTP client.)"""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _unescape(text: str) -> str:
+    return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+
+
 def _canonical(parameters: dict[str, Any]) -> str:
     text = json.dumps(parameters, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return _AWKWARD.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
@@ -95,7 +103,7 @@ def _embedded(parameters: str | None) -> dict[str, bytes]:
         return {}
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = _SOFTWARE
-    body = escape(parameters)
+    body = _escape(parameters)
     if len(body.encode()) <= _MAX_PLAIN:
         element = f"<{_KEYWORD}>{body}</{_KEYWORD}>\n"
     else:
@@ -105,13 +113,18 @@ def _embedded(parameters: str | None) -> dict[str, bytes]:
 
 
 def _packet(parameters: str) -> str:
-    return _XMP.format(software=escape(_SOFTWARE), parameters=parameters)
+    return _XMP.format(software=_escape(_SOFTWARE), parameters=parameters)
 
 
 def _from_packet(xmp: object) -> str | None:
     text = xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else xmp if isinstance(xmp, str) else ""
     if found := re.search(rf"<{_KEYWORD}>([^<]*)</{_KEYWORD}>", text):
-        return unescape(found[1])
+        return _unescape(found[1])
     if found := re.search(rf"<{_KEYWORD}Deflate>([^<]*)</{_KEYWORD}Deflate>", text):
         return zlib.decompressobj().decompress(base64.b64decode(found[1]), _MAX_INFLATED).decode()
     return None
+
+
+def _of_one_image(metadata: dict[str, Any], seed: int) -> dict[str, Any]:
+    """``metadata`` of a whole call, as it is for the one image with ``seed``."""
+    return {**metadata, "options": {**metadata.get("options", {}), "seed": seed, "count": 1}}

@@ -1,8 +1,8 @@
 """Linear previews: a latent pixel's channels times a matrix, plus a bias, is roughly its colour.
 
-Owned here: fitting that matrix to a model's own autoencoder by least squares, storing it beside the model, and applying it.
-NumPy only; both engines use it. Latents are *raw*: as the autoencoder's decoder takes them (``z / scaling +
-shift``), not as the transformer does. Colours are -1 … 1.
+Owned here: fitting that matrix to a model's own autoencoder by least squares, its stored form beside the model,
+and applying it. NumPy only; both engines use it. Latents are *raw*: as the autoencoder's decoder takes them
+(``z / scaling + shift``), not as the transformer does. Colours are -1 … 1.
 
 The stored form, ``linear_preview.json``::
 
@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FORMAT = "locara-linear-preview/1"
 FILE_NAME = "linear_preview.json"
@@ -55,7 +57,9 @@ def read(folder: Path, channels: int) -> LinearPreview | None:
         matrix, bias = np.array(value["matrix"], dtype=np.float32), np.array(value["bias"], dtype=np.float32)
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    fits = matrix.shape == (channels, 3) and bias.shape == (3,) and np.isfinite(matrix).all() and np.isfinite(bias).all()
+    fits = (
+        matrix.shape == (channels, 3) and bias.shape == (3,) and np.isfinite(matrix).all() and np.isfinite(bias).all()
+    )
     return LinearPreview(matrix, bias) if fits else None
 
 
@@ -70,7 +74,7 @@ def fit(latents: Floats, pictures: Floats) -> LinearPreview:
     x = latents.transpose(0, 2, 3, 1).reshape(-1, channels).astype(np.float64)
     y = colours.transpose(0, 2, 3, 1).reshape(-1, 3).astype(np.float64)
     x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
-    solution = np.linalg.lstsq(x, y, rcond=1e-6)[0]
+    solution = cast("NDArray[np.float64]", np.linalg.lstsq(x, y, rcond=1e-6)[0])
     residual = float(np.sqrt(np.mean((x @ solution - y) ** 2)))
     return LinearPreview(solution[:-1].astype(np.float32), solution[-1].astype(np.float32), residual)
 

@@ -17,9 +17,12 @@ vectorised approximations differ from this by less than 1e-6.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _BLOCK = 16
 _HALF = _BLOCK // 2

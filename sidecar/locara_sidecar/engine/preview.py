@@ -7,6 +7,7 @@ thread of its own, so that compressing costs the sampling nothing.
 from __future__ import annotations
 
 import io
+import math
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ _SCALES = (1.0, 0.75, 0.56, 0.42, 0.31, 0.23, 0.17, 0.12, 0.08, 0.06)
 _QUALITIES = (75, 50, 30)
 _COLOURS = (0, 64, 16)  # PNG's ladder: 0 is true colour
 _SMALLEST = 16  # pixels, longest side
+_PATIENCE = 0.05  # seconds that the sampling thread waits for the encoder between phases
 
 
 class PreviewBudget:
@@ -72,7 +74,10 @@ class PreviewEncoder:
                 small = len(data) * 2 < self._max_bytes
                 self._rung = max(0, rung - 1) if small else rung
                 return self._preview(data, size, decoder)
-            rung += 1 if len(data) < 3 * self._max_bytes else len(_QUALITIES)
+            rung += 1
+            if len(data) > 2 * self._max_bytes:  # go where about the right number of pixels is left
+                target = max(size) / max(picture.size) * math.sqrt(1.5 * self._max_bytes / len(data))
+                rung = next((i for i in range(rung, len(rungs)) if rungs[i][0] <= target), max(rung, len(rungs) - 1))
         grey = picture.convert("L").convert("RGB")
         data, size = self._try(grey, 0.0, len(_QUALITIES) - 1)
         return self._preview(data, size, decoder) if len(data) <= self._max_bytes else None
@@ -113,6 +118,7 @@ class PreviewSender:
         self._changed = threading.Condition()
         self._waiting: deque[tuple[frames.Event, Picture | None]] = deque()
         self._pictures = 0  # how many of them wait
+        self._busy = False
         self._ending = False
         self._encoding = True
         self.failed = False
@@ -120,27 +126,42 @@ class PreviewSender:
         self._thread.start()
 
     def put(self, frame: frames.Event, picture: Picture | None = None) -> None:
-        """Send ``frame`` after those before it; ``picture`` only with a Step."""
+        """Send ``frame`` after those before it; ``picture`` only with a Step. One thread calls this.
+
+        Without a picture the frame goes out before this returns, unless the encoder is far behind: what
+        comes next may be native code that crashes or never returns, and then the phase should be known.
+        """
+        with self._changed:
+            direct = picture is None and self._changed.wait_for(self._idle, _PATIENCE)
+        if direct:
+            self._send(frame)
+            return
         with self._changed:
             self._waiting.append((frame, picture))
             self._pictures += picture is not None
-            self._changed.notify()
+            self._changed.notify_all()
 
     def finish(self, *, encode: bool = True) -> None:
         """Return when everything is sent; without ``encode`` no more previews are made."""
         with self._changed:
             self._ending = True
             self._encoding = encode
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.join()
+
+    def _idle(self) -> bool:
+        return not self._waiting and not self._busy
 
     def _run(self) -> None:
         while True:
             with self._changed:
+                self._busy = False
+                self._changed.notify_all()
                 while not self._waiting and not self._ending:
                     self._changed.wait()
                 if not self._waiting:
                     return
+                self._busy = True
                 frame, picture = self._waiting.popleft()
                 self._pictures -= picture is not None
                 encode = self._encoding and self._pictures < 2

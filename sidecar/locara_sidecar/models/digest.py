@@ -6,9 +6,12 @@ Two folders with the same files have the same digest, wherever they lie. Hidden 
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _CHUNK = 1 << 20
 _known: dict[tuple[str, tuple[tuple[str, int, int], ...]], str] = {}
@@ -22,7 +25,8 @@ def model_digest(folder: Path) -> str:
     :raises OSError: when a file cannot be read.
     """
     files = sorted(
-        path for path in folder.rglob("*")
+        path
+        for path in folder.rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]

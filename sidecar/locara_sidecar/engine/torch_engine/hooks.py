@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,7 +51,7 @@ class Checkpoints:
             module.register_forward_pre_hook(self._before)
 
     @contextlib.contextmanager
-    def armed(self, control: Control) -> Iterator[None]:
+    def armed(self, control: Control) -> Generator[None, None, None]:
         """Let the hooks of this thread call ``control`` within the block."""
         self._control, self._thread = control, threading.get_ident()
         self._fence.reset()
@@ -70,12 +70,12 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def observed_steps(scheduler: Any, on_step: OnStep) -> Iterator[None]:
+def observed_steps(scheduler: Any, on_step: OnStep) -> Generator[None, None, None]:
     """Call ``on_step`` after every finished step of a flow-matching scheduler.
 
     Flow matching moves along straight lines ``x = (1 - sigma) x0 + sigma noise`` with velocity ``noise - x0``
-    (Liu et al., 2022, arXiv:2209.03003), so the clean latent that a step predicts is ``x - sigma * velocity``. The velocity
-    is the one after guidance. What the scheduler returns is not touched.
+    (Liu et al., 2022, arXiv:2209.03003), so the clean latent that a step predicts is ``x - sigma * velocity``.
+    The velocity is the one after guidance. What the scheduler returns is not touched.
     """
     step = scheduler.step
 
@@ -94,7 +94,7 @@ def observed_steps(scheduler: Any, on_step: OnStep) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def drawing_from(stream: NoiseStream, *modules: str) -> Iterator[None]:
+def drawing_from(stream: NoiseStream, *modules: str) -> Generator[None, None, None]:
     """Within the block, ``randn_tensor`` in the named (imported) modules draws from ``stream``.
 
     Drawing happens in float32 on the CPU and is then converted, so that it is the same on every device.
@@ -108,8 +108,7 @@ def drawing_from(stream: NoiseStream, *modules: str) -> Iterator[None]:
         layout: Any = None,
     ) -> torch.Tensor:
         del generator, layout
-        noise = torch.from_numpy(stream.normal(tuple(shape)))
-        return noise.to(device=device, dtype=dtype)
+        return torch.tensor(stream.normal(tuple(shape)), device=device, dtype=dtype)
 
     replaced = {name: vars(sys.modules[name])["randn_tensor"] for name in modules}
     for name in modules:

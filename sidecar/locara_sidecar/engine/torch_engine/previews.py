@@ -6,7 +6,6 @@ Nothing here touches the running job: no random numbers, no scheduler, no module
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from locara_sidecar.engine.torch_engine import weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from PIL.Image import Image as PilImage
 
@@ -95,7 +95,7 @@ class Previews:
         with torch.no_grad():
             for picture in pictures:
                 checkpoint()
-                pixels = torch.from_numpy(picture)[None].to(self._vae.device, self._vae.dtype)
+                pixels = torch.tensor(picture[None], device=self._vae.device, dtype=self._vae.dtype)
                 latents.append(self._vae.encode(pixels).latent_dist.mode().float().cpu().numpy())
         fitted = linear_preview.fit(np.concatenate(latents), pictures)
         _logger.info("linear preview fitted; root mean square residual %.3f of a range of 2", fitted.residual)

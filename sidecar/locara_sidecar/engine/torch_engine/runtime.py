@@ -60,6 +60,14 @@ class _Loaded:
         return self._embeddings[text, length]
 
 
+class _Conditioning(NamedTuple):
+    """What steers a job: its embeddings, and warnings about words that they lack."""
+
+    prompt: Embedding
+    negative: Embedding | None
+    warnings: list[tuple[str, str]]
+
+
 class TorchRuntime:
     """:class:`~locara_sidecar.engine.runtime.Runtime` on torch and diffusers.
 
@@ -86,14 +94,16 @@ class TorchRuntime:
         try:
             with torch.no_grad(), self._checkpoints.armed(control):
                 loaded = self._load(spec, key, emit, control)
-                warnings = self._make_images(spec, loaded.family, self._encode(spec, loaded, emit, control), emit, control)
+                conditioning = self._encode(spec, loaded, emit, control)
+                for image in range(1, spec.count + 1):
+                    self._make_image(spec, loaded.family, conditioning, image, emit, control)
         except (RuntimeError, MemoryError) as error:
             if fault := devices.memory_fault(error, self.device):
                 raise fault from error
             raise
         finally:
             devices.synchronise(self.device)
-        return Summary(quantization=quantization, precision=precision, warnings=warnings)
+        return Summary(quantization=quantization, precision=precision, warnings=conditioning.warnings)
 
     def preview(self, x0: Any, mode: str, max_side: int) -> tuple[PilImage, PreviewDecoder] | None:
         """See :meth:`Runtime.preview`. On the job's own thread a full decode ends early if the job is cancelled.
@@ -104,3 +114,88 @@ class TorchRuntime:
 
     def peak_memory(self) -> int:
         return devices.peak_memory()
+
+    def _load(self, spec: JobSpec, key: _Key, emit: Emit, control: Control) -> _Loaded:
+        """The model of ``key``: the one that is loaded, or loaded now in place of it."""
+        if self._loaded is None or self._loaded.key != key:
+            emit(PhaseEvent(phase="loading", image=1))
+            self._loaded = None
+            devices.release(self.device)
+            environment.import_libraries(control.checkpoint)
+
+            def report(fraction: float) -> None:
+                emit(PhaseEvent(phase="loading", image=1, fraction=fraction))
+
+            context = LoadContext(
+                folder=Path(spec.model.path),
+                device=self.device,
+                dtype=devices.dtype_of(key.precision),
+                checkpoints=self._checkpoints,
+                report=report,
+                checkpoint=control.checkpoint,
+            )
+            self._loaded = _Loaded(key, _family(spec.model.family).load(context))
+        if spec.scheduler not in self._loaded.family.schedulers:
+            raise EngineFault("EngineUnavailable", f"The torch engine does not run the scheduler {spec.scheduler}.")
+        self._loaded.family.previews.prepare(spec.preview.mode, control.checkpoint)
+        return self._loaded
+
+    def _encode(self, spec: JobSpec, loaded: _Loaded, emit: Emit, control: Control) -> _Conditioning:
+        """Both texts' embeddings, and what the encoders did not see of them; guidance up to 1 needs no negative one."""
+        length = spec.model.max_sequence_length
+        texts = {"prompt": spec.prompt} | ({"negative prompt": spec.negative_prompt} if spec.guidance > 1 else {})
+        if not all(loaded.known(text, length) for text in texts.values()):
+            emit(PhaseEvent(phase="encoding", image=1))
+        embeddings: list[Embedding] = []
+        warnings: list[tuple[str, str]] = []
+        readers = loaded.family.readers(length)
+        for what, text in texts.items():
+            control.checkpoint()
+            embeddings.append(loaded.embedding(text, length))
+            if warning := truncation_warning(text, readers, what):
+                warnings.append(("PromptTruncated", warning))
+        return _Conditioning(embeddings[0], embeddings[1] if len(embeddings) > 1 else None, warnings)
+
+    def _make_image(
+        self, spec: JobSpec, family: Family, conditioning: _Conditioning, image: int, emit: Emit, control: Control
+    ) -> None:
+        """Image ``image`` (from 1) of the job, from noise to pixels."""
+
+        def on_step(step: int, steps: int, x0: torch.Tensor) -> None:
+            devices.synchronise(self.device)
+            _require_finite(x0, f"step {step}")
+            emit(StepEvent(image=image, step=step, steps=steps, x0=x0))
+            control.checkpoint()
+
+        seed = spec.seed + image - 1
+        emit(PhaseEvent(phase="denoising", image=image))
+        latent = family.denoise(spec, conditioning.prompt, conditioning.negative, NoiseStream(seed), on_step)
+        _require_finite(latent, "the finished latent")
+        emit(PhaseEvent(phase="decoding", image=image))
+        control.checkpoint()
+        pixels = family.decode(latent, tiled=spec.tiling == "on")
+        _require_finite(pixels, "the decoded image")  # diffusers would turn it into black
+        control.checkpoint()
+        emit(ImageEvent(image=image, seed=seed, pixels=family.to_image(pixels)))
+
+
+def _quantization(spec: JobSpec) -> str:
+    if spec.model.quantization in ("auto", "none"):
+        return "none"
+    raise EngineFault(
+        "EngineUnavailable",
+        f"The torch engine does not quantize yet; ask for quantization 'none' instead of '{spec.model.quantization}'.",
+    )
+
+
+def _family(name: str) -> type[Family]:
+    """The class that runs a family; imported here, because that takes a while."""
+    if name not in FAMILIES:
+        raise EngineFault("EngineUnavailable", f"The torch engine does not run models of the family {name}.")
+    module, attribute = FAMILIES[name]
+    return cast("type[Family]", getattr(importlib.import_module(module), attribute))
+
+
+def _require_finite(tensor: torch.Tensor, what: str) -> None:
+    if not torch.isfinite(tensor).all().item():
+        raise EngineFault("InvalidOutput", f"The model gave numbers that are not finite ({what}).")

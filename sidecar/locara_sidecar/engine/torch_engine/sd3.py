@@ -7,10 +7,8 @@ The third encoder (T5) may be absent; the pipeline then gives zeros of ``max_seq
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.pipelines.stable_diffusion_3 import pipeline_stable_diffusion_3 as pipeline_module
@@ -29,6 +27,10 @@ from locara_sidecar.engine.torch_engine.previews import Previews, raw_latent
 from locara_sidecar.engine.torch_engine.truncation import Reader
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
     from locara_sidecar.engine.frames import JobSpec
     from locara_sidecar.engine.noise import NoiseStream
     from locara_sidecar.engine.torch_engine.family import LoadContext
@@ -85,13 +87,12 @@ class Sd3:
         ]
         tokenizers = {name: _load_tokenizer(folder, name) for name in found if name.startswith("tokenizer")}
         context.checkpoint()
-        modules: dict[str, Any] = dict.fromkeys(_OPTIONAL)
+        modules: dict[str, Any] = dict.fromkeys(_OPTIONAL) | tokenizers
         progress = weights.Progress(sum(part.size for part in parts), context.report, context.checkpoint)
         for part in parts:
             modules[part.name] = _load_module(part, context, progress)
-        pipe: Any = pipeline_module.StableDiffusion3Pipeline(
-            scheduler=FlowMatchEulerDiscreteScheduler.from_config(scheduler), **(modules | tokenizers)
-        )
+        modules["scheduler"] = cast("Any", FlowMatchEulerDiscreteScheduler).from_config(scheduler)
+        pipe: Any = pipeline_module.StableDiffusion3Pipeline(**modules)
         pipe.set_progress_bar_config(disable=True)
         return cls(pipe, folder)
 

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors import safe_open as _safe_open
 
 from locara_sidecar.engine.runtime import EngineFault
 
 if TYPE_CHECKING:
     from torch import nn
 
+safe_open: Any = _safe_open
 Classes = Mapping[str, frozenset[str]]
 """Component name to the class names that a family accepts for it."""
 
@@ -100,7 +102,9 @@ def read_index(folder: Path, pipeline: str, classes: Classes, optional: frozense
     found: dict[str, str] = {}
     for component, accepted in classes.items():
         pair: Any = index.get(component)
-        class_name: Any = cast("list[Any]", pair)[1] if isinstance(pair, list) and len(cast("list[Any]", pair)) == 2 else None
+        class_name: Any = (
+            cast("list[Any]", pair)[1] if isinstance(pair, list) and len(cast("list[Any]", pair)) == 2 else None
+        )
         if class_name is None and component in optional:
             continue
         if class_name not in accepted:
@@ -177,7 +181,9 @@ def build_diffusers(cls: Any, component: Component, dtype: torch.dtype, progress
     state = read_tensors(component, dtype, progress)
     missing, _ = model.load_state_dict(state, strict=False, assign=True)
     if missing:
-        raise broken(f"{component.name}/{component.files[0].name}", f"{len(missing)} tensors are missing, as {missing[0]}")
+        raise broken(
+            f"{component.name}/{component.files[0].name}", f"{len(missing)} tensors are missing, as {missing[0]}"
+        )
     return model.eval().requires_grad_(False)
 
 
@@ -192,5 +198,7 @@ def build_transformers(cls: Any, component: Component, dtype: torch.dtype, progr
     config = cls.config_class.from_dict(component.config)
     model, info = cls.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
     if missing := sorted(info["missing_keys"]):
-        raise broken(f"{component.name}/{component.files[0].name}", f"{len(missing)} tensors are missing, as {missing[0]}")
+        raise broken(
+            f"{component.name}/{component.files[0].name}", f"{len(missing)} tensors are missing, as {missing[0]}"
+        )
     return model.eval().requires_grad_(False)

@@ -1,0 +1,120 @@
+"""Only plain relative names pass, and they come out in one Unicode form."""
+
+import pytest
+
+from locara_protocol.errors import RpcError
+from locara_sidecar.capability import names
+
+ESCAPES = [
+    "",
+    "/",
+    "/etc/passwd",
+    "//server/share",
+    "..",
+    "../a.png",
+    "a/../b.png",
+    "a/..",
+    ".",
+    "./a.png",
+    "a/./b.png",
+    "a//b.png",
+    "a/",
+    "a.png/",
+    "link/../../a.png",
+    "a\0.png",
+    "\0",
+    "a\\b.png",
+    "..\\a.png",
+    "C:\\a.png",
+    "C:a.png",
+    "a:b",
+    "a\u2044b",
+    "a\u2215b",
+    "a\uff0fb",
+    "..\uff0fa",
+    "a\uff3cb",
+    "\u200c..",
+    "..\u200d",
+    "a/\u200b./b",
+]
+ODD = [
+    ".hidden",
+    "a/.hidden/b.png",
+    ".locara-1.part",
+    "\u200d.hidden",
+    "a.",
+    "a ",
+    "a\u00a0",
+    "a /b.png",
+    "...",
+    "a/...",
+    "CON",
+    "con.png",
+    "a/NUL.txt",
+    "Lpt1",
+    "COM\u00b9.png",
+    "aux .png",
+    "conin$",
+    "a\nb",
+    "a\x7fb",
+    "a\x85b",
+    "a\u2028b",
+    "gnp.\u202egnp",
+    "a\u200fb",
+    "a\u2066b",
+    "\u200b",
+    "a" * 256,
+    "\u00e9" * 128,
+    "e\u0301" * 128,
+    "a/" * 40 + "b",
+    "/".join(["a" * 200] * 22),
+    "a\ud800b",
+]
+FINE = [
+    "a.png",
+    "a/b/c.png",
+    "a..png",
+    "a-.png",
+    " a.png",
+    "Käse/Übung 1.png",
+    "図/絵.png",
+    "👩‍🎨.png",
+    "concert.png",
+    "com.png",
+    "a" * 255,
+    "a.b.c",
+    "it's (1) [2] #3 50%.png",
+    "COM10.png",
+    "a b/c d.png",
+]
+
+
+@pytest.mark.parametrize("path", ESCAPES + ODD, ids=ascii)
+def test_refused(path: str):
+    with pytest.raises(RpcError) as raised:
+        names.split(path)
+    assert (raised.value.kind, raised.value.data["path"]) == ("InvalidParams", "$.options.output.path")
+
+
+@pytest.mark.parametrize("path", FINE, ids=ascii)
+def test_accepted_as_it_is(path: str):
+    assert "/".join(names.split(path)) == path
+
+
+def test_equal_names_come_out_equal():
+    assert names.split("e\u0301.png") == names.split("\u00e9.png") == ("\u00e9.png",)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "expected"),
+    [
+        ("name.png", 2, "name-2.png"),
+        ("name", 3, "name-3"),
+        ("a.b.png", 10, "a.b-10.png"),
+        ("a" * 251 + ".png", 2, "a" * 249 + "-2.png"),
+        ("é" * 125 + "a.png", 2, "é" * 124 + "-2.png"),
+    ],
+)
+def test_numbered_names_stay_short_enough(name: str, number: int, expected: str):
+    assert names.numbered(name, number) == expected
+    assert len(expected.encode()) <= names.MAX_NAME_BYTES

@@ -1,0 +1,98 @@
+"""What the engine's tests share: job descriptions, and a client of the fake engine that is always closed."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from locara_protocol.errors import RpcError
+from locara_sidecar.engine import frames
+from locara_sidecar.engine.client import EngineClient
+
+
+def _spec(job="job-1", prompt="a lighthouse", *, preview=None, output=None, model="pocket", **members):
+    fields = {
+        "job": job,
+        "model": frames.ModelSpec(
+            id=model, version="1", digest="sha256:0", family="sd3", path="/nowhere", max_sequence_length=77,
+            quantization="auto", precision="auto",
+        ),
+        "prompt": prompt, "negative_prompt": "", "width": 128, "height": 96, "steps": 4, "guidance": 4.0,
+        "seed": 7, "count": 1, "scheduler": "flow-match-euler", "speed": "exact", "tiling": "off",
+        "preview": frames.PreviewSpec(
+            **({"mode": "linear", "every_steps": 1, "max_side": 64, "max_bytes": 4096, "mime_type": "image/webp"}
+               | (preview or {}))
+        ),
+        "output": frames.EncodeSpec(
+            **({"mime_type": "image/png", "quality": 90, "metadata": {"prompt": prompt}} | (output or {}))
+        ),
+    }  # fmt: skip
+    return frames.JobSpec(**(fields | members))
+
+
+class Client(EngineClient):
+    """The real client; remembers the events of each job and every log record."""
+
+    def __init__(self, **options):
+        self.logs = []
+        self.log_seen = anyio.Event()
+        self.events = []
+        settings = {"step_ms": "20", "load_ms": "20", "decode_ms": "5"} | options.pop("settings", {})
+        super().__init__("fake", on_log=self._log, settings=settings, **options)
+
+    def _log(self, record):
+        self.logs.append(record)
+        self.log_seen.set()
+
+    async def make(self, spec, when=None, then=None):
+        """Run ``spec``; call ``then`` at the first event for which ``when`` holds."""
+        self.events = []
+        waiting = when is not None
+
+        def on_event(event):
+            nonlocal waiting
+            self.events.append(event)
+            if waiting and when(event):
+                waiting = False
+                then()
+
+        return await self.run(spec, on_event)
+
+    async def fails(self, spec, when=None, then=None):
+        """Run ``spec``, which must fail; the error."""
+        with pytest.raises(RpcError) as caught:
+            await self.make(spec, when, then)
+        return caught.value
+
+    def of(self, kind):
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@pytest.fixture
+def spec():
+    return _spec
+
+
+@pytest.fixture
+def drive():
+    """Run an async test body with a client, under a deadline."""
+
+    def run(body, **options):
+        @asynccontextmanager
+        async def opened():
+            client = Client(**options)
+            try:
+                yield client
+            finally:
+                await client.close()
+
+        async def main():
+            with anyio.fail_after(20):
+                async with opened() as client:
+                    return await body(client)
+
+        return anyio.run(main)
+
+    return run

@@ -1,0 +1,110 @@
+"""The process and its pipes, without the client."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+import anyio
+
+from locara_sidecar.engine import frames
+from locara_sidecar.engine.process import EngineProcess, worker_argv
+
+
+def run(argv, act):
+    """Start ``argv``, ``act`` on the process, wait until it is gone; the process, its events and lines."""
+    events, lines = [], []
+
+    async def main():
+        over = anyio.Event()
+        process = EngineProcess(
+            argv,
+            on_events=lambda _, batch: events.extend(batch),
+            on_gone=lambda _: over.set(),
+            on_lines=lines.extend,
+        )
+        act(process)
+        with anyio.fail_after(10):
+            await over.wait()
+        assert not process.alive
+        return process
+
+    return anyio.run(main), events, lines
+
+
+def start(**changes):
+    return frames.Start(**({"version": frames.VERSION, "engine": "fake", "scratch": "/nowhere"} | changes))
+
+
+def test_the_worker_ends_when_its_pipe_closes():
+    def act(process):
+        process.send(start())
+        process.close_input()
+
+    process, events, _ = run(worker_argv(), act)
+    assert process.exit_data() == {"status": 0}
+    assert not any(isinstance(event, frames.FrameError) for event in events)
+
+
+def test_the_worker_ends_when_its_pipe_closes_in_the_middle_of_a_job(spec):
+    def act(process):
+        process.send(start(settings={"step_ms": "60000"}))
+        process.send(frames.Generate(spec=spec()))
+        process.close_input()
+
+    process, _, _ = run(worker_argv(), act)
+    assert process.exit_data() == {"status": 0}
+
+
+def test_the_worker_refuses_a_daemon_of_another_version():
+    _, events, _ = run(worker_argv(), lambda process: process.send(start(version=frames.VERSION + 1)))
+    [refusal] = events
+    assert isinstance(refusal, frames.Unavailable)
+
+
+def test_the_worker_ends_on_a_command_that_is_none():
+    process, _, _ = run(worker_argv(), lambda process: process._outgoing.put(b"\xff\xff\xff\xff"))
+    assert process.exit_data() == {"status": 2}
+
+
+def test_commands_never_block_even_if_nobody_reads_them():
+    def act(process):
+        for _ in range(100):
+            process.send(start(scratch="x" * 65536))
+        process.kill()
+
+    process, _, _ = run([sys.executable, "-c", "import time; time.sleep(1000)"], act)
+    assert process.exit_data() == {"signal": "SIGKILL"}
+
+
+def test_children_of_the_engine_go_with_it():
+    code = "import os, subprocess; subprocess.Popen(['sleep', '1000']); os.write(2, b'ready\\n'); os._exit(5)"
+    process, _, lines = run([sys.executable, "-c", code], lambda process: None)
+    process._threads[1].join()  # its stderr ends: nobody holds the pipe any more
+    assert process.exit_data() == {"status": 5}
+    assert lines in ([], ["ready"])
+
+
+def test_frames_that_a_process_wrote_before_it_died_are_read(tmp_path):
+    events = [frames.Log(level="info", logger="x", msg=str(i) * 1000) for i in range(200)]
+    (tmp_path / "frames").write_bytes(frames.PREAMBLE + b"".join(map(frames.encode, events)))
+    code = f"import os, shutil; shutil.copyfileobj(open({str(tmp_path / 'frames')!r}, 'rb'), os.fdopen(1, 'wb'))"
+    _, received, _ = run([sys.executable, "-c", code], lambda process: None)
+    assert received == events
+
+
+def settle():
+    for thread in threading.enumerate():
+        if thread.name.startswith("engine-"):
+            thread.join()
+
+
+def test_no_descriptor_is_left_open():
+    if not os.path.isdir("/proc/self/fd"):
+        return
+    settle()
+    before = len(os.listdir("/proc/self/fd"))
+    run([sys.executable, "-c", "pass"], lambda process: None)
+    settle()
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,140 @@
+"""The Python client against a child that answers by rote."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from locara_protocol import messages as m
+from locara_protocol.client import ProtocolViolation, RemoteError, Sidecar, SidecarGone
+
+COMMAND = [sys.executable, "-S", str(Path(__file__).with_name("scripted_sidecar.py"))]
+SOON = 10.0
+
+
+@pytest.fixture
+def sidecar():
+    with Sidecar(COMMAND) as running:
+        yield running
+
+
+def test_a_call_returns_its_result_and_closing_returns_the_exit_status(sidecar):
+    assert sidecar.call("echo", {"a": [1, "é\n"]}, timeout=SOON)["params"] == {"a": [1, "é\n"]}
+    assert sidecar.close() == 0
+    assert sidecar.close() == 0
+
+
+def test_params_are_left_out_when_there_are_none_and_may_be_a_struct(sidecar):
+    assert sidecar.call("echo", timeout=SOON)["had"] is False
+    assert sidecar.call("echo", {}, timeout=SOON)["had"] is True
+    echoed = sidecar.call("echo", m.CancelJobParams(job_id="j"), timeout=SOON)["params"]
+    assert echoed["jobId"] == "j"
+
+
+def test_initialize_sends_only_what_was_given(sidecar):
+    params = sidecar.initialize(grants={"user-folder": "/a"}, processId=7)["params"]
+    assert params["protocolVersion"] == 1
+    assert params["grants"] == {"user-folder": "/a"}
+    assert params["processId"] == 7
+    assert "manifest" not in params
+
+
+def test_an_error_answer_is_raised_with_code_kind_and_data(sidecar):
+    with pytest.raises(RemoteError) as caught:
+        sidecar.call("fail", timeout=SOON)
+    assert (caught.value.code, caught.value.kind, caught.value.retryable) == (-32013, "QueueFull", True)
+
+
+def test_messages_of_a_call_come_in_order_before_its_result(sidecar):
+    call = sidecar.start("stream", stream=True)
+    assert [message["step"] for message in call.messages()] == [0, 1]
+    assert call.result(SOON) == {"done": True}
+    assert sidecar.violations == []
+
+
+def test_every_streaming_call_has_a_channel_of_its_own(sidecar):
+    calls = [sidecar.start("stream", stream=True) for _ in range(3)]
+    assert len({call.channel for call in calls}) == 3
+    for call in calls:
+        assert len(list(call.messages())) == 2
+        call.result(SOON)
+
+
+def test_a_call_without_a_channel_has_no_messages(sidecar):
+    assert list(sidecar.start("echo").messages()) == []
+
+
+@pytest.mark.parametrize("method", ["hole", "miscount", "no-end"])
+def test_a_channel_that_does_not_count_right_is_a_violation(sidecar, method):
+    call = sidecar.start(method, stream=True)
+    with pytest.raises(ProtocolViolation):
+        list(call.messages())
+    with pytest.raises(ProtocolViolation):
+        call.result(SOON)
+    assert len(sidecar.violations) == 1
+
+
+def test_a_frame_after_the_end_of_its_channel_is_a_violation(sidecar):
+    call = sidecar.start("after-end", stream=True)
+    assert list(call.messages()) == []
+    with pytest.raises(ProtocolViolation):
+        call.result(SOON)
+
+
+@pytest.mark.parametrize("method", ["late", "noise"])
+def test_what_no_call_can_raise_is_kept_as_a_violation(sidecar, method):
+    assert sidecar.start(method, stream=method == "late").result(SOON) == {"done": True}
+    sidecar.call("echo", timeout=SOON)
+    assert len(sidecar.violations) == 1
+
+
+def test_a_result_that_is_no_object_is_a_violation(sidecar):
+    with pytest.raises(ProtocolViolation):
+        sidecar.call("array", timeout=SOON)
+
+
+def test_a_cancelled_call_is_answered_and_its_id_is_named(sidecar):
+    call = sidecar.start("wait")
+    with pytest.raises(TimeoutError):
+        call.result(0.01)
+    call.cancel()
+    with pytest.raises(RemoteError) as caught:
+        call.result(SOON)
+    assert caught.value.kind == "RequestCancelled"
+
+
+def test_calls_outstanding_when_the_process_ends_are_told_so(sidecar):
+    waiting = sidecar.start("wait", stream=True)
+    with pytest.raises(SidecarGone) as caught:
+        sidecar.call("die", timeout=SOON)
+    assert caught.value.status == 3
+    with pytest.raises(SidecarGone):
+        list(waiting.messages())
+    with pytest.raises(SidecarGone):
+        waiting.result(SOON)
+    with pytest.raises(SidecarGone):
+        sidecar.call("echo", timeout=SOON)
+    assert sidecar.close() == 3
+
+
+def test_a_process_that_will_not_end_is_killed():
+    sidecar = Sidecar(COMMAND)
+    sidecar.call("stubborn", timeout=SOON)
+    assert sidecar.close(timeout=0.2) < 0
+
+
+def test_raw_lines_are_sent_as_they_are_and_recorded():
+    lines: list[tuple[str, bytes]] = []
+    with Sidecar(COMMAND, record=lambda *line: lines.append(line), stderr=subprocess.DEVNULL) as sidecar:
+        sidecar.send_raw(b"{oops")
+        assert sidecar.next_unmatched(SOON)["error"]["code"] == -32700
+        with pytest.raises(TimeoutError):
+            sidecar.next_unmatched(0.01)
+    assert lines[0] == ("send", b"{oops")
+    assert lines[1][0] == "receive"
+
+
+def test_a_command_that_does_not_exist_is_an_os_error():
+    with pytest.raises(OSError, match="locara-no-such-command"):
+        Sidecar(["locara-no-such-command"])

@@ -1,0 +1,176 @@
+"""The second decoding phase: which member an error names, and what it says would be right."""
+
+import json
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from locara_protocol import messages as m
+from locara_protocol.errors import RpcError
+from locara_protocol.jsonrpc import channel_of, decode_params, parse_channel
+from locara_protocol.methods import METHODS
+from locara_protocol.params import MAX_FREE_FORM_BYTES
+
+
+def refused(type_, raw) -> RpcError:
+    with pytest.raises(RpcError) as caught:
+        decode_params(type_, raw if isinstance(raw, bytes) else json.dumps(raw).encode())
+    assert caught.value.kind == "InvalidParams"
+    assert caught.value.data["path"].startswith("$")
+    return caught.value
+
+
+def generate(**options):
+    return refused(m.GenerateParams, {"prompt": "a", "options": options})
+
+
+def test_all_members_are_read_with_their_wire_names():
+    params = decode_params(
+        m.GenerateParams, b'{"prompt":"a","channel":"__CHANNEL__:7","options":{"negativePrompt":"b"}}'
+    )
+    assert params == m.GenerateParams(
+        prompt="a", channel="__CHANNEL__:7", options=m.GenerateOptions(negative_prompt="b")
+    )
+
+
+def test_null_for_an_optional_member_is_the_same_as_absent():
+    raw = b'{"prompt":"a","channel":null,"options":{"steps":null,"preview":null,"output":{"path":null}}}'
+    expected = m.GenerateParams(prompt="a", options=m.GenerateOptions(output=m.OutputOptions()))
+    assert decode_params(m.GenerateParams, raw) == expected
+
+
+def test_meta_is_allowed_at_every_level_and_not_read():
+    raw = b'{"_meta":{"a":[1e999]},"prompt":"a","options":{"_meta":7}}'
+    assert decode_params(m.GenerateParams, raw) == m.GenerateParams(prompt="a", options=m.GenerateOptions())
+
+
+def test_the_last_duplicate_wins_even_when_the_first_is_invalid():
+    raw = b'{"prompt":5,"prompt":"a","options":{"stepz":1},"options":{"steps":4.5,"steps":4}}'
+    assert decode_params(m.GenerateParams, raw).options == m.GenerateOptions(steps=4)
+
+
+def test_a_misspelt_member_is_named_and_the_nearest_name_suggested():
+    error = generate(stepz=4)
+    assert error.data["path"] == "$.options.stepz"
+    assert "`steps`" in error.message
+
+
+def test_a_snake_case_name_is_answered_with_the_wire_name():
+    assert "`negativePrompt`" in generate(negative_prompt="x").message
+
+
+def test_a_member_unlike_any_is_answered_with_those_known():
+    assert "`maxSide`" in generate(preview={"zzz": 1}).message
+
+
+def test_a_long_unknown_name_is_cut():
+    error = refused(m.GenerateParams, {"x" * 100_000: 1})
+    assert len(error.data["path"]) < 100
+    assert len(error.message) < 300
+
+
+def test_a_range_error_says_the_whole_range():
+    error = generate(steps=201)
+    assert error.data["path"] == "$.options.steps"
+    assert "an integer from 1 to 200" in error.message
+
+
+@pytest.mark.parametrize("text", ["4.0", "4e0", "1e2"])
+def test_a_fraction_or_exponent_is_no_integer(text):
+    raw = f'{{"prompt":"a","options":{{"steps":{text}}}}}'.encode()
+    assert "fraction" in refused(m.GenerateParams, raw).message
+
+
+def test_a_choice_error_lists_the_choices_and_suggests_the_nearest():
+    error = generate(speed="balancd")
+    assert error.data["path"] == "$.options.speed"
+    assert '"exact"' in error.message
+    assert 'did you mean "balanced"' in error.message
+
+
+def test_a_missing_member_is_named():
+    assert refused(m.InitializeParams, {"protocolVersion": 1, "clientInfo": {"name": "a"}}).data["path"] == (
+        "$.clientInfo.version"
+    )
+
+
+def test_a_wrong_value_within_a_map_is_pointed_at():
+    params = {"protocolVersion": 1, "clientInfo": {"name": "a", "version": "1"}, "grants": {"a": 1}}
+    assert refused(m.InitializeParams, params).data["path"].startswith("$.grants")
+
+
+@pytest.mark.parametrize("raw", [b"[]", b"[1]", b"5", b'"x"', b"", b"{", b"\xff"])
+def test_anything_but_an_object_is_refused_at_the_root(raw):
+    assert refused(m.GenerateParams, raw).data["path"] == "$"
+
+
+def test_no_value_of_the_host_is_repeated_in_a_message():
+    secret = "hunter2"
+    for options in (
+        {"steps": secret},
+        {"speed": secret},
+        {"preview": {"mode": secret}},
+        {"output": {"quality": secret}},
+    ):
+        assert secret not in generate(**options).message
+
+
+def test_a_member_of_open_size_is_bounded():
+    big = {
+        "protocolVersion": 1,
+        "clientInfo": {"name": "a", "version": "1"},
+        "manifest": {"a": "x" * MAX_FREE_FORM_BYTES},
+    }
+    assert refused(m.InitializeParams, big).data["path"] == "$.manifest"
+
+
+@pytest.mark.parametrize("member", ["_meta", "manifest", "zzz", "prompt"])
+def test_a_large_member_never_becomes_a_forest_of_objects(member):
+    raw = f'{{"{member}":['.encode() + b"{}," * 1_000_000 + b"{}]}"
+    tracemalloc.start()
+    try:
+        refused(m.InitializeParams, raw)
+        refused(m.GenerateParams, raw)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+@given(st.sampled_from(list(METHODS)), st.binary(max_size=60) | st.sampled_from([b"{}", b'{"channel":{}}']))
+def test_any_text_is_read_or_refused_with_a_path(name, raw):
+    problem = None
+    try:
+        decode_params(METHODS[name].params, raw)
+    except RpcError as error:
+        problem = error
+    assert problem is None or (problem.kind == "InvalidParams" and problem.data["path"].startswith("$"))
+
+
+@pytest.mark.parametrize(
+    ("value", "channel"),
+    [
+        (0, 0), (7, 7), (2**32 - 1, 2**32 - 1), ("__CHANNEL__:0", 0), ("__CHANNEL__:4294967295", 2**32 - 1),
+        (2**32, None), (-1, None), (7.0, None), (True, None), (None, None), ("7", None),
+        ("__CHANNEL__:4294967296", None),
+        ("__CHANNEL__:007", None), ("__CHANNEL__:-1", None), ("__CHANNEL__:7\n", None), ("__CHANNEL__:٣", None),
+        ([7], None),
+    ],
+)  # fmt: skip
+def test_a_channel_is_a_u32_in_either_form(value, channel):
+    assert parse_channel(value) == channel
+    raw = json.dumps({"stepz": 1, "options": 5, "channel": value}).encode()
+    assert channel_of(raw) == channel
+    if channel is None and value is not None:
+        assert refused(m.GenerateParams, {"prompt": "a", "channel": value}).data["path"] == "$.channel"
+    else:
+        assert decode_params(m.GenerateParams, json.dumps({"prompt": "a", "channel": value}).encode()).channel == value
+
+
+@pytest.mark.parametrize(
+    "raw", [b"{}", b"[7]", b"7", b"", b"{", b'{"channel":1e1}', b'{"channel":"' + b"x" * 999 + b'"}']
+)
+def test_no_channel_is_read_where_none_is_named(raw):
+    assert channel_of(raw) is None
