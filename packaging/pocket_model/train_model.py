@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed_from_grid
-from torch import Tensor
+from torch import Tensor, multiprocessing
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from pocket_model.captions import Caption, random_caption, write
@@ -31,12 +32,15 @@ from pocket_model.train_autoencoder import to_tensor
 from pocket_model.train_text import tokenise
 
 SEED = 4
-PICTURES, TWO_EVERY = 48_000, 8
-STEPS, BATCH = 4000, 64
+PICTURES, TWO_EVERY = 24_000, 8
+STEPS, BATCH = 3000, 64
+WORKERS = 2
+"""Processes of one thread each, sharing every batch; on a busy machine two threads wait for each other too much."""
 PEAK_RATE, WARM_UP, COOL_DOWN = 1.5e-3, 200, 0.3
 EMPTY_SHARE = 0.1
 TIME_MEAN, TIME_SPREAD = 0.5, 1.2  # of the logit of t; flat pictures are decided at high noise
 EMA = 0.999
+EXAM = 48
 HEADS, HEAD_WIDTH, BLOCKS = 4, 32, 6
 GRID = 24
 """Largest picture side in patches for which there are position embeddings."""
@@ -105,8 +109,8 @@ def cached_latents(work: Path) -> tuple[list[Scene], Tensor, float, float]:
         vae = AutoencoderKL.from_pretrained(work / "autoencoder").eval()
         chunks = []
         with torch.no_grad():
-            for start in range(0, PICTURES, 64):
-                batch = to_tensor(np.stack([draw(s, rng) for s in scenes[start : start + 64]]))
+            for start in range(0, PICTURES, 50):
+                batch = to_tensor(np.stack([draw(s, rng) for s in scenes[start : start + 50]]))
                 chunks.append(vae.encode(batch).latent_dist.mode())
         latents = torch.cat(chunks)
         # Rounded to what the shipped configuration will state.
@@ -114,7 +118,7 @@ def cached_latents(work: Path) -> tuple[list[Scene], Tensor, float, float]:
         torch.save(((latents - shift) * scale).half(), file)
         (work / "scale.txt").write_text(f"{shift} {scale}\n")
     shift, scale = map(float, (work / "scale.txt").read_text().split())
-    return scenes, torch.load(file), shift, scale
+    return scenes, torch.load(file, mmap=True), shift, scale
 
 
 def rate_at(step: int, steps: int) -> float:
@@ -143,18 +147,36 @@ def exam(count: int, seed: int) -> list[Caption]:
     return [write(sample_scene(rng, held_out=True), rng, held_out=True) for _ in range(count)]
 
 
-def main() -> None:
-    """Trains and saves; prints the loss and now and then the held-out marks."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--resume", action="store_true", help="go on from WORK/checkpoint.pt")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--examine-every", type=int, default=500)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(SEED)
+def average_gradients(model: SD3Transformer2DModel) -> None:
+    """Makes every worker's gradients the mean of all."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def examine(model: SD3Transformer2DModel, text: Text, vae: AutoencoderKL, shift: float, scale: float) -> Score:
+    """Marks of a few held-out pictures, from the same noise every time."""
+    questions = exam(EXAM, SEED + 100)
+    noise = torch.randn(len(questions), 16, 16, 16, generator=torch.Generator().manual_seed(1))
+    x = sample(model, text, [c.text for c in questions], noise, 12, 3.0)
+    with torch.no_grad():
+        rgb = vae.decode(x / scale + shift).sample
+    pictures = ((rgb.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    score = Score.zero()
+    for caption, picture in zip(questions, pictures, strict=True):
+        mark(score, caption, picture)
+    return score
+
+
+def train(worker: int, options: argparse.Namespace) -> None:
+    """One worker's whole training; they differ in their share of every batch, and the first one reports and saves."""
     work: Path = options.work
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{work.resolve()}/meeting", rank=worker, world_size=WORKERS)
+    torch.manual_seed(SEED)
     text = Text(work)
     scenes, latents, shift, scale = cached_latents(work)
     vae = AutoencoderKL.from_pretrained(work / "autoencoder").eval()
@@ -168,38 +190,26 @@ def main() -> None:
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
-    questions = exam(48, SEED + 100)
-    print(
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, shift {shift} scale {scale}", flush=True
-    )
-
-    def examine() -> Score:
-        noise = torch.randn(len(questions), 16, 16, 16, generator=torch.Generator().manual_seed(1))
-        with torch.no_grad():
-            x = sample(average, text, [c.text for c in questions], noise, 12, 3.0)
-            rgb = vae.decode(x / scale + shift).sample
-        pictures = ((rgb.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-        score = Score.zero()
-        for caption, picture in zip(questions, pictures, strict=True):
-            mark(score, caption, picture)
-        return score
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    print(f"worker {worker}: {size:.2f} M parameters, shift {shift} scale {scale}", flush=True)
 
     started, running = time.monotonic(), 0.0
     for step in range(first, options.steps):
-        rng = np.random.default_rng((SEED, step))
-        torch.manual_seed(SEED * 10**6 + step)
+        rng = np.random.default_rng((SEED, step, worker))
+        torch.manual_seed((SEED * 10**6 + step) * WORKERS + worker)
         optimiser.param_groups[0]["lr"] = rate_at(step, options.steps)
-        chosen = rng.integers(PICTURES, size=BATCH)
+        chosen = rng.integers(PICTURES, size=BATCH // WORKERS)
         texts = ["" if rng.random() < EMPTY_SHARE else random_caption(scenes[i], rng).text for i in chosen]
         sequence, pooled = text(texts)
         x = latents[chosen].float()
         noise = torch.randn_like(x)
-        t = torch.sigmoid(TIME_MEAN + TIME_SPREAD * torch.randn(BATCH))
+        t = torch.sigmoid(TIME_MEAN + TIME_SPREAD * torch.randn(len(x)))
         mixed = x + t.view(-1, 1, 1, 1) * (noise - x)
         velocity = model(mixed, sequence, pooled, t * TIMESTEPS).sample
         loss = ((velocity - (noise - x)) ** 2).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         with torch.no_grad():
@@ -207,18 +217,36 @@ def main() -> None:
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
         running += (loss.item() - running) * (0.02 if step > first else 1)
         done = step + 1
+        if worker:
+            continue
         if done % 50 == 0:
-            pace = (done - first) * BATCH / (time.monotonic() - started)
-            print(
-                f"{done}/{options.steps} {time.monotonic() - started:.0f} s  {pace:.0f}/s  loss {running:.4f}",
-                flush=True,
-            )
+            seconds = time.monotonic() - started
+            pace = (done - first) * BATCH / seconds
+            print(f"{done}/{options.steps} {seconds:.0f} s  {pace:.0f}/s  loss {running:.4f}", flush=True)
         if done % options.examine_every == 0 or done == options.steps:
             average.save_pretrained(work / "transformer")
             state = {"step": done, "model": model.state_dict(), "average": average.state_dict()}
             torch.save({**state, "optimiser": optimiser.state_dict()}, work / "checkpoint.new")
             (work / "checkpoint.new").replace(work / "checkpoint.pt")
-            print(f"  {examine()}", flush=True)
+            print(f"  {examine(average, text, vae, shift, scale)}", flush=True)
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    """Trains and saves; prints the loss and now and then the held-out marks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--resume", action="store_true", help="go on from WORK/checkpoint.pt")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--examine-every", type=int, default=400)
+    parser.add_argument("--only-latents", action="store_true", help="stop when the latents are cached")
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    cached_latents(options.work)
+    if options.only_latents:
+        return
+    (options.work / "meeting").unlink(missing_ok=True)
+    multiprocessing.spawn(train, (options,), nprocs=WORKERS)
 
 
 if __name__ == "__main__":

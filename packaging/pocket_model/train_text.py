@@ -3,8 +3,9 @@
     python -m pocket_model.train_text --work WORK
 
 Each encoder's projected pooled vector must let linear heads read the background, the relation and both things' shape,
-colour, cell and size, "not said" and "no second thing" included. The heads are thrown away. Writes
-``WORK/tokenizer``, ``WORK/text_encoder`` and ``WORK/text_encoder_2``. The picture model is trained on these frozen.
+colour, cell and size, "not said" and "no second thing" included. The second phase starts with new heads and a new
+optimiser, fits the heads alone for a little while, and lets the rate fall to nothing. The heads are thrown away.
+Writes ``WORK/tokenizer``, ``WORK/text_encoder`` and ``WORK/text_encoder_2``. The picture model is trained on these frozen.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from pocket_model.drawings import CELLS, COLOURS, SHAPES, SIZES, sample_scene
 from pocket_model.tokenizer import LENGTH, make_tokenizer, save_tokenizer
 
 SEED = 3
-STEPS, BATCH = 2500, 128
-PEAK_RATE, WARM_UP = 2e-3, 150
+STEPS, HORIZON, RATE = 1250, 2500, 2e-3  # the horizon is that of the cosine along which the rate falls
+LAST_STEPS, LAST_RATE, HEAD_STEPS, HEAD_RATE = 500, 1.2e-3, 60, 1e-2
+BATCH, WARM_UP = 128, 150
 TWO_SHARE = 0.3
 _NAMES = (SHAPES, tuple(COLOURS), CELLS, tuple(SIZES))
 _RELATIONS = ("left", "right", "above", "below")
@@ -90,58 +92,94 @@ def held_out_captions(count: int, seed: int, *, two: bool = False) -> list[Capti
     return [c for c in made if c.held_out]
 
 
+class Trainer:
+    """Both encoders with fresh heads and a fresh optimiser."""
+
+    def __init__(self, tokenizer: CLIPTokenizer, encoders: list[CLIPTextModelWithProjection]) -> None:
+        self.tokenizer, self.encoders = tokenizer, encoders
+        self.heads = nn.ModuleList([nn.Linear(e.config.projection_dim, sum(CLASSES)) for e in encoders])
+        self._weights = [p for e in encoders for p in e.parameters()]
+        groups = [{"params": self._weights}, {"params": list(self.heads.parameters())}]
+        self._optimiser = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
+
+    def logits(self, ids: Tensor) -> list[list[Tensor]]:
+        """For each encoder, each head's [n, classes]."""
+        pooled = [e(ids).text_embeds for e in self.encoders]
+        return [list(h(p).split(CLASSES, 1)) for h, p in zip(self.heads, pooled, strict=True)]
+
+    def step(self, captions: list[Caption], rate: float, head_rate: float) -> float:
+        """One update, of the heads alone if ``rate`` is nothing; returns the loss."""
+        answers = torch.tensor([labels_of(c) for c in captions])
+        ids = tokenise(self.tokenizer, [c.text for c in captions])
+        # Nothing after the end mark matters to the pooled vector, the attention being causal: train on what is used.
+        ids = ids[:, : int((ids == self.tokenizer.eos_token_id).int().argmax(1).max()) + 1]
+        for weight in self._weights:
+            weight.requires_grad_(rate > 0)
+        logits = self.logits(ids)
+        loss = torch.stack([F.cross_entropy(p, answers[:, i]) for one in logits for i, p in enumerate(one)]).sum()
+        for group, its_rate in zip(self._optimiser.param_groups, (rate, head_rate), strict=True):
+            group["lr"] = its_rate
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([*self._weights, *self.heads.parameters()], 1.0)
+        self._optimiser.step()
+        return loss.item()
+
+    @torch.no_grad()
+    def right(self, captions: list[Caption]) -> str:
+        """The share of captions each encoder alone reads without a fault, and the share right of its worst head."""
+        answers = torch.tensor([labels_of(c) for c in captions])
+        answered = self.logits(tokenise(self.tokenizer, [c.text for c in captions]))
+        hits = torch.stack([torch.stack([part.argmax(1) for part in one], 1) == answers for one in answered])
+        worst = hits.float().mean(1).min()
+        return f"{hits[0].all(1).float().mean():.3f} {hits[1].all(1).float().mean():.3f} (worst head {worst:.3f})"
+
+
 def main() -> None:
     """Trains and saves; prints the share of held-out captions of which every attribute is read rightly."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--finish", action="store_true", help="only the second phase, from WORK/text_encoder and _2")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
+    work: Path = options.work
     tokenizer = make_tokenizer()
-    save_tokenizer(tokenizer, options.work / "tokenizer")
-    first = build_text_encoder(tokenizer, 96, 2, "quick_gelu")
-    second = build_text_encoder(tokenizer, 128, 3, "gelu")
-    heads = nn.ModuleList([nn.Linear(96, sum(CLASSES)), nn.Linear(128, sum(CLASSES))])
-    weights = [*first.parameters(), *second.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(weights, PEAK_RATE, weight_decay=0.01, betas=(0.9, 0.98))
-    rng = np.random.default_rng(SEED)
-
-    def logits(ids: Tensor) -> list[list[Tensor]]:
-        pooled = (first(ids).text_embeds, second(ids).text_embeds)
-        return [list(h(p).split(CLASSES, 1)) for h, p in zip(heads, pooled, strict=True)]
-
-    @torch.no_grad()
-    def right(captions: list[Caption]) -> str:
-        answers = torch.tensor([labels_of(c) for c in captions])
-        answered = logits(tokenise(tokenizer, [c.text for c in captions]))
-        hits = torch.stack([torch.stack([part.argmax(1) for part in one], 1) == answers for one in answered])
-        worst = hits.float().mean((0, 1)).min()
-        return f"{hits[0].all(1).float().mean():.3f} {hits[1].all(1).float().mean():.3f} (worst head {worst:.3f})"
-
+    save_tokenizer(tokenizer, work / "tokenizer")
+    folders = [work / "text_encoder", work / "text_encoder_2"]
     exams = [held_out_captions(400, SEED + 1), held_out_captions(400, SEED + 2, two=True)]
     started = time.monotonic()
-    for step in range(options.steps):
-        rate = PEAK_RATE * 0.5 * (1 + math.cos(math.pi * step / options.steps))
-        optimiser.param_groups[0]["lr"] = max(rate, 1e-5) * min(1, (step + 1) / WARM_UP)
-        captions = batch_of(rng, BATCH)
-        answers = torch.tensor([labels_of(c) for c in captions])
-        ids = tokenise(tokenizer, [c.text for c in captions])
-        # Nothing after the end mark matters to the pooled vector, the attention being causal: train on what is used.
-        ids = ids[:, : int((ids == tokenizer.eos_token_id).int().argmax(1).max()) + 1]
-        loss = torch.stack([F.cross_entropy(p, answers[:, i]) for one in logits(ids) for i, p in enumerate(one)]).sum()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        if (step + 1) % 250 == 0 or step + 1 == options.steps:
-            print(
-                f"{step + 1}/{options.steps} {time.monotonic() - started:.0f} s  loss {loss.item():.4f}  "
-                f"all right, one thing {right(exams[0])}, two things {right(exams[1])}",
-                flush=True,
-            )
-            first.save_pretrained(options.work / "text_encoder")
-            second.save_pretrained(options.work / "text_encoder_2")
+
+    def report(step: int, loss: float, trainer: Trainer) -> None:
+        one, two = (trainer.right(e) for e in exams)
+        print(f"{step} {time.monotonic() - started:.0f} s  loss {loss:.4f}  one thing {one}, two {two}", flush=True)
+        for encoder, folder in zip(trainer.encoders, folders, strict=True):
+            encoder.save_pretrained(folder)
+
+    if options.finish:
+        encoders = [CLIPTextModelWithProjection.from_pretrained(f).train() for f in folders]
+    else:
+        encoders = [
+            build_text_encoder(tokenizer, 96, 2, "quick_gelu"),
+            build_text_encoder(tokenizer, 128, 3, "gelu"),
+        ]
+        trainer = Trainer(tokenizer, encoders)
+        rng = np.random.default_rng(SEED)
+        for step in range(STEPS):
+            rate = RATE * 0.5 * (1 + math.cos(math.pi * step / HORIZON)) * min(1, (step + 1) / WARM_UP)
+            loss = trainer.step(batch_of(rng, BATCH), rate, rate)
+            if (step + 1) % 250 == 0:
+                report(step + 1, loss, trainer)
+    torch.manual_seed(SEED + 10)
+    rng = np.random.default_rng(SEED + 10)
+    trainer = Trainer(tokenizer, encoders)
+    for _ in range(HEAD_STEPS):
+        trainer.step(batch_of(rng, BATCH), 0.0, HEAD_RATE)
+    for step in range(LAST_STEPS):
+        rate = LAST_RATE * (1 - step / LAST_STEPS) * min(1, (step + 1) / 20)
+        loss = trainer.step(batch_of(rng, BATCH), rate, rate)
+        if (step + 1) % 100 == 0:
+            report(STEPS + step + 1, loss, trainer)
 
 
 if __name__ == "__main__":

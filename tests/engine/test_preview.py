@@ -20,8 +20,8 @@ def noise(width, height):
 
 
 @pytest.mark.parametrize("mime", MIMES)
-@pytest.mark.parametrize("budget", [512, 2048, 5500, 40960])
-@pytest.mark.parametrize("size", [(256, 256), (256, 16), (40, 256), (1024, 768), (16, 16), (1, 300)])
+@pytest.mark.parametrize("budget", [512, 5500])
+@pytest.mark.parametrize("size", [(256, 256), (40, 256), (640, 480), (16, 16), (1, 300)])
 def test_a_preview_always_fits_and_tells_its_true_size(mime, budget, size):
     encoder = PreviewEncoder(mime, budget)
     for picture in (noise(*size), Image.new("RGB", size, "red"), noise(*size)):
@@ -99,8 +99,8 @@ def test_a_cancelled_job_makes_no_more_previews_but_sends_its_steps():
     out.put(step(1), PICTURE)
     entered.wait(5)
     out.put(step(2), PICTURE)
-    threading.Timer(0, release.set).start()
-    out._encoding = False
+    out._encoding = False  # as finish() does; the sending thread must not get ahead of it here
+    release.set()
     out.finish(encode=False)
     assert [(frame.step, frame.preview is not None) for frame in sent] == [(1, True), (2, False)]
 

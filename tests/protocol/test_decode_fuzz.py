@@ -125,6 +125,14 @@ def test_the_depth_scan_agrees_with_a_slow_one_on_all_json(text, limit):
         assert exceeds_depth(text.encode(), limit) == (slow_depth(text) > limit)
 
 
+@pytest.mark.parametrize("string", [r"\\", r"\"", r"\\\"", r"\\\\", r"\"\\", "[", "]", r"\"]"])
+def test_the_depth_scan_knows_where_a_string_ends(string):
+    text = f'["{string}",[["{string}"],"{string}"]]'
+    assert is_json(text.encode())
+    for limit in range(5):
+        assert exceeds_depth(text.encode(), limit) == (limit < 3)
+
+
 @pytest.mark.parametrize("offset", range(-4, 5))
 @pytest.mark.parametrize("inner", [r"\"[", r"\\", r"\\\"[{", "[", '","', '",["a"],"', r"\\" * 3 + r"\"]"])
 def test_the_depth_scan_is_exact_where_its_pieces_meet(offset, inner):

@@ -21,6 +21,7 @@ from locara_protocol.messages import (
     OutputOptions,
     PreviewOptions,
 )
+from locara_sidecar.capability import names
 from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def check_request(params: GenerateParams) -> Output:
     out = options.output or OutputOptions()
     mime: ImageMime = out.mime_type or "image/png"
     if out.path is not None:
+        names.split(out.path)  # refuses what could never be saved, before any work is done
         extension = os.path.splitext(out.path)[1].lower()
         if extension not in EXTENSIONS[mime]:
             expected = " or ".join(EXTENSIONS[mime])
@@ -91,7 +93,7 @@ def _check_text(path: str, text: str) -> None:
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
-    """A request with nothing left open. ``parameters`` is in the request's own shape: sent again it makes the same pixels."""
+    """A request with nothing left open. ``parameters`` has the request's own shape; it makes the same pixels again."""
 
     spec: JobSpec
     parameters: dict[str, Any]

@@ -8,12 +8,14 @@ first exchange. The daemon never trusts the length blindly (:data:`MAX_FRAME_BYT
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from locara_protocol.messages import ImageMime, Phase, PreviewDecoder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 VERSION = 1
 MAX_FRAME_BYTES = 512 * 1024 * 1024

@@ -75,7 +75,8 @@ def fit(latents: Floats, pictures: Floats) -> LinearPreview:
     y = colours.transpose(0, 2, 3, 1).reshape(-1, 3).astype(np.float64)
     x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
     solution = cast("NDArray[np.float64]", np.linalg.lstsq(x, y, rcond=1e-6)[0])
-    residual = float(np.sqrt(np.mean((x @ solution - y) ** 2)))
+    error = cast("NDArray[np.float64]", x @ solution - y)
+    residual = float(np.sqrt(np.mean(error**2)))
     return LinearPreview(solution[:-1].astype(np.float32), solution[-1].astype(np.float32), residual)
 
 

@@ -1,0 +1,74 @@
+"""What waits to be written: order, gapless indexes, bounds."""
+
+import json
+
+from locara_protocol.messages import DiffusionStep, PreviewImage
+from locara_sidecar.daemon.outbox import MAX_PENDING, Channel, Outbox
+
+
+def step(number, preview=None, image=1):
+    message = DiffusionStep(
+        job_id="job-1", phase="denoising", image=image, images=1, step=number, steps=99, progress=0.5, elapsed_ms=1
+    )
+    if preview is None:
+        return message
+    shown = PreviewImage(mime_type="image/webp", width=1, height=1, data=preview, decoder="linear")
+    return DiffusionStep(
+        **{name: getattr(message, name) for name in message.__struct_fields__ if name != "preview"}, preview=shown
+    )
+
+
+def taken(outbox):
+    outbox.close()
+    lines = b""
+    while (data := outbox.take(1)) is not None:
+        lines += data
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def test_an_answer_overtakes_the_frames_of_other_calls():
+    outbox = Outbox()
+    outbox.push(Channel(1, "DiffusionStep"), step(1))
+    outbox.answer(b'{"id":5}')
+    assert [message.get("id") for message in taken(outbox)] == [5, None]
+
+
+def test_the_answer_of_a_call_comes_after_its_frames_and_the_end_frame():
+    outbox, channel = Outbox(), Channel(7, "DiffusionStep")
+    outbox.push(channel, step(1))
+    outbox.push(channel, step(2))
+    outbox.close_channel(channel, b'{"id":5}')
+    messages = taken(outbox)
+    assert [message["params"]["index"] for message in messages[:3]] == [0, 1, 2]
+    assert messages[2]["params"] == {"channel": 7, "index": 2, "end": True}
+    assert messages[3] == {"id": 5}
+
+
+def test_over_the_bound_the_newest_frame_absorbs_the_next_and_leaves_no_hole():
+    outbox, channel = Outbox(), Channel(7, "DiffusionStep")
+    for number in range(1, 100):
+        outbox.push(channel, step(number))
+    outbox.close_channel(channel, None)
+    frames = [message["params"] for message in taken(outbox)]
+    assert [frame["index"] for frame in frames] == list(range(MAX_PENDING + 1))
+    assert frames[MAX_PENDING - 1]["message"]["step"] == 99
+
+
+def test_an_absorbed_preview_stays_when_the_later_frame_of_the_same_image_has_none():
+    outbox, channel = Outbox(), Channel(7, "DiffusionStep")
+    for number in range(1, MAX_PENDING):
+        outbox.push(channel, step(number))
+    outbox.push(channel, step(50, preview="AAAA"))
+    outbox.push(channel, step(51))
+    outbox.push(channel, step(52, image=2))
+    last = taken(outbox)[-1]["params"]["message"]
+    assert (last["step"], last["image"]) == (52, 2)
+    assert "preview" not in last
+
+    outbox, channel = Outbox(), Channel(7, "DiffusionStep")
+    for number in range(1, MAX_PENDING):
+        outbox.push(channel, step(number))
+    outbox.push(channel, step(50, preview="AAAA"))
+    outbox.push(channel, step(51))
+    last = taken(outbox)[-1]["params"]["message"]
+    assert (last["step"], last["preview"]["data"]) == (51, "AAAA")
