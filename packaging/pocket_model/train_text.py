@@ -5,7 +5,7 @@
 Each encoder's projected pooled vector must let linear heads read the background, the relation and both things' shape,
 colour, cell and size, "not said" and "no second thing" included. The second phase starts with new heads and a new
 optimiser, fits the heads alone for a little while, and lets the rate fall to nothing. The heads are thrown away.
-Writes ``WORK/tokenizer``, ``WORK/text_encoder`` and ``WORK/text_encoder_2``. The picture model is trained on these frozen.
+Writes ``WORK/tokenizer``, ``WORK/text_encoder`` and ``WORK/text_encoder_2``, which stay frozen from then on.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING, Any, cast
 
@@ -51,6 +50,8 @@ def run(options: argparse.Namespace) -> int:
 def _manifest(path: Any) -> dict[str, Any] | None:
     if path is None:
         return None
+    import json
+
     value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
         raise ValueError(f"{path} does not hold a JSON object")

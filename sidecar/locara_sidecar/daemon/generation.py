@@ -7,7 +7,7 @@ nothing else, so that the answer always tells what is on disk.
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -35,16 +35,15 @@ from locara_sidecar.capability.authorize import Grant, Wanted, authorize
 from locara_sidecar.daemon import resolve
 from locara_sidecar.daemon.jobs import Job, JobQueue
 from locara_sidecar.daemon.progress import Progress, last_state
-from locara_sidecar.daemon.saving import Saver
 from locara_sidecar.engine import frames
 from locara_sidecar.models.catalogue import Catalogue, Entry
-from locara_sidecar.models.digest import model_digest
 
 if TYPE_CHECKING:
     from locara_sidecar.capability.policy import Policy
     from locara_sidecar.daemon.calls import Call
     from locara_sidecar.daemon.outbox import Outbox
-    from locara_sidecar.engine.client import EngineClient
+    from locara_sidecar.daemon.saving import Saver
+    from locara_sidecar.engine.lazy import LazyEngine
 
 log = logging.getLogger("locara.jobs")
 
@@ -71,7 +70,7 @@ class Generations:
         self,
         *,
         outbox: Outbox,
-        engine: EngineClient,
+        engine: LazyEngine,
         engine_name: str,
         catalogue: Catalogue,
         queue: JobQueue,
@@ -103,7 +102,7 @@ class Generations:
         entry = self._choose(grant.models, explicit=params.options is not None and params.options.model is not None)
         self._check_engine(params.options or GenerateOptions())
         count = (params.options and params.options.count) or 1
-        order = _Order(params, entry, grant, output, secrets.randbelow(U32_MAX + 2 - count), time.monotonic())
+        order = _Order(params, entry, grant, output, _random_seed(count), time.monotonic())
         self._resolve(order, "check", digest="")
         self._queue.check_room()
         job = Job(self._queue.next_id(), call.id, call.method, call.channel)
@@ -231,6 +230,8 @@ class Generations:
         self._pump()
 
     async def _make(self, job: Job, order: _Order, progress: Progress) -> GenerateResult:
+        from locara_sidecar.daemon.saving import Saver  # not needed before the first job
+
         started = time.monotonic()
         self._emit(job, progress.phase("loading", 1))
         saver = Saver(
@@ -286,6 +287,11 @@ class Generations:
             self._outbox.push(job.channel, message)
 
 
+def _random_seed(count: int) -> int:
+    """A seed from which ``count`` images can be counted up."""
+    return int.from_bytes(os.urandom(8)) % (U32_MAX + 2 - count)
+
+
 class _Digests(Mapping[str, str]):
     """Installed models' digests, computed only for the models that a manifest pins."""
 
@@ -296,6 +302,8 @@ class _Digests(Mapping[str, str]):
         folder = self._folder(model_id)
         if not folder or not folder.parts:
             raise KeyError(model_id)
+        from locara_sidecar.models.digest import model_digest
+
         return model_digest(folder)
 
     def __iter__(self) -> Any:
@@ -306,6 +314,8 @@ class _Digests(Mapping[str, str]):
 
 
 async def _digest(model_id: str, folder: Path) -> str:
+    from locara_sidecar.models.digest import model_digest
+
     try:
         return await anyio.to_thread.run_sync(model_digest, folder)
     except OSError as error:

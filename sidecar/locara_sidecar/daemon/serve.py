@@ -12,7 +12,9 @@ import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, NoReturn
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import anyio
 import anyio.lowlevel
@@ -25,14 +27,17 @@ from locara_sidecar.daemon import hostwatch, logs, system
 from locara_sidecar.daemon.outbox import HIGH_WATER_BYTES, Outbox
 from locara_sidecar.daemon.server import Server
 from locara_sidecar.daemon.stdio import ByteReader, LineWriter
-from locara_sidecar.engine.client import EngineClient
+from locara_sidecar.engine.lazy import LazyEngine
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from anyio.abc import TaskGroup
+
     from locara_sidecar.engine import frames
-    from locara_sidecar.models import catalogue
+    from locara_sidecar.engine.client import EngineClient
+    from locara_sidecar.models.catalogue import Catalogue
 
 log = logging.getLogger("locara.daemon")
 
@@ -56,23 +61,46 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Daemon:
-    """The process: everything that lives from spawn to exit."""
+    """The process: everything that lives from spawn to exit.
 
-    def __init__(self, settings: Settings, known: catalogue.Catalogue, read_fd: int, write_fd: int) -> None:
+    Requests are served before there is an event loop: :meth:`run` looks at what the host has already sent
+    as soon as the dispatcher exists, and only then imports asyncio (which takes longer than all the rest).
+    """
+
+    def __init__(self, settings: Settings, known: Catalogue, read_fd: int, write_fd: int) -> None:
         self._settings = settings
-        self._catalogue = known
         self._outbox = Outbox()
+        self._inbox: deque[bytes] = deque()
         self._reader = ByteReader(read_fd, self._deliver)
         self._writer = LineWriter(write_fd, self._outbox, lambda: self.stop(0, "stdout is closed"))
         self._splitter = LineSplitter(settings.max_line_bytes)
         self._lock = threading.Lock()
         self._stopping = False
         self._status = 0
-        self._engine: EngineClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop_event: anyio.Event | None = None
+        self._tasks: TaskGroup | None = None
+        self._early: list[tuple[Any, ...]] = []
+        self._reader.start()
+        name = system.choose_engine(settings.engine)
+        self._engine = LazyEngine(partial(_make_client, settings, name))
+        self._server = Server(
+            outbox=self._outbox,
+            engine=self._engine,
+            engine_name=name,
+            catalogue=known,
+            policy=settings.policy,
+            cache_root=system.cache_root(settings.cache_dir),
+            max_queue=settings.queue,
+            max_line_bytes=settings.max_line_bytes,
+            stop=self.stop,
+            start_task=self._start_task,
+        )
 
     def run(self) -> int:
         """Serve until the end; returns the exit status."""
         self._writer.start()
+        self._drain()
         anyio.run(self._main)
         return self._status
 
@@ -90,105 +118,100 @@ class Daemon:
         timer = threading.Timer(_HARD_END_SECONDS, self._hard_end)
         timer.daemon = True
         timer.start()
-        self._call_soon(self._stop_event.set)
+        if self._stop_event is not None:
+            self._call_soon(self._stop_event.set)
 
     def _hard_end(self) -> None:
-        if self._engine is not None:
-            self._engine.close_now()
+        self._engine.close_now()
         os._exit(self._status)
 
-    async def _end(self, server: Server, engine: EngineClient) -> None:
+    async def _end(self) -> None:
         """Answer what is open, end the engine, write what the host still takes."""
-        server.generations.cancel_all()
-        engine.close_now()
+        self._server.generations.cancel_all()
+        self._engine.close_now()
         with anyio.move_on_after(_ANSWER_SECONDS):
-            await server.generations.wait_until_idle()
+            await self._server.generations.wait_until_idle()
         self._outbox.close()
         await anyio.to_thread.run_sync(self._writer.wait, _FLUSH_SECONDS)
 
     # --- the event loop ------------------------------------------------------------------
 
     async def _main(self) -> None:
-        settings = self._settings
-        self._token = anyio.lowlevel.current_token()
-        self._stop_event = anyio.Event()
-        name = system.choose_engine(settings.engine)
-        engine = self._engine = EngineClient(
-            name,
-            idle_unload=settings.idle_unload,
-            stall_timeout=settings.stall_timeout,
-            on_log=_forward_log,
-        )
+        stopped = self._stop_event = anyio.Event()
         async with anyio.create_task_group() as tasks:
-            server = self._server = Server(
-                outbox=self._outbox,
-                engine=engine,
-                engine_name=name,
-                catalogue=self._catalogue,
-                policy=settings.policy,
-                cache_root=system.cache_root(settings.cache_dir),
-                max_queue=settings.queue,
-                max_line_bytes=settings.max_line_bytes,
-                stop=self.stop,
-                start_task=tasks.start_soon,
-            )
+            self._tasks = tasks
+            for task in self._early:
+                tasks.start_soon(*task)
+            self._loop = cast("asyncio.AbstractEventLoop", anyio.lowlevel.current_token().native_token)
+            self._drain()
             hostwatch.watch_parent(lambda: self.stop(0, "the parent process is gone"))
             tasks.start_soon(self._watch_signals)
-            self._reader.start()
-            await self._stop_event.wait()
-            await self._end(server, engine)
+            if not self._stopping:
+                await stopped.wait()
+            await self._end()
             tasks.cancel_scope.cancel()
+
+    def _start_task(self, function: Any, *args: Any) -> None:
+        """Start a coroutine function in the daemon's task group, or as soon as there is one."""
+        if self._tasks is None:
+            self._early.append((function, *args))
+        else:
+            self._tasks.start_soon(function, *args)
 
     async def _watch_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
                 self.stop(0, signal.Signals(number).name)
 
-    def _call_soon(self, function: Callable[..., object], *args: object) -> None:
+    def _call_soon(self, function: Callable[..., object]) -> None:
         """Run a function on the event loop, from any thread, without waiting for it."""
-        loop: asyncio.AbstractEventLoop = self._token.native_token  # type: ignore[assignment]
-        with contextlib.suppress(RuntimeError):  # the loop has ended: so has everything
-            loop.call_soon_threadsafe(function, *args)
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: so has everything
+                self._loop.call_soon_threadsafe(function)
+
+    # --- lines ---------------------------------------------------------------------------
 
     def _deliver(self, chunk: bytes) -> None:
-        """A chunk from stdin, in the reading thread."""
-        if not chunk:
-            # noted in this thread: the end must be seen even while the loop is busy
-            self._call_soon(self._dispatch, chunk)
-            return
-        self._call_soon(self._dispatch, chunk)
-        while self._outbox.backlog() > HIGH_WATER_BYTES and not self._stopping:
+        """A chunk from stdin, in the reading thread; empty at its end."""
+        self._inbox.append(chunk)
+        self._call_soon(self._drain)
+        while chunk and self._outbox.backlog() > HIGH_WATER_BYTES and not self._stopping:
             # the host asks and does not read: hold back what it asks until it does
             time.sleep(_BACKLOG_SECONDS)
 
-    def _dispatch(self, chunk: bytes) -> None:
-        """Look at the lines of a chunk, in order, on the event loop."""
-        lines = self._splitter.feed(chunk) if chunk else self._splitter.finish()
-        for line in lines:
-            if self._stopping:
-                return
-            if isinstance(line, LineTooLong):
-                self._server.handle_long_line()
+    def _drain(self) -> None:
+        """Look at the lines that have arrived, in order, on the main thread."""
+        while self._inbox:
+            chunk = self._inbox.popleft()
+            for line in self._splitter.feed(chunk) if chunk else self._splitter.finish():
+                if self._stopping:
+                    return
+                if isinstance(line, LineTooLong):
+                    self._server.handle_long_line()
+                else:
+                    self._server.handle_line(line)
+            if chunk:
+                self._reader.done()
             else:
-                self._server.handle_line(line)
-        if chunk:
-            self._reader.done()
-        else:
-            self.stop(0, "stdin has ended")
+                self.stop(0, "stdin has ended")
+
+
+def _make_client(settings: Settings, name: str) -> EngineClient:
+    from locara_sidecar.engine.client import EngineClient
+
+    return EngineClient(
+        name, idle_unload=settings.idle_unload, stall_timeout=settings.stall_timeout, on_log=_forward_log
+    )
 
 
 def _forward_log(record: frames.Log) -> None:
     """An engine's log record, in the daemon's log."""
     logger = logging.getLogger(f"locara.engine.{record.logger}")
-    logger.log(
-        logging.getLevelNamesMapping().get(record.level.upper(), logging.INFO),
-        "%s",
-        record.msg,
-        extra={"fields": record.fields},
-    )
+    level = logging.getLevelNamesMapping().get(record.level.upper(), logging.INFO)
+    logger.log(level, "%s", record.msg, extra={"fields": record.fields})
 
 
-def serve(settings: Settings, known: catalogue.Catalogue, descriptors: tuple[int, int]) -> NoReturn:
+def serve(settings: Settings, known: Catalogue, descriptors: tuple[int, int]) -> NoReturn:
     """Run the daemon on claimed descriptors and end the process; never returns.
 
     Ends with ``os._exit``: threads may still be blocked in a read or a write that will never return.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from locara_sidecar.capability.authorize import Grant, Wanted
     from locara_sidecar.capability.policy import Policy
-    from locara_sidecar.engine.client import EngineClient
+    from locara_sidecar.engine.lazy import LazyEngine
     from locara_sidecar.models.catalogue import Catalogue
 
 log = logging.getLogger("locara.server")
@@ -52,7 +52,7 @@ class Server:
         self,
         *,
         outbox: Outbox,
-        engine: EngineClient,
+        engine: LazyEngine,
         engine_name: str,
         catalogue: Catalogue,
         policy: Policy | None,

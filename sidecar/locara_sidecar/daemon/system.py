@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import platform
 import sys
 from pathlib import Path
 
@@ -34,6 +32,8 @@ def _engine(name: str, device: str | None) -> EngineInfo:
         )
     if name == "mlx":
         return EngineInfo(name=name, available=False, reason="Not part of this version yet.")
+    import importlib.util
+
     missing = [module for module in _EXTRAS[name] if importlib.util.find_spec(module) is None]
     if missing:
         return EngineInfo(
@@ -86,6 +86,8 @@ def cache_root(asked: str | None) -> Path:
 
 def info(active: str, device: str | None, status: EngineStatus, cache: Path) -> SystemInfo:
     """The answer of ``system.info``."""
+    import platform  # asked for rarely, and not free to import
+
     return SystemInfo(
         platform=PlatformInfo(
             system=platform.system(),

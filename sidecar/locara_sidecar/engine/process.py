@@ -12,11 +12,9 @@ import asyncio
 import contextlib
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import locara_protocol
 import locara_sidecar
 from locara_sidecar.engine import frames
+from locara_sidecar.engine.scratch import Scratch, sweep
 from locara_sidecar.engine.stderr import LineLimiter
 
 if TYPE_CHECKING:
@@ -73,7 +72,8 @@ class EngineProcess:
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # between reaping and signalling: a reaped pid may be somebody else's
         self._reaped = False
-        self.scratch = tempfile.mkdtemp(prefix="locara-engine-")
+        self._scratch = Scratch()
+        self.scratch = self._scratch.path
         try:
             self._popen, command_fd, event_fd, stderr_fd = _spawn(argv, self.scratch)
         except BaseException:
@@ -130,7 +130,8 @@ class EngineProcess:
 
     def discard_scratch(self) -> None:
         """Remove the scratch folder; also done when the process has ended."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        with self._lock:
+            self._scratch.discard()
 
     # --- the threads ------------------------------------------------------------------------
 
@@ -183,6 +184,7 @@ class EngineProcess:
             os.close(fd)
 
     def _wait(self) -> None:
+        sweep()
         if hasattr(os, "waitid"):
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)

@@ -41,14 +41,14 @@ class Checkpoints:
 
     def install(self, root: nn.Module) -> None:
         """Put hooks into ``root``; they live as long as it does."""
-        places: dict[int, nn.Module] = {}
+        members: set[nn.Module] = set()
         for module in root.modules():
-            if isinstance(module, nn.ModuleList):
-                places |= {id(child): child for child in module if not isinstance(child, nn.Dropout)}
+            if isinstance(module, nn.ModuleList):  # its children(): an autoencoder's list may also hold None
+                members.update(child for child in module.children() if not isinstance(child, nn.Dropout))
             elif isinstance(module, nn.Conv2d):
-                places[id(module)] = module
-        for module in places.values():
-            module.register_forward_pre_hook(self._before)
+                members.add(module)
+        for member in members:
+            member.register_forward_pre_hook(self._before)
 
     @contextlib.contextmanager
     def armed(self, control: Control) -> Generator[None, None, None]:

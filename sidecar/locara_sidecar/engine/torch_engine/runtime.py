@@ -119,8 +119,9 @@ class TorchRuntime:
         """The model of ``key``: the one that is loaded, or loaded now in place of it."""
         if self._loaded is None or self._loaded.key != key:
             emit(PhaseEvent(phase="loading", image=1))
-            self._loaded = None
-            devices.release(self.device)
+            if self._loaded is not None:
+                self._loaded = None
+                devices.release(self.device)
             environment.import_libraries(control.checkpoint)
 
             def report(fraction: float) -> None:

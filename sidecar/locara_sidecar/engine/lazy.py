@@ -1,0 +1,60 @@
+"""The engine client, made when the first job needs it: an idle daemon neither imports nor pays for it.
+
+Importing the client (asyncio, subprocess, tempfile) takes longer than all else that stands between spawning
+the daemon and its first answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from locara_protocol.messages import EngineStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from locara_sidecar.engine import frames
+    from locara_sidecar.engine.client import EngineClient, JobEvent
+
+
+class LazyEngine:
+    """The verbs of :class:`~locara_sidecar.engine.client.EngineClient`; see there.
+
+    :param make: creates the client; called on the event loop, once.
+    """
+
+    def __init__(self, make: Callable[[], EngineClient]) -> None:
+        self._make = make
+        self._client: EngineClient | None = None
+
+    @property
+    def device(self) -> str | None:
+        """The device that the running engine told, or None while there is none."""
+        return None if self._client is None else self._client.device
+
+    def status(self) -> EngineStatus:
+        """The engine's state as of now; ``stopped`` before the first job."""
+        if self._client is None:
+            return EngineStatus(state="stopped", pid=None, model=None, last_progress_ms=None)
+        return self._client.status()
+
+    async def run(self, spec: frames.JobSpec, on_event: Callable[[JobEvent], None]) -> frames.Done:
+        """Run one job."""
+        if self._client is None:
+            self._client = self._make()
+        return await self._client.run(spec, on_event)
+
+    def cancel(self, job: str) -> None:
+        """Stop a job if it is the one at work."""
+        if self._client is not None:
+            self._client.cancel(job)
+
+    async def close(self) -> None:
+        """End the engine for good."""
+        if self._client is not None:
+            await self._client.close()
+
+    def close_now(self) -> None:
+        """Kill the engine without waiting for anything."""
+        if self._client is not None:
+            self._client.close_now()

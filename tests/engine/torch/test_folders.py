@@ -1,0 +1,135 @@
+"""Model folders that are not as they should be are refused by name, before anything is sampled."""
+
+import json
+import socket
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from locara_sidecar.engine.runtime import EngineFault
+from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
+
+pytestmark = pytest.mark.torch
+
+SHARD = "transformer/diffusion_pytorch_model-00002-of-00002.safetensors"
+SHARD_INDEX = "transformer/diffusion_pytorch_model.safetensors.index.json"
+VAE = "vae/diffusion_pytorch_model.safetensors"
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def drop_tensor(path):
+    state = load_file(path)
+    state.pop(sorted(state)[0])
+    save_file(state, path)
+
+
+BREAKAGES = {
+    "no model_index.json": ("ModelIncomplete", "model_index.json", lambda path: path.unlink()),
+    "model_index.json is no JSON": ("IntegrityError", "model_index.json", lambda path: path.write_text("{")),
+    "model_index.json is a list": ("IntegrityError", "model_index.json", lambda path: path.write_text("[]")),
+    "another pipeline": ("IntegrityError", "model_index.json", lambda p: edit_json(p, _class_name="FluxPipeline")),
+    "an unknown class": (
+        "IntegrityError",
+        "model_index.json",
+        lambda path: edit_json(path, vae=["diffusers", "AutoencoderDC"]),
+    ),
+    "a required part is null": ("IntegrityError", "model_index.json", lambda path: edit_json(path, vae=[None, None])),
+    "a missing shard": ("ModelIncomplete", SHARD, lambda path: path.unlink()),
+    "a cut shard": ("IntegrityError", SHARD, cut),
+    "a shard of noise": ("IntegrityError", SHARD, lambda path: path.write_bytes(b"\xff" * 1000)),
+    "an empty shard": ("IntegrityError", SHARD, lambda path: path.write_bytes(b"")),
+    "a shard without a tensor of the index": ("IntegrityError", SHARD, drop_tensor),
+    "an index without a map": ("IntegrityError", SHARD_INDEX, lambda path: path.write_text("{}")),
+    "an index that leads elsewhere": (
+        "IntegrityError",
+        SHARD_INDEX,
+        lambda path: edit_json(path, weight_map={"a": "../vae/diffusion_pytorch_model.safetensors"}),
+    ),
+    "no weights": ("ModelIncomplete", VAE, lambda path: path.unlink()),
+    "a tensor is missing": ("IntegrityError", VAE, drop_tensor),
+    "an encoder's tensor is missing": ("IntegrityError", "text_encoder/model.safetensors", drop_tensor),
+    "a configuration of another size": (
+        "IntegrityError",
+        "transformer/config.json",
+        lambda path: edit_json(path, num_attention_heads=3),
+    ),
+    "an encoder's configuration of another size": (
+        "IntegrityError",
+        "text_encoder_3/config.json",
+        lambda path: edit_json(path, d_model=32),
+    ),
+    "a configuration of nonsense": ("IntegrityError", "vae/config.json", lambda p: edit_json(p, latent_channels="x")),
+    "no configuration": ("ModelIncomplete", "vae/config.json", lambda path: path.unlink()),
+    "no tokenizer": ("ModelIncomplete", "tokenizer/tokenizer.json", lambda path: path.unlink()),
+    "a tokenizer of nonsense": ("IntegrityError", "tokenizer/tokenizer.json", lambda path: path.write_text("{}")),
+    "no scheduler": ("ModelIncomplete", "scheduler/scheduler_config.json", lambda path: path.unlink()),
+}
+
+
+@pytest.mark.parametrize(("kind", "name", "damage"), BREAKAGES.values(), ids=BREAKAGES)
+def test_a_broken_folder_is_refused_by_the_files_name(tmp_path, copy, run, spec, kind, name, damage):
+    damage(copy / name)
+    events = []
+    with pytest.raises(EngineFault) as caught:
+        run(TorchRuntime(str(tmp_path)), spec(path=str(copy)), on_event=events.append)
+    assert caught.value.kind == kind
+    assert name in caught.value.message
+    assert str(tmp_path) not in caught.value.message
+    assert {event.phase for event in events} == {"loading"}
+
+
+def test_a_good_folder_loads_after_a_broken_one(tmp_path, copy, run, spec, runtime):
+    cold = TorchRuntime(str(tmp_path))
+    cut(copy / SHARD)
+    with pytest.raises(EngineFault):
+        run(cold, spec(path=str(copy)))
+    assert run(cold, spec()).images[0].tobytes() == run(runtime, spec()).images[0].tobytes()
+
+
+def test_a_folder_without_the_third_encoder_runs_as_diffusers_runs_it(tmp_path, copy, run, spec, diffusers_pipeline):
+    import numpy as np
+    import torch
+    from diffusers import StableDiffusion3Pipeline
+
+    from locara_sidecar.engine.noise import NoiseStream
+
+    edit_json(copy / "model_index.json", text_encoder_3=[None, None], tokenizer_3=[None, None])
+    job = spec(path=str(copy), max_sequence_length=1)
+    result = run(TorchRuntime(str(tmp_path)), job)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        str(copy), text_encoder_3=None, tokenizer_3=None, dtype=torch.float32, local_files_only=True
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        job.prompt,
+        width=job.width,
+        height=job.height,
+        num_inference_steps=job.steps,
+        guidance_scale=job.guidance,
+        max_sequence_length=1,
+        latents=torch.from_numpy(NoiseStream(job.seed).normal((1, 16, 8, 8))),
+    ).images[0]
+    np.testing.assert_array_equal(np.array(result.images[0]), np.array(theirs))
+
+
+def test_loading_and_sampling_open_no_connection(tmp_path, run, spec, monkeypatch):
+    def refuse(*args):
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert run(TorchRuntime(str(tmp_path)), spec()).images
+
+
+def test_another_digest_loads_again_and_the_same_one_does_not(tmp_path, run, spec):
+    cold = TorchRuntime(str(tmp_path))
+    assert ("loading", 1) in run(cold, spec()).phases
+    assert ("loading", 1) not in run(cold, spec(prompt="a cat")).phases
+    assert ("loading", 1) in run(cold, spec(digest="sha256:1")).phases

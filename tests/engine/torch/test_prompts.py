@@ -1,0 +1,73 @@
+"""Texts: what the encoders lose is told, and what was encoded once is kept."""
+
+import pytest
+
+pytestmark = pytest.mark.torch
+
+SHORT = "a red circle"
+LONG = "a red circle and " * 24 + "the yellow dog"
+
+
+def warnings_of(result):
+    return dict(result.summary.warnings)
+
+
+def test_a_prompt_that_fits_gives_no_warning(runtime, run, spec):
+    assert run(runtime, spec(prompt=SHORT)).summary.warnings == []
+
+
+def test_a_truncated_prompt_names_the_encoders_and_the_words(runtime, run, spec):
+    (kind, message), *others = run(runtime, spec(prompt=LONG)).summary.warnings
+    assert (kind, others) == ("PromptTruncated", [])
+    assert "CLIP-L and CLIP-G" in message
+    assert "T5 reads only 32" in message
+    assert message.count("the yellow dog'") == 2
+
+
+def test_where_t5_sees_everything_only_the_clip_encoders_are_named_as_losing(runtime, run, spec):
+    message = warnings_of(run(runtime, spec(prompt=LONG, max_sequence_length=256)))["PromptTruncated"]
+    lost, seen = message.split(": ", 1)
+    assert "T5" not in lost
+    assert seen.endswith("T5 sees all of it.")
+
+
+def test_only_whole_words_are_told_as_lost(runtime, run, spec):
+    # 75 tokens of room: 74 in "a", then a word of several tokens that is cut in the middle
+    message = warnings_of(run(runtime, spec(prompt="a " * 74 + "xyzzy plugh", max_sequence_length=256)))[
+        "PromptTruncated"
+    ]
+    assert "'xyzzy plugh'" in message
+
+
+def test_a_truncated_negative_prompt_is_told_only_if_it_is_used(runtime, run, spec):
+    used = run(runtime, spec(negative_prompt=LONG)).summary.warnings
+    assert [kind for kind, _ in used] == ["PromptTruncated"]
+    assert "negative prompt" in used[0][1]
+    assert run(runtime, spec(negative_prompt=LONG, guidance=1.0)).summary.warnings == []
+
+
+def test_a_repeated_prompt_encodes_nothing(runtime, run, spec):
+    calls = []
+    run(runtime, spec())
+    encoder = runtime._loaded.family._pipe.text_encoder_3
+    hook = encoder.register_forward_pre_hook(lambda module, args: calls.append(1))
+    try:
+        first = run(runtime, spec(prompt="a blue cat", negative_prompt="white"))
+        assert len(calls) == 2
+        second = run(runtime, spec(prompt="a blue cat", negative_prompt="white"))
+        assert len(calls) == 2
+        assert ("encoding", 1) not in second.phases
+        run(runtime, spec(prompt="a blue dog", negative_prompt="white"))
+        assert len(calls) == 3  # the negative prompt's is known
+    finally:
+        hook.remove()
+    assert first.images[0].tobytes() == second.images[0].tobytes()
+
+
+def test_the_oldest_embedding_makes_room(runtime, run, spec):
+    for number in range(20):
+        run(runtime, spec(prompt=f"a cat {number}", steps=1, guidance=1.0))
+    loaded = runtime._loaded
+    assert not loaded.known("a cat 0", 32)
+    assert loaded.known("a cat 19", 32)
+    assert not loaded.known("a cat 19", 33)
