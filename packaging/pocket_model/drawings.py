@@ -29,7 +29,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "cyan": (70, 205, 215),
 }
 SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "ring")
-SIZES: dict[str, float] = {"small": 14.0, "medium": 20.0, "large": 27.0}
+SIZES: dict[str, float] = {"small": 16.0, "medium": 22.0, "large": 28.0}
 """Side of the bounding box in pixels, before jitter."""
 SIZE_JITTER = 1.0
 CELLS = (

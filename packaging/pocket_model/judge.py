@@ -23,7 +23,7 @@ BORDER = 2
 DIFFERENT = 45.0
 """Distance in RGB from the background from which a pixel belongs to a thing."""
 LEAST_AREA = 20
-_SIZE_LIMITS = (17.0, 23.5)
+_SIZE_LIMITS = (19.0, 25.0)
 _PALETTE = np.asarray(list(COLOURS.values()), np.float32)
 _NAMES = list(COLOURS)
 

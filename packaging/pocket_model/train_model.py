@@ -32,11 +32,11 @@ from pocket_model.train_autoencoder import to_tensor
 from pocket_model.train_text import tokenise
 
 SEED = 4
-PICTURES, TWO_EVERY = 24_000, 8
-STEPS, BATCH = 3000, 64
+PICTURES, TWO_EVERY = 20_000, 8
+STEPS, BATCH = 4500, 32
 WORKERS = 2
 """Processes of one thread each, sharing every batch; on a busy machine two threads wait for each other too much."""
-PEAK_RATE, WARM_UP, COOL_DOWN = 1.5e-3, 200, 0.3
+PEAK_RATE, WARM_UP, COOL_DOWN = 1.2e-3, 200, 0.3
 EMPTY_SHARE = 0.1
 TIME_MEAN, TIME_SPREAD = 0.5, 1.2  # of the logit of t; flat pictures are decided at high noise
 EMA = 0.999

@@ -42,12 +42,17 @@ xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:locara="ur
 <?xpacket end="r"?>"""
 
 
-def encode(pixels: Image.Image, spec: EncodeSpec, seed: int) -> bytes:
+def encode(pixels: Image.Image, spec: EncodeSpec, seed: int, resolved: dict[str, str] | None = None) -> bytes:
     """``pixels`` (RGB) as a file.
 
     :param seed: this image's own seed; it takes the place of ``options.seed`` in ``spec.metadata``, with ``count`` 1.
+    :param resolved: options that the engine settled (what ``auto`` came to), likewise.
     """
-    parameters = None if spec.metadata is None else _canonical(_of_one_image(spec.metadata, seed))
+    parameters = (
+        None
+        if spec.metadata is None
+        else _canonical(_of_one_image(spec.metadata, {"seed": seed, "count": 1, **(resolved or {})}))
+    )
     out = io.BytesIO()
     match spec.mime_type:
         case "image/png":
@@ -125,6 +130,6 @@ def _from_packet(xmp: object) -> str | None:
     return None
 
 
-def _of_one_image(metadata: dict[str, Any], seed: int) -> dict[str, Any]:
-    """``metadata`` of a whole call, as it is for the one image with ``seed``."""
-    return {**metadata, "options": {**metadata.get("options", {}), "seed": seed, "count": 1}}
+def _of_one_image(metadata: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """``metadata`` of a whole call, as it is for one image with these ``options``."""
+    return {**metadata, "options": {**metadata.get("options", {}), **options}}

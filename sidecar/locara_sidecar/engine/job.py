@@ -180,7 +180,8 @@ class _Run:
         asked = (self._spec.width, self._spec.height)
         if pixels.mode != "RGB" or pixels.size != asked:
             raise EngineFault("InvalidOutput", f"The engine made a {pixels.mode} image of {pixels.size} pixels.")
-        data = images.encode(pixels, self._spec.output, event.seed)
+        resolved = {"quantization": event.quantization, "precision": event.precision}
+        data = images.encode(pixels, self._spec.output, event.seed, resolved)
         self.sender.put(
             frames.Image(
                 job=self._spec.job,

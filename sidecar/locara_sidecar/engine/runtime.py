@@ -70,11 +70,13 @@ class StepEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImageEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An image is finished: RGB pixels."""
+    """An image is finished: RGB pixels, and what ``auto`` came to (it belongs to the file's metadata)."""
 
     image: int
     seed: int
     pixels: Any  # PIL.Image.Image, mode RGB
+    quantization: str
+    precision: str
 
 
 RuntimeEvent = PhaseEvent | StepEvent | ImageEvent

@@ -84,8 +84,7 @@ class FakeRuntime:
         _wait(self._seconds("encode_ms"), control)
         for image in range(1, spec.count + 1):
             self._sample(spec, image, wanted, emit, control)
-        precision = "float32" if spec.model.precision == "auto" else spec.model.precision
-        quantization = "none" if spec.model.quantization == "auto" else spec.model.quantization
+        quantization, precision = _resolved(spec)
         return Summary(quantization=quantization, precision=precision, warnings=[])
 
     def preview(self, x0: object, mode: str, max_side: int) -> tuple[Image.Image, PreviewDecoder] | None:
@@ -141,13 +140,20 @@ class FakeRuntime:
         emit(PhaseEvent(phase="decoding", image=image))
         faults.strike(wanted, "decoding")
         _wait(self._seconds("decode_ms"), control)
-        emit(ImageEvent(image=image, seed=seed, pixels=picture))
+        quantization, precision = _resolved(spec)
+        emit(ImageEvent(image=image, seed=seed, pixels=picture, quantization=quantization, precision=precision))
 
     def _setting(self, name: str) -> str | None:
         return self._settings.get(name, os.environ.get(f"LOCARA_FAKE_{name.upper()}"))
 
     def _seconds(self, name: str) -> float:
         return _milliseconds(self._setting(name), _DEFAULTS[name] / 1000)
+
+
+def _resolved(spec: JobSpec) -> tuple[str, str]:
+    """Quantization and precision that a job claims to run with."""
+    quantization = "none" if spec.model.quantization == "auto" else spec.model.quantization
+    return quantization, "float32" if spec.model.precision == "auto" else spec.model.precision
 
 
 def _milliseconds(text: str | None, default: float) -> float:

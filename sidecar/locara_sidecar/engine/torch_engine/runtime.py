@@ -96,7 +96,7 @@ class TorchRuntime:
                 loaded = self._load(spec, key, emit, control)
                 conditioning = self._encode(spec, loaded, emit, control)
                 for image in range(1, spec.count + 1):
-                    self._make_image(spec, loaded.family, conditioning, image, emit, control)
+                    self._make_image(spec, loaded, conditioning, image, emit, control)
         except (RuntimeError, MemoryError) as error:
             if fault := devices.memory_fault(error, self.device):
                 raise fault from error
@@ -158,7 +158,7 @@ class TorchRuntime:
         return _Conditioning(embeddings[0], embeddings[1] if len(embeddings) > 1 else None, warnings)
 
     def _make_image(
-        self, spec: JobSpec, family: Family, conditioning: _Conditioning, image: int, emit: Emit, control: Control
+        self, spec: JobSpec, loaded: _Loaded, conditioning: _Conditioning, image: int, emit: Emit, control: Control
     ) -> None:
         """Image ``image`` (from 1) of the job, from noise to pixels."""
 
@@ -168,7 +168,7 @@ class TorchRuntime:
             emit(StepEvent(image=image, step=step, steps=steps, x0=x0))
             control.checkpoint()
 
-        seed = spec.seed + image - 1
+        family, seed = loaded.family, spec.seed + image - 1
         emit(PhaseEvent(phase="denoising", image=image))
         latent = family.denoise(spec, conditioning.prompt, conditioning.negative, NoiseStream(seed), on_step)
         _require_finite(latent, "the finished latent")
@@ -177,7 +177,15 @@ class TorchRuntime:
         pixels = family.decode(latent, tiled=spec.tiling == "on")
         _require_finite(pixels, "the decoded image")  # diffusers would turn it into black
         control.checkpoint()
-        emit(ImageEvent(image=image, seed=seed, pixels=family.to_image(pixels)))
+        emit(
+            ImageEvent(
+                image=image,
+                seed=seed,
+                pixels=family.to_image(pixels),
+                quantization=loaded.key.quantization,
+                precision=loaded.key.precision,
+            )
+        )
 
 
 def _quantization(spec: JobSpec) -> str:
