@@ -126,7 +126,7 @@ def test_a_channel_in_use_is_refused_and_its_owner_is_untouched(hosts):
     second = host.start("image.generate", {"prompt": "x", "channel": first.channel})
     error = error_of(second)
     assert (error.kind, error.data["path"]) == ("InvalidParams", "$.channel")
-    assert len([m for m in first.messages() if m["phase"] == "denoising"]) == 9
+    assert len([m for m in first.messages() if m["phase"] == "denoising"]) == 10
     assert first.result(10)["images"]
     again = host.start(
         "image.generate", {"prompt": "x", "channel": f"__CHANNEL__:{first.channel}", "options": {"steps": 1}}
