@@ -6,12 +6,11 @@ except the name of an unknown member, cut to a readable length.
 
 from __future__ import annotations
 
-import difflib
-import json
 import re
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec.inspect as mi
+import msgspec.json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +19,10 @@ MAX_SHOWN = 64
 """The longest name, in characters, that is repeated in a message or a path."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]*")
+
+
+def _quoted(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def expected(type_: Any) -> str:
@@ -45,7 +48,7 @@ def _words(info: mi.Type) -> str:
         case mi.BoolType():
             return "true or false"
         case mi.LiteralType():
-            return "one of " + ", ".join(json.dumps(value) for value in info.values)
+            return "one of " + ", ".join(_quoted(value) for value in info.values)
         case mi.StructType() | mi.DictType():
             return "an object"
         case mi.ListType():
@@ -101,6 +104,8 @@ def nearest(name: str, known: Sequence[str]) -> str | None:
     if len(name) > MAX_SHOWN:
         return None
     folded = {candidate.lower().replace("_", ""): candidate for candidate in known}
+    import difflib  # needed for mistakes only, and slow to import
+
     near = difflib.get_close_matches(name.lower().replace("_", ""), folded, n=1, cutoff=0.7)
     return folded[near[0]] if near else None
 
@@ -110,7 +115,7 @@ def join(path: str, name: str) -> str:
     name = shown(name)
     if _PLAIN_NAME.fullmatch(name):
         return f"{path}.{name}"
-    return f"{path}[{json.dumps(name, ensure_ascii=False)}]"
+    return f"{path}[{_quoted(name)}]"
 
 
 def subject(path: str) -> str:

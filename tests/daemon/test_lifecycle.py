@@ -76,14 +76,6 @@ def test_system_info_tells_the_truth_about_this_machine(hosts):
     assert info["sandbox"]["reason"]
 
 
-def test_the_daemon_never_imports_an_engines_libraries(hosts):
-    host = hosts.session(engine="torch")
-    host.call("system.info")
-    host.generate(steps=1) if psutil.virtual_memory().available > 4e9 else None
-    maps = [mapped.path for mapped in psutil.Process(host.process.pid).memory_maps()]
-    assert not [path for path in maps if "/torch/" in path or "/mlx/" in path or "/numpy/" in path]
-
-
 @pytest.mark.parametrize("flag", [["--quality"], ["--queue", "-1"], ["--grant", "x"], ["--engine", "paint"], ["paint"]])
 def test_a_usage_error_ends_with_status_2_and_an_empty_stdout(flag):
     done = subprocess.run(
