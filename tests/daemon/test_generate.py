@@ -174,3 +174,10 @@ def test_a_write_only_grant_of_another_model_does_not_help(hosts):
     error = error_of(host.begin(model="pocket"))
     assert (error.kind, error.data["resource"]) == ("CapabilityDenied", "pocket")
     assert host.generate(width=256, height=256, steps=1)["model"]["id"] == "sd3.5-large"
+
+
+def test_a_speed_that_the_model_has_not_is_told_and_the_parameters_say_what_ran(hosts):
+    host = hosts.session()
+    result = host.generate(steps=1, speed="fast")
+    assert [warning["kind"] for warning in result["warnings"]] == ["SpeedUnavailable"]
+    assert (result["parameters"]["options"]["speed"], result["parameters"]["options"]["tiling"]) == ("exact", "off")

@@ -377,5 +377,5 @@ def _result(
             total_ms=ms(time.monotonic() - order.accepted),
         ),
         peak_memory_bytes=done.peak_memory,
-        warnings=[Warning(kind=kind, message=message) for kind, message in done.warnings],
+        warnings=[*resolved.warnings, *(Warning(kind=kind, message=message) for kind, message in done.warnings)],
     )

@@ -20,6 +20,7 @@ from locara_protocol.messages import (
     ImageMime,
     OutputOptions,
     PreviewOptions,
+    Warning,
 )
 from locara_sidecar.capability import names
 from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec
@@ -97,6 +98,7 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
 
     spec: JobSpec
     parameters: dict[str, Any]
+    warnings: list[Warning]
 
 
 def resolve(
@@ -147,10 +149,10 @@ def resolve(
         "seed": seed if options.seed is None else options.seed,
         "count": count,
         "scheduler": scheduler,
-        "speed": options.speed or "exact",
+        "speed": "exact",
         "quantization": options.quantization or "auto",
         "precision": options.precision or "auto",
-        "tiling": options.tiling or "auto",
+        "tiling": "on" if options.tiling == "on" else "off",
         "engine": engine,
     }
     quality = out.quality or 90
@@ -207,7 +209,15 @@ def resolve(
     return Resolved(
         spec=spec,
         parameters={"prompt": params.prompt, "options": {**drawing, "preview": previews, "output": output_options}},
+        warnings=_warnings(options, entry),
     )
+
+
+def _warnings(options: GenerateOptions, entry: Entry) -> list[Warning]:
+    """What was asked for and cannot be given, where the picture can be made all the same."""
+    if options.speed in (None, "exact"):
+        return []
+    return [Warning(kind="SpeedUnavailable", message=f"{entry.id} has no step caching; it ran at speed exact.")]
 
 
 def _side(entry: Entry, name: str, value: int) -> int:
