@@ -26,21 +26,29 @@ from torch import Tensor, multiprocessing
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from pocket_model.captions import Caption, random_caption, write
-from pocket_model.drawings import Scene, draw, sample_scene
+from pocket_model.drawings import CELL_CENTRES, CELLS, SIZES, Scene, draw, sample_scene
 from pocket_model.judge import Score, mark
 from pocket_model.train_autoencoder import to_tensor
 from pocket_model.train_text import tokenise
 
 SEED = 4
 PICTURES, TWO_EVERY = 20_000, 8
-STEPS, BATCH = 4500, 32
+STEPS, BATCH = 5400, 32
 WORKERS = 2
 """Processes of one thread each, sharing every batch; on a busy machine two threads wait for each other too much."""
 PEAK_RATE, WARM_UP, COOL_DOWN = 1.2e-3, 200, 0.3
 EMPTY_SHARE = 0.1
-TIME_MEAN, TIME_SPREAD = 0.5, 1.2  # of the logit of t; flat pictures are decided at high noise
+EARLY_STEPS = 1200
+"""The first steps learn the grounds from everything evenly; then the error is focused, see below."""
+EARLY_TIME_MEAN, TIME_MEAN, TIME_SPREAD = 0.5, 0.8, 1.2  # of the logit of t; flat pictures are decided at high noise
+COMPLETE_SHARE = 0.5  # of later captions say everything; the others, and all early ones, are as random_caption has them
+STILL_STEPS, STILL_PICTURES = 2400, 8000
+"""From this step on, only drawings without jitter of place and size: a shape is then one thing to learn, not a family."""
+FOCUS = 5.0
+"""How much more the later error counts where the thing is to stand. The place follows from the scene's attributes, not
+from the drawing, so that for a complete caption this changes what is learnt first and not what is learnt."""
 EMA = 0.999
-EXAM = 48
+EXAM = 24
 HEADS, HEAD_WIDTH, BLOCKS = 4, 32, 6
 GRID = 24
 """Largest picture side in patches for which there are position embeddings."""
@@ -100,25 +108,55 @@ class Text:
         return sequence, torch.cat([o.text_embeds for o in outputs], -1)
 
 
-def cached_latents(work: Path) -> tuple[list[Scene], Tensor, float, float]:
-    """Training scenes, their scaled latents [n, 16, 16, 16] in float16, and the shift and the scale used."""
+def encoded(work: Path, scenes: list[Scene], rng: np.random.Generator, jitter: float) -> Tensor:
+    """Unscaled latents [n, 16, 16, 16] of drawings of the scenes."""
+    vae = AutoencoderKL.from_pretrained(work / "autoencoder").eval()
+    chunks = []
+    with torch.no_grad():
+        for start in range(0, len(scenes), 50):
+            batch = to_tensor(np.stack([draw(s, rng, jitter=jitter) for s in scenes[start : start + 50]]))
+            chunks.append(vae.encode(batch).latent_dist.mode())
+    return torch.cat(chunks)
+
+
+def cached_latents(work: Path) -> tuple[list[Scene], Tensor, Tensor, float, float]:
+    """Training scenes, their scaled latents [n, 16, 16, 16] in float16 with and (of the first only) without jitter, and
+    the shift and the scale used."""
     rng = np.random.default_rng(SEED)
     scenes = [sample_scene(rng, two=i % TWO_EVERY == 0) for i in range(PICTURES)]
-    file = work / "latents.pt"
+    file, still = work / "latents.pt", work / "latents_still.pt"
     if not file.exists():
-        vae = AutoencoderKL.from_pretrained(work / "autoencoder").eval()
-        chunks = []
-        with torch.no_grad():
-            for start in range(0, PICTURES, 50):
-                batch = to_tensor(np.stack([draw(s, rng) for s in scenes[start : start + 50]]))
-                chunks.append(vae.encode(batch).latent_dist.mode())
-        latents = torch.cat(chunks)
+        latents = encoded(work, scenes, rng, 1.0)
         # Rounded to what the shipped configuration will state.
         shift, scale = round(float(latents.mean()), 4), round(1 / float(latents.std()), 4)
         torch.save(((latents - shift) * scale).half(), file)
         (work / "scale.txt").write_text(f"{shift} {scale}\n")
     shift, scale = map(float, (work / "scale.txt").read_text().split())
-    return scenes, torch.load(file, mmap=True), shift, scale
+    if not still.exists():
+        latents = encoded(work, scenes[:STILL_PICTURES], np.random.default_rng(SEED + 1), 0.0)
+        torch.save(((latents - shift) * scale).half(), still)
+    return scenes, torch.load(file, mmap=True), torch.load(still, mmap=True), shift, scale
+
+
+def focus(scenes: list[Scene]) -> Tensor:
+    """Weight of each latent's error, [n, 1, 16, 16] with mean 1 a picture: heavier in and just around the things."""
+    weights = torch.ones(len(scenes), 1, 16, 16)
+    for weight, scene in zip(weights, scenes, strict=True):
+        for thing in scene.things:
+            reach = SIZES[thing.size] / 2 + 3.0
+            row, column = divmod(CELLS.index(thing.cell), 3)
+            top, left = (max(0, round((CELL_CENTRES[i] - reach) / 4)) for i in (row, column))
+            bottom, right = (min(16, round((CELL_CENTRES[i] + reach) / 4)) for i in (row, column))
+            weight[0, top:bottom, left:right] = 1 + FOCUS
+    return weights / weights.mean((1, 2, 3), keepdim=True)
+
+
+def caption_for(scene: Scene, rng: np.random.Generator, *, early: bool) -> str:
+    """What the network is told of a scene at one step."""
+    if rng.random() < EMPTY_SHARE:
+        return ""
+    caption = write(scene, rng) if not early and rng.random() < COMPLETE_SHARE else random_caption(scene, rng)
+    return caption.text
 
 
 def rate_at(step: int, steps: int) -> float:
@@ -178,7 +216,10 @@ def train(worker: int, options: argparse.Namespace) -> None:
     dist.init_process_group("gloo", init_method=f"file://{work.resolve()}/meeting", rank=worker, world_size=WORKERS)
     torch.manual_seed(SEED)
     text = Text(work)
-    scenes, latents, shift, scale = cached_latents(work)
+    scenes, jittered, still, shift, scale = cached_latents(work)
+    everything = np.arange(PICTURES)
+    few = np.asarray([i for i in range(STILL_PICTURES) if len(scenes[i].things) == 1])
+    singles = np.asarray([i for i, scene in enumerate(scenes) if len(scene.things) == 1])
     vae = AutoencoderKL.from_pretrained(work / "autoencoder").eval()
     model = build_transformer(text.width)
     average = copy.deepcopy(model).requires_grad_(False)
@@ -198,15 +239,19 @@ def train(worker: int, options: argparse.Namespace) -> None:
         rng = np.random.default_rng((SEED, step, worker))
         torch.manual_seed((SEED * 10**6 + step) * WORKERS + worker)
         optimiser.param_groups[0]["lr"] = rate_at(step, options.steps)
-        chosen = rng.integers(PICTURES, size=BATCH // WORKERS)
-        texts = ["" if rng.random() < EMPTY_SHARE else random_caption(scenes[i], rng).text for i in chosen]
-        sequence, pooled = text(texts)
+        early = step < EARLY_STEPS
+        usable = everything if early else few if step >= STILL_STEPS else singles
+        latents = still if step >= STILL_STEPS else jittered
+        chosen = usable[rng.integers(len(usable), size=BATCH // WORKERS)]
+        sequence, pooled = text([caption_for(scenes[i], rng, early=early) for i in chosen])
         x = latents[chosen].float()
         noise = torch.randn_like(x)
-        t = torch.sigmoid(TIME_MEAN + TIME_SPREAD * torch.randn(len(x)))
+        middle = EARLY_TIME_MEAN if early else TIME_MEAN
+        t = torch.sigmoid(middle + TIME_SPREAD * torch.randn(len(x)))
         mixed = x + t.view(-1, 1, 1, 1) * (noise - x)
         velocity = model(mixed, sequence, pooled, t * TIMESTEPS).sample
-        loss = ((velocity - (noise - x)) ** 2).mean()
+        error = (velocity - (noise - x)) ** 2
+        loss = (error if early else error * focus([scenes[i] for i in chosen])).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(model)
