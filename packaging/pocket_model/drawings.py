@@ -148,15 +148,14 @@ def coverage(shape: str, cx: float, cy: float, extent: float) -> np.ndarray:
 
 
 def draw(scene: Scene, rng: np.random.Generator, *, jitter: float = 1.0) -> np.ndarray:
-    """The scene as [64, 64, 3] uint8, with a little jitter of colour and, ``jitter`` times as much, of place and size."""
+    """The scene as [64, 64, 3] uint8, with a little jitter of colour and, ``jitter`` times, of place and size."""
     picture = np.empty((SIDE, SIDE, 3), np.float32)
     picture[:] = _jittered(scene.background, rng)
     for thing in scene.things:
         extent = SIZES[thing.size] + jitter * rng.uniform(-SIZE_JITTER, SIZE_JITTER)
+        off = CENTRE_JITTER * jitter
         index = CELLS.index(thing.cell)
-        cx, cy = (
-            CELL_CENTRES[i] + jitter * rng.uniform(-CENTRE_JITTER, CENTRE_JITTER) for i in (index % 3, index // 3)
-        )
+        cx, cy = (CELL_CENTRES[i] + rng.uniform(-off, off) for i in (index % 3, index // 3))
         low, high = extent / 2 + 0.5, SIDE - extent / 2 - 0.5
         alpha = coverage(thing.shape, min(max(cx, low), high), min(max(cy, low), high), extent)[..., None]
         picture += alpha * (_jittered(thing.colour, rng) - picture)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusion3Pipeline
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from PIL import Image, ImageDraw
 
 from pocket_model.captions import Asked, Caption, write
@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--shift", type=float, help="of the noise schedule, instead of the folder's")
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--only", choices=("held-out",), help="leave out the other sets")
     parser.add_argument("--sheet", type=Path, help="write a page of the first 36 held-out pictures")
@@ -140,6 +141,9 @@ def main() -> None:
     torch.set_num_threads(2)
     settings = Settings(options.steps, options.guidance)
     pipeline = load(options.folder)
+    if options.shift:
+        settled = pipeline.scheduler.config
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(settled, shift=options.shift)
 
     captions = held_out(options.count)
     started = time.monotonic()

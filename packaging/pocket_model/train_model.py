@@ -33,17 +33,20 @@ from pocket_model.train_text import tokenise
 
 SEED = 4
 PICTURES, TWO_EVERY = 20_000, 8
-STEPS, BATCH = 5400, 32
+STEPS, BATCH = 5300, 32
 WORKERS = 2
 """Processes of one thread each, sharing every batch; on a busy machine two threads wait for each other too much."""
-PEAK_RATE, WARM_UP, COOL_DOWN = 1.2e-3, 200, 0.3
+PEAK_RATE, WARM_UP, COOL_DOWN = 1.2e-3, 200, 0.25
 EMPTY_SHARE = 0.1
 EARLY_STEPS = 1200
 """The first steps learn the grounds from everything evenly; then the error is focused, see below."""
-EARLY_TIME_MEAN, TIME_MEAN, TIME_SPREAD = 0.5, 0.8, 1.2  # of the logit of t; flat pictures are decided at high noise
+TIME_SPREAD = 1.2  # of the logit of t
+TIME_MEANS = ((0, 0.5), (1200, 0.8), (2800, 1.7), (4600, 0.9))
+"""From which step on the logit of t has which mean. What a flat picture shows is decided at high noise: below it the
+network can see the shape and need not read it from the text. The last part sees to the edges again."""
 COMPLETE_SHARE = 0.5  # of later captions say everything; the others, and all early ones, are as random_caption has them
 STILL_STEPS, STILL_PICTURES = 2400, 8000
-"""From this step on, only drawings without jitter of place and size: a shape is then one thing to learn, not a family."""
+"""From this step on only drawings without jitter of place and size: a shape is then one thing to learn, not many."""
 FOCUS = 5.0
 """How much more the later error counts where the thing is to stand. The place follows from the scene's attributes, not
 from the drawing, so that for a complete caption this changes what is learnt first and not what is learnt."""
@@ -246,7 +249,7 @@ def train(worker: int, options: argparse.Namespace) -> None:
         sequence, pooled = text([caption_for(scenes[i], rng, early=early) for i in chosen])
         x = latents[chosen].float()
         noise = torch.randn_like(x)
-        middle = EARLY_TIME_MEAN if early else TIME_MEAN
+        middle = [mean for start, mean in TIME_MEANS if step >= start][-1]
         t = torch.sigmoid(middle + TIME_SPREAD * torch.randn(len(x)))
         mixed = x + t.view(-1, 1, 1, 1) * (noise - x)
         velocity = model(mixed, sequence, pooled, t * TIMESTEPS).sample
