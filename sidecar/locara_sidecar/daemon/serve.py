@@ -44,6 +44,7 @@ log = logging.getLogger("locara.daemon")
 _HARD_END_SECONDS = 1.5
 _ANSWER_SECONDS = 0.6
 _FLUSH_SECONDS = 0.5
+_AUDIT_SECONDS = 0.2
 _BACKLOG_SECONDS = 0.02
 
 
@@ -133,6 +134,7 @@ class Daemon:
             await self._server.generations.wait_until_idle()
         self._outbox.close()
         await anyio.to_thread.run_sync(self._writer.wait, _FLUSH_SECONDS)
+        await anyio.to_thread.run_sync(server.flush_audit, _AUDIT_SECONDS)
 
     # --- the event loop ------------------------------------------------------------------
 
