@@ -238,7 +238,7 @@ class Server:
         return msgspec.Raw(openrpc.document_bytes())
 
     def _system_info(self, call: Call, params: m.NoParams) -> m.SystemInfo:
-        return system.info(self._engine_name, self._engine.device, self._engine.status(), self._cache_root)
+        return system.info(self._engine_name, self._engine, self._cache_root)
 
     def _jobs_list(self, call: Call, params: m.NoParams) -> m.JobsListResult:
         return m.JobsListResult(jobs=[job.info() for job in self.jobs.all()])
