@@ -354,6 +354,9 @@ class EngineClient:
             return
         self._ready = event
         self._sandbox = event.sandbox
+        if (found := event.sandbox) is not None:
+            level, fields = "info" if found.enforced else "warning", {"kind": found.kind, **found.details}
+            self._on_log(frames.Log(level=level, logger="engine.sandbox", msg=found.reason, fields=fields))
         self._timers.stop("start")
         self._start_idle_timer()
         self._advance()

@@ -1,9 +1,9 @@
 """The engine confines itself, once, before it loads anything heavy and while it has one thread; then it tries the bars.
 
-Linux: Landlock for files, TCP, signals and devices, and an empty network namespace and a system call filter for the rest of
-the network. macOS: a Seatbelt profile. Elsewhere nothing, and it says so. What is reported is what the attempts
-found, not what was asked for. A confinement cannot be widened: an engine that needs another model's folder is
-started anew.
+Linux: Landlock for files, TCP, signals and devices, and an empty network namespace and a system call filter for
+the rest of the network. macOS: a Seatbelt profile. Elsewhere nothing, and it says so. What is reported is what
+the attempts found, not what was asked for. A confinement cannot be widened: an engine that needs another
+model's folder is started anew.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def report(kind: str, found: dict[str, attempts.Outcome], details: dict[str, str
     return SandboxReport(kind=kind, enforced=enforced, reason=reason, details={**found, **details})
 
 
-def _confine_linux(kernel: Kernel, rules: list[tuple[str, landlock.Right]], means: list[str], told: dict[str, str]) -> None:
+def _confine_linux(
+    kernel: Kernel, rules: list[tuple[str, landlock.Right]], means: list[str], told: dict[str, str]
+) -> None:
     if (threads := _threads()) > 1:
         told["threads"] = f"{threads} were running, and a confinement covers only the one that asks for it"
     # the namespace first: it needs /proc/self writable; Landlock last: it closes the rest

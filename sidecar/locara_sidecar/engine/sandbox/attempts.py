@@ -1,7 +1,7 @@
 """The engine tries what is forbidden: the truth about a confinement is what it blocks, not what was asked for.
 
-None of the attempts sends anything: connecting a datagram socket only asks the kernel for a route, and the stream socket
-goes to a port of this machine that nobody serves.
+None of the attempts sends anything: connecting a datagram socket only asks the kernel for a route, and the stream
+socket goes to a port of this machine that nobody serves.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 Outcome = Literal["blocked", "open", "unknown"]
 
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_NO_NETWORK = _REFUSED | {errno.ENETUNREACH, errno.ENETDOWN, errno.EAFNOSUPPORT, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
+_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH})
+# the last two: a system without that family of addresses
+_NO_NETWORK = _REFUSED | _NO_ROUTE | {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 _CLOSED_PORT = 1  # tcpmux: nobody serves it, and a service that did would only be connected to
 _NOWHERE = "192.0.2.1"  # an address of the documentation's network
 
@@ -84,9 +86,8 @@ def udp() -> Outcome:
 
         return connect
 
-    where = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
-    local = [_outcome(attempt(family, address), _NO_NETWORK) for family, address in where]
-    return _worst([*local, _outcome(attempt(socket.AF_INET, _NOWHERE), _REFUSED | {errno.ENETUNREACH})])
+    where = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"), (socket.AF_INET, _NOWHERE)]
+    return _worst(_outcome(attempt(family, address), _NO_NETWORK) for family, address in where)
 
 
 def local_sockets() -> Outcome:

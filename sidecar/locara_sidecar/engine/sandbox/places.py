@@ -1,9 +1,9 @@
-"""Which files the engine may still reach, and where the libraries' caches go. Looks; changes nothing but the environment.
+"""Which files the engine may still reach, and where the libraries' caches go.
 
 Readable and executable: the interpreter, its packages, the system's libraries and tools (a compiler is one:
-``mx.compile`` and Inductor run it). Readable: the granted models, /proc, /sys and the few files of /etc that libraries ask for.
-Readable and writable: the scratch folder, and the device nodes of accelerators. Nothing else, so not the
-home folder, not the temporary folder, not the other models.
+``mx.compile`` and Inductor run it). Readable: the granted models, /proc, /sys and the few files of /etc that
+libraries ask for. Readable and writable: the scratch folder, and the device nodes of accelerators. Nothing else, so
+not the home folder, not the temporary folder, not the other models.
 """
 
 from __future__ import annotations
@@ -65,8 +65,10 @@ def redirect_caches(scratch: str) -> None:
         os.environ["PYTHONUSERBASE"] = base
     for name, folder in _CACHES.items():  # libraries make theirs when they need one
         os.environ[name] = os.path.join(scratch, folder) if folder else scratch
-    if (tempfile := sys.modules.get("tempfile")) is not None:
-        tempfile.tempdir = None  # it may have been looked up already
+    if "tempfile" in sys.modules:  # it may have looked its folder up already
+        import tempfile
+
+        tempfile.tempdir = None
     sys.dont_write_bytecode = True  # packages are read-only from here on
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
