@@ -32,6 +32,11 @@ _ESSENTIAL = {
 }
 """Attempts that must be blocked for a confinement to count as enforced, and how each is told."""
 
+_FURTHER = {
+    "localSockets": "talking to local services over sockets with a path",
+    "signals": "signalling the user's other processes",
+}
+
 
 def confine(scratch: str, readable: Iterable[str], kernel: Kernel | None = None) -> SandboxReport:
     """Give up everything that the engine does not need, for good, and report what really holds.
@@ -65,8 +70,9 @@ def report(kind: str, found: dict[str, attempts.Outcome], details: dict[str, str
     enforced = not failed
     if enforced:
         reason = "The engine tried to read and write the user's files and to reach the network; all of it was blocked."
-        if found.get("signals") == "open":
-            reason += " It could still signal other processes of the user: this kernel cannot prevent that."
+        left = [words for name, words in _FURTHER.items() if found.get(name) == "open"]
+        if left:
+            reason += f" What this system cannot prevent: {', '.join(left)}."
     elif kind == "none":
         reason = "The engine is not confined on this system; it is told only the folders of granted models."
     else:

@@ -1,4 +1,4 @@
-"""``python -m locara_sidecar.engine.sandbox --probe``: confine a process as the engine does; print what held, as JSON."""
+"""``python -m locara_sidecar.engine.sandbox --probe``: confine a process as the engine does; print what held."""
 
 from __future__ import annotations
 
