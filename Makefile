@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PROMPT ?= a red circle on a blue background
 
-.PHONY: help setup demo test lint types generated schemas fixtures check bench transcript clean
+.PHONY: help setup demo test lint types generated schemas fixtures check bench campaign-capability transcript clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -46,6 +46,9 @@ check: lint types generated test ## all that CI runs
 
 bench: $(READY) ## measure what the README promises; prints a table and JSON
 	$(BIN)/python packaging/bench/run.py
+
+campaign-capability: $(READY) ## race, collide and misname a million saves (FLAGS="--saves N --collisions N"); prints a report
+	$(BIN)/python packaging/campaigns/capability.py $(FLAGS)
 
 transcript: $(READY) ## record a real exchange into protocol/README.md
 	$(BIN)/python packaging/transcript.py

@@ -29,7 +29,7 @@ Access = Literal["read", "write", "read-write"]
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}")
 """What a model id looks like; a full match is meant."""
 
-_CARRIED = (
+CARRIED = (
     "displayName",
     "description",
     "longDescription",
@@ -47,16 +47,16 @@ _CARRIED = (
     "entry",
     "build",
 )
-_TOP = ("schema", "name", "publisher", "version", "modalities", "capabilities", *_CARRIED)
+_TOP = ("schema", "name", "publisher", "version", "modalities", "capabilities", *CARRIED)
 _MODEL = ("id", "reason", "required")
 _FS = ("user-folder", "app-data", "user-paths")
 _NET = ("allowed_hosts", "allowed_ports")
-_ACCESS = ("read", "write", "read-write")
-_PINNED = re.compile(r"sha256:[0-9a-fA-F]{64}")
-_LABEL = re.compile(r"[^\s/@\x00-\x1f\x7f](?:[^/@\x00-\x1f\x7f]{0,126}[^\s/@\x00-\x1f\x7f])?")
-_MODALITY = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
-_PATH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_MAX_ENTRIES = 1024
+ACCESS = ("read", "write", "read-write")
+PINNED = re.compile(r"sha256:[0-9a-fA-F]{64}")
+LABEL = re.compile(r"[^\s/@\x00-\x1f\x7f](?:[^/@\x00-\x1f\x7f]{0,126}[^\s/@\x00-\x1f\x7f])?")
+MODALITY = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+PATH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+MAX_ENTRIES = 1024
 
 
 class ModelEntry(msgspec.Struct, frozen=True):
@@ -111,7 +111,7 @@ def parse(value: dict[str, Any], path: str = "$.manifest") -> Manifest:
         raise invalid_params(join(path, "schema"), f'The manifest must say "schema": "{SCHEMA}".')
     capabilities = _members(top.get("capabilities", {}), join(path, "capabilities"), None)
     inner = join(path, "capabilities")
-    carried = {name: top[name] for name in _CARRIED if name in top}
+    carried = {name: top[name] for name in CARRIED if name in top}
     others = {name: capabilities[name] for name in capabilities if name not in ("models", "fs", "net")}
     if others:
         carried["capabilities"] = others
@@ -148,7 +148,7 @@ def is_root(name: str) -> bool:
     """Whether this is the name of a root: ``user-folder``, ``app-data`` or ``user-paths.<name>``."""
     kind, dot, rest = name.partition(".")
     if dot:
-        return kind == "user-paths" and _PATH_NAME.fullmatch(rest) is not None
+        return kind == "user-paths" and PATH_NAME.fullmatch(rest) is not None
     return name in ("user-folder", "app-data")
 
 
@@ -172,15 +172,15 @@ def _items(value: object, path: str) -> Iterator[tuple[str, Any]]:
     if not isinstance(value, list):
         raise invalid_params(path, f"{path} must be an array.")
     items = cast("list[Any]", value)
-    if len(items) > _MAX_ENTRIES:
-        raise invalid_params(path, f"{path} may have at most {_MAX_ENTRIES} entries.")
+    if len(items) > MAX_ENTRIES:
+        raise invalid_params(path, f"{path} may have at most {MAX_ENTRIES} entries.")
     for index, item in enumerate(items):
         yield f"{path}[{index}]", item
 
 
 def _label(top: dict[str, Any], name: str, path: str) -> str:
     value = top.get(name)
-    if not isinstance(value, str) or _LABEL.fullmatch(value) is None:
+    if not isinstance(value, str) or LABEL.fullmatch(value) is None:
         at = join(path, name)
         raise invalid_params(at, f"{at} must be 1 to 128 characters without / and @, and without spaces around it.")
     return value
@@ -188,7 +188,7 @@ def _label(top: dict[str, Any], name: str, path: str) -> str:
 
 def _modalities(value: object, path: str) -> Iterator[str]:
     for at, item in _items(value, path):
-        if not isinstance(item, str) or _MODALITY.fullmatch(item) is None:
+        if not isinstance(item, str) or MODALITY.fullmatch(item) is None:
             raise invalid_params(at, f"{at} must be a modality such as text-to-image.")
         yield item
 
@@ -198,7 +198,7 @@ def _models(value: object, path: str) -> Iterator[ModelEntry]:
         entry = _members(item, at, _MODEL)
         given = entry.get("id")
         model, pinned, digest = given.partition("@") if isinstance(given, str) else ("", "", "")
-        if MODEL_ID.fullmatch(model) is None or (pinned and _PINNED.fullmatch(digest) is None):
+        if MODEL_ID.fullmatch(model) is None or (pinned and PINNED.fullmatch(digest) is None):
             at = join(at, "id")
             raise invalid_params(at, f"{at} must be a model id, alone or followed by @sha256: and 64 hex digits.")
         yield ModelEntry(model, digest.lower() if pinned else None)
@@ -215,7 +215,7 @@ def _folders(value: object, path: str) -> Iterator[tuple[str, Access]]:
     named = _members(fs.get("user-paths", {}), join(path, "user-paths"), None)
     for name, given in named.items():
         at = join(join(path, "user-paths"), name)
-        if _PATH_NAME.fullmatch(name) is None:
+        if PATH_NAME.fullmatch(name) is None:
             raise invalid_params(at, f"The name {shown(name)} must be letters, digits, - and _, at most 64.")
         access = _access(given, at)
         if access is not None:
@@ -225,7 +225,7 @@ def _folders(value: object, path: str) -> Iterator[tuple[str, Access]]:
 def _access(value: object, path: str) -> Access | None:
     if value is False:
         return None
-    if not isinstance(value, str) or value not in _ACCESS:
+    if not isinstance(value, str) or value not in ACCESS:
         raise invalid_params(path, f'{path} must be "read", "write", "read-write" or false.')
     return value
 

@@ -18,6 +18,7 @@ MAX_PROMPT_BYTES = 16 * 1024
 MAX_STEPS = 200
 MAX_COUNT = 16
 MAX_PREVIEW_BYTES = 40 * 1024
+MAX_AUDIT_ENTRIES = 1000
 
 _U32 = (
     r"(0|[1-9][0-9]{0,8}|[1-3][0-9]{9}|4[01][0-9]{8}|42[0-8][0-9]{7}|429[0-3][0-9]{6}|4294[0-8][0-9]{5}"
@@ -161,11 +162,16 @@ class PlatformInfo(Result, frozen=True):
 
 
 class SandboxInfo(Result, frozen=True):
-    """What really confines the engine process on this machine; ``reason`` says what is missing and why."""
+    """What really confines the engine process on this machine, as the engine found by trying.
+
+    ``enforced``: every attempt at what is forbidden was blocked. ``reason`` says what holds and what is missing.
+    ``details``: one word for each attempt (``blocked``, ``open`` or ``unknown``), and the means in their versions.
+    """
 
     enforced: bool
     kind: str
     reason: str
+    details: dict[str, str] = {}
 
 
 class SystemInfo(Result, frozen=True):
@@ -323,6 +329,34 @@ class JobInfo(Result, frozen=True):
 
 class JobsListResult(Result, frozen=True):
     jobs: list[JobInfo]
+
+
+# --- audit.capabilityLog ---------------------------------------------------------------------
+
+
+class CapabilityLogParams(Params, frozen=True):
+    """At most ``limit`` decisions: the first ones behind ``after``, or the latest of all without it."""
+
+    limit: Annotated[int, Meta(ge=1, le=MAX_AUDIT_ENTRIES)] | None = None
+    after: Annotated[int, Meta(ge=0, le=2**53 - 1)] | None = None
+
+
+class AuditEntry(Result, frozen=True):
+    """One decision of the gate. ``seq`` starts at 1 and has no holes; ``time`` is UTC, ``2026-11-23T01:44:55.123Z``."""
+
+    seq: int
+    time: str
+    capability: str
+    resource: str
+    decision: Literal["allow", "deny"]
+    reason: str
+    request_id: int | str | None
+
+
+class CapabilityLogResult(Result, frozen=True):
+    """Oldest first."""
+
+    entries: list[AuditEntry]
 
 
 # --- notifications that a host sends ---------------------------------------------------------

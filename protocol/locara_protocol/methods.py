@@ -124,6 +124,13 @@ _METHODS = (
         need="none",
     ),
     Method(
+        name="audit.capabilityLog",
+        summary="The gate's decisions about this app's calls, allowed and denied.",
+        params=m.CapabilityLogParams,
+        result=m.CapabilityLogResult,
+        need="none",
+    ),
+    Method(
         name="shutdown",
         summary="Cancel all jobs and get ready for exit.",
         params=m.NoParams,

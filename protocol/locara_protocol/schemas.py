@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
-from locara_protocol import errors, methods
+from locara_protocol import errors, manifest_schema, methods
 from locara_protocol import messages as m
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def documents() -> dict[str, dict[str, Any]]:
         out[file_name(method.name, "result")] = _document(f"{method.name} result", (method.result,))
     for note in methods.NOTIFICATIONS.values():
         out[file_name(note.name, "params")] = _document(f"{note.name} params", notification_types(note))
+    out["manifest.json"] = {"$schema": DIALECT, **manifest_schema.schema()}
     out["error.json"] = {"$schema": DIALECT, **error_object()}
     return out
 

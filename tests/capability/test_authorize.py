@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from capability.helpers import manifest
 from locara_protocol.errors import RpcError
 from locara_protocol.manifest import merge
-from locara_protocol.methods import METHODS, Method
+from locara_protocol.methods import METHODS, Method, Need
 from locara_sidecar.capability.audit import AuditLog
 from locara_sidecar.capability.authorize import FolderGrant, Grant, Wanted, authorize
 from locara_sidecar.capability.confined import ConfinedFolder
@@ -144,6 +144,29 @@ def test_a_pinned_digest_must_be_the_installed_one():
 def test_default_candidates_keep_their_order_and_lose_the_undeclared():
     policy = Policy.build(manifest(models=[{"id": "c"}, {"id": "a"}]), None)
     assert authorize(policy, GENERATE, Wanted(models=("a", "b", "c"))).models == ("a", "c")
+
+
+def unruled(methods: dict[str, Method]) -> list[str]:
+    """Methods whose need no rule knows: with everything declared and granted they are still denied for that."""
+    everything = Policy.build(*policy_with({"modality", "model", "fs", "grant"}, "user-folder"))
+    decisions = {name: outcome(everything, Wanted(models=("pocket",)), method) for name, method in methods.items()}
+    return [
+        name
+        for name, decision in decisions.items()
+        if isinstance(decision, RpcError) and decision.data.get("reason") == "noRule"
+    ]
+
+
+def test_every_method_says_what_it_needs_and_the_gate_has_a_rule_for_it():
+    assert unruled(METHODS) == []
+    assert {method.need for method in METHODS.values()} <= set(get_args(Need))
+
+
+def test_control_a_new_method_without_a_rule_for_its_need_is_caught():
+    new = msgspec.structs.replace(GENERATE, name="image.erase", need="erase")  # type: ignore[arg-type]
+    assert unruled({**METHODS, "image.erase": new}) == ["image.erase"]
+    with pytest.raises(TypeError, match="need"):
+        Method(name="x.y", summary="", params=GENERATE.params, result=GENERATE.result)  # type: ignore[call-arg]
 
 
 def test_an_unknown_need_is_denied():

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import jsonschema
 import pytest
 
-from locara_protocol import manifest
+from locara_protocol import manifest, schemas
 from locara_protocol.errors import RpcError
 
 SHA = "0123456789abcdef" * 4
@@ -77,46 +78,46 @@ def test_access_words_say_what_they_allow():
     assert not parsed.allows("user-paths.other", "read")
 
 
-@pytest.mark.parametrize(
-    ("where", "value", "at"),
-    [
-        ("schema", "locara/v2", "schema"),
-        ("schema", None, "schema"),
-        ("name", None, "name"),
-        ("name", "", "name"),
-        ("name", "a/b", "name"),
-        ("publisher", 3, "publisher"),
-        ("publisher", "a@b", "publisher"),
-        ("version", "1\n", "version"),
-        ("version", " 1", "version"),
-        ("modality", [], "modality"),
-        ("capabilites", {}, "capabilites"),
-        ("modalities", "text-to-image", "modalities"),
-        ("modalities", [7], "modalities[2]"),
-        ("modalities", ["Text to image"], "modalities[2]"),
-        ("capabilities", [], "capabilities"),
-        ("capabilities/models", {"id": "pocket"}, "capabilities.models"),
-        ("capabilities/models", ["pocket"], "capabilities.models[2]"),
-        ("capabilities/models", [{}], "capabilities.models[2].id"),
-        ("capabilities/models", [{"id": "pocket@"}], "capabilities.models[2].id"),
-        ("capabilities/models", [{"id": "pocket@sha256:abc"}], "capabilities.models[2].id"),
-        ("capabilities/models", [{"id": f"pocket@sha256:{SHA}0"}], "capabilities.models[2].id"),
-        ("capabilities/models", [{"id": "a", "idd": "b"}], "capabilities.models[2].idd"),
-        ("capabilities/fs", True, "capabilities.fs"),
-        ("capabilities/fs/user-floder", "write", "capabilities.fs.user-floder"),
-        ("capabilities/fs/user-folder", True, "capabilities.fs.user-folder"),
-        ("capabilities/fs/user-folder", "rw", "capabilities.fs.user-folder"),
-        ("capabilities/fs/app-data", ["read"], "capabilities.fs.app-data"),
-        ("capabilities/fs/user-paths", "write", "capabilities.fs.user-paths"),
-        ("capabilities/fs/user-paths/exports", "all", "capabilities.fs.user-paths.exports"),
-        ("capabilities/fs/user-paths/a b", "read", 'capabilities.fs.user-paths["a b"]'),
-        ("capabilities/net", "yes", "capabilities.net"),
-        ("capabilities/net/allowedHosts", [], "capabilities.net.allowedHosts"),
-        ("capabilities/net/allowed_hosts", [1], "capabilities.net.allowed_hosts[1]"),
-        ("capabilities/net/allowed_ports", [True], "capabilities.net.allowed_ports[1]"),
-        ("capabilities/net/allowed_ports", [70000], "capabilities.net.allowed_ports[1]"),
-    ],
-)
+WRONG: list[tuple[str, Any, str]] = [
+    ("schema", "locara/v2", "schema"),
+    ("schema", None, "schema"),
+    ("name", None, "name"),
+    ("name", "", "name"),
+    ("name", "a/b", "name"),
+    ("publisher", 3, "publisher"),
+    ("publisher", "a@b", "publisher"),
+    ("version", "1\n", "version"),
+    ("version", " 1", "version"),
+    ("modality", [], "modality"),
+    ("capabilites", {}, "capabilites"),
+    ("modalities", "text-to-image", "modalities"),
+    ("modalities", [7], "modalities[2]"),
+    ("modalities", ["Text to image"], "modalities[2]"),
+    ("capabilities", [], "capabilities"),
+    ("capabilities/models", {"id": "pocket"}, "capabilities.models"),
+    ("capabilities/models", ["pocket"], "capabilities.models[2]"),
+    ("capabilities/models", [{}], "capabilities.models[2].id"),
+    ("capabilities/models", [{"id": "pocket@"}], "capabilities.models[2].id"),
+    ("capabilities/models", [{"id": "pocket@sha256:abc"}], "capabilities.models[2].id"),
+    ("capabilities/models", [{"id": f"pocket@sha256:{SHA}0"}], "capabilities.models[2].id"),
+    ("capabilities/models", [{"id": "a", "idd": "b"}], "capabilities.models[2].idd"),
+    ("capabilities/fs", True, "capabilities.fs"),
+    ("capabilities/fs/user-floder", "write", "capabilities.fs.user-floder"),
+    ("capabilities/fs/user-folder", True, "capabilities.fs.user-folder"),
+    ("capabilities/fs/user-folder", "rw", "capabilities.fs.user-folder"),
+    ("capabilities/fs/app-data", ["read"], "capabilities.fs.app-data"),
+    ("capabilities/fs/user-paths", "write", "capabilities.fs.user-paths"),
+    ("capabilities/fs/user-paths/exports", "all", "capabilities.fs.user-paths.exports"),
+    ("capabilities/fs/user-paths/a b", "read", 'capabilities.fs.user-paths["a b"]'),
+    ("capabilities/net", "yes", "capabilities.net"),
+    ("capabilities/net/allowedHosts", [], "capabilities.net.allowedHosts"),
+    ("capabilities/net/allowed_hosts", [1], "capabilities.net.allowed_hosts[1]"),
+    ("capabilities/net/allowed_ports", [True], "capabilities.net.allowed_ports[1]"),
+    ("capabilities/net/allowed_ports", [70000], "capabilities.net.allowed_ports[1]"),
+]
+
+
+@pytest.mark.parametrize(("where", "value", "at"), WRONG)
 def test_an_error_names_its_member(where: str, value: Any, at: str):
     with pytest.raises(RpcError) as raised:
         manifest.parse(changed(where, value))
@@ -136,3 +137,14 @@ def test_merging_changes_neither_side():
     merged["a"]["list"][1]["b"] = 3
     assert old == {"a": {"list": [1], "word": "x"}}
     assert new["a"]["list"] == [{"b": 2}]
+
+
+def test_the_schema_accepts_what_the_reader_accepts_and_refuses_what_it_refuses():
+    validator = jsonschema.Draft202012Validator(schemas.documents()["manifest.json"])
+    least = {"schema": "locara/v1", "name": "a", "publisher": "b", "version": "1"}
+    nulls = changed("capabilities", {"models": None, "fs": {"user-folder": None, "user-paths": None}, "net": None})
+    for right in (REAL, least, nulls, changed("icon", None), changed("capabilities/fs", False)):
+        manifest.parse(right)
+        assert validator.is_valid(right)
+    for where, value, _ in WRONG:
+        assert not validator.is_valid(changed(where, value)), where

@@ -8,9 +8,8 @@ import itertools
 import threading
 from typing import TYPE_CHECKING, Literal
 
-import msgspec
-
 from locara_protocol.errors import RpcError
+from locara_protocol.messages import MAX_AUDIT_ENTRIES, AuditEntry
 from locara_protocol.wording import shown
 
 if TYPE_CHECKING:
@@ -19,22 +18,10 @@ if TYPE_CHECKING:
 _MAX_RESOURCE = 256
 
 
-class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One decision. ``seq`` starts at 1 and has no holes; ``time`` is UTC, as ``2026-11-23T01:44:55.123Z``."""
-
-    seq: int
-    time: str
-    capability: str
-    resource: str
-    decision: Literal["allow", "deny"]
-    reason: str
-    request_id: int | str | None
-
-
 class AuditLog:
     """The latest ``capacity`` decisions; safe to use from several threads."""
 
-    def __init__(self, capacity: int = 1000) -> None:
+    def __init__(self, capacity: int = MAX_AUDIT_ENTRIES) -> None:
         self._entries: collections.deque[AuditEntry] = collections.deque(maxlen=capacity)
         self._seq = itertools.count(1)
         self._lock = threading.Lock()

@@ -156,6 +156,17 @@ def _make(policy: Policy, wanted: Wanted, modality: str) -> Grant:
     return Grant(models, folder, f"modality:{modality}", used, _MADE_HERE)
 
 
+def audit_folder(policy: Policy) -> FolderGrant | None:
+    """Leave to append the record of decisions under ``app-data``: the one grant that the daemon takes unasked.
+
+    None unless the manifest declares that root writable and the host granted a folder for it.
+    """
+    root = "app-data"
+    if root not in policy.grants or not (policy.manifest or _EMPTY).allows(root, "write"):
+        return None
+    return FolderGrant(root, policy.grants[root], "write", _MADE_HERE)
+
+
 def _check_names(wanted: Wanted) -> None:
     for model in wanted.models:
         if MODEL_ID.fullmatch(model) is None:

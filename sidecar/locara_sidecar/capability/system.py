@@ -92,6 +92,20 @@ class System:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | NOFOLLOW
         return os.open(name, flags, 0o666, dir_fd=parent)
 
+    def open_append(self, name: str, parent: int) -> int:
+        """A file to add to, made with the user's umask where it is missing; never through a link.
+
+        Not blocking, because what has the name may be a pipe that nobody reads.
+        """
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | NOFOLLOW | getattr(os, "O_NONBLOCK", 0)
+        return os.open(name, flags, 0o666, dir_fd=parent)
+
+    def try_lock(self, fd: int) -> None:
+        """An exclusive lock that goes with the descriptor; BlockingIOError when another process has it."""
+        import fcntl
+
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
     def write(self, fd: int, data: memoryview) -> int:
         """Bytes written, which may be fewer than given."""
         return os.write(fd, data)

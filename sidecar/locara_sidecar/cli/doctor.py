@@ -1,8 +1,12 @@
-"""``locara-sidecar doctor``: what this machine offers, asked of a real daemon over the real wire."""
+"""``locara-sidecar doctor``: what this machine offers, asked of a real daemon over the real wire.
+
+Only the sandbox is asked of a probe: a daemon knows it once its engine has started.
+"""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +30,23 @@ def run(options: argparse.Namespace) -> int:
     except (RemoteError, SidecarGone) as error:
         console.error(f"locara-sidecar: the daemon does not answer: {error}")
         return 1
+    info["sandbox"] = _sandbox() or info["sandbox"]
     models = _models()
     if options.json:
         console.line(json.dumps({**info, "models": models}, indent=2))
     else:
         _print(console, info, models)
     return 0 if any(engine["available"] for engine in info["engines"] if engine["name"] != "fake") else 1
+
+
+def _sandbox() -> dict[str, Any] | None:
+    """What a process that confines itself as the engine does found; None if it could not tell."""
+    words = [sys.executable, "-P", "-m", "locara_sidecar.engine.sandbox", "--probe"]
+    try:
+        found = subprocess.run(words, capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False)
+        return json.loads(found.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
 
 
 def _models() -> list[dict[str, Any]]:
@@ -52,7 +67,7 @@ def _print(console: Console, info: dict[str, Any], models: list[dict[str, Any]])
     for engine in info["engines"]:
         mark = "yes" if engine["available"] else "no "
         console.line(f"engine    {engine['name']:6} {mark} {engine['reason']}")
-    console.line(f"sandbox   {'yes' if sandbox['enforced'] else 'no '} {sandbox['reason']}")
+    console.line(f"sandbox   {'yes' if sandbox['enforced'] else 'no '} {sandbox['kind']}: {sandbox['reason']}")
     console.line(f"cache     {info['cacheRoot']}")
     for model in models:
         console.line(f"model     {model['id']:14} {'installed' if model['installed'] else 'not installed'}")

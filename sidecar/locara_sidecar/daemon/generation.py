@@ -87,6 +87,7 @@ class Generations:
         self._record = record
         self._start_task = start_task
         self._calls: dict[str, tuple[Call, _Order]] = {}
+        self._proven: set[str] = set()  # models whose pinned digest was found to hold
         self._idle = anyio.Event()
         self._idle.set()
 
@@ -100,6 +101,7 @@ class Generations:
         output = resolve.check_request(params)
         grant = self._authorize(call, params, output)
         entry = self._choose(grant.models, explicit=params.options is not None and params.options.model is not None)
+        self._proven.add(entry.id)
         self._check_engine(params.options or GenerateOptions())
         count = (params.options and params.options.count) or 1
         order = _Order(params, entry, grant, output, _random_seed(count), time.monotonic())
@@ -172,6 +174,18 @@ class Generations:
             seed=order.seed,
             output=order.output,
         )
+
+    def readable(self) -> list[str]:
+        """The folders of granted and installed models, which the engine may read.
+
+        A pinned model counts once a call has found that its digest holds: until then it is not granted, and
+        hashing it here would take long.
+        """
+        manifest = self._policy().manifest
+        declared = () if manifest is None else manifest.models
+        granted = {model.id for model in declared if model.digest is None or model.id in self._proven}
+        folders = [folder for entry in self._catalogue if entry.id in granted and (folder := self._folder(entry.id))]
+        return [str(folder) for folder in folders if folder.is_absolute()]
 
     # --- cancelling ----------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ log = logging.getLogger("locara.daemon")
 _HARD_END_SECONDS = 1.5
 _ANSWER_SECONDS = 0.6
 _FLUSH_SECONDS = 0.5
+_AUDIT_SECONDS = 0.2
 _BACKLOG_SECONDS = 0.02
 
 
@@ -83,7 +84,7 @@ class Daemon:
         self._early: list[tuple[Any, ...]] = []
         self._reader.start()
         name = system.choose_engine(settings.engine)
-        self._engine = LazyEngine(partial(_make_client, settings, name))
+        self._engine = LazyEngine(partial(_make_client, settings, name, lambda: self._server.generations.readable()))
         self._server = Server(
             outbox=self._outbox,
             engine=self._engine,
@@ -133,6 +134,7 @@ class Daemon:
             await self._server.generations.wait_until_idle()
         self._outbox.close()
         await anyio.to_thread.run_sync(self._writer.wait, _FLUSH_SECONDS)
+        await anyio.to_thread.run_sync(self._server.flush_audit, _AUDIT_SECONDS)
 
     # --- the event loop ------------------------------------------------------------------
 
@@ -196,11 +198,15 @@ class Daemon:
                 self.stop(0, "stdin has ended")
 
 
-def _make_client(settings: Settings, name: str) -> EngineClient:
+def _make_client(settings: Settings, name: str, readable: Callable[[], list[str]]) -> EngineClient:
     from locara_sidecar.engine.client import EngineClient
 
     return EngineClient(
-        name, idle_unload=settings.idle_unload, stall_timeout=settings.stall_timeout, on_log=_forward_log
+        name,
+        idle_unload=settings.idle_unload,
+        stall_timeout=settings.stall_timeout,
+        readable=readable,
+        on_log=_forward_log,
     )
 
 

@@ -18,6 +18,8 @@ from locara_protocol.errors import RpcError, invalid_params
 from locara_protocol.methods import METHODS, NOTIFICATIONS, Method
 from locara_sidecar import __version__
 from locara_sidecar.capability.audit import AuditLog
+from locara_sidecar.capability.auditfile import AuditWriter, session_name
+from locara_sidecar.capability.authorize import audit_folder
 from locara_sidecar.daemon import hostwatch, system
 from locara_sidecar.daemon.calls import Batch, Call, Calls
 from locara_sidecar.daemon.generation import Generations
@@ -74,6 +76,7 @@ class Server:
         self.session = Session(policy)
         self.calls = Calls(outbox)
         self.audit = AuditLog()
+        self._audit_file: AuditWriter | None = None
         self.jobs = JobQueue(max_queue)
         self.generations = Generations(
             outbox=outbox,
@@ -93,6 +96,7 @@ class Server:
             "jobs.list": self._jobs_list,
             "image.generate": self.generations.accept,
             "image.cancel": self._image_cancel,
+            "audit.capabilityLog": self._capability_log,
             "shutdown": self._shutdown,
         }
         if self._handlers.keys() != METHODS.keys():
@@ -234,7 +238,7 @@ class Server:
         return msgspec.Raw(openrpc.document_bytes())
 
     def _system_info(self, call: Call, params: m.NoParams) -> m.SystemInfo:
-        return system.info(self._engine_name, self._engine.device, self._engine.status(), self._cache_root)
+        return system.info(self._engine_name, self._engine, self._cache_root)
 
     def _jobs_list(self, call: Call, params: m.NoParams) -> m.JobsListResult:
         return m.JobsListResult(jobs=[job.info() for job in self.jobs.all()])
@@ -244,6 +248,9 @@ class Server:
         if job is not None:
             self.generations.cancel(job)
         return m.CancelJobResult(cancelled=job is not None)
+
+    def _capability_log(self, call: Call, params: m.CapabilityLogParams) -> m.CapabilityLogResult:
+        return m.CapabilityLogResult(entries=self.audit.entries(params.limit, params.after))
 
     def _shutdown(self, call: Call, params: m.NoParams) -> m.Empty | None:
         self.session.state = "shutdown"
@@ -261,6 +268,15 @@ class Server:
     # --- the record of decisions ---------------------------------------------------------
 
     def _record(self, call: Call, wanted: Wanted, decision: Grant | RpcError) -> None:
-        """Write a decision of the gate to the audit log and to stderr."""
+        """Write a decision of the gate to the audit log, to stderr and, where that is granted, to a file."""
         entry = self.audit.record_decision(method=call.method, wanted=wanted, decision=decision, request_id=call.id)
         log.info("capability decision", extra={"fields": msgspec.to_builtins(entry)})
+        if self._audit_file is None and (folder := audit_folder(self.session.policy)) is not None:
+            self._audit_file = AuditWriter(folder, session_name())
+        if self._audit_file is not None:
+            self._audit_file.put(entry)
+
+    def flush_audit(self, seconds: float) -> None:
+        """Wait until the record of decisions is on its file, ``seconds`` at most (blocks)."""
+        if self._audit_file is not None:
+            self._audit_file.flush(seconds)

@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from locara_protocol.messages import EngineInfo, EngineStatus, MemoryInfo, PlatformInfo, SandboxInfo, SystemInfo
+import msgspec
+
+from locara_protocol.messages import EngineInfo, MemoryInfo, PlatformInfo, SandboxInfo, SystemInfo
 from locara_sidecar import __version__
+
+if TYPE_CHECKING:
+    from locara_sidecar.engine.lazy import LazyEngine
 
 _EXTRAS = {"torch": ("torch", "diffusers", "transformers"), "mlx": ("mlx",)}
 
@@ -84,7 +90,18 @@ def cache_root(asked: str | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "Locara"
 
 
-def info(active: str, device: str | None, status: EngineStatus, cache: Path) -> SystemInfo:
+def sandbox(engine: LazyEngine) -> SandboxInfo:
+    """What the last engine found when it tried its bars; before one has started nothing is known for sure."""
+    if engine.sandbox is not None:
+        return msgspec.convert(engine.sandbox, SandboxInfo, from_attributes=True)
+    kind = {"linux": "landlock", "darwin": "seatbelt"}.get(sys.platform, "none")
+    reason = "Unknown until the engine has started: it confines itself then and tries what is forbidden."
+    if kind == "none":
+        reason = "There is no confinement for the engine on this system; it is told only the folders of granted models."
+    return SandboxInfo(enforced=False, kind=kind, reason=reason)
+
+
+def info(active: str, engine: LazyEngine, cache: Path) -> SystemInfo:
     """The answer of ``system.info``."""
     import platform  # asked for rarely, and not free to import
 
@@ -96,13 +113,9 @@ def info(active: str, device: str | None, status: EngineStatus, cache: Path) -> 
             python=platform.python_version(),
             cpus=os.cpu_count() or 1,
         ),
-        memory=memory(status.pid),
-        engines=engines(active, device),
-        sandbox=SandboxInfo(
-            enforced=False,
-            kind="none",
-            reason="The engine process is not confined in this version; it is told only the folders of granted models.",
-        ),
+        memory=memory(engine.status().pid),
+        engines=engines(active, engine.device),
+        sandbox=sandbox(engine),
         cache_root=str(cache),
         version=__version__,
     )

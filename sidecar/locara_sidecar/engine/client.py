@@ -11,6 +11,8 @@ Only this file decides when an engine lives and dies; what a job means is the da
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 from locara_protocol.errors import CODES, RpcError
@@ -19,9 +21,10 @@ from locara_sidecar.engine import failures, frames
 from locara_sidecar.engine.process import EngineProcess, worker_argv
 from locara_sidecar.engine.stderr import PromptFilter
 from locara_sidecar.engine.timers import Timers
+from locara_sidecar.models.reach import model_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 JobEvent = frames.PhaseStarted | frames.Step | frames.Image
 """What :meth:`EngineClient.run` reports while a job runs."""
@@ -55,6 +58,8 @@ class EngineClient:
     :param idle_unload: seconds without a job after which the process is ended; ``inf`` never.
     :param stall_timeout: seconds without any sign of progress inside a job after which the engine is killed.
     :param on_log: called on the loop with the engine's log records and the lines of its stderr (level debug).
+    :param readable: gives the folders of the models that an engine started now may read; the one of the job that
+        it is started for comes on top. An engine that lacks a job's folder is replaced: a sandbox cannot be widened.
     :param settings: switches for the engine itself (the fake engine's faults).
     :param argv: the command that runs the worker; default: this interpreter.
     :param cancel_grace: seconds that the engine has to stop a cancelled job before it is killed.
@@ -69,6 +74,7 @@ class EngineClient:
         idle_unload: float = 300.0,
         stall_timeout: float = 120.0,
         on_log: Callable[[frames.Log], None],
+        readable: Callable[[], Iterable[str]] = tuple,
         settings: dict[str, str] | None = None,
         argv: list[str] | None = None,
         cancel_grace: float = 2.0,
@@ -79,6 +85,7 @@ class EngineClient:
         self._idle_unload = idle_unload
         self._stall_timeout = stall_timeout
         self._on_log = on_log
+        self._readable = readable
         self._settings = dict(settings or {})
         self._argv = argv
         self._cancel_grace = cancel_grace
@@ -87,6 +94,8 @@ class EngineClient:
 
         self._process: EngineProcess | None = None
         self._ready: frames.Ready | None = None
+        self._given: frozenset[str] = frozenset()  # the model folders that the process may read
+        self._sandbox: frames.SandboxReport | None = None
         self._ending: EngineProcess | None = None  # told to end, not gone yet
         self._gone = asyncio.Event()  # set when there is neither a process nor one that is ending
         self._gone.set()
@@ -109,6 +118,11 @@ class EngineClient:
     def device(self) -> str | None:
         """The device that the running engine told, or None while there is none."""
         return None if self._ready is None else self._ready.device
+
+    @property
+    def sandbox(self) -> frames.SandboxReport | None:
+        """What the last engine that started found about its confinement; None before the first."""
+        return self._sandbox
 
     def status(self) -> EngineStatus:
         """The engine's state as of now; a dead process is told at once, also before its pipe was read.
@@ -222,9 +236,11 @@ class EngineClient:
         job = self._job
         if job is None or job.sent:
             return
+        if self._process is not None and not _folders(job.spec) <= self._given:
+            self._end()
         if self._process is None:
             if self._ending is None:  # two engines at once could need twice the memory
-                self._spawn()
+                self._spawn(job.spec)
             return
         if self._ready is None:
             return
@@ -236,7 +252,8 @@ class EngineClient:
         self._process.send(frames.Generate(spec=job.spec))
         self._timers.start("stall", self._stall_timeout, self._stalled)
 
-    def _spawn(self) -> None:
+    def _spawn(self, spec: frames.JobSpec) -> None:
+        self._given = frozenset(self._readable()) | _folders(spec)
         try:
             process = EngineProcess(
                 self._argv or worker_argv(),
@@ -255,7 +272,11 @@ class EngineClient:
         self._gone.clear()
         self._progress = asyncio.get_running_loop().time()
         start = frames.Start(
-            version=frames.VERSION, engine=self._engine, scratch=process.scratch, settings=self._settings
+            version=frames.VERSION,
+            engine=self._engine,
+            scratch=process.scratch,
+            settings=self._settings,
+            readable=[path for folder in sorted(self._given) for path in model_files(Path(folder))],
         )
         process.send(start)
         self._timers.start("start", self._start_timeout, self._start_overdue)
@@ -332,6 +353,10 @@ class EngineClient:
             self._unavailable("the daemon and the engine come from different versions of Locara")
             return
         self._ready = event
+        self._sandbox = event.sandbox
+        if (found := event.sandbox) is not None:
+            level, fields = "info" if found.enforced else "warning", {"kind": found.kind, **found.details}
+            self._on_log(frames.Log(level=level, logger="engine.sandbox", msg=found.reason, fields=fields))
         self._timers.stop("start")
         self._start_idle_timer()
         self._advance()
@@ -428,3 +453,8 @@ class EngineClient:
     def _stderr_lines(self, lines: list[str]) -> None:
         for line in lines:
             self._on_log(frames.Log(level="debug", logger="engine.stderr", msg=self._prompts.clean(line)))
+
+
+def _folders(spec: frames.JobSpec) -> frozenset[str]:
+    """The model folder that a job needs; none for the fake engine, whose models have no files."""
+    return frozenset([spec.model.path] if os.path.isabs(spec.model.path) else [])

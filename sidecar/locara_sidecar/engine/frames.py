@@ -92,12 +92,17 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
-    """The first command. ``settings``: an engine's own switches (the fake engine's faults)."""
+    """The first command. ``settings``: an engine's own switches (the fake engine's faults).
+
+    ``readable``: folders and files of granted models, absolute; with the installation they are all that the
+    engine will ever be able to read.
+    """
 
     version: int
     engine: str
     scratch: str
     settings: dict[str, str] = {}
+    readable: list[str] = []
 
 
 class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
@@ -120,6 +125,15 @@ Command = Start | Generate | Cancel | Exit
 # --- events: engine to daemon ---------------------------------------------------------------
 
 
+class SandboxReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What confines the engine process, as it found by trying; ``details`` has one word for each attempt and means."""
+
+    kind: str
+    enforced: bool
+    reason: str
+    details: dict[str, str] = {}
+
+
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """The answer to :class:`Start`: the engine can take jobs."""
 
@@ -127,6 +141,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     engine: str
     device: str
     pid: int
+    sandbox: SandboxReport | None = None
 
 
 class Unavailable(msgspec.Struct, frozen=True, kw_only=True, tag="unavailable"):

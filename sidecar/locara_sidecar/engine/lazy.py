@@ -32,6 +32,11 @@ class LazyEngine:
         """The device that the running engine told, or None while there is none."""
         return None if self._client is None else self._client.device
 
+    @property
+    def sandbox(self) -> frames.SandboxReport | None:
+        """What the last engine that started found about its confinement; None before the first."""
+        return None if self._client is None else self._client.sandbox
+
     def status(self) -> EngineStatus:
         """The engine's state as of now; ``stopped`` before the first job."""
         if self._client is None:

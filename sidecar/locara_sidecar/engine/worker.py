@@ -1,4 +1,4 @@
-"""The engine process: claims its pipes, loads one runtime, runs jobs one at a time.
+"""The engine process: claims its pipes, confines itself, loads one runtime, runs jobs one at a time.
 
 Two threads from the start. The *listener* takes commands, so that a cancel is seen at once and a closed
 pipe ends the process at once, whatever the main thread is doing. The *main* thread belongs to the
@@ -19,7 +19,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from locara_sidecar.engine import frames
+from locara_sidecar.engine import frames, sandbox
 from locara_sidecar.engine.job import run_job
 from locara_sidecar.engine.runtime import JobCancelled, Runtime
 
@@ -101,12 +101,18 @@ class Worker:
         start, *rest = next(batch for batch in batches if batch)
         if not isinstance(start, frames.Start) or start.version != frames.VERSION:
             self._refuse("the daemon and the engine come from different versions of Locara")
-        # SANDBOX: the process confines itself here: the scratch folder is known, nothing heavy is
-        # imported and no second thread exists.
+        # the scratch folder is known, nothing heavy is imported, and there is one thread: now or never
+        confined = sandbox.confine(start.scratch, start.readable)
         threading.Thread(target=self._listen, args=(rest, batches), name="listener", daemon=True).start()
         runtime = self._load(start)
         self._pipe.send(
-            frames.Ready(version=frames.VERSION, engine=runtime.name, device=runtime.device, pid=os.getpid())
+            frames.Ready(
+                version=frames.VERSION,
+                engine=runtime.name,
+                device=runtime.device,
+                pid=os.getpid(),
+                sandbox=confined,
+            )
         )
         while True:
             spec, control = self._jobs.get()

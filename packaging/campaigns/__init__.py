@@ -1,0 +1,1 @@
+"""Long runs by hand: each prints a report, and shows beside every zero the planted fault that is not zero."""

@@ -1,0 +1,126 @@
+"""The engine tries what is forbidden: the truth about a confinement is what it blocks, not what was asked for.
+
+None of the attempts sends anything: connecting a datagram socket only asks the kernel for a route, and the stream
+socket goes to a port of this machine that nobody serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+Outcome = Literal["blocked", "open", "unknown"]
+
+_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH})
+# the last two: a system without that family of addresses
+_NO_NETWORK = _REFUSED | _NO_ROUTE | {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
+_CLOSED_PORT = 1  # tcpmux: nobody serves it, and a service that did would only be connected to
+_NOWHERE = "192.0.2.1"  # an address of the documentation's network
+
+
+def all_attempts(outside: Iterable[str], writable: str) -> dict[str, Outcome]:
+    """Try everything once.
+
+    :param outside: folders that the user can list and the engine must not.
+    :param writable: a folder that the user can write in and the engine must not.
+    """
+    return {
+        "readOutside": _worst(read(folder) for folder in outside),
+        "writeOutside": write(writable),
+        "tcp": tcp(),
+        "udp": udp(),
+        "localSockets": local_sockets(),
+        "signals": signals(),
+    }
+
+
+def read(folder: str) -> Outcome:
+    """List a folder."""
+
+    def attempt() -> None:
+        with os.scandir(folder) as entries:
+            next(entries, None)
+
+    return _outcome(attempt, _REFUSED)
+
+
+def write(folder: str) -> Outcome:
+    """Make a file, and take it away again if that worked."""
+    path = os.path.join(folder, f".locara-attempt-{os.urandom(8).hex()}")
+
+    def attempt() -> None:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+    return _outcome(attempt, _REFUSED)
+
+
+def tcp() -> Outcome:
+    """Connect to a port of this machine; that nobody answers there means that the network is open."""
+    import socket
+
+    def attempt() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream:
+            stream.setblocking(False)
+            with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
+                stream.connect(("127.0.0.1", _CLOSED_PORT))
+
+    return _outcome(attempt, _NO_NETWORK)
+
+
+def udp() -> Outcome:
+    """Ask for a route for datagrams, to this machine and away from it, in both families."""
+    import socket
+
+    def attempt(family: int, address: str) -> Callable[[], None]:
+        def connect() -> None:
+            with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
+                datagrams.connect((address, 53))
+
+        return connect
+
+    where = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"), (socket.AF_INET, _NOWHERE)]
+    return _worst(_outcome(attempt(family, address), _NO_NETWORK) for family, address in where)
+
+
+def local_sockets() -> Outcome:
+    """Make a socket that could be connected to a service of the desktop."""
+    import socket
+
+    family = getattr(socket, "AF_UNIX", None)
+    if family is None:
+        return "unknown"
+
+    def attempt() -> None:
+        socket.socket(family, socket.SOCK_STREAM).close()
+
+    return _outcome(attempt, _REFUSED)
+
+
+def signals() -> Outcome:
+    """Ask whether the parent process could be signalled."""
+    parent = os.getppid()
+    if parent <= 1:
+        return "unknown"
+    return _outcome(lambda: os.kill(parent, 0), _REFUSED)
+
+
+def _outcome(attempt: Callable[[], object], refused: frozenset[int]) -> Outcome:
+    try:
+        attempt()
+    except OSError as error:
+        return "blocked" if error.errno in refused else "unknown"
+    return "open"
+
+
+def _worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """Open if anything is, blocked if something is and nothing is open."""
+    found = set(outcomes)
+    return "open" if "open" in found else "blocked" if "blocked" in found else "unknown"

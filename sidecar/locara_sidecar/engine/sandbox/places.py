@@ -1,0 +1,124 @@
+"""Which files the engine may still reach, and where the libraries' caches go.
+
+Readable and executable: the interpreter, its packages, the system's libraries and tools (a compiler is one:
+``mx.compile`` and Inductor run it). Readable: the granted models, /proc, /sys and the few files of /etc that
+libraries ask for. Readable and writable: the scratch folder, and the device nodes of accelerators. Nothing else, so
+not the home folder, not the temporary folder, not the other models.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import locara_protocol
+import locara_sidecar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from locara_sidecar.engine.sandbox.landlock import Right
+
+_SYSTEM = (
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt"),
+    *("/nix/store", "/gnu/store", "/run/current-system", "/run/opengl-driver"),
+)
+_TOOLCHAINS = ("CUDA_HOME", "CUDA_PATH", "ROCM_PATH", "HIP_PATH")
+_SETTINGS = (
+    *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "ld.so.preload", "alternatives", "localtime", "timezone"),
+    *("locale.alias", "passwd", "group", "nsswitch.conf", "ssl/openssl.cnf", "pki/tls/openssl.cnf", "crypto-policies"),
+    *("OpenCL", "vulkan", "glvnd", "nvidia"),
+)
+_DEVICES = (
+    *("null", "zero", "full", "random", "urandom"),
+    *("nvidia*", "nvidia-caps/*", "dri/*", "kfd", "dxg", "nvmap", "nvhost*", "accel/*"),
+)
+_PARTS = ("bin", "lib", "lib32", "lib64", "libexec", "include", "share", "pyvenv.cfg")
+
+_CACHES = {
+    **dict.fromkeys(("HOME", "TMPDIR", "TMP", "TEMP", "XDG_RUNTIME_DIR"), ""),
+    "XDG_CACHE_HOME": "cache",
+    "XDG_CONFIG_HOME": "config",
+    "XDG_DATA_HOME": "data",
+    "HF_HOME": "cache/huggingface",
+    "TORCH_HOME": "cache/torch",
+    "TORCHINDUCTOR_CACHE_DIR": "cache/inductor",
+    "TORCH_EXTENSIONS_DIR": "cache/torch-extensions",
+    "TRITON_CACHE_DIR": "cache/triton",
+    "TRITON_HOME": "cache/triton",
+    "CUDA_CACHE_PATH": "cache/cuda",
+    "MIOPEN_USER_DB_PATH": "cache/miopen",
+    "MIOPEN_CUSTOM_CACHE_DIR": "cache/miopen",
+    "NUMBA_CACHE_DIR": "cache/numba",
+    "MPLCONFIGDIR": "cache/matplotlib",
+}
+
+
+def redirect_caches(scratch: str) -> None:
+    """Point the home, temporary and cache folders of this process and its children into scratch."""
+    import site
+
+    # child interpreters find packages of the user where they were, not below the new home
+    if site.ENABLE_USER_SITE and (base := site.getuserbase()):
+        os.environ["PYTHONUSERBASE"] = base
+    for name, folder in _CACHES.items():  # libraries make theirs when they need one
+        os.environ[name] = os.path.join(scratch, folder) if folder else scratch
+    if "tempfile" in sys.modules:  # it may have looked its folder up already
+        import tempfile
+
+        tempfile.tempdir = None
+    sys.dont_write_bytecode = True  # packages are read-only from here on
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
+
+def rules(scratch: str, readable: Iterable[str], home: str | None) -> list[tuple[str, Right]]:
+    """Every rule, each path once; paths may be missing on this machine.
+
+    :param readable: folders and files of granted models.
+    :param home: the user's home folder; neither it nor a folder above it is ever given as a whole.
+    """
+    found: dict[str, Right] = {}
+
+    def add(right: Right, paths: Iterable[str]) -> None:
+        for path in paths:
+            found.setdefault(path, right)
+
+    add("write", [scratch])
+    add("device", _devices())
+    add("rename-threads", ["/proc/self/task"])
+    add("run", _SYSTEM)
+    add("run", _installation(home))
+    add("read", ["/proc", "/sys"])
+    add("read", (f"/etc/{name}" for name in _SETTINGS))
+    add("read", (path for path in readable if os.path.isabs(path) and not is_broad(path, home)))
+    return list(found.items())
+
+
+def is_broad(path: str, home: str | None) -> bool:
+    """Whether a folder is the root, a home folder or one above it: more than any library or model needs."""
+    real = os.path.realpath(path)
+    around = [os.path.realpath(home)] if home else []
+    return real == "/" or any(os.path.commonpath([real, inside]) == real for inside in around)
+
+
+def _installation(home: str | None) -> Iterator[str]:
+    """The interpreter and every place that packages are imported from."""
+    candidates = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix]
+    candidates += [os.path.dirname(os.path.realpath(sys.executable))]
+    candidates += [os.environ[name] for name in _TOOLCHAINS if os.environ.get(name)]
+    candidates += [path for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if os.path.isabs(path)]
+    for path in candidates:
+        if is_broad(path, home):  # a prefix such as /: the parts of it that an installation has
+            yield from (os.path.join(path, part) for part in _PARTS)
+        else:
+            yield path
+    yield from (path for path in sys.path if os.path.isabs(path) and not is_broad(path, home))
+    for package in (locara_sidecar, locara_protocol):
+        yield os.path.dirname(os.path.realpath(package.__file__ or ""))
+
+
+def _devices() -> Iterator[str]:
+    for pattern in _DEVICES:
+        yield from sorted(glob.glob(f"/dev/{pattern}"))

@@ -1,0 +1,77 @@
+"""Seatbelt, macOS's confinement: the profile's text and its loader. Written and loadable; NOT RUN by us so far.
+
+Everything is allowed that is not a file or the network, because Metal and the frameworks below it talk to many system
+services; what is read, written, started and connected is denied and given back by path. In this language the last
+rule that matches decides.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_SYSTEM = (
+    *("/System", "/usr", "/bin", "/sbin", "/Library", "/Applications/Xcode.app", "/opt/homebrew", "/opt/local"),
+    *("/private/etc", "/private/var/db", "/private/var/select", "/dev"),
+)
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/dtracehelper")
+
+
+def profile(scratch: str, installation: Iterable[str], readable: Iterable[str]) -> str:
+    """The profile's text.
+
+    :param scratch: read and written; installation: read and executed; readable: read. All absolute.
+    """
+    run = [*_SYSTEM, *installation]
+    lines = [
+        "(version 1)",
+        "(allow default)",
+        "(deny network*)",
+        "(deny appleevent-send)",
+        "(deny job-creation)",
+        "(deny signal)",
+        "(allow signal (target same-sandbox))",
+        "(deny file-write*)",
+        f"(allow file-write* {_subpath(scratch)})",
+        *(f"(allow file-write-data file-ioctl (literal {_quoted(path)}))" for path in _DEVICES),
+        # the names of files stay visible, as with Landlock: a path is walked before it is opened
+        "(deny file-read-data)",
+        '(allow file-read-data (literal "/"))',
+        *(f"(allow file-read-data {_subpath(path)})" for path in (*run, *readable, scratch)),
+        "(deny process-exec*)",
+        *(f"(allow process-exec* {_subpath(path)})" for path in run),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def load(text: str) -> None:
+    """Confine this process and what it starts, for good.
+
+    :raises OSError: when there is no Seatbelt here, or it refuses the profile.
+    """
+    if sys.platform != "darwin":
+        raise OSError("Seatbelt is macOS only")
+    library: Any = ctypes.CDLL("/usr/lib/libSystem.B.dylib", use_errno=True)
+    message = ctypes.c_char_p()
+    library.sandbox_init.argtypes = (ctypes.c_char_p, ctypes.c_uint64, ctypes.POINTER(ctypes.c_char_p))
+    if library.sandbox_init(text.encode(), 0, ctypes.byref(message)) != 0:
+        why = (message.value or b"no reason given").decode(errors="replace")
+        library.sandbox_free_error(message)
+        raise OSError(f"sandbox_init: {why}")
+
+
+def _subpath(path: str) -> str:
+    # the kernel compares real paths: /tmp and /var are links
+    return f"(subpath {_quoted(os.path.realpath(path))})"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in escaped):
+        raise OSError("a path with control characters cannot be written into a profile")
+    return f'"{escaped}"'

@@ -1,0 +1,211 @@
+"""The record of decisions on disk: whole lines, bounded, confined to its folder, and never in a job's way."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capability.helpers import Faulty, grant_for, manifest
+from locara_protocol.errors import RpcError
+from locara_protocol.messages import AuditEntry
+from locara_protocol.methods import METHODS
+from locara_sidecar.capability.audit import AuditLog
+from locara_sidecar.capability.auditfile import NAME, OLDER, AppendedFile, AuditWriter
+from locara_sidecar.capability.authorize import Wanted, audit_folder, authorize
+from locara_sidecar.capability.policy import Policy
+
+
+def decisions(count: int) -> list[AuditEntry]:
+    log = AuditLog()
+    for number in range(count):
+        log.record(capability="models", resource="pocket", decision="allow", reason="granted", request_id=number)
+    return log.entries()
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("access", "granted", "expected"),
+    [("write", True, True), ("read-write", True, True), ("read", True, False), ("write", False, False)],
+)
+def test_the_file_needs_a_declared_and_granted_app_data(tmp_path: Path, access: str, granted: bool, expected: bool):
+    policy = Policy.build(manifest(fs={"app-data": access}), {"app-data": str(tmp_path)} if granted else None)
+    assert (audit_folder(policy) is not None) == expected
+    assert audit_folder(Policy.build(None, {"app-data": str(tmp_path)})) is None
+
+
+def test_a_grant_to_read_opens_nothing(tmp_path: Path):
+    with pytest.raises(TypeError):
+        AppendedFile(str(tmp_path))  # type: ignore[arg-type]
+
+
+def test_entries_are_appended_as_lines_with_the_session_and_the_user_s_umask(tmp_path: Path):
+    before = os.umask(0o027)
+    try:
+        for session in ("one", "two"):
+            writer = AuditWriter(grant_for(tmp_path), session)
+            for entry in decisions(3):
+                writer.put(entry)
+            assert writer.flush(5)
+    finally:
+        os.umask(before)
+    rows = lines(tmp_path / NAME)
+    assert [(row["session"], row["seq"]) for row in rows] == [(s, n) for s in ("one", "two") for n in (1, 2, 3)]
+    expected = {"seq", "time", "capability", "resource", "decision", "reason", "requestId", "session"}
+    assert set(rows[0]) == expected
+    assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o640
+
+
+def test_two_files_bound_it(tmp_path: Path):
+    file = AppendedFile(grant_for(tmp_path), max_bytes=1000)
+    for number in range(100):
+        file.append(f"{number:098}\n".encode())
+    file.close()
+    assert sorted(os.listdir(tmp_path)) == [OLDER, NAME]
+    kept = [int(line) for name in (OLDER, NAME) for line in (tmp_path / name).read_text().split()]
+    assert kept == list(range(100 - len(kept), 100))
+    assert all((tmp_path / name).stat().st_size <= 1000 for name in (NAME, OLDER))
+
+
+def test_several_daemons_share_it_without_losing_or_mixing_lines(tmp_path: Path):
+    code = (
+        "import sys; from pathlib import Path; from capability.helpers import grant_for;"
+        "from locara_sidecar.capability.auditfile import AppendedFile;"
+        "file = AppendedFile(grant_for(Path(sys.argv[1])), max_bytes=1 << 20);"
+        "[file.append(f'{sys.argv[2]} {n}'.ljust(80).encode() + b'\\n') for n in range(200)]"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    processes = [subprocess.Popen([*words, str(number)], env=env) for number in range(3)]
+    assert [process.wait(30) for process in processes] == [0, 0, 0]
+    rows = (tmp_path / NAME).read_text().splitlines()
+    assert sorted(row.strip() for row in rows) == sorted(f"{who} {n}" for who in range(3) for n in range(200))
+
+
+def link(tmp_path: Path, name: Path) -> None:
+    name.symlink_to(tmp_path / "victim")
+
+
+def hard_link(tmp_path: Path, name: Path) -> None:
+    os.link(tmp_path / "victim", name)
+
+
+def pipe(tmp_path: Path, name: Path) -> None:
+    os.mkfifo(name)
+
+
+def folder(tmp_path: Path, name: Path) -> None:
+    name.mkdir()
+
+
+@pytest.mark.parametrize("planted", [link, hard_link, pipe, folder])
+def test_what_is_planted_under_its_name_leads_nowhere(tmp_path: Path, planted: Any):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "root").mkdir()
+    planted(tmp_path, tmp_path / "root" / NAME)
+    writer = AuditWriter(grant_for(tmp_path / "root"), "s")
+    writer.put(decisions(1)[0])
+    assert writer.flush(5)
+    assert writer.dropped == 1
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+def test_a_link_under_the_older_name_is_replaced_and_not_followed(tmp_path: Path):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / OLDER).symlink_to(tmp_path / "victim")
+    file = AppendedFile(grant_for(tmp_path / "root"), max_bytes=10)
+    file.append(b"12345678\n")
+    file.append(b"12345678\n")
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert (tmp_path / "root" / OLDER).read_bytes() == b"12345678\n"
+
+
+def test_every_failing_call_costs_a_line_and_no_descriptor(tmp_path: Path):
+    counting = Faulty()
+    file = AppendedFile(grant_for(tmp_path), system=counting, max_bytes=1)  # type: ignore[arg-type]
+    file.append(b"x\n")
+    for failing in range(1, len(counting.calls)):
+        faulty = Faulty(failing)
+        file = AppendedFile(grant_for(tmp_path), system=faulty, max_bytes=1)  # type: ignore[arg-type]
+        before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+        with pytest.raises(OSError, match=r"."):
+            file.append(b"x\n")
+        if sys.platform == "linux":
+            assert len(os.listdir("/proc/self/fd")) == before, faulty.calls
+        file._system = counting  # type: ignore[assignment]
+        file.close()
+
+
+def test_a_folder_that_comes_later_is_written_to_from_then_on(tmp_path: Path):
+    writer = AuditWriter(grant_for(tmp_path / "later"), "s")
+    first, second = decisions(2)
+    writer.put(first)
+    assert writer.flush(5)
+    (tmp_path / "later").mkdir()
+    writer.put(second)
+    assert writer.flush(5)
+    assert [row["seq"] for row in lines(tmp_path / "later" / NAME)] == [2]
+
+
+def session(hosts: Any, tmp_path: Path, declared: dict[str, str]) -> Any:
+    (tmp_path / "data").mkdir()
+    host = hosts.spawn()
+    wanted = manifest(fs={"user-folder": "write", **declared})
+    host.initialize(manifest=wanted, grants={"user-folder": str(host.folder), "app-data": str(tmp_path / "data")})
+    return host
+
+
+def test_the_wire_tells_every_decision_with_its_request_and_never_the_prompt(hosts: Any, tmp_path: Path):
+    host = session(hosts, tmp_path, {"app-data": "write"})
+    assert host.call("audit.capabilityLog") == {"entries": []}
+    host.generate("a secret lighthouse", steps=1)
+    with pytest.raises(Exception, match="manifest"):
+        host.generate("a secret lighthouse", model="sd3.5-large")
+    entries = host.call("audit.capabilityLog")["entries"]
+    assert [(entry["seq"], entry["decision"], entry["reason"]) for entry in entries] == [
+        (1, "allow", "granted"),
+        (2, "deny", "notDeclared"),
+    ]
+    assert entries[0]["capability"] == "modality:text-to-image"
+    assert (entries[1]["capability"], entries[1]["resource"]) == ("models", "sd3.5-large")
+    assert all(isinstance(entry["requestId"], int) for entry in entries)
+    assert host.call("audit.capabilityLog", {"after": 1})["entries"] == entries[1:]
+    assert host.call("audit.capabilityLog", {"limit": 1})["entries"] == entries[1:]
+    assert host.call("audit.capabilityLog", {"limit": 1, "after": 0})["entries"] == entries[:1]
+    assert host.close() == 0
+    text = (tmp_path / "data" / NAME).read_text()
+    assert [json.loads(line)["seq"] for line in text.splitlines()] == [1, 2]
+    assert "lighthouse" not in text + json.dumps(entries) + host.log()
+
+
+def test_without_the_declaration_nothing_is_written_and_a_broken_folder_fails_no_job(hosts: Any, tmp_path: Path):
+    host = session(hosts, tmp_path, {})
+    host.generate(steps=1)
+    assert host.close() == 0
+    assert os.listdir(tmp_path / "data") == []
+    (tmp_path / "data").rmdir()
+    host = session(hosts, tmp_path, {"app-data": "read-write"})
+    (tmp_path / "data" / NAME).mkdir()
+    assert host.generate(steps=1)["images"]
+    assert host.call("audit.capabilityLog")["entries"]
+
+
+@pytest.mark.parametrize("name", ["image.generate"])
+def test_the_gate_itself_leaves_no_prompt_in_a_decision(name: str):
+    log = AuditLog()
+    wanted = Wanted(models=("pocket",))
+    try:
+        decision = authorize(Policy.build(None, None), METHODS[name], wanted)
+    except RpcError as denied:
+        decision = denied
+    entry = log.record_decision(method=name, wanted=wanted, decision=decision, request_id=1)
+    assert set(entry.__struct_fields__) == {
+        *("seq", "time", "capability", "resource", "decision", "reason", "request_id"),
+    }

@@ -1,0 +1,314 @@
+"""A confined process cannot, an unconfined one can: each attempt has its control, so that a zero says something."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import msgspec
+import pytest
+
+from support.host import Sidecar, command, manifest
+
+OUTLAW = Path(__file__).parents[1] / "support" / "outlaw.py"
+
+
+def missing(means):
+    """Why this machine cannot confine a process by that means, or None; asked in a process of its own."""
+    code = {
+        "landlock": "Kernel().landlock_abi()",
+        "network": "from locara_sidecar.engine.sandbox import network\n"
+        "try: network.leave(Kernel())\nexcept OSError: network.filter_calls(Kernel())",
+    }[means]
+    lines = f"from locara_sidecar.engine.sandbox.kernel import Kernel\n{code}"
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=False)
+    return None if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def offered():
+    """Skip where the system offers no whole confinement: what it then reports is tested with a played kernel."""
+    for means in ("landlock", "network"):
+        if sys.platform != "linux" or (why := missing(means)):
+            pytest.skip(f"no {means} confinement on this system: {why if sys.platform == 'linux' else sys.platform}")
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A user's files, a scratch folder, a granted model, and two servers of this machine."""
+    for name in ("home", "scratch", "model"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "home" / "secret").write_text("secret")
+    (tmp_path / "home" / "long").write_text("a user's file")
+    (tmp_path / "model" / "weights").write_text("weights")
+    with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+        for server in (tcp, udp):
+            server.bind(("127.0.0.1", 0))
+        tcp.listen(16)
+        udp.setblocking(False)
+        yield {
+            "scratch": str(tmp_path / "scratch"),
+            "udp server": udp,
+            "plan": {
+                "secret": str(tmp_path / "home" / "secret"),
+                "outside": str(tmp_path / "home"),
+                "readable": [str(tmp_path / "model")],
+                "tcp": tcp.getsockname()[1],
+                "udp": udp.getsockname()[1],
+            },
+        }
+
+
+def attempt(world, mode):
+    done = subprocess.run(
+        [sys.executable, str(OUTLAW), mode, world["scratch"]],
+        input=json.dumps(world["plan"]),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_files_network_and_names_are_out_of_reach_in_python_natively_and_for_children(offered, world):
+    found = attempt(world, "on")
+    assert found.pop("report") is True
+    assert not [name for name, outcome in found.items() if outcome == "done"], found
+    assert sorted(os.listdir(world["plan"]["outside"])) == ["long", "secret"]
+    assert os.listdir(world["scratch"]) == []
+    with pytest.raises(BlockingIOError):
+        world["udp server"].recv(100)
+
+
+def test_control_without_the_sandbox_the_same_attempts_succeed(world):
+    found = attempt(world, "off")
+    expected = set(found) - ({"raw packets"} if os.getuid() or sys.platform != "linux" else set())
+    assert {name for name, outcome in found.items() if outcome == "done"} >= expected, found
+    assert world["udp server"].recv(100)
+    assert {"python", "native", "child", "renamed"} <= set(os.listdir(world["plan"]["outside"]))
+
+
+def confined(world, code, *, env=None):
+    """Run code in a confined process; what it printed."""
+    lines = (
+        "import os, sys, json\nfrom locara_sidecar.engine import sandbox\n"
+        f"report = sandbox.confine({world['scratch']!r}, {world['plan']['readable']!r})\n{code}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", lines], capture_output=True, text=True, timeout=60, env=env, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_what_an_engine_needs_goes_on_working(offered, world):
+    code = f"""
+import multiprocessing.connection, socket, subprocess, tempfile, threading, ctypes
+assert open({world["plan"]["readable"][0]!r} + "/weights").read() == "weights"
+one, two = socket.socketpair()
+one.sendall(b"pair")
+assert two.recv(9) == b"pair"
+with tempfile.NamedTemporaryFile() as file:
+    file.write(b"x")
+    assert file.name.startswith({world["scratch"]!r})
+assert os.path.expanduser("~") == {world["scratch"]!r}
+os.makedirs(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+assert subprocess.check_output(["/bin/sh", "-c", "echo a | cat > /dev/null && cat /proc/self/status"])
+thread = threading.Thread(target=lambda: open(f"/proc/self/task/{{threading.get_native_id()}}/comm", "w").write("cuda"))
+thread.start(); thread.join()
+os.urandom(1); open("/dev/urandom", "rb").read(1); open("/sys/devices/system/cpu/online").read()
+import zoneinfo, ssl, sqlite3, PIL.Image
+print("fine")
+"""
+    assert confined(world, code) == "fine\n"
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
+def test_a_compiler_runs_inside_and_its_library_loads_but_its_program_does_not_start(offered, world):
+    code = """
+import ctypes, subprocess
+os.chdir(os.environ["TMPDIR"])
+open("a.c", "w").write("int answer(void) { return 42; } int main(void) { return 0; }")
+subprocess.run(["cc", "-shared", "-fPIC", "-o", "a.so", "a.c"], check=True)
+assert ctypes.CDLL("./a.so").answer() == 42
+subprocess.run(["cc", "-o", "a.out", "a.c"], check=True)
+try:
+    subprocess.run(["./a.out"])
+except PermissionError:
+    print("refused")
+"""
+    assert confined(world, code) == "refused\n"
+
+
+def test_a_process_without_any_privilege_is_confined_too(offered, world):
+    """As root in these tests the capabilities are taken away first: what is left is what an ordinary user may."""
+    if os.getuid() == 0 and shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not here to take the privileges away")
+    drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.getuid() == 0 else []
+    words = [*drop, sys.executable, "-m", "locara_sidecar.engine.sandbox", "--probe"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["enforced"]) == (0, True), report
+    assert report["details"]["networkNamespace"].startswith(("in use, inside a user namespace", "not available"))
+
+
+def test_the_engine_still_dies_with_the_process_that_started_it(offered, world):
+    lines = f"""
+import ctypes
+from locara_sidecar.engine import sandbox
+libc, signal = ctypes.CDLL(None), ctypes.c_int()
+libc.prctl(1, 9)  # PR_SET_PDEATHSIG
+sandbox.confine({world["scratch"]!r}, [])
+libc.prctl(2, ctypes.byref(signal))
+print(signal.value)
+"""
+    drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if shutil.which("setpriv") else []
+    for words in ([], drop if os.getuid() == 0 else []):
+        done = subprocess.run([*words, sys.executable, "-c", lines], capture_output=True, text=True, check=False)
+        assert done.stdout == "9\n", done.stderr
+
+
+def test_no_descriptor_but_one_of_proc_is_left_open(offered, world):
+    code = """
+held = []
+for fd in os.listdir("/proc/self/fd"):
+    if int(fd) > 2 and os.path.lexists(f"/proc/self/fd/{fd}"):
+        held.append(os.readlink(f"/proc/self/fd/{fd}"))
+print(json.dumps([held, os.getpid()]))
+"""
+    held, pid = json.loads(confined(world, code))
+    assert held == [f"/proc/{pid}/task"]
+
+
+# --- the engine -----------------------------------------------------------------------------
+
+
+def test_the_engine_tells_what_holds_and_before_it_has_started_nobody_knows(offered, hosts):
+    host = hosts.session()
+    before = host.call("system.info")["sandbox"]
+    assert (before["enforced"], before["kind"]) == (False, "landlock")
+    assert "until the engine has started" in before["reason"]
+    host.generate(steps=1)
+    found = host.call("system.info")["sandbox"]
+    assert found["enforced"], found
+    assert {found["details"][name] for name in ("readOutside", "writeOutside", "tcp", "udp")} == {"blocked"}
+
+
+@pytest.mark.torch
+@pytest.mark.timeout(180)
+def test_the_torch_engine_loads_and_draws_inside(offered, hosts):
+    pytest.importorskip("torch")
+    models = Path(__file__).parents[2] / "fixtures" / "models"
+    host = hosts.session("--catalogue", str(models), models=("tiny-sd3",), engine="torch")
+    asked = {"prompt": "a red circle", "options": {"steps": 2}}
+    assert host.call("image.generate", asked, timeout=150)["images"]
+    assert host.call("system.info")["sandbox"]["enforced"]
+
+
+@pytest.fixture
+def with_path(spec, tmp_path):
+    """A job whose model is in a folder of this name."""
+
+    def make(name):
+        made = spec(job=name)
+        return msgspec.structs.replace(made, model=msgspec.structs.replace(made.model, path=str(tmp_path / name)))
+
+    return make
+
+
+def test_a_job_with_another_model_s_folder_gets_an_engine_that_may_read_it(drive, with_path, tmp_path):
+    async def one_by_one(client):
+        pids = []
+        for name in ("a", "a", "b"):
+            await client.make(with_path(name))
+            pids.append(client.status().pid)
+        return pids
+
+    first, same, other = drive(one_by_one)
+    assert first == same != other
+    first, same, other = drive(one_by_one, readable=lambda: [str(tmp_path / "a"), str(tmp_path / "b")])
+    assert first == same == other
+
+
+def test_a_cancelled_start_for_another_model_leaves_nothing_behind(drive, with_path):
+    async def body(client):
+        await client.make(with_path("a"))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.fails, with_path("b"))
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+            client.cancel("b")
+        await client.make(with_path("a"))
+
+    drive(body)
+
+
+# --- nothing on the network -----------------------------------------------------------------
+
+NETWORK = ("connect(", "sendto(", "sendmsg(", "sendmmsg(")
+BARRED = ("EACCES", "EPERM", "ENETUNREACH")
+
+
+def reached(trace):
+    """The traced calls that had an internet address and were not stopped at once."""
+    pending, found = {}, []
+    for line in trace.splitlines():
+        pid, _, call = line.partition(" ")
+        call = call.strip()
+        if call.endswith("<unfinished ...>"):
+            pending[pid] = call.removesuffix("<unfinished ...>")
+            continue
+        if call.startswith("<... "):
+            call = pending.pop(pid, "") + call.partition("resumed>")[2]
+        if call.startswith(NETWORK) and "AF_INET" in call and not any(f"= -1 {name}" in call for name in BARRED):
+            found.append(call)
+    return found
+
+
+def traced(tmp_path, command):
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not here")
+    trace = tmp_path / "trace"
+    words = ["strace", "-f", "--seccomp-bpf", "-e", "trace=%network", "-o", str(trace), *command]
+    if subprocess.run([*words[:5], "-o", str(trace), "true"], capture_output=True, check=False).returncode:
+        pytest.skip("processes may not be traced here")
+    return words, trace
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("engine", ["fake", pytest.param("torch", marks=pytest.mark.torch)])
+def test_a_whole_generate_reaches_for_no_network_under_a_tracer_or_in_an_empty_namespace(engine, tmp_path):
+    if engine == "torch":
+        pytest.importorskip("torch")
+    catalogue = str(Path(__file__).parents[2] / "fixtures" / "models")
+    words, trace = traced(tmp_path, command("--engine", engine, "--catalogue", catalogue, "--log-level", "error"))
+    alone = ["unshare", "-n"] if os.getuid() == 0 else ["unshare", "-Un"]
+    if shutil.which("unshare") and subprocess.run([*alone, "true"], capture_output=True, check=False).returncode == 0:
+        words = [*alone, *words]
+    with Sidecar(words) as sidecar:
+        sidecar.initialize(manifest=manifest("tiny-sd3", "pocket"), grants={"user-folder": str(tmp_path)})
+        asked = {"prompt": "a red circle", "options": {"model": "tiny-sd3", "steps": 2}}
+        assert sidecar.call("image.generate", asked, timeout=150)["images"]
+    text = trace.read_text()
+    assert "exited with" in text  # the tracer saw it to its end
+    assert reached(text) == []
+
+
+def test_control_the_tracer_sees_a_datagram_a_connection_and_a_question_for_a_name(tmp_path):
+    code = (
+        "import socket\n"
+        "a = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); a.sendto(b'x', ('127.0.0.1', 9))\n"
+        "b = socket.socket(); b.settimeout(1); b.connect_ex(('127.0.0.1', 1))\n"
+    )
+    words, trace = traced(tmp_path, [sys.executable, "-c", code])
+    subprocess.run(words, check=True)
+    assert [call.partition("(")[0] for call in reached(trace.read_text())] == ["sendto", "connect"]
