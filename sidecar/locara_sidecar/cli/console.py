@@ -28,8 +28,7 @@ class Console:
 
     def line(self, text: str) -> None:
         """A line that stays."""
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        self._write(text + "\n")
 
     def error(self, text: str) -> None:
         """A line on stderr."""
@@ -47,13 +46,19 @@ class Console:
         lines = [] if picture is None else self._half_blocks(picture)
         lines.append(status[: shutil.get_terminal_size().columns - 1])
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
-        sys.stdout.write(up + "\r" + "".join(f"\x1b[2K{line}\n" for line in lines))
-        sys.stdout.flush()
+        self._write(up + "\r" + "".join(f"\x1b[2K{line}\n" for line in lines))
         self._drawn = len(lines)
 
     def settle(self) -> None:
         """Leave the block as it is; what follows goes below."""
         self._drawn = 0
+
+    def _write(self, text: str) -> None:
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader (head, less) has seen enough; the interpreter must not flush again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def _half_blocks(self, picture: Image) -> list[str]:
         columns, rows = shutil.get_terminal_size()
