@@ -25,7 +25,7 @@ from diffusers.models.embeddings import get_2d_sincos_pos_embed_from_grid
 from torch import Tensor, multiprocessing
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from pocket_model.captions import Caption, random_caption, write
+from pocket_model.captions import Asked, Caption, random_caption, write
 from pocket_model.drawings import CELL_CENTRES, CELLS, SIZES, Scene, draw, sample_scene
 from pocket_model.judge import Score, mark
 from pocket_model.train_autoencoder import to_tensor
@@ -41,12 +41,15 @@ EMPTY_SHARE = 0.1
 EARLY_STEPS = 1200
 """The first steps learn the grounds from everything evenly; then the error is focused, see below."""
 TIME_SPREAD = 1.2  # of the logit of t
-TIME_MEANS = ((0, 0.5), (1200, 0.8), (2800, 1.7), (4600, 0.9))
+TIME_MEANS = ((0, 0.5), (1200, 0.8), (2800, 1.7), (4600, 0.9), (5300, 1.6), (6600, 0.9))
 """From which step on the logit of t has which mean. What a flat picture shows is decided at high noise: below it the
 network can see the shape and need not read it from the text. The last part sees to the edges again."""
-COMPLETE_SHARE = 0.5  # of later captions say everything; the others, and all early ones, are as random_caption has them
+COMPLETE_SHARE, LAST_COMPLETE_SHARE = 0.5, 0.25
+"""Share of captions, after the early steps, that say everything; the others are as random_caption has them."""
 STILL_STEPS, STILL_PICTURES = 2400, 8000
 """From this step on only drawings without jitter of place and size: a shape is then one thing to learn, not many."""
+VAGUE_STEPS = 5300
+"""From this step on captions are vague more often, and only complete ones focus the error (see next)."""
 FOCUS = 5.0
 """How much more the later error counts where the thing is to stand. The place follows from the scene's attributes, not
 from the drawing, so that for a complete caption this changes what is learnt first and not what is learnt."""
@@ -154,12 +157,25 @@ def focus(scenes: list[Scene]) -> Tensor:
     return weights / weights.mean((1, 2, 3), keepdim=True)
 
 
-def caption_for(scene: Scene, rng: np.random.Generator, *, early: bool) -> str:
+def caption_for(scene: Scene, rng: np.random.Generator, step: int) -> Caption:
     """What the network is told of a scene at one step."""
     if rng.random() < EMPTY_SHARE:
-        return ""
-    caption = write(scene, rng) if not early and rng.random() < COMPLETE_SHARE else random_caption(scene, rng)
-    return caption.text
+        return Caption("", None, (Asked(),))
+    share = COMPLETE_SHARE if step < VAGUE_STEPS else LAST_COMPLETE_SHARE
+    if step >= EARLY_STEPS and rng.random() < share:
+        return write(scene, rng)
+    return random_caption(scene, rng)
+
+
+def error_weights(scenes: list[Scene], captions: list[Caption], step: int) -> Tensor:
+    """Weight of each latent's error, [n, 1, 16, 16]."""
+    if step < EARLY_STEPS:
+        return torch.ones(len(scenes), 1, 16, 16)
+    weights = focus(scenes)
+    if step >= VAGUE_STEPS:
+        unplaced = torch.tensor([not all(t.cell and t.size for t in c.things) for c in captions])
+        weights[unplaced] = 1
+    return weights
 
 
 def rate_at(step: int, steps: int) -> float:
@@ -246,7 +262,8 @@ def train(worker: int, options: argparse.Namespace) -> None:
         usable = everything if early else few if step >= STILL_STEPS else singles
         latents = still if step >= STILL_STEPS else jittered
         chosen = usable[rng.integers(len(usable), size=BATCH // WORKERS)]
-        sequence, pooled = text([caption_for(scenes[i], rng, early=early) for i in chosen])
+        captions = [caption_for(scenes[i], rng, step) for i in chosen]
+        sequence, pooled = text([c.text for c in captions])
         x = latents[chosen].float()
         noise = torch.randn_like(x)
         middle = [mean for start, mean in TIME_MEANS if step >= start][-1]
@@ -254,7 +271,7 @@ def train(worker: int, options: argparse.Namespace) -> None:
         mixed = x + t.view(-1, 1, 1, 1) * (noise - x)
         velocity = model(mixed, sequence, pooled, t * TIMESTEPS).sample
         error = (velocity - (noise - x)) ** 2
-        loss = (error if early else error * focus([scenes[i] for i in chosen])).mean()
+        loss = (error * error_weights([scenes[i] for i in chosen], captions, step)).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(model)

@@ -27,7 +27,7 @@ def test_demo_prints_the_path_of_a_picture_that_is_there(tmp_path):
     done = subprocess.run([*RUN, *words], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     assert "a quiet lake" in done.stdout
-    assert "step 16/16" in done.stdout
+    assert "step 12/12" in done.stdout
     (file,) = (tmp_path / "out").iterdir()
     assert str(file) in done.stdout.splitlines()
     with Image.open(file) as picture:
