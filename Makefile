@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PROMPT ?= a red circle on a blue background
+PROMPT ?= a large red circle in the center of a blue background
 
 .PHONY: help setup demo test lint types generated schemas fixtures check bench campaign-capability transcript clean
 .DEFAULT_GOAL := help

@@ -18,7 +18,7 @@ from support.host import Host, decoded, error_of, until  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(180)]
 
-PROMPT = "a red circle on a blue background"
+PROMPT = "a large red circle in the center of a blue background"
 
 
 @pytest.fixture(scope="module")
