@@ -157,6 +157,8 @@ def test_a_process_without_any_privilege_is_confined_too(offered, world):
     words = [*drop, sys.executable, "-m", "locara_sidecar.engine.sandbox", "--probe"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     report = json.loads(done.stdout)
+    if all(report["details"][means].startswith("not available") for means in ("networkNamespace", "callFilter")):
+        pytest.skip("without privileges this system offers no way to leave the network")
     assert (done.returncode, report["enforced"]) == (0, True), report
     assert report["details"]["networkNamespace"].startswith(("in use, inside a user namespace", "not available"))
 

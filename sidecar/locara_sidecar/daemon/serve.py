@@ -134,7 +134,7 @@ class Daemon:
             await self._server.generations.wait_until_idle()
         self._outbox.close()
         await anyio.to_thread.run_sync(self._writer.wait, _FLUSH_SECONDS)
-        await anyio.to_thread.run_sync(self._server.flush_audit, _AUDIT_SECONDS)
+        await self._server.flush_audit(_AUDIT_SECONDS)
 
     # --- the event loop ------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+import anyio.to_thread
 import msgspec
 
 from locara_protocol import PROTOCOL_VERSION, jsonrpc
@@ -276,7 +277,7 @@ class Server:
         if self._audit_file is not None:
             self._audit_file.put(entry)
 
-    def flush_audit(self, seconds: float) -> None:
-        """Wait until the record of decisions is on its file, ``seconds`` at most (blocks)."""
+    async def flush_audit(self, seconds: float) -> None:
+        """Wait until the record of decisions is on its file, ``seconds`` at most."""
         if self._audit_file is not None:
-            self._audit_file.flush(seconds)
+            await anyio.to_thread.run_sync(self._audit_file.flush, seconds)
