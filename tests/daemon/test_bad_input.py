@@ -132,6 +132,8 @@ def test_a_channel_in_use_is_refused_and_its_owner_is_untouched(hosts):
         "image.generate", {"prompt": "x", "channel": f"__CHANNEL__:{first.channel}", "options": {"steps": 1}}
     )
     assert again.result(10)["images"]
+    # the client never uses a number twice, so it takes the frames of this second use for late ones
+    host.violations.clear()
 
 
 def test_a_refused_call_still_ends_the_valid_channel_that_it_named(hosts):
