@@ -435,7 +435,7 @@ class ModelFit(Result, frozen=True):
 
 
 class Model(Result, frozen=True):
-    """A catalogue entry and its state on this machine. ``runnable``: whether an engine of this version draws with it."""
+    """A catalogue entry and its state on this machine. ``runnable``: an engine of this version draws with it."""
 
     id: str
     version: str

@@ -186,7 +186,7 @@ _METHODS = (
     ),
     Method(
         name="models.usage",
-        summary="How much room the models in the shared cache take; other apps' only where the host allows managing it.",
+        summary="The room that models in the shared cache take; other apps' only where the host allows managing it.",
         params=m.NoParams,
         result=m.UsageResult,
         need="none",

@@ -61,6 +61,10 @@ def _parser() -> argparse.ArgumentParser:
         "--cache-dir", metavar="DIR", help="Locara's shared cache (else LOCARA_CACHE_DIR, else the platform's)"
     )
     serve.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of further model entries")
+    serve.add_argument("--allow-downloads", action="store_true", help="let the app download models that it declares")
+    serve.add_argument(
+        "--allow-model-management", action="store_true", help="let the app import, remove and collect models"
+    )
     serve.add_argument(
         "--idle-unload",
         metavar="SECONDS",

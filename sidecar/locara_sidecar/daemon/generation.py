@@ -36,7 +36,7 @@ from locara_sidecar.daemon import resolve
 from locara_sidecar.daemon.jobs import Job, JobQueue
 from locara_sidecar.daemon.progress import Progress, last_state
 from locara_sidecar.engine import frames
-from locara_sidecar.models.catalogue import Catalogue, Entry
+from locara_sidecar.models.catalogue import RUNNABLE, Catalogue, Entry
 
 if TYPE_CHECKING:
     from locara_sidecar.capability.policy import Policy
@@ -103,6 +103,7 @@ class Generations:
         entry = self._choose(grant.models, explicit=params.options is not None and params.options.model is not None)
         self._proven.add(entry.id)
         self._check_engine(params.options or GenerateOptions())
+        self._check_engine(params.options or GenerateOptions(), entry)
         count = (params.options and params.options.count) or 1
         order = _Order(params, entry, grant, output, _random_seed(count), time.monotonic())
         self._resolve(order, "check", digest="")
@@ -143,9 +144,10 @@ class Generations:
             raise RpcError(
                 "ModelNotFound", f"There is no model {models[0]} in the catalogue; it has {known}.", model=models[0]
             )
-        for entry in entries:
-            if self._folder(entry.id) is not None:
-                return entry
+        installed = [entry for entry in entries if self._folder(entry.id) is not None]
+        if installed:
+            # a model that no engine runs is the default only where there is no other
+            return next((entry for entry in installed if entry.family in RUNNABLE), installed[0])
         which = entries[0].id
         advice = "" if explicit else " None of the granted models is."
         raise RpcError("ModelNotInstalled", f"The model {which} is not installed on this machine.{advice}", model=which)
@@ -155,13 +157,16 @@ class Generations:
         # the fake engine needs no weights: every model counts as installed
         return Path() if folder is None and self._engine_name == "fake" and self._catalogue.get(model_id) else folder
 
-    def _check_engine(self, options: GenerateOptions) -> None:
+    def _check_engine(self, options: GenerateOptions, entry: Entry) -> None:
         if options.engine not in (None, "auto", self._engine_name) and self._engine_name != "fake":
             raise RpcError(
                 "EngineUnavailable",
                 f"This sidecar runs the {self._engine_name} engine, not {options.engine}.",
                 engine=options.engine,
             )
+        if entry.family not in RUNNABLE and self._engine_name != "fake":
+            message = f"No engine of this version runs {entry.display_name} yet."
+            raise RpcError("EngineUnavailable", message, model=entry.id, family=entry.family)
 
     def _resolve(self, order: _Order, job: str, *, digest: str) -> resolve.Resolved:
         return resolve.resolve(

@@ -112,10 +112,11 @@ class CatalogueError(Exception):
 class Catalogue:
     """All known models in order, and which of them have files on this machine."""
 
-    def __init__(self, entries: list[tuple[Entry, Path | None]], store: Store | None = None) -> None:
+    def __init__(self, entries: list[tuple[Entry, Path | None]], root: Path | None = None) -> None:
         self._entries = {entry.id: entry for entry, _ in sorted(entries, key=lambda pair: (pair[0].order, pair[0].id))}
         self._folders = {entry.id: folder for entry, folder in entries}
-        self._store = store
+        self._root = root
+        self._store: Store | None = None
 
     def __iter__(self) -> Any:
         return iter(self._entries.values())
@@ -124,15 +125,28 @@ class Catalogue:
         """The entry of that id, or None."""
         return self._entries.get(model_id)
 
-    def with_store(self, store: Store) -> Catalogue:
+    def with_cache(self, root: Path) -> Catalogue:
         """The same catalogue, which also finds what is installed in Locara's cache."""
-        return Catalogue([(entry, self._folders[entry.id]) for entry in self._entries.values()], store)
+        return Catalogue([(entry, self._folders[entry.id]) for entry in self._entries.values()], root)
+
+    @property
+    def store(self) -> Store | None:
+        """Locara's cache, if this catalogue knows of one."""
+        if self._store is None and self._root is not None:
+            from locara_sidecar.models.store import Store  # a daemon that draws nothing needs none
+
+            self._store = Store(self._root)
+        return self._store
+
+    def own_folder(self, model_id: str) -> Path | None:
+        """The folder that the catalogue itself names for a model (it may not be there), or None for the store's."""
+        return self._folders.get(model_id)
 
     def folder(self, model_id: str) -> Path | None:
         """The installed model's folder (diffusers layout), or None where it is not installed."""
         folder = self._folders.get(model_id)
-        if folder is None and self._store is not None and model_id in self._entries:
-            installed = self._store.find(model_id)
+        if folder is None and self.store is not None and model_id in self._entries:
+            installed = self.store.find(model_id)
             folder = None if installed is None else installed.folder
         return folder if folder is not None and (folder / "model_index.json").is_file() else None
 

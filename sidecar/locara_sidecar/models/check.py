@@ -85,7 +85,7 @@ def check_complete(folder: Path, paths: Iterable[str]) -> None:
     if "model_index.json" not in there:
         raise _missing("model_index.json")
     index = _load(folder / "model_index.json", "model_index.json")
-    for name, value in index.items() if isinstance(index, dict) else ():
+    for name, value in cast("dict[str, Any]", index).items() if isinstance(index, dict) else ():
         if _is_component(value) and not any(path.startswith(f"{name}/") for path in there):
             raise _missing(f"{name}/")
     for path in there:

@@ -8,6 +8,7 @@ import contextlib
 import os
 import shutil
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,7 +19,6 @@ from locara_sidecar.models.store import Installed, Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 KEEP_PARTIAL_SECONDS = 7 * 24 * 3600
 """Unfinished files and bytes without a model stay so long for the next try, unless room is asked for."""
@@ -84,9 +84,11 @@ class _Survey:
         found = [path for path, inode in self.blobs.items() if inode not in used and _changed(path) < older_than]
         with contextlib.suppress(OSError):
             for path in sorted(self.store.incoming.iterdir()):
-                if path.name.startswith("gone-") or (path.name.startswith("tree-") and _abandoned(path)):
-                    found.append(path)
-                elif path.is_file() and _changed(path) < older_than and not _being_written(path):
+                if path.is_file():
+                    given_up = _changed(path) < older_than and not _being_written(path)
+                else:
+                    given_up = path.name.startswith("gone-") or _abandoned(path)
+                if given_up:
                     found.append(path)
         return found
 
@@ -218,7 +220,9 @@ def _delete(path: Path) -> None:
 
 def _files(folder: Path) -> Iterable[tuple[Path, Inode, int]]:
     """Every file below (or the file itself): path, identity, size."""
-    paths = [folder] if folder.is_file() else (folder / base / name for base, _, names in os.walk(folder) for name in names)
+    paths = (
+        [folder] if folder.is_file() else (folder / base / name for base, _, names in os.walk(folder) for name in names)
+    )
     for path in paths:
         with contextlib.suppress(OSError):
             stat = path.lstat()

@@ -113,10 +113,7 @@ class Download:
 
     def _transfer(self, staging: Staging, files: Sequence[Remote]) -> None:
         """All files into the tree: configurations first, so that a model that is refused costs no weights."""
-        missing: list[Remote] = []
-        for file in files:
-            if not self._from_store(staging, file):
-                missing.append(file)
+        missing = [file for file in files if not self._from_store(staging, file)]
         waiting = sum(file.size - self._started(file) for file in missing)
         needed, available = waiting + _SPARE, disk.available(self._store.incoming)
         if needed > available:

@@ -14,7 +14,7 @@ import httpx2
 import msgspec
 from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub import errors as hub_errors
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils import build_hf_headers  # pyright: ignore[reportUnknownVariableType]
 
 from locara_protocol.errors import RpcError
 from locara_sidecar import __version__

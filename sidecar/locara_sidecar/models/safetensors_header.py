@@ -73,7 +73,9 @@ def check_text(text: bytes, data_bytes: int) -> int:
             raise MalformedHeader("its tensors overlap" if begin < end else "its tensors leave a hole")
         end = stop
     if end != data_bytes:
-        raise MalformedHeader("it runs past the end of the file" if end > data_bytes else "bytes follow its last tensor")
+        raise MalformedHeader(
+            "it runs past the end of the file" if end > data_bytes else "bytes follow its last tensor"
+        )
     return len(tensors)
 
 

@@ -25,15 +25,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import msgspec
 
 from locara_sidecar.models import disk
 from locara_sidecar.models.digest import META
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FORMAT = 1
 

@@ -125,7 +125,7 @@ class Transfer:
 
     def _wait(self, failures: int, at_least: float) -> None:
         wait = min(self._patience.first_wait * 2 ** (failures - 1), self._patience.longest_wait)
-        end = time.monotonic() + max(at_least, wait * random.uniform(0.5, 1.0))  # noqa: S311 -- not for secrecy
+        end = time.monotonic() + max(at_least, wait * random.uniform(0.5, 1.0))
         while (left := end - time.monotonic()) > 0:
             if self._stopped():
                 raise Stopped
