@@ -79,6 +79,7 @@ class FakeHub:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.cdn = self.url.replace("127.0.0.1", "localhost")  # another host to a client, as the real one is
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
@@ -193,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
         common = {"X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         if lfs:
             linked = {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(size)}
-            self._answer(302, b"", {**common, **linked, "Location": f"{self.hub.url}/cdn/{sha256}?of={quote(rest)}"})
+            self._answer(302, b"", {**common, **linked, "Location": f"{self.hub.cdn}/cdn/{sha256}?of={quote(rest)}"})
         else:
             self._send(source, size, f'"{git}"', fault, common)
 

@@ -6,10 +6,11 @@ nothing else, so that the answer always tells what is on disk.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ from locara_sidecar.models.catalogue import RUNNABLE, Catalogue, Entry
 if TYPE_CHECKING:
     from locara_sidecar.capability.policy import Policy
     from locara_sidecar.daemon.calls import Call
+    from locara_sidecar.daemon.model_use import ModelUse
     from locara_sidecar.daemon.outbox import Outbox
     from locara_sidecar.daemon.saving import Saver
     from locara_sidecar.engine.lazy import LazyEngine
@@ -90,6 +92,7 @@ class Generations:
         self._proven: set[str] = set()  # models whose pinned digest was found to hold
         self._idle = anyio.Event()
         self._idle.set()
+        self._use: ModelUse | None = None
 
     # --- accepting -----------------------------------------------------------------------
 
@@ -267,10 +270,28 @@ class Generations:
             resolved = self._resolve(order, job.id, digest=digest)
             _stop_if_cancelled(job, saver)
             self._start_task(saver.run)
-            done = await self._drive(job, resolved.spec, progress, saver)
+            with self._using(order.entry, folder):
+                done = await self._drive(job, resolved.spec, progress, saver)
             return _result(job, order, resolved, done, saver, started)
         finally:
             await saver.aclose()
+
+    @contextlib.contextmanager
+    def _using(self, entry: Entry, folder: Path | None) -> Iterator[None]:
+        """Keep the model from being collected, and its memory in other daemons' sight."""
+        store = self._catalogue.store
+        if store is None or not folder or self._engine_name == "fake":
+            yield
+            return
+        if self._use is None:
+            from locara_sidecar.daemon.model_use import ModelUse
+
+            self._use = ModelUse(store, self._engine.status, self._start_task)
+        self._use.begin(entry, folder)
+        try:
+            yield
+        finally:
+            self._use.end()
 
     async def _drive(self, job: Job, spec: frames.JobSpec, progress: Progress, saver: Saver) -> frames.Done:
         def on_event(event: frames.Event) -> None:
