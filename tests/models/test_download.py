@@ -87,10 +87,8 @@ def test_without_the_hash_check_the_wrong_bytes_would_be_published(store, hub, m
     monkeypatch.setattr(Transfer, "_verify", lambda *_: None)
     hub.fail("/cdn/", "flip", at=1000)
     entry = download(store, hub)
-    with pytest.raises(AssertionError):
-        for file in entry.meta.files:
-            source = hub.repositories["org/mine"].files[file.path]
-            assert file.sha256 == source[1]
+    served = hub.repositories["org/mine"].files
+    assert any(file.sha256 != served[file.path][1] for file in entry.meta.files)
 
 
 def test_the_rest_is_fetched_from_where_the_last_try_stopped(store, hub):
@@ -129,9 +127,7 @@ def test_a_partial_file_that_was_damaged_on_the_disk_is_fetched_anew(store, hub)
 def test_stopping_keeps_what_has_come(store, hub):
     hub.fail("/cdn/", "drip")
     started = threading.Event()
-    task = Download(
-        store, entry_for(), tell=lambda p: p.bytes > 400 and started.set(), endpoint=hub.url, token=False
-    )
+    task = Download(store, entry_for(), tell=lambda p: p.bytes > 400 and started.set(), endpoint=hub.url, token=False)
     errors = []
     thread = threading.Thread(target=lambda: errors.append(error_of(task.run)))
     thread.start()
@@ -159,7 +155,7 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(store, hub, tmp_path):
         elsewhere.add("org/mine", tmp_path / "mine")
         sha = cdn_of(hub, WEIGHTS)
         hub.fail(f"resolve/{'5ba5e1e5' * 5}/{WEIGHTS}", "redirect", to=f"{elsewhere.url}{sha}")
-        download(store, hub, token="secret-of-the-user")  # noqa: S106
+        download(store, hub, token="secret-of-the-user")
         assert any("secret" in request.headers.get("authorization", "") for request in hub.log)
         assert elsewhere.log
         assert not any("authorization" in request.headers for request in elsewhere.log)
@@ -168,7 +164,8 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(store, hub, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "target", ["http://files.example/x", "https://127.0.0.1/x", "https://10.0.0.1/x", "https://[::1]/x", "https://localhost/x"]
+    "target",
+    ["http://files.example/x", "https://127.0.0.1/x", "https://10.0.0.1/x", "https://[::1]/x", "https://localhost/x"],
 )
 def test_from_a_public_hub_no_redirect_leads_to_plain_http_or_into_the_local_network(target):
     transfer = Transfer("https://hub.example", {}, patience=QUICK, on_bytes=lambda _: None, stopped=lambda: False)

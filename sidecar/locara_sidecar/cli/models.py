@@ -1,17 +1,15 @@
-"""``locara-sidecar models …``: the same code as the ``models.*`` methods, without a daemon, with the user's own rights."""
+"""``locara-sidecar models …``: the code of the ``models.*`` methods, without a daemon, with the user's own rights."""
 
 from __future__ import annotations
 
 import signal
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from locara_protocol.errors import RpcError
-from locara_protocol.messages import DownloadProgress
 from locara_sidecar.cli.console import Console, bar
 from locara_sidecar.daemon import system
 from locara_sidecar.daemon.model_calls import describe, machine_of, removed_result, usage_result
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
+    from locara_protocol.messages import DownloadProgress
     from locara_sidecar.models.catalogue import Catalogue, Entry
     from locara_sidecar.models.store import Store
 

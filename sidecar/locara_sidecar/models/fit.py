@@ -21,7 +21,7 @@ GIB = 1 << 30
 QUANTIZATIONS: dict[str, tuple[Quantization, ...]] = {"mlx": ("none", "8bit", "4bit"), "torch": ("none",)}
 """What each engine can load, best first."""
 
-_COMFORT = 0.9
+_COMFORT = 0.85
 _DRIVER = 0.6  # GiB that a GPU's driver and context take
 
 
