@@ -134,7 +134,7 @@ def test_a_foreign_or_newer_meta_is_no_model(store, hub):
 KILLED = """
 import sys, random
 from pathlib import Path
-from locara_sidecar.models import collect, disk, staging
+from locara_sidecar.models import collect, disk, partial, staging
 from locara_sidecar.models.store import File, Origin, Store
 import hashlib
 if sys.argv[3] == "planted":  # bytes before references: removes a visible folder file by file
@@ -154,10 +154,14 @@ while True:
     with staging.Staging(store) as stage:
         for name in ("model_index.json", *(f"part{n}.json" for n in range(6))):
             data = f"{which} {name}".encode() * 50
-            part = store.incoming / f"{numbers.random()}.part"
-            part.write_bytes(data)
-            stage.adopt(part, File(name, len(data), hashlib.sha256(data).hexdigest()))
-            part.unlink()
+            part = None
+            while part is None:  # the other one may be writing the same bytes
+                part = partial.claim(store.incoming, hashlib.sha256(data).hexdigest())
+            part.reset()
+            part.write(data)
+            part.sync()
+            stage.adopt(part.path, File(name, part.size, part.sha256))
+            part.close(delete=True)
         stage.publish(f"m{which}", "1", [Origin(imported=True)])
     if numbers.random() < 0.7:
         collect.execute(store, collect.plan_gc(store, numbers.choice([0, 2000, None])))

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -277,7 +277,7 @@ class Generations:
             await saver.aclose()
 
     @contextlib.contextmanager
-    def _using(self, entry: Entry, folder: Path | None) -> Iterator[None]:
+    def _using(self, entry: Entry, folder: Path | None) -> Generator[None]:
         """Keep the model from being collected, and its memory in other daemons' sight."""
         store = self._catalogue.store
         if store is None or not folder or self._engine_name == "fake":
