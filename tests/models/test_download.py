@@ -131,9 +131,9 @@ def test_stopping_keeps_what_has_come(store, hub):
     errors = []
     thread = threading.Thread(target=lambda: errors.append(error_of(task.run)))
     thread.start()
-    assert started.wait(10)
+    assert started.wait(40)
     task.stop()
-    thread.join(5)
+    thread.join(20)
     assert errors[0].kind == "RequestCancelled"
     assert any(part.stat().st_size for part in store.incoming.glob("*.part"))
     assert whole(store) == []

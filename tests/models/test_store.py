@@ -143,7 +143,7 @@ if sys.argv[3] == "planted":  # bytes before references: removes a visible folde
         import time
         for file in sorted((store.models / key).rglob("*")):
             if file.is_file() and file.name != "meta.json":
-                file.unlink(); time.sleep(0.002)
+                file.unlink(); time.sleep(0.02)
         shutil.rmtree(store.models / key)
     staging.set_aside = set_aside
 store = Store(Path(sys.argv[1]))
@@ -177,7 +177,7 @@ def kills(store, count, mode, seed):
         users = [subprocess.Popen(argv, stdout=subprocess.PIPE) for _ in range(2)]
         for user in users:
             user.stdout.readline()
-        time.sleep(pauses.uniform(0.0, 0.06))
+        time.sleep(pauses.uniform(0.02, 0.5))
         for user in users:
             user.send_signal(signal.SIGKILL)
         for user in users:

@@ -76,8 +76,7 @@ class FakeHub:
             pass
 
         Handler.hub = hub
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self.cdn = self.url.replace("127.0.0.1", "localhost")  # another host to a client, as the real one is
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -106,6 +105,13 @@ class FakeHub:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address) -> None:
+        """A client that was killed is what the tests are about."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -250,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
                 position += len(data)
                 self.hub.sent += len(data)
                 if kind == "drip":
-                    time.sleep(0.01)
+                    time.sleep(0.002)
             while kind == "endless":
                 self.wfile.write(bytes(_CHUNK))
         if end < size:
