@@ -357,6 +357,8 @@ class CapabilityLogResult(Result, frozen=True):
     """Oldest first."""
 
     entries: list[AuditEntry]
+
+
 # --- models ----------------------------------------------------------------------------------
 
 ModelId = Annotated[str, Meta(min_length=1, max_length=256)]

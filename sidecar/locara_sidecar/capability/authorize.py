@@ -215,7 +215,6 @@ def audit_folder(policy: Policy) -> FolderGrant | None:
     return FolderGrant(root, policy.grants[root], "write", _MADE_HERE)
 
 
-def _check_names(wanted: Wanted) -> None:
 def _check_names(wanted: Wanted, path: str) -> None:
     for model in wanted.models:
         if MODEL_ID.fullmatch(model) is None:

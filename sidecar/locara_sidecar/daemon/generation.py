@@ -105,7 +105,6 @@ class Generations:
         grant = self._authorize(call, params, output)
         entry = self._choose(grant.models, explicit=params.options is not None and params.options.model is not None)
         self._proven.add(entry.id)
-        self._check_engine(params.options or GenerateOptions())
         self._check_engine(params.options or GenerateOptions(), entry)
         count = (params.options and params.options.count) or 1
         order = _Order(params, entry, grant, output, _random_seed(count), time.monotonic())
