@@ -12,8 +12,12 @@ import msgspec
 
 from locara_protocol import messages as m
 
-Need = Literal["none", "generate"]
-"""What a method needs from the manifest; the gate has one rule for each word. ``none`` is said, never implied."""
+Need = Literal["none", "generate", "model", "download", "manage", "import"]
+"""What a method needs from the manifest and the host; the gate has one rule for each word. ``none`` is said, never
+implied. ``model``: the model is declared; ``download``: and the host allows downloads; ``manage``: the host allows
+managing the model cache; ``import``: both that and the model."""
+
+_DOWNLOADING = ("RequestCancelled", "CapabilityDenied", "ModelNotFound", "ModelIncomplete", "IntegrityError")
 
 
 class Method(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +135,71 @@ _METHODS = (
         need="none",
     ),
     Method(
+        name="models.list",
+        summary="The models that the app's manifest declares: what they are, whether they are installed and fit.",
+        params=m.NoParams,
+        result=m.ModelsListResult,
+        need="none",
+    ),
+    Method(
+        name="models.get",
+        summary="One model of the catalogue.",
+        params=m.ModelParams,
+        result=m.Model,
+        errors=("CapabilityDenied", "ModelNotFound"),
+        need="model",
+    ),
+    Method(
+        name="models.download",
+        summary="Download a model into the shared cache, from where the last try stopped.",
+        params=m.ModelWorkParams,
+        result=m.InstalledResult,
+        errors=(*_DOWNLOADING, "DownloadFailed", "LicenseNotAccepted", "InsufficientDisk", "StorageError"),
+        need="download",
+        notification="DownloadProgress",
+    ),
+    Method(
+        name="models.verify",
+        summary="Hash an installed model's files again and compare.",
+        params=m.ModelWorkParams,
+        result=m.VerifyResult,
+        errors=(*_DOWNLOADING, "ModelNotInstalled", "StorageError"),
+        need="model",
+        notification="ModelProgress",
+    ),
+    Method(
+        name="models.import",
+        summary="Take a model from a folder or a Hugging Face cache into the shared cache.",
+        params=m.ImportParams,
+        result=m.InstalledResult,
+        errors=(*_DOWNLOADING, "InsufficientDisk", "StorageError"),
+        need="import",
+        notification="ModelProgress",
+    ),
+    Method(
+        name="models.remove",
+        summary="Remove a model from the shared cache.",
+        params=m.RemoveParams,
+        result=m.RemovedResult,
+        errors=("CapabilityDenied", "ModelNotFound", "ModelNotInstalled", "StorageError"),
+        need="manage",
+    ),
+    Method(
+        name="models.usage",
+        summary="The room that models in the shared cache take; other apps' only where the host allows managing it.",
+        params=m.NoParams,
+        result=m.UsageResult,
+        need="none",
+    ),
+    Method(
+        name="models.gc",
+        summary="Collect what no model needs and, down to maxBytes, the models used least recently.",
+        params=m.GcParams,
+        result=m.RemovedResult,
+        errors=("CapabilityDenied", "StorageError"),
+        need="manage",
+    ),
+    Method(
         name="shutdown",
         summary="Cancel all jobs and get ready for exit.",
         params=m.NoParams,
@@ -161,6 +230,18 @@ _NOTIFICATIONS = (
         name="DiffusionStep",
         summary="Progress of image.generate, in Tauri's channel frame.",
         params=m.ChannelMessage,
+        direction="sidecar",
+    ),
+    Notification(
+        name="DownloadProgress",
+        summary="Progress of models.download, at most ten times a second.",
+        params=m.DownloadMessage,
+        direction="sidecar",
+    ),
+    Notification(
+        name="ModelProgress",
+        summary="Progress of models.import and models.verify, at most ten times a second.",
+        params=m.ModelMessage,
         direction="sidecar",
     ),
 )

@@ -26,7 +26,7 @@ def file_name(wire_name: str, part: str) -> str:
 
 def notification_types(note: methods.Notification) -> tuple[type[Any], ...]:
     """The types that a notification's params may have: a channel's messages have an end frame beside them."""
-    return (note.params, m.ChannelEnd) if note.params is m.ChannelMessage else (note.params,)
+    return (note.params, m.ChannelEnd) if issubclass(note.params, m.ChannelFrame) else (note.params,)
 
 
 def components(types: Iterable[type[Any]], ref_template: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:

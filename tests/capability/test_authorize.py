@@ -14,7 +14,7 @@ from locara_protocol.errors import RpcError
 from locara_protocol.manifest import merge
 from locara_protocol.methods import METHODS, Method, Need
 from locara_sidecar.capability.audit import AuditLog
-from locara_sidecar.capability.authorize import FolderGrant, Grant, Wanted, authorize
+from locara_sidecar.capability.authorize import DOWNLOADS, MANAGEMENT, FolderGrant, Grant, Wanted, authorize
 from locara_sidecar.capability.confined import ConfinedFolder
 from locara_sidecar.capability.policy import Policy
 
@@ -47,7 +47,11 @@ def outcome(policy: Policy, wanted: Wanted, method: Method = GENERATE) -> Grant 
 
 
 @pytest.mark.parametrize("root", ROOTS)
-@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+@pytest.mark.parametrize(
+    "method",
+    [method for method in METHODS.values() if method.need in ("none", "generate")],
+    ids=lambda method: method.name,
+)
 def test_nothing_is_allowed_that_is_not_declared_and_granted(method: Method, root: str | None):
     log = AuditLog()
     for count, parts in enumerate(CASES, 1):
@@ -107,6 +111,32 @@ def test_access_that_is_there_already_is_kept_by_the_fragment():
     assert isinstance(denied, RpcError)
     assert denied.data["capability"] == "fs.user-folder"
     assert denied.data["declare"] == {"capabilities": {"fs": {"user-folder": "read-write"}}}
+
+
+FLAGS = {"download": DOWNLOADS, "manage": MANAGEMENT, "import": MANAGEMENT}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [method for method in METHODS.values() if method.need not in ("none", "generate")],
+    ids=lambda method: method.name,
+)
+def test_calls_about_models_need_the_model_and_the_hosts_flag(method: Method):
+    wanted = Wanted(models=("pocket",) if method.need != "manage" else ())
+    for declared, flags in itertools.product((True, False), (set[str](), {DOWNLOADS}, {MANAGEMENT})):
+        policy = Policy.build(manifest(models=[{"id": "pocket"}] if declared else []), None)
+        policy = msgspec.structs.replace(policy, flags=frozenset(flags))
+        decision = outcome(policy, wanted, method)
+        right_flag = method.need not in FLAGS or FLAGS[method.need] in flags
+        assert isinstance(decision, Grant) == (right_flag and (declared or method.need == "manage"))
+        if isinstance(decision, RpcError) and decision.data["reason"] == "notDeclared":
+            mended = merge(manifest(models=[]), decision.data["declare"])
+            host = frozenset(decision.data.get("host", {}).get("flags", flags))
+            again = outcome(msgspec.structs.replace(Policy.build(mended, None), flags=host), wanted, method)
+            assert isinstance(again, Grant)
+        elif isinstance(decision, RpcError):
+            assert decision.data["reason"] == "hostFlag"
+            assert decision.data["host"] == {"flags": [FLAGS[method.need]]}
 
 
 class Digests(Mapping[str, str]):

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from locara_protocol.methods import Method
     from locara_sidecar.capability.policy import Policy
 
+DOWNLOADS = "--allow-downloads"
+MANAGEMENT = "--allow-model-management"
+
 _MADE_HERE = object()
 _EMPTY = Manifest(name="", publisher="", version="")
 
@@ -101,13 +104,58 @@ def _generate(policy: Policy, method: Method, wanted: Wanted) -> Grant:
     return _make(policy, wanted, "text-to-image")
 
 
-_RULES: dict[str, Callable[[Policy, Method, Wanted], Grant]] = {"none": _nothing, "generate": _generate}
+def _model(policy: Policy, method: Method, wanted: Wanted) -> Grant:
+    return _use_model(policy, wanted)
+
+
+def _download(policy: Policy, method: Method, wanted: Wanted) -> Grant:
+    return _use_model(policy, wanted, DOWNLOADS)
+
+
+def _import(policy: Policy, method: Method, wanted: Wanted) -> Grant:
+    return _use_model(policy, wanted, MANAGEMENT)
+
+
+def _manage(policy: Policy, method: Method, wanted: Wanted) -> Grant:
+    _check_flag(policy, MANAGEMENT, "models")
+    return Grant(wanted.models, None, "host", MANAGEMENT, _MADE_HERE)
+
+
+_RULES: dict[str, Callable[[Policy, Method, Wanted], Grant]] = {
+    "none": _nothing,
+    "generate": _generate,
+    "model": _model,
+    "download": _download,
+    "import": _import,
+    "manage": _manage,
+}
 """One rule for each word of ``Method.need``; a word that is not here is denied."""
+
+
+def _use_model(policy: Policy, wanted: Wanted, flag: str | None = None) -> Grant:
+    """The rule of calls about one model: the manifest declares it and, where it takes one, the host set the flag."""
+    _check_names(wanted, "$.model")
+    manifest = policy.manifest or _EMPTY
+    model = wanted.models[0]
+    if all(entry.id != model for entry in manifest.models):
+        declare = {"capabilities": {"models": [{"id": model}]}}
+        more = {} if flag is None or flag in policy.flags else {"host": {"flags": [flag]}}
+        message = f"The app's manifest does not declare the model {model}."
+        raise _denied("models", model, "notDeclared", message, declare=declare, **more)
+    if flag is not None:
+        _check_flag(policy, flag, model)
+    return Grant((model,), None, "models", model, _MADE_HERE)
+
+
+def _check_flag(policy: Policy, flag: str, resource: str) -> None:
+    if flag not in policy.flags:
+        message = f"The host did not start the sidecar with {flag}."
+        raise _denied("host", resource, "hostFlag", message, host={"flags": [flag]})
 
 
 def _make(policy: Policy, wanted: Wanted, modality: str) -> Grant:
     """The rule of calls that make images: the modality, a model, and a folder if a file is to be saved."""
-    _check_names(wanted)
+    _check_names(wanted, "$.options.model")
     manifest = policy.manifest or _EMPTY
     declared = [model for model in wanted.models if any(entry.id == model for entry in manifest.models)]
     missing: list[tuple[str, str]] = []
@@ -167,10 +215,10 @@ def audit_folder(policy: Policy) -> FolderGrant | None:
     return FolderGrant(root, policy.grants[root], "write", _MADE_HERE)
 
 
-def _check_names(wanted: Wanted) -> None:
+def _check_names(wanted: Wanted, path: str) -> None:
     for model in wanted.models:
         if MODEL_ID.fullmatch(model) is None:
-            raise invalid_params("$.options.model", f"{shown(model)} is not a model id.")
+            raise invalid_params(path, f"{shown(model)} is not a model id.")
     if wanted.root is not None and not is_root(wanted.root):
         message = f"{shown(wanted.root)} is no root; there are user-folder, app-data and user-paths.<name>."
         raise invalid_params("$.options.output.root", message)

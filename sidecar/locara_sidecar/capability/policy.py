@@ -23,10 +23,14 @@ _MAX_PATH_BYTES = 4096
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """A manifest, if there is one, and the folder of each granted root (absolute; it need not exist yet)."""
+    """A manifest, if there is one, and the folder of each granted root (absolute; it need not exist yet).
+
+    :param flags: what the host allowed at spawn, of ``--allow-downloads`` and ``--allow-model-management``.
+    """
 
     manifest: Manifest | None = None
     grants: dict[str, Path] = {}
+    flags: frozenset[str] = frozenset()
 
     @classmethod
     def build(cls, manifest: dict[str, Any] | None, grants: Mapping[str, str] | None) -> Policy:

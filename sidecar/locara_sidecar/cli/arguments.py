@@ -15,7 +15,17 @@ from locara_sidecar import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("serve", "demo", "doctor")
+COMMANDS = ("serve", "demo", "doctor", "models")
+_MODEL_VERBS = {
+    "list": "every model: installed or not, and whether it fits",
+    "get": "one model",
+    "download": "download into the shared cache, from where the last try stopped",
+    "import": "take a model from a folder or a Hugging Face cache",
+    "verify": "hash an installed model again",
+    "remove": "remove from the shared cache",
+    "usage": "how much room the models take",
+    "gc": "collect what no model needs",
+}
 
 
 def run(argv: Sequence[str]) -> int:
@@ -32,6 +42,10 @@ def run(argv: Sequence[str]) -> int:
         from locara_sidecar.cli.demo import run as demo
 
         return demo(options)
+    if options.command == "models":
+        from locara_sidecar.cli.models import run as models
+
+        return models(options)
     from locara_sidecar.cli.doctor import run as doctor
 
     return doctor(options)
@@ -61,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
         "--cache-dir", metavar="DIR", help="Locara's shared cache (else LOCARA_CACHE_DIR, else the platform's)"
     )
     serve.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of further model entries")
+    serve.add_argument("--allow-downloads", action="store_true", help="let the app download models that it declares")
+    serve.add_argument(
+        "--allow-model-management", action="store_true", help="let the app import, remove and collect models"
+    )
     serve.add_argument(
         "--idle-unload",
         metavar="SECONDS",
@@ -106,7 +124,26 @@ def _parser() -> argparse.ArgumentParser:
     _engine(doctor)
     doctor.add_argument("--cache-dir", metavar="DIR")
     doctor.add_argument("--json", action="store_true", help="print JSON")
+
+    models = commands.add_parser("models", help="list, download, import, verify, remove, collect", allow_abbrev=False)
+    verbs = models.add_subparsers(dest="verb", required=True, metavar="{" + ",".join(_MODEL_VERBS) + "}")
+    for verb, words in _MODEL_VERBS.items():
+        _model_verb(verbs.add_parser(verb, help=words, allow_abbrev=False), verb)
     return parser
+
+
+def _model_verb(parser: argparse.ArgumentParser, verb: str) -> None:
+    if verb not in ("list", "usage", "gc"):
+        parser.add_argument("model", help="model id")
+    if verb == "import":
+        parser.add_argument("folder", type=Path, help="diffusers' layout, or a Hugging Face cache")
+    if verb == "gc":
+        parser.add_argument("--max-bytes", metavar="N", type=_count, help="remove the least used models down to this")
+    if verb in ("remove", "gc"):
+        parser.add_argument("--dry-run", action="store_true", help="only show what would go")
+    parser.add_argument("--cache-dir", metavar="DIR", help="Locara's shared cache")
+    parser.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of further model entries")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _engine(parser: argparse.ArgumentParser) -> None:

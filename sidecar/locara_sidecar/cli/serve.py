@@ -16,6 +16,7 @@ def run(options: argparse.Namespace) -> int:
     descriptors = stdio.claim()
     # what follows may import anything: from here on nothing can reach the host's stdout by accident
     from locara_protocol.errors import RpcError
+    from locara_sidecar.capability.authorize import DOWNLOADS, MANAGEMENT
     from locara_sidecar.capability.policy import Policy
     from locara_sidecar.daemon.serve import Settings, serve
     from locara_sidecar.models import catalogue
@@ -41,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
             queue=options.queue,
             max_line_bytes=options.max_line_bytes,
             log_level=options.log_level,
+            flags=frozenset(flag for flag in (DOWNLOADS, MANAGEMENT) if getattr(options, flag[2:].replace("-", "_"))),
         ),
         known,
         descriptors,

@@ -61,6 +61,10 @@ class Calls:
     def closed(self, call: Call) -> None:
         del self._in_flight[call.id]
 
+    def others(self, call: Call) -> bool:
+        """Whether any other call is in flight."""
+        return any(other is not call for other in self._in_flight.values())
+
     def count(self) -> int:
         return len(self._in_flight)
 

@@ -6,10 +6,11 @@ nothing else, so that the answer always tells what is on disk.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,11 +37,12 @@ from locara_sidecar.daemon import resolve
 from locara_sidecar.daemon.jobs import Job, JobQueue
 from locara_sidecar.daemon.progress import Progress, last_state
 from locara_sidecar.engine import frames
-from locara_sidecar.models.catalogue import Catalogue, Entry
+from locara_sidecar.models.catalogue import RUNNABLE, Catalogue, Entry
 
 if TYPE_CHECKING:
     from locara_sidecar.capability.policy import Policy
     from locara_sidecar.daemon.calls import Call
+    from locara_sidecar.daemon.model_use import ModelUse
     from locara_sidecar.daemon.outbox import Outbox
     from locara_sidecar.daemon.saving import Saver
     from locara_sidecar.engine.lazy import LazyEngine
@@ -90,6 +92,7 @@ class Generations:
         self._proven: set[str] = set()  # models whose pinned digest was found to hold
         self._idle = anyio.Event()
         self._idle.set()
+        self._use: ModelUse | None = None
 
     # --- accepting -----------------------------------------------------------------------
 
@@ -102,7 +105,7 @@ class Generations:
         grant = self._authorize(call, params, output)
         entry = self._choose(grant.models, explicit=params.options is not None and params.options.model is not None)
         self._proven.add(entry.id)
-        self._check_engine(params.options or GenerateOptions())
+        self._check_engine(params.options or GenerateOptions(), entry)
         count = (params.options and params.options.count) or 1
         order = _Order(params, entry, grant, output, _random_seed(count), time.monotonic())
         self._resolve(order, "check", digest="")
@@ -143,9 +146,10 @@ class Generations:
             raise RpcError(
                 "ModelNotFound", f"There is no model {models[0]} in the catalogue; it has {known}.", model=models[0]
             )
-        for entry in entries:
-            if self._folder(entry.id) is not None:
-                return entry
+        installed = [entry for entry in entries if self._folder(entry.id) is not None]
+        if installed:
+            # a model that no engine runs is the default only where there is no other
+            return next((entry for entry in installed if entry.family in RUNNABLE), installed[0])
         which = entries[0].id
         advice = "" if explicit else " None of the granted models is."
         raise RpcError("ModelNotInstalled", f"The model {which} is not installed on this machine.{advice}", model=which)
@@ -155,13 +159,16 @@ class Generations:
         # the fake engine needs no weights: every model counts as installed
         return Path() if folder is None and self._engine_name == "fake" and self._catalogue.get(model_id) else folder
 
-    def _check_engine(self, options: GenerateOptions) -> None:
+    def _check_engine(self, options: GenerateOptions, entry: Entry) -> None:
         if options.engine not in (None, "auto", self._engine_name) and self._engine_name != "fake":
             raise RpcError(
                 "EngineUnavailable",
                 f"This sidecar runs the {self._engine_name} engine, not {options.engine}.",
                 engine=options.engine,
             )
+        if entry.family not in RUNNABLE and self._engine_name != "fake":
+            message = f"No engine of this version runs {entry.display_name} yet."
+            raise RpcError("EngineUnavailable", message, model=entry.id, family=entry.family)
 
     def _resolve(self, order: _Order, job: str, *, digest: str) -> resolve.Resolved:
         return resolve.resolve(
@@ -262,10 +269,28 @@ class Generations:
             resolved = self._resolve(order, job.id, digest=digest)
             _stop_if_cancelled(job, saver)
             self._start_task(saver.run)
-            done = await self._drive(job, resolved.spec, progress, saver)
+            with self._using(order.entry, folder):
+                done = await self._drive(job, resolved.spec, progress, saver)
             return _result(job, order, resolved, done, saver, started)
         finally:
             await saver.aclose()
+
+    @contextlib.contextmanager
+    def _using(self, entry: Entry, folder: Path | None) -> Generator[None]:
+        """Keep the model from being collected, and its memory in other daemons' sight."""
+        store = self._catalogue.store
+        if store is None or not folder or self._engine_name == "fake":
+            yield
+            return
+        if self._use is None:
+            from locara_sidecar.daemon.model_use import ModelUse
+
+            self._use = ModelUse(store, self._engine.status, self._start_task)
+        self._use.begin(entry, folder)
+        try:
+            yield
+        finally:
+            self._use.end()
 
     async def _drive(self, job: Job, spec: frames.JobSpec, progress: Progress, saver: Saver) -> frames.Done:
         def on_event(event: frames.Event) -> None:

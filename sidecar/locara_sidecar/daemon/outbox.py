@@ -19,7 +19,7 @@ import msgspec
 from msgspec import UNSET
 
 from locara_protocol import jsonrpc
-from locara_protocol.messages import ChannelEnd, ChannelMessage, DiffusionStep
+from locara_protocol.messages import FRAMES, ChannelEnd, DiffusionStep, Streamed
 
 MAX_PENDING = 16
 HIGH_WATER_BYTES = 8 * 1024 * 1024
@@ -33,7 +33,7 @@ class Channel:
         self.id = channel_id
         self.notification = notification
         self.index = 0
-        self.pending: deque[DiffusionStep] = deque()
+        self.pending: deque[Streamed] = deque()
 
 
 class _Closing(msgspec.Struct, frozen=True):
@@ -60,14 +60,14 @@ class Outbox:
             self._answer_bytes += len(line)
             self._condition.notify()
 
-    def push(self, channel: Channel, message: DiffusionStep) -> None:
+    def push(self, channel: Channel, message: Streamed) -> None:
         """Queue a message for a channel, absorbed by the newest pending one when the host does not keep up."""
         with self._condition:
             pending = channel.pending
             if len(pending) >= MAX_PENDING:
                 last = pending.pop()
-                if message.preview is UNSET and last.preview is not UNSET and last.image == message.image:
-                    message = msgspec.structs.replace(message, preview=last.preview)
+                if isinstance(message, DiffusionStep) and isinstance(last, DiffusionStep):
+                    message = _with_preview(message, last)
             elif not pending:
                 self._streams.append(channel)
             pending.append(message)
@@ -131,9 +131,17 @@ class Outbox:
         return line
 
     def _frame(self, channel: Channel) -> bytes:
-        message = ChannelMessage(channel=channel.id, index=channel.index, message=channel.pending.popleft())
+        message = channel.pending.popleft()
+        frame = FRAMES[type(message)](channel=channel.id, index=channel.index, message=message)
         channel.index += 1
-        return jsonrpc.encode_notification(channel.notification, message)
+        return jsonrpc.encode_notification(channel.notification, frame)
+
+
+def _with_preview(message: DiffusionStep, last: DiffusionStep) -> DiffusionStep:
+    """The later message, with the preview of the one that it absorbs if it has none of its own."""
+    if message.preview is UNSET and last.preview is not UNSET and last.image == message.image:
+        return msgspec.structs.replace(message, preview=last.preview)
+    return message
 
 
 def _end(channel: Channel) -> bytes:

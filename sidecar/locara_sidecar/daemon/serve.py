@@ -59,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     queue: int
     max_line_bytes: int
     log_level: str
+    flags: frozenset[str] = frozenset()
 
 
 class Daemon:
@@ -92,6 +93,7 @@ class Daemon:
             catalogue=known,
             policy=settings.policy,
             cache_root=system.cache_root(settings.cache_dir),
+            flags=settings.flags,
             max_queue=settings.queue,
             max_line_bytes=settings.max_line_bytes,
             stop=self.stop,
@@ -128,10 +130,10 @@ class Daemon:
 
     async def _end(self) -> None:
         """Answer what is open, end the engine, write what the host still takes."""
-        self._server.generations.cancel_all()
+        self._server.cancel_all()
         self._engine.close_now()
         with anyio.move_on_after(_ANSWER_SECONDS):
-            await self._server.generations.wait_until_idle()
+            await self._server.wait_until_idle()
         self._outbox.close()
         await anyio.to_thread.run_sync(self._writer.wait, _FLUSH_SECONDS)
         await self._server.flush_audit(_AUDIT_SECONDS)

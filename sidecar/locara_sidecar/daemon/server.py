@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from locara_sidecar.capability.authorize import Grant, Wanted
     from locara_sidecar.capability.policy import Policy
+    from locara_sidecar.daemon.model_calls import ModelCalls
     from locara_sidecar.engine.lazy import LazyEngine
     from locara_sidecar.models.catalogue import Catalogue
 
@@ -60,6 +61,7 @@ class Server:
         catalogue: Catalogue,
         policy: Policy | None,
         cache_root: Path,
+        flags: frozenset[str] = frozenset(),
         max_queue: int,
         max_line_bytes: int,
         stop: Callable[[int, str], None],
@@ -70,6 +72,9 @@ class Server:
         self._engine = engine
         self._engine_name = engine_name
         self._cache_root = cache_root
+        self._catalogue = catalogue = catalogue.with_cache(cache_root)
+        self._flags = flags
+        self._models: ModelCalls | None = None
         self._max_line_bytes = max_line_bytes
         self._max_queue = max_queue
         self._stop = stop
@@ -99,6 +104,7 @@ class Server:
             "image.cancel": self._image_cancel,
             "audit.capabilityLog": self._capability_log,
             "shutdown": self._shutdown,
+            **{name: self._model_call for name in METHODS if name.startswith("models.")},
         }
         if self._handlers.keys() != METHODS.keys():
             raise RuntimeError(f"methods and handlers differ: {self._handlers.keys() ^ METHODS.keys()}")
@@ -198,6 +204,8 @@ class Server:
         job = self.jobs.by_request(request_id)
         if job is not None:
             self.generations.cancel(job)
+        elif self._models is not None:
+            self._models.cancel(request_id)
 
     # --- methods -------------------------------------------------------------------------
 
@@ -255,16 +263,45 @@ class Server:
 
     def _shutdown(self, call: Call, params: m.NoParams) -> m.Empty | None:
         self.session.state = "shutdown"
-        if self._engine.status().state == "stopped" and not self.jobs.all():
+        if self._engine.status().state == "stopped" and not self.calls.others(call):
             return m.Empty()
-        self.generations.cancel_all()
+        self.cancel_all()
         self._start_task(self._answer_shutdown, call)
         return None
 
     async def _answer_shutdown(self, call: Call) -> None:
-        await self.generations.wait_until_idle()
+        await self.wait_until_idle()
         await self._engine.close()
         call.succeed(m.Empty())
+
+    def _model_call(self, call: Call, params: Any) -> Any:
+        if self._models is None:
+            from locara_sidecar.daemon.model_calls import ModelCalls  # most sessions never ask
+
+            self._models = ModelCalls(
+                outbox=self._outbox,
+                catalogue=self._catalogue,
+                engine_name=self._engine_name,
+                session=self.session,
+                flags=self._flags,
+                record=self._record,
+                start_task=self._start_task,
+            )
+        return self._models.accept(call, params)
+
+    # --- ending --------------------------------------------------------------------------
+
+    def cancel_all(self) -> None:
+        """Cancel every long call."""
+        self.generations.cancel_all()
+        if self._models is not None:
+            self._models.cancel_all()
+
+    async def wait_until_idle(self) -> None:
+        """Return when every long call has been answered."""
+        await self.generations.wait_until_idle()
+        if self._models is not None:
+            await self._models.wait_until_idle()
 
     # --- the record of decisions ---------------------------------------------------------
 

@@ -2,26 +2,50 @@
 
 The files in ``models/catalogue/`` ship with the package; a host adds its own with ``--catalogue DIR``
 (the same form; ``source.path`` may name a folder beside the file that holds the model). Order matters:
-``order`` decides which granted and installed model is the default.
+``order`` decides which granted and installed model is the default. An entry without a folder of its own is
+installed when Locara's cache (``store.py``) has it.
+
+No entry names a revision that nobody has seen: without one, the commit that the first download finds is recorded.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+if TYPE_CHECKING:
+    from locara_sidecar.models.store import Store
+
+Quantization = Literal["none", "8bit", "4bit"]
+
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """Where the files come from: a hub repository, or a local folder (``path``, relative to the JSON file;
-    ``package`` for the model that ships inside this package)."""
+    """Where files come from: a hub repository, or a local folder (``path``, relative to the JSON file;
+    ``package`` for the model that ships inside this package).
+
+    :param revision: a published commit, branch or tag; None is ``main``.
+    :param files: patterns of the files that belong to the model, as ``fnmatch`` has them; ``exclude`` takes away again.
+    :param place: the path in the model's tree of a file that lies elsewhere in its repository.
+    """
 
     repository: str | None = None
     revision: str | None = None
+    files: list[str] = []
+    exclude: list[str] = []
+    place: dict[str, str] = {}
     path: str | None = None
     package: bool = False
+
+
+class Need(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Memory at the model's default size, in bytes: all weights, and the highest need at any moment (text encoders
+    are gone before the loop)."""
+
+    weights: int
+    peak: int
 
 
 class Sides(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -61,8 +85,24 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
     schedulers: list[str]
     defaults: Defaults
     sides: Sides
-    source: Source
+    source: Source | list[Source]
     tags: list[str] = []
+    download_bytes: Annotated[int, Meta(ge=0)] = 0
+    memory: dict[Quantization, Need] = {}
+
+    @property
+    def sources(self) -> list[Source]:
+        """The source, or the several repositories that the model is made of."""
+        return self.source if isinstance(self.source, list) else [self.source]
+
+    @property
+    def downloadable(self) -> bool:
+        """Whether the model comes from the hub."""
+        return all(source.repository and source.files for source in self.sources)
+
+
+RUNNABLE = frozenset({"sd3"})
+"""The families that the engines of this version run; the others are listed and can be downloaded."""
 
 
 class CatalogueError(Exception):
@@ -72,9 +112,11 @@ class CatalogueError(Exception):
 class Catalogue:
     """All known models in order, and which of them have files on this machine."""
 
-    def __init__(self, entries: list[tuple[Entry, Path | None]]) -> None:
+    def __init__(self, entries: list[tuple[Entry, Path | None]], root: Path | None = None) -> None:
         self._entries = {entry.id: entry for entry, _ in sorted(entries, key=lambda pair: (pair[0].order, pair[0].id))}
         self._folders = {entry.id: folder for entry, folder in entries}
+        self._root = root
+        self._store: Store | None = None
 
     def __iter__(self) -> Any:
         return iter(self._entries.values())
@@ -83,9 +125,29 @@ class Catalogue:
         """The entry of that id, or None."""
         return self._entries.get(model_id)
 
+    def with_cache(self, root: Path) -> Catalogue:
+        """The same catalogue, which also finds what is installed in Locara's cache."""
+        return Catalogue([(entry, self._folders[entry.id]) for entry in self._entries.values()], root)
+
+    @property
+    def store(self) -> Store | None:
+        """Locara's cache, if this catalogue knows of one."""
+        if self._store is None and self._root is not None:
+            from locara_sidecar.models.store import Store  # a daemon that draws nothing needs none
+
+            self._store = Store(self._root)
+        return self._store
+
+    def own_folder(self, model_id: str) -> Path | None:
+        """The folder that the catalogue itself names for a model (it may not be there), or None for the store's."""
+        return self._folders.get(model_id)
+
     def folder(self, model_id: str) -> Path | None:
         """The installed model's folder (diffusers layout), or None where it is not installed."""
         folder = self._folders.get(model_id)
+        if folder is None and self.store is not None and model_id in self._entries:
+            installed = self.store.find(model_id)
+            folder = None if installed is None else installed.folder
         return folder if folder is not None and (folder / "model_index.json").is_file() else None
 
 
@@ -113,6 +175,7 @@ def _read(file: Path, base: Path) -> tuple[Entry, Path | None]:
         entry = msgspec.json.decode(file.read_bytes(), type=Entry)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CatalogueError(f"{file}: {error}") from error
-    if entry.source.package:
+    first = entry.sources[0] if entry.sources else Source()
+    if first.package:
         return entry, Path(__file__).parent / entry.id
-    return entry, None if entry.source.path is None else (base / entry.source.path).resolve()
+    return entry, None if first.path is None else (base / first.path).resolve()

@@ -1,29 +1,51 @@
 """A model's digest: SHA-256 over the canonical list of its files' (path, size, sha256).
 
-Two folders with the same files have the same digest, wherever they lie. Hidden files do not count.
+Two folders with the same files have the same digest, wherever they lie. Hidden files do not count, nor
+does the ``meta.json`` that the store puts beside the files.
 """
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
+
+META = "meta.json"
+"""The store's own file at the top of a model's tree; see ``models/store.py``."""
 
 _CHUNK = 1 << 20
 _known: dict[tuple[str, tuple[tuple[str, int, int], ...]], str] = {}
 
 
+class Recorded(msgspec.Struct, frozen=True):
+    """The part of a ``meta.json`` that says which digest the store found when it published the tree."""
+
+    digest: str
+
+
+def digest_of(rows: Iterable[tuple[str, int, str]]) -> str:
+    """``sha256:<hex>`` of a list of files: (path with ``/``, size in bytes, SHA-256 in hex), in any order."""
+    ordered = sorted(rows, key=lambda row: PurePosixPath(row[0]).parts)
+    return "sha256:" + hashlib.sha256(msgspec.json.encode(ordered)).hexdigest()
+
+
 def model_digest(folder: Path) -> str:
     """``sha256:<hex>`` of a model's folder; hashed once per process and state of the files.
 
-    Reads every byte the first time: call it off the event loop.
+    A folder of the store was hashed when it was published, and ``models.verify`` hashes it again when asked:
+    its recorded digest is taken. Any other is read in full the first time: call it off the event loop.
 
     :raises OSError: when a file cannot be read.
     """
+    recorded = _recorded(folder)
+    if recorded is not None:
+        return recorded
     files = sorted(
         path
         for path in folder.rglob("*")
@@ -32,12 +54,25 @@ def model_digest(folder: Path) -> str:
     stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
     key = (str(folder), tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
     if key not in _known:
-        rows = [(name, stat.st_size, _sha256(path)) for path, (name, stat) in zip(files, stats, strict=True)]
-        _known[key] = "sha256:" + hashlib.sha256(msgspec.json.encode(rows)).hexdigest()
+        rows = [(name, stat.st_size, file_sha256(path)) for path, (name, stat) in zip(files, stats, strict=True)]
+        _known[key] = digest_of(row for row in rows if row[0] != META)
     return _known[key]
 
 
-def _sha256(path: Path) -> str:
+def _recorded(folder: Path) -> str | None:
+    try:
+        digest = msgspec.json.decode((folder / META).read_bytes(), type=Recorded).digest
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    # only the store names a folder by its digest; a meta.json that somebody else put there says nothing
+    return digest if digest == f"sha256:{folder.name}" else None
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file in hex.
+
+    :raises OSError: when it cannot be read.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

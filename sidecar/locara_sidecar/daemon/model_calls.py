@@ -1,0 +1,370 @@
+"""The ``models.*`` methods: check, then work in a thread (what is quick) or in a process of its own (what is long).
+
+Long calls do not take the engine's place in the queue; at most :data:`MAX_WORKS` run at once.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import os
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+import msgspec
+from msgspec import UNSET
+
+from locara_protocol import messages as m
+from locara_protocol.errors import RpcError, invalid_params
+from locara_protocol.methods import METHODS
+from locara_sidecar.capability.authorize import MANAGEMENT, Grant, Wanted, authorize
+from locara_sidecar.daemon import system
+from locara_sidecar.models import fit
+from locara_sidecar.models.catalogue import RUNNABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from locara_sidecar.daemon.calls import Call
+    from locara_sidecar.daemon.outbox import Outbox
+    from locara_sidecar.daemon.session import Session
+    from locara_sidecar.models import collect, worker
+    from locara_sidecar.models.catalogue import Catalogue, Entry
+    from locara_sidecar.models.store import Store
+
+MAX_WORKS = 4
+
+_MODEL_PHASES: dict[m.DownloadPhase, m.ModelPhase] = {
+    "resolving": "reading",
+    "downloading": "reading",
+    "verifying": "verifying",
+    "publishing": "publishing",
+}
+
+
+class ModelCalls:
+    """The handlers.
+
+    :param flags: what the host allowed at spawn.
+    :param start_task: starts a coroutine function in the daemon's task group.
+    """
+
+    def __init__(
+        self,
+        *,
+        outbox: Outbox,
+        catalogue: Catalogue,
+        engine_name: str,
+        session: Session,
+        flags: frozenset[str],
+        record: Callable[[Call, Wanted, Grant | RpcError], None],
+        start_task: Callable[..., object],
+    ) -> None:
+        assert catalogue.store is not None
+        self._store: Store = catalogue.store
+        self._outbox = outbox
+        self._catalogue = catalogue
+        self._engine_name = engine_name
+        self._session = session
+        self._flags = flags
+        self._record = record
+        self._start_task = start_task
+        self._works: dict[int | str, anyio.CancelScope] = {}
+        self._open = 0
+        self._idle = anyio.Event()
+        self._idle.set()
+
+    def accept(self, call: Call, params: Any) -> None:
+        """Check a call in the contract's order and start it; its answer comes later.
+
+        :raises RpcError: for whatever the checks find.
+        """
+        model: str | None = getattr(params, "model", None)
+        if call.method == "models.import" and not Path(params.folder).is_absolute():
+            raise invalid_params("$.from", "The folder must be absolute.")
+        self._authorize(call, model)
+        entry = None if model is None else self._catalogue.get(model)
+        if model is not None and entry is None:
+            raise RpcError("ModelNotFound", f"There is no model {model} in the catalogue.", model=model)
+        if METHODS[call.method].notification is not None:
+            assert entry is not None
+            self._begin(call, entry, params)
+            return
+        quick: dict[str, Callable[[], Any]] = {
+            "models.list": self._list,
+            "models.get": partial(self._get, entry),
+            "models.usage": self._usage,
+            "models.remove": partial(self._remove, params),
+            "models.gc": partial(self._gc, params),
+        }
+        self._track()
+        self._start_task(self._answer, call, quick[call.method])
+
+    def _authorize(self, call: Call, model: str | None) -> None:
+        policy = msgspec.structs.replace(self._session.policy, flags=self._flags)
+        wanted = Wanted(models=() if model is None else (model,))
+        try:
+            grant = authorize(policy, METHODS[call.method], wanted)
+        except RpcError as denied:
+            self._record(call, wanted, denied)
+            raise
+        self._record(call, wanted, grant)
+
+    def _granted(self) -> set[str]:
+        manifest = self._session.policy.manifest
+        return set() if manifest is None else {entry.id for entry in manifest.models}
+
+    # --- ending --------------------------------------------------------------------------
+
+    def cancel(self, request_id: int | str) -> None:
+        """Stop a long call; anything else: nothing happens."""
+        scope = self._works.get(request_id)
+        if scope is not None:
+            scope.cancel()
+
+    def cancel_all(self) -> None:
+        for scope in self._works.values():
+            scope.cancel()
+
+    async def wait_until_idle(self) -> None:
+        """Return when every call has been answered."""
+        await self._idle.wait()
+
+    def _track(self) -> None:
+        if self._open == 0:
+            self._idle = anyio.Event()
+        self._open += 1
+
+    def _done(self) -> None:
+        self._open -= 1
+        if self._open == 0:
+            self._idle.set()
+
+    # --- quick ones ----------------------------------------------------------------------
+
+    async def _answer(self, call: Call, function: Callable[[], Any]) -> None:
+        try:
+            call.succeed(await anyio.to_thread.run_sync(function))
+        except RpcError as error:
+            call.fail(error)
+        except OSError as error:
+            name = errno.errorcode.get(error.errno or 0, "EIO")
+            call.fail(RpcError("StorageError", f"The model cache cannot be used ({name}).", errno=name))
+        except Exception as error:  # noqa: BLE001 -- the one place that turns the unforeseen into an answer
+            call.fail_unexpectedly(error)
+        finally:
+            self._done()
+
+    def _list(self) -> m.ModelsListResult:
+        granted, machine = self._granted(), self._machine()
+        models = [describe(self._catalogue, entry, machine, self._engines()) for entry in self._catalogue]
+        return m.ModelsListResult(models=[model for model in models if model.id in granted])
+
+    def _get(self, entry: Entry | None) -> m.Model:
+        assert entry is not None
+        return describe(self._catalogue, entry, self._machine(), self._engines())
+
+    def _engines(self) -> list[str]:
+        if self._engine_name != "fake":
+            return [self._engine_name]
+        return [engine.name for engine in system.engines("", None) if engine.available and engine.name != "fake"]
+
+    def _machine(self) -> fit.Machine:
+        return machine_of(self._store.root)
+
+    def _usage(self) -> m.UsageResult:
+        from locara_sidecar.models import collect
+
+        everything = MANAGEMENT in self._flags
+        return usage_result(collect.usage(self._store), None if everything else self._granted())
+
+    def _remove(self, params: m.RemoveParams) -> m.RemovedResult:
+        from locara_sidecar.models import collect
+
+        plan = collect.plan_remove(self._store, params.model)
+        if params.dry_run:
+            return removed_result(plan.models, plan.bytes, params.model)
+        done = collect.remove(self._store, plan, params.model)
+        return removed_result(done.models, done.bytes, params.model)
+
+    def _gc(self, params: m.GcParams) -> m.RemovedResult:
+        from locara_sidecar.models import collect
+
+        plan = collect.plan_gc(self._store, params.max_bytes)
+        if params.dry_run:
+            return removed_result(plan.models, plan.bytes)
+        done = collect.execute(self._store, plan)
+        return removed_result(done.models, done.bytes)
+
+    # --- long ones -----------------------------------------------------------------------
+
+    def _begin(self, call: Call, entry: Entry, params: Any) -> None:
+        from locara_sidecar.models.worker import Work
+
+        if len(self._works) >= MAX_WORKS:
+            raise RpcError("QueueFull", f"{MAX_WORKS} downloads, imports or checks are running already.")
+        own = self._catalogue.own_folder(entry.id)
+        root = str(self._store.root)
+        if call.method == "models.verify":
+            if self._catalogue.folder(entry.id) is None:
+                raise RpcError("ModelNotInstalled", f"The model {entry.id} is not installed.", model=entry.id)
+            work = Work(op="verify", root=root, entry=entry, folder=None if own is None else str(own))
+        else:
+            if own is not None and self._catalogue.folder(entry.id) is not None:
+                self._track()
+                self._start_task(self._answer, call, partial(_own_result, entry.id, own))
+                return
+            if own is not None or (call.method == "models.download" and not entry.downloadable):
+                raise RpcError(
+                    "DownloadFailed" if call.method == "models.download" else "StorageError",
+                    f"{entry.id} comes from a folder of the host's, not from a hub.",
+                    retryable=False,
+                )
+            folder = params.folder if isinstance(params, m.ImportParams) else None
+            op = "import" if call.method == "models.import" else "download"
+            work = Work(op=op, root=root, entry=entry, folder=folder, token=self._session.token)
+        scope = self._works[call.id] = anyio.CancelScope()
+        self._track()
+        self._start_task(self._work, call, work, scope)
+
+    async def _work(self, call: Call, work: worker.Work, scope: anyio.CancelScope) -> None:
+        from locara_sidecar.daemon.model_work import run_work
+
+        done: worker.Done | None = None
+        failure: Exception | None = None
+        try:
+            with scope:
+                done = await run_work(work, partial(self._tell, call))
+        except Exception as error:  # noqa: BLE001 -- the one place that turns the unforeseen into an answer
+            failure = error
+        finally:
+            del self._works[call.id]
+            self._done()
+        if done is not None:
+            call.succeed(_work_result(work, done))
+        elif isinstance(failure, RpcError):
+            call.fail(failure)
+        elif failure is not None:
+            call.fail_unexpectedly(failure)
+        else:
+            call.fail(RpcError("RequestCancelled", "The request was cancelled.", images=[]))
+
+    def _tell(self, call: Call, progress: m.DownloadProgress) -> None:
+        if call.channel is None:
+            return
+        message: m.Streamed = progress
+        if call.channel.notification == "ModelProgress":
+            message = m.ModelProgress(
+                model=progress.model,
+                phase=_MODEL_PHASES[progress.phase],
+                bytes=progress.bytes,
+                total_bytes=progress.total_bytes,
+            )
+        self._outbox.push(call.channel, message)
+
+
+# --- what results are made of; the command line uses these too ----------------------------------
+
+
+def machine_of(root: Path) -> fit.Machine:
+    """This machine's memory for the fit, other daemons' leases in ``root`` taken off."""
+    import sys
+
+    from locara_sidecar.models.lease import Leases
+
+    memory = system.memory(None)
+    unified = sys.platform == "darwin" and os.uname().machine == "arm64"
+    reserved = sum(promise.bytes for promise in Leases(root).others() if promise.pid != os.getpid())
+    kind = "unified" if unified else "ram"
+    return fit.Machine(kind=kind, total=memory.total, available=memory.available, reserved=reserved)
+
+
+def describe(catalogue: Catalogue, entry: Entry, machine: fit.Machine, engines: list[str]) -> m.Model:
+    """A model as ``models.list`` shows it."""
+    rows = fit.table(entry.memory, machine, engines)
+    installed = None if catalogue.store is None else catalogue.store.find(entry.id)
+    folder = catalogue.folder(entry.id)
+    commits = {} if installed is None else {origin.repository: origin.revision for origin in installed.meta.source}
+    return m.Model(
+        id=entry.id,
+        version=entry.version,
+        display_name=entry.display_name,
+        description=entry.description,
+        tags=entry.tags,
+        license=entry.license,
+        license_url=entry.license_url,
+        commercial_use=entry.commercial_use,
+        gated=entry.gated,
+        modalities=entry.modalities,
+        family=entry.family,
+        parameters=entry.parameters,
+        download_bytes=entry.download_bytes,
+        classifier_free_guidance=entry.classifier_free_guidance,
+        schedulers=entry.schedulers,
+        defaults=msgspec.convert(entry.defaults, m.ModelDefaults, from_attributes=True),
+        limits=msgspec.convert(entry.sides, m.ModelLimits, from_attributes=True),
+        source=[
+            m.ModelSource(repository=source.repository, revision=commits.get(source.repository, source.revision))
+            for source in entry.sources
+            if source.repository is not None
+        ],
+        installed=folder is not None,
+        granted=True,
+        runnable=entry.family in RUNNABLE,
+        fit=rows,
+        recommended=fit.recommend(rows),
+        digest=UNSET if folder is None or installed is None else installed.meta.digest,
+        path=UNSET if folder is None else str(folder),
+    )
+
+
+def usage_result(report: collect.Report, granted: set[str] | None) -> m.UsageResult:
+    """:param granted: only these models' entries; None for all."""
+    entries = [
+        m.UsageEntry(
+            model=model_id,
+            digest=model.entry.meta.digest,
+            bytes=model.bytes,
+            shared_bytes=model.shared,
+            last_used=_utc(model.entry.last_used),
+            in_use=model.in_use,
+        )
+        for model in report.models
+        for model_id in model.entry.meta.ids
+        if granted is None or model_id in granted
+    ]
+    return m.UsageResult(bytes=report.bytes, reclaimable_bytes=report.reclaimable, entries=entries)
+
+
+def removed_result(models: list[Any], freed: int, model_id: str | None = None) -> m.RemovedResult:
+    """:param model_id: the id that was removed; None for all ids of each entry."""
+    removed = [
+        m.RemovedModel(model=name, digest=entry.meta.digest)
+        for entry in models
+        for name in ([model_id] if model_id is not None else entry.meta.ids)
+    ]
+    return m.RemovedResult(removed=removed, bytes=freed)
+
+
+def _own_result(model_id: str, folder: Path) -> m.InstalledResult:
+    """A model that the catalogue has a folder for is there without any download."""
+    from locara_sidecar.models.digest import model_digest
+
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    return m.InstalledResult(model=model_id, digest=model_digest(folder), bytes=size, files=len(files))
+
+
+def _work_result(work: worker.Work, done: worker.Done) -> m.InstalledResult | m.VerifyResult:
+    if work.op == "verify":
+        return m.VerifyResult(model=work.entry.id, digest=done.digest, files=done.files)
+    return m.InstalledResult(model=work.entry.id, digest=done.digest, bytes=done.bytes, files=done.files)
+
+
+def _utc(seconds: float) -> str:
+    moment = datetime.datetime.fromtimestamp(seconds or time.time(), datetime.UTC)
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,79 @@
+"""Running ``models/worker.py`` from the event loop: progress while it works, its result or error at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.abc
+import msgspec
+
+import locara_protocol
+import locara_sidecar
+from locara_protocol.errors import CODES, RpcError
+from locara_protocol.framing import LineSplitter, LineTooLong
+from locara_sidecar.models import worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from locara_protocol.messages import DownloadProgress
+
+log = logging.getLogger("locara.models")
+
+_MAX_LINE = 1 << 20
+# as for the engine: the working directory stays off sys.path, our own packages are found where we found them
+_BOOT = (
+    "import sys; sys.path += [p for p in sys.argv[1:] if p not in sys.path]; "
+    "from locara_sidecar.models.worker import main; main()"
+)
+
+
+def _argv() -> list[str]:
+    roots = [str(Path(package.__file__ or "").resolve().parent.parent) for package in (locara_sidecar, locara_protocol)]
+    return [sys.executable, "-P", "-c", _BOOT, *roots]
+
+
+async def run_work(work: worker.Work, tell: Callable[[DownloadProgress], None]) -> worker.Done:
+    """Do it in a process of its own. If the caller's task is cancelled the process is killed.
+
+    :raises RpcError: as the operation does; InternalError when the process dies without a word.
+    """
+    process = await anyio.open_process(
+        _argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        assert process.stdin is not None
+        with contextlib.suppress(anyio.BrokenResourceError):
+            await process.stdin.send(msgspec.json.encode(work) + b"\n")
+        return await _listen(process, tell)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        with anyio.CancelScope(shield=True):
+            await process.aclose()
+
+
+async def _listen(process: anyio.abc.Process, tell: Callable[[DownloadProgress], None]) -> worker.Done:
+    splitter = LineSplitter(_MAX_LINE)
+    assert process.stdout is not None
+    async for chunk in process.stdout:
+        for line in splitter.feed(chunk):
+            if isinstance(line, LineTooLong):
+                continue
+            event: worker.Event = msgspec.json.decode(line, type=worker.Event)
+            if isinstance(event, worker.Told):
+                tell(event.progress)
+            elif isinstance(event, worker.Done):
+                return event
+            elif event.kind in CODES and not event.trace:
+                raise RpcError(event.kind, event.message, retryable=event.retryable, **event.data)
+            else:
+                log.error("a model's worker failed unexpectedly", extra={"fields": {"trace": event.trace}})
+                raise RuntimeError("the model's worker failed")
+    raise RuntimeError(f"the model's worker ended without a word (status {await process.wait()})")

@@ -1,0 +1,259 @@
+"""Removing models and collecting waste: first a plan, pure but for looking; then, unless it was only to be
+shown, its execution. References go before bytes, and a model that any process uses is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from locara_protocol.errors import RpcError
+from locara_sidecar.models import disk, staging
+from locara_sidecar.models.store import Installed, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+KEEP_PARTIAL_SECONDS = 7 * 24 * 3600
+"""Unfinished files and bytes without a model stay so long for the next try, unless room is asked for."""
+
+Inode = tuple[int, int]
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """One installed model: all its bytes, those that another model has too, and whether it is in use."""
+
+    entry: Installed
+    bytes: int
+    shared: int
+    in_use: bool
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The whole cache. ``reclaimable`` is what a ``gc`` down to 0 bytes would free now."""
+
+    bytes: int
+    reclaimable: int
+    models: list[Usage]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What will go: whole models, other files and folders; ``bytes`` is what the disk gets back."""
+
+    models: list[Installed]
+    waste: list[Path]
+    bytes: int
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """What went: models, and the bytes that the disk got back."""
+
+    models: list[Installed]
+    bytes: int
+
+
+class _Survey:
+    """The cache as it is now: which file holds which bytes, counted once whatever the number of its names."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.entries = store.entries()
+        self.trees = {entry.key: _inodes(entry.folder) for entry in self.entries}
+        self.blobs = {path: inode for path, inode, _ in _files(store.blobs)}
+        self.sizes: dict[Inode, int] = {}
+        for folder in (store.blobs, store.models, store.incoming):
+            self.sizes.update({inode: size for _, inode, size in _files(folder)})
+        building = set[Inode]()
+        for folder in store.incoming.glob("tree-*"):
+            if not _abandoned(folder):
+                building |= _inodes(folder)
+        self.building = building
+
+    def total(self) -> int:
+        return sum(self.sizes.values())
+
+    def waste(self, older_than: float) -> list[Path]:
+        """Blobs that no tree has, and what was left in ``incoming``, if last changed before ``older_than``."""
+        used = self.building.union(*self.trees.values())
+        found = [path for path, inode in self.blobs.items() if inode not in used and _changed(path) < older_than]
+        with contextlib.suppress(OSError):
+            for path in sorted(self.store.incoming.iterdir()):
+                if path.is_file():
+                    given_up = _changed(path) < older_than and not _being_written(path)
+                else:
+                    given_up = path.name.startswith("gone-") or _abandoned(path)
+                if given_up:
+                    found.append(path)
+        return found
+
+    def freed(self, models: Iterable[Installed], waste: Iterable[Path]) -> int:
+        """Bytes that the disk gets back when these go together."""
+        going = {entry.key for entry in models}
+        stays = self.building.union(*(inodes for key, inodes in self.trees.items() if key not in going))
+        gone = set[Inode]().union(*(self.trees[key] for key in going))
+        for path in waste:
+            gone |= _inodes(path) if path.is_dir() else {inode for _, inode, _ in _files(path)}
+        # a blob of a removed model is its second name and goes with it
+        return sum(self.sizes.get(inode, 0) for inode in gone - stays)
+
+
+def usage(store: Store) -> Report:
+    """How much room the models take. Looks at every file's entry, reads none."""
+    survey = _Survey(store)
+    models: list[Usage] = []
+    for entry in survey.entries:
+        own = survey.trees[entry.key]
+        others = set[Inode]().union(*(inodes for key, inodes in survey.trees.items() if key != entry.key))
+        models.append(
+            Usage(
+                entry=entry,
+                bytes=sum(survey.sizes.get(inode, 0) for inode in own),
+                shared=sum(survey.sizes.get(inode, 0) for inode in own & others),
+                in_use=store.in_use(entry.key),
+            )
+        )
+    free = [model.entry for model in models if not model.in_use]
+    return Report(survey.total(), survey.freed(free, survey.waste(time.time() + 1)), models)
+
+
+def plan_gc(store: Store, max_bytes: int | None = None, *, now: float | None = None) -> Plan:
+    """What to collect.
+
+    :param max_bytes: None collects only what no model needs and is old; a number also removes the partial
+        downloads and then the models used least recently, until the cache has at most so many bytes.
+    """
+    survey = _Survey(store)
+    now = time.time() if now is None else now
+    waste = survey.waste(now - KEEP_PARTIAL_SECONDS)
+    models: list[Installed] = []
+    if max_bytes is not None and survey.total() - survey.freed((), waste) > max_bytes:
+        waste = survey.waste(now + 1)
+        for entry in survey.entries:  # least recently used first
+            if survey.total() - survey.freed(models, waste) <= max_bytes:
+                break
+            if not store.in_use(entry.key):
+                models.append(entry)
+    return Plan(models, waste, survey.freed(models, waste))
+
+
+def plan_remove(store: Store, model_id: str) -> Plan:
+    """What goes with a model; an entry that is installed under another id too stays, and frees nothing.
+
+    :raises RpcError: ModelNotInstalled.
+    """
+    entries = [entry for entry in store.entries() if model_id in entry.meta.ids]
+    if not entries:
+        raise RpcError("ModelNotInstalled", f"The model {model_id} is not in the model cache.", model=model_id)
+    survey = _Survey(store)
+    return Plan(entries, [], survey.freed([entry for entry in entries if entry.meta.ids == [model_id]], ()))
+
+
+def remove(store: Store, plan: Plan, model_id: str) -> Removed:
+    """Carry out :func:`plan_remove`.
+
+    :raises RpcError: StorageError with ``errno`` EBUSY when a process uses the model.
+    """
+    done: list[Installed] = []
+    for entry in plan.models:
+        others = [other for other in entry.meta.ids if other != model_id]
+        if others:
+            with contextlib.suppress(FileNotFoundError):
+                staging.rewrite(entry, msgspec.structs.replace(entry.meta, ids=others))
+            done.append(entry)
+        elif _remove_entry(store, entry):
+            done.append(entry)
+        else:
+            raise RpcError(
+                "StorageError", f"The model {model_id} is in use; unload it first.", errno="EBUSY", model=model_id
+            )
+    return Removed(done, plan.bytes)
+
+
+def execute(store: Store, plan: Plan) -> Removed:
+    """Carry out :func:`plan_gc`; what came into use meanwhile stays."""
+    before = _Survey(store).total()
+    done = [entry for entry in plan.models if _remove_entry(store, entry)]
+    used = set[Inode]()
+    if any(path.parent == store.blobs for path in plan.waste):
+        survey = _Survey(store)  # a tree may have taken one of the blobs since the plan was made
+        used = survey.building.union(*survey.trees.values())
+    for path in plan.waste:
+        if path.parent == store.blobs and not used.isdisjoint(inode for _, inode, _ in _files(path)):
+            continue
+        _delete(path)
+    return Removed(done, max(0, before - _Survey(store).total()))
+
+
+def _remove_entry(store: Store, entry: Installed) -> bool:
+    """The name, then the bytes; False when the model is in use."""
+    store.prepare()
+    lock = disk.try_lock(store.locks / entry.key, shared=False)
+    if lock is None:
+        return False
+    with disk.held(lock):
+        gone = staging.set_aside(store, entry.key)
+    if gone is not None:
+        _delete(gone)
+    used = set[Inode]().union(*(_inodes(other.folder) for other in store.entries()))
+    for path in sorted(store.incoming.glob("tree-*")):
+        used |= _inodes(path)
+    for file in entry.meta.files:
+        blob = store.blob(file.sha256)
+        if used.isdisjoint(inode for _, inode, _ in _files(blob)):
+            _delete(blob)
+    return True
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _files(folder: Path) -> Iterable[tuple[Path, Inode, int]]:
+    """Every file below (or the file itself): path, identity, size."""
+    paths = (
+        [folder] if folder.is_file() else (folder / base / name for base, _, names in os.walk(folder) for name in names)
+    )
+    for path in paths:
+        with contextlib.suppress(OSError):
+            stat = path.lstat()
+            yield path, (stat.st_dev, stat.st_ino), stat.st_size
+
+
+def _inodes(folder: Path) -> set[Inode]:
+    return {inode for _, inode, _ in _files(folder)}
+
+
+def _abandoned(folder: Path) -> bool:
+    """Whether the process that was building here has ended."""
+    lock = disk.try_lock(folder / "lock", shared=False, create=False)
+    if lock is None:
+        return False
+    lock.release()
+    return _changed(folder) < time.time() - 60  # a moment to take the lock, or to live without any
+
+
+def _being_written(path: Path) -> bool:
+    if path.suffix != ".part":
+        return path.with_suffix(".part").exists() and _being_written(path.with_suffix(".part"))
+    lock = disk.try_lock(path, shared=False, create=False)
+    if lock is None:
+        return True
+    lock.release()
+    return False
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return float("inf")

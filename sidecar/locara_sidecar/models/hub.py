@@ -1,0 +1,170 @@
+"""What huggingface_hub is asked for: who we are, what a repository holds, where its files are.
+
+The only module that imports huggingface_hub, and only the download's own process imports this one. Contents are
+moved and checked by ``transfer.py``.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+import httpx2
+import msgspec
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import errors as hub_errors
+from huggingface_hub.utils import build_hf_headers  # pyright: ignore[reportUnknownVariableType]
+
+from locara_protocol.errors import RpcError
+from locara_sidecar import __version__
+
+if TYPE_CHECKING:
+    from locara_sidecar.models.catalogue import Source
+
+_TIMEOUT = 30.0  # seconds for one answer of the hub's API
+
+
+class Passing(Exception):
+    """A failure that may pass; ``after`` seconds is when the server wants to be asked again."""
+
+    def __init__(self, message: str, after: float = 0.0) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class Remote(msgspec.Struct, frozen=True, kw_only=True):
+    """A file to fetch. The hub gives a SHA-256 for large files only; small ones have a git blob id.
+
+    :param path: where it goes in the model's tree.
+    """
+
+    path: str
+    url: str
+    page: str
+    size: int
+    sha256: str | None
+    git: str | None
+
+    @property
+    def key(self) -> str:
+        """What its contents are called while nobody has hashed them."""
+        return self.sha256 or f"git-{self.git}"
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """A repository at one commit: the files that a source's patterns select."""
+
+    revision: str
+    files: list[Remote]
+
+
+class Hub:
+    """The hub at ``endpoint`` (default: ``HF_ENDPOINT`` or huggingface_hub's own).
+
+    :param token: a user's token; None takes it from huggingface_hub's usual places, if it is there.
+    """
+
+    def __init__(self, endpoint: str | None = None, token: str | None = None) -> None:
+        self._api = HfApi(endpoint=endpoint, token=token, library_name="locara-sidecar", library_version=__version__)
+        self.endpoint: str = self._api.endpoint.rstrip("/")
+        self._token = token
+
+    def headers(self) -> dict[str, str]:
+        """The headers for files of the hub itself, with the token if there is one."""
+        return build_hf_headers(token=self._token, library_name="locara-sidecar", library_version=__version__)
+
+    def listing(self, source: Source) -> Listing:
+        """Ask for a repository's files.
+
+        :raises RpcError: LicenseNotAccepted, DownloadFailed for what cannot pass, IntegrityError for an answer
+            that makes no sense.
+        :raises Passing: for what can.
+        """
+        repository = source.repository or ""
+        page = f"{self.endpoint}/{repository}"
+        try:
+            info = self._api.model_info(
+                repository, revision=source.revision or "main", files_metadata=True, timeout=_TIMEOUT
+            )
+        except hub_errors.GatedRepoError as error:
+            raise license_not_accepted(page) from error
+        except (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError) as error:
+            raise failed(f"The hub has no {repository} at {source.revision or 'main'}, or hides it.") from error
+        except hub_errors.HfHubHTTPError as error:
+            raise status_error(error.response.status_code, error.response.headers, repository, page) from error
+        except hub_errors.OfflineModeIsEnabled as error:
+            raise failed("huggingface_hub is set to be offline (HF_HUB_OFFLINE).") from error
+        except hub_errors.HFValidationError as error:
+            raise failed(f"{repository} is no name of a repository.") from error
+        except (httpx2.HTTPError, OSError) as error:
+            raise Passing(f"the hub does not answer ({type(error).__name__})") from error
+        revision = cast("Any", info).sha
+        if not isinstance(revision, str) or not _is_hex(revision, 40):
+            raise failed(f"The hub names no commit for {repository}.")
+        files = [self._remote(source, revision, page, file) for file in info.siblings or ()]
+        return Listing(revision, _select(source, [file for file in files if file is not None], repository))
+
+    def _remote(self, source: Source, revision: str, page: str, file: Any) -> Remote | None:
+        name = str(file.rfilename)
+        if not _selected(source, name):
+            return None
+        sha256 = None if file.lfs is None else str(file.lfs.sha256)
+        size = file.size if file.lfs is None else file.lfs.size
+        if type(size) is not int or size < 0:
+            raise RpcError("IntegrityError", f"The hub tells no size of {name}.", file=name)
+        if not _is_hex(sha256 or "", 64) and not _is_hex(file.blob_id or "", 40):
+            raise RpcError("IntegrityError", f"The hub tells no hash of {name}.", file=name)
+        return Remote(
+            path=source.place.get(name, name),
+            url=hf_hub_url(source.repository or "", name, revision=revision, endpoint=self.endpoint),
+            page=page,
+            size=size,
+            sha256=sha256,
+            git=file.blob_id,
+        )
+
+
+def _selected(source: Source, name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in source.files) and not any(
+        fnmatch.fnmatchcase(name, pattern) for pattern in source.exclude
+    )
+
+
+def _select(source: Source, files: list[Remote], repository: str) -> list[Remote]:
+    if not files:
+        raise failed(f"{repository} has none of the files that the catalogue asks for.")
+    missing = [path for path in source.place.values() if all(file.path != path for file in files)]
+    if missing:
+        raise failed(f"{repository} has no file for {missing[0]}.")
+    return files
+
+
+def _is_hex(text: str, length: int) -> bool:
+    return len(text) == length and set(text) <= set("0123456789abcdef")
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port: what a token may be sent to."""
+    parts = urlsplit(url)
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def license_not_accepted(page: str) -> RpcError:
+    message = f"The model's licence must be accepted at {page} with the account that the token belongs to."
+    return RpcError("LicenseNotAccepted", message, url=page)
+
+
+def failed(message: str) -> RpcError:
+    """A DownloadFailed that will not pass by itself."""
+    return RpcError("DownloadFailed", message, retryable=False)
+
+
+def status_error(status: int, headers: Any, what: str, page: str) -> RpcError | Passing:
+    """What an HTTP status from the hub itself means."""
+    if status in (401, 403):
+        return license_not_accepted(page)
+    if status in (408, 425, 429) or status >= 500:
+        wait = str(headers.get("retry-after", ""))
+        return Passing(f"the hub answered {status}", min(float(wait), 60.0) if wait.isdecimal() else 0.0)
+    return failed(f"The hub answered {status} for {what}.")

@@ -1,0 +1,109 @@
+"""Hashing an installed model again. What is wrong is named, and its bytes are taken out of the store's reach, so
+that the next download fetches them anew."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from locara_protocol.errors import RpcError
+from locara_sidecar.models import check, staging
+from locara_sidecar.models.digest import META, model_digest
+from locara_sidecar.models.progress import Meter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from locara_protocol.messages import DownloadProgress
+    from locara_sidecar.models.store import File, Installed, Store
+
+_CHUNK = 1 << 20
+
+
+def verify(store: Store, entry: Installed, model_id: str, tell: Callable[[DownloadProgress], None]) -> None:
+    """Compare every file of a model with what was published.
+
+    :raises RpcError: IntegrityError with ``files``, after which the model no longer counts as installed;
+        StorageError when a file cannot be read.
+    """
+    meter = Meter(model_id, tell)
+    meter.phase("verifying", entry.meta.bytes, len(entry.meta.files))
+    wrong = [file for file in entry.meta.files if not _holds(entry.folder, file, meter)]
+    extra = _extra(entry)
+    meter.finish()
+    if not wrong and not extra:
+        return
+    paths = sorted([*(file.path for file in wrong), *extra])
+    for file in wrong:
+        _withdraw(store, entry, file)
+    with contextlib.suppress(FileNotFoundError):
+        staging.rewrite(entry, msgspec.structs.replace(entry.meta, damaged=paths))
+    raise RpcError(
+        "IntegrityError", f"{len(paths)} files of {model_id} are not what was installed.", model=model_id, files=paths
+    )
+
+
+def verify_folder(folder: Path, model_id: str, tell: Callable[[DownloadProgress], None]) -> tuple[str, int]:
+    """Check a model that is not in the store, for which nothing is recorded: (digest, number of files).
+
+    :raises RpcError: IntegrityError naming the file, StorageError.
+    """
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in check.ALLOWED]
+    meter = Meter(model_id, tell)
+    meter.phase("verifying", sum(path.stat().st_size for path in files), len(files))
+    try:
+        for path in files:
+            check.check_file(folder, path.relative_to(folder).as_posix())
+            meter.add(path.stat().st_size, 1)
+        return model_digest(folder), len(files)
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def _holds(folder: Path, file: File, meter: Meter) -> bool:
+    path = folder / file.path
+    digest, size = hashlib.sha256(), 0
+    try:
+        if path.is_symlink() or path.stat().st_size != file.size:
+            return False
+        with path.open("rb") as opened:
+            while chunk := opened.read(_CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+                meter.add(len(chunk))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _unreadable(error) from error
+    meter.add(0, 1)
+    return digest.hexdigest() == file.sha256
+
+
+def _extra(entry: Installed) -> list[str]:
+    known = {file.path for file in entry.meta.files} | {META}
+    found = [path.relative_to(entry.folder).as_posix() for path in entry.folder.rglob("*") if not path.is_dir()]
+    return [path for path in found if path not in known and not path.startswith(".")]
+
+
+def _withdraw(store: Store, entry: Installed, file: File) -> None:
+    """A blob that holds the same damaged bytes must not be given to the next download."""
+    blob = store.blob(file.sha256)
+    with contextlib.suppress(OSError):
+        same = os.path.samefile(blob, entry.folder / file.path)
+        if same or not _holds(store.blobs, msgspec.structs.replace(file, path=file.sha256), Meter("", _nowhere)):
+            blob.unlink()
+
+
+def _nowhere(message: DownloadProgress) -> None:
+    pass
+
+
+def _unreadable(error: OSError) -> RpcError:
+    name = errno.errorcode.get(error.errno or 0, "EIO")
+    return RpcError("StorageError", f"A file of the model cannot be read ({name}).", errno=name)

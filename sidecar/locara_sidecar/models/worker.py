@@ -1,0 +1,124 @@
+"""``python -m locara_sidecar.models.worker``: downloads, imports or verifies one model in a process of its own.
+
+So the daemon stays light (huggingface_hub is imported here only) and its ``ping`` fast, and stopping is killing.
+stdin: one line with a :class:`Work`; then the end of stdin is the end of the process, however its parent died.
+stdout: lines of :data:`Event`; the last one is Done or Failed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from locara_protocol.errors import RpcError
+from locara_protocol.messages import DownloadProgress
+from locara_sidecar.models.catalogue import Entry
+from locara_sidecar.models.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Work(msgspec.Struct, kw_only=True, frozen=True):
+    """What to do, for which model, in which cache.
+
+    :param folder: import: where from; verify: a model that is not in the store, else None.
+    """
+
+    op: Literal["download", "import", "verify"]
+    root: str
+    entry: Entry
+    token: str | None = None
+    folder: str | None = None
+
+
+class Told(msgspec.Struct, tag="told", frozen=True):
+    progress: DownloadProgress
+
+
+class Done(msgspec.Struct, tag="done", frozen=True):
+    digest: str
+    bytes: int
+    files: int
+
+
+class Failed(msgspec.Struct, tag="failed", frozen=True):
+    """``trace`` is for the log, never for the host."""
+
+    kind: str
+    message: str
+    retryable: bool
+    data: dict[str, Any]
+    trace: str = ""
+
+
+Event = Told | Done | Failed
+
+
+def perform(work: Work, tell: Callable[[DownloadProgress], None], stops: Callable[[Callable[[], None]], None]) -> Done:
+    """Do it, in this process. The command line calls this too.
+
+    :param stops: is given a function that ends a download soon, from any thread.
+    :raises RpcError: as the operations do.
+    """
+    store = Store(Path(work.root))
+    if work.op == "download":
+        from locara_sidecar.models.download import Download
+
+        download = Download(store, work.entry, tell=tell, token=work.token)
+        stops(download.stop)
+        entry = download.run()
+    elif work.op == "import":
+        from locara_sidecar.models.importing import import_model
+
+        entry = import_model(store, work.entry, Path(work.folder or ""), tell)
+    else:
+        from locara_sidecar.models.verify import verify, verify_folder
+
+        if work.folder is not None:
+            digest, files = verify_folder(Path(work.folder), work.entry.id, tell)
+            return Done(digest, 0, files)
+        found = store.find(work.entry.id)
+        if found is None:
+            raise RpcError("ModelNotInstalled", f"The model {work.entry.id} is not installed.", model=work.entry.id)
+        verify(store, found, work.entry.id, tell)
+        entry = found
+    return Done(entry.meta.digest, entry.meta.bytes, len(entry.meta.files))
+
+
+def main() -> None:
+    """Serve one job and exit; the process ends at once when stdin does."""
+    out = os.dup(1)
+    os.dup2(2, 1)  # nothing that a library prints may come between the events
+
+    def send(event: Event) -> None:
+        data = memoryview(msgspec.json.encode(event) + b"\n")
+        while data:
+            data = data[os.write(out, data) :]
+
+    line = sys.stdin.buffer.readline()
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    try:
+        work = msgspec.json.decode(line, type=Work)
+        send(perform(work, lambda progress: send(Told(progress)), lambda _: None))
+    except RpcError as error:
+        send(Failed(error.kind, error.message, error.retryable, error.data))
+    except Exception:  # noqa: BLE001 -- the parent logs it; the host gets a fixed sentence
+        send(Failed("InternalError", "", False, {}, traceback.format_exc()))
+    os._exit(0)
+
+
+def _end_with_stdin() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

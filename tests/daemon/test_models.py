@@ -1,0 +1,139 @@
+"""The ``models.*`` methods through the wire, against a hub on loopback."""
+
+import json
+import os
+import time
+
+import pytest
+
+from locara_sidecar.capability.authorize import DOWNLOADS, MANAGEMENT
+from models.helpers import entry_data, write_model
+from support.host import error_of
+from support.hub import FakeHub
+
+
+@pytest.fixture
+def hub(tmp_path):
+    served = FakeHub()
+    served.add("org/mine", write_model(tmp_path / "mine"))
+    served.add("org/other", write_model(tmp_path / "other", seed=2))
+    yield served
+    served.close()
+
+
+@pytest.fixture
+def daemon(hosts, hub, tmp_path):
+    """Starts a daemon that knows two models of the hub's."""
+    (tmp_path / "catalogue").mkdir()
+    for name in ("mine", "other"):
+        data = json.dumps(entry_data(name, f"org/{name}"))
+        (tmp_path / "catalogue" / f"{name}.json").write_text(data)
+
+    def start(*flags, models=("mine",), **extra):
+        env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
+        places = ("--cache-dir", str(tmp_path / "cache"), "--catalogue", str(tmp_path / "catalogue"))
+        host = hosts.spawn(*flags, *places, env=env, **extra)
+        host.open(*models)
+        return host
+
+    return start
+
+
+def test_a_model_is_downloaded_verified_shown_and_removed(daemon, hub):
+    host = daemon(DOWNLOADS, MANAGEMENT)
+    call = host.start("models.download", {"model": "mine"}, stream=True)
+    messages = list(call.messages())
+    result = call.result(30)
+    assert messages[0]["phase"] == "resolving"
+    assert messages[-1]["bytes"] == messages[-1]["totalBytes"] == result["bytes"]
+    (shown,) = host.call("models.list", timeout=10)["models"]
+    assert (shown["installed"], shown["digest"]) == (True, result["digest"])
+    assert len(shown["source"][0]["revision"]) == 40
+    call = host.start("models.verify", {"model": "mine"}, stream=True)
+    assert {message["phase"] for message in call.messages()} == {"verifying"}
+    assert call.result(30)["ok"] is True
+    usage = host.call("models.usage", timeout=10)
+    assert [entry["model"] for entry in usage["entries"]] == ["mine"]
+    plan = host.call("models.remove", {"model": "mine", "dryRun": True}, timeout=10)
+    assert plan == host.call("models.remove", {"model": "mine"}, timeout=10)
+    assert host.call("models.usage", timeout=10)["bytes"] == 0
+    assert not host.call("models.get", {"model": "mine"}, timeout=10)["installed"]
+
+
+def test_a_cancelled_download_is_answered_soon_and_goes_on_later(daemon, hub):
+    host = daemon(DOWNLOADS)
+    fault = hub.fail("/cdn/", "drip")
+    call = host.start("models.download", {"model": "mine"}, stream=True)
+    for message in call.messages():
+        if message["bytes"] > 400:
+            break
+    began = time.monotonic()
+    call.cancel()
+    assert error_of(call).kind == "RequestCancelled"
+    assert time.monotonic() - began < 5
+    fault.times = 0
+    host.call("models.download", {"model": "mine"}, timeout=30)
+    assert any("range" in request.headers for request in hub.requests("/cdn/"))
+
+
+def test_the_daemon_ends_in_time_while_it_downloads(daemon, hub):
+    host = daemon(DOWNLOADS)
+    hub.fail("/cdn/", "drip")
+    call = host.start("models.download", {"model": "mine"}, stream=True)
+    next(iter(call.messages()))
+    began = time.monotonic()
+    host.close()
+    assert error_of(call).kind == "RequestCancelled"
+    assert time.monotonic() - began < 6
+
+
+@pytest.mark.parametrize(
+    ("flags", "method", "params", "reason"),
+    [
+        ((), "models.download", {"model": "mine"}, "hostFlag"),
+        ((DOWNLOADS,), "models.download", {"model": "other"}, "notDeclared"),
+        ((DOWNLOADS,), "models.import", {"model": "mine", "from": "/nowhere"}, "hostFlag"),
+        ((DOWNLOADS,), "models.remove", {"model": "mine"}, "hostFlag"),
+        ((DOWNLOADS,), "models.gc", {}, "hostFlag"),
+        ((MANAGEMENT,), "models.get", {"model": "other"}, "notDeclared"),
+    ],
+)
+def test_what_neither_manifest_nor_host_allows_is_denied(daemon, hub, flags, method, params, reason):
+    host = daemon(*flags)
+    error = error_of(host.start(method, params))
+    assert (error.kind, error.data["reason"]) == ("CapabilityDenied", reason)
+    assert hub.log == []
+
+
+def test_only_granted_models_are_listed_and_unknown_ones_are_said_to_be(daemon):
+    host = daemon(models=("other", "unknown"))
+    assert [model["id"] for model in host.call("models.list", timeout=10)["models"]] == ["other"]
+    assert error_of(host.start("models.get", {"model": "unknown"})).kind == "ModelNotFound"
+    assert error_of(host.start("models.verify", {"model": "other"})).kind == "ModelNotInstalled"
+
+
+def test_a_token_is_never_logged(daemon, hub, hosts, tmp_path):
+    hub.repositories["org/mine"].gated = True
+    host = hosts.spawn(
+        DOWNLOADS, "--cache-dir", str(tmp_path / "cache"), "--catalogue", str(tmp_path / "catalogue"),
+        "--log-level", "debug", env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")},
+    )  # fmt: skip
+    host.open("mine", auth={"token": hub.token})
+    host.call("models.download", {"model": "mine"}, timeout=30)
+    assert hub.token not in host.log()
+
+
+def test_an_import_takes_the_place_of_a_download(daemon, hub, tmp_path):
+    host = daemon(MANAGEMENT)
+    result = host.call("models.import", {"model": "mine", "from": str(tmp_path / "mine")}, timeout=30)
+    assert result["files"] == 5
+    assert hub.log == []
+    error = error_of(host.start("models.import", {"model": "mine", "from": "relative"}))
+    assert (error.kind, error.data["path"]) == ("InvalidParams", "$.from")
+
+
+def test_listed_models_that_no_engine_runs_say_so(hosts):
+    host = hosts.session(models=("flux.1-schnell",), engine="torch")
+    (shown,) = host.call("models.list", timeout=10)["models"]
+    assert (shown["runnable"], shown["installed"]) == (False, False)
+    assert error_of(host.start("image.generate", {"prompt": "a"})).kind == "ModelNotInstalled"

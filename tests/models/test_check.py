@@ -1,0 +1,135 @@
+"""Weights and configurations that do not describe themselves honestly are refused by name."""
+
+import json
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from locara_sidecar.models import check
+from locara_sidecar.models.safetensors_header import MalformedHeader, check_header, check_text
+from models.helpers import error_of, safetensors
+
+A = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+B = {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}
+
+
+def text(**tensors):
+    return json.dumps(tensors).encode()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        text(a=A, b={**B, "data_offsets": [4, 12]}),
+        text(a=A, b={**B, "data_offsets": [0, 8]}),
+        text(a=A, b={**B, "data_offsets": [12, 20]}),
+        text(a=A),
+        text(a=A, b={**B, "data_offsets": [8, 24], "shape": [4]}),
+        text(a=A, b={**B, "data_offsets": [16, 8]}),
+        text(a=A, b={**B, "data_offsets": [8, -8]}),
+        text(a=A, b={**B, "shape": [3]}),
+        text(a=A, b={**B, "shape": [2**62, 2**62]}),
+        text(a=A, b={**B, "shape": [2.0]}),
+        text(a=A, b={**B, "shape": [True, 2]}),
+        text(a=A, b={**B, "dtype": "F33"}),
+        text(a=A, b={**B, "more": 1}),
+        text(a=A, b=B, __metadata__={"x": 1}),
+        text(a=A, b=B, __metadata__=[]),
+        b'{"a": %b, "a": %b}' % (json.dumps(A).encode(), json.dumps(B).encode()),
+        b'{"a": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 16]}}',
+        b"[1]",
+        b"\xff{}",
+        b"{" * 2000,
+        b" " + text(a=A, b=B),
+    ],
+)
+def test_a_header_that_does_not_describe_each_byte_once_is_refused(header):
+    with pytest.raises(MalformedHeader):
+        check_text(header, 16)
+
+
+def test_an_honest_header_is_accepted():
+    assert check_text(text(a=A, b=B, __metadata__={"format": "pt"}) + b"   ", 16) == 2
+    assert check_text(text(empty={"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}), 0) == 1
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x01", struct.pack("<Q", 2**63), struct.pack("<Q", 200) + b"{}", b"\x80\x04x" * 9]
+)
+def test_a_length_beyond_the_file_or_the_limit_is_refused(data, tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(data)
+    with pytest.raises(MalformedHeader):
+        check_header(tmp_path / "a.safetensors")
+    error = error_of(check.check_file, tmp_path, "a.safetensors")
+    assert (error.kind, error.data["file"]) == ("IntegrityError", "a.safetensors")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_what_is_accepted_after_a_mutation_the_reference_reader_accepts_too(data):
+    deserialize = pytest.importorskip("safetensors").deserialize
+    good = bytearray(safetensors(32))
+    place = data.draw(st.integers(0, len(good) - 33))
+    good[place] = data.draw(st.integers(0, 255))
+    (length,) = struct.unpack("<Q", good[:8])
+    try:
+        if length > len(good) - 8:
+            raise MalformedHeader("too long")
+        check_text(bytes(good[8 : 8 + length]), len(good) - 8 - length)
+    except MalformedHeader:
+        return
+    deserialize(bytes(good))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../a.json",
+        "/a.json",
+        "a/../b.json",
+        ".hidden.json",
+        "a/.git/b.json",
+        "a\\b.json",
+        "c:a.json",
+        "meta.json",
+        "a//b.json",
+    ],
+)
+def test_a_name_that_leaves_the_models_folder_or_hides_is_refused(name):
+    assert error_of(check.check_names, [name]).kind == "IntegrityError"
+
+
+def test_two_names_that_some_file_systems_take_for_one_are_refused():
+    assert error_of(check.check_names, ["A.json", "a.json"]).data["file"] == "a.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model_index.json", {"_class_name": ["attack", "Pipeline"]}),
+        ("model_index.json", {"_class_name": "X", "vae": ["attack", "Model"]}),
+        ("config.json", {"deep": [{"auto_map": {"AutoModel": "a.B"}}]}),
+        ("config.json", {"custom_pipeline": "a"}),
+        ("config.json", {"trust_remote_code": True}),
+        ("x.index.json", {"weight_map": {"a": "/etc/x.safetensors"}}),
+        ("x.index.json", {"weight_map": {"a": "pytorch_model.bin"}}),
+        ("x.index.json", {"weight_map": {"a": 1}}),
+        ("x.index.json", []),
+    ],
+)
+def test_a_configuration_that_asks_for_code_or_other_files_is_refused(name, value, tmp_path):
+    (tmp_path / name).write_text(json.dumps(value))
+    assert error_of(check.check_file, tmp_path, name).data["file"] == name
+
+
+def test_a_vocabulary_may_hold_any_word(tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps({"auto_map": 7, "custom_pipeline": 8}))
+    check.check_file(tmp_path, "vocab.json")
+
+
+@pytest.mark.parametrize("data", [b"\x80\x04", b"[" * 100_000, b"not json"])
+def test_what_is_not_json_is_refused(data, tmp_path):
+    (tmp_path / "config.json").write_bytes(data)
+    assert error_of(check.check_file, tmp_path, "config.json").kind == "IntegrityError"

@@ -1,0 +1,280 @@
+"""From a hub that behaves, and from one that does not: whole and right, or not at all."""
+
+import threading
+
+import pytest
+
+from locara_sidecar.models import collect
+from locara_sidecar.models import download as module
+from locara_sidecar.models.download import Download
+from locara_sidecar.models.transfer import Transfer
+from models.helpers import QUICK, download, entry_for, error_of, safetensors, whole, write_model
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+def cdn_of(hub, path, repository="org/mine"):
+    return f"/cdn/{hub.repositories[repository].files[path][1]}"
+
+
+def test_a_model_is_downloaded_checked_and_recorded(store, hub):
+    told = []
+    entry = download(store, hub, told=told)
+    assert whole(store) == ["mine"]
+    assert entry.meta.digest == f"sha256:{entry.folder.name}"
+    assert entry.meta.source[0].repository == "org/mine"
+    assert len(entry.meta.source[0].revision) == 40
+    phases = list(dict.fromkeys(message.phase for message in told))
+    assert phases == ["resolving", "downloading", "verifying", "publishing"]
+    assert told[-1].bytes == told[-1].total_bytes == entry.meta.bytes
+    assert list(store.incoming.iterdir()) == []
+
+
+def test_an_installed_model_is_not_asked_for_again(store, hub):
+    first = download(store, hub)
+    asked = len(hub.log)
+    assert download(store, hub).folder == first.folder
+    assert len(hub.log) == asked
+
+
+@pytest.mark.parametrize(
+    ("where", "fault"),
+    [
+        ("/cdn/", {"kind": "cut", "at": 30_000, "times": 3}),
+        ("/cdn/", {"kind": "status", "status": 503, "times": 2}),
+        ("/resolve/", {"kind": "status", "status": 429, "times": 1, "headers": {"Retry-After": "0"}}),
+        ("/api/", {"kind": "status", "status": 502, "times": 2}),
+        ("/cdn/", {"kind": "status", "status": 403, "times": 1}),
+        ("/cdn/", {"kind": "refuse", "times": 2}),
+        ("/cdn/", {"kind": "flip", "at": 1000, "times": 1}),
+        ("/cdn/", {"kind": "etag", "times": 1}),
+        ("config.json", {"kind": "cut", "at": 3, "times": 2}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{value['kind']}{value.get('status', '')}",
+)
+def test_what_passes_is_waited_for(store, hub, where, fault):
+    hub.fail(where, **fault)
+    download(store, hub)
+    assert whole(store) == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("where", "fault", "kind"),
+    [
+        ("/cdn/", {"kind": "flip", "at": 1000}, "IntegrityError"),
+        ("config.json", {"kind": "flip", "at": 2}, "IntegrityError"),
+        ("/cdn/", {"kind": "endless"}, "IntegrityError"),
+        ("/cdn/", {"kind": "drip"}, "DownloadFailed"),
+        ("/cdn/", {"kind": "status", "status": 500}, "DownloadFailed"),
+        ("/cdn/", {"kind": "refuse"}, "DownloadFailed"),
+        ("/resolve/", {"kind": "status", "status": 404}, "DownloadFailed"),
+        ("/resolve/", {"kind": "redirect", "to": "ftp://files.example/x"}, "DownloadFailed"),
+    ],
+    ids=lambda value: value["kind"] if isinstance(value, dict) else value.strip("/"),
+)
+def test_what_does_not_pass_is_a_typed_error_and_nothing_is_visible(store, hub, where, fault, kind):
+    hub.fail(where, **fault)
+    error = error_of(download, store, hub)
+    assert error.kind == kind
+    assert whole(store) == []
+    hub.faults.clear()
+    download(store, hub)
+    assert whole(store) == ["mine"]
+
+
+def test_without_the_hash_check_the_wrong_bytes_would_be_published(store, hub, monkeypatch):
+    """The planted fault: what the tests above hold against is really the comparison."""
+    monkeypatch.setattr(Transfer, "_verify", lambda *_: None)
+    hub.fail("/cdn/", "flip", at=1000)
+    entry = download(store, hub)
+    served = hub.repositories["org/mine"].files
+    assert any(file.sha256 != served[file.path][1] for file in entry.meta.files)
+
+
+def test_the_rest_is_fetched_from_where_the_last_try_stopped(store, hub):
+    hub.fail(cdn_of(hub, WEIGHTS), "cut", at=40_000)
+    assert error_of(download, store, hub).kind == "DownloadFailed"
+    hub.faults.clear()
+    hub.log.clear()
+    download(store, hub)
+    (request,) = hub.requests(cdn_of(hub, WEIGHTS))
+    assert request.headers["range"] == "bytes=40000-"
+    assert request.headers["if-range"].strip('"') == cdn_of(hub, WEIGHTS).removeprefix("/cdn/")
+    assert len(hub.requests("/cdn/")) == 1, "what was complete is not fetched again"
+    assert whole(store) == ["mine"]
+
+
+@pytest.mark.parametrize("kind", ["range", "etag"])
+def test_another_range_or_another_file_starts_from_the_first_byte(store, hub, kind):
+    hub.fail(cdn_of(hub, WEIGHTS), "cut", at=40_000)
+    error_of(download, store, hub)
+    hub.faults.clear()
+    hub.fail(cdn_of(hub, WEIGHTS), kind, times=1)
+    download(store, hub)
+    assert whole(store) == ["mine"]
+
+
+def test_a_partial_file_that_was_damaged_on_the_disk_is_fetched_anew(store, hub):
+    hub.fail(cdn_of(hub, WEIGHTS), "cut", at=40_000)
+    error_of(download, store, hub)
+    hub.faults.clear()
+    (part,) = store.incoming.glob("*.part")
+    part.write_bytes(bytes(40_000))
+    download(store, hub)
+    assert whole(store) == ["mine"]
+
+
+def test_stopping_keeps_what_has_come(store, hub):
+    hub.fail("/cdn/", "drip")
+    started = threading.Event()
+    task = Download(store, entry_for(), tell=lambda p: p.bytes > 400 and started.set(), endpoint=hub.url, token=False)
+    errors = []
+    thread = threading.Thread(target=lambda: errors.append(error_of(task.run)))
+    thread.start()
+    assert started.wait(40)
+    task.stop()
+    thread.join(20)
+    assert errors[0].kind == "RequestCancelled"
+    assert any(part.stat().st_size for part in store.incoming.glob("*.part"))
+    assert whole(store) == []
+
+
+def test_a_gated_model_needs_the_token_of_somebody_who_accepted(store, hub, tmp_path):
+    hub.add("org/gated", write_model(tmp_path / "gated", seed=3), gated=True)
+    gated = entry_for("gated", "org/gated")
+    for token in (None, "wrong"):
+        error = error_of(download, store, hub, gated, token=token)
+        assert (error.kind, error.data["url"]) == ("LicenseNotAccepted", f"{hub.url}/org/gated")
+    download(store, hub, gated, token=hub.token)
+    assert whole(store) == ["gated"]
+
+
+def test_the_token_goes_to_the_hub_and_nowhere_else(store, hub, tmp_path):
+    elsewhere = type(hub)()
+    try:
+        elsewhere.add("org/mine", tmp_path / "mine")
+        sha = cdn_of(hub, WEIGHTS)
+        hub.fail(f"resolve/{'5ba5e1e5' * 5}/{WEIGHTS}", "redirect", to=f"{elsewhere.url}{sha}")
+        download(store, hub, token="secret-of-the-user")
+        assert any("secret" in request.headers.get("authorization", "") for request in hub.log)
+        assert elsewhere.log
+        assert not any("authorization" in request.headers for request in elsewhere.log)
+    finally:
+        elsewhere.close()
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["http://files.example/x", "https://127.0.0.1/x", "https://10.0.0.1/x", "https://[::1]/x", "https://localhost/x"],
+)
+def test_from_a_public_hub_no_redirect_leads_to_plain_http_or_into_the_local_network(target):
+    transfer = Transfer("https://hub.example", {}, patience=QUICK, on_bytes=lambda _: None, stopped=lambda: False)
+    error = error_of(transfer._check_target, target, "a.safetensors")
+    assert (error.kind, error.retryable) == ("DownloadFailed", False)
+
+
+def test_the_disk_is_checked_before(store, hub, monkeypatch):
+    monkeypatch.setattr(module.disk, "available", lambda _: 1000)
+    error = error_of(download, store, hub)
+    assert error.kind == "InsufficientDisk"
+    assert error.data["needed"] > error.data["available"] == 1000
+    assert not hub.requests("/cdn/")
+
+
+def test_an_unknown_repository_or_revision_is_not_tried_for_long(store, hub):
+    assert error_of(download, store, hub, entry_for(repository="org/none")).kind == "DownloadFailed"
+    source = {"repository": "org/mine", "revision": "gone", "files": ["*.json"]}
+    error = error_of(download, store, hub, entry_for(source=source))
+    assert (error.kind, error.retryable) == ("DownloadFailed", False)
+
+
+def test_two_models_that_share_files_fetch_and_store_them_once(store, hub, tmp_path):
+    for number in (1, 2, 3):
+        hub.add(f"org/m{number}", write_model(tmp_path / f"m{number}", t5="shared", seed=number))
+    entries = [download(store, hub, entry_for(f"m{number}", f"org/m{number}")) for number in (1, 2, 3)]
+    shared = "text_encoder/model.safetensors"
+    assert len(hub.requests(cdn_of(hub, shared, "org/m1"))) == 1
+    assert len({(entry.folder / shared).stat().st_ino for entry in entries}) == 1
+    size = (entries[0].folder / shared).stat().st_size
+    report = collect.usage(store)
+    assert report.bytes < sum(entry.meta.bytes for entry in entries) - size
+    assert all(model.shared >= size for model in report.models)
+
+
+def test_a_model_of_two_repositories_is_put_together(store, hub, tmp_path):
+    write_model(tmp_path / "base", extra={WEIGHTS: None})
+    (tmp_path / "light").mkdir()
+    (tmp_path / "light" / "unet_4step.safetensors").write_bytes(safetensors(9000, 7))
+    hub.add("org/base", tmp_path / "base")
+    hub.add("org/light", tmp_path / "light")
+    source = [
+        {"repository": "org/base", "files": ["*.json", "text_encoder/*.safetensors"]},
+        {"repository": "org/light", "files": ["unet_4step.safetensors"], "place": {"unet_4step.safetensors": WEIGHTS}},
+    ]
+    entry = download(store, hub, entry_for("both", source=source))
+    assert (entry.folder / WEIGHTS).read_bytes() == safetensors(9000, 7)
+    assert [origin.repository for origin in entry.meta.source] == ["org/base", "org/light"]
+
+
+def test_the_same_files_under_another_id_are_the_same_entry(store, hub):
+    first = download(store, hub)
+    second = download(store, hub, entry_for("alias"))
+    assert first.folder == second.folder
+    assert whole(store) == ["alias", "mine"]
+    collect.remove(store, collect.plan_remove(store, "mine"), "mine")
+    assert whole(store) == ["alias"]
+
+
+def test_two_downloads_of_one_model_at_once_both_end_well(store, hub):
+    results = []
+    threads = [
+        threading.Thread(target=lambda name=name: results.append(download(store, hub, entry_for(name))))
+        for name in ("mine", "twin")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(results) == 2
+    assert whole(store) == ["mine", "twin"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "named"),
+    [
+        ({"transformer/pytorch_model.bin": b"\x80\x04"}, "pytorch_model.bin"),
+        ({"model.gguf": b"GGUF"}, "model.gguf"),
+        ({"transformer/attack.py": b"print()"}, "attack.py"),
+        ({"weights.zip": b"PK"}, "weights.zip"),
+        ({"transformer/config.json": b'{"auto_map": {"AutoModel": "attack.Model"}}'}, "transformer/config.json"),
+        ({"text_encoder/config.json": b'{"custom_pipeline": "attack"}'}, "text_encoder/config.json"),
+        ({"transformer/bad.safetensors": b"\x80\x04pickle, under another name" * 100}, "bad.safetensors"),
+        (
+            {"transformer/x.safetensors.index.json": b'{"weight_map": {"a": "../../../secret.safetensors"}}'},
+            "x.safetensors.index.json",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_could_run_is_refused_by_name_and_costs_no_weights(store, hub, tmp_path, extra, named):
+    hub.add("org/bad", write_model(tmp_path / "bad", extra=extra))
+    source = {"repository": "org/bad", "files": ["*"]}
+    error = error_of(download, store, hub, entry_for("bad", source=source))
+    assert error.kind == "IntegrityError"
+    assert error.data["file"].endswith(named)
+    assert whole(store) == []
+    if not named.endswith("bad.safetensors"):
+        assert not hub.requests("/cdn/")
+
+
+def test_what_no_pattern_selects_is_skipped(store, hub, tmp_path):
+    hub.add("org/bad", write_model(tmp_path / "bad", extra={"setup.py": b"print()", "old.ckpt": b"\x80"}))
+    entry = download(store, hub, entry_for("bad", "org/bad"))
+    assert not any(file.path.endswith((".py", ".ckpt")) for file in entry.meta.files)
+    assert not hub.requests("setup.py")
+
+
+def test_a_model_without_one_of_its_parts_is_incomplete(store, hub, tmp_path):
+    hub.add("org/half", write_model(tmp_path / "half", extra={WEIGHTS: None, "transformer/config.json": None}))
+    assert error_of(download, store, hub, entry_for("half", "org/half")).kind == "ModelIncomplete"
+    assert whole(store) == []

@@ -1,0 +1,92 @@
+"""From a folder or a Hugging Face cache: without a second copy where nobody can edit the first."""
+
+import hashlib
+import os
+
+import pytest
+
+from locara_sidecar.models.importing import import_model
+from models.helpers import entry_for, error_of, whole, write_model
+
+REVISION = "c0ffee" * 6 + "c0ff"
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+def take(store, folder, entry=None):
+    return import_model(store, entry or entry_for(), folder, lambda _: None)
+
+
+def hf_cache(root, model):
+    """The layout that huggingface_hub makes: blobs, and snapshots of links to them."""
+    repository = root / "models--org--mine"
+    for path in sorted(model.rglob("*")):
+        if path.is_file():
+            data = path.read_bytes()
+            blob = repository / "blobs" / hashlib.sha256(data).hexdigest()
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            blob.write_bytes(data)
+            link = repository / "snapshots" / REVISION / path.relative_to(model)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(os.path.relpath(blob, link.parent))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(REVISION)
+    return repository
+
+
+def test_a_folder_is_copied_because_its_files_may_be_edited(store, tmp_path):
+    source = write_model(tmp_path / "source", extra={"notes.py": b"x", ".cache/x": b"y"})
+    entry = take(store, source)
+    assert whole(store) == ["mine"]
+    assert (entry.folder / WEIGHTS).stat().st_ino != (source / WEIGHTS).stat().st_ino
+    assert entry.meta.source[0].imported
+    (source / WEIGHTS).write_bytes(b"edited")
+    assert whole(store) == ["mine"]
+
+
+@pytest.mark.parametrize("where", ["root", "repository", "snapshot"])
+def test_a_hugging_face_cache_is_linked(store, tmp_path, where):
+    repository = hf_cache(tmp_path / "hub", write_model(tmp_path / "source"))
+    folder = {"root": repository.parent, "repository": repository, "snapshot": repository / "snapshots" / REVISION}
+    entry = take(store, folder[where])
+    assert whole(store) == ["mine"]
+    assert entry.meta.source[0].revision == REVISION
+    origin = os.path.realpath(repository / "snapshots" / REVISION / WEIGHTS)
+    assert (entry.folder / WEIGHTS).stat().st_ino == os.stat(origin).st_ino
+
+
+def test_a_cache_whose_bytes_are_not_what_they_are_named_by_is_refused(store, tmp_path):
+    repository = hf_cache(tmp_path / "hub", write_model(tmp_path / "source"))
+    victim = repository / "snapshots" / REVISION / WEIGHTS
+    data = bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.write_bytes(data)
+    error = error_of(take, store, repository)
+    assert (error.kind, error.data["file"]) == ("IntegrityError", WEIGHTS)
+    assert whole(store) == []
+
+
+def test_a_link_that_leads_elsewhere_is_refused(store, tmp_path):
+    repository = hf_cache(tmp_path / "hub", write_model(tmp_path / "source"))
+    link = repository / "snapshots" / REVISION / "transformer" / "config.json"
+    link.unlink()
+    (tmp_path / "secret.json").write_text("{}")
+    link.symlink_to(tmp_path / "secret.json")
+    assert error_of(take, store, repository).data["file"] == "transformer/config.json"
+
+
+@pytest.mark.parametrize(
+    ("extra", "kind"),
+    [
+        ({WEIGHTS: b"\x80\x04 a pickle"}, "IntegrityError"),
+        ({WEIGHTS: None, "transformer/config.json": None}, "ModelIncomplete"),
+        ({"transformer/config.json": b'{"auto_map": {"A": "b.C"}}'}, "IntegrityError"),
+    ],
+)
+def test_an_import_is_checked_as_a_download_is(store, tmp_path, extra, kind):
+    assert error_of(take, store, write_model(tmp_path / "source", extra=extra)).kind == kind
+    assert whole(store) == []
+
+
+def test_what_is_no_model_is_a_bad_parameter(store, tmp_path):
+    error = error_of(take, store, tmp_path)
+    assert (error.kind, error.data["path"]) == ("InvalidParams", "$.from")

@@ -1,0 +1,222 @@
+"""What is visible is complete, what is in use stays, and bytes go after the names that lead to them."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from locara_sidecar.models import collect, disk, staging
+from locara_sidecar.models.store import Origin, Store
+from locara_sidecar.models.verify import verify
+from models.helpers import download, entry_for, error_of, whole, write_model
+
+
+def install(store, hub, tmp_path, number, t5="shared"):
+    hub.add(f"org/m{number}", write_model(tmp_path / f"m{number}", t5=t5, seed=number))
+    return download(store, hub, entry_for(f"m{number}", f"org/m{number}"))
+
+
+def quiet(_):
+    pass
+
+
+def test_removing_a_model_leaves_the_bytes_that_another_needs(store, hub, tmp_path):
+    one, two = install(store, hub, tmp_path, 1), install(store, hub, tmp_path, 2)
+    shared = (one.folder / "text_encoder/model.safetensors").stat().st_size
+    plan = collect.plan_remove(store, "m1")
+    before = collect.usage(store).bytes
+    removed = collect.remove(store, plan, "m1")
+    assert removed.bytes == plan.bytes == before - collect.usage(store).bytes
+    assert removed.bytes < one.meta.bytes - shared + 4096
+    assert whole(store) == ["m2"]
+    verify(store, two, "m2", quiet)
+
+
+def test_a_dry_run_changes_nothing(store, hub):
+    download(store, hub)
+    plan = collect.plan_gc(store, 0)
+    assert [entry.meta.ids for entry in plan.models] == [["mine"]]
+    assert plan.bytes == collect.usage(store).bytes == collect.usage(store).reclaimable
+    assert whole(store) == ["mine"]
+
+
+def test_a_model_in_use_by_any_process_is_neither_collected_nor_removed(store, hub):
+    entry = download(store, hub)
+    script = (
+        "import sys; from pathlib import Path; from locara_sidecar.models.store import Store;"
+        "lock = Store(Path(sys.argv[1])).use(sys.argv[2]); print(lock is not None, flush=True); sys.stdin.read()"
+    )
+    argv = [sys.executable, "-c", script, str(store.root), entry.key]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as user:
+        assert user.stdout.readline() == "True\n"
+        assert store.in_use(entry.key)
+        assert collect.execute(store, collect.plan_gc(store, 0)).models == []
+        # a plan made before the model came into use
+        stale = collect.Plan([entry], [], 0)
+        assert collect.execute(store, stale).models == []
+        error = error_of(collect.remove, store, stale, "mine")
+        assert (error.kind, error.data["errno"]) == ("StorageError", "EBUSY")
+        assert whole(store) == ["mine"]
+        user.stdin.close()
+    assert not store.in_use(entry.key)
+    assert len(collect.execute(store, collect.plan_gc(store, 0)).models) == 1
+    assert store.use(entry.key) is None
+    assert collect.usage(store).bytes == 0
+
+
+def test_the_least_recently_used_goes_first(store, hub, tmp_path):
+    entries = [install(store, hub, tmp_path, number, t5=number) for number in (1, 2, 3)]
+    for age, entry in zip((5, 50, 500), entries, strict=True):
+        os.utime(entry.folder / "meta.json", (time.time() - age, time.time() - age))
+    lock = store.use(entries[2].key)  # using it makes it the youngest
+    lock.release()
+    room = collect.usage(store).bytes - 1
+    assert [entry.meta.ids for entry in collect.plan_gc(store, room).models] == [["m2"]]
+    collect.execute(store, collect.plan_gc(store, entries[2].meta.bytes + 8192))
+    assert whole(store) == ["m3"]
+
+
+def test_waste_is_kept_for_the_next_try_until_it_is_old_or_room_is_asked_for(store, hub):
+    hub.fail("/cdn/", "cut", at=30_000)
+    error_of(download, store, hub)
+    assert collect.plan_gc(store).waste == []
+    later = time.time() + collect.KEEP_PARTIAL_SECONDS + 60
+    assert collect.plan_gc(store, now=later).waste
+    collect.execute(store, collect.plan_gc(store, 0))
+    assert collect.usage(store).bytes == 0
+
+
+def test_a_damaged_model_is_named_withdrawn_and_mended_by_the_next_download(store, hub):
+    entry = download(store, hub)
+    victim = entry.folder / "transformer/diffusion_pytorch_model.safetensors"
+    victim.chmod(0o644)
+    data = bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.write_bytes(data)
+    error = error_of(verify, store, entry, "mine", quiet)
+    assert error.kind == "IntegrityError"
+    assert error.data["files"] == ["transformer/diffusion_pytorch_model.safetensors"]
+    assert store.find("mine") is None
+    mended = download(store, hub)
+    assert mended.key == entry.key
+    verify(store, mended, "mine", quiet)
+    assert whole(store) == ["mine"]
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "link"])
+def test_verifying_finds_what_is_missing_added_or_a_link(store, hub, tmp_path, change):
+    entry = download(store, hub)
+    file = entry.folder / "transformer/config.json"
+    if change == "extra":
+        (entry.folder / "attack.py").write_text("")
+    else:
+        data = file.read_bytes()
+        file.unlink()
+        if change == "link":
+            (tmp_path / "config.json").write_bytes(data)
+            file.symlink_to(tmp_path / "config.json")
+    error = error_of(verify, store, entry, "mine", quiet)
+    assert error.data["files"] == ["attack.py" if change == "extra" else "transformer/config.json"]
+
+
+def test_a_foreign_or_newer_meta_is_no_model(store, hub):
+    entry = download(store, hub)
+    other = store.models / ("0" * 64)
+    other.mkdir()
+    (other / "meta.json").write_bytes((entry.folder / "meta.json").read_bytes())
+    assert [found.key for found in store.entries()] == [entry.key]
+
+
+KILLED = """
+import sys, random
+from pathlib import Path
+from locara_sidecar.models import collect, disk, partial, staging
+from locara_sidecar.models.store import File, Origin, Store
+import hashlib
+if sys.argv[3] == "planted":  # bytes before references: removes a visible folder file by file
+    import shutil
+    def set_aside(store, key):
+        import time
+        for file in sorted((store.models / key).rglob("*")):
+            if file.is_file() and file.name != "meta.json":
+                file.unlink(); time.sleep(0.02)
+        shutil.rmtree(store.models / key)
+    staging.set_aside = set_aside
+store = Store(Path(sys.argv[1]))
+numbers = random.Random(sys.argv[2])
+print("ready", flush=True)
+while True:
+    which = numbers.randrange(3)
+    with staging.Staging(store) as stage:
+        for name in ("model_index.json", *(f"part{n}.json" for n in range(6))):
+            data = f"{which} {name}".encode() * 50
+            part = None
+            while part is None:  # the other one may be writing the same bytes
+                part = partial.claim(store.incoming, hashlib.sha256(data).hexdigest())
+            part.reset()
+            part.write(data)
+            part.sync()
+            stage.adopt(part.path, File(name, part.size, part.sha256))
+            part.close(delete=True)
+        stage.publish(f"m{which}", "1", [Origin(imported=True)])
+    if numbers.random() < 0.7:
+        collect.execute(store, collect.plan_gc(store, numbers.choice([0, 2000, None])))
+"""
+
+
+def kills(store, count, mode, seed):
+    """Start publishers that also collect, kill them at random moments; counts what was not whole."""
+    broken = 0
+    pauses = random.Random(seed)
+    for number in range(count):
+        argv = [sys.executable, "-c", KILLED, str(store.root), f"{seed}-{number}", mode]
+        users = [subprocess.Popen(argv, stdout=subprocess.PIPE) for _ in range(2)]
+        for user in users:
+            user.stdout.readline()
+        time.sleep(pauses.uniform(0.02, 0.5))
+        for user in users:
+            user.send_signal(signal.SIGKILL)
+        for user in users:
+            user.wait()
+            user.stdout.close()
+        try:
+            whole(Store(store.root))
+        except (AssertionError, OSError):
+            broken += 1
+    return broken
+
+
+def test_killed_while_publishing_and_collecting_nothing_partial_is_visible(store):
+    assert kills(store, 3, "right", 1) == 0
+
+
+def test_deleting_bytes_before_references_is_caught(store):
+    """The planted fault."""
+    assert kills(store, 3, "planted", 2) > 0
+
+
+def test_what_the_killed_leave_behind_is_collected(store):
+    stage = staging.Staging(store)
+    (stage.tree / "a.json").write_bytes(b"{}")
+    stage._lock.release()
+    old = time.time() - 3600
+    os.utime(stage.tree.parent, (old, old))
+    assert collect.execute(store, collect.plan_gc(store)).bytes == 2
+    assert list(store.incoming.iterdir()) == []
+
+
+def test_without_hard_links_the_bytes_are_copied(store, monkeypatch, hub):
+    def no_links(*_):
+        raise OSError(95, "no links here")
+
+    monkeypatch.setattr(disk.os, "link", no_links)
+    entry = download(store, hub)
+    assert whole(store) == ["mine"]
+    collect.remove(store, collect.plan_remove(store, "mine"), "mine")
+    collect.execute(store, collect.plan_gc(store, 0))
+    assert collect.usage(store).bytes == 0
+    assert Origin(repository="org/mine", revision=entry.meta.source[0].revision) == entry.meta.source[0]
