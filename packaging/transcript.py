@@ -18,7 +18,15 @@ def main() -> None:
     """Spawn the demo, read what went over the wire, put it between the marks."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "lines"
-        words = ["demo", "a large red circle in the center of a blue background", "--steps", "4", "--seed", "7", "--out"]
+        words = [
+            "demo",
+            "a large red circle in the center of a blue background",
+            "--steps",
+            "4",
+            "--seed",
+            "7",
+            "--out",
+        ]
         words += [f"{folder}/Pictures", "--transcript", str(log)]
         subprocess.run([sys.executable, "-m", "locara_sidecar", *words], check=True, stdout=subprocess.DEVNULL)
         lines = [_shown(line.replace(folder, "/Users/a")) for line in log.read_text().splitlines()]
