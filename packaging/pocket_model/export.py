@@ -87,6 +87,10 @@ def main() -> None:
     for name in ("tokenizer", "tokenizer_2"):
         save_tokenizer(tokenizer, new / name)
     FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS, shift=SHIFT).save_pretrained(new / "scheduler")
+    for file in new.glob("*/config.json"):  # where the trainer's files lay is nobody's business
+        config = json.loads(file.read_text())
+        config.pop("_name_or_path", None)
+        file.write_text(json.dumps(config, indent=2) + "\n")
     index = {"_class_name": "StableDiffusion3Pipeline", "_diffusers_version": "0.42.1", **_LIBRARIES}
     (new / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     preview = {
