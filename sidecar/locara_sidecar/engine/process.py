@@ -221,7 +221,6 @@ def _spawn(argv: list[str], scratch: str) -> tuple[subprocess.Popen[bytes], int,
             cwd=scratch,
             close_fds=True,
             process_group=0,
-            env=_environment(),
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
     except BaseException:
@@ -231,15 +230,6 @@ def _spawn(argv: list[str], scratch: str) -> tuple[subprocess.Popen[bytes], int,
     for fd in (command_out, event_in, stderr_in):
         os.close(fd)
     return popen, command_in, event_out, stderr_out
-
-
-def _environment() -> dict[str, str]:
-    """The daemon's own environment, and how OpenMP's threads wait for each other.
-
-    Spinning, their default, takes whole processors from the app that embeds us: with another busy process beside
-    it, a 16-step picture took 5 to 15 s spinning and 0.75 s asleep (2 cores). It must be set before torch loads.
-    """
-    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
 
 
 def _kill_group(popen: subprocess.Popen[bytes]) -> None:
