@@ -70,7 +70,7 @@ def test_a_cancelled_download_is_answered_soon_and_goes_on_later(daemon, hub):
     began = time.monotonic()
     call.cancel()
     assert error_of(call).kind == "RequestCancelled"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 2
     fault.times = 0
     host.call("models.download", {"model": "mine"}, timeout=30)
     assert any("range" in request.headers for request in hub.requests("/cdn/"))
@@ -84,7 +84,7 @@ def test_the_daemon_ends_in_time_while_it_downloads(daemon, hub):
     began = time.monotonic()
     host.close()
     assert error_of(call).kind == "RequestCancelled"
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize(
