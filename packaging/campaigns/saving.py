@@ -271,10 +271,12 @@ def try_names(where: Path) -> tuple[int, int, int]:
 def try_names_naively(where: Path, most: int) -> int:
     """The planted fault: join and write. Files that lie outside after so many names."""
     root = _planted(where)
+    (where / "current" / "folder").mkdir(parents=True)
     before = set(os.listdir(where))
-    for path in itertools.islice(names(), most):
-        if path.startswith("/"):
-            continue  # an absolute path would really be written
-        with contextlib.suppress(OSError, ValueError):
-            (root / path).write_bytes(b"x")
+    with contextlib.chdir(where / "current" / "folder"):  # the link through /proc leads to the current folder
+        for path in itertools.islice(names(), most):
+            if path.startswith("/"):
+                continue  # an absolute path would really be written
+            with contextlib.suppress(OSError, ValueError):
+                (root / path).write_bytes(b"x")
     return len(os.listdir(where / "outside")) + len(set(os.listdir(where)) - before)

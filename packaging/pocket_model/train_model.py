@@ -1,8 +1,9 @@
 """Trains the pocket transformer on cached latents, with the text encoders frozen.
 
     python -m pocket_model.train_model --work WORK [--resume]
+    python -m pocket_model.unpack FOLDER --work WORK && python -m pocket_model.train_model --work WORK --resume
 
-Needs ``WORK/autoencoder``, ``WORK/tokenizer``, ``WORK/text_encoder`` and ``WORK/text_encoder_2``; writes
+The second line goes on from a shipped model, whose optimiser's state is not kept: the rate warms up anew. Needs ``WORK/autoencoder``, ``WORK/tokenizer``, ``WORK/text_encoder`` and ``WORK/text_encoder_2``; writes
 ``WORK/transformer`` (the moving average of the weights) and ``WORK/checkpoint.pt``. Rectified flow as in SD3: the
 network sees ``(1 - t) x + t noise`` and predicts ``noise - x``. The rate warms up, stays, and falls linearly over the
 last part, so a longer run shares all but the end of a shorter one; every step has its own seed, so a resumed run is the
@@ -133,10 +134,12 @@ def cached_latents(work: Path) -> tuple[list[Scene], Tensor, Tensor, float, floa
     file, still = work / "latents.pt", work / "latents_still.pt"
     if not file.exists():
         latents = encoded(work, scenes, rng, 1.0)
-        # Rounded to what the shipped configuration will state.
-        shift, scale = round(float(latents.mean()), 4), round(1 / float(latents.std()), 4)
+        if not (work / "scale.txt").exists():
+            # Rounded to what the shipped configuration will state.
+            shift, scale = round(float(latents.mean()), 4), round(1 / float(latents.std()), 4)
+            (work / "scale.txt").write_text(f"{shift} {scale}\n")
+        shift, scale = map(float, (work / "scale.txt").read_text().split())
         torch.save(((latents - shift) * scale).half(), file)
-        (work / "scale.txt").write_text(f"{shift} {scale}\n")
     shift, scale = map(float, (work / "scale.txt").read_text().split())
     if not still.exists():
         latents = encoded(work, scenes[:STILL_PICTURES], np.random.default_rng(SEED + 1), 0.0)
@@ -178,9 +181,12 @@ def error_weights(scenes: list[Scene], captions: list[Caption], step: int) -> Te
     return weights
 
 
-def rate_at(step: int, steps: int) -> float:
-    """Learning rate: warm-up, plateau, linear fall."""
-    return PEAK_RATE * min(1.0, (step + 1) / WARM_UP, max(0.01, (steps - step) / (COOL_DOWN * steps)))
+def rate_at(step: int, steps: int, fresh: int = 0) -> float:
+    """Learning rate: warm-up, plateau, linear fall.
+
+    :param fresh: the step at which the optimiser knew nothing yet.
+    """
+    return PEAK_RATE * min(1.0, (step - fresh + 1) / WARM_UP, max(0.01, (steps - step) / (COOL_DOWN * steps)))
 
 
 @torch.no_grad()
@@ -243,13 +249,14 @@ def train(worker: int, options: argparse.Namespace) -> None:
     model = build_transformer(text.width)
     average = copy.deepcopy(model).requires_grad_(False)
     optimiser = torch.optim.AdamW(model.parameters(), PEAK_RATE, weight_decay=0.01, betas=(0.9, 0.99))
-    first = 0
+    first = fresh = 0
     if options.resume:
         state = torch.load(work / "checkpoint.pt")
-        first = state["step"]
+        first, fresh = state["step"], state.get("fresh", 0)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
+        if state["optimiser"] is not None:
+            optimiser.load_state_dict(state["optimiser"])
     size = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"worker {worker}: {size:.2f} M parameters, shift {shift} scale {scale}", flush=True)
 
@@ -257,7 +264,7 @@ def train(worker: int, options: argparse.Namespace) -> None:
     for step in range(first, options.steps):
         rng = np.random.default_rng((SEED, step, worker))
         torch.manual_seed((SEED * 10**6 + step) * WORKERS + worker)
-        optimiser.param_groups[0]["lr"] = rate_at(step, options.steps)
+        optimiser.param_groups[0]["lr"] = rate_at(step, options.steps, fresh)
         early = step < EARLY_STEPS
         usable = everything if early else few if step >= STILL_STEPS else singles
         latents = still if step >= STILL_STEPS else jittered
@@ -278,7 +285,7 @@ def train(worker: int, options: argparse.Namespace) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         with torch.no_grad():
-            decay = min(EMA, (1 + step) / (10 + step))
+            decay = min(EMA, (1 + step - fresh) / (10 + step - fresh))
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
         running += (loss.item() - running) * (0.02 if step > first else 1)
         done = step + 1
@@ -290,7 +297,7 @@ def train(worker: int, options: argparse.Namespace) -> None:
             print(f"{done}/{options.steps} {seconds:.0f} s  {pace:.0f}/s  loss {running:.4f}", flush=True)
         if done % options.examine_every == 0 or done == options.steps:
             average.save_pretrained(work / "transformer")
-            state = {"step": done, "model": model.state_dict(), "average": average.state_dict()}
+            state = {"step": done, "fresh": fresh, "model": model.state_dict(), "average": average.state_dict()}
             torch.save({**state, "optimiser": optimiser.state_dict()}, work / "checkpoint.new")
             (work / "checkpoint.new").replace(work / "checkpoint.pt")
             print(f"  {examine(average, text, vae, shift, scale)}", flush=True)

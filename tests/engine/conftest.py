@@ -18,6 +18,7 @@ def _spec(job="job-1", prompt="a lighthouse", *, preview=None, output=None, mode
         "model": frames.ModelSpec(
             id=model, version="1", digest="sha256:0", family="sd3", path="/nowhere", max_sequence_length=77,
             quantization="auto", precision="auto",
+            sides=frames.Sides(minimum=16, maximum=4096, multiple_of=8, max_pixels=1 << 24),
         ),
         "prompt": prompt, "negative_prompt": "", "width": 128, "height": 96, "steps": 4, "guidance": 4.0,
         "seed": 7, "count": 1, "scheduler": "flow-match-euler", "speed": "exact", "tiling": "off",

@@ -391,7 +391,8 @@ def _result(
     def ms(seconds: float) -> int:
         return round(seconds * 1000)
 
-    options = resolved.parameters["options"] | {"quantization": done.quantization, "precision": done.precision}
+    settled: dict[str, Any] = msgspec.to_builtins(done.settled)
+    options = resolved.parameters["options"] | settled
     model = resolved.spec.model
     return GenerateResult(
         job_id=job.id,
@@ -402,8 +403,8 @@ def _result(
             digest=model.digest,
             engine=done.engine,
             device=done.device,
-            quantization=done.quantization,
-            precision=done.precision,
+            quantization=done.settled.quantization,
+            precision=done.settled.precision,
         ),
         parameters=resolved.parameters | {"options": options},
         timings=Timings(

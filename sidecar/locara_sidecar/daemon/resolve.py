@@ -23,7 +23,7 @@ from locara_protocol.messages import (
     Warning,
 )
 from locara_sidecar.capability import names
-from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec
+from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 
 if TYPE_CHECKING:
     from locara_sidecar.models.catalogue import Entry
@@ -174,6 +174,12 @@ def resolve(
             max_sequence_length=defaults.max_sequence_length,
             quantization=drawing["quantization"],
             precision=drawing["precision"],
+            sides=Sides(
+                minimum=entry.sides.minimum,
+                maximum=entry.sides.maximum,
+                multiple_of=entry.sides.multiple_of,
+                max_pixels=entry.sides.max_pixels,
+            ),
         ),
         prompt=params.prompt,
         negative_prompt=negative,

@@ -33,11 +33,21 @@ class FrameError(Exception):
 # --- job description ------------------------------------------------------------------------
 
 
+class Sides(msgspec.Struct, frozen=True, kw_only=True):
+    """The sizes that a model allows, in pixels: each side a multiple of ``multiple_of`` within the bounds."""
+
+    minimum: int
+    maximum: int
+    multiple_of: int
+    max_pixels: int
+
+
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A model as the engine needs it: where its files are and how its family runs it.
 
     ``path`` is a folder in diffusers layout; ``max_sequence_length`` the T5 length (SD3: zeros when it
     has no third encoder); ``quantization``/``precision`` as asked (``auto`` is resolved by the engine).
+    ``reserved``: bytes of this machine's memory that other daemons' engines hold or were promised.
     """
 
     id: str
@@ -48,6 +58,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_sequence_length: int
     quantization: str
     precision: str
+    sides: Sides
+    reserved: int = 0
 
 
 class PreviewSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,8 +80,22 @@ class EncodeSpec(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] | None
 
 
+class EditSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What is edited: image files as the host gave them, to be decoded in the engine only.
+
+    ``mask``: white is repainted. ``strength`` is in (0, 1]; None for a model that follows an instruction instead.
+    """
+
+    image: bytes
+    mask: bytes | None = None
+    strength: float | None = None
+
+
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One generation, every option resolved. Image k of ``count`` (1-based) uses ``seed + k - 1``."""
+    """One generation or edit, every option resolved. Image k of ``count`` (1-based) uses ``seed + k - 1``.
+
+    ``width`` and ``height`` are 0 in an edit whose host named none: the source's own size, which only the engine learns.
+    """
 
     job: str
     model: ModelSpec
@@ -86,6 +112,18 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     tiling: str
     preview: PreviewSpec
     output: EncodeSpec
+    edit: EditSpec | None = None
+
+
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine made of the options that were left to it; never ``auto``, and sizes are never 0."""
+
+    quantization: str
+    precision: str
+    width: int
+    height: int
+    tiling: str = "off"
+    speed: str = "exact"
 
 
 # --- commands: daemon to engine -------------------------------------------------------------
@@ -204,8 +242,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
     job: str
     engine: str
     device: str
-    quantization: str
-    precision: str
+    settled: Settled
     load: float
     encode: float
     denoise: float

@@ -42,7 +42,7 @@ xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:locara="ur
 <?xpacket end="r"?>"""
 
 
-def encode(pixels: Image.Image, spec: EncodeSpec, seed: int, resolved: dict[str, str] | None = None) -> bytes:
+def encode(pixels: Image.Image, spec: EncodeSpec, seed: int, resolved: dict[str, Any] | None = None) -> bytes:
     """``pixels`` (RGB) as a file.
 
     :param seed: this image's own seed; it takes the place of ``options.seed`` in ``spec.metadata``, with ``count`` 1.

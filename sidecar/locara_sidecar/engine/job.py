@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
+import msgspec
+
 from locara_protocol.messages import Phase
 from locara_sidecar.engine import frames, images
 from locara_sidecar.engine.preview import PreviewBudget, PreviewSender
@@ -49,7 +51,7 @@ def run_job(
     try:
         summary = runtime.generate(spec, run.emit, control)
         run.sender.finish()
-        return run.done(summary.quantization, summary.precision, summary.warnings)
+        return run.done(summary.settled, summary.warnings)
     except BaseException as error:  # noqa: BLE001  every failure is answered; the engine lives on
         run.sender.finish(encode=False)
         if isinstance(error, JobCancelled) or control.cancelled:
@@ -99,7 +101,7 @@ class _Run:
             case ImageEvent():
                 self._image(event)
 
-    def done(self, quantization: str, precision: str, warnings: list[tuple[str, str]]) -> frames.Done:
+    def done(self, settled: frames.Settled, warnings: list[tuple[str, str]]) -> frames.Done:
         """The last frame of a job that made all its images."""
         self._leave(time.monotonic())
         if self.sender.failed:
@@ -108,8 +110,7 @@ class _Run:
             job=self._spec.job,
             engine=self._runtime.name,
             device=self._runtime.device,
-            quantization=quantization,
-            precision=precision,
+            settled=settled,
             load=self._seconds["loading"],
             encode=self._seconds["encoding"],
             denoise=self._seconds["denoising"],
@@ -177,11 +178,11 @@ class _Run:
         self._leave(time.monotonic())  # encoding the file is no part of the decoding phase
         self._phase = None
         pixels: Any = event.pixels
-        asked = (self._spec.width, self._spec.height)
+        settled = event.settled
+        asked = (self._spec.width or settled.width, self._spec.height or settled.height)
         if pixels.mode != "RGB" or pixels.size != asked:
             raise EngineFault("InvalidOutput", f"The engine made a {pixels.mode} image of {pixels.size} pixels.")
-        resolved = {"quantization": event.quantization, "precision": event.precision}
-        data = images.encode(pixels, self._spec.output, event.seed, resolved)
+        data = images.encode(pixels, self._spec.output, event.seed, msgspec.to_builtins(settled))
         self.sender.put(
             frames.Image(
                 job=self._spec.job,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from locara_protocol.messages import Phase, PreviewDecoder
+from locara_sidecar.engine.frames import Settled
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -75,8 +76,7 @@ class ImageEvent(msgspec.Struct, frozen=True, kw_only=True):
     image: int
     seed: int
     pixels: Any  # PIL.Image.Image, mode RGB
-    quantization: str
-    precision: str
+    settled: Settled
 
 
 RuntimeEvent = PhaseEvent | StepEvent | ImageEvent
@@ -86,8 +86,7 @@ Emit = Callable[[RuntimeEvent], None]
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """What a finished job tells: what really ran (``auto`` resolved) and warnings as (kind, message)."""
 
-    quantization: str
-    precision: str
+    settled: Settled
     warnings: list[tuple[str, str]]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec
+from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 from locara_sidecar.engine.runtime import ImageEvent, JobCancelled, PhaseEvent, StepEvent, Summary
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def spec() -> Any:
                 max_sequence_length=32,
                 quantization="auto",
                 precision="float32",
+                sides=Sides(minimum=16, maximum=1024, multiple_of=16, max_pixels=1 << 20),
             ),
             prompt="a red circle on the blue square",
             negative_prompt="",

@@ -86,7 +86,7 @@ def test_what_the_engine_cannot_do_is_said(runtime, run, spec, changes):
 
 def test_auto_precision_is_one_that_runs(runtime, run, spec):
     result = run(runtime, spec(precision="auto"))
-    assert result.summary.precision in ("float32", "bfloat16", "float16")
+    assert result.summary.settled.precision in ("float32", "bfloat16", "float16")
     assert result.images
 
 

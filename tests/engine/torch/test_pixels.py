@@ -79,7 +79,7 @@ def test_events_come_in_order_and_count_the_steps_that_run(runtime, run, spec):
     result = run(runtime, spec(prompt="a small black dog", count=2, steps=4))
     assert result.phases == [("encoding", 1), ("denoising", 1), ("decoding", 1), ("denoising", 2), ("decoding", 2)]
     assert [(s.image, s.step, s.steps) for s in result.steps] == [(i, k, 4) for i in (1, 2) for k in (1, 2, 3, 4)]
-    assert (result.summary.quantization, result.summary.precision) == ("none", "float32")
+    assert (result.summary.settled.quantization, result.summary.settled.precision) == ("none", "float32")
 
 
 def test_a_tiled_decode_does_not_leak_into_the_next_job(runtime, run, spec):

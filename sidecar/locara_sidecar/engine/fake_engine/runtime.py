@@ -47,6 +47,7 @@ from typing import TYPE_CHECKING, cast
 from PIL import Image
 
 from locara_sidecar.engine.fake_engine import faults, pictures
+from locara_sidecar.engine.frames import Settled
 from locara_sidecar.engine.runtime import Control, Emit, ImageEvent, PhaseEvent, StepEvent, Summary
 
 if TYPE_CHECKING:
@@ -84,8 +85,7 @@ class FakeRuntime:
         _wait(self._seconds("encode_ms"), control)
         for image in range(1, spec.count + 1):
             self._sample(spec, image, wanted, emit, control)
-        quantization, precision = _resolved(spec)
-        return Summary(quantization=quantization, precision=precision, warnings=[])
+        return Summary(settled=_settled(spec), warnings=[])
 
     def preview(self, x0: object, mode: str, max_side: int) -> tuple[Image.Image, PreviewDecoder] | None:
         """``x0`` is the picture at latent size, or an exception to raise; every mode is available."""
@@ -140,8 +140,7 @@ class FakeRuntime:
         emit(PhaseEvent(phase="decoding", image=image))
         faults.strike(wanted, "decoding")
         _wait(self._seconds("decode_ms"), control)
-        quantization, precision = _resolved(spec)
-        emit(ImageEvent(image=image, seed=seed, pixels=picture, quantization=quantization, precision=precision))
+        emit(ImageEvent(image=image, seed=seed, pixels=picture, settled=_settled(spec)))
 
     def _setting(self, name: str) -> str | None:
         return self._settings.get(name, os.environ.get(f"LOCARA_FAKE_{name.upper()}"))
@@ -150,10 +149,16 @@ class FakeRuntime:
         return _milliseconds(self._setting(name), _DEFAULTS[name] / 1000)
 
 
-def _resolved(spec: JobSpec) -> tuple[str, str]:
-    """Quantization and precision that a job claims to run with."""
-    quantization = "none" if spec.model.quantization == "auto" else spec.model.quantization
-    return quantization, "float32" if spec.model.precision == "auto" else spec.model.precision
+def _settled(spec: JobSpec) -> Settled:
+    """What a job claims to run with."""
+    return Settled(
+        quantization="none" if spec.model.quantization == "auto" else spec.model.quantization,
+        precision="float32" if spec.model.precision == "auto" else spec.model.precision,
+        width=spec.width,
+        height=spec.height,
+        tiling="on" if spec.tiling == "on" else "off",
+        speed=spec.speed,
+    )
 
 
 def _milliseconds(text: str | None, default: float) -> float:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
+from locara_sidecar.engine.frames import Settled
 from locara_sidecar.engine.noise import NoiseStream
 from locara_sidecar.engine.runtime import Control, Emit, EngineFault, ImageEvent, PhaseEvent, StepEvent, Summary
 from locara_sidecar.engine.torch_engine import devices, environment
@@ -103,7 +104,7 @@ class TorchRuntime:
             raise
         finally:
             devices.synchronise(self.device)
-        return Summary(quantization=quantization, precision=precision, warnings=conditioning.warnings)
+        return Summary(settled=_settled(spec, key), warnings=conditioning.warnings)
 
     def preview(self, x0: Any, mode: str, max_side: int) -> tuple[PilImage, PreviewDecoder] | None:
         """See :meth:`Runtime.preview`. On the job's own thread a full decode ends early if the job is cancelled.
@@ -182,10 +183,19 @@ class TorchRuntime:
                 image=image,
                 seed=seed,
                 pixels=family.to_image(pixels),
-                quantization=loaded.key.quantization,
-                precision=loaded.key.precision,
+                settled=_settled(spec, loaded.key),
             )
         )
+
+
+def _settled(spec: JobSpec, key: _Key) -> Settled:
+    return Settled(
+        quantization=key.quantization,
+        precision=key.precision,
+        width=spec.width,
+        height=spec.height,
+        tiling="on" if spec.tiling == "on" else "off",
+    )
 
 
 def _quantization(spec: JobSpec) -> str:
