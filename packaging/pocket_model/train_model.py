@@ -3,7 +3,8 @@
     python -m pocket_model.train_model --work WORK [--resume]
     python -m pocket_model.unpack FOLDER --work WORK && python -m pocket_model.train_model --work WORK --resume
 
-The second line goes on from a shipped model, whose optimiser's state is not kept: the rate warms up anew. Needs ``WORK/autoencoder``, ``WORK/tokenizer``, ``WORK/text_encoder`` and ``WORK/text_encoder_2``; writes
+The second line goes on from a shipped model, whose optimiser's state is not kept: the rate warms up anew.
+Needs ``WORK/autoencoder``, ``WORK/tokenizer``, ``WORK/text_encoder`` and ``WORK/text_encoder_2``; writes
 ``WORK/transformer`` (the moving average of the weights) and ``WORK/checkpoint.pt``. Rectified flow as in SD3: the
 network sees ``(1 - t) x + t noise`` and predicts ``noise - x``. The rate warms up, stays, and falls linearly over the
 last part, so a longer run shares all but the end of a shorter one; every step has its own seed, so a resumed run is the

@@ -2,8 +2,9 @@
 
     python -m pocket_model.unpack FOLDER --work WORK --step N
 
-Writes ``WORK/autoencoder``, the text side, ``WORK/scale.txt`` and a ``WORK/checkpoint.pt`` at step N. What was shipped is the
-moving average in bfloat16, and no optimiser: training goes on from there, not as if it had never stopped.
+Writes ``WORK/autoencoder``, the text side, ``WORK/scale.txt`` and a ``WORK/checkpoint.pt`` at step N.
+What was shipped is the moving average in bfloat16, and no optimiser: training goes on from there,
+not as if it had never stopped.
 """
 
 from __future__ import annotations

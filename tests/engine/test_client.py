@@ -105,7 +105,12 @@ def test_a_preview_that_fails_costs_a_warning_and_not_the_job(drive, spec):
 def test_the_result_tells_what_ran_and_how_long_it_took(drive, spec):
     async def body(client):
         done = await client.make(spec(steps=4))
-        assert (done.engine, done.device, done.settled.quantization, done.settled.precision) == ("fake", "cpu", "none", "float32")
+        assert (done.engine, done.device, done.settled.quantization, done.settled.precision) == (
+            "fake",
+            "cpu",
+            "none",
+            "float32",
+        )
         assert done.load >= 0.02
         assert done.denoise >= 0.08
         assert done.decode >= 0.005

@@ -94,7 +94,7 @@ class EditSpec(msgspec.Struct, frozen=True, kw_only=True):
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One generation or edit, every option resolved. Image k of ``count`` (1-based) uses ``seed + k - 1``.
 
-    ``width`` and ``height`` are 0 in an edit whose host named none: the source's own size, which only the engine learns.
+    ``width`` and ``height`` are 0 in an edit whose host named none: the source's own, which only the engine learns.
     """
 
     job: str
