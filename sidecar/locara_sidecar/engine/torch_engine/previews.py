@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from locara_sidecar.engine import linear_preview
+from locara_sidecar.engine import linear_preview, model_folder
 from locara_sidecar.engine.torch_engine import weights
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ class Previews:
         from locara_sidecar.engine.runtime import EngineFault
 
         try:
-            part = weights.read_component(self._folder, "tiny_vae", "AutoencoderTiny", "diffusion_pytorch_model")
-            progress = weights.Progress(part.size, _ignore, checkpoint)
+            part = model_folder.read_component(self._folder, "tiny_vae", "AutoencoderTiny", "diffusion_pytorch_model")
+            progress = model_folder.Progress(part.size, _ignore, checkpoint)
             return weights.build_diffusers(AutoencoderTiny, part, self._vae.dtype, progress).to(self._vae.device)
         except (EngineFault, RuntimeError, TypeError, ValueError) as error:
             _logger.warning("the tiny preview decoder cannot be used: %s", type(error).__name__)

@@ -19,6 +19,7 @@ from transformers.models.clip.tokenization_clip import CLIPTokenizer
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
+from locara_sidecar.engine import model_folder
 from locara_sidecar.engine.torch_engine import weights
 from locara_sidecar.engine.torch_engine.devices import memory_fault
 from locara_sidecar.engine.torch_engine.family import Embedding
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 _PIPELINE = "StableDiffusion3Pipeline"
 _CLIP_TOKENIZERS = frozenset({"CLIPTokenizer", "CLIPTokenizerFast"})
-_CLASSES: weights.Classes = {
+_CLASSES: model_folder.Classes = {
     "scheduler": frozenset({"FlowMatchEulerDiscreteScheduler"}),
     "tokenizer": _CLIP_TOKENIZERS,
     "tokenizer_2": _CLIP_TOKENIZERS,
@@ -78,17 +79,17 @@ class Sd3:
         :raises JobCancelled: between two tensors.
         """
         folder = context.folder
-        found = weights.read_index(folder, _PIPELINE, _CLASSES, _OPTIONAL)
-        scheduler = weights.read_json(folder, "scheduler/scheduler_config.json")
+        found = model_folder.read_index(folder, _PIPELINE, _CLASSES, _OPTIONAL)
+        scheduler = model_folder.read_json(folder, "scheduler/scheduler_config.json")
         parts = [
-            weights.read_component(folder, name, found[name], stem)
+            model_folder.read_component(folder, name, found[name], stem)
             for name, (_, stem) in _MODELS.items()
             if name in found
         ]
         tokenizers = {name: _load_tokenizer(folder, name) for name in found if name.startswith("tokenizer")}
         context.checkpoint()
         modules: dict[str, Any] = dict.fromkeys(_OPTIONAL) | tokenizers
-        progress = weights.Progress(sum(part.size for part in parts), context.report, context.checkpoint)
+        progress = model_folder.Progress(sum(part.size for part in parts), context.report, context.checkpoint)
         for part in parts:
             modules[part.name] = _load_module(part, context, progress)
         modules["scheduler"] = cast("Any", FlowMatchEulerDiscreteScheduler).from_config(scheduler)
@@ -143,7 +144,7 @@ class Sd3:
         return self._pipe.image_processor.postprocess(pixels, output_type="pil")[0]
 
 
-def _load_module(part: weights.Component, context: LoadContext, progress: weights.Progress) -> Any:
+def _load_module(part: model_folder.Component, context: LoadContext, progress: model_folder.Progress) -> Any:
     model_class, stem = _MODELS[part.name]
     build = weights.build_transformers if stem == "model" else weights.build_diffusers
     try:
@@ -151,22 +152,22 @@ def _load_module(part: weights.Component, context: LoadContext, progress: weight
     except _WRONG as error:
         if fault := memory_fault(error, context.device):
             raise fault from error
-        raise weights.broken(f"{part.name}/config.json", "it does not fit the weights beside it") from error
+        raise model_folder.broken(f"{part.name}/config.json", "it does not fit the weights beside it") from error
     context.checkpoints.install(module)
     return module
 
 
 def _load_tokenizer(folder: Path, name: str) -> Any:
     """A tokenizer from ``tokenizer.json``, or from ``vocab.json`` and ``merges.txt`` as in older folders."""
-    weights.read_json(folder, f"{name}/tokenizer_config.json")
+    model_folder.read_json(folder, f"{name}/tokenizer_config.json")
     is_t5 = name == "tokenizer_3"
     present = [file for file in _TOKENIZER_FILES if (folder / name / file).is_file()]
     if not present or (is_t5 and present[0] != "tokenizer.json"):
-        raise weights.incomplete(f"{name}/tokenizer.json")
+        raise model_folder.incomplete(f"{name}/tokenizer.json")
     for file in present:
-        weights.read_json(folder, f"{name}/{file}")
+        model_folder.read_json(folder, f"{name}/{file}")
     tokenizer_class: Any = T5Tokenizer if is_t5 else CLIPTokenizer
     try:
         return tokenizer_class.from_pretrained(str(folder / name), local_files_only=True)
     except Exception as error:  # tokenizers raises bare Exception
-        raise weights.broken(f"{name}/{present[0]}", "it is no tokenizer") from error
+        raise model_folder.broken(f"{name}/{present[0]}", "it is no tokenizer") from error
