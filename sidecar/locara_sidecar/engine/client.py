@@ -29,17 +29,18 @@ if TYPE_CHECKING:
 JobEvent = frames.PhaseStarted | frames.Step | frames.Image
 """What :meth:`EngineClient.run` reports while a job runs."""
 
-_End = frames.Done | frames.Failed | frames.Cancelled
+_End = frames.Done | frames.Loaded | frames.Failed | frames.Cancelled
 
 _GONE_AFTER = 5.0  # seconds that a killed process may take to go (a driver can hold it) before we stop waiting
 _EXIT_GRACE = 1.0  # seconds from Exit to SIGKILL
 
 
 class _Job:
-    """One call of :meth:`EngineClient.run`: its request, how far it is and how it ended."""
+    """One call of :meth:`EngineClient.run` or ``load``: its request, how far it is and how it ended."""
 
-    def __init__(self, spec: frames.JobSpec, on_event: Callable[[JobEvent], None]) -> None:
-        self.spec = spec
+    def __init__(self, command: frames.Generate | frames.Load, on_event: Callable[[JobEvent], None]) -> None:
+        self.command = command
+        self.spec = command.spec
         self.on_event = on_event
         self.sent = False
         self.heard = False  # the engine has said something about it
@@ -47,7 +48,7 @@ class _Job:
         self.cancelled = False
         self.abandoned = False  # nobody waits for it any more; the engine still has to stop
         self.phase = "loading"
-        self.result: frames.Done | Exception | None = None
+        self.result: frames.Done | frames.Loaded | Exception | None = None
         self.ended = asyncio.Event()
 
 
@@ -157,13 +158,29 @@ class EngineClient:
             EngineCrashed (``signal`` or ``status``, ``phase``), EngineStalled (``phase``, ``seconds``),
             RequestCancelled, or the kind that the engine gave the failure.
         """
+        done = await self._perform(frames.Generate(spec=spec), on_event)
+        assert isinstance(done, frames.Done)
+        return done
+
+    async def load(self, spec: frames.LoadSpec, on_event: Callable[[JobEvent], None]) -> frames.Loaded:
+        """Load a model ahead of its first job, as :meth:`run` runs one; ``on_event`` is told of loading phases only.
+
+        :raises RpcError: as :meth:`run`.
+        """
+        loaded = await self._perform(frames.Load(spec=spec), on_event)
+        assert isinstance(loaded, frames.Loaded)
+        return loaded
+
+    async def _perform(
+        self, command: frames.Generate | frames.Load, on_event: Callable[[JobEvent], None]
+    ) -> frames.Done | frames.Loaded:
         while self._job is not None:
             if not self._job.abandoned:
                 raise AssertionError("an engine runs one job at a time")
             await self._job.ended.wait()
         if self._closed:
             raise failures.unavailable(self._engine, "it is shutting down")
-        job = self._job = _Job(spec, on_event)
+        job = self._job = _Job(command, on_event)
         self._timers.stop("idle")
         if self._process is not None and not self._process.alive:
             self._forget(self._process, lost=True)
@@ -173,7 +190,7 @@ class EngineClient:
         finally:
             if not job.ended.is_set():  # the caller's task was cancelled
                 job.abandoned = True
-                self.cancel(spec.job)
+                self.cancel(job.spec.job)
         if isinstance(job.result, Exception):
             raise job.result
         assert job.result is not None
@@ -246,13 +263,14 @@ class EngineClient:
             return
         job.sent = True
         self._progress = asyncio.get_running_loop().time()
-        self._prompts.watch(job.spec.prompt, job.spec.negative_prompt)
+        if isinstance(job.spec, frames.JobSpec):
+            self._prompts.watch(job.spec.prompt, job.spec.negative_prompt)
         if job.spec.model.id != self._model:
             self._model = None
-        self._process.send(frames.Generate(spec=job.spec))
+        self._process.send(job.command)
         self._timers.start("stall", self._stall_timeout, self._stalled)
 
-    def _spawn(self, spec: frames.JobSpec) -> None:
+    def _spawn(self, spec: frames.JobSpec | frames.LoadSpec) -> None:
         self._given = frozenset(self._readable()) | _folders(spec)
         try:
             process = EngineProcess(
@@ -383,7 +401,7 @@ class EngineClient:
                     job.phase = event.phase
                     self._model = None if event.phase == "loading" else job.spec.model.id
                 self._report(job, event)
-            case frames.Done():
+            case frames.Done() | frames.Loaded():
                 self._model = job.spec.model.id
                 self._finish(event)
             case frames.Failed():
@@ -403,7 +421,7 @@ class EngineClient:
             job.result = error
             self.cancel(job.spec.job)
 
-    def _finish(self, result: frames.Done | Exception) -> None:
+    def _finish(self, result: frames.Done | frames.Loaded | Exception) -> None:
         """The current job has ended; the engine is free, gone, or was given up."""
         job = self._job
         assert job is not None
@@ -455,6 +473,6 @@ class EngineClient:
             self._on_log(frames.Log(level="debug", logger="engine.stderr", msg=self._prompts.clean(line)))
 
 
-def _folders(spec: frames.JobSpec) -> frozenset[str]:
+def _folders(spec: frames.JobSpec | frames.LoadSpec) -> frozenset[str]:
     """The model folder that a job needs; none for the fake engine, whose models have no files."""
     return frozenset([spec.model.path] if os.path.isabs(spec.model.path) else [])

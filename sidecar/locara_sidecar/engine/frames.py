@@ -17,7 +17,7 @@ from locara_protocol.messages import ImageMime, Phase, PreviewDecoder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = 1
+VERSION = 2
 MAX_FRAME_BYTES = 512 * 1024 * 1024
 PREAMBLE = b"\n\0LOCARA-ENGINE\0\n"
 """The engine's first bytes on its pipe; what start-up code of the interpreter printed before them is skipped."""
@@ -115,6 +115,16 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     edit: EditSpec | None = None
 
 
+class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A model to be loaded ahead of its first job. ``width`` and ``height``: the size, in pixels, that memory is
+    planned for."""
+
+    job: str
+    model: ModelSpec
+    width: int
+    height: int
+
+
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine made of the options that were left to it; never ``auto``, and sizes are never 0."""
 
@@ -147,6 +157,12 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     spec: JobSpec
 
 
+class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
+    """Load a model and make nothing; ends with :class:`Loaded`, :class:`Failed` or :class:`Cancelled`."""
+
+    spec: LoadSpec
+
+
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
     """Stop job ``job`` wherever it is; answered with :class:`Cancelled` unless it has already ended."""
 
@@ -157,7 +173,7 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True, tag="exit"):
     """End the process now; also what a closed pipe means."""
 
 
-Command = Start | Generate | Cancel | Exit
+Command = Start | Generate | Load | Cancel | Exit
 
 
 # --- events: engine to daemon ---------------------------------------------------------------
@@ -251,6 +267,20 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
     warnings: list[tuple[str, str]]
 
 
+class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
+    """The answer to :class:`Load`: the model is there for jobs. ``quantization`` and ``precision`` are never ``auto``.
+
+    ``memory``: bytes that the engine takes with it, in the process and on the device.
+    """
+
+    job: str
+    engine: str
+    device: str
+    quantization: str
+    precision: str
+    memory: int
+
+
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     """The job failed; ``kind`` is a key of the protocol's error table. The engine itself lives on."""
 
@@ -275,7 +305,7 @@ class Log(msgspec.Struct, frozen=True, kw_only=True, tag="log"):
     fields: dict[str, Any] = {}
 
 
-Event = Ready | Unavailable | PhaseStarted | Heartbeat | Step | Image | Done | Failed | Cancelled | Log
+Event = Ready | Unavailable | PhaseStarted | Heartbeat | Step | Image | Done | Loaded | Failed | Cancelled | Log
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder = msgspec.msgpack.Decoder(Command)

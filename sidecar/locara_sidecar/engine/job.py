@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from locara_protocol.messages import PreviewDecoder
 
 _AUTO_MODES = ("linear", "tiny")  # what "auto" tries, cheapest first
-_LOADING_EVERY = 0.1  # seconds between two frames of the same phase
+LOADING_EVERY = 0.1
+"""Seconds between two frames of the same phase."""
 
 Send = Callable[[frames.Event], None]
 Report = Callable[[str, BaseException], None]
@@ -56,10 +57,11 @@ def run_job(
         run.sender.finish(encode=False)
         if isinstance(error, JobCancelled) or control.cancelled:
             return frames.Cancelled(job=spec.job)
-        return _failed(spec.job, error, report)
+        return failed(spec.job, error, report)
 
 
-def _failed(job: str, error: BaseException, report: Report) -> frames.Failed:
+def failed(job: str, error: BaseException, report: Report) -> frames.Failed:
+    """The frame for what a runtime raised: a fault by its name, anything else by a fixed text."""
     match error:
         case EngineFault():
             return frames.Failed(job=job, kind=error.kind, message=error.message, data=error.data)
@@ -131,7 +133,7 @@ class _Run:
         again = before is not None and (before.phase, before.image) == (event.phase, event.image)
         if not again:
             self._sampled_to = now
-        elif event.fraction < 1 and now < self._told + _LOADING_EVERY:
+        elif event.fraction < 1 and now < self._told + LOADING_EVERY:
             return
         self._told = now
         self.sender.put(

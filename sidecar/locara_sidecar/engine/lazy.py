@@ -49,6 +49,16 @@ class LazyEngine:
             self._client = self._make()
         return await self._client.run(spec, on_event)
 
+    async def load(self, spec: frames.LoadSpec, on_event: Callable[[JobEvent], None]) -> frames.Loaded:
+        """Load a model ahead of its first job."""
+        if self._client is None:
+            self._client = self._make()
+        return await self._client.load(spec, on_event)
+
+    async def unload(self) -> bool:
+        """End an engine that has no job; whether there was one to end."""
+        return self._client is not None and await self._client.unload()
+
     def cancel(self, job: str) -> None:
         """Stop a job if it is the one at work."""
         if self._client is not None:

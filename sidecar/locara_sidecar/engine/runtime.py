@@ -20,7 +20,7 @@ from locara_sidecar.engine.frames import Settled
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
-    from locara_sidecar.engine.frames import JobSpec
+    from locara_sidecar.engine.frames import JobSpec, LoadSpec
 
 
 class JobCancelled(BaseException):
@@ -90,11 +90,32 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[tuple[str, str]]
 
 
+class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """What a loaded model came to; never ``auto``. ``memory``: bytes that the engine takes with it, in the process and
+    on the device."""
+
+    quantization: str
+    precision: str
+    memory: int
+
+
 class Runtime(Protocol):
-    """One engine: it owns at most one loaded model and runs one job at a time."""
+    """One engine: it owns at most one loaded model and runs one job at a time.
+
+    There is no verb for unloading: the daemon ends the process, which is what really gives memory back.
+    """
 
     name: str
     device: str
+
+    def load(self, spec: LoadSpec, emit: Emit, control: Control) -> LoadedModel:
+        """Load the model of ``spec``, so that a job that asks for the same one finds it loaded. Emits loading phases
+        only, and none where nothing has to be loaded.
+
+        :raises JobCancelled: from a checkpoint; the runtime is ready for the next job afterwards.
+        :raises EngineFault: for failures with a name, as :meth:`generate` would have them.
+        """
+        ...
 
     def generate(self, spec: JobSpec, emit: Emit, control: Control) -> Summary:
         """Load what is not loaded, make every image of ``spec``, emit what happens.

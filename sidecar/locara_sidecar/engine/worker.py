@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from locara_sidecar.engine import frames, sandbox
 from locara_sidecar.engine.job import run_job
+from locara_sidecar.engine.load import run_load
 from locara_sidecar.engine.runtime import JobCancelled, Runtime
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Worker:
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
-        self._jobs: queue.SimpleQueue[tuple[frames.JobSpec, JobControl]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[frames.JobSpec | frames.LoadSpec, JobControl]] = queue.SimpleQueue()
         self._known: dict[str, JobControl] = {}  # jobs that a Cancel can still reach
 
     def main(self) -> NoReturn:
@@ -116,7 +117,10 @@ class Worker:
         )
         while True:
             spec, control = self._jobs.get()
-            last = run_job(runtime, spec, control, self._pipe.send, self._report)
+            if isinstance(spec, frames.LoadSpec):
+                last = run_load(runtime, spec, control, self._pipe.send, self._report)
+            else:
+                last = run_job(runtime, spec, control, self._pipe.send, self._report)
             del self._known[spec.job]  # before it is told: a cancel that comes later is for nobody
             self._pipe.send(last)
             del spec, control, last
@@ -130,7 +134,7 @@ class Worker:
 
     def _take(self, command: frames.Command) -> None:
         match command:
-            case frames.Generate(spec=spec):
+            case frames.Generate(spec=spec) | frames.Load(spec=spec):
                 control = self._known[spec.job] = JobControl(spec.job, self._pipe.send)
                 self._jobs.put((spec, control))
             case frames.Cancel(job=job):

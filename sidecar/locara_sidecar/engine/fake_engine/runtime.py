@@ -48,13 +48,22 @@ from PIL import Image
 
 from locara_sidecar.engine.fake_engine import faults, pictures
 from locara_sidecar.engine.frames import Settled
-from locara_sidecar.engine.runtime import Control, Emit, ImageEvent, PhaseEvent, StepEvent, Summary
+from locara_sidecar.engine.runtime import (
+    Control,
+    Emit,
+    ImageEvent,
+    LoadedModel,
+    PhaseEvent,
+    StepEvent,
+    Summary,
+)
 
 if TYPE_CHECKING:
     from locara_protocol.messages import PreviewDecoder
-    from locara_sidecar.engine.frames import JobSpec
+    from locara_sidecar.engine.frames import JobSpec, LoadSpec, ModelSpec
 
 _DEFAULTS = {"step_ms": 20.0, "load_ms": 40.0, "encode_ms": 5.0, "decode_ms": 10.0, "start_ms": 0.0}
+_MEMORY = {"none": 64 << 20, "8bit": 32 << 20, "4bit": 16 << 20}  # bytes that a model pretends to take
 _SLICE = 0.002  # seconds between two looks at the cancel flag
 
 
@@ -76,10 +85,16 @@ class FakeRuntime:
         time.sleep(self._seconds("start_ms"))
         faults.strike(self._faults, "start")
 
+    def load(self, spec: LoadSpec, emit: Emit, control: Control) -> LoadedModel:
+        """Takes ``load_ms`` unless the model is loaded; the memory that it tells is made up."""
+        self._load(spec.model, self._faults, emit, control)
+        quantization, precision = _resolved(spec.model)
+        return LoadedModel(quantization=quantization, precision=precision, memory=_MEMORY[quantization])
+
     def generate(self, spec: JobSpec, emit: Emit, control: Control) -> Summary:
         """:raises EngineFault: and MemoryError, RuntimeError on demand."""
         wanted = {**self._faults, **faults.parse(spec.prompt)}
-        self._load(spec, wanted, emit, control)
+        self._load(spec.model, wanted, emit, control)
         emit(PhaseEvent(phase="encoding", image=1))
         faults.strike(wanted, "encoding")
         _wait(self._seconds("encode_ms"), control)
@@ -106,8 +121,8 @@ class FakeRuntime:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
-    def _load(self, spec: JobSpec, wanted: dict[str, str], emit: Emit, control: Control) -> None:
-        key = (spec.model.id, spec.model.quantization, spec.model.precision)
+    def _load(self, model: ModelSpec, wanted: dict[str, str], emit: Emit, control: Control) -> None:
+        key = (model.id, *_resolved(model))
         if key == self._loaded and "load" not in wanted and "loading" not in wanted.values():
             return
         self._loaded = None
@@ -151,14 +166,21 @@ class FakeRuntime:
 
 def _settled(spec: JobSpec) -> Settled:
     """What a job claims to run with."""
+    quantization, precision = _resolved(spec.model)
     return Settled(
-        quantization="none" if spec.model.quantization == "auto" else spec.model.quantization,
-        precision="float32" if spec.model.precision == "auto" else spec.model.precision,
+        quantization=quantization,
+        precision=precision,
         width=spec.width,
         height=spec.height,
         tiling="on" if spec.tiling == "on" else "off",
         speed=spec.speed,
     )
+
+
+def _resolved(model: ModelSpec) -> tuple[str, str]:
+    """What a model claims to be loaded with: its quantization and precision."""
+    quantization = "none" if model.quantization == "auto" else model.quantization
+    return quantization, "float32" if model.precision == "auto" else model.precision
 
 
 def _milliseconds(text: str | None, default: float) -> float:

@@ -6,6 +6,7 @@ order of phases and which failures get a name. The arithmetic is the families' a
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections import OrderedDict
 from pathlib import Path
@@ -15,17 +16,28 @@ import torch
 
 from locara_sidecar.engine.frames import Settled
 from locara_sidecar.engine.noise import NoiseStream
-from locara_sidecar.engine.runtime import Control, Emit, EngineFault, ImageEvent, PhaseEvent, StepEvent, Summary
+from locara_sidecar.engine.runtime import (
+    Control,
+    Emit,
+    EngineFault,
+    ImageEvent,
+    LoadedModel,
+    PhaseEvent,
+    StepEvent,
+    Summary,
+)
 from locara_sidecar.engine.torch_engine import devices, environment
 from locara_sidecar.engine.torch_engine.family import Embedding, Family, LoadContext
 from locara_sidecar.engine.torch_engine.hooks import Checkpoints
 from locara_sidecar.engine.torch_engine.truncation import truncation_warning
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from PIL.Image import Image as PilImage
 
     from locara_protocol.messages import PreviewDecoder
-    from locara_sidecar.engine.frames import JobSpec
+    from locara_sidecar.engine.frames import JobSpec, LoadSpec, ModelSpec
 
 FAMILIES = {"sd3": ("locara_sidecar.engine.torch_engine.sd3", "Sd3")}
 """Catalogue family to the module and class that run it; imported when first used."""
@@ -83,27 +95,33 @@ class TorchRuntime:
         self._checkpoints = Checkpoints(self.device)
         self._loaded: _Loaded | None = None
 
+    def load(self, spec: LoadSpec, emit: Emit, control: Control) -> LoadedModel:
+        """See :meth:`Runtime.load`.
+
+        :raises JobCancelled: between two tensors.
+        :raises EngineFault: EngineUnavailable, ModelIncomplete, IntegrityError or InsufficientMemory.
+        """
+        key = self._key(spec.model)
+        with self._working(control):
+            self._load(spec.model, key, emit, control)
+        memory = devices.footprint(self.device)
+        return LoadedModel(quantization=key.quantization, precision=key.precision, memory=memory)
+
     def generate(self, spec: JobSpec, emit: Emit, control: Control) -> Summary:
         """See :meth:`Runtime.generate`; a model that is loaded stays loaded, whatever happens to the job.
 
         :raises JobCancelled: from a checkpoint, with the device idle.
         :raises EngineFault: EngineUnavailable, ModelIncomplete, IntegrityError, InsufficientMemory or InvalidOutput.
         """
-        quantization = _quantization(spec)
-        precision = devices.choose_precision(spec.model.precision, self.device)
-        key = _Key(spec.model.path, spec.model.digest, precision, quantization)
-        try:
-            with torch.no_grad(), self._checkpoints.armed(control):
-                loaded = self._load(spec, key, emit, control)
-                conditioning = self._encode(spec, loaded, emit, control)
-                for image in range(1, spec.count + 1):
-                    self._make_image(spec, loaded, conditioning, image, emit, control)
-        except (RuntimeError, MemoryError) as error:
-            if fault := devices.memory_fault(error, self.device):
-                raise fault from error
-            raise
-        finally:
-            devices.synchronise(self.device)
+        key = self._key(spec.model)
+        with self._working(control):
+            loaded = self._load(spec.model, key, emit, control)
+            if spec.scheduler not in loaded.family.schedulers:
+                raise EngineFault("EngineUnavailable", f"The torch engine does not run the scheduler {spec.scheduler}.")
+            loaded.family.previews.prepare(spec.preview.mode, control.checkpoint)
+            conditioning = self._encode(spec, loaded, emit, control)
+            for image in range(1, spec.count + 1):
+                self._make_image(spec, loaded, conditioning, image, emit, control)
         return Summary(settled=_settled(spec, key), warnings=conditioning.warnings)
 
     def preview(self, x0: Any, mode: str, max_side: int) -> tuple[PilImage, PreviewDecoder] | None:
@@ -116,7 +134,26 @@ class TorchRuntime:
     def peak_memory(self) -> int:
         return devices.peak_memory()
 
-    def _load(self, spec: JobSpec, key: _Key, emit: Emit, control: Control) -> _Loaded:
+    def _key(self, model: ModelSpec) -> _Key:
+        """What is to be loaded for ``model``: ``auto`` resolved for this device."""
+        precision = devices.choose_precision(model.precision, self.device)
+        return _Key(model.path, model.digest, precision, _quantization(model))
+
+    @contextlib.contextmanager
+    def _working(self, control: Control) -> Generator[None]:
+        """Where the device works for one job: hooks armed, no gradients; out of memory gets its name, and the device is
+        idle at the end."""
+        try:
+            with torch.no_grad(), self._checkpoints.armed(control):
+                yield
+        except (RuntimeError, MemoryError) as error:
+            if fault := devices.memory_fault(error, self.device):
+                raise fault from error
+            raise
+        finally:
+            devices.synchronise(self.device)
+
+    def _load(self, model: ModelSpec, key: _Key, emit: Emit, control: Control) -> _Loaded:
         """The model of ``key``: the one that is loaded, or loaded now in place of it."""
         if self._loaded is None or self._loaded.key != key:
             emit(PhaseEvent(phase="loading", image=1))
@@ -129,17 +166,14 @@ class TorchRuntime:
                 emit(PhaseEvent(phase="loading", image=1, fraction=fraction))
 
             context = LoadContext(
-                folder=Path(spec.model.path),
+                folder=Path(model.path),
                 device=self.device,
                 dtype=devices.dtype_of(key.precision),
                 checkpoints=self._checkpoints,
                 report=report,
                 checkpoint=control.checkpoint,
             )
-            self._loaded = _Loaded(key, _family(spec.model.family).load(context))
-        if spec.scheduler not in self._loaded.family.schedulers:
-            raise EngineFault("EngineUnavailable", f"The torch engine does not run the scheduler {spec.scheduler}.")
-        self._loaded.family.previews.prepare(spec.preview.mode, control.checkpoint)
+            self._loaded = _Loaded(key, _family(model.family).load(context))
         return self._loaded
 
     def _encode(self, spec: JobSpec, loaded: _Loaded, emit: Emit, control: Control) -> _Conditioning:
@@ -198,12 +232,12 @@ def _settled(spec: JobSpec, key: _Key) -> Settled:
     )
 
 
-def _quantization(spec: JobSpec) -> str:
-    if spec.model.quantization in ("auto", "none"):
+def _quantization(model: ModelSpec) -> str:
+    if model.quantization in ("auto", "none"):
         return "none"
     raise EngineFault(
         "EngineUnavailable",
-        f"The torch engine does not quantize yet; ask for quantization 'none' instead of '{spec.model.quantization}'.",
+        f"The torch engine does not quantize yet; ask for quantization 'none' instead of '{model.quantization}'.",
     )
 
 

@@ -1,0 +1,52 @@
+"""Loading a model ahead of its first job, in the engine process: what the runtime emits becomes frames."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from locara_sidecar.engine import frames
+from locara_sidecar.engine.job import LOADING_EVERY, CancelFlag, Report, Send, failed
+from locara_sidecar.engine.runtime import JobCancelled, PhaseEvent, Runtime, RuntimeEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def run_load(
+    runtime: Runtime,
+    spec: frames.LoadSpec,
+    control: CancelFlag,
+    send: Send,
+    report: Report,
+    clock: Callable[[], float] = time.monotonic,
+) -> frames.Loaded | frames.Failed | frames.Cancelled:
+    """Load the model of ``spec`` and return the frame that tells how it ended; it is the caller's to send.
+
+    :param report: logs an exception (where it came from, never its text).
+    """
+    told: float | None = None
+
+    def emit(event: RuntimeEvent) -> None:
+        nonlocal told
+        if not isinstance(event, PhaseEvent):
+            raise AssertionError(f"loading a model emits phases only, not {type(event).__name__}")
+        now = clock()
+        if told is None or event.fraction >= 1 or now >= told + LOADING_EVERY:
+            told = now
+            send(frames.PhaseStarted(job=spec.job, phase=event.phase, image=1, fraction=event.fraction))
+
+    try:
+        loaded = runtime.load(spec, emit, control)
+    except BaseException as error:  # noqa: BLE001  every failure is answered; the engine lives on
+        if isinstance(error, JobCancelled) or control.cancelled:
+            return frames.Cancelled(job=spec.job)
+        return failed(spec.job, error, report)
+    return frames.Loaded(
+        job=spec.job,
+        engine=runtime.name,
+        device=runtime.device,
+        quantization=loaded.quantization,
+        precision=loaded.precision,
+        memory=loaded.memory,
+    )

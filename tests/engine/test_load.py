@@ -1,0 +1,123 @@
+"""A model loaded ahead of its first job: told as it loads, stopped like any job, found by the next one."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from locara_protocol.errors import RpcError
+from locara_sidecar.engine import frames
+from locara_sidecar.engine.load import run_load
+from locara_sidecar.engine.runtime import LoadedModel, PhaseEvent
+
+
+@pytest.fixture
+def load_spec(spec):
+    def make(job="load-1", **members):
+        model = spec(**members).model
+        return frames.LoadSpec(job=job, model=model, width=128, height=96)
+
+    return make
+
+
+def test_a_loaded_model_is_told_and_the_next_job_does_not_load_it_again(drive, spec, load_spec):
+    async def body(client):
+        events = []
+        loaded = await client.load(load_spec(), events.append)
+        assert (loaded.engine, loaded.device, loaded.quantization, loaded.precision) == (
+            "fake",
+            "cpu",
+            "none",
+            "float32",
+        )
+        assert loaded.memory > 0
+        fractions = [event.fraction for event in events if isinstance(event, frames.PhaseStarted)]
+        assert len(fractions) == len(events) > 1
+        assert fractions == sorted(fractions)
+        assert fractions[-1] == 1
+        assert (client.status().model, client.status().state) == ("pocket", "idle")
+        await client.make(spec())
+        assert not [event for event in client.of(frames.PhaseStarted) if event.phase == "loading"]
+        await client.make(spec(model="other"))
+        assert [event for event in client.of(frames.PhaseStarted) if event.phase == "loading"]
+
+    drive(body)
+
+
+def test_a_model_that_is_loaded_already_is_told_at_once(drive, spec, load_spec):
+    async def body(client):
+        await client.make(spec())
+        events = []
+        loaded = await client.load(load_spec(), events.append)
+        assert (loaded.quantization, events) == ("none", [])
+
+    drive(body)
+
+
+def test_a_cancel_stops_loading_and_no_model_is_claimed(drive, load_spec):
+    async def body(client):
+        with pytest.raises(RpcError) as caught:
+            await client.load(load_spec(), lambda event: client.cancel("load-1"))
+        assert caught.value.kind == "RequestCancelled"
+        assert (client.status().state, client.status().model) == ("idle", None)
+        assert await client.load(load_spec(model="other"), lambda event: None)
+
+    drive(body, settings={"load_ms": "400"})
+
+
+def test_a_crash_while_loading_names_the_phase(drive, load_spec):
+    async def body(client):
+        with pytest.raises(RpcError) as caught:
+            await client.load(load_spec(), lambda event: None)
+        assert (caught.value.kind, caught.value.data["phase"]) == ("EngineCrashed", "loading")
+
+    drive(body, settings={"faults": "fake:kill=loading"})
+
+
+def test_unloading_ends_an_idle_engine_and_never_one_at_work(drive, spec, load_spec):
+    async def body(client):
+        assert not await client.unload()
+        await client.load(load_spec(), lambda event: None)
+        assert await client.unload()
+        assert (client.status().state, client.status().model) == ("stopped", None)
+        answers = []
+
+        async def try_it():
+            answers.append(await client.unload())
+
+        async with anyio.create_task_group() as tasks:
+            await client.make(spec(), lambda event: isinstance(event, frames.Step), lambda: tasks.start_soon(try_it))
+        assert answers == [False]
+        assert len(client.of(frames.Image)) == 1
+
+    drive(body)
+
+
+class Emits:
+    """A runtime that emits ``fractions`` and claims to have loaded."""
+
+    name, device = "emits", "cpu"
+
+    def __init__(self, fractions):
+        self._fractions = fractions
+
+    def load(self, spec, emit, control):
+        for fraction in self._fractions:
+            emit(PhaseEvent(phase="loading", image=1, fraction=fraction))
+        return LoadedModel(quantization="none", precision="float32", memory=1)
+
+
+def test_many_small_fractions_become_few_frames_and_the_last_is_always_told(load_spec):
+    class Flag:
+        cancelled = False
+
+        def checkpoint(self):
+            pass
+
+    ticks = iter(range(10_000))
+    sent = []
+    runtime = Emits([number / 1000 for number in range(1001)])
+    last = run_load(runtime, load_spec(), Flag(), sent.append, lambda *_: None, clock=lambda: next(ticks) / 1000)
+    assert isinstance(last, frames.Loaded)
+    assert 5 <= len(sent) <= 20
+    assert (sent[0].fraction, sent[-1].fraction) == (0, 1)

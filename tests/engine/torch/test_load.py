@@ -1,0 +1,38 @@
+"""Loading ahead of the first job is the same loading."""
+
+import pytest
+
+from locara_sidecar.engine.frames import LoadSpec
+from locara_sidecar.engine.runtime import EngineFault, JobCancelled, PhaseEvent
+from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
+
+pytestmark = pytest.mark.torch
+
+
+def load_spec(job):
+    return LoadSpec(job="load-1", model=job.model, width=job.width, height=job.height)
+
+
+def test_a_model_loaded_ahead_is_found_by_the_job_and_makes_the_same_pixels(tmp_path, run, spec, control, runtime):
+    expected = run(runtime, spec()).images[0].tobytes()
+    cold = TorchRuntime(str(tmp_path))
+    events = []
+    loaded = cold.load(load_spec(spec()), events.append, control())
+    assert (loaded.quantization, loaded.precision) == ("none", "float32")
+    assert loaded.memory > 10_000_000
+    assert {(type(event), event.phase) for event in events} == {(PhaseEvent, "loading")}
+    assert events[-1].fraction > 0.9
+    result = run(cold, spec())
+    assert ("loading", 1) not in result.phases
+    assert result.images[0].tobytes() == expected
+
+
+def test_loading_ahead_stops_and_fails_as_a_job_does(tmp_path, run, spec, control):
+    cold = TorchRuntime(str(tmp_path))
+    stop = control("loading", 60)
+    with pytest.raises(JobCancelled):
+        cold.load(load_spec(spec()), lambda event: setattr(stop, "phase", event.phase), stop)
+    assert ("loading", 1) in run(cold, spec()).phases
+    with pytest.raises(EngineFault) as caught:
+        cold.load(load_spec(spec(quantization="8bit")), lambda event: None, control())
+    assert caught.value.kind == "EngineUnavailable"
