@@ -46,7 +46,10 @@ def manifest(*models: str) -> dict[str, Any]:
 
 
 def command(*more: str) -> list[str]:
-    return [sys.executable, "-m", "locara_sidecar", "serve", "--log-level", "error", *more]
+    """The command as a host spawns it: the installed script where there is one."""
+    script = Path(sys.executable).with_name("locara-sidecar")
+    start = [str(script)] if script.exists() else [sys.executable, "-m", "locara_sidecar"]
+    return [*start, "serve", "--log-level", "error", *more]
 
 
 def host(folder: Path, *more: str, models: tuple[str, ...] = ("pocket",)) -> Sidecar:
