@@ -44,8 +44,8 @@ fixtures: $(READY) ## write the tiny models anew
 
 check: lint types generated test ## all that CI runs
 
-bench: $(READY) ## measure what the README promises; prints a table and JSON
-	$(BIN)/python packaging/bench/run.py
+bench: $(READY) ## measure what the README promises; prints a table and JSON (FLAGS=--write puts it into README.md)
+	$(BIN)/python packaging/bench/run.py $(FLAGS)
 
 campaign-capability: $(READY) ## race, collide and misname a million saves (FLAGS="--saves N --collisions N"); prints a report
 	$(BIN)/python packaging/campaigns/capability.py $(FLAGS)

@@ -24,9 +24,11 @@ def measure(model: dict[str, Any], catalogue: Path, runs: int) -> list[Row]:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         loading: list[float] = []
+        with host(Path(folder), *words, models=(model["id"],)) as sidecar:
+            length = _loading(sidecar, options)
         for _ in range(max(3, runs // 4)):
             with host(Path(folder), *words, models=(model["id"],)) as sidecar:
-                loading += _cancel(sidecar, options, "loading", 6.0 * chance.random())
+                loading += _cancel(sidecar, options, "loading", 0.9 * chance.random() * length)
         rows.append(Row("cancel while loading, p95", percentile(loading, 0.95), "ms", None, f"{len(loading)} cancels"))
         with host(Path(folder), *words, models=(model["id"],)) as sidecar:
             times = sidecar.call("image.generate", {"prompt": "warm", "options": options})["timings"]
@@ -64,6 +66,19 @@ def measure(model: dict[str, Any], catalogue: Path, runs: int) -> list[Row]:
                         )
                     )
     return rows
+
+
+def _loading(sidecar: Sidecar, options: dict[str, Any]) -> float:
+    """Seconds from the start of a job to the end of its loading, with an engine that is not there yet."""
+    call = sidecar.start("image.generate", {"prompt": "cold", "options": options}, stream=True)
+    began = time.perf_counter()
+    for message in call.messages():
+        if message["phase"] not in ("queued", "loading"):
+            break
+    took = time.perf_counter() - began
+    call.cancel()
+    _ended(call)
+    return took
 
 
 def _cancel(sidecar: Sidecar, options: dict[str, Any], phase: str, after: float) -> list[float]:

@@ -27,6 +27,12 @@ class Row:
     def met(self) -> bool | None:
         return None if self.goal is None else self.value <= self.goal
 
+    @property
+    def figure(self) -> str:
+        """The value to three significant digits, with its unit."""
+        digits = max(0, 2 - math.floor(math.log10(abs(self.value)))) if self.value else 0
+        return f"{self.value:,.{digits}f} {self.unit}".strip()
+
 
 def percentile(values: list[float], share: float) -> float:
     """The smallest value that at least ``share`` (0…1) of all do not exceed."""
@@ -46,7 +52,10 @@ def manifest(*models: str) -> dict[str, Any]:
 
 
 def command(*more: str) -> list[str]:
-    return [sys.executable, "-m", "locara_sidecar", "serve", "--log-level", "error", *more]
+    """The command as a host spawns it: the installed script where there is one."""
+    script = Path(sys.executable).with_name("locara-sidecar")
+    start = [str(script)] if script.exists() else [sys.executable, "-m", "locara_sidecar"]
+    return [*start, "serve", "--log-level", "error", *more]
 
 
 def host(folder: Path, *more: str, models: tuple[str, ...] = ("pocket",)) -> Sidecar:

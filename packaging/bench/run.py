@@ -1,15 +1,20 @@
 """``make bench``: runs every benchmark and prints a table, then one line of JSON.
 
 Ratios compare two things measured turn by turn in this one run; single times depend on the machine.
+With ``--write`` (``make bench FLAGS=--write``) a whole run also replaces the table in README.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
+import re
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,13 +23,46 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import cancel, overhead, startup
 from bench.common import ROOT, Row
 
+_BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
+
+
+def machine() -> str:
+    """What the figures were taken on, in words."""
+    try:
+        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        names = []
+    processor = names[0] if names else platform.processor() or platform.machine()
+    return f"{os.cpu_count()} cores ({processor}), {platform.system()}, Python {platform.python_version()}"
+
+
+def table(rows: list[Row], minutes: float) -> str:
+    """The rows as README shows them."""
+    lines = [f"{machine()}; `make bench` took {minutes:.0f} minutes:", "", "| | measured | goal |", "|---|---|---|"]
+    for row in rows:
+        name = f"{row.name} ({row.note})" if row.note else row.name
+        goal = "" if row.goal is None else f"{row.goal:g}{'' if row.met else ' (**missed**)'}"
+        lines.append(f"| {name} | {row.figure} | {goal} |")
+    return "\n".join(lines)
+
+
+def write(path: Path, text: str) -> None:
+    """Put ``text`` in place of what stands between the two marks of a file."""
+    before, rest = path.read_text(encoding="utf-8").split(_BEGIN)
+    _, after = rest.split(_END)
+    path.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{after}", encoding="utf-8")
+
 
 def main() -> int:
     """0 when every goal is met."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds: does it run at all")
     parser.add_argument("--only", choices=("startup", "overhead", "cancel"), help="one part")
+    parser.add_argument("--write", action="store_true", help="put the table into README.md")
     options = parser.parse_args()
+    if options.write and (options.quick or options.only):
+        parser.error("--write takes the figures of a whole run")
+    began = time.monotonic()
     rows: list[Row] = []
     if options.only in (None, "startup"):
         rows += startup.startup(4 if options.quick else 20)
@@ -42,6 +80,8 @@ def main() -> int:
         goal = "" if row.goal is None else f"<= {row.goal:g}"
         mark = {None: "", True: "met", False: "MISSED"}[row.met]
         print(f"{row.name:52} {row.value:10.3f} {row.unit:4} {goal:8} {mark:7} {row.note}")
+    if options.write:
+        write(ROOT / "README.md", table(rows, (time.monotonic() - began) / 60))
     print(json.dumps({"bench": [asdict(row) | {"met": row.met} for row in rows]}))
     return 0 if all(row.met is not False for row in rows) else 1
 

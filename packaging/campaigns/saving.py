@@ -1,4 +1,4 @@
-"""What the capability campaign does to a folder: swap links under a save, want one name at once, and try every name.
+"""What the capability campaign and its short tests do to a folder: swap links, want one name at once, try every name.
 
 Linux only (fork, and an atomic exchange of names). Syncing is left out: what is shown here does not depend on the disk.
 """
@@ -65,7 +65,9 @@ def grant_for(folder: Path) -> FolderGrant:
     return grant.folder
 
 
-def opened(folder: Path, resolution: Any = "auto", kind: Any = "auto", system: System | None = None) -> ConfinedFolder:
+def open_folder(
+    folder: Path, resolution: Any = "auto", kind: Any = "auto", system: System | None = None
+) -> ConfinedFolder:
     return ConfinedFolder(grant_for(folder), resolution=resolution, temporary=kind, system=system or NoSync())
 
 
@@ -136,7 +138,7 @@ class Raced:
 def race(where: Path, saves: int, resolution: str, kind: str) -> Raced:
     """Save so often while another process swaps; every refusal must be a StorageError."""
     arena, found = Arena(where), Raced()
-    with forked(arena.swap), opened(arena.root, resolution, kind) as folder:
+    with forked(arena.swap), open_folder(arena.root, resolution, kind) as folder:
         for number in range(saves):
             path = f"sub/{'deep/' if number % 2 else ''}{number % _NAMES}.png"
             try:
@@ -200,7 +202,7 @@ def collide(where: Path, saves: int, workers: int, kind: str, system: System) ->
 
 def _collide(where: Path, worker: int, piles: int, kind: str, system: System, results: Any) -> None:
     rows: list[tuple[str, bytes]] = []
-    with opened(where, kind=kind, system=system) as folder:
+    with open_folder(where, kind=kind, system=system) as folder:
         for pile, number in itertools.product(range(piles), range(_A_PILE)):
             data = f"{worker} {pile} {number}".encode()
             rows.append((folder.save(f"pile{pile}/picture.png", data, "rename").relative_path, data))
@@ -257,7 +259,7 @@ def try_names(where: Path) -> tuple[int, int, int]:
     root = _planted(where)
     before = set(os.listdir(where)) | {"root", "outside"}
     tried = saved = 0
-    with opened(root) as folder:
+    with open_folder(root) as folder:
         for path in names():
             tried += 1
             with contextlib.suppress(RpcError):

@@ -1,15 +1,13 @@
-"""What the capability tests share: grants made the only way there is, and system calls that can fail."""
+"""What the capability tests share, much of it with the campaign; and system calls that can fail."""
 
 import errno
 import os
 from pathlib import Path
 from typing import Any
 
-from locara_protocol.methods import METHODS
-from locara_sidecar.capability.authorize import FolderGrant, Wanted, authorize
-from locara_sidecar.capability.confined import ConfinedFolder
-from locara_sidecar.capability.policy import Policy
-from locara_sidecar.capability.system import System
+from campaigns.saving import NoSync, grant_for, open_folder
+
+__all__ = ["KINDS", "RESOLUTIONS", "Faulty", "NoSync", "grant_for", "manifest", "open_folder", "tree"]
 
 RESOLUTIONS = ("openat2", "walk")
 KINDS = ("anonymous", "named")
@@ -24,20 +22,6 @@ def manifest(**capabilities: Any) -> dict[str, Any]:
         "modalities": ["text-to-image"],
         "capabilities": {"models": [{"id": "pocket"}], **capabilities},
     }
-
-
-def grant_for(folder: Path) -> FolderGrant:
-    policy = Policy.build(manifest(fs={"user-folder": "write"}), {"user-folder": str(folder)})
-    grant = authorize(policy, METHODS["image.generate"], Wanted(models=("pocket",), root="user-folder"))
-    assert grant.folder is not None
-    return grant.folder
-
-
-class NoSync(System):
-    """Fast: what these tests show does not depend on the disk."""
-
-    def sync(self, fd: int) -> None:
-        pass
 
 
 class Faulty:
@@ -59,10 +43,6 @@ class Faulty:
             raise OSError(self._number, os.strerror(self._number))
 
         return call
-
-
-def open_folder(folder: Path, resolution: Any = "auto", kind: Any = "auto", system: Any = None) -> ConfinedFolder:
-    return ConfinedFolder(grant_for(folder), resolution=resolution, temporary=kind, system=system or NoSync())
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:

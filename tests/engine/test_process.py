@@ -7,6 +7,8 @@ import sys
 import threading
 
 import anyio
+import psutil
+import pytest
 
 from locara_sidecar.engine import frames
 from locara_sidecar.engine.process import EngineProcess, worker_argv
@@ -55,6 +57,21 @@ def test_the_worker_ends_when_its_pipe_closes_in_the_middle_of_a_job(spec):
 
     process, _, _ = run(worker_argv(), act)
     assert process.exit_data() == {"status": 0}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a priority class is given at the start instead")
+def test_the_worker_steps_back_behind_the_daemon():
+    seen = []
+
+    def act(process):
+        worker = psutil.Process(process.pid)
+        while worker.is_running() and worker.nice() == os.nice(0):
+            os.sched_yield()
+        seen.append(worker.nice())
+        process.close_input()
+
+    run(worker_argv(), act)
+    assert seen == [min(19, os.nice(0) + 5)]
 
 
 def test_the_worker_refuses_a_daemon_of_another_version():

@@ -90,8 +90,8 @@ class Generations:
         self._start_task = start_task
         self._calls: dict[str, tuple[Call, _Order]] = {}
         self._proven: set[str] = set()  # models whose pinned digest was found to hold
-        self._idle = anyio.Event()
-        self._idle.set()
+        # set when no job is left; made with the first, because making one imports asyncio
+        self._idle: anyio.Event | None = None
         self._use: ModelUse | None = None
 
     # --- accepting -----------------------------------------------------------------------
@@ -114,7 +114,7 @@ class Generations:
         job.model = entry.id
         self._queue.add(job)
         self._calls[job.id] = (call, order)
-        if self._idle.is_set():
+        if self._idle is None or self._idle.is_set():
             self._idle = anyio.Event()
         steps = (params.options and params.options.steps) or entry.defaults.steps
         progress = Progress(job.id, count, steps, time.monotonic)
@@ -210,14 +210,15 @@ class Generations:
 
     async def wait_until_idle(self) -> None:
         """Return when no job is left."""
-        await self._idle.wait()
+        if self._idle is not None:
+            await self._idle.wait()
 
     # --- running -------------------------------------------------------------------------
 
     def _pump(self, progress_of: Mapping[str, Progress] | None = None) -> None:
         job = self._queue.next_waiting()
         if job is None:
-            if not self._queue.all():
+            if self._idle is not None and not self._queue.all():
                 self._idle.set()
             return
         job.move("running")

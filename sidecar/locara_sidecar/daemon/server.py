@@ -19,7 +19,6 @@ from locara_protocol.errors import RpcError, invalid_params
 from locara_protocol.methods import METHODS, NOTIFICATIONS, Method
 from locara_sidecar import __version__
 from locara_sidecar.capability.audit import AuditLog
-from locara_sidecar.capability.auditfile import AuditWriter, session_name
 from locara_sidecar.capability.authorize import audit_folder
 from locara_sidecar.daemon import hostwatch, system
 from locara_sidecar.daemon.calls import Batch, Call, Calls
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from locara_sidecar.capability.auditfile import AuditWriter
     from locara_sidecar.capability.authorize import Grant, Wanted
     from locara_sidecar.capability.policy import Policy
     from locara_sidecar.daemon.model_calls import ModelCalls
@@ -310,6 +310,8 @@ class Server:
         entry = self.audit.record_decision(method=call.method, wanted=wanted, decision=decision, request_id=call.id)
         log.info("capability decision", extra={"fields": msgspec.to_builtins(entry)})
         if self._audit_file is None and (folder := audit_folder(self.session.policy)) is not None:
+            from locara_sidecar.capability.auditfile import AuditWriter, session_name  # loads ctypes
+
             self._audit_file = AuditWriter(folder, session_name())
         if self._audit_file is not None:
             self._audit_file.put(entry)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _CHUNK = 1 << 18
+_WINDOWS_FLAGS = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(
+    subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0
+)
 _DRAIN = 0.15  # seconds to read what a dead process has left in its pipe
 
 # ``-P`` keeps the working directory off sys.path. The places that the daemon's own packages came from are
@@ -221,7 +224,7 @@ def _spawn(argv: list[str], scratch: str) -> tuple[subprocess.Popen[bytes], int,
             cwd=scratch,
             close_fds=True,
             process_group=0,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            creationflags=_WINDOWS_FLAGS,
         )
     except BaseException:
         for fd in fds:

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 16
 _HEARTBEAT_EVERY = 0.25  # seconds
 _MAX_FRAMES_LOGGED = 30
+_NICE = 5
+"""How far the engine steps back behind the daemon, the host and the user's other programs. A core that
+nothing else wants is used as before; one that is wanted is given up at once: with every core busy sampling,
+``ping``'s 90th percentile fell from 1.5 … 3.3 ms to 0.5 … 0.6 ms (2 cores, turn by turn in one run)."""
 
 
 class JobControl:
@@ -209,14 +213,15 @@ def _claim() -> Pipe:
 
 
 def _prepare(parent: int) -> None:
-    """Die with the daemon, leave Ctrl-C to it, write no core file (it would hold the prompt and the model)."""
+    """Die with the daemon, leave Ctrl-C to it, write no core file (it would hold the prompt and model), step back."""
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _uncaught
     threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
-    if os.name == "posix":
+    if os.name == "posix":  # Windows: given at the start, by process.py
         import resource
 
+        os.nice(_NICE)
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if sys.platform == "linux":

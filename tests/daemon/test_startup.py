@@ -1,0 +1,39 @@
+"""What stands between spawning the daemon and its first answer; the benchmark measures the time itself."""
+
+import json
+import subprocess
+import sys
+
+PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
+
+LATER = {
+    "the event loop": ("asyncio", "ssl", "subprocess", "socket", "anyio._backends._asyncio"),
+    "an engine": ("torch", "mlx", "diffusers", "transformers", "numpy", "PIL", "locara_sidecar.engine.client"),
+    "a model": ("huggingface_hub", "httpx2", "hashlib", "locara_sidecar.models.store"),
+    "a session": ("ctypes", "psutil", "tempfile", "importlib.metadata", "locara_protocol.openrpc"),
+}
+"""Modules by what first needs them, none of which is a ping."""
+
+UNTIL_THE_LOOP = """
+import anyio, os, sys, threading
+
+def instead_of_the_loop(main):
+    for thread in threading.enumerate():
+        if thread.name == "stdin":
+            thread.join()
+    main.__self__._drain()
+    os.write(2, " ".join(sys.modules).encode())
+
+anyio.run = instead_of_the_loop
+from locara_sidecar.cli.arguments import run
+run(["serve", "--engine", "fake", "--log-level", "error"])
+"""
+"""``serve`` up to where it would start its event loop, with every line looked at that stdin held."""
+
+
+def test_the_first_ping_is_answered_before_the_event_loop_and_anything_heavy_is_imported():
+    done = subprocess.run([sys.executable, "-c", UNTIL_THE_LOOP], input=PING, capture_output=True, timeout=30)
+    imported = set(done.stderr.decode().split())
+    assert "locara_sidecar.daemon.server" in imported
+    assert {why: found for why, names in LATER.items() if (found := imported & set(names))} == {}
+    assert json.loads(done.stdout)["result"]["engine"]["state"] == "stopped"
