@@ -3,20 +3,21 @@ and a lease that tells other daemons' memory plans. Both are given back when the
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import anyio
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.models.lease import Leases
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from locara_protocol.messages import EngineStatus
-    from locara_sidecar.models.catalogue import Entry
+    from locara_sidecar.models.catalogue import Catalogue, Entry
     from locara_sidecar.models.disk import Lock
+    from locara_sidecar.models.lease import Leases
     from locara_sidecar.models.store import Store
 
 _LOOK_SECONDS = 1.0
@@ -26,28 +27,44 @@ _ENDED = ("stopped", "dead")
 class ModelUse:
     """At most one model at a time, as the engine has.
 
+    :param catalogue: knows the store that other processes share; without one there is nobody to tell.
     :param status: the engine's state now.
     :param start_task: starts a coroutine function in the daemon's task group.
     """
 
-    def __init__(self, store: Store, status: Callable[[], EngineStatus], start_task: Callable[..., object]) -> None:
-        self._store = store
+    def __init__(
+        self, catalogue: Catalogue, status: Callable[[], EngineStatus], start_task: Callable[..., object]
+    ) -> None:
+        self._catalogue = catalogue
         self._status = status
         self._start_task = start_task
-        self._leases = Leases(store.root)
+        self._leases: Leases | None = None
         self._folder: Path | None = None
         self._lock: Lock | None = None
         self._jobs = 0
 
-    def begin(self, entry: Entry, folder: Path) -> None:
-        """A job is about to use the model in ``folder``.
+    @contextlib.contextmanager
+    def held(self, entry: Entry, folder: Path | None) -> Generator[None]:
+        """While a job uses the model in ``folder``; afterwards the engine may keep it.
 
+        :param folder: None for a model without files.
         :raises RpcError: ModelNotInstalled when it was removed a moment ago.
         """
+        store = self._catalogue.store
+        if store is None or folder is None:
+            yield
+            return
+        self._begin(store, entry, folder)
+        try:
+            yield
+        finally:
+            self._jobs -= 1
+
+    def _begin(self, store: Store, entry: Entry, folder: Path) -> None:
         if folder != self._folder:
             lock = None
-            if folder.parent == self._store.models:
-                lock = self._store.use(folder.name)
+            if folder.parent == store.models:
+                lock = store.use(folder.name)
                 if lock is None:
                     raise RpcError("ModelNotInstalled", f"The model {entry.id} was removed.", model=entry.id)
             self._release()
@@ -55,16 +72,17 @@ class ModelUse:
             self._start_task(self._watch, folder)
         self._jobs += 1
         if entry.memory:
-            self._leases.hold(entry.id, max(need.peak for need in entry.memory.values()))
+            if self._leases is None:
+                from locara_sidecar.models.lease import Leases  # a daemon that draws nothing needs none
 
-    def end(self) -> None:
-        """The job is done; the engine may keep the model."""
-        self._jobs -= 1
+                self._leases = Leases(store.root)
+            self._leases.hold(entry.id, max(need.peak for need in entry.memory.values()))
 
     def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
-        self._leases.release()
+        if self._leases is not None:
+            self._leases.release()
         self._folder = self._lock = None
 
     async def _watch(self, folder: Path) -> None:

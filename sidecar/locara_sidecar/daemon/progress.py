@@ -16,6 +16,8 @@ from locara_protocol.messages import DiffusionStep, Phase, PreviewImage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from locara_sidecar.engine import frames
+
 _SETUP = 0.08
 _DENOISED, _DECODED = 0.92, 0.98
 
@@ -99,6 +101,21 @@ class Progress:
         left = self._steps - self._step + (self._images - self._image) * self._steps
         tails = self._images - self._image + (self._phase != "saving")
         return int((left * self._step_seconds + tails * self._tail_seconds) * 1000)
+
+
+def preview_image(preview: frames.Preview | None) -> PreviewImage | None:
+    """A preview as a message carries it."""
+    if preview is None:
+        return None
+    import base64
+
+    return PreviewImage(
+        mime_type=preview.mime_type,
+        width=preview.width,
+        height=preview.height,
+        data=base64.b64encode(preview.data).decode("ascii"),
+        decoder=preview.decoder,
+    )
 
 
 def last_state(message: DiffusionStep) -> DiffusionStep:

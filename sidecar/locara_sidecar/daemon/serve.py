@@ -85,7 +85,7 @@ class Daemon:
         self._early: list[tuple[Any, ...]] = []
         self._reader.start()
         name = system.choose_engine(settings.engine)
-        self._engine = LazyEngine(partial(_make_client, settings, name, lambda: self._server.generations.readable()))
+        self._engine = LazyEngine(partial(_make_client, settings, name, lambda: self._server.models.readable()))
         self._server = Server(
             outbox=self._outbox,
             engine=self._engine,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -22,11 +23,15 @@ from locara_sidecar.capability.audit import AuditLog
 from locara_sidecar.capability.authorize import audit_folder
 from locara_sidecar.daemon import hostwatch, system
 from locara_sidecar.daemon.calls import Batch, Call, Calls
-from locara_sidecar.daemon.generation import Generations
+from locara_sidecar.daemon.generation import Generation
+from locara_sidecar.daemon.image_calls import ImageCalls
 from locara_sidecar.daemon.jobs import JobQueue
+from locara_sidecar.daemon.model_choice import ModelChoice
+from locara_sidecar.daemon.model_use import ModelUse
 from locara_sidecar.daemon.outbox import Channel, Outbox
 from locara_sidecar.daemon.resolve import EXTENSIONS, MAX_INLINE_IMAGE_BYTES
 from locara_sidecar.daemon.session import Session
+from locara_sidecar.daemon.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +79,7 @@ class Server:
         self._cache_root = cache_root
         self._catalogue = catalogue = catalogue.with_cache(cache_root)
         self._flags = flags
-        self._models: ModelCalls | None = None
+        self._model_calls: ModelCalls | None = None
         self._max_line_bytes = max_line_bytes
         self._max_queue = max_queue
         self._stop = stop
@@ -84,23 +89,24 @@ class Server:
         self.audit = AuditLog()
         self._audit_file: AuditWriter | None = None
         self.jobs = JobQueue(max_queue)
-        self.generations = Generations(
+        self.turns = Turns(self.jobs, engine, start_task)
+        self.models = ModelChoice(catalogue, engine_name, lambda: self.session.policy, self._record)
+        work_of = partial(
+            Generation,
             outbox=outbox,
             engine=engine,
-            engine_name=engine_name,
-            catalogue=catalogue,
-            queue=self.jobs,
-            policy=lambda: self.session.policy,
-            record=self._record,
+            models=self.models,
+            use=ModelUse(catalogue, engine.status, start_task),
             start_task=start_task,
         )
+        images = ImageCalls(self.models, self.turns, work_of)
         self._handlers: dict[str, Callable[[Call, Any], Any]] = {
             "initialize": self._initialize,
             "ping": self._ping,
             "rpc.discover": self._discover,
             "system.info": self._system_info,
             "jobs.list": self._jobs_list,
-            "image.generate": self.generations.accept,
+            "image.generate": images.generate,
             "image.cancel": self._image_cancel,
             "audit.capabilityLog": self._capability_log,
             "shutdown": self._shutdown,
@@ -203,9 +209,9 @@ class Server:
         request_id = params.id if isinstance(params, m.CancelRequestParams) else params.request_id
         job = self.jobs.by_request(request_id)
         if job is not None:
-            self.generations.cancel(job)
-        elif self._models is not None:
-            self._models.cancel(request_id)
+            self.turns.cancel(job)
+        elif self._model_calls is not None:
+            self._model_calls.cancel(request_id)
 
     # --- methods -------------------------------------------------------------------------
 
@@ -255,7 +261,7 @@ class Server:
     def _image_cancel(self, call: Call, params: m.CancelJobParams) -> m.CancelJobResult:
         job = self.jobs.get(params.job_id)
         if job is not None:
-            self.generations.cancel(job)
+            self.turns.cancel(job)
         return m.CancelJobResult(cancelled=job is not None)
 
     def _capability_log(self, call: Call, params: m.CapabilityLogParams) -> m.CapabilityLogResult:
@@ -275,10 +281,10 @@ class Server:
         call.succeed(m.Empty())
 
     def _model_call(self, call: Call, params: Any) -> Any:
-        if self._models is None:
+        if self._model_calls is None:
             from locara_sidecar.daemon.model_calls import ModelCalls  # most sessions never ask
 
-            self._models = ModelCalls(
+            self._model_calls = ModelCalls(
                 outbox=self._outbox,
                 catalogue=self._catalogue,
                 engine_name=self._engine_name,
@@ -287,21 +293,21 @@ class Server:
                 record=self._record,
                 start_task=self._start_task,
             )
-        return self._models.accept(call, params)
+        return self._model_calls.accept(call, params)
 
     # --- ending --------------------------------------------------------------------------
 
     def cancel_all(self) -> None:
         """Cancel every long call."""
-        self.generations.cancel_all()
-        if self._models is not None:
-            self._models.cancel_all()
+        self.turns.cancel_all()
+        if self._model_calls is not None:
+            self._model_calls.cancel_all()
 
     async def wait_until_idle(self) -> None:
         """Return when every long call has been answered."""
-        await self.generations.wait_until_idle()
-        if self._models is not None:
-            await self._models.wait_until_idle()
+        await self.turns.wait_until_idle()
+        if self._model_calls is not None:
+            await self._model_calls.wait_until_idle()
 
     # --- the record of decisions ---------------------------------------------------------
 

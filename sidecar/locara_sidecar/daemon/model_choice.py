@@ -1,0 +1,168 @@
+"""Which model a call gets: what the gate grants, what the catalogue knows, what this machine has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+
+from locara_protocol.errors import RpcError
+from locara_protocol.methods import METHODS
+from locara_sidecar.capability.authorize import Grant, Wanted, authorize
+from locara_sidecar.models.catalogue import RUNNABLE, Catalogue, Entry
+
+if TYPE_CHECKING:
+    from locara_sidecar.capability.policy import Policy
+    from locara_sidecar.daemon.calls import Call
+
+
+class ModelChoice:
+    """The catalogue as this session may use it.
+
+    :param engine: the name of this daemon's engine; the fake one needs no weights, so that with it every model
+        counts as installed.
+    :param policy: gives the session's policy as it is now.
+    :param record: writes a decision of the gate down.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        engine: str,
+        policy: Callable[[], Policy],
+        record: Callable[[Call, Wanted, Grant | RpcError], None],
+    ) -> None:
+        self._catalogue = catalogue
+        self.engine = engine
+        self._policy = policy
+        self._record = record
+        self._proven: set[str] = set()  # models whose pinned digest was found to hold
+
+    @property
+    def fake(self) -> bool:
+        """Whether models have no files here."""
+        return self.engine == "fake"
+
+    def get(self, model_id: str) -> Entry | None:
+        """The catalogue's entry of that id, or None."""
+        return self._catalogue.get(model_id)
+
+    def folder(self, model_id: str) -> Path | None:
+        """The installed model's folder, ``Path()`` where it has no files, or None where it is not installed."""
+        folder = self._catalogue.folder(model_id)
+        return Path() if folder is None and self.fake and self._catalogue.get(model_id) else folder
+
+    def files(self, model_id: str) -> Path | None:
+        """The folder that the engine loads the model from; None with the fake one, which loads nothing."""
+        return None if self.fake else self.folder(model_id)
+
+    def wanted(
+        self, asked: str | None, *, able: Callable[[Entry], bool] = lambda entry: True, root: str | None = None
+    ) -> Wanted:
+        """What a call asks the gate for.
+
+        :param asked: the model that the call names; None for any that is ``able``.
+        """
+        return Wanted(
+            models=(asked,) if asked else tuple(entry.id for entry in self._catalogue if able(entry)),
+            digests=_Digests(self.folder),
+            root=root,
+            installed=tuple(entry.id for entry in self._catalogue if self.folder(entry.id) is not None),
+        )
+
+    def authorize(self, call: Call, wanted: Wanted) -> Grant:
+        """Ask the gate, and write down what it decides.
+
+        :raises RpcError: CapabilityDenied or InvalidParams.
+        """
+        try:
+            grant = authorize(self._policy(), METHODS[call.method], wanted)
+        except RpcError as denied:
+            self._record(call, wanted, denied)
+            raise
+        self._record(call, wanted, grant)
+        return grant
+
+    def choose(self, models: tuple[str, ...], *, explicit: bool) -> Entry:
+        """The first of the granted models that is installed.
+
+        :param explicit: whether the call named it.
+        :raises RpcError: ModelNotFound or ModelNotInstalled.
+        """
+        entries = [entry for model in models if (entry := self._catalogue.get(model)) is not None]
+        if not entries:
+            known = ", ".join(entry.id for entry in self._catalogue)
+            raise RpcError(
+                "ModelNotFound", f"There is no model {models[0]} in the catalogue; it has {known}.", model=models[0]
+            )
+        installed = [entry for entry in entries if self.folder(entry.id) is not None]
+        if not installed:
+            which = entries[0].id
+            advice = "" if explicit else " None of the granted models is."
+            message = f"The model {which} is not installed on this machine.{advice}"
+            raise RpcError("ModelNotInstalled", message, model=which)
+        # a model that no engine runs is the default only where there is no other
+        entry = next((entry for entry in installed if entry.family in RUNNABLE), installed[0])
+        self._proven.add(entry.id)
+        return entry
+
+    def check_engine(self, asked: str | None, entry: Entry) -> None:
+        """:raises RpcError: EngineUnavailable where this daemon's engine is another, or does not run the family."""
+        if self.fake:
+            return
+        if asked not in (None, "auto", self.engine):
+            message = f"This sidecar runs the {self.engine} engine, not {asked}."
+            raise RpcError("EngineUnavailable", message, engine=asked)
+        if entry.family not in RUNNABLE:
+            message = f"No engine of this version runs {entry.display_name} yet."
+            raise RpcError("EngineUnavailable", message, model=entry.id, family=entry.family)
+
+    async def digest(self, model_id: str) -> str:
+        """The installed model's digest; empty where it has no files.
+
+        :raises RpcError: ModelIncomplete.
+        """
+        folder = self.files(model_id)
+        if folder is None:
+            return ""
+        from locara_sidecar.models.digest import model_digest
+
+        try:
+            return await anyio.to_thread.run_sync(model_digest, folder)
+        except OSError as error:
+            raise RpcError("ModelIncomplete", f"A file of {model_id} cannot be read.", model=model_id) from error
+
+    def readable(self) -> list[str]:
+        """The folders of granted and installed models, which the engine may read.
+
+        A pinned model counts once a call has found that its digest holds: until then it is not granted, and
+        hashing it here would take long.
+        """
+        manifest = self._policy().manifest
+        declared = () if manifest is None else manifest.models
+        granted = {model.id for model in declared if model.digest is None or model.id in self._proven}
+        folders = [folder for entry in self._catalogue if entry.id in granted and (folder := self.folder(entry.id))]
+        return [str(folder) for folder in folders if folder.is_absolute()]
+
+
+class _Digests(Mapping[str, str]):
+    """Installed models' digests, computed only for the models that a manifest pins."""
+
+    def __init__(self, folder: Callable[[str], Path | None]) -> None:
+        self._folder = folder
+
+    def __getitem__(self, model_id: str) -> str:
+        folder = self._folder(model_id)
+        if not folder or not folder.parts:
+            raise KeyError(model_id)
+        from locara_sidecar.models.digest import model_digest
+
+        return model_digest(folder)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
