@@ -10,7 +10,9 @@ from typing import Literal
 
 import msgspec
 
+from locara_protocol import channel_messages as channels
 from locara_protocol import messages as m
+from locara_protocol import model_messages as models
 
 Need = Literal["none", "generate", "model", "download", "manage", "import"]
 """What a method needs from the manifest and the host; the gate has one rule for each word. ``none`` is said, never
@@ -138,22 +140,22 @@ _METHODS = (
         name="models.list",
         summary="The models that the app's manifest declares: what they are, whether they are installed and fit.",
         params=m.NoParams,
-        result=m.ModelsListResult,
+        result=models.ModelsListResult,
         need="none",
     ),
     Method(
         name="models.get",
         summary="One model of the catalogue.",
-        params=m.ModelParams,
-        result=m.Model,
+        params=models.ModelParams,
+        result=models.Model,
         errors=("CapabilityDenied", "ModelNotFound"),
         need="model",
     ),
     Method(
         name="models.download",
         summary="Download a model into the shared cache, from where the last try stopped.",
-        params=m.ModelWorkParams,
-        result=m.InstalledResult,
+        params=models.ModelWorkParams,
+        result=models.InstalledResult,
         errors=(*_DOWNLOADING, "DownloadFailed", "LicenseNotAccepted", "InsufficientDisk", "StorageError"),
         need="download",
         notification="DownloadProgress",
@@ -161,8 +163,8 @@ _METHODS = (
     Method(
         name="models.verify",
         summary="Hash an installed model's files again and compare.",
-        params=m.ModelWorkParams,
-        result=m.VerifyResult,
+        params=models.ModelWorkParams,
+        result=models.VerifyResult,
         errors=(*_DOWNLOADING, "ModelNotInstalled", "StorageError"),
         need="model",
         notification="ModelProgress",
@@ -170,8 +172,8 @@ _METHODS = (
     Method(
         name="models.import",
         summary="Take a model from a folder or a Hugging Face cache into the shared cache.",
-        params=m.ImportParams,
-        result=m.InstalledResult,
+        params=models.ImportParams,
+        result=models.InstalledResult,
         errors=(*_DOWNLOADING, "InsufficientDisk", "StorageError"),
         need="import",
         notification="ModelProgress",
@@ -179,8 +181,8 @@ _METHODS = (
     Method(
         name="models.remove",
         summary="Remove a model from the shared cache.",
-        params=m.RemoveParams,
-        result=m.RemovedResult,
+        params=models.RemoveParams,
+        result=models.RemovedResult,
         errors=("CapabilityDenied", "ModelNotFound", "ModelNotInstalled", "StorageError"),
         need="manage",
     ),
@@ -188,14 +190,14 @@ _METHODS = (
         name="models.usage",
         summary="The room that models in the shared cache take; other apps' only where the host allows managing it.",
         params=m.NoParams,
-        result=m.UsageResult,
+        result=models.UsageResult,
         need="none",
     ),
     Method(
         name="models.gc",
         summary="Collect what no model needs and, down to maxBytes, the models used least recently.",
-        params=m.GcParams,
-        result=m.RemovedResult,
+        params=models.GcParams,
+        result=models.RemovedResult,
         errors=("CapabilityDenied", "StorageError"),
         need="manage",
     ),
@@ -229,19 +231,19 @@ _NOTIFICATIONS = (
     Notification(
         name="DiffusionStep",
         summary="Progress of image.generate, in Tauri's channel frame.",
-        params=m.ChannelMessage,
+        params=channels.ChannelMessage,
         direction="sidecar",
     ),
     Notification(
         name="DownloadProgress",
         summary="Progress of models.download, at most ten times a second.",
-        params=m.DownloadMessage,
+        params=channels.DownloadMessage,
         direction="sidecar",
     ),
     Notification(
         name="ModelProgress",
         summary="Progress of models.import and models.verify, at most ten times a second.",
-        params=m.ModelMessage,
+        params=channels.ModelMessage,
         direction="sidecar",
     ),
 )

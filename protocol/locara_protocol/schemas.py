@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
+from locara_protocol import channel_messages as channels
 from locara_protocol import errors, manifest_schema, methods
 from locara_protocol import messages as m
 
@@ -26,7 +27,7 @@ def file_name(wire_name: str, part: str) -> str:
 
 def notification_types(note: methods.Notification) -> tuple[type[Any], ...]:
     """The types that a notification's params may have: a channel's messages have an end frame beside them."""
-    return (note.params, m.ChannelEnd) if issubclass(note.params, m.ChannelFrame) else (note.params,)
+    return (note.params, channels.ChannelEnd) if issubclass(note.params, channels.ChannelFrame) else (note.params,)
 
 
 def components(types: Iterable[type[Any]], ref_template: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:

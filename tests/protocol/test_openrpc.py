@@ -7,6 +7,7 @@ import jsonschema
 import msgspec
 import pytest
 
+from locara_protocol import channel_messages as channels
 from locara_protocol import errors, generate, methods, openrpc, schemas
 from locara_protocol import messages as m
 from locara_protocol.jsonrpc import encode_notification, encode_result
@@ -136,7 +137,7 @@ def test_frames_of_a_channel_fit_their_schema():
     step = m.DiffusionStep(
         job_id="j", phase="denoising", image=1, images=1, step=1, steps=4, progress=0.25, elapsed_ms=10
     )
-    for frame in (m.ChannelMessage(channel=7, index=0, message=step), m.ChannelEnd(channel=7, index=1)):
+    for frame in (channels.ChannelMessage(channel=7, index=0, message=step), channels.ChannelEnd(channel=7, index=1)):
         assert valid("DiffusionStep.params.json", json.loads(encode_notification("DiffusionStep", frame))["params"])
     assert not valid("DiffusionStep.params.json", {"channel": 7, "index": 0})
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from locara_protocol.messages import DownloadProgress
+    from locara_protocol.model_messages import DownloadProgress
     from locara_sidecar.models.catalogue import Catalogue, Entry
     from locara_sidecar.models.store import Store
 

@@ -18,7 +18,7 @@ import anyio.to_thread
 import msgspec
 from msgspec import UNSET
 
-from locara_protocol import messages as m
+from locara_protocol import model_messages as m
 from locara_protocol.errors import RpcError, invalid_params
 from locara_protocol.methods import METHODS
 from locara_sidecar.capability.authorize import MANAGEMENT, Grant, Wanted, authorize
@@ -29,6 +29,7 @@ from locara_sidecar.models.catalogue import RUNNABLE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from locara_protocol.channel_messages import Streamed
     from locara_sidecar.daemon.calls import Call
     from locara_sidecar.daemon.outbox import Outbox
     from locara_sidecar.daemon.session import Session
@@ -256,7 +257,7 @@ class ModelCalls:
     def _tell(self, call: Call, progress: m.DownloadProgress) -> None:
         if call.channel is None:
             return
-        message: m.Streamed = progress
+        message: Streamed = progress
         if call.channel.notification == "ModelProgress":
             message = m.ModelProgress(
                 model=progress.model,

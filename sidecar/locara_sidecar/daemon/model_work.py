@@ -22,7 +22,7 @@ from locara_sidecar.models import worker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from locara_protocol.messages import DownloadProgress
+    from locara_protocol.model_messages import DownloadProgress
 
 log = logging.getLogger("locara.models")
 

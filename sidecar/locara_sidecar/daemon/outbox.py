@@ -19,7 +19,8 @@ import msgspec
 from msgspec import UNSET
 
 from locara_protocol import jsonrpc
-from locara_protocol.messages import FRAMES, ChannelEnd, DiffusionStep, Streamed
+from locara_protocol.channel_messages import FRAMES, ChannelEnd, Streamed
+from locara_protocol.messages import DiffusionStep
 
 MAX_PENDING = 16
 HIGH_WATER_BYTES = 8 * 1024 * 1024

@@ -23,7 +23,7 @@ from locara_sidecar.models.transfer import Patience, Stopped, Transfer
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from locara_protocol.messages import DownloadProgress
+    from locara_protocol.model_messages import DownloadProgress
     from locara_sidecar.models.catalogue import Entry, Source
     from locara_sidecar.models.store import Store
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from locara_protocol.messages import ModelFit
+from locara_protocol.model_messages import ModelFit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -25,7 +25,7 @@ from locara_sidecar.models.store import File, Installed, Origin
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from locara_protocol.messages import DownloadProgress
+    from locara_protocol.model_messages import DownloadProgress
     from locara_sidecar.models.catalogue import Entry, Source
     from locara_sidecar.models.store import Store
 

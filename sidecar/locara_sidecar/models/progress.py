@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from locara_protocol.messages import DownloadPhase, DownloadProgress
+from locara_protocol.model_messages import DownloadPhase, DownloadProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable

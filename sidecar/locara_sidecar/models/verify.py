@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from locara_protocol.messages import DownloadProgress
+    from locara_protocol.model_messages import DownloadProgress
     from locara_sidecar.models.store import File, Installed, Store
 
 _CHUNK = 1 << 20

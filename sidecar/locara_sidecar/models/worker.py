@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from locara_protocol.errors import RpcError
-from locara_protocol.messages import DownloadProgress
+from locara_protocol.model_messages import DownloadProgress
 from locara_sidecar.models.catalogue import Entry
 from locara_sidecar.models.store import Store
 

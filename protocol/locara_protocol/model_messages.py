@@ -1,0 +1,187 @@
+"""The typed messages of ``models.*``; what holds for all messages is said in :mod:`locara_protocol.messages`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from locara_protocol.messages import ChannelId, Params, Result
+
+ModelId = Annotated[str, Meta(min_length=1, max_length=256)]
+DownloadPhase = Literal["resolving", "downloading", "verifying", "publishing"]
+ModelPhase = Literal["reading", "verifying", "publishing"]
+Fit = Literal["fits", "tight", "no"]
+
+
+class ModelParams(Params, frozen=True):
+    """The model, by its catalogue id."""
+
+    model: ModelId
+
+
+class ModelWorkParams(Params, frozen=True):
+    """A long call about one model."""
+
+    model: ModelId
+    channel: ChannelId | None = None
+
+
+class ImportParams(Params, frozen=True):
+    """``from``: an absolute folder, in diffusers' layout or a model's folder of a Hugging Face cache."""
+
+    model: ModelId
+    folder: Annotated[str, Meta(min_length=1, max_length=4096)] = msgspec.field(name="from")
+    channel: ChannelId | None = None
+
+
+class RemoveParams(Params, frozen=True):
+    model: ModelId
+    dry_run: bool | None = None
+
+
+class GcParams(Params, frozen=True):
+    """``maxBytes``: models used least recently go until the cache has at most so many; absent: only waste goes."""
+
+    max_bytes: Annotated[int, Meta(ge=0, le=2**53 - 1)] | None = None
+    dry_run: bool | None = None
+
+
+class ModelDefaults(Result, frozen=True):
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    scheduler: str
+
+
+class ModelLimits(Result, frozen=True):
+    """Pixels: each side a multiple of ``multipleOf`` within the bounds."""
+
+    minimum: int
+    maximum: int
+    multiple_of: int
+    max_pixels: int
+
+
+class ModelSource(Result, frozen=True):
+    """A hub repository. ``revision``: the commit of the installed files, else what the catalogue asks for."""
+
+    repository: str
+    revision: str | None
+
+
+class ModelFit(Result, frozen=True):
+    """Whether a model fits this machine, at its default size. Bytes; ``available`` takes other daemons' engines into
+    account."""
+
+    engine: str
+    quantization: Literal["none", "8bit", "4bit"]
+    fit: Fit
+    weights: int
+    peak: int
+    available: int
+
+
+class Model(Result, frozen=True):
+    """A catalogue entry and its state on this machine. ``runnable``: an engine of this version draws with it."""
+
+    id: str
+    version: str
+    display_name: str
+    description: str
+    tags: list[str]
+    license: str
+    license_url: str
+    commercial_use: bool
+    gated: bool
+    modalities: list[str]
+    family: str
+    parameters: int
+    download_bytes: int
+    classifier_free_guidance: bool
+    schedulers: list[str]
+    defaults: ModelDefaults
+    limits: ModelLimits
+    source: list[ModelSource]
+    installed: bool
+    granted: bool
+    runnable: bool
+    fit: list[ModelFit]
+    recommended: ModelFit | None
+    digest: str | UnsetType = UNSET
+    path: str | UnsetType = UNSET
+
+
+class ModelsListResult(Result, frozen=True):
+    models: list[Model]
+
+
+class InstalledResult(Result, frozen=True):
+    """A model that is installed now; ``files`` is how many it has."""
+
+    model: str
+    digest: str
+    bytes: int
+    files: int
+
+
+class VerifyResult(Result, frozen=True):
+    model: str
+    digest: str
+    files: int
+    ok: Literal[True] = True
+
+
+class UsageEntry(Result, frozen=True):
+    """``sharedBytes`` of ``bytes`` belong to another model too; ``lastUsed`` is UTC."""
+
+    model: str
+    digest: str
+    bytes: int
+    shared_bytes: int
+    last_used: str
+    in_use: bool
+
+
+class UsageResult(Result, frozen=True):
+    """``bytes`` is what the cache takes, ``reclaimableBytes`` what collecting all that is not in use would free."""
+
+    bytes: int
+    reclaimable_bytes: int
+    entries: list[UsageEntry]
+
+
+class RemovedModel(Result, frozen=True):
+    model: str
+    digest: str
+
+
+class RemovedResult(Result, frozen=True):
+    """What went, or with ``dryRun`` what would; ``bytes`` is what the disk gets back."""
+
+    removed: list[RemovedModel]
+    bytes: int
+
+
+class DownloadProgress(Result, frozen=True):
+    """Bytes and files of all that the model has; the message of a ``models.download`` channel."""
+
+    model: str
+    phase: DownloadPhase
+    bytes: int
+    total_bytes: int
+    files: int
+    total_files: int
+    bytes_per_second: int
+    eta_ms: int | UnsetType = UNSET
+
+
+class ModelProgress(Result, frozen=True):
+    """The message of the channels of ``models.import`` and ``models.verify``."""
+
+    model: str
+    phase: ModelPhase
+    bytes: int
+    total_bytes: int
