@@ -1,18 +1,26 @@
 """Cancel points in lazy work: MLX computes nothing until it is told to, so a model tells its pace now and then.
 
-A model calls ``pace(hidden)`` after each of its blocks. Every so many calls the work so far is handed to the
-device, the hand-over before it is waited for, and the job may stop. The device always has the next group of
-blocks while Python builds the one after it, and never more than two groups are queued.
+A model calls ``pace(hidden)`` after each of its blocks, with all arrays that the next block starts from. Every so many
+calls the work so far is handed to the device, the hand-over before it is waited for, and the job may stop. The
+device always has the next group of blocks while Python builds the one after it, and never more than two groups.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 import mlx.core as mx
 
-Paced = Callable[[mx.array], None]
-"""What a model calls with the arrays that hold all of its state at that point."""
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Paced(Protocol):
+    """What a model calls between its blocks."""
+
+    def __call__(self, *state: mx.array) -> None:
+        """:raises JobCancelled: when the job has been cancelled."""
+        ...
 
 
 class Pace:
@@ -26,20 +34,19 @@ class Pace:
         self._checkpoint = checkpoint
         self._every = every
         self._count = 0
-        self._before: mx.array | None = None
+        self._before: tuple[mx.array, ...] = ()
 
-    def __call__(self, state: mx.array) -> None:
+    def __call__(self, *state: mx.array) -> None:
         """:raises JobCancelled: when the job has been cancelled; what is queued may still be computed."""
         self._count += 1
         if self._count % self._every:
             return
-        mx.async_eval(state)
-        if self._before is not None:
-            mx.eval(self._before)
+        mx.async_eval(*state)
+        mx.eval(*self._before)
         self._before = state
         self._checkpoint()
 
 
-def unpaced(state: mx.array) -> None:
+def unpaced(*state: mx.array) -> None:
     """For calls that nobody cancels: everything stays lazy."""
     del state
