@@ -1,0 +1,49 @@
+"""The device: its name, the number type that is sound on it, and what MLX says when memory is short.
+
+Owned here: everything that differs between Metal, CUDA and the CPU, so that the rest of the engine does not ask.
+"""
+
+from __future__ import annotations
+
+import re
+
+import mlx.core as mx
+
+from locara_sidecar.engine.runtime import EngineFault
+
+_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+_NO_MEMORY = ("unable to allocate", "attempting to allocate", "out of memory", "insufficient memory", "outofmemory")
+_WANTED = re.compile(r"allocat\w* (\d+)(?: bytes)?", re.IGNORECASE)
+
+
+def choose_device() -> str:
+    """``metal``, ``cuda`` or ``cpu``: what MLX was built for and finds.
+
+    On the CPU ``mx.compile`` runs a shell and a C++ compiler at every new shape; it is switched off there.
+    """
+    if mx.default_device().type == mx.gpu:
+        return "metal" if mx.metal.is_available() else "cuda"
+    mx.disable_compile()
+    return "cpu"
+
+
+def choose_precision(asked: str, device: str) -> str:
+    """The computing type's name; ``auto`` is the fastest one that is sound on the device."""
+    if asked != "auto":
+        return asked
+    return "float32" if device == "cpu" else "bfloat16"
+
+
+def dtype_of(precision: str) -> mx.Dtype:
+    """The MLX type of a precision's name."""
+    return _DTYPES[precision]
+
+
+def memory_fault(error: BaseException) -> EngineFault | None:
+    """``InsufficientMemory`` if ``error`` says that an allocation failed, with the bytes it wanted where it tells."""
+    text = str(error).lower()
+    if not (isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)):
+        return None
+    wanted = _WANTED.search(text)
+    figures = {"needed": int(wanted[1])} if wanted else {}
+    return EngineFault("InsufficientMemory", "The model ran out of memory on this device.", **figures)

@@ -1,0 +1,134 @@
+"""Tensors of a checked model folder (``engine/model_folder.py``) as MLX modules, tensor by tensor.
+
+``mx.load`` accepts headers that lie, so it only ever sees files that safetensors' own reader has accepted. What it
+returns is lazy: a tensor's bytes are read when it is evaluated, into fresh memory. Each tensor is renamed, converted,
+if wanted quantized, and evaluated before the next one is read, so that the peak is the result plus one tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
+
+import mlx.core as mx
+import msgspec
+from mlx import nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from locara_sidecar.engine.mlx_engine.device import memory_fault
+from locara_sidecar.engine.model_folder import broken
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from locara_sidecar.engine.model_folder import Component, Progress
+
+Named = Iterable[tuple[str, mx.array]]
+_WRONG = (ValueError, TypeError, IndexError, KeyError, ArithmeticError, RuntimeError)
+"""What building a module raises for a configuration that makes no sense."""
+
+
+class Model(Protocol):
+    """A module that this file can build: ``config_type`` is a dataclass, read from ``config.json``.
+
+    ``sanitize(key, value)`` gives the module's own name and layout for one tensor of the file; a name that the
+    module does not have is passed over.
+    """
+
+    config_type: ClassVar[Any]
+    sanitize: ClassVar[Callable[[str, mx.array], tuple[str, mx.array]]]
+
+
+class Quantizer(Protocol):
+    """How linear layers are quantized while they are read."""
+
+    def prepare(self, module: nn.Module) -> None:
+        """Replace the layers of a module that has no weights yet by quantized ones."""
+        ...
+
+    def store(self, name: str, value: mx.array) -> Named:
+        """One parameter, by its name in the module as it was before, as the parameters that hold it now."""
+        ...
+
+
+M = TypeVar("M", bound=nn.Module)
+C = TypeVar("C")
+
+
+def read_config(config_type: type[C], component: Component) -> C:
+    """The component's ``config.json`` as ``config_type``; members that it does not have are passed over.
+
+    :raises EngineFault: IntegrityError for a member of another type or a switch that is not supported.
+    """
+    try:
+        return msgspec.convert(component.config, config_type)
+    except msgspec.ValidationError as error:
+        raise broken(f"{component.name}/config.json", f"this engine cannot run it ({error})") from error
+
+
+def build(
+    model_type: type[M], component: Component, dtype: mx.Dtype, progress: Progress, quantizer: Quantizer | None = None
+) -> M:
+    """A model from its configuration and tensors, floating ones as ``dtype``.
+
+    :raises EngineFault: IntegrityError when configuration and tensors do not fit together; InsufficientMemory.
+    :raises JobCancelled: between two tensors.
+    """
+    made = cast("Any", model_type)
+    config = read_config(made.config_type, component)
+    try:
+        model: M = made(config)
+        if quantizer is not None:
+            quantizer.prepare(model)
+        # modules start with random weights, which are lazy: they cost nothing until somebody looks
+        wanted = {name: tuple(value.shape) for name, value in _parameters(model)}
+    except _WRONG as error:
+        raise broken(f"{component.name}/config.json", "it makes no sense") from error
+    store = _as_it_is if quantizer is None else quantizer.store
+    found: dict[str, mx.array] = {}
+    for path in component.files:
+        try:
+            for key, value in _tensors(path, progress):
+                name, laid_out = made.sanitize(key, value)
+                typed = laid_out.astype(dtype) if mx.issubdtype(laid_out.dtype, mx.floating) else laid_out
+                found |= {part: _evaluated(stored) for part, stored in store(name, typed) if part in wanted}
+        except (RuntimeError, OSError, MemoryError) as error:
+            if fault := memory_fault(error):
+                raise fault from error
+            raise broken(f"{component.name}/{path.name}", "a tensor cannot be read") from error
+    if any(wanted[name] != tuple(value.shape) for name, value in found.items()):
+        raise broken(f"{component.name}/config.json", "it does not fit the weights beside it")
+    if missing := sorted(wanted.keys() - found.keys()):
+        first = f"{component.name}/{component.files[0].name}"
+        raise broken(first, f"{len(missing)} tensors are missing, as {missing[0]}")
+    model.update(tree_unflatten(list(found.items())))
+    return model
+
+
+def channels_last(value: mx.array) -> mx.array:
+    """A convolution's weight from (out, in, height, width) to MLX's (out, height, width, in); others as they are."""
+    return mx.contiguous(value.transpose(0, 2, 3, 1)) if value.ndim == 4 else value
+
+
+def _as_it_is(name: str, value: mx.array) -> Named:
+    return [(name, value)]
+
+
+def _evaluated(value: mx.array) -> mx.array:
+    mx.eval(value)
+    return value
+
+
+def _parameters(model: nn.Module) -> list[tuple[str, mx.array]]:
+    return cast("list[tuple[str, mx.array]]", tree_flatten(model.parameters()))
+
+
+def _tensors(path: Path, progress: Progress) -> Iterator[tuple[str, mx.array]]:
+    """All tensors of a file, lazy and one at a time; when the next is asked for, this one is done with."""
+    tensors = cast("dict[str, mx.array]", mx.load(str(path)))
+    for key in sorted(tensors):
+        value = tensors.pop(key)
+        size = value.nbytes
+        yield key, value
+        del value
+        progress.advance(size)

@@ -1,0 +1,32 @@
+"""The MLX engine's tests: on the CPU, without ``mx.compile``, as the engine itself runs there."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+if any(importlib.util.find_spec(name) is None for name in ("mlx", "torch", "diffusers")):
+    collect_ignore_glob = ["test_*.py"]
+
+FIXTURES = Path(__file__).parents[3] / "fixtures" / "models"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _as_the_engine_does():
+    """One torch thread, no network, no compiler."""
+    import torch
+
+    from locara_sidecar.engine.mlx_engine.device import choose_device
+
+    choose_device()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def tiny_sd3():
+    return FIXTURES / "tiny-sd3"

@@ -1,0 +1,77 @@
+"""The autoencoder against diffusers' AutoencoderKL."""
+
+import mlx.core as mx
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from locara_sidecar.engine.mlx_engine.vae import Vae
+from support.parity import TOLERANCES, build, error, randomise, save
+
+
+def make(folder, **changes):
+    levels = 3
+    values = {
+        "block_out_channels": (8, 16, 16), "layers_per_block": 2, "latent_channels": 4, "norm_num_groups": 4,
+        "sample_size": 32, "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels, "scaling_factor": 0.4, "shift_factor": 0.1,
+    }  # fmt: skip
+    model = randomise(AutoencoderKL(**values | changes))
+    return model, build(Vae, save(model, folder, "vae", shard="20KB"))
+
+
+def last(value):
+    """From diffusers' (B, C, h, w) to ours."""
+    return value.permute(0, 2, 3, 1)
+
+
+def noise(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3))
+
+
+VARIANTS = [
+    {},
+    {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False},
+    {"mid_block_add_attention": False, "layers_per_block": 1},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_both_directions_give_what_diffusers_gives(tmp_path, changes):
+    theirs, ours = make(tmp_path, **changes)
+    pixels, latent = noise(1, 3, 40, 24), noise(1, theirs.config.latent_channels, 10, 6)
+    with torch.no_grad():
+        posterior = theirs.encode(pixels).latent_dist
+        decoded = theirs.decode(latent).sample
+    got = ours.encode(mx.array(last(pixels).numpy()))
+    assert error(got.mean, last(posterior.mean)) < TOLERANCES["vae encode"]
+    assert error(got.deviation, last(posterior.std)) < TOLERANCES["vae encode"]
+    assert error(ours.decode(mx.array(last(latent).numpy())), last(decoded)) < TOLERANCES["vae decode"]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (20, 9), (17, 26)])
+def test_tiles_fade_into_each_other_as_diffusers_has_it(tmp_path, size):
+    theirs, ours = make(tmp_path)
+    theirs.enable_tiling()
+    latent = noise(1, 4, *size)
+    with torch.no_grad():
+        decoded = theirs.decode(latent).sample
+    got = ours.decode(mx.array(last(latent).numpy()), tiled=True)
+    assert error(got, last(decoded)) < TOLERANCES["vae decode"]
+
+
+def test_attention_over_many_pixels_is_the_same_in_parts(tmp_path, monkeypatch):
+    from locara_sidecar.engine.mlx_engine import vae
+
+    _, ours = make(tmp_path)
+    latent = mx.array(last(noise(1, 4, 10, 6)).numpy())
+    whole = ours.decode(latent)
+    monkeypatch.setattr(vae, "_QUERIES", 7)
+    assert error(ours.decode(latent), whole) < 1e-5
+
+
+def test_raw_latents_and_the_transformers_are_inverse(tmp_path):
+    _, ours = make(tmp_path)
+    latent = mx.array(noise(1, 2, 2, 4).numpy())
+    assert error(ours.from_raw(ours.to_raw(latent)), latent) < 1e-6
+    assert error(ours.to_raw(latent), latent / 0.4 + 0.1) < 1e-6
