@@ -18,7 +18,7 @@ def fault_of(runtime, run, spec):
 @pytest.fixture
 def parts(runtime, run, spec):
     run(runtime, spec())
-    return runtime._loaded.family._pipe
+    return runtime._opened.family
 
 
 def raising(error):
@@ -30,7 +30,7 @@ def raising(error):
 
 @pytest.mark.parametrize("part", ["transformer", "vae"])
 def test_numbers_that_are_not_finite_are_refused_and_not_shown_as_black(runtime, run, spec, parts, part):
-    module = {"transformer": parts.transformer.proj_out, "vae": parts.vae.decoder.conv_out}[part]
+    module = {"transformer": parts.module("transformer").proj_out, "vae": parts.module("vae").decoder.conv_out}[part]
     hook = module.register_forward_hook(lambda module, args, output: output * float("nan"))
     try:
         assert fault_of(runtime, run, spec()).kind == "InvalidOutput"
@@ -40,7 +40,7 @@ def test_numbers_that_are_not_finite_are_refused_and_not_shown_as_black(runtime,
 
 
 def test_an_image_of_one_colour_is_an_image(runtime, run, spec, parts):
-    hook = parts.vae.decoder.conv_out.register_forward_hook(lambda module, args, output: output * 0 - 1)
+    hook = parts.module("vae").decoder.conv_out.register_forward_hook(lambda module, args, output: output * 0 - 1)
     try:
         assert run(runtime, spec()).images[0].getcolors() == [(64 * 64, (0, 0, 0))]
     finally:
@@ -57,7 +57,7 @@ def test_an_image_of_one_colour_is_an_image(runtime, run, spec, parts):
     ],
 )  # fmt: skip
 def test_running_out_of_memory_has_a_name_and_the_figures_that_are_known(runtime, run, spec, parts, error, needed):
-    hook = parts.transformer.transformer_blocks[1].register_forward_pre_hook(raising(error))
+    hook = parts.module("transformer").transformer_blocks[1].register_forward_pre_hook(raising(error))
     try:
         fault = fault_of(runtime, run, spec())
     finally:
@@ -68,7 +68,11 @@ def test_running_out_of_memory_has_a_name_and_the_figures_that_are_known(runtime
 
 
 def test_another_error_of_the_libraries_keeps_its_type(runtime, run, spec, parts):
-    hook = parts.transformer.transformer_blocks[1].register_forward_pre_hook(raising(RuntimeError("shapes differ")))
+    hook = (
+        parts.module("transformer")
+        .transformer_blocks[1]
+        .register_forward_pre_hook(raising(RuntimeError("shapes differ")))
+    )
     try:
         with pytest.raises(RuntimeError, match="shapes differ"):
             run(runtime, spec())

@@ -18,9 +18,9 @@ def correlation(left, right):
 
 
 def test_a_linear_preview_resembles_the_decoded_picture(runtime, run, spec):
-    family = run(runtime, spec(mode="linear")) and runtime._loaded.family
+    family = run(runtime, spec(mode="linear")) and runtime._opened.family
     picture = linear_preview.synthetic_pictures(20, 128, seed=5)[-1]
-    vae = family._pipe.vae
+    vae = family.module("vae")
     with torch.no_grad():
         raw = vae.encode(torch.from_numpy(picture)[None]).latent_dist.mode()
     x0 = (raw - vae.config.shift_factor) * vae.config.scaling_factor

@@ -49,7 +49,7 @@ def test_a_truncated_negative_prompt_is_told_only_if_it_is_used(runtime, run, sp
 def test_a_repeated_prompt_encodes_nothing(runtime, run, spec):
     calls = []
     run(runtime, spec())
-    encoder = runtime._loaded.family._pipe.text_encoder_3
+    encoder = runtime._opened.family.module("text_encoder_3")
     hook = encoder.register_forward_pre_hook(lambda module, args: calls.append(1))
     try:
         first = run(runtime, spec(prompt="a blue cat", negative_prompt="white"))
@@ -67,7 +67,7 @@ def test_a_repeated_prompt_encodes_nothing(runtime, run, spec):
 def test_the_oldest_embedding_makes_room(runtime, run, spec):
     for number in range(20):
         run(runtime, spec(prompt=f"a cat {number}", steps=1, guidance=1.0))
-    loaded = runtime._loaded
-    assert not loaded.known("a cat 0", 32)
-    assert loaded.known("a cat 19", 32)
-    assert not loaded.known("a cat 19", 33)
+    kept = [key.text for key in runtime._embeddings._kept]
+    assert len(kept) == 16
+    assert "a cat 0" not in kept
+    assert kept[-1] == "a cat 19"

@@ -34,16 +34,20 @@ class Previews:
     """The preview decoders of one loaded model.
 
     :param folder: the model's; may hold ``linear_preview.json`` and ``tiny_vae``.
-    :param vae: the model's own AutoencoderKL.
+    :param vae: gives the model's own AutoencoderKL, as it is now: its weights need not be loaded from the start.
     """
 
-    def __init__(self, folder: Path, vae: Any) -> None:
+    def __init__(self, folder: Path, vae: Callable[[], Any]) -> None:
         self._folder = folder
-        self._vae = vae
-        self._factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self._get_vae = vae
+        self._factor = 2 ** (len(vae().config.block_out_channels) - 1)
         self._linear: linear_preview.LinearPreview | None = None
         self._tiny: Any = None
         self._tiny_sought = False
+
+    @property
+    def _vae(self) -> Any:
+        return self._get_vae()
 
     def prepare(self, mode: str, checkpoint: Callable[[], None]) -> None:
         """Have the decoder ready that ``mode`` needs, so that no step waits for it.
@@ -112,10 +116,12 @@ class Previews:
         try:
             part = model_folder.read_component(self._folder, "tiny_vae", "AutoencoderTiny", "diffusion_pytorch_model")
             progress = model_folder.Progress(part.size, _ignore, checkpoint)
-            return weights.build_diffusers(AutoencoderTiny, part, self._vae.dtype, progress).to(self._vae.device)
+            tiny = weights.shell(AutoencoderTiny, part, self._vae.dtype)
+            weights.fill(tiny, part, self._vae.dtype, str(self._vae.device), progress)
         except (EngineFault, RuntimeError, TypeError, ValueError) as error:
             _logger.warning("the tiny preview decoder cannot be used: %s", type(error).__name__)
             return None
+        return tiny
 
 
 def raw_latent(vae: Any, latent: torch.Tensor) -> torch.Tensor:

@@ -1,20 +1,21 @@
 """The torch engine: one model loaded and kept warm, one job at a time, images made one by one.
 
-Owned here: what is loaded (path, digest, precision and quantization are its key), the embeddings that are kept, the
-order of phases and which failures get a name. The arithmetic is the families' and diffusers' (``sd3.py``).
+Owned here: which model is open (path, digest, precision and quantization are its key), when its components are loaded
+and dropped, the order of phases and which failures get a name. The arithmetic is the families' and diffusers'
+(``sd3.py``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
 from locara_sidecar.engine.frames import Settled
+from locara_sidecar.engine.model_folder import Progress
 from locara_sidecar.engine.noise import NoiseStream
 from locara_sidecar.engine.runtime import (
     Control,
@@ -27,12 +28,13 @@ from locara_sidecar.engine.runtime import (
     Summary,
 )
 from locara_sidecar.engine.torch_engine import devices, environment
-from locara_sidecar.engine.torch_engine.family import Embedding, Family, LoadContext
+from locara_sidecar.engine.torch_engine.embeddings import EmbeddingKey, Embeddings
+from locara_sidecar.engine.torch_engine.family import Embedding, Family, OpenContext
 from locara_sidecar.engine.torch_engine.hooks import Checkpoints
 from locara_sidecar.engine.torch_engine.truncation import truncation_warning
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Collection, Generator
 
     from PIL.Image import Image as PilImage
 
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
 FAMILIES = {"sd3": ("locara_sidecar.engine.torch_engine.sd3", "Sd3")}
 """Catalogue family to the module and class that run it; imported when first used."""
 
-_EMBEDDINGS_KEPT = 16
-
 
 class _Key(NamedTuple):
     path: str
@@ -52,25 +52,40 @@ class _Key(NamedTuple):
     quantization: str
 
 
-class _Loaded:
-    """A model and the embeddings it has made, the latest used last."""
+class _Opened(NamedTuple):
+    """A model whose folder is open; what of it is loaded is its own business."""
 
-    def __init__(self, key: _Key, family: Family) -> None:
-        self.key = key
-        self.family = family
-        self._embeddings: OrderedDict[tuple[str, int], Embedding] = OrderedDict()
+    key: _Key
+    family: Family
 
-    def known(self, text: str, length: int) -> bool:
-        return (text, length) in self._embeddings
 
-    def embedding(self, text: str, length: int) -> Embedding:
-        """The text's embedding, encoded only if it is not known."""
-        if not self.known(text, length):
-            self._embeddings[text, length] = self.family.encode(text, length)
-            if len(self._embeddings) > _EMBEDDINGS_KEPT:
-                self._embeddings.popitem(last=False)
-        self._embeddings.move_to_end((text, length))
-        return self._embeddings[text, length]
+class _Stages(NamedTuple):
+    """Which components leave when they have done their part of a job. ``alone``: the denoiser is not there either while
+    the encoders are."""
+
+    encoders_leave: bool = False
+    alone: bool = False
+    denoiser_leaves: bool = False
+
+
+class _Loading:
+    """The loading of one job: one fraction over all that it will load, in however many stages."""
+
+    def __init__(self, family: Family, names: Collection[str], emit: Emit, control: Control) -> None:
+        self._family = family
+        self._emit = emit
+        self._progress = Progress(family.size(family.missing(names)), self._report, control.checkpoint)
+        self._fraction = 0.0
+
+    def load(self, names: Collection[str]) -> None:
+        """Have these components loaded."""
+        if self._family.missing(names):
+            self._report(self._fraction)
+            self._family.load(names, self._progress)
+
+    def _report(self, fraction: float) -> None:
+        self._fraction = fraction
+        self._emit(PhaseEvent(phase="loading", image=1, fraction=fraction))
 
 
 class _Conditioning(NamedTuple):
@@ -93,7 +108,8 @@ class TorchRuntime:
         environment.prepare(scratch)
         self.device = devices.choose_device()
         self._checkpoints = Checkpoints(self.device)
-        self._loaded: _Loaded | None = None
+        self._opened: _Opened | None = None
+        self._embeddings = Embeddings()
 
     def load(self, spec: LoadSpec, emit: Emit, control: Control) -> LoadedModel:
         """See :meth:`Runtime.load`.
@@ -103,7 +119,10 @@ class TorchRuntime:
         """
         key = self._key(spec.model)
         with self._working(control):
-            self._load(spec.model, key, emit, control)
+            family = self._open(spec.model, key, emit, control)
+            stages = self._stages()
+            names = {family.denoiser, family.decoder} | (frozenset[str]() if stages.encoders_leave else family.encoders)
+            _Loading(family, names, emit, control).load(names)
         memory = devices.footprint(self.device)
         return LoadedModel(quantization=key.quantization, precision=key.precision, memory=memory)
 
@@ -115,13 +134,13 @@ class TorchRuntime:
         """
         key = self._key(spec.model)
         with self._working(control):
-            loaded = self._load(spec.model, key, emit, control)
-            if spec.scheduler not in loaded.family.schedulers:
+            family = self._open(spec.model, key, emit, control)
+            if spec.scheduler not in family.schedulers:
                 raise EngineFault("EngineUnavailable", f"The torch engine does not run the scheduler {spec.scheduler}.")
-            loaded.family.previews.prepare(spec.preview.mode, control.checkpoint)
-            conditioning = self._encode(spec, loaded, emit, control)
-            for image in range(1, spec.count + 1):
-                self._make_image(spec, loaded, conditioning, image, emit, control)
+            stages = self._stages()
+            conditioning = self._condition(spec, stages, emit, control)
+            family.previews.prepare(spec.preview.mode, control.checkpoint)
+            self._make_images(spec, conditioning, stages, emit, control)
         return Summary(settled=_settled(spec, key), warnings=conditioning.warnings)
 
     def preview(self, x0: Any, mode: str, max_side: int) -> tuple[PilImage, PreviewDecoder] | None:
@@ -129,7 +148,7 @@ class TorchRuntime:
 
         :raises JobCancelled: in that case.
         """
-        return None if self._loaded is None else self._loaded.family.previews.decode(x0, mode, max_side)
+        return None if self._opened is None else self._opened.family.previews.decode(x0, mode, max_side)
 
     def peak_memory(self) -> int:
         return devices.peak_memory()
@@ -153,49 +172,76 @@ class TorchRuntime:
         finally:
             devices.synchronise(self.device)
 
-    def _load(self, model: ModelSpec, key: _Key, emit: Emit, control: Control) -> _Loaded:
-        """The model of ``key``: the one that is loaded, or loaded now in place of it."""
-        if self._loaded is None or self._loaded.key != key:
+    def _stages(self) -> _Stages:
+        return _Stages()
+
+    def _open(self, model: ModelSpec, key: _Key, emit: Emit, control: Control) -> Family:
+        """The model of ``key``: the one that is open, or opened now in place of it."""
+        if self._opened is None or self._opened.key != key:
             emit(PhaseEvent(phase="loading", image=1))
-            if self._loaded is not None:
-                self._loaded = None
+            if self._opened is not None:
+                self._opened = None
                 devices.release(self.device)
             environment.import_libraries(control.checkpoint)
-
-            def report(fraction: float) -> None:
-                emit(PhaseEvent(phase="loading", image=1, fraction=fraction))
-
-            context = LoadContext(
+            context = OpenContext(
                 folder=Path(model.path),
                 device=self.device,
                 dtype=devices.dtype_of(key.precision),
                 checkpoints=self._checkpoints,
-                report=report,
                 checkpoint=control.checkpoint,
             )
-            self._loaded = _Loaded(key, _family(model.family).load(context))
-        return self._loaded
+            self._opened = _Opened(key, _family(model.family).open(context))
+        return self._opened.family
 
-    def _encode(self, spec: JobSpec, loaded: _Loaded, emit: Emit, control: Control) -> _Conditioning:
-        """Both texts' embeddings, and what the encoders did not see of them; guidance up to 1 needs no negative one."""
+    def _condition(self, spec: JobSpec, stages: _Stages, emit: Emit, control: Control) -> _Conditioning:
+        """Both texts' embeddings, and what the encoders did not see of them; guidance up to 1 needs no negative one.
+        Afterwards everything is loaded that the loop and the decoder need."""
+        assert self._opened is not None
+        key, family = self._opened
         length = spec.model.max_sequence_length
         texts = {"prompt": spec.prompt} | ({"negative prompt": spec.negative_prompt} if spec.guidance > 1 else {})
-        if not all(loaded.known(text, length) for text in texts.values()):
+        keys = {what: EmbeddingKey(key, text, length) for what, text in texts.items()}
+        unknown = [known for known in dict.fromkeys(keys.values()) if known not in self._embeddings]
+        encoders = family.encoders if unknown else frozenset[str]()
+        rest = {family.denoiser, family.decoder}
+        if stages.alone and family.missing(encoders):
+            family.drop({family.denoiser})
+        loading = _Loading(family, encoders | rest, emit, control)
+        if unknown:
+            loading.load(encoders if stages.alone else encoders | rest)
             emit(PhaseEvent(phase="encoding", image=1))
-        embeddings: list[Embedding] = []
-        warnings: list[tuple[str, str]] = []
-        readers = loaded.family.readers(length)
-        for what, text in texts.items():
+        for known in unknown:
             control.checkpoint()
-            embeddings.append(loaded.embedding(text, length))
-            if warning := truncation_warning(text, readers, what):
-                warnings.append(("PromptTruncated", warning))
-        return _Conditioning(embeddings[0], embeddings[1] if len(embeddings) > 1 else None, warnings)
+            self._embeddings.put(known, family.encode(known.text, length))
+        if stages.encoders_leave:
+            family.drop(family.encoders)
+        loading.load(rest)
+        readers = family.readers(length)
+        lost = [truncation_warning(text, readers, what) for what, text in texts.items()]
+        embeddings = [self._embeddings.get(known) for known in keys.values()]
+        return _Conditioning(
+            embeddings[0],
+            embeddings[1] if len(embeddings) > 1 else None,
+            [("PromptTruncated", warning) for warning in lost if warning],
+        )
 
-    def _make_image(
-        self, spec: JobSpec, loaded: _Loaded, conditioning: _Conditioning, image: int, emit: Emit, control: Control
+    def _make_images(
+        self, spec: JobSpec, conditioning: _Conditioning, stages: _Stages, emit: Emit, control: Control
     ) -> None:
-        """Image ``image`` (from 1) of the job, from noise to pixels."""
+        """All images of the job: each one as a whole, or, where the denoiser has to leave, first all latents."""
+        assert self._opened is not None
+        family, images = self._opened.family, range(1, spec.count + 1)
+        for group in [images] if stages.denoiser_leaves else [range(image, image + 1) for image in images]:
+            latents = [self._denoise(family, spec, conditioning, image, emit, control) for image in group]
+            if stages.denoiser_leaves:
+                family.drop({family.denoiser})
+            for image, latent in zip(group, latents, strict=True):
+                self._decode(family, spec, latent, image, emit, control)
+
+    def _denoise(
+        self, family: Family, spec: JobSpec, conditioning: _Conditioning, image: int, emit: Emit, control: Control
+    ) -> torch.Tensor:
+        """The latent of image ``image`` (from 1) of the job."""
 
         def on_step(step: int, steps: int, x0: torch.Tensor) -> None:
             devices.synchronise(self.device)
@@ -203,10 +249,17 @@ class TorchRuntime:
             emit(StepEvent(image=image, step=step, steps=steps, x0=x0))
             control.checkpoint()
 
-        family, seed = loaded.family, spec.seed + image - 1
         emit(PhaseEvent(phase="denoising", image=image))
-        latent = family.denoise(spec, conditioning.prompt, conditioning.negative, NoiseStream(seed), on_step)
+        noise = NoiseStream(spec.seed + image - 1)
+        latent = family.denoise(spec, conditioning.prompt, conditioning.negative, noise, on_step, None)
         _require_finite(latent, "the finished latent")
+        return latent
+
+    def _decode(
+        self, family: Family, spec: JobSpec, latent: torch.Tensor, image: int, emit: Emit, control: Control
+    ) -> None:
+        """Image ``image`` (from 1) of the job from its latent."""
+        assert self._opened is not None
         emit(PhaseEvent(phase="decoding", image=image))
         control.checkpoint()
         pixels = family.decode(latent, tiled=spec.tiling == "on")
@@ -215,9 +268,9 @@ class TorchRuntime:
         emit(
             ImageEvent(
                 image=image,
-                seed=seed,
+                seed=spec.seed + image - 1,
                 pixels=family.to_image(pixels),
-                settled=_settled(spec, loaded.key),
+                settled=_settled(spec, self._opened.key),
             )
         )
 

@@ -1,78 +1,114 @@
 """Tensors of a checked model folder (``engine/model_folder.py``) as torch modules, tensor by tensor.
 
-Tensors are copied into fresh memory: a mapped file would tie results to its alignment and the process to the file.
+A module is first made as a *shell* on torch's ``meta`` device, which takes no memory and no time, and then filled
+from the files: each tensor is read, converted and moved on its own, so that loading needs what the module will take
+and one tensor more. Tensors are copied into fresh memory: a mapped file would tie results to its alignment and the
+process to the file.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors import safe_open as _safe_open
+from torch import nn
 
 from locara_sidecar.engine import model_folder
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Iterator
 
 safe_open: Any = _safe_open
 
 
-def read_tensors(
-    component: model_folder.Component, dtype: torch.dtype | None, progress: model_folder.Progress
-) -> dict[str, torch.Tensor]:
-    """All tensors of a component in fresh memory; floating ones as ``dtype`` unless it is None.
+def shell(cls: Any, component: model_folder.Component, dtype: torch.dtype) -> nn.Module:
+    """A diffusers or transformers model as its configuration has it, without memory.
 
-    :raises EngineFault: IntegrityError for a tensor that cannot be read.
+    :raises Exception: whatever ``cls`` raises for a configuration that makes no sense.
+    """
+    with torch.device("meta"):
+        if hasattr(cls, "from_config"):
+            module: nn.Module = cls.from_config(component.config)
+        else:
+            module = cls(cls.config_class.from_dict(component.config))
+    return module.to(dtype).eval().requires_grad_(requires_grad=False)
+
+
+def fill(
+    module: nn.Module,
+    component: model_folder.Component,
+    dtype: torch.dtype,
+    device: str,
+    progress: model_folder.Progress,
+) -> None:
+    """Give a shell its weights: floating ones as ``dtype``, on ``device``. Tensors that it does not know are skipped.
+
+    :raises EngineFault: IntegrityError when tensors are missing, cannot be read or have another shape.
     :raises JobCancelled: between two tensors.
     """
-    state: dict[str, torch.Tensor] = {}
+    owners: dict[str, nn.Module] = dict(cast("Any", module).named_modules())
+    prefix = f"{getattr(module, 'base_model_prefix', '')}."
+    precise: set[str] = set(getattr(module, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else set()
+    for key, tensor in _tensors(component, progress):
+        path, _, name = key.rpartition(".")
+        if path not in owners:  # older files of bare encoders have the prefix of the larger model
+            path = path.removeprefix(prefix)
+        owner = owners.get(path)
+        place = None if owner is None else getattr(owner, name, None)
+        if not isinstance(place, torch.Tensor):
+            continue
+        if place.shape != tensor.shape:
+            reason = f"it does not fit the weights beside it ({key} is {list(tensor.shape)}, not {list(place.shape)})"
+            raise model_folder.broken(f"{component.name}/config.json", reason)
+        wanted = torch.float32 if precise.intersection(path.split(".")) else dtype
+        value = tensor.to(device, wanted if tensor.is_floating_point() else tensor.dtype, copy=True)
+        _put(cast("nn.Module", owner), name, value)
+    _share(module)
+    _compute(module, device)
+    absent = [name for name, tensor in module.state_dict().items() if tensor.is_meta]
+    if absent:
+        reason = f"{len(absent)} tensors are missing, as {absent[0]}"
+        raise model_folder.broken(f"{component.name}/{component.files[0].name}", reason)
+
+
+def _tensors(component: model_folder.Component, progress: model_folder.Progress) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and (mapped) tensor, one after the other; progress counts a tensor when the next one is asked for."""
     for path in component.files:
         try:
-            with safe_open(path, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    tensor: torch.Tensor = file.get_tensor(key)
-                    target = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-                    state[key] = tensor.to(target, copy=True)
+            with safe_open(path, framework="pt") as opened:
+                for key in opened.keys():  # noqa: SIM118 (safe_open is no mapping)
+                    tensor: torch.Tensor = opened.get_tensor(key)
+                    yield key, tensor
                     progress.advance(tensor.nbytes)
         except (SafetensorError, OSError) as error:
             raise model_folder.broken(f"{component.name}/{path.name}", "a tensor cannot be read") from error
-    return state
 
 
-def build_diffusers(
-    cls: Any, component: model_folder.Component, dtype: torch.dtype, progress: model_folder.Progress
-) -> nn.Module:
-    """A diffusers model from its configuration and tensors, without initialising weights that are replaced anyway.
-
-    :raises EngineFault: IntegrityError when configuration and tensors do not fit together.
-    """
-    with torch.device("meta"):
-        model = cls.from_config(component.config)
-    state = read_tensors(component, dtype, progress)
-    missing, _ = model.load_state_dict(state, strict=False, assign=True)
-    if missing:
-        raise model_folder.broken(
-            f"{component.name}/{component.files[0].name}", f"{len(missing)} tensors are missing, as {missing[0]}"
-        )
-    return model.eval().requires_grad_(False)
+def _put(owner: nn.Module, name: str, value: torch.Tensor) -> None:
+    if isinstance(getattr(owner, name), nn.Parameter):
+        setattr(owner, name, nn.Parameter(value, requires_grad=False))
+    else:
+        setattr(owner, name, value)
 
 
-def build_transformers(
-    cls: Any, component: model_folder.Component, dtype: torch.dtype, progress: model_folder.Progress
-) -> nn.Module:
-    """A transformers model the same way, through ``from_pretrained`` for its tied and renamed weights.
+def _share(module: nn.Module) -> None:
+    """One tensor for the two names that T5's word table has; files hold either or both."""
+    tied: Any = getattr(module, "_tied_weights_keys", None)
+    for pair in cast("dict[str, str]", tied).items() if isinstance(tied, dict) else ():
+        first, second = (module.get_parameter(name) for name in pair)
+        if not first.is_meta and not second.is_meta and not torch.equal(first, second):
+            continue
+        table = second if first.is_meta else first
+        for name in pair:
+            path, _, attribute = name.rpartition(".")
+            setattr(module.get_submodule(path), attribute, table)
 
-    In float16 the file's own type is handed over: T5 keeps some layers in float32 there.
 
-    :raises EngineFault: IntegrityError when configuration and tensors do not fit together.
-    """
-    state = read_tensors(component, None if dtype == torch.float16 else dtype, progress)
-    config = cls.config_class.from_dict(component.config)
-    model, info = cls.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
-    if missing := sorted(info["missing_keys"]):
-        raise model_folder.broken(
-            f"{component.name}/{component.files[0].name}", f"{len(missing)} tensors are missing, as {missing[0]}"
-        )
-    return model.eval().requires_grad_(False)
+def _compute(module: nn.Module, device: str) -> None:
+    """Buffers that are in no file: CLIP's position numbers."""
+    for owner in module.modules():
+        positions = getattr(owner, "position_ids", None)
+        if isinstance(positions, torch.Tensor) and positions.is_meta:
+            owner.position_ids = torch.arange(positions.shape[-1], device=device).expand(positions.shape)

@@ -1,0 +1,205 @@
+"""What all families over diffusers have in common: opening a folder, loading and dropping components, decoding.
+
+A component that is not loaded is there all the same, as a *shell*: the module on torch's ``meta`` device, with its
+configuration and types and no memory. Pipelines are made around what is there, one for each call, so that none of
+them keeps a dropped component alive; making one takes a millisecond. A family adds its table of components and how
+diffusers' pipeline encodes and denoises.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
+
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from safetensors import SafetensorError
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
+from transformers.models.t5.tokenization_t5 import T5Tokenizer
+
+from locara_sidecar.engine import model_folder
+from locara_sidecar.engine.torch_engine import devices, weights
+from locara_sidecar.engine.torch_engine.previews import Previews, raw_latent
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from pathlib import Path
+
+    from torch import nn
+
+    from locara_sidecar.engine.torch_engine.family import OpenContext
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+_TOKENIZERS: dict[str, Any] = {
+    "CLIPTokenizer": CLIPTokenizer,
+    "CLIPTokenizerFast": CLIPTokenizer,
+    "T5Tokenizer": T5Tokenizer,
+    "T5TokenizerFast": T5Tokenizer,
+}
+CLIP_TOKENIZERS = frozenset({"CLIPTokenizer", "CLIPTokenizerFast"})
+T5_TOKENIZERS = frozenset({"T5Tokenizer", "T5TokenizerFast"})
+_WRONG = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, OSError, SafetensorError)
+"""What the libraries raise for a configuration or weights that make no sense."""
+
+
+class Network(NamedTuple):
+    """A component with weights: the class that runs it; ``encoder`` if it reads text (a transformers class)."""
+
+    cls: Any
+    encoder: bool = False
+
+    @property
+    def stem(self) -> str:
+        """The weight files' name."""
+        return "model" if self.encoder else "diffusion_pytorch_model"
+
+
+class DiffusersFamily:
+    """The base of the families; :class:`~locara_sidecar.engine.torch_engine.family.Family` tells what the verbs do.
+
+    A subclass gives the class variables, ``readers``, ``encode`` and ``denoise``.
+    """
+
+    index_class: ClassVar[str]
+    """``_class_name`` in ``model_index.json``."""
+    networks: ClassVar[Mapping[str, Network]]
+    """Components with weights, in the order of loading."""
+    tokenizers: ClassVar[Mapping[str, frozenset[str]]]
+    """Tokenizer components and the class names that they may have."""
+    scheduler_class: ClassVar[Any]
+    optional: ClassVar[frozenset[str]] = frozenset()
+    """Components that a folder may lack; they are None in the pipeline then."""
+    schedulers: ClassVar[frozenset[str]]
+    """The catalogue's names of what :attr:`scheduler_class` can do."""
+    denoiser: ClassVar[str] = "transformer"
+    decoder: ClassVar[str] = "vae"
+
+    def __init__(self, context: OpenContext, components: list[model_folder.Component], parts: dict[str, Any]) -> None:
+        """:param parts: tokenizers and scheduler; used by :meth:`open` only."""
+        self._context = context
+        self._components = {component.name: component for component in components}
+        self._shells = {name: self._shell(name) for name in self._components}
+        self._loaded: dict[str, nn.Module] = {}
+        self._parts = dict.fromkeys(self.optional) | parts
+        self.previews = Previews(context.folder, lambda: self.module(self.decoder))
+
+    @classmethod
+    def open(cls, context: OpenContext) -> Self:
+        """:raises EngineFault: ModelIncomplete or IntegrityError, naming the file."""
+        folder = context.folder
+        classes: dict[str, frozenset[str]] = {"scheduler": frozenset({cls.scheduler_class.__name__}), **cls.tokenizers}
+        classes |= {name: frozenset({network.cls.__name__}) for name, network in cls.networks.items()}
+        found = model_folder.read_index(folder, cls.index_class, classes, cls.optional)
+        scheduler = model_folder.read_json(folder, "scheduler/scheduler_config.json")
+        components = [
+            model_folder.read_component(folder, name, found[name], network.stem)
+            for name, network in cls.networks.items()
+            if name in found
+        ]
+        parts: dict[str, Any] = {
+            name: _tokenizer(folder, name, found[name]) for name in cls.tokenizers if name in found
+        }
+        parts["scheduler"] = cls.scheduler_class.from_config(scheduler)
+        context.checkpoint()
+        return cls(context, components, parts)
+
+    # --- components ----------------------------------------------------------------------
+
+    @property
+    def encoders(self) -> frozenset[str]:
+        return frozenset(name for name in self._components if self.networks[name].encoder)
+
+    def module(self, name: str) -> Any:
+        """The loaded component, or its shell."""
+        return self._loaded.get(name, self._shells[name])
+
+    def tokenizer(self, name: str) -> Any:
+        """The tokenizer of that name, or None where the folder has none."""
+        return self._parts[name]
+
+    def missing(self, names: Collection[str]) -> list[str]:
+        return [name for name in self._components if name in names and name not in self._loaded]
+
+    def size(self, names: Collection[str]) -> int:
+        return sum(component.size for name, component in self._components.items() if name in names)
+
+    def load(self, names: Collection[str], progress: model_folder.Progress) -> None:
+        for name in self.missing(names):
+            module = self._shell(name)
+            with self._blaming(name):
+                weights.fill(module, self._components[name], self._context.dtype, self._context.device, progress)
+            self._context.checkpoints.install(module)
+            self._loaded[name] = module
+
+    def drop(self, names: Collection[str]) -> None:
+        dropped = [self._loaded.pop(name) for name in names if name in self._loaded]
+        if dropped:
+            dropped.clear()
+            devices.release(self._context.device)
+
+    def _shell(self, name: str) -> nn.Module:
+        component, network = self._components[name], self.networks[name]
+        with self._blaming(name):
+            return weights.shell(network.cls, component, self._context.dtype)
+
+    def _blaming(self, name: str) -> _Blame:
+        return _Blame(name, self._context.device)
+
+    # --- for the subclasses --------------------------------------------------------------
+
+    def pipeline(self, cls: Any) -> Any:
+        """diffusers' pipeline of class ``cls`` around what is loaded, and shells for the rest. Not to be kept."""
+        # diffusers asks the components for the device, and might ask a shell
+        pinned = type(cls.__name__, (cls,), {"_execution_device": torch.device(self._context.device)})
+        pipe = pinned(**self._parts | {name: self.module(name) for name in self._components})
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    @property
+    def scheduler(self) -> Any:
+        """The scheduler that :meth:`pipeline` puts into pipelines."""
+        return self._parts["scheduler"]
+
+    # --- pixels --------------------------------------------------------------------------
+
+    def decode(self, latent: torch.Tensor, *, tiled: bool) -> torch.Tensor:
+        vae = self.module(self.decoder)
+        if tiled:
+            vae.enable_tiling()
+        else:
+            vae.disable_tiling()
+        return cast("torch.Tensor", vae.decode(raw_latent(vae, latent), return_dict=False)[0])
+
+    def to_image(self, pixels: torch.Tensor) -> Any:
+        return cast("Any", VaeImageProcessor()).postprocess(pixels, output_type="pil")[0]
+
+
+class _Blame:
+    """Turns what the libraries raise while component ``name`` is built into a failure that names its file."""
+
+    def __init__(self, name: str, device: str) -> None:
+        self._name = name
+        self._device = device
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        del kind, trace
+        if isinstance(error, _WRONG):
+            if fault := devices.memory_fault(error, self._device):
+                raise fault from error
+            raise model_folder.broken(f"{self._name}/config.json", "it does not fit the weights beside it") from error
+
+
+def _tokenizer(folder: Path, name: str, class_name: str) -> Any:
+    """A tokenizer from ``tokenizer.json``, or from ``vocab.json`` and ``merges.txt`` as in older folders."""
+    model_folder.read_json(folder, f"{name}/tokenizer_config.json")
+    present = [file for file in _TOKENIZER_FILES if (folder / name / file).is_file()]
+    if not present or (class_name in T5_TOKENIZERS and present[0] != "tokenizer.json"):
+        raise model_folder.incomplete(f"{name}/tokenizer.json")
+    for file in present:
+        model_folder.read_json(folder, f"{name}/{file}")
+    try:
+        return _TOKENIZERS[class_name].from_pretrained(str(folder / name), local_files_only=True)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise model_folder.broken(f"{name}/{present[0]}", "it is no tokenizer") from error

@@ -1,0 +1,84 @@
+"""Components come when a phase needs them and leave when it is over; the picture is the same."""
+
+import pytest
+
+from locara_sidecar.engine.torch_engine.runtime import TorchRuntime, _Stages
+
+pytestmark = pytest.mark.torch
+
+ENCODERS = {"text_encoder", "text_encoder_2", "text_encoder_3"}
+STAGES = {
+    "encoders leave": _Stages(encoders_leave=True),
+    "encoders alone": _Stages(encoders_leave=True, alone=True),
+    "all leave": _Stages(encoders_leave=True, alone=True, denoiser_leaves=True),
+}
+
+
+def staged(tmp_path, stages):
+    runtime = TorchRuntime(str(tmp_path))
+    runtime._stages = lambda: stages
+    return runtime
+
+
+def loaded(runtime):
+    return set(runtime._opened.family._loaded)
+
+
+@pytest.mark.parametrize("stages", STAGES.values(), ids=STAGES)
+def test_the_picture_is_the_same_however_components_come_and_go(tmp_path, run, spec, runtime, stages):
+    cold = staged(tmp_path, stages)
+    for job in (spec(count=2), spec(count=2), spec(count=2, prompt="a blue cat")):
+        expected = [image.tobytes() for image in run(runtime, job).images]
+        assert [image.tobytes() for image in run(cold, job).images] == expected
+
+
+@pytest.mark.parametrize("stages", STAGES.values(), ids=STAGES)
+def test_what_leaves_is_gone_when_the_next_phase_begins(tmp_path, run, spec, stages):
+    cold, there = staged(tmp_path, stages), {}
+
+    def look(event):
+        if getattr(event, "phase", "loading") != "loading":
+            there.setdefault(event.phase, set()).update(loaded(cold))
+
+    run(cold, spec(), on_event=look)
+    run(cold, spec(prompt="a blue cat"), on_event=look)
+    assert there["encoding"] == ENCODERS | {"vae"} | (set() if stages.alone else {"transformer"})  # warm
+    assert there["denoising"] == {"transformer", "vae"}
+    assert there["decoding"] == {"vae"} | (set() if stages.denoiser_leaves else {"transformer"})
+
+
+def test_a_repeated_prompt_loads_no_encoder(tmp_path, run, spec, copy):
+    cold = staged(tmp_path, _Stages(encoders_leave=True))
+    first = run(cold, spec())
+    run(cold, spec(path=str(copy), digest="sha256:1", prompt="a blue cat"))  # another model in between
+    second = run(cold, spec())
+    assert second.phases == [("loading", 1), ("denoising", 1), ("decoding", 1)]
+    assert loaded(cold) == {"transformer", "vae"}
+    assert first.images[0].tobytes() == second.images[0].tobytes()
+
+
+def test_loading_in_stages_is_one_rising_fraction(tmp_path, run, spec):
+    result = run(staged(tmp_path, _Stages(encoders_leave=True, alone=True)), spec())
+    fractions = [event.fraction for event in result.events if getattr(event, "phase", None) == "loading"]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] > 0.9
+    phases = [event.phase for event in result.events if hasattr(event, "phase")]
+    assert list(dict.fromkeys(phases)) == ["loading", "encoding", "denoising", "decoding"]
+    assert "loading" in phases[phases.index("encoding") :]
+
+
+@pytest.mark.parametrize("at", [60, 120, 200])
+def test_a_cancel_in_a_later_stage_leaves_whole_components_only(tmp_path, run, spec, control, runtime, at):
+    cold = staged(tmp_path, _Stages(encoders_leave=True))
+    assert run(cold, spec(), control("loading", at)).cancelled
+    for name in loaded(cold):
+        assert not any(tensor.is_meta for tensor in cold._opened.family.module(name).state_dict().values())
+    assert run(cold, spec()).images[0].tobytes() == run(runtime, spec()).images[0].tobytes()
+
+
+def test_opening_reads_no_weights(tmp_path, run, spec, control):
+    cold = TorchRuntime(str(tmp_path))
+    job = spec()
+    cold._open(job.model, cold._key(job.model), lambda event: None, control())
+    assert loaded(cold) == set()
+    assert all(tensor.is_meta for tensor in cold._opened.family.module("transformer").parameters())
