@@ -61,6 +61,9 @@ def test_a_model_that_nobody_knows_is_not_found_once_it_is_granted(hosts):
     host = hosts.session(models=("dream-9",))
     error = error_of(host.begin(model="dream-9"))
     assert (error.kind, error.data["model"]) == ("ModelNotFound", "dream-9")
+    assert host.files() == []
+    assert error_of(host.begin(model="pocket")).kind == "CapabilityDenied"
+    assert host.call("ping")["jobs"] == {"running": 0, "queued": 0}
 
 
 def test_a_model_that_is_not_installed_says_so(hosts):
@@ -119,6 +122,36 @@ def test_a_full_disk_is_told_with_numbers_and_leaves_no_temporary(hosts, tmp_pat
         subprocess.run(["umount", disk], check=True)
 
 
+def test_a_save_that_fails_tells_what_was_saved_before_and_stops_the_rest(hosts):
+    host = hosts.session()
+    (host.folder / "lake-2.png").write_bytes(b"the user's own")
+    call = host.begin("fake:slow=150 a lake", steps=3, count=5, output={"path": "lake.png", "onConflict": "error"})
+    images = {message["image"] for message in call.messages()}
+    error = error_of(call)
+    assert (error.kind, error.data["errno"]) == ("StorageError", "EEXIST")
+    assert [image["relativePath"] for image in error.data["images"]] == ["lake-1.png"]
+    assert host.files() == ["lake-1.png", "lake-2.png"]
+    assert (host.folder / "lake-2.png").read_bytes() == b"the user's own"
+    assert 5 not in images
+    assert host.generate(steps=1)["images"]
+
+
+def test_an_id_in_flight_is_refused_and_its_owner_is_untouched(hosts):
+    host = hosts.session()
+    first = host.begin("fake:slow=30 a lake", steps=10)
+    until(first, "denoising")
+    host.send_raw(b'{"jsonrpc":"2.0","id":"own","method":"image.generate","params":{"prompt":"fake:slow=50 x"}}')
+    for line in (b'"method":"ping"', b'"method":"no.such"'):
+        host.send_raw(b'{"jsonrpc":"2.0","id":"own",' + line + b"}")
+        refused = host.next_unmatched(10)
+        assert (refused["id"], refused["error"]["code"]) == ("own", -32600)
+    assert first.result(10)["images"]
+    host.notify("$/cancelRequest", {"id": "own"})
+    assert host.next_unmatched(10)["error"]["code"] == -32800
+    host.send_raw(b'{"jsonrpc":"2.0","id":"own","method":"ping"}')
+    assert host.next_unmatched(10)["result"]["jobs"] == {"running": 0, "queued": 0}
+
+
 def test_a_channel_in_use_is_refused_and_its_owner_is_untouched(hosts):
     host = hosts.session()
     first = host.begin("fake:slow=30 a lake", steps=10)
@@ -149,6 +182,8 @@ def test_a_channel_that_is_no_u32_is_refused(channel, hosts):
     host = hosts.session()
     error = error_of(host.start("image.generate", {"prompt": "x", "channel": channel}))
     assert (error.kind, error.data["path"]) == ("InvalidParams", "$.channel")
+    assert host.files() == []
+    assert host.generate(steps=1)["images"]
 
 
 def test_cancels_of_the_unknown_and_the_finished_are_no_errors(hosts):

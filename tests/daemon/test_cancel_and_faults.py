@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 
 import psutil
@@ -105,6 +106,19 @@ def test_an_engine_that_is_killed_is_told_within_a_quarter_second(hosts):
     assert host.call("ping")["engine"]["state"] in ("dead", "stopped")
 
 
+def test_what_was_finished_before_a_crash_is_told_and_kept(hosts):
+    host = hosts.session()
+    call = host.begin("fake:slow=40 a lake", steps=3, count=8)
+    for message in call.messages():
+        if message["image"] == 3:
+            break
+    os.kill(host.call("ping")["engine"]["pid"], signal.SIGKILL)
+    error = error_of(call)
+    assert error.kind == "EngineCrashed"
+    assert 1 <= len(error.data["images"]) < 8
+    assert sorted(host.files()) == sorted(image["relativePath"] for image in error.data["images"])
+
+
 def test_an_engine_that_hangs_with_the_interpreter_lock_held_is_killed_at_its_deadline(hosts):
     host = hosts.session("--stall-timeout", "1")
     call = host.begin("fake:hang=denoising a lake", steps=3)
@@ -158,6 +172,33 @@ def test_ping_is_answered_while_a_picture_is_made(hosts):
         assert answer["jobs"]["running"] == 1
     call.cancel()
     error_of(call, 5)
+
+
+def test_a_host_that_only_asks_is_held_back_until_it_reads():
+    pings = b"".join(b'{"jsonrpc":"2.0","id":%d,"method":"ping"}\n' % number for number in range(100_000))
+    with subprocess.Popen(
+        command("--engine", "fake", "--log-level", "error"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    ) as daemon:
+        written = 0
+
+        def write():
+            nonlocal written
+            while written < len(pings):
+                written += os.write(daemon.stdin.fileno(), pings[written : written + 65536])
+            daemon.stdin.close()
+
+        writer = threading.Thread(target=write, daemon=True)
+        writer.start()
+        before = -1
+        while before != written:  # until it gets no further
+            before = written
+            writer.join(0.5)
+        grown = psutil.Process(daemon.pid).memory_info().rss
+        assert written < len(pings)
+        answers = b"".join(iter(lambda: daemon.stdout.read(1 << 20), b""))
+        writer.join(10)
+    assert [json.loads(answer)["id"] for answer in answers.splitlines()] == list(range(100_000))
+    assert grown < 48 << 20
 
 
 def test_a_host_that_stops_reading_costs_little_memory_and_loses_no_answer(tmp_path):

@@ -5,8 +5,10 @@ import itertools
 import pytest
 from msgspec import UNSET
 
-from locara_sidecar.daemon.jobs import TRANSITIONS, Job
-from locara_sidecar.daemon.progress import Progress
+from locara_protocol.errors import RpcError
+from locara_protocol.messages import JobCounts, PreviewImage
+from locara_sidecar.daemon.jobs import TRANSITIONS, Job, JobQueue
+from locara_sidecar.daemon.progress import Progress, last_state
 
 
 def test_a_job_moves_only_along_the_table():
@@ -39,3 +41,65 @@ def test_progress_never_falls_and_the_eta_comes_from_the_time_of_a_step():
     first_of_second = next(message for message in seen if message.image == 2 and message.step == 1)
     assert first_of_second.eta_ms == 3000 + 2000
     assert seen[-1].eta_ms == 0
+
+
+def job_in(queue, request_id, state="queued"):
+    job = Job(queue.next_id(), request_id, "image.generate", None)
+    queue.add(job)
+    job.state = state
+    return job
+
+
+def test_the_queue_runs_one_job_at_a_time_first_come_first_served():
+    queue = JobQueue(limit=4)
+    first, second = job_in(queue, 1), job_in(queue, "1")
+    assert queue.next_waiting() is first
+    first.move("running")
+    assert queue.next_waiting() is None
+    assert queue.running() is first
+    assert queue.counts() == JobCounts(running=1, queued=1)
+    first.move("done")
+    queue.remove(first)
+    assert queue.all() == [second]
+    assert queue.next_waiting() is second
+
+
+def test_a_job_is_found_by_the_very_id_of_its_request():
+    queue = JobQueue(limit=4)
+    number, text = job_in(queue, 1), job_in(queue, "1")
+    assert queue.by_request(1) is number
+    assert queue.by_request("1") is text
+    assert queue.by_request(2) is None
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3])
+def test_the_queue_is_full_when_one_runs_and_as_many_wait_as_it_says(limit):
+    queue = JobQueue(limit)
+    queue.check_room()  # nothing runs: the next would start at once
+    job_in(queue, 0, "running")
+    for number in range(limit):
+        queue.check_room()
+        job_in(queue, 1 + number)
+    with pytest.raises(RpcError) as caught:
+        queue.check_room()
+    assert (caught.value.kind, caught.value.data["maxQueue"]) == ("QueueFull", limit)
+
+
+def test_a_message_tells_phase_image_and_step_and_loading_tells_its_part():
+    progress = Progress("job-1", 2, 4, lambda: 0.0)
+    loading = [progress.phase("loading", 1, part).progress for part in (0.0, 0.5, 1.0)]
+    assert loading[0] < loading[1] < loading[2]
+    assert (progress.phase("denoising", 1).step, progress.step(1, 4, 4, None).step) == (0, 4)
+    progress.phase("saving", 1)
+    second = progress.phase("denoising", 2)
+    assert (second.phase, second.image, second.step, second.steps) == ("denoising", 2, 0, 4)
+    progress.phase("decoding", 1)
+    assert progress.step(2, 1, 4, None).phase == "denoising"
+
+
+def test_the_last_state_of_a_job_is_kept_without_its_preview():
+    preview = PreviewImage(mime_type="image/webp", width=1, height=1, data="AAAA", decoder="linear")
+    message = Progress("job-1", 1, 4, lambda: 0.0).step(1, 1, 4, preview)
+    assert message.preview == preview
+    assert last_state(message).preview is UNSET
+    assert last_state(message).step == 1

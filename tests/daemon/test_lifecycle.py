@@ -14,6 +14,12 @@ from locara_protocol.client import RemoteError
 from support.host import command, error_of, manifest, until
 
 PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
+OPENING = {"protocolVersion": 1, "clientInfo": {"name": "t", "version": "1"}}
+
+
+def request(request_id, method, params):
+    message = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
+    return json.dumps(message).encode() + b"\n"
 
 
 def test_ping_is_answered_before_initialize_and_tells_of_a_stopped_engine(hosts):
@@ -21,6 +27,14 @@ def test_ping_is_answered_before_initialize_and_tells_of_a_stopped_engine(hosts)
     answer = host.call("ping", timeout=10)
     assert answer["engine"] == {"state": "stopped", "pid": None, "model": None, "lastProgressMs": None}
     assert answer["jobs"] == {"running": 0, "queued": 0}
+
+
+def test_ping_tells_the_uptime_in_milliseconds(hosts):
+    host = hosts.spawn()
+    first, began = host.call("ping", timeout=10)["uptimeMs"], time.monotonic()
+    while (passed := (time.monotonic() - began) * 1000) < 60:
+        later = host.call("ping", timeout=10)["uptimeMs"]
+    assert 20 < later - first < passed + 60
 
 
 def test_initialize_tells_what_the_app_was_granted(hosts):
@@ -102,6 +116,63 @@ def test_the_end_of_stdin_ends_the_daemon_with_status_0():
     assert json.loads(done.stdout)["id"] == 1
 
 
+def test_a_last_line_without_its_ending_is_still_answered():
+    done = subprocess.run(command(), input=PING.rstrip(b"\n"), capture_output=True, timeout=10)
+    assert (done.returncode, json.loads(done.stdout)["id"]) == (0, 1)
+
+
+def test_a_whole_session_written_before_the_daemon_has_started_is_served(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    requests = [
+        ("initialize", {**OPENING, "manifest": manifest(), "grants": {"user-folder": str(pictures)}}),
+        ("image.generate", {"prompt": "x", "options": {"steps": 1}}),
+    ]
+    with subprocess.Popen(command("--engine", "fake"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as daemon:
+        for number, (method, params) in enumerate(requests):
+            daemon.stdin.write(request(number, method, params))
+        daemon.stdin.flush()
+        answers = [json.loads(daemon.stdout.readline()) for _ in range(2)]
+        daemon.stdin.close()
+        assert daemon.wait(5) == 0
+    assert [answer["id"] for answer in answers] == [0, 1]
+    assert len(answers[1]["result"]["images"]) == 1
+
+
+def test_nothing_is_looked_at_after_exit_and_the_end_of_stdin_does_not_change_the_status():
+    lines = b'{"jsonrpc":"2.0","method":"exit"}\n' + PING
+    done = subprocess.run(command(), input=lines, capture_output=True, timeout=10)
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
+def test_a_host_that_closes_its_reading_end_ends_the_daemon_though_stdin_stays_open():
+    with subprocess.Popen(command("--engine", "fake"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as daemon:
+        daemon.stdin.write(PING)
+        daemon.stdin.flush()
+        assert daemon.stdout.readline()
+        daemon.stdout.close()
+        daemon.stdin.write(PING)
+        daemon.stdin.flush()
+        assert daemon.wait(5) == 0
+
+
+def test_a_daemon_whose_event_loop_is_stuck_still_ends_within_two_seconds():
+    planted = (
+        "from locara_sidecar.daemon.server import Server; import time; Server.cancel_all = lambda _: time.sleep(60)"
+    )
+    code = f"{planted}\nfrom locara_sidecar.__main__ import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "serve", "--engine", "fake"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as daemon:
+        daemon.stdin.write(PING)
+        daemon.stdin.flush()
+        assert daemon.stdout.readline()
+        began = time.monotonic()
+        daemon.stdin.close()
+        assert daemon.wait(5) == 0
+    assert time.monotonic() - began < 2
+
+
 def test_exit_is_0_after_shutdown_and_1_without(hosts):
     host = hosts.session()
     host.call("shutdown")
@@ -124,7 +195,7 @@ def test_shutdown_answers_running_and_waiting_calls_first(hosts):
     assert error_of(running, 1).kind == error_of(waiting, 1).kind == "RequestCancelled"
 
 
-@pytest.mark.parametrize("way", ["eof", "sigterm", "sigint", "stdout-closed"])
+@pytest.mark.parametrize("way", ["eof", "sigterm", "sigint"])
 def test_daemon_and_engine_are_gone_within_two_seconds_in_the_middle_of_a_step(way, hosts):
     host = hosts.session()
     call = host.begin("fake:slow=10000 a lake", steps=3)
@@ -133,8 +204,6 @@ def test_daemon_and_engine_are_gone_within_two_seconds_in_the_middle_of_a_step(w
     began = time.monotonic()
     if way == "eof":
         host.process.stdin.close()
-    elif way == "stdout-closed":
-        os.kill(host.process.pid, signal.SIGTERM)
     else:
         os.kill(host.process.pid, signal.SIGTERM if way == "sigterm" else signal.SIGINT)
     assert host.process.wait(5) == 0

@@ -72,3 +72,30 @@ def test_an_absorbed_preview_stays_when_the_later_frame_of_the_same_image_has_no
     outbox.push(channel, step(51))
     last = taken(outbox)[-1]["params"]["message"]
     assert (last["step"], last["preview"]["data"]) == (51, "AAAA")
+
+
+def test_channels_take_turns_so_that_a_busy_one_starves_nobody():
+    outbox, busy, other = Outbox(), Channel(1, "DiffusionStep"), Channel(2, "DiffusionStep")
+    for number in range(1, 5):
+        outbox.push(busy, step(number))
+    outbox.push(other, step(1))
+    assert [message["params"]["channel"] for message in taken(outbox)] == [1, 2, 1, 1, 1]
+
+
+def test_the_backlog_is_the_bytes_of_the_answers_that_nobody_has_taken():
+    outbox, channel = Outbox(), Channel(7, "DiffusionStep")
+    outbox.answer(b"x" * 100)
+    outbox.push(channel, step(1))
+    outbox.close_channel(channel, b'"%s"' % (b"y" * 48))
+    assert outbox.backlog() == 150
+    assert outbox.take(1) == b"x" * 100 + b"\n"
+    assert outbox.backlog() == 50
+    taken(outbox)
+    assert outbox.backlog() == 0
+
+
+def test_a_bounded_amount_is_taken_at_a_time():
+    outbox = Outbox()
+    for _ in range(10):
+        outbox.answer(b"x" * 100)
+    assert len(outbox.take(250)) == 303

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 def run(options: argparse.Namespace) -> int:
     """Serve; returns only for a usage error (status 2, one sentence on stderr, nothing on stdout)."""
+    parent = os.getppid()  # first of all: a host that dies from here on is missed, whenever the watch begins
     from locara_sidecar.daemon import stdio
 
     descriptors = stdio.claim()
@@ -46,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
         ),
         known,
         descriptors,
+        parent,
     )
 
 

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.5
 
 
-def watch_parent(on_gone: Callable[[], None]) -> None:
-    """Call ``on_gone`` (in a thread) when the process that spawned us ends.
+def watch_parent(parent: int, on_gone: Callable[[], None]) -> None:
+    """Call ``on_gone`` (in a thread) when the process that spawned us ends, or has ended already.
 
-    Nothing is watched when we were adopted from the start (a parent of 1, or none).
+    :param parent: the parent's id as it was at the very start: later it may be that of whoever adopted us.
+        Nothing is watched when we were adopted from the start (a parent of 1, or none).
     """
-    parent = os.getppid()
     if parent > 1:
         _start(parent, on_gone, lambda: os.getppid() == parent)
 

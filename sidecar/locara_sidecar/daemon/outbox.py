@@ -23,8 +23,8 @@ from locara_protocol.channel_messages import FRAMES, ChannelEnd, Streamed
 from locara_protocol.messages import DiffusionStep
 
 MAX_PENDING = 16
-HIGH_WATER_BYTES = 8 * 1024 * 1024
-"""Unwritten answers beyond this hold back the reader until the host takes some."""
+HIGH_WATER_BYTES = 4 * 1024 * 1024
+"""Unwritten answers beyond this hold back the reader until the host takes some (small ones take twice that in memory)."""
 
 
 class Channel:

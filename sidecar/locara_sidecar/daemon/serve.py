@@ -69,8 +69,8 @@ class Daemon:
     as soon as the dispatcher exists, and only then imports asyncio (which takes longer than all the rest).
     """
 
-    def __init__(self, settings: Settings, known: Catalogue, read_fd: int, write_fd: int) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, known: Catalogue, read_fd: int, write_fd: int, parent: int) -> None:
+        self._parent = parent
         self._outbox = Outbox()
         self._inbox: deque[bytes] = deque()
         self._reader = ByteReader(read_fd, self._deliver)
@@ -148,7 +148,7 @@ class Daemon:
                 tasks.start_soon(*task)
             self._loop = cast("asyncio.AbstractEventLoop", anyio.lowlevel.current_token().native_token)
             self._drain()
-            hostwatch.watch_parent(lambda: self.stop(0, "the parent process is gone"))
+            hostwatch.watch_parent(self._parent, lambda: self.stop(0, "the parent process is gone"))
             tasks.start_soon(self._watch_signals)
             if not self._stopping:
                 await stopped.wait()
@@ -219,12 +219,14 @@ def _forward_log(record: frames.Log) -> None:
     logger.log(level, "%s", record.msg, extra={"fields": record.fields})
 
 
-def serve(settings: Settings, known: Catalogue, descriptors: tuple[int, int]) -> NoReturn:
+def serve(settings: Settings, known: Catalogue, descriptors: tuple[int, int], parent: int) -> NoReturn:
     """Run the daemon on claimed descriptors and end the process; never returns.
+
+    :param parent: the process that spawned this one.
 
     Ends with ``os._exit``: threads may still be blocked in a read or a write that will never return.
     """
     logs.start(settings.log_level)
-    status = Daemon(settings, known, *descriptors).run()
+    status = Daemon(settings, known, *descriptors, parent).run()
     logs.flush(0.2)
     os._exit(status)

@@ -1,0 +1,70 @@
+"""One answer for each request, alone or in a batch."""
+
+import json
+
+import pytest
+
+from locara_protocol.errors import RpcError
+from locara_protocol.messages import Empty
+from locara_sidecar.daemon.calls import Batch, Calls
+from locara_sidecar.daemon.outbox import Channel, Outbox
+
+
+def answers(outbox):
+    outbox.close()
+    lines = b""
+    while (data := outbox.take(1)) is not None:
+        lines += data
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def test_an_unforeseen_error_is_answered_with_a_fixed_text():
+    outbox = Outbox()
+    Calls(outbox).open(7, "ping", None).fail_unexpectedly(ValueError("zanzibar"))
+    (answer,) = answers(outbox)
+    assert (answer["id"], answer["error"]["code"], answer["error"]["data"]["kind"]) == (7, -32603, "InternalError")
+    assert "zanzibar" not in json.dumps(answer)
+
+
+def test_a_second_answer_to_one_request_is_a_mistake_of_ours_and_never_goes_out():
+    outbox = Outbox()
+    call = Calls(outbox).open(7, "ping", None)
+    call.succeed(Empty())
+    with pytest.raises(RuntimeError, match="twice"):
+        call.fail(RpcError("InternalError", "late"))
+    assert [answer["id"] for answer in answers(outbox)] == [7]
+
+
+def test_an_answered_request_gives_its_id_and_its_channel_back():
+    calls = Calls(Outbox())
+    call = calls.open(7, "image.generate", None)
+    call.channel = Channel(3, "DiffusionStep")
+    assert calls.channel_in_use(3)
+    assert calls.get(7) is call
+    assert calls.get("7") is None
+    call.succeed(Empty())
+    assert not calls.channel_in_use(3)
+    assert calls.get(7) is None
+
+
+def test_a_batch_is_answered_as_one_array_after_its_last_entry_with_every_channel_ended_before():
+    outbox = Outbox()
+    calls, batch = Calls(outbox), Batch(outbox)
+    opened = []
+    for request_id in (1, 2):
+        batch.expect()
+        opened.append(calls.open(request_id, "image.generate", batch))
+    opened[0].channel = Channel(3, "DiffusionStep")
+    batch.done()
+    opened[1].succeed(Empty())
+    assert outbox.backlog() == 0
+    opened[0].succeed(Empty())
+    end, array = answers(outbox)
+    assert end["params"] == {"channel": 3, "index": 0, "end": True}
+    assert [answer["id"] for answer in array] == [2, 1]
+
+
+def test_a_batch_of_nothing_to_answer_is_not_answered():
+    outbox = Outbox()
+    Batch(outbox).done()
+    assert answers(outbox) == []
