@@ -49,15 +49,15 @@ class _Repository:
         self.files = {}
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                data = path.read_bytes()
-                lfs = len(data) >= lfs_from and path.suffix != ".json"
-                self.files[path.relative_to(folder).as_posix()] = (
-                    path,
-                    hashlib.sha256(data).hexdigest(),
-                    hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(),
-                    len(data),
-                    lfs,
-                )
+                size = path.stat().st_size
+                lfs = size >= lfs_from and path.suffix != ".json"
+                sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
+                with path.open("rb") as file:
+                    while chunk := file.read(1 << 20):
+                        sha256.update(chunk)
+                        git.update(chunk)
+                name = path.relative_to(folder).as_posix()
+                self.files[name] = (path, sha256.hexdigest(), git.hexdigest(), size, lfs)
 
 
 class FakeHub:
@@ -162,7 +162,26 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
         return found
 
+    def _tree(self, name: str) -> None:
+        """What huggingface_hub's own download asks for (ours asks for the model's info)."""
+        repository = self._repository(name)
+        if repository is not None:
+            rows = [
+                {
+                    "type": "file",
+                    "path": path,
+                    "oid": git,
+                    "size": size,
+                    **({"lfs": {"oid": sha256, "size": size, "pointerSize": 130}} if lfs else {}),
+                }
+                for path, (_, sha256, git, size, lfs) in repository.files.items()
+            ]
+            self._answer(200, json.dumps(rows).encode(), {"Content-Type": "application/json"})
+
     def _info(self, rest: str) -> None:
+        if "/tree/" in rest:
+            self._tree(rest.partition("/tree/")[0])
+            return
         name, _, revision = rest.partition("/revision/")
         repository = self._repository(name)
         if repository is None:
@@ -245,6 +264,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and kind == "cut":
             end = min(size, max(start, fault.at))
         with source.open("rb") as file, _ignored():
+            if fault is None and end > start:
+                self.wfile.flush()
+                self.hub.sent += self.connection.sendfile(file, start, end - start)
+                return
             file.seek(start)
             position = start
             while position < end:
