@@ -20,10 +20,9 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-TESTS = Path(__file__).resolve().parents[2] / "tests"
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
-from bench.common import Row, show
+from bench.common import ROOT, Row, show
 from models.helpers import entry_data, write_model
 
 _FILES = (0.3, 0.25, 0.2, 0.15, 0.07, 0.03)  # shares of the bytes: transformer in shards, encoders, decoder
@@ -73,7 +72,12 @@ def write_files(folder: Path, size: int) -> None:
 def measure(where: Path, size: int, rounds: int) -> list[Row]:
     """Both, turn by turn, ``rounds`` times."""
     write_files(where / "served", size)
-    env = {**os.environ, "PYTHONPATH": str(TESTS), "HF_HOME": str(where / "home"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "tests"),
+        "HF_HOME": str(where / "home"),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
     env |= {"HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1,localhost"}
     argv = [sys.executable, "-m", "support.hub", f"org/bench={where / 'served'}"]
     ours: list[float] = []
