@@ -53,7 +53,7 @@ bench-download: $(READY) ## our download against huggingface_hub's own, 2 GB ove
 campaign-capability: $(READY) ## race, collide and misname a million saves (FLAGS="--saves N --collisions N"); prints a report
 	$(BIN)/python packaging/campaigns/capability.py $(FLAGS)
 
-campaign-store: $(READY) ## kill and corrupt the model store, many times; (FLAGS="--kills N --downloads N --corruptions N"); prints a report
+campaign-store: $(READY) ## kill, cut the power of, corrupt and collect the model store (FLAGS="--kills N --cuts N --only PART"); prints a report
 	$(BIN)/python packaging/campaigns/store.py $(FLAGS)
 
 transcript: $(READY) ## record a real exchange into protocol/README.md
