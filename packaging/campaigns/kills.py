@@ -202,7 +202,7 @@ def rounds(
         _kill(worker, numbers, found)
         _look(store, found, "after a kill")
         found["left unfinished"] += any(path.stat().st_size for path in store.incoming.glob("*.part"))
-        if numbers.random() < 0.5:
+        if numbers.random() < 0.5 or found["killed"] >= kills:
             _resume(store, served, found, plant)
         if plant is not None and found["broken"] + found["not resumed"]:
             break
