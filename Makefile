@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PROMPT ?= a large red circle in the center of a blue background
 
-.PHONY: help setup demo test lint types generated schemas fixtures check bench campaign-capability campaign-store transcript clean
+.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-download campaign-capability campaign-store transcript clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -47,10 +47,13 @@ check: lint types generated test ## all that CI runs
 bench: $(READY) ## measure what the README promises; prints a table and JSON (FLAGS=--write puts it into README.md)
 	$(BIN)/python packaging/bench/run.py $(FLAGS)
 
+bench-download: $(READY) ## our download against huggingface_hub's own, 2 GB over loopback (FLAGS="--bytes N --rounds N")
+	$(BIN)/python packaging/bench/throughput.py $(FLAGS)
+
 campaign-capability: $(READY) ## race, collide and misname a million saves (FLAGS="--saves N --collisions N"); prints a report
 	$(BIN)/python packaging/campaigns/capability.py $(FLAGS)
 
-campaign-store: $(READY) ## kill and corrupt the model store, many times; (FLAGS="--kills N --downloads N --corruptions N"); prints a report
+campaign-store: $(READY) ## kill, cut the power of, corrupt and collect the model store (FLAGS="--kills N --cuts N --only PART"); prints a report
 	$(BIN)/python packaging/campaigns/store.py $(FLAGS)
 
 transcript: $(READY) ## record a real exchange into protocol/README.md

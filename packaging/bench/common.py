@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,13 @@ def host(folder: Path, *more: str, models: tuple[str, ...] = ("pocket",)) -> Sid
     sidecar = Sidecar(command(*more))
     sidecar.initialize(manifest=manifest(*models), grants={"user-folder": str(folder)})
     return sidecar
+
+
+def show(rows: list[Row]) -> int:
+    """Print the table, then one line of JSON; 0 when every goal is met."""
+    for row in rows:
+        goal = "" if row.goal is None else f"<= {row.goal:g}"
+        mark = {None: "", True: "met", False: "MISSED"}[row.met]
+        print(f"{row.name:52} {row.value:10.3f} {row.unit:4} {goal:8} {mark:7} {row.note}")
+    print(json.dumps({"bench": [asdict(row) | {"met": row.met} for row in rows]}))
+    return 0 if all(row.met is not False for row in rows) else 1

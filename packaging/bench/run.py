@@ -15,13 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import cancel, overhead, startup
-from bench.common import ROOT, Row
+from bench.common import ROOT, Row, show
 
 _BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
@@ -76,14 +75,9 @@ def main() -> int:
                 rows += overhead.measure(entry, Path(folder), 2 if options.quick else 8)
             if options.only in (None, "cancel"):
                 rows += cancel.measure(entry, Path(folder), 4 if options.quick else 40)
-    for row in rows:
-        goal = "" if row.goal is None else f"<= {row.goal:g}"
-        mark = {None: "", True: "met", False: "MISSED"}[row.met]
-        print(f"{row.name:52} {row.value:10.3f} {row.unit:4} {goal:8} {mark:7} {row.note}")
     if options.write:
         write(ROOT / "README.md", table(rows, (time.monotonic() - began) / 60))
-    print(json.dumps({"bench": [asdict(row) | {"met": row.met} for row in rows]}))
-    return 0 if all(row.met is not False for row in rows) else 1
+    return show(rows)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 
 @dataclass
 class Row:
-    """One claim. ``met``: whether the figure is what it must be; ``note``: how it came about."""
+    """One claim. ``met``: whether the figure is what it must be; None: skipped. ``note``: how it came about."""
 
     name: str
     figure: str
     goal: str
-    met: bool
+    met: bool | None
     seconds: float
     note: str = ""
 
@@ -22,8 +22,8 @@ def show(campaign: str, rows: list[Row]) -> int:
     """Print the table and the JSON; 0 when every goal is met."""
     width = max(len(row.name) for row in rows)
     for row in rows:
-        mark = "met" if row.met else "MISSED"
+        mark = {None: "", True: "met", False: "MISSED"}[row.met]
         print(f"{row.name:{width}}  {row.figure:>22}  {row.goal:24} {mark:6} {row.seconds:8.1f} s  {row.note}")
-    met = all(row.met for row in rows)
+    met = all(row.met is not False for row in rows)
     print(json.dumps({"campaign": campaign, "met": met, "rows": [asdict(row) for row in rows]}))
     return 0 if met else 1

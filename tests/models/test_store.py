@@ -1,16 +1,14 @@
 """What is visible is complete, what is in use stays, and bytes go after the names that lead to them."""
 
 import os
-import random
-import signal
 import subprocess
 import sys
 import time
 
 import pytest
 
-from locara_sidecar.models import collect, disk, staging
-from locara_sidecar.models.store import Origin, Store
+from locara_sidecar.models import collect, disk, partial, staging
+from locara_sidecar.models.store import Origin
 from locara_sidecar.models.verify import verify
 from models.helpers import download, entry_for, error_of, whole, write_model
 
@@ -131,72 +129,18 @@ def test_a_foreign_or_newer_meta_is_no_model(store, hub):
     assert [found.key for found in store.entries()] == [entry.key]
 
 
-KILLED = """
-import sys, random
-from pathlib import Path
-from locara_sidecar.models import collect, disk, partial, staging
-from locara_sidecar.models.store import File, Origin, Store
-import hashlib
-if sys.argv[3] == "planted":  # bytes before references: removes a visible folder file by file
-    import shutil
-    def set_aside(store, key):
-        import time
-        for file in sorted((store.models / key).rglob("*")):
-            if file.is_file() and file.name != "meta.json":
-                file.unlink(); time.sleep(0.02)
-        shutil.rmtree(store.models / key)
-    staging.set_aside = set_aside
-store = Store(Path(sys.argv[1]))
-numbers = random.Random(sys.argv[2])
-print("ready", flush=True)
-while True:
-    which = numbers.randrange(3)
-    with staging.Staging(store) as stage:
-        for name in ("model_index.json", *(f"part{n}.json" for n in range(6))):
-            data = f"{which} {name}".encode() * 50
-            part = None
-            while part is None:  # the other one may be writing the same bytes
-                part = partial.claim(store.incoming, hashlib.sha256(data).hexdigest())
-            part.reset()
-            part.write(data)
-            part.sync()
-            stage.adopt(part.path, File(name, part.size, part.sha256))
-            part.close(delete=True)
-        stage.publish(f"m{which}", "1", [Origin(imported=True)])
-    if numbers.random() < 0.7:
-        collect.execute(store, collect.plan_gc(store, numbers.choice([0, 2000, None])))
-"""
-
-
-def kills(store, count, mode, seed):
-    """Start publishers that also collect, kill them at random moments; counts what was not whole."""
-    broken = 0
-    pauses = random.Random(seed)
-    for number in range(count):
-        argv = [sys.executable, "-c", KILLED, str(store.root), f"{seed}-{number}", mode]
-        users = [subprocess.Popen(argv, stdout=subprocess.PIPE) for _ in range(2)]
-        for user in users:
-            user.stdout.readline()
-        time.sleep(pauses.uniform(0.02, 0.5))
-        for user in users:
-            user.send_signal(signal.SIGKILL)
-        for user in users:
-            user.wait()
-            user.stdout.close()
-        try:
-            whole(Store(store.root))
-        except (AssertionError, OSError):
-            broken += 1
-    return broken
-
-
-def test_killed_while_publishing_and_collecting_nothing_partial_is_visible(store):
-    assert kills(store, 3, "right", 1) == 0
-
-
-def test_deleting_bytes_before_references_is_caught(store):
-    """The planted fault."""
-    assert kills(store, 3, "planted", 2) > 0
+def test_a_part_that_was_taken_up_after_the_plan_is_not_collected(store, hub):
+    hub.fail("/cdn/", "cut", at=30_000)
+    error_of(download, store, hub)
+    plan = collect.plan_gc(store, 0)
+    (path,) = [path for path in plan.waste if path.suffix == ".part" and path.stat().st_size == 30_000][:1]
+    part = partial.claim(store.incoming, path.stem)
+    collect.execute(store, plan)
+    assert path.exists()
+    assert path.with_suffix(".json").exists()
+    part.close()
+    collect.execute(store, plan)
+    assert not path.exists()
 
 
 def test_what_the_killed_leave_behind_is_collected(store):

@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 COMMIT = "5ba5e1e5" * 5
 _CHUNK = 1 << 18
+_PACED = 1 << 14
 
 
 @dataclass
@@ -24,7 +25,8 @@ class Fault:
     """What goes wrong with requests whose path contains ``where``, the first ``times`` times.
 
     ``kind``: cut (after ``at`` bytes), flip (wrong byte at ``at``), range (of another place), etag (another each
-    time), status (``status``), drip (one byte at a time), endless, redirect (to ``to``), refuse (close at once).
+    time), status (``status``), drip (one byte at a time), endless, redirect (to ``to``), refuse (close at once), other
+    (all other bytes, as many), longer (more bytes than announced), shorter (fewer, as if that were all).
     """
 
     where: str
@@ -49,15 +51,15 @@ class _Repository:
         self.files = {}
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                data = path.read_bytes()
-                lfs = len(data) >= lfs_from and path.suffix != ".json"
-                self.files[path.relative_to(folder).as_posix()] = (
-                    path,
-                    hashlib.sha256(data).hexdigest(),
-                    hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(),
-                    len(data),
-                    lfs,
-                )
+                size = path.stat().st_size
+                lfs = size >= lfs_from and path.suffix != ".json"
+                sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
+                with path.open("rb") as file:
+                    while chunk := file.read(1 << 20):
+                        sha256.update(chunk)
+                        git.update(chunk)
+                name = path.relative_to(folder).as_posix()
+                self.files[name] = (path, sha256.hexdigest(), git.hexdigest(), size, lfs)
 
 
 class FakeHub:
@@ -69,6 +71,7 @@ class FakeHub:
         self.faults = []
         self.log = []
         self.sent = 0
+        self.pace = 0.0  # seconds between pieces
         self._lock = threading.Lock()
         hub = self
 
@@ -162,7 +165,26 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
         return found
 
+    def _tree(self, name: str) -> None:
+        """What huggingface_hub's own download asks for (ours asks for the model's info)."""
+        repository = self._repository(name)
+        if repository is not None:
+            rows = [
+                {
+                    "type": "file",
+                    "path": path,
+                    "oid": git,
+                    "size": size,
+                    **({"lfs": {"oid": sha256, "size": size, "pointerSize": 130}} if lfs else {}),
+                }
+                for path, (_, sha256, git, size, lfs) in repository.files.items()
+            ]
+            self._answer(200, json.dumps(rows).encode(), {"Content-Type": "application/json"})
+
     def _info(self, rest: str) -> None:
+        if "/tree/" in rest:
+            self._tree(rest.partition("/tree/")[0])
+            return
         name, _, revision = rest.partition("/revision/")
         repository = self._repository(name)
         if repository is None:
@@ -233,7 +255,8 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "endless":
             self.close_connection = True
         else:
-            self.send_header("Content-Length", str(size - start))
+            length = {"longer": size - start + 1, "shorter": fault.at}.get(kind) if fault is not None else None
+            self.send_header("Content-Length", str(size - start if length is None else length))
         self.end_headers()
         if self.command == "HEAD":
             return
@@ -242,24 +265,32 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self, source: Path, size: int, start: int, fault: Fault | None) -> None:
         kind = "" if fault is None else fault.kind
         end = size
-        if fault is not None and kind == "cut":
+        if fault is not None and kind in ("cut", "shorter"):
             end = min(size, max(start, fault.at))
         with source.open("rb") as file, _ignored():
+            if fault is None and end > start and not self.hub.pace:
+                self.wfile.flush()
+                self.hub.sent += self.connection.sendfile(file, start, end - start)
+                return
             file.seek(start)
             position = start
             while position < end:
-                data = file.read(1 if kind == "drip" else min(_CHUNK, end - position))
+                piece = 1 if kind == "drip" else _PACED if self.hub.pace else _CHUNK
+                data = file.read(min(piece, end - position))
+                if kind == "other":
+                    data = bytes(byte ^ 0x55 for byte in data)
                 if fault is not None and kind == "flip" and position <= fault.at < position + len(data):
                     data = bytearray(data)
                     data[fault.at - position] ^= 1
                 self.wfile.write(data)
                 position += len(data)
                 self.hub.sent += len(data)
-                if kind == "drip":
-                    time.sleep(0.002)
+                time.sleep(0.002 if kind == "drip" else self.hub.pace)
+            if kind == "longer":
+                self.wfile.write(b"x")
             while kind == "endless":
                 self.wfile.write(bytes(_CHUNK))
-        if end < size:
+        if end < size and kind != "shorter":
             self.close_connection = True
             self.wfile.flush()
             self.connection.close()
@@ -276,11 +307,15 @@ class _ignored:
 
 
 def main() -> None:
-    """``python -m support.hub REPOSITORY=FOLDER …``: prints the address, serves until stdin ends."""
+    """``python -m support.hub [--pace SECONDS] REPOSITORY=FOLDER …``: prints the address, serves until stdin ends."""
     import sys
 
     hub = FakeHub()
-    for argument in sys.argv[1:]:
+    arguments = sys.argv[1:]
+    if arguments[0] == "--pace":
+        hub.pace = float(arguments[1])
+        del arguments[:2]
+    for argument in arguments:
         name, _, folder = argument.partition("=")
         hub.add(name, Path(folder))
     print(hub.url, flush=True)

@@ -186,7 +186,10 @@ def execute(store: Store, plan: Plan) -> Removed:
     for path in plan.waste:
         if path.parent == store.blobs and not used.isdisjoint(inode for _, inode, _ in _files(path)):
             continue
-        _delete(path)
+        if path.parent == store.incoming and path.suffix in (".part", ".json"):
+            _delete_unfinished(path)
+        else:
+            _delete(path)
     return Removed(done, max(0, before - _Survey(store).total()))
 
 
@@ -208,6 +211,14 @@ def _remove_entry(store: Store, entry: Installed) -> bool:
         if used.isdisjoint(inode for _, inode, _ in _files(blob)):
             _delete(blob)
     return True
+
+
+def _delete_unfinished(path: Path) -> None:
+    """An unfinished file or the note beside it, unless somebody has taken it up since the plan was made."""
+    lock = disk.try_lock(path.with_suffix(".part"), shared=False, create=False)
+    if lock is not None:
+        with disk.held(lock):
+            _delete(path)
 
 
 def _delete(path: Path) -> None:

@@ -34,6 +34,15 @@ def sync_file(fd: int) -> None:
     _SYSTEM.sync(fd)
 
 
+def sync_path(path: Path) -> None:
+    """The contents of a file that somebody else wrote, to the disk itself."""
+    fd = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        _SYSTEM.sync(fd)
+    finally:
+        os.close(fd)
+
+
 def sync_folder(folder: Path) -> None:
     """The names in a folder, to the disk itself (Windows has no such call, nor the need)."""
     if os.name == "nt":

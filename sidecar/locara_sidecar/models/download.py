@@ -16,7 +16,7 @@ from locara_protocol.errors import RpcError
 from locara_sidecar.models import check, disk, partial
 from locara_sidecar.models.hub import Hub, Listing, Passing, Remote
 from locara_sidecar.models.progress import Meter
-from locara_sidecar.models.staging import BlobMissing, Staging
+from locara_sidecar.models.staging import BlobMissing, Staging, settled
 from locara_sidecar.models.store import File, Installed, Origin
 from locara_sidecar.models.transfer import Patience, Stopped, Transfer
 
@@ -70,7 +70,7 @@ class Download:
         """
         there = self._store.find(self._entry.id)
         if there is not None:
-            return there
+            return settled(self._store, there)
         try:
             return self._run()
         except Stopped as error:

@@ -19,7 +19,7 @@ import msgspec
 from locara_protocol.errors import RpcError, invalid_params
 from locara_sidecar.models import check, disk
 from locara_sidecar.models.progress import Meter
-from locara_sidecar.models.staging import Staging
+from locara_sidecar.models.staging import Staging, settled
 from locara_sidecar.models.store import File, Installed, Origin
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def import_model(store: Store, entry: Entry, folder: Path, tell: Callable[[Downl
     """
     there = store.find(entry.id)
     if there is not None:
-        return there
+        return settled(store, there)
     meter = Meter(entry.id, tell)
     meter.phase("resolving")
     try:
@@ -199,6 +199,7 @@ def _check_room(store: Store, files: list[Local]) -> None:
 def _take(staging: Staging, local: Local, meter: Meter) -> File:
     if local.linked:
         file = File(local.path, local.size, _hashed(local, local.file, meter))
+        disk.sync_path(local.file)  # whoever wrote it a moment ago may have left that to the system
         staging.adopt(local.file, file, read_only=False)
         return file
     temporary = staging.tree.parent / f"copy-{secrets.token_hex(6)}"

@@ -113,7 +113,7 @@ class Staging:
             if there is not None and not there.meta.damaged:
                 entry = add_id(self.store, there, model_id)
                 if entry is not None:
-                    return entry
+                    return settled(self.store, entry)
                 continue
             if os.path.lexists(self.store.models / key):
                 set_aside(self.store, key)
@@ -125,6 +125,13 @@ class Staging:
         if entry is None:
             raise RpcError("StorageError", "The model cache could not take the model.", errno="EBUSY")
         return entry
+
+
+def settled(store: Store, entry: Installed) -> Installed:
+    """An entry that another process may have published a moment ago: its name is on the disk when this returns."""
+    with contextlib.suppress(OSError):  # a cache that only others may write
+        disk.sync_folder(store.models)
+    return entry
 
 
 def add_id(store: Store, entry: Installed, model_id: str) -> Installed | None:

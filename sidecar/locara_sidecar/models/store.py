@@ -98,8 +98,13 @@ class Store:
 
         :raises OSError: when they cannot be made.
         """
-        for folder in (self.blobs, self.models, self.incoming, self.locks):
+        folders = (self.blobs, self.models, self.incoming, self.locks)
+        if all(folder.is_dir() for folder in folders):
+            return
+        for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
+        disk.sync_folder(self.root)
+        disk.sync_folder(self.root.parent)
 
     def blob(self, sha256: str) -> Path:
         return self.blobs / sha256

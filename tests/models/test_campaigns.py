@@ -1,0 +1,55 @@
+"""The store's campaigns, a few rounds of each: what they count is nothing, and their planted faults are found."""
+
+import sys
+
+import pytest
+
+pytest.importorskip("fcntl")
+
+from campaigns import connections, corruptions, kills, powercut, readers
+from locara_sidecar.capability.system import System
+from locara_sidecar.models import disk
+
+
+@pytest.fixture(autouse=True)
+def _restored(monkeypatch):
+    """The campaigns leave syncing out, in this process too."""
+    monkeypatch.setattr(disk, "_SYSTEM", System())
+    monkeypatch.setenv("HF_ENDPOINT", "")
+    monkeypatch.delenv("HF_ENDPOINT")
+    monkeypatch.setenv("HF_HOME", "")
+    monkeypatch.setenv("NO_PROXY", "")
+
+
+def missed(rows):
+    return [row for row in rows if row.met is False]
+
+
+def test_killed_at_random_moments_nothing_partial_is_visible_and_every_download_ends_on_resume(tmp_path):
+    assert missed(kills.rows(tmp_path, 24, seed=1, planted=["bytes are deleted before the name"])) == []
+
+
+def test_a_model_in_use_is_never_collected_by_any_process(tmp_path):
+    assert missed(readers.rows(tmp_path, 800, seed=1)) == []
+
+
+def test_wrong_bytes_are_refused_before_anything_parses_them(tmp_path):
+    assert missed(corruptions.rows(tmp_path, 40, seed=1)) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has ext4 and its shutdown")
+def test_power_cuts_lose_nothing_and_break_nothing_and_a_missing_sync_is_found(tmp_path):
+    """On a loop-mounted ext4."""
+    missing = powercut.why_not(tmp_path)
+    if missing:
+        pytest.skip(f"power cannot be cut here: {missing}")
+    assert missed(powercut.rows(tmp_path, 4, seed=1)) == []
+
+
+@pytest.mark.torch
+def test_with_everything_installed_nothing_connects(tmp_path):
+    pytest.importorskip("torch")
+    missing = connections.why_not()
+    if missing:
+        pytest.skip(f"connections cannot be traced here: {missing}")
+    assert missed(connections.rows(tmp_path / "traced")) == []
