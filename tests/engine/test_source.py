@@ -215,9 +215,10 @@ def test_a_broken_mask_is_told_from_a_broken_picture(refused):
 
 @pytest.mark.parametrize("form", source.FORMATS)
 def test_a_picture_of_too_many_pixels_is_not_decoded(refused, monkeypatch, form):
+    data = encoded(PICTURE, form)
     monkeypatch.setattr(source, "MAX_PIXELS", 32 * 24 - 1)
     monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("it was decoded"))
-    assert "32 × 24" in refused(encoded(PICTURE, form)).data["reason"]
+    assert "32 × 24" in refused(data).data["reason"]
 
 
 def test_a_file_of_too_many_bytes_is_not_looked_at(refused, monkeypatch):

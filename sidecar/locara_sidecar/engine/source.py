@@ -1,7 +1,8 @@
 """What an edit starts from: the host's picture and mask, decoded here and nowhere else, at the job's size.
 
 Owned here: which files are taken as pictures, what is made of their depth, colours, transparency and rotation, which
-size an edit has, and that pixels outside the mask stay as they were. Pillow and NumPy only; both engines use it.
+size an edit has, and that pixels outside the mask stay as they were. Pillow only (NumPy for 16 bits of grey); every
+engine uses it.
 
 - PNG, JPEG and WebP, still ones, up to :data:`MAX_BYTES` and :data:`MAX_PIXELS`, which is looked at before anything is
   decoded. Whatever Pillow says against a file, if only in a warning, refuses it (but for its EXIF data).
@@ -17,7 +18,6 @@ import math
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from locara_sidecar.engine.runtime import EngineFault
@@ -175,6 +175,8 @@ def _flat(image: PilImage, ground: int) -> PilImage:
 
 def _grey_of_16_bits(image: PilImage, ground: int) -> PilImage:
     """Mode L. One grey may stand for transparent (PNG's tRNS chunk)."""
+    import numpy as np  # an installation without an engine lacks it, and the fake engine decodes too
+
     values = np.asarray(image).astype(np.int64)
     levels = ((values.clip(0, 65535) * 255 + 32767) // 65535).astype(np.uint8)
     if "transparency" in image.info:
