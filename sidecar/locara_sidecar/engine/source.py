@@ -51,9 +51,9 @@ class Source(NamedTuple):
     """
 
     image: PilImage
-    mask: PilImage | None
-    strength: float | None
-    resized: bool
+    mask: PilImage | None = None
+    strength: float | None = None
+    resized: bool = False
 
     @property
     def width(self) -> int:
