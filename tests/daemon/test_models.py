@@ -21,6 +21,12 @@ def hub(tmp_path):
     served.close()
 
 
+def hub_environment(hub, tmp_path):
+    """This process's own, with our hub; an engine that a test made here may have set HF_HUB_OFFLINE in it."""
+    mine = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    return mine | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
+
+
 @pytest.fixture
 def daemon(hosts, hub, tmp_path):
     """Starts a daemon that knows two models of the hub's."""
@@ -30,7 +36,7 @@ def daemon(hosts, hub, tmp_path):
         (tmp_path / "catalogue" / f"{name}.json").write_text(data)
 
     def start(*flags, models=("mine",), **extra):
-        env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
+        env = hub_environment(hub, tmp_path)
         places = ("--cache-dir", str(tmp_path / "cache"), "--catalogue", str(tmp_path / "catalogue"))
         host = hosts.spawn(*flags, *places, env=env, **extra)
         host.open(*models)
@@ -116,7 +122,7 @@ def test_a_token_is_never_logged(daemon, hub, hosts, tmp_path):
     hub.repositories["org/mine"].gated = True
     host = hosts.spawn(
         DOWNLOADS, "--cache-dir", str(tmp_path / "cache"), "--catalogue", str(tmp_path / "catalogue"),
-        "--log-level", "debug", env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")},
+        "--log-level", "debug", env=hub_environment(hub, tmp_path),
     )  # fmt: skip
     host.open("mine", auth={"token": hub.token})
     host.call("models.download", {"model": "mine"}, timeout=30)
