@@ -2,7 +2,7 @@
 
 A family is *opened* first: its folder is checked from end to end, configurations included, and no weights are read.
 Components are then loaded and dropped by name (those of ``model_index.json``). A new family is one module with a
-class over :class:`MlxFamily`, and one row in ``runtime.FAMILIES``.
+class over :class:`MlxFamily`, and one row in ``MlxRuntime.families``.
 
 Arrays keep their channels last here; noise and latents of other code (``engine/noise.py``) have them first.
 """
@@ -10,7 +10,6 @@ Arrays keep their channels last here; noise and latents of other code (``engine/
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 import mlx.core as mx
@@ -34,17 +33,8 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.mlx_engine.pace import Checkpoints
     from locara_sidecar.engine.mlx_engine.vae import Vae
 
-OnStep = Callable[[int, int, mx.array], None]
-"""step (from 1), steps that really run, x0 in float32; both evaluated."""
 CLIP_TOKENIZERS = frozenset({"CLIPTokenizer", "CLIPTokenizerFast"})
 T5_TOKENIZERS = frozenset({"T5Tokenizer", "T5TokenizerFast"})
-
-
-class Embedding(NamedTuple):
-    """One text, encoded: ``tokens`` (1, length, width) and ``pooled`` (1, width)."""
-
-    tokens: mx.array
-    pooled: mx.array
 
 
 class Network(NamedTuple):
@@ -86,8 +76,10 @@ class MlxFamily:
     denoiser: ClassVar[str] = "transformer"
     decoder: ClassVar[str] = "vae"
 
-    def __init__(self, context: OpenContext, components: list[model_folder.Component], scheduler: Any) -> None:
-        """Used by :meth:`open` only."""
+    def __init__(
+        self, context: OpenContext, components: list[model_folder.Component], scheduler: dict[str, Any]
+    ) -> None:
+        """Used by :meth:`open` only. :param scheduler: its configuration."""
         self._context = context
         self._components = {component.name: component for component in components}
         self._configs = {

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import mlx.core as mx
 
+from locara_sidecar.engine.family import Embedding, OnStep
 from locara_sidecar.engine.mlx_engine import samplers
 from locara_sidecar.engine.mlx_engine.clip import ClipTextModelWithProjection
 from locara_sidecar.engine.mlx_engine.family import (
     CLIP_TOKENIZERS,
     T5_TOKENIZERS,
-    Embedding,
     MlxFamily,
     Network,
-    OnStep,
+    OpenContext,
     channels_last,
 )
 from locara_sidecar.engine.mlx_engine.mmdit import Mmdit, MmditConfig, Modulation
 from locara_sidecar.engine.mlx_engine.t5 import T5Encoder
 from locara_sidecar.engine.mlx_engine.vae import Vae, VaeConfig
+from locara_sidecar.engine.runtime import EngineFault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from locara_sidecar.engine.frames import JobSpec
+    from locara_sidecar.engine.model_folder import Component
     from locara_sidecar.engine.noise import NoiseStream
+    from locara_sidecar.engine.source import Source
     from locara_sidecar.engine.truncation import Reader
 
 _STEPS_AT_ONCE = 32
@@ -56,6 +59,10 @@ class Sd3(MlxFamily):
     scheduler_class = "FlowMatchEulerDiscreteScheduler"
     optional = frozenset({"tokenizer_3", "text_encoder_3"})
     schedulers = frozenset({"flow-match-euler"})
+
+    def __init__(self, context: OpenContext, components: list[Component], scheduler: dict[str, Any]) -> None:
+        super().__init__(context, components, scheduler)
+        self._sampler = samplers.read(samplers.FlowMatchConfig, scheduler)
 
     def trim(self, name: str, model: Any) -> None:
         if name == self.denoiser:
@@ -87,29 +94,35 @@ class Sd3(MlxFamily):
         return embedding
 
     def denoise(
-        self, spec: JobSpec, prompt: Embedding, negative: Embedding | None, noise: NoiseStream, on_step: OnStep
+        self,
+        spec: JobSpec,
+        prompt: Embedding,
+        negative: Embedding | None,
+        noise: NoiseStream,
+        on_step: OnStep,
+        source: Source | None,
     ) -> mx.array:
-        """The finished latent (1, h, w, C) of one image; no guidance where ``negative`` is None."""
-        vae: VaeConfig = self.config("vae")
-        config: MmditConfig = self.config("transformer")
-        shape = (1, config.in_channels, spec.height // vae.factor, spec.width // vae.factor)
+        """The finished latent (1, h, w, C) of one image, in float32; see :class:`.Family`."""
+        if source is not None:
+            raise EngineFault("EngineUnavailable", "The mlx engine does not edit images yet.")
+        transformer: Mmdit = self.module("transformer")
+        factor, patch = self.config("vae").factor, transformer.config.patch_size
+        shape = (1, transformer.config.in_channels, spec.height // factor, spec.width // factor)
+        schedule = samplers.flow_match(self._sampler, spec.steps, shape[2] * shape[3] // patch**2)
         latent = channels_last(noise.normal(shape))
-        sigmas = samplers.flow_match_sigmas(self.scheduler, spec.steps)
         tokens, pooled = prompt
         if negative is not None:  # one call for both: the weights are read once
             tokens, pooled = (mx.concatenate(list(pair)) for pair in zip(negative, prompt, strict=True))
-        transformer: Mmdit = self.module("transformer")
-        for step, by in enumerate(self._modulations(transformer, sigmas[:-1] * 1000, pooled)):
+        for step, by in enumerate(self._modulations(transformer, schedule.timesteps, pooled)):
             given = mx.broadcast_to(latent, (tokens.shape[0], *latent.shape[1:])).astype(tokens.dtype)
             velocity = transformer(given, tokens, by, self.pace()).astype(mx.float32)
             if negative is not None:
                 without, following = mx.split(velocity, 2)
                 velocity = without + spec.guidance * (following - without)
-            # the path is a straight line x = (1 - sigma) x0 + sigma noise, and the velocity noise - x0
-            x0 = latent - sigmas[step] * velocity
-            latent = latent + (sigmas[step + 1] - sigmas[step]) * velocity
+            x0 = schedule.clean(latent, velocity, step)
+            latent = schedule.move(latent, velocity, step)
             mx.eval(latent, x0)
-            on_step(step + 1, len(sigmas) - 1, x0)
+            on_step(step + 1, schedule.steps, x0)
         return latent
 
     def _clip(self, encoder: str, tokenizer: str, text: str, length: int) -> Any:
