@@ -188,6 +188,10 @@ def _create(start: frames.Start) -> Runtime:
             from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
 
             return TorchRuntime(start.scratch)
+        case "mlx":
+            from locara_sidecar.engine.mlx_engine.runtime import MlxRuntime
+
+            return MlxRuntime()
         case _:
             raise ImportError(f"no engine is named {start.engine}", name=f"the {start.engine} engine")
 

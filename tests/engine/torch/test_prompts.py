@@ -52,12 +52,12 @@ def test_a_repeated_prompt_encodes_nothing(runtime, run, spec):
     encoder = runtime._opened.family.module("text_encoder_3")
     hook = encoder.register_forward_pre_hook(lambda module, args: calls.append(1))
     try:
-        first = run(runtime, spec(prompt="a blue cat", negative_prompt="white"))
+        first = run(runtime, spec(prompt="a white cat by a red tree", negative_prompt="white"))
         assert len(calls) == 2
-        second = run(runtime, spec(prompt="a blue cat", negative_prompt="white"))
+        second = run(runtime, spec(prompt="a white cat by a red tree", negative_prompt="white"))
         assert len(calls) == 2
         assert ("encoding", 1) not in second.phases
-        run(runtime, spec(prompt="a blue dog", negative_prompt="white"))
+        run(runtime, spec(prompt="a white dog by a red tree", negative_prompt="white"))
         assert len(calls) == 3  # the negative prompt's is known
     finally:
         hook.remove()

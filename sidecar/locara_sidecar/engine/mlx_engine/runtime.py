@@ -1,0 +1,80 @@
+"""The MLX engine: what :class:`~locara_sidecar.engine.staged.StagedRuntime` leaves to it."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import mlx.core as mx
+
+from locara_sidecar.engine import memory
+from locara_sidecar.engine.mlx_engine import device
+from locara_sidecar.engine.mlx_engine.family import OpenContext
+from locara_sidecar.engine.mlx_engine.pace import Checkpoints
+from locara_sidecar.engine.staged import Key, StagedRuntime
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from locara_sidecar.engine.family import Family
+    from locara_sidecar.engine.frames import ModelSpec
+    from locara_sidecar.engine.runtime import Control
+
+_FAMILY = "locara_sidecar.engine.mlx_engine."
+
+
+class MlxRuntime(StagedRuntime):
+    """:class:`~locara_sidecar.engine.runtime.Runtime` on MLX alone: no torch, no diffusers, no transformers."""
+
+    name = "mlx"
+    families: ClassVar = {"sd3": (_FAMILY + "sd3", "Sd3")}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.device = device.choose_device()
+        self._checkpoints = Checkpoints()
+
+    @contextlib.contextmanager
+    def _working(self, control: Control) -> Generator[None]:
+        try:
+            with self._checkpoints.armed(control):
+                yield
+        except (RuntimeError, MemoryError) as error:
+            if fault := device.memory_fault(error):
+                raise fault from error
+            raise
+        finally:
+            mx.synchronize()
+
+    def _choose_precision(self, asked: str) -> str:
+        return device.choose_precision(asked, self.device)
+
+    def _choose_quantization(self, model: ModelSpec) -> str:
+        if model.quantization in ("auto", "none"):
+            return "none"
+        raise self._unavailable(f"does not quantize yet; ask for 'none' instead of '{model.quantization}'")
+
+    def _open_family(self, model: ModelSpec, key: Key, control: Control) -> Family:
+        del control
+        context = OpenContext(
+            folder=Path(model.path),
+            dtype=device.dtype_of(key.precision),
+            sides=model.sides,
+            checkpoints=self._checkpoints,
+        )
+        return cast("Family", self._family_class(model.family).open(context))
+
+    def _is_finite(self, array: Any) -> bool:
+        return bool(mx.isfinite(array).all().item())
+
+    def _synchronise(self) -> None:
+        mx.synchronize()
+
+    def _release(self) -> None:
+        gc.collect()
+        mx.clear_cache()
+
+    def _footprint(self) -> int:
+        return memory.resident()
