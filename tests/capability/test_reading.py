@@ -120,21 +120,32 @@ def test_what_is_no_regular_file_is_refused_at_once(root: Path, resolution: str)
         assert time.monotonic() - started < 2
 
 
+class Fooled(Faulty):
+    """The status says a regular file; by the time of the open it is something else."""
+
+    def __init__(self, regular: Path) -> None:
+        super().__init__()
+        self._regular = regular
+
+    def status(self, name: str, parent: int) -> os.stat_result:
+        return os.stat(self._regular)
+
+
 def test_a_pipe_that_takes_a_files_place_after_the_look_does_not_block(root: Path, resolution: str):
-    """The status says a regular file, the open meets a pipe that nobody writes."""
     os.mkfifo(root / "pipe.png")
-
-    class Fooled(Faulty):
-        def status(self, name: str, parent: int) -> os.stat_result:
-            return os.stat(root / "a/b/picture.png") if name == "pipe.png" else os.stat(name, dir_fd=parent)
-
+    system = Fooled(root / "a/b/picture.png")
     outcome: list[RpcError] = []
     thread = threading.Thread(
-        target=lambda: outcome.append(refused(root, resolution, "pipe.png", system=Fooled())), daemon=True
+        target=lambda: outcome.append(refused(root, resolution, "pipe.png", system=system)), daemon=True
     )
     thread.start()
     thread.join(5)
     assert [error.data["errno"] for error in outcome] == ["EINVAL"]
+
+
+def test_a_link_that_takes_a_files_place_after_the_look_is_not_followed(root: Path, resolution: str):
+    (root / "link.png").symlink_to("../outside/picture.png")
+    assert refused(root, resolution, "link.png", system=Fooled(root / "a/b/picture.png")).data["errno"] == "ELOOP"
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root makes devices")
