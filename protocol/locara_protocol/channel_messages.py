@@ -18,7 +18,7 @@ class ChannelFrame(Result, frozen=True):
 
 
 class ChannelMessage(ChannelFrame, frozen=True):
-    """A frame of an ``image.generate`` channel."""
+    """A frame of an ``image.generate`` or ``image.edit`` channel."""
 
     message: DiffusionStep
 
@@ -30,7 +30,7 @@ class DownloadMessage(ChannelFrame, frozen=True):
 
 
 class ModelMessage(ChannelFrame, frozen=True):
-    """A frame of a ``models.import`` or ``models.verify`` channel."""
+    """A frame of a ``models.import``, ``models.verify`` or ``models.load`` channel."""
 
     message: ModelProgress
 

@@ -183,7 +183,7 @@ class SystemInfo(Result, frozen=True):
     version: str
 
 
-# --- image.generate --------------------------------------------------------------------------
+# --- image.generate and image.edit --------------------------------------------------------------------------
 
 
 class PreviewOptions(Params, frozen=True):
@@ -229,6 +229,42 @@ class GenerateParams(Params, frozen=True):
     options: GenerateOptions | None = None
 
 
+class ImageInput(Params, frozen=True):
+    """An image that the host names in a granted root, or sends: exactly one of the two forms, whole."""
+
+    root: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    path: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    data: Annotated[bytes, Meta(description="base64 with its padding and without line breaks")] | None = None
+    mime_type: ImageMime | None = None
+
+
+def _one_form_of(*others: dict[str, Any]) -> Meta:
+    """Says in the schema that an :class:`ImageInput` has one of its two forms, or is one of ``others``."""
+    forms = (("root", "path"), ("data", "mimeType"))
+    names = [name for form in forms for name in form]
+    shapes = [
+        {
+            "type": "object",
+            "required": list(form),
+            "properties": {name: {"type": "string" if name in form else "null"} for name in names},
+        }
+        for form in forms
+    ]
+    return Meta(extra_json_schema={"oneOf": [*shapes, *others]})
+
+
+class EditOptions(GenerateOptions, frozen=True):
+    strength: Annotated[float, Meta(gt=0.0, le=1.0, description="a number above 0 and at most 1")] | None = None
+
+
+class EditParams(GenerateParams, frozen=True, kw_only=True):
+    """``mask``: white is repainted, black stays."""
+
+    image: Annotated[ImageInput, _one_form_of()]
+    mask: Annotated[ImageInput | None, _one_form_of({"type": "null"})] = None
+    options: EditOptions | None = None
+
+
 class PreviewImage(Result, frozen=True):
     """A decoded preview: ``data`` is base64 of an encoded image of ``width`` × ``height`` pixels."""
 
@@ -241,7 +277,7 @@ class PreviewImage(Result, frozen=True):
 
 
 class DiffusionStep(Result, frozen=True):
-    """The state of a running generation; the message of an ``image.generate`` channel."""
+    """The state of a running generation; the message of an ``image.generate`` or ``image.edit`` channel."""
 
     job_id: str
     phase: Phase

@@ -14,11 +14,26 @@ from locara_protocol import channel_messages as channels
 from locara_protocol import messages as m
 from locara_protocol import model_messages as models
 
-Need = Literal["none", "generate", "model", "download", "manage", "import"]
+Need = Literal["none", "generate", "edit", "model", "download", "manage", "import"]
 """What a method needs from the manifest and the host; the gate has one rule for each word. ``none`` is said, never
-implied. ``model``: the model is declared; ``download``: and the host allows downloads; ``manage``: the host allows
-managing the model cache; ``import``: both that and the model."""
+implied. ``generate``: a modality, a model and leave to write where the picture goes; ``edit``: and leave to read where
+images come from; ``model``: the model is declared; ``download``: and the host allows downloads; ``manage``: the host
+allows managing the model cache; ``import``: both that and the model."""
 
+_ENGINE = (
+    "RequestCancelled",
+    "CapabilityDenied",
+    "ModelNotFound",
+    "ModelNotInstalled",
+    "ModelIncomplete",
+    "IntegrityError",
+    "InsufficientMemory",
+    "EngineUnavailable",
+    "EngineCrashed",
+    "EngineStalled",
+    "QueueFull",
+)
+_DRAWING = (*_ENGINE, "InsufficientDisk", "StorageError", "InvalidOutput")
 _DOWNLOADING = ("RequestCancelled", "CapabilityDenied", "ModelNotFound", "ModelIncomplete", "IntegrityError")
 
 
@@ -103,23 +118,17 @@ _METHODS = (
         summary="Text to image, with live previews on a channel.",
         params=m.GenerateParams,
         result=m.GenerateResult,
-        errors=(
-            "RequestCancelled",
-            "CapabilityDenied",
-            "ModelNotFound",
-            "ModelNotInstalled",
-            "ModelIncomplete",
-            "IntegrityError",
-            "InsufficientMemory",
-            "InsufficientDisk",
-            "EngineUnavailable",
-            "EngineCrashed",
-            "EngineStalled",
-            "QueueFull",
-            "StorageError",
-            "InvalidOutput",
-        ),
+        errors=_DRAWING,
         need="generate",
+        notification="DiffusionStep",
+    ),
+    Method(
+        name="image.edit",
+        summary="Change an image: as a whole, where a mask is white, or as an instruction says.",
+        params=m.EditParams,
+        result=m.GenerateResult,
+        errors=(*_DRAWING, "InvalidImage"),
+        need="edit",
         notification="DiffusionStep",
     ),
     Method(
@@ -179,6 +188,22 @@ _METHODS = (
         notification="ModelProgress",
     ),
     Method(
+        name="models.load",
+        summary="Have the engine load a model ahead of its first job.",
+        params=models.LoadParams,
+        result=models.LoadResult,
+        errors=_ENGINE,
+        need="model",
+        notification="ModelProgress",
+    ),
+    Method(
+        name="models.unload",
+        summary="End an engine that has no work and give its memory back.",
+        params=m.NoParams,
+        result=models.UnloadResult,
+        need="none",
+    ),
+    Method(
         name="models.remove",
         summary="Remove a model from the shared cache.",
         params=models.RemoveParams,
@@ -230,7 +255,7 @@ _NOTIFICATIONS = (
     ),
     Notification(
         name="DiffusionStep",
-        summary="Progress of image.generate, in Tauri's channel frame.",
+        summary="Progress of image.generate and image.edit, in Tauri's channel frame.",
         params=channels.ChannelMessage,
         direction="sidecar",
     ),
@@ -242,7 +267,7 @@ _NOTIFICATIONS = (
     ),
     Notification(
         name="ModelProgress",
-        summary="Progress of models.import and models.verify, at most ten times a second.",
+        summary="Progress of models.import, models.verify and models.load, at most ten times a second.",
         params=channels.ModelMessage,
         direction="sidecar",
     ),

@@ -11,7 +11,7 @@ from locara_protocol.messages import ChannelId, Params, Result
 
 ModelId = Annotated[str, Meta(min_length=1, max_length=256)]
 DownloadPhase = Literal["resolving", "downloading", "verifying", "publishing"]
-ModelPhase = Literal["reading", "verifying", "publishing"]
+ModelPhase = Literal["queued", "loading", "reading", "verifying", "publishing"]
 Fit = Literal["fits", "tight", "no"]
 
 
@@ -33,6 +33,16 @@ class ImportParams(Params, frozen=True):
 
     model: ModelId
     folder: Annotated[str, Meta(min_length=1, max_length=4096)] = msgspec.field(name="from")
+    channel: ChannelId | None = None
+
+
+class LoadParams(Params, frozen=True):
+    """The model that the engine is to have ready, and how; the options mean what they mean in ``image.generate``."""
+
+    model: ModelId
+    quantization: Literal["auto", "none", "8bit", "4bit"] | None = None
+    precision: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    engine: Literal["auto", "mlx", "torch"] | None = None
     channel: ChannelId | None = None
 
 
@@ -134,6 +144,22 @@ class VerifyResult(Result, frozen=True):
     ok: Literal[True] = True
 
 
+class LoadResult(Result, frozen=True):
+    """A model that the engine has ready. ``memoryBytes``: what the engine takes with it."""
+
+    model: str
+    engine: str
+    device: str
+    quantization: str
+    memory_bytes: int
+
+
+class UnloadResult(Result, frozen=True):
+    """``unloaded``: whether there was an engine without work, which has ended now."""
+
+    unloaded: bool
+
+
 class UsageEntry(Result, frozen=True):
     """``sharedBytes`` of ``bytes`` belong to another model too; ``lastUsed`` is UTC."""
 
@@ -179,7 +205,7 @@ class DownloadProgress(Result, frozen=True):
 
 
 class ModelProgress(Result, frozen=True):
-    """The message of the channels of ``models.import`` and ``models.verify``."""
+    """The message of the channels of ``models.import``, ``models.verify`` and ``models.load``."""
 
     model: str
     phase: ModelPhase

@@ -118,7 +118,7 @@ FLAGS = {"download": DOWNLOADS, "manage": MANAGEMENT, "import": MANAGEMENT}
 
 @pytest.mark.parametrize(
     "method",
-    [method for method in METHODS.values() if method.need not in ("none", "generate")],
+    [method for method in METHODS.values() if method.need not in ("none", "generate", "edit")],
     ids=lambda method: method.name,
 )
 def test_calls_about_models_need_the_model_and_the_hosts_flag(method: Method):

@@ -14,7 +14,7 @@ from locara_protocol.manifest import MODEL_ID, Manifest, is_root
 from locara_protocol.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from locara_protocol.methods import Method
@@ -27,21 +27,45 @@ _MADE_HERE = object()
 _EMPTY = Manifest(name="", publisher="", version="")
 
 
+Access = Literal["read", "write"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to read.
+
+    :param at: the parameter that names its root, as ``$.image.root``.
+    """
+
+    root: str
+    at: str
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What a call needs.
 
-    :param models: candidates in order: one if the call names it, else every catalogue id.
+    :param models: candidates in order: one if the call names it, else every catalogue id that would do.
+    :param modalities: the modality that a candidate takes, where it is not the method's usual one.
     :param digests: installed models' digests (``sha256:<hex>``); looked up only for models that a manifest pins.
     :param root: the root to save into, or None when the images stay in the answer.
+    :param sources: the files to read.
     :param installed: ids with files on this machine; a denial proposes the first candidate among them.
     """
 
     models: tuple[str, ...] = ()
+    modalities: Mapping[str, str] = field(default_factory=dict[str, str])
     digests: Mapping[str, str] = field(default_factory=dict[str, str])
     root: str | None = None
-    access: Literal["read", "write"] = "write"
+    sources: tuple[Source, ...] = ()
     installed: tuple[str, ...] = ()
+
+    @property
+    def folders(self) -> list[tuple[str, Access]]:
+        """Every root that is used and how, each once."""
+        writes: list[tuple[str, Access]] = [] if self.root is None else [(self.root, "write")]
+        reads: list[tuple[str, Access]] = [(source.root, "read") for source in self.sources]
+        return list(dict.fromkeys([*writes, *reads]))
 
 
 @dataclass(frozen=True)
@@ -53,7 +77,7 @@ class FolderGrant:
 
     root: str
     folder: Path
-    access: Literal["read", "write"]
+    access: Access
     key: InitVar[object] = None
 
     def __post_init__(self, key: object) -> None:
@@ -65,6 +89,7 @@ class Grant:
     """Leave for one call; made by :func:`authorize` alone.
 
     :param models: the granted candidates, in order.
+    :param folder: where to save; sources: where to read each of the files, in order.
     :param capability: and ``resource``: what was granted, for the record.
     """
 
@@ -72,6 +97,7 @@ class Grant:
     folder: FolderGrant | None
     capability: str
     resource: str
+    sources: tuple[FolderGrant, ...] = ()
     key: InitVar[object] = None
 
     def __post_init__(self, key: object) -> None:
@@ -97,11 +123,15 @@ def authorize(policy: Policy, method: Method, wanted: Wanted) -> Grant:
 
 
 def _nothing(policy: Policy, method: Method, wanted: Wanted) -> Grant:
-    return Grant((), None, "none", method.name, _MADE_HERE)
+    return Grant((), None, "none", method.name, key=_MADE_HERE)
 
 
 def _generate(policy: Policy, method: Method, wanted: Wanted) -> Grant:
     return _make(policy, wanted, "text-to-image")
+
+
+def _edit(policy: Policy, method: Method, wanted: Wanted) -> Grant:
+    return _make(policy, wanted, "image-to-image")
 
 
 def _model(policy: Policy, method: Method, wanted: Wanted) -> Grant:
@@ -118,12 +148,13 @@ def _import(policy: Policy, method: Method, wanted: Wanted) -> Grant:
 
 def _manage(policy: Policy, method: Method, wanted: Wanted) -> Grant:
     _check_flag(policy, MANAGEMENT, "models")
-    return Grant(wanted.models, None, "host", MANAGEMENT, _MADE_HERE)
+    return Grant(wanted.models, None, "host", MANAGEMENT, key=_MADE_HERE)
 
 
 _RULES: dict[str, Callable[[Policy, Method, Wanted], Grant]] = {
     "none": _nothing,
     "generate": _generate,
+    "edit": _edit,
     "model": _model,
     "download": _download,
     "import": _import,
@@ -144,7 +175,8 @@ def _use_model(policy: Policy, wanted: Wanted, flag: str | None = None) -> Grant
         raise _denied("models", model, "notDeclared", message, declare=declare, **more)
     if flag is not None:
         _check_flag(policy, flag, model)
-    return Grant((model,), None, "models", model, _MADE_HERE)
+    _check_digests(manifest, [model], wanted.digests)
+    return Grant((model,), None, "models", model, key=_MADE_HERE)
 
 
 def _check_flag(policy: Policy, flag: str, resource: str) -> None:
@@ -153,55 +185,58 @@ def _check_flag(policy: Policy, flag: str, resource: str) -> None:
         raise _denied("host", resource, "hostFlag", message, host={"flags": [flag]})
 
 
-def _make(policy: Policy, wanted: Wanted, modality: str) -> Grant:
-    """The rule of calls that make images: the modality, a model, and a folder if a file is to be saved."""
+def _make(policy: Policy, wanted: Wanted, usual: str) -> Grant:
+    """The rule of calls that make images: a model, the modality that it takes, and a folder for each file that is
+    saved or read.
+
+    :param usual: the modality of candidates that name none of their own.
+    """
     _check_names(wanted, "$.options.model")
     manifest = policy.manifest or _EMPTY
+    modality = {model: wanted.modalities.get(model, usual) for model in wanted.models}
     declared = [model for model in wanted.models if any(entry.id == model for entry in manifest.models)]
-    missing: list[tuple[str, str]] = []
+    able = [model for model in declared if modality[model] in manifest.modalities]
+    ungranted = [root for root, _ in wanted.folders if root not in policy.grants]
+    host = {"host": {"grants": dict.fromkeys(ungranted, "<absolute folder>")}} if ungranted else {}
+    missing: list[tuple[str, str, str]] = []
     declare: dict[str, Any] = {}
-    if modality not in manifest.modalities:
-        missing.append((f"modality:{modality}", modality))
-        declare["modalities"] = [modality]
-    if not declared:
-        model = _proposal(wanted)
-        missing.append(("models", model))
-        if model:  # an empty catalogue has nothing to propose
-            declare.setdefault("capabilities", {})["models"] = [{"id": model}]
-    if wanted.root is not None and not manifest.allows(wanted.root, wanted.access):
-        missing.append((f"fs.{wanted.root}", wanted.root))
-        declare.setdefault("capabilities", {})["fs"] = _fs_fragment(manifest, wanted.root, wanted.access)
-    host = _host_grant(policy, wanted.root)
+    if not able:
+        model = _proposal(wanted, declared or wanted.models)
+        needed = modality.get(model, usual)
+        if needed not in manifest.modalities:
+            missing.append((f"modality:{needed}", needed, f"the modality {needed}"))
+            declare["modalities"] = [needed]
+        if not declared:
+            missing.append(("models", model, f"the model {model}"))
+            if model:  # an empty catalogue has nothing to propose
+                declare["capabilities"] = {"models": [{"id": model}]}
+    lacking = [folder for folder in wanted.folders if not manifest.allows(*folder)]
+    if lacking:
+        missing += [(f"fs.{root}", root, f"{access} access to {root}") for root, access in lacking]
+        declare.setdefault("capabilities", {})["fs"] = _fs_fragment(manifest, lacking)
     if missing:
-        capability, resource = missing[0]
-        what = ", ".join(_words(name, value, wanted.access) for name, value in missing)
-        more = {"host": host} if host else {}
-        message = f"The app's manifest does not declare {what}."
-        raise _denied(capability, resource, "notDeclared", message, declare=declare, **more)
-    models = tuple(model for model in declared if _digest_holds(manifest, model, wanted.digests))
-    if not models:
-        pins = {model: [entry.digest for entry in manifest.models if entry.id == model] for model in declared}
-        wanted_digests = {model: digests[0] if len(digests) == 1 else digests for model, digests in pins.items()}
-        raise _denied(
-            "models",
-            declared[0],
-            "digestMismatch",
-            f"The manifest pins another version of {declared[0]} than the one that is installed.",
-            host={"models": wanted_digests},
-        )
-    if host:
-        raise _denied(
-            f"fs.{wanted.root}",
-            str(wanted.root),
-            "noHostGrant",
-            f"The manifest declares {wanted.root}, but the host has granted no folder for it.",
-            host=host,
-        )
-    folder = None
-    if wanted.root is not None:
-        folder = FolderGrant(wanted.root, policy.grants[wanted.root], wanted.access, _MADE_HERE)
-    used = ", ".join(models) + (f"; fs.{folder.root}:{folder.access}" if folder else "")
-    return Grant(models, folder, f"modality:{modality}", used, _MADE_HERE)
+        capability, resource, _ = missing[0]
+        message = f"The app's manifest does not declare {', '.join(words for _, _, words in missing)}."
+        raise _denied(capability, resource, "notDeclared", message, declare=declare, **host)
+    models = _check_digests(manifest, able, wanted.digests)
+    if ungranted:
+        root = ungranted[0]
+        message = f"The manifest declares {root}, but the host has granted no folder for it."
+        raise _denied(f"fs.{root}", root, "noHostGrant", message, **host)
+    folder = None if wanted.root is None else _folder(policy, wanted.root, "write")
+    uses = [", ".join(models), *(f"fs.{root}:{access}" for root, access in wanted.folders)]
+    return Grant(
+        models,
+        folder,
+        ", ".join(dict.fromkeys(f"modality:{modality[model]}" for model in models)),
+        "; ".join(uses),
+        tuple(_folder(policy, source.root, "read") for source in wanted.sources),
+        _MADE_HERE,
+    )
+
+
+def _folder(policy: Policy, root: str, access: Access) -> FolderGrant:
+    return FolderGrant(root, policy.grants[root], access, _MADE_HERE)
 
 
 def audit_folder(policy: Policy) -> FolderGrant | None:
@@ -219,25 +254,46 @@ def _check_names(wanted: Wanted, path: str) -> None:
     for model in wanted.models:
         if MODEL_ID.fullmatch(model) is None:
             raise invalid_params(path, f"{shown(model)} is not a model id.")
-    if wanted.root is not None and not is_root(wanted.root):
-        message = f"{shown(wanted.root)} is no root; there are user-folder, app-data and user-paths.<name>."
-        raise invalid_params("$.options.output.root", message)
+    named = [(source.root, source.at) for source in wanted.sources]
+    for root, at in [(wanted.root, "$.options.output.root"), *named]:
+        if root is not None and not is_root(root):
+            message = f"{shown(root)} is no root; there are user-folder, app-data and user-paths.<name>."
+            raise invalid_params(at, message)
 
 
-def _proposal(wanted: Wanted) -> str:
+def _proposal(wanted: Wanted, candidates: Sequence[str]) -> str:
     installed = wanted.installed or tuple(wanted.digests)
-    return next((model for model in wanted.models if model in installed), wanted.models[0] if wanted.models else "")
+    return next((model for model in candidates if model in installed), candidates[0] if candidates else "")
 
 
-def _fs_fragment(manifest: Manifest, root: str, access: str) -> dict[str, Any]:
-    # what is there already is replaced by a merge, so the new word must say both
-    word = "read-write" if root in manifest.folders else access
-    kind, _, name = root.partition(".")
-    return {kind: {name: word}} if name else {kind: word}
+def _fs_fragment(manifest: Manifest, lacking: list[tuple[str, Access]]) -> dict[str, Any]:
+    """The ``fs`` members that declare all of ``lacking``."""
+    fragment: dict[str, Any] = {}
+    for root in dict.fromkeys(root for root, _ in lacking):
+        wanted = [access for name, access in lacking if name == root]
+        # what is there already is replaced by a merge, so the new word must say both
+        word = "read-write" if root in manifest.folders or len(wanted) > 1 else wanted[0]
+        kind, _, name = root.partition(".")
+        if name:
+            fragment.setdefault(kind, {})[name] = word
+        else:
+            fragment[kind] = word
+    return fragment
 
 
-def _host_grant(policy: Policy, root: str | None) -> dict[str, Any] | None:
-    return None if root is None or root in policy.grants else {"grants": {root: "<absolute folder>"}}
+def _check_digests(manifest: Manifest, models: list[str], digests: Mapping[str, str]) -> tuple[str, ...]:
+    """Those of the declared ``models`` whose pinned digest, if they have one, is the installed model's."""
+    holding = tuple(model for model in models if _digest_holds(manifest, model, digests))
+    if not holding:
+        pins = {model: [entry.digest for entry in manifest.models if entry.id == model] for model in models}
+        raise _denied(
+            "models",
+            models[0],
+            "digestMismatch",
+            f"The manifest pins another version of {models[0]} than the one that is installed.",
+            host={"models": {model: found[0] if len(found) == 1 else found for model, found in pins.items()}},
+        )
+    return holding
 
 
 def _digest_holds(manifest: Manifest, model: str, digests: Mapping[str, str]) -> bool:
@@ -247,12 +303,6 @@ def _digest_holds(manifest: Manifest, model: str, digests: Mapping[str, str]) ->
     installed = digests.get(model)
     # one that is not installed is granted: that it is missing is the next check's to say
     return installed is None or installed.lower() in pins
-
-
-def _words(capability: str, resource: str, access: str) -> str:
-    if capability == "models":
-        return f"the model {resource}"
-    return f"{access} access to {resource}" if capability.startswith("fs.") else f"the modality {resource}"
 
 
 def _denied(capability: str, resource: str, reason: str, message: str, **more: Any) -> RpcError:

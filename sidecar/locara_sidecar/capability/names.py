@@ -1,15 +1,17 @@
 """Which relative paths may name a file in a granted folder. Pure: no file is looked at.
 
-A name must mean the same thing on every system and to every eye: what is refused here is refused
-everywhere, also where this machine's file system would take it.
+A name that we give must mean the same thing on every system and to every eye: what is refused here is refused
+everywhere, also where this machine's file system would take it. A file that is there already has the name that it
+has; of those only what could lead out of the folder is refused.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Literal
 
-from locara_protocol.errors import RpcError, invalid_params
+from locara_protocol.errors import invalid_params
 
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 4096
@@ -27,20 +29,29 @@ def split(relative: str) -> tuple[str, ...]:
 
     :raises RpcError: InvalidParams that says why the path cannot be used.
     """
-    if not relative:
-        raise _refused("it is empty")
-    if any(0xD800 <= ord(character) <= 0xDFFF for character in relative):
-        raise _refused("it is not valid Unicode")
-    path = unicodedata.normalize("NFC", relative)
-    if len(path.encode()) > MAX_PATH_BYTES:
-        raise _refused(f"it is longer than {MAX_PATH_BYTES} bytes")
-    if path.startswith("/"):
-        raise _refused("it is absolute; it must be relative to the root")
-    parts = tuple(path.split("/"))
-    if len(parts) > MAX_DEPTH:
-        raise _refused(f"it is deeper than {MAX_DEPTH} folders")
-    for part in parts:
-        _check(part)
+    try:
+        parts = _components(relative, "NFC")
+        for part in parts:
+            _check(part)
+    except _Refused as refused:
+        raise invalid_params(_PATH, f"The output path cannot be used: {refused}.") from None
+    return parts
+
+
+def existing(relative: str, at: str) -> tuple[str, ...]:
+    """The components, as they stand, of a relative path that names a file to read; the last is the file's name.
+
+    :param at: the parameter that holds it.
+    :raises RpcError: InvalidParams that says why the path cannot be used.
+    """
+    try:
+        parts = _components(relative, None)
+        for part in parts:
+            if "\0" in part:
+                raise _Refused("it contains a NUL character")
+            _check_step(part)
+    except _Refused as refused:
+        raise invalid_params(at, f"The path cannot be used: {refused}.") from None
     return parts
 
 
@@ -55,35 +66,56 @@ def numbered(name: str, number: int) -> str:
     return stem + suffix
 
 
-def _check(part: str) -> None:
+class _Refused(Exception):
+    """Why a path cannot be used."""
+
+
+def _components(relative: str, form: Literal["NFC"] | None) -> tuple[str, ...]:
+    if not relative:
+        raise _Refused("it is empty")
+    if any(0xD800 <= ord(character) <= 0xDFFF for character in relative):
+        raise _Refused("it is not valid Unicode")
+    path = relative if form is None else unicodedata.normalize(form, relative)
+    if len(path.encode()) > MAX_PATH_BYTES:
+        raise _Refused(f"it is longer than {MAX_PATH_BYTES} bytes")
+    if path.startswith("/"):
+        raise _Refused("it is absolute; it must be relative to the root")
+    parts = tuple(path.split("/"))
+    if len(parts) > MAX_DEPTH:
+        raise _Refused(f"it is deeper than {MAX_DEPTH} folders")
+    return parts
+
+
+def _check_step(part: str) -> str:
+    """Refuse what is no step down, or too long; the part without what some file systems and most eyes skip."""
     if not part:
-        raise _refused("a component is empty, or it ends with a slash")
-    for character in part:
-        _check_character(character)
-    # some file systems and most eyes skip format characters, so the rules below do too
+        raise _Refused("a component is empty, or it ends with a slash")
     plain = "".join(character for character in part if unicodedata.category(character) != "Cf")
     if plain in (".", ".."):
-        raise _refused("it contains . or ..")
-    if plain.startswith("."):
-        raise _refused("a component begins with a dot; hidden files are not written")
-    if not plain or plain[-1] == "." or plain[-1].isspace():
-        raise _refused("a component ends with a dot or a space")
-    if _RESERVED.fullmatch(plain.partition(".")[0].rstrip()):
-        raise _refused("a component is a reserved device name")
+        raise _Refused("it contains . or ..")
     if len(part.encode()) > MAX_NAME_BYTES:
-        raise _refused(f"a component is longer than {MAX_NAME_BYTES} bytes")
+        raise _Refused(f"a component is longer than {MAX_NAME_BYTES} bytes")
+    return plain
+
+
+def _check(part: str) -> None:
+    for character in part:
+        _check_character(character)
+    plain = _check_step(part)
+    if plain.startswith("."):
+        raise _Refused("a component begins with a dot; hidden files are not written")
+    if not plain or plain[-1] == "." or plain[-1].isspace():
+        raise _Refused("a component ends with a dot or a space")
+    if _RESERVED.fullmatch(plain.partition(".")[0].rstrip()):
+        raise _Refused("a component is a reserved device name")
 
 
 def _check_character(character: str) -> None:
     if unicodedata.category(character) in ("Cc", "Zl", "Zp"):
-        raise _refused("it contains a control character")
+        raise _Refused("it contains a control character")
     if character in _BIDI:
-        raise _refused("it contains a character that reverses the direction of text")
+        raise _Refused("it contains a character that reverses the direction of text")
     if character in _SEPARATORS:
-        raise _refused("it contains a backslash or another look-alike of the separator")
+        raise _Refused("it contains a backslash or another look-alike of the separator")
     if character == ":":
-        raise _refused("it contains a colon")
-
-
-def _refused(why: str) -> RpcError:
-    return invalid_params(_PATH, f"The output path cannot be used: {why}.")
+        raise _Refused("it contains a colon")

@@ -1,4 +1,4 @@
-"""The system calls that saving a file needs, in one table, so that a test can fail each of them in turn.
+"""The system calls that saving and reading a file need, in one table, so that a test can fail each of them in turn.
 
 Every method is one call (or the one call that the platform has instead) and raises OSError as the
 call fails. Nothing here decides anything.
@@ -100,6 +100,14 @@ class System:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | NOFOLLOW | getattr(os, "O_NONBLOCK", 0)
         return os.open(name, flags, 0o666, dir_fd=parent)
 
+    def open_read(self, name: str, parent: int) -> int:
+        """A file to read; never through a link.
+
+        Not blocking, because what has the name may be a pipe that nobody writes, and never a controlling terminal.
+        """
+        flags = os.O_RDONLY | os.O_CLOEXEC | NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+        return os.open(name, flags, dir_fd=parent)
+
     def try_lock(self, fd: int) -> None:
         """An exclusive lock that goes with the descriptor; BlockingIOError when another process has it."""
         import fcntl
@@ -109,6 +117,10 @@ class System:
     def write(self, fd: int, data: memoryview) -> int:
         """Bytes written, which may be fewer than given."""
         return os.write(fd, data)
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        """At most ``size`` bytes from ``offset``; none at the end."""
+        return os.pread(fd, size, offset)
 
     def set_mode(self, fd: int, mode: int) -> None:
         os.fchmod(fd, mode)

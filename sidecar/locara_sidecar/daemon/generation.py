@@ -16,19 +16,15 @@ from locara_protocol.messages import DiffusionStep, GenerateParams, GenerateResu
 from locara_sidecar.capability.authorize import Grant
 from locara_sidecar.daemon import resolve
 from locara_sidecar.daemon.progress import Progress, last_state, preview_image
-from locara_sidecar.daemon.turns import cancelled_error
+from locara_sidecar.daemon.source_images import EditFiles, SourceImages
+from locara_sidecar.daemon.turns import Shared, cancelled_error
 from locara_sidecar.engine import frames
 from locara_sidecar.models.catalogue import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from locara_sidecar.daemon.jobs import Job
     from locara_sidecar.daemon.model_choice import ModelChoice
-    from locara_sidecar.daemon.model_use import ModelUse
-    from locara_sidecar.daemon.outbox import Outbox
     from locara_sidecar.daemon.saving import Saver
-    from locara_sidecar.engine.lazy import LazyEngine
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -40,12 +36,22 @@ class Order(msgspec.Struct, frozen=True):
     output: resolve.Output
     seed: int
     accepted: float
+    sources: SourceImages | None = None
 
     @property
     def count(self) -> int:
         return (self.params.options and self.params.options.count) or 1
 
-    def resolve(self, models: ModelChoice, *, job: str, digest: str) -> resolve.Resolved:
+    @property
+    def steps(self) -> int:
+        """How many steps an image will take, for all that is known before the engine runs."""
+        steps = (self.params.options and self.params.options.steps) or self.entry.defaults.steps
+        strength = resolve.strength_of(self.params, self.entry)
+        return steps if strength is None else frames.steps_at(strength, steps)
+
+    def resolve(
+        self, models: ModelChoice, *, job: str, digest: str, files: EditFiles | None = None
+    ) -> resolve.Resolved:
         """:raises RpcError: InvalidParams, for what the model does not allow."""
         return resolve.resolve(
             self.params,
@@ -56,37 +62,18 @@ class Order(msgspec.Struct, frozen=True):
             engine="auto" if models.fake else models.engine,
             seed=self.seed,
             output=self.output,
+            files=files,
         )
 
 
 class Generation:
-    """The :class:`~locara_sidecar.daemon.turns.Work` of one order.
+    """The :class:`~locara_sidecar.daemon.turns.Work` of one order."""
 
-    :param use: keeps the model from being collected meanwhile.
-    :param start_task: starts a coroutine function in the daemon's task group.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        order: Order,
-        *,
-        outbox: Outbox,
-        engine: LazyEngine,
-        models: ModelChoice,
-        use: ModelUse,
-        start_task: Callable[..., object],
-    ) -> None:
+    def __init__(self, job: Job, order: Order, shared: Shared) -> None:
         self._job = job
         self._order = order
-        self._outbox = outbox
-        self._engine = engine
-        self._models = models
-        self._use = use
-        self._start_task = start_task
-        options = order.params.options
-        steps = (options and options.steps) or order.entry.defaults.steps
-        self._progress = Progress(job.id, order.count, steps, time.monotonic)
+        self._shared = shared
+        self._progress = Progress(job.id, order.count, order.steps, time.monotonic)
 
     def queued(self) -> None:
         self._tell(self._progress.phase("queued", 1))
@@ -107,19 +94,21 @@ class Generation:
         )
         await saver.open()
         try:
-            digest = await self._models.digest(order.entry.id)
-            resolved = order.resolve(self._models, job=job.id, digest=digest)
+            files = None if order.sources is None else await order.sources.read()
+            digest = await self._shared.models.digest(order.entry.id)
+            resolved = order.resolve(self._shared.models, job=job.id, digest=digest, files=files)
             if job.cancel_requested:
                 raise cancelled_error([])
-            self._start_task(saver.run)
-            with self._use.held(order.entry, self._models.files(order.entry.id)):
+            self._shared.start_task(saver.run)
+            with self._shared.use.held(order.entry, self._shared.models.files(order.entry.id)):
                 done = await self._drive(resolved.spec, saver)
             return _result(job, order, resolved, done, saver, started)
         finally:
             await saver.aclose()
 
     def close(self) -> None:
-        pass
+        if self._order.sources is not None:
+            self._order.sources.close()
 
     async def _drive(self, spec: frames.JobSpec, saver: Saver) -> frames.Done:
         def on_event(event: frames.Event) -> None:
@@ -130,9 +119,9 @@ class Generation:
             elif isinstance(event, frames.Image):
                 saver.put(event)
 
-        saver.on_failure = partial(self._engine.cancel, spec.job)
+        saver.on_failure = partial(self._shared.engine.cancel, spec.job)
         try:
-            done = await self._engine.run(spec, on_event)
+            done = await self._shared.engine.run(spec, on_event)
         except RpcError as error:
             await saver.finish()
             failure = saver.failure or error
@@ -152,7 +141,7 @@ class Generation:
     def _tell(self, message: DiffusionStep) -> None:
         self._job.last = last_state(message)
         if self._job.channel is not None:
-            self._outbox.push(self._job.channel, message)
+            self._shared.outbox.push(self._job.channel, message)
 
 
 def _result(

@@ -1,4 +1,5 @@
-"""``image.generate`` from the call to the queue: every check that needs no engine, in the contract's order."""
+"""``image.generate`` and ``image.edit`` from the call to the queue: every check that needs no engine, in the contract's
+order."""
 
 from __future__ import annotations
 
@@ -6,44 +7,65 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from locara_protocol.messages import U32_MAX, GenerateOptions, GenerateParams
-from locara_sidecar.daemon import resolve
+from locara_protocol.errors import RpcError
+from locara_protocol.messages import U32_MAX, EditParams, GenerateOptions, GenerateParams
+from locara_sidecar.daemon import resolve, source_images
 from locara_sidecar.daemon.generation import Generation, Order
+from locara_sidecar.daemon.source_images import SourceImages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from locara_sidecar.daemon.calls import Call
     from locara_sidecar.daemon.jobs import Job
-    from locara_sidecar.daemon.model_choice import ModelChoice
-    from locara_sidecar.daemon.turns import Turns
+    from locara_sidecar.daemon.turns import Shared, Turns
 
 
 class ImageCalls:
-    """The handlers.
+    """The handlers; each checks a call and queues it, and its answer comes later."""
 
-    :param work_of: makes the work of a job's order.
-    """
-
-    def __init__(self, models: ModelChoice, turns: Turns, work_of: Callable[[Job, Order], Generation]) -> None:
-        self._models = models
+    def __init__(self, shared: Shared, turns: Turns) -> None:
+        self._shared = shared
+        self._models = shared.models
         self._turns = turns
-        self._work_of = work_of
 
     def generate(self, call: Call, params: GenerateParams) -> None:
-        """Check a call in the contract's order and queue it; its answer comes later.
-
-        :raises RpcError: for whatever the checks find.
-        """
+        """:raises RpcError: for whatever the checks find."""
         options = params.options or GenerateOptions()
         output = resolve.check_request(params)
-        wanted = self._models.wanted(options.model, root=output.root if output.save else None)
+        root = output.root if output.save else None
+        wanted = self._models.wanted(options.model, lambda entry: "text-to-image", root=root)
         grant = self._models.authorize(call, wanted)
         entry = self._models.choose(grant.models, explicit=options.model is not None)
-        self._models.check_engine(options.engine, entry)
         order = Order(params, entry, grant, output, _random_seed(options.count or 1), time.monotonic())
+        self._accept(call, order)
+
+    def edit(self, call: Call, params: EditParams) -> None:
+        """:raises RpcError: for whatever the checks find; a file that cannot be used is told a moment later."""
+        options = params.options or GenerateOptions()
+        output = resolve.check_request(params)
+        named = source_images.check_forms(params)
+        root = output.root if output.save else None
+        wanted = self._models.wanted(options.model, lambda entry: entry.edit_modality, root=root, sources=named)
+        grant = self._models.authorize(call, wanted)
+        entry = self._models.choose(grant.models, explicit=options.model is not None)
+        sources = SourceImages(params, grant.sources)
+        order = Order(params, entry, grant, output, _random_seed(options.count or 1), time.monotonic(), sources)
+        job = self._accept(call, order)
+        if sources.named:
+            self._shared.start_task(self._open, job, sources)
+
+    def _accept(self, call: Call, order: Order) -> Job:
+        options = order.params.options
+        self._models.check_engine(options and options.engine, order.entry)
         order.resolve(self._models, job="check", digest="")
-        self._turns.accept(call, entry.id, lambda job: self._work_of(job, order))
+        if order.sources is not None:
+            order.sources.check_sent()
+        return self._turns.accept(call, order.entry.id, lambda job: Generation(job, order, self._shared))
+
+    async def _open(self, job: Job, sources: SourceImages) -> None:
+        try:
+            await sources.open()
+        except RpcError as error:
+            self._turns.fail(job, error)
 
 
 def _random_seed(count: int) -> int:

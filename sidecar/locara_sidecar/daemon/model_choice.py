@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from locara_protocol.errors import RpcError
 from locara_protocol.methods import METHODS
-from locara_sidecar.capability.authorize import Grant, Wanted, authorize
+from locara_sidecar.capability.authorize import Grant, Source, Wanted, authorize
 from locara_sidecar.models.catalogue import RUNNABLE, Catalogue, Entry
 
 if TYPE_CHECKING:
@@ -59,16 +59,25 @@ class ModelChoice:
         return None if self.fake else self.folder(model_id)
 
     def wanted(
-        self, asked: str | None, *, able: Callable[[Entry], bool] = lambda entry: True, root: str | None = None
+        self,
+        asked: str | None,
+        modality: Callable[[Entry], str | None],
+        *,
+        root: str | None = None,
+        sources: tuple[Source, ...] = (),
     ) -> Wanted:
         """What a call asks the gate for.
 
-        :param asked: the model that the call names; None for any that is ``able``.
+        :param asked: the model that the call names; None for any that can do it.
+        :param modality: what a model takes for it; None for one that cannot.
         """
+        found = {entry.id: needed for entry in self._catalogue if (needed := modality(entry)) is not None}
         return Wanted(
-            models=(asked,) if asked else tuple(entry.id for entry in self._catalogue if able(entry)),
+            models=(asked,) if asked else tuple(found),
+            modalities=found,
             digests=_Digests(self.folder),
             root=root,
+            sources=sources,
             installed=tuple(entry.id for entry in self._catalogue if self.folder(entry.id) is not None),
         )
 

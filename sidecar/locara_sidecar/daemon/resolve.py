@@ -15,6 +15,7 @@ from locara_protocol.errors import invalid_params
 from locara_protocol.messages import (
     MAX_PROMPT_BYTES,
     U32_MAX,
+    EditParams,
     GenerateOptions,
     GenerateParams,
     ImageMime,
@@ -23,13 +24,14 @@ from locara_protocol.messages import (
     Warning,
 )
 from locara_sidecar.capability import names
-from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
+from locara_sidecar.daemon.sizes import sides_of, size_of
+from locara_sidecar.engine.frames import EditSpec, EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 
 if TYPE_CHECKING:
+    from locara_sidecar.daemon.source_images import EditFiles
     from locara_sidecar.models.catalogue import Entry
 
-MAX_INLINE_IMAGE_BYTES = 7 * 1024 * 1024
-"""Room for all images of one inline answer, counted raw (3 bytes a pixel) in base64."""
+DEFAULT_STRENGTH = 0.6
 
 DEFAULT_PREVIEW_BYTES = 5632
 """Keeps a whole DiffusionStep message under 8,192 bytes, so that Tauri delivers it on its direct path."""
@@ -101,24 +103,72 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[Warning]
 
 
+def strength_of(params: GenerateParams, entry: Entry) -> float | None:
+    """How much an edit changes, in (0, 1]; None for what has no strength.
+
+    :raises RpcError: InvalidParams for a model that cannot edit, or that follows an instruction and was given a
+        strength or a mask.
+    """
+    if not isinstance(params, EditParams):
+        return None
+    asked = params.options.strength if params.options else None
+    if entry.edit_modality is None:
+        raise invalid_params("$.options.model", f"{entry.id} makes images and does not edit any.", model=entry.id)
+    if entry.edit_modality == "image-to-image":
+        return DEFAULT_STRENGTH if asked is None else asked
+    why = f"{entry.id} changes the whole picture as the prompt tells it to"
+    if asked is not None:
+        raise invalid_params("$.options.strength", f"{why}; it has no strength.")
+    if params.mask is not None:
+        raise invalid_params("$.mask", f"{why}; it takes no mask.")
+    return None
+
+
+def model_spec(
+    entry: Entry,
+    *,
+    folder: str,
+    digest: str,
+    quantization: str | None,
+    precision: str | None,
+    sides: Sides | None = None,
+) -> ModelSpec:
+    """A model as the engine is told of it; ``sides`` where a call allows less than the model does."""
+    return ModelSpec(
+        id=entry.id,
+        version=entry.version,
+        digest=digest,
+        family=entry.family,
+        path=folder,
+        max_sequence_length=entry.defaults.max_sequence_length,
+        quantization=quantization or "auto",
+        precision=precision or "auto",
+        sides=sides or sides_of(entry),
+    )
+
+
 def resolve(
-    params: GenerateParams, entry: Entry, *, job: str, folder: str, digest: str, engine: str, seed: int, output: Output
+    params: GenerateParams,
+    entry: Entry,
+    *,
+    job: str,
+    folder: str,
+    digest: str,
+    engine: str,
+    seed: int,
+    output: Output,
+    files: EditFiles | None = None,
 ) -> Resolved:
     """Fill in the model's defaults and check its own limits.
 
     :param engine: the engine of this daemon, by name; seed: what is used where the host gave none.
+    :param files: what an edit starts from; without it an edit is only checked.
     :raises RpcError: InvalidParams naming the member and the model.
     """
     options = params.options or GenerateOptions()
     defaults = entry.defaults
-    width = _side(entry, "width", options.width or defaults.width)
-    height = _side(entry, "height", options.height or defaults.height)
-    if width * height > entry.sides.max_pixels:
-        raise invalid_params(
-            "$.options.width",
-            f"{width} × {height} has more pixels than {entry.id} allows ({entry.sides.max_pixels}).",
-            maxPixels=entry.sides.max_pixels,
-        )
+    strength = strength_of(params, entry)
+    width, height, sides = size_of(options, entry, inline=output.inline, edit=isinstance(params, EditParams))
     negative = options.negative_prompt or ""
     if negative and not entry.classifier_free_guidance:
         raise invalid_params(
@@ -131,12 +181,6 @@ def resolve(
             "$.options.scheduler", f"{entry.id} has {', '.join(entry.schedulers)}.", allowed=entry.schedulers
         )
     count = options.count or 1
-    if output.inline and count * width * height * 4 > MAX_INLINE_IMAGE_BYTES:
-        raise invalid_params(
-            "$.options.output.mode",
-            f"{count} images of {width} × {height} are too large for one inline answer; save them instead.",
-            maxInlineImageBytes=MAX_INLINE_IMAGE_BYTES,
-        )
     preview = _preview(options.preview or PreviewOptions())
     out = options.output or OutputOptions()
     drawing: dict[str, Any] = {
@@ -154,7 +198,7 @@ def resolve(
         "precision": options.precision or "auto",
         "tiling": "on" if options.tiling == "on" else "off",
         "engine": engine,
-    }
+    } | ({} if strength is None else {"strength": strength})
     quality = out.quality or 90
     metadata = None
     if (out.metadata or "full") == "full":
@@ -162,24 +206,16 @@ def resolve(
             "prompt": params.prompt,
             "options": drawing,
             "model": {"id": entry.id, "version": entry.version, "digest": digest},
-        }
+        } | (files.hashes if files else {})
     spec = JobSpec(
         job=job,
-        model=ModelSpec(
-            id=entry.id,
-            version=entry.version,
+        model=model_spec(
+            entry,
+            folder=folder,
             digest=digest,
-            family=entry.family,
-            path=folder,
-            max_sequence_length=defaults.max_sequence_length,
-            quantization=drawing["quantization"],
-            precision=drawing["precision"],
-            sides=Sides(
-                minimum=entry.sides.minimum,
-                maximum=entry.sides.maximum,
-                multiple_of=entry.sides.multiple_of,
-                max_pixels=entry.sides.max_pixels,
-            ),
+            quantization=options.quantization,
+            precision=options.precision,
+            sides=sides,
         ),
         prompt=params.prompt,
         negative_prompt=negative,
@@ -194,6 +230,7 @@ def resolve(
         tiling=drawing["tiling"],
         preview=preview,
         output=EncodeSpec(mime_type=output.mime_type, quality=quality, metadata=metadata),
+        edit=None if files is None else EditSpec(image=files.image, mask=files.mask, strength=strength),
     )
     output_options: dict[str, Any] = {
         "mode": out.mode or "save",
@@ -214,7 +251,11 @@ def resolve(
     }
     return Resolved(
         spec=spec,
-        parameters={"prompt": params.prompt, "options": {**drawing, "preview": previews, "output": output_options}},
+        parameters={
+            "prompt": params.prompt,
+            **(files.shown if files else {}),
+            "options": {**drawing, "preview": previews, "output": output_options},
+        },
         warnings=_warnings(options, entry),
     )
 
@@ -224,22 +265,6 @@ def _warnings(options: GenerateOptions, entry: Entry) -> list[Warning]:
     if options.speed in (None, "exact"):
         return []
     return [Warning(kind="SpeedUnavailable", message=f"{entry.id} has no step caching; it ran at speed exact.")]
-
-
-def _side(entry: Entry, name: str, value: int) -> int:
-    sides = entry.sides
-    if sides.minimum <= value <= sides.maximum and value % sides.multiple_of == 0:
-        return value
-    nearest = min(max(round(value / sides.multiple_of) * sides.multiple_of, sides.minimum), sides.maximum)
-    raise invalid_params(
-        f"$.options.{name}",
-        f"{entry.id} takes a {name} of {sides.minimum} to {sides.maximum} in steps of {sides.multiple_of}; "
-        f"the nearest is {nearest}.",
-        nearest=nearest,
-        minimum=sides.minimum,
-        maximum=sides.maximum,
-        multipleOf=sides.multiple_of,
-    )
 
 
 def _preview(options: PreviewOptions) -> PreviewSpec:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -23,15 +22,16 @@ from locara_sidecar.capability.audit import AuditLog
 from locara_sidecar.capability.authorize import audit_folder
 from locara_sidecar.daemon import hostwatch, system
 from locara_sidecar.daemon.calls import Batch, Call, Calls
-from locara_sidecar.daemon.generation import Generation
 from locara_sidecar.daemon.image_calls import ImageCalls
 from locara_sidecar.daemon.jobs import JobQueue
+from locara_sidecar.daemon.load_calls import LoadCalls
 from locara_sidecar.daemon.model_choice import ModelChoice
 from locara_sidecar.daemon.model_use import ModelUse
 from locara_sidecar.daemon.outbox import Channel, Outbox
-from locara_sidecar.daemon.resolve import EXTENSIONS, MAX_INLINE_IMAGE_BYTES
+from locara_sidecar.daemon.resolve import EXTENSIONS
 from locara_sidecar.daemon.session import Session
-from locara_sidecar.daemon.turns import Turns
+from locara_sidecar.daemon.sizes import MAX_INLINE_IMAGE_BYTES
+from locara_sidecar.daemon.turns import Shared, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,15 +91,10 @@ class Server:
         self.jobs = JobQueue(max_queue)
         self.turns = Turns(self.jobs, engine, start_task)
         self.models = ModelChoice(catalogue, engine_name, lambda: self.session.policy, self._record)
-        work_of = partial(
-            Generation,
-            outbox=outbox,
-            engine=engine,
-            models=self.models,
-            use=ModelUse(catalogue, engine.status, start_task),
-            start_task=start_task,
-        )
-        images = ImageCalls(self.models, self.turns, work_of)
+        use = ModelUse(catalogue, engine.status, start_task)
+        shared = Shared(outbox, engine, self.models, use, start_task)
+        images = ImageCalls(shared, self.turns)
+        self._loads = LoadCalls(shared, self.jobs, self.turns)
         self._handlers: dict[str, Callable[[Call, Any], Any]] = {
             "initialize": self._initialize,
             "ping": self._ping,
@@ -107,10 +102,13 @@ class Server:
             "system.info": self._system_info,
             "jobs.list": self._jobs_list,
             "image.generate": images.generate,
+            "image.edit": images.edit,
             "image.cancel": self._image_cancel,
             "audit.capabilityLog": self._capability_log,
             "shutdown": self._shutdown,
             **{name: self._model_call for name in METHODS if name.startswith("models.")},
+            "models.load": self._loads.load,
+            "models.unload": self._loads.unload,
         }
         if self._handlers.keys() != METHODS.keys():
             raise RuntimeError(f"methods and handlers differ: {self._handlers.keys() ^ METHODS.keys()}")
@@ -306,6 +304,7 @@ class Server:
     async def wait_until_idle(self) -> None:
         """Return when every long call has been answered."""
         await self.turns.wait_until_idle()
+        await self._loads.wait_until_idle()
         if self._model_calls is not None:
             await self._model_calls.wait_until_idle()
 

@@ -5,6 +5,7 @@ Owns the job queue and the moves of its jobs. What a job does is its :class:`Wor
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
     from locara_protocol.messages import JobState, Result
     from locara_sidecar.daemon.calls import Call
+    from locara_sidecar.daemon.model_choice import ModelChoice
+    from locara_sidecar.daemon.model_use import ModelUse
+    from locara_sidecar.daemon.outbox import Outbox
     from locara_sidecar.engine.lazy import LazyEngine
 
 
@@ -38,6 +42,21 @@ class Work(Protocol):
     def close(self) -> None:
         """The job has ended, however it did: give back what was held for it."""
         ...
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the works of a session share.
+
+    :param use: keeps the model in use from being collected.
+    :param start_task: starts a coroutine function in the daemon's task group.
+    """
+
+    outbox: Outbox
+    engine: LazyEngine
+    models: ModelChoice
+    use: ModelUse
+    start_task: Callable[..., object]
 
 
 class Turns:

@@ -91,6 +91,11 @@ class EditSpec(msgspec.Struct, frozen=True, kw_only=True):
     strength: float | None = None
 
 
+def steps_at(strength: float, steps: int) -> int:
+    """How many of ``steps`` an edit of ``strength`` in (0, 1] runs: the last ones, at least one of them."""
+    return max(1, steps - int(steps - steps * strength))
+
+
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One generation or edit, every option resolved. Image k of ``count`` (1-based) uses ``seed + k - 1``.
 

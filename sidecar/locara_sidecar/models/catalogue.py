@@ -96,6 +96,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
         return self.source if isinstance(self.source, list) else [self.source]
 
     @property
+    def edit_modality(self) -> str | None:
+        """What ``image.edit`` needs for this model: ``image-text-to-image`` for one that follows an instruction,
+        ``image-to-image`` for one that repaints, None for one that does neither."""
+        kinds = ("image-text-to-image", "image-to-image")
+        return next((modality for modality in kinds if modality in self.modalities), None)
+
+    @property
     def downloadable(self) -> bool:
         """Whether the model comes from the hub."""
         return all(source.repository and source.files for source in self.sources)

@@ -6,8 +6,12 @@ import colorsys
 import hashlib
 import math
 import random
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFilter
+
+if TYPE_CHECKING:
+    from locara_sidecar.engine.source import Source
 
 _LATENT = 8  # pixels of the image per pixel of a latent, as in the real models
 
@@ -29,6 +33,14 @@ def landscape(prompt: str, negative_prompt: str, seed: int, width: int, height: 
     for layer in range(4):
         _hills(draw, draw_from, (width, height), layer, _colour(hue + 0.3 + 0.05 * layer, 0.5, 0.7 - 0.15 * layer))
     return picture
+
+
+def edited(source: Source, picture: Image.Image) -> Image.Image:
+    """``source`` with as much of ``picture`` in it as its strength says, where its mask lets it."""
+    from locara_sidecar.engine.source import composite
+
+    strength = 0.5 if source.strength is None else source.strength
+    return composite(source, Image.blend(source.image, picture, strength))
 
 
 def predicted(thumbnail: Image.Image, step: int, steps: int) -> Image.Image:

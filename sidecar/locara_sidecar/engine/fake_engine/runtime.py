@@ -2,7 +2,8 @@
 
 Pillow only. A picture depends on prompt, negative prompt, seed and size; sizes, steps and ``count`` are
 obeyed; the x0 previews sharpen from step to step; a cancel takes milliseconds; a model once "loaded"
-stays loaded.
+stays loaded. An edit blends the source with such a picture, ``strength`` of it (half where there is none), and takes as
+many steps as that leaves; where the mask is black the source stays.
 
 Times are settings of the engine (``EngineClient(settings={"step_ms": "5"})``) or environment
 variables of the daemon, in milliseconds:
@@ -47,7 +48,7 @@ from typing import TYPE_CHECKING, cast
 from PIL import Image
 
 from locara_sidecar.engine.fake_engine import faults, pictures
-from locara_sidecar.engine.frames import Settled
+from locara_sidecar.engine.frames import Settled, steps_at
 from locara_sidecar.engine.runtime import (
     Control,
     Emit,
@@ -61,6 +62,7 @@ from locara_sidecar.engine.runtime import (
 if TYPE_CHECKING:
     from locara_protocol.messages import PreviewDecoder
     from locara_sidecar.engine.frames import JobSpec, LoadSpec, ModelSpec
+    from locara_sidecar.engine.source import Source
 
 _DEFAULTS = {"step_ms": 20.0, "load_ms": 40.0, "encode_ms": 5.0, "decode_ms": 10.0, "start_ms": 0.0}
 _MEMORY = {"none": 64 << 20, "8bit": 32 << 20, "4bit": 16 << 20}  # bytes that a model pretends to take
@@ -94,13 +96,15 @@ class FakeRuntime:
     def generate(self, spec: JobSpec, emit: Emit, control: Control) -> Summary:
         """:raises EngineFault: and MemoryError, RuntimeError on demand."""
         wanted = {**self._faults, **faults.parse(spec.prompt)}
+        source = None if spec.edit is None else _source(spec)
+        settled = _settled(spec, source)
         self._load(spec.model, wanted, emit, control)
         emit(PhaseEvent(phase="encoding", image=1))
         faults.strike(wanted, "encoding")
         _wait(self._seconds("encode_ms"), control)
         for image in range(1, spec.count + 1):
-            self._sample(spec, image, wanted, emit, control)
-        return Summary(settled=_settled(spec), warnings=[])
+            self._sample(spec, source, settled, image, wanted, emit, control)
+        return Summary(settled=settled, warnings=[])
 
     def preview(self, x0: object, mode: str, max_side: int) -> tuple[Image.Image, PreviewDecoder] | None:
         """``x0`` is the picture at latent size, or an exception to raise; every mode is available."""
@@ -135,27 +139,39 @@ class FakeRuntime:
             emit(PhaseEvent(phase="loading", image=1, fraction=part / parts))
         self._loaded = key
 
-    def _sample(self, spec: JobSpec, image: int, wanted: dict[str, str], emit: Emit, control: Control) -> None:
+    def _sample(
+        self,
+        spec: JobSpec,
+        source: Source | None,
+        settled: Settled,
+        image: int,
+        wanted: dict[str, str],
+        emit: Emit,
+        control: Control,
+    ) -> None:
         seed = spec.seed + image - 1
+        steps = spec.steps if source is None or source.strength is None else steps_at(source.strength, spec.steps)
         seconds = _milliseconds(wanted.get("slow"), self._seconds("step_ms"))
         emit(PhaseEvent(phase="denoising", image=image))
-        picture = pictures.landscape(spec.prompt, spec.negative_prompt, seed, spec.width, spec.height)
+        picture = pictures.landscape(spec.prompt, spec.negative_prompt, seed, settled.width, settled.height)
+        if source is not None:
+            picture = pictures.edited(source, picture)
         thumbnail = pictures.latent_size(picture)
-        for step in range(1, spec.steps + 1):
+        for step in range(1, steps + 1):
             started = time.monotonic()
             if "stderr" in wanted:
                 faults.shout()
-            x0 = pictures.predicted(thumbnail, step, spec.steps)
+            x0 = pictures.predicted(thumbnail, step, steps)
             _wait(seconds - (time.monotonic() - started), control)
-            if step == (spec.steps + 1) // 2:  # in the middle, so that some steps were told of
+            if step == (steps + 1) // 2:  # in the middle, so that some steps were told of
                 faults.strike(wanted, "denoising")
                 faults.spoil(wanted)
             shown = RuntimeError("no preview") if "nopreview" in wanted else x0
-            emit(StepEvent(image=image, step=step, steps=spec.steps, x0=shown))
+            emit(StepEvent(image=image, step=step, steps=steps, x0=shown))
         emit(PhaseEvent(phase="decoding", image=image))
         faults.strike(wanted, "decoding")
         _wait(self._seconds("decode_ms"), control)
-        emit(ImageEvent(image=image, seed=seed, pixels=picture, settled=_settled(spec)))
+        emit(ImageEvent(image=image, seed=seed, pixels=picture, settled=settled))
 
     def _setting(self, name: str) -> str | None:
         return self._settings.get(name, os.environ.get(f"LOCARA_FAKE_{name.upper()}"))
@@ -164,14 +180,21 @@ class FakeRuntime:
         return _milliseconds(self._setting(name), _DEFAULTS[name] / 1000)
 
 
-def _settled(spec: JobSpec) -> Settled:
+def _source(spec: JobSpec) -> Source:
+    """:raises EngineFault: InvalidImage or InvalidParams."""
+    from locara_sidecar.engine.source import read  # most jobs edit nothing
+
+    return read(spec)
+
+
+def _settled(spec: JobSpec, source: Source | None) -> Settled:
     """What a job claims to run with."""
     quantization, precision = _resolved(spec.model)
     return Settled(
         quantization=quantization,
         precision=precision,
-        width=spec.width,
-        height=spec.height,
+        width=spec.width if source is None else source.width,
+        height=spec.height if source is None else source.height,
         tiling="on" if spec.tiling == "on" else "off",
         speed=spec.speed,
     )

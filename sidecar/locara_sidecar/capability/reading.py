@@ -1,0 +1,126 @@
+"""Reading a file below a granted folder: never one outside it, never anything but a regular file, never without end.
+
+A file is opened once and read from its descriptor later, so that what is read is what was looked at, whatever
+happens to its name meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from locara_protocol.errors import RpcError
+from locara_protocol.wording import shown
+from locara_sidecar.capability import names
+from locara_sidecar.capability.held import MAX_SHOWN, NOT_A_FILE, HeldFolder, Resolution, storage_error
+
+if TYPE_CHECKING:
+    from locara_sidecar.capability.authorize import FolderGrant
+    from locara_sidecar.capability.system import System
+
+_CHUNK = 1 << 20
+
+
+class ReadableFolder(HeldFolder):
+    """A granted folder, open for reading.
+
+    :param resolution: how folders below it are found; ``auto`` takes openat2 where the system has it.
+    :raises RpcError: StorageError when the folder is not there or cannot be opened.
+    """
+
+    def __init__(self, grant: FolderGrant, *, resolution: Resolution = "auto", system: System | None = None) -> None:
+        super().__init__(grant, "read", resolution, system)
+
+    def open(self, relative: str, at: str) -> ReadableFile:
+        """The regular file ``relative``. It blocks as the file system does; call it in a thread.
+
+        :param at: the parameter that names the file, for errors.
+        :raises RpcError: InvalidParams for a path that is never allowed; StorageError with ``errno`` for a file that is
+            not there, not regular (ELOOP: a link, or reached through one) or not to be read.
+        """
+        *folders, name = names.existing(relative, at)
+        try:
+            with contextlib.ExitStack() as stack:
+                fd = self._open(name, self._find(folders, stack))
+        except OSError as error:
+            raise _explained(error, relative, self._grant.root, at) from error
+        return ReadableFile(fd, self._system, relative, self._grant.root, at)
+
+    def _open(self, name: str, parent: int) -> int:
+        _check_regular(self._system.status(name, parent))  # first, because opening a device may do something
+        fd = self._system.open_read(name, parent)
+        try:
+            _check_regular(self._system.file_status(fd))  # again: it may be another by now
+        except BaseException:
+            self._close(fd)
+            raise
+        return fd
+
+
+class ReadableFile:
+    """One regular file, open; made by :class:`ReadableFolder`."""
+
+    def __init__(self, fd: int, system: System, relative: str, root: str, at: str) -> None:
+        self._fd = fd
+        self._system = system
+        self._names = relative, root, at
+
+    def head(self, size: int) -> bytes:
+        """The first bytes, fewer where the file is shorter.
+
+        :raises RpcError: StorageError.
+        """
+        return self._bytes(size)
+
+    def read(self, limit: int) -> bytes:
+        """All of the file as it is now.
+
+        :raises RpcError: InvalidImage with ``maxBytes`` for more than ``limit`` bytes, however they come; StorageError.
+        """
+        data = self._bytes(limit + 1)
+        if len(data) > limit:
+            what, _, at = self._names
+            message = f"{shown(what, MAX_SHOWN)} has more than {limit} bytes."
+            raise RpcError("InvalidImage", message, path=at, maxBytes=limit)
+        return data
+
+    def close(self) -> None:
+        """Give the descriptor back; closing twice is no error."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                self._system.close(fd)
+
+    def _bytes(self, size: int) -> bytes:
+        parts: list[bytes] = []
+        have = 0
+        try:
+            while have < size and (part := self._system.read(self._fd, min(_CHUNK, size - have), have)):
+                parts.append(part)
+                have += len(part)
+        except OSError as error:
+            raise _explained(error, *self._names) from error
+        return b"".join(parts)
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(NOT_A_FILE.get(stat.S_IFMT(status.st_mode), errno.EINVAL), "not a regular file")
+
+
+_WHY = {
+    errno.ENOENT: "there is no such file",
+    errno.ELOOP: "it leads through a link, or is one",
+    errno.ENOTDIR: "a part of its path is not a folder",
+    errno.EISDIR: "it is a folder",
+    errno.EINVAL: "it is not a regular file",
+    errno.EACCES: "its permissions forbid it",
+}
+
+
+def _explained(error: OSError, relative: str, root: str, at: str) -> RpcError:
+    why = _WHY.get(error.errno or 0) or os.strerror(error.errno or 0)
+    return storage_error(f"{shown(relative, MAX_SHOWN)} cannot be read in {root}: {why}.", error.errno, path=at)

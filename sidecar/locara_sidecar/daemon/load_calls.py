@@ -1,0 +1,131 @@
+"""``models.load`` and ``models.unload``: what the engine has ready, at the host's word.
+
+Loading takes its turn in the queue like a job that makes no image. Unloading ends an engine without work; while a job
+runs or waits it does nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+
+from locara_protocol.model_messages import LoadParams, LoadResult, ModelPhase, ModelProgress, UnloadResult
+from locara_sidecar.daemon import resolve
+from locara_sidecar.daemon.open_calls import OpenCalls
+from locara_sidecar.daemon.turns import cancelled_error
+from locara_sidecar.engine import frames
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from locara_protocol.messages import NoParams
+    from locara_sidecar.daemon.calls import Call
+    from locara_sidecar.daemon.jobs import Job, JobQueue
+    from locara_sidecar.daemon.turns import Shared, Turns
+    from locara_sidecar.models.catalogue import Entry
+
+
+class LoadCalls:
+    """The handlers."""
+
+    def __init__(self, shared: Shared, queue: JobQueue, turns: Turns) -> None:
+        self._shared = shared
+        self._queue = queue
+        self._turns = turns
+        self._unloading = OpenCalls()
+
+    def load(self, call: Call, params: LoadParams) -> None:
+        """Check a call in the contract's order and queue it; its answer comes later.
+
+        :raises RpcError: for whatever the checks find.
+        """
+        models = self._shared.models
+        grant = models.authorize(call, models.wanted(params.model, lambda entry: None))
+        entry = models.choose(grant.models, explicit=True)
+        models.check_engine(params.engine, entry)
+        self._turns.accept(call, entry.id, lambda job: _Loading(job, entry, params, self._shared))
+
+    def unload(self, call: Call, params: NoParams) -> UnloadResult | None:
+        """End the engine if it has no work; the answer comes when it is gone."""
+        if self._queue.all():
+            return UnloadResult(unloaded=False)
+        self._unloading.enter()
+        self._shared.start_task(self._unload, call)
+        return None
+
+    async def _unload(self, call: Call) -> None:
+        try:
+            call.succeed(UnloadResult(unloaded=await self._shared.engine.unload()))
+        finally:
+            self._unloading.leave()
+
+    async def wait_until_idle(self) -> None:
+        """Return when no engine is being ended for a call; those that load wait in the queue."""
+        await self._unloading.wait()
+
+
+class _Loading:
+    """The :class:`~locara_sidecar.daemon.turns.Work` of one ``models.load``."""
+
+    def __init__(self, job: Job, entry: Entry, params: LoadParams, shared: Shared) -> None:
+        self._job = job
+        self._entry = entry
+        self._params = params
+        self._shared = shared
+        self._total = 0
+
+    def queued(self) -> None:
+        self._tell("queued", 0.0)
+
+    async def run(self) -> LoadResult:
+        """:raises RpcError: as the engine fails."""
+        entry, folder = self._entry, self._shared.models.files(self._entry.id)
+        weights = entry.memory.get("none")
+        self._total = weights.weights if weights is not None else 0
+        if folder is not None:
+            self._total = await anyio.to_thread.run_sync(_weight_bytes, folder)
+        self._tell("loading", 0.0)
+        digest = await self._shared.models.digest(entry.id)
+        if self._job.cancel_requested:
+            raise cancelled_error([])
+        spec = frames.LoadSpec(
+            job=self._job.id,
+            model=resolve.model_spec(
+                entry,
+                folder=str(folder or ""),
+                digest=digest,
+                quantization=self._params.quantization,
+                precision=self._params.precision,
+            ),
+            width=entry.defaults.width,
+            height=entry.defaults.height,
+        )
+        with self._shared.use.held(entry, folder):
+            loaded = await self._shared.engine.load(spec, self._on_event)
+        self._tell("loading", 1.0)
+        return LoadResult(
+            model=entry.id,
+            engine=loaded.engine,
+            device=loaded.device,
+            quantization=loaded.quantization,
+            memory_bytes=loaded.memory,
+        )
+
+    def close(self) -> None:
+        pass
+
+    def _on_event(self, event: frames.Event) -> None:
+        if isinstance(event, frames.PhaseStarted) and 0 < event.fraction < 1:
+            self._tell("loading", event.fraction)
+
+    def _tell(self, phase: ModelPhase, fraction: float) -> None:
+        if self._job.channel is not None:
+            done = round(self._total * fraction)
+            message = ModelProgress(model=self._entry.id, phase=phase, bytes=done, total_bytes=self._total)
+            self._shared.outbox.push(self._job.channel, message)
+
+
+def _weight_bytes(folder: Path) -> int:
+    """The size of a model's weights on disk."""
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
