@@ -12,17 +12,31 @@ The stored form, ``linear_preview.json``::
 from __future__ import annotations
 
 import json
+import logging
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from locara_sidecar.engine.pictures import scaled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from PIL.Image import Image as PilImage
+
+_logger = logging.getLogger(__name__)
 
 FORMAT = "locara-linear-preview/1"
 FILE_NAME = "linear_preview.json"
+
+_PICTURES = 8
+_LATENT_SIDE = 16
+_COMFORTABLE_SIDE = 128
+"""A preview is enlarged towards this, so that small latents look like a picture; hosts scale further."""
 
 Floats = NDArray[np.float32]
 
@@ -38,6 +52,17 @@ class LinearPreview(NamedTuple):
         """A raw latent (C, h, w) as RGB bytes (h, w, 3)."""
         colours = np.moveaxis(latent, 0, -1) @ self.matrix + self.bias
         return np.clip(np.nan_to_num(colours) * 127.5 + 127.5, 0, 255).round().astype(np.uint8)
+
+    def picture(self, latent: Floats, factor: int, max_side: int) -> PilImage:
+        """A raw latent (C, h, w) as a small RGB picture.
+
+        :param factor: pixels to a latent pixel in the finished picture.
+        :param max_side: no side is larger.
+        """
+        picture = Image.fromarray(self.apply(latent))
+        longest = max(picture.size)
+        side = min(max_side, max(longest, min(_COMFORTABLE_SIDE, longest * factor)))
+        return picture if side == longest else picture.resize(scaled(picture.size, side), Image.Resampling.BICUBIC)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -61,6 +86,22 @@ def read(folder: Path, channels: int) -> LinearPreview | None:
         matrix.shape == (channels, 3) and bias.shape == (3,) and np.isfinite(matrix).all() and np.isfinite(bias).all()
     )
     return LinearPreview(matrix, bias) if fits else None
+
+
+def fit_to_encoder(encode: Callable[[Floats], Floats], factor: int, checkpoint: Callable[[], None]) -> LinearPreview:
+    """Fit against a model's own encoder, on pictures made here, one at a time.
+
+    :param encode: a picture (3, side, side) in -1 … 1 to its raw latent (C, side / factor, side / factor).
+    :raises JobCancelled: between two pictures.
+    """
+    pictures = synthetic_pictures(_PICTURES, _LATENT_SIDE * factor)
+    latents: list[Floats] = []
+    for picture in pictures:
+        checkpoint()
+        latents.append(encode(picture))
+    fitted = fit(np.stack(latents), pictures)
+    _logger.info("linear preview fitted; root mean square residual %.3f of a range of 2", fitted.residual)
+    return fitted
 
 
 def fit(latents: Floats, pictures: Floats) -> LinearPreview:

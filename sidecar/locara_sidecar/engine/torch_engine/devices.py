@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import gc
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from locara_sidecar.engine import memory
 from locara_sidecar.engine.runtime import EngineFault
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -104,27 +104,9 @@ class Fence:
 # --- memory ---------------------------------------------------------------------------------
 
 
-def peak_memory() -> int:
-    """The process's largest footprint so far, in bytes, as the operating system counts it."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def footprint(device: str) -> int:
     """Bytes that the process takes now, as the operating system counts them, with what it holds on a CUDA device."""
-    import psutil
-
-    resident: int = psutil.Process().memory_info().rss
-    return resident + (torch.cuda.memory_reserved() if device == "cuda" else 0)
+    return memory.resident() + (torch.cuda.memory_reserved() if device == "cuda" else 0)
 
 
 def release(device: str) -> None:
@@ -142,19 +124,7 @@ def memory_fault(error: BaseException, device: str) -> EngineFault | None:
     is_torch = isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
     if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or is_torch):
         return None
-    figures: dict[str, int] = {}
+    figures = {"available": torch.cuda.mem_get_info()[0] if device == "cuda" else memory.available()}
     if wanted := _WANTED.search(text):
         figures["needed"] = int(float(wanted[1]) * _UNITS[wanted[2]])
-    if (free := _available(device)) is not None:
-        figures["available"] = free
     return EngineFault("InsufficientMemory", "The model ran out of memory on this device.", **figures)
-
-
-def _available(device: str) -> int | None:
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.source import Source
     from locara_sidecar.engine.torch_engine.hooks import Checkpoints, OnStep
     from locara_sidecar.engine.torch_engine.previews import Previews
-    from locara_sidecar.engine.torch_engine.truncation import Reader
+    from locara_sidecar.engine.truncation import Reader
 
 
 class Embedding(NamedTuple):

@@ -8,11 +8,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from PIL import Image
 
-from locara_sidecar.engine import linear_preview, model_folder
+from locara_sidecar.engine import linear_preview, model_folder, pictures
 from locara_sidecar.engine.torch_engine import weights
 
 if TYPE_CHECKING:
@@ -24,10 +22,6 @@ if TYPE_CHECKING:
     from locara_protocol.messages import PreviewDecoder
 
 _logger = logging.getLogger(__name__)
-_PICTURES = 8
-_LATENT_SIDE = 16
-_COMFORTABLE_SIDE = 128
-"""A linear preview is enlarged towards this, so that small latents look like a picture; hosts scale further."""
 
 
 class Previews:
@@ -77,33 +71,20 @@ class Previews:
     def _decode_linear(self, x0: torch.Tensor, max_side: int) -> PilImage:
         self.prepare("linear", _go_on)
         assert self._linear is not None
-        picture = Image.fromarray(self._linear.apply(raw_latent(self._vae, x0)[0].float().cpu().numpy()))
-        longest = max(picture.size)
-        side = min(max_side, max(longest, min(_COMFORTABLE_SIDE, longest * self._factor)))
-        if side == longest:
-            return picture
-        return picture.resize(_scaled(picture.size, side), Image.Resampling.BICUBIC)
+        latent = raw_latent(self._vae, x0)[0].float().cpu().numpy()
+        return self._linear.picture(latent, self._factor, max_side)
 
     def _decode_with(self, vae: Any, x0: torch.Tensor, max_side: int) -> PilImage:
         pixels = vae.decode(raw_latent(vae, x0).to(vae.dtype), return_dict=False)[0][0]
-        values = (pixels.float() * 127.5 + 127.5).nan_to_num().clamp(0, 255).round().to(torch.uint8)
-        picture = Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
-        if max(picture.size) <= max_side:
-            return picture
-        return picture.resize(_scaled(picture.size, max_side), Image.Resampling.LANCZOS)
+        return pictures.small(pixels.float().permute(1, 2, 0).cpu().numpy(), max_side)
 
     def _fit(self, checkpoint: Callable[[], None]) -> linear_preview.LinearPreview:
-        """Fit the matrix against the model's own encoder, on pictures made here, one at a time."""
-        pictures = linear_preview.synthetic_pictures(_PICTURES, _LATENT_SIDE * self._factor)
-        latents: list[Any] = []
-        with torch.no_grad():
-            for picture in pictures:
-                checkpoint()
-                pixels = torch.tensor(picture[None], device=self._vae.device, dtype=self._vae.dtype)
-                latents.append(self._vae.encode(pixels).latent_dist.mode().float().cpu().numpy())
-        fitted = linear_preview.fit(np.concatenate(latents), pictures)
-        _logger.info("linear preview fitted; root mean square residual %.3f of a range of 2", fitted.residual)
-        return fitted
+        def encode(picture: linear_preview.Floats) -> linear_preview.Floats:
+            pixels = torch.tensor(picture[None], device=self._vae.device, dtype=self._vae.dtype)
+            with torch.no_grad():
+                return self._vae.encode(pixels).latent_dist.mode()[0].float().cpu().numpy()
+
+        return linear_preview.fit_to_encoder(encode, self._factor, checkpoint)
 
     def _load_tiny(self, checkpoint: Callable[[], None]) -> Any:
         """The AutoencoderTiny in ``tiny_vae``, or None where there is none or it cannot be used."""
@@ -127,12 +108,6 @@ class Previews:
 def raw_latent(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     """A transformer's latent as the decoder takes it."""
     return latent / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-
-
-def _scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """``size`` with its longest side ``side``."""
-    longest = max(size)
-    return max(1, round(size[0] * side / longest)), max(1, round(size[1] * side / longest))
 
 
 def _go_on() -> None:

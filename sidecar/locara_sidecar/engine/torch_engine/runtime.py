@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
+from locara_sidecar.engine import memory
 from locara_sidecar.engine.frames import Settled
 from locara_sidecar.engine.model_folder import Progress
 from locara_sidecar.engine.noise import NoiseStream
@@ -31,7 +32,7 @@ from locara_sidecar.engine.torch_engine import devices, environment
 from locara_sidecar.engine.torch_engine.embeddings import EmbeddingKey, Embeddings
 from locara_sidecar.engine.torch_engine.family import Embedding, Family, OpenContext
 from locara_sidecar.engine.torch_engine.hooks import Checkpoints
-from locara_sidecar.engine.torch_engine.truncation import truncation_warning
+from locara_sidecar.engine.truncation import truncation_warning
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator
@@ -123,8 +124,8 @@ class TorchRuntime:
             stages = self._stages()
             names = {family.denoiser, family.decoder} | (frozenset[str]() if stages.encoders_leave else family.encoders)
             _Loading(family, names, emit, control).load(names)
-        memory = devices.footprint(self.device)
-        return LoadedModel(quantization=key.quantization, precision=key.precision, memory=memory)
+        taken = devices.footprint(self.device)
+        return LoadedModel(quantization=key.quantization, precision=key.precision, memory=taken)
 
     def generate(self, spec: JobSpec, emit: Emit, control: Control) -> Summary:
         """See :meth:`Runtime.generate`; a model that is loaded stays loaded, whatever happens to the job.
@@ -151,7 +152,7 @@ class TorchRuntime:
         return None if self._opened is None else self._opened.family.previews.decode(x0, mode, max_side)
 
     def peak_memory(self) -> int:
-        return devices.peak_memory()
+        return memory.peak()
 
     def _key(self, model: ModelSpec) -> _Key:
         """What is to be loaded for ``model``: ``auto`` resolved for this device."""

@@ -25,7 +25,7 @@ from locara_sidecar.engine.torch_engine.diffusers_family import (
 )
 from locara_sidecar.engine.torch_engine.family import Embedding
 from locara_sidecar.engine.torch_engine.hooks import OnStep, drawing_from, observed_steps
-from locara_sidecar.engine.torch_engine.truncation import Reader
+from locara_sidecar.engine.torch_engine.readers import reader_of
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.frames import JobSpec
     from locara_sidecar.engine.noise import NoiseStream
     from locara_sidecar.engine.source import Source
+    from locara_sidecar.engine.truncation import Reader
 
 
 class Sd3(DiffusersFamily):
@@ -53,11 +54,11 @@ class Sd3(DiffusersFamily):
 
     def readers(self, max_sequence_length: int) -> list[Reader]:
         clips = [
-            Reader(name, tokenizer, tokenizer.model_max_length)
+            reader_of(name, tokenizer, tokenizer.model_max_length)
             for name, tokenizer in (("CLIP-L", self.tokenizer("tokenizer")), ("CLIP-G", self.tokenizer("tokenizer_2")))
         ]
         t5 = self.tokenizer("tokenizer_3")
-        return [*clips, *([] if t5 is None else [Reader("T5", t5, max_sequence_length)])]
+        return [*clips, *([] if t5 is None else [reader_of("T5", t5, max_sequence_length)])]
 
     def encode(self, text: str, max_sequence_length: int) -> Embedding:
         tokens, _, pooled, _ = self.pipeline(pipeline_module.StableDiffusion3Pipeline).encode_prompt(

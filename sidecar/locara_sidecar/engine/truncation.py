@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 class Reader(NamedTuple):
-    """A text encoder as this module sees it: its name for people, its tokenizer and how many tokens it takes."""
+    """A text encoder as this module sees it: its name for people and what it takes.
+
+    ``limit``: tokens, ``specials`` of which mark the start and the end. ``starts`` tells where each token of a text
+    begins (characters from 0), without the special ones and however many there are.
+    """
 
     name: str
-    tokenizer: Any
     limit: int
+    specials: int
+    starts: Callable[[str], Sequence[int]]
 
 
 def lost_part(text: str, reader: Reader) -> str:
     """The end of ``text`` that does not fit, from the first word that is cut; empty when all of it fits."""
-    encoded = reader.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    room = reader.limit - reader.tokenizer.num_special_tokens_to_add()
-    if len(encoded["input_ids"]) <= room:
+    starts = reader.starts(text)
+    room = reader.limit - reader.specials
+    if len(starts) <= room:
         return ""
-    start: int = encoded["offset_mapping"][room][0]
+    start = starts[room]
     while start > 0 and not text[start - 1].isspace() and not text[start].isspace():
         start -= 1
     return text[start:].strip()
