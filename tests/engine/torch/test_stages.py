@@ -2,15 +2,16 @@
 
 import pytest
 
-from locara_sidecar.engine.torch_engine.runtime import TorchRuntime, _Stages
+from locara_sidecar.engine.staged import Stages
+from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
 
 pytestmark = pytest.mark.torch
 
 ENCODERS = {"text_encoder", "text_encoder_2", "text_encoder_3"}
 STAGES = {
-    "encoders leave": _Stages(encoders_leave=True),
-    "encoders alone": _Stages(encoders_leave=True, alone=True),
-    "all leave": _Stages(encoders_leave=True, alone=True, denoiser_leaves=True),
+    "encoders leave": Stages(encoders_leave=True),
+    "encoders alone": Stages(encoders_leave=True, alone=True),
+    "all leave": Stages(encoders_leave=True, alone=True, denoiser_leaves=True),
 }
 
 
@@ -48,7 +49,7 @@ def test_what_leaves_is_gone_when_the_next_phase_begins(tmp_path, run, spec, sta
 
 
 def test_a_repeated_prompt_loads_no_encoder(tmp_path, run, spec, copy):
-    cold = staged(tmp_path, _Stages(encoders_leave=True))
+    cold = staged(tmp_path, Stages(encoders_leave=True))
     first = run(cold, spec())
     run(cold, spec(path=str(copy), digest="sha256:1", prompt="a blue cat"))  # another model in between
     second = run(cold, spec())
@@ -58,7 +59,7 @@ def test_a_repeated_prompt_loads_no_encoder(tmp_path, run, spec, copy):
 
 
 def test_loading_in_stages_is_one_rising_fraction(tmp_path, run, spec):
-    result = run(staged(tmp_path, _Stages(encoders_leave=True, alone=True)), spec())
+    result = run(staged(tmp_path, Stages(encoders_leave=True, alone=True)), spec())
     fractions = [event.fraction for event in result.events if getattr(event, "phase", None) == "loading"]
     assert fractions == sorted(fractions)
     assert fractions[-1] > 0.9
@@ -69,7 +70,7 @@ def test_loading_in_stages_is_one_rising_fraction(tmp_path, run, spec):
 
 @pytest.mark.parametrize("at", [60, 120, 200])
 def test_a_cancel_in_a_later_stage_leaves_whole_components_only(tmp_path, run, spec, control, runtime, at):
-    cold = staged(tmp_path, _Stages(encoders_leave=True))
+    cold = staged(tmp_path, Stages(encoders_leave=True))
     assert run(cold, spec(), control("loading", at)).cancelled
     for name in loaded(cold):
         assert not any(tensor.is_meta for tensor in cold._opened.family.module(name).state_dict().values())

@@ -16,6 +16,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 
+from locara_sidecar.engine.family import Embedding
 from locara_sidecar.engine.runtime import EngineFault
 from locara_sidecar.engine.torch_engine.diffusers_family import (
     CLIP_TOKENIZERS,
@@ -23,7 +24,6 @@ from locara_sidecar.engine.torch_engine.diffusers_family import (
     DiffusersFamily,
     Network,
 )
-from locara_sidecar.engine.torch_engine.family import Embedding
 from locara_sidecar.engine.torch_engine.hooks import OnStep, drawing_from, observed_steps
 from locara_sidecar.engine.torch_engine.readers import reader_of
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from locara_sidecar.engine.torch_engine.family import Embedding
+    from locara_sidecar.engine.family import Embedding
 
 _KEPT = 16
 

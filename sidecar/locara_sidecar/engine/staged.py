@@ -1,0 +1,309 @@
+"""What both engines do alike: one model open and kept warm, one job at a time, images made one by one.
+
+Owned here: which model is open (path, digest, precision and quantization are its key), when its components are loaded
+and dropped, the order of phases and which failures get a name. The arithmetic is the families' (``engine/family.py``);
+what is left to an engine are the abstract methods of :class:`StagedRuntime`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from locara_sidecar.engine import memory
+from locara_sidecar.engine.embeddings import EmbeddingKey, Embeddings
+from locara_sidecar.engine.frames import Settled
+from locara_sidecar.engine.model_folder import Progress
+from locara_sidecar.engine.noise import NoiseStream
+from locara_sidecar.engine.runtime import (
+    Control,
+    Emit,
+    EngineFault,
+    ImageEvent,
+    LoadedModel,
+    PhaseEvent,
+    StepEvent,
+    Summary,
+)
+from locara_sidecar.engine.truncation import truncation_warning
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Collection, Mapping
+
+    from PIL.Image import Image as PilImage
+
+    from locara_protocol.messages import PreviewDecoder
+    from locara_sidecar.engine.family import Array, Embedding, Family
+    from locara_sidecar.engine.frames import JobSpec, LoadSpec, ModelSpec
+
+
+class Key(NamedTuple):
+    """What decides whether two jobs share a loaded model; nothing of it is ``auto``."""
+
+    path: str
+    digest: str
+    precision: str
+    quantization: str
+
+
+class _Opened(NamedTuple):
+    """A model whose folder is open; what of it is loaded is its own business."""
+
+    key: Key
+    family: Family
+
+
+class Stages(NamedTuple):
+    """Which components leave when they have done their part of a job. ``alone``: the denoiser is not there either while
+    the encoders are."""
+
+    encoders_leave: bool = False
+    alone: bool = False
+    denoiser_leaves: bool = False
+
+
+class _Loading:
+    """The loading of one job: one fraction over all that it will load, in however many stages."""
+
+    def __init__(self, family: Family, names: Collection[str], emit: Emit, control: Control) -> None:
+        self._family = family
+        self._emit = emit
+        self._progress = Progress(family.size(family.missing(names)), self._report, control.checkpoint)
+        self._fraction = 0.0
+
+    def load(self, names: Collection[str]) -> None:
+        """Have these components loaded."""
+        if self._family.missing(names):
+            self._report(self._fraction)
+            self._family.load(names, self._progress)
+
+    def _report(self, fraction: float) -> None:
+        self._fraction = fraction
+        self._emit(PhaseEvent(phase="loading", image=1, fraction=fraction))
+
+
+class _Conditioning(NamedTuple):
+    """What steers a job: its embeddings, and warnings about words that they lack."""
+
+    prompt: Embedding
+    negative: Embedding | None
+    warnings: list[tuple[str, str]]
+
+
+class StagedRuntime(ABC):
+    """The common part of the engines' :class:`~locara_sidecar.engine.runtime.Runtime`."""
+
+    name: ClassVar[str]
+    families: ClassVar[Mapping[str, tuple[str, str]]]
+    """Catalogue family to the module and class that run it; imported when first used, because that takes a while."""
+    device: str
+
+    def __init__(self) -> None:
+        self._opened: _Opened | None = None
+        self._embeddings = Embeddings()
+
+    # --- what an engine adds -------------------------------------------------------------
+
+    @abstractmethod
+    def _working(self, control: Control) -> contextlib.AbstractContextManager[None]:
+        """Where the device works for one job: ``control`` can stop it, out of memory gets its name, and the device is
+        idle at the end."""
+
+    @abstractmethod
+    def _choose_precision(self, asked: str) -> str:
+        """The computing type's name; ``auto`` is the fastest one that is sound on the device."""
+
+    @abstractmethod
+    def _choose_quantization(self, model: ModelSpec) -> str:
+        """:raises EngineFault: EngineUnavailable for one that the engine does not have."""
+
+    @abstractmethod
+    def _open_family(self, model: ModelSpec, key: Key, control: Control) -> Family:
+        """Open the model's folder with the class that :meth:`_family_class` gives.
+
+        :raises EngineFault: EngineUnavailable, ModelIncomplete or IntegrityError.
+        """
+
+    @abstractmethod
+    def _is_finite(self, array: Array) -> bool:
+        """Whether an array holds numbers only; waits for it."""
+
+    @abstractmethod
+    def _synchronise(self) -> None:
+        """Wait until the device has done everything that it was given."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Give memory that nothing refers to any more back to the system."""
+
+    @abstractmethod
+    def _footprint(self) -> int:
+        """Bytes that the engine takes now, in the process and on the device."""
+
+    def _family_class(self, family: str) -> Any:
+        """:raises EngineFault: EngineUnavailable for a family that the engine does not run."""
+        if family not in self.families:
+            raise self._unavailable(f"does not run models of the family {family}")
+        module, attribute = self.families[family]
+        return getattr(importlib.import_module(module), attribute)
+
+    def _unavailable(self, what: str) -> EngineFault:
+        return EngineFault("EngineUnavailable", f"The {self.name} engine {what}.")
+
+    # --- the interface -------------------------------------------------------------------
+
+    def load(self, spec: LoadSpec, emit: Emit, control: Control) -> LoadedModel:
+        """See :meth:`Runtime.load`.
+
+        :raises JobCancelled: between two tensors.
+        :raises EngineFault: EngineUnavailable, ModelIncomplete, IntegrityError or InsufficientMemory.
+        """
+        key = self._key(spec.model)
+        with self._working(control):
+            family = self._open(spec.model, key, emit, control)
+            stages = self._stages()
+            names = {family.denoiser, family.decoder} | (frozenset[str]() if stages.encoders_leave else family.encoders)
+            _Loading(family, names, emit, control).load(names)
+        return LoadedModel(quantization=key.quantization, precision=key.precision, memory=self._footprint())
+
+    def generate(self, spec: JobSpec, emit: Emit, control: Control) -> Summary:
+        """See :meth:`Runtime.generate`; a model that is loaded stays loaded, whatever happens to the job.
+
+        :raises JobCancelled: from a checkpoint, with the device idle.
+        :raises EngineFault: EngineUnavailable, ModelIncomplete, IntegrityError, InsufficientMemory or InvalidOutput.
+        """
+        key = self._key(spec.model)
+        with self._working(control):
+            family = self._open(spec.model, key, emit, control)
+            if spec.scheduler not in family.schedulers:
+                raise EngineFault(
+                    "EngineUnavailable", f"The {self.name} engine does not run the scheduler {spec.scheduler}."
+                )
+            stages = self._stages()
+            conditioning = self._condition(spec, stages, emit, control)
+            family.previews.prepare(spec.preview.mode, control.checkpoint)
+            self._make_images(spec, conditioning, stages, emit, control)
+        return Summary(settled=_settled(spec, key), warnings=conditioning.warnings)
+
+    def preview(self, x0: Any, mode: str, max_side: int) -> tuple[PilImage, PreviewDecoder] | None:
+        """See :meth:`Runtime.preview`. On the job's own thread a full decode ends early if the job is cancelled.
+
+        :raises JobCancelled: in that case.
+        """
+        return None if self._opened is None else self._opened.family.previews.decode(x0, mode, max_side)
+
+    def peak_memory(self) -> int:
+        return memory.peak()
+
+    def _key(self, model: ModelSpec) -> Key:
+        """What is to be loaded for ``model``: ``auto`` resolved for this device."""
+        precision, quantization = self._choose_precision(model.precision), self._choose_quantization(model)
+        return Key(model.path, model.digest, precision, quantization)
+
+    def _stages(self) -> Stages:
+        return Stages()
+
+    def _open(self, model: ModelSpec, key: Key, emit: Emit, control: Control) -> Family:
+        """The model of ``key``: the one that is open, or opened now in place of it."""
+        if self._opened is None or self._opened.key != key:
+            emit(PhaseEvent(phase="loading", image=1))
+            if self._opened is not None:
+                self._opened = None
+                self._release()
+            self._opened = _Opened(key, self._open_family(model, key, control))
+        return self._opened.family
+
+    def _condition(self, spec: JobSpec, stages: Stages, emit: Emit, control: Control) -> _Conditioning:
+        """Both texts' embeddings, and what the encoders did not see of them; guidance up to 1 needs no negative one.
+        Afterwards everything is loaded that the loop and the decoder need."""
+        assert self._opened is not None
+        key, family = self._opened
+        length = spec.model.max_sequence_length
+        texts = {"prompt": spec.prompt} | ({"negative prompt": spec.negative_prompt} if spec.guidance > 1 else {})
+        keys = {what: EmbeddingKey(key, text, length) for what, text in texts.items()}
+        unknown = [known for known in dict.fromkeys(keys.values()) if known not in self._embeddings]
+        encoders = family.encoders if unknown else frozenset[str]()
+        rest = {family.denoiser, family.decoder}
+        if stages.alone and family.missing(encoders):
+            family.drop({family.denoiser})
+        loading = _Loading(family, encoders | rest, emit, control)
+        if unknown:
+            loading.load(encoders if stages.alone else encoders | rest)
+            emit(PhaseEvent(phase="encoding", image=1))
+        for known in unknown:
+            control.checkpoint()
+            self._embeddings.put(known, family.encode(known.text, length))
+        if stages.encoders_leave:
+            family.drop(family.encoders)
+        loading.load(rest)
+        readers = family.readers(length)
+        lost = [truncation_warning(text, readers, what) for what, text in texts.items()]
+        embeddings = [self._embeddings.get(known) for known in keys.values()]
+        return _Conditioning(
+            embeddings[0],
+            embeddings[1] if len(embeddings) > 1 else None,
+            [("PromptTruncated", warning) for warning in lost if warning],
+        )
+
+    def _make_images(
+        self, spec: JobSpec, conditioning: _Conditioning, stages: Stages, emit: Emit, control: Control
+    ) -> None:
+        """All images of the job: each one as a whole, or, where the denoiser has to leave, first all latents."""
+        assert self._opened is not None
+        family, images = self._opened.family, range(1, spec.count + 1)
+        for group in [images] if stages.denoiser_leaves else [range(image, image + 1) for image in images]:
+            latents = [self._denoise(family, spec, conditioning, image, emit, control) for image in group]
+            if stages.denoiser_leaves:
+                family.drop({family.denoiser})
+            for image, latent in zip(group, latents, strict=True):
+                self._decode(family, spec, latent, image, emit, control)
+
+    def _denoise(
+        self, family: Family, spec: JobSpec, conditioning: _Conditioning, image: int, emit: Emit, control: Control
+    ) -> Array:
+        """The latent of image ``image`` (from 1) of the job."""
+
+        def on_step(step: int, steps: int, x0: Array) -> None:
+            self._synchronise()
+            self._require_finite(x0, f"step {step}")
+            emit(StepEvent(image=image, step=step, steps=steps, x0=x0))
+            control.checkpoint()
+
+        emit(PhaseEvent(phase="denoising", image=image))
+        noise = NoiseStream(spec.seed + image - 1)
+        latent = family.denoise(spec, conditioning.prompt, conditioning.negative, noise, on_step, None)
+        self._require_finite(latent, "the finished latent")
+        return latent
+
+    def _decode(self, family: Family, spec: JobSpec, latent: Array, image: int, emit: Emit, control: Control) -> None:
+        """Image ``image`` (from 1) of the job from its latent."""
+        assert self._opened is not None
+        emit(PhaseEvent(phase="decoding", image=image))
+        control.checkpoint()
+        pixels = family.decode(latent, tiled=spec.tiling == "on")
+        self._require_finite(pixels, "the decoded image")  # diffusers would turn it into black
+        control.checkpoint()
+        emit(
+            ImageEvent(
+                image=image,
+                seed=spec.seed + image - 1,
+                pixels=family.to_image(pixels),
+                settled=_settled(spec, self._opened.key),
+            )
+        )
+
+    def _require_finite(self, array: Array, what: str) -> None:
+        if not self._is_finite(array):
+            raise EngineFault("InvalidOutput", f"The model gave numbers that are not finite ({what}).")
+
+
+def _settled(spec: JobSpec, key: Key) -> Settled:
+    return Settled(
+        quantization=key.quantization,
+        precision=key.precision,
+        width=spec.width,
+        height=spec.height,
+        tiling="on" if spec.tiling == "on" else "off",
+    )
