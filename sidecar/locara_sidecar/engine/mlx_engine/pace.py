@@ -7,12 +7,15 @@ device always has the next group of blocks while Python builds the one after it,
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Protocol
 
 import mlx.core as mx
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
+
+    from locara_sidecar.engine.runtime import Control
 
 
 class Paced(Protocol):
@@ -45,6 +48,35 @@ class Pace:
         mx.eval(*self._before)
         self._before = state
         self._checkpoint()
+
+
+class Checkpoints:
+    """Where a loaded model finds the job that runs it: its models outlive jobs, and each job can be stopped.
+
+    :param every: blocks in a group.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        self._every = every
+        self._control: Control | None = None
+
+    @contextlib.contextmanager
+    def armed(self, control: Control) -> Generator[None]:
+        """Within the block the models answer to ``control``."""
+        self._control = control
+        try:
+            yield
+        finally:
+            self._control = None
+
+    def pace(self) -> Pace:
+        """For one call of a model."""
+        return Pace(self.checkpoint, self._every)
+
+    def checkpoint(self) -> None:
+        """:raises JobCancelled: when the running job has been cancelled."""
+        if self._control is not None:
+            self._control.checkpoint()
 
 
 def unpaced(*state: mx.array) -> None:

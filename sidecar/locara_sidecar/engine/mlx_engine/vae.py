@@ -209,6 +209,11 @@ class Vae(nn.Module):
         if config.use_post_quant_conv:
             self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
 
+    @property
+    def dtype(self) -> mx.Dtype:
+        """What it computes in."""
+        return self.decoder.conv_in.weight.dtype
+
     @staticmethod
     def sanitize(key: str, value: mx.array) -> tuple[str, mx.array]:
         for theirs in ("downsamplers.0.", "upsamplers.0."):
