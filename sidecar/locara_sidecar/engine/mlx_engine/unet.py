@@ -1,0 +1,346 @@
+"""SDXL's denoiser (Podell et al., 2023, arXiv:2307.01952), as diffusers' UNet2DConditionModel computes it.
+
+A convolutional U: the latent is halved in size level by level and doubled again, and what each step of the way down
+gave is put beside the input of the matching step on the way up. A step is a residual block, which takes in the time,
+and at the smaller levels transformer blocks, which attend to the pixels and then to the text.
+
+What does not depend on the latent is computed once, before the loop: the time as every residual block takes it, for
+all steps, and the keys and values that every block makes of the text.
+
+Channels come last: latents are (B, height, width, C).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+
+import mlx.core as mx
+from mlx import nn
+
+from locara_sidecar.engine.mlx_engine.mmdit import Mlp, sinusoids
+from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
+from locara_sidecar.engine.mlx_engine.weights import channels_last
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KeysValues = tuple[mx.array, mx.array]
+_PIXELS_EPSILON = 1e-6
+"""Of the norm in front of transformer blocks, whatever the configuration says of the others."""
+_UNUSED = (
+    "center_input_sample", "class_embed_type", "dual_cross_attention", "encoder_hid_dim_type", "only_cross_attention",
+    "resnet_skip_time_act", "reverse_transformer_layers_per_block", "time_cond_proj_dim", "timestep_post_act",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class UnetConfig:
+    """``config.json``; of diffusers' switches only those of SDXL are known."""
+
+    block_out_channels: tuple[int, ...]
+    down_block_types: tuple[Literal["DownBlock2D", "CrossAttnDownBlock2D"], ...]
+    up_block_types: tuple[Literal["UpBlock2D", "CrossAttnUpBlock2D"], ...]
+    cross_attention_dim: int
+    addition_embed_type: Literal["text_time"]
+    addition_time_embed_dim: int
+    projection_class_embeddings_input_dim: int
+    use_linear_projection: bool
+    attention_head_dim: int | tuple[int, ...] = 8  # really the number of heads, as diffusers says
+    transformer_layers_per_block: int | tuple[int, ...] = 1
+    mid_block_type: Literal["UNetMidBlock2DCrossAttn"] = "UNetMidBlock2DCrossAttn"
+    in_channels: int = 4
+    out_channels: int = 4
+    layers_per_block: int = 2
+    act_fn: Literal["silu"] = "silu"
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    flip_sin_to_cos: bool = True
+    freq_shift: Literal[0] = 0
+    downsample_padding: Literal[1] = 1
+    conv_in_kernel: Literal[3] = 3
+    conv_out_kernel: Literal[3] = 3
+    resnet_time_scale_shift: Literal["default"] = "default"
+    center_input_sample: bool = False
+    class_embed_type: str | None = None
+    dual_cross_attention: bool = False
+    encoder_hid_dim_type: str | None = None
+    only_cross_attention: bool = False
+    resnet_skip_time_act: bool = False
+    reverse_transformer_layers_per_block: list[int] | None = None
+    time_cond_proj_dim: int | None = None
+    timestep_post_act: str | None = None
+
+    def __post_init__(self) -> None:
+        if switched_on := [name for name in _UNUSED if getattr(self, name)]:
+            raise ValueError(f"{switched_on[0]} is not supported")
+        if not (self.use_linear_projection and self.flip_sin_to_cos):
+            raise ValueError("use_linear_projection and flip_sin_to_cos must be true")
+        levels = len(self.block_out_channels)
+        per_level = (self.down_block_types, self.up_block_types, self.heads, self.depths)
+        if any(len(values) != levels for values in per_level):
+            raise ValueError("not one value a level")
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Of each level, from the largest."""
+        return self._per_level(self.attention_head_dim)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Transformer blocks a step of each level, from the largest."""
+        return self._per_level(self.transformer_layers_per_block)
+
+    @property
+    def time_width(self) -> int:
+        return 4 * self.block_out_channels[0]
+
+    def _per_level(self, value: int | tuple[int, ...]) -> tuple[int, ...]:
+        return (value,) * len(self.block_out_channels) if isinstance(value, int) else value
+
+
+class Steering(NamedTuple):
+    """What steers a picture, in the order in which the network takes it.
+
+    ``times``: for each residual block (steps, B, 1, 1, channels), or after :meth:`at` (B, 1, 1, channels).
+    ``texts``: for each transformer block the text's keys and values, each (B, heads, tokens, size).
+    """
+
+    times: list[mx.array]
+    texts: list[KeysValues]
+
+    def at(self, step: int) -> Steering:
+        """That of one step, from 0."""
+        return Steering([time[step] for time in self.times], self.texts)
+
+
+class ResnetBlock(nn.Module):
+    def __init__(self, before: int, after: int, config: UnetConfig) -> None:
+        super().__init__()
+        self.norm1 = _norm(config.norm_num_groups, before, config.norm_eps)
+        self.conv1 = nn.Conv2d(before, after, 3, padding=1)
+        self.time = nn.Linear(config.time_width, after)
+        self.norm2 = _norm(config.norm_num_groups, after, config.norm_eps)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
+        if before != after:
+            self.conv_shortcut = nn.Conv2d(before, after, 1)
+
+    def __call__(self, x: mx.array, time: mx.array) -> mx.array:
+        y = self.conv1(nn.silu(self.norm1(x))) + time
+        y = self.conv2(nn.silu(self.norm2(y)))
+        return (self.conv_shortcut(x) if "conv_shortcut" in self else x) + y
+
+
+class Attention(nn.Module):
+    """:param source: the width of what keys and values are made of."""
+
+    def __init__(self, width: int, source: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(source, width, bias=False)
+        self.to_v = nn.Linear(source, width, bias=False)
+        self.to_out = nn.Linear(width, width)
+
+    def keys_values(self, source: mx.array) -> KeysValues:
+        return self._split(self.to_k(source)), self._split(self.to_v(source))
+
+    def __call__(self, x: mx.array, seen: KeysValues) -> mx.array:
+        q = self._split(self.to_q(x))
+        y = mx.fast.scaled_dot_product_attention(q, *seen, scale=q.shape[-1] ** -0.5)
+        return self.to_out(y.transpose(0, 2, 1, 3).reshape(x.shape))
+
+    def _split(self, x: mx.array) -> mx.array:
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(0, 2, 1, 3)
+
+
+class TransformerBlock(nn.Module):
+    """Attention to the pixels, then to the text, then a gated feed-forward (Shazeer, 2020, arXiv:2002.05202)."""
+
+    def __init__(self, width: int, text: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn1 = Attention(width, width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.attn2 = Attention(width, text, heads)
+        self.norm3 = nn.LayerNorm(width)
+        self.ff_in = nn.Linear(width, 8 * width)
+        self.ff_out = nn.Linear(4 * width, width)
+
+    def __call__(self, x: mx.array, text: KeysValues) -> mx.array:
+        normed = self.norm1(x)
+        x = x + self.attn1(normed, self.attn1.keys_values(normed))
+        x = x + self.attn2(self.norm2(x), text)
+        value, gate = mx.split(self.ff_in(self.norm3(x)), 2, axis=-1)
+        return x + self.ff_out(value * nn.gelu(gate))
+
+
+class Transformer(nn.Module):
+    """Transformer blocks over the pixels of one size."""
+
+    def __init__(self, width: int, heads: int, depth: int, config: UnetConfig) -> None:
+        super().__init__()
+        self.norm = _norm(config.norm_num_groups, width, _PIXELS_EPSILON)
+        self.proj_in = nn.Linear(width, width)
+        self.blocks = [TransformerBlock(width, config.cross_attention_dim, heads) for _ in range(depth)]
+        self.proj_out = nn.Linear(width, width)
+
+    def __call__(self, x: mx.array, texts: Iterator[KeysValues], pace: Paced) -> mx.array:
+        batch, height, width, channels = x.shape
+        y = self.proj_in(self.norm(x).reshape(batch, height * width, channels))
+        for block in self.blocks:
+            y = block(y, next(texts))
+            pace(x, y)
+        return x + self.proj_out(y).reshape(x.shape)
+
+
+class Level(nn.Module):
+    """The steps at one size: residual blocks, each with transformer blocks behind it where ``attends``.
+
+    :param widths: channels in and out of each residual block.
+    :param level: index into the configuration's values, from the largest size.
+    """
+
+    def __init__(self, widths: list[tuple[int, int]], level: int, config: UnetConfig, *, attends: bool) -> None:
+        super().__init__()
+        self.resnets = [ResnetBlock(before, after, config) for before, after in widths]
+        heads, depth = config.heads[level], config.depths[level]
+        self.attentions = [Transformer(after, heads, depth, config) for _, after in widths if attends]
+
+    def step(self, i: int, x: mx.array, by: _Order, pace: Paced) -> mx.array:
+        """Residual block ``i`` and what follows it."""
+        x = self.resnets[i](x, next(by.times))
+        pace(x, *by.kept)
+        return self.attentions[i](x, by.texts, by.with_kept(pace)) if self.attentions else x
+
+
+class Unet(nn.Module):
+    """The noise in a latent, given time, text and the sizes that the picture is said to have."""
+
+    config_type: ClassVar = UnetConfig
+
+    def __init__(self, config: UnetConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths, layers, last = config.block_out_channels, config.layers_per_block, len(config.block_out_channels) - 1
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.time_embedding = Mlp(widths[0], config.time_width)
+        self.add_embedding = Mlp(config.projection_class_embeddings_input_dim, config.time_width)
+        self.down_blocks: list[Level] = []
+        for i, kind in enumerate(config.down_block_types):
+            pairs = [(widths[max(i - 1, 0)] if j == 0 else widths[i], widths[i]) for j in range(layers)]
+            self.down_blocks.append(Level(pairs, i, config, attends=kind.startswith("CrossAttn")))
+        self.shrink = [nn.Conv2d(width, width, 3, stride=2, padding=1) for width in widths[:-1]]
+        self.middle = Level([(widths[-1], widths[-1])] * 2, last, config, attends=True)
+        self.middle.attentions = self.middle.attentions[:1]
+        self.up_blocks: list[Level] = []
+        for i, kind in enumerate(config.up_block_types):
+            level = last - i
+            pairs: list[tuple[int, int]] = []
+            for j in range(layers + 1):
+                before = widths[min(level + 1, last)] if j == 0 else widths[level]
+                kept = widths[max(level - 1, 0)] if j == layers else widths[level]
+                pairs.append((before + kept, widths[level]))
+            self.up_blocks.append(Level(pairs, level, config, attends=kind.startswith("CrossAttn")))
+        self.grow = [nn.Conv2d(width, width, 3, padding=1) for width in widths[:0:-1]]
+        self.conv_norm_out = _norm(config.norm_num_groups, widths[0], config.norm_eps)
+        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+
+    @staticmethod
+    def sanitize(key: str, value: mx.array) -> tuple[str, mx.array]:
+        for theirs, ours in _RENAMED:
+            key = key.replace(theirs, ours)
+        parts = key.split(".")
+        if "downsamplers" in parts:
+            key = f"shrink.{parts[1]}.{parts[-1]}"
+        elif "upsamplers" in parts:
+            key = f"grow.{parts[1]}.{parts[-1]}"
+        return key, channels_last(value)
+
+    def steering(self, timesteps: mx.array, tokens: mx.array, pooled: mx.array, sizes: mx.array) -> Steering:
+        """All that steers a picture, for all steps.
+
+        :param timesteps: (steps,), 0 … 1000.
+        :param tokens: (B, tokens, cross_attention_dim).
+        :param pooled: (B, width of the second text encoder).
+        :param sizes: (B, 6): height and width of the original, top and left of the crop, height and width wanted.
+        """
+        config = self.config
+        time = self.time_embedding(sinusoids(timesteps, config.block_out_channels[0]).astype(tokens.dtype))
+        numbers = sinusoids(sizes.reshape(-1), config.addition_time_embed_dim).reshape(sizes.shape[0], -1)
+        added = self.add_embedding(mx.concatenate([pooled, numbers.astype(pooled.dtype)], axis=-1))
+        both = nn.silu(time[:, None] + added[None])[:, :, None, None]  # (steps, B, 1, 1, time width)
+        levels = [*self.down_blocks, self.middle, *self.up_blocks]
+        blocks = [block for level in levels for attention in level.attentions for block in attention.blocks]
+        return Steering(
+            [resnet.time(both) for level in levels for resnet in level.resnets],
+            [block.attn2.keys_values(tokens) for block in blocks],
+        )
+
+    def __call__(self, latent: mx.array, by: Steering, pace: Paced = unpaced) -> mx.array:
+        """One evaluation.
+
+        :param latent: (B, height, width, C), scaled for its noise level, of any size.
+        :param by: the step's steering.
+        :returns: the noise, like ``latent``.
+        """
+        order = _Order(by)
+        x = self.conv_in(latent)
+        order.kept.append(x)
+        for i, level in enumerate(self.down_blocks):
+            for j in range(len(level.resnets)):
+                x = level.step(j, x, order, pace)
+                order.kept.append(x)
+            if i < len(self.shrink):
+                x = self.shrink[i](x)
+                order.kept.append(x)
+        x = self.middle.step(0, x, order, pace)
+        x = self.middle.resnets[1](x, next(order.times))
+        for i, level in enumerate(self.up_blocks):
+            for j in range(len(level.resnets)):
+                x = level.step(j, mx.concatenate([x, order.kept.pop()], axis=-1), order, pace)
+            if i < len(self.grow):
+                x = self.grow[i](_nearest(x, order.kept[-1].shape[1:3]))
+        return self.conv_out(nn.silu(self.conv_norm_out(x)))
+
+
+class _Order:
+    """One evaluation's state: what comes next of the steering, and what is kept of the way down for the way up."""
+
+    def __init__(self, by: Steering) -> None:
+        self.times = iter(by.times)
+        self.texts = iter(by.texts)
+        self.kept: list[mx.array] = []
+
+    def with_kept(self, pace: Paced) -> Paced:
+        """A pace that also counts in what is kept: it is part of what the next block starts from."""
+
+        def paced(*state: mx.array) -> None:
+            pace(*state, *self.kept)
+
+        return paced
+
+
+def _norm(groups: int, channels: int, epsilon: float) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, channels, eps=epsilon, pytorch_compatible=True)
+
+
+def _nearest(x: mx.array, size: tuple[int, ...]) -> mx.array:
+    """``x`` at ``size`` (height, width), about twice its own: each pixel is the nearest one before it."""
+    for axis, wanted in zip((1, 2), size, strict=True):
+        there = x.shape[axis]
+        if wanted == 2 * there:
+            x = mx.repeat(x, 2, axis=axis)
+        else:
+            x = mx.take(x, mx.array([i * there // wanted for i in range(wanted)]), axis=axis)
+    return x
+
+
+_RENAMED = (
+    ("mid_block.", "middle."),
+    ("time_emb_proj.", "time."),
+    ("transformer_blocks.", "blocks."),
+    ("to_out.0.", "to_out."),
+    ("ff.net.0.proj.", "ff_in."),
+    ("ff.net.2.", "ff_out."),
+)
