@@ -1,184 +1,200 @@
-"""The system calls that saving and reading a file need, in one table, so that a test can fail each of them in turn.
+"""Schedules of noise levels, and what one step of Euler's method does with a model's answer; in NumPy's float32.
 
-Every method is one call (or the one call that the platform has instead) and raises OSError as the
-call fails. Nothing here decides anything.
+Two kinds of model:
+
+- *Flow matching* (SD3, FLUX): a latent at level sigma, 1 … 0, is ``(1 - sigma) * x0 + sigma * noise``, and the model
+  gives the velocity ``noise - x0``. Levels are *shifted* towards noise, by a fixed factor or by one that grows with the
+  number of image tokens (Esser et al., 2024, arXiv:2403.03206, section 5.3.2).
+- *Scaled noise* (SDXL): a latent at level sigma, about 14.6 … 0, is ``x0 + sigma * noise``, and the model, which takes
+  it divided by ``sqrt(sigma^2 + 1)``, gives the noise (Karras et al., 2022, arXiv:2206.00364).
+
+In both, one step follows a straight line: ``x + (next sigma - sigma) * answer``, and the clean latent that a step
+predicts is ``x - sigma * answer``. Levels and timesteps are those of diffusers' schedulers.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import functools
-import os
-import sys
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-DIRECTORY = getattr(os, "O_RDONLY", 0) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
-NOFOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
-TMPFILE: int = getattr(os, "O_TMPFILE", 0)
-"""0 where the system has no anonymous files."""
+import msgspec
+import numpy as np
 
-AVAILABLE = os.open in os.supports_dir_fd and os.mkdir in os.supports_dir_fd and NOFOLLOW != 0
-"""Whether this system can open a file relative to a held folder."""
+from locara_sidecar.engine.model_folder import broken
 
-NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTTY})
-"""How file systems and kernels say that they do not have a call."""
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-_OPENAT2 = 437
-_RESOLVE = 0x02 | 0x04 | 0x08  # NO_MAGICLINKS, NO_SYMLINKS, BENEATH
-_RENAME_NOREPLACE = 1
-_RENAME_EXCL = 4
-_AT_EMPTY_PATH = 0x1000
-_F_FULLFSYNC = 51
+    from numpy.typing import NDArray
+
+FILE = "scheduler/scheduler_config.json"
+A = TypeVar("A")
+C = TypeVar("C")
 
 
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+class Schedule(NamedTuple):
+    """``sigmas`` (steps + 1,) fall and end in 0; ``timesteps`` (steps,), 0 … 1000, are what the model is told."""
+
+    sigmas: NDArray[np.float32]
+    timesteps: NDArray[np.float32]
+
+    @property
+    def steps(self) -> int:
+        return len(self.timesteps)
+
+    def after(self, first: int) -> Schedule:
+        """The schedule without its first ``first`` steps: what an edit has left to do."""
+        return Schedule(self.sigmas[first:], self.timesteps[first:])
+
+    def move(self, latent: Any, answer: Any, step: int) -> Any:
+        """The latent after step ``step``, from 0; arrays of any kind."""
+        return latent + float(self.sigmas[step + 1] - self.sigmas[step]) * answer
+
+    def clean(self, latent: Any, answer: Any, step: int) -> Any:
+        """x0, the clean latent that step ``step`` predicts."""
+        return latent - float(self.sigmas[step]) * answer
 
 
-@functools.cache
-def _libc() -> Any:
-    return ctypes.CDLL(None, use_errno=True)
+@dataclass(frozen=True)
+class FlowMatchConfig:
+    """``scheduler_config.json`` of diffusers' FlowMatchEulerDiscreteScheduler; defaults are diffusers'."""
+
+    num_train_timesteps: int = 1000
+    shift: float = 1.0
+    use_dynamic_shifting: bool = False
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+    base_image_seq_len: int = 256
+    max_image_seq_len: int = 4096
+    time_shift_type: Literal["exponential", "linear"] = "exponential"
+    shift_terminal: float | None = None
+    invert_sigmas: bool = False
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+    stochastic_sampling: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = ("invert_sigmas", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+        _refuse(self, *unknown, "stochastic_sampling", "shift_terminal")
 
 
-def _call(function: Any, *arguments: Any) -> int:
-    """A C function's result; tried again where a signal came between, as Python's own calls do."""
-    while True:
-        result: int = function(*arguments)
-        if result >= 0:
-            return result
-        number = ctypes.get_errno()
-        if number != errno.EINTR:
-            raise OSError(number, os.strerror(number))
+@dataclass(frozen=True)
+class EulerConfig:
+    """``scheduler_config.json`` of diffusers' EulerDiscreteScheduler; defaults are diffusers', but for the betas: only
+    the schedule of latent diffusion is known."""
+
+    beta_schedule: Literal["scaled_linear"]
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    prediction_type: Literal["epsilon"] = "epsilon"
+    interpolation_type: Literal["linear"] = "linear"
+    timestep_type: Literal["discrete"] = "discrete"
+    final_sigmas_type: Literal["zero"] = "zero"
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+    rescale_betas_zero_snr: bool = False
+    trained_betas: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        unknown = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+        _refuse(self, *unknown, "rescale_betas_zero_snr", "trained_betas")
 
 
-class System:
-    """The real calls; a test wraps an instance."""
+def read(config_type: type[C], described: Mapping[str, Any]) -> C:
+    """A model's ``scheduler_config.json``; members that ``config_type`` does not have are passed over.
 
-    def open_root(self, path: str) -> int:
-        """The granted folder itself. A link there is followed: the host resolved the folder and answers for it."""
-        return os.open(path, DIRECTORY)
+    :raises EngineFault: IntegrityError for a switch that is not supported.
+    """
+    try:
+        return msgspec.convert(described, config_type)
+    except msgspec.ValidationError as error:
+        raise broken(FILE, f"this engine cannot run it ({error})") from error
 
-    def open_folder(self, name: str, parent: int) -> int:
-        """One component, never through a link."""
-        return os.open(name, DIRECTORY | NOFOLLOW, dir_fd=parent)
 
-    def open_beneath(self, path: str, parent: int) -> int:
-        """A folder some components down, through no link and never above ``parent`` (Linux 5.6)."""
-        if sys.platform != "linux":
-            raise OSError(errno.ENOSYS, "openat2 is Linux only")
-        how = _OpenHow(DIRECTORY, 0, _RESOLVE)
-        encoded = os.fsencode(path)
-        size = ctypes.c_size_t(ctypes.sizeof(how))
-        number = ctypes.c_long(_OPENAT2)
-        return _call(_libc().syscall, number, ctypes.c_int(parent), encoded, ctypes.byref(how), size)
+def flow_match(config: FlowMatchConfig, steps: int, tokens: int) -> Schedule:
+    """SD3's: even levels from the highest to the lowest one of training, then shifted.
 
-    def make_folder(self, name: str, parent: int) -> None:
-        """A folder with the user's umask."""
-        os.mkdir(name, 0o777, dir_fd=parent)
+    :param tokens: patches of the picture, which a dynamic shift depends on.
+    """
+    train = config.num_train_timesteps
+    lowest = np.float32(1) / np.float32(train)
+    if not config.use_dynamic_shifting:  # diffusers shifts the ends of the range once more than the rest
+        lowest = np.float32(config.shift) * lowest / (np.float32(1) + np.float32(config.shift - 1) * lowest)
+    return _shifted(config, np.linspace(1.0 * train, float(lowest) * train, steps) / train, tokens)
 
-    def remove_folder(self, name: str, parent: int) -> None:
-        """Fails for a folder that is not empty."""
-        os.rmdir(name, dir_fd=parent)
 
-    def create_anonymous(self, parent: int) -> int:
-        """A file without a name in that folder, with the user's umask."""
-        if not TMPFILE:
-            raise OSError(errno.EOPNOTSUPP, "there are no anonymous files on this system")
-        return os.open(".", TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=parent)
+def flux_flow_match(config: FlowMatchConfig, steps: int, tokens: int) -> Schedule:
+    """FLUX's: ``steps`` even levels from 1 to 1 / steps, then shifted.
 
-    def create_named(self, name: str, parent: int) -> int:
-        """A new file with the user's umask."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | NOFOLLOW
-        return os.open(name, flags, 0o666, dir_fd=parent)
+    :param tokens: packed latent tokens of the picture, without Kontext's reference.
+    """
+    return _shifted(config, np.linspace(1.0, 1.0 / steps, steps).astype(np.float32), tokens)
 
-    def open_append(self, name: str, parent: int) -> int:
-        """A file to add to, made with the user's umask where it is missing; never through a link.
 
-        Not blocking, because what has the name may be a pipe that nobody reads.
-        """
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | NOFOLLOW | getattr(os, "O_NONBLOCK", 0)
-        return os.open(name, flags, 0o666, dir_fd=parent)
+def euler_trailing(config: EulerConfig, steps: int) -> Schedule:
+    """SDXL Lightning's: timesteps evenly spaced back from the last one (Lin et al., 2023, arXiv:2305.08891)."""
+    train = config.num_train_timesteps
+    timesteps = np.arange(train, 0, -train / steps).round().astype(np.float32) - np.float32(1)
+    levels = _training_levels(config)
+    sigmas = np.interp(timesteps, np.arange(train), levels).astype(np.float32)
+    return Schedule(np.append(sigmas, np.float32(0)), timesteps)
 
-    def open_read(self, name: str, parent: int) -> int:
-        """A file to read; never through a link.
 
-        Not blocking, because what has the name may be a pipe that nobody writes, and never a controlling terminal.
-        """
-        flags = os.O_RDONLY | os.O_CLOEXEC | NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
-        return os.open(name, flags, dir_fd=parent)
+def first_step(steps: int, strength: float, *, whole: bool) -> int:
+    """How many of ``steps`` an edit of ``strength``, 0 … 1, leaves out: it starts from the picture with noise of that
+    step's level.
 
-    def try_lock(self, fd: int) -> None:
-        """An exclusive lock that goes with the descriptor; BlockingIOError when another process has it."""
-        import fcntl
+    :param whole: count whole steps before subtracting, as SDXL's pipelines do; the flow-matching ones after it.
+    """
+    kept = min(steps * strength, float(steps))
+    return max(steps - int(kept), 0) if whole else int(max(steps - kept, 0))
 
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def write(self, fd: int, data: memoryview) -> int:
-        """Bytes written, which may be fewer than given."""
-        return os.write(fd, data)
+def noised(clean: A, noise: A, sigma: float) -> A:
+    """A flow-matching latent of level ``sigma``; SDXL's is ``clean + sigma * noise``."""
+    return sigma * noise + (1.0 - sigma) * clean  # type: ignore[operator]
 
-    def read(self, fd: int, size: int, offset: int) -> bytes:
-        """At most ``size`` bytes from ``offset``; none at the end."""
-        return os.pread(fd, size, offset)
 
-    def set_mode(self, fd: int, mode: int) -> None:
-        os.fchmod(fd, mode)
+def model_scale(sigma: float) -> float:
+    """What a scaled-noise latent is multiplied by before the model sees it: its variance becomes about 1."""
+    return float(1 / np.sqrt(np.float32(sigma) ** 2 + np.float32(1)))
 
-    def sync(self, fd: int) -> None:
-        """Contents and size to the disk itself."""
-        if sys.platform == "darwin":
-            import fcntl
 
-            try:
-                fcntl.fcntl(fd, _F_FULLFSYNC)
-            except OSError as error:
-                if error.errno not in NOT_SUPPORTED:
-                    raise
-                os.fsync(fd)  # network and foreign file systems have no more
-        else:
-            os.fsync(fd)
+def _shifted(config: FlowMatchConfig, levels: NDArray[Any], tokens: int) -> Schedule:
+    if config.use_dynamic_shifting:
+        mu = _mu(config, tokens)
+        factor = math.exp(mu) if config.time_shift_type == "exponential" else mu
+        shifted = factor / (factor + (1 / levels - 1))
+    else:
+        shifted = config.shift * levels / (1 + (config.shift - 1) * levels)
+    sigmas = shifted.astype(np.float32)
+    return Schedule(np.append(sigmas, np.float32(0)), sigmas * np.float32(config.num_train_timesteps))
 
-    def link_anonymous(self, fd: int, name: str, parent: int) -> None:
-        """Give an anonymous file its name; EEXIST when it is taken."""
-        try:
-            os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=parent, follow_symlinks=True)
-        except FileNotFoundError:  # /proc is not mounted
-            flag = ctypes.c_int(_AT_EMPTY_PATH)
-            _call(_libc().linkat, ctypes.c_int(fd), b"", ctypes.c_int(parent), os.fsencode(name), flag)
 
-    def link_named(self, old: str, new: str, parent: int) -> None:
-        """A second name; EEXIST when it is taken."""
-        os.link(old, new, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+def _mu(config: FlowMatchConfig, tokens: int) -> float:
+    """The logarithm of the dynamic shift: a straight line through two sizes of picture."""
+    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+    return tokens * slope + (config.base_shift - slope * config.base_image_seq_len)
 
-    def rename_new(self, old: str, new: str, parent: int) -> None:
-        """Rename; EEXIST when the new name is taken."""
-        name = {"linux": "renameat2", "darwin": "renameatx_np"}.get(sys.platform, "")
-        flag = _RENAME_NOREPLACE if sys.platform == "linux" else _RENAME_EXCL
-        rename = getattr(_libc(), name, None) if name else None
-        if rename is None:
-            raise OSError(errno.ENOSYS, "there is no exclusive rename on this system")
-        folder = ctypes.c_int(parent)
-        _call(rename, folder, os.fsencode(old), folder, os.fsencode(new), ctypes.c_uint(flag))
 
-    def rename_over(self, old: str, new: str, parent: int) -> None:
-        """Rename; what has the new name is replaced, a link itself and not what it points to."""
-        os.rename(old, new, src_dir_fd=parent, dst_dir_fd=parent)
+def _training_levels(config: EulerConfig) -> NDArray[np.float32]:
+    """Sigma at every timestep of training. Betas are the squares of evenly spaced numbers, in float32 from both ends
+    as torch spaces them; what is left of the picture's variance after each is their running product."""
+    train = config.num_train_timesteps
+    start, end = np.float32(config.beta_start**0.5), np.float32(config.beta_end**0.5)
+    pace = (end - start) / np.float32(train - 1)
+    i = np.arange(train, dtype=np.float32)
+    roots = np.where(i < train // 2, start + pace * i, end - pace * (np.float32(train - 1) - i))
+    left = np.cumprod(np.float32(1) - roots * roots, dtype=np.float32)
+    return ((np.float32(1) - left) / left) ** np.float32(0.5)
 
-    def unlink(self, name: str, parent: int) -> None:
-        os.unlink(name, dir_fd=parent)
 
-    def status(self, name: str, parent: int) -> os.stat_result:
-        """Of the name itself, also where it is a link."""
-        return os.stat(name, dir_fd=parent, follow_symlinks=False)
-
-    def file_status(self, fd: int) -> os.stat_result:
-        return os.fstat(fd)
-
-    def available(self, fd: int) -> int:
-        """Bytes that the user may still write to this file system."""
-        disk = os.fstatvfs(fd)
-        return disk.f_bavail * disk.f_frsize
-
-    def close(self, fd: int) -> None:
-        os.close(fd)
+def _refuse(config: Any, *names: str) -> None:
+    """:raises ValueError: when one of the switches is on."""
+    for name in names:
+        if getattr(config, name):
+            raise ValueError(f"{name} is not supported")
