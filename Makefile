@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PROMPT ?= a large red circle in the center of a blue background
 
-.PHONY: help setup demo test lint types generated schemas fixtures check bench campaign-capability campaign-store transcript clean
+.PHONY: help setup demo test lint types generated schemas fixtures check bench campaign-capability campaign-daemon campaign-store transcript clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -49,6 +49,9 @@ bench: $(READY) ## measure what the README promises; prints a table and JSON (FL
 
 campaign-capability: $(READY) ## race, collide and misname a million saves (FLAGS="--saves N --collisions N"); prints a report
 	$(BIN)/python packaging/campaigns/capability.py $(FLAGS)
+
+campaign-daemon: $(READY) ## kill hosts and engines, hang, shout, stop reading (FLAGS="--hosts N --engines N --json N"); prints a report
+	$(BIN)/python packaging/campaigns/daemon.py $(FLAGS)
 
 campaign-store: $(READY) ## kill and corrupt the model store, many times; (FLAGS="--kills N --downloads N --corruptions N"); prints a report
 	$(BIN)/python packaging/campaigns/store.py $(FLAGS)
