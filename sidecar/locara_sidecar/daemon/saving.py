@@ -81,8 +81,8 @@ class Saver:
         except RpcError as error:
             self.failure = error
             self.on_failure()
-        except Exception as error:  # noqa: BLE001 -- this is a task of its own: what it let out would end the daemon
-            log.error("saving failed unexpectedly", exc_info=error)
+        except Exception:  # this is a task of its own: what it let out would end the daemon
+            log.exception("saving failed unexpectedly")
             self.failure = internal_error()
             self.on_failure()
         finally:
