@@ -10,7 +10,7 @@ import select
 import subprocess
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
 from campaigns.session import NOISE, command, environment, line, opening, resident
@@ -41,6 +41,7 @@ class Wire:
         self._out = self.process.stdin.fileno()
         self._in = self.process.stdout.fileno()
         self._rest = b""
+        self._whole: deque[bytes] = deque()
 
     def __enter__(self) -> Wire:
         return self
@@ -57,10 +58,14 @@ class Wire:
                 view = view[os.write(self._out, view) :]
 
     def lines(self) -> Iterator[bytes]:
-        """Lines as they come; ends when none comes for long, or the daemon has gone."""
-        while select.select([self._in], [], [], _ANSWER_SECONDS)[0] and (data := os.read(self._in, MIB)):
+        """Lines as they come, each once; ends when none comes for long, or the daemon has gone."""
+        while True:
+            while self._whole:
+                yield self._whole.popleft()
+            if not select.select([self._in], [], [], _ANSWER_SECONDS)[0] or not (data := os.read(self._in, MIB)):
+                return
             *whole, self._rest = (self._rest + data).split(b"\n")
-            yield from whole
+            self._whole.extend(whole)
 
     def settled(self) -> int:
         """Resident bytes once the daemon serves from its event loop: the very first answer comes before that."""

@@ -4,12 +4,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 
 import psutil
 import pytest
 
+from locara_protocol.client import Sidecar
 from support.host import command, error_of, manifest, until
 
 SLOW = {
@@ -137,6 +139,27 @@ def test_a_cancel_of_a_hung_engine_is_answered(hosts):
     call.cancel()
     assert error_of(call, 6).code == -32800
     assert host.generate(steps=1)["images"]
+
+
+def test_an_unforeseen_failure_while_saving_costs_one_call_and_not_the_daemon(tmp_path):
+    planted = """
+from locara_sidecar.capability.confined import ConfinedFolder
+def save(*_, **__):
+    raise ValueError("zanzibar")
+ConfinedFolder.save = save
+from locara_sidecar.__main__ import main
+main()
+"""
+    with Sidecar([sys.executable, "-c", planted, "serve", "--engine", "fake"], stderr=subprocess.PIPE) as sidecar:
+        sidecar.initialize(manifest=manifest(), grants={"user-folder": str(tmp_path)})
+        call = sidecar.start("image.generate", {"prompt": "x", "options": {"count": 2}}, stream=True)
+        error = error_of(call)
+        assert (error.kind, error.data["images"], "zanzibar" in error.message) == ("InternalError", [], False)
+        inline = {"steps": 1, "output": {"mode": "inline"}}
+        assert sidecar.call("image.generate", {"prompt": "x", "options": inline}, timeout=20)["images"]
+        assert not sidecar.violations
+    with sidecar.process.stderr as log:
+        assert b"zanzibar" not in log.read()
 
 
 def test_nan_is_invalid_output_and_nothing_is_saved(hosts):

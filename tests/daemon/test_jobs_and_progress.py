@@ -41,6 +41,24 @@ def test_progress_never_falls_and_the_eta_comes_from_the_time_of_a_step():
     first_of_second = next(message for message in seen if message.image == 2 and message.step == 1)
     assert first_of_second.eta_ms == 3000 + 2000
     assert seen[-1].eta_ms == 0
+    first_of_all = next(message for message in seen if message.step == 1)
+    assert first_of_all.eta_ms == 3000 + 4000  # how long decoding takes is not known yet
+
+
+def test_saving_an_image_while_the_next_is_drawn_disturbs_neither_progress_nor_eta():
+    now = 0.0
+    progress = Progress("job-1", 2, 4, lambda: now)
+    for image, steps in ((1, 4), (2, 2)):
+        progress.phase("denoising", image)
+        for step in range(1, steps + 1):
+            now += 1.0
+            before = progress.step(image, step, 4, None)
+    saving = progress.phase("saving", 1)
+    assert (saving.phase, saving.image, saving.step) == ("saving", 1, 4)
+    assert (saving.progress, saving.eta_ms) == (before.progress, before.eta_ms)
+    now += 1.0
+    after = progress.step(2, 3, 4, None)
+    assert (after.image, after.step, after.eta_ms) == (2, 3, 1000)
 
 
 def job_in(queue, request_id, state="queued"):
@@ -57,10 +75,11 @@ def test_the_queue_runs_one_job_at_a_time_first_come_first_served():
     first.move("running")
     assert queue.next_waiting() is None
     assert queue.running() is first
-    assert queue.counts() == JobCounts(running=1, queued=1)
+    third = job_in(queue, 3)
+    assert queue.counts() == JobCounts(running=1, queued=2)
     first.move("done")
     queue.remove(first)
-    assert queue.all() == [second]
+    assert queue.all() == [second, third]
     assert queue.next_waiting() is second
 
 

@@ -24,7 +24,7 @@ from locara_protocol.messages import DiffusionStep
 
 MAX_PENDING = 16
 HIGH_WATER_BYTES = 4 * 1024 * 1024
-"""Unwritten answers beyond this hold back the reader until the host takes some (small ones take twice that memory)."""
+"""Unwritten answers beyond this hold back the reader until the host takes some. Small ones take twice the memory."""
 
 
 class Channel:

@@ -48,6 +48,9 @@ class Progress:
     def phase(self, phase: Phase, image: int, fraction: float = 0.0) -> DiffusionStep:
         """A phase begins, or, for ``loading``, is ``fraction`` (0…1) done."""
         now = self._clock()
+        if phase == "saving" and image < self._image:  # the next one is being drawn already
+            told = self._message(self._progress, None)
+            return msgspec.structs.replace(told, phase=phase, image=image, step=self._steps)
         if image != self._image:
             if self._tail_started is not None:
                 self._tail_seconds = now - self._tail_started

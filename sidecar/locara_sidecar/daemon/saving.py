@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from functools import partial
@@ -15,6 +16,7 @@ from msgspec import UNSET
 from locara_protocol.errors import RpcError
 from locara_protocol.messages import ImageResult
 from locara_sidecar.capability.confined import ConfinedFolder, Saved
+from locara_sidecar.daemon.calls import internal_error
 from locara_sidecar.daemon.resolve import Output, file_name
 from locara_sidecar.engine import frames
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from locara_sidecar.capability.authorize import Grant
+
+log = logging.getLogger("locara.saving")
 
 
 class Saver:
@@ -76,6 +80,10 @@ class Saver:
                     await self._publish(image)
         except RpcError as error:
             self.failure = error
+            self.on_failure()
+        except Exception:  # this is a task of its own: what it let out would end the daemon
+            log.exception("saving failed unexpectedly")
+            self.failure = internal_error()
             self.on_failure()
         finally:
             self._finished.set()
