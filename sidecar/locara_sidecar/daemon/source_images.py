@@ -6,7 +6,6 @@ named then is what is used, and a queue of large files takes no memory. What was
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -148,6 +147,8 @@ class SourceImages:
             _check_kind(at, file.head(_HEAD), None)
 
     def _read(self) -> EditFiles:
+        import hashlib
+
         data: dict[str, bytes] = {}
         shown: dict[str, Any] = {}
         hashes: dict[str, Any] = {}
