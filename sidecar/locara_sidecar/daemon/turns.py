@@ -121,7 +121,10 @@ class Turns:
         try:
             result = await work.run()
         except RpcError as error:
-            self._finish(job, "cancelled" if error.kind == "RequestCancelled" else "failed", error)
+            cancelled = error.kind == "RequestCancelled"
+            if cancelled:
+                error.data.setdefault("images", [])
+            self._finish(job, "cancelled" if cancelled else "failed", error)
         except Exception as error:  # noqa: BLE001 -- the one place that turns the unforeseen into an answer
             self._finish(job, "failed", error)
         else:
