@@ -156,6 +156,14 @@ def test_more_strength_changes_more_and_takes_more_steps(editor):
     assert found == sorted(found)
 
 
+def test_the_steps_are_told_from_the_start_as_the_models_family_counts_them(editor):
+    host = editor(models=("flux.1-schnell", "sdxl-lightning"))
+    for model, steps in (("flux.1-schnell", 3), ("sdxl-lightning", 2)):
+        call = begin(host, model=model, steps=4, strength=0.6, width=512, height=512)
+        assert {message["steps"] for message in call.messages()} == {steps}
+        call.result(10)
+
+
 def test_several_images_start_from_the_same_picture_with_seeds_of_their_own(editor):
     host = editor()
     call = begin(host, mask=named("mask.png"), count=3, seed=20, steps=2, output={"path": "out.png"})

@@ -47,7 +47,7 @@ class Order(msgspec.Struct, frozen=True):
         """How many steps an image will take, for all that is known before the engine runs."""
         steps = (self.params.options and self.params.options.steps) or self.entry.defaults.steps
         strength = resolve.strength_of(self.params, self.entry)
-        return steps if strength is None else frames.steps_at(strength, steps)
+        return steps if strength is None else frames.steps_at(self.entry.family, strength, steps)
 
     def resolve(
         self, models: ModelChoice, *, job: str, digest: str, files: EditFiles | None = None

@@ -91,9 +91,12 @@ class EditSpec(msgspec.Struct, frozen=True, kw_only=True):
     strength: float | None = None
 
 
-def steps_at(strength: float, steps: int) -> int:
-    """How many of ``steps`` an edit of ``strength`` in (0, 1] runs: the last ones, at least one of them."""
-    return max(1, steps - int(steps - steps * strength))
+def steps_at(family: str, strength: float, steps: int) -> int:
+    """How many of ``steps`` an edit of ``strength`` in (0, 1] runs: the last ones, at least one of them.
+
+    As diffusers counts them: its pipelines round up, those of SDXL down.
+    """
+    return max(1, int(steps * strength) if family == "sdxl" else steps - int(steps - steps * strength))
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -150,7 +150,9 @@ class FakeRuntime:
         control: Control,
     ) -> None:
         seed = spec.seed + image - 1
-        steps = spec.steps if source is None or source.strength is None else steps_at(source.strength, spec.steps)
+        steps = spec.steps
+        if source is not None and source.strength is not None:
+            steps = steps_at(spec.model.family, source.strength, steps)
         seconds = _milliseconds(wanted.get("slow"), self._seconds("step_ms"))
         emit(PhaseEvent(phase="denoising", image=image))
         picture = pictures.landscape(spec.prompt, spec.negative_prompt, seed, settled.width, settled.height)
