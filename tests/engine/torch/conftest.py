@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import pytest
 
 from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 from locara_sidecar.engine.runtime import ImageEvent, JobCancelled, PhaseEvent, StepEvent, Summary
+from support.fixture_models import job_for, runtimes  # noqa: F401
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 if importlib.util.find_spec("torch") is None or importlib.util.find_spec("diffusers") is None:
     collect_ignore_glob = ["test_*.py"]
 
-MODELS = Path(__file__).parents[3] / "fixtures" / "models"
-FOLDER = MODELS / "tiny-sd3"
+FOLDER = Path(__file__).parents[3] / "fixtures" / "models" / "tiny-sd3"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -154,38 +153,6 @@ def spec() -> Any:
         return msgspec.structs.replace(job, **changes)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def job(spec: Any) -> Any:
-    """Makes a job for one of the fixture models from its catalogue entry, as the daemon would."""
-
-    def make(model: str, **changes: Any) -> JobSpec:
-        entry = json.loads((MODELS / f"{model}.json").read_text())
-        defaults = entry["defaults"]
-        names = {
-            "id": model,
-            "family": entry["family"],
-            "path": str(MODELS / model),
-            "scheduler": defaults["scheduler"],
-        }
-        names |= {"max_sequence_length": defaults["maxSequenceLength"], "guidance": defaults["guidance"]}
-        return spec(**names | changes)
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def runtimes(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A warm runtime for each model's id."""
-    from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
-
-    made: dict[str, TorchRuntime] = {}
-
-    def get(model: str) -> TorchRuntime:
-        return made.setdefault(model, TorchRuntime(str(tmp_path_factory.mktemp("scratch"))))
-
-    return get
 
 
 @pytest.fixture(scope="session")
