@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -138,8 +139,10 @@ def test_an_import_takes_the_place_of_a_download(daemon, hub, tmp_path):
     assert (error.kind, error.data["path"]) == ("InvalidParams", "$.from")
 
 
-def test_listed_models_that_no_engine_runs_say_so(hosts):
-    host = hosts.session(models=("flux.1-schnell",), engine="torch")
+def test_listed_models_that_no_engine_runs_say_so(hosts, tmp_path):
+    entry = json.loads((Path(__file__).parents[2] / "fixtures" / "models" / "tiny-sd3.json").read_text())
+    (tmp_path / "other.json").write_text(json.dumps(entry | {"id": "other", "family": "another"}))
+    host = hosts.session("--catalogue", str(tmp_path), models=("other",), engine="torch")
     (shown,) = host.call("models.list", timeout=10)["models"]
     assert (shown["runnable"], shown["installed"]) == (False, False)
     assert error_of(host.start("image.generate", {"prompt": "a"})).kind == "ModelNotInstalled"

@@ -56,6 +56,11 @@ class Family(Protocol):
         ...
 
     @property
+    def classifier_free_guidance(self) -> bool:
+        """Whether guidance over 1 sets the prompt against a negative one, which may be empty."""
+        ...
+
+    @property
     def previews(self) -> Previews: ...
 
     @property

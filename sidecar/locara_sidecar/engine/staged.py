@@ -11,7 +11,9 @@ import importlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from locara_sidecar.engine import memory
+import msgspec
+
+from locara_sidecar.engine import memory, source
 from locara_sidecar.engine.embeddings import EmbeddingKey, Embeddings
 from locara_sidecar.engine.frames import Settled
 from locara_sidecar.engine.model_folder import Progress
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from locara_protocol.messages import PreviewDecoder
     from locara_sidecar.engine.family import Array, Embedding, Family
     from locara_sidecar.engine.frames import JobSpec, LoadSpec, ModelSpec
+    from locara_sidecar.engine.source import Source
 
 
 class Key(NamedTuple):
@@ -85,10 +88,11 @@ class _Loading:
 
 
 class _Conditioning(NamedTuple):
-    """What steers a job: its embeddings, and warnings about words that they lack."""
+    """What steers a job: its embeddings, what it edits, and warnings about words that the embeddings lack."""
 
     prompt: Embedding
     negative: Embedding | None
+    source: Source | None
     warnings: list[tuple[str, str]]
 
 
@@ -172,9 +176,13 @@ class StagedRuntime(ABC):
         """See :meth:`Runtime.generate`; a model that is loaded stays loaded, whatever happens to the job.
 
         :raises JobCancelled: from a checkpoint, with the device idle.
-        :raises EngineFault: EngineUnavailable, ModelIncomplete, IntegrityError, InsufficientMemory or InvalidOutput.
+        :raises EngineFault: EngineUnavailable, ModelIncomplete, IntegrityError, InsufficientMemory, InvalidImage,
+            InvalidParams (an edit's size) or InvalidOutput.
         """
         key = self._key(spec.model)
+        edited = None if spec.edit is None else source.read(spec)
+        if edited is not None:
+            spec = msgspec.structs.replace(spec, width=edited.width, height=edited.height)
         with self._working(control):
             family = self._open(spec.model, key, emit, control)
             if spec.scheduler not in family.schedulers:
@@ -182,7 +190,7 @@ class StagedRuntime(ABC):
                     "EngineUnavailable", f"The {self.name} engine does not run the scheduler {spec.scheduler}."
                 )
             stages = self._stages()
-            conditioning = self._condition(spec, stages, emit, control)
+            conditioning = self._condition(spec, edited, stages, emit, control)
             family.previews.prepare(spec.preview.mode, control.checkpoint)
             self._make_images(spec, conditioning, stages, emit, control)
         return Summary(settled=_settled(spec, key), warnings=conditioning.warnings)
@@ -215,13 +223,16 @@ class StagedRuntime(ABC):
             self._opened = _Opened(key, self._open_family(model, key, control))
         return self._opened.family
 
-    def _condition(self, spec: JobSpec, stages: Stages, emit: Emit, control: Control) -> _Conditioning:
+    def _condition(
+        self, spec: JobSpec, edited: Source | None, stages: Stages, emit: Emit, control: Control
+    ) -> _Conditioning:
         """Both texts' embeddings, and what the encoders did not see of them; guidance up to 1 needs no negative one.
         Afterwards everything is loaded that the loop and the decoder need."""
         assert self._opened is not None
         key, family = self._opened
         length = spec.model.max_sequence_length
-        texts = {"prompt": spec.prompt} | ({"negative prompt": spec.negative_prompt} if spec.guidance > 1 else {})
+        opposed = family.classifier_free_guidance and spec.guidance > 1
+        texts = {"prompt": spec.prompt} | ({"negative prompt": spec.negative_prompt} if opposed else {})
         keys = {what: EmbeddingKey(key, text, length) for what, text in texts.items()}
         unknown = [known for known in dict.fromkeys(keys.values()) if known not in self._embeddings]
         encoders = family.encoders if unknown else frozenset[str]()
@@ -244,6 +255,7 @@ class StagedRuntime(ABC):
         return _Conditioning(
             embeddings[0],
             embeddings[1] if len(embeddings) > 1 else None,
+            edited,
             [("PromptTruncated", warning) for warning in lost if warning],
         )
 
@@ -258,7 +270,7 @@ class StagedRuntime(ABC):
             if stages.denoiser_leaves:
                 family.drop({family.denoiser})
             for image, latent in zip(group, latents, strict=True):
-                self._decode(family, spec, latent, image, emit, control)
+                self._decode(family, spec, conditioning.source, latent, image, emit, control)
 
     def _denoise(
         self, family: Family, spec: JobSpec, conditioning: _Conditioning, image: int, emit: Emit, control: Control
@@ -273,23 +285,35 @@ class StagedRuntime(ABC):
 
         emit(PhaseEvent(phase="denoising", image=image))
         noise = NoiseStream(spec.seed + image - 1)
-        latent = family.denoise(spec, conditioning.prompt, conditioning.negative, noise, on_step, None)
+        latent = family.denoise(spec, conditioning.prompt, conditioning.negative, noise, on_step, conditioning.source)
         self._require_finite(latent, "the finished latent")
         return latent
 
-    def _decode(self, family: Family, spec: JobSpec, latent: Array, image: int, emit: Emit, control: Control) -> None:
-        """Image ``image`` (from 1) of the job from its latent."""
+    def _decode(
+        self,
+        family: Family,
+        spec: JobSpec,
+        edited: Source | None,
+        latent: Array,
+        image: int,
+        emit: Emit,
+        control: Control,
+    ) -> None:
+        """Image ``image`` (from 1) of the job from its latent; in an edit, its source again where the mask is black."""
         assert self._opened is not None
         emit(PhaseEvent(phase="decoding", image=image))
         control.checkpoint()
         pixels = family.decode(latent, tiled=spec.tiling == "on")
         self._require_finite(pixels, "the decoded image")  # diffusers would turn it into black
         control.checkpoint()
+        picture = family.to_image(pixels)
+        if picture.getbbox() is None:
+            raise EngineFault("InvalidOutput", "The model gave a picture that is black throughout.")
         emit(
             ImageEvent(
                 image=image,
                 seed=spec.seed + image - 1,
-                pixels=family.to_image(pixels),
+                pixels=picture if edited is None else source.composite(edited, picture),
                 settled=_settled(spec, self._opened.key),
             )
         )

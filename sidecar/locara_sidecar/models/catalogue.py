@@ -108,7 +108,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
         return all(source.repository and source.files for source in self.sources)
 
 
-RUNNABLE = frozenset({"sd3"})
+RUNNABLE = frozenset({"sd3", "flux", "flux-kontext", "sdxl"})
 """The families that the engines of this version run; the others are listed and can be downloaded."""
 
 

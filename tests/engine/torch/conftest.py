@@ -14,6 +14,7 @@ import pytest
 
 from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 from locara_sidecar.engine.runtime import ImageEvent, JobCancelled, PhaseEvent, StepEvent, Summary
+from support.fixture_models import job_for, runtimes  # noqa: F401
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -39,10 +39,19 @@ def test_numbers_that_are_not_finite_are_refused_and_not_shown_as_black(runtime,
     assert run(runtime, spec()).images
 
 
-def test_an_image_of_one_colour_is_an_image(runtime, run, spec, parts):
+@pytest.mark.parametrize(("level", "colour"), [(0, (128, 128, 128)), (1, (255, 255, 255))])
+def test_an_image_of_one_colour_is_an_image(runtime, run, spec, parts, level, colour):
+    hook = parts.module("vae").decoder.conv_out.register_forward_hook(lambda module, args, output: output * 0 + level)
+    try:
+        assert run(runtime, spec()).images[0].getcolors() == [(64 * 64, colour)]
+    finally:
+        hook.remove()
+
+
+def test_an_image_that_is_black_throughout_is_refused(runtime, run, spec, parts):
     hook = parts.module("vae").decoder.conv_out.register_forward_hook(lambda module, args, output: output * 0 - 1)
     try:
-        assert run(runtime, spec()).images[0].getcolors() == [(64 * 64, (0, 0, 0))]
+        assert fault_of(runtime, run, spec()).kind == "InvalidOutput"
     finally:
         hook.remove()
 
@@ -82,7 +91,7 @@ def test_another_error_of_the_libraries_keeps_its_type(runtime, run, spec, parts
 
 @pytest.mark.parametrize(
     "changes",
-    [{"quantization": "8bit"}, {"quantization": "4bit"}, {"scheduler": "euler"}, {"family": "flux", "digest": "x"}],
+    [{"quantization": "8bit"}, {"quantization": "4bit"}, {"scheduler": "euler"}, {"family": "sana", "digest": "x"}],
 )
 def test_what_the_engine_cannot_do_is_said(runtime, run, spec, changes):
     assert fault_of(runtime, run, spec(**changes)).kind == "EngineUnavailable"

@@ -71,6 +71,7 @@ class MlxFamily:
     scheduler_class: ClassVar[str]
     optional: ClassVar[frozenset[str]] = frozenset()
     """Components that a folder may lack."""
+    classifier_free_guidance: ClassVar[bool] = False
     schedulers: ClassVar[frozenset[str]]
     """The catalogue's names of what :attr:`scheduler_class` can do."""
     denoiser: ClassVar[str] = "transformer"

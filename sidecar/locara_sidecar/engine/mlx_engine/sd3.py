@@ -58,6 +58,7 @@ class Sd3(MlxFamily):
     }
     scheduler_class = "FlowMatchEulerDiscreteScheduler"
     optional = frozenset({"tokenizer_3", "text_encoder_3"})
+    classifier_free_guidance = True
     schedulers = frozenset({"flow-match-euler"})
 
     def __init__(self, context: OpenContext, components: list[Component], scheduler: dict[str, Any]) -> None:

@@ -17,8 +17,9 @@ from transformers.models.clip.tokenization_clip import CLIPTokenizer
 from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from locara_sidecar.engine import model_folder
-from locara_sidecar.engine.torch_engine import devices, weights
-from locara_sidecar.engine.torch_engine.previews import Previews, raw_latent
+from locara_sidecar.engine.torch_engine import autoencoder, devices, weights
+from locara_sidecar.engine.torch_engine.hooks import OnStep, drawing_from, observed_steps
+from locara_sidecar.engine.torch_engine.previews import Previews
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from locara_sidecar.engine.frames import JobSpec
+    from locara_sidecar.engine.noise import NoiseStream
+    from locara_sidecar.engine.source import Source
     from locara_sidecar.engine.torch_engine.family import OpenContext
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
@@ -53,6 +57,14 @@ class Network(NamedTuple):
         return "model" if self.encoder else "diffusion_pytorch_model"
 
 
+class Pipelines(NamedTuple):
+    """diffusers' classes for the three ways to an image: from text alone, from a picture, from a picture and a mask."""
+
+    text: Any
+    image: Any
+    inpaint: Any
+
+
 class DiffusersFamily:
     """The base of the families; :class:`~locara_sidecar.engine.torch_engine.family.Family` tells what the verbs do.
 
@@ -65,7 +77,11 @@ class DiffusersFamily:
     """Components with weights, in the order of loading."""
     tokenizers: ClassVar[Mapping[str, frozenset[str]]]
     """Tokenizer components and the class names that they may have."""
+    pipelines: ClassVar[Pipelines]
+    classifier_free_guidance: ClassVar[bool] = False
     scheduler_class: ClassVar[Any]
+    scheduler_options: ClassVar[Mapping[str, Any]] = {}
+    """What takes the place of the folder's own scheduler configuration."""
     optional: ClassVar[frozenset[str]] = frozenset()
     """Components that a folder may lack; they are None in the pipeline then."""
     schedulers: ClassVar[frozenset[str]]
@@ -98,7 +114,7 @@ class DiffusersFamily:
         parts: dict[str, Any] = {
             name: _tokenizer(folder, name, found[name]) for name in cls.tokenizers if name in found
         }
-        parts["scheduler"] = cls.scheduler_class.from_config(scheduler)
+        parts["scheduler"] = cls.scheduler_class.from_config(scheduler, **cls.scheduler_options)
         context.checkpoint()
         return cls(context, components, parts)
 
@@ -159,15 +175,44 @@ class DiffusersFamily:
         """The scheduler that :meth:`pipeline` puts into pipelines."""
         return self._parts["scheduler"]
 
+    def way(self, spec: JobSpec, source: Source | None) -> tuple[Any, dict[str, Any]]:
+        """The pipeline that makes the job's images, and what it takes of the edit."""
+        if source is None:
+            return self.pipelines.text, {}
+        strength = 1.0 if source.strength is None else max(source.strength, self.least_strength(spec.steps))
+        edit = {"image": source.image, "strength": strength}
+        if source.mask is None:
+            return self.pipelines.image, edit
+        return self.pipelines.inpaint, edit | {"mask_image": source.mask}
+
+    def least_strength(self, steps: int) -> float:
+        """A strength at which one step of ``steps`` still runs; all smaller ones would run one or none."""
+        return 0.5 / steps
+
+    def sample(self, cls: Any, spec: JobSpec, noise: NoiseStream, on_step: OnStep, **arguments: Any) -> torch.Tensor:
+        """The latent that diffusers' pipeline of class ``cls`` comes to, in the shape in which it leaves the loop."""
+        self._tile(spec.tiling == "on")  # an edit encodes its source in there
+        with (
+            drawing_from(noise, cls.__module__, autoencoder.MODULE),
+            observed_steps(self.scheduler, on_step),
+        ):
+            result = self.pipeline(cls)(
+                **arguments, num_inference_steps=spec.steps, output_type="latent", return_dict=False
+            )
+        return cast("torch.Tensor", result[0])
+
     # --- pixels --------------------------------------------------------------------------
 
     def decode(self, latent: torch.Tensor, *, tiled: bool) -> torch.Tensor:
+        self._tile(tiled)
+        return autoencoder.decoded(self.module(self.decoder), latent)
+
+    def _tile(self, tiled: bool) -> None:
         vae = self.module(self.decoder)
         if tiled:
             vae.enable_tiling()
         else:
             vae.disable_tiling()
-        return cast("torch.Tensor", vae.decode(raw_latent(vae, latent), return_dict=False)[0])
 
     def to_image(self, pixels: torch.Tensor) -> Any:
         return cast("Any", VaeImageProcessor()).postprocess(pixels, output_type="pil")[0]

@@ -71,19 +71,25 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def observed_steps(scheduler: Any, on_step: OnStep) -> Generator[None, None, None]:
-    """Call ``on_step`` after every finished step of a flow-matching scheduler.
+    """Call ``on_step`` after every finished step of a scheduler, counted from where the loop begins (an edit skips the
+    first ones).
 
-    Flow matching moves along straight lines ``x = (1 - sigma) x0 + sigma noise`` with velocity ``noise - x0``
-    (Liu et al., 2022, arXiv:2209.03003), so the clean latent that a step predicts is ``x - sigma * velocity``.
-    The velocity is the one after guidance. What the scheduler returns is not touched.
+    Schedulers of the Karras kind return the clean latent that a step predicts beside its result. Flow matching moves
+    along straight lines ``x = (1 - sigma) x0 + sigma noise`` with velocity ``noise - x0`` (Liu et al., 2022,
+    arXiv:2209.03003), so it is ``x - sigma * velocity`` there. Both are after guidance. What the scheduler returns is
+    not touched.
     """
     step = scheduler.step
 
     def observed(model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         result = step(model_output, timestep, sample, *args, **kwargs)
+        begin: int = scheduler.begin_index or 0
         done: int = scheduler.step_index
-        sigma = scheduler.sigmas[done - 1]
-        on_step(done, len(scheduler.timesteps), sample.float() - sigma * model_output.float())
+        if len(result) > 1:
+            x0 = result[1].float()
+        else:
+            x0 = sample.float() - scheduler.sigmas[done - 1] * model_output.float()
+        on_step(done - begin, len(scheduler.timesteps) - begin, x0)
         return result
 
     scheduler.step = observed

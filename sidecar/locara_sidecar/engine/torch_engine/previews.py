@@ -12,6 +12,7 @@ import torch
 
 from locara_sidecar.engine import linear_preview, model_folder, pictures
 from locara_sidecar.engine.torch_engine import weights
+from locara_sidecar.engine.torch_engine.autoencoder import decoded, in_range, raw_latent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,14 +76,15 @@ class Previews:
         return self._linear.picture(latent, self._factor, max_side)
 
     def _decode_with(self, vae: Any, x0: torch.Tensor, max_side: int) -> PilImage:
-        pixels = vae.decode(raw_latent(vae, x0).to(vae.dtype), return_dict=False)[0][0]
+        pixels = decoded(vae, x0)[0]
         return pictures.small(pixels.float().permute(1, 2, 0).cpu().numpy(), max_side)
 
     def _fit(self, checkpoint: Callable[[], None]) -> linear_preview.LinearPreview:
         def encode(picture: linear_preview.Floats) -> linear_preview.Floats:
-            pixels = torch.tensor(picture[None], device=self._vae.device, dtype=self._vae.dtype)
-            with torch.no_grad():
-                return self._vae.encode(pixels).latent_dist.mode()[0].float().cpu().numpy()
+            vae = self._vae
+            with torch.no_grad(), in_range(vae):
+                pixels = torch.tensor(picture[None], device=vae.device, dtype=vae.dtype)
+                return vae.encode(pixels).latent_dist.mode()[0].float().cpu().numpy()
 
         return linear_preview.fit_to_encoder(encode, self._factor, checkpoint)
 
@@ -103,11 +105,6 @@ class Previews:
             _logger.warning("the tiny preview decoder cannot be used: %s", type(error).__name__)
             return None
         return tiny
-
-
-def raw_latent(vae: Any, latent: torch.Tensor) -> torch.Tensor:
-    """A transformer's latent as the decoder takes it."""
-    return latent / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
 
 
 def _go_on() -> None:

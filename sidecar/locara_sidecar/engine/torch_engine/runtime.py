@@ -28,7 +28,12 @@ class TorchRuntime(StagedRuntime):
     """
 
     name = "torch"
-    families: ClassVar = {"sd3": ("locara_sidecar.engine.torch_engine.sd3", "Sd3")}
+    families: ClassVar = {
+        "sd3": ("locara_sidecar.engine.torch_engine.sd3", "Sd3"),
+        "flux": ("locara_sidecar.engine.torch_engine.flux", "Flux"),
+        "flux-kontext": ("locara_sidecar.engine.torch_engine.flux_kontext", "FluxKontext"),
+        "sdxl": ("locara_sidecar.engine.torch_engine.sdxl", "Sdxl"),
+    }
 
     def __init__(self, scratch: str) -> None:
         super().__init__()

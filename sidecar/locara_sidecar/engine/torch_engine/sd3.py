@@ -7,24 +7,25 @@ The third encoder (T5) may be absent; the pipeline then gives zeros of ``max_seq
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
-from diffusers.pipelines.stable_diffusion_3 import pipeline_stable_diffusion_3 as pipeline_module
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3_img2img import StableDiffusion3Img2ImgPipeline
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3_inpaint import StableDiffusion3InpaintPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 
 from locara_sidecar.engine.family import Embedding
-from locara_sidecar.engine.runtime import EngineFault
 from locara_sidecar.engine.torch_engine.diffusers_family import (
     CLIP_TOKENIZERS,
     T5_TOKENIZERS,
     DiffusersFamily,
     Network,
+    Pipelines,
 )
-from locara_sidecar.engine.torch_engine.hooks import OnStep, drawing_from, observed_steps
 from locara_sidecar.engine.torch_engine.readers import reader_of
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.frames import JobSpec
     from locara_sidecar.engine.noise import NoiseStream
     from locara_sidecar.engine.source import Source
+    from locara_sidecar.engine.torch_engine.hooks import OnStep
     from locara_sidecar.engine.truncation import Reader
 
 
@@ -49,6 +51,8 @@ class Sd3(DiffusersFamily):
     }
     tokenizers: ClassVar = {"tokenizer": CLIP_TOKENIZERS, "tokenizer_2": CLIP_TOKENIZERS, "tokenizer_3": T5_TOKENIZERS}
     optional = frozenset({"tokenizer_3", "text_encoder_3"})
+    pipelines = Pipelines(StableDiffusion3Pipeline, StableDiffusion3Img2ImgPipeline, StableDiffusion3InpaintPipeline)
+    classifier_free_guidance = True
     scheduler_class = FlowMatchEulerDiscreteScheduler
     schedulers = frozenset({"flow-match-euler"})
 
@@ -61,7 +65,7 @@ class Sd3(DiffusersFamily):
         return [*clips, *([] if t5 is None else [reader_of("T5", t5, max_sequence_length)])]
 
     def encode(self, text: str, max_sequence_length: int) -> Embedding:
-        tokens, _, pooled, _ = self.pipeline(pipeline_module.StableDiffusion3Pipeline).encode_prompt(
+        tokens, _, pooled, _ = self.pipeline(StableDiffusion3Pipeline).encode_prompt(
             prompt=text,
             prompt_2=None,
             prompt_3=None,
@@ -79,21 +83,19 @@ class Sd3(DiffusersFamily):
         on_step: OnStep,
         source: Source | None,
     ) -> torch.Tensor:
-        if source is not None:
-            raise EngineFault("EngineUnavailable", "The torch engine does not edit images with this model yet.")
-        pipe = self.pipeline(pipeline_module.StableDiffusion3Pipeline)
-        with drawing_from(noise, pipeline_module.__name__), observed_steps(self.scheduler, on_step):
-            result = pipe(
-                prompt_embeds=prompt.tokens,
-                pooled_prompt_embeds=prompt.pooled,
-                negative_prompt_embeds=None if negative is None else negative.tokens,
-                negative_pooled_prompt_embeds=None if negative is None else negative.pooled,
-                height=spec.height,
-                width=spec.width,
-                num_inference_steps=spec.steps,
-                guidance_scale=spec.guidance if negative is not None else 1.0,
-                max_sequence_length=spec.model.max_sequence_length,
-                output_type="latent",
-                return_dict=False,
-            )
-        return cast("torch.Tensor", result[0])
+        cls, edit = self.way(spec, source)
+        return self.sample(
+            cls,
+            spec,
+            noise,
+            on_step,
+            prompt_embeds=prompt.tokens,
+            pooled_prompt_embeds=prompt.pooled,
+            negative_prompt_embeds=None if negative is None else negative.tokens,
+            negative_pooled_prompt_embeds=None if negative is None else negative.pooled,
+            height=spec.height,
+            width=spec.width,
+            guidance_scale=spec.guidance if negative is not None else 1.0,
+            max_sequence_length=spec.model.max_sequence_length,
+            **edit,
+        )

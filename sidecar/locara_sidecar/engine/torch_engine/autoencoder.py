@@ -1,0 +1,39 @@
+"""The autoencoder's ends of an image: latents in its own terms, and decoding where float16 is too narrow for it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+MODULE = "diffusers.models.autoencoders.vae"
+"""Where diffusers draws from the distribution that an encoder gives."""
+
+
+def raw_latent(vae: Any, latent: torch.Tensor) -> torch.Tensor:
+    """A denoiser's latent as the decoder takes it."""
+    return latent / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+
+
+def decoded(vae: Any, latent: torch.Tensor) -> torch.Tensor:
+    """A denoiser's latent (1, C, h, w) as pixels (1, 3, height, width), about -1 … 1."""
+    with in_range(vae):
+        pixels: torch.Tensor = vae.decode(raw_latent(vae, latent.to(vae.dtype)), return_dict=False)[0]
+    return pixels
+
+
+@contextlib.contextmanager
+def in_range(vae: Any) -> Generator[None]:
+    """Within the block an autoencoder whose configuration says that it overflows in float16 (SDXL's) is in float32."""
+    narrow = vae.dtype == torch.float16 and vae.config.force_upcast
+    if narrow:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        if narrow:
+            vae.to(torch.float16)

@@ -1,0 +1,98 @@
+"""FLUX.1 schnell and dev over diffusers' own pipelines.
+
+CLIP gives the pooled embedding, T5 the tokens; dev takes its guidance as an embedding, schnell takes none, and neither
+has a negative prompt. Inside the loop latents are packed (each 2 × 2 patch is a token, (1, h/2 * w/2, 4 * C)); here
+they leave it as pictures (1, C, h, w).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+from diffusers.pipelines.flux.pipeline_flux_img2img import FluxImg2ImgPipeline
+from diffusers.pipelines.flux.pipeline_flux_inpaint import FluxInpaintPipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from transformers.models.clip.modeling_clip import CLIPTextModel
+from transformers.models.t5.modeling_t5 import T5EncoderModel
+
+from locara_sidecar.engine.family import Embedding
+from locara_sidecar.engine.torch_engine.diffusers_family import (
+    CLIP_TOKENIZERS,
+    T5_TOKENIZERS,
+    DiffusersFamily,
+    Network,
+    Pipelines,
+)
+from locara_sidecar.engine.torch_engine.readers import reader_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from locara_sidecar.engine.frames import JobSpec
+    from locara_sidecar.engine.noise import NoiseStream
+    from locara_sidecar.engine.source import Source
+    from locara_sidecar.engine.torch_engine.hooks import OnStep
+    from locara_sidecar.engine.truncation import Reader
+
+
+class Flux(DiffusersFamily):
+    """A FLUX.1 model; :class:`~locara_sidecar.engine.family.Family` tells what each verb does."""
+
+    index_class = "FluxPipeline"
+    networks: ClassVar = {
+        "text_encoder": Network(CLIPTextModel, encoder=True),
+        "text_encoder_2": Network(T5EncoderModel, encoder=True),
+        "transformer": Network(FluxTransformer2DModel),
+        "vae": Network(AutoencoderKL),
+    }
+    tokenizers: ClassVar = {"tokenizer": CLIP_TOKENIZERS, "tokenizer_2": T5_TOKENIZERS}
+    pipelines = Pipelines(FluxPipeline, FluxImg2ImgPipeline, FluxInpaintPipeline)
+    scheduler_class = FlowMatchEulerDiscreteScheduler
+    schedulers = frozenset({"flow-match-euler"})
+
+    def readers(self, max_sequence_length: int) -> list[Reader]:
+        clip, t5 = self.tokenizer("tokenizer"), self.tokenizer("tokenizer_2")
+        return [reader_of("CLIP-L", clip, clip.model_max_length), reader_of("T5", t5, max_sequence_length)]
+
+    def encode(self, text: str, max_sequence_length: int) -> Embedding:
+        tokens, pooled, _ = self.pipeline(self.pipelines.text).encode_prompt(
+            prompt=text, prompt_2=None, max_sequence_length=max_sequence_length
+        )
+        return Embedding(tokens, pooled)
+
+    def denoise(
+        self,
+        spec: JobSpec,
+        prompt: Embedding,
+        negative: Embedding | None,
+        noise: NoiseStream,
+        on_step: OnStep,
+        source: Source | None,
+    ) -> torch.Tensor:
+        del negative
+        patch = 2 ** len(self.module("vae").config.block_out_channels)
+        rows, columns = spec.height // patch, spec.width // patch
+        cls, edit = self.way(spec, source)
+        packed = self.sample(
+            cls,
+            spec,
+            noise,
+            lambda step, steps, x0: on_step(step, steps, unpacked(x0, rows, columns)),
+            prompt_embeds=prompt.tokens,
+            pooled_prompt_embeds=prompt.pooled,
+            height=spec.height,
+            width=spec.width,
+            guidance_scale=spec.guidance,
+            max_sequence_length=spec.model.max_sequence_length,
+            **edit,
+        )
+        return unpacked(packed, rows, columns)
+
+
+def unpacked(packed: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """Tokens (1, rows * columns, 4 * C) as a latent (1, C, 2 * rows, 2 * columns): a token is a patch of 2 × 2."""
+    patches = packed.reshape(1, rows, columns, -1, 2, 2)
+    return patches.permute(0, 3, 1, 4, 2, 5).reshape(1, -1, 2 * rows, 2 * columns)

@@ -1,0 +1,78 @@
+"""diffusers' own pipelines, loaded and called as its documentation says, to compare with."""
+
+import contextlib
+import functools
+import sys
+from pathlib import Path
+
+import torch
+
+from locara_sidecar.engine.noise import NoiseStream
+
+MODELS = Path(__file__).parents[2] / "fixtures" / "models"
+PIPELINES = {
+    "tiny-sd3": ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline"),
+    "tiny-flux": ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"),
+    "tiny-flux-dev": ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"),
+    "tiny-flux-kontext": ("FluxKontextPipeline", "FluxKontextPipeline", None),
+    "tiny-sdxl": ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
+}
+TEXT, IMAGE, INPAINT = range(3)
+
+
+@functools.cache
+def pipeline(model, way=TEXT):
+    """The pipeline that diffusers loads from the fixture's folder."""
+    import diffusers
+
+    name = PIPELINES[model][way]
+    pipe = getattr(diffusers, name).from_pretrained(
+        str(MODELS / model), dtype=torch.float32, local_files_only=True, add_watermarker=False
+    )
+    if model == "tiny-sdxl":  # as SDXL Lightning's model card has it
+        pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(
+            pipe.scheduler.config, timestep_spacing="trailing"
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def picture(model, job, way=TEXT, output_type="pil", **more):
+    """diffusers' result for a job."""
+    pipe = pipeline(model, way)
+    arguments = {
+        "prompt": job.prompt,
+        "num_inference_steps": job.steps,
+        "guidance_scale": 0.0 if model == "tiny-sdxl" else job.guidance,  # Lightning runs without
+        "output_type": output_type,
+    } | more
+    if (model, way) != ("tiny-sdxl", IMAGE):
+        arguments |= {"width": job.width, "height": job.height}
+    if model != "tiny-sdxl":
+        arguments["max_sequence_length"] = job.model.max_sequence_length
+    if model == "tiny-sd3":
+        arguments["negative_prompt"] = job.negative_prompt
+    if model == "tiny-flux-kontext":
+        arguments |= {"max_area": job.width * job.height, "_auto_resize": False}
+    with torch.no_grad():
+        return pipe(**arguments).images[0]
+
+
+@contextlib.contextmanager
+def drawing(model, way, seed):
+    """Let the pipeline's draws come from ``seed``'s stream; yields the shapes that were drawn, in order."""
+    shapes, stream = [], NoiseStream(seed)
+
+    def draw(shape, generator=None, device=None, dtype=None, layout=None):
+        shapes.append(tuple(shape))
+        return torch.from_numpy(stream.normal(tuple(shape)))
+
+    modules = [sys.modules[type(pipeline(model, way)).__module__], sys.modules["diffusers.models.autoencoders.vae"]]
+    kept = [module.randn_tensor for module in modules]
+    for module in modules:
+        module.randn_tensor = draw
+    try:
+        yield shapes
+    finally:
+        for module, original in zip(modules, kept, strict=True):
+            module.randn_tensor = original
