@@ -30,8 +30,10 @@ class Row:
 
     @property
     def figure(self) -> str:
-        """The value to three significant digits, with its unit."""
-        digits = max(0, 2 - math.floor(math.log10(abs(self.value)))) if self.value else 0
+        """The value with its unit: ratios to three decimals, all else to three significant digits."""
+        digits = 3 if self.unit == "x" else 0
+        if self.value and self.unit != "x":
+            digits = max(0, 2 - math.floor(math.log10(abs(self.value))))
         return f"{self.value:,.{digits}f} {self.unit}".strip()
 
 

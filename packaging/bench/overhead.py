@@ -76,7 +76,7 @@ def measure(model: dict[str, Any], catalogue: Path, rounds: int) -> list[Row]:
             step = times["denoiseMs"] / STEPS
             step_ms.append(step)
             first.append((seen or float("inf")) * 1000 / (times["encodeMs"] + 1.1 * step))
-        call = sidecar.start("image.generate", {"prompt": _PROMPT, "options": {**options, "steps": 40}}, stream=True)
+        call = sidecar.start("image.generate", {"prompt": _PROMPT, "options": {**options, "steps": 200}}, stream=True)
         while len(pings) < 400:
             began = time.perf_counter()
             sidecar.call("ping")
@@ -105,7 +105,12 @@ def _direct(model: dict[str, Any], folder: str) -> None:
     """Read prompts, draw each with the plain pipeline, print the seconds that it took."""
     import torch
     from diffusers import StableDiffusion3Pipeline
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
     pipeline = StableDiffusion3Pipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     defaults = model["defaults"]
