@@ -44,6 +44,7 @@ _SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32)
 _PR_SET_PDEATHSIG = 1
 _BYTES = 128 << 20
 _LONGEST = 0.4  # seconds until the cut
+_SLOW_DISK = 5.0  # seconds that a promise may take
 _PLANTED_CUTS = 40
 
 
@@ -322,7 +323,7 @@ def cuts(
         with _child(publish) as publisher, _child(save) as saver:
             time.sleep(pauses.uniform(0.01, _LONGEST))
             if number % 2:  # the worst moment for a promise is right after it
-                pauses.choice([publisher, saver]).wait_for_more(_LONGEST)
+                (publisher if number % 4 == 1 else saver).wait_for_more(_SLOW_DISK)
             disk_.cut(mode)
         disk_.restart()
         found["cuts"] += 1

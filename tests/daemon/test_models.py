@@ -83,6 +83,24 @@ def test_a_cancelled_download_is_answered_soon_and_goes_on_later(daemon, hub):
     assert any("range" in request.headers for request in hub.requests("/cdn/"))
 
 
+def test_a_check_that_takes_long_is_cancelled(daemon, tmp_path):
+    folder = write_model(tmp_path / "catalogue" / "big")
+    size = 4 << 30
+    header = json.dumps({"weight": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    with (folder / "transformer" / "zeros.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
+    data = entry_data("mine", source={"path": "big"})
+    (tmp_path / "catalogue" / "mine.json").write_text(json.dumps(data))
+    host = daemon()
+    call = host.start("models.verify", {"model": "mine"}, stream=True)
+    assert next(iter(call.messages()))["phase"] == "verifying"
+    began = time.monotonic()
+    call.cancel()
+    assert error_of(call).kind == "RequestCancelled"
+    assert time.monotonic() - began < 2
+
+
 def test_the_daemon_ends_in_time_while_it_downloads(daemon, hub):
     host = daemon(DOWNLOADS)
     hub.fail("/cdn/", "drip")

@@ -1,5 +1,8 @@
 """A store in a temporary folder and a hub on loopback."""
 
+import functools
+import ssl
+
 import pytest
 
 from locara_sidecar.capability.system import System
@@ -8,12 +11,20 @@ from locara_sidecar.models.store import Store
 from models.helpers import write_model
 from support.hub import FakeHub
 
+_default_context = functools.cache(ssl.create_default_context)
+
 
 class _NoSync(System):
     """Fast: what these tests show does not depend on the disk."""
 
     def sync(self, fd):
         pass
+
+
+@pytest.fixture(autouse=True)
+def _certificates_are_read_once(monkeypatch):
+    """That takes longer than all the rest of a small download, and nothing here speaks https."""
+    monkeypatch.setattr(ssl, "create_default_context", _default_context)
 
 
 @pytest.fixture

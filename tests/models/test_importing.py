@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import shutil
 
 import pytest
 
+from locara_sidecar.models import disk
 from locara_sidecar.models.importing import import_model
 from models.helpers import entry_for, error_of, whole, write_model
 
@@ -41,6 +43,30 @@ def test_a_folder_is_copied_because_its_files_may_be_edited(store, tmp_path):
     assert entry.meta.source[0].imported
     (source / WEIGHTS).write_bytes(b"edited")
     assert whole(store) == ["mine"]
+
+
+def test_a_folder_is_cloned_where_the_system_clones_by_name(store, tmp_path, monkeypatch):
+    """As on APFS; here clonefile is played by a copy."""
+    cloned = []
+
+    class Library:
+        def __init__(self, *_, **__):
+            pass
+
+        def clonefile(self, source, target, flags):
+            if len(cloned) == 3:
+                return -1  # what is left lies on another volume
+            cloned.append((os.fsdecode(source), flags))
+            shutil.copyfile(source, target)
+            return 0
+
+    monkeypatch.setattr(disk.sys, "platform", "darwin")
+    monkeypatch.setattr(disk.ctypes, "CDLL", Library)
+    source = write_model(tmp_path / "source")
+    take(store, source)
+    assert whole(store) == ["mine"]
+    assert len({path for path, _ in cloned if path.startswith(str(source))}) == 3
+    assert {flags for _, flags in cloned} == {0}
 
 
 @pytest.mark.parametrize("where", ["root", "repository", "snapshot"])

@@ -8,8 +8,9 @@ import time
 import pytest
 
 from locara_sidecar.models import collect, disk, partial, staging
+from locara_sidecar.models.digest import model_digest
 from locara_sidecar.models.store import Origin
-from locara_sidecar.models.verify import verify
+from locara_sidecar.models.verify import verify, verify_folder
 from models.helpers import download, entry_for, error_of, whole, write_model
 
 
@@ -119,6 +120,15 @@ def test_verifying_finds_what_is_missing_added_or_a_link(store, hub, tmp_path, c
             file.symlink_to(tmp_path / "config.json")
     error = error_of(verify, store, entry, "mine", quiet)
     assert error.data["files"] == ["attack.py" if change == "extra" else "transformer/config.json"]
+
+
+def test_verifying_a_folder_of_the_hosts_tells_how_far_it_is(tmp_path):
+    told = []
+    folder = write_model(tmp_path / "mine")
+    digest, files = verify_folder(folder, "mine", told.append)
+    assert (digest, files) == (model_digest(folder), 5)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert (told[-1].bytes, told[-1].total_bytes, told[-1].files) == (size, size, 5)
 
 
 def test_a_foreign_or_newer_meta_is_no_model(store, hub):

@@ -6,6 +6,7 @@ redirected to ``/cdn/<sha256>`` as the real hub does, with ``X-Linked-*`` header
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -72,6 +73,7 @@ class FakeHub:
         self.log = []
         self.sent = 0
         self.pace = 0.0  # seconds between pieces
+        self.sending = self.most_at_once = 0
         self._lock = threading.Lock()
         hub = self
 
@@ -103,6 +105,18 @@ class FakeHub:
 
     def requests(self, where: str) -> list[Request]:
         return [request for request in self.log if where in request.path]
+
+    @contextlib.contextmanager
+    def counting(self):
+        """How many files are being sent at once."""
+        with self._lock:
+            self.sending += 1
+            self.most_at_once = max(self.most_at_once, self.sending)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.sending -= 1
 
     def close(self) -> None:
         self._server.shutdown()
@@ -263,6 +277,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._body(source, size, start, fault)
 
     def _body(self, source: Path, size: int, start: int, fault: Fault | None) -> None:
+        with self.hub.counting():
+            self._write(source, size, start, fault)
+
+    def _write(self, source: Path, size: int, start: int, fault: Fault | None) -> None:
         kind = "" if fault is None else fault.kind
         end = size
         if fault is not None and kind in ("cut", "shorter"):

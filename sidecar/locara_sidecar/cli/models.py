@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import signal
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.cli.console import Console, bar
+from locara_sidecar.cli import model_lines
+from locara_sidecar.cli.console import Console
 from locara_sidecar.daemon import system
-from locara_sidecar.daemon.model_calls import describe, machine_of, removed_result, usage_result
+from locara_sidecar.daemon.model_calls import (
+    describe,
+    machine_of,
+    own_result,
+    removed_result,
+    usage_result,
+    work_result,
+)
 from locara_sidecar.models import catalogue, collect, worker
 
 if TYPE_CHECKING:
@@ -37,6 +44,10 @@ def run(options: argparse.Namespace) -> int:
         console.settle()
         console.error(f"locara-sidecar: {error.message}")
         return 130 if error.kind == "RequestCancelled" else 1
+    except KeyboardInterrupt:
+        console.settle()
+        console.error("locara-sidecar: The request was cancelled.")
+        return 130
     except (OSError, catalogue.CatalogueError) as error:
         console.error(f"locara-sidecar: {error}")
         return 1
@@ -44,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         console.line(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
     else:
-        for line in _lines(options.verb, shown):
+        for line in _lines(options, shown, known.store):
             console.line(line)
     return 0
 
@@ -73,13 +84,22 @@ def _work(options: argparse.Namespace, known: Catalogue, store: Store, console: 
     entry = _entry(known, options.model)
     own = known.own_folder(entry.id)
     if options.verb != "verify" and (own is not None or (options.verb == "download" and not entry.downloadable)):
+        if own is not None and known.folder(entry.id) is not None:
+            return own_result(entry.id, own)
         raise RpcError("DownloadFailed", f"{entry.id} comes from a folder, not from a hub.", retryable=False)
     folder = options.folder.absolute() if options.verb == "import" else own
     work = worker.Work(
         op=options.verb, root=str(store.root), entry=entry, folder=None if folder is None else str(folder)
     )
-    tell: Callable[[DownloadProgress], None] = partial(_show, console)
-    return worker.perform(work, tell, _stop_on_interrupt)
+    words = {"downloading": "reading"} if options.verb == "import" else {}
+    progress = model_lines.Progress(interactive=console.interactive, words=words)
+
+    def tell(message: DownloadProgress) -> None:
+        line = progress.line(message)
+        if line is not None and not options.json:
+            console.live(None, line)
+
+    return work_result(work, worker.perform(work, tell, _stop_on_interrupt))
 
 
 def _stop_on_interrupt(stop: Callable[[], None]) -> None:
@@ -125,49 +145,17 @@ _RUN: dict[str, Callable[[argparse.Namespace, Catalogue, Store, Console], Any]] 
 }
 
 
-# --- for people ------------------------------------------------------------------------------
-
-
-def _show(console: Console, progress: DownloadProgress) -> None:
-    share = progress.bytes / progress.total_bytes if progress.total_bytes else 0.0
-    words = [bar(share), f"{share * 100:3.0f} %", progress.phase, f"{progress.files}/{progress.total_files} files"]
-    if progress.phase == "downloading" and progress.bytes_per_second:
-        words.append(f"{size(progress.bytes_per_second)}/s")
-    console.live(None, "  ".join(words))
-
-
-def _lines(verb: str, shown: Any) -> list[str]:
-    if verb == "list":
-        return [_model_line(model) for model in shown]
-    if verb == "get":
-        found = msgspec.to_builtins(shown)
-        return [f"{name:24} {value}" for name, value in found.items() if not isinstance(value, list | dict)]
-    if verb in ("download", "import", "verify"):
-        return [f"{shown.files} files, {size(shown.bytes)}, {shown.digest}"]
-    if verb == "usage":
-        rows = [
-            f"{row.model:20} {size(row.bytes):>9}, {size(row.shared_bytes)} shared, last used {row.last_used}"
-            + (", in use" if row.in_use else "")
-            for row in shown.entries
-        ]
-        return [*rows, f"{size(shown.bytes)} in all, {size(shown.reclaimable_bytes)} can be freed"]
-    return [*(f"{row.model} {row.digest}" for row in shown.removed), f"{size(shown.bytes)}"]
-
-
-def _model_line(model: Any) -> str:
-    state = "installed" if model.installed else f"{size(model.download_bytes)} to download"
-    row = model.recommended
-    fitting = "does not fit" if row is None else f"{row.fit} ({row.engine}, {row.quantization})"
-    if not model.runnable:
-        fitting = "no engine runs it yet"
-    return f"{model.id:20} {state:22} {fitting:28} {model.license}"
-
-
-def size(count: int) -> str:
-    """Bytes for people, in powers of ten as disks are sold."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            return f"{value:.0f} {unit}" if unit in ("B", "kB") else f"{value:.1f} {unit}"
-        value /= 1000
-    raise AssertionError("the loop returns")
+def _lines(options: argparse.Namespace, shown: Any, store: Store) -> list[str]:
+    match options.verb:
+        case "list":
+            return model_lines.of_list(shown)
+        case "get":
+            return model_lines.of_model(shown)
+        case "download" | "import":
+            return model_lines.of_installed(shown)
+        case "verify":
+            return model_lines.of_verified(shown)
+        case "usage":
+            return model_lines.of_usage(shown, str(store.root))
+        case _:
+            return model_lines.of_removed(shown, dry_run=options.dry_run)

@@ -217,7 +217,7 @@ class ModelCalls:
         else:
             if own is not None and self._catalogue.folder(entry.id) is not None:
                 self._track()
-                self._start_task(self._answer, call, partial(_own_result, entry.id, own))
+                self._start_task(self._answer, call, partial(own_result, entry.id, own))
                 return
             if own is not None or (call.method == "models.download" and not entry.downloadable):
                 raise RpcError(
@@ -246,7 +246,7 @@ class ModelCalls:
             del self._works[call.id]
             self._done()
         if done is not None:
-            call.succeed(_work_result(work, done))
+            call.succeed(work_result(work, done))
         elif isinstance(failure, RpcError):
             call.fail(failure)
         elif failure is not None:
@@ -351,7 +351,7 @@ def removed_result(models: list[Any], freed: int, model_id: str | None = None) -
     return m.RemovedResult(removed=removed, bytes=freed)
 
 
-def _own_result(model_id: str, folder: Path) -> m.InstalledResult:
+def own_result(model_id: str, folder: Path) -> m.InstalledResult:
     """A model that the catalogue has a folder for is there without any download."""
     from locara_sidecar.models.digest import model_digest
 
@@ -360,7 +360,8 @@ def _own_result(model_id: str, folder: Path) -> m.InstalledResult:
     return m.InstalledResult(model=model_id, digest=model_digest(folder), bytes=size, files=len(files))
 
 
-def _work_result(work: worker.Work, done: worker.Done) -> m.InstalledResult | m.VerifyResult:
+def work_result(work: worker.Work, done: worker.Done) -> m.InstalledResult | m.VerifyResult:
+    """A worker's last word as the method answers it."""
     if work.op == "verify":
         return m.VerifyResult(model=work.entry.id, digest=done.digest, files=done.files)
     return m.InstalledResult(model=work.entry.id, digest=done.digest, bytes=done.bytes, files=done.files)

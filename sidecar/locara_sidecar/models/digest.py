@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 META = "meta.json"
@@ -35,8 +35,10 @@ def digest_of(rows: Iterable[tuple[str, int, str]]) -> str:
     return "sha256:" + hashlib.sha256(msgspec.json.encode(ordered)).hexdigest()
 
 
-def model_digest(folder: Path) -> str:
+def model_digest(folder: Path, read: Callable[[int], object] | None = None) -> str:
     """``sha256:<hex>`` of a model's folder; hashed once per process and state of the files.
+
+    :param read: told how many bytes were hashed, now and then.
 
     A folder of the store was hashed when it was published, and ``models.verify`` hashes it again when asked:
     its recorded digest is taken. Any other is read in full the first time: call it off the event loop.
@@ -54,7 +56,7 @@ def model_digest(folder: Path) -> str:
     stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
     key = (str(folder), tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
     if key not in _known:
-        rows = [(name, stat.st_size, file_sha256(path)) for path, (name, stat) in zip(files, stats, strict=True)]
+        rows = [(name, stat.st_size, file_sha256(path, read)) for path, (name, stat) in zip(files, stats, strict=True)]
         _known[key] = digest_of(row for row in rows if row[0] != META)
     return _known[key]
 
@@ -68,8 +70,8 @@ def _recorded(folder: Path) -> str | None:
     return digest if digest == f"sha256:{folder.name}" else None
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file in hex.
+def file_sha256(path: Path, read: Callable[[int], object] | None = None) -> str:
+    """The SHA-256 of a file in hex; ``read`` is told how many bytes were hashed, now and then.
 
     :raises OSError: when it cannot be read.
     """
@@ -77,4 +79,6 @@ def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
+            if read is not None:
+                read(len(chunk))
     return digest.hexdigest()

@@ -7,10 +7,12 @@ ever wrong because a lock was not there.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import secrets
 import shutil
+import sys
 from typing import TYPE_CHECKING
 
 from locara_sidecar.capability.system import System
@@ -94,7 +96,13 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """A synced copy under a new name, sharing the bytes where the file system can (a clone)."""
+    """A synced copy under a new name, sharing the bytes where the file system can (a clone).
+
+    :raises FileExistsError: when the name is taken.
+    """
+    if _clone_by_name(source, target):
+        sync_path(target)
+        return
     try:
         with source.open("rb") as old, target.open("xb") as new:
             if not _clone(old.fileno(), new.fileno()):
@@ -112,9 +120,18 @@ def copy(source: Path, target: Path) -> None:
 _FICLONE = 0x40049409
 
 
+def _clone_by_name(source: Path, target: Path) -> bool:
+    """As APFS clones: the name must be free."""
+    if sys.platform != "darwin":
+        return False
+    clonefile = ctypes.CDLL(None, use_errno=True).clonefile
+    return clonefile(os.fsencode(source), os.fsencode(target), 0) == 0
+
+
 def _clone(source: int, target: int) -> bool:
-    if fcntl is None or os.uname().sysname != "Linux":
-        return False  # on macOS clonefile would want a name, not a descriptor: a copy does
+    """As btrfs, XFS and their like clone."""
+    if fcntl is None or sys.platform != "linux":
+        return False
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError:

@@ -14,7 +14,7 @@ from locara_protocol.model_messages import DownloadPhase, DownloadProgress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_INTERVAL = 0.1
+_INTERVAL = 0.2  # with the phases, which are always told, that makes at most ten in any second
 _SPEED_SECONDS = 5.0
 
 

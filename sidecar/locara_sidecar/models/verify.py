@@ -60,8 +60,10 @@ def verify_folder(folder: Path, model_id: str, tell: Callable[[DownloadProgress]
     try:
         for path in files:
             check.check_file(folder, path.relative_to(folder).as_posix())
-            meter.add(path.stat().st_size, 1)
-        return model_digest(folder), len(files)
+            meter.add(0, 1)
+        digest = model_digest(folder, meter.add)
+        meter.finish()
+        return digest, len(files)
     except OSError as error:
         raise _unreadable(error) from error
 

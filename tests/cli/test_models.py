@@ -1,0 +1,128 @@
+"""``locara-sidecar models …`` as somebody at a terminal uses it, against a hub on loopback."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from models.helpers import entry_data, write_model
+from support.hub import FakeHub
+
+
+@pytest.fixture
+def hub(tmp_path):
+    served = FakeHub()
+    served.add("org/mine", write_model(tmp_path / "mine", size=400_000))
+    yield served
+    served.close()
+
+
+@pytest.fixture
+def models(tmp_path, hub):
+    """Runs the command; returns (status, stdout, stderr)."""
+    (tmp_path / "catalogue").mkdir()
+    data = entry_data(displayName="Mine", downloadBytes=1_200_000)
+    (tmp_path / "catalogue" / "mine.json").write_text(json.dumps(data))
+    env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "TERM": "xterm", "COLUMNS": "120"}
+    places = ["--cache-dir", str(tmp_path / "cache"), "--catalogue", str(tmp_path / "catalogue")]
+
+    def run(*words, **more):
+        argv = [sys.executable, "-m", "locara_sidecar", "models", *words, *places]
+        if more.pop("start", False):
+            return subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, **more)
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=50, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def test_a_model_is_listed_downloaded_shown_checked_and_removed(models, tmp_path):
+    _, out, _ = models("list")
+    assert [line.split()[0] for line in out.splitlines()][:2] == ["mine", "sd3.5-medium"]
+    assert "1.2 MB to download" in out.splitlines()[0]
+
+    status, out, err = models("download", "mine")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[0] == "resolving …"
+    assert out.splitlines()[-1].startswith("mine is installed: 5 files, 1.2 MB, sha256:")
+
+    _, out, _ = models("get", "mine")
+    assert out.startswith("Mine (mine, version 1)\n")
+    for words in ("org/mine at ", "installed   in /", "steps, guidance", "of weights"):
+        assert words in out
+    assert "True" not in out
+
+    assert models("verify", "mine")[1].splitlines()[-1].startswith("mine is whole: 5 files, sha256:")
+    assert f"1.2 MB in {tmp_path / 'cache'}, 1.2 MB can be freed" in models("usage")[1]
+    assert models("gc")[1] == "Nothing to remove.\n"
+    assert models("gc", "--max-bytes", "0", "--dry-run")[1].splitlines()[-1] == "1.2 MB would be freed"
+    assert models("remove", "mine", "--dry-run")[1].startswith("would remove mine (sha256:")
+    assert models("remove", "mine")[1].splitlines()[-1] == "1.2 MB freed"
+    status, _, err = models("remove", "mine")
+    assert (status, err) == (1, "locara-sidecar: The model mine is not in the model cache.\n")
+
+
+def test_what_the_machine_reads_is_what_the_methods_answer(models, tmp_path):
+    result = json.loads(models("import", "mine", str(tmp_path / "mine"), "--json")[1])
+    assert set(result) == {"model", "digest", "bytes", "files"}
+    assert json.loads(models("verify", "mine", "--json")[1])["ok"] is True
+    assert json.loads(models("download", "pocket", "--json")[1])["model"] == "pocket"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("download", "nothing"), "There is no model nothing in the catalogue."),
+        (("verify", "mine"), "The model mine is not installed."),
+        (("import", "mine", "/nowhere/at/all"), "There is no such folder."),
+    ],
+)
+def test_what_cannot_be_done_is_a_sentence_and_status_1(models, words, sentence):
+    status, _, err = models(*words)
+    assert (status, err) == (1, f"locara-sidecar: {sentence}\n")
+
+
+def test_at_a_terminal_one_line_is_drawn_again_and_again(models, hub):
+    hub.pace = 0.01
+    leader, follower = pty.openpty()
+    process = models("download", "mine", start=True, stdout=follower, stdin=follower)
+    os.close(follower)
+    shown = b""
+    try:
+        while data := os.read(leader, 4096):
+            shown += data
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    os.close(leader)
+    assert process.wait(20) == 0
+    process.stderr.close()
+    text = shown.decode()
+    assert text.count("\x1b[1A") > 3
+    assert "MB/s" in text
+    assert " left" in text
+    assert text.rstrip().splitlines()[-1].startswith("mine is installed")
+
+
+@pytest.mark.parametrize("verb", ["download", "verify"])
+def test_ctrl_c_ends_it_in_order_and_what_has_come_stays(models, hub, tmp_path, verb):
+    if verb == "verify":
+        folder = write_model(tmp_path / "catalogue" / "big")
+        with (folder / "notes.txt").open("wb") as file:
+            file.truncate(8 << 30)
+        (tmp_path / "catalogue" / "mine.json").write_text(json.dumps(entry_data(source={"path": "big"})))
+    hub.pace = 0.1
+    process = models(verb, "mine", start=True, stdout=subprocess.PIPE)
+    for line in process.stdout:
+        if verb == "verify" or b"MB/s" in line or b"kB/s" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert process.stderr.read() == b"locara-sidecar: The request was cancelled.\n"
+    process.stdout.close()
+    process.stderr.close()
+    if verb == "download":
+        assert list((tmp_path / "cache" / "incoming").glob("*.part"))

@@ -1,0 +1,153 @@
+"""Where bytes may come from, how long a server is borne with, and how much is asked of it at once."""
+
+import contextlib
+import socket
+import time
+
+import pytest
+from huggingface_hub import close_session
+
+from locara_sidecar.models import download as module
+from locara_sidecar.models import transfer as transfers
+from locara_sidecar.models.download import AT_ONCE, Download
+from locara_sidecar.models.transfer import Patience, Stopped, Transfer
+from models.helpers import QUICK, download, entry_for, error_of, safetensors, whole, write_model
+
+
+def transfer_to(endpoint, patience=QUICK, stopped=lambda: False):
+    return Transfer(endpoint, {}, patience=patience, on_bytes=lambda _: None, stopped=stopped)
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """What names resolve to, in place of DNS."""
+    known = {}
+
+    def look_up(host, port, **_):
+        if host not in known:
+            raise OSError(f"no such name: {host}")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (known[host], 0))]
+
+    monkeypatch.setattr(transfers.socket, "getaddrinfo", look_up)
+    return known
+
+
+def test_from_a_public_hub_redirects_to_other_public_hosts_are_followed_over_https(names):
+    names["files.example"] = "8.8.8.8"
+    transfer_to("https://hub.example")._check_target("https://files.example/x", "a")
+    transfer_to("https://hub.example")._check_target("https://behind-a-proxy.example/x", "a")
+    transfer_to("https://hub.example")._check_target("https://hub.example/x", "a")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "0.0.0.0", "100.64.0.1"])
+def test_a_name_that_leads_into_the_local_network_is_an_address_of_it(names, address):
+    names["innocent.example"] = address
+    error = error_of(transfer_to("https://hub.example")._check_target, "https://innocent.example/x", "a")
+    assert error.kind == "DownloadFailed"
+
+
+@pytest.mark.parametrize("host", ["[::ffff:127.0.0.1]", "[fe80::1]", "[fd00::1]", "169.254.169.254", "nas.local"])
+def test_no_spelling_of_a_local_address_is_followed(names, host):
+    assert error_of(transfer_to("https://hub.example")._check_target, f"https://{host}/x", "a").kind == "DownloadFailed"
+
+
+def test_a_hub_in_the_local_network_may_redirect_within_it(names):
+    transfer_to("https://10.0.0.5")._check_target("https://10.0.0.6/x", "a")
+    assert error_of(transfer_to("https://10.0.0.5")._check_target, "http://10.0.0.6/x", "a").kind == "DownloadFailed"
+
+
+def test_redirects_do_not_go_round_for_ever(store, hub):
+    where = "/resolve/"
+    hub.fail(where, "redirect", to=f"{hub.url}/org/mine/resolve/main/model_index.json")
+    assert error_of(download, store, hub).kind == "DownloadFailed"
+    assert len(hub.requests(where)) < 50
+
+
+def test_waits_grow_are_bounded_and_end_when_the_download_is_stopped(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(transfers.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(transfers.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    transfer = transfer_to("https://hub.example", Patience())
+    waits = []
+    for failures in range(1, 12):
+        began = now[0]
+        transfer._wait(failures, 0.0)
+        waits.append(now[0] - began)
+    assert 0.25 <= waits[0] <= 0.51
+    assert waits[4] > 2 * waits[1]
+    assert max(waits) <= 20.001
+    began = now[0]
+    transfer._wait(1, 7.0)  # the server has asked for that
+    assert now[0] - began == pytest.approx(7.0)
+    with pytest.raises(Stopped):
+        transfer_to("https://hub.example", stopped=lambda: True)._wait(5, 0.0)
+
+
+def test_a_server_is_asked_again_no_sooner_than_it_wants(store, hub):
+    hub.fail("/resolve/", "status", status=429, times=1, headers={"Retry-After": "1"})
+    began = time.monotonic()
+    download(store, hub)
+    assert time.monotonic() - began >= 1
+
+
+def test_several_files_come_at_once_and_no_more_than_the_bound(store, hub, tmp_path):
+    extra = {f"transformer/part{number}.safetensors": safetensors(40_000, number) for number in range(10)}
+    hub.add("org/many", write_model(tmp_path / "many", extra=extra))
+    hub.pace = 0.02
+    download(store, hub, entry_for("many", "org/many"))
+    assert 2 <= hub.most_at_once <= AT_ONCE
+    assert whole(store) == ["many"]
+
+
+@pytest.mark.parametrize(
+    ("where", "kind", "answer"),
+    [
+        ("/cdn/", "other", "IntegrityError"),
+        ("/cdn/", "longer", "IntegrityError"),
+        ("/cdn/", "shorter", "IntegrityError"),
+        ("config.json", "other", "IntegrityError"),
+        ("config.json", "longer", "IntegrityError"),
+        ("/cdn/", "cut", "DownloadFailed"),
+    ],
+)
+def test_what_the_server_has_instead_of_the_file_is_refused(store, hub, where, kind, answer):
+    hub.fail(where, kind, at=7)
+    assert error_of(download, store, hub).kind == answer
+    assert whole(store) == []
+
+
+def test_other_bytes_than_the_hub_announced_are_refused_at_the_redirect(store, hub):
+    other = "0" * 64
+    hub.fail("/resolve/", "redirect", to=f"{hub.cdn}/cdn/{other}", headers={"X-Linked-Etag": f'"{other}"'}, times=10**9)
+    source = {"repository": "org/mine", "files": ["*.safetensors"]}
+    assert error_of(download, store, hub, entry_for(source=source)).kind == "IntegrityError"
+    assert not hub.requests("/cdn/")
+
+
+def test_a_proxy_of_the_environment_is_asked_in_place_of_the_hub(store, hub, monkeypatch, request):
+    monkeypatch.setenv("http_proxy", hub.url)
+    monkeypatch.setenv("no_proxy", "")
+    hub.cdn = "http://hub.example"  # which no name server knows
+    close_session()  # it was opened without a proxy
+    request.addfinalizer(close_session)
+    Download(store, entry_for(), tell=lambda _: None, endpoint="http://hub.example", patience=QUICK, token=False).run()
+    assert whole(store) == ["mine"]
+    assert {request.headers["host"] for request in hub.log} == {"hub.example"}
+
+
+def test_the_users_own_token_is_found_where_huggingface_hub_keeps_it(store, hub, monkeypatch):
+    hub.repositories["org/mine"].gated = True
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    Download(store, entry_for(), tell=lambda _: None, endpoint=hub.url, patience=QUICK).run()
+    assert whole(store) == ["mine"]
+
+
+@pytest.mark.parametrize("free", [0, 10_000, 250_000])
+def test_what_has_come_already_needs_no_more_room(store, hub, monkeypatch, free):
+    """240 kB in all, of which a try before may have left some."""
+    monkeypatch.setattr(module, "_SPARE", 0)
+    monkeypatch.setattr(module.disk, "available", lambda _: free)
+    with contextlib.suppress(Exception):
+        download(store, hub)
+    sent = len(hub.requests("/cdn/"))
+    assert bool(sent) == (free == 250_000)
