@@ -6,13 +6,14 @@ Kontext takes the picture that it changes as further tokens, and starts from noi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import mlx.core as mx
 
+from locara_sidecar.engine.family import Embedding
 from locara_sidecar.engine.mlx_engine import samplers, sampling
 from locara_sidecar.engine.mlx_engine.clip import ClipTextModel
-from locara_sidecar.engine.mlx_engine.family import CLIP_TOKENIZERS, T5_TOKENIZERS, Embedding, MlxFamily, Network
+from locara_sidecar.engine.mlx_engine.family import CLIP_TOKENIZERS, T5_TOKENIZERS, MlxFamily, Network, OpenContext
 from locara_sidecar.engine.mlx_engine.flux import Flux
 from locara_sidecar.engine.mlx_engine.t5 import T5Encoder
 from locara_sidecar.engine.mlx_engine.vae import Vae, VaeConfig
@@ -20,6 +21,7 @@ from locara_sidecar.engine.mlx_engine.vae import Vae, VaeConfig
 if TYPE_CHECKING:
     from locara_sidecar.engine.family import OnStep
     from locara_sidecar.engine.frames import JobSpec
+    from locara_sidecar.engine.model_folder import Component
     from locara_sidecar.engine.noise import NoiseStream
     from locara_sidecar.engine.source import Source
     from locara_sidecar.engine.truncation import Reader
@@ -42,6 +44,10 @@ class Flux1(MlxFamily):
     scheduler_class = "FlowMatchEulerDiscreteScheduler"
     schedulers = frozenset({"flow-match-euler"})
 
+    def __init__(self, context: OpenContext, components: list[Component], scheduler: dict[str, Any]) -> None:
+        super().__init__(context, components, scheduler)
+        self._sampler = samplers.read(samplers.FlowMatchConfig, scheduler)
+
     def readers(self, max_sequence_length: int) -> list[Reader]:
         return [self.reader("CLIP-L", "tokenizer"), self.reader("T5", "tokenizer_2", max_sequence_length)]
 
@@ -61,7 +67,7 @@ class Flux1(MlxFamily):
         negative: Embedding | None,
         noise: NoiseStream,
         on_step: OnStep,
-        source: Source | None = None,
+        source: Source | None,
     ) -> mx.array:
         """The finished latent (1, h, w, C) of one image."""
         del negative
@@ -96,8 +102,7 @@ class Flux1(MlxFamily):
 
     def _schedule(self, spec: JobSpec) -> samplers.Schedule:
         height, width = self._size(spec)
-        config = samplers.read(samplers.FlowMatchConfig, self.scheduler)
-        return samplers.flux_flow_match(config, spec.steps, height * width // _PACKED)
+        return samplers.flux_flow_match(self._sampler, spec.steps, height * width // _PACKED)
 
     def _size(self, spec: JobSpec) -> tuple[int, int]:
         """Height and width in latent pixels."""
@@ -121,7 +126,7 @@ class Flux1Kontext(Flux1):
         negative: Embedding | None,
         noise: NoiseStream,
         on_step: OnStep,
-        source: Source | None = None,
+        source: Source | None,
     ) -> mx.array:
         """The finished latent (1, h, w, C) of one image."""
         del negative

@@ -29,7 +29,12 @@ class MlxRuntime(StagedRuntime):
     """:class:`~locara_sidecar.engine.runtime.Runtime` on MLX alone: no torch, no diffusers, no transformers."""
 
     name = "mlx"
-    families: ClassVar = {"sd3": (_FAMILY + "sd3", "Sd3")}
+    families: ClassVar = {
+        "sd3": (_FAMILY + "sd3", "Sd3"),
+        "flux": (_FAMILY + "flux1", "Flux1"),
+        "flux-kontext": (_FAMILY + "flux1", "Flux1Kontext"),
+        "sdxl": (_FAMILY + "sdxl", "Sdxl"),
+    }
 
     def __init__(self) -> None:
         super().__init__()

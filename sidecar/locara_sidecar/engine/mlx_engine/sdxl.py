@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import mlx.core as mx
 
+from locara_sidecar.engine.family import Embedding
 from locara_sidecar.engine.mlx_engine import samplers, sampling
 from locara_sidecar.engine.mlx_engine.clip import ClipTextModel, ClipTextModelWithProjection
-from locara_sidecar.engine.mlx_engine.family import CLIP_TOKENIZERS, Embedding, MlxFamily, Network
+from locara_sidecar.engine.mlx_engine.family import CLIP_TOKENIZERS, MlxFamily, Network, OpenContext
 from locara_sidecar.engine.mlx_engine.unet import Unet
 from locara_sidecar.engine.mlx_engine.vae import Vae, VaeConfig
 
 if TYPE_CHECKING:
     from locara_sidecar.engine.family import OnStep
     from locara_sidecar.engine.frames import JobSpec
+    from locara_sidecar.engine.model_folder import Component
     from locara_sidecar.engine.noise import NoiseStream
     from locara_sidecar.engine.source import Source
     from locara_sidecar.engine.truncation import Reader
@@ -38,6 +40,10 @@ class Sdxl(MlxFamily):
     scheduler_class = "EulerDiscreteScheduler"
     schedulers = frozenset({"euler-trailing"})
     denoiser = "unet"
+
+    def __init__(self, context: OpenContext, components: list[Component], scheduler: dict[str, Any]) -> None:
+        super().__init__(context, components, scheduler)
+        self._sampler = samplers.read(samplers.EulerConfig, scheduler)
 
     def readers(self, max_sequence_length: int) -> list[Reader]:
         return [self.reader("CLIP-L", "tokenizer"), self.reader("CLIP-G", "tokenizer_2")]
@@ -60,7 +66,7 @@ class Sdxl(MlxFamily):
         negative: Embedding | None,
         noise: NoiseStream,
         on_step: OnStep,
-        source: Source | None = None,
+        source: Source | None,
     ) -> mx.array:
         """The finished latent (1, h, w, C) of one image; no guidance where ``negative`` is None."""
         unet: Unet = self.module("unet")
@@ -87,7 +93,7 @@ class Sdxl(MlxFamily):
         return sampling.run(start, predict, _noised, on_step)
 
     def _start(self, spec: JobSpec, noise: NoiseStream, source: Source | None) -> sampling.Start:
-        schedule = samplers.euler_trailing(samplers.read(samplers.EulerConfig, self.scheduler), spec.steps)
+        schedule = samplers.euler_trailing(self._sampler, spec.steps)
         if source is None:
             vae: VaeConfig = self.config("vae")
             size = (spec.height // vae.factor, spec.width // vae.factor)
