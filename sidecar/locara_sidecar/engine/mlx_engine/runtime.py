@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import mlx.core as mx
 
 from locara_sidecar.engine import memory
-from locara_sidecar.engine.mlx_engine import device
+from locara_sidecar.engine.mlx_engine import device, quantize
 from locara_sidecar.engine.mlx_engine.family import OpenContext
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints
 from locara_sidecar.engine.staged import Key, StagedRuntime
@@ -57,9 +57,11 @@ class MlxRuntime(StagedRuntime):
         return device.choose_precision(asked, self.device)
 
     def _choose_quantization(self, model: ModelSpec) -> str:
-        if model.quantization in ("auto", "none"):
+        if model.quantization == "auto":
             return "none"
-        raise self._unavailable(f"does not quantize yet; ask for 'none' instead of '{model.quantization}'")
+        if model.quantization not in quantize.BITS:
+            raise self._unavailable(f"does not know the quantization '{model.quantization}'")
+        return model.quantization
 
     def _open_family(self, model: ModelSpec, key: Key, control: Control) -> Family:
         del control
@@ -68,6 +70,7 @@ class MlxRuntime(StagedRuntime):
             dtype=device.dtype_of(key.precision),
             sides=model.sides,
             checkpoints=self._checkpoints,
+            bits=quantize.BITS[key.quantization],
         )
         return cast("Family", self._family_class(model.family).open(context))
 
