@@ -97,9 +97,9 @@ def test_without_a_third_encoder_zeros_stand_for_it(copy, run, spec):
 
 
 def test_200_steps_have_their_modulation_made_in_parts(runtime, run, spec, pipeline, monkeypatch):
-    from locara_sidecar.engine.mlx_engine import sd3
+    from locara_sidecar.engine.mlx_engine import sampling
 
-    monkeypatch.setattr(sd3, "_STEPS_AT_ONCE", 3)
+    monkeypatch.setattr(sampling, "_STEPS_AT_ONCE", 3)
     job = spec(steps=7)
     assert error(run(runtime, job).steps[-1].x0, theirs(pipeline, job, "latent").permute(0, 2, 3, 1)) < 1e-3
 

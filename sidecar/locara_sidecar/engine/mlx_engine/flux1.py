@@ -71,13 +71,7 @@ class Flux1(MlxFamily):
     ) -> mx.array:
         """The finished latent (1, h, w, C) of one image."""
         del negative
-        schedule = self._schedule(spec)
-        if source is None:
-            start = sampling.from_noise(noise, self._size(spec), self._channels, schedule, samplers.noised)
-        else:
-            assert source.strength is not None
-            left = schedule.after(samplers.first_step(spec.steps, source.strength, whole=False))
-            start = sampling.from_picture(self.vae, source, noise, left, samplers.noised, self.pace())
+        start = sampling.flow_match_start(self.vae, source, noise, self._size(spec), self._schedule(spec), self.pace())
         return self._run(start, spec, prompt, on_step, None)
 
     def _run(

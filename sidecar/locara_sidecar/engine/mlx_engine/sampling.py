@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import mlx.core as mx
 import numpy as np
 
+from locara_sidecar.engine.mlx_engine import samplers
 from locara_sidecar.engine.mlx_engine.family import channels_last
 
 if TYPE_CHECKING:
@@ -84,6 +85,17 @@ def from_picture(vae: Vae, source: Source, noise: NoiseStream, left: Schedule, m
     if source.mask is None:
         return Start(latent, left)
     return Start(latent, left, Held(clean, drawn, mask_of(source.mask, vae.config.factor)))
+
+
+def flow_match_start(
+    vae: Vae, source: Source | None, noise: NoiseStream, size: tuple[int, int], schedule: Schedule, pace: Paced
+) -> Start:
+    """The beginning of a picture or an edit in flow matching; an edit of strength s has about s of the steps left."""
+    if source is None:
+        return from_noise(noise, size, vae.config.latent_channels, schedule, samplers.noised)
+    assert source.strength is not None
+    left = schedule.after(samplers.first_step(schedule.steps, source.strength, whole=False))
+    return from_picture(vae, source, noise, left, samplers.noised, pace)
 
 
 def run(start: Start, predict: Predict, mix: Mix, on_step: OnStep) -> mx.array:
