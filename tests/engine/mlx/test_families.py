@@ -1,4 +1,4 @@
-"""Whole runs of FLUX, Kontext and SDXL against diffusers' pipelines on the tiny fixtures: latents and pictures."""
+"""Whole runs of every family, edits too, against diffusers' pipelines on the tiny fixtures: latents and pictures."""
 
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, Preview
 from locara_sidecar.engine.mlx_engine.family import OpenContext
 from locara_sidecar.engine.mlx_engine.flux1 import Flux1, Flux1Kontext
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints
+from locara_sidecar.engine.mlx_engine.sd3 import Sd3
 from locara_sidecar.engine.mlx_engine.sdxl import Sdxl
 from locara_sidecar.engine.model_folder import Progress
 from locara_sidecar.engine.noise import NoiseStream
@@ -20,8 +21,15 @@ from locara_sidecar.engine.source import Source
 from support.parity import TOLERANCES, error, pixel_difference
 
 MODELS = Path(__file__).parents[3] / "fixtures" / "models"
-FAMILIES = {"tiny-flux": Flux1, "tiny-flux-dev": Flux1, "tiny-flux-kontext": Flux1Kontext, "tiny-sdxl": Sdxl}
+FAMILIES = {
+    "tiny-sd3": Sd3,
+    "tiny-flux": Flux1,
+    "tiny-flux-dev": Flux1,
+    "tiny-flux-kontext": Flux1Kontext,
+    "tiny-sdxl": Sdxl,
+}
 PIPELINES = {
+    "tiny-sd3": "StableDiffusion3Pipeline",
     "tiny-flux": "FluxPipeline",
     "tiny-flux-dev": "FluxPipeline",
     "tiny-flux-kontext": "FluxKontextPipeline",
@@ -88,7 +96,10 @@ def pipelines():
     return pipeline
 
 
-TAKEN = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "unet", "vae")
+TAKEN = (
+    *("scheduler", "transformer", "unet", "vae"),
+    *("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3"),
+)
 
 
 def job(name, **changes):
@@ -137,14 +148,14 @@ def unpacked(pipe, latent, spec):
 
 def theirs(pipe, spec, **more):
     """The finished latent and the picture."""
-    flux = "Flux" in type(pipe).__name__
+    kind = type(pipe).__name__
     arguments = {
         "prompt": spec.prompt, "num_inference_steps": spec.steps, "guidance_scale": spec.guidance,
         "width": spec.width, "height": spec.height,
     } | more  # fmt: skip
-    if flux:
+    if "XL" not in kind:
         arguments["max_sequence_length"] = spec.model.max_sequence_length
-    else:
+    if "Flux" not in kind:
         arguments["negative_prompt"] = spec.negative_prompt
     arguments = {name: value for name, value in arguments.items() if value is not None}
     results = []
@@ -188,6 +199,7 @@ def stencil(width=96, height=64):
 
 
 EDITS = {
+    "tiny-sd3": ("StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline"),
     "tiny-flux-dev": ("FluxImg2ImgPipeline", "FluxInpaintPipeline"),
     "tiny-sdxl": ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
 }
