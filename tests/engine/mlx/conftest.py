@@ -10,6 +10,8 @@ import pytest
 if any(importlib.util.find_spec(name) is None for name in ("mlx", "torch", "diffusers")):
     collect_ignore_glob = ["test_*.py"]
 
+from support.runtimes import control, copy, folder, make_runtime, run, spec  # noqa: F401
+
 FIXTURES = Path(__file__).parents[3] / "fixtures" / "models"
 
 
@@ -30,3 +32,9 @@ def _as_the_engine_does():
 @pytest.fixture(scope="session")
 def tiny_sd3():
     return FIXTURES / "tiny-sd3"
+
+
+@pytest.fixture(scope="session")
+def runtime(tmp_path_factory):
+    """One runtime for all tests that do not ask for a cold one; it keeps its model warm between them."""
+    return make_runtime("mlx", tmp_path_factory.mktemp("scratch"))

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from locara_sidecar.engine import model_folder
-from locara_sidecar.engine.mlx_engine import text_tokens, weights
+from locara_sidecar.engine.mlx_engine import quantize, text_tokens, weights
 from locara_sidecar.engine.mlx_engine.previews import Previews
 from locara_sidecar.engine.mlx_engine.t5 import T5Config
 from locara_sidecar.engine.truncation import Reader
@@ -51,12 +51,14 @@ class Network(NamedTuple):
 
 
 class OpenContext(NamedTuple):
-    """Which folder, and how its components are to be loaded later; ``sides`` bounds the pictures to come."""
+    """Which folder, and how its components are to be loaded later; ``sides`` bounds the pictures to come, ``bits`` are
+    those of quantized weights."""
 
     folder: Path
     dtype: mx.Dtype
     sides: Sides
     checkpoints: Checkpoints
+    bits: int | None = None
 
 
 class MlxFamily:
@@ -154,7 +156,8 @@ class MlxFamily:
         :raises JobCancelled: between two tensors.
         """
         for name in self.missing(names):
-            model = weights.build(self.networks[name].model, self._components[name], self._dtype(name), progress)
+            network, component = self.networks[name], self._components[name]
+            model = quantize.build(network.model, component, self._dtype(name), progress, self._context.bits)
             self.trim(name, model)
             self._loaded[name] = model
 

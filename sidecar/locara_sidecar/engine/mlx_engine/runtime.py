@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import mlx.core as mx
 
 from locara_sidecar.engine import memory
-from locara_sidecar.engine.mlx_engine import device
+from locara_sidecar.engine.mlx_engine import device, quantize
 from locara_sidecar.engine.mlx_engine.family import OpenContext
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints
 from locara_sidecar.engine.staged import Key, StagedRuntime
@@ -29,7 +29,12 @@ class MlxRuntime(StagedRuntime):
     """:class:`~locara_sidecar.engine.runtime.Runtime` on MLX alone: no torch, no diffusers, no transformers."""
 
     name = "mlx"
-    families: ClassVar = {"sd3": (_FAMILY + "sd3", "Sd3")}
+    families: ClassVar = {
+        "sd3": (_FAMILY + "sd3", "Sd3"),
+        "flux": (_FAMILY + "flux1", "Flux1"),
+        "flux-kontext": (_FAMILY + "flux1", "Flux1Kontext"),
+        "sdxl": (_FAMILY + "sdxl", "Sdxl"),
+    }
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,9 +57,11 @@ class MlxRuntime(StagedRuntime):
         return device.choose_precision(asked, self.device)
 
     def _choose_quantization(self, model: ModelSpec) -> str:
-        if model.quantization in ("auto", "none"):
+        if model.quantization == "auto":
             return "none"
-        raise self._unavailable(f"does not quantize yet; ask for 'none' instead of '{model.quantization}'")
+        if model.quantization not in quantize.BITS:
+            raise self._unavailable(f"does not know the quantization '{model.quantization}'")
+        return model.quantization
 
     def _open_family(self, model: ModelSpec, key: Key, control: Control) -> Family:
         del control
@@ -63,6 +70,7 @@ class MlxRuntime(StagedRuntime):
             dtype=device.dtype_of(key.precision),
             sides=model.sides,
             checkpoints=self._checkpoints,
+            bits=quantize.BITS[key.quantization],
         )
         return cast("Family", self._family_class(model.family).open(context))
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import mlx.core as mx
 
-from locara_sidecar.engine.family import Embedding, OnStep
-from locara_sidecar.engine.mlx_engine import samplers
+from locara_sidecar.engine.family import Embedding
+from locara_sidecar.engine.mlx_engine import samplers, sampling
 from locara_sidecar.engine.mlx_engine.clip import ClipTextModelWithProjection
 from locara_sidecar.engine.mlx_engine.family import (
     CLIP_TOKENIZERS,
@@ -18,26 +18,18 @@ from locara_sidecar.engine.mlx_engine.family import (
     MlxFamily,
     Network,
     OpenContext,
-    channels_last,
 )
-from locara_sidecar.engine.mlx_engine.mmdit import Mmdit, MmditConfig, Modulation
+from locara_sidecar.engine.mlx_engine.mmdit import Mmdit, MmditConfig
 from locara_sidecar.engine.mlx_engine.t5 import T5Encoder
 from locara_sidecar.engine.mlx_engine.vae import Vae, VaeConfig
-from locara_sidecar.engine.runtime import EngineFault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-
+    from locara_sidecar.engine.family import OnStep
     from locara_sidecar.engine.frames import JobSpec
     from locara_sidecar.engine.model_folder import Component
     from locara_sidecar.engine.noise import NoiseStream
     from locara_sidecar.engine.source import Source
     from locara_sidecar.engine.truncation import Reader
-
-_STEPS_AT_ONCE = 32
-"""Modulation of so many steps is made at a time: in SD3.5 Medium, 70 MB of it."""
 
 
 class Sd3(MlxFamily):
@@ -104,37 +96,29 @@ class Sd3(MlxFamily):
         source: Source | None,
     ) -> mx.array:
         """The finished latent (1, h, w, C) of one image, in float32; see :class:`.Family`."""
-        if source is not None:
-            raise EngineFault("EngineUnavailable", "The mlx engine does not edit images yet.")
         transformer: Mmdit = self.module("transformer")
-        factor, patch = self.config("vae").factor, transformer.config.patch_size
-        shape = (1, transformer.config.in_channels, spec.height // factor, spec.width // factor)
-        schedule = samplers.flow_match(self._sampler, spec.steps, shape[2] * shape[3] // patch**2)
-        latent = channels_last(noise.normal(shape))
+        factor, config = self.config("vae").factor, transformer.config
+        size = spec.height // factor, spec.width // factor
+        schedule = samplers.flow_match(self._sampler, spec.steps, size[0] * size[1] // config.patch_size**2)
+        start = sampling.flow_match_start(self.vae, source, noise, size, schedule, self.pace())
         tokens, pooled = prompt
         if negative is not None:  # one call for both: the weights are read once
             tokens, pooled = (mx.concatenate(list(pair)) for pair in zip(negative, prompt, strict=True))
-        for step, by in enumerate(self._modulations(transformer, schedule.timesteps, pooled)):
+        steering = sampling.made_ahead(
+            lambda times: transformer.modulation(times, pooled), start.schedule.timesteps, self._context.checkpoints
+        )
+
+        def predict(latent: mx.array, step: int) -> mx.array:
+            del step
             given = mx.broadcast_to(latent, (tokens.shape[0], *latent.shape[1:])).astype(tokens.dtype)
-            velocity = transformer(given, tokens, by, self.pace()).astype(mx.float32)
-            if negative is not None:
-                without, following = mx.split(velocity, 2)
-                velocity = without + spec.guidance * (following - without)
-            x0 = schedule.clean(latent, velocity, step)
-            latent = schedule.move(latent, velocity, step)
-            mx.eval(latent, x0)
-            on_step(step + 1, schedule.steps, x0)
-        return latent
+            velocity = transformer(given, tokens, next(steering), self.pace()).astype(mx.float32)
+            if negative is None:
+                return velocity
+            without, following = mx.split(velocity, 2)
+            return without + spec.guidance * (following - without)
+
+        return sampling.run(start, predict, samplers.noised, on_step)
 
     def _clip(self, encoder: str, tokenizer: str, text: str, length: int) -> Any:
         ids = self.tokenizer(tokenizer).ids(text, length)
         return self.module(encoder)(mx.array([ids]), self.pace())
-
-    def _modulations(self, transformer: Mmdit, timesteps: NDArray[Any], pooled: mx.array) -> Iterator[Modulation]:
-        """Each step's modulation, made for many steps at once: it reads a third of all weights."""
-        for start in range(0, len(timesteps), _STEPS_AT_ONCE):
-            part = timesteps[start : start + _STEPS_AT_ONCE]
-            together = transformer.modulation(mx.array(part), pooled)
-            mx.eval(*together.image, *together.text, together.out)
-            self._context.checkpoints.checkpoint()
-            yield from (together.at(step) for step in range(len(part)))

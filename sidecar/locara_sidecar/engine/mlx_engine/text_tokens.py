@@ -99,9 +99,12 @@ def _pairs(folder: Path, name: str, model: Mapping[str, Any]) -> tuple[dict[str,
     if model:
         merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
         return dict(model["vocab"]), cast("list[tuple[str, str]]", merges)
-    for file in ("vocab.json", "merges.txt"):
-        if not (folder / name / file).is_file():
-            raise incomplete(f"{name}/{file}")
+    if (folder / name / "tokenizer.json").is_file():
+        raise broken(f"{name}/tokenizer.json", "it makes no tokenizer")
+    if not (folder / name / "vocab.json").is_file():
+        raise incomplete(f"{name}/tokenizer.json")
+    if not (folder / name / "merges.txt").is_file():
+        raise incomplete(f"{name}/merges.txt")
     return BPE.read_file(str(folder / name / "vocab.json"), str(folder / name / "merges.txt"))
 
 

@@ -4,18 +4,14 @@ import pytest
 
 from locara_sidecar.engine.frames import LoadSpec
 from locara_sidecar.engine.runtime import EngineFault, JobCancelled, PhaseEvent
-from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
-
-pytestmark = pytest.mark.torch
 
 
 def load_spec(job):
     return LoadSpec(job="load-1", model=job.model, width=job.width, height=job.height)
 
 
-def test_a_model_loaded_ahead_is_found_by_the_job_and_makes_the_same_pixels(tmp_path, run, spec, control, runtime):
+def test_a_model_loaded_ahead_is_found_by_the_job_and_makes_the_same_pixels(cold, run, spec, control, runtime):
     expected = run(runtime, spec()).images[0].tobytes()
-    cold = TorchRuntime(str(tmp_path))
     events = []
     loaded = cold.load(load_spec(spec()), events.append, control())
     assert (loaded.quantization, loaded.precision) == ("none", "float32")
@@ -27,8 +23,7 @@ def test_a_model_loaded_ahead_is_found_by_the_job_and_makes_the_same_pixels(tmp_
     assert result.images[0].tobytes() == expected
 
 
-def test_loading_ahead_stops_and_fails_as_a_job_does(tmp_path, run, spec, control):
-    cold = TorchRuntime(str(tmp_path))
+def test_loading_ahead_stops_and_fails_as_a_job_does(cold, run, spec, control):
     stop = control("loading", 60)
     with pytest.raises(JobCancelled):
         cold.load(load_spec(spec()), lambda event: setattr(stop, "phase", event.phase), stop)

@@ -1,0 +1,135 @@
+"""FLUX.1: CLIP for one vector, T5 for the tokens, FLUX's transformer, flow matching. Schnell, dev and Kontext.
+
+Guidance is a number that the model was trained with, no second evaluation, so a negative prompt says nothing to it.
+Kontext takes the picture that it changes as further tokens, and starts from noise as ever.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import mlx.core as mx
+
+from locara_sidecar.engine.family import Embedding
+from locara_sidecar.engine.mlx_engine import samplers, sampling
+from locara_sidecar.engine.mlx_engine.clip import ClipTextModel
+from locara_sidecar.engine.mlx_engine.family import CLIP_TOKENIZERS, T5_TOKENIZERS, MlxFamily, Network, OpenContext
+from locara_sidecar.engine.mlx_engine.flux import Flux
+from locara_sidecar.engine.mlx_engine.t5 import T5Encoder
+from locara_sidecar.engine.mlx_engine.vae import Vae, VaeConfig
+
+if TYPE_CHECKING:
+    from locara_sidecar.engine.family import OnStep
+    from locara_sidecar.engine.frames import JobSpec
+    from locara_sidecar.engine.model_folder import Component
+    from locara_sidecar.engine.noise import NoiseStream
+    from locara_sidecar.engine.source import Source
+    from locara_sidecar.engine.truncation import Reader
+
+_PACKED = 4
+"""Latent pixels in a token."""
+
+
+class Flux1(MlxFamily):
+    """Schnell or dev; a picture is edited by starting from it."""
+
+    index_class = "FluxPipeline"
+    networks: ClassVar = {
+        "text_encoder": Network("CLIPTextModel", ClipTextModel, encoder=True),
+        "text_encoder_2": Network("T5EncoderModel", T5Encoder, encoder=True),
+        "transformer": Network("FluxTransformer2DModel", Flux),
+        "vae": Network("AutoencoderKL", Vae),
+    }
+    tokenizers: ClassVar = {"tokenizer": CLIP_TOKENIZERS, "tokenizer_2": T5_TOKENIZERS}
+    scheduler_class = "FlowMatchEulerDiscreteScheduler"
+    schedulers = frozenset({"flow-match-euler"})
+
+    def __init__(self, context: OpenContext, components: list[Component], scheduler: dict[str, Any]) -> None:
+        super().__init__(context, components, scheduler)
+        self._sampler = samplers.read(samplers.FlowMatchConfig, scheduler)
+
+    def readers(self, max_sequence_length: int) -> list[Reader]:
+        return [self.reader("CLIP-L", "tokenizer"), self.reader("T5", "tokenizer_2", max_sequence_length)]
+
+    def encode(self, text: str, max_sequence_length: int) -> Embedding:
+        """T5's tokens and CLIP's pooled vector."""
+        clip = self.tokenizer("tokenizer")
+        pooled = self.module("text_encoder")(mx.array([clip.ids(text, clip.longest)]), self.pace()).pooled
+        ids = self.tokenizer("tokenizer_2").ids(text, max_sequence_length)
+        embedding = Embedding(self.module("text_encoder_2")(mx.array([ids]), self.pace()).astype(pooled.dtype), pooled)
+        mx.eval(*embedding)
+        return embedding
+
+    def denoise(
+        self,
+        spec: JobSpec,
+        prompt: Embedding,
+        negative: Embedding | None,
+        noise: NoiseStream,
+        on_step: OnStep,
+        source: Source | None,
+    ) -> mx.array:
+        """The finished latent (1, h, w, C) of one image."""
+        del negative
+        start = sampling.flow_match_start(self.vae, source, noise, self._size(spec), self._schedule(spec), self.pace())
+        return self._run(start, spec, prompt, on_step, None)
+
+    def _run(
+        self, start: sampling.Start, spec: JobSpec, prompt: Embedding, on_step: OnStep, reference: mx.array | None
+    ) -> mx.array:
+        transformer: Flux = self.module("transformer")
+        tokens, pooled = prompt
+        sizes = [(a.shape[1], a.shape[2]) for a in (start.latent, reference) if a is not None]
+        rotation = transformer.rotation(tokens.shape[1], *sizes)
+        steering = sampling.made_ahead(
+            lambda times: transformer.modulation(times, pooled, spec.guidance),
+            start.schedule.timesteps,
+            self._context.checkpoints,
+        )
+
+        def predict(latent: mx.array, step: int) -> mx.array:
+            del step
+            given = latent.astype(tokens.dtype)
+            return transformer(given, tokens, next(steering), rotation, reference, self.pace()).astype(mx.float32)
+
+        return sampling.run(start, predict, samplers.noised, on_step)
+
+    def _schedule(self, spec: JobSpec) -> samplers.Schedule:
+        height, width = self._size(spec)
+        return samplers.flux_flow_match(self._sampler, spec.steps, height * width // _PACKED)
+
+    def _size(self, spec: JobSpec) -> tuple[int, int]:
+        """Height and width in latent pixels."""
+        vae: VaeConfig = self.config("vae")
+        return spec.height // vae.factor, spec.width // vae.factor
+
+    @property
+    def _channels(self) -> int:
+        return self.config("transformer").in_channels // _PACKED
+
+
+class Flux1Kontext(Flux1):
+    """Kontext; a picture is edited by following the prompt."""
+
+    index_class = "FluxKontextPipeline"
+
+    def denoise(
+        self,
+        spec: JobSpec,
+        prompt: Embedding,
+        negative: Embedding | None,
+        noise: NoiseStream,
+        on_step: OnStep,
+        source: Source | None,
+    ) -> mx.array:
+        """The finished latent (1, h, w, C) of one image."""
+        del negative
+        reference: mx.array | None = None
+        if source is not None:
+            # the likeliest latent, not a sample: nothing is drawn
+            pixels = sampling.pixels_of(source.image).astype(self.vae.dtype)
+            reference = self.vae.from_raw(self.vae.encode(pixels, self.pace()).mean).astype(prompt.tokens.dtype)
+            mx.eval(reference)
+        schedule = self._schedule(spec)
+        start = sampling.from_noise(noise, self._size(spec), self._channels, schedule, samplers.noised)
+        return self._run(start, spec, prompt, on_step, reference)

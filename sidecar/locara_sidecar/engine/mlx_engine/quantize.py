@@ -1,0 +1,132 @@
+"""Linear layers in 8 or 4 bits: quantized while they are read, or read as they were quantized before.
+
+Each 64 numbers of a row share a scale and an offset in the computing type (8.5 and 4.5 bits a weight with bfloat16).
+Only linear layers inside the repeated blocks are quantized. They hold nearly all weights; what is around them (the
+embeddings of pixels, text and time, the last modulation and projection), convolutions, norms and the CLIP encoders
+stay as they are. ``packaging/bench/quantization.py`` measures what each kind of layer costs in accuracy.
+
+A *prepared* component is one that was saved quantized: its ``config.json`` says how, its tensors have the module's own
+names and layout, and nothing is left to be computed when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import mlx.core as mx
+from mlx import nn
+from mlx.utils import tree_flatten
+
+from locara_sidecar.engine.mlx_engine import weights
+from locara_sidecar.engine.model_folder import broken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from locara_sidecar.engine.mlx_engine.weights import Named, Quantizer
+    from locara_sidecar.engine.model_folder import Component, Progress
+
+GROUP = 64
+BITS = {"none": None, "8bit": 8, "4bit": 4}
+"""The names of the wire."""
+_REPEATED = re.compile(r"(^|\.)(blocks|doubles|singles)\.\d+\.")
+_KEY = "quantization"
+_SHARD_BYTES = 2_000_000_000
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class AffineQuantizer:
+    """:class:`~locara_sidecar.engine.mlx_engine.weights.Quantizer` in ``bits`` bits.
+
+    :param chosen: which linear layers, by their path in the module; of those, rows of whole groups only.
+    :param prepared: the tensors to come are quantized already.
+    """
+
+    def __init__(
+        self, bits: int, chosen: Callable[[str], bool] | None = None, *, group: int = GROUP, prepared: bool = False
+    ) -> None:
+        self.bits = bits
+        self.group = group
+        self._chosen = chosen or is_repeated
+        self._prepared = prepared
+        self._layers: set[str] = set()
+
+    def prepare(self, module: nn.Module) -> None:
+        def choose(path: str, layer: nn.Module) -> bool:
+            if not isinstance(layer, nn.Linear) or layer.weight.shape[1] % self.group or not self._chosen(path):
+                return False
+            self._layers.add(path)
+            return True
+
+        # what it makes of the random weights is never computed
+        nn.quantize(module, group_size=self.group, bits=self.bits, class_predicate=choose)
+
+    def store(self, name: str, value: mx.array) -> Named:
+        layer, _, parameter = name.rpartition(".")
+        if self._prepared or parameter != "weight" or layer not in self._layers:
+            return [(name, value)]
+        weight, scales, biases = mx.quantize(value, group_size=self.group, bits=self.bits)
+        return [(name, weight), (f"{layer}.scales", scales), (f"{layer}.biases", biases)]
+
+
+def is_repeated(path: str) -> bool:
+    """Whether a layer of that path is inside one of a model's repeated blocks."""
+    return _REPEATED.search(path) is not None
+
+
+def build(model_type: type[M], component: Component, dtype: mx.Dtype, progress: Progress, bits: int | None) -> M:
+    """A model as :func:`weights.build` makes it, quantized; a prepared component as it was prepared.
+
+    :raises EngineFault: see there, and IntegrityError for a component that was prepared in another way.
+    :raises JobCancelled: between two tensors.
+    """
+    prepared = component.config.get(_KEY)
+    if prepared is None:
+        quantizer = None if bits is None else AffineQuantizer(bits)
+        return weights.build(model_type, component, dtype, progress, quantizer)
+    match prepared:
+        case {"bits": 4 | 8 as found, "group_size": 32 | 64 | 128 as group} if found == bits:
+            ready: Quantizer = AffineQuantizer(found, group=group, prepared=True)
+        case _:
+            raise broken(f"{component.name}/config.json", f"it was prepared otherwise ({prepared})")
+    as_named = type(model_type.__name__, (model_type,), {"sanitize": staticmethod(_as_it_is)})
+    return weights.build(cast("type[M]", as_named), component, dtype, progress, ready)
+
+
+def save(model: nn.Module, component: Component, bits: int, folder: Path, checkpoint: Callable[[], None]) -> None:
+    """Write a component that :func:`build` has quantized to ``folder / component.name``, in shards, with its index.
+
+    Nothing is held twice: a shard is written from the tensors where they are.
+
+    :raises OSError: when the disk is full.
+    :raises JobCancelled: between two shards.
+    """
+    into = folder / component.name
+    into.mkdir(parents=True)
+    stem = component.files[0].name.split(".")[0].split("-")[0]
+    shards: list[dict[str, mx.array]] = [{}]
+    size = 0
+    for name, value in cast("list[tuple[str, mx.array]]", tree_flatten(model.parameters())):
+        if shards[-1] and size + value.nbytes > _SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][name] = value
+        size += value.nbytes
+    weight_map: dict[str, str] = {}
+    for i, shard in enumerate(shards):
+        file = f"{stem}-{i + 1:05}-of-{len(shards):05}.safetensors"
+        mx.save_safetensors(str(into / file), shard, {"format": "mlx"})
+        weight_map |= dict.fromkeys(shard, file)
+        checkpoint()
+    index = {"metadata": {}, "weight_map": weight_map}
+    (into / f"{stem}.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    config: dict[str, Any] = {**component.config, _KEY: {"bits": bits, "group_size": GROUP}}
+    (into / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+def _as_it_is(key: str, value: mx.array) -> tuple[str, mx.array]:
+    return key, value

@@ -1,0 +1,139 @@
+"""The loop of one image, whatever the model: where it starts, one step after another, what a mask holds fast.
+
+An edit starts from its picture with noise of a later level, and has only the steps from there on to go. Where a mask
+is black, every step's result is replaced by the picture itself with the noise of the level reached. The order in which
+numbers are drawn is diffusers': first the autoencoder's sample of the picture, then the noise.
+
+Latents are (1, height, width, C) in float32; models may compute in other types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+import mlx.core as mx
+import numpy as np
+
+from locara_sidecar.engine.mlx_engine import samplers
+from locara_sidecar.engine.mlx_engine.family import channels_last
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from PIL.Image import Image as PilImage
+
+    from locara_sidecar.engine.family import OnStep
+    from locara_sidecar.engine.mlx_engine.pace import Checkpoints, Paced
+    from locara_sidecar.engine.mlx_engine.samplers import Schedule
+    from locara_sidecar.engine.mlx_engine.vae import Vae
+    from locara_sidecar.engine.noise import NoiseStream
+    from locara_sidecar.engine.source import Source
+
+_STEPS_AT_ONCE = 32
+
+Predict = Callable[[mx.array, int], mx.array]
+"""The model's answer in float32 to a latent at a step, from 0."""
+Mix = Callable[[mx.array, mx.array, float], mx.array]
+"""clean, noise, sigma to the latent of that level."""
+
+
+class Steps(Protocol):
+    """What steers a model, for many steps or for one."""
+
+    def at(self, step: int) -> Any: ...
+
+
+S = TypeVar("S", bound=Steps)
+
+
+class Held(NamedTuple):
+    """What stays as it is: ``mask`` (1, height, width, 1) is 1 where the model paints and 0 where it does not."""
+
+    clean: mx.array
+    noise: mx.array
+    mask: mx.array
+
+
+class Start(NamedTuple):
+    """A latent at the first level of ``schedule``."""
+
+    latent: mx.array
+    schedule: Schedule
+    held: Held | None = None
+
+
+def from_noise(noise: NoiseStream, size: tuple[int, int], channels: int, schedule: Schedule, mix: Mix) -> Start:
+    """A picture of ``size`` (height, width) latent pixels, out of nothing."""
+    drawn = channels_last(noise.normal((1, channels, *size)))
+    return Start(mix(mx.zeros_like(drawn), drawn, float(schedule.sigmas[0])), schedule)
+
+
+def from_picture(vae: Vae, source: Source, noise: NoiseStream, left: Schedule, mix: Mix, pace: Paced) -> Start:
+    """An edit's beginning.
+
+    :param left: the steps that the edit's strength leaves.
+    """
+    posterior = vae.encode(pixels_of(source.image).astype(vae.dtype), pace)
+    mean, deviation = posterior.mean.astype(mx.float32), posterior.deviation.astype(mx.float32)
+    shape = (1, mean.shape[3], mean.shape[1], mean.shape[2])
+    clean = vae.from_raw(mean + deviation * channels_last(noise.normal(shape)))
+    drawn = channels_last(noise.normal(shape))
+    latent = mix(clean, drawn, float(left.sigmas[0])) if left.steps else clean
+    mx.eval(latent, clean)
+    if source.mask is None:
+        return Start(latent, left)
+    return Start(latent, left, Held(clean, drawn, mask_of(source.mask, vae.config.factor)))
+
+
+def flow_match_start(
+    vae: Vae, source: Source | None, noise: NoiseStream, size: tuple[int, int], schedule: Schedule, pace: Paced
+) -> Start:
+    """The beginning of a picture or an edit in flow matching; an edit of strength s has about s of the steps left."""
+    if source is None:
+        return from_noise(noise, size, vae.config.latent_channels, schedule, samplers.noised)
+    assert source.strength is not None
+    left = schedule.after(samplers.first_step(schedule.steps, source.strength, whole=False))
+    return from_picture(vae, source, noise, left, samplers.noised, pace)
+
+
+def run(start: Start, predict: Predict, mix: Mix, on_step: OnStep) -> mx.array:
+    """The finished latent; ``on_step`` is called after each step, with what it is told evaluated."""
+    latent, schedule, held = start
+    for step in range(schedule.steps):
+        answer = predict(latent, step)
+        x0 = schedule.clean(latent, answer, step)
+        latent = schedule.move(latent, answer, step)
+        if held is not None:
+            kept = mix(held.clean, held.noise, float(schedule.sigmas[step + 1]))
+            latent = held.mask * latent + (1 - held.mask) * kept
+        mx.eval(latent, x0)
+        on_step(step + 1, schedule.steps, x0)
+    return latent
+
+
+def made_ahead(make: Callable[[mx.array], S], timesteps: NDArray[Any], checkpoints: Checkpoints) -> Iterator[Any]:
+    """Each step's part of what ``make`` gives for many of them at a time, evaluated: what does not depend on the latent
+    is computed before the loop, because it may read a large part of all weights.
+
+    :raises JobCancelled: between two lots.
+    """
+    for first in range(0, len(timesteps), _STEPS_AT_ONCE):
+        part = timesteps[first : first + _STEPS_AT_ONCE]
+        together = make(mx.array(part))
+        mx.eval(together)
+        checkpoints.checkpoint()
+        yield from (together.at(step) for step in range(len(part)))
+
+
+def pixels_of(image: PilImage) -> mx.array:
+    """An RGB picture as (1, height, width, 3), -1 … 1."""
+    values = np.asarray(image, dtype=np.float32)[None] / np.float32(255)
+    return mx.array(values * 2 - 1)
+
+
+def mask_of(mask: PilImage, factor: int) -> mx.array:
+    """A mask (mode L) at the latent's size: each latent pixel is its upper left pixel, 1 from 128 on."""
+    levels = np.asarray(mask)[::factor, ::factor]
+    return mx.array((levels >= 128).astype(np.float32)[None, :, :, None])

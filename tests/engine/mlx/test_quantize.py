@@ -1,0 +1,130 @@
+"""Quantized layers: which, how exactly, how little memory, and the same again from a prepared component."""
+
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+from mlx import nn
+from mlx.utils import tree_flatten
+from transformers import T5Config, T5EncoderModel
+
+from locara_sidecar.engine import model_folder
+from locara_sidecar.engine.mlx_engine import quantize
+from locara_sidecar.engine.mlx_engine.flux import Flux
+from locara_sidecar.engine.mlx_engine.t5 import T5Encoder
+from locara_sidecar.engine.model_folder import Progress
+from locara_sidecar.engine.runtime import EngineFault
+from support.parity import error, randomise, save
+
+WIDE = {
+    "in_channels": 64, "num_layers": 1, "num_single_layers": 2, "attention_head_dim": 64, "num_attention_heads": 2,
+    "joint_attention_dim": 96, "pooled_projection_dim": 64, "axes_dims_rope": (16, 24, 24), "guidance_embeds": True,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def component(tmp_path_factory):
+    return save(randomise(FluxTransformer2DModel(**WIDE)), tmp_path_factory.mktemp("wide"), "transformer", "800KB")
+
+
+def build(component, bits, model_type=Flux, dtype=mx.float32):
+    return quantize.build(model_type, component, dtype, Progress(component.size, lambda _: None, lambda: None), bits)
+
+
+def call(model):
+    generator = torch.Generator().manual_seed(3)
+    shapes = (1, 8, 8, 16), (1, 5, 96), (1, 64)
+    latent, tokens, pooled = (mx.array(torch.randn(shape, generator=generator).numpy()) for shape in shapes)
+    by = model.modulation(mx.array([500.0]), pooled, 3.5).at(0)
+    return model(latent, tokens, by, model.rotation(5, (8, 8)))
+
+
+def test_layers_inside_the_blocks_are_quantized_and_no_others(component):
+    model = build(component, 4)
+    kinds = {name: type(module) for name, module in model.named_modules() if "weight" in module}
+    quantized = {name for name, kind in kinds.items() if kind is nn.QuantizedLinear}
+    linear = {name for name, kind in kinds.items() if kind is nn.Linear}
+    assert quantized == {name for name in quantized | linear if name.startswith(("doubles.", "singles."))}
+    assert {"image", "text", "modulation_out", "proj_out", "time.linear_1", "guidance.linear_2"} <= linear
+    assert "singles.1.modulation" in quantized
+    stored = dict(tree_flatten(model.parameters()))
+    assert stored["singles.0.proj_mlp.weight"].dtype == mx.uint32
+    assert stored["singles.0.proj_mlp.weight"].shape == (512, 128 * 4 // 32)
+    assert stored["singles.0.proj_mlp.scales"].shape == (512, 128 // 64)
+
+
+@pytest.mark.parametrize(("bits", "least", "most"), [(8, 1e-5, 0.02), (4, 1e-3, 0.35)])
+def test_a_call_stays_near_the_exact_one(component, bits, least, most):
+    apart = error(call(build(component, bits)), np.array(call(build(component, None))))
+    assert least < apart < most
+
+
+def test_each_weight_is_within_a_step_of_its_group(component):
+    exact = dict(tree_flatten(build(component, None).parameters()))["doubles.0.ff.proj_in.weight"]
+    layer = build(component, 4).doubles[0].ff.proj_in
+    got = mx.dequantize(layer.weight, layer.scales, layer.biases, group_size=64, bits=4)
+    groups, found = (np.array(value).reshape(512, 2, 64) for value in (exact, got))
+    step = (groups.max(-1) - groups.min(-1)) / 15
+    apart = np.abs(groups - found) / step[..., None]
+    assert apart.max() <= 1.0  # MLX moves the steps so that 0 is one of them
+    assert apart.mean() < 0.3
+
+
+def test_rows_of_broken_groups_stay_as_they_are(tmp_path):
+    config = T5Config(
+        vocab_size=100, d_model=96, d_kv=32, d_ff=128, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
+    )
+    made = save(randomise(T5EncoderModel(config)), tmp_path, "t5")
+    model = build(made, 8, T5Encoder)
+    kinds = {name: type(module) for name, module in model.named_modules()}
+    assert kinds["blocks.1.wo"] is nn.QuantizedLinear  # 128 wide
+    assert kinds["blocks.1.wi_0"] is nn.Linear  # 96 wide
+    assert kinds["shared"] is nn.Embedding
+
+
+def prepared(component, folder, bits=4):
+    quantize.save(build(component, bits), component, bits, folder, lambda: None)
+    return model_folder.read_component(folder, "transformer", "FluxTransformer2DModel", "diffusion_pytorch_model")
+
+
+def test_a_prepared_component_is_the_quantized_one_and_smaller(component, tmp_path, monkeypatch):
+    monkeypatch.setattr(quantize, "_SHARD_BYTES", 200_000)
+    ready = prepared(component, tmp_path)
+    assert len(ready.files) > 1
+    assert ready.size < component.size / 3
+    assert (np.array(call(build(ready, 4))) == np.array(call(build(component, 4)))).all()
+
+
+@pytest.mark.parametrize("asked", [None, 8])
+def test_a_prepared_component_is_not_read_as_something_else(component, tmp_path, asked):
+    ready = prepared(component, tmp_path)
+    with pytest.raises(EngineFault) as caught:
+        build(ready, asked)
+    assert caught.value.kind == "IntegrityError"
+
+
+def test_a_prepared_component_of_strange_groups_is_refused(component, tmp_path):
+    ready = prepared(component, tmp_path)
+    path = tmp_path / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization": {"bits": 4, "group_size": "many"}}))
+    broken = model_folder.read_component(tmp_path, "transformer", "FluxTransformer2DModel", "diffusion_pytorch_model")
+    assert broken.files == ready.files
+    with pytest.raises(EngineFault) as caught:
+        build(broken, 4)
+    assert caught.value.kind == "IntegrityError"
+
+
+def test_reading_holds_the_result_and_one_tensor(component):
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    model = build(component, 4)
+    held = mx.get_active_memory() - before
+    largest = max(value.nbytes for value in mx.load(str(component.files[0])).values())
+    for path in component.files[1:]:
+        largest = max(largest, *(value.nbytes for value in mx.load(str(path)).values()))
+    assert mx.get_peak_memory() - before <= held + 1.25 * largest
+    del model

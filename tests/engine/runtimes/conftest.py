@@ -1,0 +1,50 @@
+"""What every engine must do, on the tiny fixture: each test here runs once for each engine that is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+
+from support.runtimes import control, copy, folder, make_runtime, run, spec  # noqa: F401
+
+_NEEDS = {"torch": ("torch", "diffusers"), "mlx": ("mlx", "tokenizers")}
+_INSTALLED = [name for name, needs in _NEEDS.items() if all(importlib.util.find_spec(need) for need in needs)]
+
+if not _INSTALLED:
+    collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(scope="session", params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in _INSTALLED])
+def engine(request):
+    return request.param
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _as_before():
+    """One torch thread; the environment is put back afterwards."""
+    before = dict(os.environ)
+    if "torch" in _INSTALLED:
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(threads)
+    else:
+        yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def runtime(engine, tmp_path_factory):
+    """One runtime for all tests that do not ask for a cold one; it keeps its model warm between them."""
+    return make_runtime(engine, tmp_path_factory.mktemp("scratch"))
+
+
+@pytest.fixture
+def cold(engine, tmp_path):
+    """A runtime that has loaded nothing yet."""
+    return make_runtime(engine, tmp_path / "scratch")

@@ -1,0 +1,30 @@
+"""A component that is not loaded is a shell without memory."""
+
+import pytest
+
+from locara_sidecar.engine.staged import Stages
+from support.runtimes import make_runtime
+
+pytestmark = pytest.mark.torch
+
+
+def loaded(runtime):
+    return set(runtime._opened.family._loaded)
+
+
+@pytest.mark.parametrize("at", [60, 120, 200])
+def test_a_cancel_in_a_later_stage_leaves_whole_components_only(tmp_path, run, spec, control, runtime, at):
+    cold = make_runtime("torch", tmp_path)
+    cold._stages = lambda: Stages(encoders_leave=True)
+    assert run(cold, spec(), control("loading", at)).cancelled
+    for name in loaded(cold):
+        assert not any(tensor.is_meta for tensor in cold._opened.family.module(name).state_dict().values())
+    assert run(cold, spec()).images[0].tobytes() == run(runtime, spec()).images[0].tobytes()
+
+
+def test_opening_reads_no_weights(tmp_path, spec, control):
+    cold = make_runtime("torch", tmp_path)
+    job = spec()
+    cold._open(job.model, cold._key(job.model), lambda event: None, control())
+    assert loaded(cold) == set()
+    assert all(tensor.is_meta for tensor in cold._opened.family.module("transformer").parameters())
