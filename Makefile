@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 ENGINES ?= $(if $(filter Darwin-arm64,$(shell uname -s)-$(shell uname -m)),mlx,torch$(comma)mlx)
 PROMPT ?= a large red circle in the center of a blue background
 
-.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-download campaign-capability campaign-daemon campaign-store transcript clean
+.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-operations bench-quantization bench-download campaign-capability campaign-daemon campaign-store transcript clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -52,6 +52,12 @@ bench: $(READY) ## measure what the README promises; prints a table and JSON (FL
 
 bench-download: $(READY) ## our download against huggingface_hub's own, 2 GB over loopback (FLAGS="--bytes N --rounds N")
 	$(BIN)/python packaging/bench/throughput.py $(FLAGS)
+
+bench-operations: $(READY) ## count the work that the MLX engine gives to the device, against what each model needs
+	PYTHONPATH=packaging $(BIN)/python packaging/bench/operations.py
+
+bench-quantization: $(READY) ## measure what quantizing costs in accuracy, kind of layer by kind of layer
+	PYTHONPATH=packaging $(BIN)/python packaging/bench/quantization.py
 
 campaign-capability: $(READY) ## race, collide and misname a million saves (FLAGS="--saves N --collisions N"); prints a report
 	$(BIN)/python packaging/campaigns/capability.py $(FLAGS)
