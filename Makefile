@@ -1,12 +1,15 @@
 # Everything that people and CI run. Each target sets up what it needs in .venv, once.
 
+comma := ,
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# what auto takes on a Mac with Apple silicon, without torch; elsewhere the tests compare both (ENGINES=torch,mlx anywhere)
+ENGINES ?= $(if $(filter Darwin-arm64,$(shell uname -s)-$(shell uname -m)),mlx,torch$(comma)mlx)
 PROMPT ?= a large red circle in the center of a blue background
 
-.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-download campaign-capability campaign-daemon campaign-store transcript clean
+.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-operations bench-quantization bench-download campaign-capability campaign-daemon campaign-store transcript clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -17,7 +20,7 @@ setup: $(READY) ## make .venv with everything in it
 $(READY): pyproject.toml packaging/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; set PYTHON=/path/to/python"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c packaging/constraints.txt -e '.[torch,mlx,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c packaging/constraints.txt -e '.[$(ENGINES),dev]'
 	touch $@
 
 demo: $(READY) ## draw PROMPT with the embedded model, live in the terminal
@@ -49,6 +52,12 @@ bench: $(READY) ## measure what the README promises; prints a table and JSON (FL
 
 bench-download: $(READY) ## our download against huggingface_hub's own, 2 GB over loopback (FLAGS="--bytes N --rounds N")
 	$(BIN)/python packaging/bench/throughput.py $(FLAGS)
+
+bench-operations: $(READY) ## count the work that the MLX engine gives to the device, against what each model needs
+	PYTHONPATH=packaging $(BIN)/python packaging/bench/operations.py
+
+bench-quantization: $(READY) ## measure what quantizing costs in accuracy, kind of layer by kind of layer
+	PYTHONPATH=packaging $(BIN)/python packaging/bench/quantization.py
 
 campaign-capability: $(READY) ## race, collide and misname a million saves (FLAGS="--saves N --collisions N"); prints a report
 	$(BIN)/python packaging/campaigns/capability.py $(FLAGS)

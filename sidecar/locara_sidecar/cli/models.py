@@ -11,7 +11,7 @@ import msgspec
 from locara_protocol.errors import RpcError
 from locara_sidecar.cli import model_lines
 from locara_sidecar.cli.console import Console
-from locara_sidecar.daemon import system
+from locara_sidecar.daemon import engine_choice, system
 from locara_sidecar.daemon.model_calls import (
     describe,
     machine_of,
@@ -67,17 +67,13 @@ def _entry(known: Catalogue, model_id: str) -> Entry:
     return entry
 
 
-def _engines() -> list[str]:
-    return [engine.name for engine in system.engines("", None) if engine.available and engine.name != "fake"]
-
-
 def _list(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:
     machine = machine_of(store.root)
-    return [describe(known, entry, machine, _engines()) for entry in known]
+    return [describe(known, entry, machine, engine_choice.installed()) for entry in known]
 
 
 def _get(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:
-    return describe(known, _entry(known, options.model), machine_of(store.root), _engines())
+    return describe(known, _entry(known, options.model), machine_of(store.root), engine_choice.installed())
 
 
 def _work(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:

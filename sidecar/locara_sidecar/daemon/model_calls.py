@@ -22,7 +22,7 @@ from locara_protocol import model_messages as m
 from locara_protocol.errors import RpcError, invalid_params
 from locara_protocol.methods import METHODS
 from locara_sidecar.capability.authorize import MANAGEMENT, Grant, Wanted, authorize
-from locara_sidecar.daemon import system
+from locara_sidecar.daemon import engine_choice, system
 from locara_sidecar.models import fit
 from locara_sidecar.models.catalogue import RUNNABLE
 
@@ -172,7 +172,7 @@ class ModelCalls:
     def _engines(self) -> list[str]:
         if self._engine_name != "fake":
             return [self._engine_name]
-        return [engine.name for engine in system.engines("", None) if engine.available and engine.name != "fake"]
+        return engine_choice.installed()
 
     def _machine(self) -> fit.Machine:
         return machine_of(self._store.root)

@@ -23,7 +23,7 @@ import msgspec
 
 from locara_protocol.framing import LineSplitter, LineTooLong
 from locara_sidecar.capability.policy import Policy
-from locara_sidecar.daemon import hostwatch, logs, system
+from locara_sidecar.daemon import engine_choice, hostwatch, logs, system
 from locara_sidecar.daemon.outbox import HIGH_WATER_BYTES, Outbox
 from locara_sidecar.daemon.server import Server
 from locara_sidecar.daemon.stdio import ByteReader, LineWriter
@@ -84,7 +84,7 @@ class Daemon:
         self._tasks: TaskGroup | None = None
         self._early: list[tuple[Any, ...]] = []
         self._reader.start()
-        name = system.choose_engine(settings.engine)
+        name = engine_choice.choose_engine(settings.engine)
         self._engine = LazyEngine(partial(_make_client, settings, name, lambda: self._server.models.readable()))
         self._server = Server(
             outbox=self._outbox,

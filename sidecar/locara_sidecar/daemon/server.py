@@ -20,7 +20,7 @@ from locara_protocol.methods import METHODS, NOTIFICATIONS, Method
 from locara_sidecar import __version__
 from locara_sidecar.capability.audit import AuditLog
 from locara_sidecar.capability.authorize import audit_folder
-from locara_sidecar.daemon import hostwatch, system
+from locara_sidecar.daemon import engine_choice, hostwatch, system
 from locara_sidecar.daemon.calls import Batch, Call, Calls
 from locara_sidecar.daemon.image_calls import ImageCalls
 from locara_sidecar.daemon.jobs import JobQueue
@@ -225,7 +225,7 @@ class Server:
             capabilities=m.ServerCapabilities(
                 methods=list(METHODS),
                 notifications=list(NOTIFICATIONS),
-                engines=[engine.name for engine in system.engines(self._engine_name, None) if engine.available],
+                engines=[engine.name for engine in engine_choice.engines(self._engine_name, None) if engine.available],
                 image_formats=list(EXTENSIONS),
                 limits=m.Limits(
                     max_line_bytes=self._max_line_bytes,

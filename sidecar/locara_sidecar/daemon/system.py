@@ -1,4 +1,4 @@
-"""What this machine is: platform, memory, engines. Imports neither torch nor mlx to find out."""
+"""What this machine is: platform, memory, folders."""
 
 from __future__ import annotations
 
@@ -9,44 +9,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from locara_protocol.messages import EngineInfo, MemoryInfo, PlatformInfo, SandboxInfo, SystemInfo
+from locara_protocol.messages import MemoryInfo, PlatformInfo, SandboxInfo, SystemInfo
 from locara_sidecar import __version__
+from locara_sidecar.daemon import engine_choice
 
 if TYPE_CHECKING:
     from locara_sidecar.engine.lazy import LazyEngine
-
-_EXTRAS = {"torch": ("torch", "diffusers", "transformers"), "mlx": ("mlx",)}
-
-
-def choose_engine(asked: str) -> str:
-    """The engine that ``--engine`` means on this machine (MLX is not built yet, so ``auto`` is torch)."""
-    return "torch" if asked == "auto" else asked
-
-
-def engines(active: str, device: str | None) -> list[EngineInfo]:
-    """Every engine of this version. ``device`` is what the running engine ``active`` has told, if it has."""
-    return [_engine(name, device if name == active else None) for name in ("mlx", "torch", "fake")]
-
-
-def _engine(name: str, device: str | None) -> EngineInfo:
-    if name == "fake":
-        return EngineInfo(
-            name=name,
-            available=True,
-            reason="Draws test pictures without a model; chosen only by --engine fake.",
-            device="cpu",
-        )
-    if name == "mlx":
-        return EngineInfo(name=name, available=False, reason="Not part of this version yet.")
-    import importlib.util
-
-    missing = [module for module in _EXTRAS[name] if importlib.util.find_spec(module) is None]
-    if missing:
-        return EngineInfo(
-            name=name, available=False, reason=f"Not installed: {', '.join(missing)}. Install locara-sidecar[{name}]."
-        )
-    known = "Installed." if device else "Installed; its device is known once it has started."
-    return EngineInfo(name=name, available=True, reason=known, device=device)
 
 
 def memory(engine_pid: int | None) -> MemoryInfo:
@@ -114,7 +82,7 @@ def info(active: str, engine: LazyEngine, cache: Path) -> SystemInfo:
             cpus=os.cpu_count() or 1,
         ),
         memory=memory(engine.status().pid),
-        engines=engines(active, engine.device),
+        engines=engine_choice.engines(active, engine.device),
         sandbox=sandbox(engine),
         cache_root=str(cache),
         version=__version__,

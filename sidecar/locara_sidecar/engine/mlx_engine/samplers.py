@@ -148,10 +148,11 @@ def first_step(steps: int, strength: float, *, whole: bool) -> int:
     """How many of ``steps`` an edit of ``strength``, 0 … 1, leaves out: it starts from the picture with noise of that
     step's level.
 
-    :param whole: count whole steps before subtracting, as SDXL's pipelines do; the flow-matching ones after it.
+    :param whole: count whole steps before subtracting, as SDXL's pipelines do (here at least one is left, where they
+        refuse); the flow-matching ones count after it.
     """
     kept = min(steps * strength, float(steps))
-    return max(steps - int(kept), 0) if whole else int(max(steps - kept, 0))
+    return steps - max(int(kept), 1) if whole else int(max(steps - kept, 0))
 
 
 def noised(clean: A, noise: A, sigma: float) -> A:

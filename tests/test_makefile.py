@@ -1,0 +1,30 @@
+"""``make setup`` installs the engine of its platform."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not here")
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "extras"),
+    [("Darwin", "arm64", "mlx,dev"), ("Darwin", "x86_64", "torch,mlx,dev"), ("Linux", "aarch64", "torch,mlx,dev")],
+)
+def test_on_apple_silicon_no_torch_is_installed(tmp_path, system, machine, extras):
+    uname = tmp_path / "uname"
+    uname.write_text(f'#!/bin/sh\ncase "$1" in -s) echo {system};; -m) echo {machine};; esac\n')
+    uname.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    words = subprocess.run(
+        ["make", "-n", "-B", "setup"],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert f"-e '.[{extras}]'" in words
