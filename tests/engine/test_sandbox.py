@@ -15,8 +15,10 @@ import anyio.lowlevel
 import msgspec
 import pytest
 
+from locara_sidecar.daemon.engine_choice import installed
 from support.host import Sidecar, command, manifest
 
+DRAWING = [pytest.param(name, marks=getattr(pytest.mark, name)) for name in installed()]
 OUTLAW = Path(__file__).parents[1] / "support" / "outlaw.py"
 
 
@@ -205,12 +207,11 @@ def test_the_engine_tells_what_holds_and_before_it_has_started_nobody_knows(offe
     assert {found["details"][name] for name in ("readOutside", "writeOutside", "tcp", "udp")} == {"blocked"}
 
 
-@pytest.mark.torch
 @pytest.mark.timeout(180)
-def test_the_torch_engine_loads_and_draws_inside(offered, hosts):
-    pytest.importorskip("torch")
+@pytest.mark.parametrize("engine", DRAWING)
+def test_an_engine_loads_and_draws_inside(offered, hosts, engine):
     models = Path(__file__).parents[2] / "fixtures" / "models"
-    host = hosts.session("--catalogue", str(models), models=("tiny-sd3",), engine="torch")
+    host = hosts.session("--catalogue", str(models), models=("tiny-sd3",), engine=engine)
     asked = {"prompt": "a red circle", "options": {"steps": 2}}
     assert host.call("image.generate", asked, timeout=150)["images"]
     assert host.call("system.info")["sandbox"]["enforced"]
@@ -287,10 +288,8 @@ def traced(tmp_path, command):
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("engine", ["fake", pytest.param("torch", marks=pytest.mark.torch)])
+@pytest.mark.parametrize("engine", ["fake", *DRAWING])
 def test_a_whole_generate_reaches_for_no_network_under_a_tracer_or_in_an_empty_namespace(engine, tmp_path):
-    if engine == "torch":
-        pytest.importorskip("torch")
     catalogue = str(Path(__file__).parents[2] / "fixtures" / "models")
     words, trace = traced(tmp_path, command("--engine", engine, "--catalogue", catalogue, "--log-level", "error"))
     alone = ["unshare", "-n"] if os.getuid() == 0 else ["unshare", "-Un"]

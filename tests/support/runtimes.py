@@ -106,42 +106,42 @@ def copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(FOLDER, tmp_path / "model"))
 
 
+def make_job(**changes: Any) -> JobSpec:
+    """A job; keyword arguments replace members of it, of its model or of its preview."""
+    job = JobSpec(
+        job="job-1",
+        model=ModelSpec(
+            id="tiny-sd3",
+            version="1",
+            digest="sha256:0",
+            family="sd3",
+            path=str(FOLDER),
+            max_sequence_length=32,
+            quantization="auto",
+            precision="float32",
+            sides=Sides(minimum=16, maximum=1024, multiple_of=16, max_pixels=1 << 20),
+        ),
+        prompt="a red circle on the blue square",
+        negative_prompt="",
+        width=64,
+        height=64,
+        steps=3,
+        guidance=4.5,
+        seed=7,
+        count=1,
+        scheduler="flow-match-euler",
+        speed="exact",
+        tiling="auto",
+        preview=PreviewSpec(mode="off", every_steps=1, max_side=256, max_bytes=40_000, mime_type="image/webp"),
+        output=EncodeSpec(mime_type="image/png", quality=90, metadata=None),
+    )
+    for name in ("model", "preview"):
+        part = getattr(job, name)
+        own = {key: changes.pop(key) for key in list(changes) if key in part.__struct_fields__ and key != name}
+        job = msgspec.structs.replace(job, **{name: msgspec.structs.replace(part, **own)})
+    return msgspec.structs.replace(job, **changes)
+
+
 @pytest.fixture(scope="session")
 def spec() -> Any:
-    """Makes a job; keyword arguments replace members of the job, its model or its preview."""
-
-    def make(**changes: Any) -> JobSpec:
-        job = JobSpec(
-            job="job-1",
-            model=ModelSpec(
-                id="tiny-sd3",
-                version="1",
-                digest="sha256:0",
-                family="sd3",
-                path=str(FOLDER),
-                max_sequence_length=32,
-                quantization="auto",
-                precision="float32",
-                sides=Sides(minimum=16, maximum=1024, multiple_of=16, max_pixels=1 << 20),
-            ),
-            prompt="a red circle on the blue square",
-            negative_prompt="",
-            width=64,
-            height=64,
-            steps=3,
-            guidance=4.5,
-            seed=7,
-            count=1,
-            scheduler="flow-match-euler",
-            speed="exact",
-            tiling="auto",
-            preview=PreviewSpec(mode="off", every_steps=1, max_side=256, max_bytes=40_000, mime_type="image/webp"),
-            output=EncodeSpec(mime_type="image/png", quality=90, metadata=None),
-        )
-        for name in ("model", "preview"):
-            part = getattr(job, name)
-            own = {key: changes.pop(key) for key in list(changes) if key in part.__struct_fields__ and key != name}
-            job = msgspec.structs.replace(job, **{name: msgspec.structs.replace(part, **own)})
-        return msgspec.structs.replace(job, **changes)
-
-    return make
+    return make_job
