@@ -109,7 +109,21 @@ def test_another_range_or_another_file_starts_from_the_first_byte(store, hub, ki
     hub.fail(cdn_of(hub, WEIGHTS), "cut", at=40_000)
     error_of(download, store, hub)
     hub.faults.clear()
+    hub.log.clear()
     hub.fail(cdn_of(hub, WEIGHTS), kind, times=1)
+    download(store, hub)
+    first, *rest = hub.requests(cdn_of(hub, WEIGHTS))
+    assert first.headers["range"] == "bytes=40000-"
+    assert not any("range" in request.headers for request in rest)
+    assert whole(store) == ["mine"]
+
+
+def test_a_partial_file_that_is_longer_than_the_file_is_fetched_anew(store, hub):
+    hub.fail(cdn_of(hub, WEIGHTS), "cut", at=40_000)
+    error_of(download, store, hub)
+    hub.faults.clear()
+    (part,) = store.incoming.glob("*.part")
+    part.write_bytes(bytes(100_000))
     download(store, hub)
     assert whole(store) == ["mine"]
 
