@@ -69,6 +69,20 @@ def attempts(store, disk, act, error):
     raise AssertionError("it never ends")
 
 
+def test_writes_that_come_back_short_are_gone_on_with(store, hub, monkeypatch):
+    """As they do without an error just before a disk is full."""
+    real, short = os.write, []
+
+    def write(fd, data):
+        short.append(len(data) // 2)
+        return real(fd, memoryview(data)[: len(data) // 2 or 1])
+
+    monkeypatch.setattr(os, "write", write)
+    download(store, hub)
+    assert max(short) > 1000
+    assert whole(store) == ["mine"]
+
+
 CASES = [("download", errno.ENOSPC), ("cache", errno.EIO), ("folder", errno.EIO)]
 
 

@@ -28,6 +28,8 @@ def test_a_model_is_downloaded_checked_and_recorded(store, hub):
     assert phases == ["resolving", "downloading", "verifying", "publishing"]
     assert told[-1].bytes == told[-1].total_bytes == entry.meta.bytes
     assert list(store.incoming.iterdir()) == []
+    files = [path for path in (*entry.folder.rglob("*"), *store.blobs.iterdir()) if path.is_file()]
+    assert not any(path.stat().st_mode & 0o222 for path in files if path.name != "meta.json")
 
 
 def test_an_installed_model_is_not_asked_for_again(store, hub):
@@ -109,7 +111,21 @@ def test_another_range_or_another_file_starts_from_the_first_byte(store, hub, ki
     hub.fail(cdn_of(hub, WEIGHTS), "cut", at=40_000)
     error_of(download, store, hub)
     hub.faults.clear()
+    hub.log.clear()
     hub.fail(cdn_of(hub, WEIGHTS), kind, times=1)
+    download(store, hub)
+    first, *rest = hub.requests(cdn_of(hub, WEIGHTS))
+    assert first.headers["range"] == "bytes=40000-"
+    assert not any("range" in request.headers for request in rest)
+    assert whole(store) == ["mine"]
+
+
+def test_a_partial_file_that_is_longer_than_the_file_is_fetched_anew(store, hub):
+    hub.fail(cdn_of(hub, WEIGHTS), "cut", at=40_000)
+    error_of(download, store, hub)
+    hub.faults.clear()
+    (part,) = store.incoming.glob("*.part")
+    part.write_bytes(bytes(100_000))
     download(store, hub)
     assert whole(store) == ["mine"]
 
@@ -272,6 +288,23 @@ def test_what_no_pattern_selects_is_skipped(store, hub, tmp_path):
     entry = download(store, hub, entry_for("bad", "org/bad"))
     assert not any(file.path.endswith((".py", ".ckpt")) for file in entry.meta.files)
     assert not hub.requests("setup.py")
+
+
+def test_what_a_source_excludes_is_not_fetched(store, hub, tmp_path):
+    extra = {"transformer/other.fp16.safetensors": safetensors(9000, 7)}
+    hub.add("org/two", write_model(tmp_path / "two", extra=extra))
+    source = {"repository": "org/two", "files": ["*.json", "*.safetensors"], "exclude": ["*.fp16.*"]}
+    entry = download(store, hub, entry_for("two", source=source))
+    assert len(entry.meta.files) == 5
+    assert not hub.requests("fp16")
+
+
+def test_a_file_for_which_the_hub_tells_no_hash_is_refused(store, hub):
+    files = hub.repositories["org/mine"].files
+    path, sha256, _, size, _ = files["model_index.json"]
+    files["model_index.json"] = (path, sha256, "", size, False)
+    error = error_of(download, store, hub)
+    assert (error.kind, error.data["file"]) == ("IntegrityError", "model_index.json")
 
 
 def test_a_model_without_one_of_its_parts_is_incomplete(store, hub, tmp_path):

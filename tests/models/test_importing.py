@@ -77,6 +77,7 @@ def test_a_hugging_face_cache_is_linked(store, tmp_path, where):
     assert whole(store) == ["mine"]
     assert entry.meta.source[0].revision == REVISION
     origin = os.path.realpath(repository / "snapshots" / REVISION / WEIGHTS)
+    assert os.stat(origin).st_mode & 0o200, "whose permissions are not ours to change"
     assert (entry.folder / WEIGHTS).stat().st_ino == os.stat(origin).st_ino
 
 
@@ -116,3 +117,16 @@ def test_an_import_is_checked_as_a_download_is(store, tmp_path, extra, kind):
 def test_what_is_no_model_is_a_bad_parameter(store, tmp_path):
     error = error_of(take, store, tmp_path)
     assert (error.kind, error.data["path"]) == ("InvalidParams", "$.from")
+
+
+@pytest.mark.parametrize("kind", ["folder", "cache"])
+def test_the_disk_is_checked_before_an_import_that_copies(store, tmp_path, monkeypatch, kind):
+    source = write_model(tmp_path / "source")
+    monkeypatch.setattr(disk, "available", lambda _: 1000)
+    if kind == "cache":  # costs no room
+        take(store, hf_cache(tmp_path / "hub", source))
+        assert whole(store) == ["mine"]
+        return
+    error = error_of(take, store, source)
+    assert error.kind == "InsufficientDisk"
+    assert error.data["needed"] > error.data["available"] == 1000

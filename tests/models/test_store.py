@@ -53,6 +53,7 @@ def test_a_model_in_use_by_any_process_is_neither_collected_nor_removed(store, h
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as user:
         assert user.stdout.readline() == "True\n"
         assert store.in_use(entry.key)
+        assert collect.plan_gc(store, 0).models == []
         assert collect.execute(store, collect.plan_gc(store, 0)).models == []
         # a plan made before the model came into use
         stale = collect.Plan([entry], [], 0)
@@ -151,6 +152,61 @@ def test_a_part_that_was_taken_up_after_the_plan_is_not_collected(store, hub):
     part.close()
     collect.execute(store, plan)
     assert not path.exists()
+
+
+def test_bytes_that_a_model_needs_are_never_waste(store, hub):
+    download(store, hub)
+    later = time.time() + collect.KEEP_PARTIAL_SECONDS + 60
+    assert collect.plan_gc(store, now=later) == collect.Plan([], [], 0)
+
+
+@pytest.mark.parametrize("how", ["remove", "gc"])
+def test_nothing_is_deleted_while_its_name_is_visible(store, hub, monkeypatch, how):
+    download(store, hub)
+    deleted = []
+    for owner, name in ((collect.shutil, "rmtree"), (collect.Path, "unlink"), (os, "unlink")):
+        real = getattr(owner, name)
+
+        def watched(path, *arguments, real=real, **more):
+            deleted.append(os.fspath(path))
+            assert store.find("mine") is None
+            return real(path, *arguments, **more)
+
+        monkeypatch.setattr(owner, name, watched)
+    if how == "remove":
+        collect.remove(store, collect.plan_remove(store, "mine"), "mine")
+    else:
+        collect.execute(store, collect.plan_gc(store, 0))
+    assert deleted
+    assert not any(path.startswith(str(store.models)) for path in deleted)
+
+
+def test_a_part_whose_name_went_while_its_lock_was_taken_is_not_written_to(store, monkeypatch):
+    """The last holder finished, and deleted it, between our opening it and our locking it."""
+    store.prepare()
+    honest, went = disk.lock_fd, []
+
+    def lock_fd(fd, **more):
+        if not went:
+            went.append(fd)
+            (store.incoming / "a.part").unlink()
+        return honest(fd, **more)
+
+    monkeypatch.setattr(disk, "lock_fd", lock_fd)
+    part = partial.claim(store.incoming, "a")
+    part.write(b"bytes")
+    part.close()
+    assert (store.incoming / "a.part").read_bytes() == b"bytes"
+
+
+def test_a_part_has_one_writer(store):
+    store.prepare()
+    part = partial.claim(store.incoming, "a")
+    assert partial.claim(store.incoming, "a") is None
+    part.close()
+    again = partial.claim(store.incoming, "a")
+    assert again is not None
+    again.close()
 
 
 def test_what_the_killed_leave_behind_is_collected(store):

@@ -1,15 +1,19 @@
 """Where bytes may come from, how long a server is borne with, and how much is asked of it at once."""
 
 import contextlib
+import hashlib
 import socket
 import time
 
+import httpx2
 import pytest
 from huggingface_hub import close_session
 
 from locara_sidecar.models import download as module
+from locara_sidecar.models import partial
 from locara_sidecar.models import transfer as transfers
 from locara_sidecar.models.download import AT_ONCE, Download
+from locara_sidecar.models.hub import Remote
 from locara_sidecar.models.transfer import Patience, Stopped, Transfer
 from models.helpers import QUICK, download, entry_for, error_of, safetensors, whole, write_model
 
@@ -54,6 +58,60 @@ def test_no_spelling_of_a_local_address_is_followed(names, host):
 def test_a_hub_in_the_local_network_may_redirect_within_it(names):
     transfer_to("https://10.0.0.5")._check_target("https://10.0.0.6/x", "a")
     assert error_of(transfer_to("https://10.0.0.5")._check_target, "http://10.0.0.6/x", "a").kind == "DownloadFailed"
+
+
+def answering(answers, endpoint="https://hub.example"):
+    """A transfer to hosts that are played: ``answers`` maps an address to a redirect's target or to the bytes."""
+    asked = []
+
+    def answer(request):
+        asked.append((str(request.url), request.headers.get("authorization")))
+        found = answers[str(request.url)]
+        if isinstance(found, str):
+            return httpx2.Response(302, headers={"location": found})
+        return httpx2.Response(200, stream=httpx2.ByteStream(found), headers={"content-length": str(len(found))})
+
+    transfer = Transfer(
+        endpoint,
+        {"authorization": "Bearer of-the-user"},
+        patience=QUICK,
+        on_bytes=lambda _: None,
+        stopped=lambda: False,
+    )
+    transfer.close()
+    transfer._client = httpx2.Client(transport=httpx2.MockTransport(answer))
+    return transfer, asked
+
+
+def remote(data):
+    return Remote(
+        path="a.json",
+        url="https://hub.example/a",
+        page="https://hub.example",
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        git=None,
+    )
+
+
+def test_a_public_hub_may_send_us_to_another_public_host_and_the_token_stays_behind(names, tmp_path):
+    names["files.example"] = "8.8.8.8"
+    part = partial.claim(tmp_path, "a")
+    answers = {"https://hub.example/a": "https://files.example/b", "https://files.example/b": b"bytes"}
+    transfer, asked = answering(answers)
+    transfer.fetch(remote(b"bytes"), part)
+    part.close()
+    assert asked == [("https://hub.example/a", "Bearer of-the-user"), ("https://files.example/b", None)]
+
+
+@pytest.mark.parametrize("target", ["http://files.example/b", "https://10.0.0.1/b", "https://localhost/b", "ftp://f/b"])
+def test_where_a_public_hub_must_not_lead_nobody_is_asked(names, tmp_path, target):
+    part = partial.claim(tmp_path, "a")
+    transfer, asked = answering({"https://hub.example/a": target, target: b"bytes"})
+    error = error_of(transfer.fetch, remote(b"bytes"), part)
+    part.close()
+    assert (error.kind, error.retryable) == ("DownloadFailed", False)
+    assert [address for address, _ in asked] == ["https://hub.example/a"]
 
 
 def test_redirects_do_not_go_round_for_ever(store, hub):

@@ -104,7 +104,8 @@ class Store:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
         disk.sync_folder(self.root)
-        disk.sync_folder(self.root.parent)
+        with contextlib.suppress(OSError):  # one that we may not read
+            disk.sync_folder(self.root.parent)
 
     def blob(self, sha256: str) -> Path:
         return self.blobs / sha256
