@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -411,6 +412,24 @@ def test_a_file_is_the_one_that_was_named_when_the_call_came(editor):
     error_of(running, 5)
     made = read_parameters(decoded(waiting.result(20)["images"][0]))
     assert made["image"]["sha256"] == hashlib.sha256(png()).hexdigest()
+
+
+def test_a_queue_of_large_files_takes_no_memory(editor):
+    host = editor()
+    for name in ("one.png", "two.png"):
+        (host.folder / name).write_bytes(png() + os.urandom(60 << 20))
+    running = begin(host, "fake:slow=20000 first", steps=2)
+    until(running, "denoising")
+    before = psutil.Process(host.process.pid).memory_info().rss
+    calls = [begin(host, image=named("one.png"), mask=named("two.png"), steps=1) for _ in range(8)]
+    for call in calls:
+        until(call, "queued")
+    # a file that is not there is told when those before it have been opened, or nearly
+    assert error_of(begin(host, image=named("none.png"))).kind == "StorageError"
+    assert psutil.Process(host.process.pid).memory_info().rss - before < 16 << 20
+    for call in [*reversed(calls), running]:
+        call.cancel()
+        error_of(call, 5)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="uses fork and an atomic exchange of names")

@@ -28,6 +28,18 @@ def test_each_models_defaults_lie_within_its_own_limits():
         assert entry.defaults.scheduler in entry.schedulers
 
 
+def test_every_shipped_model_can_edit_and_kontext_alone_by_instruction():
+    found = {entry.id: entry.edit_modality for entry in catalogue.load()}
+    assert found.pop("flux.1-kontext-dev") == "image-text-to-image"
+    assert set(found.values()) == {"image-to-image"}
+    assert all("text-to-image" in entry.modalities for entry in catalogue.load())
+
+
+def test_a_model_whose_modalities_name_no_edit_cannot_edit(tmp_path):
+    write(tmp_path, id="mine", modalities=["text-to-image"])
+    assert catalogue.load(tmp_path).get("mine").edit_modality is None
+
+
 def test_a_host_adds_a_model_with_a_folder_of_its_own(tmp_path):
     write(tmp_path, id="mine", order=5, source={"path": "files"})
     known = catalogue.load(tmp_path)

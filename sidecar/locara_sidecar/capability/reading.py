@@ -73,19 +73,32 @@ class ReadableFile:
 
         :raises RpcError: StorageError.
         """
-        return self._bytes(size)
+        try:
+            return self._system.read(self._fd, size, 0)
+        except OSError as error:
+            raise _explained(error, *self._names) from error
 
     def read(self, limit: int) -> bytes:
         """All of the file as it is now.
 
         :raises RpcError: InvalidImage with ``maxBytes`` for more than ``limit`` bytes, however they come; StorageError.
         """
-        data = self._bytes(limit + 1)
-        if len(data) > limit:
+        parts: list[bytes] = []
+        have = 0
+        try:
+            size = self._system.file_status(self._fd).st_size
+            # one call takes all and lets other threads run meanwhile; joining a large file's parts would not
+            while size <= limit and (part := self._system.read(self._fd, max(size + 1 - have, _CHUNK), have)):
+                parts.append(part)
+                have += len(part)
+                size = max(size, have)
+        except OSError as error:
+            raise _explained(error, *self._names) from error
+        if size > limit:
             what, _, at = self._names
             message = f"{shown(what, MAX_SHOWN)} has more than {limit} bytes."
             raise RpcError("InvalidImage", message, path=at, maxBytes=limit)
-        return data
+        return b"".join(parts)
 
     def close(self) -> None:
         """Give the descriptor back; closing twice is no error."""
@@ -93,17 +106,6 @@ class ReadableFile:
         if fd >= 0:
             with contextlib.suppress(OSError):
                 self._system.close(fd)
-
-    def _bytes(self, size: int) -> bytes:
-        parts: list[bytes] = []
-        have = 0
-        try:
-            while have < size and (part := self._system.read(self._fd, min(_CHUNK, size - have), have)):
-                parts.append(part)
-                have += len(part)
-        except OSError as error:
-            raise _explained(error, *self._names) from error
-        return b"".join(parts)
 
 
 def _check_regular(status: os.stat_result) -> None:

@@ -23,6 +23,7 @@ PREAMBLE = b"\n\0LOCARA-ENGINE\0\n"
 """The engine's first bytes on its pipe; what start-up code of the interpreter printed before them is skipped."""
 MAX_PREAMBLE_BYTES = 64 * 1024
 """How much of that the daemon holds at a time, so that endless noise costs no memory."""
+PIECE_BYTES = 1 << 20
 _HEADER = 4
 
 
@@ -171,6 +172,14 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     spec: LoadSpec
 
 
+class Piece(msgspec.Struct, frozen=True, kw_only=True, tag="piece"):
+    """The next piece of an image file of the edit ``job``, whose :class:`Generate` comes after all its pieces."""
+
+    job: str
+    name: Literal["image", "mask"]
+    data: bytes
+
+
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
     """Stop job ``job`` wherever it is; answered with :class:`Cancelled` unless it has already ended."""
 
@@ -181,7 +190,7 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True, tag="exit"):
     """End the process now; also what a closed pipe means."""
 
 
-Command = Start | Generate | Load | Cancel | Exit
+Command = Start | Generate | Piece | Load | Cancel | Exit
 
 
 # --- events: engine to daemon ---------------------------------------------------------------
@@ -329,6 +338,52 @@ def encode(frame: Command | Event) -> bytes:
     if len(body) > MAX_FRAME_BYTES:
         raise FrameError(f"a frame of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
     return len(body).to_bytes(_HEADER, "big") + body
+
+
+def in_pieces(command: Command) -> Iterator[Command]:
+    """The command as it is sent: the files of an edit go first, in pieces, because encoding a large one at once would
+    hold up every other thread of the daemon. :class:`Pieces` puts them together again.
+    """
+    if not isinstance(command, Generate) or command.spec.edit is None:
+        yield command
+        return
+    spec, edit = command.spec, command.spec.edit
+    files: list[tuple[Literal["image", "mask"], bytes]] = [("image", edit.image), ("mask", edit.mask or b"")]
+    for name, data in files:
+        for start in range(0, len(data), PIECE_BYTES):
+            yield Piece(job=spec.job, name=name, data=data[start : start + PIECE_BYTES])
+    rest = msgspec.structs.replace(edit, image=b"", mask=None if edit.mask is None else b"")
+    yield Generate(spec=msgspec.structs.replace(spec, edit=rest))
+
+
+class Pieces:
+    """Commands with their pieces, in the order in which they arrive."""
+
+    def __init__(self) -> None:
+        self._job = ""
+        self._files = {"image": bytearray(), "mask": bytearray()}
+
+    def add(self, piece: Piece) -> None:
+        """One more; those of another job are forgotten."""
+        if piece.job != self._job:
+            self._clear(piece.job)
+        self._files[piece.name] += piece.data
+
+    def whole(self, command: Generate) -> JobSpec:
+        """The job with its files."""
+        spec, edit = command.spec, command.spec.edit
+        if edit is None:
+            return spec
+        if spec.job != self._job:
+            self._clear(spec.job)
+        image, mask = bytes(self._files["image"]), bytes(self._files["mask"])
+        self._clear("")
+        edit = msgspec.structs.replace(edit, image=image, mask=None if edit.mask is None else mask)
+        return msgspec.structs.replace(spec, edit=edit)
+
+    def _clear(self, job: str) -> None:
+        self._job = job
+        self._files = {"image": bytearray(), "mask": bytearray()}
 
 
 class FrameReader:

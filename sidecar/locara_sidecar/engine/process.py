@@ -72,7 +72,7 @@ class EngineProcess:
         self._on_events = on_events
         self._on_gone = on_gone
         self._on_lines = on_lines
-        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[frames.Command | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # between reaping and signalling: a reaped pid may be somebody else's
         self._reaped = False
         self._scratch = Scratch()
@@ -109,7 +109,7 @@ class EngineProcess:
 
     def send(self, command: frames.Command) -> None:
         """Queue a command; never blocks, and is void when the process is gone."""
-        self._outgoing.put(frames.encode(command))
+        self._outgoing.put(command)
 
     def close_input(self) -> None:
         """Close the command pipe after what is queued: the worker ends at the end of its input."""
@@ -177,10 +177,11 @@ class EngineProcess:
 
     def _write_commands(self, fd: int) -> None:
         try:
-            while (data := self._outgoing.get()) is not None:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(fd, view) :]
+            while (command := self._outgoing.get()) is not None:
+                for piece in frames.in_pieces(command):
+                    view = memoryview(frames.encode(piece))
+                    while view:
+                        view = view[os.write(fd, view) :]
         except OSError:  # the process has closed its end: on_gone tells
             pass
         finally:

@@ -98,6 +98,7 @@ class Worker:
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
         self._jobs: queue.SimpleQueue[tuple[frames.JobSpec | frames.LoadSpec, JobControl]] = queue.SimpleQueue()
+        self._pieces = frames.Pieces()
         self._known: dict[str, JobControl] = {}  # jobs that a Cancel can still reach
 
     def main(self) -> NoReturn:
@@ -138,7 +139,10 @@ class Worker:
 
     def _take(self, command: frames.Command) -> None:
         match command:
-            case frames.Generate(spec=spec) | frames.Load(spec=spec):
+            case frames.Piece():
+                self._pieces.add(command)
+            case frames.Generate() | frames.Load():
+                spec = self._pieces.whole(command) if isinstance(command, frames.Generate) else command.spec
                 control = self._known[spec.job] = JobControl(spec.job, self._pipe.send)
                 self._jobs.put((spec, control))
             case frames.Cancel(job=job):

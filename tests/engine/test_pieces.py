@@ -1,0 +1,55 @@
+"""An edit's files travel in pieces and arrive whole, with the job that they belong to."""
+
+import os
+
+import msgspec
+import pytest
+
+from locara_sidecar.engine import frames
+
+
+def edit(spec, image, mask=None, job="job-1"):
+    return frames.Generate(spec=spec(job=job, edit=frames.EditSpec(image=image, mask=mask, strength=0.5)))
+
+
+def through(command, pieces):
+    """Sends a command as the two sides do; the job that comes out."""
+    reader = frames.FrameReader()
+    sizes = []
+    for part in frames.in_pieces(command):
+        data = frames.encode(part)
+        sizes.append(len(data))
+        for body in reader.feed(data):
+            arrived = frames.decode_command(body)
+            if isinstance(arrived, frames.Piece):
+                pieces.add(arrived)
+            else:
+                return pieces.whole(arrived), sizes
+    raise AssertionError("no job arrived")
+
+
+@pytest.mark.parametrize("sizes", [(1, None), (5, 0), (1 << 20, 3), ((1 << 20) + 1, 5_000_000), (3_000_000, 1 << 21)])
+def test_files_of_any_size_arrive_as_they_were_and_no_frame_is_large(spec, sizes):
+    image, mask = (None if size is None else os.urandom(size) for size in sizes)
+    command = edit(spec, image, mask)
+    job, frame_sizes = through(command, frames.Pieces())
+    assert job == command.spec
+    assert max(frame_sizes) < frames.PIECE_BYTES + 4096
+
+
+def test_a_job_without_files_is_one_frame(spec):
+    command = frames.Generate(spec=spec())
+    assert list(frames.in_pieces(command)) == [command]
+    assert frames.Pieces().whole(command) == command.spec
+
+
+def test_pieces_of_a_job_that_never_came_do_not_get_into_the_next(spec):
+    pieces = frames.Pieces()
+    pieces.add(frames.Piece(job="gone", name="image", data=b"half of"))
+    pieces.add(frames.Piece(job="gone", name="mask", data=b"another"))
+    first = edit(spec, b"one", b"mask", job="job-1")
+    assert through(first, pieces)[0] == first.spec
+    second = edit(spec, b"two", job="job-2")
+    assert through(second, pieces)[0] == second.spec
+    bare = msgspec.structs.replace(second.spec, edit=frames.EditSpec(image=b"", mask=b""))
+    assert pieces.whole(frames.Generate(spec=bare)).edit == frames.EditSpec(image=b"", mask=b"")
