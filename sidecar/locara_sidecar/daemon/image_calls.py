@@ -7,7 +7,6 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from locara_protocol.errors import RpcError
 from locara_protocol.messages import U32_MAX, EditParams, GenerateOptions, GenerateParams
 from locara_sidecar.daemon import resolve, source_images
 from locara_sidecar.daemon.generation import Generation, Order
@@ -64,7 +63,7 @@ class ImageCalls:
     async def _open(self, job: Job, sources: SourceImages) -> None:
         try:
             await sources.open()
-        except RpcError as error:
+        except Exception as error:  # noqa: BLE001 -- the unforeseen becomes the call's answer, too
             self._turns.fail(job, error)
 
 

@@ -82,7 +82,7 @@ class SourceImages:
         self._files: dict[str, ReadableFile] = {}
         named = any(given.root is not None for _, given in self._given)
         self._opened = anyio.Event() if named else None
-        self._failure: RpcError | None = None
+        self._failure: Exception | None = None
         self._closed = False
 
     @property
@@ -107,7 +107,7 @@ class SourceImages:
         assert self._opened is not None
         try:
             await anyio.to_thread.run_sync(self._open)
-        except RpcError as error:
+        except Exception as error:
             self._failure = error
             raise
         finally:

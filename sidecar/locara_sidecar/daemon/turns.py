@@ -90,7 +90,7 @@ class Turns:
         self._pump()
         return job
 
-    def fail(self, job: Job, error: RpcError) -> None:
+    def fail(self, job: Job, error: Exception) -> None:
         """What a queued job needs turned out to be missing; one that has its turn finds that out by itself."""
         if job.state == "queued":
             self._finish(job, "failed", error)
