@@ -43,7 +43,7 @@ EMPTY_SHARE = 0.1
 EARLY_STEPS = 1200
 """The first steps learn the grounds from everything evenly; then the error is focused, see below."""
 TIME_SPREAD = 1.2  # of the logit of t
-TIME_MEANS = ((0, 0.5), (1200, 0.8), (2800, 1.7), (4600, 0.9), (5300, 1.6), (6600, 0.9), (8000, 1.5), (11500, 0.9))
+TIME_MEANS = ((0, 0.5), (1200, 0.8), (2800, 1.7), (4600, 0.9), (5300, 1.6), (6600, 0.9), (8000, 1.5), (10500, 0.9))
 """From which step on the logit of t has which mean. What a flat picture shows is decided at high noise: below it the
 network can see the shape and need not read it from the text. The last part sees to the edges again."""
 COMPLETE_SHARE, LAST_COMPLETE_SHARE = 0.5, 0.25
