@@ -128,6 +128,21 @@ def test_a_dead_engine_is_told_before_its_pipe_was_read(drive, spec):
     drive(body)
 
 
+def test_what_a_given_up_engine_says_late_concerns_nobody(drive, spec, monkeypatch):
+    started = count_engines(monkeypatch)
+
+    async def body(client):
+        await works(client, spec)
+        await client.unload()
+        late = frames.Ready(version=frames.VERSION, engine="fake", device="late", pid=1, sandbox=None)
+        client._received(started[0], [late])
+        assert client.device is None
+        await works(client, spec)
+        assert client.device == "cpu"
+
+    drive(body)
+
+
 def count_engines(monkeypatch):
     """Every engine process that a client starts from now on; each must find those before it gone."""
     started = []
