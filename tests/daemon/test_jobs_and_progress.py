@@ -108,6 +108,7 @@ def test_a_message_tells_phase_image_and_step_and_loading_tells_its_part():
     progress = Progress("job-1", 2, 4, lambda: 0.0)
     loading = [progress.phase("loading", 1, part).progress for part in (0.0, 0.5, 1.0)]
     assert loading[0] < loading[1] < loading[2]
+    assert progress.phase("loading", 1).progress == loading[2]  # by a second engine, after the first had died
     assert (progress.phase("denoising", 1).step, progress.step(1, 4, 4, None).step) == (0, 4)
     progress.phase("saving", 1)
     second = progress.phase("denoising", 2)

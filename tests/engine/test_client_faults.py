@@ -9,10 +9,13 @@ import sys
 import time
 
 import anyio
+import anyio.lowlevel
+import msgspec
 import pytest
 
 from locara_protocol.errors import RpcError
 from locara_sidecar.engine import frames
+from locara_sidecar.engine.process import EngineProcess, worker_argv
 
 PHASES = ("loading", "encoding", "denoising", "decoding")
 
@@ -43,6 +46,114 @@ def test_a_killed_engine_fails_its_job_at_once_and_the_next_one_works(drive, spe
         await works(client, spec)
 
     drive(body)
+
+
+DIES_AT_A_JOB = """
+from locara_sidecar.engine import worker
+def dies(*_):
+    worker.os._exit(9)
+worker.run_job = dies
+"""
+
+
+def test_an_engine_that_dies_at_the_sight_of_every_job_is_tried_twice_and_no_more(drive, spec, monkeypatch):
+    started = count_engines(monkeypatch)
+    *start, boot, parent, one, other = worker_argv()
+
+    async def body(client):
+        error = await client.fails(spec())
+        assert (error.kind, error.data["status"]) == ("EngineCrashed", 9)
+        assert len(started) == 2
+
+    drive(body, argv=[*start, boot.replace("main(int", f"exec({DIES_AT_A_JOB!r}); main(int"), parent, one, other])
+
+
+def test_a_new_engine_is_not_started_before_the_last_one_has_gone(drive, spec, monkeypatch, tmp_path):
+    """Two at once could need twice the memory."""
+    started = count_engines(monkeypatch)
+
+    async def body(client):
+        await works(client, spec)
+        other = spec(job="other")
+        folder = tmp_path / "model"
+        folder.mkdir()
+        await client.make(msgspec.structs.replace(other, model=msgspec.structs.replace(other.model, path=str(folder))))
+        assert len(started) == 2
+
+    drive(body)
+
+
+def test_an_engine_that_was_asked_to_end_and_does_not_is_killed_when_the_daemon_ends(drive, spec, monkeypatch):
+    monkeypatch.setattr("locara_sidecar.engine.client._EXIT_GRACE", 30)
+    monkeypatch.setattr("locara_sidecar.engine.client._GONE_AFTER", 30)
+    *start, boot, parent, one, other = worker_argv()
+    stays = "from locara_sidecar.engine import worker; worker.os._exit = lambda status: worker.time.sleep(60)"
+
+    async def body(client):
+        await works(client, spec)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.unload)
+            while client.status().pid is not None:
+                await anyio.lowlevel.checkpoint()
+            began = time.monotonic()
+            client.close_now()
+        assert time.monotonic() - began < 10
+
+    drive(body, argv=[*start, boot.replace("main(int", f"exec({stays!r}); main(int"), parent, one, other])
+
+
+def test_an_engine_of_another_version_takes_no_job(drive, spec):
+    *start, boot, parent, one, other = worker_argv()
+    newer = "from locara_sidecar.engine import frames as f; r = f.Ready; f.Ready = lambda **m: r(**m | {'version': 99})"
+
+    async def body(client):
+        error = await client.fails(spec())
+        assert (error.kind, client.events) == ("EngineUnavailable", [])
+        assert "versions" in error.data["reason"]
+
+    drive(body, argv=[*start, boot.replace("main(int", f"exec({newer!r}); main(int"), parent, one, other])
+
+
+def test_a_dead_engine_is_told_before_its_pipe_was_read(drive, spec):
+    async def body(client):
+        await works(client, spec)
+        process = client._process
+        os.kill(process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while process.alive:  # the event loop has no turn in here
+            assert time.monotonic() < deadline
+        assert client.status().state == "dead"
+        assert client.status().pid is None
+
+    drive(body)
+
+
+def test_what_a_given_up_engine_says_late_concerns_nobody(drive, spec, monkeypatch):
+    started = count_engines(monkeypatch)
+
+    async def body(client):
+        await works(client, spec)
+        await client.unload()
+        late = frames.Ready(version=frames.VERSION, engine="fake", device="late", pid=1, sandbox=None)
+        client._received(started[0], [late])
+        assert client.device is None
+        await works(client, spec)
+        assert client.device == "cpu"
+
+    drive(body)
+
+
+def count_engines(monkeypatch):
+    """Every engine process that a client starts from now on; each must find those before it gone."""
+    started = []
+
+    def start(*args, **options):
+        assert not [process.pid for process in started if process.alive]
+        started.append(EngineProcess(*args, **options))
+        return started[-1]
+
+    monkeypatch.setattr("locara_sidecar.engine.client.EngineProcess", start)
+    return started
 
 
 @pytest.mark.parametrize(

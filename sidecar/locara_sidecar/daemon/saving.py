@@ -76,7 +76,7 @@ class Saver:
         self._running = True
         try:
             async for image in self._receive:
-                if self.failure is None and not self._cancelled():
+                if not self._cancelled():
                     await self._publish(image)
         except RpcError as error:
             self.failure = error
