@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _MODELS = 3
 _SIZE = 300_000
-_LONGEST = 0.2  # seconds until the first kill
+_LONGEST = 0.4  # seconds until the first kill
 _PLANTED_ROUNDS = 60
 _FAST = transfer.Patience(connect=5, read=10, tries=6, first_wait=0.01, longest_wait=0.1)
 

@@ -117,6 +117,7 @@ def test_another_range_or_another_file_starts_from_the_first_byte(store, hub, ki
     first, *rest = hub.requests(cdn_of(hub, WEIGHTS))
     assert first.headers["range"] == "bytes=40000-"
     assert not any("range" in request.headers for request in rest)
+    assert len(rest) == (kind == "range"), "to another file the hub answers with all of it at once"
     assert whole(store) == ["mine"]
 
 
@@ -305,6 +306,7 @@ def test_a_file_for_which_the_hub_tells_no_hash_is_refused(store, hub):
     files["model_index.json"] = (path, sha256, "", size, False)
     error = error_of(download, store, hub)
     assert (error.kind, error.data["file"]) == ("IntegrityError", "model_index.json")
+    assert not hub.requests("/resolve/")
 
 
 def test_a_model_without_one_of_its_parts_is_incomplete(store, hub, tmp_path):
