@@ -58,7 +58,7 @@ class MlxRuntime(StagedRuntime):
 
     def _choose_quantization(self, model: ModelSpec) -> str:
         if model.quantization == "auto":
-            return "none"
+            return quantize.prepared_as(Path(model.path)) or "none"
         if model.quantization not in quantize.BITS:
             raise self._unavailable(f"does not know the quantization '{model.quantization}'")
         return model.quantization
