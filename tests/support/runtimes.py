@@ -30,6 +30,13 @@ def make_runtime(engine: str, scratch: Path) -> Any:
     return MlxRuntime()
 
 
+def staged(runtime: Any, **changes: bool) -> Any:
+    """The runtime, whose plans now say of components what ``changes`` does (``encoders_leave`` …)."""
+    plan = runtime._plan
+    runtime._plan = lambda *args: msgspec.structs.replace(plan(*args), **changes)
+    return runtime
+
+
 class Control:
     """Counts checkpoints; cancels at number ``at`` of phase ``phase`` (counted within the phase)."""
 

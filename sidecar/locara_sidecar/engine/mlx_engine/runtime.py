@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import mlx.core as mx
 
-from locara_sidecar.engine import memory
+from locara_sidecar.engine import machine, memory
 from locara_sidecar.engine.mlx_engine import device, quantize
 from locara_sidecar.engine.mlx_engine.family import OpenContext
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from locara_sidecar.engine.family import Family
     from locara_sidecar.engine.frames import ModelSpec
+    from locara_sidecar.engine.machine import Machine
     from locara_sidecar.engine.runtime import Control
 
 _FAMILY = "locara_sidecar.engine.mlx_engine."
@@ -56,12 +57,8 @@ class MlxRuntime(StagedRuntime):
     def _choose_precision(self, asked: str) -> str:
         return device.choose_precision(asked, self.device)
 
-    def _choose_quantization(self, model: ModelSpec) -> str:
-        if model.quantization == "auto":
-            return "none"
-        if model.quantization not in quantize.BITS:
-            raise self._unavailable(f"does not know the quantization '{model.quantization}'")
-        return model.quantization
+    def _machine(self, reserved: int) -> Machine:
+        return machine.of_engine(unified=self.device == "metal", reserved=reserved)
 
     def _open_family(self, model: ModelSpec, key: Key, control: Control) -> Family:
         del control
