@@ -82,4 +82,8 @@ class MlxRuntime(StagedRuntime):
         mx.clear_cache()
 
     def _footprint(self) -> int:
-        return memory.resident()
+        # on Metal the system's figure has it all; on CUDA the device's memory comes on top
+        return memory.resident() + (mx.get_active_memory() + mx.get_cache_memory() if self.device == "cuda" else 0)
+
+    def peak_memory(self) -> int:
+        return memory.peak() + (mx.get_peak_memory() if self.device == "cuda" else 0)
