@@ -21,6 +21,7 @@ from locara_sidecar.engine import model_folder
 from locara_sidecar.engine.mlx_engine import quantize, text_tokens, weights
 from locara_sidecar.engine.mlx_engine.previews import Previews
 from locara_sidecar.engine.mlx_engine.t5 import T5Config
+from locara_sidecar.engine.parts import parts_of
 from locara_sidecar.engine.truncation import Reader
 
 if TYPE_CHECKING:
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
     from mlx import nn
     from PIL.Image import Image as PilImage
 
+    from locara_sidecar.engine.family import Family
     from locara_sidecar.engine.frames import Sides
     from locara_sidecar.engine.mlx_engine.pace import Checkpoints
     from locara_sidecar.engine.mlx_engine.vae import Vae
+    from locara_sidecar.engine.plan import Part
 
 CLIP_TOKENIZERS = frozenset({"CLIPTokenizer", "CLIPTokenizerFast"})
 T5_TOKENIZERS = frozenset({"T5Tokenizer", "T5TokenizerFast"})
@@ -91,6 +94,7 @@ class MlxFamily:
             for component in components
         }
         self._loaded: dict[str, nn.Module] = {}
+        self._parts: list[Part] = []
         self._tokenizers: dict[str, text_tokens.TextTokenizer] = {}
         self.scheduler = scheduler
         self.previews = Previews(context.folder, lambda: self.vae, context.checkpoints)
@@ -124,6 +128,13 @@ class MlxFamily:
     def encoders(self) -> frozenset[str]:
         """The components that turn text into embeddings; nothing else needs them."""
         return frozenset(name for name in self._components if self.networks[name].encoder)
+
+    @property
+    def parts(self) -> list[Part]:
+        """The components in numbers, for the memory plan."""
+        if not self._parts:
+            self._parts = parts_of(cast("Family", self), self._components.values())
+        return self._parts
 
     @property
     def vae(self) -> Vae:
