@@ -3,62 +3,56 @@
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
+from locara_sidecar.engine import plan as plans
+from locara_sidecar.engine.machine import GIB, Machine
 from locara_sidecar.models import catalogue, fit
-from locara_sidecar.models.catalogue import Need
 from locara_sidecar.models.lease import Leases
 
-GIB = fit.GIB
 KNOWN = catalogue.load()
 
 
-def machine(kind, total, free=None):
-    return fit.Machine(kind=kind, total=total * GIB, available=int((free or total * 0.8) * GIB))
+def machine(kind, total, free=None, reserved=0):
+    available = int((free or total * 0.8) * GIB)
+    return Machine(kind=kind, total=total * GIB, available=available, reserved=reserved)
 
 
-MACS = {
-    8: {"sd3.5-medium": "4bit", "flux.1-schnell": None, "sd3.5-large": None},
-    16: {"sd3.5-medium": "8bit", "flux.1-schnell": "4bit", "sd3.5-large": "4bit"},
-    24: {"sd3.5-medium": "none", "flux.1-schnell": "4bit", "sd3.5-large": "8bit"},
-    32: {"sd3.5-medium": "none", "flux.1-schnell": "8bit", "sd3.5-large": "none"},
-    64: {"sd3.5-medium": "none", "flux.1-schnell": "none", "sd3.5-large": "none"},
-}
-GPUS = {
-    8: {"sd3.5-medium": "4bit", "flux.1-schnell": None},
-    12: {"sd3.5-medium": "8bit", "flux.1-schnell": "4bit"},
-    16: {"sd3.5-medium": "none", "flux.1-schnell": "4bit"},
-    24: {"sd3.5-medium": "none", "flux.1-schnell": "8bit"},
-}
+def fits(model, where, engine="mlx"):
+    return {row.quantization: row.fit for row in fit.table(KNOWN.get(model), where, [engine])}
 
 
-@pytest.mark.parametrize(
-    ("kind", "gib", "model", "expected"),
-    [("unified", gib, *row) for gib, rows in MACS.items() for row in rows.items()]
-    + [("gpu", gib, *row) for gib, rows in GPUS.items() for row in rows.items()],
-)
-def test_the_best_that_fits_is_recommended(kind, gib, model, expected):
-    free = gib * 0.97 if kind == "gpu" else gib * 0.8
-    best = fit.recommend(fit.table(KNOWN.get(model).memory, machine(kind, gib, free), ["mlx"]))
-    assert (None if best is None else best.quantization) == expected
+@pytest.mark.parametrize("gib", [8, 16, 24, 32, 64])
+@pytest.mark.parametrize("entry", list(KNOWN), ids=lambda entry: entry.id)
+def test_what_is_recommended_is_what_a_job_would_do(entry, gib):
+    where = machine("unified", gib)
+    best = fit.recommend(fit.table(entry, where, ["mlx"]))
+    plan = plans.choose(entry.components, fit.ask_of(entry, where), where)
+    assert (best and best.quantization) == (plan and plan.quantization)
+    if plan is not None:
+        assert (best.peak, best.weights) == (plan.peak, plan.weights)
+        assert fit.promise(entry, where) == plan.peak
 
 
 def test_what_only_lacks_room_just_now_is_tight():
-    need = Need(weights=8 * GIB, peak=10 * GIB)
-    assert fit.assess(need, machine("unified", 24, 20)) == "fits"
-    assert fit.assess(need, machine("unified", 24, 5)) == "tight"
-    assert fit.assess(need, machine("unified", 8)) == "no"
+    assert fits("sd3.5-medium", machine("unified", 24, 20)) == {"none": "fits", "8bit": "fits", "4bit": "fits"}
+    assert fits("sd3.5-medium", machine("unified", 24, 5))["8bit"] == "tight"
+    assert fits("sd3.5-large", machine("unified", 8))["4bit"] == "no"
 
 
 def test_another_daemons_engine_is_taken_off():
-    need = Need(weights=8 * GIB, peak=10 * GIB)
-    busy = fit.Machine(kind="unified", total=24 * GIB, available=20 * GIB, reserved=8 * GIB)
-    assert fit.assess(need, busy) == "tight"
+    busy = machine("unified", 24, 20, reserved=9 * GIB)
+    assert fits("sd3.5-medium", busy) == {"none": "tight", "8bit": "tight", "4bit": "fits"}
 
 
-def test_an_engine_is_only_shown_with_what_it_can_load():
-    rows = fit.table(KNOWN.get("sd3.5-medium").memory, machine("ram", 64), ["torch"])
-    assert [row.quantization for row in rows] == ["none"]
+def test_both_engines_have_all_bits_and_a_model_of_unknown_size_has_no_verdict():
+    rows = fit.table(KNOWN.get("sd3.5-medium"), machine("ram", 64), ["torch", "mlx"])
+    assert [(row.engine, row.quantization) for row in rows] == [
+        (engine, quantization) for engine in ("torch", "mlx") for quantization in ("none", "8bit", "4bit")
+    ]
+    unknown = msgspec.structs.replace(KNOWN.get("sd3.5-medium"), components=[])
+    assert fit.table(unknown, machine("ram", 64), ["torch"]) == []
 
 
 def test_a_lease_is_seen_by_others_and_ends_with_its_process(tmp_path):
@@ -73,6 +67,7 @@ def test_a_lease_is_seen_by_others_and_ends_with_its_process(tmp_path):
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
         assert [(promise.model, promise.bytes) for promise in mine.others()] == [("big", 12345)]
+        assert mine.reserved() == 12345
         other.kill()
         other.wait()
     assert mine.others() == []

@@ -5,16 +5,22 @@ conftest.py files import the fixtures that they need.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 from locara_sidecar.engine.runtime import ImageEvent, JobCancelled, PhaseEvent, StepEvent, Summary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "models" / "tiny-sd3"
 
@@ -28,6 +34,13 @@ def make_runtime(engine: str, scratch: Path) -> Any:
     from locara_sidecar.engine.mlx_engine.runtime import MlxRuntime
 
     return MlxRuntime()
+
+
+def staged(runtime: Any, **changes: bool) -> Any:
+    """The runtime, whose plans now say of components what ``changes`` does (``encoders_leave`` …)."""
+    plan = runtime._plan
+    runtime._plan = lambda *args: msgspec.structs.replace(plan(*args), **changes)
+    return runtime
 
 
 class Control:
@@ -83,6 +96,22 @@ def run_job(runtime: Any, spec: JobSpec, control: Control | None = None, on_even
     except JobCancelled:
         result.cancelled = True
     return result
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_before() -> Iterator[None]:
+    """One torch thread, because models this small only lose time to threads that wait for each other; and afterwards
+    the environment as it was, which the torch engine changes."""
+    before = dict(os.environ)
+    torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+    threads = torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(1)
+    yield
+    if torch:
+        torch.set_num_threads(threads)
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -87,8 +87,8 @@ class _Loading:
         entry, folder = self._entry, self._shared.models.files(self._entry.id)
         if folder is not None:
             self._total = await anyio.to_thread.run_sync(_weight_bytes, folder)
-        elif "none" in entry.memory:  # the fake engine counts to what the catalogue says
-            self._total = entry.memory["none"].weights
+        else:  # the fake engine counts to what the catalogue says
+            self._total = sum(2 * part.parameters for part in entry.components)  # as published
         self._tell("loading", 0.0)
         digest = await self._shared.models.digest(entry.id)
         if self._job.cancel_requested:
@@ -105,8 +105,8 @@ class _Loading:
             width=entry.defaults.width,
             height=entry.defaults.height,
         )
-        with self._shared.use.held(entry, folder):
-            loaded = await self._shared.engine.load(spec, self._on_event)
+        with self._shared.use.held(entry, folder) as reserved:
+            loaded = await self._shared.engine.load(resolve.on_this_machine(spec, reserved), self._on_event)
         self._tell("loading", 1.0)
         return LoadResult(
             model=entry.id,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import errno
-import os
 import time
 from functools import partial
 from pathlib import Path
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from locara_sidecar.daemon.calls import Call
     from locara_sidecar.daemon.outbox import Outbox
     from locara_sidecar.daemon.session import Session
+    from locara_sidecar.engine.machine import Machine
     from locara_sidecar.models import collect, worker
     from locara_sidecar.models.catalogue import Catalogue, Entry
     from locara_sidecar.models.store import Store
@@ -174,8 +174,8 @@ class ModelCalls:
             return [self._engine_name]
         return engine_choice.installed()
 
-    def _machine(self) -> fit.Machine:
-        return machine_of(self._store.root)
+    def _machine(self) -> Machine:
+        return system.machine(self._store.root)
 
     def _usage(self) -> m.UsageResult:
         from locara_sidecar.models import collect
@@ -271,22 +271,9 @@ class ModelCalls:
 # --- what results are made of; the command line uses these too ----------------------------------
 
 
-def machine_of(root: Path) -> fit.Machine:
-    """This machine's memory for the fit, other daemons' leases in ``root`` taken off."""
-    import sys
-
-    from locara_sidecar.models.lease import Leases
-
-    memory = system.memory(None)
-    unified = sys.platform == "darwin" and os.uname().machine == "arm64"
-    reserved = sum(promise.bytes for promise in Leases(root).others() if promise.pid != os.getpid())
-    kind = "unified" if unified else "ram"
-    return fit.Machine(kind=kind, total=memory.total, available=memory.available, reserved=reserved)
-
-
-def describe(catalogue: Catalogue, entry: Entry, machine: fit.Machine, engines: list[str]) -> m.Model:
+def describe(catalogue: Catalogue, entry: Entry, machine: Machine, engines: list[str]) -> m.Model:
     """A model as ``models.list`` shows it."""
-    rows = fit.table(entry.memory, machine, engines)
+    rows = fit.table(entry, machine, engines)
     installed = None if catalogue.store is None else catalogue.store.find(entry.id)
     folder = catalogue.folder(entry.id)
     commits = {} if installed is None else {origin.repository: origin.revision for origin in installed.meta.source}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from locara_protocol.errors import RpcError
+from locara_sidecar.daemon import system
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -44,19 +45,21 @@ class ModelUse:
         self._jobs = 0
 
     @contextlib.contextmanager
-    def held(self, entry: Entry, folder: Path | None) -> Generator[None]:
+    def held(self, entry: Entry, folder: Path | None) -> Generator[int]:
         """While a job uses the model in ``folder``; afterwards the engine may keep it.
+
+        Gives the bytes of memory that other daemons' engines hold or were promised.
 
         :param folder: None for a model without files.
         :raises RpcError: ModelNotInstalled when it was removed a moment ago.
         """
         store = self._catalogue.store
         if store is None or folder is None:
-            yield
+            yield 0
             return
         self._begin(store, entry, folder)
         try:
-            yield
+            yield 0 if self._leases is None else self._leases.reserved()
         finally:
             self._jobs -= 1
 
@@ -71,12 +74,14 @@ class ModelUse:
             self._folder, self._lock = folder, lock
             self._start_task(self._watch, folder)
         self._jobs += 1
-        if entry.memory:
-            if self._leases is None:
-                from locara_sidecar.models.lease import Leases  # a daemon that draws nothing needs none
+        if self._leases is None:
+            from locara_sidecar.models.lease import Leases  # a daemon that draws nothing needs none
 
-                self._leases = Leases(store.root)
-            self._leases.hold(entry.id, max(need.peak for need in entry.memory.values()))
+            self._leases = Leases(store.root)
+        if entry.components:
+            from locara_sidecar.models import fit
+
+            self._leases.hold(entry.id, fit.promise(entry, system.machine(store.root)))
 
     def _release(self) -> None:
         if self._lock is not None:

@@ -7,7 +7,7 @@ Two steps, because the contract fixes the order of checks: :func:`check_request`
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -25,7 +25,7 @@ from locara_protocol.messages import (
 )
 from locara_sidecar.capability import names
 from locara_sidecar.daemon.sizes import sides_of, size_of
-from locara_sidecar.engine.frames import EditSpec, EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
+from locara_sidecar.engine.frames import EditSpec, EncodeSpec, JobSpec, LoadSpec, ModelSpec, PreviewSpec, Sides
 
 if TYPE_CHECKING:
     from locara_sidecar.daemon.source_images import EditFiles
@@ -145,6 +145,14 @@ def model_spec(
         precision=precision or "auto",
         sides=sides or sides_of(entry),
     )
+
+
+Spec = TypeVar("Spec", JobSpec, LoadSpec)
+
+
+def on_this_machine(spec: Spec, reserved: int) -> Spec:
+    """A job whose memory plan knows of ``reserved`` bytes that other daemons' engines hold or were promised."""
+    return msgspec.structs.replace(spec, model=msgspec.structs.replace(spec.model, reserved=reserved))
 
 
 def resolve(

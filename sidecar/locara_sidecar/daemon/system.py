@@ -12,6 +12,7 @@ import msgspec
 from locara_protocol.messages import MemoryInfo, PlatformInfo, SandboxInfo, SystemInfo
 from locara_sidecar import __version__
 from locara_sidecar.daemon import engine_choice
+from locara_sidecar.engine.machine import Machine, host_memory
 
 if TYPE_CHECKING:
     from locara_sidecar.engine.lazy import LazyEngine
@@ -21,11 +22,7 @@ def memory(engine_pid: int | None) -> MemoryInfo:
     """Bytes, as the operating system counts them; a container's limit bounds total and available."""
     import psutil
 
-    virtual = psutil.virtual_memory()
-    total, available = virtual.total, virtual.available
-    limit = _container_limit()
-    if limit is not None and limit[0] < total:
-        total, available = limit[0], min(available, limit[0] - limit[1])
+    total, available = host_memory()
     engine = None
     if engine_pid is not None:
         try:
@@ -35,15 +32,18 @@ def memory(engine_pid: int | None) -> MemoryInfo:
     return MemoryInfo(total=total, available=available, daemon=psutil.Process().memory_info().rss, engine=engine)
 
 
-def _container_limit() -> tuple[int, int] | None:
-    """(limit, used) of this process's control group on Linux (version 2), or None where there is none."""
-    try:
-        own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
-        folder = Path("/sys/fs/cgroup") / own
-        limit = (folder / "memory.max").read_text().strip()
-        return None if limit == "max" else (int(limit), int((folder / "memory.current").read_text()))
-    except (OSError, ValueError):
-        return None
+def machine(root: Path) -> Machine:
+    """This machine as the memory plan sees it.
+
+    :param root: the cache, where other daemons tell what their engines take.
+    """
+    from locara_sidecar.models.lease import Leases
+
+    total, available = host_memory()
+    unified = sys.platform == "darwin" and os.uname().machine == "arm64"
+    return Machine(
+        kind="unified" if unified else "ram", total=total, available=available, reserved=Leases(root).reserved()
+    )
 
 
 def cache_root(asked: str | None) -> Path:

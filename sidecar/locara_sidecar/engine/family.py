@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.frames import JobSpec
     from locara_sidecar.engine.model_folder import Progress
     from locara_sidecar.engine.noise import NoiseStream
+    from locara_sidecar.engine.plan import Part
     from locara_sidecar.engine.source import Source
     from locara_sidecar.engine.truncation import Reader
 
@@ -80,6 +81,11 @@ class Family(Protocol):
 
     def missing(self, names: Collection[str]) -> list[str]:
         """Those of ``names`` that the model has and that are not loaded, in the order of loading."""
+        ...
+
+    @property
+    def parts(self) -> list[Part]:
+        """The components in numbers, for the memory plan; reads headers only."""
         ...
 
     def size(self, names: Collection[str]) -> int:

@@ -1,19 +1,21 @@
 """What both engines do alike: one model open and kept warm, one job at a time, images made one by one.
 
 Owned here: which model is open (path, digest, precision and quantization are its key), when its components are loaded
-and dropped, the order of phases and which failures get a name. The arithmetic is the families' (``engine/family.py``);
-what is left to an engine are the abstract methods of :class:`StagedRuntime`.
+and dropped (the memory plan says it), the order of phases and which failures get a name. The arithmetic is the
+families' (``engine/family.py``); what is left to an engine are the abstract methods of :class:`StagedRuntime`.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import msgspec
 
 from locara_sidecar.engine import memory, source
+from locara_sidecar.engine import plan as plans
 from locara_sidecar.engine.embeddings import EmbeddingKey, Embeddings
 from locara_sidecar.engine.frames import Settled
 from locara_sidecar.engine.model_folder import Progress
@@ -39,7 +41,13 @@ if TYPE_CHECKING:
     from locara_protocol.messages import PreviewDecoder
     from locara_sidecar.engine.family import Array, Embedding, Family
     from locara_sidecar.engine.frames import JobSpec, LoadSpec, ModelSpec
+    from locara_sidecar.engine.machine import Machine
+    from locara_sidecar.engine.plan import Ask, Plan
     from locara_sidecar.engine.source import Source
+
+
+_CLIP_TOKENS = 77
+_logger = logging.getLogger(__name__)
 
 
 class Key(NamedTuple):
@@ -51,24 +59,15 @@ class Key(NamedTuple):
     quantization: str
 
 
-class _Opened(NamedTuple):
+class Opened(NamedTuple):
     """A model whose folder is open; what of it is loaded is its own business."""
 
     key: Key
     family: Family
 
 
-class Stages(NamedTuple):
-    """Which components leave when they have done their part of a job. ``alone``: the denoiser is not there either while
-    the encoders are."""
-
-    encoders_leave: bool = False
-    alone: bool = False
-    denoiser_leaves: bool = False
-
-
 class _Loading:
-    """The loading of one job: one fraction over all that it will load, in however many stages."""
+    """The loading of one job: one fraction over all that it will load, in however many plan."""
 
     def __init__(self, family: Family, names: Collection[str], emit: Emit, control: Control) -> None:
         self._family = family
@@ -85,6 +84,17 @@ class _Loading:
     def _report(self, fraction: float) -> None:
         self._fraction = fraction
         self._emit(PhaseEvent(phase="loading", image=1, fraction=fraction))
+
+
+class Demand(NamedTuple):
+    """What a job or a load asks of the machine."""
+
+    model: ModelSpec
+    width: int
+    height: int
+    guided: bool = True
+    edits: bool = False
+    tiling: str = "auto"
 
 
 class _Conditioning(NamedTuple):
@@ -105,7 +115,7 @@ class StagedRuntime(ABC):
     device: str
 
     def __init__(self) -> None:
-        self._opened: _Opened | None = None
+        self._opened: Opened | None = None
         self._embeddings = Embeddings()
 
     # --- what an engine adds -------------------------------------------------------------
@@ -120,8 +130,8 @@ class StagedRuntime(ABC):
         """The computing type's name; ``auto`` is the fastest one that is sound on the device."""
 
     @abstractmethod
-    def _choose_quantization(self, model: ModelSpec) -> str:
-        """:raises EngineFault: EngineUnavailable for one that the engine does not have."""
+    def _machine(self, reserved: int) -> Machine:
+        """The memory that a plan may use; what the engine has already counts as available."""
 
     @abstractmethod
     def _open_family(self, model: ModelSpec, key: Key, control: Control) -> Family:
@@ -164,12 +174,12 @@ class StagedRuntime(ABC):
         :raises JobCancelled: between two tensors.
         :raises EngineFault: EngineUnavailable, ModelIncomplete, IntegrityError or InsufficientMemory.
         """
-        key = self._key(spec.model)
         with self._working(control):
-            family = self._open(spec.model, key, emit, control)
-            stages = self._stages()
-            names = {family.denoiser, family.decoder} | (frozenset[str]() if stages.encoders_leave else family.encoders)
+            opened, plan = self._prepare(Demand(spec.model, spec.width, spec.height), emit, control)
+            family = opened.family
+            names = {family.denoiser, family.decoder} | (frozenset[str]() if plan.encoders_leave else family.encoders)
             _Loading(family, names, emit, control).load(names)
+        key = opened.key
         return LoadedModel(quantization=key.quantization, precision=key.precision, memory=self._footprint())
 
     def generate(self, spec: JobSpec, emit: Emit, control: Control) -> Summary:
@@ -179,21 +189,29 @@ class StagedRuntime(ABC):
         :raises EngineFault: EngineUnavailable, ModelIncomplete, IntegrityError, InsufficientMemory, InvalidImage,
             InvalidParams (an edit's size) or InvalidOutput.
         """
-        key = self._key(spec.model)
         edited = None if spec.edit is None else source.read(spec)
         if edited is not None:
             spec = msgspec.structs.replace(spec, width=edited.width, height=edited.height)
+        demand = Demand(
+            spec.model,
+            spec.width,
+            spec.height,
+            guided=spec.guidance > 1,
+            edits=edited is not None,
+            tiling=spec.tiling,
+        )
         with self._working(control):
-            family = self._open(spec.model, key, emit, control)
-            if spec.scheduler not in family.schedulers:
+            opened, plan = self._prepare(demand, emit, control)
+            if spec.scheduler not in opened.family.schedulers:
                 raise EngineFault(
                     "EngineUnavailable", f"The {self.name} engine does not run the scheduler {spec.scheduler}."
                 )
-            stages = self._stages()
-            conditioning = self._condition(spec, edited, stages, emit, control)
-            family.previews.prepare(spec.preview.mode, control.checkpoint)
-            self._make_images(spec, conditioning, stages, emit, control)
-        return Summary(settled=_settled(spec, key), warnings=conditioning.warnings)
+            # an edit encodes its source inside the loop, in tiles if the picture is decoded so
+            spec = msgspec.structs.replace(spec, tiling="on" if plan.tiled else "off")
+            conditioning = self._condition(spec, edited, plan, emit, control)
+            opened.family.previews.prepare(spec.preview.mode, control.checkpoint)
+            self._make_images(spec, conditioning, plan, emit, control)
+        return Summary(settled=_settled(spec, opened.key), warnings=conditioning.warnings)
 
     def preview(self, x0: Any, mode: str, max_side: int) -> tuple[PilImage, PreviewDecoder] | None:
         """See :meth:`Runtime.preview`. On the job's own thread a full decode ends early if the job is cancelled.
@@ -205,13 +223,39 @@ class StagedRuntime(ABC):
     def peak_memory(self) -> int:
         return memory.peak()
 
-    def _key(self, model: ModelSpec) -> Key:
-        """What is to be loaded for ``model``: ``auto`` resolved for this device."""
-        precision, quantization = self._choose_precision(model.precision), self._choose_quantization(model)
-        return Key(model.path, model.digest, precision, quantization)
+    def _prepare(self, demand: Demand, emit: Emit, control: Control) -> tuple[Opened, Plan]:
+        """The model open with the bits of its plan. ``auto`` keeps the bits that it is open with if they fit.
 
-    def _stages(self) -> Stages:
-        return Stages()
+        :raises EngineFault: InsufficientMemory, or what opening raises.
+        """
+        model, current = demand.model, self._opened
+        precision = self._choose_precision(model.precision)
+        key = Key(model.path, model.digest, precision, "none" if model.quantization == "auto" else model.quantization)
+        if model.quantization == "auto" and current is not None and current.key[:3] == key[:3]:
+            key = current.key
+        family = self._open(model, key, emit, control)
+        ask = plans.Ask(
+            width=demand.width,
+            height=demand.height,
+            precision=precision,
+            quantization=model.quantization,
+            tiling=demand.tiling,
+            guided=demand.guided and family.classifier_free_guidance,
+            edits=demand.edits,
+            text_tokens=model.max_sequence_length + _CLIP_TOKENS,
+        )
+        plan = self._plan(family, ask, key.quantization, self._machine(model.reserved))
+        _logger.info("memory plan: %s", plan)
+        self._open(model, key._replace(quantization=plan.quantization), emit, control)
+        assert self._opened is not None
+        return self._opened, plan
+
+    def _plan(self, family: Family, ask: Ask, current: str, machine: Machine) -> Plan:
+        """:param current: the bits that the family is open with."""
+        plan: Plan | None = None
+        if not family.missing({family.denoiser}):
+            plan = plans.choose(family.parts, msgspec.structs.replace(ask, quantization=current), machine)
+        return plan or plans.require(family.parts, ask, machine)
 
     def _open(self, model: ModelSpec, key: Key, emit: Emit, control: Control) -> Family:
         """The model of ``key``: the one that is open, or opened now in place of it."""
@@ -220,11 +264,11 @@ class StagedRuntime(ABC):
             if self._opened is not None:
                 self._opened = None
                 self._release()
-            self._opened = _Opened(key, self._open_family(model, key, control))
+            self._opened = Opened(key, self._open_family(model, key, control))
         return self._opened.family
 
     def _condition(
-        self, spec: JobSpec, edited: Source | None, stages: Stages, emit: Emit, control: Control
+        self, spec: JobSpec, edited: Source | None, plan: Plan, emit: Emit, control: Control
     ) -> _Conditioning:
         """Both texts' embeddings, and what the encoders did not see of them; guidance up to 1 needs no negative one.
         Afterwards everything is loaded that the loop and the decoder need."""
@@ -237,16 +281,16 @@ class StagedRuntime(ABC):
         unknown = [known for known in dict.fromkeys(keys.values()) if known not in self._embeddings]
         encoders = family.encoders if unknown else frozenset[str]()
         rest = {family.denoiser, family.decoder}
-        if stages.alone and family.missing(encoders):
+        if plan.alone and family.missing(encoders):
             family.drop({family.denoiser})
         loading = _Loading(family, encoders | rest, emit, control)
         if unknown:
-            loading.load(encoders if stages.alone else encoders | rest)
+            loading.load(encoders if plan.alone else encoders | rest)
             emit(PhaseEvent(phase="encoding", image=1))
         for known in unknown:
             control.checkpoint()
             self._embeddings.put(known, family.encode(known.text, length))
-        if stages.encoders_leave:
+        if plan.encoders_leave:
             family.drop(family.encoders)
         loading.load(rest)
         readers = family.readers(length)
@@ -260,14 +304,14 @@ class StagedRuntime(ABC):
         )
 
     def _make_images(
-        self, spec: JobSpec, conditioning: _Conditioning, stages: Stages, emit: Emit, control: Control
+        self, spec: JobSpec, conditioning: _Conditioning, plan: Plan, emit: Emit, control: Control
     ) -> None:
         """All images of the job: each one as a whole, or, where the denoiser has to leave, first all latents."""
         assert self._opened is not None
         family, images = self._opened.family, range(1, spec.count + 1)
-        for group in [images] if stages.denoiser_leaves else [range(image, image + 1) for image in images]:
+        for group in [images] if plan.denoiser_leaves else [range(image, image + 1) for image in images]:
             latents = [self._denoise(family, spec, conditioning, image, emit, control) for image in group]
-            if stages.denoiser_leaves:
+            if plan.denoiser_leaves:
                 family.drop({family.denoiser})
             for image, latent in zip(group, latents, strict=True):
                 self._decode(family, spec, conditioning.source, latent, image, emit, control)

@@ -11,15 +11,15 @@ No entry names a revision that nobody has seen: without one, the commit that the
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from locara_sidecar.engine.plan import Part
+
 if TYPE_CHECKING:
     from locara_sidecar.models.store import Store
-
-Quantization = Literal["none", "8bit", "4bit"]
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -38,14 +38,6 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_u
     place: dict[str, str] = {}
     path: str | None = None
     package: bool = False
-
-
-class Need(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """Memory at the model's default size, in bytes: all weights, and the highest need at any moment (text encoders
-    are gone before the loop)."""
-
-    weights: int
-    peak: int
 
 
 class Sides(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -88,7 +80,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
     source: Source | list[Source]
     tags: list[str] = []
     download_bytes: Annotated[int, Meta(ge=0)] = 0
-    memory: dict[Quantization, Need] = {}
+    components: list[Part] = []
 
     @property
     def sources(self) -> list[Source]:

@@ -1,80 +1,79 @@
 """Does a model fit this machine? Pure: numbers in, a verdict out.
 
-``no``: more than the machine can ever give to one process. ``tight``: it can, but not with what is free just
-now. The shares are the operating systems' own limits, not measurements of ours.
+The figures are the memory plan's (:mod:`locara_sidecar.engine.plan`), from the sizes of the model's components in the
+catalogue: the same function decides when a job runs, so that what ``models.list`` promises is what happens.
+
+``no``: more than the machine can ever give to one process. ``tight``: it can, but not with what is free just now.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from locara_protocol.model_messages import ModelFit
+from locara_sidecar.engine import machine as machines
+from locara_sidecar.engine import plan as plans
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
-    from locara_sidecar.models.catalogue import Need, Quantization
+    from locara_protocol.model_messages import Fit
+    from locara_sidecar.engine.machine import Machine
+    from locara_sidecar.engine.plan import Ask, Plan
+    from locara_sidecar.models.catalogue import Entry
 
-GIB = 1 << 30
-QUANTIZATIONS: dict[str, tuple[Quantization, ...]] = {"mlx": ("none", "8bit", "4bit"), "torch": ("none",)}
+QUANTIZATIONS: dict[str, tuple[plans.Quantization, ...]] = {"mlx": plans.QUANTIZATIONS, "torch": plans.QUANTIZATIONS}
 """What each engine can load, best first."""
 
-_COMFORT = 0.85
-_DRIVER = 0.6  # GiB that a GPU's driver and context take
+_CLIP_TOKENS = 77
 
 
-class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory in bytes, container limits applied.
-
-    :param kind: ``unified`` (Apple silicon), ``gpu`` (``total`` and ``available`` are the GPU's own) or ``ram``.
-    :param reserved: what other daemons' engines hold or were promised.
-    """
-
-    kind: Literal["unified", "gpu", "ram"]
-    total: int
-    available: int
-    reserved: int = 0
-
-
-def capacity(machine: Machine) -> int:
-    """The most that one engine may use, in bytes, when nothing else needs memory."""
-    if machine.kind == "gpu":
-        return max(0, machine.total - int(_DRIVER * GIB))
-    if machine.kind == "unified":
-        # what Metal recommends as the largest working set: two thirds, three quarters on large machines
-        return machine.total * 3 // 4 if machine.total > 36 * GIB else machine.total * 2 // 3
-    return machine.total * 9 // 10
+def ask_of(entry: Entry, machine: Machine) -> Ask:
+    """What a job with the model's defaults asks for on this machine."""
+    slow_halves = machine.kind == "ram" and not machines.cpu_has_bfloat16()
+    return plans.Ask(
+        width=entry.defaults.width,
+        height=entry.defaults.height,
+        precision="float32" if slow_halves else "bfloat16",
+        guided=entry.classifier_free_guidance and entry.defaults.guidance > 1,
+        text_tokens=entry.defaults.max_sequence_length + _CLIP_TOKENS,
+    )
 
 
-def free(machine: Machine) -> int:
-    """What an engine could get now: what the system says, less what is promised to others but not yet taken."""
-    return max(0, min(machine.available, capacity(machine) - machine.reserved))
-
-
-def assess(need: Need, machine: Machine) -> Literal["fits", "tight", "no"]:
-    """The verdict for one engine and quantization."""
-    if need.peak > capacity(machine):
-        return "no"
-    return "fits" if need.peak <= free(machine) * _COMFORT else "tight"
-
-
-def table(memory: Mapping[Quantization, Need], machine: Machine, engines: Iterable[str]) -> list[ModelFit]:
+def table(entry: Entry, machine: Machine, engines: Iterable[str]) -> list[ModelFit]:
     """Every engine and quantization that there is for a model, the engines in the order given, best quality first."""
-    return [
-        ModelFit(
-            engine=engine,
-            quantization=quantization,
-            fit=assess(memory[quantization], machine),
-            weights=memory[quantization].weights,
-            peak=memory[quantization].peak,
-            available=free(machine),
-        )
-        for engine in engines
-        for quantization in QUANTIZATIONS.get(engine, ())
-        if quantization in memory
-    ]
+    ask = ask_of(entry, machine)
+    rows: list[ModelFit] = []
+    for engine in engines if entry.components else ():
+        for quantization in QUANTIZATIONS.get(engine, ()):
+            fit, plan = assess(entry, msgspec.structs.replace(ask, quantization=quantization), machine)
+            rows.append(
+                ModelFit(
+                    engine=engine,
+                    quantization=quantization,
+                    fit=fit,
+                    weights=plan.weights,
+                    peak=plan.peak,
+                    available=machines.free(machine),
+                )
+            )
+    return rows
+
+
+def assess(entry: Entry, ask: Ask, machine: Machine) -> tuple[Fit, Plan]:
+    """The verdict, and the plan that it is about: the one that would be taken, or the one that needs least."""
+    chosen = plans.choose(entry.components, ask, machine)
+    plan = chosen or min(plans.candidates(entry.components, ask, machine.kind), key=lambda plan: plan.peak)
+    if plan.peak > machines.capacity(machine):
+        return "no", plan
+    return "fits" if plan.peak <= machines.free(machine) * plans.COMFORT else "tight", plan
+
+
+def promise(entry: Entry, machine: Machine) -> int:
+    """Bytes that a job with the model's defaults takes on this machine, at its height."""
+    return assess(entry, ask_of(entry, machine), machine)[1].peak
 
 
 def recommend(rows: Iterable[ModelFit]) -> ModelFit | None:

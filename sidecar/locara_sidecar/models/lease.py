@@ -67,6 +67,10 @@ class Leases:
                     found += _read(path)
         return found
 
+    def reserved(self) -> int:
+        """Bytes that the engines of other daemons hold or were promised."""
+        return sum(promise.bytes for promise in self.others() if promise.pid != os.getpid())
+
 
 def _read(path: Path) -> list[Promise]:
     try:

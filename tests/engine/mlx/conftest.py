@@ -10,23 +10,17 @@ import pytest
 if any(importlib.util.find_spec(name) is None for name in ("mlx", "torch", "diffusers")):
     collect_ignore_glob = ["test_*.py"]
 
-from support.runtimes import control, copy, folder, make_runtime, run, spec  # noqa: F401
+from support.runtimes import as_before, control, copy, folder, make_runtime, run, spec  # noqa: F401
 
 FIXTURES = Path(__file__).parents[3] / "fixtures" / "models"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _as_the_engine_does():
-    """One torch thread, no network, no compiler."""
-    import torch
-
+    """No compiler at every new shape."""
     from locara_sidecar.engine.mlx_engine.device import choose_device
 
     choose_device()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

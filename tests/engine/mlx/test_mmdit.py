@@ -1,5 +1,7 @@
 """SD3's transformer against diffusers' SD3Transformer2DModel."""
 
+import shutil
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -78,3 +80,18 @@ def test_a_call_stops_between_blocks_and_the_next_one_is_not_touched(tmp_path):
         ours_at(ours, *given, [500.0], 0, pace=Pace(checkpoint))
     assert len(passed) == 2
     assert (np.array(ours_at(ours, *given, [500.0], 0, pace=Pace(lambda: None))) == whole).all()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="on processors MLX compiles with g++")
+@pytest.mark.timeout(180)
+def test_compiled_blocks_give_the_same_and_can_still_be_stopped_between(tmp_path):
+    _, ours = make(tmp_path, num_layers=2, qk_norm="rms_norm", dual_attention_layers=(0,))
+    given, passed = inputs(4, 4), []
+    plain = np.array(ours_at(ours, *given, [500.0], 0))
+    mx.enable_compile()
+    try:
+        compiled = np.array(ours_at(ours, *given, [500.0], 0, pace=Pace(lambda: passed.append(1))))
+    finally:
+        mx.disable_compile()
+    assert len(passed) == 2
+    assert error(compiled, plain) < 1e-6

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 
 import pytest
 
-from support.runtimes import control, copy, folder, make_runtime, run, spec  # noqa: F401
+from support.runtimes import as_before, control, copy, folder, make_runtime, run, spec  # noqa: F401
 
 _NEEDS = {"torch": ("torch", "diffusers"), "mlx": ("mlx", "tokenizers")}
 _INSTALLED = [name for name, needs in _NEEDS.items() if all(importlib.util.find_spec(need) for need in needs)]
@@ -19,23 +18,6 @@ if not _INSTALLED:
 @pytest.fixture(scope="session", params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in _INSTALLED])
 def engine(request):
     return request.param
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _as_before():
-    """One torch thread; the environment is put back afterwards."""
-    before = dict(os.environ)
-    if "torch" in _INSTALLED:
-        import torch
-
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(threads)
-    else:
-        yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -29,5 +29,5 @@ def test_loading_ahead_stops_and_fails_as_a_job_does(cold, run, spec, control):
         cold.load(load_spec(spec()), lambda event: setattr(stop, "phase", event.phase), stop)
     assert ("loading", 1) in run(cold, spec()).phases
     with pytest.raises(EngineFault) as caught:
-        cold.load(load_spec(spec(quantization="8bit")), lambda event: None, control())
-    assert caught.value.kind == "EngineUnavailable"
+        cold.load(load_spec(spec(reserved=1 << 50)), lambda event: None, control())
+    assert caught.value.kind == "InsufficientMemory"

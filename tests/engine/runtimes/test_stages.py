@@ -2,19 +2,15 @@
 
 import pytest
 
-from locara_sidecar.engine.staged import Stages
+from locara_sidecar.engine.staged import Key
+from support.runtimes import staged
 
 ENCODERS = {"text_encoder", "text_encoder_2", "text_encoder_3"}
 STAGES = {
-    "encoders leave": Stages(encoders_leave=True),
-    "encoders alone": Stages(encoders_leave=True, alone=True),
-    "all leave": Stages(encoders_leave=True, alone=True, denoiser_leaves=True),
+    "encoders leave": {"encoders_leave": True},
+    "encoders alone": {"encoders_leave": True, "alone": True},
+    "all leave": {"encoders_leave": True, "alone": True, "denoiser_leaves": True},
 }
-
-
-def staged(runtime, stages):
-    runtime._stages = lambda: stages
-    return runtime
 
 
 def loaded(runtime):
@@ -23,7 +19,7 @@ def loaded(runtime):
 
 @pytest.mark.parametrize("stages", STAGES.values(), ids=STAGES)
 def test_the_picture_is_the_same_however_components_come_and_go(cold, run, spec, runtime, stages):
-    staged(cold, stages)
+    staged(cold, **stages)
     for job in (spec(count=2), spec(count=2), spec(count=2, prompt="a blue cat")):
         expected = [image.tobytes() for image in run(runtime, job).images]
         assert [image.tobytes() for image in run(cold, job).images] == expected
@@ -31,7 +27,7 @@ def test_the_picture_is_the_same_however_components_come_and_go(cold, run, spec,
 
 @pytest.mark.parametrize("stages", STAGES.values(), ids=STAGES)
 def test_what_leaves_is_gone_when_the_next_phase_begins(cold, run, spec, stages):
-    staged(cold, stages)
+    staged(cold, **stages)
     there = {}
 
     def look(event):
@@ -40,13 +36,13 @@ def test_what_leaves_is_gone_when_the_next_phase_begins(cold, run, spec, stages)
 
     run(cold, spec(), on_event=look)
     run(cold, spec(prompt="a blue cat"), on_event=look)
-    assert there["encoding"] == ENCODERS | {"vae"} | (set() if stages.alone else {"transformer"})  # warm
+    assert there["encoding"] == ENCODERS | {"vae"} | (set() if stages.get("alone") else {"transformer"})  # warm
     assert there["denoising"] == {"transformer", "vae"}
-    assert there["decoding"] == {"vae"} | (set() if stages.denoiser_leaves else {"transformer"})
+    assert there["decoding"] == {"vae"} | (set() if stages.get("denoiser_leaves") else {"transformer"})
 
 
 def test_a_repeated_prompt_loads_no_encoder(cold, run, spec, copy):
-    staged(cold, Stages(encoders_leave=True))
+    staged(cold, encoders_leave=True)
     first = run(cold, spec())
     run(cold, spec(path=str(copy), digest="sha256:1", prompt="a blue cat"))  # another model in between
     second = run(cold, spec())
@@ -56,7 +52,7 @@ def test_a_repeated_prompt_loads_no_encoder(cold, run, spec, copy):
 
 
 def test_loading_in_stages_is_one_rising_fraction(cold, run, spec):
-    result = run(staged(cold, Stages(encoders_leave=True, alone=True)), spec())
+    result = run(staged(cold, encoders_leave=True, alone=True), spec())
     fractions = [event.fraction for event in result.events if getattr(event, "phase", None) == "loading"]
     assert fractions == sorted(fractions)
     assert fractions[-1] > 0.9
@@ -67,12 +63,12 @@ def test_loading_in_stages_is_one_rising_fraction(cold, run, spec):
 
 @pytest.mark.parametrize("at", [60, 120, 200])
 def test_a_cancel_in_a_later_stage_leaves_a_runtime_that_loads_the_rest(cold, run, spec, control, runtime, at):
-    staged(cold, Stages(encoders_leave=True))
+    staged(cold, encoders_leave=True)
     assert run(cold, spec(), control("loading", at)).cancelled
     assert run(cold, spec()).images[0].tobytes() == run(runtime, spec()).images[0].tobytes()
 
 
 def test_opening_loads_no_component(cold, spec, control):
     job = spec()
-    cold._open(job.model, cold._key(job.model), lambda event: None, control())
+    cold._open(job.model, Key(job.model.path, job.model.digest, "float32", "none"), lambda event: None, control())
     assert loaded(cold) == set()

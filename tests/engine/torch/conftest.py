@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from support.fixture_models import job_for, runtimes  # noqa: F401
-from support.runtimes import FOLDER, control, copy, folder, make_runtime, run, spec  # noqa: F401
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from support.runtimes import FOLDER, as_before, control, copy, folder, make_runtime, run, spec  # noqa: F401
 
 if importlib.util.find_spec("torch") is None or importlib.util.find_spec("diffusers") is None:
     collect_ignore_glob = ["test_*.py"]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models this small only lose time to threads that wait for each other; the environment is put back afterwards."""
-    import torch
-
-    before, threads = dict(os.environ), torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

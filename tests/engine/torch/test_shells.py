@@ -2,8 +2,8 @@
 
 import pytest
 
-from locara_sidecar.engine.staged import Stages
-from support.runtimes import make_runtime
+from locara_sidecar.engine.staged import Key
+from support.runtimes import make_runtime, staged
 
 pytestmark = pytest.mark.torch
 
@@ -14,8 +14,7 @@ def loaded(runtime):
 
 @pytest.mark.parametrize("at", [60, 120, 200])
 def test_a_cancel_in_a_later_stage_leaves_whole_components_only(tmp_path, run, spec, control, runtime, at):
-    cold = make_runtime("torch", tmp_path)
-    cold._stages = lambda: Stages(encoders_leave=True)
+    cold = staged(make_runtime("torch", tmp_path), encoders_leave=True)
     assert run(cold, spec(), control("loading", at)).cancelled
     for name in loaded(cold):
         assert not any(tensor.is_meta for tensor in cold._opened.family.module(name).state_dict().values())
@@ -25,6 +24,6 @@ def test_a_cancel_in_a_later_stage_leaves_whole_components_only(tmp_path, run, s
 def test_opening_reads_no_weights(tmp_path, spec, control):
     cold = make_runtime("torch", tmp_path)
     job = spec()
-    cold._open(job.model, cold._key(job.model), lambda event: None, control())
+    cold._open(job.model, Key(job.model.path, job.model.digest, "float32", "none"), lambda event: None, control())
     assert loaded(cold) == set()
     assert all(tensor.is_meta for tensor in cold._opened.family.module("transformer").parameters())

@@ -10,6 +10,7 @@ Arrays keep their channels last here; noise and latents of other code (``engine/
 from __future__ import annotations
 
 import gc
+import shutil
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 import mlx.core as mx
@@ -20,6 +21,7 @@ from locara_sidecar.engine import model_folder
 from locara_sidecar.engine.mlx_engine import quantize, text_tokens, weights
 from locara_sidecar.engine.mlx_engine.previews import Previews
 from locara_sidecar.engine.mlx_engine.t5 import T5Config
+from locara_sidecar.engine.parts import parts_of
 from locara_sidecar.engine.truncation import Reader
 
 if TYPE_CHECKING:
@@ -29,9 +31,11 @@ if TYPE_CHECKING:
     from mlx import nn
     from PIL.Image import Image as PilImage
 
+    from locara_sidecar.engine.family import Family
     from locara_sidecar.engine.frames import Sides
     from locara_sidecar.engine.mlx_engine.pace import Checkpoints
     from locara_sidecar.engine.mlx_engine.vae import Vae
+    from locara_sidecar.engine.plan import Part
 
 CLIP_TOKENIZERS = frozenset({"CLIPTokenizer", "CLIPTokenizerFast"})
 T5_TOKENIZERS = frozenset({"T5Tokenizer", "T5TokenizerFast"})
@@ -90,6 +94,7 @@ class MlxFamily:
             for component in components
         }
         self._loaded: dict[str, nn.Module] = {}
+        self._parts: list[Part] = []
         self._tokenizers: dict[str, text_tokens.TextTokenizer] = {}
         self.scheduler = scheduler
         self.previews = Previews(context.folder, lambda: self.vae, context.checkpoints)
@@ -123,6 +128,13 @@ class MlxFamily:
     def encoders(self) -> frozenset[str]:
         """The components that turn text into embeddings; nothing else needs them."""
         return frozenset(name for name in self._components if self.networks[name].encoder)
+
+    @property
+    def parts(self) -> list[Part]:
+        """The components in numbers, for the memory plan."""
+        if not self._parts:
+            self._parts = parts_of(cast("Family", self), self._components.values())
+        return self._parts
 
     @property
     def vae(self) -> Vae:
@@ -172,6 +184,33 @@ class MlxFamily:
 
     def trim(self, name: str, model: Any) -> None:
         """Forget what no job of this model uses; called when a component has been read."""
+
+    def prepare(self, into: Path, progress: model_folder.Progress) -> None:
+        """Write the whole model to the new folder ``into``, quantized: a model folder of this engine's, from which the
+        next start reads what it needs as it is. One component is in memory at a time.
+
+        :raises EngineFault: IntegrityError or InsufficientMemory.
+        :raises OSError: when the disk is full.
+        :raises JobCancelled: between two tensors or files.
+        """
+        bits, folder = self._context.bits, self._context.folder
+        assert bits is not None
+        copied = {path for path in folder.rglob("*") if path.suffix in (".json", ".txt")}
+        for name, component in self._components.items():
+            model_type = self.networks[name].model
+            if not quantize.touches(model_type, component, bits):
+                copied |= set(component.files)
+                continue
+            copied -= {path for path in copied if path.parent == component.files[0].parent}
+            model = quantize.build(model_type, component, self._dtype(name), progress, bits)
+            quantize.save(model, component, bits, into, progress.checkpoint)
+            del model
+            mx.clear_cache()
+        for path in sorted(copied):
+            place = into / path.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+            progress.checkpoint()
 
     def drop(self, names: Collection[str]) -> None:
         """Forget the weights of these components; those that are not loaded are passed over."""

@@ -177,6 +177,8 @@ class Mmdit(nn.Module):
             Block(config, dual=i in config.dual_attention_layers, last=i == config.num_layers - 1)
             for i in range(config.num_layers)
         ]
+        # one compiled function a block, and not one a step, so that a job can stop between them
+        self._compiled = tuple(mx.compile(block) for block in self.blocks)
         self.modulation_out = nn.Linear(width, 2 * width)
         self.proj_out = nn.Linear(width, patch * patch * (config.out_channels or config.in_channels))
 
@@ -212,7 +214,7 @@ class Mmdit(nn.Module):
         batch, height, width, _ = x.shape
         x = (x + self._positions(height, width)).reshape(batch, height * width, -1)
         text = self.text(tokens)
-        for block, image, words in zip(self.blocks, by.image, by.text, strict=True):
+        for block, image, words in zip(self._compiled, by.image, by.text, strict=True):
             x, text = block(x, text, image, words)
             pace(x, text)
         scale, shift = mx.split(by.out, 2, axis=-1)

@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import mlx.core as mx
+import msgspec
 
-from locara_sidecar.engine import memory
+from locara_sidecar.engine import machine, memory
 from locara_sidecar.engine.mlx_engine import device, quantize
 from locara_sidecar.engine.mlx_engine.family import OpenContext
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints
-from locara_sidecar.engine.staged import Key, StagedRuntime
+from locara_sidecar.engine.staged import StagedRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from locara_sidecar.engine.family import Family
     from locara_sidecar.engine.frames import ModelSpec
-    from locara_sidecar.engine.runtime import Control
+    from locara_sidecar.engine.machine import Machine
+    from locara_sidecar.engine.plan import Plan
+    from locara_sidecar.engine.runtime import Control, Emit
+    from locara_sidecar.engine.staged import Demand, Key, Opened
 
 _FAMILY = "locara_sidecar.engine.mlx_engine."
 
@@ -56,15 +60,20 @@ class MlxRuntime(StagedRuntime):
     def _choose_precision(self, asked: str) -> str:
         return device.choose_precision(asked, self.device)
 
-    def _choose_quantization(self, model: ModelSpec) -> str:
-        if model.quantization == "auto":
-            return "none"
-        if model.quantization not in quantize.BITS:
-            raise self._unavailable(f"does not know the quantization '{model.quantization}'")
-        return model.quantization
+    def _prepare(self, demand: Demand, emit: Emit, control: Control) -> tuple[Opened, Plan]:
+        """Of a model that was saved quantized, ``auto`` is what it was saved as."""
+        prepared = quantize.prepared_as(Path(demand.model.path)) if demand.model.quantization == "auto" else None
+        if prepared is not None:
+            demand = demand._replace(model=msgspec.structs.replace(demand.model, quantization=prepared))
+        return super()._prepare(demand, emit, control)
+
+    def _machine(self, reserved: int) -> Machine:
+        return machine.of_engine(unified=self.device == "metal", reserved=reserved)
 
     def _open_family(self, model: ModelSpec, key: Key, control: Control) -> Family:
         del control
+        if key.quantization not in quantize.BITS:
+            raise self._unavailable(f"does not know the quantization '{key.quantization}'")
         context = OpenContext(
             folder=Path(model.path),
             dtype=device.dtype_of(key.precision),
@@ -85,4 +94,8 @@ class MlxRuntime(StagedRuntime):
         mx.clear_cache()
 
     def _footprint(self) -> int:
-        return memory.resident()
+        # on Metal the system's figure has it all; on CUDA the device's memory comes on top
+        return memory.resident() + (mx.get_active_memory() + mx.get_cache_memory() if self.device == "cuda" else 0)
+
+    def peak_memory(self) -> int:
+        return memory.peak() + (mx.get_peak_memory() if self.device == "cuda" else 0)

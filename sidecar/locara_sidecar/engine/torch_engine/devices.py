@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import gc
 import re
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from locara_sidecar.engine import memory
+from locara_sidecar.engine import machine, memory
 from locara_sidecar.engine.runtime import EngineFault
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 _WANTED = re.compile(r"allocate (\d+(?:\.\d+)?) ?(bytes|KiB|MiB|GiB|KB|MB|GB)")
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 2**10, "MB": 2**20, "GB": 2**30}
@@ -37,7 +35,7 @@ def choose_precision(asked: str, device: str) -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     if device == "mps":
         return "bfloat16" if _mps_has_bfloat16() else "float16"
-    return "bfloat16" if _cpu_has_bfloat16() else "float32"
+    return "bfloat16" if machine.cpu_has_bfloat16() else "float32"
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -51,15 +49,6 @@ def _mps_has_bfloat16() -> bool:
     except (TypeError, RuntimeError):  # macOS 13 and older
         return False
     return True
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself; without that it is slower than float32."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return any(re.search(rf"\b{flag}\b", flags) for flag in _BFLOAT16_FLAGS)
 
 
 # --- waiting --------------------------------------------------------------------------------
@@ -102,6 +91,18 @@ class Fence:
 
 
 # --- memory ---------------------------------------------------------------------------------
+
+
+def machine_of(device: str, reserved: int) -> machine.Machine:
+    """The memory that a plan for ``device`` may use.
+
+    :param reserved: bytes that other daemons' engines hold or were promised.
+    """
+    if device != "cuda":
+        return machine.of_engine(unified=device == "mps", reserved=reserved)
+    free, total = torch.cuda.mem_get_info()
+    available = free + torch.cuda.memory_reserved()
+    return machine.Machine(kind="gpu", total=total, available=available, reserved=reserved)
 
 
 def footprint(device: str) -> int:

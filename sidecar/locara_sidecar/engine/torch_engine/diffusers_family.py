@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
-from locara_sidecar.engine import model_folder
+from locara_sidecar.engine import model_folder, plan
+from locara_sidecar.engine.parts import parts_of
 from locara_sidecar.engine.torch_engine import autoencoder, devices, weights
 from locara_sidecar.engine.torch_engine.hooks import OnStep, drawing_from, observed_steps
 from locara_sidecar.engine.torch_engine.previews import Previews
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from locara_sidecar.engine.family import Family
     from locara_sidecar.engine.frames import JobSpec
     from locara_sidecar.engine.noise import NoiseStream
+    from locara_sidecar.engine.plan import Part
     from locara_sidecar.engine.source import Source
     from locara_sidecar.engine.torch_engine.family import OpenContext
 
@@ -95,6 +98,7 @@ class DiffusersFamily:
         self._components = {component.name: component for component in components}
         self._shells = {name: self._shell(name) for name in self._components}
         self._loaded: dict[str, nn.Module] = {}
+        self._numbers: list[Part] = []
         self._parts = dict.fromkeys(self.optional) | parts
         self.previews = Previews(context.folder, lambda: self.module(self.decoder))
 
@@ -124,6 +128,15 @@ class DiffusersFamily:
     def encoders(self) -> frozenset[str]:
         return frozenset(name for name in self._components if self.networks[name].encoder)
 
+    @property
+    def parts(self) -> list[Part]:
+        if not self._numbers:
+            self._numbers = parts_of(cast("Family", self), self._components.values())
+        return self._numbers
+
+    def _part(self, name: str) -> Part:
+        return next(part for part in self.parts if part.name == name)
+
     def module(self, name: str) -> Any:
         """The loaded component, or its shell."""
         return self._loaded.get(name, self._shells[name])
@@ -140,9 +153,10 @@ class DiffusersFamily:
 
     def load(self, names: Collection[str], progress: model_folder.Progress) -> None:
         for name in self.missing(names):
-            module = self._shell(name)
+            module, context = self._shell(name), self._context
+            bits = plan.bits(self._part(name), context.quantization)
             with self._blaming(name):
-                weights.fill(module, self._components[name], self._context.dtype, self._context.device, progress)
+                weights.fill(module, self._components[name], context.dtype, context.device, progress, bits)
             self._context.checkpoints.install(module)
             self._loaded[name] = module
 
@@ -211,6 +225,9 @@ class DiffusersFamily:
         vae = self.module(self.decoder)
         if tiled:
             vae.enable_tiling()
+            # diffusers' tile is as large as the pictures that the autoencoder was trained on, often 1024 pixels
+            vae.tile_sample_min_size = min(vae.config.sample_size, plan.TILE)
+            vae.tile_latent_min_size = vae.tile_sample_min_size // 2 ** (len(vae.config.block_out_channels) - 1)
         else:
             vae.disable_tiling()
 

@@ -23,5 +23,6 @@ class OpenContext(NamedTuple):
     folder: Path
     device: str
     dtype: torch.dtype
+    quantization: str
     checkpoints: Checkpoints
     checkpoint: Callable[[], None]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from locara_sidecar.engine.family import Family
     from locara_sidecar.engine.frames import ModelSpec
+    from locara_sidecar.engine.machine import Machine
     from locara_sidecar.engine.runtime import Control
 
 
@@ -56,10 +57,8 @@ class TorchRuntime(StagedRuntime):
     def _choose_precision(self, asked: str) -> str:
         return devices.choose_precision(asked, self.device)
 
-    def _choose_quantization(self, model: ModelSpec) -> str:
-        if model.quantization in ("auto", "none"):
-            return "none"
-        raise self._unavailable(f"does not quantize yet; ask for 'none' instead of '{model.quantization}'")
+    def _machine(self, reserved: int) -> Machine:
+        return devices.machine_of(self.device, reserved)
 
     def _open_family(self, model: ModelSpec, key: Key, control: Control) -> Family:
         environment.import_libraries(control.checkpoint)
@@ -67,6 +66,7 @@ class TorchRuntime(StagedRuntime):
             folder=Path(model.path),
             device=self.device,
             dtype=devices.dtype_of(key.precision),
+            quantization=key.quantization,
             checkpoints=self._checkpoints,
             checkpoint=control.checkpoint,
         )

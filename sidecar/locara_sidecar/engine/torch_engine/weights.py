@@ -16,6 +16,7 @@ from safetensors import safe_open as _safe_open
 from torch import nn
 
 from locara_sidecar.engine import model_folder
+from locara_sidecar.engine.torch_engine import quantization
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,35 +43,46 @@ def fill(
     dtype: torch.dtype,
     device: str,
     progress: model_folder.Progress,
+    bits: int = 0,
 ) -> None:
     """Give a shell its weights: floating ones as ``dtype``, on ``device``. Tensors that it does not know are skipped.
 
+    :param bits: 8 or 4 to quantize the layers that may be; 0 for none.
     :raises EngineFault: IntegrityError when tensors are missing, cannot be read or have another shape.
     :raises JobCancelled: between two tensors.
     """
-    owners: dict[str, nn.Module] = dict(cast("Any", module).named_modules())
     prefix = f"{getattr(module, 'base_model_prefix', '')}."
     precise: set[str] = set(getattr(module, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else set()
+    quantization.prepare(module, bits, dtype, precise)
+    owners: dict[str, nn.Module] = dict(cast("Any", module).named_modules())
     for key, tensor in _tensors(component, progress):
         path, _, name = key.rpartition(".")
         if path not in owners:  # older files of bare encoders have the prefix of the larger model
             path = path.removeprefix(prefix)
         owner = owners.get(path)
-        place = None if owner is None else getattr(owner, name, None)
-        if not isinstance(place, torch.Tensor):
+        if isinstance(owner, quantization.QuantizedLinear) and name == "weight":
+            _require_shape(component, key, tensor, owner.shape)
+            owner.store(tensor.to(device))
             continue
-        if place.shape != tensor.shape:
-            reason = f"it does not fit the weights beside it ({key} is {list(tensor.shape)}, not {list(place.shape)})"
-            raise model_folder.broken(f"{component.name}/config.json", reason)
+        place = None if owner is None else getattr(owner, name, None)
+        if owner is None or not isinstance(place, torch.Tensor):
+            continue
+        _require_shape(component, key, tensor, place.shape)
         wanted = torch.float32 if precise.intersection(path.split(".")) else dtype
         value = tensor.to(device, wanted if tensor.is_floating_point() else tensor.dtype, copy=True)
-        _put(cast("nn.Module", owner), name, value)
+        _put(owner, name, value)
     _share(module)
     _compute(module, device)
     absent = [name for name, tensor in module.state_dict().items() if tensor.is_meta]
     if absent:
         reason = f"{len(absent)} tensors are missing, as {absent[0]}"
         raise model_folder.broken(f"{component.name}/{component.files[0].name}", reason)
+
+
+def _require_shape(component: model_folder.Component, key: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != tuple(shape):
+        reason = f"it does not fit the weights beside it ({key} is {list(tensor.shape)}, not {list(shape)})"
+        raise model_folder.broken(f"{component.name}/config.json", reason)
 
 
 def _tensors(component: model_folder.Component, progress: model_folder.Progress) -> Iterator[tuple[str, torch.Tensor]]:

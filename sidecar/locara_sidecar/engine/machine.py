@@ -1,0 +1,91 @@
+"""How much memory this machine has for an engine. The limits are the operating systems' own, not measured by us."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from locara_sidecar.engine import memory
+
+GIB = 1 << 30
+_BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
+_DRIVER = int(0.6 * GIB)  # what a GPU's driver and context take
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """Memory in bytes, container limits applied.
+
+    :param kind: ``unified`` (Apple silicon), ``gpu`` (``total`` and ``available`` are the GPU's own) or ``ram``.
+    :param available: what could be had now; for an engine that asks, what it has already counts as available.
+    :param reserved: what other daemons' engines hold or were promised.
+    """
+
+    kind: Literal["unified", "gpu", "ram"]
+    total: int
+    available: int
+    reserved: int = 0
+
+
+def capacity(machine: Machine) -> int:
+    """The most that one engine may use, in bytes, when nothing else needs memory."""
+    if machine.kind == "gpu":
+        return max(0, machine.total - _DRIVER)
+    if machine.kind == "unified":
+        # what Metal recommends as the largest working set: two thirds, three quarters on large machines
+        return machine.total * 3 // 4 if machine.total > 36 * GIB else machine.total * 2 // 3
+    return machine.total * 9 // 10
+
+
+def free(machine: Machine) -> int:
+    """What an engine could get now: what the system says, less what is promised to others but not yet taken."""
+    return max(0, min(machine.available, capacity(machine) - machine.reserved))
+
+
+def limit(machine: Machine) -> int:
+    """What an engine may plan with. Apple's system makes room by compressing what others hold, so there it is the
+    capacity; elsewhere whoever takes more than what is free is killed or refused."""
+    return max(0, capacity(machine) - machine.reserved) if machine.kind == "unified" else free(machine)
+
+
+def of_engine(*, unified: bool, reserved: int) -> Machine:
+    """This machine as an engine in main memory sees it; what this process has already counts as available.
+
+    :param reserved: bytes that other daemons' engines hold or were promised.
+    """
+    total, available = host_memory()
+    kind = "unified" if unified else "ram"
+    return Machine(kind=kind, total=total, available=available + memory.resident(), reserved=reserved)
+
+
+def host_memory() -> tuple[int, int]:
+    """(total, available) bytes of this machine's main memory; a container's limit bounds both."""
+    import psutil
+
+    virtual = psutil.virtual_memory()
+    limit = _container_limit()
+    if limit is None or limit[0] >= virtual.total:
+        return virtual.total, virtual.available
+    return limit[0], min(virtual.available, limit[0] - limit[1])
+
+
+def _container_limit() -> tuple[int, int] | None:
+    """(limit, used) of this process's control group on Linux (version 2), or None where there is none."""
+    try:
+        own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
+        folder = Path("/sys/fs/cgroup") / own
+        limit = (folder / "memory.max").read_text().strip()
+        return None if limit == "max" else (int(limit), int((folder / "memory.current").read_text()))
+    except (OSError, ValueError):
+        return None
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself; without that it is slower than float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return any(re.search(rf"\b{flag}\b", flags) for flag in _BFLOAT16_FLAGS)

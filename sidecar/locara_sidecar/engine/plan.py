@@ -1,0 +1,224 @@
+"""The memory plan: which bits, which components at the same time, tiled or not. Pure: numbers in, a decision out.
+
+A model's parts are known by numbers (:class:`Part`), from the catalogue in the daemon and from the opened folder in an
+engine; both agree, and so do the fit that ``models.list`` shows and what a job then does.
+
+A job's memory has four moments, and the highest is the plan's peak:
+
+    encoding    encoders, decoder, the denoiser if it is resident
+    denoising   denoiser, decoder, the encoders if they are resident, and what a step computes with
+    decoding    decoder, what else is resident, and what decoding computes with
+    loading     what is resident by then and one tensor in float32
+
+What is given up to fit, in this order, each only if the one before is not enough: the encoders leave after encoding;
+the denoiser is not there while they are (a new prompt then loads it again); decoding in tiles (changes pixels a
+little); the denoiser leaves before decoding; fewer bits. What the host names is not touched. Only when nothing fits
+is a job refused.
+
+What a phase computes with is proportional to the numbers it moves: :data:`DENOISING` and :data:`DECODING` were measured
+on this engine with the true widths (``packaging/fullsize/README.md``), rounded up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from locara_sidecar.engine import machine as machines
+from locara_sidecar.engine.machine import GIB, Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Quantization = Literal["none", "8bit", "4bit"]
+QUANTIZATIONS: tuple[Quantization, ...] = ("none", "8bit", "4bit")
+"""Best quality first."""
+
+COMFORT = 0.85
+"""The share of the free memory that a plan fills without need."""
+
+VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_BITS = {8: 8.5, 4: 4.5}  # a quantized weight with its share of scales and offsets, in the engine that takes more
+_SMALL_ENCODER = 1_000_000_000  # parameters: CLIP, which takes little and is left as it is
+_ENGINE = int(0.7 * GIB)  # Python, torch and the libraries, before any weight
+TILE = 512
+"""Pixels of a tile's side in tiled decoding."""
+DENOISING = 30.0
+"""Numbers in use at the height of a step, for each token and channel: FLUX 27 … 29, SD3.5 Medium 15 … 21, SDXL's UNet
+24."""
+DECODING = 11.0
+"""Numbers in use at the height of decoding, for each pixel and each of the decoder's first channels: 8 … 10."""
+_FIXED = 100 << 20  # bytes that a step or a decode takes however small it is
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """One component with weights.
+
+    :param parameters: all of them; ``quantizable``: those in layers that may be quantized.
+    :param width: channels that the denoiser (of a token) or the decoder (of a pixel) works with; 0 for encoders.
+    :param stride: pixels of a side that make one token of the denoiser.
+    """
+
+    name: str
+    role: Literal["encoder", "denoiser", "decoder"]
+    parameters: int
+    quantizable: int = 0
+    width: int = 0
+    stride: int = 16
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job wants. ``precision`` is never ``auto``; ``guided``: two predictions a step; ``edits``: there is a
+    source image, whose tokens (instruction editing) or encoding come on top."""
+
+    width: int
+    height: int
+    precision: str
+    quantization: str = "auto"
+    tiling: str = "auto"
+    guided: bool = False
+    edits: bool = False
+    text_tokens: int = 512
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What is done. ``weights``: bytes of all components together; ``peak``: bytes at the highest moment."""
+
+    quantization: Quantization
+    tiled: bool
+    encoders_leave: bool
+    alone: bool
+    denoiser_leaves: bool
+    weights: int
+    peak: int
+
+
+def bits(part: Part, quantization: str) -> int:
+    """The bits of a part's quantizable layers; 0 where they keep the job's precision."""
+    small = part.role == "encoder" and part.parameters < _SMALL_ENCODER
+    if quantization == "none" or part.role == "decoder" or small:
+        return 0
+    return int(quantization.removesuffix("bit"))
+
+
+def weight_bytes(part: Part, quantization: str, precision: str) -> int:
+    """What a part's weights take in memory."""
+    kept, value = bits(part, quantization), VALUE_BYTES[precision]
+    if not kept:
+        return part.parameters * value
+    return int(part.quantizable * _BITS[kept] / 8) + (part.parameters - part.quantizable) * value
+
+
+def candidates(parts: Sequence[Part], ask: Ask, kind: str) -> Iterator[Plan]:
+    """Every plan that ``ask`` allows, the best one first."""
+    wanted = QUANTIZATIONS if ask.quantization == "auto" else (ask.quantization,)
+    tilings = {"on": (True,), "off": (False,)}.get(ask.tiling, (False, True))
+    ways = [(tiled, *way, False) for tiled in tilings for way in ((False, False), (True, False), (True, True))]
+    ways += [(tiled, True, True, True) for tiled in tilings]
+    for quantization in wanted:
+        for tiled, leave, alone, last in ways:
+            yield _plan(parts, ask, kind, quantization, tiled=tiled, leave=leave, alone=alone, last=last)
+
+
+def choose(parts: Sequence[Part], ask: Ask, machine: Machine) -> Plan | None:
+    """The best plan that leaves some memory free, else the one that needs least if it fits at all, else None."""
+    plans = list(candidates(parts, ask, machine.kind))
+    comfortable = machines.free(machine) * COMFORT
+    for plan in plans:
+        if plan.peak <= comfortable:
+            return plan
+    least = min(plans, key=lambda plan: plan.peak)
+    return least if least.peak <= machines.limit(machine) else None
+
+
+def require(parts: Sequence[Part], ask: Ask, machine: Machine) -> Plan:
+    """:func:`choose`, or a refusal with the figures.
+
+    :raises EngineFault: InsufficientMemory with ``needed``, ``available`` and ``suggestions``.
+    """
+    plan = choose(parts, ask, machine)
+    if plan is not None:
+        return plan
+    from locara_sidecar.engine.runtime import EngineFault  # the daemon reads plans, too, and does without the rest
+
+    needed = min(plan.peak for plan in candidates(parts, ask, machine.kind))
+    available = machines.limit(machine)
+    raise EngineFault(
+        "InsufficientMemory",
+        f"This needs {needed / GIB:.1f} GiB of memory and {available / GIB:.1f} GiB can be had.",
+        needed=needed,
+        available=available,
+        suggestions=_suggestions(parts, ask, machine),
+    )
+
+
+def _suggestions(parts: Sequence[Part], ask: Ask, machine: Machine) -> list[str]:
+    """What would fit, one change each; closing other programs is always one."""
+    found: list[str] = []
+    changes: dict[str, dict[str, Any]] = {
+        "quantization 4bit": {"quantization": "4bit"},
+        "tiling on": {"tiling": "on"},
+        "512 x 512 pixels": {"width": 512, "height": 512},
+    }
+    for words, change in changes.items():
+        if choose(parts, msgspec.structs.replace(ask, **change), machine) is not None:
+            found.append(words)
+    if machine.reserved:
+        found.append("ending other applications' image engines")
+    return [*found, "closing other programs", "a smaller model"]
+
+
+def _plan(
+    parts: Sequence[Part],
+    ask: Ask,
+    kind: str,
+    quantization: Any,
+    *,
+    tiled: bool,
+    leave: bool,
+    alone: bool,
+    last: bool,
+) -> Plan:
+    size = {
+        role: sum(weight_bytes(part, quantization, ask.precision) for part in parts if part.role == role)
+        for role in ("encoder", "denoiser", "decoder")
+    }
+    denoiser = next(part for part in parts if part.role == "denoiser")
+    decoder = next(part for part in parts if part.role == "decoder")
+    value = VALUE_BYTES[ask.precision]
+    encoders, computing, pixels = size["encoder"], size["denoiser"], size["decoder"]
+    stay = 0 if leave else encoders
+    transient = _transient(parts, quantization)
+    encoding = encoders + (0 if alone else computing) + pixels + transient
+    denoising = stay + computing + pixels + max(_step_bytes(denoiser, ask, value), transient)
+    decoding = stay + (0 if last else computing) + pixels + _decode_bytes(decoder, ask, value, tiled=tiled)
+    base = 0 if kind == "gpu" else _ENGINE  # on a GPU the process is not what is short
+    return Plan(
+        quantization=quantization,
+        tiled=tiled,
+        encoders_leave=leave,
+        alone=alone,
+        denoiser_leaves=last,
+        weights=sum(size.values()),
+        peak=base + max(encoding, denoising, decoding),
+    )
+
+
+def _transient(parts: Sequence[Part], quantization: str) -> int:
+    """One large tensor in float32, and its copy, while it is quantized. Taken as a fortieth of the largest part."""
+    largest = max(part.parameters for part in parts)
+    return largest // 40 * (8 if quantization != "none" else 4)
+
+
+def _step_bytes(denoiser: Part, ask: Ask, value: int) -> int:
+    tokens = (ask.width // denoiser.stride) * (ask.height // denoiser.stride) * (2 if ask.edits else 1)
+    batch = 2 if ask.guided else 1
+    return int(batch * (tokens + ask.text_tokens) * denoiser.width * value * DENOISING) + _FIXED
+
+
+def _decode_bytes(decoder: Part, ask: Ask, value: int, *, tiled: bool) -> int:
+    pixels = ask.width * ask.height
+    image = pixels * 3 * (value + 4)  # the tensor, and the picture that is made of it
+    working = min(pixels, TILE * TILE) if tiled else pixels
+    return int(working * decoder.width * value * DECODING) + image + _FIXED

@@ -1,0 +1,158 @@
+"""The memory plan for machines as people have them."""
+
+import msgspec
+import pytest
+
+from locara_sidecar.engine import machine as machines
+from locara_sidecar.engine import plan as plans
+from locara_sidecar.engine.machine import GIB, Machine
+from locara_sidecar.engine.runtime import EngineFault
+from locara_sidecar.models import catalogue
+
+KNOWN = catalogue.load()
+WHOLE, TILED = "whole", "tiled"
+ALL, LEAVE, ALONE = "all stay", "encoders leave", "encoders alone"
+
+# (machine, GiB, model): bits, decoding, residence; None where it is refused
+TABLE = {
+    ("unified", 8, "sd3.5-medium"): None,
+    ("unified", 8, "sdxl-lightning"): ("8bit", TILED, ALONE),
+    ("unified", 8, "flux.1-schnell"): None,
+    ("unified", 16, "sd3.5-medium"): ("8bit", WHOLE, ALONE),
+    ("unified", 16, "sd3.5-large"): ("4bit", WHOLE, ALONE),
+    ("unified", 16, "flux.1-schnell"): ("4bit", TILED, ALONE),
+    ("unified", 24, "sd3.5-medium"): ("none", WHOLE, ALONE),
+    ("unified", 24, "sd3.5-large"): ("8bit", WHOLE, ALONE),
+    ("unified", 24, "flux.1-dev"): ("4bit", WHOLE, ALL),
+    ("unified", 32, "flux.1-kontext-dev"): ("8bit", WHOLE, ALONE),
+    ("unified", 32, "sd3.5-large"): ("none", TILED, ALONE),
+    ("unified", 64, "flux.1-dev"): ("none", WHOLE, ALL),
+    ("unified", 64, "sd3.5-large"): ("none", WHOLE, ALL),
+    ("gpu", 8, "sd3.5-medium"): ("4bit", WHOLE, ALONE),
+    ("gpu", 8, "sdxl-lightning"): ("none", TILED, ALONE),
+    ("gpu", 8, "flux.1-schnell"): None,
+    ("gpu", 12, "sd3.5-medium"): ("8bit", WHOLE, LEAVE),
+    ("gpu", 12, "flux.1-dev"): ("4bit", WHOLE, ALONE),
+    ("gpu", 16, "sd3.5-medium"): ("none", WHOLE, ALONE),
+    ("gpu", 16, "flux.1-schnell"): ("4bit", WHOLE, ALL),
+    ("gpu", 24, "sd3.5-large"): ("none", WHOLE, ALONE),
+    ("gpu", 24, "flux.1-kontext-dev"): ("8bit", WHOLE, LEAVE),
+    ("ram", 8, "sd3.5-medium"): ("4bit", WHOLE, ALONE),
+    ("ram", 8, "pocket"): ("none", WHOLE, ALL),
+    ("ram", 16, "flux.1-schnell"): ("4bit", WHOLE, ALONE),
+    ("ram", 32, "flux.1-schnell"): ("8bit", WHOLE, ALL),
+    ("ram", 64, "sd3.5-large"): ("none", WHOLE, ALL),
+}
+
+
+def machine(kind, gib, free=None, **more):
+    share = 0.97 if kind == "gpu" else 0.8
+    return Machine(kind=kind, total=gib * GIB, available=int((free or gib * share) * GIB), **more)
+
+
+def ask(model, **changes):
+    defaults = KNOWN.get(model).defaults
+    wanted = plans.Ask(
+        width=defaults.width,
+        height=defaults.height,
+        precision="bfloat16",
+        guided=KNOWN.get(model).classifier_free_guidance,
+        text_tokens=defaults.max_sequence_length + 77,
+    )
+    return msgspec.structs.replace(wanted, **changes)
+
+
+def parts(model):
+    return KNOWN.get(model).components
+
+
+def described(plan):
+    residence = ALONE if plan.alone else LEAVE if plan.encoders_leave else ALL
+    return (plan.quantization, TILED if plan.tiled else WHOLE, residence)
+
+
+@pytest.mark.parametrize(("row", "expected"), TABLE.items(), ids=lambda value: str(value))
+def test_the_best_that_fits_is_chosen(row, expected):
+    kind, gib, model = row
+    plan = plans.choose(parts(model), ask(model), machine(kind, gib))
+    assert (None if plan is None else described(plan)) == expected
+
+
+@pytest.mark.parametrize("model", [entry.id for entry in KNOWN])
+@pytest.mark.parametrize(("kind", "sizes"), [("unified", range(4, 129)), ("gpu", range(4, 97)), ("ram", range(4, 129))])
+def test_a_plan_never_needs_more_than_there_is_and_more_memory_never_makes_it_worse(model, kind, sizes):
+    best = -1
+    for gib in sizes:
+        plan = plans.choose(parts(model), ask(model), machine(kind, gib))
+        if plan is None:
+            assert best == -1
+            continue
+        assert plan.peak <= machines.limit(machine(kind, gib))
+        quality = -plans.QUANTIZATIONS.index(plan.quantization)
+        assert quality >= best or best == -1
+        best = quality if best == -1 else max(best, quality)
+
+
+def test_what_the_host_names_is_not_touched():
+    big = machine("ram", 64)
+    assert plans.choose(parts("flux.1-dev"), ask("flux.1-dev", quantization="4bit"), big).quantization == "4bit"
+    assert plans.choose(parts("flux.1-dev"), ask("flux.1-dev", tiling="on"), big).tiled
+    small = machine("gpu", 8)
+    plan = plans.choose(parts("sd3.5-medium"), ask("sd3.5-medium", tiling="off"), small)
+    assert not plan.tiled
+    assert plans.choose(parts("sd3.5-medium"), ask("sd3.5-medium", quantization="none"), small) is None
+
+
+def test_the_denoiser_leaves_where_decoding_in_one_piece_is_wanted_and_there_is_no_other_room():
+    wanted = ask("flux.1-dev", quantization="8bit", tiling="off")
+    least = min(plan.peak for plan in plans.candidates(parts("flux.1-dev"), wanted, "gpu"))
+    tight = machine("gpu", 24, free=least / plans.COMFORT / GIB + 0.01)
+    plan = plans.choose(parts("flux.1-dev"), wanted, tight)
+    assert plan.denoiser_leaves
+    assert plan.peak == least
+
+
+def test_the_peak_counts_what_a_step_and_a_decode_compute_with():
+    big = machine("ram", 64)
+    small_picture = plans.choose(parts("sdxl-lightning"), ask("sdxl-lightning", width=512, height=512), big)
+    large_picture = plans.choose(parts("sdxl-lightning"), ask("sdxl-lightning", width=1536, height=1536), big)
+    assert large_picture.peak > small_picture.peak + 4 * GIB
+    assert large_picture.weights == small_picture.weights
+    wide = plans.choose(parts("sdxl-lightning"), ask("sdxl-lightning", precision="float32"), big)
+    assert wide.weights == 2 * small_picture.weights
+
+
+def test_another_daemons_engine_is_taken_off():
+    alone, beside = (machine("ram", 32, reserved=reserved) for reserved in (0, 16 * GIB))
+    assert plans.choose(parts("flux.1-dev"), ask("flux.1-dev"), alone).quantization == "8bit"
+    assert plans.choose(parts("flux.1-dev"), ask("flux.1-dev"), beside).quantization == "4bit"
+    assert plans.choose(parts("flux.1-dev"), ask("flux.1-dev"), machine("ram", 32, reserved=28 * GIB)) is None
+
+
+def test_a_refusal_has_the_figures_and_says_what_would_fit():
+    with pytest.raises(EngineFault) as caught:
+        plans.require(parts("sd3.5-medium"), ask("sd3.5-medium", quantization="none"), machine("gpu", 8))
+    fault = caught.value
+    assert fault.kind == "InsufficientMemory"
+    assert fault.data["needed"] > fault.data["available"] > 7 * GIB
+    assert "quantization 4bit" in fault.data["suggestions"]
+    with pytest.raises(EngineFault) as caught:
+        plans.require(parts("flux.1-dev"), ask("flux.1-dev"), machine("gpu", 4))
+    assert caught.value.data["suggestions"][-1] == "a smaller model"
+    assert "quantization 4bit" not in caught.value.data["suggestions"]
+
+
+def test_clip_and_the_autoencoder_keep_their_precision():
+    kept = {part.name: plans.bits(part, "4bit") for part in parts("sd3.5-large")}
+    assert kept == {"text_encoder": 0, "text_encoder_2": 0, "text_encoder_3": 4, "transformer": 4, "vae": 0}
+    flux = next(part for part in parts("flux.1-dev") if part.role == "denoiser")
+    assert plans.weight_bytes(flux, "4bit", "bfloat16") == pytest.approx(6.8e9, rel=0.01)
+    assert plans.weight_bytes(flux, "none", "float32") == 2 * plans.weight_bytes(flux, "none", "bfloat16")
+
+
+def test_a_container_of_the_system_bounds_what_the_machine_has(monkeypatch):
+    real, _ = machines.host_memory()
+    monkeypatch.setattr(machines, "_container_limit", lambda: (2 * GIB, GIB // 2))
+    assert machines.host_memory() == (2 * GIB, 3 * GIB // 2)
+    monkeypatch.setattr(machines, "_container_limit", lambda: (real * 2, 0))
+    assert machines.host_memory()[0] == real

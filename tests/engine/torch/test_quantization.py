@@ -1,0 +1,177 @@
+"""Weights in 8 and 4 bits: what is quantized, how far off it is, and what it takes."""
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from locara_sidecar.engine import plan as plans
+from locara_sidecar.engine.torch_engine import quantization
+from locara_sidecar.engine.torch_engine.quantization import Linear4, Linear8
+from support.runtimes import make_runtime
+
+pytestmark = pytest.mark.torch
+
+LAYERS = {"8bit": Linear8, "4bit": Linear4}
+OFF = {Linear8: 0.008, Linear4: 0.08}
+"""Relative error of a layer's output, with normal weights."""
+
+
+def pair(cls, dtype, inputs=256, outputs=96):
+    torch.manual_seed(1)
+    linear = nn.Linear(inputs, outputs).to(dtype).requires_grad_(requires_grad=False)
+    layer = cls(linear, dtype)
+    layer.store(linear.weight)
+    return linear, layer
+
+
+def relative(wanted, got):
+    return float((wanted.float() - got.float()).norm() / wanted.float().norm())
+
+
+@pytest.mark.parametrize("rows", [(1, 200), (2, 1), (1,)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("cls", LAYERS.values())
+def test_a_layer_computes_nearly_what_it_did(cls, dtype, rows):
+    linear, layer = pair(cls, dtype)
+    x = torch.randn(*rows, 256).to(dtype)
+    got = layer(x)
+    assert got.dtype == dtype
+    assert got.shape == linear(x).shape
+    assert relative(linear(x), got) < OFF[cls]
+
+
+@pytest.mark.parametrize("cls", LAYERS.values())
+def test_few_rows_and_many_are_computed_alike(cls):
+    _, layer = pair(cls, torch.bfloat16)
+    x = torch.randn(100, 256).bfloat16()
+    assert relative(layer(x)[:8], layer(x[:8])) < 0.01
+
+
+def test_float16_stays_in_range_where_integers_would_leave_it():
+    linear, layer = pair(Linear8, torch.float16, inputs=4096)
+    x = torch.full((64, 4096), 8.0, dtype=torch.float16)
+    linear.weight.fill_(0.001)
+    layer.store(linear.weight)
+    assert torch.isfinite(layer(x)).all()
+
+
+@pytest.mark.parametrize("cls", LAYERS.values())
+def test_rows_and_groups_of_one_value_are_kept(cls):
+    linear, layer = pair(cls, torch.float32)
+    linear.weight[:32] = 0.0
+    linear.weight[32:64] = 0.25
+    layer.store(linear.weight)
+    torch.testing.assert_close(layer.dequantized()[:64], linear.weight[:64], atol=1e-6, rtol=1e-2)
+
+
+@pytest.mark.parametrize(("cls", "bits"), [(Linear8, 8.1), (Linear4, 4.5)])
+def test_a_layer_takes_its_bits_and_no_more(cls, bits):
+    _, layer = pair(cls, torch.bfloat16, inputs=1024, outputs=1024)
+    assert sum(tensor.nbytes for tensor in layer.buffers()) * 8 <= 1024 * 1024 * bits
+
+
+def test_t5s_last_layers_keep_float32_in_float16():
+    block = nn.ModuleList([nn.ModuleDict({"wi": nn.Linear(64, 64), "wo": nn.Linear(64, 64)})])
+    quantization.prepare(block_of(block), 8, torch.float16, {"wo"})
+    assert (block[0]["wi"].dtype, block[0]["wo"].dtype) == (torch.float16, torch.float32)
+
+
+def block_of(block):
+    outer = nn.Module()
+    outer.block, outer.proj_out = block, nn.Linear(64, 64)
+    return outer
+
+
+def test_layers_outside_of_blocks_and_rows_without_whole_groups_are_not_in_4_bits():
+    outer = block_of(nn.ModuleList([nn.Linear(64, 64), nn.Linear(96, 64), nn.LayerNorm(64)]))
+    quantization.prepare(outer, 4, torch.float32, set())
+    assert [type(part) for part in outer.block] == [Linear4, Linear8, nn.LayerNorm]
+    assert type(outer.proj_out) is nn.Linear
+
+
+@pytest.mark.parametrize("name", ["8bit", "4bit"])
+def test_a_model_runs_in_fewer_bits_and_tells_so(tmp_path, run, spec, name, runtime):
+    cold = make_runtime("torch", tmp_path)
+    result = run(cold, spec(quantization=name))
+    assert result.summary.settled.quantization == name
+    family = cold._opened.family
+    kinds = {type(part) for part in family.module("transformer").modules()}
+    assert LAYERS[name] in kinds or Linear8 in kinds
+    assert not any(isinstance(part, quantization.QuantizedLinear) for part in family.module("vae").modules())
+    exact = run(runtime, spec()).steps[0].x0
+    assert relative(exact, result.steps[0].x0) < (0.02 if name == "8bit" else 0.2)
+    assert result.images[0].tobytes() == run(cold, spec(quantization=name)).images[0].tobytes()
+
+
+def test_another_quantization_loads_again_and_auto_keeps_what_is_loaded(tmp_path, run, spec):
+    cold = make_runtime("torch", tmp_path)
+    assert ("loading", 1) in run(cold, spec(quantization="8bit")).phases
+    kept = run(cold, spec(quantization="auto", prompt="a cat"))
+    assert ("loading", 1) not in kept.phases
+    assert kept.summary.settled.quantization == "8bit"
+    changed = run(cold, spec(quantization="none"))
+    assert ("loading", 1) in changed.phases
+    assert changed.summary.settled.quantization == "none"
+
+
+def test_auto_takes_fewer_bits_where_more_do_not_fit(tmp_path, run, spec):
+    cold = make_runtime("torch", tmp_path)
+    plan = cold._plan
+
+    def tight(family, ask, current, machine):
+        wanted = msgspec.structs.replace(ask, quantization="8bit")
+        least = min(one.peak for one in plans.candidates(family.parts, wanted, "ram"))
+        barely = msgspec.structs.replace(machine, available=int(least / plans.COMFORT) + 1)
+        return plan(family, ask, current, barely)
+
+    cold._plan = tight
+    seen = []  # in the loop: the denoiser may have left at the end
+
+    def look(event):
+        if hasattr(event, "x0"):
+            seen.append(cold._opened.family.module("transformer").transformer_blocks[0].attn.to_q)
+
+    assert run(cold, spec(quantization="auto"), on_event=look).summary.settled.quantization == "8bit"
+    assert {type(layer) for layer in seen} == {Linear8}
+
+
+def test_a_cancel_while_quantizing_leaves_a_runtime_that_loads_again(tmp_path, run, spec, control):
+    cold = make_runtime("torch", tmp_path)
+    assert run(cold, spec(quantization="4bit"), control("loading", 150)).cancelled
+    assert run(cold, spec(quantization="4bit")).images
+
+
+def test_the_plans_figures_are_those_of_the_modules(tmp_path, run, spec):
+    cold = make_runtime("torch", tmp_path)
+    run(cold, spec())
+    family = cold._opened.family
+    for part in family.parts:
+        module = family.module(part.name)
+        tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+        assert part.parameters == pytest.approx(sum(tensor.numel() for tensor in tensors.values()), rel=0.02)
+        if part.role != "decoder":
+            linears = quantization.candidates(module).values()
+            assert part.quantizable == sum(linear.weight.numel() for linear in linears)
+    denoiser = next(part for part in family.parts if part.role == "denoiser")
+    assert (denoiser.width, denoiser.stride) == (32, 16)
+
+
+def test_the_shipped_model_still_draws_what_it_is_asked_for(tmp_path, run, spec):
+    from locara_sidecar.models import catalogue
+
+    entry = catalogue.load().get("pocket")
+    job = spec(
+        path=str(catalogue.load().folder("pocket")),
+        max_sequence_length=entry.defaults.max_sequence_length,
+        prompt="a large red circle in the center of a blue background",
+        steps=entry.defaults.steps,
+        guidance=entry.defaults.guidance,
+    )
+    cold = make_runtime("torch", tmp_path)
+    exact = np.asarray(run(cold, job).images[0], float)
+    for name, least in (("8bit", 30.0), ("4bit", 15.0)):
+        wanted = msgspec.structs.replace(job, model=msgspec.structs.replace(job.model, quantization=name))
+        got = np.asarray(run(cold, wanted).images[0], float)
+        assert 10 * np.log10(255**2 / max(((exact - got) ** 2).mean(), 1e-9)) > least
