@@ -5,7 +5,6 @@ On a Mac that is the *footprint*: resident memory leaves out what Metal has allo
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 import sys
@@ -60,6 +59,8 @@ def _mac_footprints() -> tuple[int, int] | None:
     """:func:`footprints` of this process; None where the system has no such thing or does not tell."""
     if sys.platform != "darwin":
         return None
+    import ctypes  # the daemon's first answer does not wait for it
+
     buffer = ctypes.create_string_buffer(_RUSAGE.size)
     try:
         failed = ctypes.CDLL(None).proc_pid_rusage(os.getpid(), _RUSAGE_INFO_V4, buffer)
