@@ -1,0 +1,98 @@
+"""The shipped weights edit: through a mask a circle changes its colour and nothing else does."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from locara_sidecar.engine.frames import EditSpec, EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
+from locara_sidecar.engine.runtime import ImageEvent
+
+MODELS = Path(__file__).parents[2] / "sidecar" / "locara_sidecar" / "models"
+
+pytest.importorskip("diffusers")
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
+
+
+class Control:
+    def checkpoint(self):
+        pass
+
+
+@pytest.fixture(scope="module")
+def draw(tmp_path_factory):
+    """Make one picture; without an edit from the prompt alone."""
+    from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
+
+    entry = json.loads((MODELS / "catalogue" / "pocket.json").read_text())
+    runtime = TorchRuntime(str(tmp_path_factory.mktemp("scratch")))
+
+    def run(prompt, edit=None):
+        defaults, sides = entry["defaults"], entry["sides"]
+        model = ModelSpec(
+            id="pocket", version="1", digest="", family=entry["family"], path=str(MODELS / "pocket"),
+            max_sequence_length=defaults["maxSequenceLength"], quantization="none", precision="float32",
+            sides=Sides(minimum=sides["minimum"], maximum=sides["maximum"], multiple_of=sides["multipleOf"],
+                        max_pixels=sides["maxPixels"]),
+        )  # fmt: skip
+        side = 64 if edit is None else 0
+        spec = JobSpec(
+            job="job-1", model=model, prompt=prompt, negative_prompt="", width=side, height=side,
+            steps=defaults["steps"], guidance=defaults["guidance"], seed=1, count=1, scheduler=defaults["scheduler"],
+            speed="exact", tiling="off", edit=edit,
+            preview=PreviewSpec(mode="off", every_steps=1, max_side=64, max_bytes=4096, mime_type="image/webp"),
+            output=EncodeSpec(mime_type="image/png", quality=90, metadata=None),
+        )  # fmt: skip
+        events = []
+        runtime.generate(spec, events.append, Control())
+        (picture,) = [event.pixels for event in events if isinstance(event, ImageEvent)]
+        return picture
+
+    return run
+
+
+def png(image):
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def around(picture):
+    """A mask that covers what stands out from the border, and a little more."""
+    pixels = np.asarray(picture).astype(float)
+    ground = np.median(pixels[:2].reshape(-1, 3), 0)
+    stands_out = (np.linalg.norm(pixels - ground, axis=2) > 45).astype(np.uint8) * 255
+    return Image.fromarray(stands_out).filter(ImageFilter.MaxFilter(7))
+
+
+@pytest.mark.parametrize("cell", ["top left", "bottom right", "center"])
+def test_a_circle_is_repainted_green_and_the_rest_is_the_source(draw, cell):
+    from pocket_model.judge import look
+
+    before = draw(f"a large red circle on a blue background, {cell}")
+    seen = look(np.asarray(before))
+    assert [(thing.shape, thing.colour, thing.cell) for thing in seen.things] == [("circle", "red", cell)]
+    mask = around(before)
+    edit = EditSpec(image=png(before), mask=png(mask), strength=0.8)
+    after = draw(f"a large green circle on a blue background, {cell}", edit)
+    seen = look(np.asarray(after))
+    assert [(thing.shape, thing.colour, thing.cell) for thing in seen.things] == [("circle", "green", cell)]
+    assert seen.background == "blue"
+    kept = np.asarray(mask) == 0
+    assert kept.mean() > 0.5
+    np.testing.assert_array_equal(np.asarray(after)[kept], np.asarray(before)[kept])
+
+
+def test_less_strength_stays_closer_to_the_picture(draw):
+    before = draw("a large red circle on a blue background, center")
+    distances = []
+    for strength in (0.2, 0.5, 0.8, 1.0):
+        after = draw(
+            "a small green star on a white background, top left", EditSpec(image=png(before), strength=strength)
+        )
+        distances.append(np.abs(np.asarray(after).astype(int) - np.asarray(before)).mean())
+    assert distances == sorted(distances)
+    assert distances[0] < 0.2 * distances[-1]
