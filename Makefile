@@ -59,7 +59,7 @@ bench-operations: $(READY) ## count the work that the MLX engine gives to the de
 bench-quantization: $(READY) ## measure what quantizing costs in accuracy, kind of layer by kind of layer
 	PYTHONPATH=packaging $(BIN)/python packaging/bench/quantization.py
 
-campaign-capability: $(READY) ## race, collide and misname a million saves (FLAGS="--saves N --collisions N"); prints a report
+campaign-capability: $(READY) ## race, collide and misname a million saves, race a million reads (FLAGS="--saves N --reads N --collisions N"); prints a report
 	$(BIN)/python packaging/campaigns/capability.py $(FLAGS)
 
 campaign-daemon: $(READY) ## kill hosts and engines, hang, shout, stop reading (FLAGS="--hosts N --engines N --json N"); prints a report
