@@ -62,7 +62,7 @@ bench-quantization: $(READY) ## measure what quantizing costs in accuracy, kind 
 fullsize-mlx: $(READY) ## quantize full-size synthetic transformers while reading them; prints peaks (FLAGS="--only flux --folder DIR")
 	PYTHONPATH=packaging $(BIN)/python -m fullsize.mlx $(FLAGS)
 
-campaign-capability: $(READY) ## race, collide and misname a million saves (FLAGS="--saves N --collisions N"); prints a report
+campaign-capability: $(READY) ## race, collide and misname a million saves, race a million reads (FLAGS="--saves N --reads N --collisions N"); prints a report
 	$(BIN)/python packaging/campaigns/capability.py $(FLAGS)
 
 campaign-daemon: $(READY) ## kill hosts and engines, hang, shout, stop reading (FLAGS="--hosts N --engines N --json N"); prints a report

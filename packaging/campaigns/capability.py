@@ -1,6 +1,7 @@
-"""``make campaign-capability``: saving against races, collisions and names, at the figures that are promised.
+"""``make campaign-capability``: saving and reading against races, collisions and names, at the figures that are
+promised.
 
-Every zero stands beside the same attempt against a deliberately broken way to save, which must not be zero.
+Every zero stands beside the same attempt against a deliberately broken way, which must not be zero.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from campaigns import saving
+from campaigns import reading, saving
 from campaigns.report import Row, show
 
 _CONTROLS = 5
@@ -35,6 +36,24 @@ def races(where: Path, saves: int) -> list[Row]:
     met = sorted(first or sys.maxsize for first in firsts)[_CONTROLS // 2] <= 1000
     figure = f"save {', '.join(str(first) for first in firsts)}"
     name = "planted: resolve and compare"
+    return [*rows, Row(name, figure, "median within 1,000", met, time.monotonic() - began)]
+
+
+def raced_reads(where: Path, reads: int) -> list[Row]:
+    """Reads in both ways against a swapper, and the naive way."""
+    rows: list[Row] = []
+    for resolution in ("openat2", "walk"):
+        began = time.monotonic()
+        found = reading.race_reads(where / f"read-{resolution}", reads // 2, resolution)
+        note = f"{found.read} read, {found.refused} refused" + (f", also {set(found.other)}" if found.other else "")
+        met = not found.escaped and found.read > 0 and found.refused > 0 and not found.other
+        figure = f"{found.escaped} of {found.read + found.refused}"
+        rows.append(Row(f"read outside, {resolution}", figure, "0", met, time.monotonic() - began, note))
+    began = time.monotonic()
+    firsts = [reading.race_reads_naive(where / f"read-naive{number}", 100_000) for number in range(_CONTROLS)]
+    met = sorted(first or sys.maxsize for first in firsts)[_CONTROLS // 2] <= 1000
+    figure = f"read {', '.join(str(first) for first in firsts)}"
+    name = "planted: resolve, compare and read"
     return [*rows, Row(name, figure, "median within 1,000", met, time.monotonic() - began)]
 
 
@@ -73,6 +92,7 @@ def main() -> int:
     """0 when every goal is met and every planted fault is caught."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--saves", type=int, default=1_000_000, help="raced saves (1,000,000)")
+    parser.add_argument("--reads", type=int, default=1_000_000, help="raced reads (1,000,000)")
     parser.add_argument("--collisions", type=int, default=100_000, help="saves that want one name (100,000)")
     parser.add_argument("--workers", type=int, default=4, help="processes that collide (4)")
     parser.add_argument("--folder", help="where to work (the temporary folder)")
@@ -82,7 +102,8 @@ def main() -> int:
         return 2
     with tempfile.TemporaryDirectory(prefix="locara-campaign-", dir=options.folder) as name:
         where = Path(name).resolve()
-        rows = races(where, options.saves) + collisions(where, options.collisions, options.workers) + corpus(where)
+        rows = races(where, options.saves) + raced_reads(where, options.reads)
+        rows += collisions(where, options.collisions, options.workers) + corpus(where)
     return show("capability", rows)
 
 

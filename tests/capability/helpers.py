@@ -5,10 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from campaigns.reading import read_grant_for
 from campaigns.saving import NoSync, grant_for, open_folder
-from locara_protocol.methods import METHODS
-from locara_sidecar.capability.authorize import FolderGrant, Source, Wanted, authorize
-from locara_sidecar.capability.policy import Policy
 
 __all__ = ["KINDS", "RESOLUTIONS", "Faulty", "NoSync", "grant_for", "manifest", "open_folder", "read_grant_for", "tree"]
 
@@ -54,11 +52,3 @@ def tree(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
-
-
-def read_grant_for(folder: Path) -> FolderGrant:
-    policy = Policy.build(
-        {**manifest(fs={"user-folder": "read"}), "modalities": ["image-to-image"]}, {"user-folder": str(folder)}
-    )
-    wanted = Wanted(models=("pocket",), sources=(Source("user-folder", "$.image.root"),))
-    return authorize(policy, METHODS["image.edit"], wanted).sources[0]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from campaigns.saving import Arena, forked
+from campaigns.reading import RacedReads, race_reads, race_reads_naive
 from capability.helpers import RESOLUTIONS, Faulty, grant_for, read_grant_for
 from locara_protocol.errors import RpcError
 from locara_sidecar.capability.reading import ReadableFolder
@@ -256,44 +256,22 @@ def test_permissions_are_the_users(root: Path, resolution: str):
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="uses fork and an atomic exchange of names")
 
 
-def place_pictures(where: Path) -> Arena:
-    arena = Arena(where)
-    (arena.root / "sub/picture.png").write_bytes(b"inside")
-    (arena.outside / "picture.png").write_bytes(b"outside")
-    return arena
-
-
 @LINUX
 def test_no_read_gets_out_while_links_are_swapped(tmp_path: Path, resolution: str):
-    arena = place_pictures(tmp_path)
-    seen: set[bytes] = set()
-    refusals: set[str] = set()
-    grant = read_grant_for(arena.root)
-    with forked(arena.swap), ReadableFolder(grant, resolution=resolution) as folder:  # type: ignore[arg-type]
-        started = time.monotonic()
-        while (now := time.monotonic() - started) < 15 and (now < 0.6 or not seen or not refusals):
-            try:
-                file = folder.open("sub/picture.png", AT)
-                seen.add(file.read(LIMIT))
-                file.close()
-            except RpcError as error:
-                refusals.add(error.kind)
-    arena.close()
-    assert seen == {b"inside"}
-    assert refusals == {"StorageError"}
+    found = RacedReads()
+    started = time.monotonic()
+    for attempt in range(20):
+        more = race_reads(tmp_path / str(attempt), 2000, resolution)
+        found = RacedReads(found.read + more.read, found.refused + more.refused, found.escaped + more.escaped)
+        assert not more.other
+        if (found.read and found.refused) or time.monotonic() - started > 30:
+            break
+    assert found.read > 0
+    assert found.refused > 0
+    assert found.escaped == 0
 
 
 @LINUX
 def test_control_comparing_resolved_paths_does_read_outside(tmp_path: Path):
     """The planted fault: the same race against the way that does not hold."""
-    arena = place_pictures(tmp_path)
-    target = arena.root / "sub/picture.png"
-    seen: set[bytes] = set()
-    with forked(arena.swap):
-        started = time.monotonic()
-        while b"outside" not in seen and time.monotonic() - started < 20:
-            with suppress(OSError):
-                if target.resolve().is_relative_to(arena.root):
-                    seen.add(target.read_bytes())
-    arena.close()
-    assert b"outside" in seen
+    assert race_reads_naive(tmp_path, 100_000) is not None
