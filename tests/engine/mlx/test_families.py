@@ -215,7 +215,7 @@ def test_an_edit_is_the_one_that_diffusers_makes(opened, pipelines, name, streng
     same(ours(opened(name), spec, Source(picture(), None, strength)), reference)
 
 
-@pytest.mark.parametrize("strength", [0.3, 0.7])
+@pytest.mark.parametrize("strength", [0.3, 0.7, 1.0])
 @pytest.mark.parametrize("name", EDITS)
 def test_a_masked_edit_is_the_one_that_diffusers_makes(opened, pipelines, name, strength):
     spec = job(name, steps=4)

@@ -1,6 +1,7 @@
 """Quantized layers: which, how exactly, how little memory, and the same again from a prepared component."""
 
 import json
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -11,13 +12,16 @@ from mlx import nn
 from mlx.utils import tree_flatten
 from transformers import T5Config, T5EncoderModel
 
+from locara_sidecar import models
 from locara_sidecar.engine import model_folder
 from locara_sidecar.engine.mlx_engine import quantize
+from locara_sidecar.engine.mlx_engine.family import OpenContext
 from locara_sidecar.engine.mlx_engine.flux import Flux
+from locara_sidecar.engine.mlx_engine.pace import Checkpoints
 from locara_sidecar.engine.mlx_engine.t5 import T5Encoder
 from locara_sidecar.engine.model_folder import Progress
-from locara_sidecar.engine.runtime import EngineFault
-from support.parity import error, randomise, save
+from locara_sidecar.engine.runtime import EngineFault, JobCancelled
+from support.parity import error, pixel_difference, randomise, save
 
 WIDE = {
     "in_channels": 64, "num_layers": 1, "num_single_layers": 2, "attention_head_dim": 64, "num_attention_heads": 2,
@@ -128,3 +132,55 @@ def test_reading_holds_the_result_and_one_tensor(component):
         largest = max(largest, *(value.nbytes for value in mx.load(str(path)).values()))
     assert mx.get_peak_memory() - before <= held + 1.25 * largest
     del model
+
+
+@pytest.mark.parametrize(("quantization", "most"), [("8bit", 1.0), ("4bit", 8.0)])
+def test_the_shipped_model_draws_nearly_the_same_picture_quantized(run, spec, quantization, most):
+    from locara_sidecar.engine.mlx_engine.runtime import MlxRuntime
+
+    options = {"path": str(Path(models.__file__).parent / "pocket"), "max_sequence_length": 1}
+    options |= {"prompt": "a large red circle in the center of a blue background", "steps": 6, "guidance": 3.0}
+    runtime = MlxRuntime()
+    exact = run(runtime, spec(**options, quantization="none"))
+    quantized = run(runtime, spec(**options, quantization=quantization))
+    assert [result.summary.settled.quantization for result in (exact, quantized)] == ["none", quantization]
+    assert 0 < pixel_difference(quantized.images[0], exact.images[0]) < most
+
+
+def test_a_quantization_that_does_not_exist_is_refused(run, spec):
+    from locara_sidecar.engine.mlx_engine.runtime import MlxRuntime
+
+    with pytest.raises(EngineFault) as caught:
+        run(MlxRuntime(), spec(quantization="3bit"))
+    assert caught.value.kind == "EngineUnavailable"
+
+
+def test_a_prepared_model_opens_as_it_was_prepared_and_draws_the_same_picture(run, spec, tmp_path):
+    from locara_sidecar.engine.mlx_engine.runtime import MlxRuntime
+    from locara_sidecar.engine.mlx_engine.sd3 import Sd3
+
+    options = {"max_sequence_length": 1, "steps": 3, "prompt": "a red circle", "digest": "pocket"}
+    sides, pocket = spec().model.sides, Path(models.__file__).parent / "pocket"
+    family = Sd3.open(OpenContext(pocket, mx.float32, sides, Checkpoints(), bits=4))
+    family.prepare(tmp_path / "ready", Progress(1, lambda _: None, lambda: None))
+    assert family.missing({"transformer"}) == ["transformer"]
+    files = {str(path.relative_to(tmp_path / "ready")) for path in (tmp_path / "ready").rglob("*.safetensors")}
+    assert "text_encoder/model.safetensors" in files  # nothing of it is quantized: copied
+    assert "transformer/diffusion_pytorch_model-00001-of-00001.safetensors" in files
+    runtime = MlxRuntime()
+    ready = run(runtime, spec(**options, path=str(tmp_path / "ready")))
+    assert ready.summary.settled.quantization == "4bit"
+    again = run(runtime, spec(**options, path=str(pocket), quantization="4bit"))
+    assert (np.asarray(ready.images[0]) == np.asarray(again.images[0])).all()
+
+
+def test_preparing_stops_when_cancelled(spec, tmp_path):
+    from locara_sidecar.engine.mlx_engine.sd3 import Sd3
+
+    def cancelled():
+        raise JobCancelled
+
+    pocket = Path(models.__file__).parent / "pocket"
+    family = Sd3.open(OpenContext(pocket, mx.float32, spec().model.sides, Checkpoints(), bits=8))
+    with pytest.raises(JobCancelled):
+        family.prepare(tmp_path / "ready", Progress(1, lambda _: None, cancelled))

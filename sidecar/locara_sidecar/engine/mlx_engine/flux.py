@@ -21,6 +21,7 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
+from locara_sidecar.engine.mlx_engine.fused import gated, modulated, turned
 from locara_sidecar.engine.mlx_engine.mmdit import FeedForward, Mlp, sinusoids
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 
@@ -118,14 +119,14 @@ class DoubleBlock(nn.Module):
         """``x`` (B, image tokens, width), ``text`` (B, text tokens, width); ``rotation`` is of text, then image."""
         shift, scale, gate, shift_ff, scale_ff, gate_ff = mx.split(by, 6, axis=-1)
         shift_t, scale_t, gate_t, shift_ff_t, scale_ff_t, gate_ff_t = mx.split(by_text, 6, axis=-1)
-        ours, theirs = self.attn(_norm(x) * (1 + scale) + shift), self.attn_text(_norm(text) * (1 + scale_t) + shift_t)
+        ours, theirs = self.attn(modulated(x, shift, scale)), self.attn_text(modulated(text, shift_t, scale_t))
         q, k, v = (mx.concatenate([b, a], axis=2) for a, b in zip(ours, theirs, strict=True))
         y = _attention(q, k, v, rotation)
         words = text.shape[1]
-        x = x + gate * self.out(y[:, words:])
-        x = x + gate_ff * self.ff(_norm(x) * (1 + scale_ff) + shift_ff)
-        text = text + gate_t * self.out_text(y[:, :words])
-        text = text + gate_ff_t * self.ff_text(_norm(text) * (1 + scale_ff_t) + shift_ff_t)
+        x = gated(x, gate, self.out(y[:, words:]))
+        x = gated(x, gate_ff, self.ff(modulated(x, shift_ff, scale_ff)))
+        text = gated(text, gate_t, self.out_text(y[:, :words]))
+        text = gated(text, gate_ff_t, self.ff_text(modulated(text, shift_ff_t, scale_ff_t)))
         return x, text
 
 
@@ -141,9 +142,9 @@ class SingleBlock(nn.Module):
     def __call__(self, x: mx.array, by: mx.array, rotation: Rotation) -> mx.array:
         """``x`` (B, text and image tokens, width)."""
         shift, scale, gate = mx.split(by, 3, axis=-1)
-        normed = _norm(x) * (1 + scale) + shift
+        normed = modulated(x, shift, scale)
         seen = _attention(*self.attn(normed), rotation)
-        return x + gate * self.proj_out(mx.concatenate([seen, nn.gelu_approx(self.proj_mlp(normed))], axis=-1))
+        return gated(x, gate, self.proj_out(mx.concatenate([seen, nn.gelu_approx(self.proj_mlp(normed))], axis=-1)))
 
 
 class Flux(nn.Module):
@@ -237,7 +238,7 @@ class Flux(nn.Module):
             pace(x)
         x = x[:, text.shape[1] : text.shape[1] + count]
         scale, shift = mx.split(by.out, 2, axis=-1)
-        return unpack(self.proj_out(_norm(x) * (1 + scale) + shift), (latent.shape[1], latent.shape[2]))
+        return unpack(self.proj_out(modulated(x, shift, scale)), (latent.shape[1], latent.shape[2]))
 
 
 def pack(latent: mx.array) -> mx.array:
@@ -254,23 +255,11 @@ def unpack(tokens: mx.array, size: Size) -> mx.array:
     return x.transpose(0, 1, 4, 2, 5, 3).reshape(batch, height, width, -1)
 
 
-def _norm(x: mx.array) -> mx.array:
-    return mx.fast.layer_norm(x, None, None, _EPSILON)
-
-
 def _attention(q: mx.array, k: mx.array, v: mx.array, rotation: Rotation) -> mx.array:
     """(B, heads, tokens, size) to (B, tokens, heads x size)."""
-    q, k = _turn(q, rotation), _turn(k, rotation)
+    q, k = turned(q, *rotation), turned(k, *rotation)
     y = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
     return y.transpose(0, 2, 1, 3).reshape(q.shape[0], q.shape[2], -1)
-
-
-def _turn(x: mx.array, rotation: Rotation) -> mx.array:
-    """Each pair (2i, 2i + 1) of the last axis turned by its angle; in float32, because angles reach hundreds."""
-    pairs = x.astype(mx.float32).reshape(*x.shape[:-1], -1, 2)
-    a, b = pairs[..., 0], pairs[..., 1]
-    turned = mx.stack([a * rotation.cos - b * rotation.sin, a * rotation.sin + b * rotation.cos], axis=-1)
-    return turned.reshape(x.shape).astype(x.dtype)
 
 
 _RENAMED = (

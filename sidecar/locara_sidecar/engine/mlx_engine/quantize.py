@@ -22,8 +22,8 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten
 
+from locara_sidecar.engine import model_folder
 from locara_sidecar.engine.mlx_engine import weights
-from locara_sidecar.engine.model_folder import broken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +68,11 @@ class AffineQuantizer:
         # what it makes of the random weights is never computed
         nn.quantize(module, group_size=self.group, bits=self.bits, class_predicate=choose)
 
+    @property
+    def has_layers(self) -> bool:
+        """Whether a prepared module had layers to quantize."""
+        return bool(self._layers)
+
     def store(self, name: str, value: mx.array) -> Named:
         layer, _, parameter = name.rpartition(".")
         if self._prepared or parameter != "weight" or layer not in self._layers:
@@ -95,9 +100,27 @@ def build(model_type: type[M], component: Component, dtype: mx.Dtype, progress: 
         case {"bits": 4 | 8 as found, "group_size": 32 | 64 | 128 as group} if found == bits:
             ready: Quantizer = AffineQuantizer(found, group=group, prepared=True)
         case _:
-            raise broken(f"{component.name}/config.json", f"it was prepared otherwise ({prepared})")
+            raise model_folder.broken(f"{component.name}/config.json", f"it was prepared otherwise ({prepared})")
     as_named = type(model_type.__name__, (model_type,), {"sanitize": staticmethod(_as_it_is)})
     return weights.build(cast("type[M]", as_named), component, dtype, progress, ready)
+
+
+def touches(model_type: type[nn.Module], component: Component, bits: int) -> bool:
+    """Whether a component has layers that would be quantized."""
+    made = cast("Any", model_type)
+    quantizer = AffineQuantizer(bits)
+    quantizer.prepare(made(weights.read_config(made.config_type, component)))
+    return quantizer.has_layers
+
+
+def prepared_as(folder: Path) -> str | None:
+    """How the model in ``folder`` was prepared, in the wire's word; None for one that was not."""
+    for path in sorted(folder.glob("*/config.json")):
+        prepared: Any = model_folder.read_json(folder, f"{path.parent.name}/config.json").get(_KEY)
+        if isinstance(prepared, dict):
+            found: Any = cast("dict[str, Any]", prepared).get("bits")
+            return next((name for name, bits in BITS.items() if bits is not None and bits == found), None)
+    return None
 
 
 def save(model: nn.Module, component: Component, bits: int, folder: Path, checkpoint: Callable[[], None]) -> None:

@@ -60,6 +60,9 @@ class MlxRuntime(StagedRuntime):
     def _machine(self, reserved: int) -> Machine:
         return machine.of_engine(unified=self.device == "metal", reserved=reserved)
 
+    def _saved_as(self, model: ModelSpec) -> str | None:
+        return quantize.prepared_as(Path(model.path))
+
     def _open_family(self, model: ModelSpec, key: Key, control: Control) -> Family:
         del control
         context = OpenContext(

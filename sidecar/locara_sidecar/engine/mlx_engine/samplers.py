@@ -146,13 +146,12 @@ def euler_trailing(config: EulerConfig, steps: int) -> Schedule:
 
 def first_step(steps: int, strength: float, *, whole: bool) -> int:
     """How many of ``steps`` an edit of ``strength``, 0 … 1, leaves out: it starts from the picture with noise of that
-    step's level.
+    step's level. At least one step is left.
 
-    :param whole: count whole steps before subtracting, as SDXL's pipelines do (here at least one is left, where they
-        refuse); the flow-matching ones count after it.
+    :param whole: count whole steps before subtracting, as SDXL's pipelines do; the flow-matching ones after it.
     """
     kept = min(steps * strength, float(steps))
-    return steps - max(int(kept), 1) if whole else int(max(steps - kept, 0))
+    return min(steps - int(kept) if whole else int(steps - kept), steps - 1)
 
 
 def noised(clean: A, noise: A, sigma: float) -> A:

@@ -80,7 +80,9 @@ def from_picture(vae: Vae, source: Source, noise: NoiseStream, left: Schedule, m
     shape = (1, mean.shape[3], mean.shape[1], mean.shape[2])
     clean = vae.from_raw(mean + deviation * channels_last(noise.normal(shape)))
     drawn = channels_last(noise.normal(shape))
-    latent = mix(clean, drawn, float(left.sigmas[0])) if left.steps else clean
+    # at full strength under a mask SDXL, too, begins from nothing but noise
+    below = mx.zeros_like(clean) if source.mask is not None and source.strength == 1 else clean
+    latent = mix(below, drawn, float(left.sigmas[0]))
     mx.eval(latent, clean)
     if source.mask is None:
         return Start(latent, left)

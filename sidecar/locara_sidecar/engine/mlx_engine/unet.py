@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import mlx.core as mx
 from mlx import nn
 
+from locara_sidecar.engine.mlx_engine.fused import gelu_gated
 from locara_sidecar.engine.mlx_engine.mmdit import Mlp, sinusoids
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 from locara_sidecar.engine.mlx_engine.weights import channels_last
@@ -171,8 +172,7 @@ class TransformerBlock(nn.Module):
         normed = self.norm1(x)
         x = x + self.attn1(normed, self.attn1.keys_values(normed))
         x = x + self.attn2(self.norm2(x), text)
-        value, gate = mx.split(self.ff_in(self.norm3(x)), 2, axis=-1)
-        return x + self.ff_out(value * nn.gelu(gate))
+        return x + self.ff_out(gelu_gated(self.ff_in(self.norm3(x))))
 
 
 class Transformer(nn.Module):

@@ -1,0 +1,1 @@
+"""Models in their true sizes with synthetic weights: loading, quantizing and memory, without a download."""

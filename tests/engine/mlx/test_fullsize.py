@@ -1,0 +1,53 @@
+"""Synthetic components are real ones to our readers, and the full-size measurement runs, here on a small one."""
+
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from fullsize import mlx as measurement
+from fullsize import synthetic
+from locara_sidecar.engine.mlx_engine.flux import Flux
+from locara_sidecar.engine.model_folder import read_component
+from support.parity import build
+
+SMALL = synthetic.PUBLISHED["flux.1-dev"]._replace(
+    config=synthetic.FLUX
+    | {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 64, "num_attention_heads": 2}
+    | {"axes_dims_rope": [16, 24, 24], "joint_attention_dim": 64}
+)
+
+
+def test_published_sizes_are_those_that_are_known():
+    billions = {name: synthetic.count(published) / 1e9 for name, published in synthetic.PUBLISHED.items()}
+    # the table of positions counts in: 0.2 and 0.1 of SD3.5's
+    known = {"flux.1-dev": 11.90, "sd3.5-medium": 2.47, "sd3.5-large": 8.15, "t5-xxl": 4.76}
+    assert billions == pytest.approx(known, abs=0.01)
+
+
+def test_a_synthetic_component_is_read_whole_and_its_weights_are_small_normal_numbers(tmp_path):
+    written = synthetic.write(tmp_path / "transformer", SMALL, shard_bytes=300_000)
+    component = read_component(tmp_path, "transformer", SMALL.class_name, SMALL.stem)
+    assert len(component.files) > 3
+    assert written == 2 * synthetic.count(SMALL)
+    values = dict(tree_flatten(build(Flux, component).parameters()))
+    weight = np.array(values["singles.0.proj_mlp.weight"].astype(mx.float32))
+    assert abs(weight.std() - 0.02) < 0.001
+    assert abs(weight.mean()) < 0.001
+
+
+def test_a_component_is_prepared_in_one_process_and_read_again_in_another(tmp_path, monkeypatch):
+    monkeypatch.setitem(synthetic.PUBLISHED, "flux.1-dev", SMALL)
+    # in this process: the published ones are patched here only
+    monkeypatch.setattr(measurement, "in_a_process", in_this_process)
+    synthetic.write(tmp_path / "component", SMALL)
+    rows = measurement.measure(measurement.Case("flux.1-dev", 4, 1000.0, 1000.0), tmp_path, tmp_path)
+    assert [row.met for row in rows] == [True, True, None, True, None]
+    assert not (tmp_path / "prepared").exists()
+    assert all(row.value > 0 for row in rows)
+
+
+def in_this_process(folder, name, bits, into=None):
+    return measurement.child(Path(folder), name, int(bits), None if into is None else Path(into))
