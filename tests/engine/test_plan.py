@@ -31,7 +31,7 @@ TABLE = {
     ("gpu", 8, "sd3.5-medium"): ("4bit", WHOLE, ALONE),
     ("gpu", 8, "sdxl-lightning"): ("none", TILED, ALONE),
     ("gpu", 8, "flux.1-schnell"): None,
-    ("gpu", 12, "sd3.5-medium"): ("8bit", WHOLE, LEAVE),
+    ("gpu", 12, "sd3.5-medium"): ("8bit", WHOLE, ALONE),
     ("gpu", 12, "flux.1-dev"): ("4bit", WHOLE, ALONE),
     ("gpu", 16, "sd3.5-medium"): ("none", WHOLE, ALONE),
     ("gpu", 16, "flux.1-schnell"): ("4bit", WHOLE, ALL),

@@ -28,9 +28,11 @@ def parts_of(family: Family, components: Iterable[Component]) -> list[Part]:
 
 def _part(component: Component, family: Family) -> Part:
     parameters = quantizable = 0
-    packed: dict[str, int] = component.config.get("quantization") or {"bits": _WORD}  # saved quantized: into words
+    saved: Any = component.config.get("quantization")  # in fewer bits, packed into words
+    bits: Any = cast("dict[str, Any]", saved).get("bits") if isinstance(saved, dict) else None
+    in_a_word = _WORD // bits if bits in (4, 8) else 1
     for key, dtype, shape in _shapes(component):
-        count = math.prod(shape) * (_WORD // packed["bits"] if dtype == "U32" else 1)
+        count = math.prod(shape) * (in_a_word if dtype == "U32" else 1)
         parameters += count
         if len(shape) == 2 and _LINEAR.search(key) and _EMBEDDING not in key:
             quantizable += count

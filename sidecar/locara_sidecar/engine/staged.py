@@ -156,6 +156,11 @@ class StagedRuntime(ABC):
     def _footprint(self) -> int:
         """Bytes that the engine takes now, in the process and on the device."""
 
+    def _saved_as(self, model: ModelSpec) -> str | None:
+        """The bits that a folder's weights were saved in; None for weights that can be loaded in any."""
+        del model
+        return None
+
     def _family_class(self, family: str) -> Any:
         """:raises EngineFault: EngineUnavailable for a family that the engine does not run."""
         if family not in self.families:
@@ -226,10 +231,14 @@ class StagedRuntime(ABC):
     def _prepare(self, demand: Demand, emit: Emit, control: Control) -> tuple[Opened, Plan]:
         """The model open with the bits of its plan. ``auto`` keeps the bits that it is open with if they fit.
 
-        :raises EngineFault: InsufficientMemory, or what opening raises.
+        :raises EngineFault: InsufficientMemory, EngineUnavailable, or what opening raises.
         """
         model, current = demand.model, self._opened
+        if model.quantization not in ("auto", *plans.QUANTIZATIONS):
+            raise self._unavailable(f"does not know the quantization '{model.quantization}'")
         precision = self._choose_precision(model.precision)
+        if model.quantization == "auto" and (saved := self._saved_as(model)) is not None:
+            model = msgspec.structs.replace(model, quantization=saved)
         key = Key(model.path, model.digest, precision, "none" if model.quantization == "auto" else model.quantization)
         if model.quantization == "auto" and current is not None and current.key[:3] == key[:3]:
             key = current.key

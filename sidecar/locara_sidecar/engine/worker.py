@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import logging
 import os
 import queue
 import signal
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _CHUNK = 1 << 16
+_OWN = "locara_sidecar"
 _HEARTBEAT_EVERY = 0.25  # seconds
 _MAX_FRAMES_LOGGED = 30
 _NICE = 5
@@ -110,6 +112,7 @@ class Worker:
         # the scratch folder is known, nothing heavy is imported, and there is one thread: now or never
         confined = sandbox.confine(start.scratch, start.readable)
         threading.Thread(target=self._listen, args=(rest, batches), name="listener", daemon=True).start()
+        _forward_logs(self._pipe.send)
         runtime = self._load(start)
         self._pipe.send(
             frames.Ready(
@@ -208,6 +211,24 @@ def main(parent: int = 0) -> NoReturn:
         Worker(pipe).main()
     finally:  # not sys.exit: the threads of a numerical library can hang an orderly end
         os._exit(1)
+
+
+class _LogHandler(logging.Handler):
+    def __init__(self, send: Callable[[frames.Event], None]) -> None:
+        super().__init__()
+        self._tell = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        name = record.name.removeprefix(f"{_OWN}.engine.")
+        self._tell(frames.Log(level=record.levelname.lower(), logger=name, msg=record.getMessage()))
+
+
+def _forward_logs(send: Callable[[frames.Event], None]) -> None:
+    """Our own log records, and nobody else's (theirs may quote a prompt), go to the daemon's log."""
+    own = logging.getLogger(_OWN)
+    own.setLevel(logging.INFO)
+    own.propagate = False
+    own.addHandler(_LogHandler(send))
 
 
 def _claim() -> Pipe:

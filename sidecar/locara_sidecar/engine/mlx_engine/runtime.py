@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import mlx.core as mx
-import msgspec
 
 from locara_sidecar.engine import machine, memory
 from locara_sidecar.engine.mlx_engine import device, quantize
@@ -22,9 +21,8 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.family import Family
     from locara_sidecar.engine.frames import ModelSpec
     from locara_sidecar.engine.machine import Machine
-    from locara_sidecar.engine.plan import Plan
-    from locara_sidecar.engine.runtime import Control, Emit
-    from locara_sidecar.engine.staged import Demand, Key, Opened
+    from locara_sidecar.engine.runtime import Control
+    from locara_sidecar.engine.staged import Key
 
 _FAMILY = "locara_sidecar.engine.mlx_engine."
 
@@ -60,15 +58,11 @@ class MlxRuntime(StagedRuntime):
     def _choose_precision(self, asked: str) -> str:
         return device.choose_precision(asked, self.device)
 
-    def _prepare(self, demand: Demand, emit: Emit, control: Control) -> tuple[Opened, Plan]:
-        """Of a model that was saved quantized, ``auto`` is what it was saved as."""
-        prepared = quantize.prepared_as(Path(demand.model.path)) if demand.model.quantization == "auto" else None
-        if prepared is not None:
-            demand = demand._replace(model=msgspec.structs.replace(demand.model, quantization=prepared))
-        return super()._prepare(demand, emit, control)
-
     def _machine(self, reserved: int) -> Machine:
         return machine.of_engine(unified=self.device == "metal", reserved=reserved)
+
+    def _saved_as(self, model: ModelSpec) -> str | None:
+        return quantize.prepared_as(Path(model.path))
 
     def _open_family(self, model: ModelSpec, key: Key, control: Control) -> Family:
         del control

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 safe_open: Any = _safe_open
+_MAPPED = 256 << 20  # bytes
 
 
 def shell(cls: Any, component: model_folder.Component, dtype: torch.dtype) -> nn.Module:
@@ -86,14 +87,26 @@ def _require_shape(component: model_folder.Component, key: str, tensor: torch.Te
 
 
 def _tensors(component: model_folder.Component, progress: model_folder.Progress) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and (mapped) tensor, one after the other; progress counts a tensor when the next one is asked for."""
+    """Name and (mapped) tensor, one after the other; progress counts a tensor when the next one is asked for.
+
+    What was read of a mapping counts as the process's own memory for as long as the mapping lives. So it does not live
+    long: a file is opened anew whenever :data:`_MAPPED` of it have been read.
+    """
     for path in component.files:
         try:
-            with safe_open(path, framework="pt") as opened:
-                for key in opened.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    tensor: torch.Tensor = opened.get_tensor(key)
-                    yield key, tensor
-                    progress.advance(tensor.nbytes)
+            left: list[str] | None = None
+            while left is None or left:
+                with safe_open(path, framework="pt") as opened:
+                    left = list(opened.keys()) if left is None else left
+                    read = 0
+                    while left and read < _MAPPED:
+                        key = left.pop(0)
+                        tensor: torch.Tensor = opened.get_tensor(key)
+                        yield key, tensor
+                        size = tensor.nbytes
+                        del tensor
+                        read += size
+                        progress.advance(size)
         except (SafetensorError, OSError) as error:
             raise model_folder.broken(f"{component.name}/{path.name}", "a tensor cannot be read") from error
 

@@ -1,0 +1,136 @@
+"""What 8 and 4 bits cost in quality on the torch engine: the same jobs in float32 with and without.
+
+    python packaging/bench/quality.py [--pictures N]
+
+For the shipped model and the tiny models of the fixtures: the cosine between the finished latents (worst of all
+pictures), the PSNR of the pictures (of the mean squared error over all), and how much smaller the weights are. The tiny
+models are random: they show that an architecture works, and no more. ``packaging/bench/quantization.py`` has the MLX
+engine's, layer by layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from bench.common import Row, show
+from locara_sidecar.engine import plan as plans
+from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
+from locara_sidecar.engine.runtime import ImageEvent, StepEvent
+from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
+from locara_sidecar.models import catalogue
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "models"
+MODELS = ("pocket", "tiny-sd3", "tiny-flux", "tiny-sdxl")
+PROMPTS = (
+    "a large red circle in the center of a blue background",
+    "a small yellow star at the top left on a purple background",
+    "a large green square in the center of a white background",
+    "a small blue triangle at the bottom right on a yellow background",
+)
+
+
+class Drawn(NamedTuple):
+    latents: list[Any]
+    pictures: list[Any]
+
+
+class Control:
+    def checkpoint(self) -> None:
+        """Nothing stops this."""
+
+
+def job_for(entry: catalogue.Entry, folder: Path) -> JobSpec:
+    """A job with the model's defaults in float32."""
+    defaults = entry.defaults
+    sides = Sides(minimum=16, maximum=1024, multiple_of=8, max_pixels=1 << 20)
+    return JobSpec(
+        job="job-1",
+        model=ModelSpec(
+            id=entry.id,
+            version=entry.version,
+            digest="",
+            family=entry.family,
+            path=str(folder),
+            max_sequence_length=defaults.max_sequence_length,
+            quantization="none",
+            precision="float32",
+            sides=sides,
+        ),
+        prompt="",
+        negative_prompt="",
+        width=defaults.width,
+        height=defaults.height,
+        steps=defaults.steps,
+        guidance=defaults.guidance,
+        seed=0,
+        count=1,
+        scheduler=defaults.scheduler,
+        speed="exact",
+        tiling="off",
+        preview=PreviewSpec(mode="off", every_steps=1, max_side=64, max_bytes=4096, mime_type="image/webp"),
+        output=EncodeSpec(mime_type="image/png", quality=90, metadata=None),
+    )
+
+
+def draw(runtime: TorchRuntime, job: JobSpec, quantization: str, count: int) -> Drawn:
+    drawn = Drawn([], [])
+    last: list[Any] = []
+
+    def take(event: Any) -> None:
+        if isinstance(event, StepEvent):
+            last[:] = [event.x0]
+        elif isinstance(event, ImageEvent):
+            drawn.latents.append(last[0].double().flatten())
+            drawn.pictures.append(np.asarray(event.pixels, float))
+
+    model = msgspec.structs.replace(job.model, quantization=quantization)
+    for seed in range(count):
+        prompt = PROMPTS[seed % len(PROMPTS)]
+        runtime.generate(msgspec.structs.replace(job, model=model, prompt=prompt, seed=seed), take, Control())
+    return drawn
+
+
+def psnr(wanted: Drawn, got: Drawn) -> float:
+    error = np.mean([((a - b) ** 2).mean() for a, b in zip(wanted.pictures, got.pictures, strict=True)])
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+def cosine(wanted: Drawn, got: Drawn) -> float:
+    pairs = zip(wanted.latents, got.latents, strict=True)
+    return min(float((a @ b) / (a.norm() * b.norm())) for a, b in pairs)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=16)
+    options = parser.parse_args()
+    known = catalogue.load(FIXTURES)
+    rows: list[Row] = []
+    for name in MODELS:
+        entry, folder = known.get(name), known.folder(name)
+        assert entry is not None
+        assert folder is not None
+        with tempfile.TemporaryDirectory() as scratch:
+            runtime = TorchRuntime(scratch)
+            exact = draw(runtime, job_for(entry, folder), "none", options.pictures)
+            for quantization in ("8bit", "4bit"):
+                got = draw(runtime, job_for(entry, folder), quantization, options.pictures)
+                parts = runtime._opened.family.parts
+                kept = [
+                    sum(plans.weight_bytes(part, how, "float32") for part in parts) for how in (quantization, "none")
+                ]
+                smaller = f"weights {kept[0] / kept[1]:.0%} of float32"
+                rows.append(Row(f"{name} {quantization}: cosine of the latents", cosine(exact, got), "", None, smaller))
+                rows.append(Row(f"{name} {quantization}: PSNR", psnr(exact, got), "dB", None))
+    return show(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
