@@ -59,7 +59,8 @@ def calls_of_a_session(where: Path, *, engine: str, missing: bool = False) -> tu
     argv += [sys.executable, "-m", "locara_sidecar", "serve", "--log-level", "error", "--engine", engine]
     argv += ["--allow-downloads", "--allow-model-management"]
     argv += ["--cache-dir", str(store.root), "--catalogue", str(where / "catalogue")]
-    env = {name: value for name, value in os.environ.items() if name != "HF_ENDPOINT" or missing}
+    dropped = {"HF_HUB_OFFLINE"} if missing else {"HF_HUB_OFFLINE", "HF_ENDPOINT"}  # nothing else may keep it offline
+    env = {name: value for name, value in os.environ.items() if name not in dropped}
     with Sidecar(argv, env=env | {"HF_HOME": str(where / "home")}) as sidecar:
         sidecar.initialize(
             manifest=manifest("pocket", "mine", "other", "sd3.5-medium"),

@@ -21,7 +21,10 @@ def instead_of_the_loop(main):
     for thread in threading.enumerate():
         if thread.name == "stdin":
             thread.join()
-    main.__self__._drain()
+    daemon = main.__self__
+    daemon._drain()
+    daemon._outbox.close()
+    daemon._writer.wait(5)  # as the loop would before the process ends
     os.write(2, " ".join(sys.modules).encode())
 
 anyio.run = instead_of_the_loop

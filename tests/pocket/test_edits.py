@@ -10,6 +10,7 @@ from PIL import Image, ImageFilter
 
 from locara_sidecar.engine.frames import EditSpec, EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 from locara_sidecar.engine.runtime import ImageEvent
+from support.runtimes import as_before  # noqa: F401
 
 MODELS = Path(__file__).parents[2] / "sidecar" / "locara_sidecar" / "models"
 

@@ -22,6 +22,7 @@ from locara_sidecar.engine.runtime import ImageEvent, JobCancelled, PhaseEvent, 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_ENVIRONMENT = dict(os.environ)
 FOLDER = Path(__file__).parents[2] / "fixtures" / "models" / "tiny-sd3"
 
 
@@ -101,8 +102,7 @@ def run_job(runtime: Any, spec: JobSpec, control: Control | None = None, on_even
 @pytest.fixture(scope="module", autouse=True)
 def as_before() -> Iterator[None]:
     """One torch thread, because models this small only lose time to threads that wait for each other; and afterwards
-    the environment as it was, which the torch engine changes."""
-    before = dict(os.environ)
+    the environment as it was, which the torch engine changes (a runtime of the whole session is made before this)."""
     torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
     threads = torch.get_num_threads() if torch else 0
     if torch:
@@ -110,8 +110,9 @@ def as_before() -> Iterator[None]:
     yield
     if torch:
         torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(before)
+    for name in set(os.environ) - set(_ENVIRONMENT) - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ.update(_ENVIRONMENT)
 
 
 @pytest.fixture(scope="session")
