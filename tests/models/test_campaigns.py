@@ -37,7 +37,7 @@ print(json.dumps([(row.name, row.figure) for row in rows if row.met is False]))
 
 
 def test_killed_at_random_moments_nothing_partial_is_visible_and_every_download_ends_on_resume(tmp_path):
-    """In a process of its own: its children are forks, which must not inherit torch's threads, and tell what ends them."""
+    """In a process of its own, because its children are forks; they tell what ends them."""
     kept = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     env = kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "LOCARA_CAMPAIGN_DEBUG": "1"}
     done = subprocess.run(

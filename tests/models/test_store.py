@@ -23,6 +23,16 @@ def quiet(_):
     pass
 
 
+@pytest.mark.parametrize("looks", [1, 2])
+def test_planning_a_removal_survives_that_another_process_removes_the_model_meanwhile(
+    store, hub, tmp_path, monkeypatch, looks
+):
+    one = install(store, hub, tmp_path, 1)
+    seen = [[one]] * looks  # how often the store shows the model before it is gone
+    monkeypatch.setattr(type(store), "entries", lambda self: seen.pop() if seen else [])
+    assert [entry.key for entry in collect.plan_remove(store, "m1").models] == [one.key]
+
+
 def test_removing_a_model_leaves_the_bytes_that_another_needs(store, hub, tmp_path):
     one, two = install(store, hub, tmp_path, 1), install(store, hub, tmp_path, 2)
     shared = (one.folder / "text_encoder/model.safetensors").stat().st_size

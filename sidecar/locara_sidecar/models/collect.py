@@ -147,10 +147,10 @@ def plan_remove(store: Store, model_id: str) -> Plan:
 
     :raises RpcError: ModelNotInstalled.
     """
-    entries = [entry for entry in store.entries() if model_id in entry.meta.ids]
+    survey = _Survey(store)  # looked at once: between two looks another process may have removed an entry
+    entries = [entry for entry in survey.entries if model_id in entry.meta.ids]
     if not entries:
         raise RpcError("ModelNotInstalled", f"The model {model_id} is not in the model cache.", model=model_id)
-    survey = _Survey(store)
     return Plan(entries, [], survey.freed([entry for entry in entries if entry.meta.ids == [model_id]], ()))
 
 
