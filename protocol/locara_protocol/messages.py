@@ -334,6 +334,9 @@ class Warning(Result, frozen=True):
 
 
 class GenerateResult(Result, frozen=True):
+    """``peak_memory_bytes``: the engine process's height so far as the operating system counts it;
+    ``peak_allocated_bytes``: that of its arrays alone, where its allocator counts them (MLX)."""
+
     job_id: str
     images: list[ImageResult]
     model: ModelUsed
@@ -341,6 +344,7 @@ class GenerateResult(Result, frozen=True):
     timings: Timings
     peak_memory_bytes: int
     warnings: list[Warning]
+    peak_allocated_bytes: int | UnsetType = UNSET
 
 
 class CancelJobParams(Params, frozen=True):

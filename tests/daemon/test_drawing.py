@@ -53,6 +53,10 @@ def test_the_picture_shows_what_the_prompt_says(host, engine):
     assert result["model"]["engine"] == engine
     assert result["model"]["digest"].startswith("sha256:")
     assert result["peakMemoryBytes"] > 50e6
+    if engine == "mlx":  # its allocator counts the arrays alone
+        assert 20e6 < result["peakAllocatedBytes"] < result["peakMemoryBytes"]
+    else:
+        assert "peakAllocatedBytes" not in result
 
 
 def test_the_previews_show_the_predicted_picture_from_early_steps_on(host):

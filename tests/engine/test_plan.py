@@ -129,6 +129,36 @@ def test_another_daemons_engine_is_taken_off():
     assert plans.choose(parts("flux.1-dev"), ask("flux.1-dev"), machine("ram", 32, reserved=28 * GIB)) is None
 
 
+@pytest.mark.parametrize(("kind", "gib"), [("unified", 16), ("unified", 24), ("gpu", 24), ("ram", 64)])
+@pytest.mark.parametrize("model", ["sd3.5-medium", "flux.1-schnell", "sdxl-lightning"])
+def test_an_allocator_may_hold_its_plan_and_a_little_more_but_never_more_than_the_machine_has(kind, gib, model):
+    there = machine(kind, gib)
+    plan = plans.choose(parts(model), ask(model), there)
+    limits = plans.limits(plan, there)
+    beside = 0 if kind == "gpu" else plans._ENGINE
+    assert plan.peak <= limits.memory + beside <= min(machines.limit(there), 1.25 * plan.peak)
+    assert 100 << 20 < limits.cache == plan.step < plan.peak
+
+
+def test_what_another_daemon_was_promised_bounds_the_allocator_too():
+    wanted = ask("sd3.5-medium", quantization="4bit")
+    alone, beside = (machine("unified", 16, reserved=reserved) for reserved in (0, 4 * GIB))
+    plan = plans.choose(parts("sd3.5-medium"), wanted, beside)
+    assert plan.peak < machines.limit(beside) < 1.25 * plan.peak
+    assert plans.limits(plan, beside).memory + plans._ENGINE == machines.limit(beside)
+    assert plans.limits(plan, alone).memory > plans.limits(plan, beside).memory
+
+
+def test_a_larger_picture_lets_the_allocator_keep_more_for_the_next_step():
+    there = machine("unified", 64)
+    small, large = (
+        plans.limits(plans.choose(parts("flux.1-dev"), ask("flux.1-dev", width=side, height=side), there), there)
+        for side in (512, 1024)
+    )
+    assert large.cache > 2 * small.cache
+    assert large.memory > small.memory
+
+
 def test_a_refusal_has_the_figures_and_says_what_would_fit():
     with pytest.raises(EngineFault) as caught:
         plans.require(parts("sd3.5-medium"), ask("sd3.5-medium", quantization="none"), machine("gpu", 8))

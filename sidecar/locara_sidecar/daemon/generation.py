@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import UNSET
 
 from locara_protocol.errors import RpcError
 from locara_protocol.messages import DiffusionStep, GenerateParams, GenerateResult, ModelUsed, Timings, Warning
@@ -177,4 +178,5 @@ def _result(
         ),
         peak_memory_bytes=done.peak_memory,
         warnings=[*resolved.warnings, *(Warning(kind=kind, message=message) for kind, message in done.warnings)],
+        peak_allocated_bytes=UNSET if done.peak_allocated is None else done.peak_allocated,
     )

@@ -17,7 +17,7 @@ from locara_protocol.messages import ImageMime, Phase, PreviewDecoder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = 2
+VERSION = 3
 MAX_FRAME_BYTES = 512 * 1024 * 1024
 PREAMBLE = b"\n\0LOCARA-ENGINE\0\n"
 """The engine's first bytes on its pipe; what start-up code of the interpreter printed before them is skipped."""
@@ -267,7 +267,8 @@ class Image(msgspec.Struct, frozen=True, kw_only=True, tag="image"):
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
-    """All images of the job are out. Times in seconds, memory in bytes (the system's figure for the process).
+    """All images of the job are out. Times in seconds, memory in bytes (the system's figure for the process, and the
+    allocator's own for its arrays where it counts them).
 
     ``warnings``: (kind, message) pairs. ``steps``: steps that ran an image.
     """
@@ -281,6 +282,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
     denoise: float
     decode: float
     peak_memory: int
+    peak_allocated: int | None = None
     warnings: list[tuple[str, str]]
 
 

@@ -118,6 +118,7 @@ class _Run:
             denoise=self._seconds["denoising"],
             decode=self._seconds["decoding"],
             peak_memory=self._runtime.peak_memory(),
+            peak_allocated=self._runtime.peak_allocated(),
             warnings=[*warnings, *self._warnings.items()],
         )
 

@@ -38,6 +38,10 @@ QUANTIZATIONS: tuple[Quantization, ...] = ("none", "8bit", "4bit")
 COMFORT = 0.85
 """The share of the free memory that a plan fills without need."""
 
+HEADROOM = 0.25
+"""How far an allocator may go over its plan, as a part of the plan's peak: the figures of a plan are rounded up, and
+a limit that bites makes every step slower."""
+
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _BITS = {8: 8.5, 4: 4.5}  # a quantized weight with its share of scales and offsets, in the engine that takes more
 _SMALL_ENCODER = 1_000_000_000  # parameters: CLIP, which takes little and is left as it is
@@ -83,7 +87,12 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is done. ``weights``: bytes of all components together; ``peak``: bytes at the highest moment."""
+    """What is done.
+
+    :param weights: bytes of all components together.
+    :param peak: bytes at the highest moment.
+    :param step: of them, what a step computes with.
+    """
 
     quantization: Quantization
     tiled: bool
@@ -92,6 +101,19 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     denoiser_leaves: bool
     weights: int
     peak: int
+    step: int
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes that an engine's allocator may hold, for engines whose allocator can be told.
+
+    :param memory: with what it keeps for reuse; above it the allocator gives that back first, and lets no more work
+        wait in its queue than is under way.
+    :param cache: what it may keep for reuse.
+    """
+
+    memory: int
+    cache: int
 
 
 def bits(part: Part, quantization: str) -> int:
@@ -130,6 +152,18 @@ def choose(parts: Sequence[Part], ask: Ask, machine: Machine) -> Plan | None:
             return plan
     least = min(plans, key=lambda plan: plan.peak)
     return least if least.peak <= machines.limit(machine) else None
+
+
+def limits(plan: Plan, machine: Machine) -> Limits:
+    """The allocator's share of ``plan``: its peak and :data:`HEADROOM` of it, within what the machine has, less what
+    the process takes beside the allocator.
+
+    Kept for reuse is what one step computes with, because the next step computes with the same again. So between two
+    steps weights and leftovers together are what a step needs anyway, and the system's figure for the process stays
+    near the height of what the allocator has in use.
+    """
+    whole = min(machines.limit(machine), int(plan.peak * (1 + HEADROOM)))
+    return Limits(memory=whole - _base(machine.kind), cache=plan.step)
 
 
 def require(parts: Sequence[Part], ask: Ask, machine: Machine) -> Plan:
@@ -191,9 +225,9 @@ def _plan(
     stay = 0 if leave else encoders
     transient = _transient(parts, quantization)
     encoding = encoders + (0 if alone else computing) + pixels + transient
-    denoising = stay + computing + pixels + max(_step_bytes(denoiser, ask, value), transient)
+    step = _step_bytes(denoiser, ask, value)
+    denoising = stay + computing + pixels + max(step, transient)
     decoding = stay + (0 if last else computing) + pixels + _decode_bytes(decoder, ask, value, tiled=tiled)
-    base = 0 if kind == "gpu" else _ENGINE  # on a GPU the process is not what is short
     return Plan(
         quantization=quantization,
         tiled=tiled,
@@ -201,8 +235,14 @@ def _plan(
         alone=alone,
         denoiser_leaves=last,
         weights=sum(size.values()),
-        peak=base + max(encoding, denoising, decoding),
+        peak=_base(kind) + max(encoding, denoising, decoding),
+        step=step,
     )
+
+
+def _base(kind: str) -> int:
+    """What the engine's process takes before any weight; on a GPU that is not what is short."""
+    return 0 if kind == "gpu" else _ENGINE
 
 
 def _transient(parts: Sequence[Part], quantization: str) -> int:

@@ -133,3 +133,8 @@ class Runtime(Protocol):
     def peak_memory(self) -> int:
         """The process's peak footprint in bytes as the operating system counts it."""
         ...
+
+    def peak_allocated(self) -> int | None:
+        """What the arrays took at their height, in bytes as the engine's own allocator counts them: no leftovers, no
+        libraries. None where it does not count."""
+        ...

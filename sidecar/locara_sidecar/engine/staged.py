@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.family import Array, Embedding, Family
     from locara_sidecar.engine.frames import JobSpec, LoadSpec, ModelSpec
     from locara_sidecar.engine.machine import Machine
-    from locara_sidecar.engine.plan import Ask, Plan
+    from locara_sidecar.engine.plan import Ask, Limits, Plan
     from locara_sidecar.engine.source import Source
 
 
@@ -156,6 +156,10 @@ class StagedRuntime(ABC):
     def _footprint(self) -> int:
         """Bytes that the engine takes now, in the process and on the device."""
 
+    def _limit(self, limits: Limits) -> None:
+        """Have the allocator keep to a plan, the one that the next weights are loaded for; where it can be told."""
+        del limits
+
     def _saved_as(self, model: ModelSpec) -> str | None:
         """The bits that a folder's weights were saved in; None for weights that can be loaded in any."""
         del model
@@ -228,6 +232,9 @@ class StagedRuntime(ABC):
     def peak_memory(self) -> int:
         return memory.peak()
 
+    def peak_allocated(self) -> int | None:
+        return None
+
     def _prepare(self, demand: Demand, emit: Emit, control: Control) -> tuple[Opened, Plan]:
         """The model open with the bits of its plan. ``auto`` keeps the bits that it is open with if they fit.
 
@@ -253,8 +260,10 @@ class StagedRuntime(ABC):
             edits=demand.edits,
             text_tokens=model.max_sequence_length + _CLIP_TOKENS,
         )
-        plan = self._plan(family, ask, key.quantization, self._machine(model.reserved))
+        machine = self._machine(model.reserved)
+        plan = self._plan(family, ask, key.quantization, machine)
         _logger.info("memory plan: %s", plan)
+        self._limit(plans.limits(plan, machine))
         self._open(model, key._replace(quantization=plan.quantization), emit, control)
         assert self._opened is not None
         return self._opened, plan

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.family import Family
     from locara_sidecar.engine.frames import ModelSpec
     from locara_sidecar.engine.machine import Machine
+    from locara_sidecar.engine.plan import Limits
     from locara_sidecar.engine.runtime import Control
     from locara_sidecar.engine.staged import Key
 
@@ -87,9 +88,16 @@ class MlxRuntime(StagedRuntime):
         gc.collect()
         mx.clear_cache()
 
+    def _limit(self, limits: Limits) -> None:
+        mx.set_memory_limit(limits.memory)
+        mx.set_cache_limit(limits.cache)
+
     def _footprint(self) -> int:
         # on Metal the system's figure has it all; on CUDA the device's memory comes on top
         return memory.resident() + (mx.get_active_memory() + mx.get_cache_memory() if self.device == "cuda" else 0)
 
     def peak_memory(self) -> int:
         return memory.peak() + (mx.get_peak_memory() if self.device == "cuda" else 0)
+
+    def peak_allocated(self) -> int:
+        return mx.get_peak_memory()
