@@ -1,12 +1,14 @@
 """Previews show what the picture will be."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from locara_sidecar.engine import linear_preview
+from support.fixture_models import MODELS
 
 
 def correlation(left, right):
@@ -59,6 +61,43 @@ def test_modes_that_the_model_has_not_give_none(cold, runtime, run, spec):
     assert runtime.preview(x0, "tiny", 64) is None
     assert runtime.preview(x0, "off", 64) is None
     assert cold.preview(x0, "linear", 64) is None
+
+
+@pytest.fixture
+def with_tiny(copy):
+    """The model with another fixture's tiny decoder beside it; their latents have the same shape."""
+    shutil.copytree(MODELS / "tiny-flux" / "tiny_vae", copy / "tiny_vae")
+    return copy
+
+
+def test_a_tiny_decoder_beside_the_model_is_used(cold, with_tiny, run, spec):
+    shown = []
+
+    def look(event):
+        if hasattr(event, "x0"):
+            shown.append(cold.preview(event.x0, "tiny", 48))
+
+    plain = run(cold, spec(path=str(with_tiny)))
+    result = run(cold, spec(path=str(with_tiny), mode="tiny"), on_event=look)
+    assert [(picture.size, decoder) for picture, decoder in shown] == [((48, 48), "tiny")] * 3
+    assert len({picture.tobytes() for picture, _ in shown}) == 3
+    assert result.images[0].tobytes() == plain.images[0].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("diffusion_pytorch_model.safetensors", b"noise"),
+        ("config.json", b"{"),
+        ("config.json", b'{"decoder_block_out_channels": [4, 4, 4, 4]}'),
+    ],
+)
+def test_a_broken_tiny_decoder_costs_only_its_previews(cold, with_tiny, run, spec, caplog, file, content):
+    (with_tiny / "tiny_vae" / file).write_bytes(content)
+    result = run(cold, spec(path=str(with_tiny), mode="tiny"))
+    assert cold.preview(result.steps[-1].x0, "tiny", 48) is None
+    assert result.images
+    assert "the tiny preview decoder cannot be used" in caplog.text
 
 
 def test_a_matrix_beside_the_model_is_used_instead_of_fitting(cold, copy, run, spec):

@@ -1,4 +1,4 @@
-"""Small pictures of a step's predicted clean latent, by two decoders: a matrix, or the full autoencoder.
+"""Small pictures of a step's predicted clean latent, by three decoders: a matrix, a tiny network, the full autoencoder.
 
 Nothing here touches the running job: no random numbers, no state of the loop.
 """
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 import numpy as np
 
-from locara_sidecar.engine import linear_preview, pictures
+from locara_sidecar.engine import linear_preview, pictures, tiny_preview
+from locara_sidecar.engine.mlx_engine import weights
+from locara_sidecar.engine.mlx_engine.tiny_vae import TinyVae
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,12 +23,13 @@ if TYPE_CHECKING:
     from locara_protocol.messages import PreviewDecoder
     from locara_sidecar.engine.mlx_engine.pace import Checkpoints
     from locara_sidecar.engine.mlx_engine.vae import Vae
+    from locara_sidecar.engine.model_folder import Component, Progress
 
 
 class Previews:
     """The preview decoders of one model.
 
-    :param folder: the model's; may hold ``linear_preview.json``.
+    :param folder: the model's; may hold ``linear_preview.json`` and ``tiny_vae``.
     :param vae: gives the model's own autoencoder, loaded.
     """
 
@@ -35,6 +38,8 @@ class Previews:
         self._vae = vae
         self._checkpoints = checkpoints
         self._linear: linear_preview.LinearPreview | None = None
+        self._tiny: TinyVae | None = None
+        self._tiny_sought = False
 
     def prepare(self, mode: str, checkpoint: Callable[[], None]) -> None:
         """Have the decoder ready that ``mode`` needs, so that no step waits for it.
@@ -46,22 +51,32 @@ class Previews:
             self._linear = linear_preview.read(
                 self._folder, vae.config.latent_channels
             ) or linear_preview.fit_to_encoder(self._encode, vae.config.factor, checkpoint)
+        if mode == "tiny" and not self._tiny_sought:
+            self._tiny = tiny_preview.load(self._folder, self._build_tiny, checkpoint)
+            self._tiny_sought = True
 
     def decode(self, x0: mx.array, mode: str, max_side: int) -> tuple[PilImage, PreviewDecoder] | None:
         """``x0`` (1, h, w, C) as the transformer's latent; None when the model has no decoder for ``mode``."""
         vae = self._vae()
-        raw = vae.to_raw(x0)
         match mode:
             case "linear":
                 self.prepare("linear", self._checkpoints.checkpoint)
                 assert self._linear is not None
-                latent = np.array(raw[0].astype(mx.float32)).transpose(2, 0, 1)
+                latent = np.array(vae.to_raw(x0)[0].astype(mx.float32)).transpose(2, 0, 1)
                 return self._linear.picture(latent, vae.config.factor, max_side), "linear"
+            case "tiny":
+                self.prepare("tiny", self._checkpoints.checkpoint)
+                if self._tiny is None:
+                    return None
+                return _small(self._tiny.decode(x0, self._checkpoints.pace()), max_side), "tiny"
             case "full":
-                pixels = vae.decode(raw.astype(vae.dtype), self._checkpoints.pace())
-                return pictures.small(np.array(pixels[0].astype(mx.float32)), max_side), "full"
+                pixels = vae.decode(vae.to_raw(x0).astype(vae.dtype), self._checkpoints.pace())
+                return _small(pixels, max_side), "full"
             case _:
                 return None
+
+    def _build_tiny(self, component: Component, progress: Progress) -> TinyVae:
+        return weights.build(TinyVae, component, self._vae().dtype, progress)
 
     def _encode(self, picture: linear_preview.Floats) -> linear_preview.Floats:
         """A picture (3, h, w) to its raw latent (C, h, w)."""
@@ -69,3 +84,7 @@ class Previews:
         pixels = mx.array(picture.transpose(1, 2, 0)[None]).astype(vae.dtype)
         mean = vae.encode(pixels, self._checkpoints.pace()).mean[0]
         return np.array(mean.astype(mx.float32)).transpose(2, 0, 1)
+
+
+def _small(pixels: mx.array, max_side: int) -> PilImage:
+    return pictures.small(np.array(pixels[0].astype(mx.float32)), max_side)

@@ -22,7 +22,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten
 
-from locara_sidecar.engine import model_folder
+from locara_sidecar.engine import model_folder, tiny_preview
 from locara_sidecar.engine.mlx_engine import weights
 
 if TYPE_CHECKING:
@@ -116,6 +116,8 @@ def touches(model_type: type[nn.Module], component: Component, bits: int) -> boo
 def prepared_as(folder: Path) -> str | None:
     """How the model in ``folder`` was prepared, in the wire's word; None for one that was not."""
     for path in sorted(folder.glob("*/config.json")):
+        if path.parent.name == tiny_preview.NAME:  # no part of the model: if it is broken, only previews are lost
+            continue
         prepared: Any = model_folder.read_json(folder, f"{path.parent.name}/config.json").get(_KEY)
         if isinstance(prepared, dict):
             found: Any = cast("dict[str, Any]", prepared).get("bits")

@@ -8,7 +8,7 @@ A latent is *raw* as the decoder takes it and the encoder gives it; the transfor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import mlx.core as mx
 from mlx import nn
@@ -44,6 +44,16 @@ class VaeConfig:
     def factor(self) -> int:
         """Pixels to a latent pixel, on each side."""
         return 2 ** (len(self.block_out_channels) - 1)
+
+
+class Scaling(Protocol):
+    """What of an autoencoder's configuration tells a transformer's latent from its own."""
+
+    @property
+    def scaling_factor(self) -> float: ...
+
+    @property
+    def shift_factor(self) -> float | None: ...
 
 
 class Posterior(NamedTuple):
@@ -240,7 +250,7 @@ class Vae(nn.Module):
 
     def to_raw(self, latent: mx.array) -> mx.array:
         """A transformer's latent as the decoder takes it."""
-        return latent / self.config.scaling_factor + (self.config.shift_factor or 0.0)
+        return to_raw(latent, self.config)
 
     def from_raw(self, raw: mx.array) -> mx.array:
         """The encoder's latent as the transformer takes it."""
@@ -269,6 +279,11 @@ class Vae(nn.Module):
             rows.append(mx.concatenate([pixels[:, :kept, :kept] for pixels in row], axis=2))
             above = row
         return mx.concatenate(rows, axis=1)
+
+
+def to_raw(latent: mx.array, config: Scaling) -> mx.array:
+    """A transformer's latent as a decoder of that configuration takes it."""
+    return latent / config.scaling_factor + (config.shift_factor or 0.0)
 
 
 def _norm(groups: int, channels: int) -> nn.GroupNorm:

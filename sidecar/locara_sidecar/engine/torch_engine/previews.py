@@ -5,12 +5,11 @@ Nothing here touches the running job: no random numbers, no scheduler, no module
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from locara_sidecar.engine import linear_preview, model_folder, pictures
+from locara_sidecar.engine import linear_preview, pictures, tiny_preview
 from locara_sidecar.engine.torch_engine import weights
 from locara_sidecar.engine.torch_engine.autoencoder import decoded, in_range, raw_latent
 
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
     from locara_protocol.messages import PreviewDecoder
-
-_logger = logging.getLogger(__name__)
+    from locara_sidecar.engine.model_folder import Component, Progress
 
 
 class Previews:
@@ -52,7 +50,7 @@ class Previews:
         if mode in ("auto", "linear") and self._linear is None:
             self._linear = linear_preview.read(self._folder, self._vae.config.latent_channels) or self._fit(checkpoint)
         if mode == "tiny" and not self._tiny_sought:
-            self._tiny = self._load_tiny(checkpoint)
+            self._tiny = tiny_preview.load(self._folder, self._build_tiny, checkpoint)
             self._tiny_sought = True
 
     def decode(self, x0: torch.Tensor, mode: str, max_side: int) -> tuple[PilImage, PreviewDecoder] | None:
@@ -88,28 +86,13 @@ class Previews:
 
         return linear_preview.fit_to_encoder(encode, self._factor, checkpoint)
 
-    def _load_tiny(self, checkpoint: Callable[[], None]) -> Any:
-        """The AutoencoderTiny in ``tiny_vae``, or None where there is none or it cannot be used."""
-        if not (self._folder / "tiny_vae" / "config.json").is_file():
-            return None
+    def _build_tiny(self, component: Component, progress: Progress) -> Any:
         from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
-        from locara_sidecar.engine.runtime import EngineFault
-
-        try:
-            part = model_folder.read_component(self._folder, "tiny_vae", "AutoencoderTiny", "diffusion_pytorch_model")
-            progress = model_folder.Progress(part.size, _ignore, checkpoint)
-            tiny = weights.shell(AutoencoderTiny, part, self._vae.dtype)
-            weights.fill(tiny, part, self._vae.dtype, str(self._vae.device), progress)
-        except (EngineFault, RuntimeError, TypeError, ValueError) as error:
-            _logger.warning("the tiny preview decoder cannot be used: %s", type(error).__name__)
-            return None
+        tiny = weights.shell(AutoencoderTiny, component, self._vae.dtype)
+        weights.fill(tiny, component, self._vae.dtype, str(self._vae.device), progress)
         return tiny
 
 
 def _go_on() -> None:
     """A checkpoint that never stops."""
-
-
-def _ignore(fraction: float) -> None:
-    del fraction
