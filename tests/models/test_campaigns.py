@@ -11,6 +11,7 @@ pytest.importorskip("fcntl")
 
 from campaigns import connections, corruptions, powercut, readers
 from locara_sidecar.capability.system import System
+from locara_sidecar.daemon.engine_choice import installed
 from locara_sidecar.models import disk
 
 
@@ -64,10 +65,10 @@ def test_power_cuts_lose_nothing_and_break_nothing_and_a_missing_sync_is_found(t
     assert missed(powercut.rows(tmp_path, 4, seed=1)) == []
 
 
-@pytest.mark.torch
-def test_with_everything_installed_nothing_connects(tmp_path):
-    pytest.importorskip("torch")
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("engine", [pytest.param(name, marks=getattr(pytest.mark, name)) for name in installed()])
+def test_with_everything_installed_nothing_connects(tmp_path, engine):
     missing = connections.why_not()
     if missing:
         pytest.skip(f"connections cannot be traced here: {missing}")
-    assert missed(connections.rows(tmp_path / "traced")) == []
+    assert missed(connections.rows(tmp_path / "traced", [engine])) == []
