@@ -235,3 +235,11 @@ def test_grants_are_made_by_the_gate_alone(tmp_path: Path):
         grant.folder.folder = Path("/")  # type: ignore[misc]
     with pytest.raises(TypeError):
         ConfinedFolder(str(tmp_path))  # type: ignore[arg-type]
+
+
+def test_a_grant_is_leave_for_its_own_model_and_rule_and_for_nothing_else():
+    grant = authorize(Policy.build(manifest(), None), METHODS["models.verify"], Wanted(models=("pocket",)))
+    grant.require("pocket", "generate", "model")
+    for model, need in (("other", "model"), ("pocket", "download"), ("pocket", "none")):
+        with pytest.raises(TypeError):
+            grant.require(model, need)  # type: ignore[arg-type]

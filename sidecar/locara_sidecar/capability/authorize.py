@@ -6,7 +6,7 @@ method cannot reach them without passing here.
 
 from __future__ import annotations
 
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from locara_protocol.errors import RpcError, invalid_params
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from locara_protocol.methods import Method
+    from locara_protocol.methods import Method, Need
     from locara_sidecar.capability.policy import Policy
 
 DOWNLOADS = "--allow-downloads"
@@ -91,6 +91,7 @@ class Grant:
     :param models: the granted candidates, in order.
     :param folder: where to save; sources: where to read each of the files, in order.
     :param capability: and ``resource``: what was granted, for the record.
+    :param need: the rule that gave it: leave to read what a model is, is no leave to download it.
     """
 
     models: tuple[str, ...]
@@ -98,10 +99,19 @@ class Grant:
     capability: str
     resource: str
     sources: tuple[FolderGrant, ...] = ()
+    need: Need = "none"
     key: InitVar[object] = None
 
     def __post_init__(self, key: object) -> None:
         _check(key)
+
+    def require(self, model: str, *needs: Need) -> None:
+        """What loads, downloads, imports or checks a model asks this first.
+
+        :raises TypeError: when it is leave for another model, or for something else: a mistake of ours.
+        """
+        if model not in self.models or self.need not in needs:
+            raise TypeError(f"a grant of {self.need} for {', '.join(self.models)} is none of {needs} for {model}")
 
 
 def _check(key: object) -> None:
@@ -119,7 +129,7 @@ def authorize(policy: Policy, method: Method, wanted: Wanted) -> Grant:
     rule = _RULES.get(method.need)
     if rule is None:
         raise _denied(method.name, str(method.need), "noRule", f"There is no rule that allows {method.name}.")
-    return rule(policy, method, wanted)
+    return replace(rule(policy, method, wanted), need=method.need, key=_MADE_HERE)
 
 
 def _nothing(policy: Policy, method: Method, wanted: Wanted) -> Grant:
@@ -231,7 +241,7 @@ def _make(policy: Policy, wanted: Wanted, usual: str) -> Grant:
         ", ".join(dict.fromkeys(f"modality:{modality[model]}" for model in models)),
         "; ".join(uses),
         tuple(_folder(policy, source.root, "read") for source in wanted.sources),
-        _MADE_HERE,
+        key=_MADE_HERE,
     )
 
 

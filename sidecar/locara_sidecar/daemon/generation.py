@@ -101,7 +101,8 @@ class Generation:
             if job.cancel_requested:
                 raise cancelled_error([])
             self._shared.start_task(saver.run)
-            with self._shared.use.held(order.entry, self._shared.models.files(order.entry.id)) as reserved:
+            folder = self._shared.models.files(order.entry.id)
+            with self._shared.use.held(order.grant, order.entry, folder) as reserved:
                 done = await self._drive(resolve.on_this_machine(resolved.spec, reserved), saver)
             return _result(job, order, resolved, done, saver, started)
         finally:

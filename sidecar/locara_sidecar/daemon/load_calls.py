@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from locara_protocol.messages import NoParams
+    from locara_sidecar.capability.authorize import Grant
     from locara_sidecar.daemon.calls import Call
     from locara_sidecar.daemon.jobs import Job, JobQueue
     from locara_sidecar.daemon.turns import Shared, Turns
@@ -44,7 +45,7 @@ class LoadCalls:
         grant = models.authorize(call, models.wanted(params.model, lambda entry: None))
         entry = models.choose(grant.models, explicit=True)
         models.check_engine(params.engine, entry)
-        self._turns.accept(call, entry.id, lambda job: _Loading(job, entry, params, self._shared))
+        self._turns.accept(call, entry.id, lambda job: _Loading(job, entry, params, grant, self._shared))
 
     def unload(self, call: Call, params: NoParams) -> UnloadResult | None:
         """End the engine if it has no work; the answer comes when it is gone."""
@@ -72,10 +73,11 @@ class LoadCalls:
 class _Loading:
     """The :class:`~locara_sidecar.daemon.turns.Work` of one ``models.load``."""
 
-    def __init__(self, job: Job, entry: Entry, params: LoadParams, shared: Shared) -> None:
+    def __init__(self, job: Job, entry: Entry, params: LoadParams, grant: Grant, shared: Shared) -> None:
         self._job = job
         self._entry = entry
         self._params = params
+        self._grant = grant
         self._shared = shared
         self._total = 0
 
@@ -105,7 +107,7 @@ class _Loading:
             width=entry.defaults.width,
             height=entry.defaults.height,
         )
-        with self._shared.use.held(entry, folder) as reserved:
+        with self._shared.use.held(self._grant, entry, folder) as reserved:
             loaded = await self._shared.engine.load(resolve.on_this_machine(spec, reserved), self._on_event)
         self._tell("loading", 1.0)
         return LoadResult(

@@ -87,13 +87,13 @@ class ModelCalls:
         model: str | None = getattr(params, "model", None)
         if call.method == "models.import" and not Path(params.folder).is_absolute():
             raise invalid_params("$.from", "The folder must be absolute.")
-        self._authorize(call, model)
+        grant = self._authorize(call, model)
         entry = None if model is None else self._catalogue.get(model)
         if model is not None and entry is None:
             raise RpcError("ModelNotFound", f"There is no model {model} in the catalogue.", model=model)
         if METHODS[call.method].notification is not None:
             assert entry is not None
-            self._begin(call, entry, params)
+            self._begin(call, entry, params, grant)
             return
         quick: dict[str, Callable[[], Any]] = {
             "models.list": self._list,
@@ -105,7 +105,7 @@ class ModelCalls:
         self._track()
         self._start_task(self._answer, call, quick[call.method])
 
-    def _authorize(self, call: Call, model: str | None) -> None:
+    def _authorize(self, call: Call, model: str | None) -> Grant:
         policy = msgspec.structs.replace(self._session.policy, flags=self._flags)
         wanted = Wanted(models=() if model is None else (model,))
         try:
@@ -114,6 +114,7 @@ class ModelCalls:
             self._record(call, wanted, denied)
             raise
         self._record(call, wanted, grant)
+        return grant
 
     def _granted(self) -> set[str]:
         manifest = self._session.policy.manifest
@@ -203,7 +204,7 @@ class ModelCalls:
 
     # --- long ones -----------------------------------------------------------------------
 
-    def _begin(self, call: Call, entry: Entry, params: Any) -> None:
+    def _begin(self, call: Call, entry: Entry, params: Any, grant: Grant) -> None:
         from locara_sidecar.models.worker import Work
 
         if len(self._works) >= MAX_WORKS:
@@ -230,16 +231,16 @@ class ModelCalls:
             work = Work(op=op, root=root, entry=entry, folder=folder, token=self._session.token)
         scope = self._works[call.id] = anyio.CancelScope()
         self._track()
-        self._start_task(self._work, call, work, scope)
+        self._start_task(self._work, call, grant, work, scope)
 
-    async def _work(self, call: Call, work: worker.Work, scope: anyio.CancelScope) -> None:
+    async def _work(self, call: Call, grant: Grant, work: worker.Work, scope: anyio.CancelScope) -> None:
         from locara_sidecar.daemon.model_work import run_work
 
         done: worker.Done | None = None
         failure: Exception | None = None
         try:
             with scope:
-                done = await run_work(work, partial(self._tell, call))
+                done = await run_work(grant, work, partial(self._tell, call))
         except Exception as error:  # noqa: BLE001 -- the one place that turns the unforeseen into an answer
             failure = error
         finally:

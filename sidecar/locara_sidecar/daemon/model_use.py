@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from locara_protocol.messages import EngineStatus
+    from locara_sidecar.capability.authorize import Grant
     from locara_sidecar.models.catalogue import Catalogue, Entry
     from locara_sidecar.models.disk import Lock
     from locara_sidecar.models.lease import Leases
@@ -45,14 +46,16 @@ class ModelUse:
         self._jobs = 0
 
     @contextlib.contextmanager
-    def held(self, entry: Entry, folder: Path | None) -> Generator[int]:
+    def held(self, grant: Grant, entry: Entry, folder: Path | None) -> Generator[int]:
         """While a job uses the model in ``folder``; afterwards the engine may keep it.
 
         Gives the bytes of memory that other daemons' engines hold or were promised.
 
+        :param grant: leave to load that model.
         :param folder: None for a model without files.
         :raises RpcError: ModelNotInstalled when it was removed a moment ago.
         """
+        grant.require(entry.id, "generate", "edit", "model")
         store = self._catalogue.store
         if store is None or folder is None:
             yield 0

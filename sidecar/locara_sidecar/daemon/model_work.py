@@ -22,11 +22,14 @@ from locara_sidecar.models import worker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from locara_protocol.methods import Need
     from locara_protocol.model_messages import DownloadProgress
+    from locara_sidecar.capability.authorize import Grant
 
 log = logging.getLogger("locara.models")
 
 _MAX_LINE = 1 << 20
+_NEEDS: dict[str, Need] = {"download": "download", "import": "import", "verify": "model"}
 # as for the engine: the working directory stays off sys.path, our own packages are found where we found them
 _BOOT = (
     "import sys; sys.path += [p for p in sys.argv[1:] if p not in sys.path]; "
@@ -39,11 +42,13 @@ def _argv() -> list[str]:
     return [sys.executable, "-P", "-c", _BOOT, *roots]
 
 
-async def run_work(work: worker.Work, tell: Callable[[DownloadProgress], None]) -> worker.Done:
+async def run_work(grant: Grant, work: worker.Work, tell: Callable[[DownloadProgress], None]) -> worker.Done:
     """Do it in a process of its own. If the caller's task is cancelled the process is killed.
 
+    :param grant: leave to do this to that model.
     :raises RpcError: as the operation does; InternalError when the process dies without a word.
     """
+    grant.require(work.entry.id, _NEEDS[work.op])
     process = await anyio.open_process(
         _argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     )
