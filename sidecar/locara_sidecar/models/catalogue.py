@@ -100,6 +100,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
         return all(source.repository and source.files for source in self.sources)
 
 
+SHIPPED = Path(__file__).parent / "catalogue"
+"""The entries that come with the package."""
+
 RUNNABLE = frozenset({"sd3", "flux", "flux-kontext", "sdxl"})
 """The families that the engines of this version run; the others are listed and can be downloaded."""
 
@@ -156,7 +159,7 @@ def load(extra: Path | None = None) -> Catalogue:
     :raises CatalogueError: naming the file, when one cannot be read or two share an id.
     """
     package = Path(__file__).parent
-    pairs = [_read(file, package) for file in sorted((package / "catalogue").glob("*.json"))]
+    pairs = [_read(file, package) for file in sorted(SHIPPED.glob("*.json"))]
     if extra is not None:
         if not extra.is_dir():
             raise CatalogueError(f"{extra} is not a folder")

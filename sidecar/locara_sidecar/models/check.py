@@ -77,7 +77,8 @@ def check_file(folder: Path, path: str) -> None:
 
 
 def check_complete(folder: Path, paths: Iterable[str]) -> None:
-    """Whether the files are a model: every part that ``model_index.json`` names, every shard of every index.
+    """Whether the files are a model: every part that ``model_index.json`` names, with its weights where it has some,
+    and every shard of every index.
 
     :raises RpcError: ModelIncomplete naming what is missing.
     """
@@ -86,8 +87,14 @@ def check_complete(folder: Path, paths: Iterable[str]) -> None:
         raise _missing("model_index.json")
     index = _load(folder / "model_index.json", "model_index.json")
     for name, value in cast("dict[str, Any]", index).items() if isinstance(index, dict) else ():
-        if _is_component(value) and not any(path.startswith(f"{name}/") for path in there):
+        if not _is_component(value):
+            continue
+        part = {path for path in there if path.startswith(f"{name}/")}
+        if not part:
             raise _missing(f"{name}/")
+        # only what has weights is configured by a file of this name
+        if f"{name}/config.json" in part and not any(path.endswith(".safetensors") for path in part):
+            raise _missing(f"{name}/*.safetensors")
     for path in there:
         if path.endswith(".index.json"):
             base = PurePosixPath(path).parent

@@ -12,6 +12,8 @@ import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from locara_protocol.errors import RpcError
 from locara_sidecar.models import check, disk, partial
 from locara_sidecar.models.hub import Hub, Listing, Passing, Remote
@@ -80,7 +82,7 @@ class Download:
 
     def _run(self) -> Installed:
         self._meter.phase("resolving")
-        listings = [(source, self._patiently(source)) for source in self._entry.sources]
+        listings = [(source, self._patiently(self._pinned(source))) for source in self._entry.sources]
         files = [file for _, listing in listings for file in listing.files]
         check.check_names(file.path for file in files)
         with Staging(self._store) as staging:
@@ -95,6 +97,14 @@ class Download:
             entry = staging.publish(self._entry.id, self._entry.version, _origins(listings))
         self._meter.phase("publishing", entry.meta.bytes, len(files), entry.meta.bytes, len(files))
         return entry
+
+    def _pinned(self, source: Source) -> Source:
+        """The source at the commit that it came from before, where the catalogue names none: what is mended must not
+        become another model."""
+        damaged = self._store.find(self._entry.id, damaged=True)
+        origins = () if damaged is None else damaged.meta.source
+        known = {origin.repository: origin.revision for origin in origins}
+        return msgspec.structs.replace(source, revision=source.revision or known.get(source.repository))
 
     def _patiently(self, source: Source) -> Listing:
         for failures in range(1, self._patience.tries + 1):
