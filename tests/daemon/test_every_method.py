@@ -102,7 +102,7 @@ def test_leave_to_look_at_a_model_is_none_to_download_it_and_a_grant_for_one_mod
         work = Work(op=op, root=str(tmp_path), entry=known.get("pocket"))
         with pytest.raises(TypeError):
             anyio.run(run_work, grant, work, lambda _: None)
-    use = ModelUse(known, lambda: None, lambda *_: None)
+    use = ModelUse(known, "torch", lambda: None, lambda *_: None)
     with pytest.raises(TypeError), use.held(grant, known.get("sd3.5-medium"), Path("/nowhere")):
         pass
     assert list(tmp_path.iterdir()) == []

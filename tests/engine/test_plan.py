@@ -181,8 +181,33 @@ def test_clip_and_the_autoencoder_keep_their_precision():
 
 
 def test_a_container_of_the_system_bounds_what_the_machine_has(monkeypatch):
-    real, _ = machines.host_memory()
-    monkeypatch.setattr(machines, "_container_limit", lambda: (2 * GIB, GIB // 2))
-    assert machines.host_memory() == (2 * GIB, 3 * GIB // 2)
-    monkeypatch.setattr(machines, "_container_limit", lambda: (real * 2, 0))
-    assert machines.host_memory()[0] == real
+    total, _ = machines.host_memory()
+    monkeypatch.setattr(machines, "_container", lambda: (2 * GIB, GIB // 2))
+    assert machines.host_memory() == (2 * GIB, GIB // 2)
+    monkeypatch.setattr(machines, "_container", lambda: (total * 2, total * 2))
+    assert machines.host_memory()[0] == total
+    assert machines.host_memory()[1] < total
+
+
+def group(folder, limit, used, cache):
+    """A control group as the kernel shows it: ``used`` counts the cache of files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.current").write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon {used - cache}\nfile {cache}\ninactive_file {cache}\nactive_file 0\n")
+
+
+def test_the_tightest_of_the_control_groups_around_the_process_counts_and_cached_files_are_no_use(tmp_path):
+    (tmp_path / "own").write_text("0::/user.slice/app.scope\n")
+    mounted = tmp_path / "cgroup"
+    mounted.mkdir()
+    assert machines._container(tmp_path / "own", mounted) is None
+    group(mounted / "user.slice/app.scope", "max", 2 * GIB, 0)
+    assert machines._container(tmp_path / "own", mounted) is None
+    group(mounted / "user.slice", 8 * GIB, 7 * GIB, 5 * GIB)
+    assert machines._container(tmp_path / "own", mounted) == (8 * GIB, 6 * GIB)
+    group(mounted / "user.slice/app.scope", 7 * GIB, 2 * GIB, GIB)
+    assert machines._container(tmp_path / "own", mounted) == (7 * GIB, 6 * GIB)
+    (mounted / "user.slice/memory.stat").write_text("nonsense\n")
+    assert machines._container(tmp_path / "own", mounted) == (7 * GIB, 6 * GIB)
+    assert machines._container(tmp_path / "none", mounted) is None

@@ -23,10 +23,71 @@ def fits(model, where, engine="mlx"):
     return {row.quantization: row.fit for row in fit.table(KNOWN.get(model), where, [engine])}
 
 
-@pytest.mark.parametrize("gib", [8, 16, 24, 32, 64])
+MACHINES = [*(("unified", gib) for gib in (8, 16, 24, 32, 64)), *(("gpu", gib) for gib in (8, 12, 16, 24))]
+ORDER = (
+    "sd3.5-medium",
+    "sd3.5-large",
+    "flux.1-schnell",
+    "flux.1-dev",
+    "flux.1-kontext-dev",
+    "sdxl-lightning",
+    "pocket",
+)
+
+# (machine, GiB): for each model in order, does it fit with all, 8 and 4 bits: f(its), t(ight) or n(o)
+VERDICTS = {
+    ("unified", 8): "nnn nnn nnn nnn nnn nff fff",
+    ("unified", 16): "nff ntf nnt nnt nnt fff fff",
+    ("unified", 24): "fff nff ntf ntf ntf fff fff",
+    ("unified", 32): "fff fff nff nff nff fff fff",
+    ("unified", 64): "fff fff fff fff fff fff fff",
+    ("gpu", 8): "ntf nnf nnn nnn nnn fff fff",
+    ("gpu", 12): "tff ntf nnf nnf nnf fff fff",
+    ("gpu", 16): "fff nff ntf ntf ntf fff fff",
+    ("gpu", 24): "fff fff nff nff nff fff fff",
+}
+
+
+def on(kind, gib):
+    """The machine with little else running: a GPU is nearly empty, a Mac has four fifths free."""
+    return machine(kind, gib, gib * 0.97 if kind == "gpu" else None)
+
+
+@pytest.mark.parametrize(("kind", "gib"), MACHINES)
+def test_every_model_on_every_machine(kind, gib):
+    engine = "torch" if kind == "gpu" else "mlx"
+    tables = {model: fit.table(KNOWN.get(model), on(kind, gib), [engine]) for model in ORDER}
+    found = " ".join("".join(row.fit[0] for row in rows) for rows in tables.values())
+    assert found == VERDICTS[kind, gib]
+    for rows in tables.values():
+        assert [row.quantization for row in rows] == ["none", "8bit", "4bit"]
+        assert [row.weights for row in rows] == sorted((row.weights for row in rows), reverse=True)
+        assert all(0 < row.available <= gib * GIB for row in rows)
+
+
+def test_what_is_recommended_to_people_with_usual_machines():
+    def recommended(model, kind, gib):
+        best = fit.recommend(fit.table(KNOWN.get(model), on(kind, gib), ["mlx"]))
+        return best and best.quantization
+
+    macs = [[recommended(model, "unified", gib) for gib in (8, 16, 24, 32, 64)] for model in ORDER[:3]]
+    assert macs == [
+        [None, "8bit", "none", "none", "none"],
+        [None, "4bit", "8bit", "none", "none"],
+        [None, "4bit", "4bit", "8bit", "none"],
+    ]
+    gpus = [[recommended(model, "gpu", gib) for gib in (8, 12, 16, 24)] for model in ORDER[:3]]
+    assert gpus == [
+        ["4bit", "8bit", "none", "none"],
+        ["4bit", "4bit", "8bit", "none"],
+        [None, "4bit", "4bit", "8bit"],
+    ]
+
+
+@pytest.mark.parametrize(("kind", "gib"), MACHINES)
 @pytest.mark.parametrize("entry", list(KNOWN), ids=lambda entry: entry.id)
-def test_what_is_recommended_is_what_a_job_would_do(entry, gib):
-    where = machine("unified", gib)
+def test_what_is_recommended_is_what_a_job_would_do(entry, kind, gib):
+    where = on(kind, gib)
     best = fit.recommend(fit.table(entry, where, ["mlx"]))
     plan = plans.choose(entry.components, fit.ask_of(entry, where), where)
     assert (best and best.quantization) == (plan and plan.quantization)

@@ -14,6 +14,7 @@ from locara_sidecar.cli.console import Console
 from locara_sidecar.daemon import engine_choice, system
 from locara_sidecar.daemon.model_calls import (
     describe,
+    machines,
     own_result,
     removed_result,
     usage_result,
@@ -67,12 +68,12 @@ def _entry(known: Catalogue, model_id: str) -> Entry:
 
 
 def _list(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:
-    machine = system.machine(store.root)
-    return [describe(known, entry, machine, engine_choice.installed()) for entry in known]
+    found = machines(store, engine_choice.installed())
+    return [describe(known, entry, found) for entry in known]
 
 
 def _get(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:
-    return describe(known, _entry(known, options.model), system.machine(store.root), engine_choice.installed())
+    return describe(known, _entry(known, options.model), machines(store, engine_choice.installed()))
 
 
 def _work(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:

@@ -162,21 +162,17 @@ class ModelCalls:
             self._done()
 
     def _list(self) -> m.ModelsListResult:
-        granted, machine = self._granted(), self._machine()
-        models = [describe(self._catalogue, entry, machine, self._engines()) for entry in self._catalogue]
+        granted, machines = self._granted(), self._machines()
+        models = [describe(self._catalogue, entry, machines) for entry in self._catalogue]
         return m.ModelsListResult(models=[model for model in models if model.id in granted])
 
     def _get(self, entry: Entry | None) -> m.Model:
         assert entry is not None
-        return describe(self._catalogue, entry, self._machine(), self._engines())
+        return describe(self._catalogue, entry, self._machines())
 
-    def _engines(self) -> list[str]:
-        if self._engine_name != "fake":
-            return [self._engine_name]
-        return engine_choice.installed()
-
-    def _machine(self) -> Machine:
-        return system.machine(self._store.root)
+    def _machines(self) -> dict[str, Machine]:
+        engines = engine_choice.installed() if self._engine_name == "fake" else [self._engine_name]
+        return machines(self._store, engines)
 
     def _usage(self) -> m.UsageResult:
         from locara_sidecar.models import collect
@@ -272,9 +268,17 @@ class ModelCalls:
 # --- what results are made of; the command line uses these too ----------------------------------
 
 
-def describe(catalogue: Catalogue, entry: Entry, machine: Machine, engines: list[str]) -> m.Model:
-    """A model as ``models.list`` shows it."""
-    rows = fit.table(entry, machine, engines)
+def machines(store: Store, engines: list[str]) -> dict[str, Machine]:
+    """This machine as each engine's memory plan sees it."""
+    return {engine: system.machine(store.root, engine) for engine in engines}
+
+
+def describe(catalogue: Catalogue, entry: Entry, machines: dict[str, Machine]) -> m.Model:
+    """A model as ``models.list`` shows it.
+
+    :param machines: by engine, the engines in the order that they are shown in.
+    """
+    rows = [row for engine, machine in machines.items() for row in fit.table(entry, machine, [engine])]
     installed = None if catalogue.store is None else catalogue.store.find(entry.id)
     folder = catalogue.folder(entry.id)
     commits = {} if installed is None else {origin.repository: origin.revision for origin in installed.meta.source}

@@ -30,14 +30,20 @@ class ModelUse:
     """At most one model at a time, as the engine has.
 
     :param catalogue: knows the store that other processes share; without one there is nobody to tell.
+    :param engine: the name of this daemon's engine.
     :param status: the engine's state now.
     :param start_task: starts a coroutine function in the daemon's task group.
     """
 
     def __init__(
-        self, catalogue: Catalogue, status: Callable[[], EngineStatus], start_task: Callable[..., object]
+        self,
+        catalogue: Catalogue,
+        engine: str,
+        status: Callable[[], EngineStatus],
+        start_task: Callable[..., object],
     ) -> None:
         self._catalogue = catalogue
+        self._engine = engine
         self._status = status
         self._start_task = start_task
         self._leases: Leases | None = None
@@ -84,7 +90,7 @@ class ModelUse:
         if entry.components:
             from locara_sidecar.models import fit
 
-            self._leases.hold(entry.id, fit.promise(entry, system.machine(store.root)))
+            self._leases.hold(entry.id, fit.promise(entry, system.machine(store.root, self._engine)))
 
     def _release(self) -> None:
         if self._lock is not None:

@@ -91,7 +91,7 @@ class Server:
         self.jobs = JobQueue(max_queue)
         self.turns = Turns(self.jobs, engine, start_task)
         self.models = ModelChoice(catalogue, engine_name, lambda: self.session.policy, self._record)
-        use = ModelUse(catalogue, engine.status, start_task)
+        use = ModelUse(catalogue, engine_name, engine.status, start_task)
         shared = Shared(outbox, engine, self.models, use, start_task)
         images = ImageCalls(shared, self.turns)
         self._loads = LoadCalls(shared, self.jobs, self.turns)

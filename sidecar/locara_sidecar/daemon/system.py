@@ -32,18 +32,20 @@ def memory(engine_pid: int | None) -> MemoryInfo:
     return MemoryInfo(total=total, available=available, daemon=psutil.Process().memory_info().rss, engine=engine)
 
 
-def machine(root: Path) -> Machine:
-    """This machine as the memory plan sees it.
+def machine(root: Path, engine: str) -> Machine:
+    """This machine as the memory plan of ``engine`` sees it.
 
     :param root: the cache, where other daemons tell what their engines take.
     """
+    from locara_sidecar.daemon import gpu  # loads ctypes
     from locara_sidecar.models.lease import Leases
 
+    reserved = Leases(root).reserved()
+    if engine == "torch" and (found := gpu.memory()) is not None:
+        return Machine(kind="gpu", total=found[0], available=found[1], reserved=reserved)
     total, available = host_memory()
-    unified = sys.platform == "darwin" and os.uname().machine == "arm64"
-    return Machine(
-        kind="unified" if unified else "ram", total=total, available=available, reserved=Leases(root).reserved()
-    )
+    kind = "unified" if engine_choice.on_apple_silicon() else "ram"
+    return Machine(kind=kind, total=total, available=available, reserved=reserved)
 
 
 def cache_root(asked: str | None) -> Path:

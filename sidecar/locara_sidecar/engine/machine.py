@@ -65,19 +65,34 @@ def host_memory() -> tuple[int, int]:
     import psutil
 
     virtual = psutil.virtual_memory()
-    limit = _container_limit()
-    if limit is None or limit[0] >= virtual.total:
-        return virtual.total, virtual.available
-    return limit[0], min(virtual.available, limit[0] - limit[1])
+    total, available = _container() or (virtual.total, virtual.available)
+    return min(total, virtual.total), min(available, virtual.available)
 
 
-def _container_limit() -> tuple[int, int] | None:
-    """(limit, used) of this process's control group on Linux (version 2), or None where there is none."""
+def _container(
+    group: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")
+) -> tuple[int, int] | None:
+    """(limit, available) of this process's control group and those above it, the tightest of each, on Linux
+    (version 2); None where none is limited. The cache of files counts as available: the kernel drops it first."""
     try:
-        own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
-        folder = Path("/sys/fs/cgroup") / own
+        own = mounted / group.read_text().strip().rpartition("::")[2].lstrip("/")
+    except OSError:
+        return None
+    above = [folder for folder in (own, *own.parents) if folder.is_relative_to(mounted)]
+    found = [limits for folder in above if (limits := _limits(folder)) is not None]
+    return (min(limit for limit, _ in found), min(available for _, available in found)) if found else None
+
+
+def _limits(folder: Path) -> tuple[int, int] | None:
+    """(limit, available) of one control group."""
+    try:
         limit = (folder / "memory.max").read_text().strip()
-        return None if limit == "max" else (int(limit), int((folder / "memory.current").read_text()))
+        if limit == "max":
+            return None
+        rows = [row.split() for row in (folder / "memory.stat").read_text().splitlines()]
+        cache = sum(int(count) for name, count in rows if name in ("active_file", "inactive_file"))
+        used = int((folder / "memory.current").read_text()) - cache
+        return int(limit), max(0, int(limit) - used)
     except (OSError, ValueError):
         return None
 

@@ -42,13 +42,6 @@ def resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def available() -> int:
-    """What the machine can still give."""
-    import psutil
-
-    return int(psutil.virtual_memory().available)
-
-
 def footprints(rusage: bytes) -> tuple[int, int]:
     """(now, largest so far) of a ``rusage_info_v4``."""
     numbers = _RUSAGE.unpack(rusage)

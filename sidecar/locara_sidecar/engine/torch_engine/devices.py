@@ -125,7 +125,7 @@ def memory_fault(error: BaseException, device: str) -> EngineFault | None:
     is_torch = isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
     if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or is_torch):
         return None
-    figures = {"available": torch.cuda.mem_get_info()[0] if device == "cuda" else memory.available()}
+    figures = {"available": torch.cuda.mem_get_info()[0] if device == "cuda" else machine.host_memory()[1]}
     if wanted := _WANTED.search(text):
         figures["needed"] = int(float(wanted[1]) * _UNITS[wanted[2]])
     return EngineFault("InsufficientMemory", "The model ran out of memory on this device.", **figures)

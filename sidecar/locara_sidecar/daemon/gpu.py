@@ -1,0 +1,54 @@
+"""The memory of an NVIDIA GPU, asked of its driver's own library (NVML): the daemon imports no torch. NOT RUN on one.
+
+Only for what ``models.list`` shows and leases promise; the engine asks its device itself before it loads anything.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from importlib import metadata
+from typing import Any
+
+_LIBRARY = "nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1"
+
+
+class _Memory(ctypes.Structure):
+    """``nvmlMemory_t``, in bytes."""
+
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+
+def memory() -> tuple[int, int] | None:
+    """(total, free) bytes of the first GPU that CUDA may see; None where there is none, or torch cannot use it."""
+    if _torch_has_no_cuda():
+        return None
+    try:
+        nvml: Any = ctypes.CDLL(_LIBRARY)
+        if nvml.nvmlInit_v2() != 0:
+            return None
+    except (OSError, AttributeError):
+        return None
+    try:
+        device, found = ctypes.c_void_p(), _Memory()
+        if _find(nvml, device) != 0 or nvml.nvmlDeviceGetMemoryInfo(device, ctypes.byref(found)) != 0:
+            return None
+        return found.total, found.free
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _find(nvml: Any, device: ctypes.c_void_p) -> int:
+    """NVML's own status; ``CUDA_VISIBLE_DEVICES`` names GPUs by number or by UUID, none if it is empty."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip()
+    if first.isdecimal():
+        return nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(int(first)), ctypes.byref(device))
+    return nvml.nvmlDeviceGetHandleByUUID(first.encode(), ctypes.byref(device))
+
+
+def _torch_has_no_cuda() -> bool:
+    """Whether torch is not there, or was built for processors alone."""
+    try:
+        return metadata.version("torch").endswith("+cpu")
+    except metadata.PackageNotFoundError:
+        return True
