@@ -37,6 +37,13 @@ def test_without_a_manifest_nothing_is_granted():
     assert (policy.app_id, policy.granted()) == (None, [])
 
 
+def test_what_is_carried_grants_nothing():
+    others = {name: {"everything": True} for name in ("device", "clipboard", "shell", "model", "Fs")}
+    carried = manifest(**others, net=True) | {"storage": {"fs": "write"}, "profiles": {"a": {"models": [{"id": "x"}]}}}
+    plain = Policy.build(manifest(), {"user-folder": "/a"}).granted()
+    assert Policy.build(carried, {"user-folder": "/a"}).granted() == plain == ["modality:text-to-image", "model:pocket"]
+
+
 def test_granted_lists_what_both_sides_agreed_to():
     declared = manifest(fs={"user-folder": "write", "app-data": "read", "user-paths": {"out": "read-write"}})
     policy = Policy.build(declared, {"user-folder": "/a", "user-paths.out": "/b"})

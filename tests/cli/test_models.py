@@ -86,10 +86,10 @@ def test_what_cannot_be_done_is_a_sentence_and_status_1(models, words, sentence)
     assert (status, err) == (1, f"locara-sidecar: {sentence}\n")
 
 
-def test_at_a_terminal_one_line_is_drawn_again_and_again(models, hub):
-    hub.pace = 0.01
+def at_a_terminal(models, *words):
+    """What somebody at a terminal sees of a command that ends well."""
     leader, follower = pty.openpty()
-    process = models("download", "mine", start=True, stdout=follower, stdin=follower)
+    process = models(*words, start=True, stdout=follower, stdin=follower)
     os.close(follower)
     shown = b""
     try:
@@ -100,11 +100,47 @@ def test_at_a_terminal_one_line_is_drawn_again_and_again(models, hub):
     os.close(leader)
     assert process.wait(20) == 0
     process.stderr.close()
-    text = shown.decode()
+    return shown.decode()
+
+
+def test_a_download_draws_one_line_again_and_again(models, hub):
+    hub.pace = 0.01
+    text = at_a_terminal(models, "download", "mine")
     assert text.count("\x1b[1A") > 3
     assert "MB/s" in text
     assert " left" in text
     assert text.rstrip().splitlines()[-1].startswith("mine is installed")
+
+
+def test_an_import_and_a_check_draw_their_bars_too(models, tmp_path):
+    shown = at_a_terminal(models, "import", "mine", str(tmp_path / "mine"))
+    assert "█" in shown
+    assert "reading" in shown
+    assert "downloading" not in shown
+    checked = at_a_terminal(models, "verify", "mine")
+    assert "100 %  verifying  5 of 5 files" in checked
+    assert checked.rstrip().splitlines()[-1].startswith("mine is whole")
+
+
+def test_a_download_that_was_killed_goes_on_in_a_new_process_where_it_stopped(models, hub, tmp_path):
+    hub.pace = 0.05
+    process = models("download", "mine", start=True, stdout=subprocess.PIPE)
+    for line in process.stdout:
+        if b"kB/s" in line or b"MB/s" in line:
+            break
+    process.kill()
+    process.wait(20)
+    process.stdout.close()
+    process.stderr.close()
+    parts = {part.stem: part.stat().st_size for part in (tmp_path / "cache" / "incoming").glob("*.part")}
+    assert any(parts.values())
+    hub.pace = 0.0
+    hub.log.clear()
+    assert models("download", "mine")[0] == 0
+    asked = {request.path.rpartition("/")[2]: request.headers.get("range") for request in hub.requests("/cdn/")}
+    begun = {name for name, size in parts.items() if size and name in asked}
+    assert begun
+    assert {asked[name] for name in begun} == {f"bytes={parts[name]}-" for name in begun}
 
 
 @pytest.mark.parametrize("verb", ["download", "verify"])

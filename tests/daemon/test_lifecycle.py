@@ -74,9 +74,29 @@ def test_what_was_fixed_at_spawn_may_be_repeated_but_never_widened(hosts, tmp_pa
         with pytest.raises(RemoteError) as caught:
             hosts.spawn(*flags).initialize(**widened)
         assert caught.value.kind == "InvalidParams"
-    host = hosts.spawn(*flags)
-    host.initialize(manifest=manifest("pocket"), grants={"user-folder": str(pictures)})
-    assert host.generate(steps=1)["images"][0]["path"].startswith(str(pictures))
+    for repeated in ({"manifest": manifest("pocket"), "grants": {"user-folder": str(pictures)}}, {}):
+        host = hosts.spawn(*flags)
+        host.initialize(**repeated)
+        assert host.generate(steps=1)["images"][0]["path"].startswith(str(pictures))
+
+
+def test_what_was_not_given_at_spawn_beside_the_other_is_not_given_later(hosts, tmp_path):
+    """A host that fixes one of the two fixes both: the app that then speaks cannot give itself the other."""
+    file = tmp_path / "locara.json"
+    file.write_text(json.dumps(manifest("pocket")))
+    later = {
+        ("--manifest", str(file)): {"grants": {"user-folder": str(tmp_path)}},
+        ("--grant", f"user-folder={tmp_path}"): {"manifest": manifest("pocket")},
+    }
+    for flags, params in later.items():
+        with pytest.raises(RemoteError) as caught:
+            hosts.spawn(*flags).initialize(**params)
+        assert (caught.value.kind, caught.value.data["path"]) == ("InvalidParams", f"$.{next(iter(params))}")
+        host = hosts.spawn(*flags)
+        host.initialize()
+        with pytest.raises(RemoteError) as caught:
+            host.generate(steps=1)
+        assert caught.value.kind == "CapabilityDenied"
 
 
 def test_system_info_tells_the_truth_about_this_machine(hosts):

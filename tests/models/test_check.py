@@ -101,6 +101,22 @@ def test_a_name_that_leaves_the_models_folder_or_hides_is_refused(name):
     assert error_of(check.check_names, [name]).kind == "IntegrityError"
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((f"unet/model{end}", "a pickle") for end in (".bin", ".pt", ".pth", ".ckpt", ".pkl")),
+        *((f"model{end}", "GGUF") for end in (".gguf", ".ggml", ".GGUF")),
+        *((f"unet/code{end}", "code") for end in (".py", ".pyc", ".so", ".dll")),
+        *((f"weights{end}", "an archive") for end in (".zip", ".tar", ".tar.gz", ".7z", ".npz")),
+        *((f"model{end}", "not allowed") for end in (".onnx", ".msgpack", ".h5", ".safetensors.exe", "")),
+    ],
+)
+def test_what_is_no_safetensors_json_or_text_is_refused_by_its_name_and_kind(name, kind):
+    error = error_of(check.check_names, ["model_index.json", name])
+    assert (error.kind, error.data["file"], error.data["files"]) == ("IntegrityError", name, [name])
+    assert kind in error.message
+
+
 def test_two_names_that_some_file_systems_take_for_one_are_refused():
     assert error_of(check.check_names, ["A.json", "a.json"]).data["file"] == "a.json"
 

@@ -1,14 +1,27 @@
 """From a folder or a Hugging Face cache: without a second copy where nobody can edit the first."""
 
+import errno
 import hashlib
 import os
 import shutil
+import sys
 
 import pytest
 
 from locara_sidecar.models import disk
 from locara_sidecar.models.importing import import_model
 from models.helpers import entry_for, error_of, whole, write_model
+
+
+class Counting:
+    def __init__(self, real):
+        self.real = real
+        self.calls = 0
+
+    def __call__(self, *arguments):
+        self.calls += 1
+        return self.real(*arguments)
+
 
 REVISION = "c0ffee" * 6 + "c0ff"
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -130,3 +143,36 @@ def test_the_disk_is_checked_before_an_import_that_copies(store, tmp_path, monke
     error = error_of(take, store, source)
     assert error.kind == "InsufficientDisk"
     assert error.data["needed"] > error.data["available"] == 1000
+
+
+def test_a_disk_that_fills_up_on_the_way_is_told_with_what_the_model_needs(store, tmp_path, monkeypatch):
+    source = write_model(tmp_path / "source")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(disk, "copy", full)
+    error = error_of(take, store, source)
+    size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+    assert (error.kind, error.data["needed"]) == ("InsufficientDisk", size)
+    assert error.data["available"] > 0
+    assert whole(store) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="this call is Linux only")
+def test_a_folder_is_cloned_where_the_file_system_clones_open_files(store, tmp_path, monkeypatch):
+    """As on btrfs and XFS; here the call is played by a copy."""
+    cloned = []
+
+    def ioctl(target, request, source):
+        if request != 0x40049409 or len(cloned) == 3:
+            raise OSError(errno.EOPNOTSUPP, "not here")
+        size = os.fstat(source).st_size
+        cloned.append(os.sendfile(target, source, 0, size))
+        return 0
+
+    monkeypatch.setattr(disk.fcntl, "ioctl", ioctl)
+    monkeypatch.setattr(disk.shutil, "copyfileobj", copied := Counting(shutil.copyfileobj))
+    take(store, write_model(tmp_path / "source"))
+    assert whole(store) == ["mine"]
+    assert (len(cloned), copied.calls) == (3, 2), "what cannot be cloned is copied"

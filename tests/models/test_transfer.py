@@ -114,6 +114,19 @@ def test_where_a_public_hub_must_not_lead_nobody_is_asked(names, tmp_path, targe
     assert [address for address, _ in asked] == ["https://hub.example/a"]
 
 
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_an_address_that_has_expired_is_asked_of_the_hub_again_and_the_rest_comes_from_there(store, hub, status):
+    """Part of the file has come from the first address when the second try finds it gone."""
+    path = "transformer/diffusion_pytorch_model.safetensors"
+    where = f"/cdn/{hub.repositories['org/mine'].files[path][1]}"
+    hub.fail(where, "cut", at=20_000, times=1)
+    hub.fail(where, "status", status=status, times=1)
+    download(store, hub)
+    assert whole(store) == ["mine"]
+    assert [request.headers.get("range") for request in hub.requests(where)] == [None, *["bytes=20000-"] * 2]
+    assert len(hub.requests(f"/{path}")) == 3
+
+
 def test_redirects_do_not_go_round_for_ever(store, hub):
     where = "/resolve/"
     hub.fail(where, "redirect", to=f"{hub.url}/org/mine/resolve/main/model_index.json")

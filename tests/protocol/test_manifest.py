@@ -37,6 +37,7 @@ REAL: dict[str, Any] = {
         "fs": {"user-folder": "write", "app-data": False, "user-paths": {"exports": "read-write"}},
         "net": {"allowed_hosts": ["example.com"], "allowed_ports": [443]},
         "clipboard": {"anything": ["is", "carried"]},
+        "device": {"camera": True},
     },
 }
 
@@ -55,8 +56,26 @@ def test_a_real_manifest_is_read_whole():
     assert parsed.models == (manifest.ModelEntry("pocket"), manifest.ModelEntry("sd3.5-medium", f"sha256:{SHA}"))
     assert parsed.folders == {"user-folder": "write", "user-paths.exports": "read-write"}
     assert parsed.net == manifest.Network(True, ("example.com",), (443,))
-    assert parsed.carried["tooling"] == {"sidecar": True}
-    assert parsed.carried["capabilities"] == {"clipboard": {"anything": ["is", "carried"]}}
+    assert set(manifest.CARRIED) <= REAL.keys()
+    others = {"clipboard": {"anything": ["is", "carried"]}, "device": {"camera": True}}
+    assert parsed.carried == {name: REAL[name] for name in manifest.CARRIED} | {"capabilities": others}
+
+
+@pytest.mark.parametrize("net", [False, True, {}, {"allowed_hosts": ["a.example"]}, {"allowed_ports": [1, 65535]}])
+def test_net_is_a_word_or_lists_of_hosts_and_ports(net: Any):
+    parsed = manifest.parse({**REAL, "capabilities": {"net": net}}).net
+    assert parsed.allowed == (net is not False)
+    assert (list(parsed.hosts), list(parsed.ports)) == (
+        ([], []) if isinstance(net, bool) else (net.get("allowed_hosts", []), net.get("allowed_ports", []))
+    )
+
+
+@pytest.mark.parametrize("word", ["read", "write", "read-write", False])
+@pytest.mark.parametrize("root", ["user-folder", "app-data", "user-paths.a"])
+def test_each_root_takes_each_word(root: str, word: Any):
+    kind, _, name = root.partition(".")
+    parsed = manifest.parse({**REAL, "capabilities": {"fs": {kind: {name: word} if name else word}}})
+    assert parsed.folders == ({} if word is False else {root: word})
 
 
 def test_the_least_manifest_grants_nothing():

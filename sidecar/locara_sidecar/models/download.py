@@ -59,6 +59,7 @@ class Download:
         self._hub = Hub(endpoint, token)
         self._patience = patience or Patience()
         self._stop = threading.Event()
+        self._needed = _SPARE
 
     def stop(self) -> None:
         """End :meth:`run` soon, from any thread; what has come stays for the next try."""
@@ -125,9 +126,9 @@ class Download:
         """All files into the tree: configurations first, so that a model that is refused costs no weights."""
         missing = [file for file in files if not self._from_store(staging, file)]
         waiting = sum(file.size - self._started(file) for file in missing)
-        needed, available = waiting + _SPARE, disk.available(self._store.incoming)
-        if needed > available:
-            raise self._no_room(needed, available)
+        self._needed, available = waiting + _SPARE, disk.available(self._store.incoming)
+        if self._needed > available:
+            raise self._no_room(available)
         total = sum(file.size for file in files)
         self._meter.phase("downloading", total, len(files), total - waiting, len(files) - len(missing))
         transfer = Transfer(
@@ -199,13 +200,13 @@ class Download:
         except OSError:
             return 0
 
-    def _no_room(self, needed: int, available: int) -> RpcError:
-        message = f"{self._entry.id} needs {needed} bytes of the disk; {available} are free."
-        return RpcError("InsufficientDisk", message, needed=needed, available=available)
+    def _no_room(self, available: int) -> RpcError:
+        message = f"{self._entry.id} needs {self._needed} bytes of the disk; {available} are free."
+        return RpcError("InsufficientDisk", message, needed=self._needed, available=available)
 
     def _storage(self, error: OSError) -> RpcError:
         if error.errno in _FULL:
-            return self._no_room(_SPARE, disk.available(self._store.root))
+            return self._no_room(disk.available(self._store.root))
         name = errno.errorcode.get(error.errno or 0, "EIO")
         return RpcError("StorageError", f"The model cache cannot be written ({name}).", errno=name)
 

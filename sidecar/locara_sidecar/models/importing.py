@@ -58,12 +58,13 @@ def import_model(store: Store, entry: Entry, folder: Path, tell: Callable[[Downl
         return settled(store, there)
     meter = Meter(entry.id, tell)
     meter.phase("resolving")
+    needed = 0
     try:
         files, origins = _find(entry, folder)
         check.check_names(file.path for file in files)
         with Staging(store) as staging:
             total = sum(file.size for file in files)
-            _check_room(store, files)
+            needed = _check_room(store, files)
             meter.phase("downloading", total, len(files))
             for file in files:
                 staged = _take(staging, file, meter)
@@ -75,8 +76,8 @@ def import_model(store: Store, entry: Entry, folder: Path, tell: Callable[[Downl
     except OSError as error:
         if error.errno in _FULL:
             available = disk.available(store.root)
-            message = f"The disk is full; {available} bytes are free."
-            raise RpcError("InsufficientDisk", message, needed=0, available=available) from error
+            message = f"The disk is full: the model needs {needed} bytes, {available} are free."
+            raise RpcError("InsufficientDisk", message, needed=needed, available=available) from error
         name = errno.errorcode.get(error.errno or 0, "EIO")
         raise RpcError("StorageError", f"The model could not be taken from there ({name}).", errno=name) from error
 
@@ -187,13 +188,18 @@ def _walk(folder: Path) -> list[Path]:
 # --- taking ----------------------------------------------------------------------------------
 
 
-def _check_room(store: Store, files: list[Local]) -> None:
+def _check_room(store: Store, files: list[Local]) -> int:
+    """The bytes that are going to be written.
+
+    :raises RpcError: InsufficientDisk.
+    """
     device = store.incoming.stat().st_dev
     needed = sum(file.size for file in files if not (file.linked and file.file.stat().st_dev == device))
     available = disk.available(store.incoming)
     if needed > available:
         message = f"The model needs {needed} bytes of the disk; {available} are free."
         raise RpcError("InsufficientDisk", message, needed=needed, available=available)
+    return needed
 
 
 def _take(staging: Staging, local: Local, meter: Meter) -> File:
