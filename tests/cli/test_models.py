@@ -6,9 +6,11 @@ import pty
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from locara_sidecar.models import catalogue
 from models.helpers import entry_data, write_model
 from support.hub import FakeHub
 
@@ -70,7 +72,10 @@ def test_what_the_machine_reads_is_what_the_methods_answer(models, tmp_path):
     result = json.loads(models("import", "mine", str(tmp_path / "mine"), "--json")[1])
     assert set(result) == {"model", "digest", "bytes", "files"}
     assert json.loads(models("verify", "mine", "--json")[1])["ok"] is True
+    blobs = sorted((tmp_path / "cache" / "blobs").iterdir())
     assert json.loads(models("download", "pocket", "--json")[1])["model"] == "pocket"
+    assert json.loads(models("get", "pocket", "--json")[1])["path"] == str(Path(catalogue.__file__).parent / "pocket")
+    assert sorted((tmp_path / "cache" / "blobs").iterdir()) == blobs, "it is used where it lies, in the package"
 
 
 @pytest.mark.parametrize(

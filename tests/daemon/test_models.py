@@ -52,6 +52,8 @@ def test_a_model_is_downloaded_verified_shown_and_removed(daemon, hub):
     messages = list(call.messages())
     result = call.result(30)
     assert messages[0]["phase"] == "resolving"
+    told = {"model", "phase", "bytes", "totalBytes", "files", "totalFiles", "bytesPerSecond"}
+    assert all(told <= set(message) <= told | {"etaMs"} for message in messages)
     assert messages[-1]["bytes"] == messages[-1]["totalBytes"] == result["bytes"]
     (shown,) = host.call("models.list", timeout=10)["models"]
     assert (shown["installed"], shown["digest"]) == (True, result["digest"])
@@ -164,3 +166,21 @@ def test_listed_models_that_no_engine_runs_say_so(hosts, tmp_path):
     (shown,) = host.call("models.list", timeout=10)["models"]
     assert (shown["runnable"], shown["installed"]) == (False, False)
     assert error_of(host.start("image.generate", {"prompt": "a"})).kind == "ModelNotInstalled"
+
+
+def test_another_model_than_the_manifest_pins_is_shown_as_not_granted_and_denied(daemon, hosts, tmp_path):
+    host = daemon(DOWNLOADS)
+    digest = host.call("models.download", {"model": "mine"}, timeout=30)["digest"]
+    places = ("--cache-dir", str(tmp_path / "cache"), "--catalogue", str(tmp_path / "catalogue"))
+    for pinned in (digest, "sha256:" + "0" * 64):
+        other = hosts.spawn(*places)
+        other.open(f"mine@{pinned}")
+        (shown,) = other.call("models.list", timeout=10)["models"]
+        assert (shown["installed"], shown["granted"]) == (True, pinned == digest)
+        if pinned == digest:
+            assert other.call("models.verify", {"model": "mine"}, timeout=30)["ok"]
+            continue
+        for method in ("models.get", "models.verify", "models.load"):
+            error = error_of(other.start(method, {"model": "mine"}))
+            assert (error.kind, error.data["reason"]) == ("CapabilityDenied", "digestMismatch")
+            assert error.data["host"] == {"models": {"mine": pinned}}

@@ -1,6 +1,8 @@
 """What is visible is complete, what is in use stays, and bytes go after the names that lead to them."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from locara_sidecar.models.digest import model_digest
 from locara_sidecar.models.store import Origin
 from locara_sidecar.models.verify import verify, verify_folder
 from models.helpers import download, entry_for, error_of, whole, write_model
+from support.hub import COMMIT
 
 
 def install(store, hub, tmp_path, number, t5="shared"):
@@ -21,6 +24,27 @@ def install(store, hub, tmp_path, number, t5="shared"):
 
 def quiet(_):
     pass
+
+
+def test_meta_says_what_the_model_is_where_it_is_from_and_when_it_was_installed_and_used(store, hub):
+    entry = download(store, hub)
+    meta = json.loads((entry.folder / "meta.json").read_text())
+    assert set(meta) == {
+        *("format", "ids", "version", "digest", "source", "files", "bytes", "installed", "damaged"),
+    }
+    assert (meta["ids"], meta["version"], meta["digest"]) == (["mine"], "1", f"sha256:{entry.folder.name}")
+    assert meta["source"] == [{"repository": "org/mine", "revision": COMMIT}]
+    assert meta["bytes"] == sum(file["size"] for file in meta["files"])
+    assert {file["path"] for file in meta["files"]} == {
+        path.relative_to(entry.folder).as_posix()
+        for path in entry.folder.rglob("*")
+        if path.is_file() and path.name != "meta.json"
+    }
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", meta["installed"])
+    os.utime(entry.folder / "meta.json", (1, 1))
+    before = time.time()
+    store.use(entry.key).release()
+    assert store.find("mine").last_used >= before - 1
 
 
 @pytest.mark.parametrize("looks", [1, 2])

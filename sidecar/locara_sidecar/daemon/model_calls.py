@@ -107,7 +107,7 @@ class ModelCalls:
 
     def _authorize(self, call: Call, model: str | None) -> Grant:
         policy = msgspec.structs.replace(self._session.policy, flags=self._flags)
-        wanted = Wanted(models=() if model is None else (model,))
+        wanted = self._wanted(model)
         try:
             grant = authorize(policy, METHODS[call.method], wanted)
         except RpcError as denied:
@@ -116,9 +116,22 @@ class ModelCalls:
         self._record(call, wanted, grant)
         return grant
 
-    def _granted(self) -> set[str]:
+    def _wanted(self, model: str | None) -> Wanted:
+        installed = None if model is None else self._store.find(model)
+        digests = {} if model is None or installed is None else {model: installed.meta.digest}
+        return Wanted(models=() if model is None else (model,), digests=digests)
+
+    def _declared(self) -> set[str]:
         manifest = self._session.policy.manifest
         return set() if manifest is None else {entry.id for entry in manifest.models}
+
+    def _is_granted(self, model: str) -> bool:
+        """Whether a declared model may be used as it is: another one than the manifest pins may not."""
+        try:
+            authorize(self._session.policy, METHODS["models.get"], self._wanted(model))
+        except RpcError:
+            return False
+        return True
 
     # --- ending --------------------------------------------------------------------------
 
@@ -162,9 +175,14 @@ class ModelCalls:
             self._done()
 
     def _list(self) -> m.ModelsListResult:
-        granted, machines = self._granted(), self._machines()
-        models = [describe(self._catalogue, entry, machines) for entry in self._catalogue]
-        return m.ModelsListResult(models=[model for model in models if model.id in granted])
+        declared, machines = self._declared(), self._machines()
+        return m.ModelsListResult(
+            models=[
+                describe(self._catalogue, entry, machines, granted=self._is_granted(entry.id))
+                for entry in self._catalogue
+                if entry.id in declared
+            ]
+        )
 
     def _get(self, entry: Entry | None) -> m.Model:
         assert entry is not None
@@ -178,7 +196,7 @@ class ModelCalls:
         from locara_sidecar.models import collect
 
         everything = MANAGEMENT in self._flags
-        return usage_result(collect.usage(self._store), None if everything else self._granted())
+        return usage_result(collect.usage(self._store), None if everything else self._declared())
 
     def _remove(self, params: m.RemoveParams) -> m.RemovedResult:
         from locara_sidecar.models import collect
@@ -273,7 +291,7 @@ def machines(store: Store, engines: list[str]) -> dict[str, Machine]:
     return {engine: system.machine(store.root, engine) for engine in engines}
 
 
-def describe(catalogue: Catalogue, entry: Entry, machines: dict[str, Machine]) -> m.Model:
+def describe(catalogue: Catalogue, entry: Entry, machines: dict[str, Machine], *, granted: bool = True) -> m.Model:
     """A model as ``models.list`` shows it.
 
     :param machines: by engine, the engines in the order that they are shown in.
@@ -306,7 +324,7 @@ def describe(catalogue: Catalogue, entry: Entry, machines: dict[str, Machine]) -
             if source.repository is not None
         ],
         installed=folder is not None,
-        granted=True,
+        granted=granted,
         runnable=entry.family in RUNNABLE,
         fit=rows,
         recommended=fit.recommend(rows),
