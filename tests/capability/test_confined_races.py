@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from campaigns.saving import Arena, Clobbering, collide, forked, race_naive
+from campaigns.saving import Arena, Clobbering, collide, forked, race_naive, try_names, try_names_naively
 from capability.helpers import KINDS, RESOLUTIONS, NoSync, open_folder
 from locara_protocol.errors import RpcError
 
@@ -52,6 +52,17 @@ def test_processes_that_want_one_name_never_overwrite_each_other(tmp_path: Path,
 def test_control_a_rename_that_clobbers_does_overwrite(tmp_path: Path):
     _, wrong = collide(tmp_path / "piles", 160, 4, "named", Clobbering())
     assert wrong > 0
+
+
+def test_no_name_of_the_corpus_leads_outside_and_harmless_ones_are_saved(tmp_path: Path):
+    tried, saved, outside = try_names(tmp_path, most=4000)
+    assert (tried, outside) == (4000, 0)
+    assert saved > 0
+
+
+def test_control_joining_a_name_and_writing_leads_outside(tmp_path: Path):
+    (tmp_path / "inner").mkdir()  # three names down from there may lead up by two
+    assert try_names_naively(tmp_path / "inner", most=4000) > 0
 
 
 def whole(data: bytes) -> bool:
