@@ -69,6 +69,18 @@ def test_a_model_is_downloaded_verified_shown_and_removed(daemon, hub):
     assert not host.call("models.get", {"model": "mine"}, timeout=10)["installed"]
 
 
+def test_collecting_is_planned_first_and_a_plan_changes_nothing(daemon):
+    host = daemon(DOWNLOADS, MANAGEMENT)
+    size = host.call("models.download", {"model": "mine"}, timeout=30)["bytes"]
+    plan = host.call("models.gc", {"maxBytes": 0, "dryRun": True}, timeout=10)
+    assert [model["model"] for model in plan["removed"]] == ["mine"]
+    assert plan["bytes"] >= size
+    assert host.call("models.gc", {"maxBytes": 10 * size}, timeout=10) == {"removed": [], "bytes": 0}
+    assert host.call("models.get", {"model": "mine"}, timeout=10)["installed"]
+    assert host.call("models.gc", {"maxBytes": 0}, timeout=10) == plan
+    assert not host.call("models.get", {"model": "mine"}, timeout=10)["installed"]
+
+
 def test_a_cancelled_download_is_answered_soon_and_goes_on_later(daemon, hub):
     host = daemon(DOWNLOADS)
     fault = hub.fail("/cdn/", "drip")

@@ -24,6 +24,13 @@ def text(**tensors):
     [
         text(a=A, b={**B, "data_offsets": [4, 12]}),
         text(a=A, b={**B, "data_offsets": [0, 8]}),
+        text(a=A, b={**B, "data_offsets": [4, 16], "shape": [3]}),
+        text(a=A, b=B, c={**A, "data_offsets": [4, 12]}),
+        text(
+            a={**A, "data_offsets": [0, 16], "shape": [4]},
+            b={**A, "data_offsets": [16, 16], "shape": [2**62, 2**62, 0]},
+        ),
+        b'{"a": %b, "a": %b}' % (text(**A), text(dtype="F32", shape=[4], data_offsets=[0, 16])),
         text(a=A, b={**B, "data_offsets": [12, 20]}),
         text(a=A),
         text(a=A, b={**B, "data_offsets": [8, 24], "shape": [4]}),
