@@ -151,6 +151,19 @@ def test_only_granted_models_are_listed_and_unknown_ones_are_said_to_be(daemon):
     assert error_of(host.start("models.verify", {"model": "other"})).kind == "ModelNotInstalled"
 
 
+def test_usage_tells_an_app_of_its_own_models_and_a_manager_of_all(daemon, hosts, tmp_path):
+    host = daemon(DOWNLOADS, models=("mine", "other"))
+    for model in ("mine", "other"):
+        host.call("models.download", {"model": model}, timeout=30)
+    places = ("--cache-dir", str(tmp_path / "cache"), "--catalogue", str(tmp_path / "catalogue"))
+    for flags, told in (((), ["mine"]), ((MANAGEMENT,), ["mine", "other"])):
+        other = hosts.spawn(*flags, *places)
+        other.open("mine")
+        usage = other.call("models.usage", timeout=10)
+        assert sorted(entry["model"] for entry in usage["entries"]) == told
+        assert usage["bytes"] > sum(entry["bytes"] for entry in usage["entries"]) * (0.9 if flags else 1)
+
+
 def test_a_token_is_never_logged(daemon, hub, hosts, tmp_path):
     hub.repositories["org/mine"].gated = True
     host = hosts.spawn(
