@@ -20,7 +20,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from locara_sidecar.engine import frames, sandbox
+from locara_sidecar.engine import frames, priority, sandbox
 from locara_sidecar.engine.job import run_job
 from locara_sidecar.engine.load import run_load
 from locara_sidecar.engine.runtime import JobCancelled, Runtime
@@ -33,10 +33,6 @@ _CHUNK = 1 << 16
 _OWN = "locara_sidecar"
 _HEARTBEAT_EVERY = 0.25  # seconds
 _MAX_FRAMES_LOGGED = 30
-_NICE = 5
-"""How far the engine steps back behind the daemon, the host and the user's other programs. A core that
-nothing else wants is used as before; one that is wanted is given up at once: with every core busy sampling,
-``ping``'s 90th percentile fell from 1.5 … 3.3 ms to 0.5 … 0.6 ms (2 cores, turn by turn in one run)."""
 
 
 class JobControl:
@@ -250,7 +246,7 @@ def _prepare(parent: int) -> None:
     if os.name == "posix":  # Windows: given at the start, by process.py
         import resource
 
-        os.nice(_NICE)
+        priority.step_back()
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if sys.platform == "linux":
