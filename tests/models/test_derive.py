@@ -97,13 +97,12 @@ def test_a_form_is_not_taken_for_its_model(store, model):
     assert store.find("mine").key == model.key
 
 
-def test_forms_of_another_digest_engine_or_layout_are_not_used(store, model, tmp_path):
+def test_forms_of_another_digest_or_layout_are_not_used(store, model, tmp_path):
     form = prepare(store, model)
     prepare(store, model, bits="8bit", layout=PREPARED_LAYOUT + 1)
-    assert [entry.key for entry in derive.usable(store, model.meta.digest, "mlx")] == [form.key]
-    assert derive.usable(store, model.meta.digest, "torch") == []
+    assert [entry.key for entry in derive.usable(store)] == [form.key]
     other = import_model(store, entry_for("other"), write_model(tmp_path / "other", seed=9), quiet)
-    assert derive.usable(store, other.meta.digest, "mlx") == []
+    assert store.forms(other.meta.digest) == []
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.engine.frames import PREPARED_LAYOUT
+from locara_sidecar.engine.frames import PREPARED_LAYOUT, PreparedForm
 from locara_sidecar.models import check, disk, importing
 from locara_sidecar.models.progress import Meter
 from locara_sidecar.models.staging import BlobMissing, Staging
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from locara_protocol.model_messages import DownloadProgress
+    from locara_sidecar.engine.frames import ModelSpec
     from locara_sidecar.models.catalogue import Entry
     from locara_sidecar.models.store import Installed, Store
 
@@ -45,12 +46,20 @@ class Making(msgspec.Struct, frozen=True, kw_only=True):
     derived_from: DerivedFrom
 
 
-def usable(store: Store, digest: str, engine: str) -> list[Installed]:
-    """The prepared forms of a model that an engine of this version loads."""
+def usable(store: Store) -> list[Installed]:
+    """The prepared forms that the engines of this version can load."""
+    return [entry for entry in store.forms() if (made := entry.derived_from) and made.layout == PREPARED_LAYOUT]
+
+
+def forms_for(store: Store, model: ModelSpec, engine: str) -> list[PreparedForm]:
+    """The prepared forms that a job may load in place of this very model."""
     return [
-        entry
-        for entry in store.forms(digest)
-        if (made := entry.derived_from) and (made.engine, made.layout) == (engine, PREPARED_LAYOUT)
+        PreparedForm(quantization=made.quantization, precision=made.precision, path=str(entry.folder))
+        for entry in usable(store)
+        if (made := entry.derived_from)
+        and (made.digest, made.engine) == (model.digest, engine)
+        and model.quantization in ("auto", made.quantization)
+        and model.precision in ("auto", made.precision)
     ]
 
 

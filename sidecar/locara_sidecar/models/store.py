@@ -179,10 +179,10 @@ class Store:
         ]
         return max(found, key=lambda entry: (not entry.meta.damaged, entry.meta.installed), default=None)
 
-    def forms(self, digest: str) -> list[Installed]:
-        """The prepared forms of the model with that digest, damaged ones left out."""
-        entries = [entry for entry in self.entries() if entry.derived_from is not None and not entry.meta.damaged]
-        return [entry for entry in entries if entry.derived_from is not None and entry.derived_from.digest == digest]
+    def forms(self, digest: str | None = None) -> list[Installed]:
+        """The prepared forms of the model with that digest, or all; damaged ones left out."""
+        entries = [entry for entry in self.entries() if not entry.meta.damaged]
+        return [entry for entry in entries if (made := entry.derived_from) and digest in (None, made.digest)]
 
     # --- in use --------------------------------------------------------------------------
 
