@@ -17,8 +17,8 @@ from locara_protocol import model_messages as models
 Need = Literal["none", "generate", "edit", "model", "download", "manage", "import"]
 """What a method needs from the manifest and the host; the gate has one rule for each word. ``none`` is said, never
 implied. ``generate``: a modality, a model and leave to write where the picture goes; ``edit``: and leave to read where
-images come from; ``model``: the model is declared; ``download``: and the host allows downloads; ``manage``: the host
-allows managing the model cache; ``import``: both that and the model."""
+images come from; ``model``: the model is declared; ``download``: and the host allows downloads, and with them that the
+cache grows; ``manage``: the host allows managing the model cache; ``import``: both that and the model."""
 
 _ENGINE = (
     "RequestCancelled",
@@ -197,6 +197,15 @@ _METHODS = (
         notification="ModelProgress",
     ),
     Method(
+        name="models.prepare",
+        summary="Keep a model in the shared cache as the engine has quantized it, so that it loads sooner.",
+        params=models.PrepareParams,
+        result=models.PrepareResult,
+        errors=(*_ENGINE, "InsufficientDisk", "StorageError"),
+        need="download",
+        notification="ModelProgress",
+    ),
+    Method(
         name="models.unload",
         summary="End an engine that has no work and give its memory back.",
         params=m.NoParams,
@@ -267,7 +276,7 @@ _NOTIFICATIONS = (
     ),
     Notification(
         name="ModelProgress",
-        summary="Progress of models.import, models.verify and models.load, at most ten times a second.",
+        summary="Progress of models.import, verify, load and prepare, at most ten times a second.",
         params=channels.ModelMessage,
         direction="sidecar",
     ),

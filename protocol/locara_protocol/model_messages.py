@@ -46,8 +46,22 @@ class LoadParams(Params, frozen=True):
     channel: ChannelId | None = None
 
 
-class RemoveParams(Params, frozen=True):
+class PrepareParams(Params, frozen=True):
+    """The model of which a quantized form is to be kept; ``precision`` and ``engine`` mean what they mean in
+    ``image.generate``."""
+
     model: ModelId
+    quantization: Literal["8bit", "4bit"]
+    precision: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    engine: Literal["auto", "mlx", "torch"] | None = None
+    channel: ChannelId | None = None
+
+
+class RemoveParams(Params, frozen=True):
+    """``prepared``: only the model's prepared forms; else they go with it."""
+
+    model: ModelId
+    prepared: bool | None = None
     dry_run: bool | None = None
 
 
@@ -94,6 +108,18 @@ class ModelFit(Result, frozen=True):
     available: int
 
 
+class PreparedForm(Result, frozen=True):
+    """A model as an engine has quantized it, kept in the cache: what ``engine`` loads for jobs of that ``quantization``
+    and ``precision`` while the model's digest is ``derivedFrom``."""
+
+    engine: str
+    quantization: Literal["8bit", "4bit"]
+    precision: str
+    digest: str
+    derived_from: str
+    bytes: int
+
+
 class Model(Result, frozen=True):
     """A catalogue entry and its state on this machine. ``runnable``: an engine of this version draws with it."""
 
@@ -120,6 +146,7 @@ class Model(Result, frozen=True):
     runnable: bool
     fit: list[ModelFit]
     recommended: ModelFit | None
+    prepared: list[PreparedForm]
     digest: str | UnsetType = UNSET
     path: str | UnsetType = UNSET
 
@@ -154,6 +181,19 @@ class LoadResult(Result, frozen=True):
     memory_bytes: int
 
 
+class PrepareResult(Result, frozen=True):
+    """A prepared form that is kept now. ``bytes`` of all its files, of which ``sharedBytes`` are the model's own."""
+
+    model: str
+    digest: str
+    derived_from: str
+    engine: str
+    quantization: Literal["8bit", "4bit"]
+    precision: str
+    bytes: int
+    shared_bytes: int
+
+
 class UnloadResult(Result, frozen=True):
     """``unloaded``: whether there was an engine without work, which has ended now."""
 
@@ -161,7 +201,8 @@ class UnloadResult(Result, frozen=True):
 
 
 class UsageEntry(Result, frozen=True):
-    """``sharedBytes`` of ``bytes`` belong to another model too; ``lastUsed`` is UTC."""
+    """``sharedBytes`` of ``bytes`` belong to another entry too; ``lastUsed`` is UTC. A prepared form has
+    ``derivedFrom``, its model's digest, and ``quantization``."""
 
     model: str
     digest: str
@@ -169,6 +210,8 @@ class UsageEntry(Result, frozen=True):
     shared_bytes: int
     last_used: str
     in_use: bool
+    derived_from: str | UnsetType = UNSET
+    quantization: str | UnsetType = UNSET
 
 
 class UsageResult(Result, frozen=True):
@@ -180,8 +223,12 @@ class UsageResult(Result, frozen=True):
 
 
 class RemovedModel(Result, frozen=True):
+    """``derivedFrom`` and ``quantization``: for a prepared form."""
+
     model: str
     digest: str
+    derived_from: str | UnsetType = UNSET
+    quantization: str | UnsetType = UNSET
 
 
 class RemovedResult(Result, frozen=True):
@@ -205,7 +252,7 @@ class DownloadProgress(Result, frozen=True):
 
 
 class ModelProgress(Result, frozen=True):
-    """The message of the channels of ``models.import``, ``models.verify`` and ``models.load``."""
+    """The message of the channels of ``models.import``, ``verify``, ``load`` and ``prepare``."""
 
     model: str
     phase: ModelPhase

@@ -167,3 +167,40 @@ def test_ctrl_c_ends_it_in_order_and_what_has_come_stays(models, hub, tmp_path, 
     process.stderr.close()
     if verb == "download":
         assert list((tmp_path / "cache" / "incoming").glob("*.part"))
+
+
+@pytest.mark.mlx
+def test_a_model_is_prepared_shown_and_only_that_is_removed(models):
+    words = ("prepare", "pocket", "--engine", "mlx", "--quantization", "4bit")
+    status, out, err = models(*words)
+    assert (status, err) == (0, "")
+    assert {"reading", "verifying"} <= set(out.split())
+    assert out.splitlines()[-1].startswith("pocket is prepared for mlx in 4bit, float32: ")
+    assert models(*words)[1].splitlines()[-1] == out.splitlines()[-1]
+    assert "prepared    mlx 4bit, float32, " in models("get", "pocket")[1]
+    assert ", prepared in 4bit, last used" in models("usage")[1]
+    assert models("remove", "pocket", "--prepared")[1].startswith("removed pocket as prepared in 4bit (sha256:")
+    status, _, err = models("remove", "pocket", "--prepared")
+    assert (status, err) == (1, "locara-sidecar: A prepared form of pocket is not in the model cache.\n")
+
+
+@pytest.mark.mlx
+def test_ctrl_c_ends_preparing_and_leaves_nothing(models, tmp_path):
+    incoming = tmp_path / "cache" / "incoming"
+    words = ("prepare", "pocket", "--engine", "mlx", "--quantization", "4bit")
+    with models(*words, start=True, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if "reading" in line and list(incoming.glob("tree-*/made")):
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "The request was cancelled." in err
+    assert list(incoming.iterdir()) == []
+    assert list((tmp_path / "cache" / "models").iterdir()) == []
+
+
+def test_an_engine_that_keeps_no_prepared_models_is_said_to(models):
+    status, _, err = models("prepare", "pocket", "--engine", "torch", "--quantization", "4bit")
+    assert status == 1
+    assert "Only mlx does." in err

@@ -42,6 +42,7 @@ PARAMS = {
     "models.verify": POCKET,
     "models.import": {**POCKET, "from": "/nowhere/at/all"},
     "models.load": POCKET,
+    "models.prepare": {**POCKET, "quantization": "4bit"},
     "models.remove": POCKET,
     "models.gc": {},
 }
@@ -89,7 +90,8 @@ def test_what_the_refusals_ask_for_is_enough_for_every_method(hosts, tmp_path):
             mended.call(method.name, PARAMS[method.name], timeout=20)
         except RemoteError as error:
             refused[method.name] = error.kind
-    assert refused == {"models.remove": "ModelNotInstalled"}, "it lies in the package, and all else is served"
+    # what lies in the package is not removed, and the fake engine prepares nothing; both got past the gate
+    assert refused == {"models.remove": "ModelNotInstalled", "models.prepare": "EngineUnavailable"}
     entries = mended.call("audit.capabilityLog")["entries"]
     assert [entry["decision"] for entry in entries] == ["allow"] * len(FENCED)
 

@@ -159,9 +159,7 @@ def test_usage_tells_an_app_of_its_own_models_and_a_manager_of_all(daemon, hosts
     for flags, told in (((), ["mine"]), ((MANAGEMENT,), ["mine", "other"])):
         other = hosts.spawn(*flags, *places)
         other.open("mine")
-        usage = other.call("models.usage", timeout=10)
-        assert sorted(entry["model"] for entry in usage["entries"]) == told
-        assert usage["bytes"] > sum(entry["bytes"] for entry in usage["entries"]) * (0.9 if flags else 1)
+        assert sorted(entry["model"] for entry in other.call("models.usage", timeout=10)["entries"]) == told
 
 
 def test_a_token_is_never_logged(daemon, hub, hosts, tmp_path):

@@ -121,3 +121,30 @@ def test_many_small_fractions_become_few_frames_and_the_last_is_always_told(load
     assert isinstance(last, frames.Loaded)
     assert 5 <= len(sent) <= 20
     assert (sent[0].fraction, sent[-1].fraction) == (0, 1)
+
+
+def test_an_engine_that_cannot_prepare_says_so_and_its_process_has_ended(drive, spec, load_spec, tmp_path):
+    async def body(client):
+        await client.load(load_spec(), lambda event: None)
+        before = client.status().pid
+        wanted = frames.PrepareSpec(job="prepare-1", model=spec().model, into=str(tmp_path))
+        with pytest.raises(RpcError) as caught:
+            await client.prepare(wanted, lambda event: None)
+        assert caught.value.kind == "EngineUnavailable"
+        assert (client.status().state, client.status().pid) == ("stopped", None)
+        assert await client.make(spec())
+        assert client.status().pid != before
+
+    drive(body)
+
+
+def test_a_caller_that_gives_up_preparing_leaves_no_process_behind(drive, spec, tmp_path):
+    async def body(client):
+        wanted = frames.PrepareSpec(job="prepare-1", model=spec().model, into=str(tmp_path))
+        with anyio.move_on_after(0.05) as scope:  # the engine takes longer to start
+            await client.prepare(wanted, lambda event: None)
+        assert scope.cancelled_caught
+        assert (client.status().state, client.status().pid) == ("stopped", None)
+        assert await client.make(spec())
+
+    drive(body, settings={"start_ms": "2000"})

@@ -112,6 +112,26 @@ def confined(world, code, *, env=None):
     return done.stdout
 
 
+def test_a_folder_to_prepare_into_is_writable_and_what_lies_beside_it_is_not(offered, world, tmp_path):
+    for name in ("into", "beside"):
+        (tmp_path / name).mkdir()
+    code = f"""
+import json
+from locara_sidecar.engine import sandbox
+report = sandbox.confine({world["scratch"]!r}, [], writable=[{str(tmp_path / "into")!r}])
+found = [report.enforced]
+for name in ("into", "beside"):
+    try:
+        open({str(tmp_path)!r} + "/" + name + "/file", "w").close()
+        found.append(name)
+    except PermissionError:
+        found.append("denied")
+print(json.dumps(found))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(done.stdout) == [True, "into", "denied"]
+
+
 def test_what_an_engine_needs_goes_on_working(offered, world):
     code = f"""
 import multiprocessing.connection, socket, subprocess, tempfile, threading, ctypes

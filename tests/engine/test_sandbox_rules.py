@@ -131,6 +131,8 @@ def test_no_rule_gives_a_home_folder_a_root_or_a_temporary_folder(tmp_path):
     assert given[f"{home}/model"] == "read"
     assert not {"/", home, str(tmp_path), "relative", "/tmp", "/home", "/var", "/etc", "/run", "/dev"} & set(given)
     assert [path for path, right in given.items() if right == "write"] == [f"{home}/scratch"]
+    given = dict(places.rules(f"{home}/scratch", [], home, ["relative", "/", home, str(tmp_path), f"{home}/into"]))
+    assert [path for path, right in given.items() if right == "write"] == [f"{home}/scratch", f"{home}/into"]
     assert all(path.startswith("/dev/") for path, right in given.items() if right == "device")
 
 
@@ -243,7 +245,7 @@ def test_attempts_find_this_unconfined_process_open(tmp_path):
 
 
 def test_the_seatbelt_profile_is_well_formed_and_quotes_what_it_is_given():
-    text = seatbelt.profile('/tmp/a "b"\\', ["/opt/python"], ["/models/a"])
+    text = seatbelt.profile(['/tmp/a "b"\\'], ["/opt/python"], ["/models/a"])
     depth, quoted, escaped = 0, False, False
     for character in text:
         if escaped:
@@ -263,7 +265,7 @@ def test_the_seatbelt_profile_is_well_formed_and_quotes_what_it_is_given():
     assert '(allow file-read-data (subpath "/models/a"))' in lines
     assert '(allow process-exec* (subpath "/models/a"))' not in lines
     with pytest.raises(OSError, match="control"):
-        seatbelt.profile("/tmp/\n(allow default)", [], [])
+        seatbelt.profile(["/tmp/\n(allow default)"], [], [])
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="here it would confine the tests")

@@ -21,6 +21,7 @@ _MODEL_VERBS = {
     "get": "one model",
     "download": "download into the shared cache, from where the last try stopped",
     "import": "take a model from a folder or a Hugging Face cache",
+    "prepare": "keep a model as the engine has quantized it, so that it loads sooner",
     "verify": "hash an installed model again",
     "remove": "remove from the shared cache",
     "usage": "how much room the models take",
@@ -75,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
         "--cache-dir", metavar="DIR", help="Locara's shared cache (else LOCARA_CACHE_DIR, else the platform's)"
     )
     serve.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of further model entries")
-    serve.add_argument("--allow-downloads", action="store_true", help="let the app download models that it declares")
+    serve.add_argument(
+        "--allow-downloads", action="store_true", help="let the app download (and prepare) models that it declares"
+    )
     serve.add_argument(
         "--allow-model-management", action="store_true", help="let the app import, remove and collect models"
     )
@@ -125,7 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--cache-dir", metavar="DIR")
     doctor.add_argument("--json", action="store_true", help="print JSON")
 
-    models = commands.add_parser("models", help="list, download, import, verify, remove, collect", allow_abbrev=False)
+    models = commands.add_parser(
+        "models", help="list, download, import, prepare, verify, remove, collect", allow_abbrev=False
+    )
     verbs = models.add_subparsers(dest="verb", required=True, metavar="{" + ",".join(_MODEL_VERBS) + "}")
     for verb, words in _MODEL_VERBS.items():
         _model_verb(verbs.add_parser(verb, help=words, allow_abbrev=False), verb)
@@ -137,6 +142,17 @@ def _model_verb(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("model", help="model id")
     if verb == "import":
         parser.add_argument("folder", type=Path, help="diffusers' layout, or a Hugging Face cache")
+    if verb == "prepare":
+        parser.add_argument("--quantization", choices=("8bit", "4bit"), required=True, help="bits of a weight")
+        parser.add_argument(
+            "--precision",
+            choices=("auto", "float32", "bfloat16", "float16"),
+            default="auto",
+            help="computing type (auto)",
+        )
+        parser.add_argument("--engine", choices=("auto", "torch", "mlx"), default="auto", help="which engine (auto)")
+    if verb == "remove":
+        parser.add_argument("--prepared", action="store_true", help="only what was prepared of it")
     if verb == "gc":
         parser.add_argument("--max-bytes", metavar="N", type=_count, help="remove the least used models down to this")
     if verb in ("remove", "gc"):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
+from locara_protocol.model_messages import ModelProgress
 from locara_sidecar.cli.console import bar
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
         InstalledResult,
         Model,
         ModelFit,
+        PreparedForm,
+        PrepareResult,
+        RemovedModel,
         RemovedResult,
         UsageResult,
         VerifyResult,
@@ -35,7 +39,7 @@ class Progress:
         self._words = words
         self._last: tuple[str, int] | None = None
 
-    def line(self, progress: DownloadProgress) -> str | None:
+    def line(self, progress: DownloadProgress | ModelProgress) -> str | None:
         """The line, or None when there is nothing new to say."""
         share = progress.bytes / progress.total_bytes if progress.total_bytes else 0.0
         state = progress.phase, int(share * _STEPS)
@@ -43,9 +47,12 @@ class Progress:
             return None
         self._last = state
         phase = self._words.get(progress.phase, progress.phase)
-        if not progress.total_files:
+        if not progress.total_bytes:
             return f"{phase} …"
-        words = [bar(share), f"{share * 100:3.0f} %", phase, f"{progress.files} of {progress.total_files} files"]
+        words = [bar(share), f"{share * 100:3.0f} %", phase]
+        if isinstance(progress, ModelProgress):
+            return "  ".join([*words, f"{size(progress.bytes)} of {size(progress.total_bytes)}"])
+        words.append(f"{progress.files} of {progress.total_files} files")
         if progress.phase == "downloading" and progress.bytes_per_second:
             words.append(f"{size(progress.bytes_per_second)}/s")
             if progress.eta_ms is not UNSET and progress.bytes < progress.total_bytes:
@@ -67,6 +74,7 @@ def of_model(model: Model) -> list[str]:
         "kind": f"{model.family}, {_parameters(model.parameters)} parameters; {', '.join(model.modalities)}",
         "source": "; ".join(sources),
         "installed": _installed(model),
+        "prepared": "; ".join(_prepared(form) for form in model.prepared),
         "digest": "" if model.digest is UNSET else model.digest,
         "defaults": f"{defaults.width} × {defaults.height}, {defaults.steps} steps, guidance {defaults.guidance:g}, "
         f"{defaults.scheduler}",
@@ -84,6 +92,13 @@ def of_installed(result: InstalledResult) -> list[str]:
     return [f"{result.model} is installed: {result.files} files, {size(result.bytes)}, {result.digest}"]
 
 
+def of_prepared(result: PrepareResult) -> list[str]:
+    """A prepared form that is there now."""
+    own = size(result.bytes - result.shared_bytes)
+    how = f"for {result.engine} in {result.quantization}, {result.precision}"
+    return [f"{result.model} is prepared {how}: {own} more, {result.digest}"]
+
+
 def of_verified(result: VerifyResult) -> list[str]:
     """A check that found nothing."""
     return [f"{result.model} is whole: {result.files} files, {result.digest}"]
@@ -93,6 +108,7 @@ def of_usage(result: UsageResult, root: str) -> list[str]:
     """The cache at ``root``."""
     rows = [
         f"{row.model:20} {size(row.bytes):>9}"
+        + ("" if row.quantization is UNSET else f", prepared in {row.quantization}")
         + (f", {size(row.shared_bytes)} of it shared with others" if row.shared_bytes else "")
         + f", last used {row.last_used}"
         + (", in use" if row.in_use else "")
@@ -107,7 +123,11 @@ def of_removed(result: RemovedResult, *, dry_run: bool) -> list[str]:
         return ["Nothing to remove."]
     verb = "would remove" if dry_run else "removed"
     freed = f"{size(result.bytes)} {'would be ' if dry_run else ''}freed"
-    return [*(f"{verb} {row.model} ({row.digest})" for row in result.removed), freed]
+    return [*(f"{verb} {_removed(row)} ({row.digest})" for row in result.removed), freed]
+
+
+def _removed(row: RemovedModel) -> str:
+    return row.model if row.quantization is UNSET else f"{row.model} as prepared in {row.quantization}"
 
 
 def _row(model: Model) -> str:
@@ -123,6 +143,10 @@ def _installed(model: Model) -> str:
     if not model.installed:
         return f"no, {size(model.download_bytes)} to download"
     return "yes" if model.path is UNSET else f"in {model.path}"
+
+
+def _prepared(form: PreparedForm) -> str:
+    return f"{form.engine} {form.quantization}, {form.precision}, {size(form.bytes)}"
 
 
 def _fit(row: ModelFit) -> str:

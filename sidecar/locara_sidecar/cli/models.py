@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from locara_protocol.model_messages import DownloadProgress
+    from locara_protocol.model_messages import DownloadProgress, ModelProgress
     from locara_sidecar.models.catalogue import Catalogue, Entry
     from locara_sidecar.models.store import Store
 
-VERBS = ("list", "get", "download", "import", "verify", "remove", "usage", "gc")
+VERBS = ("list", "get", "download", "import", "prepare", "verify", "remove", "usage", "gc")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -98,6 +98,26 @@ def _work(options: argparse.Namespace, known: Catalogue, store: Store, console: 
     return work_result(work, worker.perform(work, tell, _stop_on_interrupt))
 
 
+def _prepare(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:
+    from locara_sidecar.cli.prepare import prepare
+
+    progress = model_lines.Progress(interactive=console.interactive, words={})
+
+    def tell(message: ModelProgress) -> None:
+        line = progress.line(message)
+        if line is not None and not options.json:
+            console.live(None, line)
+
+    return prepare(
+        known,
+        _entry(known, options.model),
+        engine=engine_choice.choose_engine(options.engine),
+        quantization=options.quantization,
+        precision=options.precision,
+        tell=tell,
+    )
+
+
 def _stop_on_interrupt(stop: Callable[[], None]) -> None:
     """Ctrl-C ends a download in order (what has come stays), a second one at once."""
 
@@ -110,7 +130,7 @@ def _stop_on_interrupt(stop: Callable[[], None]) -> None:
 
 
 def _remove(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:
-    plan = collect.plan_remove(store, options.model)
+    plan = collect.plan_remove(store, options.model, only_prepared=options.prepared)
     if not options.dry_run:
         done = collect.remove(store, plan, options.model)
         return removed_result(done.models, done.bytes, options.model)
@@ -134,6 +154,7 @@ _RUN: dict[str, Callable[[argparse.Namespace, Catalogue, Store, Console], Any]] 
     "get": _get,
     "download": _work,
     "import": _work,
+    "prepare": _prepare,
     "verify": _work,
     "remove": _remove,
     "usage": _usage,
@@ -149,6 +170,8 @@ def _lines(options: argparse.Namespace, shown: Any, store: Store) -> list[str]:
             return model_lines.of_model(shown)
         case "download" | "import":
             return model_lines.of_installed(shown)
+        case "prepare":
+            return model_lines.of_prepared(shown)
         case "verify":
             return model_lines.of_verified(shown)
         case "usage":

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 
+from locara_protocol.errors import RpcError
 from locara_protocol.messages import EngineInfo
 
 _NEEDS = {
@@ -43,6 +44,15 @@ def engines(active: str, device: str | None) -> list[EngineInfo]:
 def installed() -> list[str]:
     """The engines that draw with models and whose packages are there."""
     return [name for name in _NEEDS if not missing(name)]
+
+
+def require_preparing(name: str) -> None:
+    """:raises RpcError: EngineUnavailable for an engine that keeps no prepared models."""
+    if name != "mlx":
+        message = f"The {name} engine keeps no prepared models; only mlx does."
+        if name == "torch":
+            message = "The torch engine keeps no prepared models: it quantizes them while it loads them. Only mlx does."
+        raise RpcError("EngineUnavailable", message, engine=name)
 
 
 def missing(name: str) -> list[str]:

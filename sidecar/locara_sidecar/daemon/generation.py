@@ -101,12 +101,16 @@ class Generation:
             if job.cancel_requested:
                 raise cancelled_error([])
             self._shared.start_task(saver.run)
-            folder = self._shared.models.files(order.entry.id)
-            with self._shared.use.held(order.grant, order.entry, folder) as reserved:
-                done = await self._drive(resolve.on_this_machine(resolved.spec, reserved), saver)
+            model, models = resolved.spec.model, self._shared.models
+            folder = models.files(order.entry.id)
+            with self._shared.use.held(order.grant, order.entry, folder, models.forms(model)) as held:
+                done = await self._drive(resolve.on_this_machine(resolved.spec, held), saver)
             return _result(job, order, resolved, done, saver, started)
         finally:
             await saver.aclose()
+
+    def cancel(self) -> None:
+        self._shared.engine.cancel(self._job.id)
 
     def close(self) -> None:
         if self._order.sources is not None:

@@ -6,6 +6,7 @@ runs or waits it does nothing.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
@@ -13,12 +14,11 @@ import anyio.to_thread
 from locara_protocol.model_messages import LoadParams, LoadResult, ModelPhase, ModelProgress, UnloadResult
 from locara_sidecar.daemon import resolve
 from locara_sidecar.daemon.open_calls import OpenCalls
+from locara_sidecar.daemon.preparing import weight_bytes
 from locara_sidecar.daemon.turns import cancelled_error
 from locara_sidecar.engine import frames
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from locara_protocol.messages import NoParams
     from locara_sidecar.capability.authorize import Grant
     from locara_sidecar.daemon.calls import Call
@@ -61,6 +61,7 @@ class LoadCalls:
         except Exception as error:  # noqa: BLE001 -- the one place that turns the unforeseen into an answer
             call.fail_unexpectedly(error)
         else:
+            self._shared.use.settle()  # what was loaded may be removed as soon as the host has the answer
             call.succeed(UnloadResult(unloaded=unloaded))
         finally:
             self._unloading.leave()
@@ -87,9 +88,7 @@ class _Loading:
     async def run(self) -> LoadResult:
         """:raises RpcError: as the engine fails."""
         entry, folder = self._entry, self._shared.models.files(self._entry.id)
-        if folder is not None:
-            self._total = await anyio.to_thread.run_sync(_weight_bytes, folder)
-        else:  # the fake engine counts to what the catalogue says
+        if folder is None:  # the fake engine counts to what the catalogue says
             self._total = sum(2 * part.parameters for part in entry.components)  # as published
         self._tell("loading", 0.0)
         digest = await self._shared.models.digest(entry.id)
@@ -107,8 +106,13 @@ class _Loading:
             width=entry.defaults.width,
             height=entry.defaults.height,
         )
-        with self._shared.use.held(self._grant, entry, folder) as reserved:
-            loaded = await self._shared.engine.load(resolve.on_this_machine(spec, reserved), self._on_event)
+        forms = self._shared.models.forms(spec.model)
+        if folder is not None:
+            asked = self._params.quantization not in (None, "auto")  # then it is known what will be read
+            read = Path(forms[0].path) if asked and forms else folder
+            self._total = await anyio.to_thread.run_sync(weight_bytes, read)
+        with self._shared.use.held(self._grant, entry, folder, forms) as held:
+            loaded = await self._shared.engine.load(resolve.on_this_machine(spec, held), self._on_event)
         self._tell("loading", 1.0)
         return LoadResult(
             model=entry.id,
@@ -117,6 +121,9 @@ class _Loading:
             quantization=loaded.quantization,
             memory_bytes=loaded.memory,
         )
+
+    def cancel(self) -> None:
+        self._shared.engine.cancel(self._job.id)
 
     def close(self) -> None:
         pass
@@ -130,11 +137,3 @@ class _Loading:
             done = round(self._total * fraction)
             message = ModelProgress(model=self._entry.id, phase=phase, bytes=done, total_bytes=self._total)
             self._shared.outbox.push(self._job.channel, message)
-
-
-def _weight_bytes(folder: Path) -> int:
-    """The size of a model's weights on disk; 0 where it cannot be told."""
-    try:
-        return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-    except OSError:
-        return 0

@@ -10,7 +10,7 @@ import errno
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 import anyio.to_thread
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.machine import Machine
     from locara_sidecar.models import collect, worker
     from locara_sidecar.models.catalogue import Catalogue, Entry
-    from locara_sidecar.models.store import Store
+    from locara_sidecar.models.store import Installed, Store
 
 MAX_WORKS = 4
 
@@ -201,7 +201,7 @@ class ModelCalls:
     def _remove(self, params: m.RemoveParams) -> m.RemovedResult:
         from locara_sidecar.models import collect
 
-        plan = collect.plan_remove(self._store, params.model)
+        plan = collect.plan_remove(self._store, params.model, only_prepared=params.prepared or False)
         if params.dry_run:
             return removed_result(plan.models, plan.bytes, params.model)
         done = collect.remove(self._store, plan, params.model)
@@ -296,9 +296,11 @@ def describe(catalogue: Catalogue, entry: Entry, machines: dict[str, Machine], *
 
     :param machines: by engine, the engines in the order that they are shown in.
     """
-    rows = [row for engine, machine in machines.items() for row in fit.table(entry, machine, [engine])]
     installed = None if catalogue.store is None else catalogue.store.find(entry.id)
     folder = catalogue.folder(entry.id)
+    forms = _forms(catalogue, entry, installed)
+    kept = {(form.engine, form.quantization) for form in forms}
+    rows = [row for engine, machine in machines.items() for row in fit.table(entry, machine, [engine], kept)]
     commits = {} if installed is None else {origin.repository: origin.revision for origin in installed.meta.source}
     return m.Model(
         id=entry.id,
@@ -328,8 +330,43 @@ def describe(catalogue: Catalogue, entry: Entry, machines: dict[str, Machine], *
         runnable=entry.family in RUNNABLE,
         fit=rows,
         recommended=fit.recommend(rows),
+        prepared=forms,
         digest=UNSET if folder is None or installed is None else installed.meta.digest,
         path=UNSET if folder is None else str(folder),
+    )
+
+
+def _forms(catalogue: Catalogue, entry: Entry, installed: Installed | None) -> list[m.PreparedForm]:
+    """The prepared forms that the installed model has. A folder of the host's is not hashed to find out: its are those
+    that were made under its id, and their ``derivedFrom`` tells."""
+    from locara_sidecar.models import derive
+
+    store = catalogue.store
+    if store is None:
+        return []
+    own = catalogue.own_folder(entry.id) is not None
+    if not own and installed is None:
+        return []
+    found = [
+        form
+        for form in derive.usable(store)
+        if (made := form.derived_from)
+        and (made.model == entry.id if own else installed is not None and made.digest == installed.meta.digest)
+    ]
+    return [prepared_form(form) for form in found]
+
+
+def prepared_form(form: Installed) -> m.PreparedForm:
+    """A prepared form as ``models.list`` shows it."""
+    made = form.derived_from
+    assert made is not None
+    return m.PreparedForm(
+        engine=made.engine,
+        quantization=msgspec.convert(made.quantization, Literal["8bit", "4bit"]),
+        precision=made.precision,
+        digest=form.meta.digest,
+        derived_from=made.digest,
+        bytes=form.meta.bytes,
     )
 
 
@@ -343,22 +380,28 @@ def usage_result(report: collect.Report, granted: set[str] | None) -> m.UsageRes
             shared_bytes=model.shared,
             last_used=_utc(model.entry.last_used),
             in_use=model.in_use,
+            **_of_form(model.entry),
         )
         for model in report.models
-        for model_id in model.entry.meta.ids
+        for model_id in model.entry.names
         if granted is None or model_id in granted
     ]
     return m.UsageResult(bytes=report.bytes, reclaimable_bytes=report.reclaimable, entries=entries)
 
 
-def removed_result(models: list[Any], freed: int, model_id: str | None = None) -> m.RemovedResult:
+def removed_result(models: list[Installed], freed: int, model_id: str | None = None) -> m.RemovedResult:
     """:param model_id: the id that was removed; None for all ids of each entry."""
     removed = [
-        m.RemovedModel(model=name, digest=entry.meta.digest)
+        m.RemovedModel(model=name, digest=entry.meta.digest, **_of_form(entry))
         for entry in models
-        for name in ([model_id] if model_id is not None else entry.meta.ids)
+        for name in ([model_id] if model_id is not None else entry.names)
     ]
     return m.RemovedResult(removed=removed, bytes=freed)
+
+
+def _of_form(entry: Installed) -> dict[str, Any]:
+    made = entry.derived_from
+    return {} if made is None else {"derived_from": made.digest, "quantization": made.quantization}
 
 
 def own_result(model_id: str, folder: Path) -> m.InstalledResult:

@@ -16,6 +16,7 @@ from locara_sidecar.models.catalogue import RUNNABLE, Catalogue, Entry
 if TYPE_CHECKING:
     from locara_sidecar.capability.policy import Policy
     from locara_sidecar.daemon.calls import Call
+    from locara_sidecar.engine.frames import ModelSpec, PreparedForm
 
 
 class ModelChoice:
@@ -39,6 +40,11 @@ class ModelChoice:
         self._policy = policy
         self._record = record
         self._proven: set[str] = set()  # models whose pinned digest was found to hold
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """All models, granted or not."""
+        return self._catalogue
 
     @property
     def fake(self) -> bool:
@@ -143,6 +149,15 @@ class ModelChoice:
         except OSError as error:
             raise RpcError("ModelIncomplete", f"A file of {model_id} cannot be read.", model=model_id) from error
 
+    def forms(self, model: ModelSpec) -> list[PreparedForm]:
+        """The prepared forms of this very model that its job may load."""
+        store = self._catalogue.store
+        if store is None or self.fake or model.quantization == "none":
+            return []
+        from locara_sidecar.models import derive
+
+        return derive.forms_for(store, model, self.engine)
+
     def readable(self) -> list[str]:
         """The folders of granted and installed models, which the engine may read.
 
@@ -153,7 +168,15 @@ class ModelChoice:
         declared = () if manifest is None else manifest.models
         granted = {model.id for model in declared if model.digest is None or model.id in self._proven}
         folders = [folder for entry in self._catalogue if entry.id in granted and (folder := self.folder(entry.id))]
-        return [str(folder) for folder in folders if folder.is_absolute()]
+        return [str(folder) for folder in (*folders, *self._forms_of(folders)) if folder.is_absolute()]
+
+    def _forms_of(self, folders: list[Path]) -> list[Path]:
+        """What was prepared of the models in these folders of the store's, so that using it needs no other engine."""
+        store = self._catalogue.store
+        if store is None or self.fake:
+            return []
+        digests = {f"sha256:{folder.name}" for folder in folders if folder.parent == store.models}
+        return [entry.folder for entry in store.forms() if (made := entry.derived_from) and made.digest in digests]
 
 
 class _Digests(Mapping[str, str]):

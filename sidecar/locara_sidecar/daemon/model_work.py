@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("locara.models")
 
 _MAX_LINE = 1 << 20
-_NEEDS: dict[str, Need] = {"download": "download", "import": "import", "verify": "model"}
+_NEEDS: dict[str, Need] = {"download": "download", "import": "import", "verify": "model", "derive": "download"}
 # as for the engine: the working directory stays off sys.path, our own packages are found where we found them
 _BOOT = (
     "import sys; sys.path += [p for p in sys.argv[1:] if p not in sys.path]; "
@@ -43,12 +43,21 @@ def _argv() -> list[str]:
 
 
 async def run_work(grant: Grant, work: worker.Work, tell: Callable[[DownloadProgress], None]) -> worker.Done:
-    """Do it in a process of its own. If the caller's task is cancelled the process is killed.
+    """Do it in a process of its own, for an app.
 
     :param grant: leave to do this to that model.
-    :raises RpcError: as the operation does; InternalError when the process dies without a word.
+    :raises RpcError: as :func:`run_for_user`.
     """
     grant.require(work.entry.id, _NEEDS[work.op])
+    return await run_for_user(work, tell)
+
+
+async def run_for_user(work: worker.Work, tell: Callable[[DownloadProgress], None]) -> worker.Done:
+    """Do it in a process of its own; asked for by the user, whose cache it is. If the caller's task is cancelled the
+    process is killed.
+
+    :raises RpcError: as the operation does; InternalError when the process dies without a word.
+    """
     process = await anyio.open_process(
         _argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     )

@@ -28,6 +28,7 @@ from locara_sidecar.daemon.sizes import sides_of, size_of
 from locara_sidecar.engine.frames import EditSpec, EncodeSpec, JobSpec, LoadSpec, ModelSpec, PreviewSpec, Sides
 
 if TYPE_CHECKING:
+    from locara_sidecar.daemon.model_use import Held
     from locara_sidecar.daemon.source_images import EditFiles
     from locara_sidecar.models.catalogue import Entry
 
@@ -150,9 +151,14 @@ def model_spec(
 Spec = TypeVar("Spec", JobSpec, LoadSpec)
 
 
-def on_this_machine(spec: Spec, reserved: int) -> Spec:
-    """A job whose memory plan knows of ``reserved`` bytes that other daemons' engines hold or were promised."""
-    return msgspec.structs.replace(spec, model=msgspec.structs.replace(spec.model, reserved=reserved))
+def on_this_machine(spec: Spec, held: Held) -> Spec:
+    """The job with its model as it is on this machine now."""
+    return msgspec.structs.replace(spec, model=model_on_this_machine(spec.model, held))
+
+
+def model_on_this_machine(model: ModelSpec, held: Held) -> ModelSpec:
+    """A model whose memory plan knows what other daemons' engines take, and of which a prepared form may be loaded."""
+    return msgspec.structs.replace(model, reserved=held.reserved, prepared=held.forms)
 
 
 def resolve(

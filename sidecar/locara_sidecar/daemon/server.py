@@ -28,6 +28,7 @@ from locara_sidecar.daemon.load_calls import LoadCalls
 from locara_sidecar.daemon.model_choice import ModelChoice
 from locara_sidecar.daemon.model_use import ModelUse
 from locara_sidecar.daemon.outbox import Channel, Outbox
+from locara_sidecar.daemon.prepare_calls import PrepareCalls
 from locara_sidecar.daemon.resolve import EXTENSIONS
 from locara_sidecar.daemon.session import Session
 from locara_sidecar.daemon.sizes import MAX_INLINE_IMAGE_BYTES
@@ -89,12 +90,13 @@ class Server:
         self.audit = AuditLog()
         self._audit_file: AuditWriter | None = None
         self.jobs = JobQueue(max_queue)
-        self.turns = Turns(self.jobs, engine, start_task)
-        self.models = ModelChoice(catalogue, engine_name, lambda: self.session.policy, self._record)
+        self.turns = Turns(self.jobs, start_task)
+        self.models = ModelChoice(catalogue, engine_name, self._policy, self._record)
         use = ModelUse(catalogue, engine_name, engine.status, start_task)
         shared = Shared(outbox, engine, self.models, use, start_task)
         images = ImageCalls(shared, self.turns)
         self._loads = LoadCalls(shared, self.jobs, self.turns)
+        preparing = PrepareCalls(shared, self.turns)
         self._handlers: dict[str, Callable[[Call, Any], Any]] = {
             "initialize": self._initialize,
             "ping": self._ping,
@@ -108,10 +110,15 @@ class Server:
             "shutdown": self._shutdown,
             **{name: self._model_call for name in METHODS if name.startswith("models.")},
             "models.load": self._loads.load,
+            "models.prepare": preparing.prepare,
             "models.unload": self._loads.unload,
         }
         if self._handlers.keys() != METHODS.keys():
             raise RuntimeError(f"methods and handlers differ: {self._handlers.keys() ^ METHODS.keys()}")
+
+    def _policy(self) -> Policy:
+        """What the session may do, and what the host allowed at spawn."""
+        return msgspec.structs.replace(self.session.policy, flags=self._flags)
 
     # --- dispatch ------------------------------------------------------------------------
 

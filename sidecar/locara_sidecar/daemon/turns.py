@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Work(Protocol):
-    """What one job does. Its methods are called in this order, on the event loop; ``run`` only if it gets a turn."""
+    """What one job does. Its methods are called on the event loop: ``queued``, ``run`` if it gets a turn, ``close``."""
 
     def queued(self) -> None:
         """The job has been accepted: tell its channel."""
@@ -37,6 +37,10 @@ class Work(Protocol):
 
         :raises RpcError: RequestCancelled once the job's ``cancel_requested`` was heeded, or what went wrong.
         """
+        ...
+
+    def cancel(self) -> None:
+        """The job has the engine and its ``cancel_requested`` was set: have it stop soon, and answer once it has."""
         ...
 
     def close(self) -> None:
@@ -65,9 +69,8 @@ class Turns:
     :param start_task: starts a coroutine function in the daemon's task group.
     """
 
-    def __init__(self, queue: JobQueue, engine: LazyEngine, start_task: Callable[..., object]) -> None:
+    def __init__(self, queue: JobQueue, start_task: Callable[..., object]) -> None:
         self._queue = queue
-        self._engine = engine
         self._start_task = start_task
         self._works: dict[str, tuple[Call, Work]] = {}
         self._open = OpenCalls()
@@ -101,7 +104,7 @@ class Turns:
         if job.state == "queued":
             self._finish(job, "cancelled", cancelled_error([]))
         else:
-            self._engine.cancel(job.id)
+            self._works[job.id][1].cancel()
 
     def cancel_all(self) -> None:
         for job in reversed(self._queue.all()):  # the waiting ones first, so that none of them starts

@@ -15,6 +15,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
+import anyio
+
 from locara_protocol.errors import CODES, RpcError
 from locara_protocol.messages import EngineStatus
 from locara_sidecar.engine import failures, frames
@@ -29,16 +31,18 @@ if TYPE_CHECKING:
 JobEvent = frames.PhaseStarted | frames.Step | frames.Image
 """What :meth:`EngineClient.run` reports while a job runs."""
 
-_End = frames.Done | frames.Loaded | frames.Failed | frames.Cancelled
+_Command = frames.Generate | frames.Load | frames.Prepare
+_Result = frames.Done | frames.Loaded | frames.Prepared
+_End = _Result | frames.Failed | frames.Cancelled
 
 _GONE_AFTER = 5.0  # seconds that a killed process may take to go (a driver can hold it) before we stop waiting
 _EXIT_GRACE = 1.0  # seconds from Exit to SIGKILL
 
 
 class _Job:
-    """One call of :meth:`EngineClient.run` or ``load``: its request, how far it is and how it ended."""
+    """One call of :meth:`EngineClient.run`, ``load`` or ``prepare``: its request, how far it is and how it ended."""
 
-    def __init__(self, command: frames.Generate | frames.Load, on_event: Callable[[JobEvent], None]) -> None:
+    def __init__(self, command: _Command, on_event: Callable[[JobEvent], None]) -> None:
         self.command = command
         self.spec = command.spec
         self.on_event = on_event
@@ -48,7 +52,7 @@ class _Job:
         self.cancelled = False
         self.abandoned = False  # nobody waits for it any more; the engine still has to stop
         self.phase = "loading"
-        self.result: frames.Done | frames.Loaded | Exception | None = None
+        self.result: _Result | Exception | None = None
         self.ended = asyncio.Event()
 
 
@@ -96,6 +100,7 @@ class EngineClient:
         self._process: EngineProcess | None = None
         self._ready: frames.Ready | None = None
         self._given: frozenset[str] = frozenset()  # the model folders that the process may read
+        self._into: str | None = None  # the folder that it may write to besides its scratch
         self._sandbox: frames.SandboxReport | None = None
         self._ending: EngineProcess | None = None  # told to end, not gone yet
         self._gone = asyncio.Event()  # set when there is neither a process nor one that is ending
@@ -171,9 +176,30 @@ class EngineClient:
         assert isinstance(loaded, frames.Loaded)
         return loaded
 
-    async def _perform(
-        self, command: frames.Generate | frames.Load, on_event: Callable[[JobEvent], None]
-    ) -> frames.Done | frames.Loaded:
+    async def prepare(self, spec: frames.PrepareSpec, on_event: Callable[[JobEvent], None]) -> frames.Prepared:
+        """Have a model quantized and written to ``spec.into``, by a process that may write there and has ended when
+        this returns: what it wrote nobody changes any more. ``on_event`` is told of loading phases only.
+
+        :raises RpcError: as :meth:`run`, and InsufficientDisk.
+        """
+        try:
+            prepared = await self._perform(frames.Prepare(spec=spec), on_event)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end_after(spec)
+        assert isinstance(prepared, frames.Prepared)
+        return prepared
+
+    async def _end_after(self, spec: frames.PrepareSpec) -> None:
+        """End the process that was started for ``spec``, if it is still there, and return when it is gone."""
+        if self._job is not None and self._job.spec is spec:  # its caller gave it up: it is being cancelled
+            await self._job.ended.wait()
+        if self._process is not None and self._into == spec.into:
+            self._end(now=True)
+        if self._into == spec.into:
+            await self._gone.wait()
+
+    async def _perform(self, command: _Command, on_event: Callable[[JobEvent], None]) -> _Result:
         while self._job is not None:
             if not self._job.abandoned:
                 raise AssertionError("an engine runs one job at a time")
@@ -253,7 +279,7 @@ class EngineClient:
         job = self._job
         if job is None or job.sent:
             return
-        if self._process is not None and not _folders(job.spec) <= self._given:
+        if self._process is not None and not self._suits(job.spec):
             self._end()
         if self._process is None:
             if self._ending is None:  # two engines at once could need twice the memory
@@ -270,8 +296,13 @@ class EngineClient:
         self._process.send(job.command)
         self._timers.start("stall", self._stall_timeout, self._stalled)
 
-    def _spawn(self, spec: frames.JobSpec | frames.LoadSpec) -> None:
+    def _suits(self, spec: frames.AnySpec) -> bool:
+        """Whether the process may reach what a job needs, and no folder more to write to."""
+        return _folders(spec) <= self._given and _into(spec) == self._into
+
+    def _spawn(self, spec: frames.AnySpec) -> None:
         self._given = frozenset(self._readable()) | _folders(spec)
+        self._into = _into(spec)
         try:
             process = EngineProcess(
                 self._argv or worker_argv(),
@@ -295,6 +326,7 @@ class EngineClient:
             scratch=process.scratch,
             settings=self._settings,
             readable=[path for folder in sorted(self._given) for path in model_files(Path(folder))],
+            writable=[] if self._into is None else [self._into],
         )
         process.send(start)
         self._timers.start("start", self._start_timeout, self._start_overdue)
@@ -401,8 +433,8 @@ class EngineClient:
                     job.phase = event.phase
                     self._model = None if event.phase == "loading" else job.spec.model.id
                 self._report(job, event)
-            case frames.Done() | frames.Loaded():
-                self._model = job.spec.model.id
+            case frames.Done() | frames.Loaded() | frames.Prepared():
+                self._model = None if isinstance(event, frames.Prepared) else job.spec.model.id
                 self._finish(event)
             case frames.Failed():
                 kind = event.kind if event.kind in CODES else "InternalError"
@@ -421,7 +453,7 @@ class EngineClient:
             job.result = error
             self.cancel(job.spec.job)
 
-    def _finish(self, result: frames.Done | frames.Loaded | Exception) -> None:
+    def _finish(self, result: _Result | Exception) -> None:
         """The current job has ended; the engine is free, gone, or was given up."""
         job = self._job
         assert job is not None
@@ -473,6 +505,12 @@ class EngineClient:
             self._on_log(frames.Log(level="debug", logger="engine.stderr", msg=self._prompts.clean(line)))
 
 
-def _folders(spec: frames.JobSpec | frames.LoadSpec) -> frozenset[str]:
-    """The model folder that a job needs; none for the fake engine, whose models have no files."""
-    return frozenset([spec.model.path] if os.path.isabs(spec.model.path) else [])
+def _folders(spec: frames.AnySpec) -> frozenset[str]:
+    """The model folders that a job needs; none for the fake engine, whose models have no files."""
+    paths = [spec.model.path, *(form.path for form in spec.model.prepared)]
+    return frozenset(path for path in paths if os.path.isabs(path))
+
+
+def _into(spec: frames.AnySpec) -> str | None:
+    """The folder that a job writes to besides its scratch."""
+    return spec.into if isinstance(spec, frames.PrepareSpec) else None

@@ -17,7 +17,9 @@ from locara_protocol.messages import ImageMime, Phase, PreviewDecoder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = 3
+VERSION = 4
+PREPARED_LAYOUT = 1
+"""Names and layout of the tensors in a prepared form; one of another number is not used. Raise it when they change."""
 MAX_FRAME_BYTES = 512 * 1024 * 1024
 PREAMBLE = b"\n\0LOCARA-ENGINE\0\n"
 """The engine's first bytes on its pipe; what start-up code of the interpreter printed before them is skipped."""
@@ -43,12 +45,21 @@ class Sides(msgspec.Struct, frozen=True, kw_only=True):
     max_pixels: int
 
 
+class PreparedForm(msgspec.Struct, frozen=True, kw_only=True):
+    """A model kept as an engine has quantized it: a whole model folder at ``path``. Nothing of it is ``auto``."""
+
+    quantization: str
+    precision: str
+    path: str
+
+
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A model as the engine needs it: where its files are and how its family runs it.
 
     ``path`` is a folder in diffusers layout; ``max_sequence_length`` the T5 length (SD3: zeros when it
     has no third encoder); ``quantization``/``precision`` as asked (``auto`` is resolved by the engine).
-    ``reserved``: bytes of this machine's memory that other daemons' engines hold or were promised.
+    ``reserved``: bytes of this machine's memory that other daemons' engines hold or were promised. ``prepared``: the
+    forms of this very model (its ``digest``) that are there to be loaded in place of ``path``.
     """
 
     id: str
@@ -61,6 +72,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     precision: str
     sides: Sides
     reserved: int = 0
+    prepared: list[PreparedForm] = []
 
 
 class PreviewSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +146,17 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     height: int
 
 
+class PrepareSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A model to be quantized and written to the empty folder ``into``, which the engine may write to."""
+
+    job: str
+    model: ModelSpec
+    into: str
+
+
+AnySpec = JobSpec | LoadSpec | PrepareSpec
+
+
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine made of the options that were left to it; never ``auto``, and sizes are never 0."""
 
@@ -152,7 +175,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
     """The first command. ``settings``: an engine's own switches (the fake engine's faults).
 
     ``readable``: folders and files of granted models, absolute; with the installation they are all that the
-    engine will ever be able to read.
+    engine will ever be able to read. ``writable``: folders that it may write to besides ``scratch``.
     """
 
     version: int
@@ -160,6 +183,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
     scratch: str
     settings: dict[str, str] = {}
     readable: list[str] = []
+    writable: list[str] = []
 
 
 class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
@@ -170,6 +194,12 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     """Load a model and make nothing; ends with :class:`Loaded`, :class:`Failed` or :class:`Cancelled`."""
 
     spec: LoadSpec
+
+
+class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag="prepare"):
+    """Quantize a model and write it; ends with :class:`Prepared`, :class:`Failed` or :class:`Cancelled`."""
+
+    spec: PrepareSpec
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True, tag="piece"):
@@ -190,7 +220,7 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True, tag="exit"):
     """End the process now; also what a closed pipe means."""
 
 
-Command = Start | Generate | Piece | Load | Cancel | Exit
+Command = Start | Generate | Piece | Load | Prepare | Cancel | Exit
 
 
 # --- events: engine to daemon ---------------------------------------------------------------
@@ -300,6 +330,17 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
     memory: int
 
 
+class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag="prepared"):
+    """The answer to :class:`Prepare`. ``components``: the folders that were written, each in place of the model's own;
+    ``there``: the path of a form of the model that is the same already, and nothing was written."""
+
+    job: str
+    quantization: str
+    precision: str
+    components: list[str] = []
+    there: str | None = None
+
+
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     """The job failed; ``kind`` is a key of the protocol's error table. The engine itself lives on."""
 
@@ -324,7 +365,9 @@ class Log(msgspec.Struct, frozen=True, kw_only=True, tag="log"):
     fields: dict[str, Any] = {}
 
 
-Event = Ready | Unavailable | PhaseStarted | Heartbeat | Step | Image | Done | Loaded | Failed | Cancelled | Log
+Event = (
+    Ready | Unavailable | PhaseStarted | Heartbeat | Step | Image | Done | Loaded | Prepared | Failed | Cancelled | Log
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder = msgspec.msgpack.Decoder(Command)

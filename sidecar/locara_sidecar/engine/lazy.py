@@ -55,6 +55,12 @@ class LazyEngine:
             self._client = self._make()
         return await self._client.load(spec, on_event)
 
+    async def prepare(self, spec: frames.PrepareSpec, on_event: Callable[[JobEvent], None]) -> frames.Prepared:
+        """Have a model quantized and written, by a process that has ended afterwards."""
+        if self._client is None:
+            self._client = self._make()
+        return await self._client.prepare(spec, on_event)
+
     async def unload(self) -> bool:
         """End an engine that has no job; whether there was one to end."""
         return self._client is not None and await self._client.unload()

@@ -1,4 +1,5 @@
-"""Loading a model ahead of its first job, in the engine process: what the runtime emits becomes frames."""
+"""Loading a model ahead of its first job, or preparing one, in the engine process: what the runtime emits becomes
+frames."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from locara_sidecar.engine import frames
 from locara_sidecar.engine.job import LOADING_EVERY, CancelFlag, Report, Send, failed
-from locara_sidecar.engine.runtime import JobCancelled, PhaseEvent, Runtime, RuntimeEvent
+from locara_sidecar.engine.runtime import Emit, JobCancelled, PhaseEvent, Runtime, RuntimeEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,19 +26,8 @@ def run_load(
 
     :param report: logs an exception (where it came from, never its text).
     """
-    told: float | None = None
-
-    def emit(event: RuntimeEvent) -> None:
-        nonlocal told
-        if not isinstance(event, PhaseEvent):
-            raise AssertionError(f"loading a model emits phases only, not {type(event).__name__}")
-        now = clock()
-        if told is None or event.fraction >= 1 or now >= told + LOADING_EVERY:
-            told = now
-            send(frames.PhaseStarted(job=spec.job, phase=event.phase, image=1, fraction=event.fraction))
-
     try:
-        loaded = runtime.load(spec, emit, control)
+        loaded = runtime.load(spec, _emitter(spec.job, send, clock), control)
     except BaseException as error:  # noqa: BLE001  every failure is answered; the engine lives on
         if isinstance(error, JobCancelled) or control.cancelled:
             return frames.Cancelled(job=spec.job)
@@ -50,3 +40,43 @@ def run_load(
         precision=loaded.precision,
         memory=loaded.memory,
     )
+
+
+def run_prepare(
+    runtime: Runtime,
+    spec: frames.PrepareSpec,
+    control: CancelFlag,
+    send: Send,
+    report: Report,
+    clock: Callable[[], float] = time.monotonic,
+) -> frames.Prepared | frames.Failed | frames.Cancelled:
+    """Prepare the model of ``spec``, as :func:`run_load` loads one."""
+    try:
+        made = runtime.prepare(spec, _emitter(spec.job, send, clock), control)
+    except BaseException as error:  # noqa: BLE001  every failure is answered; the engine lives on
+        if isinstance(error, JobCancelled) or control.cancelled:
+            return frames.Cancelled(job=spec.job)
+        return failed(spec.job, error, report)
+    return frames.Prepared(
+        job=spec.job,
+        quantization=made.quantization,
+        precision=made.precision,
+        components=made.components,
+        there=made.there,
+    )
+
+
+def _emitter(job: str, send: Send, clock: Callable[[], float]) -> Emit:
+    """Sends the phases that it is given, those in between not too often."""
+    told: float | None = None
+
+    def emit(event: RuntimeEvent) -> None:
+        nonlocal told
+        if not isinstance(event, PhaseEvent):
+            raise AssertionError(f"loading a model emits phases only, not {type(event).__name__}")
+        now = clock()
+        if told is None or event.fraction >= 1 or now >= told + LOADING_EVERY:
+            told = now
+            send(frames.PhaseStarted(job=job, phase=event.phase, image=1, fraction=event.fraction))
+
+    return emit

@@ -32,6 +32,8 @@ def _part(component: Component, family: Family) -> Part:
     bits: Any = cast("dict[str, Any]", saved).get("bits") if isinstance(saved, dict) else None
     in_a_word = _WORD // bits if bits in (4, 8) else 1
     for key, dtype, shape in _shapes(component):
+        if in_a_word > 1 and key.endswith((".scales", ".biases")):
+            continue  # part of the weight beside them
         count = math.prod(shape) * (in_a_word if dtype == "U32" else 1)
         parameters += count
         if len(shape) == 2 and _LINEAR.search(key) and _EMBEDDING not in key:

@@ -74,7 +74,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """What a job wants. ``precision`` is never ``auto``; ``guided``: two predictions a step; ``edits``: there is a
-    source image, whose tokens (instruction editing) or encoding come on top."""
+    source image, whose tokens (instruction editing) or encoding come on top; ``prepared``: the quantizations in which
+    the model is kept, so that nothing is quantized while it is read."""
 
     width: int
     height: int
@@ -84,6 +85,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     guided: bool = False
     edits: bool = False
     text_tokens: int = 512
+    prepared: frozenset[str] = frozenset()
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,7 +225,7 @@ def _plan(
     value = VALUE_BYTES[ask.precision]
     encoders, computing, pixels = size["encoder"], size["denoiser"], size["decoder"]
     stay = 0 if leave else encoders
-    transient = _transient(parts, quantization)
+    transient = _transient(parts, quantization, prepared=quantization in ask.prepared)
     encoding = encoders + (0 if alone else computing) + pixels + transient
     step = _step_bytes(denoiser, ask, value)
     denoising = stay + computing + pixels + max(step, transient)
@@ -245,10 +247,17 @@ def _base(kind: str) -> int:
     return 0 if kind == "gpu" else _ENGINE
 
 
-def _transient(parts: Sequence[Part], quantization: str) -> int:
-    """One large tensor in float32, and its copy, while it is quantized. Taken as a fortieth of the largest part."""
-    largest = max(part.parameters for part in parts)
-    return largest // 40 * (8 if quantization != "none" else 4)
+def preparing(parts: Sequence[Part], quantization: Quantization, precision: str, kind: str) -> int:
+    """Bytes at the height of preparing a model: its components are quantized one after the other."""
+    largest = max(weight_bytes(part, quantization, precision) for part in parts)
+    return _base(kind) + largest + _transient(parts, quantization)
+
+
+def _transient(parts: Sequence[Part], quantization: str, *, prepared: bool = False) -> int:
+    """One large tensor in float32, and its copy, while it is quantized. Taken as a fortieth of the largest part; those
+    that were prepared are read to where they stay."""
+    largest = max((part.parameters for part in parts if not (prepared and bits(part, quantization))), default=0)
+    return largest // 40 * (8 if quantization != "none" and not prepared else 4)
 
 
 def _step_bytes(denoiser: Part, ask: Ask, value: int) -> int:

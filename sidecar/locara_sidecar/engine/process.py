@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import locara_protocol
 import locara_sidecar
-from locara_sidecar.engine import frames
+from locara_sidecar.engine import frames, priority
 from locara_sidecar.engine.scratch import Scratch, sweep
 from locara_sidecar.engine.stderr import LineLimiter
 
@@ -94,6 +94,7 @@ class EngineProcess:
         ]
         for thread in self._threads:
             thread.start()
+        priority.answer_promptly()
 
     @property
     def alive(self) -> bool:

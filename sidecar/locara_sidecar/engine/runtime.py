@@ -20,7 +20,7 @@ from locara_sidecar.engine.frames import Settled
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
-    from locara_sidecar.engine.frames import JobSpec, LoadSpec
+    from locara_sidecar.engine.frames import JobSpec, LoadSpec, PrepareSpec
 
 
 class JobCancelled(BaseException):
@@ -99,6 +99,15 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     memory: int
 
 
+class PreparedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """What preparing came to, as :class:`~locara_sidecar.engine.frames.Prepared` tells it."""
+
+    quantization: str
+    precision: str
+    components: list[str]
+    there: str | None = None
+
+
 class Runtime(Protocol):
     """One engine: it owns at most one loaded model and runs one job at a time.
 
@@ -122,6 +131,15 @@ class Runtime(Protocol):
 
         :raises JobCancelled: from a checkpoint; the runtime is ready for the next job afterwards.
         :raises EngineFault: for failures with a name.
+        """
+        ...
+
+    def prepare(self, spec: PrepareSpec, emit: Emit, control: Control) -> PreparedModel:
+        """Write what quantizing changes in the model of ``spec`` to ``spec.into``, so that a later load reads it as it
+        is. Emits loading phases only.
+
+        :raises JobCancelled: from a checkpoint; what was written so far is the caller's to delete.
+        :raises EngineFault: EngineUnavailable where the engine cannot, InsufficientDisk, or as :meth:`load`.
         """
         ...
 

@@ -27,6 +27,7 @@ from locara_sidecar.engine.runtime import (
     ImageEvent,
     LoadedModel,
     PhaseEvent,
+    PreparedModel,
     StepEvent,
     Summary,
 )
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from locara_protocol.messages import PreviewDecoder
     from locara_sidecar.engine.family import Array, Embedding, Family
-    from locara_sidecar.engine.frames import JobSpec, LoadSpec, ModelSpec
+    from locara_sidecar.engine.frames import JobSpec, LoadSpec, ModelSpec, PrepareSpec
     from locara_sidecar.engine.machine import Machine
     from locara_sidecar.engine.plan import Ask, Limits, Plan
     from locara_sidecar.engine.source import Source
@@ -222,6 +223,13 @@ class StagedRuntime(ABC):
             self._make_images(spec, conditioning, plan, emit, control)
         return Summary(settled=_settled(spec, opened.key), warnings=conditioning.warnings)
 
+    def prepare(self, spec: PrepareSpec, emit: Emit, control: Control) -> PreparedModel:
+        """See :meth:`Runtime.prepare`; an engine that can has its own.
+
+        :raises EngineFault: EngineUnavailable.
+        """
+        raise self._unavailable("prepares no models: it quantizes them while it loads them")
+
     def preview(self, x0: Any, mode: str, max_side: int) -> tuple[PilImage, PreviewDecoder] | None:
         """See :meth:`Runtime.preview`. On the job's own thread a full decode ends early if the job is cancelled.
 
@@ -246,7 +254,10 @@ class StagedRuntime(ABC):
         precision = self._choose_precision(model.precision)
         if model.quantization == "auto" and (saved := self._saved_as(model)) is not None:
             model = msgspec.structs.replace(model, quantization=saved)
-        key = Key(model.path, model.digest, precision, "none" if model.quantization == "auto" else model.quantization)
+        forms = {form.quantization: form.path for form in model.prepared if form.precision == precision}
+        # the headers of a prepared form tell auto as much as those of the model itself
+        first = next(iter(forms), "none") if model.quantization == "auto" else model.quantization
+        key = Key(model.path, model.digest, precision, first)
         if model.quantization == "auto" and current is not None and current.key[:3] == key[:3]:
             key = current.key
         family = self._open(model, key, emit, control)
@@ -259,6 +270,7 @@ class StagedRuntime(ABC):
             guided=demand.guided and family.classifier_free_guidance,
             edits=demand.edits,
             text_tokens=model.max_sequence_length + _CLIP_TOKENS,
+            prepared=frozenset(forms),
         )
         machine = self._machine(model.reserved)
         plan = self._plan(family, ask, key.quantization, machine)
@@ -282,7 +294,7 @@ class StagedRuntime(ABC):
             if self._opened is not None:
                 self._opened = None
                 self._release()
-            self._opened = Opened(key, self._open_family(model, key, control))
+            self._opened = Opened(key, self._open_family(_best_form(model, key), key, control))
         return self._opened.family
 
     def _condition(
@@ -383,6 +395,14 @@ class StagedRuntime(ABC):
     def _require_finite(self, array: Array, what: str) -> None:
         if not self._is_finite(array):
             raise EngineFault("InvalidOutput", f"The model gave numbers that are not finite ({what}).")
+
+
+def _best_form(model: ModelSpec, key: Key) -> ModelSpec:
+    """The model in the form that was prepared for ``key``, where there is one: the same numbers, with less to read and
+    nothing to compute."""
+    wanted = key.quantization, key.precision
+    paths = (form.path for form in model.prepared if (form.quantization, form.precision) == wanted)
+    return msgspec.structs.replace(model, path=next(paths, model.path))
 
 
 def _settled(spec: JobSpec, key: Key) -> Settled:

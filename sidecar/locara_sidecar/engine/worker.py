@@ -20,9 +20,9 @@ import time
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from locara_sidecar.engine import frames, sandbox
+from locara_sidecar.engine import frames, priority, sandbox
 from locara_sidecar.engine.job import run_job
-from locara_sidecar.engine.load import run_load
+from locara_sidecar.engine.load import run_load, run_prepare
 from locara_sidecar.engine.runtime import JobCancelled, Runtime
 
 if TYPE_CHECKING:
@@ -33,10 +33,6 @@ _CHUNK = 1 << 16
 _OWN = "locara_sidecar"
 _HEARTBEAT_EVERY = 0.25  # seconds
 _MAX_FRAMES_LOGGED = 30
-_NICE = 5
-"""How far the engine steps back behind the daemon, the host and the user's other programs. A core that
-nothing else wants is used as before; one that is wanted is given up at once: with every core busy sampling,
-``ping``'s 90th percentile fell from 1.5 … 3.3 ms to 0.5 … 0.6 ms (2 cores, turn by turn in one run)."""
 
 
 class JobControl:
@@ -99,7 +95,7 @@ class Worker:
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
-        self._jobs: queue.SimpleQueue[tuple[frames.JobSpec | frames.LoadSpec, JobControl]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[frames.AnySpec, JobControl]] = queue.SimpleQueue()
         self._pieces = frames.Pieces()
         self._known: dict[str, JobControl] = {}  # jobs that a Cancel can still reach
 
@@ -110,7 +106,7 @@ class Worker:
         if not isinstance(start, frames.Start) or start.version != frames.VERSION:
             self._refuse("the daemon and the engine come from different versions of Locara")
         # the scratch folder is known, nothing heavy is imported, and there is one thread: now or never
-        confined = sandbox.confine(start.scratch, start.readable)
+        confined = sandbox.confine(start.scratch, start.readable, writable=start.writable)
         threading.Thread(target=self._listen, args=(rest, batches), name="listener", daemon=True).start()
         _forward_logs(self._pipe.send)
         runtime = self._load(start)
@@ -125,10 +121,13 @@ class Worker:
         )
         while True:
             spec, control = self._jobs.get()
-            if isinstance(spec, frames.LoadSpec):
-                last = run_load(runtime, spec, control, self._pipe.send, self._report)
-            else:
-                last = run_job(runtime, spec, control, self._pipe.send, self._report)
+            match spec:
+                case frames.JobSpec():
+                    last = run_job(runtime, spec, control, self._pipe.send, self._report)
+                case frames.LoadSpec():
+                    last = run_load(runtime, spec, control, self._pipe.send, self._report)
+                case frames.PrepareSpec():
+                    last = run_prepare(runtime, spec, control, self._pipe.send, self._report)
             del self._known[spec.job]  # before it is told: a cancel that comes later is for nobody
             self._pipe.send(last)
             del spec, control, last
@@ -144,7 +143,7 @@ class Worker:
         match command:
             case frames.Piece():
                 self._pieces.add(command)
-            case frames.Generate() | frames.Load():
+            case frames.Generate() | frames.Load() | frames.Prepare():
                 spec = self._pieces.whole(command) if isinstance(command, frames.Generate) else command.spec
                 control = self._known[spec.job] = JobControl(spec.job, self._pipe.send)
                 self._jobs.put((spec, control))
@@ -250,7 +249,7 @@ def _prepare(parent: int) -> None:
     if os.name == "posix":  # Windows: given at the start, by process.py
         import resource
 
-        os.nice(_NICE)
+        priority.step_back()
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if sys.platform == "linux":

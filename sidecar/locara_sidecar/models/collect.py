@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from locara_protocol.errors import RpcError
+from locara_sidecar.engine.frames import PREPARED_LAYOUT
 from locara_sidecar.models import disk, staging
 from locara_sidecar.models.store import Installed, Store
 
@@ -56,6 +57,16 @@ class Removed(msgspec.Struct, frozen=True):
 
     models: list[Installed]
     bytes: int
+
+
+def _stale(entry: Installed, digests: set[str], older_than: float) -> bool:
+    """Whether a prepared form is of no use to anybody: damaged, or of a model that the cache does not have (it may be
+    a folder of a host's) or an earlier layout and unused for long."""
+    made = entry.derived_from
+    if made is None:
+        return False
+    lost = made.digest not in digests or made.layout != PREPARED_LAYOUT
+    return bool(entry.meta.damaged) or (lost and entry.last_used < older_than)
 
 
 class _Survey:
@@ -126,32 +137,58 @@ def plan_gc(store: Store, max_bytes: int | None = None, *, now: float | None = N
     """What to collect.
 
     :param max_bytes: None collects only what no model needs and is old; a number also removes the partial
-        downloads and then the models used least recently, until the cache has at most so many bytes.
+        downloads and then the models used least recently, until the cache has at most so many bytes. Prepared forms go
+        before any model: they can be made again without a network.
     """
     survey = _Survey(store)
     now = time.time() if now is None else now
     waste = survey.waste(now - KEEP_PARTIAL_SECONDS)
-    models: list[Installed] = []
-    if max_bytes is not None and survey.total() - survey.freed((), waste) > max_bytes:
+    digests = {entry.meta.digest for entry in survey.entries}
+    idle = _idle(store, survey.entries)
+    models = [entry for entry in idle if _stale(entry, digests, now - KEEP_PARTIAL_SECONDS)]
+    if max_bytes is not None and survey.total() - survey.freed(models, waste) > max_bytes:
         waste = survey.waste(now + 1)
-        for entry in survey.entries:  # least recently used first
+        # least recently used first
+        for entry in sorted(idle, key=lambda entry: entry.derived_from is None):
             if survey.total() - survey.freed(models, waste) <= max_bytes:
                 break
-            if not store.in_use(entry.key):
+            if entry not in models:
                 models.append(entry)
     return Plan(models, waste, survey.freed(models, waste))
 
 
-def plan_remove(store: Store, model_id: str) -> Plan:
-    """What goes with a model; an entry that is installed under another id too stays, and frees nothing.
+def _idle(store: Store, entries: Iterable[Installed]) -> list[Installed]:
+    """Those that no process uses; who uses a form of a model uses the model."""
+    busy = [entry for entry in entries if store.in_use(entry.key)]
+    digests = {entry.meta.digest for entry in busy} | {made.digest for entry in busy if (made := entry.derived_from)}
+    return [entry for entry in entries if entry.meta.digest not in digests]
 
+
+def plan_remove(store: Store, model_id: str, *, only_prepared: bool = False) -> Plan:
+    """What goes with a model, its prepared forms first: without it nobody asks for them. An entry that is installed
+    under another id too stays with its forms, and frees nothing.
+
+    :param only_prepared: the forms and not the model.
     :raises RpcError: ModelNotInstalled.
     """
     survey = _Survey(store)  # looked at once: between two looks another process may have removed an entry
     entries = [entry for entry in survey.entries if model_id in entry.meta.ids]
-    if not entries:
-        raise RpcError("ModelNotInstalled", f"The model {model_id} is not in the model cache.", model=model_id)
-    return Plan(entries, [], survey.freed([entry for entry in entries if entry.meta.ids == [model_id]], ()))
+    going = [entry for entry in entries if entry.meta.ids == [model_id]]
+    theirs = {entry.meta.digest for entry in (entries if only_prepared else going)}
+    # a form of a model that is not here, such as a host's own folder, is known by the id that it was made under
+    kept = {entry.meta.digest for entry in survey.entries if entry.derived_from is None}
+    forms = [
+        entry
+        for entry in survey.entries
+        if (made := entry.derived_from)
+        and (made.digest in theirs or (made.model == model_id and made.digest not in kept))
+    ]
+    if not forms and (only_prepared or not entries):
+        what = f"A prepared form of {model_id}" if only_prepared else f"The model {model_id}"
+        raise RpcError("ModelNotInstalled", f"{what} is not in the model cache.", model=model_id)
+    if only_prepared:
+        entries, going = [], []
+    return Plan([*forms, *entries], [], survey.freed([*forms, *going], ()))
 
 
 def remove(store: Store, plan: Plan, model_id: str) -> Removed:
@@ -161,7 +198,7 @@ def remove(store: Store, plan: Plan, model_id: str) -> Removed:
     """
     done: list[Installed] = []
     for entry in plan.models:
-        others = [other for other in entry.meta.ids if other != model_id]
+        others = [] if entry.derived_from else [other for other in entry.meta.ids if other != model_id]
         if others:
             with contextlib.suppress(FileNotFoundError):
                 staging.rewrite(entry, msgspec.structs.replace(entry.meta, ids=others))
@@ -211,6 +248,13 @@ def _remove_entry(store: Store, entry: Installed) -> bool:
         if used.isdisjoint(inode for _, inode, _ in _files(blob)):
             _delete(blob)
     return True
+
+
+def sweep(store: Store) -> None:
+    """Delete what killed processes left half put together."""
+    for folder in store.incoming.glob("tree-*"):
+        if _abandoned(folder):
+            _delete(folder)
 
 
 def _delete_unfinished(path: Path) -> None:

@@ -17,7 +17,7 @@ from locara_sidecar.engine import machine as machines
 from locara_sidecar.engine import plan as plans
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from locara_protocol.model_messages import Fit
     from locara_sidecar.engine.machine import Machine
@@ -42,13 +42,20 @@ def ask_of(entry: Entry, machine: Machine) -> Ask:
     )
 
 
-def table(entry: Entry, machine: Machine, engines: Iterable[str]) -> list[ModelFit]:
-    """Every engine and quantization that there is for a model, the engines in the order given, best quality first."""
+def table(
+    entry: Entry, machine: Machine, engines: Iterable[str], prepared: Collection[tuple[str, str]] = ()
+) -> list[ModelFit]:
+    """Every engine and quantization that there is for a model, the engines in the order given, best quality first.
+
+    :param prepared: engine and quantization of the forms that are kept, for which nothing is quantized while reading.
+    """
     ask = ask_of(entry, machine)
     rows: list[ModelFit] = []
     for engine in engines if entry.components else ():
         for quantization in QUANTIZATIONS.get(engine, ()):
-            fit, plan = assess(entry, msgspec.structs.replace(ask, quantization=quantization), machine)
+            ready = frozenset({quantization} if (engine, quantization) in prepared else ())
+            wanted = msgspec.structs.replace(ask, quantization=quantization, prepared=ready)
+            fit, plan = assess(entry, wanted, machine)
             rows.append(
                 ModelFit(
                     engine=engine,

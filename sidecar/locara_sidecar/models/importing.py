@@ -60,29 +60,41 @@ def import_model(store: Store, entry: Entry, folder: Path, tell: Callable[[Downl
     meter.phase("resolving")
     needed = 0
     try:
-        files, origins = _find(entry, folder)
+        files, origins = find_files(entry, folder)
         check.check_names(file.path for file in files)
         with Staging(store) as staging:
             total = sum(file.size for file in files)
-            needed = _check_room(store, files)
+            needed = check_room(store, files)
             meter.phase("downloading", total, len(files))
             for file in files:
-                staged = _take(staging, file, meter)
+                staged = take(staging, file, meter)
                 check.check_file(staging.tree, staged.path)
             meter.phase("verifying", total, len(files), total, len(files))
             check.check_complete(staging.tree, staging.files)
             meter.phase("publishing", total, len(files), total, len(files))
             return staging.publish(entry.id, entry.version, origins)
     except OSError as error:
-        if error.errno in _FULL:
-            available = disk.available(store.root)
-            message = f"The disk is full: the model needs {needed} bytes, {available} are free."
-            raise RpcError("InsufficientDisk", message, needed=needed, available=available) from error
-        name = errno.errorcode.get(error.errno or 0, "EIO")
-        raise RpcError("StorageError", f"The model could not be taken from there ({name}).", errno=name) from error
+        raise storage_error(store, error, needed) from error
 
 
-def _find(entry: Entry, folder: Path) -> tuple[list[Local], list[Origin]]:
+def storage_error(store: Store, error: OSError, needed: int) -> RpcError:
+    """What a failed system call is called on the wire.
+
+    :param needed: bytes that were going to be written, as far as that is known.
+    """
+    if error.errno in _FULL:
+        available = disk.available(store.root)
+        message = f"The disk is full: {needed} bytes are needed, {available} are free."
+        return RpcError("InsufficientDisk", message, needed=needed, available=available)
+    name = errno.errorcode.get(error.errno or 0, "EIO")
+    return RpcError("StorageError", f"The model could not be taken from there ({name}).", errno=name)
+
+
+def find_files(entry: Entry, folder: Path) -> tuple[list[Local], list[Origin]]:
+    """The files that are the model of ``entry`` in a folder, and where they came from.
+
+    :raises RpcError: InvalidParams when there is no such model, IntegrityError.
+    """
     if not folder.is_dir():
         raise invalid_params("$.from", "There is no such folder.")
     if (folder / "model_index.json").is_file():
@@ -188,7 +200,7 @@ def _walk(folder: Path) -> list[Path]:
 # --- taking ----------------------------------------------------------------------------------
 
 
-def _check_room(store: Store, files: list[Local]) -> int:
+def check_room(store: Store, files: list[Local]) -> int:
     """The bytes that are going to be written.
 
     :raises RpcError: InsufficientDisk.
@@ -202,7 +214,8 @@ def _check_room(store: Store, files: list[Local]) -> int:
     return needed
 
 
-def _take(staging: Staging, local: Local, meter: Meter) -> File:
+def take(staging: Staging, local: Local, meter: Meter) -> File:
+    """Put a file into the tree, hashed."""
     if local.linked:
         file = File(local.path, local.size, _hashed(local, local.file, meter))
         disk.sync_path(local.file)  # whoever wrote it a moment ago may have left that to the system

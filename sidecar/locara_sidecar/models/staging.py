@@ -19,7 +19,7 @@ import msgspec
 from locara_protocol.errors import RpcError
 from locara_sidecar.models import disk
 from locara_sidecar.models.digest import META, digest_of
-from locara_sidecar.models.store import FORMAT, File, Installed, Meta, Origin, Store
+from locara_sidecar.models.store import FORMAT, DerivedFrom, File, Installed, Meta, Origin, Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,24 +35,27 @@ class BlobMissing(Exception):
 class Staging:
     """A model being put together; left without :meth:`publish`, nothing of it stays but the blobs.
 
+    :param folder: another process's, which waits for this one and removes it afterwards; None makes one.
     :raises OSError: when the cache cannot be written.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, folder: Path | None = None) -> None:
         store.prepare()
         self.store = store
-        self._folder = store.incoming / f"tree-{secrets.token_hex(8)}"
-        self.tree = self._folder / "tree"
-        self.tree.mkdir(parents=True)
+        self.folder = folder or store.incoming / f"tree-{secrets.token_hex(8)}"
+        self.tree = self.folder / "tree"
+        self.tree.mkdir(parents=True, exist_ok=folder is not None)
+        self._own = folder is None
         # while it is held gc leaves the folder alone; a killed process's folder is waste
-        self._lock = disk.try_lock(self._folder / "lock", shared=False)
+        self._lock = disk.try_lock(self.folder / "lock", shared=False) if self._own else None
         self.files: dict[str, File] = {}
 
     def __enter__(self) -> Staging:
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._own:
+            shutil.rmtree(self.folder, ignore_errors=True)
         if self._lock is not None:
             self._lock.release()
 
@@ -83,25 +86,37 @@ class Staging:
             disk.link_or_copy(target, self.store.blob(file.sha256))
         self.files[file.path] = file
 
+    def move(self, path: Path, file: File) -> None:
+        """A finished, synced file in this staging's own folder, whose contents were hashed and which no other model
+        will ever have: it gets no blob, so that nothing of it outlives the tree."""
+        target = self._target(file.path)
+        os.rename(path, target)
+        os.chmod(target, disk.READ_ONLY)
+        self.files[file.path] = file
+
     def _target(self, path: str) -> Path:
         target = self.tree.joinpath(*PurePosixPath(path).parts)
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
 
-    def publish(self, model_id: str, version: str, source: Sequence[Origin]) -> Installed:
+    def publish(
+        self, model_id: str, version: str, source: Sequence[Origin], derived_from: DerivedFrom | None = None
+    ) -> Installed:
         """Make the model visible, in one step; what has the same files already only gets one more id.
 
+        :param derived_from: makes it a prepared form, which gets no id.
         :raises OSError: as the calls fail; then the model is not visible.
         """
         files = sorted(self.files.values(), key=lambda file: PurePosixPath(file.path).parts)
         meta = Meta(
             format=FORMAT,
-            ids=[model_id],
+            ids=[] if derived_from is not None else [model_id],
             version=version,
             digest=digest_of((file.path, file.size, file.sha256) for file in files),
             source=list(source),
             files=files,
             bytes=sum(file.size for file in files),
+            derived_from=derived_from,
             installed=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         )
         key = meta.digest.removeprefix("sha256:")
@@ -111,7 +126,7 @@ class Staging:
         for _ in range(_RACES):
             there = self.store.entry(key)
             if there is not None and not there.meta.damaged:
-                entry = add_id(self.store, there, model_id)
+                entry = _join(self.store, there, model_id, derived_from)
                 if entry is not None:
                     return settled(self.store, entry)
                 continue
@@ -132,6 +147,18 @@ def settled(store: Store, entry: Installed) -> Installed:
     with contextlib.suppress(OSError):  # a cache that only others may write
         disk.sync_folder(store.models)
     return entry
+
+
+def _join(store: Store, there: Installed, model_id: str, derived_from: DerivedFrom | None) -> Installed | None:
+    """What is there already also becomes what was to be published; None when it is gone meanwhile."""
+    if derived_from is None:
+        return add_id(store, there, model_id)
+    if there.meta.derived_from != derived_from:
+        try:
+            rewrite(there, msgspec.structs.replace(there.meta, derived_from=derived_from))
+        except FileNotFoundError:
+            return None
+    return store.entry(there.key)
 
 
 def add_id(store: Store, entry: Installed, model_id: str) -> Installed | None:

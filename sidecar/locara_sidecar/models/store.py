@@ -6,7 +6,8 @@ The format, version 1 (``<cache>`` is ``--cache-dir``; several daemons and versi
     <cache>/models/<hex digest>/      an installed model, complete: its files are hard links to blobs (copies
                                       where the file system has no links), and meta.json, published last
     <cache>/incoming/<key>.part       an unfinished file; <key>.json beside it holds the validator for If-Range
-    <cache>/incoming/tree-<random>/   a model being put together: lock, and tree/ that becomes models/<digest>
+    <cache>/incoming/tree-<random>/   a model being put together: lock, and tree/ that becomes models/<digest>; with
+                                      made/ where an engine writes what it prepares
     <cache>/incoming/gone-<random>/   a model that was removed and whose bytes are being deleted
     <cache>/locks/<hex digest>        flock shared by every process that uses the model
 
@@ -15,6 +16,10 @@ What holds at every moment, whatever is killed:
 - A folder in ``models`` is complete. It gets its name by one rename, after everything in it was synced, and
   loses it by one rename before anything in it is deleted (references before bytes).
 - A tree needs no blob: each of its files is a link of its own. A blob without a tree is waste, never an error.
+- A *prepared form* is a model's tree whose weights an engine has quantized. It is an entry of its own, with its own
+  digest; ``derivedFrom`` says which model it was made from, and it has no catalogue id. The files that quantizing
+  leaves alone are the model's own, stored once. It is good for that very digest and no other, can be made again, and
+  goes before its model goes.
 - ``meta.json``'s modification time is when the model was last used, so noting it rewrites nothing.
 - No lock is needed for any of this. Locks keep ``gc`` away from models in use and two downloads from one part.
 
@@ -51,11 +56,24 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     imported: bool = False
 
 
+class DerivedFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """What a prepared form was made from and for: a model's digest (and an id that it had), the engine, its bits and
+    computing type, and ``layout``, the number of ``engine/frames.py`` that its tensors are named after."""
+
+    digest: str
+    model: str
+    engine: str
+    quantization: str
+    precision: str
+    layout: int
+
+
 class Meta(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """``meta.json``. ``ids`` are the catalogue ids that are installed with exactly these files.
 
     :param installed: UTC, as ``2026-11-23T01:44:55Z``.
     :param damaged: paths that ``models.verify`` found wrong; such a model does not count as installed.
+    :param derived_from: for a prepared form, which has no ids.
     """
 
     format: int
@@ -67,6 +85,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     bytes: int
     installed: str
     damaged: list[str] = []
+    derived_from: DerivedFrom | None = None
 
 
 class Installed(msgspec.Struct, frozen=True):
@@ -80,6 +99,16 @@ class Installed(msgspec.Struct, frozen=True):
     def key(self) -> str:
         """The digest's hex digits: the name of the folder and of the lock."""
         return self.folder.name
+
+    @property
+    def derived_from(self) -> DerivedFrom | None:
+        """For a prepared form; None for what a catalogue id leads to."""
+        return None if self.meta.ids else self.meta.derived_from
+
+    @property
+    def names(self) -> list[str]:
+        """The models that it is, or is a form of, for people."""
+        return self.meta.ids if self.derived_from is None else [self.derived_from.model]
 
 
 class Store:
@@ -149,6 +178,11 @@ class Store:
             entry for entry in self.entries() if model_id in entry.meta.ids and (damaged or not entry.meta.damaged)
         ]
         return max(found, key=lambda entry: (not entry.meta.damaged, entry.meta.installed), default=None)
+
+    def forms(self, digest: str | None = None) -> list[Installed]:
+        """The prepared forms of the model with that digest, or all; damaged ones left out."""
+        entries = [entry for entry in self.entries() if not entry.meta.damaged]
+        return [entry for entry in entries if (made := entry.derived_from) and digest in (None, made.digest)]
 
     # --- in use --------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from locara_sidecar.models.digest import META, model_digest
 from locara_sidecar.models.progress import Meter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from locara_protocol.model_messages import DownloadProgress
@@ -26,27 +26,48 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 20
 
 
-def verify(store: Store, entry: Installed, model_id: str, tell: Callable[[DownloadProgress], None]) -> None:
-    """Compare every file of a model with what was published.
+def verify(
+    store: Store,
+    entry: Installed,
+    model_id: str,
+    tell: Callable[[DownloadProgress], None],
+    forms: Sequence[Installed] = (),
+) -> None:
+    """Compare every file of a model, and of its prepared ``forms``, with what was published.
 
-    :raises RpcError: IntegrityError with ``files``, after which the model no longer counts as installed;
-        StorageError when a file cannot be read.
+    :raises RpcError: IntegrityError with ``files``, after which the model no longer counts as installed if one of them
+        is its own, and ``prepared``, the digests of forms that are no longer used; StorageError when a file cannot be
+        read.
     """
+    entries = [entry, *forms]
     meter = Meter(model_id, tell)
-    meter.phase("verifying", entry.meta.bytes, len(entry.meta.files))
+    meter.phase("verifying", sum(one.meta.bytes for one in entries), sum(len(one.meta.files) for one in entries))
+    found = {one.meta.digest: _check(store, one, meter) for one in entries}
+    meter.finish()
+    paths = sorted(set[str]().union(*found.values()))
+    if not paths:
+        return
+    damaged = [one.meta.digest for one in forms if found[one.meta.digest]]
+    whose = model_id if found[entry.meta.digest] else f"the prepared form of {model_id}"
+    message = f"{len(paths)} files of {whose} are not what was installed."
+    error = RpcError("IntegrityError", message, model=model_id, files=paths)
+    if damaged:
+        error.data["prepared"] = damaged
+    raise error
+
+
+def _check(store: Store, entry: Installed, meter: Meter) -> list[str]:
+    """The paths that are wrong; an entry that has some is taken out of use."""
     wrong = [file for file in entry.meta.files if not _holds(entry.folder, file, meter)]
     extra = _extra(entry)
-    meter.finish()
     if not wrong and not extra:
-        return
+        return []
     paths = sorted([*(file.path for file in wrong), *extra])
     for file in wrong:
         _withdraw(store, entry, file)
     with contextlib.suppress(FileNotFoundError):
         staging.rewrite(entry, msgspec.structs.replace(entry.meta, damaged=paths))
-    raise RpcError(
-        "IntegrityError", f"{len(paths)} files of {model_id} are not what was installed.", model=model_id, files=paths
-    )
+    return paths
 
 
 def verify_folder(folder: Path, model_id: str, tell: Callable[[DownloadProgress], None]) -> tuple[str, int]:

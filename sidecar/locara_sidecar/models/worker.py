@@ -1,4 +1,5 @@
-"""``python -m locara_sidecar.models.worker``: downloads, imports or verifies one model in a process of its own.
+"""``python -m locara_sidecar.models.worker``: downloads, imports, verifies or publishes one model in a process of its
+own.
 
 So the daemon stays light (huggingface_hub is imported here only) and its ``ping`` fast, and stopping is killing.
 stdin: one line with a :class:`Work`; then the end of stdin is the end of the process, however its parent died.
@@ -19,6 +20,7 @@ import msgspec
 from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import DownloadProgress
 from locara_sidecar.models.catalogue import Entry
+from locara_sidecar.models.derive import Making
 from locara_sidecar.models.store import Store
 
 if TYPE_CHECKING:
@@ -29,13 +31,15 @@ class Work(msgspec.Struct, kw_only=True, frozen=True):
     """What to do, for which model, in which cache.
 
     :param folder: import: where from; verify: a model that is not in the store, else None.
+    :param making: derive: what an engine has made.
     """
 
-    op: Literal["download", "import", "verify"]
+    op: Literal["download", "import", "verify", "derive"]
     root: str
     entry: Entry
     token: str | None = None
     folder: str | None = None
+    making: Making | None = None
 
 
 class Told(msgspec.Struct, tag="told", frozen=True):
@@ -78,6 +82,11 @@ def perform(work: Work, tell: Callable[[DownloadProgress], None], stops: Callabl
         from locara_sidecar.models.importing import import_model
 
         entry = import_model(store, work.entry, Path(work.folder or ""), tell)
+    elif work.op == "derive":
+        from locara_sidecar.models import derive
+
+        assert work.making is not None
+        entry = derive.publish(store, work.entry, work.making, tell)
     else:
         from locara_sidecar.models.verify import verify, verify_folder
 
@@ -87,7 +96,7 @@ def perform(work: Work, tell: Callable[[DownloadProgress], None], stops: Callabl
         found = store.find(work.entry.id)
         if found is None:
             raise RpcError("ModelNotInstalled", f"The model {work.entry.id} is not installed.", model=work.entry.id)
-        verify(store, found, work.entry.id, tell)
+        verify(store, found, work.entry.id, tell, store.forms(found.meta.digest))
         entry = found
     return Done(entry.meta.digest, entry.meta.bytes, len(entry.meta.files))
 

@@ -10,6 +10,7 @@ import pytest
 if any(importlib.util.find_spec(name) is None for name in ("mlx", "torch", "diffusers")):
     collect_ignore_glob = ["test_*.py"]
 
+from support.fixture_models import job_for  # noqa: F401
 from support.runtimes import as_before, control, copy, folder, make_runtime, run, spec  # noqa: F401
 
 FIXTURES = Path(__file__).parents[3] / "fixtures" / "models"

@@ -155,25 +155,6 @@ def test_a_quantization_that_does_not_exist_is_refused(run, spec):
     assert caught.value.kind == "EngineUnavailable"
 
 
-def test_a_prepared_model_opens_as_it_was_prepared_and_draws_the_same_picture(run, spec, tmp_path):
-    from locara_sidecar.engine.mlx_engine.runtime import MlxRuntime
-    from locara_sidecar.engine.mlx_engine.sd3 import Sd3
-
-    options = {"max_sequence_length": 1, "steps": 3, "prompt": "a red circle", "digest": "pocket"}
-    sides, pocket = spec().model.sides, Path(models.__file__).parent / "pocket"
-    family = Sd3.open(OpenContext(pocket, mx.float32, sides, Checkpoints(), bits=4))
-    family.prepare(tmp_path / "ready", Progress(1, lambda _: None, lambda: None))
-    assert family.missing({"transformer"}) == ["transformer"]
-    files = {str(path.relative_to(tmp_path / "ready")) for path in (tmp_path / "ready").rglob("*.safetensors")}
-    assert "text_encoder/model.safetensors" in files  # nothing of it is quantized: copied
-    assert "transformer/diffusion_pytorch_model-00001-of-00001.safetensors" in files
-    runtime = MlxRuntime()
-    ready = run(runtime, spec(**options, path=str(tmp_path / "ready")))
-    assert ready.summary.settled.quantization == "4bit"
-    again = run(runtime, spec(**options, path=str(pocket), quantization="4bit"))
-    assert (np.asarray(ready.images[0]) == np.asarray(again.images[0])).all()
-
-
 def test_preparing_stops_when_cancelled(spec, tmp_path):
     from locara_sidecar.engine.mlx_engine.sd3 import Sd3
 
@@ -183,4 +164,4 @@ def test_preparing_stops_when_cancelled(spec, tmp_path):
     pocket = Path(models.__file__).parent / "pocket"
     family = Sd3.open(OpenContext(pocket, mx.float32, spec().model.sides, Checkpoints(), bits=8))
     with pytest.raises(JobCancelled):
-        family.prepare(tmp_path / "ready", Progress(1, lambda _: None, cancelled))
+        family.prepare(["transformer"], tmp_path, Progress(1, lambda _: None, cancelled))

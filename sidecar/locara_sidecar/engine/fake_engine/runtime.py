@@ -52,16 +52,18 @@ from locara_sidecar.engine.frames import Settled, steps_at
 from locara_sidecar.engine.runtime import (
     Control,
     Emit,
+    EngineFault,
     ImageEvent,
     LoadedModel,
     PhaseEvent,
+    PreparedModel,
     StepEvent,
     Summary,
 )
 
 if TYPE_CHECKING:
     from locara_protocol.messages import PreviewDecoder
-    from locara_sidecar.engine.frames import JobSpec, LoadSpec, ModelSpec
+    from locara_sidecar.engine.frames import JobSpec, LoadSpec, ModelSpec, PrepareSpec
     from locara_sidecar.engine.source import Source
 
 _DEFAULTS = {"step_ms": 20.0, "load_ms": 40.0, "encode_ms": 5.0, "decode_ms": 10.0, "start_ms": 0.0}
@@ -105,6 +107,10 @@ class FakeRuntime:
         for image in range(1, spec.count + 1):
             self._sample(spec, source, settled, image, wanted, emit, control)
         return Summary(settled=settled, warnings=[])
+
+    def prepare(self, spec: PrepareSpec, emit: Emit, control: Control) -> PreparedModel:
+        """:raises EngineFault: there are no files that could be prepared."""
+        raise EngineFault("EngineUnavailable", "The fake engine has no models that could be prepared.")
 
     def preview(self, x0: object, mode: str, max_side: int) -> tuple[Image.Image, PreviewDecoder] | None:
         """``x0`` is the picture at latent size, or an exception to raise; every mode is available."""

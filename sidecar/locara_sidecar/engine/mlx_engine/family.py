@@ -10,7 +10,6 @@ Arrays keep their channels last here; noise and latents of other code (``engine/
 from __future__ import annotations
 
 import gc
-import shutil
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 import mlx.core as mx
@@ -185,32 +184,32 @@ class MlxFamily:
     def trim(self, name: str, model: Any) -> None:
         """Forget what no job of this model uses; called when a component has been read."""
 
-    def prepare(self, into: Path, progress: model_folder.Progress) -> None:
-        """Write the whole model to the new folder ``into``, quantized: a model folder of this engine's, from which the
-        next start reads what it needs as it is. One component is in memory at a time.
+    def prepared_sizes(self) -> dict[str, int]:
+        """The components that quantizing changes, and the bytes of each afterwards."""
+        bits = self._context.bits
+        assert bits is not None
+        sizes = {
+            name: quantize.prepared_size(self.networks[name].model, component, self._dtype(name), bits)
+            for name, component in self._components.items()
+        }
+        return {name: size for name, size in sizes.items() if size}
+
+    def prepare(self, names: Collection[str], into: Path, progress: model_folder.Progress) -> None:
+        """Write these components to the folder ``into``, quantized. In place of the model's own they make a model
+        folder from which this engine reads what it needs as it is. One component is in memory at a time.
 
         :raises EngineFault: IntegrityError or InsufficientMemory.
         :raises OSError: when the disk is full.
         :raises JobCancelled: between two tensors or files.
         """
-        bits, folder = self._context.bits, self._context.folder
+        bits = self._context.bits
         assert bits is not None
-        copied = {path for path in folder.rglob("*") if path.suffix in (".json", ".txt")}
-        for name, component in self._components.items():
-            model_type = self.networks[name].model
-            if not quantize.touches(model_type, component, bits):
-                copied |= set(component.files)
-                continue
-            copied -= {path for path in copied if path.parent == component.files[0].parent}
-            model = quantize.build(model_type, component, self._dtype(name), progress, bits)
+        for name in names:
+            component = self._components[name]
+            model = quantize.build(self.networks[name].model, component, self._dtype(name), progress, bits)
             quantize.save(model, component, bits, into, progress.checkpoint)
             del model
             mx.clear_cache()
-        for path in sorted(copied):
-            place = into / path.relative_to(folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, place)
-            progress.checkpoint()
 
     def drop(self, names: Collection[str]) -> None:
         """Forget the weights of these components; those that are not loaded are passed over."""

@@ -14,8 +14,10 @@ names and layout, and nothing is left to be computed when it is read.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
+import shutil
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import mlx.core as mx
@@ -105,12 +107,18 @@ def build(model_type: type[M], component: Component, dtype: mx.Dtype, progress: 
     return weights.build(cast("type[M]", as_named), component, dtype, progress, ready)
 
 
-def touches(model_type: type[nn.Module], component: Component, bits: int) -> bool:
-    """Whether a component has layers that would be quantized."""
+def prepared_size(model_type: type[nn.Module], component: Component, dtype: mx.Dtype, bits: int) -> int:
+    """Bytes of a component's tensors once it is quantized; 0 for one that has no layers to quantize."""
     made = cast("Any", model_type)
     quantizer = AffineQuantizer(bits)
-    quantizer.prepare(made(weights.read_config(made.config_type, component)))
-    return quantizer.has_layers
+    module: nn.Module = made(weights.read_config(made.config_type, component))
+    quantizer.prepare(module)
+    if not quantizer.has_layers:
+        return 0
+    tensors = [value for _, value in cast("list[tuple[str, mx.array]]", tree_flatten(module.parameters()))]
+    return sum(
+        value.size * (dtype.size if mx.issubdtype(value.dtype, mx.floating) else value.itemsize) for value in tensors
+    )
 
 
 def prepared_as(folder: Path) -> str | None:
@@ -130,7 +138,7 @@ def save(model: nn.Module, component: Component, bits: int, folder: Path, checkp
 
     Nothing is held twice: a shard is written from the tensors where they are.
 
-    :raises OSError: when the disk is full.
+    :raises OSError: ENOSPC when the disk is full, EIO when it cannot be written.
     :raises JobCancelled: between two shards.
     """
     into = folder / component.name
@@ -147,13 +155,24 @@ def save(model: nn.Module, component: Component, bits: int, folder: Path, checkp
     weight_map: dict[str, str] = {}
     for i, shard in enumerate(shards):
         file = f"{stem}-{i + 1:05}-of-{len(shards):05}.safetensors"
-        mx.save_safetensors(str(into / file), shard, {"format": "mlx"})
+        _write(into / file, shard)
         weight_map |= dict.fromkeys(shard, file)
         checkpoint()
     index = {"metadata": {}, "weight_map": weight_map}
     (into / f"{stem}.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     config: dict[str, Any] = {**component.config, _KEY: {"bits": bits, "group_size": GROUP}}
     (into / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+def _write(path: Path, shard: dict[str, mx.array]) -> None:
+    try:
+        mx.save_safetensors(str(path), shard, {"format": "mlx"})
+    except RuntimeError as error:  # MLX tells no error number
+        if "unable to write" not in str(error).lower():
+            raise
+        full = shutil.disk_usage(path.parent).free < sum(value.nbytes for value in shard.values())
+        number = errno.ENOSPC if full else errno.EIO
+        raise OSError(number, "a shard could not be written") from error
 
 
 def _as_it_is(key: str, value: mx.array) -> tuple[str, mx.array]:

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import mlx.core as mx
 
-from locara_sidecar.engine import machine, memory
+from locara_sidecar.engine import machine as machines
+from locara_sidecar.engine import memory
+from locara_sidecar.engine import plan as plans
 from locara_sidecar.engine.mlx_engine import device, quantize
 from locara_sidecar.engine.mlx_engine.family import OpenContext
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints
-from locara_sidecar.engine.staged import StagedRuntime
+from locara_sidecar.engine.model_folder import Progress
+from locara_sidecar.engine.runtime import EngineFault, PhaseEvent, PreparedModel
+from locara_sidecar.engine.staged import Key, StagedRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from locara_sidecar.engine.family import Family
-    from locara_sidecar.engine.frames import ModelSpec
+    from locara_sidecar.engine.frames import ModelSpec, PrepareSpec
     from locara_sidecar.engine.machine import Machine
+    from locara_sidecar.engine.mlx_engine.family import MlxFamily
     from locara_sidecar.engine.plan import Limits
-    from locara_sidecar.engine.runtime import Control
-    from locara_sidecar.engine.staged import Key
+    from locara_sidecar.engine.runtime import Control, Emit
 
 _FAMILY = "locara_sidecar.engine.mlx_engine."
 
@@ -60,7 +66,54 @@ class MlxRuntime(StagedRuntime):
         return device.choose_precision(asked, self.device)
 
     def _machine(self, reserved: int) -> Machine:
-        return machine.of_engine(unified=self.device == "metal", reserved=reserved)
+        return machines.of_engine(unified=self.device == "metal", reserved=reserved)
+
+    def prepare(self, spec: PrepareSpec, emit: Emit, control: Control) -> PreparedModel:
+        """See :meth:`Runtime.prepare`. The model that is open stays as it is.
+
+        :raises EngineFault: EngineUnavailable for what has nothing to prepare, InsufficientDisk and InsufficientMemory
+            with the figures before anything is read, ModelIncomplete or IntegrityError.
+        :raises JobCancelled: between two tensors or files.
+        """
+        model, into = spec.model, Path(spec.into)
+        precision, quantization = self._choose_precision(model.precision), model.quantization
+        for form in model.prepared:
+            if (form.quantization, form.precision) == (quantization, precision):
+                return PreparedModel(quantization=quantization, precision=precision, components=[], there=form.path)
+        if self._saved_as(model) is not None:
+            raise self._unavailable("cannot prepare a model that was published quantized")
+        with self._working(control):
+            emit(PhaseEvent(phase="loading", image=1))
+            key = Key(model.path, model.digest, precision, quantization)
+            family = cast("MlxFamily", self._open_family(model, key, control))
+            sizes = family.prepared_sizes()
+            if not sizes:
+                raise self._unavailable(f"finds nothing to quantize in {model.id}")
+            self._require_room(family, model, key, sum(sizes.values()), into)
+
+            def report(fraction: float) -> None:
+                emit(PhaseEvent(phase="loading", image=1, fraction=fraction))
+
+            try:
+                family.prepare(sizes, into, Progress(family.size(sizes), report, control.checkpoint))
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    raise _no_room(sum(sizes.values()), into) from error
+                name = errno.errorcode.get(error.errno or 0, "EIO")
+                raise EngineFault(
+                    "StorageError", f"The prepared model could not be written ({name}).", errno=name
+                ) from error
+        return PreparedModel(quantization=quantization, precision=precision, components=list(sizes))
+
+    def _require_room(self, family: MlxFamily, model: ModelSpec, key: Key, size: int, into: Path) -> None:
+        """:raises EngineFault: when memory or disk will not do."""
+        machine = self._machine(model.reserved)
+        needed = plans.preparing(family.parts, cast("Any", key.quantization), key.precision, machine.kind)
+        if needed > (available := machines.limit(machine)):
+            text = f"Preparing {model.id} needs {needed} bytes of memory and {available} can be had."
+            raise EngineFault("InsufficientMemory", text, needed=needed, available=available, suggestions=[])
+        if size > shutil.disk_usage(into).free:
+            raise _no_room(size, into)
 
     def _saved_as(self, model: ModelSpec) -> str | None:
         return quantize.prepared_as(Path(model.path))
@@ -101,3 +154,9 @@ class MlxRuntime(StagedRuntime):
 
     def peak_allocated(self) -> int:
         return mx.get_peak_memory()
+
+
+def _no_room(needed: int, folder: Path) -> EngineFault:
+    available = shutil.disk_usage(folder).free
+    text = f"The prepared model needs {needed} bytes of the disk; {available} are free."
+    return EngineFault("InsufficientDisk", text, needed=needed, available=available)

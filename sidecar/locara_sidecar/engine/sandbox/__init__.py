@@ -38,16 +38,18 @@ _FURTHER = {
 }
 
 
-def confine(scratch: str, readable: Iterable[str], kernel: Kernel | None = None) -> SandboxReport:
+def confine(
+    scratch: str, readable: Iterable[str], kernel: Kernel | None = None, *, writable: Iterable[str] = ()
+) -> SandboxReport:
     """Give up everything that the engine does not need, for good, and report what really holds.
 
     Never raises: what cannot be enforced is told.
 
-    :param scratch: the one folder that stays writable.
+    :param scratch: the folder that stays writable; ``writable``: further ones, that a model is to be prepared into.
     :param readable: folders and files of the granted models.
     """
     home = os.path.expanduser("~")
-    rules = places.rules(scratch, readable, home)
+    rules = places.rules(scratch, readable, home, writable)
     outside = _outside(home, scratch, rules)
     places.redirect_caches(scratch)
     details: dict[str, str] = {}
@@ -57,7 +59,7 @@ def confine(scratch: str, readable: Iterable[str], kernel: Kernel | None = None)
 
         _confine_linux(kernel or RealKernel(), rules, means, details)
     elif sys.platform == "darwin":
-        _confine_darwin(scratch, rules, means, details)
+        _confine_darwin(rules, means, details)
     found = attempts.all_attempts(outside, os.path.dirname(scratch) or "/")
     return report("+".join(means) or "none", found, details)
 
@@ -102,13 +104,12 @@ def _confine_linux(
         means.insert(0, "landlock")
 
 
-def _confine_darwin(
-    scratch: str, rules: list[tuple[str, landlock.Right]], means: list[str], told: dict[str, str]
-) -> None:
+def _confine_darwin(rules: list[tuple[str, landlock.Right]], means: list[str], told: dict[str, str]) -> None:
+    write = [path for path, right in rules if right == "write"]
     run = [path for path, right in rules if right == "run" and os.path.exists(path)]
     read = [path for path, right in rules if right == "read" and os.path.exists(path)]
     with _telling(told, "seatbelt"):
-        seatbelt.load(seatbelt.profile(scratch, run, read))
+        seatbelt.load(seatbelt.profile(write, run, read))
         told["seatbelt"] = "in use"
         means.append("seatbelt")
 

@@ -2,8 +2,9 @@
 
 Readable and executable: the interpreter, its packages, the system's libraries and tools (a compiler is one:
 ``mx.compile`` and Inductor run it). Readable: the granted models, /proc, /sys and the few files of /etc that
-libraries ask for. Readable and writable: the scratch folder, and the device nodes of accelerators. Nothing else, so
-not the home folder, not the temporary folder, not the other models.
+libraries ask for. Readable and writable: the scratch folder, the folder that a model is prepared into if the engine was
+started for that, and the device nodes of accelerators. Nothing else, so not the home folder, not the temporary folder,
+not the other models.
 """
 
 from __future__ import annotations
@@ -73,10 +74,12 @@ def redirect_caches(scratch: str) -> None:
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
-def rules(scratch: str, readable: Iterable[str], home: str | None) -> list[tuple[str, Right]]:
+def rules(
+    scratch: str, readable: Iterable[str], home: str | None, writable: Iterable[str] = ()
+) -> list[tuple[str, Right]]:
     """Every rule, each path once; paths may be missing on this machine.
 
-    :param readable: folders and files of granted models.
+    :param readable: folders and files of granted models; ``writable``: folders besides scratch.
     :param home: the user's home folder; neither it nor a folder above it is ever given as a whole.
     """
     found: dict[str, Right] = {}
@@ -86,6 +89,7 @@ def rules(scratch: str, readable: Iterable[str], home: str | None) -> list[tuple
             found.setdefault(path, right)
 
     add("write", [scratch])
+    add("write", (path for path in writable if os.path.isabs(path) and not is_broad(path, home)))
     add("device", _devices())
     add("rename-threads", ["/proc/self/task"])
     add("run", _SYSTEM)

@@ -22,12 +22,12 @@ _SYSTEM = (
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/dtracehelper")
 
 
-def profile(scratch: str, installation: Iterable[str], readable: Iterable[str]) -> str:
+def profile(writable: Iterable[str], installation: Iterable[str], readable: Iterable[str]) -> str:
     """The profile's text.
 
-    :param scratch: read and written; installation: read and executed; readable: read. All absolute.
+    :param writable: read and written; installation: read and executed; readable: read. All absolute.
     """
-    run = [*_SYSTEM, *installation]
+    run, own = [*_SYSTEM, *installation], list(writable)
     lines = [
         "(version 1)",
         "(allow default)",
@@ -37,12 +37,12 @@ def profile(scratch: str, installation: Iterable[str], readable: Iterable[str]) 
         "(deny signal)",
         "(allow signal (target same-sandbox))",
         "(deny file-write*)",
-        f"(allow file-write* {_subpath(scratch)})",
+        *(f"(allow file-write* {_subpath(path)})" for path in own),
         *(f"(allow file-write-data file-ioctl (literal {_quoted(path)}))" for path in _DEVICES),
         # the names of files stay visible, as with Landlock: a path is walked before it is opened
         "(deny file-read-data)",
         '(allow file-read-data (literal "/"))',
-        *(f"(allow file-read-data {_subpath(path)})" for path in (*run, *readable, scratch)),
+        *(f"(allow file-read-data {_subpath(path)})" for path in (*run, *readable, *own)),
         "(deny process-exec*)",
         *(f"(allow process-exec* {_subpath(path)})" for path in run),
     ]

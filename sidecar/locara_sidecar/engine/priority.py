@@ -1,0 +1,64 @@
+"""Who gets a wanted processor: the daemon at once, the engine afterwards.
+
+The engine has a lower priority. That alone does not wake the daemon in time on Linux: a thread that computes keeps
+its processor until its slice is over (about 3 ms, or the next tick of the clock), and a ``ping`` waits for five
+threads in turn. Threads that ask for shorter slices do not wait for it (since Linux 6.12; EEVDF's custom slices).
+With both cores busy sampling, ``ping``'s 99th percentile was 2.7, 2.8 and 4.2 ms with it and 3.6, 4.1 and 4.7 ms
+without (2 cores, turn by turn).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+from pathlib import Path
+
+_NICE = 5
+"""A core that nothing else wants is used as before; one that is wanted is given up: with every core busy sampling,
+``ping``'s 90th percentile fell from 1.5 … 3.3 ms to 0.5 … 0.6 ms (2 cores, turn by turn in one run)."""
+_SHORTEST_SLICE = 100_000  # ns; the kernel takes no less
+_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
+
+
+def step_back() -> None:
+    """Let everything else go first: this process and the threads that it starts."""
+    os.nice(_NICE)
+
+
+def answer_promptly() -> None:
+    """Have the threads of this process that run now woken at once; on other systems nothing.
+
+    To be called *after* a child was started that is not to have it too: children inherit it.
+    """
+    number = _SCHED_SETATTR.get(platform.machine())
+    if sys.platform != "linux" or number is None:
+        return
+    import ctypes  # here: the daemon's first answer does without
+
+    class Attributes(ctypes.Structure):
+        _fields_ = (
+            ("size", ctypes.c_uint32),
+            ("policy", ctypes.c_uint32),
+            ("flags", ctypes.c_uint64),
+            ("nice", ctypes.c_int32),
+            ("priority", ctypes.c_uint32),
+            ("runtime", ctypes.c_uint64),
+            ("deadline", ctypes.c_uint64),
+            ("period", ctypes.c_uint64),
+        )
+
+    set_attributes = ctypes.CDLL(None).syscall
+    with contextlib.suppress(OSError):  # no /proc, or a thread that has just ended
+        for task in Path("/proc/self/task").iterdir():
+            thread = int(task.name)
+            if os.sched_getscheduler(thread) != os.SCHED_OTHER:
+                continue  # somebody has decided otherwise
+            wanted = Attributes(
+                size=ctypes.sizeof(Attributes),
+                policy=os.SCHED_OTHER,
+                nice=os.getpriority(os.PRIO_PROCESS, thread),
+                runtime=_SHORTEST_SLICE,
+            )
+            set_attributes(number, thread, ctypes.byref(wanted), 0)  # refused or unknown: as it was

@@ -1,0 +1,291 @@
+"""Prepared forms in the store: checked like any model, stored once where they are the model's own, gone with it."""
+
+import contextlib
+import json
+import os
+import shutil
+import time
+
+import msgspec
+import pytest
+
+from locara_sidecar.engine.frames import PREPARED_LAYOUT
+from locara_sidecar.models import check, collect, derive, disk, staging
+from locara_sidecar.models.derive import Making
+from locara_sidecar.models.importing import import_model
+from locara_sidecar.models.staging import Staging
+from locara_sidecar.models.store import DerivedFrom
+from locara_sidecar.models.verify import verify
+from locara_sidecar.models.worker import Work, perform
+from models.helpers import download, entry_for, error_of, safetensors, whole, write_model
+
+WEIGHTS = "transformer/model-00001-of-00001.safetensors"
+
+
+def quiet(_):
+    pass
+
+
+@pytest.fixture
+def model(store, tmp_path):
+    return import_model(store, entry_for(), write_model(tmp_path / "mine"), quiet)
+
+
+def made_files(bits="4bit", seed=5):
+    return {
+        "transformer/config.json": json.dumps({"quantization": {"bits": int(bits[0])}}).encode(),
+        WEIGHTS: safetensors(20_000, seed=f"{bits}{seed}", name="blocks.0.scales"),
+    }
+
+
+def origin(digest, bits="4bit", **changes):
+    return msgspec.structs.replace(
+        DerivedFrom(
+            digest=digest, model="mine", engine="mlx", quantization=bits, precision="bfloat16", layout=PREPARED_LAYOUT
+        ),
+        **changes,
+    )
+
+
+@contextlib.contextmanager
+def making(store, source, digest, files=None, bits="4bit", **changes):
+    """What an engine has just made from the model in ``source``."""
+    with Staging(store) as stage:
+        (stage.folder / "made").mkdir()
+        for path, data in (made_files(bits) if files is None else files).items():
+            file = stage.folder / "made" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+        yield Making(
+            folder=str(stage.folder),
+            source=str(source),
+            components=["transformer"],
+            derived_from=origin(digest, bits, **changes),
+        )
+
+
+def prepare(store, model, files=None, bits="4bit", **changes):
+    with making(store, model.folder, model.meta.digest, files, bits, **changes) as made:
+        return derive.publish(store, entry_for(), made, quiet)
+
+
+def test_a_form_is_an_entry_of_its_own_that_shares_what_it_has_of_its_model(store, model):
+    form = prepare(store, model)
+    assert form.meta.digest != model.meta.digest
+    assert form.derived_from == origin(model.meta.digest)
+    assert {file.path for file in form.meta.files} == {
+        "model_index.json",
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors",
+        *made_files(),
+    }
+    for path in ("text_encoder/model.safetensors", "model_index.json"):
+        assert os.path.samefile(form.folder / path, model.folder / path)
+    assert json.loads((form.folder / "meta.json").read_bytes())["derivedFrom"]["digest"] == model.meta.digest
+    assert (form.folder / WEIGHTS).stat().st_mode & 0o222 == 0
+    assert whole(store) == ["mine"]
+    assert list(store.incoming.iterdir()) == []
+    verify(store, model, "mine", quiet, [form])
+
+
+def test_a_form_is_not_taken_for_its_model(store, model):
+    form = prepare(store, model)
+    assert store.find("mine").key == model.key
+    assert [entry.key for entry in store.forms(model.meta.digest)] == [form.key]
+    assert store.forms(form.meta.digest) == []
+    collect.remove(store, collect.plan_remove(store, "mine", only_prepared=True), "mine")
+    assert store.find("mine").key == model.key
+
+
+def test_forms_of_another_digest_or_layout_are_not_used(store, model, tmp_path):
+    form = prepare(store, model)
+    prepare(store, model, bits="8bit", layout=PREPARED_LAYOUT + 1)
+    assert [entry.key for entry in derive.usable(store)] == [form.key]
+    other = import_model(store, entry_for("other"), write_model(tmp_path / "other", seed=9), quiet)
+    assert store.forms(other.meta.digest) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "kind"),
+    [
+        ("transformer/lies.safetensors", safetensors(100)[:-1], "IntegrityError"),
+        ("transformer/attack.py", b"", "IntegrityError"),
+        ("transformer/weights.bin", b"", "IntegrityError"),
+        ("text_encoder/config.json", b"{}", "IntegrityError"),
+        ("model_index.json", b"{}", "IntegrityError"),
+        ("transformer/deep/config.json", b"{}", "IntegrityError"),
+        ("transformer/config.json", b'{"auto_map": "x.y"}', "IntegrityError"),
+        ("transformer/a.safetensors.index.json", b'{"weight_map": {"a": "../../x.safetensors"}}', "IntegrityError"),
+        ("transformer/a.safetensors.index.json", b'{"weight_map": {"a": "b.safetensors"}}', "ModelIncomplete"),
+    ],
+)
+def test_what_an_engine_should_not_have_made_is_refused_and_nothing_is_visible(store, model, path, data, kind):
+    error = error_of(prepare, store, model, {**made_files(), path: data})
+    assert error.kind == kind
+    assert [entry.key for entry in store.entries()] == [model.key]
+    assert list(store.incoming.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["transformer/link.safetensors", "text_encoder"])
+def test_a_link_that_an_engine_made_is_never_followed(store, model, tmp_path, where):
+    (tmp_path / "secret.safetensors").write_bytes(safetensors(10))
+    with making(store, model.folder, model.meta.digest) as made:
+        os.symlink(tmp_path / "secret.safetensors", f"{made.folder}/made/{where}")
+        assert error_of(derive.publish, store, entry_for(), made, quiet).kind == "IntegrityError"
+    assert [entry.key for entry in store.entries()] == [model.key]
+
+
+def test_a_form_of_a_folder_of_the_hosts_has_copies_of_the_rest(store, tmp_path):
+    folder = write_model(tmp_path / "mine")
+    with making(store, folder, "sha256:own") as made:
+        form = derive.publish(store, entry_for(), made, quiet)
+    (folder / "text_encoder/model.safetensors").write_bytes(b"changed later")
+    assert whole(store) == []
+    verify(store, form, "mine", quiet)
+    assert collect.plan_gc(store).models == []
+    later = time.time() + collect.KEEP_PARTIAL_SECONDS + 60
+    assert [entry.key for entry in collect.plan_gc(store, now=later).models] == [form.key]
+    assert [entry.key for entry in collect.plan_remove(store, "mine").models] == [form.key]
+
+
+def test_a_model_that_was_damaged_or_removed_meanwhile_gets_no_form(store, model):
+    with making(store, model.folder, model.meta.digest) as made:
+        collect.remove(store, collect.plan_remove(store, "mine"), "mine")
+        assert error_of(derive.publish, store, entry_for(), made, quiet).kind == "ModelNotInstalled"
+    assert store.entries() == []
+
+
+def test_the_forms_go_before_their_model_and_their_bytes_are_counted(store, model, monkeypatch):
+    forms = [prepare(store, model, bits=bits) for bits in ("4bit", "8bit")]
+    plan = collect.plan_remove(store, "mine")
+    assert {entry.key for entry in plan.models[:2]} == {form.key for form in forms}
+    assert plan.models[2].key == model.key
+    before = collect.usage(store).bytes
+    assert plan.bytes == before
+    assert collect.remove(store, plan, "mine").bytes == before
+    assert store.entries() == []
+    assert collect.usage(store).bytes == 0
+
+
+def test_a_form_in_use_keeps_its_model_and_everything_else_too(store, model):
+    form = prepare(store, model)
+    lock = store.use(form.key)
+    error = error_of(collect.remove, store, collect.plan_remove(store, "mine"), "mine")
+    assert (error.kind, error.data["errno"]) == ("StorageError", "EBUSY")
+    assert {entry.key for entry in store.entries()} == {model.key, form.key}
+    assert collect.execute(store, collect.plan_gc(store, model.meta.bytes)).models == []
+    lock.release()
+
+
+def test_only_the_forms_can_be_removed_and_free_what_is_theirs_alone(store, model):
+    form = prepare(store, model)
+    own = sum(file.size for file in form.meta.files if file.path in made_files())
+    usage = {one.entry.key: one for one in collect.usage(store).models}
+    assert usage[form.key].bytes - usage[form.key].shared == own + (form.folder / "meta.json").stat().st_size
+    plan = collect.plan_remove(store, "mine", only_prepared=True)
+    assert plan.bytes == usage[form.key].bytes - usage[form.key].shared
+    collect.remove(store, plan, "mine")
+    assert whole(store) == ["mine"]
+    verify(store, model, "mine", quiet)
+    assert error_of(collect.plan_remove, store, "mine", only_prepared=True).kind == "ModelNotInstalled"
+
+
+def test_a_model_that_another_id_needs_keeps_its_forms(store, model):
+    form = prepare(store, model)
+    staging.add_id(store, store.find("mine"), "second")
+    assert [entry.key for entry in collect.plan_remove(store, "mine").models] == [model.key]
+    collect.remove(store, collect.plan_remove(store, "mine"), "mine")
+    assert [entry.key for entry in store.forms(model.meta.digest)] == [form.key]
+
+
+def test_collecting_takes_forms_before_any_model_however_lately_used(store, model, tmp_path):
+    form = prepare(store, model)
+    old = time.time() - 90 * 24 * 3600
+    os.utime(model.folder / "meta.json", (old, old))
+    room = collect.usage(store).bytes - 1
+    assert [entry.key for entry in collect.plan_gc(store, room).models] == [form.key]
+    assert [entry.key for entry in collect.plan_gc(store, 0).models] == [form.key, model.key]
+
+
+def test_a_damaged_form_is_withdrawn_collected_and_made_again(store, model):
+    form = prepare(store, model)
+    victim = form.folder / WEIGHTS
+    victim.chmod(0o644)
+    data = bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.write_bytes(data)
+    error = error_of(verify, store, model, "mine", quiet, [form])
+    assert (error.kind, error.data["files"]) == ("IntegrityError", [WEIGHTS])
+    assert error.data["prepared"] == [form.meta.digest]
+    assert store.find("mine").key == model.key
+    assert store.forms(model.meta.digest) == []
+    assert [entry.key for entry in collect.plan_gc(store).models] == [form.key]
+    again = prepare(store, model)
+    assert again.key == form.key
+    verify(store, model, "mine", quiet, [again])
+
+
+def test_the_worker_verifies_a_model_with_its_forms(store, model):
+    form = prepare(store, model)
+    told = []
+    work = Work(op="verify", root=str(store.root), entry=entry_for())
+    perform(work, told.append, lambda _: None)
+    assert told[-1].total_bytes == model.meta.bytes + form.meta.bytes
+    (form.folder / WEIGHTS).unlink()
+    assert error_of(perform, work, quiet, lambda _: None).data["prepared"] == [form.meta.digest]
+
+
+def test_the_same_form_published_twice_is_one(store, model):
+    assert prepare(store, model).key == prepare(store, model).key
+    assert len(store.entries()) == 2
+
+
+def test_a_form_whose_bytes_are_there_already_becomes_that_of_the_newest_model(store, model, tmp_path):
+    """Another version of the model that differs only in what preparing replaces."""
+    form = prepare(store, model)
+    other = import_model(store, entry_for("other"), write_model(tmp_path / "other", seed=9), quiet)
+    again = prepare(store, other)
+    assert again.key == form.key
+    assert store.forms(other.meta.digest)[0].key == form.key
+    assert store.forms(model.meta.digest) == []
+
+
+def test_a_prepared_model_that_is_imported_under_an_id_is_a_model(store, model, tmp_path):
+    form = prepare(store, model)
+    folder = shutil.copytree(form.folder, tmp_path / "published", ignore=shutil.ignore_patterns("meta.json"))
+    imported = import_model(store, entry_for("ready"), folder, quiet)
+    assert imported.key == form.key
+    assert imported.derived_from is None
+    assert store.find("ready").key == form.key
+    assert form.key not in {entry.key for entry in collect.plan_remove(store, "mine").models}
+
+
+def test_a_full_disk_while_publishing_is_told_and_leaves_nothing(store, model, monkeypatch):
+    def full(*_):
+        raise OSError(28, "no room")
+
+    monkeypatch.setattr(disk, "write_new", full)
+    assert error_of(prepare, store, model).kind == "InsufficientDisk"
+    assert [entry.key for entry in store.entries()] == [model.key]
+    assert list(store.incoming.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_swept_when_it_is_old(store, model):
+    stage = Staging(store)
+    (stage.folder / "made").mkdir()
+    (stage.folder / "made" / "half.safetensors").write_bytes(b"x")
+    living = Staging(store)
+    stage._lock.release()
+    for one in (stage, living):
+        os.utime(one.folder, (1, 1))
+    collect.sweep(store)
+    assert list(store.incoming.iterdir()) == [living.folder]
+    living.__exit__()
+
+
+def test_downloading_a_model_again_leaves_its_forms(store, hub):
+    model = download(store, hub)
+    form = prepare(store, model)
+    download(store, hub)
+    assert [entry.key for entry in store.forms(model.meta.digest)] == [form.key]
+    assert all(file.path.endswith(check.ALLOWED) for file in form.meta.files)
