@@ -30,7 +30,7 @@ def test_meta_says_what_the_model_is_where_it_is_from_and_when_it_was_installed_
     entry = download(store, hub)
     meta = json.loads((entry.folder / "meta.json").read_text())
     assert set(meta) == {
-        *("format", "ids", "version", "digest", "source", "files", "bytes", "installed", "damaged"),
+        *("format", "ids", "version", "digest", "source", "files", "bytes", "installed", "damaged", "derivedFrom"),
     }
     assert (meta["ids"], meta["version"], meta["digest"]) == (["mine"], "1", f"sha256:{entry.folder.name}")
     assert meta["source"] == [{"repository": "org/mine", "revision": COMMIT}]
