@@ -191,6 +191,30 @@ def test_listed_models_that_no_engine_runs_say_so(hosts, tmp_path):
     assert error_of(host.start("image.generate", {"prompt": "a"})).kind == "ModelNotInstalled"
 
 
+def test_a_large_pinned_model_is_hashed_while_other_calls_are_served(hosts, tmp_path):
+    """A folder of the host's: nothing has told its digest yet."""
+    catalogue = tmp_path / "catalogue"
+    folder = write_model(catalogue / "big")
+    with (folder / "transformer" / "zeros.txt").open("wb") as file:
+        file.truncate(1 << 30)
+    (catalogue / "mine.json").write_text(json.dumps(entry_data("mine", source={"path": "big"})))
+    host = hosts.spawn("--catalogue", str(catalogue))
+    host.open("mine@sha256:" + "0" * 64)
+    for again in (False, True):
+        call = host.start("image.generate", {"prompt": "a lake", "options": {"steps": 1}})
+        began = time.monotonic()
+        host.call("ping", timeout=20)
+        answered = time.monotonic() - began
+        error = error_of(call, 50)
+        hashed = time.monotonic() - began
+        assert (error.kind, error.data["reason"]) == ("CapabilityDenied", "digestMismatch")
+        assert error.data["host"] == {"models": {"mine": "sha256:" + "0" * 64}}
+        assert again or answered < hashed / 3
+    decisions = [entry["decision"] for entry in host.call("audit.capabilityLog")["entries"]]
+    assert decisions == ["allow", "deny", "deny"], "the second time its digest is known from the start"
+    assert host.files() == []
+
+
 def test_another_model_than_the_manifest_pins_is_shown_as_not_granted_and_denied(daemon, hosts, tmp_path):
     host = daemon(DOWNLOADS)
     digest = host.call("models.download", {"model": "mine"}, timeout=30)["digest"]

@@ -16,6 +16,7 @@ from locara_protocol.errors import RpcError
 from locara_protocol.messages import DiffusionStep, GenerateParams, GenerateResult, ModelUsed, Timings, Warning
 from locara_sidecar.capability.authorize import Grant
 from locara_sidecar.daemon import resolve
+from locara_sidecar.daemon.calls import Call
 from locara_sidecar.daemon.progress import Progress, last_state, preview_image
 from locara_sidecar.daemon.source_images import EditFiles, SourceImages
 from locara_sidecar.daemon.turns import Shared, cancelled_error
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 class Order(msgspec.Struct, frozen=True):
     """What a queued job will do; ``accepted`` on the monotonic clock."""
 
+    call: Call
     params: GenerateParams
     entry: Entry
     grant: Grant
@@ -96,7 +98,7 @@ class Generation:
         await saver.open()
         try:
             files = None if order.sources is None else await order.sources.read()
-            digest = await self._shared.models.digest(order.entry.id)
+            digest = await self._shared.models.digest(order.call, order.entry.id)
             resolved = order.resolve(self._shared.models, job=job.id, digest=digest, files=files)
             if job.cancel_requested:
                 raise cancelled_error([])

@@ -34,7 +34,7 @@ class ImageCalls:
         wanted = self._models.wanted(options.model, lambda entry: "text-to-image", root=root)
         grant = self._models.authorize(call, wanted)
         entry = self._models.choose(grant.models, explicit=options.model is not None)
-        order = Order(params, entry, grant, output, _random_seed(options.count or 1), time.monotonic())
+        order = Order(call, params, entry, grant, output, _random_seed(options.count or 1), time.monotonic())
         self._accept(call, order)
 
     def edit(self, call: Call, params: EditParams) -> None:
@@ -47,7 +47,7 @@ class ImageCalls:
         grant = self._models.authorize(call, wanted)
         entry = self._models.choose(grant.models, explicit=options.model is not None)
         sources = SourceImages(params, grant.sources)
-        order = Order(params, entry, grant, output, _random_seed(options.count or 1), time.monotonic(), sources)
+        order = Order(call, params, entry, grant, output, _random_seed(options.count or 1), time.monotonic(), sources)
         job = self._accept(call, order)
         if sources.named:
             self._shared.start_task(self._open, job, sources)

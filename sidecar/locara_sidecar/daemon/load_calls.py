@@ -45,7 +45,7 @@ class LoadCalls:
         grant = models.authorize(call, models.wanted(params.model, lambda entry: None))
         entry = models.choose(grant.models, explicit=True)
         models.check_engine(params.engine, entry)
-        self._turns.accept(call, entry.id, lambda job: _Loading(job, entry, params, grant, self._shared))
+        self._turns.accept(call, entry.id, lambda job: _Loading(job, call, entry, params, grant, self._shared))
 
     def unload(self, call: Call, params: NoParams) -> UnloadResult | None:
         """End the engine if it has no work; the answer comes when it is gone."""
@@ -74,8 +74,9 @@ class LoadCalls:
 class _Loading:
     """The :class:`~locara_sidecar.daemon.turns.Work` of one ``models.load``."""
 
-    def __init__(self, job: Job, entry: Entry, params: LoadParams, grant: Grant, shared: Shared) -> None:
+    def __init__(self, job: Job, call: Call, entry: Entry, params: LoadParams, grant: Grant, shared: Shared) -> None:
         self._job = job
+        self._call = call
         self._entry = entry
         self._params = params
         self._grant = grant
@@ -91,7 +92,7 @@ class _Loading:
         if folder is None:  # the fake engine counts to what the catalogue says
             self._total = sum(2 * part.parameters for part in entry.components)  # as published
         self._tell("loading", 0.0)
-        digest = await self._shared.models.digest(entry.id)
+        digest = await self._shared.models.digest(self._call, entry.id)
         if self._job.cancel_requested:
             raise cancelled_error([])
         spec = frames.LoadSpec(

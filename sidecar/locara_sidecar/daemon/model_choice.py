@@ -119,9 +119,7 @@ class ModelChoice:
             message = f"The model {which} is not installed on this machine.{advice}"
             raise RpcError("ModelNotInstalled", message, model=which)
         # a model that no engine runs is the default only where there is no other
-        entry = next((entry for entry in installed if entry.family in RUNNABLE), installed[0])
-        self._proven.add(entry.id)
-        return entry
+        return next((entry for entry in installed if entry.family in RUNNABLE), installed[0])
 
     def check_engine(self, asked: str | None, entry: Entry) -> None:
         """:raises RpcError: EngineUnavailable where this daemon's engine is another, or does not run the family."""
@@ -134,20 +132,38 @@ class ModelChoice:
             message = f"No engine of this version runs {entry.display_name} yet."
             raise RpcError("EngineUnavailable", message, model=entry.id, family=entry.family)
 
-    async def digest(self, model_id: str) -> str:
-        """The installed model's digest; empty where it has no files.
+    async def digest(self, call: Call, model_id: str) -> str:
+        """The installed model's digest, held against the manifest's if that pins one; empty where it has no files.
 
-        :raises RpcError: ModelIncomplete.
+        The gate was asked when the call came, but a large folder of the host's takes minutes to hash, and nobody was
+        to wait for that.
+
+        :raises RpcError: ModelIncomplete; CapabilityDenied for another model than the manifest pins.
         """
-        folder = self.files(model_id)
-        if folder is None:
+        pinned = self._pinned(model_id)
+        folder = self.folder(model_id)
+        if not folder or not folder.parts or (self.fake and not pinned):
             return ""
         from locara_sidecar.models.digest import model_digest
 
         try:
-            return await anyio.to_thread.run_sync(model_digest, folder)
+            digest = await anyio.to_thread.run_sync(model_digest, folder)
         except OSError as error:
             raise RpcError("ModelIncomplete", f"A file of {model_id} cannot be read.", model=model_id) from error
+        if pinned:
+            wanted = Wanted(models=(model_id,), digests={model_id: digest})
+            try:
+                authorize(self._policy(), METHODS["models.get"], wanted)
+            except RpcError as denied:
+                self._record(call, wanted, denied)
+                raise
+            self._proven.add(model_id)
+        return digest
+
+    def _pinned(self, model_id: str) -> bool:
+        manifest = self._policy().manifest
+        declared = [] if manifest is None else [entry.digest for entry in manifest.models if entry.id == model_id]
+        return bool(declared) and None not in declared
 
     def forms(self, model: ModelSpec) -> list[PreparedForm]:
         """The prepared forms of this very model that its job may load."""
@@ -180,7 +196,7 @@ class ModelChoice:
 
 
 class _Digests(Mapping[str, str]):
-    """Installed models' digests, computed only for the models that a manifest pins."""
+    """Installed models' digests, as far as they are known without reading the models."""
 
     def __init__(self, folder: Callable[[str], Path | None]) -> None:
         self._folder = folder
@@ -189,9 +205,15 @@ class _Digests(Mapping[str, str]):
         folder = self._folder(model_id)
         if not folder or not folder.parts:
             raise KeyError(model_id)
-        from locara_sidecar.models.digest import model_digest
+        from locara_sidecar.models.digest import known_digest
 
-        return model_digest(folder)
+        try:
+            digest = known_digest(folder)
+        except OSError as error:
+            raise KeyError(model_id) from error
+        if digest is None:
+            raise KeyError(model_id)
+        return digest
 
     def __iter__(self) -> Iterator[str]:
         return iter(())

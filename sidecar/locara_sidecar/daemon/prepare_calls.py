@@ -38,14 +38,15 @@ class PrepareCalls:
         entry = models.choose(grant.models, explicit=True)
         models.check_engine(params.engine, entry)
         engine_choice.require_preparing(models.engine)
-        self._turns.accept(call, entry.id, lambda job: _Preparing(job, entry, params, grant, self._shared))
+        self._turns.accept(call, entry.id, lambda job: _Preparing(job, call, entry, params, grant, self._shared))
 
 
 class _Preparing:
     """The :class:`~locara_sidecar.daemon.turns.Work` of one ``models.prepare``."""
 
-    def __init__(self, job: Job, entry: Entry, params: PrepareParams, grant: Grant, shared: Shared) -> None:
+    def __init__(self, job: Job, call: Call, entry: Entry, params: PrepareParams, grant: Grant, shared: Shared) -> None:
         self._job = job
+        self._call = call
         self._entry = entry
         self._params = params
         self._grant = grant
@@ -76,7 +77,7 @@ class _Preparing:
         spec = resolve.model_spec(
             entry,
             folder=str(folder),
-            digest=await models.digest(entry.id),
+            digest=await models.digest(self._call, entry.id),
             quantization=self._params.quantization,
             precision=self._params.precision,
         )

@@ -48,17 +48,30 @@ def model_digest(folder: Path, read: Callable[[int], object] | None = None) -> s
     recorded = _recorded(folder)
     if recorded is not None:
         return recorded
+    key = _state(folder)
+    if key not in _known:
+        rows = [(name, size, file_sha256(folder / name, read)) for name, size, _ in key[1]]
+        _known[key] = digest_of(row for row in rows if row[0] != META)
+    return _known[key]
+
+
+def known_digest(folder: Path) -> str | None:
+    """What :func:`model_digest` would say, if it can say so without reading the files; else None.
+
+    :raises OSError: when the folder cannot be looked at.
+    """
+    return _recorded(folder) or _known.get(_state(folder))
+
+
+def _state(folder: Path) -> tuple[str, tuple[tuple[str, int, int], ...]]:
+    """The folder's name and its files: name, size, time of the last change."""
     files = sorted(
         path
         for path in folder.rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
-    key = (str(folder), tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
-    if key not in _known:
-        rows = [(name, stat.st_size, file_sha256(path, read)) for path, (name, stat) in zip(files, stats, strict=True)]
-        _known[key] = digest_of(row for row in rows if row[0] != META)
-    return _known[key]
+    return str(folder), tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
 def _recorded(folder: Path) -> str | None:
