@@ -127,6 +127,15 @@ def test_an_import_and_a_check_draw_their_bars_too(models, tmp_path):
     assert checked.rstrip().splitlines()[-1].startswith("mine is whole")
 
 
+def test_the_users_token_file_opens_a_gated_model_and_without_it_the_page_is_named(models, hub, tmp_path):
+    hub.repositories["org/mine"].gated = True
+    status, _, err = models("download", "mine")
+    assert (status, f"{hub.url}/org/mine" in err) == (1, True)
+    (tmp_path / "hf").mkdir(exist_ok=True)
+    (tmp_path / "hf" / "token").write_text(hub.token)
+    assert models("download", "mine")[0] == 0
+
+
 def test_a_download_that_was_killed_goes_on_in_a_new_process_where_it_stopped(models, hub, tmp_path):
     hub.pace = 0.05
     process = models("download", "mine", start=True, stdout=subprocess.PIPE)
