@@ -30,13 +30,14 @@ def denoiser_of(runtime):
 
 @contextlib.contextmanager
 def counting(runtime):
-    """Which steps of the next image compute the attention of every block; no other step may compute that of any."""
+    """Which steps of the next image compute attention and feed-forward of every block; the others may not of any."""
     seen, calls = [], [-1]
-    queries = [module for name, module in denoiser_of(runtime).named_modules() if name.endswith(".to_q")]
-    hooks = [part.register_forward_pre_hook(lambda *_: seen.append(calls[0])) for part in queries]
+    ends = (".to_q", ".net.2", ".proj_mlp")
+    costly = [module for name, module in denoiser_of(runtime).named_modules() if name.endswith(ends)]
+    hooks = [part.register_forward_pre_hook(lambda *_: seen.append(calls[0])) for part in costly]
     before = denoiser_of(runtime).register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
     try:
-        yield lambda: sorted(set(seen)) if {seen.count(step) for step in seen} == {len(queries)} else seen
+        yield lambda: sorted(set(seen)) if {seen.count(step) for step in seen} == {len(costly)} else seen
     finally:
         for hook in (*hooks, before):
             hook.remove()
