@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from locara_sidecar.engine import process
 from support.host import Hosts
 
 
@@ -13,3 +16,13 @@ def hosts(tmp_path):
     made = Hosts(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _this_process_stays_as_it_is():
+    """Who starts an engine asks for short slices of the processor, and what it starts later has them too. This process
+    does not, because daemons that it starts are looked at (``tests/engine/test_priority.py``)."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(process, "priority", SimpleNamespace(answer_promptly=lambda: None))
+    yield
+    patch.undo()

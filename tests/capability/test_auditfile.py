@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,28 @@ def test_a_folder_that_comes_later_is_written_to_from_then_on(tmp_path: Path):
     writer.put(second)
     assert writer.flush(5)
     assert [row["seq"] for row in lines(tmp_path / "later" / NAME)] == [2]
+
+
+def test_a_disk_that_hangs_makes_the_queue_full_and_nobody_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    going_on = threading.Event()
+    honest = AppendedFile.append
+
+    def append(self: AppendedFile, line: bytes) -> None:
+        going_on.wait(30)
+        honest(self, line)
+
+    monkeypatch.setattr(AppendedFile, "append", append)
+    writer = AuditWriter(grant_for(tmp_path), "s")
+    entry = decisions(1)[0]
+    began = time.monotonic()
+    for _ in range(3000):
+        writer.put(entry)
+    assert time.monotonic() - began < 5
+    assert not writer.flush(0)
+    going_on.set()
+    assert writer.flush(20)
+    assert writer.dropped in (1999, 2000), "1,000 wait, and one may be in hand"
+    assert len(lines(tmp_path / NAME)) + writer.dropped == 3000
 
 
 def session(hosts: Any, tmp_path: Path, declared: dict[str, str]) -> Any:
