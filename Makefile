@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 ENGINES ?= $(if $(filter Darwin-arm64,$(shell uname -s)-$(shell uname -m)),mlx,torch$(comma)mlx)
 PROMPT ?= a large red circle in the center of a blue background
 
-.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-operations bench-quantization bench-quality fullsize fullsize-mlx bench-download campaign-capability campaign-daemon campaign-store transcript clean
+.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-operations bench-quantization bench-quality bench-speed fullsize fullsize-mlx bench-download campaign-capability campaign-daemon campaign-store transcript clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -61,6 +61,9 @@ bench-quantization: $(READY) ## measure what quantizing costs in accuracy, kind 
 
 bench-quality: $(READY) ## measure what 8 and 4 bits cost in quality on the torch engine
 	PYTHONPATH=packaging $(BIN)/python packaging/bench/quality.py
+
+bench-speed: $(READY) ## measure what step caching gains and costs on the torch engine (FLAGS="--pictures N --steps N")
+	PYTHONPATH=packaging $(BIN)/python packaging/bench/speed.py $(FLAGS)
 
 fullsize: $(READY) ## draw with MODEL (flux.1-schnell, sd3.5-medium, sd3.5-large) in full size, random weights; up to 35 GB of disk (FLAGS="--size N --folder DIR")
 	PYTHONPATH=packaging $(BIN)/python -m fullsize.run $(or $(MODEL),sd3.5-medium) $(FLAGS)

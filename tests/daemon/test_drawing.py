@@ -87,6 +87,24 @@ def test_a_full_preview_of_the_last_step_is_the_picture(host):
     assert np.abs(shown - final).mean() < 4
 
 
+def test_a_fast_picture_shows_what_the_prompt_says_and_its_parameters_make_it_again(host, engine):
+    call = host.begin(PROMPT, seed=1, steps=STEPS, speed="fast")
+    steps = [message["step"] for message in call.messages() if message["phase"] == "denoising" and message["step"]]
+    result = call.result(60)
+    assert steps == list(range(1, STEPS + 1))
+    options = result["parameters"]["options"]
+    assert options["speed"] == ("fast" if engine == "torch" else "exact")
+    assert [warning["kind"] for warning in result["warnings"]] == ["SpeedUnavailable"] * (engine != "torch")
+    data = decoded(result["images"][0])
+    assert read_parameters(data)["options"]["speed"] == options["speed"]
+    seen = look(pixels(data))
+    assert (seen.background, seen.things[0].shape, seen.things[0].colour) == ("blue", "circle", "red")
+    again = host.call("image.generate", result["parameters"], timeout=60)
+    assert decoded(again["images"][0]) == data
+    exact = host.generate(PROMPT, seed=1, steps=STEPS)
+    assert (decoded(exact["images"][0]) == data) == (engine != "torch")
+
+
 def test_the_same_request_makes_the_same_file_with_previews_on_off_or_full(host):
     files = {
         decoded(host.generate(PROMPT, seed=3, steps=3, preview={"mode": mode})["images"][0])

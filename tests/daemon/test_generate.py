@@ -177,7 +177,9 @@ def test_a_write_only_grant_of_another_model_does_not_help(hosts):
 
 
 def test_a_speed_that_the_model_has_not_is_told_and_the_parameters_say_what_ran(hosts):
-    host = hosts.session()
-    result = host.generate(steps=1, speed="fast")
+    host = hosts.session(models=("sdxl-lightning", "pocket"))
+    result = host.generate(model="sdxl-lightning", steps=1, speed="fast")
     assert [warning["kind"] for warning in result["warnings"]] == ["SpeedUnavailable"]
     assert (result["parameters"]["options"]["speed"], result["parameters"]["options"]["tiling"]) == ("exact", "off")
+    result = host.generate(model="pocket", speed="fast")
+    assert (result["parameters"]["options"]["speed"], result["warnings"]) == ("fast", [])

@@ -1,6 +1,8 @@
 """The process's memory in the operating system's own figures."""
 
+import platform
 import struct
+import subprocess
 import sys
 
 import pytest
@@ -27,3 +29,28 @@ def test_a_macs_footprint_is_read_from_its_place():
 @pytest.mark.skipif(sys.platform != "darwin", reason="asks macOS")
 def test_a_mac_tells_its_footprint():
     assert memory._mac_footprints() is not None
+
+
+INTERLEAVED = """
+import contextlib, sys
+from locara_sidecar.engine import memory
+
+apart = memory.large_blocks_apart() if sys.argv[1] == "apart" else contextlib.nullcontext()
+b"x" * (30 << 20)  # glibc learns from one that is freed to keep such ones in its heap
+before, kept = memory.resident(), []
+with apart:
+    for size in range(300_000, 5_000_000, 50_000):
+        passing = b"x" * size
+        kept.append(b"x" * (size + 50_000))  # fits into no hole that is there
+        del passing
+print((memory.resident() - before) / sum(map(len, kept)))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
+def test_large_blocks_that_pass_leave_no_holes_between_those_that_stay():
+    def taken(how):
+        return float(subprocess.run([sys.executable, "-c", INTERLEAVED, how], check=True, capture_output=True).stdout)
+
+    assert taken("apart") < 1.1
+    assert taken("together") > 1.5

@@ -76,6 +76,12 @@ def test_each_models_defaults_lie_within_its_own_limits():
         assert entry.defaults.scheduler in entry.schedulers
 
 
+def test_models_of_four_steps_run_at_one_speed_and_those_of_many_at_three():
+    speeds = {entry.id: (entry.defaults.steps > 8, entry.speeds) for entry in catalogue.load()}
+    assert {names for many, names in speeds.values() if many} == {("exact", "balanced", "fast")}
+    assert {names for many, names in speeds.values() if not many} == {("exact",)}
+
+
 def test_every_shipped_model_can_edit_and_kontext_alone_by_instruction():
     found = {entry.id: entry.edit_modality for entry in catalogue.load()}
     assert found.pop("flux.1-kontext-dev") == "image-text-to-image"

@@ -194,6 +194,7 @@ def resolve(
         raise invalid_params(
             "$.options.scheduler", f"{entry.id} has {', '.join(entry.schedulers)}.", allowed=entry.schedulers
         )
+    speed = options.speed if options.speed in entry.speeds else "exact"
     count = options.count or 1
     preview = _preview(options.preview or PreviewOptions())
     out = options.output or OutputOptions()
@@ -207,7 +208,7 @@ def resolve(
         "seed": seed if options.seed is None else options.seed,
         "count": count,
         "scheduler": scheduler,
-        "speed": "exact",
+        "speed": speed,
         "quantization": options.quantization or "auto",
         "precision": options.precision or "auto",
         "tiling": "on" if options.tiling == "on" else "off",
@@ -270,15 +271,16 @@ def resolve(
             **(files.shown if files else {}),
             "options": {**drawing, "preview": previews, "output": output_options},
         },
-        warnings=_warnings(options, entry),
+        warnings=_warnings(options, entry, speed),
     )
 
 
-def _warnings(options: GenerateOptions, entry: Entry) -> list[Warning]:
-    """What was asked for and cannot be given, where the picture can be made all the same."""
-    if options.speed in (None, "exact"):
+def _warnings(options: GenerateOptions, entry: Entry, speed: str) -> list[Warning]:
+    """What was asked for and the model cannot give, where the picture can be made all the same. (The engine adds what
+    it cannot give.)"""
+    if options.speed in (None, speed):
         return []
-    return [Warning(kind="SpeedUnavailable", message=f"{entry.id} has no step caching; it ran at speed exact.")]
+    return [Warning(kind="SpeedUnavailable", message=f"{entry.id} has no step caching; it ran at speed {speed}.")]
 
 
 def _preview(options: PreviewOptions) -> PreviewSpec:

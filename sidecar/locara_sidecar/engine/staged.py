@@ -17,7 +17,7 @@ import msgspec
 from locara_sidecar.engine import memory, source
 from locara_sidecar.engine import plan as plans
 from locara_sidecar.engine.embeddings import EmbeddingKey, Embeddings
-from locara_sidecar.engine.frames import Settled
+from locara_sidecar.engine.frames import Settled, steps_at
 from locara_sidecar.engine.model_folder import Progress
 from locara_sidecar.engine.noise import NoiseStream
 from locara_sidecar.engine.runtime import (
@@ -216,9 +216,13 @@ class StagedRuntime(ABC):
                 raise EngineFault(
                     "EngineUnavailable", f"The {self.name} engine does not run the scheduler {spec.scheduler}."
                 )
+            asked, speed = spec.speed, spec.speed if opened.family.runs_at(spec.speed, _steps(spec)) else "exact"
             # an edit encodes its source inside the loop, in tiles if the picture is decoded so
-            spec = msgspec.structs.replace(spec, tiling="on" if plan.tiled else "off")
+            spec = msgspec.structs.replace(spec, tiling="on" if plan.tiled else "off", speed=speed)
             conditioning = self._condition(spec, edited, plan, emit, control)
+            if speed != asked:
+                what = f"The {self.name} engine has no step caching for {spec.model.id} at {_steps(spec)} steps"
+                conditioning.warnings.append(("SpeedUnavailable", f"{what}; it ran at speed exact."))
             opened.family.previews.prepare(spec.preview.mode, control.checkpoint)
             self._make_images(spec, conditioning, plan, emit, control)
         return Summary(settled=_settled(spec, opened.key), warnings=conditioning.warnings)
@@ -405,6 +409,12 @@ def _best_form(model: ModelSpec, key: Key) -> ModelSpec:
     return msgspec.structs.replace(model, path=next(paths, model.path))
 
 
+def _steps(spec: JobSpec) -> int:
+    """How many steps an image really takes."""
+    strength = None if spec.edit is None else spec.edit.strength
+    return spec.steps if strength is None else steps_at(spec.model.family, strength, spec.steps)
+
+
 def _settled(spec: JobSpec, key: Key) -> Settled:
     return Settled(
         quantization=key.quantization,
@@ -412,4 +422,5 @@ def _settled(spec: JobSpec, key: Key) -> Settled:
         width=spec.width,
         height=spec.height,
         tiling="on" if spec.tiling == "on" else "off",
+        speed=spec.speed,
     )

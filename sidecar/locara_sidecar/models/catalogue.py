@@ -11,7 +11,7 @@ No entry names a revision that nobody has seen: without one, the commit that the
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -59,7 +59,10 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """One model of the catalogue."""
+    """One model of the catalogue.
+
+    :param speeds: what ``speed`` may be; more than ``exact`` only for a model that is made for many steps.
+    """
 
     id: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")]
     version: str
@@ -78,6 +81,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
     defaults: Defaults
     sides: Sides
     source: Source | list[Source]
+    speeds: tuple[Literal["exact", "balanced", "fast"], ...] = ("exact",)
     tags: list[str] = []
     download_bytes: Annotated[int, Meta(ge=0)] = 0
     components: list[Part] = []

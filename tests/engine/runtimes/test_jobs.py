@@ -35,3 +35,12 @@ def test_a_tiled_decode_does_not_leak_into_the_next_job(runtime, run, spec):
     run(runtime, spec(width=256, height=256, steps=1, tiling="on"))
     again = run(runtime, spec(width=256, height=256, steps=1, tiling="auto"))
     assert plain.images[0].tobytes() == again.images[0].tobytes()
+
+
+@pytest.mark.parametrize(("steps", "at"), [(3, "exact"), (12, "fast")])
+def test_a_speed_that_cannot_be_had_is_told_and_changes_nothing(runtime, engine, run, spec, steps, at):
+    exact, fast = (run(runtime, spec(steps=steps, width=32, height=32, speed=speed)) for speed in ("exact", "fast"))
+    ran = at if engine == "torch" else "exact"
+    assert fast.summary.settled.speed == ran
+    assert [kind for kind, _ in fast.summary.warnings] == ["SpeedUnavailable"] * (ran != "fast")
+    assert (fast.images[0].tobytes() == exact.images[0].tobytes()) == (ran == "exact")

@@ -18,7 +18,7 @@ from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from locara_sidecar.engine import model_folder, plan
 from locara_sidecar.engine.parts import parts_of
-from locara_sidecar.engine.torch_engine import autoencoder, devices, weights
+from locara_sidecar.engine.torch_engine import autoencoder, devices, step_cache, weights
 from locara_sidecar.engine.torch_engine.hooks import OnStep, drawing_from, observed_steps
 from locara_sidecar.engine.torch_engine.previews import Previews
 
@@ -82,6 +82,8 @@ class DiffusersFamily:
     """Tokenizer components and the class names that they may have."""
     pipelines: ClassVar[Pipelines]
     classifier_free_guidance: ClassVar[bool] = False
+    step_caching: ClassVar[bool] = False
+    """Whether :mod:`.step_cache` knows the denoiser's architecture."""
     scheduler_class: ClassVar[Any]
     scheduler_options: ClassVar[Mapping[str, Any]] = {}
     """What takes the place of the folder's own scheduler configuration."""
@@ -121,6 +123,9 @@ class DiffusersFamily:
         parts["scheduler"] = cls.scheduler_class.from_config(scheduler, **cls.scheduler_options)
         context.checkpoint()
         return cls(context, components, parts)
+
+    def runs_at(self, speed: str, steps: int) -> bool:
+        return speed == "exact" or (self.step_caching and steps >= step_cache.LEAST_STEPS)
 
     # --- components ----------------------------------------------------------------------
 
@@ -209,6 +214,7 @@ class DiffusersFamily:
         with (
             drawing_from(noise, cls.__module__, autoencoder.MODULE),
             observed_steps(self.scheduler, on_step),
+            step_cache.caching(self.module(self.denoiser), spec.speed),
         ):
             result = self.pipeline(cls)(
                 **arguments, num_inference_steps=spec.steps, output_type="latent", return_dict=False

@@ -50,6 +50,7 @@ class Flux(DiffusersFamily):
     }
     tokenizers: ClassVar = {"tokenizer": CLIP_TOKENIZERS, "tokenizer_2": T5_TOKENIZERS}
     pipelines = Pipelines(FluxPipeline, FluxImg2ImgPipeline, FluxInpaintPipeline)
+    step_caching = True
     scheduler_class = FlowMatchEulerDiscreteScheduler
     schedulers = frozenset({"flow-match-euler"})
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors import safe_open as _safe_open
 from torch import nn
 
-from locara_sidecar.engine import model_folder
+from locara_sidecar.engine import memory, model_folder
 from locara_sidecar.engine.torch_engine import quantization
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def shell(cls: Any, component: model_folder.Component, dtype: torch.dtype) -> nn
     return module.to(dtype).eval().requires_grad_(requires_grad=False)
 
 
+@memory.large_blocks_apart()
 def fill(
     module: nn.Module,
     component: model_folder.Component,
