@@ -122,7 +122,9 @@ def _asked(where: Path) -> list[tuple[str, dict[str, object]]]:
 def _draw_and_edit(sidecar: Sidecar, model: str) -> None:
     """One picture with a preview, and that picture edited from its file."""
     options = {"model": model, "steps": 1, "output": {"path": f"{model}.png"}}
-    drawn = sidecar.call("image.generate", {"prompt": "a red circle", "options": options}, timeout=150)
+    call = sidecar.start("image.generate", {"prompt": "a red circle", "options": options}, stream=True)
+    assert any("preview" in message for message in call.messages())
+    drawn = call.result(150)
     image = {"root": "user-folder", "path": drawn["images"][0]["relativePath"]}
     options = {"model": model, "steps": 2, "output": {"path": f"{model}-edited.png"}}
     edited = sidecar.call("image.edit", {"prompt": "a green one", "image": image, "options": options}, timeout=150)
