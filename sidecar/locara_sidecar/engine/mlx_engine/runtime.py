@@ -142,8 +142,7 @@ class MlxRuntime(StagedRuntime):
         mx.clear_cache()
 
     def _limit(self, limits: Limits) -> None:
-        mx.set_memory_limit(limits.memory)
-        mx.set_cache_limit(limits.cache)
+        device.keep_to(limits)
 
     def _footprint(self) -> int:
         # on Metal the system's figure has it all; on CUDA the device's memory comes on top
