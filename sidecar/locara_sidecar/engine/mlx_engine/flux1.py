@@ -17,6 +17,7 @@ from locara_sidecar.engine.mlx_engine.family import CLIP_TOKENIZERS, T5_TOKENIZE
 from locara_sidecar.engine.mlx_engine.flux import Flux
 from locara_sidecar.engine.mlx_engine.t5 import T5Encoder
 from locara_sidecar.engine.mlx_engine.vae import Vae, VaeConfig
+from locara_sidecar.engine.source import require_no_mask
 
 if TYPE_CHECKING:
     from locara_sidecar.engine.family import OnStep
@@ -71,7 +72,8 @@ class Flux1(MlxFamily):
     ) -> mx.array:
         """The finished latent (1, h, w, C) of one image."""
         del negative
-        start = sampling.flow_match_start(self.vae, source, noise, self._size(spec), self._schedule(spec), self.pace())
+        size, schedule, tiled = self._size(spec), self._schedule(spec), spec.tiling == "on"
+        start = sampling.flow_match_start(self.vae, source, noise, size, schedule, self.pace(), tiled=tiled)
         return self._run(start, spec, prompt, on_step, None)
 
     def _run(
@@ -126,9 +128,11 @@ class Flux1Kontext(Flux1):
         del negative
         reference: mx.array | None = None
         if source is not None:
+            require_no_mask(source)
             # the likeliest latent, not a sample: nothing is drawn
             pixels = sampling.pixels_of(source.image).astype(self.vae.dtype)
-            reference = self.vae.from_raw(self.vae.encode(pixels, self.pace()).mean).astype(prompt.tokens.dtype)
+            posterior = self.vae.encode(pixels, self.pace(), tiled=spec.tiling == "on")
+            reference = self.vae.from_raw(posterior.mean).astype(prompt.tokens.dtype)
             mx.eval(reference)
         schedule = self._schedule(spec)
         start = sampling.from_noise(noise, self._size(spec), self._channels, schedule, samplers.noised)

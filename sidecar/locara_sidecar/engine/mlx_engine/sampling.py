@@ -70,12 +70,15 @@ def from_noise(noise: NoiseStream, size: tuple[int, int], channels: int, schedul
     return Start(mix(mx.zeros_like(drawn), drawn, float(schedule.sigmas[0])), schedule)
 
 
-def from_picture(vae: Vae, source: Source, noise: NoiseStream, left: Schedule, mix: Mix, pace: Paced) -> Start:
+def from_picture(
+    vae: Vae, source: Source, noise: NoiseStream, left: Schedule, mix: Mix, pace: Paced, *, tiled: bool
+) -> Start:
     """An edit's beginning.
 
     :param left: the steps that the edit's strength leaves.
+    :param tiled: encode the picture in tiles.
     """
-    posterior = vae.encode(pixels_of(source.image).astype(vae.dtype), pace)
+    posterior = vae.encode(pixels_of(source.image).astype(vae.dtype), pace, tiled=tiled)
     mean, deviation = posterior.mean.astype(mx.float32), posterior.deviation.astype(mx.float32)
     shape = (1, mean.shape[3], mean.shape[1], mean.shape[2])
     clean = vae.from_raw(mean + deviation * channels_last(noise.normal(shape)))
@@ -90,14 +93,21 @@ def from_picture(vae: Vae, source: Source, noise: NoiseStream, left: Schedule, m
 
 
 def flow_match_start(
-    vae: Vae, source: Source | None, noise: NoiseStream, size: tuple[int, int], schedule: Schedule, pace: Paced
+    vae: Vae,
+    source: Source | None,
+    noise: NoiseStream,
+    size: tuple[int, int],
+    schedule: Schedule,
+    pace: Paced,
+    *,
+    tiled: bool,
 ) -> Start:
     """The beginning of a picture or an edit in flow matching; an edit of strength s has about s of the steps left."""
     if source is None:
         return from_noise(noise, size, vae.config.latent_channels, schedule, samplers.noised)
     assert source.strength is not None
     left = schedule.after(samplers.first_step(schedule.steps, source.strength, whole=False))
-    return from_picture(vae, source, noise, left, samplers.noised, pace)
+    return from_picture(vae, source, noise, left, samplers.noised, pace, tiled=tiled)
 
 
 def run(start: Start, predict: Predict, mix: Mix, on_step: OnStep) -> mx.array:

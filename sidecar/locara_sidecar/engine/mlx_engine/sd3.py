@@ -100,7 +100,8 @@ class Sd3(MlxFamily):
         factor, config = self.config("vae").factor, transformer.config
         size = spec.height // factor, spec.width // factor
         schedule = samplers.flow_match(self._sampler, spec.steps, size[0] * size[1] // config.patch_size**2)
-        start = sampling.flow_match_start(self.vae, source, noise, size, schedule, self.pace())
+        tiled = spec.tiling == "on"
+        start = sampling.flow_match_start(self.vae, source, noise, size, schedule, self.pace(), tiled=tiled)
         tokens, pooled = prompt
         if negative is not None:  # one call for both: the weights are read once
             tokens, pooled = (mx.concatenate(list(pair)) for pair in zip(negative, prompt, strict=True))

@@ -100,7 +100,7 @@ class Sdxl(MlxFamily):
             return sampling.from_noise(noise, size, self.config("unet").in_channels, schedule, _noised)
         assert source.strength is not None
         left = schedule.after(samplers.first_step(spec.steps, source.strength, whole=True))
-        return sampling.from_picture(self.vae, source, noise, left, _noised, self.pace())
+        return sampling.from_picture(self.vae, source, noise, left, _noised, self.pace(), tiled=spec.tiling == "on")
 
 
 def _noised(clean: mx.array, noise: mx.array, sigma: float) -> mx.array:
