@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import mlx.core as mx
 import numpy as np
 
+from locara_sidecar.engine.family import Embedding
 from locara_sidecar.engine.mlx_engine import samplers
 from locara_sidecar.engine.mlx_engine.family import channels_last
 
@@ -123,6 +124,22 @@ def run(start: Start, predict: Predict, mix: Mix, on_step: OnStep) -> mx.array:
         mx.eval(latent, x0)
         on_step(step + 1, schedule.steps, x0)
     return latent
+
+
+def together(prompt: Embedding, negative: Embedding | None) -> Embedding:
+    """Both texts as one batch, the negative one first, so that the weights are read once; without one, the prompt."""
+    if negative is None:
+        return prompt
+    return Embedding(*(mx.concatenate(list(pair)) for pair in zip(negative, prompt, strict=True)))
+
+
+def guided(answer: mx.array, guidance: float) -> mx.array:
+    """The answer to a batch of :func:`together` as one: from the negative text's towards the prompt's and beyond (Ho
+    and Salimans, 2022, arXiv:2207.12598). A single answer is left as it is."""
+    if answer.shape[0] == 1:
+        return answer
+    without, following = mx.split(answer, 2)
+    return without + guidance * (following - without)
 
 
 def made_ahead(make: Callable[[mx.array], S], timesteps: NDArray[Any], checkpoints: Checkpoints) -> Iterator[Any]:
