@@ -1,5 +1,7 @@
 """What a job emits: its images, its steps, in order."""
 
+import pytest
+
 from support.runtimes import staged
 
 
