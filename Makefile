@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 ENGINES ?= $(if $(filter Darwin-arm64,$(shell uname -s)-$(shell uname -m)),mlx,torch$(comma)mlx)
 PROMPT ?= a large red circle in the center of a blue background
 
-.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-operations bench-quantization bench-quality bench-speed fullsize fullsize-mlx bench-download campaign-capability campaign-daemon campaign-store transcript clean
+.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-operations bench-pace bench-quantization bench-quality bench-speed fullsize fullsize-mlx bench-download campaign-capability campaign-daemon campaign-store transcript clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -55,6 +55,9 @@ bench-download: $(READY) ## our download against huggingface_hub's own, 2 GB ove
 
 bench-operations: $(READY) ## count the work that the MLX engine gives to the device, against what each model needs
 	PYTHONPATH=packaging $(BIN)/python packaging/bench/operations.py
+
+bench-pace: $(READY) ## measure what it costs the MLX engine to be able to stop inside a step (FLAGS="--seconds N")
+	PYTHONPATH=packaging $(BIN)/python packaging/bench/pace.py $(FLAGS)
 
 bench-quantization: $(READY) ## measure what quantizing costs in accuracy, kind of layer by kind of layer
 	PYTHONPATH=packaging $(BIN)/python packaging/bench/quantization.py

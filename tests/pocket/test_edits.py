@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from locara_sidecar.daemon.engine_choice import installed
 from locara_sidecar.engine.frames import EditSpec, EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 from locara_sidecar.engine.runtime import ImageEvent
-from support.runtimes import as_before  # noqa: F401
+from support.runtimes import as_before, make_runtime  # noqa: F401
 
 MODELS = Path(__file__).parents[2] / "sidecar" / "locara_sidecar" / "models"
 
-pytest.importorskip("diffusers")
-pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 class Control:
@@ -23,13 +23,11 @@ class Control:
         pass
 
 
-@pytest.fixture(scope="module")
-def draw(tmp_path_factory):
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in installed()])
+def draw(request, tmp_path_factory):
     """Make one picture; without an edit from the prompt alone."""
-    from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
-
     entry = json.loads((MODELS / "catalogue" / "pocket.json").read_text())
-    runtime = TorchRuntime(str(tmp_path_factory.mktemp("scratch")))
+    runtime = make_runtime(request.param, tmp_path_factory.mktemp("scratch"))
 
     def run(prompt, edit=None):
         defaults, sides = entry["defaults"], entry["sides"]

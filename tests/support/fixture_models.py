@@ -1,4 +1,4 @@
-"""Jobs for any of the fixture models, and a warm torch runtime for each; conftest.py files import the fixtures."""
+"""Jobs for any of the fixture models, and a warm runtime for each; conftest.py files import the fixtures."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.runtimes import make_runtime
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from locara_sidecar.engine.frames import JobSpec
-    from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
+FAMILIES = ["tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny-sdxl"]
+"""The fixture models, one of each kind that the engines tell apart."""
 
 
 @pytest.fixture(scope="session")
@@ -35,14 +40,13 @@ def job_for(spec: Any) -> Any:
     return make
 
 
-@pytest.fixture(scope="session")
-def runtimes(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A warm runtime for each model's id."""
-    from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
+def warm(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """Gives a runtime for each model's id, the same one every time."""
+    made: dict[str, Any] = {}
 
-    made: dict[str, TorchRuntime] = {}
-
-    def get(model: str) -> TorchRuntime:
-        return made.setdefault(model, TorchRuntime(str(tmp_path_factory.mktemp("scratch"))))
+    def get(model: str) -> Any:
+        if model not in made:
+            made[model] = make_runtime(engine, tmp_path_factory.mktemp("scratch"))
+        return made[model]
 
     return get

@@ -53,6 +53,7 @@ DENOISING = 30.0
 24."""
 DECODING = 11.0
 """Numbers in use at the height of decoding, for each pixel and each of the decoder's first channels: 8 … 10."""
+_TENSORS = 256 << 20  # bytes of a few large tensors
 _FIXED = 100 << 20  # bytes that a step or a decode takes however small it is
 
 
@@ -164,8 +165,17 @@ def limits(plan: Plan, machine: Machine) -> Limits:
     steps weights and leftovers together are what a step needs anyway, and the system's figure for the process stays
     near the height of what the allocator has in use.
     """
-    whole = min(machines.limit(machine), int(plan.peak * (1 + HEADROOM)))
-    return Limits(memory=whole - _base(machine.kind), cache=plan.step)
+    return _limits(plan.peak, plan.step, machine)
+
+
+def limits_of_preparing(needed: int, machine: Machine) -> Limits:
+    """The same while a model is prepared, which takes ``needed`` bytes at its height: tensors come and go then."""
+    return _limits(needed, _TENSORS, machine)
+
+
+def _limits(peak: int, kept: int, machine: Machine) -> Limits:
+    whole = min(machines.limit(machine), int(peak * (1 + HEADROOM)))
+    return Limits(memory=whole - _base(machine.kind), cache=kept)
 
 
 def require(parts: Sequence[Part], ask: Ask, machine: Machine) -> Plan:

@@ -87,6 +87,12 @@ def read(spec: JobSpec) -> Source:
     return Source(picture, stencil, edit.strength, resized=size != image.size)
 
 
+def require_no_mask(source: Source) -> None:
+    """:raises EngineFault: InvalidParams, for a model that follows an instruction."""
+    if source.mask is not None:
+        raise EngineFault("InvalidParams", "Kontext follows the instruction alone and takes no mask.", path="$.mask")
+
+
 def composite(source: Source, pixels: PilImage) -> PilImage:
     """``pixels`` (RGB, of the source's size) where the mask is 255, the source's own where it is 0."""
     return pixels if source.mask is None else Image.composite(pixels, source.image, source.mask)

@@ -241,33 +241,3 @@ def test_kontext_follows_its_picture_as_diffusers_has_it(opened, pipelines):
     made = ours(family, spec, Source(picture()))
     same(made, reference)
     assert error(made[0], ours(family, spec)[0]) > 0.01
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_run_stops_at_any_checkpoint_and_the_next_one_is_the_same(opened, name):
-    family, spec = opened(name), job(name, steps=2)
-    counted = Control()
-    whole = ours(family, spec, control=counted)
-    for at in np.linspace(1, counted.count, 6).astype(int):
-        control = Control(int(at))
-        with pytest.raises(JobCancelled):
-            ours(family, spec, control=control)
-        assert control.count == at
-    again = ours(family, spec)
-    assert (again[0] == whole[0]).all()
-    assert (np.asarray(again[1]) == np.asarray(whole[1])).all()
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_clean_latents_of_steps_become_small_pictures(opened, name):
-    family, spec = opened(name), job(name)
-    x0 = mx.array(ours(family, spec)[2][0][2])
-    with family._context.checkpoints.armed(Control()):
-        family.previews.prepare("linear", lambda: None)
-        small, kind = family.previews.decode(x0, "linear", 32)
-        full, _ = family.previews.decode(x0, "full", 96)
-    assert kind == "linear"
-    assert max(small.size) <= 32
-    assert full.size == (96, 64)
-    expected = family.to_image(family.decode(x0, tiled=False))
-    assert pixel_difference(full, expected) < 1.0

@@ -43,11 +43,35 @@ def test_a_component_is_prepared_in_one_process_and_read_again_in_another(tmp_pa
     # in this process: the published ones are patched here only
     monkeypatch.setattr(measurement, "in_a_process", in_this_process)
     synthetic.write(tmp_path / "component", SMALL)
-    rows = measurement.measure(measurement.Case("flux.1-dev", 4, 1000.0, 1000.0), tmp_path, tmp_path)
+    rows = measurement.measure(measurement.Case("flux.1-dev", 4, 24, 1000.0, 1000.0), tmp_path, tmp_path)
     assert [row.met for row in rows] == [True, True, None, True, None]
     assert not (tmp_path / "prepared").exists()
     assert all(row.value > 0 for row in rows)
 
 
-def in_this_process(folder, name, bits, into=None):
-    return measurement.child(Path(folder), name, int(bits), None if into is None else Path(into))
+def in_this_process(folder, name, bits, mac, into=None):
+    return measurement.child(Path(folder), name, int(bits), int(mac), None if into is None else Path(into))
+
+
+@pytest.fixture(autouse=True)
+def _limits_as_before():
+    memory, cache = mx.get_memory_limit(), mx.set_cache_limit(0)
+    mx.set_cache_limit(cache)
+    yield
+    mx.set_memory_limit(memory)
+    mx.set_cache_limit(cache)
+
+
+@pytest.mark.parametrize("case", [case for cases in measurement.CASES.values() for case in cases if case.mac])
+def test_every_case_has_a_plan_for_its_mac_that_fits_it(case):
+    rows = measurement.predicted(case)
+    assert [row.met for row in rows] == [True, True]
+    assert rows[1].value <= rows[0].value
+    weights = synthetic.count(synthetic.PUBLISHED[case.model]) * case.bits / 8 / measurement.GB
+    assert weights < rows[1].value
+    assert "whole" in rows[1].note
+
+
+def test_flux_can_be_drawn_within_12_gb():
+    (case,) = measurement.CASES["flux"]
+    assert measurement.predicted(case)[1].value < 12

@@ -3,8 +3,9 @@
 import mlx.core as mx
 import pytest
 
+from locara_sidecar.engine import machine as machines
 from locara_sidecar.engine import plan as plans
-from locara_sidecar.engine.frames import LoadSpec
+from locara_sidecar.engine.frames import LoadSpec, PrepareSpec
 from support.runtimes import make_runtime
 
 pytestmark = pytest.mark.mlx
@@ -49,7 +50,7 @@ def test_each_job_sets_the_limits_of_its_own_plan(runtime, run, spec):
 
 
 def test_the_limits_stand_before_the_first_weight_is_read(tmp_path, spec, control):
-    memory, _ = limits()
+    mx.set_memory_limit(1 << 45)
     cold, at_first = make_runtime("mlx", tmp_path), []
     set_limits = cold._limit
 
@@ -62,8 +63,18 @@ def test_the_limits_stand_before_the_first_weight_is_read(tmp_path, spec, contro
     cold.load(LoadSpec(job="load-1", model=job.model, width=64, height=64), lambda _: None, control())
     ((missing, (now, cache)),) = at_first
     assert missing == ["transformer"]
-    assert now != memory
+    assert now == pytest.approx(planned(cold, job).memory, rel=0.01)
     assert cache == planned(cold, job).cache
+
+
+def test_preparing_a_model_has_limits_of_its_own(tmp_path, job_for, control):
+    mx.set_memory_limit(1 << 45)
+    cold, model = make_runtime("mlx", tmp_path), job_for("tiny-flux", quantization="4bit").model
+    (tmp_path / "into").mkdir()
+    cold.prepare(PrepareSpec(job="p", model=model, into=str(tmp_path / "into")), lambda _: None, control())
+    memory, cache = limits()
+    assert memory < machines.of_engine(unified=False, reserved=0).total
+    assert cache == plans._TENSORS
 
 
 def test_what_mlx_keeps_for_reuse_stays_under_its_limit(runtime, run, spec, monkeypatch):

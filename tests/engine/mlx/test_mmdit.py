@@ -1,5 +1,6 @@
 """SD3's transformer against diffusers' SD3Transformer2DModel."""
 
+import gc
 import shutil
 
 import mlx.core as mx
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
+from mlx.utils import tree_flatten
 
 from locara_sidecar.engine.mlx_engine.mmdit import Mmdit
 from locara_sidecar.engine.mlx_engine.pace import Pace
@@ -95,3 +97,9 @@ def test_compiled_blocks_give_the_same_and_can_still_be_stopped_between(tmp_path
         mx.disable_compile()
     assert len(passed) == 2
     assert error(compiled, plain) < 1e-6
+    # a compiled function keeps what it captured: dropped with its model, it must be gone as well
+    weights = sum(value.nbytes for _, value in tree_flatten(ours.parameters()))
+    before = mx.get_active_memory()
+    del ours
+    gc.collect()
+    assert before - mx.get_active_memory() > 0.9 * weights

@@ -121,6 +121,14 @@ def test_a_prepared_component_of_strange_groups_is_refused(component, tmp_path):
     assert caught.value.kind == "IntegrityError"
 
 
+def test_loading_leaves_no_chain_of_random_numbers_behind(component):
+    """Every module begins with random weights; the key that they come from must not remember them all."""
+    mx.random.seed(0)
+    untouched = np.array(mx.random.state[0])
+    build(component, 4)
+    assert (np.array(mx.random.state[0]) == untouched).all()
+
+
 def test_reading_holds_the_result_and_one_tensor(component):
     mx.clear_cache()
     before = mx.get_active_memory()

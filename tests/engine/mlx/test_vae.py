@@ -60,6 +60,19 @@ def test_tiles_fade_into_each_other_as_diffusers_has_it(tmp_path, size):
     assert error(got, last(decoded)) < TOLERANCES["vae decode"]
 
 
+@pytest.mark.parametrize("size", [(32, 32), (80, 36), (68, 104)])
+@pytest.mark.parametrize("changes", VARIANTS[:2])
+def test_a_picture_is_encoded_in_tiles_as_diffusers_has_it(tmp_path, size, changes):
+    theirs, ours = make(tmp_path, **changes)
+    theirs.enable_tiling()
+    pixels = noise(1, 3, *size)
+    with torch.no_grad():
+        posterior = theirs.encode(pixels).latent_dist
+    got = ours.encode(mx.array(last(pixels).numpy()), tiled=True)
+    assert error(got.mean, last(posterior.mean)) < TOLERANCES["vae encode"]
+    assert error(got.deviation, last(posterior.std)) < TOLERANCES["vae encode"]
+
+
 def test_attention_over_many_pixels_is_the_same_in_parts(tmp_path, monkeypatch):
     from locara_sidecar.engine.mlx_engine import vae
 

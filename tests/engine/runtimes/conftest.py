@@ -1,4 +1,5 @@
-"""What every engine must do, on the tiny fixture: each test here runs once for each engine that is installed."""
+"""What every engine must do, on the tiny fixtures: each test here runs once for each engine that is installed, and one
+that asks for ``model`` once for each kind of model, too."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import importlib.util
 
 import pytest
 
+from support.fixture_models import FAMILIES, job_for, warm  # noqa: F401
 from support.runtimes import as_before, control, copy, folder, make_runtime, run, spec  # noqa: F401
 
 _NEEDS = {"torch": ("torch", "diffusers"), "mlx": ("mlx", "tokenizers")}
@@ -20,10 +22,21 @@ def engine(request):
     return request.param
 
 
+@pytest.fixture(params=FAMILIES)
+def model(request):
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def runtime(engine, tmp_path_factory):
+def runtimes(engine, tmp_path_factory):
+    """A warm runtime for each model's id."""
+    return warm(engine, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def runtime(runtimes):
     """One runtime for all tests that do not ask for a cold one; it keeps its model warm between them."""
-    return make_runtime(engine, tmp_path_factory.mktemp("scratch"))
+    return runtimes("tiny-sd3")
 
 
 @pytest.fixture

@@ -18,15 +18,6 @@ def family(runtime, run, spec):
     return runtime._opened.family
 
 
-@pytest.mark.parametrize("verb", ["denoise", "decode"])
-def test_numbers_that_are_not_finite_are_refused_and_not_shown_as_black(runtime, run, spec, family, monkeypatch, verb):
-    whole = getattr(family, verb)
-    with monkeypatch.context() as patched:
-        patched.setattr(family, verb, lambda *args, **options: whole(*args, **options) * float("nan"))
-        assert fault_of(runtime, run, spec()).kind == "InvalidOutput"
-    assert run(runtime, spec()).images
-
-
 @pytest.mark.parametrize(("level", "colour"), [(0, (128, 128, 128)), (1, (255, 255, 255))])
 def test_an_image_of_one_colour_is_an_image(runtime, run, spec, family, monkeypatch, level, colour):
     whole = family.decode

@@ -34,6 +34,23 @@ def drop_tensor(path):
     path.write_bytes(len(text).to_bytes(8, "little") + text + body[:begin] + body[end:])
 
 
+def lie(change):
+    """A damage: the header says of the first tensors by place what ``change(first, second)`` makes of their entries."""
+
+    def damage(path):
+        data = path.read_bytes()
+        start = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:start])
+        first, second = sorted(
+            (entry for name, entry in header.items() if name != "__metadata__"), key=lambda entry: entry["data_offsets"]
+        )[:2]
+        change(first, second)
+        text = json.dumps(header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data[start:])
+
+    return damage
+
+
 BREAKAGES = {
     "no model_index.json": ("ModelIncomplete", "model_index.json", lambda path: path.unlink()),
     "model_index.json is no JSON": ("IntegrityError", "model_index.json", lambda path: path.write_text("{")),
@@ -58,6 +75,22 @@ BREAKAGES = {
     ),
     "no weights": ("ModelIncomplete", VAE, lambda path: path.unlink()),
     "a tensor is missing": ("IntegrityError", VAE, drop_tensor),
+    "bytes that no tensor claims": ("IntegrityError", VAE, lambda path: path.write_bytes(path.read_bytes() + b"more")),
+    "two tensors on the same bytes": (
+        "IntegrityError",
+        VAE,
+        lie(lambda first, second: second.update(first)),
+    ),
+    "a shape that its bytes do not fill": (
+        "IntegrityError",
+        VAE,
+        lie(lambda first, second: first.update(shape=[1, *first["shape"], 2])),
+    ),
+    "offsets that run backwards": (
+        "IntegrityError",
+        VAE,
+        lie(lambda first, second: first.update(data_offsets=first["data_offsets"][::-1])),
+    ),
     "an encoder's tensor is missing": ("IntegrityError", "text_encoder/model.safetensors", drop_tensor),
     "a configuration of another size": (
         "IntegrityError",

@@ -2,24 +2,7 @@
 
 import pytest
 
-
-def test_image_k_of_count_is_the_image_of_seed_plus_k_minus_1(runtime, run, spec):
-    together = run(runtime, spec(count=3, seed=40))
-    alone = [run(runtime, spec(seed=seed)).images[0] for seed in (40, 41, 42)]
-    assert [image.tobytes() for image in together.images] == [image.tobytes() for image in alone]
-    assert len({image.tobytes() for image in alone}) == 3
-    assert [event.seed for event in together.events if hasattr(event, "seed")] == [40, 41, 42]
-
-
-@pytest.mark.parametrize("mode", ["linear", "full"])
-def test_previews_change_no_pixel(runtime, run, spec, mode):
-    def look(event):
-        if hasattr(event, "x0"):
-            assert runtime.preview(event.x0, mode, 64) is not None
-
-    without = run(runtime, spec(tiling="on"))
-    with_previews = run(runtime, spec(tiling="on", mode=mode), on_event=look)
-    assert without.images[0].tobytes() == with_previews.images[0].tobytes()
+from support.runtimes import staged
 
 
 def test_events_come_in_order_and_count_the_steps_that_run(runtime, run, spec):
@@ -28,6 +11,15 @@ def test_events_come_in_order_and_count_the_steps_that_run(runtime, run, spec):
     assert result.phases == [("encoding", 1), ("denoising", 1), ("decoding", 1), ("denoising", 2), ("decoding", 2)]
     assert [(s.image, s.step, s.steps) for s in result.steps] == [(i, k, 4) for i in (1, 2) for k in (1, 2, 3, 4)]
     assert (result.summary.settled.quantization, result.summary.settled.precision) == ("none", "float32")
+
+
+def test_decoding_in_tiles_is_for_plans_that_need_it_and_for_nobody_else(cold, runtime, run, spec):
+    wide = {"width": 272, "height": 64, "steps": 1}
+    whole, tiled = (run(runtime, spec(tiling=tiling, **wide)) for tiling in ("auto", "on"))
+    assert [result.summary.settled.tiling for result in (whole, tiled)] == ["off", "on"]
+    tight = run(staged(cold, tiled=True), spec(tiling="auto", **wide))
+    assert tight.summary.settled.tiling == "on"
+    assert tight.images[0].tobytes() == tiled.images[0].tobytes() != whole.images[0].tobytes()
 
 
 def test_a_tiled_decode_does_not_leak_into_the_next_job(runtime, run, spec):

@@ -7,17 +7,23 @@ from typing import Any
 
 import pytest
 
-from support.fixture_models import job_for, runtimes  # noqa: F401
-from support.runtimes import FOLDER, as_before, control, copy, folder, make_runtime, run, spec  # noqa: F401
+from support.fixture_models import job_for, warm  # noqa: F401
+from support.runtimes import FOLDER, as_before, control, copy, folder, run, spec  # noqa: F401
 
 if importlib.util.find_spec("torch") is None or importlib.util.find_spec("diffusers") is None:
     collect_ignore_glob = ["test_*.py"]
 
 
 @pytest.fixture(scope="session")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def runtimes(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A warm runtime for each fixture model's id."""
+    return warm("torch", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def runtime(runtimes: Any) -> Any:
     """One runtime for all tests that do not ask for a cold one; it keeps its model warm between them."""
-    return make_runtime("torch", tmp_path_factory.mktemp("scratch"))
+    return runtimes("tiny-sd3")
 
 
 @pytest.fixture(scope="session")

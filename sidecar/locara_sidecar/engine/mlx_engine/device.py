@@ -6,10 +6,14 @@ Owned here: everything that differs between Metal, CUDA and the CPU, so that the
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from locara_sidecar.engine.runtime import EngineFault
+
+if TYPE_CHECKING:
+    from locara_sidecar.engine.plan import Limits
 
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 _NO_MEMORY = ("unable to allocate", "attempting to allocate", "out of memory", "insufficient memory", "outofmemory")
@@ -37,6 +41,12 @@ def choose_precision(asked: str, device: str) -> str:
 def dtype_of(precision: str) -> mx.Dtype:
     """The MLX type of a precision's name."""
     return _DTYPES[precision]
+
+
+def keep_to(limits: Limits) -> None:
+    """Bound what MLX's allocator holds, until the next call."""
+    mx.set_memory_limit(limits.memory)
+    mx.set_cache_limit(limits.cache)
 
 
 def memory_fault(error: BaseException) -> EngineFault | None:

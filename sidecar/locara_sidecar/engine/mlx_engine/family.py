@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from locara_sidecar.engine import model_folder
-from locara_sidecar.engine.mlx_engine import quantize, text_tokens, weights
+from locara_sidecar.engine.mlx_engine import quantize, samplers, text_tokens, weights
 from locara_sidecar.engine.mlx_engine.previews import Previews
 from locara_sidecar.engine.mlx_engine.t5 import T5Config
 from locara_sidecar.engine.parts import parts_of
@@ -74,6 +74,8 @@ class MlxFamily:
     tokenizers: ClassVar[Mapping[str, frozenset[str]]]
     """Tokenizer components and the class names that they may have."""
     scheduler_class: ClassVar[str]
+    sampler_config: ClassVar[type]
+    """What of its configuration :attr:`sampler` is."""
     optional: ClassVar[frozenset[str]] = frozenset()
     """Components that a folder may lack."""
     classifier_free_guidance: ClassVar[bool] = False
@@ -95,7 +97,7 @@ class MlxFamily:
         self._loaded: dict[str, nn.Module] = {}
         self._parts: list[Part] = []
         self._tokenizers: dict[str, text_tokens.TextTokenizer] = {}
-        self.scheduler = scheduler
+        self.sampler: Any = samplers.read(self.sampler_config, scheduler)
         self.previews = Previews(context.folder, lambda: self.vae, context.checkpoints)
 
     @classmethod

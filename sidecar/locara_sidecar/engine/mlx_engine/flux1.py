@@ -6,22 +6,22 @@ Kontext takes the picture that it changes as further tokens, and starts from noi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import mlx.core as mx
 
 from locara_sidecar.engine.family import Embedding
 from locara_sidecar.engine.mlx_engine import samplers, sampling
 from locara_sidecar.engine.mlx_engine.clip import ClipTextModel
-from locara_sidecar.engine.mlx_engine.family import CLIP_TOKENIZERS, T5_TOKENIZERS, MlxFamily, Network, OpenContext
+from locara_sidecar.engine.mlx_engine.family import CLIP_TOKENIZERS, T5_TOKENIZERS, MlxFamily, Network
 from locara_sidecar.engine.mlx_engine.flux import Flux
 from locara_sidecar.engine.mlx_engine.t5 import T5Encoder
 from locara_sidecar.engine.mlx_engine.vae import Vae, VaeConfig
+from locara_sidecar.engine.source import require_no_mask
 
 if TYPE_CHECKING:
     from locara_sidecar.engine.family import OnStep
     from locara_sidecar.engine.frames import JobSpec
-    from locara_sidecar.engine.model_folder import Component
     from locara_sidecar.engine.noise import NoiseStream
     from locara_sidecar.engine.source import Source
     from locara_sidecar.engine.truncation import Reader
@@ -42,11 +42,8 @@ class Flux1(MlxFamily):
     }
     tokenizers: ClassVar = {"tokenizer": CLIP_TOKENIZERS, "tokenizer_2": T5_TOKENIZERS}
     scheduler_class = "FlowMatchEulerDiscreteScheduler"
+    sampler_config = samplers.FlowMatchConfig
     schedulers = frozenset({"flow-match-euler"})
-
-    def __init__(self, context: OpenContext, components: list[Component], scheduler: dict[str, Any]) -> None:
-        super().__init__(context, components, scheduler)
-        self._sampler = samplers.read(samplers.FlowMatchConfig, scheduler)
 
     def readers(self, max_sequence_length: int) -> list[Reader]:
         return [self.reader("CLIP-L", "tokenizer"), self.reader("T5", "tokenizer_2", max_sequence_length)]
@@ -71,7 +68,8 @@ class Flux1(MlxFamily):
     ) -> mx.array:
         """The finished latent (1, h, w, C) of one image."""
         del negative
-        start = sampling.flow_match_start(self.vae, source, noise, self._size(spec), self._schedule(spec), self.pace())
+        size, schedule, tiled = self._size(spec), self._schedule(spec), spec.tiling == "on"
+        start = sampling.flow_match_start(self.vae, source, noise, size, schedule, self.pace(), tiled=tiled)
         return self._run(start, spec, prompt, on_step, None)
 
     def _run(
@@ -96,7 +94,7 @@ class Flux1(MlxFamily):
 
     def _schedule(self, spec: JobSpec) -> samplers.Schedule:
         height, width = self._size(spec)
-        return samplers.flux_flow_match(self._sampler, spec.steps, height * width // _PACKED)
+        return samplers.flux_flow_match(self.sampler, spec.steps, height * width // _PACKED)
 
     def _size(self, spec: JobSpec) -> tuple[int, int]:
         """Height and width in latent pixels."""
@@ -126,9 +124,11 @@ class Flux1Kontext(Flux1):
         del negative
         reference: mx.array | None = None
         if source is not None:
+            require_no_mask(source)
             # the likeliest latent, not a sample: nothing is drawn
             pixels = sampling.pixels_of(source.image).astype(self.vae.dtype)
-            reference = self.vae.from_raw(self.vae.encode(pixels, self.pace()).mean).astype(prompt.tokens.dtype)
+            posterior = self.vae.encode(pixels, self.pace(), tiled=spec.tiling == "on")
+            reference = self.vae.from_raw(posterior.mean).astype(prompt.tokens.dtype)
             mx.eval(reference)
         schedule = self._schedule(spec)
         start = sampling.from_noise(noise, self._size(spec), self._channels, schedule, samplers.noised)

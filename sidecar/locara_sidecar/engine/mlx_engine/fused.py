@@ -1,8 +1,9 @@
 """Arithmetic between the matrix products, compiled: one kernel where there would be several, each reading and writing
 all activations.
 
-Only functions without weights are compiled. What a compiled function captures it keeps alive, and a model that has been
-dropped must really be gone. On the CPU compiling is off (``device.py``), and these are plain functions.
+Only functions without weights are compiled here: they outlive models, and a compiled function keeps alive what it
+captures. (MMDiT compiles its blocks as a whole, in functions that are dropped with it.) On the CPU compiling is
+off (``device.py``), and these are plain functions.
 """
 
 from __future__ import annotations

@@ -111,8 +111,10 @@ def prepared_size(model_type: type[nn.Module], component: Component, dtype: mx.D
     """Bytes of a component's tensors once it is quantized; 0 for one that has no layers to quantize."""
     made = cast("Any", model_type)
     quantizer = AffineQuantizer(bits)
-    module: nn.Module = made(weights.read_config(made.config_type, component))
-    quantizer.prepare(module)
+    config = weights.read_config(made.config_type, component)
+    with weights.making_modules():
+        module: nn.Module = made(config)
+        quantizer.prepare(module)
     if not quantizer.has_layers:
         return 0
     tensors = [value for _, value in cast("list[tuple[str, mx.array]]", tree_flatten(module.parameters()))]

@@ -106,7 +106,10 @@ class MlxRuntime(StagedRuntime):
         return PreparedModel(quantization=quantization, precision=precision, components=list(sizes))
 
     def _require_room(self, family: MlxFamily, model: ModelSpec, key: Key, size: int, into: Path) -> None:
-        """:raises EngineFault: when memory or disk will not do."""
+        """See to it that preparing has its memory and keeps to it.
+
+        :raises EngineFault: when memory or disk will not do.
+        """
         machine = self._machine(model.reserved)
         needed = plans.preparing(family.parts, cast("Any", key.quantization), key.precision, machine.kind)
         if needed > (available := machines.limit(machine)):
@@ -114,6 +117,7 @@ class MlxRuntime(StagedRuntime):
             raise EngineFault("InsufficientMemory", text, needed=needed, available=available, suggestions=[])
         if size > shutil.disk_usage(into).free:
             raise _no_room(size, into)
+        self._limit(plans.limits_of_preparing(needed, machine))
 
     def _saved_as(self, model: ModelSpec) -> str | None:
         return quantize.prepared_as(Path(model.path))
@@ -142,8 +146,7 @@ class MlxRuntime(StagedRuntime):
         mx.clear_cache()
 
     def _limit(self, limits: Limits) -> None:
-        mx.set_memory_limit(limits.memory)
-        mx.set_cache_limit(limits.cache)
+        device.keep_to(limits)
 
     def _footprint(self) -> int:
         # on Metal the system's figure has it all; on CUDA the device's memory comes on top

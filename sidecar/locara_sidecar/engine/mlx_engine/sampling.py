@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import mlx.core as mx
 import numpy as np
 
+from locara_sidecar.engine.family import Embedding
 from locara_sidecar.engine.mlx_engine import samplers
 from locara_sidecar.engine.mlx_engine.family import channels_last
 
@@ -70,12 +71,15 @@ def from_noise(noise: NoiseStream, size: tuple[int, int], channels: int, schedul
     return Start(mix(mx.zeros_like(drawn), drawn, float(schedule.sigmas[0])), schedule)
 
 
-def from_picture(vae: Vae, source: Source, noise: NoiseStream, left: Schedule, mix: Mix, pace: Paced) -> Start:
+def from_picture(
+    vae: Vae, source: Source, noise: NoiseStream, left: Schedule, mix: Mix, pace: Paced, *, tiled: bool
+) -> Start:
     """An edit's beginning.
 
     :param left: the steps that the edit's strength leaves.
+    :param tiled: encode the picture in tiles.
     """
-    posterior = vae.encode(pixels_of(source.image).astype(vae.dtype), pace)
+    posterior = vae.encode(pixels_of(source.image).astype(vae.dtype), pace, tiled=tiled)
     mean, deviation = posterior.mean.astype(mx.float32), posterior.deviation.astype(mx.float32)
     shape = (1, mean.shape[3], mean.shape[1], mean.shape[2])
     clean = vae.from_raw(mean + deviation * channels_last(noise.normal(shape)))
@@ -90,14 +94,21 @@ def from_picture(vae: Vae, source: Source, noise: NoiseStream, left: Schedule, m
 
 
 def flow_match_start(
-    vae: Vae, source: Source | None, noise: NoiseStream, size: tuple[int, int], schedule: Schedule, pace: Paced
+    vae: Vae,
+    source: Source | None,
+    noise: NoiseStream,
+    size: tuple[int, int],
+    schedule: Schedule,
+    pace: Paced,
+    *,
+    tiled: bool,
 ) -> Start:
     """The beginning of a picture or an edit in flow matching; an edit of strength s has about s of the steps left."""
     if source is None:
         return from_noise(noise, size, vae.config.latent_channels, schedule, samplers.noised)
     assert source.strength is not None
     left = schedule.after(samplers.first_step(schedule.steps, source.strength, whole=False))
-    return from_picture(vae, source, noise, left, samplers.noised, pace)
+    return from_picture(vae, source, noise, left, samplers.noised, pace, tiled=tiled)
 
 
 def run(start: Start, predict: Predict, mix: Mix, on_step: OnStep) -> mx.array:
@@ -113,6 +124,22 @@ def run(start: Start, predict: Predict, mix: Mix, on_step: OnStep) -> mx.array:
         mx.eval(latent, x0)
         on_step(step + 1, schedule.steps, x0)
     return latent
+
+
+def together(prompt: Embedding, negative: Embedding | None) -> Embedding:
+    """Both texts as one batch, the negative one first, so that the weights are read once; without one, the prompt."""
+    if negative is None:
+        return prompt
+    return Embedding(*(mx.concatenate(list(pair)) for pair in zip(negative, prompt, strict=True)))
+
+
+def guided(answer: mx.array, guidance: float) -> mx.array:
+    """The answer to a batch of :func:`together` as one: from the negative text's towards the prompt's and beyond (Ho
+    and Salimans, 2022, arXiv:2207.12598). A single answer is left as it is."""
+    if answer.shape[0] == 1:
+        return answer
+    without, following = mx.split(answer, 2)
+    return without + guidance * (following - without)
 
 
 def made_ahead(make: Callable[[mx.array], S], timesteps: NDArray[Any], checkpoints: Checkpoints) -> Iterator[Any]:

@@ -17,7 +17,6 @@ from locara_sidecar.engine.mlx_engine.family import (
     T5_TOKENIZERS,
     MlxFamily,
     Network,
-    OpenContext,
 )
 from locara_sidecar.engine.mlx_engine.mmdit import Mmdit, MmditConfig
 from locara_sidecar.engine.mlx_engine.t5 import T5Encoder
@@ -26,7 +25,6 @@ from locara_sidecar.engine.mlx_engine.vae import Vae, VaeConfig
 if TYPE_CHECKING:
     from locara_sidecar.engine.family import OnStep
     from locara_sidecar.engine.frames import JobSpec
-    from locara_sidecar.engine.model_folder import Component
     from locara_sidecar.engine.noise import NoiseStream
     from locara_sidecar.engine.source import Source
     from locara_sidecar.engine.truncation import Reader
@@ -49,13 +47,10 @@ class Sd3(MlxFamily):
         "tokenizer_3": T5_TOKENIZERS,
     }
     scheduler_class = "FlowMatchEulerDiscreteScheduler"
+    sampler_config = samplers.FlowMatchConfig
     optional = frozenset({"tokenizer_3", "text_encoder_3"})
     classifier_free_guidance = True
     schedulers = frozenset({"flow-match-euler"})
-
-    def __init__(self, context: OpenContext, components: list[Component], scheduler: dict[str, Any]) -> None:
-        super().__init__(context, components, scheduler)
-        self._sampler = samplers.read(samplers.FlowMatchConfig, scheduler)
 
     def trim(self, name: str, model: Any) -> None:
         if name == self.denoiser:
@@ -99,11 +94,10 @@ class Sd3(MlxFamily):
         transformer: Mmdit = self.module("transformer")
         factor, config = self.config("vae").factor, transformer.config
         size = spec.height // factor, spec.width // factor
-        schedule = samplers.flow_match(self._sampler, spec.steps, size[0] * size[1] // config.patch_size**2)
-        start = sampling.flow_match_start(self.vae, source, noise, size, schedule, self.pace())
-        tokens, pooled = prompt
-        if negative is not None:  # one call for both: the weights are read once
-            tokens, pooled = (mx.concatenate(list(pair)) for pair in zip(negative, prompt, strict=True))
+        schedule = samplers.flow_match(self.sampler, spec.steps, size[0] * size[1] // config.patch_size**2)
+        tiled = spec.tiling == "on"
+        start = sampling.flow_match_start(self.vae, source, noise, size, schedule, self.pace(), tiled=tiled)
+        tokens, pooled = sampling.together(prompt, negative)
         steering = sampling.made_ahead(
             lambda times: transformer.modulation(times, pooled), start.schedule.timesteps, self._context.checkpoints
         )
@@ -112,10 +106,7 @@ class Sd3(MlxFamily):
             del step
             given = mx.broadcast_to(latent, (tokens.shape[0], *latent.shape[1:])).astype(tokens.dtype)
             velocity = transformer(given, tokens, next(steering), self.pace()).astype(mx.float32)
-            if negative is None:
-                return velocity
-            without, following = mx.split(velocity, 2)
-            return without + spec.guidance * (following - without)
+            return sampling.guided(velocity, spec.guidance)
 
         return sampling.run(start, predict, samplers.noised, on_step)
 

@@ -13,14 +13,13 @@ import mlx.core as mx
 from locara_sidecar.engine.family import Embedding
 from locara_sidecar.engine.mlx_engine import samplers, sampling
 from locara_sidecar.engine.mlx_engine.clip import ClipTextModel, ClipTextModelWithProjection
-from locara_sidecar.engine.mlx_engine.family import CLIP_TOKENIZERS, MlxFamily, Network, OpenContext
+from locara_sidecar.engine.mlx_engine.family import CLIP_TOKENIZERS, MlxFamily, Network
 from locara_sidecar.engine.mlx_engine.unet import Unet
 from locara_sidecar.engine.mlx_engine.vae import Vae, VaeConfig
 
 if TYPE_CHECKING:
     from locara_sidecar.engine.family import OnStep
     from locara_sidecar.engine.frames import JobSpec
-    from locara_sidecar.engine.model_folder import Component
     from locara_sidecar.engine.noise import NoiseStream
     from locara_sidecar.engine.source import Source
     from locara_sidecar.engine.truncation import Reader
@@ -38,12 +37,9 @@ class Sdxl(MlxFamily):
     }
     tokenizers: ClassVar = {"tokenizer": CLIP_TOKENIZERS, "tokenizer_2": CLIP_TOKENIZERS}
     scheduler_class = "EulerDiscreteScheduler"
+    sampler_config = samplers.EulerConfig
     schedulers = frozenset({"euler-trailing"})
     denoiser = "unet"
-
-    def __init__(self, context: OpenContext, components: list[Component], scheduler: dict[str, Any]) -> None:
-        super().__init__(context, components, scheduler)
-        self._sampler = samplers.read(samplers.EulerConfig, scheduler)
 
     def readers(self, max_sequence_length: int) -> list[Reader]:
         return [self.reader("CLIP-L", "tokenizer"), self.reader("CLIP-G", "tokenizer_2")]
@@ -70,9 +66,7 @@ class Sdxl(MlxFamily):
     ) -> mx.array:
         """The finished latent (1, h, w, C) of one image; no guidance where ``negative`` is None."""
         unet: Unet = self.module("unet")
-        tokens, pooled = prompt
-        if negative is not None:  # one call for both: the weights are read once
-            tokens, pooled = (mx.concatenate(list(pair)) for pair in zip(negative, prompt, strict=True))
+        tokens, pooled = sampling.together(prompt, negative)
         start = self._start(spec, noise, source)
         sizes = mx.array([[spec.height, spec.width, 0, 0, spec.height, spec.width]] * tokens.shape[0])
         steering = sampling.made_ahead(
@@ -84,23 +78,19 @@ class Sdxl(MlxFamily):
         def predict(latent: mx.array, step: int) -> mx.array:
             scaled = latent * samplers.model_scale(float(start.schedule.sigmas[step]))
             given = mx.broadcast_to(scaled, (tokens.shape[0], *latent.shape[1:])).astype(tokens.dtype)
-            answer = unet(given, next(steering), self.pace()).astype(mx.float32)
-            if negative is not None:
-                without, following = mx.split(answer, 2)
-                answer = without + spec.guidance * (following - without)
-            return answer
+            return sampling.guided(unet(given, next(steering), self.pace()).astype(mx.float32), spec.guidance)
 
         return sampling.run(start, predict, _noised, on_step)
 
     def _start(self, spec: JobSpec, noise: NoiseStream, source: Source | None) -> sampling.Start:
-        schedule = samplers.euler_trailing(self._sampler, spec.steps)
+        schedule = samplers.euler_trailing(self.sampler, spec.steps)
         if source is None:
             vae: VaeConfig = self.config("vae")
             size = (spec.height // vae.factor, spec.width // vae.factor)
             return sampling.from_noise(noise, size, self.config("unet").in_channels, schedule, _noised)
         assert source.strength is not None
         left = schedule.after(samplers.first_step(spec.steps, source.strength, whole=True))
-        return sampling.from_picture(self.vae, source, noise, left, _noised, self.pace())
+        return sampling.from_picture(self.vae, source, noise, left, _noised, self.pace(), tiled=spec.tiling == "on")
 
 
 def _noised(clean: mx.array, noise: mx.array, sigma: float) -> mx.array:

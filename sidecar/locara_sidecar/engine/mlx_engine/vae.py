@@ -8,13 +8,16 @@ A latent is *raw* as the decoder takes it and the encoder gives it; the transfor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
 import mlx.core as mx
 from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 from locara_sidecar.engine.mlx_engine.weights import channels_last
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _EPSILON = 1e-6
 _QUERIES = 4096
@@ -230,11 +233,16 @@ class Vae(nn.Module):
             key = key.replace(theirs, "")
         return key.replace("to_out.0.", "to_out."), channels_last(value)
 
-    def encode(self, pixels: mx.array, pace: Paced = unpaced) -> Posterior:
-        """Pixels to the raw latent's distribution."""
-        moments = self.encoder(pixels, pace)
-        if "quant_conv" in self:
-            moments = self.quant_conv(moments)
+    def encode(self, pixels: mx.array, pace: Paced = unpaced, *, tiled: bool = False) -> Posterior:
+        """Pixels to the raw latent's distribution.
+
+        :param tiled: see :meth:`decode`.
+        """
+        size = self.config.sample_size
+        if tiled and max(pixels.shape[1:3]) > size:
+            moments = _in_tiles(pixels, lambda tile: self._encode(tile, pace), size, size // self.config.factor)
+        else:
+            moments = self._encode(pixels, pace)
         mean, log_variance = mx.split(moments, 2, axis=-1)
         return Posterior(mean, mx.exp(0.5 * mx.clip(log_variance, -30.0, 20.0)))
 
@@ -243,9 +251,9 @@ class Vae(nn.Module):
 
         :param tiled: in overlapping tiles of ``sample_size`` pixels if it is larger than one; changes pixels slightly.
         """
-        tile = self.config.sample_size // self.config.factor
-        if tiled and max(raw.shape[1:3]) > tile:
-            return self._decode_tiled(raw, tile, pace)
+        size = self.config.sample_size // self.config.factor
+        if tiled and max(raw.shape[1:3]) > size:
+            return _in_tiles(raw, lambda tile: self._decode(tile, pace), size, self.config.sample_size)
         return self._decode(raw, pace)
 
     def to_raw(self, latent: mx.array) -> mx.array:
@@ -259,26 +267,35 @@ class Vae(nn.Module):
     def _decode(self, raw: mx.array, pace: Paced) -> mx.array:
         return self.decoder(self.post_quant_conv(raw) if "post_quant_conv" in self else raw, pace)
 
-    def _decode_tiled(self, raw: mx.array, tile: int, pace: Paced) -> mx.array:
-        """Tiles that overlap by a quarter, each faded into its upper and its left neighbour, as diffusers does."""
-        step = tile * 3 // 4
-        overlap = self.config.sample_size // 4
-        kept = self.config.sample_size - overlap
-        above: list[mx.array] = []
-        rows: list[mx.array] = []
-        for top in range(0, raw.shape[1], step):
-            row: list[mx.array] = []
-            for left in range(0, raw.shape[2], step):
-                pixels = self._decode(raw[:, top : top + tile, left : left + tile], pace)
-                if above:
-                    pixels = _faded(above[len(row)], pixels, overlap, axis=1)
-                if row:
-                    pixels = _faded(row[-1], pixels, overlap, axis=2)
-                mx.eval(pixels)  # one tile's work in memory at a time
-                row.append(pixels)
-            rows.append(mx.concatenate([pixels[:, :kept, :kept] for pixels in row], axis=2))
-            above = row
-        return mx.concatenate(rows, axis=1)
+    def _encode(self, pixels: mx.array, pace: Paced) -> mx.array:
+        """Mean and logarithm of the variance, side by side in the channels."""
+        moments = self.encoder(pixels, pace)
+        return self.quant_conv(moments) if "quant_conv" in self else moments
+
+
+def _in_tiles(x: mx.array, work: Callable[[mx.array], mx.array], size: int, made: int) -> mx.array:
+    """``work`` done on tiles that overlap by a quarter, each result faded into its upper and its left neighbour, as
+    diffusers does.
+
+    :param size: of a tile of ``x``, on each side; ``made``: of what ``work`` makes of it.
+    """
+    overlap = made // 4
+    kept = made - overlap
+    above: list[mx.array] = []
+    rows: list[mx.array] = []
+    for top in range(0, x.shape[1], size * 3 // 4):
+        row: list[mx.array] = []
+        for left in range(0, x.shape[2], size * 3 // 4):
+            tile = work(x[:, top : top + size, left : left + size])
+            if above:
+                tile = _faded(above[len(row)], tile, overlap, axis=1)
+            if row:
+                tile = _faded(row[-1], tile, overlap, axis=2)
+            mx.eval(tile)  # one tile's work in memory at a time
+            row.append(tile)
+        rows.append(mx.concatenate([tile[:, :kept, :kept] for tile in row], axis=2))
+        above = row
+    return mx.concatenate(rows, axis=1)
 
 
 def to_raw(latent: mx.array, config: Scaling) -> mx.array:

@@ -7,7 +7,8 @@ if wanted quantized, and evaluated before the next one is read, so that the peak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
 import mlx.core as mx
@@ -77,10 +78,10 @@ def build(
     made = cast("Any", model_type)
     config = read_config(made.config_type, component)
     try:
-        model: M = made(config)
-        if quantizer is not None:
-            quantizer.prepare(model)
-        # modules start with random weights, which are lazy: they cost nothing until somebody looks
+        with making_modules():
+            model: M = made(config)
+            if quantizer is not None:
+                quantizer.prepare(model)
         wanted = {name: tuple(value.shape) for name, value in _parameters(model)}
     except _WRONG as error:
         raise broken(f"{component.name}/config.json", "it makes no sense") from error
@@ -103,6 +104,18 @@ def build(
         raise broken(first, f"{len(missing)} tensors are missing, as {missing[0]}")
     model.update(tree_unflatten(list(found.items())))
     return model
+
+
+@contextlib.contextmanager
+def making_modules() -> Generator[None]:
+    """For making modules that get their weights later. They begin with random ones, which are lazy: they cost nothing
+    until somebody looks. But each is a step on from MLX's one random key, which would so come to hang on every module
+    that was ever made, a chain that grows with each loading and that MLX walks recursively. The key is set anew
+    afterwards; the engine draws nothing from it."""
+    try:
+        yield
+    finally:
+        mx.random.seed(0)
 
 
 def channels_last(value: mx.array) -> mx.array:

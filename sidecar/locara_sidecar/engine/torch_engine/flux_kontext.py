@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers.pipelines.flux.pipeline_flux_kontext import FluxKontextPipeline
 
-from locara_sidecar.engine.runtime import EngineFault
+from locara_sidecar.engine.source import require_no_mask
 from locara_sidecar.engine.torch_engine.diffusers_family import Pipelines
 from locara_sidecar.engine.torch_engine.flux import Flux
 
@@ -29,9 +29,7 @@ class FluxKontext(Flux):
     pipelines = Pipelines(FluxKontextPipeline, FluxKontextPipeline, FluxKontextPipeline)
 
     def way(self, spec: JobSpec, source: Source | None) -> tuple[Any, dict[str, Any]]:
-        if source is not None and source.mask is not None:
-            raise EngineFault(
-                "InvalidParams", "Kontext follows the instruction alone and takes no mask.", path="$.mask"
-            )
+        if source is not None:
+            require_no_mask(source)
         size = {"max_area": spec.width * spec.height, "_auto_resize": False}
         return self.pipelines.text, size if source is None else size | {"image": source.image}

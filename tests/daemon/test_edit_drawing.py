@@ -1,4 +1,4 @@
-"""Editing and loading for real: the daemon, the torch engine and the embedded model, as a host sees them."""
+"""Editing and loading for real: the daemon, each engine and the embedded model, as a host sees them."""
 
 import io
 from pathlib import Path
@@ -6,31 +6,36 @@ from pathlib import Path
 import pytest
 
 np = pytest.importorskip("numpy")
-pytest.importorskip("diffusers")
 
 from PIL import Image  # noqa: E402
 
+from locara_sidecar.daemon.engine_choice import installed  # noqa: E402
 from locara_sidecar.engine.images import read_parameters  # noqa: E402
 from pocket_model.judge import look  # noqa: E402
 from support.host import Host, decoded, error_of, manifest, until  # noqa: E402
 
-pytestmark = [pytest.mark.torch, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(300)
 
 RED = "a large red circle in the center of a blue background"
 GREEN = "a large green circle in the center of a blue background"
 KEPT = 6  # pixels at each border that the mask leaves as they are
 
 
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in installed()])
+def engine(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def host(tmp_path_factory):
+def host(engine, tmp_path_factory):
     """One daemon for the module, its model loaded, with a picture of its own and a mask that is white within."""
     folder = tmp_path_factory.mktemp("edit") / "pictures"
     folder.mkdir()
-    host = Host(folder, "--engine", "torch")
+    host = Host(folder, "--engine", engine)
     app = manifest("pocket", modalities=("text-to-image", "image-to-image"))
     host.initialize(manifest=app, grants={"user-folder": str(folder)})
     loaded = host.call("models.load", {"model": "pocket"}, timeout=120)
-    assert (loaded["engine"], loaded["quantization"]) == ("torch", "none")
+    assert (loaded["engine"], loaded["quantization"]) == (engine, "none")
     assert loaded["memoryBytes"] > 50e6
     host.generate(RED, seed=1, output={"path": "red.png"})
     stencil = Image.new("L", (64, 64), 0)

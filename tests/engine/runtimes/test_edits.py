@@ -1,0 +1,101 @@
+"""Edits on every engine: how many steps run, whose size counts, what is refused, and that nothing stays behind."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from locara_sidecar.engine.frames import EditSpec
+from locara_sidecar.engine.runtime import EngineFault
+from support.edits import edit, photo, stencil
+
+STRENGTH = ["tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-sdxl"]
+"""Those that an edit starts from its picture with; Kontext follows an instruction."""
+
+
+def test_kontext_takes_no_mask(runtimes, run, job_for):
+    with pytest.raises(EngineFault) as caught:
+        run(runtimes("tiny-flux-kontext"), job_for("tiny-flux-kontext", edit=edit(mask=stencil(), strength=None)))
+    assert (caught.value.kind, caught.value.data["path"]) == ("InvalidParams", "$.mask")
+
+
+@pytest.mark.parametrize(
+    ("model", "steps", "strength", "run_steps"),
+    [
+        ("tiny-sd3", 10, 0.6, 6),
+        ("tiny-sd3", 4, 0.6, 3),
+        ("tiny-flux", 4, 1.0, 4),
+        ("tiny-flux", 4, 0.01, 1),
+        ("tiny-flux", 1, 0.6, 1),
+        ("tiny-sdxl", 4, 0.6, 2),
+        ("tiny-sdxl", 4, 0.01, 1),
+        ("tiny-sdxl", 1, 0.5, 1),
+        ("tiny-sdxl", 49, 0.001, 1),
+        ("tiny-sd3", 9, 1e-17, 1),
+    ],
+)
+@pytest.mark.parametrize("mask", [None, stencil()], ids=["image to image", "inpainting"])
+def test_strength_decides_how_many_steps_really_run(runtimes, run, job_for, model, steps, strength, run_steps, mask):
+    result = run(runtimes(model), job_for(model, steps=steps, edit=edit(mask=mask, strength=strength)))
+    assert [(step.step, step.steps) for step in result.steps] == [(k, run_steps) for k in range(1, run_steps + 1)]
+
+
+def test_an_edit_leaves_nothing_behind_for_the_next_job(runtimes, run, job_for, model):
+    before = run(runtimes(model), job_for(model)).images[0].tobytes()
+    run(runtimes(model), job_for(model, edit=edit(strength=None if "kontext" in model else 0.3)))
+    after = run(runtimes(model), job_for(model))
+    assert after.images[0].tobytes() == before
+    assert [step.steps for step in after.steps] == [3] * 3
+
+
+def test_image_k_of_an_edit_is_the_edit_of_seed_plus_k_minus_1(runtimes, run, job_for):
+    together = run(runtimes("tiny-sd3"), job_for("tiny-sd3", count=2, seed=40, edit=edit(mask=stencil())))
+    alone = [run(runtimes("tiny-sd3"), job_for("tiny-sd3", seed=seed, edit=edit(mask=stencil()))) for seed in (40, 41)]
+    assert [image.tobytes() for image in together.images] == [result.images[0].tobytes() for result in alone]
+
+
+def test_the_sources_size_is_the_jobs_where_none_is_named(runtimes, run, job_for):
+    result = run(runtimes("tiny-sd3"), job_for("tiny-sd3", width=0, height=0, edit=edit(photo(96, 32))))
+    assert result.images[0].size == (96, 32)
+    assert (result.summary.settled.width, result.summary.settled.height) == (96, 32)
+    resized = run(runtimes("tiny-sd3"), job_for("tiny-sd3", width=48, height=48, edit=edit(photo(96, 32))))
+    assert resized.images[0].size == (48, 48)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        (EditSpec(image=b"nothing", strength=0.5), "InvalidImage"),
+        (edit(photo(72, 40)), "InvalidParams"),
+        (edit(mask=Image.new("L", (32, 32))), "InvalidImage"),
+    ],
+)
+def test_a_source_that_cannot_be_used_is_refused_before_anything_is_loaded(cold, run, job_for, given, kind):
+    spec, events = job_for("tiny-sd3", width=0, height=0, edit=given), []
+    with pytest.raises(EngineFault) as caught:
+        run(cold, spec, on_event=events.append)
+    assert (caught.value.kind, events) == (kind, [])
+
+
+@pytest.mark.parametrize("mask", [None, stencil()], ids=["image to image", "inpainting"])
+@pytest.mark.parametrize("model", STRENGTH)
+def test_a_cancel_while_the_source_is_encoded_changes_nothing_after_it(runtimes, run, job_for, control, model, mask):
+    spec = job_for(model, edit=edit(mask=mask))
+    expected = run(runtimes(model), spec).images[0].tobytes()
+    stopped = run(runtimes(model), spec, control("denoising", 3))  # the encoder's first convolutions
+    assert stopped.cancelled
+    assert not stopped.steps
+    assert run(runtimes(model), spec).images[0].tobytes() == expected
+
+
+@pytest.mark.parametrize("model", ["tiny-sd3", "tiny-flux-kontext", "tiny-sdxl"])
+def test_a_tiled_edit_encodes_and_decodes_in_tiles(runtimes, run, job_for, model):
+    """A little larger than one tile; the first step's prediction already knows how the picture was encoded."""
+    strength = None if "kontext" in model else 0.3
+    spec = {"width": 272, "height": 64, "steps": 4, "edit": edit(photo(272, 64), strength=strength)}
+    runtime = runtimes(model)
+    plain, tiled, again = (run(runtime, job_for(model, tiling=tiling, **spec)) for tiling in ("off", "on", "off"))
+    assert again.images[0].tobytes() == plain.images[0].tobytes()
+    predicted = [np.array(result.steps[0].x0.tolist()) for result in (plain, tiled)]
+    assert not np.array_equal(*predicted)  # of the latent, so it is not decoding that made it another
+    difference = np.array(plain.images[0]).astype(int) - np.array(tiled.images[0])
+    assert 0 < np.abs(difference).mean() < 8

@@ -1,0 +1,36 @@
+"""What tests edit: a picture of soft shapes, a mask that is not on the grid of the latents."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from locara_sidecar.engine import linear_preview
+from locara_sidecar.engine.frames import EditSpec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
+
+
+def photo(width: int = 64, height: int = 64) -> PilImage:
+    pixels = linear_preview.synthetic_pictures(1, max(width, height), seed=3)[0, :, :height, :width]
+    return Image.fromarray((pixels.transpose(1, 2, 0) * 127.5 + 127.5).astype(np.uint8))
+
+
+def stencil(width: int = 64, height: int = 64) -> PilImage:
+    mask = Image.new("L", (width, height))
+    mask.paste(255, (16, 8, 50, 41))
+    return mask
+
+
+def png(image: PilImage) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def edit(image: PilImage | None = None, mask: PilImage | None = None, strength: float | None = 0.6) -> EditSpec:
+    return EditSpec(image=png(image or photo()), mask=None if mask is None else png(mask), strength=strength)
