@@ -89,6 +89,11 @@ def test_a_model_is_prepared_and_drawn_from_what_was_prepared(daemon, cache):
     assert after == before
     assert second["model"] == first["model"]
     assert second["timings"]["loadMs"] > 0  # by a new process
+    # what the engine has loaded is in use, and so is the model that it is a form of
+    assert host.call("models.gc", {"maxBytes": 0}, timeout=10)["removed"] == []
+    assert error_of(host.start("models.remove", {"model": "tiny", "prepared": True})).data["errno"] == "EBUSY"
+    host.call("models.unload", timeout=10)
+    assert len(host.call("models.remove", {"model": "tiny"}, timeout=10)["removed"]) == 2
 
 
 @mlx
