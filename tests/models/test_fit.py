@@ -117,7 +117,7 @@ def test_both_engines_have_all_bits_and_a_model_of_unknown_size_has_no_verdict()
 
 
 def test_a_prepared_form_takes_less_at_the_height_and_only_where_it_is():
-    entry, where = KNOWN.get("flux.1-schnell"), machine("unified", 24)
+    entry, where = KNOWN.get("flux.1-schnell"), machine("unified", 16)
     before, after = (fit.table(entry, where, ["mlx", "torch"], forms) for forms in ((), {("mlx", "4bit")}))
     changed = [(row.engine, row.quantization) for row, then in zip(after, before, strict=True) if row != then]
     assert changed == [("mlx", "4bit")]
