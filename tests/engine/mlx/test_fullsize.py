@@ -1,5 +1,7 @@
 """Synthetic components are real ones to our readers, and the full-size measurement runs, here on a small one."""
 
+import json
+import shutil
 from pathlib import Path
 
 import mlx.core as mx
@@ -8,9 +10,10 @@ import pytest
 from mlx.utils import tree_flatten
 
 from fullsize import mlx as measurement
-from fullsize import synthetic
+from fullsize import prepared, synthetic
 from locara_sidecar.engine.mlx_engine.flux import Flux
 from locara_sidecar.engine.model_folder import read_component
+from support.fixture_models import MODELS
 from support.parity import build
 
 SMALL = synthetic.PUBLISHED["flux.1-dev"]._replace(
@@ -51,3 +54,16 @@ def test_a_component_is_prepared_in_one_process_and_read_again_in_another(tmp_pa
 
 def in_this_process(folder, name, bits, into=None):
     return measurement.child(Path(folder), name, int(bits), None if into is None else Path(into))
+
+
+def test_a_whole_model_is_loaded_prepared_and_loaded_again_through_the_daemon(tmp_path, capsys):
+    shutil.copytree(MODELS / "tiny-flux", tmp_path / "tiny-flux")
+    entry = json.loads((MODELS / "tiny-flux.json").read_text())
+    (tmp_path / "tiny-flux.json").write_text(json.dumps(entry | {"id": "tiny-flux-synthetic"}))
+    prepared.as_hub_cache(tmp_path, "tiny-flux")
+    prepared.measure(tmp_path, "tiny-flux", "4bit", "bfloat16")  # which is quicker says nothing at this size
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["bench"]
+    assert len(rows) == 8
+    assert all(row["value"] > 0 for row in rows)
+    installed = next((tmp_path / "cache" / "models").iterdir())
+    assert (installed / "vae" / "config.json").stat().st_nlink > 1
