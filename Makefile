@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 ENGINES ?= $(if $(filter Darwin-arm64,$(shell uname -s)-$(shell uname -m)),mlx,torch$(comma)mlx)
 PROMPT ?= a large red circle in the center of a blue background
 
-.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-operations bench-pace bench-quantization bench-quality bench-speed fullsize fullsize-mlx bench-download campaign-capability campaign-daemon campaign-store transcript clean
+.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-operations bench-pace bench-quantization bench-quality bench-speed fullsize fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-store transcript clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -73,6 +73,9 @@ fullsize: $(READY) ## draw with MODEL (flux.1-schnell, sd3.5-medium, sd3.5-large
 
 fullsize-mlx: $(READY) ## quantize full-size synthetic transformers while reading them; prints peaks (FLAGS="--only flux --folder DIR")
 	PYTHONPATH=packaging $(BIN)/python -m fullsize.mlx $(FLAGS)
+
+fullsize-prepared: $(READY) ## load a synthetic MODEL quantized while it is read, prepare it, load it again; up to 45 GB of disk (FLAGS="--cold --folder DIR")
+	PYTHONPATH=packaging $(BIN)/python -m fullsize.prepared $(or $(MODEL),sd3.5-medium) $(FLAGS)
 
 campaign-capability: $(READY) ## race, collide and misname a million saves, race a million reads (FLAGS="--saves N --reads N --collisions N"); prints a report
 	$(BIN)/python packaging/campaigns/capability.py $(FLAGS)

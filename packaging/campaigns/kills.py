@@ -1,5 +1,6 @@
-"""SIGKILL at random moments: several processes download, publish, collect and remove in one store, are killed, and
-all that is visible is hashed; then the downloads are taken up again and have to end with the model that was served.
+"""SIGKILL at random moments: several processes download, publish, prepare, collect and remove in one store, are
+killed, and all that is visible is hashed; then the downloads are taken up again and have to end with the model that was
+served.
 
 Syncing is left out: a kill leaves the page cache as it is (``powercut.py`` is about the disk). Needs fork.
 """
@@ -21,10 +22,11 @@ from campaigns.processes import children, hub_process
 from campaigns.report import Row
 from campaigns.saving import NoSync
 from locara_protocol.errors import RpcError
-from locara_sidecar.models import collect, disk, download, partial, staging, transfer
+from locara_sidecar.engine.frames import PREPARED_LAYOUT
+from locara_sidecar.models import collect, derive, disk, download, partial, staging, transfer
 from locara_sidecar.models.digest import model_digest
-from locara_sidecar.models.store import File, Installed, Origin, Store
-from models.helpers import entry_for, whole, write_model
+from locara_sidecar.models.store import DerivedFrom, File, Installed, Origin, Store
+from models.helpers import entry_for, safetensors, whole, write_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -84,6 +86,46 @@ def publish(store: Store, numbers: random.Random) -> None:
             stage.publish(f"own{which}", "1", [Origin(imported=True)])
 
 
+def prepare(store: Store, numbers: random.Random) -> Installed | None:
+    """A prepared form of one of the models that are there, from files that an engine might have written; None when
+    there is nothing to prepare."""
+    there = [entry for entry in store.entries() if entry.meta.ids and "transformer/config.json" in paths(entry)]
+    source = numbers.choice(there) if there else None
+    lock = None if source is None else store.use(source.key)
+    if source is None or lock is None:
+        time.sleep(0.002)
+        return None
+    bits = numbers.choice(["4bit", "8bit"])
+    with disk.held(lock), staging.Staging(store) as stage:
+        made = stage.folder / derive.MADE / "transformer"
+        made.mkdir(parents=True)
+        (made / "config.json").write_text(f'{{"quantization": "{bits}"}}')
+        with (made / "weights.safetensors").open("wb") as file:
+            data = safetensors(_SIZE // 4, seed=f"{source.key} {bits}")
+            for start in range(0, len(data), 4096):
+                file.write(data[start : start + 4096])
+        making = derive.Making(
+            folder=str(stage.folder),
+            source=str(source.folder),
+            components=["transformer"],
+            derived_from=DerivedFrom(
+                digest=source.meta.digest,
+                model=source.meta.ids[0],
+                engine="mlx",
+                quantization=bits,
+                precision="bfloat16",
+                layout=PREPARED_LAYOUT,
+            ),
+        )
+        with removed_at_once():
+            return derive.publish(store, entry_for(source.meta.ids[0]), making, _quiet)
+    return None
+
+
+def paths(entry: Installed) -> set[str]:
+    return {file.path for file in entry.meta.files}
+
+
 def gc(store: Store, numbers: random.Random) -> None:
     """Down to some size, or only what nobody needs."""
     collect.execute(store, collect.plan_gc(store, numbers.choice([None, None, 0, 1_000_000, 2_000_000])))
@@ -102,6 +144,7 @@ def remove(store: Store, numbers: random.Random) -> None:
 ROLES: dict[str, Callable[[Store, random.Random], object]] = {
     "download": _download,
     "publish": publish,
+    "prepare": prepare,
     "gc": gc,
     "remove": remove,
 }

@@ -23,6 +23,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from campaigns import kills
 from campaigns.cut_disk import MODES, Disk, why_not
 from campaigns.report import Row
 from campaigns.saving import grant_for
@@ -112,8 +113,12 @@ def _import(store: Store, count: int, tell: Callable[[str], object]) -> None:
 def _models(folder: Path, seed: str, tell: Callable[[str], object]) -> None:
     store, numbers = Store(folder / "cache"), random.Random(seed)
     for count in range(10**9):
-        if numbers.random() < 0.3:
+        does = numbers.random()
+        if does < 0.3:
             _import(store, count, tell)
+        elif does < 0.5:
+            if (form := kills.prepare(store, numbers)) is not None:
+                tell(f"model {form.key}")
         else:
             _publish(store, numbers, count, tell)
 

@@ -6,6 +6,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -198,9 +199,10 @@ def test_ctrl_c_ends_preparing_and_leaves_nothing(models, tmp_path):
     incoming = tmp_path / "cache" / "incoming"
     words = ("prepare", "pocket", "--engine", "mlx", "--quantization", "4bit")
     with models(*words, start=True, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            if "reading" in line and list(incoming.glob("tree-*/made")):
-                break
+        deadline = time.monotonic() + 30
+        while not list(incoming.glob("tree-*/made")):  # from here on the engine has to start first
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
     assert process.returncode == 130

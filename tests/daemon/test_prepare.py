@@ -89,6 +89,11 @@ def test_a_model_is_prepared_and_drawn_from_what_was_prepared(daemon, cache):
     assert after == before
     assert second["model"] == first["model"]
     assert second["timings"]["loadMs"] > 0  # by a new process
+    # what the engine has loaded is in use, and so is the model that it is a form of
+    assert host.call("models.gc", {"maxBytes": 0}, timeout=10)["removed"] == []
+    assert error_of(host.start("models.remove", {"model": "tiny", "prepared": True})).data["errno"] == "EBUSY"
+    host.call("models.unload", timeout=10)
+    assert len(host.call("models.remove", {"model": "tiny"}, timeout=10)["removed"]) == 2
 
 
 @mlx
@@ -202,6 +207,43 @@ def test_a_cancelled_one_is_answered_and_nothing_of_it_is_left(daemon, cache, at
         running.cancel()
         error_of(running)
     assert prepare(host).result(100)["quantization"] == "4bit"
+
+
+@pytest.fixture
+def large(tmp_path):
+    """tiny-flux with a transformer that takes a moment to quantize."""
+    pytest.importorskip("diffusers")
+    from fullsize import synthetic
+
+    folder = Path(shutil.copytree(MODELS / "tiny-flux", tmp_path / "large"))
+    shutil.rmtree(folder / "transformer")
+    config = synthetic.FLUX | {"num_layers": 2, "num_single_layers": 2, "attention_head_dim": 128}
+    config |= {"num_attention_heads": 12, "joint_attention_dim": 64, "pooled_projection_dim": 32}
+    published = synthetic.Published("diffusers", "FluxTransformer2DModel", config)
+    synthetic.write(folder / "transformer", published, shard_bytes=40_000_000)
+    return folder
+
+
+@mlx
+@pytest.mark.parametrize("way", ["cancel", "kill"])
+def test_stopped_in_the_middle_of_the_weights_nothing_is_left(daemon, cache, large, way):
+    host = daemon(folder=large)
+    there = visible(cache)
+    call = prepare(host)
+    for message in call.messages():
+        if message["phase"] == "reading" and message["bytes"] > 0:
+            break
+    began = time.monotonic()
+    if way == "cancel":
+        call.cancel()
+    else:
+        os.kill(host.call("ping")["engine"]["pid"], signal.SIGKILL)
+    error = error_of(call)
+    assert error.kind == ("RequestCancelled" if way == "cancel" else "EngineCrashed")
+    assert time.monotonic() - began < 3
+    assert visible(cache) == there
+    assert list((cache / "incoming").iterdir()) == []
+    assert host.call("ping")["engine"]["state"] == ("stopped" if way == "cancel" else "dead")
 
 
 @mlx

@@ -12,6 +12,7 @@ import pytest
 from locara_sidecar.engine.frames import PREPARED_LAYOUT
 from locara_sidecar.models import check, collect, derive, disk, staging
 from locara_sidecar.models.derive import Making
+from locara_sidecar.models.forms import usable
 from locara_sidecar.models.importing import import_model
 from locara_sidecar.models.staging import Staging
 from locara_sidecar.models.store import DerivedFrom
@@ -100,7 +101,7 @@ def test_a_form_is_not_taken_for_its_model(store, model):
 def test_forms_of_another_digest_or_layout_are_not_used(store, model, tmp_path):
     form = prepare(store, model)
     prepare(store, model, bits="8bit", layout=PREPARED_LAYOUT + 1)
-    assert [entry.key for entry in derive.usable(store)] == [form.key]
+    assert [entry.key for entry in usable(store)] == [form.key]
     other = import_model(store, entry_for("other"), write_model(tmp_path / "other", seed=9), quiet)
     assert store.forms(other.meta.digest) == []
 
@@ -174,6 +175,11 @@ def test_a_form_in_use_keeps_its_model_and_everything_else_too(store, model):
     assert (error.kind, error.data["errno"]) == ("StorageError", "EBUSY")
     assert {entry.key for entry in store.entries()} == {model.key, form.key}
     assert collect.execute(store, collect.plan_gc(store, model.meta.bytes)).models == []
+    lock.release()
+    lock = store.use(model.key)
+    error = error_of(collect.remove, store, collect.plan_remove(store, "mine"), "mine")
+    assert error.data["errno"] == "EBUSY"
+    assert {entry.key for entry in store.entries()} == {model.key, form.key}
     lock.release()
 
 

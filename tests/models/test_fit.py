@@ -116,6 +116,16 @@ def test_both_engines_have_all_bits_and_a_model_of_unknown_size_has_no_verdict()
     assert fit.table(unknown, machine("ram", 64), ["torch"]) == []
 
 
+def test_a_prepared_form_takes_less_at_the_height_and_only_where_it_is():
+    entry, where = KNOWN.get("flux.1-schnell"), machine("unified", 16)
+    before, after = (fit.table(entry, where, ["mlx", "torch"], forms) for forms in ((), {("mlx", "4bit")}))
+    changed = [(row.engine, row.quantization) for row, then in zip(after, before, strict=True) if row != then]
+    assert changed == [("mlx", "4bit")]
+    rows = {row.engine: row for row in after if row.quantization == "4bit"}
+    assert rows["torch"].peak - rows["mlx"].peak > GIB
+    assert rows["torch"].weights == rows["mlx"].weights
+
+
 def test_a_lease_is_seen_by_others_and_ends_with_its_process(tmp_path):
     script = (
         "import sys; from pathlib import Path; from locara_sidecar.models.lease import Leases;"

@@ -12,8 +12,8 @@ from locara_protocol.model_messages import ModelPhase, ModelProgress, PrepareRes
 from locara_sidecar.daemon import engine_choice, preparing, resolve
 from locara_sidecar.daemon.model_use import Held
 from locara_sidecar.daemon.model_work import run_for_user
-from locara_sidecar.models import derive
 from locara_sidecar.models.digest import model_digest
+from locara_sidecar.models.forms import forms_for
 from locara_sidecar.models.lease import Leases
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def prepare(
         raise missing
     digest = model_digest(folder)
     spec = resolve.model_spec(entry, folder=str(folder), digest=digest, quantization=quantization, precision=precision)
-    held = Held(Leases(store.root).reserved(), derive.forms_for(store, spec, engine))
+    held = Held(Leases(store.root).reserved(), forms_for(store, spec, engine))
     order = preparing.Order(
         job="prepare",
         store=store,

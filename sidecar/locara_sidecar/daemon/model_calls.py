@@ -339,7 +339,7 @@ def describe(catalogue: Catalogue, entry: Entry, machines: dict[str, Machine], *
 def _forms(catalogue: Catalogue, entry: Entry, installed: Installed | None) -> list[m.PreparedForm]:
     """The prepared forms that the installed model has. A folder of the host's is not hashed to find out: its are those
     that were made under its id, and their ``derivedFrom`` tells."""
-    from locara_sidecar.models import derive
+    from locara_sidecar.models.forms import usable
 
     store = catalogue.store
     if store is None:
@@ -349,7 +349,7 @@ def _forms(catalogue: Catalogue, entry: Entry, installed: Installed | None) -> l
         return []
     found = [
         form
-        for form in derive.usable(store)
+        for form in usable(store)
         if (made := form.derived_from)
         and (made.model == entry.id if own else installed is not None and made.digest == installed.meta.digest)
     ]

@@ -170,9 +170,9 @@ class ModelChoice:
         store = self._catalogue.store
         if store is None or self.fake or model.quantization == "none":
             return []
-        from locara_sidecar.models import derive
+        from locara_sidecar.models.forms import forms_for
 
-        return derive.forms_for(store, model, self.engine)
+        return forms_for(store, model, self.engine)
 
     def readable(self) -> list[str]:
         """The folders of granted and installed models, which the engine may read.
@@ -191,8 +191,14 @@ class ModelChoice:
         store = self._catalogue.store
         if store is None or self.fake:
             return []
+        from locara_sidecar.models.forms import usable
+
         digests = {f"sha256:{folder.name}" for folder in folders if folder.parent == store.models}
-        return [entry.folder for entry in store.forms() if (made := entry.derived_from) and made.digest in digests]
+        return [
+            entry.folder
+            for entry in usable(store)
+            if (made := entry.derived_from) and made.engine == self.engine and made.digest in digests
+        ]
 
 
 class _Digests(Mapping[str, str]):

@@ -196,6 +196,10 @@ def remove(store: Store, plan: Plan, model_id: str) -> Removed:
 
     :raises RpcError: StorageError with ``errno`` EBUSY when a process uses the model.
     """
+    busy = RpcError("StorageError", f"The model {model_id} is in use; unload it first.", errno="EBUSY", model=model_id)
+    going = [entry for entry in plan.models if entry.derived_from or entry.meta.ids == [model_id]]
+    if any(store.in_use(entry.key) for entry in going):
+        raise busy  # before its forms go
     done: list[Installed] = []
     for entry in plan.models:
         others = [] if entry.derived_from else [other for other in entry.meta.ids if other != model_id]
@@ -206,9 +210,7 @@ def remove(store: Store, plan: Plan, model_id: str) -> Removed:
         elif _remove_entry(store, entry):
             done.append(entry)
         else:
-            raise RpcError(
-                "StorageError", f"The model {model_id} is in use; unload it first.", errno="EBUSY", model=model_id
-            )
+            raise busy
     return Removed(done, plan.bytes)
 
 

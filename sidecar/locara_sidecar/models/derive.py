@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.engine.frames import PREPARED_LAYOUT, PreparedForm
 from locara_sidecar.models import check, disk, importing
 from locara_sidecar.models.progress import Meter
 from locara_sidecar.models.staging import BlobMissing, Staging
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from locara_protocol.model_messages import DownloadProgress
-    from locara_sidecar.engine.frames import ModelSpec
     from locara_sidecar.models.catalogue import Entry
     from locara_sidecar.models.store import Installed, Store
 
@@ -44,23 +42,6 @@ class Making(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     components: list[str]
     derived_from: DerivedFrom
-
-
-def usable(store: Store) -> list[Installed]:
-    """The prepared forms that the engines of this version can load."""
-    return [entry for entry in store.forms() if (made := entry.derived_from) and made.layout == PREPARED_LAYOUT]
-
-
-def forms_for(store: Store, model: ModelSpec, engine: str) -> list[PreparedForm]:
-    """The prepared forms that a job may load in place of this very model."""
-    return [
-        PreparedForm(quantization=made.quantization, precision=made.precision, path=str(entry.folder))
-        for entry in usable(store)
-        if (made := entry.derived_from)
-        and (made.digest, made.engine) == (model.digest, engine)
-        and model.quantization in ("auto", made.quantization)
-        and model.precision in ("auto", made.precision)
-    ]
 
 
 def publish(store: Store, entry: Entry, making: Making, tell: Callable[[DownloadProgress], None]) -> Installed:

@@ -1,5 +1,7 @@
 """Synthetic components are real ones to our readers, and the full-size measurement runs, here on a small one."""
 
+import json
+import shutil
 from pathlib import Path
 
 import mlx.core as mx
@@ -8,9 +10,10 @@ import pytest
 from mlx.utils import tree_flatten
 
 from fullsize import mlx as measurement
-from fullsize import synthetic
+from fullsize import prepared, synthetic
 from locara_sidecar.engine.mlx_engine.flux import Flux
 from locara_sidecar.engine.model_folder import read_component
+from support.fixture_models import MODELS
 from support.parity import build
 
 SMALL = synthetic.PUBLISHED["flux.1-dev"]._replace(
@@ -75,3 +78,16 @@ def test_every_case_has_a_plan_for_its_mac_that_fits_it(case):
 def test_flux_can_be_drawn_within_12_gb():
     (case,) = measurement.CASES["flux"]
     assert measurement.predicted(case)[1].value < 12
+
+
+def test_a_whole_model_is_loaded_prepared_and_loaded_again_through_the_daemon(tmp_path, capsys):
+    shutil.copytree(MODELS / "tiny-flux", tmp_path / "tiny-flux")
+    entry = json.loads((MODELS / "tiny-flux.json").read_text())
+    (tmp_path / "tiny-flux.json").write_text(json.dumps(entry | {"id": "tiny-flux-synthetic"}))
+    prepared.as_hub_cache(tmp_path, "tiny-flux")
+    prepared.measure(tmp_path, "tiny-flux", "4bit", "bfloat16")  # which is quicker says nothing at this size
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["bench"]
+    assert len(rows) == 8
+    assert all(row["value"] > 0 for row in rows)
+    installed = next((tmp_path / "cache" / "models").iterdir())
+    assert (installed / "vae" / "config.json").stat().st_nlink > 1
