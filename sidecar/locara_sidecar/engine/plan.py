@@ -53,6 +53,9 @@ DENOISING = 30.0
 24."""
 DECODING = 11.0
 """Numbers in use at the height of decoding, for each pixel and each of the decoder's first channels: 8 … 10."""
+_KEEPING = 0.5
+"""Of unified memory, which the user's other programs live in too: text encoders that are not needed any more stay only
+if the whole peak is no more than that."""
 _TENSORS = 256 << 20  # bytes of a few large tensors
 _FIXED = 100 << 20  # bytes that a step or a decode takes however small it is
 
@@ -150,8 +153,9 @@ def choose(parts: Sequence[Part], ask: Ask, machine: Machine) -> Plan | None:
     """The best plan that leaves some memory free, else the one that needs least if it fits at all, else None."""
     plans = list(candidates(parts, ask, machine.kind))
     comfortable = machines.free(machine) * COMFORT
+    keeping = min(comfortable, machine.total * _KEEPING) if machine.kind == "unified" else comfortable
     for plan in plans:
-        if plan.peak <= comfortable:
+        if plan.peak <= (comfortable if plan.encoders_leave else keeping):
             return plan
     least = min(plans, key=lambda plan: plan.peak)
     return least if least.peak <= machines.limit(machine) else None
