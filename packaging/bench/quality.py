@@ -79,6 +79,14 @@ def job_for(entry: catalogue.Entry, folder: Path) -> JobSpec:
     )
 
 
+def found(known: catalogue.Catalogue, name: str) -> tuple[catalogue.Entry, Path]:
+    """A model that is there, and its folder."""
+    entry, folder = known.get(name), known.folder(name)
+    assert entry is not None
+    assert folder is not None
+    return entry, folder
+
+
 def draw(runtime: TorchRuntime, job: JobSpec, quantization: str, count: int) -> Drawn:
     drawn = Drawn([], [])
     last: list[Any] = []
@@ -114,9 +122,7 @@ def main() -> int:
     known = catalogue.load(FIXTURES)
     rows: list[Row] = []
     for name in MODELS:
-        entry, folder = known.get(name), known.folder(name)
-        assert entry is not None
-        assert folder is not None
+        entry, folder = found(known, name)
         with tempfile.TemporaryDirectory() as scratch:
             runtime = TorchRuntime(scratch)
             exact = draw(runtime, job_for(entry, folder), "none", options.pictures)

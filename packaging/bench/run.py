@@ -19,8 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import cancel, overhead, startup
+from bench import cancel, overhead, previews, startup
 from bench.common import ROOT, Row, show
+from locara_sidecar.models import catalogue
 
 _BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
@@ -73,6 +74,9 @@ def main() -> int:
             entry = json.loads(next(Path(folder).glob("*.json")).read_text())
             if options.only in (None, "overhead"):
                 rows += overhead.measure(entry, Path(folder), 2 if options.quick else 8)
+                known = catalogue.load(Path(folder))
+                rows += previews.measure(known, entry["id"], 1 if options.quick else 4)
+                rows += previews.measure(known, "pocket", 2 if options.quick else 10)
             if options.only in (None, "cancel"):
                 rows += cancel.measure(entry, Path(folder), 4 if options.quick else 40)
     if options.write:

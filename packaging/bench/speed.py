@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from bench.common import ROOT, Row, show
-from bench.quality import FIXTURES, PROMPTS, Control, job_for
+from bench.quality import FIXTURES, PROMPTS, Control, found, job_for
 from locara_sidecar.engine.runtime import ImageEvent, PhaseEvent, StepEvent
 from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
 from locara_sidecar.engine.torch_engine.step_cache import SPEEDS
@@ -113,25 +113,19 @@ def main() -> int:
     options = parser.parse_args()
     known = catalogue.load(FIXTURES)
 
-    def model(name: str, where: catalogue.Catalogue) -> tuple[catalogue.Entry, Path]:
-        entry, folder = where.get(name), where.folder(name)
-        assert entry is not None
-        assert folder is not None
-        return entry, folder
-
     captions = held_out(options.pictures)
-    drawn = at_each_speed(*model("pocket", known), [caption.text for caption in captions], options.steps)
+    drawn = at_each_speed(*found(known, "pocket"), [caption.text for caption in captions], options.steps)
     rows = rows_of("pocket", drawn, options.steps, quality=True)
     for speed, made in drawn.items():
         score, right = measure(captions, np.stack(made.pictures))
         rows.append(Row(f"pocket {speed}: pictures entirely right", 100 * float(np.mean(right)), "%", None, str(score)))
-    drawn = at_each_speed(*model("tiny-flux-dev", known), list(PROMPTS), options.steps)
+    drawn = at_each_speed(*found(known, "tiny-flux-dev"), list(PROMPTS), options.steps)
     rows += rows_of("tiny FLUX", drawn, options.steps, quality=False)
     with tempfile.TemporaryDirectory() as folder:
         script = str(ROOT / "fixtures" / "make_models.py")
         command = [sys.executable, script, "--synthetic-sd3", folder, "--target-ms", options.target_ms]
         subprocess.run(command, check=True)
-        synthetic = model("synthetic-sd3", catalogue.load(Path(folder)))
+        synthetic = found(catalogue.load(Path(folder)), "synthetic-sd3")
         drawn = at_each_speed(*synthetic, list(PROMPTS), options.steps)
         step = float(np.median(drawn["exact"].seconds)) / options.steps * 1000
         rows.append(Row("synthetic SD3: a computed step", step, "ms", None, "256 x 256 with guidance"))

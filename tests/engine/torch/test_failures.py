@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from locara_sidecar.engine import machine
 from locara_sidecar.engine.runtime import EngineFault
 from locara_sidecar.engine.torch_engine import devices
 
@@ -65,3 +66,17 @@ def test_another_error_of_the_libraries_keeps_its_type(runtime, run, spec, parts
 def test_auto_precision_is_sound_for_the_device(device, allowed):
     assert devices.choose_precision("auto", device) in allowed
     assert devices.choose_precision("float16", device) == "float16"
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [
+        ("fpu sse avx2 avx512f avx512_bf16 amx_tile", "bfloat16"),
+        ("fpu sse amx_bf16 amx_tile", "bfloat16"),
+        ("fpu sse avx2 avx512f avx512_vnni bf16x", "float32"),
+    ],
+)
+def test_a_processor_that_multiplies_bfloat16_itself_computes_in_it(monkeypatch, tmp_path, flags, precision):
+    (tmp_path / "cpuinfo").write_text(f"model name\t: any\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(machine, "Path", lambda path: tmp_path / "cpuinfo" if path == "/proc/cpuinfo" else path)
+    assert devices.choose_precision("auto", "cpu") == precision

@@ -1,6 +1,8 @@
 """A component that is not loaded is a shell without memory."""
 
+import numpy as np
 import pytest
+import torch
 
 from locara_sidecar.engine.staged import Key
 from locara_sidecar.engine.torch_engine import weights
@@ -38,3 +40,20 @@ def test_a_file_is_opened_anew_before_much_of_it_counts_as_own_memory(tmp_path, 
     result = run(make_runtime("torch", tmp_path), spec())
     assert len(opened) > 10 * len(set(opened))
     assert result.images[0].tobytes() == run(runtime, spec()).images[0].tobytes()
+
+
+@pytest.mark.parametrize(("precision", "last"), [("bfloat16", True), ("float32", False)])
+def test_convolutions_have_their_channels_last_where_that_pays(
+    tmp_path, runtimes, run, job_for, monkeypatch, precision, last
+):
+    """For CUDA; here the processor does as if it were one, which shows that the picture stays what it is."""
+    expected = run(make_runtime("torch", tmp_path / "one"), job_for("tiny-sdxl", precision=precision)).images[0]
+    monkeypatch.setattr(weights, "_CHANNELS_LAST", {"cpu"})
+    runtime = make_runtime("torch", tmp_path / "two")
+    result = run(runtime, job_for("tiny-sdxl", precision=precision))
+    for part in ("unet", "vae"):
+        kernels = [m.weight for m in runtime._opened.family.module(part).modules() if type(m) is torch.nn.Conv2d]
+        wide = [kernel for kernel in kernels if kernel.shape[1] > 1 and kernel.shape[2] > 1]
+        assert {kernel.is_contiguous(memory_format=torch.channels_last) for kernel in wide} == {last}
+    distance = np.abs(np.asarray(result.images[0], int) - np.asarray(expected, int))
+    assert distance.mean() < 1 if last else not distance.any()

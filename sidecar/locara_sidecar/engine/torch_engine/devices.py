@@ -1,6 +1,10 @@
 """The device: which one, which number type is sound on it, waiting for it, and its memory.
 
 Owned here: everything that differs between CUDA, MPS and the CPU, so that the rest of the engine does not ask.
+
+Attention is torch's fused one everywhere (diffusers' own choice). Blocks are not compiled (``torch.compile``): it takes
+tens of seconds for each size, in which nothing can be cancelled, gives other pixels than diffusers, and whether it pays
+in a session has to be measured on CUDA first.
 """
 
 from __future__ import annotations

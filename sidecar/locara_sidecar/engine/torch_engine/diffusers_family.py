@@ -13,18 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from safetensors import SafetensorError
-from transformers.models.clip.tokenization_clip import CLIPTokenizer
-from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from locara_sidecar.engine import model_folder, plan
 from locara_sidecar.engine.parts import parts_of
-from locara_sidecar.engine.torch_engine import autoencoder, devices, step_cache, weights
+from locara_sidecar.engine.torch_engine import autoencoder, devices, readers, step_cache, weights
 from locara_sidecar.engine.torch_engine.hooks import OnStep, drawing_from, observed_steps
 from locara_sidecar.engine.torch_engine.previews import Previews
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-    from pathlib import Path
 
     from torch import nn
 
@@ -34,16 +31,8 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.plan import Part
     from locara_sidecar.engine.source import Source
     from locara_sidecar.engine.torch_engine.family import OpenContext
+    from locara_sidecar.engine.truncation import Reader
 
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
-_TOKENIZERS: dict[str, Any] = {
-    "CLIPTokenizer": CLIPTokenizer,
-    "CLIPTokenizerFast": CLIPTokenizer,
-    "T5Tokenizer": T5Tokenizer,
-    "T5TokenizerFast": T5Tokenizer,
-}
-CLIP_TOKENIZERS = frozenset({"CLIPTokenizer", "CLIPTokenizerFast"})
-T5_TOKENIZERS = frozenset({"T5Tokenizer", "T5TokenizerFast"})
 _WRONG = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, OSError, SafetensorError)
 """What the libraries raise for a configuration or weights that make no sense."""
 
@@ -71,15 +60,15 @@ class Pipelines(NamedTuple):
 class DiffusersFamily:
     """The base of the families; :class:`~locara_sidecar.engine.torch_engine.family.Family` tells what the verbs do.
 
-    A subclass gives the class variables, ``readers``, ``encode`` and ``denoise``.
+    A subclass gives the class variables, ``encode`` and ``denoise``.
     """
 
     index_class: ClassVar[str]
     """``_class_name`` in ``model_index.json``."""
     networks: ClassVar[Mapping[str, Network]]
     """Components with weights, in the order of loading."""
-    tokenizers: ClassVar[Mapping[str, frozenset[str]]]
-    """Tokenizer components and the class names that they may have."""
+    tokenizers: ClassVar[Mapping[str, readers.Kind]]
+    """Tokenizer components, in the order in which lost words are told."""
     pipelines: ClassVar[Pipelines]
     classifier_free_guidance: ClassVar[bool] = False
     step_caching: ClassVar[bool] = False
@@ -108,7 +97,8 @@ class DiffusersFamily:
     def open(cls, context: OpenContext) -> Self:
         """:raises EngineFault: ModelIncomplete or IntegrityError, naming the file."""
         folder = context.folder
-        classes: dict[str, frozenset[str]] = {"scheduler": frozenset({cls.scheduler_class.__name__}), **cls.tokenizers}
+        classes: dict[str, frozenset[str]] = {"scheduler": frozenset({cls.scheduler_class.__name__})}
+        classes |= {name: kind.classes for name, kind in cls.tokenizers.items()}
         classes |= {name: frozenset({network.cls.__name__}) for name, network in cls.networks.items()}
         found = model_folder.read_index(folder, cls.index_class, classes, cls.optional)
         scheduler = model_folder.read_json(folder, "scheduler/scheduler_config.json")
@@ -118,7 +108,7 @@ class DiffusersFamily:
             if name in found
         ]
         parts: dict[str, Any] = {
-            name: _tokenizer(folder, name, found[name]) for name in cls.tokenizers if name in found
+            name: readers.open_tokenizer(folder, name, kind) for name, kind in cls.tokenizers.items() if name in found
         }
         parts["scheduler"] = cls.scheduler_class.from_config(scheduler, **cls.scheduler_options)
         context.checkpoint()
@@ -146,9 +136,12 @@ class DiffusersFamily:
         """The loaded component, or its shell."""
         return self._loaded.get(name, self._shells[name])
 
-    def tokenizer(self, name: str) -> Any:
-        """The tokenizer of that name, or None where the folder has none."""
-        return self._parts[name]
+    def readers(self, max_sequence_length: int) -> list[Reader]:
+        return [
+            readers.reader_of(kind, self._parts[name], max_sequence_length)
+            for name, kind in self.tokenizers.items()
+            if self._parts[name] is not None
+        ]
 
     def missing(self, names: Collection[str]) -> list[str]:
         return [name for name in self._components if name in names and name not in self._loaded]
@@ -257,17 +250,3 @@ class _Blame:
             if fault := devices.memory_fault(error, self._device):
                 raise fault from error
             raise model_folder.broken(f"{self._name}/config.json", "it does not fit the weights beside it") from error
-
-
-def _tokenizer(folder: Path, name: str, class_name: str) -> Any:
-    """A tokenizer from ``tokenizer.json``, or from ``vocab.json`` and ``merges.txt`` as in older folders."""
-    model_folder.read_json(folder, f"{name}/tokenizer_config.json")
-    present = [file for file in _TOKENIZER_FILES if (folder / name / file).is_file()]
-    if not present or (class_name in T5_TOKENIZERS and present[0] != "tokenizer.json"):
-        raise model_folder.incomplete(f"{name}/tokenizer.json")
-    for file in present:
-        model_folder.read_json(folder, f"{name}/{file}")
-    try:
-        return _TOKENIZERS[class_name].from_pretrained(str(folder / name), local_files_only=True)
-    except Exception as error:  # tokenizers raises bare Exception
-        raise model_folder.broken(f"{name}/{present[0]}", "it is no tokenizer") from error

@@ -19,14 +19,8 @@ from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 
 from locara_sidecar.engine.family import Embedding
-from locara_sidecar.engine.torch_engine.diffusers_family import (
-    CLIP_TOKENIZERS,
-    T5_TOKENIZERS,
-    DiffusersFamily,
-    Network,
-    Pipelines,
-)
-from locara_sidecar.engine.torch_engine.readers import reader_of
+from locara_sidecar.engine.torch_engine.diffusers_family import DiffusersFamily, Network, Pipelines
+from locara_sidecar.engine.torch_engine.readers import CLIP_L, T5
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +29,6 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.noise import NoiseStream
     from locara_sidecar.engine.source import Source
     from locara_sidecar.engine.torch_engine.hooks import OnStep
-    from locara_sidecar.engine.truncation import Reader
 
 
 class Flux(DiffusersFamily):
@@ -48,15 +41,11 @@ class Flux(DiffusersFamily):
         "transformer": Network(FluxTransformer2DModel),
         "vae": Network(AutoencoderKL),
     }
-    tokenizers: ClassVar = {"tokenizer": CLIP_TOKENIZERS, "tokenizer_2": T5_TOKENIZERS}
+    tokenizers: ClassVar = {"tokenizer": CLIP_L, "tokenizer_2": T5}
     pipelines = Pipelines(FluxPipeline, FluxImg2ImgPipeline, FluxInpaintPipeline)
     step_caching = True
     scheduler_class = FlowMatchEulerDiscreteScheduler
     schedulers = frozenset({"flow-match-euler"})
-
-    def readers(self, max_sequence_length: int) -> list[Reader]:
-        clip, t5 = self.tokenizer("tokenizer"), self.tokenizer("tokenizer_2")
-        return [reader_of("CLIP-L", clip, clip.model_max_length), reader_of("T5", t5, max_sequence_length)]
 
     def encode(self, text: str, max_sequence_length: int) -> Embedding:
         tokens, pooled, _ = self.pipeline(self.pipelines.text).encode_prompt(

@@ -19,14 +19,8 @@ from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 
 from locara_sidecar.engine.family import Embedding
-from locara_sidecar.engine.torch_engine.diffusers_family import (
-    CLIP_TOKENIZERS,
-    T5_TOKENIZERS,
-    DiffusersFamily,
-    Network,
-    Pipelines,
-)
-from locara_sidecar.engine.torch_engine.readers import reader_of
+from locara_sidecar.engine.torch_engine.diffusers_family import DiffusersFamily, Network, Pipelines
+from locara_sidecar.engine.torch_engine.readers import CLIP_G, CLIP_L, T5
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +29,6 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.noise import NoiseStream
     from locara_sidecar.engine.source import Source
     from locara_sidecar.engine.torch_engine.hooks import OnStep
-    from locara_sidecar.engine.truncation import Reader
 
 
 class Sd3(DiffusersFamily):
@@ -49,21 +42,13 @@ class Sd3(DiffusersFamily):
         "transformer": Network(SD3Transformer2DModel),
         "vae": Network(AutoencoderKL),
     }
-    tokenizers: ClassVar = {"tokenizer": CLIP_TOKENIZERS, "tokenizer_2": CLIP_TOKENIZERS, "tokenizer_3": T5_TOKENIZERS}
+    tokenizers: ClassVar = {"tokenizer": CLIP_L, "tokenizer_2": CLIP_G, "tokenizer_3": T5}
     optional = frozenset({"tokenizer_3", "text_encoder_3"})
     pipelines = Pipelines(StableDiffusion3Pipeline, StableDiffusion3Img2ImgPipeline, StableDiffusion3InpaintPipeline)
     classifier_free_guidance = True
     step_caching = True
     scheduler_class = FlowMatchEulerDiscreteScheduler
     schedulers = frozenset({"flow-match-euler"})
-
-    def readers(self, max_sequence_length: int) -> list[Reader]:
-        clips = [
-            reader_of(name, tokenizer, tokenizer.model_max_length)
-            for name, tokenizer in (("CLIP-L", self.tokenizer("tokenizer")), ("CLIP-G", self.tokenizer("tokenizer_2")))
-        ]
-        t5 = self.tokenizer("tokenizer_3")
-        return [*clips, *([] if t5 is None else [reader_of("T5", t5, max_sequence_length)])]
 
     def encode(self, text: str, max_sequence_length: int) -> Embedding:
         tokens, _, pooled, _ = self.pipeline(StableDiffusion3Pipeline).encode_prompt(

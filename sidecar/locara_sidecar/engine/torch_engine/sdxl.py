@@ -23,8 +23,8 @@ from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedule
 from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
 
 from locara_sidecar.engine.family import Embedding
-from locara_sidecar.engine.torch_engine.diffusers_family import CLIP_TOKENIZERS, DiffusersFamily, Network, Pipelines
-from locara_sidecar.engine.torch_engine.readers import reader_of
+from locara_sidecar.engine.torch_engine.diffusers_family import DiffusersFamily, Network, Pipelines
+from locara_sidecar.engine.torch_engine.readers import CLIP_G, CLIP_L
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.noise import NoiseStream
     from locara_sidecar.engine.source import Source
     from locara_sidecar.engine.torch_engine.hooks import OnStep
-    from locara_sidecar.engine.truncation import Reader
 
 
 class Sdxl(DiffusersFamily):
@@ -46,17 +45,12 @@ class Sdxl(DiffusersFamily):
         "unet": Network(UNet2DConditionModel),
         "vae": Network(AutoencoderKL),
     }
-    tokenizers: ClassVar = {"tokenizer": CLIP_TOKENIZERS, "tokenizer_2": CLIP_TOKENIZERS}
+    tokenizers: ClassVar = {"tokenizer": CLIP_L, "tokenizer_2": CLIP_G}
     pipelines = Pipelines(StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline)
     scheduler_class = EulerDiscreteScheduler
     scheduler_options: ClassVar = {"timestep_spacing": "trailing"}
     schedulers = frozenset({"euler-trailing"})
     denoiser = "unet"
-
-    def readers(self, max_sequence_length: int) -> list[Reader]:
-        del max_sequence_length
-        parts = (("CLIP-L", self.tokenizer("tokenizer")), ("CLIP-G", self.tokenizer("tokenizer_2")))
-        return [reader_of(name, tokenizer, tokenizer.model_max_length) for name, tokenizer in parts]
 
     def encode(self, text: str, max_sequence_length: int) -> Embedding:
         del max_sequence_length  # CLIP's own

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 safe_open: Any = _safe_open
 _MAPPED = 256 << 20  # bytes
+_CHANNELS_LAST = {"cuda"}
+"""Devices whose convolutions in half precision have their channels last: tensor cores take them so, and torch keeps all
+that flows through in that form. float32 stays as diffusers has it, to the bit. Not run on CUDA yet."""
 
 
 def shell(cls: Any, component: model_folder.Component, dtype: torch.dtype) -> nn.Module:
@@ -72,6 +75,8 @@ def fill(
         _require_shape(component, key, tensor, place.shape)
         wanted = torch.float32 if precise.intersection(path.split(".")) else dtype
         value = tensor.to(device, wanted if tensor.is_floating_point() else tensor.dtype, copy=True)
+        if isinstance(owner, nn.Conv2d) and value.dim() == 4 and device in _CHANNELS_LAST and wanted != torch.float32:
+            value = value.contiguous(memory_format=torch.channels_last)
         _put(owner, name, value)
     _share(module)
     _compute(module, device)
