@@ -77,8 +77,10 @@ async def prepare(order: Order, engine: Engine, tell: Tell) -> PrepareResult:
 
     tell("reading", 0, total)
     try:
+        await anyio.to_thread.run_sync(order.store.prepare)
         await anyio.to_thread.run_sync(collect.sweep, order.store)
-        stage = await anyio.to_thread.run_sync(_stage, order.store)
+        # a few empty folders, made here: a cancel (Ctrl-C's is none of anyio's) must not come between this and the try
+        stage = _stage(order.store)
     except OSError as error:
         raise storage_error(order.store, error, total) from error
     try:
