@@ -267,3 +267,36 @@ def test_a_host_that_stops_reading_costs_little_memory_and_loses_no_answer(tmp_p
     assert len(messages) < 200
     assert messages[-2]["message"]["phase"] == "saving"
     assert grown < 16 << 20
+
+
+SLOW_DISK = """
+import os, sys, time
+
+sync = os.fsync
+
+def slowly(fd):
+    while os.path.exists(os.environ["HELD"]):
+        time.sleep(0.01)
+    sync(fd)
+
+if "serve" in sys.argv:
+    os.fsync = slowly
+"""
+
+
+@pytest.mark.parametrize("engine", ["fake", "torch"])
+def test_a_cancel_while_a_picture_is_being_saved_is_answered_and_leaves_nothing(tmp_path, hosts, engine):
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "sitecustomize.py").write_text(SLOW_DISK)
+    held = tmp_path / "held"
+    host = hosts.session(engine=engine, env={**os.environ, "PYTHONPATH": str(tmp_path / "start"), "HELD": str(held)})
+    held.touch()
+    call = host.begin(steps=2)
+    until(call, "saving")
+    call.cancel()
+    host.call("ping")  # the cancel was read before
+    held.unlink()
+    error = error_of(call, 30)
+    assert (error.code, error.kind, error.data["images"]) == (-32800, "RequestCancelled", [])
+    assert host.files() == []
+    assert host.generate(steps=1)["images"]
