@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from locara_protocol.client import Sidecar
+from locara_sidecar.daemon.engine_choice import installed
 from support.host import command, error_of, manifest, until
 
 SLOW = {
@@ -284,7 +285,7 @@ if "serve" in sys.argv:
 """
 
 
-@pytest.mark.parametrize("engine", ["fake", "torch"])
+@pytest.mark.parametrize("engine", ["fake", *(pytest.param(n, marks=getattr(pytest.mark, n)) for n in installed())])
 def test_a_cancel_while_a_picture_is_being_saved_is_answered_and_leaves_nothing(tmp_path, hosts, engine):
     (tmp_path / "start").mkdir()
     (tmp_path / "start" / "sitecustomize.py").write_text(SLOW_DISK)
