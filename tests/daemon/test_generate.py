@@ -28,7 +28,7 @@ def test_a_picture_is_saved_in_the_granted_folder_and_described_in_the_answer(ho
 
 def test_the_channel_tells_each_phase_and_each_step_once_with_a_preview(hosts):
     host = hosts.session()
-    call = host.begin(steps=6, preview={"mode": "linear"})
+    call = host.begin(steps=6)
     messages = list(call.messages())
     call.result(10)
     seen = list(dict.fromkeys(message["phase"] for message in messages))
