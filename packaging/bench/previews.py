@@ -9,7 +9,6 @@ import statistics
 import tempfile
 import time
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import msgspec
 
@@ -17,7 +16,6 @@ from bench.common import Row
 from bench.quality import found, job_for
 from locara_sidecar.engine import frames
 from locara_sidecar.engine.job import run_job
-from locara_sidecar.engine.preview import PreviewEncoder
 from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
 
 if TYPE_CHECKING:
@@ -32,9 +30,9 @@ class _Control:
 
 
 class _Watched(TorchRuntime):
-    """Knows how long the sampling thread, and the encoding one, were busy with previews."""
+    """Knows how long the sampling thread was busy with previews."""
 
-    spent = encoded = 0.0
+    spent = 0.0
 
     def preview(self, x0: Any, mode: str, max_side: int) -> Any:
         began = time.perf_counter()
@@ -43,21 +41,9 @@ class _Watched(TorchRuntime):
         finally:
             self.spent += time.perf_counter() - began
 
-    def timed(self, encode: Any) -> Any:
-        """``encode``, and what it takes of the processor."""
-
-        def encoding(*arguments: Any) -> Any:
-            began = time.thread_time()
-            try:
-                return encode(*arguments)
-            finally:
-                self.encoded += time.thread_time() - began
-
-        return encoding
-
 
 def measure(known: catalogue.Catalogue, name: str, rounds: int) -> list[Row]:
-    """The share of sampling that decoding and compressing previews takes, and how much longer denoising takes."""
+    """The share of sampling that previews take on its thread, and what they cost in all, their compression included."""
     shares, ratios, sent = [], [], 0
     entry, folder = found(known, name)
     job = job_for(entry, folder)
@@ -66,17 +52,16 @@ def measure(known: catalogue.Catalogue, name: str, rounds: int) -> list[Row]:
         for turn in range(rounds + 1):
             took = {}
             for mode in ("off", "auto"):
-                runtime.spent = runtime.encoded = 0.0
+                runtime.spent = 0.0
                 events: list[Any] = []
                 preview = msgspec.structs.replace(job.preview, mode=mode, max_side=256, max_bytes=5632)
                 drawn = msgspec.structs.replace(job, prompt="a red circle", seed=turn, preview=preview)
-                with mock.patch.object(PreviewEncoder, "encode", runtime.timed(PreviewEncoder.encode)):
-                    done = run_job(runtime, drawn, _Control(), events.append, _raise)
+                done = run_job(runtime, drawn, _Control(), events.append, _raise)
                 assert isinstance(done, frames.Done)
                 took[mode] = done.denoise
             if turn == 0:
                 continue  # loading
-            shares.append((runtime.spent + runtime.encoded) / (took["auto"] - runtime.spent))
+            shares.append(runtime.spent / (took["auto"] - runtime.spent))
             ratios.append(took["auto"] / took["off"])
             sent += sum(isinstance(event, frames.Step) and event.preview is not None for event in events)
     what = f"{entry.id}, {rounds} x {job.steps} steps, {sent} previews"

@@ -82,6 +82,7 @@ class _Run:
         self._runtime = runtime
         self._spec = spec
         self._report = report
+        self.sender = PreviewSender(send, spec.preview)
         self._seconds: dict[Phase, float] = dict.fromkeys(get_args(Phase), 0.0)
         self._phase: PhaseEvent | None = None
         self._since = self._told = 0.0
@@ -90,7 +91,6 @@ class _Run:
         if spec.preview.mode == "off":
             self._modes.clear()
         self._budget = PreviewBudget()
-        self.sender = PreviewSender(send, spec.preview, self._budget.encoded)
         self._warnings: dict[str, str] = {}
 
     def emit(self, event: RuntimeEvent) -> None:
@@ -174,7 +174,7 @@ class _Run:
             self._warnings["PreviewFailed"] = "A preview could not be decoded; this job goes on without."
             self._report("a preview failed", error)
         finally:
-            self._budget.decoded(time.monotonic() - started)
+            self._budget.spent(time.monotonic() - started)
         return None
 
     def _image(self, event: ImageEvent) -> None:

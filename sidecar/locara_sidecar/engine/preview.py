@@ -1,8 +1,7 @@
 """Previews on their way out: how often, under how many bytes, and in order with everything else.
 
 The small picture of a step is decoded on the sampling thread (``engine/job.py``). Here it is encoded on a
-thread of its own, so that the sampling does not wait for it. It counts in the budget all the same: where the processor
-samples, the thread takes its share of it.
+thread of its own, so that compressing costs the sampling nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import io
 import math
 import threading
-import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -37,27 +35,20 @@ class PreviewBudget:
     """Whether one more preview keeps their cost within 3 % of the sampling time. Times in seconds."""
 
     def __init__(self) -> None:
-        self._sampled = self._decoded = self._encoded = 0.0
-        self._last_decoded = self._last_encoded = 0.0
+        self._sampled = self._spent = self._last = 0.0
 
     def sampled(self, seconds: float) -> None:
         """Sampling took this long, previews not counted."""
         self._sampled += seconds
 
-    def decoded(self, seconds: float) -> None:
+    def spent(self, seconds: float) -> None:
         """A preview took this long on the sampling thread."""
-        self._decoded += seconds
-        self._last_decoded = seconds
-
-    def encoded(self, seconds: float) -> None:
-        """A preview took the encoding thread this long; only that thread calls this."""
-        self._encoded += seconds
-        self._last_encoded = seconds
+        self._spent += seconds
+        self._last = seconds
 
     def allows(self) -> bool:
         """Whether a preview that costs what the last one did fits in."""
-        spent = self._decoded + self._encoded
-        return spent + self._last_decoded + self._last_encoded <= _SHARE * self._sampled
+        return self._spent + self._last <= _SHARE * self._sampled
 
 
 class PreviewEncoder:
@@ -119,15 +110,10 @@ class PreviewSender:
 
     A step always gets exactly one frame. While the thread is behind by more than one step, the older
     ones go out without their preview: the latest wins.
-
-    :param spent: told the seconds of processor time that each encoding took, on its thread.
     """
 
-    def __init__(
-        self, send: Callable[[frames.Event], None], spec: frames.PreviewSpec, spent: Callable[[float], None]
-    ) -> None:
+    def __init__(self, send: Callable[[frames.Event], None], spec: frames.PreviewSpec) -> None:
         self._send = send
-        self._spent = spent
         self._encoder = PreviewEncoder(spec.mime_type, spec.max_bytes)
         self._changed = threading.Condition()
         self._waiting: deque[tuple[frames.Event, Picture | None]] = deque()
@@ -184,12 +170,9 @@ class PreviewSender:
             self._send(frame)
 
     def _with_preview(self, step: frames.Step, picture: Picture) -> frames.Step:
-        began = time.thread_time()
         try:
             preview = self._encoder.encode(*picture)
         except Exception:  # noqa: BLE001  a preview never fails a job
             self.failed = True
             return step
-        finally:
-            self._spent(time.thread_time() - began)
         return frames.Step(job=step.job, image=step.image, step=step.step, steps=step.steps, preview=preview)
