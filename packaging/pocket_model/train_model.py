@@ -35,7 +35,7 @@ from pocket_model.train_text import tokenise
 
 SEED = 4
 PICTURES, TWO_EVERY = 20_000, 8
-STEPS, BATCH = 5300, 32
+STEPS, BATCH = 8000, 32
 WORKERS = 2
 """Processes of one thread each, sharing every batch; on a busy machine two threads wait for each other too much."""
 PEAK_RATE, WARM_UP, COOL_DOWN = 1.2e-3, 200, 0.25
