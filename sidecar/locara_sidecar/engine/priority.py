@@ -3,8 +3,8 @@
 The engine has a lower priority. That alone does not wake the daemon in time on Linux: a thread that computes keeps
 its processor until its slice is over (about 3 ms, or the next tick of the clock), and a ``ping`` waits for five
 threads in turn. Threads that ask for shorter slices do not wait for it (since Linux 6.12; EEVDF's custom slices).
-With both cores busy sampling, ``ping``'s 99th percentile was 2.7, 2.8 and 4.2 ms with it and 3.6, 4.1 and 4.7 ms
-without (2 cores, turn by turn).
+With both cores busy sampling, ``ping``'s 99th percentile in ``make bench`` was 3.6 and 4.6 ms with it; before it the
+same pings took 3.6 to 5.6 ms (seven runs by hand, not paired with those).
 """
 
 from __future__ import annotations
