@@ -177,7 +177,8 @@ def rows(where: Path, count: int, seed: int) -> list[Row]:
     table = [Row("live models collected", f"{faults} of {done}", "0", met, time.monotonic() - began, note)]
     for words, plant in PLANTED.items():
         began = time.monotonic()
-        done, faults = operations(where / plant.__name__, min(count, 20_000), seed, plant)
+        # however few were asked for: whether a race is lost is chance, and the first fault ends this
+        done, faults = operations(where / plant.__name__, 20_000, seed, plant)
         figure = f"caught in {done}" if faults else "not caught"
         table.append(Row(f"planted: {words}", figure, "caught", faults > 0, time.monotonic() - began))
     return table
