@@ -41,7 +41,8 @@ def main() -> None:
     for name, modules, arguments in stages:
         since = time.monotonic()
         parts = [start(m, *arguments, log=work / f"{m}.log") for m in modules]
-        if any([part.wait() for part in parts]):  # a list: both are waited for
+        statuses = [part.wait() for part in parts]
+        if any(statuses):
             raise SystemExit(f"{name}: failed; see the logs in {work}")
         print(f"{name}: {(time.monotonic() - since) / 60:.1f} minutes", flush=True)
     print(f"all trainings: {(time.monotonic() - begun) / 60:.1f} minutes", flush=True)

@@ -1,4 +1,4 @@
-"""diffusers' own pipelines, loaded and called as its documentation says, to compare with."""
+"""diffusers' own pipelines, loaded and called as its documentation says, on the engine's device, to compare with."""
 
 import contextlib
 import functools
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from locara_sidecar.engine.noise import NoiseStream
+from locara_sidecar.engine.torch_engine import devices
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
 PIPELINES = {
@@ -34,7 +35,7 @@ def pipeline(model, way=TEXT):
             pipe.scheduler.config, timestep_spacing="trailing"
         )
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return pipe.to(devices.choose_device())
 
 
 def picture(model, job, way=TEXT, output_type="pil", **more):
@@ -65,7 +66,7 @@ def drawing(model, way, seed):
 
     def draw(shape, generator=None, device=None, dtype=None, layout=None):
         shapes.append(tuple(shape))
-        return torch.from_numpy(stream.normal(tuple(shape)))
+        return torch.from_numpy(stream.normal(tuple(shape))).to(device, dtype)
 
     modules = [sys.modules[type(pipeline(model, way)).__module__], sys.modules["diffusers.models.autoencoders.vae"]]
     kept = [module.randn_tensor for module in modules]

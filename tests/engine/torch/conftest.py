@@ -36,4 +36,4 @@ def diffusers_pipeline(request: pytest.FixtureRequest) -> Any:
 
     pipeline = StableDiffusion3Pipeline.from_pretrained(str(FOLDER), dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return pipeline.to(request.getfixturevalue("runtime").device)

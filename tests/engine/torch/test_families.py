@@ -45,6 +45,7 @@ def test_noise_given_as_latents_gives_the_same_pixels(runtimes, run, job_for, mo
     noise = torch.from_numpy(NoiseStream(spec.seed).normal((1, 4 if model == "tiny-sdxl" else 16, 8, 8)))
     if model != "tiny-sdxl":  # FLUX takes them packed: 2 × 2 patches, channels first
         noise = noise.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5).reshape(1, 16, 64)
+    noise = noise.to(runtimes(model).device)
     theirs = reference.picture(model, spec, latents=noise)
     np.testing.assert_array_equal(np.array(run(runtimes(model), spec).images[0]), np.array(theirs))
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from locara_sidecar.engine.noise import NoiseStream
+from locara_sidecar.engine.torch_engine import devices
 from locara_sidecar.engine.torch_engine.hooks import drawing_from, observed_steps
 from support.runtimes import make_runtime
 
@@ -38,7 +39,8 @@ def reference(pipeline, spec, output_type="pil", **noise):
 
 
 def noise_of(spec):
-    return torch.from_numpy(NoiseStream(spec.seed).normal((1, 16, spec.height // 8, spec.width // 8)))
+    noise = torch.from_numpy(NoiseStream(spec.seed).normal((1, 16, spec.height // 8, spec.width // 8)))
+    return noise.to(devices.choose_device())
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
@@ -70,6 +72,7 @@ def test_a_folder_without_the_third_encoder_runs_as_diffusers_runs_it(tmp_path, 
         str(copy), text_encoder_3=None, tokenizer_3=None, dtype=torch.float32, local_files_only=True
     )
     pipeline.set_progress_bar_config(disable=True)
+    pipeline.to(devices.choose_device())
     theirs = reference(pipeline, job, latents=noise_of(job))[0]
     np.testing.assert_array_equal(np.array(result.images[0]), np.array(theirs))
 

@@ -70,7 +70,9 @@ def test_an_exact_job_after_a_fast_one_is_the_same_to_the_bit(runtimes, run, job
     fast = run(runtime, job_for(model, steps=STEPS, speed="fast"))
     again = run(runtime, exact)
     assert fast.images[0].tobytes() != expected.images[0].tobytes()
-    assert [step.x0.numpy().tobytes() for step in again.steps] == [step.x0.numpy().tobytes() for step in expected.steps]
+    assert [step.x0.cpu().numpy().tobytes() for step in again.steps] == [
+        step.x0.cpu().numpy().tobytes() for step in expected.steps
+    ]
     assert again.images[0].tobytes() == expected.images[0].tobytes()
 
 

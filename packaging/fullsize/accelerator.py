@@ -1,0 +1,208 @@
+"""All models at full size on a CUDA device: through the daemon, beside diffusers' own pipeline, in one run.
+
+    python -m fullsize.accelerator [MODEL[:QUANTIZATION] …] [--size N] [--steps N] [--folder DIR] [--compile MODEL …]
+
+For each model the daemon draws three pictures (the first one loads, the second is timed, the third has previews), then
+diffusers does the same in a process of its own (``fullsize.plain``). Memory is what the device's driver counts as used,
+less what it counted before, for both. Weights are random (``models.py``), pictures nonsense. The next model is written
+while one is measured; a folder is deleted when its model has been. Prints a row a model, then one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from bench.common import ROOT, manifest
+from fullsize.models import PARTS, write_model
+from locara_protocol.client import RemoteError, Sidecar, SidecarGone
+from locara_sidecar.daemon import gpu
+
+GB = 1_000_000_000
+PROMPTS = ("a red circle on the blue square", "a green cat with a tree", "a black dog in the white square")
+Figures = dict[str, Any]
+
+
+class DeviceMemory:
+    """The most that the device had in use within the block, less what it had before, in bytes."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+
+    def __enter__(self) -> DeviceMemory:
+        self._done = threading.Event()
+        self._before = self._used()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.02):
+            self.peak = max(self.peak, self._used() - self._before)
+
+    @staticmethod
+    def _used() -> int:
+        found = gpu.memory()
+        if found is None:
+            raise SystemExit("no CUDA device, or a torch without CUDA")
+        total, free = found
+        return total - free
+
+
+def ours(folder: Path, model: str, options: dict[str, Any], engine: str) -> Figures:
+    """Three pictures through the daemon."""
+    known, out = f"{model}-synthetic", folder / "out"
+    out.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "locara_sidecar", "serve", "--engine", engine, "--log-level", "info"]
+    command += ["--catalogue", str(folder), "--cache-dir", str(folder / "cache"), "--stall-timeout", "600"]
+    params: dict[str, Any] = {}
+    method = "image.generate"
+    if "kontext" in model:
+        method, params = "image.edit", {"image": {"data": _red(options["width"]), "mimeType": "image/png"}}
+    results: list[Figures] = []
+    with tempfile.TemporaryFile() as errors, DeviceMemory() as memory:
+        with Sidecar(command, stderr=errors) as sidecar:
+            sidecar.initialize(manifest=manifest(known), grants={"user-folder": str(out)})
+            for prompt, mode in zip(PROMPTS, ("off", "off", "auto"), strict=True):
+                job = options | {"model": known, "preview": {"mode": mode}}
+                results.append(sidecar.call(method, {"prompt": prompt, "options": job} | params, timeout=600))
+        errors.seek(0)
+        log = [line for line in errors.read().decode(errors="replace").splitlines() if "plan" in line or "WARN" in line]
+    cold, warm, shown = (result["timings"] for result in results)
+    steps = options["steps"]
+    return {
+        "device": results[0]["model"]["device"],
+        "precision": results[0]["model"]["precision"],
+        "quantization": results[0]["model"]["quantization"],
+        "load": cold["loadMs"] / 1000,
+        "encode": warm["encodeMs"] / 1000,
+        "step": warm["denoiseMs"] / 1000 / steps,
+        "stepWithPreviews": shown["denoiseMs"] / 1000 / steps,
+        "decode": warm["decodeMs"] / 1000,
+        "picture": warm["totalMs"] / 1000,
+        "memory": memory.peak,
+        "told": results[1]["peakMemoryBytes"],
+        "log": log[-3:],
+    }
+
+
+def theirs(folder: Path, model: str, options: dict[str, Any], *, compiled: bool) -> Figures:
+    """The same by diffusers alone."""
+    command = [sys.executable, "-m", "fullsize.plain", str(folder / model)]
+    command += ["--size", str(options["width"]), "--steps", str(options["steps"]), *(["--compile"] if compiled else [])]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    paths = [str(ROOT / "packaging"), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    with DeviceMemory() as memory:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"failed": done.stderr[-1500:]}
+    return json.loads(done.stdout.splitlines()[-1]) | {"memory": memory.peak}
+
+
+def _red(size: int) -> str:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("RGB", (size, size), "red").save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def row(name: str, mine: Figures, plain: Figures) -> str:
+    """One line of the table in packaging/fullsize/README.md."""
+    cells = [name, f"{mine['step']:.3f}", f"{mine['stepWithPreviews']:.3f}"]
+    if "step" in plain:
+        cells += [f"{plain['step']:.3f}", f"{mine['step'] / plain['step']:.3f}"]
+    else:
+        cells += ["", ""]
+    cells += [f"{mine['picture']:.2f}", f"{plain['picture']:.2f}" if "picture" in plain else ""]
+    cells += [f"{mine['memory'] / GB:.1f}", f"{plain['memory'] / GB:.1f}" if "memory" in plain else ""]
+    cells += [f"{mine['load']:.1f}", f"{plain['load']:.1f}" if "load" in plain else ""]
+    if "compiledStep" in plain:
+        cells += [f"compiled {plain['compiledStep']:.3f}, first call {plain['compiling']:.1f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=list(PARTS), metavar="MODEL[:QUANTIZATION]")
+    parser.add_argument("--size", type=int, default=1024, help="pixels of a side")
+    parser.add_argument("--steps", type=int, help="at most; else the model's default")
+    parser.add_argument("--folder", type=Path, help="where to write; a temporary folder otherwise")
+    parser.add_argument(
+        "--compile", nargs="*", default=[], help="models that diffusers also draws with compiled blocks"
+    )
+    parser.add_argument("--json", type=Path, help="write all figures here, too, after each model")
+    options = parser.parse_args()
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="fullsize-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = [(model, quantization or "none") for model, _, quantization in (m.partition(":") for m in options.models)]
+    order = list(dict.fromkeys(model for model, _ in wanted))
+    sys.path.append(str(ROOT / "fixtures"))
+    import make_models  # before the thread: it imports torch
+
+    del make_models
+    figures: dict[str, Figures] = {}
+    failed = 0
+    try:
+        with ThreadPoolExecutor(1) as writer:
+            writing: Future[int] | None = writer.submit(write_model, folder, order[0])
+            for place, model in enumerate(order):
+                assert writing is not None
+                began = time.monotonic()
+                writing.result()
+                print(f"waited {time.monotonic() - began:.0f} s for {model}", file=sys.stderr, flush=True)
+                following = order[place + 1] if place + 1 < len(order) else None
+                writing = writer.submit(write_model, folder, following) if following else None
+                default = json.loads((folder / f"{model}.json").read_text())["defaults"]["steps"]
+                job = {"width": options.size, "height": options.size, "seed": 1}
+                job["steps"] = min(default, options.steps or default)
+                for quantization in [quantization for name, quantization in wanted if name == model]:
+                    name = f"{model}:{quantization}"
+                    try:
+                        mine = ours(folder, model, job | {"quantization": quantization}, options.engine)
+                        plain = {}
+                        if quantization == "none" and options.engine == "torch":
+                            plain = theirs(folder, model, job, compiled=model in options.compile)
+                        figures[name] = {"steps": job["steps"], "locara": mine, "diffusers": plain}
+                        print(row(f"{name}, {job['steps']} steps", mine, plain), flush=True)
+                        print(plain.get("failed", ""), mine["log"], file=sys.stderr, flush=True)
+                    except (
+                        RemoteError,
+                        SidecarGone,
+                        OSError,
+                        KeyError,
+                        ValueError,
+                    ) as error:  # the others are still worth their time
+                        failed += 1
+                        print(f"{name}: {error!r}", file=sys.stderr, flush=True)
+                    if options.json:
+                        options.json.write_text(json.dumps(figures, indent=1))
+                if writing is not None:
+                    writing.result()  # it may link components of this one
+                shutil.rmtree(folder / model)
+                (folder / f"{model}.json").unlink()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(json.dumps(figures))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
