@@ -148,6 +148,7 @@ def main() -> int:
     parser.add_argument(
         "--compile", nargs="*", default=[], help="models that diffusers also draws with compiled blocks"
     )
+    parser.add_argument("--engine", choices=("torch", "mlx"), default="torch", help="mlx: nothing beside it")
     parser.add_argument("--json", type=Path, help="write all figures here, too, after each model")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="fullsize-"))

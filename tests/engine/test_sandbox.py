@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import anyio
@@ -44,26 +45,38 @@ def offered():
 
 @pytest.fixture
 def world(tmp_path):
-    """A user's files, a scratch folder, a granted model, and two servers of this machine."""
+    """A user's files, a scratch folder, a granted model, and four servers of this machine."""
     for name in ("home", "scratch", "model"):
         (tmp_path / name).mkdir()
     (tmp_path / "home" / "secret").write_text("secret")
     (tmp_path / "home" / "long").write_text("a user's file")
     (tmp_path / "model" / "weights").write_text("weights")
-    with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp") as services,  # pytest's own folders are too long for an address
+        socket.socket() as tcp,
+        socket.socket(type=socket.SOCK_DGRAM) as udp,
+        socket.socket(socket.AF_UNIX) as stream,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams,
+    ):
         for server in (tcp, udp):
             server.bind(("127.0.0.1", 0))
-        tcp.listen(16)
-        udp.setblocking(False)
+        for server, name in ((stream, "stream"), (datagrams, "datagrams")):
+            server.bind(f"{services}/{name}")
+        for server in (tcp, stream):
+            server.listen(16)
+        for server in (udp, datagrams):
+            server.setblocking(False)
         yield {
             "scratch": str(tmp_path / "scratch"),
-            "udp server": udp,
+            "datagram servers": (udp, datagrams),
             "plan": {
                 "secret": str(tmp_path / "home" / "secret"),
                 "outside": str(tmp_path / "home"),
                 "readable": [str(tmp_path / "model")],
                 "tcp": tcp.getsockname()[1],
                 "udp": udp.getsockname()[1],
+                "stream": stream.getsockname(),
+                "datagrams": datagrams.getsockname(),
             },
         }
 
@@ -87,15 +100,17 @@ def test_files_network_and_names_are_out_of_reach_in_python_natively_and_for_chi
     assert not [name for name, outcome in found.items() if outcome == "done"], found
     assert sorted(os.listdir(world["plan"]["outside"])) == ["long", "secret"]
     assert os.listdir(world["scratch"]) == []
-    with pytest.raises(BlockingIOError):
-        world["udp server"].recv(100)
+    for server in world["datagram servers"]:
+        with pytest.raises(BlockingIOError):
+            server.recv(100)
 
 
 def test_control_without_the_sandbox_the_same_attempts_succeed(world):
     found = attempt(world, "off")
     expected = set(found) - ({"raw packets"} if os.getuid() or sys.platform != "linux" else set())
     assert {name for name, outcome in found.items() if outcome == "done"} >= expected, found
-    assert world["udp server"].recv(100)
+    for server in world["datagram servers"]:
+        assert server.recv(100)
     assert {"python", "native", "child", "renamed"} <= set(os.listdir(world["plan"]["outside"]))
 
 
@@ -145,8 +160,20 @@ with tempfile.NamedTemporaryFile() as file:
 assert os.path.expanduser("~") == {world["scratch"]!r}
 os.makedirs(os.environ["TORCHINDUCTOR_CACHE_DIR"])
 assert subprocess.check_output(["/bin/sh", "-c", "echo a | cat > /dev/null && cat /proc/self/status"])
-thread = threading.Thread(target=lambda: open(f"/proc/self/task/{{threading.get_native_id()}}/comm", "w").write("cuda"))
+named = []
+def name_itself():  # as CUDA does
+    with open(f"/proc/self/task/{{threading.get_native_id()}}/comm", "w") as comm:
+        comm.write("cuda")
+    named.append(open(f"/proc/self/task/{{threading.get_native_id()}}/comm").read())
+thread = threading.Thread(target=name_itself)
 thread.start(); thread.join()
+assert named == ["cuda\\n"], named
+for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):  # waiting to be connected to, as CUDA does, too
+    for address in (f"\\0locara-{{os.getpid()}}-{{kind}}", f"w{{int(kind)}}"):
+        waiting = socket.socket(socket.AF_UNIX, kind)
+        os.chdir({world["scratch"]!r})
+        waiting.bind(address)
+        waiting.listen()
 os.urandom(1); open("/dev/urandom", "rb").read(1); open("/sys/devices/system/cpu/online").read()
 import zoneinfo, ssl, sqlite3, PIL.Image
 print("fine")

@@ -112,12 +112,15 @@ def test_an_ordinary_user_leaves_the_network_inside_a_user_namespace_and_keeps_n
     assert not refused.named("drop_capabilities")
 
 
-def test_the_filter_leaves_connected_pairs_alone():
+def test_the_filter_denies_every_way_to_reach_somebody_and_leaves_waiting_and_pairs():
     kernel = Played()
     assert "2.6.0" in network.filter_calls(kernel)
     ((denied,),) = kernel.named("deny_calls")
-    assert {"socket", "connect", "bind", "io_uring_setup"} == set(denied)
-    assert denied["io_uring_setup"] == errno.ENOSYS  # what a kernel without it answers: libraries then do without
+    assert {"socket", "socketpair", "connect", "io_uring_setup"} == {denial.name for denial in denied}
+    errors = {denial.name: denial.error for denial in denied}
+    assert errors["io_uring_setup"] == errno.ENOSYS  # what a kernel without it answers: libraries then do without
+    assert [denial.where for denial in denied if denial.name == "connect"] == [None]
+    assert all(denial.where for denial in denied if denial.name.startswith("socket"))
 
 
 # --- which files ----------------------------------------------------------------------------

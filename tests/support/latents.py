@@ -11,7 +11,7 @@ def encoded(engine: str, vae: Any, picture: Any) -> Any:
         import torch
 
         with torch.no_grad():
-            raw = vae.encode(torch.from_numpy(picture)[None]).latent_dist.mode()
+            raw = vae.encode(torch.from_numpy(picture)[None].to(vae.device)).latent_dist.mode()
         return (raw - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
     import mlx.core as mx
 

@@ -1,6 +1,7 @@
 """Tries what a confined engine must not do: in Python, natively, and from a child process. Run as a program.
 
-    python outlaw.py on|off SCRATCH < {"secret": …, "outside": …, "tcp": port, "udp": port, "readable": […]}
+    python outlaw.py on|off SCRATCH < {"secret": …, "outside": …, "tcp": port, "udp": port, "readable": […],
+                                       "stream": path, "datagrams": path}
 
 Prints {attempt: "done" or why not}. ``off`` is the control: the same attempts without the sandbox.
 """
@@ -38,6 +39,22 @@ def python_tcp(port):
 def python_udp(port):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
         datagrams.sendto(b"python", ("127.0.0.1", port))
+
+
+def local_stream(path):
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.connect(path)
+
+
+def local_datagram(path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
+        datagrams.sendto(b"local", path)
+
+
+def local_datagram_of_a_pair(path, kind=socket.SOCK_DGRAM):
+    one, two = socket.socketpair(socket.AF_UNIX, kind)
+    with one, two:
+        one.sendto(b"pair", path)
 
 
 def python_name():
@@ -104,6 +121,11 @@ def main():
     attempts = {
         "python tcp": lambda: python_tcp(tcp),
         "python udp": lambda: python_udp(udp),
+        "local stream": lambda: local_stream(plan["stream"]),
+        "local datagram": lambda: local_datagram(plan["datagrams"]),
+        "local datagram of a pair": lambda: local_datagram_of_a_pair(plan["datagrams"]),
+        "local raw of a pair": lambda: local_datagram_of_a_pair(plan["datagrams"], socket.SOCK_RAW),
+        "child stream": lambda: child(f"local_stream({plan['stream']!r})"),
         "python name": python_name,
         "python read": lambda: python_read(secret),
         "python list": lambda: python_list(outside),

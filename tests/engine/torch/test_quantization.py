@@ -123,7 +123,7 @@ def test_auto_takes_fewer_bits_where_more_do_not_fit(tmp_path, run, spec):
     def tight(family, ask, current, machine):
         wanted = msgspec.structs.replace(ask, quantization="8bit")
         least = min(one.peak for one in plans.candidates(family.parts, wanted, "ram"))
-        barely = msgspec.structs.replace(machine, available=int(least / plans.COMFORT) + 1)
+        barely = msgspec.structs.replace(machine, kind="ram", available=int(least / plans.COMFORT) + 1)
         return plan(family, ask, current, barely)
 
     cold._plan = tight

@@ -47,8 +47,9 @@ def test_convolutions_have_their_channels_last_where_that_pays(
     tmp_path, runtimes, run, job_for, monkeypatch, precision, last
 ):
     """For CUDA; here the processor does as if it were one, which shows that the picture stays what it is."""
+    monkeypatch.setattr(weights, "_CHANNELS_LAST", set())
     expected = run(make_runtime("torch", tmp_path / "one"), job_for("tiny-sdxl", precision=precision)).images[0]
-    monkeypatch.setattr(weights, "_CHANNELS_LAST", {"cpu"})
+    monkeypatch.setattr(weights, "_CHANNELS_LAST", {"cpu", "cuda"})
     runtime = make_runtime("torch", tmp_path / "two")
     result = run(runtime, job_for("tiny-sdxl", precision=precision))
     for part in ("unet", "vae"):

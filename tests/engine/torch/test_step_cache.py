@@ -115,9 +115,9 @@ def test_the_two_guidance_passes_are_foretold_each_from_its_own_past(runtimes, r
     """Guidance sends both through the denoiser as one batch: each row must come out as it does alone."""
     run(runtimes("tiny-sd3"), job_for("tiny-sd3", steps=1))
     denoiser = denoiser_of(runtimes("tiny-sd3"))
-    draw = torch.Generator().manual_seed(3)
-    latents = torch.randn(STEPS, 2, 16, 8, 8, generator=draw)
-    words, pooled = torch.randn(2, 20, 64, generator=draw), torch.randn(2, 64, generator=draw)
+    draw, device = torch.Generator().manual_seed(3), denoiser.device
+    latents = torch.randn(STEPS, 2, 16, 8, 8, generator=draw).to(device)
+    words, pooled = torch.randn(2, 20, 64, generator=draw).to(device), torch.randn(2, 64, generator=draw).to(device)
 
     def answers(rows):
         with torch.no_grad(), caching(denoiser, "fast"):
@@ -125,7 +125,7 @@ def test_the_two_guidance_passes_are_foretold_each_from_its_own_past(runtimes, r
                 [
                     denoiser(
                         hidden_states=latents[step, rows],
-                        timestep=torch.full((len(latents[step, rows]),), 900.0 - 50 * step),
+                        timestep=torch.full((len(latents[step, rows]),), 900.0 - 50 * step, device=device),
                         encoder_hidden_states=words[rows],
                         pooled_projections=pooled[rows],
                         return_dict=False,

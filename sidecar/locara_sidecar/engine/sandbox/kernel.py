@@ -10,7 +10,10 @@ import contextlib
 import ctypes
 import functools
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture but Alpha
 _RULESET_VERSION = 1
@@ -21,6 +24,45 @@ _CLONE_NEWNET = 0x40000000
 _CAPABILITY_VERSION_3 = 0x20080522
 _ACT_ALLOW = 0x7FFF0000
 _ACT_ERRNO = 0x00050000
+_NOT_EQUAL, _MASKED_EQUAL = 1, 7
+
+
+class Differs(NamedTuple):
+    """A call whose argument ``argument`` (from 0) is not ``value``."""
+
+    argument: int
+    value: int
+
+    def compare(self) -> tuple[int, int, int, int]:
+        return self.argument, _NOT_EQUAL, self.value, 0
+
+
+class Holds(NamedTuple):
+    """A call whose argument ``argument`` (from 0) is ``value`` in the bits of ``mask``."""
+
+    argument: int
+    mask: int
+    value: int
+
+    def compare(self) -> tuple[int, int, int, int]:
+        return self.argument, _MASKED_EQUAL, self.mask, self.value
+
+
+class Denial(NamedTuple):
+    """A system call that fails with ``error``, always or where its arguments are as ``where`` says."""
+
+    name: str
+    error: int
+    where: Differs | Holds | None = None
+
+
+class _Compare(ctypes.Structure):  # scmp_arg_cmp
+    _fields_ = (
+        ("arg", ctypes.c_uint),
+        ("op", ctypes.c_int),
+        ("datum_a", ctypes.c_uint64),
+        ("datum_b", ctypes.c_uint64),
+    )
 
 
 class _RulesetAttr(ctypes.Structure):
@@ -116,8 +158,8 @@ class Kernel:
 
     # --- seccomp, through libseccomp ----------------------------------------------------
 
-    def deny_calls(self, denied: dict[str, int]) -> str:
-        """From now on these system calls fail with these errors; returns the library's version.
+    def deny_calls(self, denied: Iterable[Denial]) -> str:
+        """From now on these system calls fail; returns the library's version.
 
         :raises OSError: ENOSYS where the library is not installed, else what it answered.
         """
@@ -130,10 +172,12 @@ class Kernel:
         if not context:
             raise OSError(12, "seccomp_init failed")
         try:
-            for name, number in denied.items():
-                call = library.seccomp_syscall_resolve_name(name.encode())
-                action, none = ctypes.c_uint32(_ACT_ERRNO | number), ctypes.c_void_p(None)
-                _negated(library.seccomp_rule_add_array(context, action, ctypes.c_int(call), ctypes.c_uint(0), none))
+            for denial in denied:
+                call = ctypes.c_int(library.seccomp_syscall_resolve_name(denial.name.encode()))
+                action = ctypes.c_uint32(_ACT_ERRNO | denial.error)
+                compared = [] if denial.where is None else [_Compare(*denial.where.compare())]
+                count, array = ctypes.c_uint(len(compared)), (_Compare * len(compared))(*compared)
+                _negated(library.seccomp_rule_add_array(context, action, call, count, array))
             _negated(library.seccomp_load(context))
         finally:
             library.seccomp_release(context)

@@ -36,7 +36,7 @@ _RIGHTS: dict[Right, int] = {
     # not EXECUTE: what the engine wrote is loaded as a library, never started as a program
     "write": _READ | WRITE_FILE | TRUNCATE | REFER | _MAKE,
     "device": _READ | WRITE_FILE | IOCTL_DEV,
-    "rename-threads": _READ | WRITE_FILE,
+    "rename-threads": _READ | WRITE_FILE | TRUNCATE,  # CUDA opens a thread's name as with fopen(…, "w")
 }
 
 

@@ -1,9 +1,10 @@
 """No network of any kind: Landlock covers TCP only, so datagrams, names and raw sockets are taken away here.
 
 Two means, each enough by itself, and both are used where the system has them: an empty network namespace, and a
-filter on the system calls that make sockets (through libseccomp, which comes with most distributions). The filter also
-closes local sockets with a path, through which a desktop's services could be asked to do what the engine may not; pairs
-of connected sockets go on working. Neither touches devices or files.
+filter on system calls (through libseccomp, which comes with most distributions). The filter also closes local sockets
+with a path, through which a desktop's services could be asked to do what the engine may not. What it leaves are local
+sockets that reach nobody: connected pairs, and streams, which can only wait to be connected to, since connecting is
+denied. CUDA's driver makes one of those when it starts and gives up without it. Neither touches devices or files.
 """
 
 from __future__ import annotations
@@ -13,16 +14,28 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from locara_sidecar.engine.sandbox.kernel import Denial, Differs, Holds
+
 if TYPE_CHECKING:
     from locara_sidecar.engine.sandbox.kernel import Kernel
 
-DENIED = {
-    "socket": errno.EACCES,
-    "connect": errno.EACCES,  # half of a pair of datagram sockets could be connected to another address
-    "bind": errno.EACCES,
-    "io_uring_setup": errno.ENOSYS,  # rings make and connect sockets without the calls above
-}
-"""System calls and the error that they give from then on."""
+_UNIX, _DATAGRAM, _RAW = 1, 2, 3
+"""``AF_UNIX``, ``SOCK_DGRAM``, ``SOCK_RAW``, on every architecture but MIPS; a raw local socket is a datagram one."""
+_TYPE = 0xF
+"""The bits of a socket's type that are not flags."""
+
+DENIED = (
+    Denial("socket", errno.EACCES, Differs(0, _UNIX)),
+    # datagrams need no connection to be sent, not even those of a pair
+    *(
+        Denial(name, errno.EACCES, Holds(1, _TYPE, kind))
+        for name in ("socket", "socketpair")
+        for kind in (_DATAGRAM, _RAW)
+    ),
+    Denial("connect", errno.EACCES),
+    Denial("io_uring_setup", errno.ENOSYS),  # rings make and connect sockets without the calls above
+)
+"""What is denied from then on, and the error that it gives."""
 
 
 def leave(kernel: Kernel) -> str:
