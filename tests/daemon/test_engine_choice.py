@@ -53,6 +53,14 @@ def test_the_reason_tells_why_the_other_engine_stands_in(machine):
     assert torch.device == "cpu"
 
 
+def test_what_the_running_engine_says_of_its_device_is_told_of_that_engine_alone(machine):
+    machine(False, "mlx", "torch")
+    note = "There is a GPU that torch cannot use."
+    told = {engine.name: engine.reason for engine in engine_choice.engines("torch", "cpu", note)}
+    assert note in told.pop("torch")
+    assert not [name for name, reason in told.items() if note in reason]
+
+
 @pytest.mark.parametrize(("platform", "machine", "apple"), [
     ("darwin", "arm64", True), ("darwin", "x86_64", False), ("linux", "aarch64", False), ("linux", "arm64", False),
 ])  # fmt: skip

@@ -29,9 +29,9 @@ def choose_engine(asked: str) -> str:
     return second if missing(first) and not missing(second) else first
 
 
-def engines(active: str, device: str | None) -> list[EngineInfo]:
-    """Every engine of this version. ``device`` is what the running engine ``active`` has told, if it has."""
-    real = [_engine(name, device if name == active else None) for name in _NEEDS]
+def engines(active: str, device: str | None, note: str | None = None) -> list[EngineInfo]:
+    """Every engine of this version. ``device`` and ``note``: what the running engine ``active`` has told, if it has."""
+    real = [_engine(name, device, note) if name == active else _engine(name, None, None) for name in _NEEDS]
     fake = EngineInfo(
         name="fake",
         available=True,
@@ -64,11 +64,13 @@ def _preferred() -> tuple[str, str]:
     return ("mlx", "torch") if on_apple_silicon() else ("torch", "mlx")
 
 
-def _engine(name: str, device: str | None) -> EngineInfo:
+def _engine(name: str, device: str | None, note: str | None) -> EngineInfo:
     if absent := missing(name):
         reason = f"Not installed: {', '.join(absent)}. Install locara-sidecar[{name}]."
         return EngineInfo(name=name, available=False, reason=reason)
-    words = ["Installed."] if device else ["Installed; its device is known once it has started."]
+    words = (
+        ["Installed.", *([note] if note else [])] if device else ["Installed; its device is known once it has started."]
+    )
     if choose_engine("auto") != name:
         words.append("Chosen only by name.")
     elif _preferred()[0] != name:

@@ -84,7 +84,7 @@ def info(active: str, engine: LazyEngine, cache: Path) -> SystemInfo:
             cpus=os.cpu_count() or 1,
         ),
         memory=memory(engine.status().pid),
-        engines=engine_choice.engines(active, engine.device),
+        engines=engine_choice.engines(active, engine.device, engine.note),
         sandbox=sandbox(engine),
         cache_root=str(cache),
         version=__version__,

@@ -126,6 +126,11 @@ class EngineClient:
         return None if self._ready is None else self._ready.device
 
     @property
+    def note(self) -> str | None:
+        """What the running engine told of its device in words, if anything."""
+        return None if self._ready is None else self._ready.note
+
+    @property
     def sandbox(self) -> frames.SandboxReport | None:
         """What the last engine that started found about its confinement; None before the first."""
         return self._sandbox

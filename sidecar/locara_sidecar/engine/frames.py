@@ -243,6 +243,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     device: str
     pid: int
     sandbox: SandboxReport | None = None
+    note: str | None = None
+    """What the user should know of the device, in a sentence: a GPU that is there and cannot be used."""
 
 
 class Unavailable(msgspec.Struct, frozen=True, kw_only=True, tag="unavailable"):

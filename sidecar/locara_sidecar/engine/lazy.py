@@ -33,6 +33,11 @@ class LazyEngine:
         return None if self._client is None else self._client.device
 
     @property
+    def note(self) -> str | None:
+        """What the running engine told of its device in words, if anything."""
+        return None if self._client is None else self._client.note
+
+    @property
     def sandbox(self) -> frames.SandboxReport | None:
         """What the last engine that started found about its confinement; None before the first."""
         return None if self._client is None else self._client.sandbox

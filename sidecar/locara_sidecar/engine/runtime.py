@@ -116,6 +116,8 @@ class Runtime(Protocol):
 
     name: str
     device: str
+    note: str | None
+    """A sentence about the device that the user should know, as :class:`~locara_sidecar.engine.frames.Ready` has it."""
 
     def load(self, spec: LoadSpec, emit: Emit, control: Control) -> LoadedModel:
         """Load the model of ``spec``, so that a job that asks for the same one finds it loaded. Emits loading phases

@@ -114,6 +114,7 @@ class StagedRuntime(ABC):
     families: ClassVar[Mapping[str, tuple[str, str]]]
     """Catalogue family to the module and class that run it; imported when first used, because that takes a while."""
     device: str
+    note: str | None = None
 
     def __init__(self) -> None:
         self._opened: Opened | None = None

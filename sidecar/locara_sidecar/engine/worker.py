@@ -117,6 +117,7 @@ class Worker:
                 device=runtime.device,
                 pid=os.getpid(),
                 sandbox=confined,
+                note=runtime.note,
             )
         )
         while True:

@@ -62,6 +62,24 @@ def test_another_error_of_the_libraries_keeps_its_type(runtime, run, spec, parts
         hook.remove()
 
 
+def test_a_gpu_that_cannot_be_used_is_told_of(monkeypatch, tmp_path):
+    node = tmp_path / "nvidiactl"
+    monkeypatch.setattr(devices, "_NODES", {str(node): "13.0", "/dev/null": None})
+    assert devices.unused_gpu("cpu") is None  # no such device here
+    node.touch()
+
+    def fail():
+        raise RuntimeError("CUDA error 304: OS call failed.\nmore words")
+
+    monkeypatch.setattr(torch.cuda, "init", fail)
+    said = devices.unused_gpu("cpu")
+    assert str(node) in said
+    assert said.endswith("on the processor: CUDA error 304: OS call failed.")
+    assert devices.unused_gpu("cuda") is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the user's own wish
+    assert devices.unused_gpu("cpu") is None
+
+
 @pytest.mark.parametrize(("device", "allowed"), [("cpu", {"float32", "bfloat16"}), ("mps", {"bfloat16", "float16"})])
 def test_auto_precision_is_sound_for_the_device(device, allowed):
     assert devices.choose_precision("auto", device) in allowed

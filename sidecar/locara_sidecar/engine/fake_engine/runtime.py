@@ -80,6 +80,7 @@ class FakeRuntime:
 
     name = "fake"
     device = "cpu"
+    note: str | None = None
 
     def __init__(self, scratch: str, settings: dict[str, str] | None = None) -> None:
         del scratch

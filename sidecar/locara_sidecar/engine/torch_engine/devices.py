@@ -10,6 +10,7 @@ in a session has to be measured on CUDA first.
 from __future__ import annotations
 
 import gc
+import os
 import re
 from typing import Any
 
@@ -18,6 +19,8 @@ import torch
 from locara_sidecar.engine import machine, memory
 from locara_sidecar.engine.runtime import EngineFault
 
+_NODES = {"/dev/nvidiactl": torch.version.cuda, "/dev/kfd": torch.version.hip}
+"""The driver's device node, and the version of its libraries that this torch was built for."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 _WANTED = re.compile(r"allocate (\d+(?:\.\d+)?) ?(bytes|KiB|MiB|GiB|KB|MB|GB)")
@@ -29,6 +32,21 @@ def choose_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def unused_gpu(device: str) -> str | None:
+    """Why a GPU that this torch was built for, and that the system has, is not used, in a sentence; None if it is used
+    or there is none. Without it a broken driver would look like a slow machine."""
+    node = next((path for path, built in _NODES.items() if built and os.path.exists(path)), None)
+    if device != "cpu" or node is None or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return None
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+    else:
+        reason = "no device was found"
+    return f"There is a GPU ({node}) that torch cannot use, so it draws on the processor: {reason}."
 
 
 def choose_precision(asked: str, device: str) -> str:

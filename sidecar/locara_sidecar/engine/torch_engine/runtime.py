@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.frames import ModelSpec
     from locara_sidecar.engine.machine import Machine
     from locara_sidecar.engine.runtime import Control
+
+_logger = logging.getLogger(__name__)
 
 
 class TorchRuntime(StagedRuntime):
@@ -40,6 +43,9 @@ class TorchRuntime(StagedRuntime):
         super().__init__()
         environment.prepare(scratch)
         self.device = devices.choose_device()
+        self.note = devices.unused_gpu(self.device)
+        if self.note:
+            _logger.warning(self.note)
         self._checkpoints = Checkpoints(self.device)
 
     @contextlib.contextmanager
