@@ -2,10 +2,11 @@
 
     python -m fullsize.accelerator [MODEL[:QUANTIZATION] …] [--size N] [--steps N] [--folder DIR] [--compile MODEL …]
 
-For each model the daemon draws three pictures (the first one loads, the second is timed, the third has previews), then
-diffusers does the same in a process of its own (``fullsize.plain``). Memory is what the device's driver counts as used,
-less what it counted before, for both. Weights are random (``models.py``), pictures nonsense. The next model is written
-while one is measured; a folder is deleted when its model has been. Prints a row a model, then one line of JSON.
+For each model the daemon draws three pictures: the first one loads, the second is timed, the third has previews. Then
+diffusers draws in a process of its own (``fullsize.plain``), which has loaded meanwhile, so there must be room for
+both; never do both compute at a time. Memory is a process's peak, main memory and the device's together. Weights are
+random (``models.py``), pictures nonsense. The next model is written while one is measured; a folder is deleted when its
+model has been. Prints a row a model, then one line of JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,46 +27,18 @@ from typing import Any
 
 from bench.common import ROOT, manifest
 from fullsize.models import PARTS, write_model
+from fullsize.run import plans_in
 from locara_protocol.client import RemoteError, Sidecar, SidecarGone
-from locara_sidecar.daemon import gpu
 
 GB = 1_000_000_000
 PROMPTS = ("a red circle on the blue square", "a green cat with a tree", "a black dog in the white square")
 Figures = dict[str, Any]
 
 
-class DeviceMemory:
-    """The most that the device had in use within the block, less what it had before, in bytes."""
-
-    def __init__(self) -> None:
-        self.peak = 0
-
-    def __enter__(self) -> DeviceMemory:
-        self._done = threading.Event()
-        self._before = self._used()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.02):
-            self.peak = max(self.peak, self._used() - self._before)
-
-    @staticmethod
-    def _used() -> int:
-        found = gpu.memory()
-        if found is None:
-            raise SystemExit("no CUDA device, or a torch without CUDA")
-        total, free = found
-        return total - free
-
-
-def ours(folder: Path, model: str, options: dict[str, Any], engine: str) -> Figures:
-    """Three pictures through the daemon."""
+def ours(
+    folder: Path, model: str, options: dict[str, Any], engine: str, other: subprocess.Popen[str] | None
+) -> Figures:
+    """Three pictures through the daemon; ``other`` must be idle from the second one on."""
     known, out = f"{model}-synthetic", folder / "out"
     out.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "locara_sidecar", "serve", "--engine", engine, "--log-level", "info"]
@@ -76,44 +48,48 @@ def ours(folder: Path, model: str, options: dict[str, Any], engine: str) -> Figu
     if "kontext" in model:
         method, params = "image.edit", {"image": {"data": _red(options["width"]), "mimeType": "image/png"}}
     results: list[Figures] = []
-    with tempfile.TemporaryFile() as errors, DeviceMemory() as memory:
+    with tempfile.TemporaryFile() as errors:
         with Sidecar(command, stderr=errors) as sidecar:
-            sidecar.initialize(manifest=manifest(known), grants={"user-folder": str(out)})
+            app = manifest(known) | {"modalities": ["text-to-image", "image-text-to-image"]}
+            sidecar.initialize(manifest=app, grants={"user-folder": str(out)})
             for prompt, mode in zip(PROMPTS, ("off", "off", "auto"), strict=True):
                 job = options | {"model": known, "preview": {"mode": mode}}
+                if results and other is not None and other.stdout is not None:
+                    other.stdout.readline()  # "loaded"
+                    other = None
                 results.append(sidecar.call(method, {"prompt": prompt, "options": job} | params, timeout=600))
-        errors.seek(0)
-        log = [line for line in errors.read().decode(errors="replace").splitlines() if "plan" in line or "WARN" in line]
+        plan = plans_in(errors)[0]
     cold, warm, shown = (result["timings"] for result in results)
     steps = options["steps"]
     return {
         "device": results[0]["model"]["device"],
         "precision": results[0]["model"]["precision"],
         "quantization": results[0]["model"]["quantization"],
-        "load": cold["loadMs"] / 1000,
+        "load": cold["loadMs"] / 1000,  # beside the other's
         "encode": warm["encodeMs"] / 1000,
         "step": warm["denoiseMs"] / 1000 / steps,
         "stepWithPreviews": shown["denoiseMs"] / 1000 / steps,
         "decode": warm["decodeMs"] / 1000,
         "picture": warm["totalMs"] / 1000,
-        "memory": memory.peak,
-        "told": results[1]["peakMemoryBytes"],
-        "log": log[-3:],
+        "peak": results[1]["peakMemoryBytes"],
+        "plan": plan,
     }
 
 
-def theirs(folder: Path, model: str, options: dict[str, Any], *, compiled: bool) -> Figures:
-    """The same by diffusers alone."""
+def start_theirs(folder: Path, model: str, options: dict[str, Any], *, compiled: bool) -> subprocess.Popen[str]:
+    """A process that will do the same by diffusers alone; it imports its libraries and waits."""
     command = [sys.executable, "-m", "fullsize.plain", str(folder / model)]
     command += ["--size", str(options["width"]), "--steps", str(options["steps"]), *(["--compile"] if compiled else [])]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
     paths = [str(ROOT / "packaging"), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    with DeviceMemory() as memory:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"failed": done.stderr[-1500:]}
-    return json.loads(done.stdout.splitlines()[-1]) | {"memory": memory.peak}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def theirs(loaded: subprocess.Popen[str]) -> Figures:
+    out, errors = loaded.communicate("go\n")
+    return {"failed": errors[-1500:]} if loaded.returncode else json.loads(out.splitlines()[-1])
 
 
 def _red(size: int) -> str:
@@ -132,8 +108,7 @@ def row(name: str, mine: Figures, plain: Figures) -> str:
     else:
         cells += ["", ""]
     cells += [f"{mine['picture']:.2f}", f"{plain['picture']:.2f}" if "picture" in plain else ""]
-    cells += [f"{mine['memory'] / GB:.1f}", f"{plain['memory'] / GB:.1f}" if "memory" in plain else ""]
-    cells += [f"{mine['load']:.1f}", f"{plain['load']:.1f}" if "load" in plain else ""]
+    cells += [f"{mine['peak'] / GB:.1f}", f"{plain['peak'] / GB:.1f}" if "peak" in plain else ""]
     if "compiledStep" in plain:
         cells += [f"compiled {plain['compiledStep']:.3f}, first call {plain['compiling']:.1f}"]
     return f"| {' | '.join(cells)} |"
@@ -176,14 +151,14 @@ def main() -> int:
                 job["steps"] = min(default, options.steps or default)
                 for quantization in [quantization for name, quantization in wanted if name == model]:
                     name = f"{model}:{quantization}"
+                    beside = quantization == "none" and options.engine == "torch"
+                    other = start_theirs(folder, model, job, compiled=model in options.compile) if beside else None
                     try:
-                        mine = ours(folder, model, job | {"quantization": quantization}, options.engine)
-                        plain = {}
-                        if quantization == "none" and options.engine == "torch":
-                            plain = theirs(folder, model, job, compiled=model in options.compile)
+                        mine = ours(folder, model, job | {"quantization": quantization}, options.engine, other)
+                        plain = theirs(other) if other is not None else {}
                         figures[name] = {"steps": job["steps"], "locara": mine, "diffusers": plain}
                         print(row(f"{name}, {job['steps']} steps", mine, plain), flush=True)
-                        print(plain.get("failed", ""), mine["log"], file=sys.stderr, flush=True)
+                        print(plain.get("failed", ""), mine["device"], mine["plan"], file=sys.stderr, flush=True)
                     except (
                         RemoteError,
                         SidecarGone,
@@ -193,6 +168,9 @@ def main() -> int:
                     ) as error:  # the others are still worth their time
                         failed += 1
                         print(f"{name}: {error!r}", file=sys.stderr, flush=True)
+                    finally:
+                        if other is not None:
+                            other.kill()
                     if options.json:
                         options.json.write_text(json.dumps(figures, indent=1))
                 if writing is not None:

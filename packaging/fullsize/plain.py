@@ -2,9 +2,10 @@
 
     python -m fullsize.plain FOLDER --size N --steps N [--compile]
 
-Prints one line of JSON with seconds: ``load``, ``encode``, ``step`` (the whole loop over its steps, the middle one of
-three runs), and with ``--compile`` the same ``step`` after diffusers' ``compile_repeated_blocks`` and what the first
-call took.
+Loads, prints a line, waits for one on stdin, and then prints one line of JSON with seconds: ``encode``, ``picture``,
+``step`` (the whole loop over its steps, the middle one of three runs), and with ``--compile`` the same after diffusers'
+``compile_repeated_blocks`` and what the first call took. ``peak``: bytes of main memory (the operating system's figure)
+and of the device (torch's allocator) at their height together, as the engine counts its own.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import argparse
 import inspect
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any, cast
+
+from locara_sidecar.engine import memory
 
 RUNS = 3
 PROMPT = "a red circle on the blue square"
@@ -24,14 +28,13 @@ PROMPT = "a red circle on the blue square"
 class Plain:
     """A loaded pipeline; what it draws is nonsense of the true size."""
 
-    def __init__(self, folder: Path, size: int, steps: int) -> None:
+    def __init__(self, folder: Path, cls: Any, size: int, steps: int) -> None:
         import diffusers
         import torch
 
         self._torch: Any = torch
-        name = json.loads((folder / "model_index.json").read_text())["_class_name"]
-        pipe: Any = getattr(diffusers, name).from_pretrained(str(folder), dtype=torch.bfloat16)
-        self.pipe = pipe.to("cuda")
+        name = cls.__name__
+        self.pipe: Any = cls.from_pretrained(str(folder), dtype=torch.bfloat16, device_map="cuda")
         self.pipe.set_progress_bar_config(disable=True)
         self._arguments: dict[str, Any] = {"num_inference_steps": steps, "width": size, "height": size}
         if name == "StableDiffusionXLPipeline":  # as SDXL Lightning's model card has it
@@ -81,13 +84,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
+    import diffusers
     import torch
 
-    torch.zeros(1, device="cuda")  # starting the device is no part of loading
-    began = time.perf_counter()
-    plain = Plain(options.folder, options.size, options.steps)
+    cls: Any = getattr(diffusers, json.loads((options.folder / "model_index.json").read_text())["_class_name"])
+    plain = Plain(options.folder, cls, options.size, options.steps)
     plain.wait()
-    figures = {"load": time.perf_counter() - began}
+    print("loaded", flush=True)
+    sys.stdin.readline()
+    figures: dict[str, float] = {}
     plain.encode()
     plain.wait()
     began = time.perf_counter()
@@ -97,7 +102,7 @@ def main() -> None:
     plain.draw(embeddings, "pil")
     figures["picture"] = plain.draw(embeddings, "pil")
     figures["step"] = plain.step(embeddings)
-    figures["reserved"] = torch.cuda.max_memory_reserved()
+    figures["peak"] = memory.peak() + torch.cuda.max_memory_reserved()
     if options.compile:
         denoiser: Any = getattr(plain.pipe, "transformer", None) or plain.pipe.unet
         denoiser.compile_repeated_blocks(fullgraph=True)

@@ -132,6 +132,11 @@ def footprint(device: str) -> int:
     return memory.resident() + (torch.cuda.memory_reserved() if device == "cuda" else 0)
 
 
+def peak(device: str) -> int:
+    """The most bytes that the process has taken, as :func:`footprint` counts them."""
+    return memory.peak() + (torch.cuda.max_memory_reserved() if device == "cuda" else 0)
+
+
 def release(device: str) -> None:
     """Give memory that nothing refers to any more back to the system."""
     gc.collect()

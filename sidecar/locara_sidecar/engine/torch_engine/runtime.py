@@ -89,3 +89,6 @@ class TorchRuntime(StagedRuntime):
 
     def _footprint(self) -> int:
         return devices.footprint(self.device)
+
+    def peak_memory(self) -> int:
+        return devices.peak(self.device)
