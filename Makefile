@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # what auto takes on a Mac with Apple silicon, without torch; elsewhere the tests compare both (ENGINES=torch,mlx anywhere)
 ENGINES ?= $(if $(filter Darwin-arm64,$(shell uname -s)-$(shell uname -m)),mlx,torch$(comma)mlx)
-PROMPT ?= a large red circle in the center of a blue background
+PROMPT ?= a large yellow star in the center of a blue background
 
 .PHONY: help setup demo test lint types generated schemas fixtures check bench bench-operations bench-pace bench-quantization bench-quality bench-speed fullsize fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-store transcript clean
 .DEFAULT_GOAL := help

@@ -20,7 +20,7 @@ def main() -> None:
         log = Path(folder) / "lines"
         words = [
             "demo",
-            "a large red circle in the center of a blue background",
+            "a large yellow star in the center of a blue background",
             "--steps",
             "4",
             "--seed",

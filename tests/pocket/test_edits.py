@@ -67,7 +67,7 @@ def around(picture):
     return Image.fromarray(stands_out).filter(ImageFilter.MaxFilter(7))
 
 
-@pytest.mark.parametrize("cell", ["top left", "bottom right", "center"])
+@pytest.mark.parametrize("cell", ["top left", "bottom left", "center"])
 def test_a_circle_is_repainted_green_and_the_rest_is_the_source(draw, cell):
     from pocket_model.judge import look
 

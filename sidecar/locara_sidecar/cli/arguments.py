@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo", help="draw a prompt as a host would, with a live preview in the terminal", allow_abbrev=False
     )
-    demo.add_argument("prompt", nargs="?", default="a large red circle in the center of a blue background")
+    demo.add_argument("prompt", nargs="?", default="a large yellow star in the center of a blue background")
     _engine(demo)
     demo.add_argument("--out", metavar="DIR", type=Path, default=Path("out"), help="folder for the picture (out)")
     demo.add_argument("--model", default="pocket", help="model id (pocket)")
