@@ -96,6 +96,11 @@ def _parser() -> argparse.ArgumentParser:
         default=120.0,
         help="kill an engine that shows no progress for so long (120)",
     )
+    serve.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch: compile the models' blocks; steps get faster, the first picture of a size much later",
+    )
     serve.add_argument("--queue", metavar="N", type=_count, default=16, help="jobs that may wait (16)")
     serve.add_argument(
         "--max-line-bytes",

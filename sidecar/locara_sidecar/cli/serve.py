@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
             queue=options.queue,
             max_line_bytes=options.max_line_bytes,
             log_level=options.log_level,
+            compile=options.compile,
             flags=frozenset(flag for flag in (DOWNLOADS, MANAGEMENT) if getattr(options, flag[2:].replace("-", "_"))),
         ),
         known,

@@ -60,6 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_line_bytes: int
     log_level: str
     flags: frozenset[str] = frozenset()
+    compile: bool = False
 
 
 class Daemon:
@@ -208,6 +209,7 @@ def _make_client(settings: Settings, name: str, readable: Callable[[], list[str]
         idle_unload=settings.idle_unload,
         stall_timeout=settings.stall_timeout,
         readable=readable,
+        settings={"compile": ""} if settings.compile and name == "torch" else {},
         on_log=_forward_log,
     )
 

@@ -65,7 +65,7 @@ class EngineClient:
     :param on_log: called on the loop with the engine's log records and the lines of its stderr (level debug).
     :param readable: gives the folders of the models that an engine started now may read; the one of the job that
         it is started for comes on top. An engine that lacks a job's folder is replaced: a sandbox cannot be widened.
-    :param settings: switches for the engine itself (the fake engine's faults).
+    :param settings: switches for the engine itself (torch's ``compile``, the fake engine's faults).
     :param argv: the command that runs the worker; default: this interpreter.
     :param cancel_grace: seconds that the engine has to stop a cancelled job before it is killed.
     :param start_timeout: seconds from spawning the process to its first answer (importing torch included).

@@ -172,7 +172,7 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
-    """The first command. ``settings``: an engine's own switches (the fake engine's faults).
+    """The first command. ``settings``: an engine's own switches (torch's ``compile``, the fake engine's faults).
 
     ``readable``: folders and files of granted models, absolute; with the installation they are all that the
     engine will ever be able to read. ``writable``: folders that it may write to besides ``scratch``.

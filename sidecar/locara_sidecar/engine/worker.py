@@ -194,7 +194,7 @@ def _create(start: frames.Start) -> Runtime:
         case "torch":
             from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
 
-            return TorchRuntime(start.scratch)
+            return TorchRuntime(start.scratch, compiled="compile" in start.settings)
         case "mlx":
             from locara_sidecar.engine.mlx_engine.runtime import MlxRuntime
 

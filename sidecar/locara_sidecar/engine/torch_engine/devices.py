@@ -2,9 +2,8 @@
 
 Owned here: everything that differs between CUDA, MPS and the CPU, so that the rest of the engine does not ask.
 
-Attention is torch's fused one everywhere (diffusers' own choice). Blocks are not compiled (``torch.compile``): it takes
-tens of seconds for each size, in which nothing can be cancelled, gives other pixels than diffusers, and whether it pays
-in a session has to be measured on CUDA first.
+Attention is torch's fused one everywhere (diffusers' own choice). Blocks are compiled where the host asks for it
+(:mod:`.compiled`).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ diffusers' pipeline encodes and denoises.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 import torch
@@ -16,12 +17,12 @@ from safetensors import SafetensorError
 
 from locara_sidecar.engine import model_folder, plan
 from locara_sidecar.engine.parts import parts_of
-from locara_sidecar.engine.torch_engine import autoencoder, devices, readers, step_cache, weights
+from locara_sidecar.engine.torch_engine import autoencoder, compiled, devices, readers, step_cache, weights
 from locara_sidecar.engine.torch_engine.hooks import OnStep, drawing_from, observed_steps
 from locara_sidecar.engine.torch_engine.previews import Previews
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Generator, Mapping
 
     from torch import nn
 
@@ -155,7 +156,8 @@ class DiffusersFamily:
             bits = plan.bits(self._part(name), context.quantization)
             with self._blaming(name):
                 weights.fill(module, self._components[name], context.dtype, context.device, progress, bits)
-            self._context.checkpoints.install(module)
+            blocks = compiled.compile_blocks(module) if name == self.denoiser and context.compiled else ()
+            context.checkpoints.install(module, blocks)
             self._loaded[name] = module
 
     def drop(self, names: Collection[str]) -> None:
@@ -207,12 +209,22 @@ class DiffusersFamily:
         with (
             drawing_from(noise, cls.__module__, autoencoder.MODULE),
             observed_steps(self.scheduler, on_step),
-            step_cache.caching(self.module(self.denoiser), spec.speed),
+            self._at(spec.speed),
         ):
             result = self.pipeline(cls)(
                 **arguments, num_inference_steps=spec.steps, output_type="latent", return_dict=False
             )
         return cast("torch.Tensor", result[0])
+
+    @contextlib.contextmanager
+    def _at(self, speed: str) -> Generator[None]:
+        """Let the denoiser answer at ``speed``."""
+        denoiser = self.module(self.denoiser)
+        if speed == "exact":
+            yield
+            return
+        with compiled.aside(denoiser), step_cache.caching(denoiser, speed):
+            yield
 
     # --- pixels --------------------------------------------------------------------------
 

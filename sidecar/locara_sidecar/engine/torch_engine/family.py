@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 class OpenContext(NamedTuple):
-    """Which folder, and how its components are to be loaded later; ``checkpoint`` stops a cancelled job."""
+    """Which folder, and how its components are to be loaded later; ``checkpoint`` stops a cancelled job,
+    ``compiled`` is for the denoiser's blocks."""
 
     folder: Path
     device: str
@@ -26,3 +27,4 @@ class OpenContext(NamedTuple):
     quantization: str
     checkpoints: Checkpoints
     checkpoint: Callable[[], None]
+    compiled: bool = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,8 +30,7 @@ class Checkpoints:
     """Pre-hooks that call the running job's :meth:`Control.checkpoint`; inert between jobs and in other threads.
 
     They sit on every member of a ``ModuleList`` (transformer blocks, encoder layers, feed-forward parts, residual
-    blocks) and on every convolution, which in an autoencoder can each take seconds. They must stay outside
-    compiled regions.
+    blocks) and on every convolution, which in an autoencoder can each take seconds.
     """
 
     def __init__(self, device: str) -> None:
@@ -39,15 +38,19 @@ class Checkpoints:
         self._control: Control | None = None
         self._thread = 0
 
-    def install(self, root: nn.Module) -> None:
-        """Put hooks into ``root``; they live as long as it does."""
+    def install(self, root: nn.Module, whole: Iterable[nn.Module] = ()) -> None:
+        """Put hooks into ``root``; they live as long as it does.
+
+        :param whole: parts that are compiled: they may get a hook, what is in them gets none.
+        """
+        inside = {part for one in whole for part in one.modules() if part is not one}
         members: set[nn.Module] = set()
         for module in root.modules():
             if isinstance(module, nn.ModuleList):  # its children(): an autoencoder's list may also hold None
                 members.update(child for child in module.children() if not isinstance(child, nn.Dropout))
             elif isinstance(module, nn.Conv2d):
                 members.add(module)
-        for member in members:
+        for member in members - inside:
             member.register_forward_pre_hook(self._before)
 
     @contextlib.contextmanager

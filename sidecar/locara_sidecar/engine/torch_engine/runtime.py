@@ -29,6 +29,7 @@ class TorchRuntime(StagedRuntime):
     """:class:`~locara_sidecar.engine.runtime.Runtime` on torch and diffusers.
 
     :param scratch: a folder that the libraries may write caches to.
+    :param compiled: compile the denoisers' blocks, where that can be done.
     """
 
     name = "torch"
@@ -39,7 +40,7 @@ class TorchRuntime(StagedRuntime):
         "sdxl": ("locara_sidecar.engine.torch_engine.sdxl", "Sdxl"),
     }
 
-    def __init__(self, scratch: str) -> None:
+    def __init__(self, scratch: str, *, compiled: bool = False) -> None:
         super().__init__()
         environment.prepare(scratch)
         self.device = devices.choose_device()
@@ -47,6 +48,7 @@ class TorchRuntime(StagedRuntime):
         if self.note:
             _logger.warning(self.note)
         self._checkpoints = Checkpoints(self.device)
+        self._compiled = compiled
 
     @contextlib.contextmanager
     def _working(self, control: Control) -> Generator[None]:
@@ -75,8 +77,17 @@ class TorchRuntime(StagedRuntime):
             quantization=key.quantization,
             checkpoints=self._checkpoints,
             checkpoint=control.checkpoint,
+            compiled=self._compiles(),
         )
         return cast("Family", self._family_class(model.family).open(context))
+
+    def _compiles(self) -> bool:
+        """Whether blocks are to be compiled; found out with the first model, it takes seconds."""
+        if self._compiled:
+            from locara_sidecar.engine.torch_engine import compiled
+
+            self._compiled = compiled.works(self.device)
+        return self._compiled
 
     def _is_finite(self, array: Any) -> bool:
         return bool(torch.isfinite(array).all().item())

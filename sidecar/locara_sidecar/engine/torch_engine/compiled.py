@@ -1,0 +1,80 @@
+"""The denoiser's repeated blocks compiled (``torch.compile``), one at a time: for hosts that ask for ``--compile``.
+
+Blocks of one kind share what was compiled for the first of them. The first picture of a size waits for that, and it is
+done once more, for all sizes, when a second size comes. The rest of the denoiser runs as it is, so that a job still
+stops between blocks. What is compiled lives and ends with the engine's process. Step caching (:mod:`.step_cache`) keeps
+its state in hooks within the blocks: a job with another speed than ``exact`` runs them as they are.
+
+It is not done unasked: it changes the last bits of a picture, cannot be cancelled from within (the daemon then ends the
+process), and pays only where many pictures are made. Measured on an H200 with diffusers' ``compile_repeated_blocks``,
+1024 x 1024 in bfloat16: FLUX.1 dev 0.175 to 0.134 s a step, SDXL Lightning 0.069 to 0.049, and the first call took 22
+and 11 s. So it is won back after about 550 steps there, 20 pictures of FLUX.1 dev; on slower GPUs sooner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+_KEPT = "_compiled_forward"
+_logger = logging.getLogger(__name__)
+_torch: Any = torch
+
+
+def works(device: str) -> bool:
+    """Whether anything can be compiled here (it needs a C compiler, on CUDA Triton too). Logs why not."""
+    if device == "mps":
+        _logger.warning("--compile: not for MPS; blocks run as they are")
+        return False
+    one = torch.ones(8, device=device)
+    try:
+        _torch.compile(_probe)(one)
+    except Exception as error:  # noqa: BLE001  of whatever is missing; the reason is told, and nothing depends on it
+        _logger.warning("--compile: nothing can be compiled here (%s); blocks run as they are", type(error).__name__)
+        return False
+    finally:
+        _torch.compiler.reset()
+    return True
+
+
+def _probe(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.silu(x) * 2
+
+
+def compile_blocks(denoiser: nn.Module) -> list[nn.Module]:
+    """Let the repeated blocks of ``denoiser`` run compiled, from their next call on; returns them."""
+    blocks = blocks_of(denoiser)
+    _logger.info("--compile: %d blocks will be compiled when they are first run", len(blocks))
+    for block in blocks:
+        block.forward = _torch.compile(block.forward)
+        vars(block)[_KEPT] = block.forward
+    return blocks
+
+
+@contextlib.contextmanager
+def aside(denoiser: nn.Module) -> Generator[None]:
+    """Within the block everything runs as it is: for hooks that hold a state, which must not be compiled too."""
+    blocks = [part for part in denoiser.modules() if _KEPT in vars(part)]
+    for block in blocks:
+        vars(block).pop("forward", None)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block.forward = vars(block)[_KEPT]
+
+
+def blocks_of(denoiser: nn.Module) -> list[nn.Module]:
+    """The parts that repeat: what diffusers names so, else the members of the denoiser's lists."""
+    named: set[str] = set(getattr(denoiser, "_repeated_blocks", None) or ())
+    if named:
+        return [part for part in denoiser.modules() if type(part).__name__ in named]
+    lists = [part for part in denoiser.children() if isinstance(part, nn.ModuleList)]
+    return [block for part in lists for block in part.children()]

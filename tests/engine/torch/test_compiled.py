@@ -1,0 +1,79 @@
+"""Compiled blocks (``--compile``): the same picture within a level, shared between blocks, stopped between blocks."""
+
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from locara_sidecar.engine.torch_engine import compiled
+from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.timeout(300),  # a C compiler runs a dozen times
+    pytest.mark.filterwarnings("default"),  # torch's compiler warns of its own use of Python
+]
+
+MODEL, STEPS = "tiny-sd3", 12
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
+def test_a_compiled_model_draws_stops_and_foretells_as_the_plain_one_does(tmp_path, runtimes, run, job_for, control):
+    plain, runtime = runtimes(MODEL), TorchRuntime(str(tmp_path), compiled=True)
+    spec = job_for(MODEL, steps=STEPS)
+    expected = run(plain, spec)
+    counters.clear()
+    mine = run(runtime, spec)
+    blocks = compiled.blocks_of(runtime._opened.family.module("transformer"))
+    assert len(blocks) == 4
+    # the probe; blocks with and without a second attention, and the last one: none for a step
+    assert counters["stats"]["unique_graphs"] == 1 + 3
+    far = np.abs(np.asarray(mine.images[0], int) - np.asarray(expected.images[0], int))
+    assert far.max() <= 1
+    assert run(runtime, spec).images[0].tobytes() == mine.images[0].tobytes()
+
+    # a job still stops between two blocks: as many checkpoints in a step as there are blocks, at least
+    assert mine.control.counts["denoising"] >= STEPS * len(blocks)
+    stopped = run(runtime, spec, control("denoising", STEPS * len(blocks) // 2))
+    assert stopped.cancelled
+
+    # step caching runs the blocks as they are, and puts back what was there
+    fast = run(runtime, job_for(MODEL, steps=STEPS, speed="fast"))
+    assert fast.images[0].tobytes() == run(plain, job_for(MODEL, steps=STEPS, speed="fast")).images[0].tobytes()
+    assert counters["stats"]["unique_graphs"] == 1 + 3
+    assert all(block.forward is vars(block)[compiled._KEPT] for block in blocks)
+    assert run(runtime, spec).images[0].tobytes() == mine.images[0].tobytes()
+
+
+@pytest.mark.parametrize("why", ["no compiler", "mps"])
+def test_where_nothing_can_be_compiled_the_log_tells_and_blocks_run_as_they_are(
+    tmp_path, run, runtimes, job_for, monkeypatch, caplog, why
+):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no working compiler")
+
+    if why == "mps":
+        assert not compiled.works("mps")
+    else:
+        monkeypatch.setattr(torch, "compile", fail)
+        with caplog.at_level(logging.WARNING):
+            runtime = TorchRuntime(str(tmp_path), compiled=True)
+            result = run(runtime, job_for(MODEL, steps=2))
+        assert result.images[0].tobytes() == run(runtimes(MODEL), job_for(MODEL, steps=2)).images[0].tobytes()
+        blocks = compiled.blocks_of(runtime._opened.family.module("transformer"))
+        assert not any(compiled._KEPT in vars(block) for block in blocks)
+    assert "blocks run as they are" in caplog.text
+
+
+def test_blocks_are_those_that_repeat(runtimes, run, job_for):
+    for model, part, kinds in (
+        ("tiny-sd3", "transformer", {"JointTransformerBlock"}),
+        ("tiny-flux-dev", "transformer", {"FluxTransformerBlock", "FluxSingleTransformerBlock"}),
+        ("tiny-sdxl", "unet", {"BasicTransformerBlock"}),
+    ):
+        run(runtimes(model), job_for(model, steps=1))
+        blocks = compiled.blocks_of(runtimes(model)._opened.family.module(part))
+        assert {type(block).__name__ for block in blocks} == kinds
