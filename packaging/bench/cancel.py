@@ -1,4 +1,4 @@
-"""From the cancel line to its -32800 answer, in each phase, at random moments."""
+"""From the cancel line to its -32800 answer, in each phase: at random moments, while queued or saving at once."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from bench.common import Row, host, percentile
 from locara_protocol.client import RemoteError, Sidecar
 
 STEPS = 4
+TRIES = 8
+"""For each cancel that is to land while a picture is being saved."""
 
 
 def measure(model: dict[str, Any], catalogue: Path, runs: int) -> list[Row]:
@@ -65,7 +67,25 @@ def measure(model: dict[str, Any], catalogue: Path, runs: int) -> list[Row]:
                             f"median {median / step:.2f}",
                         )
                     )
+            rows.append(_saving(sidecar, options, runs))
     return rows
+
+
+def _saving(sidecar: Sidecar, options: dict[str, Any], runs: int) -> Row:
+    """Cancels sent as soon as the host is told of the save, which takes a few ms: some find the picture published and
+    are answered with it, so others are tried for them, of pictures of one step.
+
+    :raises RuntimeError: when not a single one came in time.
+    """
+    taken: list[float] = []
+    tried = 0
+    while len(taken) < runs and tried < TRIES * runs:
+        taken += _cancel(sidecar, options | {"steps": 1}, "saving", 0.0)
+        tried += 1
+    if not taken:
+        raise RuntimeError(f"each of {tried} pictures was published before its cancel was read")
+    note = f"{len(taken)} cancels of {tried} in time"
+    return Row("cancel while saving, p95", percentile(taken, 0.95), "ms", None, note)
 
 
 def _loading(sidecar: Sidecar, options: dict[str, Any]) -> float:

@@ -108,6 +108,15 @@ class ModelFit(Result, frozen=True):
     available: int
 
 
+class ModelSpeed(Result, frozen=True):
+    """A ``speed`` that the model has with ``engine``: in jobs of which ``leastSteps`` steps or more really run. Jobs of
+    fewer run at ``exact``."""
+
+    engine: str
+    speed: Literal["exact", "balanced", "fast"]
+    least_steps: int
+
+
 class PreparedForm(Result, frozen=True):
     """A model as an engine has quantized it, kept in the cache: what ``engine`` loads for jobs of that ``quantization``
     and ``precision`` while the model's digest is ``derivedFrom``."""
@@ -140,6 +149,7 @@ class Model(Result, frozen=True):
     schedulers: list[str]
     defaults: ModelDefaults
     limits: ModelLimits
+    speeds: list[ModelSpeed]
     source: list[ModelSource]
     installed: bool
     granted: bool

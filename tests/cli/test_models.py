@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from locara_sidecar.daemon.engine_choice import installed
 from locara_sidecar.models import catalogue
 from models.helpers import entry_data, write_model
 from support.hub import FakeHub
@@ -57,6 +58,7 @@ def test_a_model_is_listed_downloaded_shown_checked_and_removed(models, tmp_path
     assert out.startswith("Mine (mine, version 1)\n")
     for words in ("org/mine at ", "installed   in /", "steps, guidance", "of weights"):
         assert words in out
+    assert ("\nspeeds      balanced from 12 steps on (torch); fast from 12" in out) == ("torch" in installed())
     assert "True" not in out
 
     assert models("verify", "mine")[1].splitlines()[-1].startswith("mine is whole: 5 files, sha256:")

@@ -105,6 +105,16 @@ def test_a_fast_picture_shows_what_the_prompt_says_and_its_parameters_make_it_ag
     assert (decoded(exact["images"][0]) == data) == (engine != "torch")
 
 
+def test_a_model_is_drawn_with_at_the_speeds_that_are_listed_and_at_no_others(host):
+    listed = {row["speed"]: row["leastSteps"] for row in host.call("models.get", {"model": "pocket"})["speeds"]}
+    for speed in ("exact", "balanced", "fast"):
+        for steps in {1, listed.get(speed, STEPS) - 1, listed.get(speed, STEPS)} - {0}:
+            result = host.generate(PROMPT, steps=steps, speed=speed)
+            had = steps >= listed.get(speed, STEPS + 1)
+            assert result["parameters"]["options"]["speed"] == (speed if had else "exact"), steps
+            assert [warning["kind"] for warning in result["warnings"]] == ["SpeedUnavailable"] * (not had), steps
+
+
 def test_the_same_request_makes_the_same_file_with_previews_on_off_or_full(host):
     files = {
         decoded(host.generate(PROMPT, seed=3, steps=3, preview={"mode": mode})["images"][0])

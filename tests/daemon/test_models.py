@@ -191,6 +191,37 @@ def test_listed_models_that_no_engine_runs_say_so(hosts, tmp_path):
     assert error_of(host.start("image.generate", {"prompt": "a"})).kind == "ModelNotInstalled"
 
 
+SPEEDS = {
+    "fake": {
+        "pocket": [("exact", 1), ("balanced", 1), ("fast", 1)],
+        "flux.1-schnell": [("exact", 1)],
+        "cached-sdxl": [("exact", 1), ("fast", 1)],
+        "other": [("exact", 1), ("fast", 1)],
+    },
+    "torch": {
+        "pocket": [("exact", 1), ("balanced", 12), ("fast", 12)],
+        "flux.1-schnell": [("exact", 1)],
+        "cached-sdxl": [("exact", 1)],
+        "other": [],
+    },
+    "mlx": {"pocket": [("exact", 1)], "flux.1-schnell": [("exact", 1)], "cached-sdxl": [("exact", 1)], "other": []},
+}
+
+
+@pytest.mark.parametrize("engine", SPEEDS)
+def test_the_speeds_of_each_model_are_told_before_any_engine_starts(hosts, tmp_path, engine):
+    """As the engine has them, whatever the entry of a host's own says."""
+    for name, family in (("cached-sdxl", "sdxl"), ("other", "another")):
+        entry = entry_data(name, family=family, speeds=["fast"])
+        (tmp_path / f"{name}.json").write_text(json.dumps(entry))
+    host = hosts.session("--catalogue", str(tmp_path), models=tuple(SPEEDS[engine]), engine=engine)
+    rows = {model["id"]: model["speeds"] for model in host.call("models.list", timeout=10)["models"]}
+    assert {row["engine"] for speeds in rows.values() for row in speeds} == {engine}
+    told = {name: [(row["speed"], row["leastSteps"]) for row in speeds] for name, speeds in rows.items()}
+    assert told == SPEEDS[engine]
+    assert host.call("ping")["engine"]["state"] == "stopped"
+
+
 def test_a_large_pinned_model_is_hashed_while_other_calls_are_served(hosts, tmp_path):
     """A folder of the host's: nothing has told its digest yet."""
     catalogue = tmp_path / "catalogue"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import anyio
 import pytest
 
 from locara_protocol.errors import RpcError
 from locara_sidecar.engine import frames
-from locara_sidecar.engine.load import run_load
-from locara_sidecar.engine.runtime import LoadedModel, PhaseEvent
+from locara_sidecar.engine.job import run_job
+from locara_sidecar.engine.load import run_load, run_prepare
+from locara_sidecar.engine.runtime import EngineFault, JobCancelled, LoadedModel, PhaseEvent
 
 
 @pytest.fixture
@@ -91,6 +94,49 @@ def test_unloading_ends_an_idle_engine_and_never_one_at_work(drive, spec, load_s
         assert len(client.of(frames.Image)) == 1
 
     drive(body)
+
+
+class Raises:
+    """A runtime that raises ``error``, whatever it is to do."""
+
+    name, device = "raises", "cpu"
+
+    def __init__(self, error):
+        self._error = error
+
+    def load(self, spec, emit, control):
+        raise self._error
+
+    prepare = generate = load
+
+
+@pytest.mark.parametrize("work", ["generate", "load", "prepare"])
+@pytest.mark.parametrize(
+    ("error", "cancelled", "kind"),
+    [
+        (JobCancelled(), False, None),
+        (RuntimeError("what a library makes of a cancel"), True, None),
+        (EngineFault("ModelIncomplete", "A file is missing."), False, "ModelIncomplete"),
+        (RuntimeError("a prompt"), False, "InternalError"),
+    ],
+)
+def test_what_a_runtime_raises_is_told_by_name_and_logged_only_if_unforeseen(
+    spec, load_spec, work, error, cancelled, kind
+):
+    run, order = {
+        "generate": (run_job, spec()),
+        "load": (run_load, load_spec()),
+        "prepare": (run_prepare, frames.PrepareSpec(job="prepare-1", model=spec().model, into="/nowhere")),
+    }[work]
+    logged = []
+    control = SimpleNamespace(cancelled=cancelled, checkpoint=lambda: None)
+    last = run(Raises(error), order, control, lambda event: None, lambda what, caught: logged.append(caught))
+    if kind is None:
+        assert last == frames.Cancelled(job=order.job)
+    else:
+        assert (last.job, last.kind) == (order.job, kind)
+        assert "prompt" not in last.message
+    assert logged == ([error] if kind == "InternalError" else [])
 
 
 class Emits:

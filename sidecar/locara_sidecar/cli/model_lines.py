@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         InstalledResult,
         Model,
         ModelFit,
+        ModelSpeed,
         PreparedForm,
         PrepareResult,
         RemovedModel,
@@ -78,6 +79,7 @@ def of_model(model: Model) -> list[str]:
         "digest": "" if model.digest is UNSET else model.digest,
         "defaults": f"{defaults.width} × {defaults.height}, {defaults.steps} steps, guidance {defaults.guidance:g}, "
         f"{defaults.scheduler}",
+        "speeds": "; ".join(_speed(row) for row in model.speeds if row.speed != "exact"),
         "sizes": f"{limits.minimum} to {limits.maximum} pixels a side, in steps of {limits.multiple_of}",
     }
     lines = [f"{model.display_name} ({model.id}, version {model.version})", model.description, ""]
@@ -147,6 +149,10 @@ def _installed(model: Model) -> str:
 
 def _prepared(form: PreparedForm) -> str:
     return f"{form.engine} {form.quantization}, {form.precision}, {size(form.bytes)}"
+
+
+def _speed(row: ModelSpeed) -> str:
+    return f"{row.speed} from {row.least_steps} steps on ({row.engine})"
 
 
 def _fit(row: ModelFit) -> str:

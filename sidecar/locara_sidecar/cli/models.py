@@ -68,12 +68,14 @@ def _entry(known: Catalogue, model_id: str) -> Entry:
 
 
 def _list(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:
-    found = machines(store, engine_choice.installed())
-    return [describe(known, entry, found) for entry in known]
+    engines = engine_choice.installed()
+    found = machines(store, engines)
+    return [describe(known, entry, found, engines) for entry in known]
 
 
 def _get(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:
-    return describe(known, _entry(known, options.model), machines(store, engine_choice.installed()))
+    engines = engine_choice.installed()
+    return describe(known, _entry(known, options.model), machines(store, engines), engines)
 
 
 def _work(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:

@@ -41,10 +41,7 @@ class LoadCalls:
 
         :raises RpcError: for whatever the checks find.
         """
-        models = self._shared.models
-        grant = models.authorize(call, models.wanted(params.model, lambda entry: None))
-        entry = models.choose(grant.models, explicit=True)
-        models.check_engine(params.engine, entry)
+        entry, grant = self._shared.models.named(call, params.model, params.engine)
         self._turns.accept(call, entry.id, lambda job: _Loading(job, call, entry, params, grant, self._shared))
 
     def unload(self, call: Call, params: NoParams) -> UnloadResult | None:

@@ -22,6 +22,7 @@ from locara_protocol.errors import RpcError, invalid_params
 from locara_protocol.methods import METHODS
 from locara_sidecar.capability.authorize import MANAGEMENT, Grant, Wanted, authorize
 from locara_sidecar.daemon import engine_choice, system
+from locara_sidecar.engine import speeds
 from locara_sidecar.models import fit
 from locara_sidecar.models.catalogue import RUNNABLE
 
@@ -178,7 +179,7 @@ class ModelCalls:
         declared, machines = self._declared(), self._machines()
         return m.ModelsListResult(
             models=[
-                describe(self._catalogue, entry, machines, granted=self._is_granted(entry.id))
+                self._describe(entry, machines, granted=self._is_granted(entry.id))
                 for entry in self._catalogue
                 if entry.id in declared
             ]
@@ -186,7 +187,10 @@ class ModelCalls:
 
     def _get(self, entry: Entry | None) -> m.Model:
         assert entry is not None
-        return describe(self._catalogue, entry, self._machines())
+        return self._describe(entry, self._machines())
+
+    def _describe(self, entry: Entry, machines: dict[str, Machine], *, granted: bool = True) -> m.Model:
+        return describe(self._catalogue, entry, machines, [self._engine_name], granted=granted)
 
     def _machines(self) -> dict[str, Machine]:
         engines = engine_choice.installed() if self._engine_name == "fake" else [self._engine_name]
@@ -291,10 +295,13 @@ def machines(store: Store, engines: list[str]) -> dict[str, Machine]:
     return {engine: system.machine(store.root, engine) for engine in engines}
 
 
-def describe(catalogue: Catalogue, entry: Entry, machines: dict[str, Machine], *, granted: bool = True) -> m.Model:
+def describe(
+    catalogue: Catalogue, entry: Entry, machines: dict[str, Machine], engines: list[str], *, granted: bool = True
+) -> m.Model:
     """A model as ``models.list`` shows it.
 
-    :param machines: by engine, the engines in the order that they are shown in.
+    :param machines: by engine, for which of them the fit is told, in this order.
+    :param engines: those that may draw with it, whose speeds are told.
     """
     installed = None if catalogue.store is None else catalogue.store.find(entry.id)
     folder = catalogue.folder(entry.id)
@@ -320,6 +327,7 @@ def describe(catalogue: Catalogue, entry: Entry, machines: dict[str, Machine], *
         schedulers=entry.schedulers,
         defaults=msgspec.convert(entry.defaults, m.ModelDefaults, from_attributes=True),
         limits=msgspec.convert(entry.sides, m.ModelLimits, from_attributes=True),
+        speeds=_speeds(entry, engines),
         source=[
             m.ModelSource(repository=source.repository, revision=commits.get(source.repository, source.revision))
             for source in entry.sources
@@ -334,6 +342,17 @@ def describe(catalogue: Catalogue, entry: Entry, machines: dict[str, Machine], *
         digest=UNSET if folder is None or installed is None else installed.meta.digest,
         path=UNSET if folder is None else str(folder),
     )
+
+
+def _speeds(entry: Entry, engines: list[str]) -> list[m.ModelSpeed]:
+    """What ``speed`` can be with each engine that draws with the model, ``exact`` first."""
+    able = [engine for engine in engines if engine == "fake" or entry.family in RUNNABLE]
+    return [
+        m.ModelSpeed(engine=engine, speed=name, least_steps=least)
+        for engine in able
+        for name in dict.fromkeys(("exact", *entry.speeds))
+        if (least := speeds.least_steps(engine, entry.family, name)) is not None
+    ]
 
 
 def _forms(catalogue: Catalogue, entry: Entry, installed: Installed | None) -> list[m.PreparedForm]:

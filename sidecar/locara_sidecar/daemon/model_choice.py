@@ -132,6 +132,17 @@ class ModelChoice:
             message = f"No engine of this version runs {entry.display_name} yet."
             raise RpcError("EngineUnavailable", message, model=entry.id, family=entry.family)
 
+    def named(self, call: Call, model: str, engine: str | None) -> tuple[Entry, Grant]:
+        """The model that a call about one model names, once all has been checked, in the contract's order.
+
+        :param engine: the engine that the call names.
+        :raises RpcError: as :meth:`authorize`, :meth:`choose` and :meth:`check_engine`.
+        """
+        grant = self.authorize(call, self.wanted(model, lambda entry: None))
+        entry = self.choose(grant.models, explicit=True)
+        self.check_engine(engine, entry)
+        return entry, grant
+
     async def digest(self, call: Call, model_id: str) -> str:
         """The installed model's digest, held against the manifest's if that pins one; empty where it has no files.
 

@@ -33,11 +33,8 @@ class PrepareCalls:
 
         :raises RpcError: for whatever the checks find.
         """
-        models = self._shared.models
-        grant = models.authorize(call, models.wanted(params.model, lambda entry: None))
-        entry = models.choose(grant.models, explicit=True)
-        models.check_engine(params.engine, entry)
-        engine_choice.require_preparing(models.engine)
+        entry, grant = self._shared.models.named(call, params.model, params.engine)
+        engine_choice.require_preparing(self._shared.models.engine)
         self._turns.accept(call, entry.id, lambda job: _Preparing(job, call, entry, params, grant, self._shared))
 
 

@@ -61,10 +61,6 @@ class Family(Protocol):
         """Whether guidance over 1 sets the prompt against a negative one, which may be empty."""
         ...
 
-    def runs_at(self, speed: str, steps: int) -> bool:
-        """Whether ``steps`` steps can run at that speed, which is a name of the contract's (``exact`` always can)."""
-        ...
-
     @property
     def previews(self) -> Previews: ...
 

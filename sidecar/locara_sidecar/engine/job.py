@@ -55,13 +55,14 @@ def run_job(
         return run.done(summary.settled, summary.warnings)
     except BaseException as error:  # noqa: BLE001  every failure is answered; the engine lives on
         run.sender.finish(encode=False)
-        if isinstance(error, JobCancelled) or control.cancelled:
-            return frames.Cancelled(job=spec.job)
-        return failed(spec.job, error, report)
+        return stopped(spec.job, error, control, report)
 
 
-def failed(job: str, error: BaseException, report: Report) -> frames.Failed:
-    """The frame for what a runtime raised: a fault by its name, anything else by a fixed text."""
+def stopped(job: str, error: BaseException, control: CancelFlag, report: Report) -> frames.Failed | frames.Cancelled:
+    """The frame for what a runtime raised: Cancelled for a cancelled job, whatever it was; a fault by its name; all
+    else by a fixed text."""
+    if isinstance(error, JobCancelled) or control.cancelled:
+        return frames.Cancelled(job=job)
     match error:
         case EngineFault():
             return frames.Failed(job=job, kind=error.kind, message=error.message, data=error.data)

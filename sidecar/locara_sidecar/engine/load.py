@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from locara_sidecar.engine import frames
-from locara_sidecar.engine.job import LOADING_EVERY, CancelFlag, Report, Send, failed
-from locara_sidecar.engine.runtime import Emit, JobCancelled, PhaseEvent, Runtime, RuntimeEvent
+from locara_sidecar.engine.job import LOADING_EVERY, CancelFlag, Report, Send, stopped
+from locara_sidecar.engine.runtime import Emit, PhaseEvent, Runtime, RuntimeEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,9 +29,7 @@ def run_load(
     try:
         loaded = runtime.load(spec, _emitter(spec.job, send, clock), control)
     except BaseException as error:  # noqa: BLE001  every failure is answered; the engine lives on
-        if isinstance(error, JobCancelled) or control.cancelled:
-            return frames.Cancelled(job=spec.job)
-        return failed(spec.job, error, report)
+        return stopped(spec.job, error, control, report)
     return frames.Loaded(
         job=spec.job,
         engine=runtime.name,
@@ -54,9 +52,7 @@ def run_prepare(
     try:
         made = runtime.prepare(spec, _emitter(spec.job, send, clock), control)
     except BaseException as error:  # noqa: BLE001  every failure is answered; the engine lives on
-        if isinstance(error, JobCancelled) or control.cancelled:
-            return frames.Cancelled(job=spec.job)
-        return failed(spec.job, error, report)
+        return stopped(spec.job, error, control, report)
     return frames.Prepared(
         job=spec.job,
         quantization=made.quantization,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import msgspec
 
-from locara_sidecar.engine import memory, source
+from locara_sidecar.engine import memory, source, speeds
 from locara_sidecar.engine import plan as plans
 from locara_sidecar.engine.embeddings import EmbeddingKey, Embeddings
 from locara_sidecar.engine.frames import Settled, steps_at
@@ -217,7 +217,8 @@ class StagedRuntime(ABC):
                 raise EngineFault(
                     "EngineUnavailable", f"The {self.name} engine does not run the scheduler {spec.scheduler}."
                 )
-            asked, speed = spec.speed, spec.speed if opened.family.runs_at(spec.speed, _steps(spec)) else "exact"
+            least = speeds.least_steps(self.name, spec.model.family, spec.speed)
+            asked, speed = spec.speed, "exact" if least is None or _steps(spec) < least else spec.speed
             # an edit encodes its source inside the loop, in tiles if the picture is decoded so
             spec = msgspec.structs.replace(spec, tiling="on" if plan.tiled else "off", speed=speed)
             conditioning = self._condition(spec, edited, plan, emit, control)

@@ -61,7 +61,8 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid
 class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """One model of the catalogue.
 
-    :param speeds: what ``speed`` may be; more than ``exact`` only for a model that is made for many steps.
+    :param speeds: what ``speed`` may be, with an engine that can (``engine/speeds.py``); more than ``exact`` only for a
+        model that is made for many steps.
     """
 
     id: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")]

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from locara_sidecar.engine.frames import EditSpec
-from locara_sidecar.engine.torch_engine.step_cache import LEAST_STEPS, SPEEDS, caching
+from locara_sidecar.engine.speeds import LEAST_STEPS
+from locara_sidecar.engine.torch_engine.step_cache import SPEEDS, caching
 from support.runtimes import make_runtime
 
 pytestmark = pytest.mark.torch

@@ -123,11 +123,6 @@ class MlxFamily:
         context.checkpoints.checkpoint()
         return family
 
-    def runs_at(self, speed: str, steps: int) -> bool:
-        """See :meth:`Family.runs_at`; there is no step caching here."""
-        del steps
-        return speed == "exact"
-
     # --- components ----------------------------------------------------------------------
 
     @property

@@ -72,8 +72,6 @@ class DiffusersFamily:
     """Tokenizer components, in the order in which lost words are told."""
     pipelines: ClassVar[Pipelines]
     classifier_free_guidance: ClassVar[bool] = False
-    step_caching: ClassVar[bool] = False
-    """Whether :mod:`.step_cache` knows the denoiser's architecture."""
     scheduler_class: ClassVar[Any]
     scheduler_options: ClassVar[Mapping[str, Any]] = {}
     """What takes the place of the folder's own scheduler configuration."""
@@ -114,9 +112,6 @@ class DiffusersFamily:
         parts["scheduler"] = cls.scheduler_class.from_config(scheduler, **cls.scheduler_options)
         context.checkpoint()
         return cls(context, components, parts)
-
-    def runs_at(self, speed: str, steps: int) -> bool:
-        return speed == "exact" or (self.step_caching and steps >= step_cache.LEAST_STEPS)
 
     # --- components ----------------------------------------------------------------------
 

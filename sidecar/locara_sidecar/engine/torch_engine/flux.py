@@ -43,7 +43,6 @@ class Flux(DiffusersFamily):
     }
     tokenizers: ClassVar = {"tokenizer": CLIP_L, "tokenizer_2": T5}
     pipelines = Pipelines(FluxPipeline, FluxImg2ImgPipeline, FluxInpaintPipeline)
-    step_caching = True
     scheduler_class = FlowMatchEulerDiscreteScheduler
     schedulers = frozenset({"flow-match-euler"})
 

@@ -46,7 +46,6 @@ class Sd3(DiffusersFamily):
     optional = frozenset({"tokenizer_3", "text_encoder_3"})
     pipelines = Pipelines(StableDiffusion3Pipeline, StableDiffusion3Img2ImgPipeline, StableDiffusion3InpaintPipeline)
     classifier_free_guidance = True
-    step_caching = True
     scheduler_class = FlowMatchEulerDiscreteScheduler
     schedulers = frozenset({"flow-match-euler"})
 

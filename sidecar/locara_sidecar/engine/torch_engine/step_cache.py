@@ -4,10 +4,11 @@ What a transformer answers changes slowly from step to step. diffusers' TaylorSe
 arXiv:2503.06923) keep the last answer of the output projection and how fast it changes, and continue it along that
 line; all blocks are left out of a foretold step. The sampler itself runs every step, foretold or not.
 
-A speed is a fixed pattern of computed steps, so that the same job makes the same picture. ``packaging/bench/speed.py``
-measures them, and ``packaging/bench/README.md`` has the figures. Why TaylorSeer, of what diffusers 0.42.1 has, for SD3
-and FLUX alike: FirstBlockCache fails on SD3, whose last block answers no text; MagCache needs ratios measured for each
-model, and without them, at as many computed steps, it is further off.
+A speed is a fixed pattern of computed steps, so that the same job makes the same picture; ``engine/speeds.py`` tells
+which jobs can have it. ``packaging/bench/speed.py`` measures them, and ``packaging/bench/README.md`` has the figures.
+Why TaylorSeer, of what diffusers 0.42.1 has, for SD3 and FLUX alike: FirstBlockCache fails on SD3, whose last block
+answers no text; MagCache needs ratios measured for each model, and without them, at as many computed steps, it is
+further off.
 """
 
 from __future__ import annotations
@@ -35,8 +36,6 @@ class Pattern(NamedTuple):
 
 
 SPEEDS: dict[str, Pattern] = {"balanced": Pattern(warmup=6, interval=3), "fast": Pattern(warmup=4, interval=4)}
-LEAST_STEPS = 12
-"""With fewer steps there is little to foretell from, and little to gain."""
 
 
 @contextlib.contextmanager
