@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 ENGINES ?= $(if $(filter Darwin-arm64,$(shell uname -s)-$(shell uname -m)),mlx,torch$(comma)mlx)
 PROMPT ?= a large yellow star in the center of a blue background
 
-.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-operations bench-pace bench-quantization bench-quality bench-speed fullsize fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-store transcript clean
+.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-operations bench-pace bench-quantization bench-quality bench-speed fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-store transcript clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -70,6 +70,9 @@ bench-speed: $(READY) ## measure what step caching gains and costs on the torch 
 
 fullsize: $(READY) ## draw with MODEL (flux.1-schnell, sd3.5-medium, sd3.5-large) in full size, random weights; up to 35 GB of disk (FLAGS="--size N --folder DIR")
 	PYTHONPATH=packaging $(BIN)/python -m fullsize.run $(or $(MODEL),sd3.5-medium) $(FLAGS)
+
+fullsize-accelerator: $(READY) ## draw with all models in full size on a CUDA device, beside diffusers; random weights; up to 60 GB (FLAGS="MODEL[:QUANTIZATION] … --steps N")
+	PYTHONPATH=packaging $(BIN)/python -m fullsize.accelerator $(FLAGS)
 
 fullsize-mlx: $(READY) ## quantize full-size synthetic transformers while reading them; prints peaks (FLAGS="--only flux --folder DIR")
 	PYTHONPATH=packaging $(BIN)/python -m fullsize.mlx $(FLAGS)

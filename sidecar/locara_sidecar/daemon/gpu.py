@@ -1,4 +1,4 @@
-"""The memory of an NVIDIA GPU, asked of its driver's own library (NVML): the daemon imports no torch. NOT RUN on one.
+"""The memory of an NVIDIA GPU, asked of its driver's own library (NVML): the daemon imports no torch.
 
 Only for what ``models.list`` shows and leases promise; the engine asks its device itself before it loads anything.
 """
