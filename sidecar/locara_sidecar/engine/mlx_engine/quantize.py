@@ -6,7 +6,8 @@ embeddings of pixels, text and time, the last modulation and projection), convol
 stay as they are. Chosen by ``make bench-quantization`` on the shipped model: in 4 bits all blocks together put the
 finished latents 5.6 % off, and the little around them nearly as much (time and pooled text alone 4.0 %, the last
 projection 3.2 %). Modulation (3.4 %) is no worse than the feed-forward (3.1 %), so FLUX's, a quarter of its weights, is
-quantized like the rest. In 8 bits everything together is 0.5 % off. (Three pictures of eight steps.)
+quantized like the rest. In 8 bits everything together is 0.5 % off. (Three pictures of
+eight steps, with the weights that were shipped before those of one training run; not repeated with these.)
 
 A *prepared* component is one that was saved quantized: its ``config.json`` says how, its tensors have the module's own
 names and layout, and nothing is left to be computed when it is read.

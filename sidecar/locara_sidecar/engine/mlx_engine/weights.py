@@ -1,8 +1,11 @@
 """Tensors of a checked model folder (``engine/model_folder.py``) as MLX modules, tensor by tensor.
 
 ``mx.load`` accepts headers that lie, so it only ever sees files that safetensors' own reader has accepted. What it
-returns is lazy: a tensor's bytes are read when it is evaluated, into fresh memory. Each tensor is renamed, converted,
-if wanted quantized, and evaluated before the next one is read, so that the peak is the result plus one tensor.
+returns is lazy: a tensor's bytes are read when it is evaluated, into fresh memory. (MLX 0.32 maps no files, and takes
+no memory of others without a copy: ``mx.from_dlpack(…, copy=False)`` refuses what lies in main memory. So a prepared
+form is not mapped either, but read straight into its final arrays, with nothing converted or quantized.) Each tensor
+is renamed, converted, if wanted quantized, and evaluated before the next one is read, so that the peak is the result
+plus one tensor.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ safe_open: Any = _safe_open
 _MAPPED = 256 << 20  # bytes
 _CHANNELS_LAST = {"cuda"}
 """Devices whose convolutions in half precision have their channels last: tensor cores take them so, and torch keeps all
-that flows through in that form. float32 stays as diffusers has it, to the bit. Run on CUDA, but not measured against the
-other layout there."""
+that flows through in that form. float32 stays as diffusers has it, to the bit. Run on CUDA, and not measured there
+against the other layout."""
 
 
 def shell(cls: Any, component: model_folder.Component, dtype: torch.dtype) -> nn.Module:
