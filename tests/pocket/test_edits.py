@@ -67,7 +67,10 @@ def around(picture):
     return Image.fromarray(stands_out).filter(ImageFilter.MaxFilter(7))
 
 
-@pytest.mark.parametrize("cell", ["top left", "bottom left", "center"])
+_WEAK = pytest.mark.xfail(reason="the shipped weights draw a diamond for it, see the model card", raises=AssertionError)
+
+
+@pytest.mark.parametrize("cell", ["top left", "bottom left", "center", pytest.param("bottom right", marks=_WEAK)])
 def test_a_circle_is_repainted_green_and_the_rest_is_the_source(draw, cell):
     from pocket_model.judge import look
 
