@@ -12,7 +12,7 @@ from locara_protocol.errors import RpcError
 from locara_sidecar.cli import model_lines
 from locara_sidecar.cli.console import Console
 from locara_sidecar.daemon import engine_choice, system
-from locara_sidecar.daemon.model_calls import (
+from locara_sidecar.daemon.model_results import (
     describe,
     machines,
     own_result,
