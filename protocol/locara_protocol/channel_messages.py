@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from locara_protocol.messages import DiffusionStep, Result
+from locara_protocol.image_messages import DiffusionStep
+from locara_protocol.messages import Result
 from locara_protocol.model_messages import DownloadProgress, ModelProgress
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from locara_protocol import channel_messages as channels
+from locara_protocol import image_messages as images
 from locara_protocol import messages as m
 from locara_protocol import model_messages as models
 
@@ -110,14 +111,14 @@ _METHODS = (
         name="jobs.list",
         summary="The app's queued and running jobs with their last state.",
         params=m.NoParams,
-        result=m.JobsListResult,
+        result=images.JobsListResult,
         need="none",
     ),
     Method(
         name="image.generate",
         summary="Text to image, with live previews on a channel.",
-        params=m.GenerateParams,
-        result=m.GenerateResult,
+        params=images.GenerateParams,
+        result=images.GenerateResult,
         errors=_DRAWING,
         need="generate",
         notification="DiffusionStep",
@@ -125,8 +126,8 @@ _METHODS = (
     Method(
         name="image.edit",
         summary="Change an image: as a whole, where a mask is white, or as an instruction says.",
-        params=m.EditParams,
-        result=m.GenerateResult,
+        params=images.EditParams,
+        result=images.GenerateResult,
         errors=(*_DRAWING, "InvalidImage"),
         need="edit",
         notification="DiffusionStep",
@@ -134,8 +135,8 @@ _METHODS = (
     Method(
         name="image.cancel",
         summary="Cancel a job by its id.",
-        params=m.CancelJobParams,
-        result=m.CancelJobResult,
+        params=images.CancelJobParams,
+        result=images.CancelJobResult,
         need="none",
     ),
     Method(

@@ -34,7 +34,7 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`\Z", re.DOTALL)
 
 
 def decode_params(type_: type[T], raw: bytes) -> T:
-    """Reads raw parameters as ``type_``, a struct type of :mod:`locara_protocol.messages`.
+    """Reads raw parameters as ``type_``, a struct type such as :class:`locara_protocol.messages.Params`.
 
     ``null`` for an optional member is the same as absent; ``_meta`` is allowed and not read.
 

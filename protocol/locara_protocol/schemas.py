@@ -1,7 +1,7 @@
 """JSON Schemas (draft 2020-12) of everything that crosses the wire, from the message types.
 
 Owned here: which types are roots, and what their files are called. The types themselves are in
-:mod:`locara_protocol.messages`; nothing is described twice.
+:mod:`locara_protocol.messages` and the modules beside it; nothing is described twice.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ import pytest
 from msgspec import UNSET
 
 from locara_protocol.errors import RpcError
-from locara_protocol.messages import JobCounts, PreviewImage
+from locara_protocol.image_messages import PreviewImage
+from locara_protocol.messages import JobCounts
 from locara_sidecar.daemon.jobs import TRANSITIONS, Job, JobQueue
 from locara_sidecar.daemon.progress import Progress, last_state
 

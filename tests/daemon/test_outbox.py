@@ -2,7 +2,7 @@
 
 import json
 
-from locara_protocol.messages import DiffusionStep, PreviewImage
+from locara_protocol.image_messages import DiffusionStep, PreviewImage
 from locara_sidecar.daemon.outbox import MAX_PENDING, Channel, Outbox
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from locara_protocol import messages as m
+from locara_protocol import image_messages as images
 from locara_protocol.client import ProtocolViolation, RemoteError, Sidecar, SidecarGone
 
 COMMAND = [sys.executable, "-S", str(Path(__file__).with_name("scripted_sidecar.py"))]
@@ -28,7 +28,7 @@ def test_a_call_returns_its_result_and_closing_returns_the_exit_status(sidecar):
 def test_params_are_left_out_when_there_are_none_and_may_be_a_struct(sidecar):
     assert sidecar.call("echo", timeout=SOON)["had"] is False
     assert sidecar.call("echo", {}, timeout=SOON)["had"] is True
-    echoed = sidecar.call("echo", m.CancelJobParams(job_id="j"), timeout=SOON)["params"]
+    echoed = sidecar.call("echo", images.CancelJobParams(job_id="j"), timeout=SOON)["params"]
     assert echoed["jobId"] == "j"
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locara_protocol import messages as m
+from locara_protocol import image_messages as images
 from locara_protocol.errors import CODES, MEANINGS, RETRYABLE, RpcError
 from locara_protocol.jsonrpc import (
     encode_batch,
@@ -31,7 +31,7 @@ def one_line(encoded: bytes):
 def test_any_string_comes_out_as_one_line_of_utf8(text):
     clean = "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text)
     assert one_line(encode_result(1, {"a": [text, {text: (text,)}]}))["result"] == {"a": [clean, {clean: [clean]}]}
-    assert one_line(encode_result(1, m.Warning(kind="x", message=text)))["result"]["message"] == clean
+    assert one_line(encode_result(1, images.Warning(kind="x", message=text)))["result"]["message"] == clean
     assert one_line(encode_error("x", RpcError("StorageError", text, path=text)))["error"]["data"]["path"] == clean
     assert one_line(encode_notification("x", {"a": text}))["params"] == {"a": clean}
 
@@ -54,7 +54,7 @@ def test_an_error_says_its_kind_and_whether_to_try_again():
 
 
 def test_members_left_unset_are_not_sent():
-    image = m.ImageResult(mime_type="image/png", width=1, height=1, bytes=1, sha256="", seed=0)
+    image = images.ImageResult(mime_type="image/png", width=1, height=1, bytes=1, sha256="", seed=0)
     assert "path" not in one_line(encode_result(1, image))["result"]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from locara_protocol import channel_messages as channels
 from locara_protocol import errors, generate, methods, openrpc, schemas
-from locara_protocol import messages as m
+from locara_protocol import image_messages as images
 from locara_protocol.jsonrpc import encode_notification, encode_result
 
 DOCUMENT = json.loads(openrpc.document_bytes())
@@ -134,7 +134,7 @@ def test_schemas_accept_and_refuse_as_the_decoder_does():
 
 
 def test_frames_of_a_channel_fit_their_schema():
-    step = m.DiffusionStep(
+    step = images.DiffusionStep(
         job_id="j", phase="denoising", image=1, images=1, step=1, steps=4, progress=0.25, elapsed_ms=10
     )
     for frame in (channels.ChannelMessage(channel=7, index=0, message=step), channels.ChannelEnd(channel=7, index=1)):

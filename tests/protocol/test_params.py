@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from locara_protocol import image_messages as images
 from locara_protocol import messages as m
 from locara_protocol.errors import RpcError
 from locara_protocol.jsonrpc import channel_of, decode_params, parse_channel
@@ -23,32 +24,34 @@ def refused(type_, raw) -> RpcError:
 
 
 def generate(**options):
-    return refused(m.GenerateParams, {"prompt": "a", "options": options})
+    return refused(images.GenerateParams, {"prompt": "a", "options": options})
 
 
 def test_all_members_are_read_with_their_wire_names():
     params = decode_params(
-        m.GenerateParams, b'{"prompt":"a","channel":"__CHANNEL__:7","options":{"negativePrompt":"b"}}'
+        images.GenerateParams, b'{"prompt":"a","channel":"__CHANNEL__:7","options":{"negativePrompt":"b"}}'
     )
-    assert params == m.GenerateParams(
-        prompt="a", channel="__CHANNEL__:7", options=m.GenerateOptions(negative_prompt="b")
+    assert params == images.GenerateParams(
+        prompt="a", channel="__CHANNEL__:7", options=images.GenerateOptions(negative_prompt="b")
     )
 
 
 def test_null_for_an_optional_member_is_the_same_as_absent():
     raw = b'{"prompt":"a","channel":null,"options":{"steps":null,"preview":null,"output":{"path":null}}}'
-    expected = m.GenerateParams(prompt="a", options=m.GenerateOptions(output=m.OutputOptions()))
-    assert decode_params(m.GenerateParams, raw) == expected
+    expected = images.GenerateParams(prompt="a", options=images.GenerateOptions(output=images.OutputOptions()))
+    assert decode_params(images.GenerateParams, raw) == expected
 
 
 def test_meta_is_allowed_at_every_level_and_not_read():
     raw = b'{"_meta":{"a":[1e999]},"prompt":"a","options":{"_meta":7}}'
-    assert decode_params(m.GenerateParams, raw) == m.GenerateParams(prompt="a", options=m.GenerateOptions())
+    assert decode_params(images.GenerateParams, raw) == images.GenerateParams(
+        prompt="a", options=images.GenerateOptions()
+    )
 
 
 def test_the_last_duplicate_wins_even_when_the_first_is_invalid():
     raw = b'{"prompt":5,"prompt":"a","options":{"stepz":1},"options":{"steps":4.5,"steps":4}}'
-    assert decode_params(m.GenerateParams, raw).options == m.GenerateOptions(steps=4)
+    assert decode_params(images.GenerateParams, raw).options == images.GenerateOptions(steps=4)
 
 
 def test_a_misspelt_member_is_named_and_the_nearest_name_suggested():
@@ -66,7 +69,7 @@ def test_a_member_unlike_any_is_answered_with_those_known():
 
 
 def test_a_long_unknown_name_is_cut():
-    error = refused(m.GenerateParams, {"x" * 100_000: 1})
+    error = refused(images.GenerateParams, {"x" * 100_000: 1})
     assert len(error.data["path"]) < 100
     assert len(error.message) < 300
 
@@ -80,7 +83,7 @@ def test_a_range_error_says_the_whole_range():
 @pytest.mark.parametrize("text", ["4.0", "4e0", "1e2"])
 def test_a_fraction_or_exponent_is_no_integer(text):
     raw = f'{{"prompt":"a","options":{{"steps":{text}}}}}'.encode()
-    assert "fraction" in refused(m.GenerateParams, raw).message
+    assert "fraction" in refused(images.GenerateParams, raw).message
 
 
 def test_a_choice_error_lists_the_choices_and_suggests_the_nearest():
@@ -103,7 +106,7 @@ def test_a_wrong_value_within_a_map_is_pointed_at():
 
 @pytest.mark.parametrize("raw", [b"[]", b"[1]", b"5", b'"x"', b"", b"{", b"\xff"])
 def test_anything_but_an_object_is_refused_at_the_root(raw):
-    assert refused(m.GenerateParams, raw).data["path"] == "$"
+    assert refused(images.GenerateParams, raw).data["path"] == "$"
 
 
 def test_no_value_of_the_host_is_repeated_in_a_message():
@@ -132,7 +135,7 @@ def test_a_large_member_never_becomes_a_forest_of_objects(member):
     tracemalloc.start()
     try:
         refused(m.InitializeParams, raw)
-        refused(m.GenerateParams, raw)
+        refused(images.GenerateParams, raw)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -164,9 +167,10 @@ def test_a_channel_is_a_u32_in_either_form(value, channel):
     raw = json.dumps({"stepz": 1, "options": 5, "channel": value}).encode()
     assert channel_of(raw) == channel
     if channel is None and value is not None:
-        assert refused(m.GenerateParams, {"prompt": "a", "channel": value}).data["path"] == "$.channel"
+        assert refused(images.GenerateParams, {"prompt": "a", "channel": value}).data["path"] == "$.channel"
     else:
-        assert decode_params(m.GenerateParams, json.dumps({"prompt": "a", "channel": value}).encode()).channel == value
+        raw = json.dumps({"prompt": "a", "channel": value}).encode()
+        assert decode_params(images.GenerateParams, raw).channel == value
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from locara_protocol.errors import RpcError
-from locara_protocol.messages import DiffusionStep, GenerateParams, GenerateResult, ModelUsed, Timings, Warning
+from locara_protocol.image_messages import DiffusionStep, GenerateParams, GenerateResult, ModelUsed, Timings, Warning
 from locara_sidecar.capability.authorize import Grant
 from locara_sidecar.daemon import resolve
 from locara_sidecar.daemon.calls import Call

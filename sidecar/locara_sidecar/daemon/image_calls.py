@@ -7,7 +7,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from locara_protocol.messages import U32_MAX, EditParams, GenerateOptions, GenerateParams
+from locara_protocol.image_messages import EditParams, GenerateOptions, GenerateParams
+from locara_protocol.messages import U32_MAX
 from locara_sidecar.daemon import resolve, source_images
 from locara_sidecar.daemon.generation import Generation, Order
 from locara_sidecar.daemon.source_images import SourceImages

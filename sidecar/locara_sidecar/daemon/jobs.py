@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from locara_protocol.errors import RpcError
-from locara_protocol.messages import DiffusionStep, JobCounts, JobInfo, JobState
+from locara_protocol.image_messages import DiffusionStep, JobInfo, JobState
+from locara_protocol.messages import JobCounts
 
 if TYPE_CHECKING:
     from locara_sidecar.daemon.outbox import Channel

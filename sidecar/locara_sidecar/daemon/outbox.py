@@ -20,7 +20,7 @@ from msgspec import UNSET
 
 from locara_protocol import jsonrpc
 from locara_protocol.channel_messages import FRAMES, ChannelEnd, Streamed
-from locara_protocol.messages import DiffusionStep
+from locara_protocol.image_messages import DiffusionStep
 
 MAX_PENDING = 16
 HIGH_WATER_BYTES = 4 * 1024 * 1024

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from locara_protocol.messages import DiffusionStep, Phase, PreviewImage
+from locara_protocol.image_messages import DiffusionStep, Phase, PreviewImage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

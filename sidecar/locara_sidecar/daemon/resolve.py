@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 
 from locara_protocol.errors import invalid_params
-from locara_protocol.messages import (
+from locara_protocol.image_messages import (
     MAX_PROMPT_BYTES,
-    U32_MAX,
     EditParams,
     GenerateOptions,
     GenerateParams,
@@ -23,6 +22,7 @@ from locara_protocol.messages import (
     PreviewOptions,
     Warning,
 )
+from locara_protocol.messages import U32_MAX
 from locara_sidecar.capability import names
 from locara_sidecar.daemon.sizes import sides_of, size_of
 from locara_sidecar.engine.frames import EditSpec, EncodeSpec, JobSpec, LoadSpec, ModelSpec, PreviewSpec, Sides

@@ -14,7 +14,7 @@ import anyio.to_thread
 from msgspec import UNSET
 
 from locara_protocol.errors import RpcError
-from locara_protocol.messages import ImageResult
+from locara_protocol.image_messages import ImageResult
 from locara_sidecar.capability.confined import ConfinedFolder, Saved
 from locara_sidecar.daemon.calls import internal_error
 from locara_sidecar.daemon.resolve import Output, file_name

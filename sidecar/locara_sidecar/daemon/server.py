@@ -16,6 +16,7 @@ import msgspec
 from locara_protocol import PROTOCOL_VERSION, jsonrpc
 from locara_protocol import messages as m
 from locara_protocol.errors import RpcError, invalid_params
+from locara_protocol.image_messages import MAX_PROMPT_BYTES, CancelJobParams, CancelJobResult, JobsListResult
 from locara_protocol.methods import METHODS, NOTIFICATIONS, Method
 from locara_sidecar import __version__
 from locara_sidecar.capability.audit import AuditLog
@@ -239,7 +240,7 @@ class Server:
                     max_inline_image_bytes=MAX_INLINE_IMAGE_BYTES,
                     max_queue=self._max_queue,
                     max_batch=_MAX_BATCH,
-                    max_prompt_bytes=m.MAX_PROMPT_BYTES,
+                    max_prompt_bytes=MAX_PROMPT_BYTES,
                 ),
             ),
             app=m.AppInfo(id=policy.app_id, granted=policy.granted()),
@@ -260,14 +261,14 @@ class Server:
     def _system_info(self, call: Call, params: m.NoParams) -> m.SystemInfo:
         return system.info(self._engine_name, self._engine, self._cache_root)
 
-    def _jobs_list(self, call: Call, params: m.NoParams) -> m.JobsListResult:
-        return m.JobsListResult(jobs=[job.info() for job in self.jobs.all()])
+    def _jobs_list(self, call: Call, params: m.NoParams) -> JobsListResult:
+        return JobsListResult(jobs=[job.info() for job in self.jobs.all()])
 
-    def _image_cancel(self, call: Call, params: m.CancelJobParams) -> m.CancelJobResult:
+    def _image_cancel(self, call: Call, params: CancelJobParams) -> CancelJobResult:
         job = self.jobs.get(params.job_id)
         if job is not None:
             self.turns.cancel(job)
-        return m.CancelJobResult(cancelled=job is not None)
+        return CancelJobResult(cancelled=job is not None)
 
     def _capability_log(self, call: Call, params: m.CapabilityLogParams) -> m.CapabilityLogResult:
         return m.CapabilityLogResult(entries=self.audit.entries(params.limit, params.after))

@@ -10,7 +10,7 @@ from locara_protocol.errors import invalid_params
 from locara_sidecar.engine.frames import Sides
 
 if TYPE_CHECKING:
-    from locara_protocol.messages import GenerateOptions
+    from locara_protocol.image_messages import GenerateOptions
     from locara_sidecar.models.catalogue import Entry
 
 MAX_INLINE_IMAGE_BYTES = 7 * 1024 * 1024

@@ -16,7 +16,7 @@ from locara_protocol.errors import RpcError, invalid_params
 from locara_sidecar.capability.authorize import Source
 
 if TYPE_CHECKING:
-    from locara_protocol.messages import EditParams, ImageInput
+    from locara_protocol.image_messages import EditParams, ImageInput
     from locara_sidecar.capability.authorize import FolderGrant
     from locara_sidecar.capability.reading import ReadableFile
 

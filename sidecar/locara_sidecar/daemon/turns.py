@@ -17,7 +17,8 @@ from locara_sidecar.daemon.open_calls import OpenCalls
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from locara_protocol.messages import JobState, Result
+    from locara_protocol.image_messages import JobState
+    from locara_protocol.messages import Result
     from locara_sidecar.daemon.calls import Call
     from locara_sidecar.daemon.model_choice import ModelChoice
     from locara_sidecar.daemon.model_use import ModelUse

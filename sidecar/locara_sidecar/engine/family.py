@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image as PilImage
 
-    from locara_protocol.messages import PreviewDecoder
+    from locara_protocol.image_messages import PreviewDecoder
     from locara_sidecar.engine.frames import JobSpec
     from locara_sidecar.engine.model_folder import Progress
     from locara_sidecar.engine.noise import NoiseStream

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from locara_protocol.messages import ImageMime, Phase, PreviewDecoder
+from locara_protocol.image_messages import ImageMime, Phase, PreviewDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

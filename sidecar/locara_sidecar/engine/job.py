@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import msgspec
 
-from locara_protocol.messages import Phase
+from locara_protocol.image_messages import Phase
 from locara_sidecar.engine import frames, images
 from locara_sidecar.engine.preview import PreviewBudget, PreviewSender
 from locara_sidecar.engine.runtime import (
@@ -25,7 +25,7 @@ from locara_sidecar.engine.runtime import (
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
-    from locara_protocol.messages import PreviewDecoder
+    from locara_protocol.image_messages import PreviewDecoder
 
 _AUTO_MODES = ("linear", "tiny")  # what "auto" tries, cheapest first
 LOADING_EVERY = 0.1

@@ -19,7 +19,7 @@ from locara_sidecar.engine import frames
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from locara_protocol.messages import ImageMime, PreviewDecoder
+    from locara_protocol.image_messages import ImageMime, PreviewDecoder
 
     Picture = tuple[Image.Image, PreviewDecoder]
 

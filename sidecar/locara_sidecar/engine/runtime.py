@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from locara_protocol.messages import Phase, PreviewDecoder
+from locara_protocol.image_messages import Phase, PreviewDecoder
 from locara_sidecar.engine.frames import Settled
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image as PilImage
 
-    from locara_protocol.messages import PreviewDecoder
+    from locara_protocol.image_messages import PreviewDecoder
     from locara_sidecar.engine.family import Array, Embedding, Family
     from locara_sidecar.engine.frames import JobSpec, LoadSpec, ModelSpec, PrepareSpec
     from locara_sidecar.engine.machine import Machine

@@ -62,7 +62,7 @@ from locara_sidecar.engine.runtime import (
 )
 
 if TYPE_CHECKING:
-    from locara_protocol.messages import PreviewDecoder
+    from locara_protocol.image_messages import PreviewDecoder
     from locara_sidecar.engine.frames import JobSpec, LoadSpec, ModelSpec, PrepareSpec
     from locara_sidecar.engine.source import Source
 

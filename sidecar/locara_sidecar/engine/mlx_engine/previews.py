@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image as PilImage
 
-    from locara_protocol.messages import PreviewDecoder
+    from locara_protocol.image_messages import PreviewDecoder
     from locara_sidecar.engine.mlx_engine.pace import Checkpoints
     from locara_sidecar.engine.mlx_engine.vae import Vae
     from locara_sidecar.engine.model_folder import Component, Progress
