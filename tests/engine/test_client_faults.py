@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.engine import frames
+from locara_sidecar.engine import frames, framing
 from locara_sidecar.engine.process import EngineProcess, worker_argv
 
 PHASES = ("loading", "encoding", "denoising", "decoding")
@@ -356,7 +356,7 @@ def test_a_failed_job_leaves_the_engine_alive_and_the_prompt_unlogged(drive, spe
 def test_nonsense_from_the_engine_fails_the_job_and_replaces_the_process(drive, spec):
     async def body(client):
         def garble():
-            client._process._post(client._received, client._process, [frames.FrameError("nonsense")])
+            client._process._post(client._received, client._process, [framing.FrameError("nonsense")])
 
         error = await client.fails(spec(steps=50), enters("denoising"), garble)
         assert error.kind == "EngineCrashed"
@@ -390,11 +390,11 @@ def test_closing_now_kills_without_waiting(drive, spec):
 
 HOST = """
 import anyio, os, signal, sys
-from locara_sidecar.engine import frames
+from locara_sidecar.engine import frames, framing
 from locara_sidecar.engine.client import EngineClient
 async def main():
     client = EngineClient("fake", on_log=lambda record: None, settings={"faults": sys.argv[1]})
-    spec = frames._command_decoder.decode(bytes.fromhex(sys.argv[2])).spec
+    spec = framing._command_decoder.decode(bytes.fromhex(sys.argv[2])).spec
     def on_event(event):
         if isinstance(event, frames.PhaseStarted) and event.phase == "denoising":
             os.write(1, b"%d\\n" % client.status().pid)
@@ -407,7 +407,7 @@ anyio.run(main)
 @pytest.mark.skipif(sys.platform != "linux", reason="waits on a pidfd")
 @pytest.mark.parametrize("fault", ["", "fake:hang=denoising"])
 def test_the_engine_dies_with_its_daemon(spec, fault):
-    job = frames.encode(frames.Generate(spec=spec(steps=200)))[4:].hex()
+    job = framing.encode(frames.Generate(spec=spec(steps=200)))[4:].hex()
     with subprocess.Popen([sys.executable, "-c", HOST, fault, job], stdout=subprocess.PIPE) as daemon:
         engine = os.pidfd_open(int(daemon.stdout.readline()))
         try:

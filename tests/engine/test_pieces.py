@@ -5,7 +5,7 @@ import os
 import msgspec
 import pytest
 
-from locara_sidecar.engine import frames
+from locara_sidecar.engine import frames, framing
 
 
 def edit(spec, image, mask=None, job="job-1"):
@@ -14,13 +14,13 @@ def edit(spec, image, mask=None, job="job-1"):
 
 def through(command, pieces):
     """Sends a command as the two sides do; the job that comes out."""
-    reader = frames.FrameReader()
+    reader = framing.FrameReader()
     sizes = []
-    for part in frames.in_pieces(command):
-        data = frames.encode(part)
+    for part in framing.in_pieces(command):
+        data = framing.encode(part)
         sizes.append(len(data))
         for body in reader.feed(data):
-            arrived = frames.decode_command(body)
+            arrived = framing.decode_command(body)
             if isinstance(arrived, frames.Piece):
                 pieces.add(arrived)
             else:
@@ -32,19 +32,19 @@ def through(command, pieces):
 def test_files_of_any_size_arrive_as_they_were_and_no_frame_is_large(spec, sizes):
     image, mask = (None if size is None else os.urandom(size) for size in sizes)
     command = edit(spec, image, mask)
-    job, frame_sizes = through(command, frames.Pieces())
+    job, frame_sizes = through(command, framing.Pieces())
     assert job == command.spec
-    assert max(frame_sizes) < frames.PIECE_BYTES + 4096
+    assert max(frame_sizes) < framing.PIECE_BYTES + 4096
 
 
 def test_a_job_without_files_is_one_frame(spec):
     command = frames.Generate(spec=spec())
-    assert list(frames.in_pieces(command)) == [command]
-    assert frames.Pieces().whole(command) == command.spec
+    assert list(framing.in_pieces(command)) == [command]
+    assert framing.Pieces().whole(command) == command.spec
 
 
 def test_pieces_of_a_job_that_never_came_do_not_get_into_the_next(spec):
-    pieces = frames.Pieces()
+    pieces = framing.Pieces()
     pieces.add(frames.Piece(job="gone", name="image", data=b"half of"))
     pieces.add(frames.Piece(job="gone", name="mask", data=b"another"))
     first = edit(spec, b"one", b"mask", job="job-1")

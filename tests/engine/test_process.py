@@ -10,7 +10,7 @@ import anyio
 import psutil
 import pytest
 
-from locara_sidecar.engine import frames
+from locara_sidecar.engine import frames, framing
 from locara_sidecar.engine.process import EngineProcess, worker_argv
 
 
@@ -46,7 +46,7 @@ def test_the_worker_ends_when_its_pipe_closes():
 
     process, events, _ = run(worker_argv(), act)
     assert process.exit_data() == {"status": 0}
-    assert not any(isinstance(event, frames.FrameError) for event in events)
+    assert not any(isinstance(event, framing.FrameError) for event in events)
 
 
 def test_the_worker_ends_when_its_pipe_closes_in_the_middle_of_a_job(spec):
@@ -105,7 +105,7 @@ def test_children_of_the_engine_go_with_it():
 
 def test_frames_that_a_process_wrote_before_it_died_are_read(tmp_path):
     events = [frames.Log(level="info", logger="x", msg=str(i) * 1000) for i in range(200)]
-    (tmp_path / "frames").write_bytes(frames.PREAMBLE + b"".join(map(frames.encode, events)))
+    (tmp_path / "frames").write_bytes(framing.PREAMBLE + b"".join(map(framing.encode, events)))
     code = f"import os, shutil; shutil.copyfileobj(open({str(tmp_path / 'frames')!r}, 'rb'), os.fdopen(1, 'wb'))"
     _, received, _ = run([sys.executable, "-c", code], lambda process: None)
     assert received == events

@@ -19,7 +19,7 @@ import anyio
 
 from locara_protocol.errors import CODES, RpcError
 from locara_protocol.messages import EngineStatus
-from locara_sidecar.engine import failures, frames
+from locara_sidecar.engine import failures, frames, framing
 from locara_sidecar.engine.process import EngineProcess, worker_argv
 from locara_sidecar.engine.stderr import PromptFilter
 from locara_sidecar.engine.timers import Timers
@@ -381,15 +381,15 @@ class EngineClient:
 
     # --- what the process says --------------------------------------------------------------
 
-    def _received(self, process: EngineProcess, events: list[frames.Event | frames.FrameError]) -> None:
+    def _received(self, process: EngineProcess, events: list[frames.Event | framing.FrameError]) -> None:
         for event in events:
             if process is not self._process:
                 return  # what a process says after it was given up concerns nobody
             self._handle(event)
 
-    def _handle(self, event: frames.Event | frames.FrameError) -> None:
+    def _handle(self, event: frames.Event | framing.FrameError) -> None:
         match event:
-            case frames.FrameError():
+            case framing.FrameError():
                 self._broken(event)
             case frames.Ready():
                 self._started(event)
@@ -421,7 +421,7 @@ class EngineClient:
             self._finish(failures.unavailable(self._engine, reason))
         self._end()
 
-    def _broken(self, error: frames.FrameError) -> None:
+    def _broken(self, error: framing.FrameError) -> None:
         """The pipe is of no further use, and so is the process."""
         self._on_log(frames.Log(level="error", logger="engine", msg=f"the engine broke its protocol: {error}"))
         if self._job is not None:

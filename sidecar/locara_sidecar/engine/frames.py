@@ -1,36 +1,20 @@
-"""What the daemon and the engine process say to each other, and how it is framed.
+"""What the daemon and the engine process say to each other; :mod:`locara_sidecar.engine.framing` has it cross a pipe.
 
-A private pipe each way. A frame is a 4-byte big-endian length and that many bytes of msgpack, one
-tagged struct. Commands go down, events come up. Both sides come from the same installation, but a
-half-updated one must fail with a sentence and not with a riddle: :data:`VERSION` is compared in the
-first exchange. The daemon never trusts the length blindly (:data:`MAX_FRAME_BYTES`).
+Commands go down, events come up. Both sides come from the same installation, but a half-updated one must fail with a
+sentence and not with a riddle: :data:`VERSION` is compared in the first exchange.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from locara_protocol.image_messages import ImageMime, Phase, PreviewDecoder
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 VERSION = 4
 PREPARED_LAYOUT = 1
 """Names and layout of the tensors in a prepared form; one of another number is not used. Raise it when they change."""
-MAX_FRAME_BYTES = 512 * 1024 * 1024
-PREAMBLE = b"\n\0LOCARA-ENGINE\0\n"
-"""The engine's first bytes on its pipe; what start-up code of the interpreter printed before them is skipped."""
-MAX_PREAMBLE_BYTES = 64 * 1024
-"""How much of that the daemon holds at a time, so that endless noise costs no memory."""
-PIECE_BYTES = 1 << 20
-_HEADER = 4
-
-
-class FrameError(Exception):
-    """The peer broke the framing or sent something that is no frame; the pipe is of no further use."""
 
 
 # --- job description ------------------------------------------------------------------------
@@ -370,103 +354,3 @@ class Log(msgspec.Struct, frozen=True, kw_only=True, tag="log"):
 Event = (
     Ready | Unavailable | PhaseStarted | Heartbeat | Step | Image | Done | Loaded | Prepared | Failed | Cancelled | Log
 )
-
-_encoder = msgspec.msgpack.Encoder()
-_command_decoder = msgspec.msgpack.Decoder(Command)
-_event_decoder = msgspec.msgpack.Decoder(Event)
-
-
-def encode(frame: Command | Event) -> bytes:
-    """One frame, header included.
-
-    :raises FrameError: when it is over :data:`MAX_FRAME_BYTES`.
-    """
-    body = _encoder.encode(frame)
-    if len(body) > MAX_FRAME_BYTES:
-        raise FrameError(f"a frame of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
-    return len(body).to_bytes(_HEADER, "big") + body
-
-
-def in_pieces(command: Command) -> Iterator[Command]:
-    """The command as it is sent: the files of an edit go first, in pieces, because encoding a large one at once would
-    hold up every other thread of the daemon. :class:`Pieces` puts them together again.
-    """
-    if not isinstance(command, Generate) or command.spec.edit is None:
-        yield command
-        return
-    spec, edit = command.spec, command.spec.edit
-    files: list[tuple[Literal["image", "mask"], bytes]] = [("image", edit.image), ("mask", edit.mask or b"")]
-    for name, data in files:
-        for start in range(0, len(data), PIECE_BYTES):
-            yield Piece(job=spec.job, name=name, data=data[start : start + PIECE_BYTES])
-    rest = msgspec.structs.replace(edit, image=b"", mask=None if edit.mask is None else b"")
-    yield Generate(spec=msgspec.structs.replace(spec, edit=rest))
-
-
-class Pieces:
-    """Commands with their pieces, in the order in which they arrive."""
-
-    def __init__(self) -> None:
-        self._job = ""
-        self._files = {"image": bytearray(), "mask": bytearray()}
-
-    def add(self, piece: Piece) -> None:
-        """One more; those of another job are forgotten."""
-        if piece.job != self._job:
-            self._clear(piece.job)
-        self._files[piece.name] += piece.data
-
-    def whole(self, command: Generate) -> JobSpec:
-        """The job with its files."""
-        spec, edit = command.spec, command.spec.edit
-        if edit is None:
-            return spec
-        if spec.job != self._job:
-            self._clear(spec.job)
-        image, mask = bytes(self._files["image"]), bytes(self._files["mask"])
-        self._clear("")
-        edit = msgspec.structs.replace(edit, image=image, mask=None if edit.mask is None else mask)
-        return msgspec.structs.replace(spec, edit=edit)
-
-    def _clear(self, job: str) -> None:
-        self._job = job
-        self._files = {"image": bytearray(), "mask": bytearray()}
-
-
-class FrameReader:
-    """Bytes in, frame bodies out; no I/O of its own."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield every complete frame body.
-
-        :raises FrameError: for a length over :data:`MAX_FRAME_BYTES`.
-        """
-        self._buffer += data
-        while len(self._buffer) >= _HEADER:
-            size = int.from_bytes(self._buffer[:_HEADER], "big")
-            if size > MAX_FRAME_BYTES:
-                raise FrameError(f"a frame of {size} bytes is over the limit of {MAX_FRAME_BYTES}")
-            if len(self._buffer) < _HEADER + size:
-                return
-            body = bytes(self._buffer[_HEADER : _HEADER + size])
-            del self._buffer[: _HEADER + size]
-            yield body
-
-
-def decode_command(body: bytes) -> Command:
-    """:raises FrameError: when it is none."""
-    try:
-        return _command_decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise FrameError(f"not a command: {error}") from error
-
-
-def decode_event(body: bytes) -> Event:
-    """:raises FrameError: when it is none."""
-    try:
-        return _event_decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise FrameError(f"not an event: {error}") from error

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import locara_protocol
 import locara_sidecar
-from locara_sidecar.engine import frames, priority
+from locara_sidecar.engine import frames, framing, priority
 from locara_sidecar.engine.scratch import Scratch, sweep
 from locara_sidecar.engine.stderr import LineLimiter
 
@@ -64,7 +64,7 @@ class EngineProcess:
         self,
         argv: list[str],
         *,
-        on_events: Callable[[EngineProcess, list[frames.Event | frames.FrameError]], None],
+        on_events: Callable[[EngineProcess, list[frames.Event | framing.FrameError]], None],
         on_gone: Callable[[EngineProcess], None],
         on_lines: Callable[[list[str]], None],
     ) -> None:
@@ -144,20 +144,20 @@ class EngineProcess:
             self._loop.call_soon_threadsafe(call, *args)
 
     def _read_events(self, fd: int) -> None:
-        reader = frames.FrameReader()
+        reader = framing.FrameReader()
         preamble: bytes | None = b""
         try:
             while data := _read(fd):
                 if preamble is not None:  # whatever start-up code printed before the worker took the pipe
-                    preamble = (preamble + data)[-frames.MAX_PREAMBLE_BYTES :]
-                    _, found, data = preamble.partition(frames.PREAMBLE)
+                    preamble = (preamble + data)[-framing.MAX_PREAMBLE_BYTES :]
+                    _, found, data = preamble.partition(framing.PREAMBLE)
                     if not found:
                         continue
                     preamble = None
-                events: list[frames.Event | frames.FrameError] = []
+                events: list[frames.Event | framing.FrameError] = []
                 try:
-                    events.extend(frames.decode_event(body) for body in reader.feed(data))
-                except frames.FrameError as error:
+                    events.extend(framing.decode_event(body) for body in reader.feed(data))
+                except framing.FrameError as error:
                     self._post(self._on_events, self, [*events, error])
                     return
                 if events:
@@ -179,8 +179,8 @@ class EngineProcess:
     def _write_commands(self, fd: int) -> None:
         try:
             while (command := self._outgoing.get()) is not None:
-                for piece in frames.in_pieces(command):
-                    view = memoryview(frames.encode(piece))
+                for piece in framing.in_pieces(command):
+                    view = memoryview(framing.encode(piece))
                     while view:
                         view = view[os.write(fd, view) :]
         except OSError:  # the process has closed its end: on_gone tells

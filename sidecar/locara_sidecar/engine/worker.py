@@ -20,7 +20,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from locara_sidecar.engine import frames, priority, sandbox
+from locara_sidecar.engine import frames, framing, priority, sandbox
 from locara_sidecar.engine.job import run_job
 from locara_sidecar.engine.load import run_load, run_prepare
 from locara_sidecar.engine.runtime import JobCancelled, Runtime
@@ -60,21 +60,21 @@ class Pipe:
     def __init__(self, command_fd: int, event_fd: int) -> None:
         self._command_fd = command_fd
         self._event_fd = event_fd
-        self._reader = frames.FrameReader()
+        self._reader = framing.FrameReader()
         self._lock = threading.Lock()
-        self._write(frames.PREAMBLE)
+        self._write(framing.PREAMBLE)
 
     def send(self, event: frames.Event) -> None:
         """Write one frame; from any thread."""
-        self._write(frames.encode(event))
+        self._write(framing.encode(event))
 
     def commands(self) -> Iterator[list[frames.Command]]:
         """The commands as they arrive; ends the process when the pipe closes or carries nonsense."""
         while True:
             try:
                 data = os.read(self._command_fd, _CHUNK)
-                commands = [frames.decode_command(body) for body in self._reader.feed(data)]
-            except (OSError, frames.FrameError):
+                commands = [framing.decode_command(body) for body in self._reader.feed(data)]
+            except (OSError, framing.FrameError):
                 os._exit(2)
             if not data:
                 os._exit(0)
@@ -96,7 +96,7 @@ class Worker:
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
         self._jobs: queue.SimpleQueue[tuple[frames.AnySpec, JobControl]] = queue.SimpleQueue()
-        self._pieces = frames.Pieces()
+        self._pieces = framing.Pieces()
         self._known: dict[str, JobControl] = {}  # jobs that a Cancel can still reach
 
     def main(self) -> NoReturn:
