@@ -20,7 +20,7 @@ from campaigns.processes import children
 from campaigns.report import Row
 from campaigns.saving import NoSync
 from locara_protocol.errors import RpcError
-from locara_sidecar.models import collect, disk
+from locara_sidecar.models import collect, disk, survey
 from locara_sidecar.models.digest import file_sha256
 from locara_sidecar.models.store import Installed, Store
 from models.helpers import whole
@@ -92,7 +92,7 @@ class Reader:
                 collect.remove(self.store, collect.plan_remove(self.store, name), name)
 
     def survey(self) -> None:
-        report = collect.usage(self.store)
+        report = survey.usage(self.store)
         for usage in report.models:
             if any(usage.entry.key == entry.key for entry, _ in self.held) and not usage.in_use:
                 raise Broken("a model that is held is said to be free")

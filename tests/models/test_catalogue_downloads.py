@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from locara_sidecar.models import catalogue, collect
+from locara_sidecar.models import catalogue, survey
 from locara_sidecar.models.verify import verify
 from models.helpers import download, entry_for, error_of, safetensors, whole
 
@@ -68,7 +68,7 @@ def test_each_flux_model_is_what_diffusers_would_open_and_the_t5_of_all_three_is
         assert len({(entry.folder / name).stat().st_ino for entry in entries}) == 1
         sha256 = hub.repositories[FLUX["flux.1-dev"][1]].files[name][1]
         assert len(hub.requests(f"/cdn/{sha256}")) == 1, "and fetched once"
-    assert collect.usage(store).bytes < sum(entry.meta.bytes for entry in entries)
+    assert survey.usage(store).bytes < sum(entry.meta.bytes for entry in entries)
     assert whole(store) == sorted(FLUX)
 
 

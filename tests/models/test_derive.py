@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from locara_sidecar.engine.frames import PREPARED_LAYOUT
-from locara_sidecar.models import check, collect, derive, disk, staging
+from locara_sidecar.models import check, collect, derive, disk, staging, survey
 from locara_sidecar.models.derive import Making
 from locara_sidecar.models.forms import usable
 from locara_sidecar.models.importing import import_model
@@ -161,11 +161,11 @@ def test_the_forms_go_before_their_model_and_their_bytes_are_counted(store, mode
     plan = collect.plan_remove(store, "mine")
     assert {entry.key for entry in plan.models[:2]} == {form.key for form in forms}
     assert plan.models[2].key == model.key
-    before = collect.usage(store).bytes
+    before = survey.usage(store).bytes
     assert plan.bytes == before
     assert collect.remove(store, plan, "mine").bytes == before
     assert store.entries() == []
-    assert collect.usage(store).bytes == 0
+    assert survey.usage(store).bytes == 0
 
 
 def test_a_form_in_use_keeps_its_model_and_everything_else_too(store, model):
@@ -186,7 +186,7 @@ def test_a_form_in_use_keeps_its_model_and_everything_else_too(store, model):
 def test_only_the_forms_can_be_removed_and_free_what_is_theirs_alone(store, model):
     form = prepare(store, model)
     own = sum(file.size for file in form.meta.files if file.path in made_files())
-    usage = {one.entry.key: one for one in collect.usage(store).models}
+    usage = {one.entry.key: one for one in survey.usage(store).models}
     assert usage[form.key].bytes - usage[form.key].shared == own + (form.folder / "meta.json").stat().st_size
     plan = collect.plan_remove(store, "mine", only_prepared=True)
     assert plan.bytes == usage[form.key].bytes - usage[form.key].shared
@@ -208,7 +208,7 @@ def test_collecting_takes_forms_before_any_model_however_lately_used(store, mode
     form = prepare(store, model)
     old = time.time() - 90 * 24 * 3600
     os.utime(model.folder / "meta.json", (old, old))
-    room = collect.usage(store).bytes - 1
+    room = survey.usage(store).bytes - 1
     assert [entry.key for entry in collect.plan_gc(store, room).models] == [form.key]
     assert [entry.key for entry in collect.plan_gc(store, 0).models] == [form.key, model.key]
 

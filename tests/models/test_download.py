@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from locara_sidecar.models import collect
+from locara_sidecar.models import collect, survey
 from locara_sidecar.models import download as module
 from locara_sidecar.models.download import Download
 from locara_sidecar.models.transfer import Transfer
@@ -213,7 +213,7 @@ def test_two_models_that_share_files_fetch_and_store_them_once(store, hub, tmp_p
     assert len(hub.requests(cdn_of(hub, shared, "org/m1"))) == 1
     assert len({(entry.folder / shared).stat().st_ino for entry in entries}) == 1
     size = (entries[0].folder / shared).stat().st_size
-    report = collect.usage(store)
+    report = survey.usage(store)
     assert report.bytes < sum(entry.meta.bytes for entry in entries) - size
     assert all(model.shared >= size for model in report.models)
 

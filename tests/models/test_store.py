@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from locara_sidecar.models import collect, disk, partial, staging
+from locara_sidecar.models import collect, disk, partial, staging, survey
 from locara_sidecar.models.digest import model_digest
 from locara_sidecar.models.store import Origin
 from locara_sidecar.models.verify import verify, verify_folder
@@ -61,9 +61,9 @@ def test_removing_a_model_leaves_the_bytes_that_another_needs(store, hub, tmp_pa
     one, two = install(store, hub, tmp_path, 1), install(store, hub, tmp_path, 2)
     shared = (one.folder / "text_encoder/model.safetensors").stat().st_size
     plan = collect.plan_remove(store, "m1")
-    before = collect.usage(store).bytes
+    before = survey.usage(store).bytes
     removed = collect.remove(store, plan, "m1")
-    assert removed.bytes == plan.bytes == before - collect.usage(store).bytes
+    assert removed.bytes == plan.bytes == before - survey.usage(store).bytes
     assert removed.bytes < one.meta.bytes - shared + 4096
     assert whole(store) == ["m2"]
     verify(store, two, "m2", quiet)
@@ -73,7 +73,7 @@ def test_a_dry_run_changes_nothing(store, hub):
     download(store, hub)
     plan = collect.plan_gc(store, 0)
     assert [entry.meta.ids for entry in plan.models] == [["mine"]]
-    assert plan.bytes == collect.usage(store).bytes == collect.usage(store).reclaimable
+    assert plan.bytes == survey.usage(store).bytes == survey.usage(store).reclaimable
     assert whole(store) == ["mine"]
 
 
@@ -99,7 +99,7 @@ def test_a_model_in_use_by_any_process_is_neither_collected_nor_removed(store, h
     assert not store.in_use(entry.key)
     assert len(collect.execute(store, collect.plan_gc(store, 0)).models) == 1
     assert store.use(entry.key) is None
-    assert collect.usage(store).bytes == 0
+    assert survey.usage(store).bytes == 0
 
 
 def test_the_least_recently_used_goes_first(store, hub, tmp_path):
@@ -108,7 +108,7 @@ def test_the_least_recently_used_goes_first(store, hub, tmp_path):
         os.utime(entry.folder / "meta.json", (time.time() - age, time.time() - age))
     lock = store.use(entries[2].key)  # using it makes it the youngest
     lock.release()
-    room = collect.usage(store).bytes - 1
+    room = survey.usage(store).bytes - 1
     assert [entry.meta.ids for entry in collect.plan_gc(store, room).models] == [["m2"]]
     collect.execute(store, collect.plan_gc(store, entries[2].meta.bytes + 8192))
     assert whole(store) == ["m3"]
@@ -121,7 +121,7 @@ def test_waste_is_kept_for_the_next_try_until_it_is_old_or_room_is_asked_for(sto
     later = time.time() + collect.KEEP_PARTIAL_SECONDS + 60
     assert collect.plan_gc(store, now=later).waste
     collect.execute(store, collect.plan_gc(store, 0))
-    assert collect.usage(store).bytes == 0
+    assert survey.usage(store).bytes == 0
 
 
 def test_a_damaged_model_is_named_withdrawn_and_mended_by_the_next_download(store, hub):
@@ -262,5 +262,5 @@ def test_without_hard_links_the_bytes_are_copied(store, monkeypatch, hub):
     assert whole(store) == ["mine"]
     collect.remove(store, collect.plan_remove(store, "mine"), "mine")
     collect.execute(store, collect.plan_gc(store, 0))
-    assert collect.usage(store).bytes == 0
+    assert survey.usage(store).bytes == 0
     assert Origin(repository="org/mine", revision=entry.meta.source[0].revision) == entry.meta.source[0]

@@ -20,7 +20,7 @@ from locara_sidecar.daemon.model_results import (
     usage_result,
     work_result,
 )
-from locara_sidecar.models import catalogue, collect, worker
+from locara_sidecar.models import catalogue, collect, survey, worker
 
 if TYPE_CHECKING:
     import argparse
@@ -140,7 +140,7 @@ def _remove(options: argparse.Namespace, known: Catalogue, store: Store, console
 
 
 def _usage(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:
-    return usage_result(collect.usage(store), None)
+    return usage_result(survey.usage(store), None)
 
 
 def _gc(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:

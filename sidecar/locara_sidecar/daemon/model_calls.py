@@ -188,10 +188,10 @@ class ModelCalls:
         return machines(self._store, engines)
 
     def _usage(self) -> m.UsageResult:
-        from locara_sidecar.models import collect
+        from locara_sidecar.models import survey
 
         everything = MANAGEMENT in self._flags
-        return usage_result(collect.usage(self._store), None if everything else self._declared())
+        return usage_result(survey.usage(self._store), None if everything else self._declared())
 
     def _remove(self, params: m.RemoveParams) -> m.RemovedResult:
         from locara_sidecar.models import collect

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from locara_sidecar.engine.machine import Machine
-    from locara_sidecar.models import collect, worker
+    from locara_sidecar.models import survey, worker
     from locara_sidecar.models.catalogue import Catalogue, Entry
     from locara_sidecar.models.store import Installed, Store
 
@@ -126,7 +126,7 @@ def _prepared_form(form: Installed) -> m.PreparedForm:
     )
 
 
-def usage_result(report: collect.Report, granted: set[str] | None) -> m.UsageResult:
+def usage_result(report: survey.Report, granted: set[str] | None) -> m.UsageResult:
     """:param granted: only these models' entries; None for all."""
     entries = [
         m.UsageEntry(

@@ -1,11 +1,11 @@
-"""Removing models and collecting waste: first a plan, pure but for looking; then, unless it was only to be
-shown, its execution. References go before bytes, and a model that any process uses is left alone.
+"""Removing models and collecting waste: first a plan, pure but for looking (:mod:`locara_sidecar.models.survey`); then,
+unless it was only to be shown, its execution. References go before bytes, and a model that any process uses is left
+alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from pathlib import Path
@@ -17,31 +17,13 @@ from locara_protocol.errors import RpcError
 from locara_sidecar.engine.frames import PREPARED_LAYOUT
 from locara_sidecar.models import disk, staging
 from locara_sidecar.models.store import Installed, Store
+from locara_sidecar.models.survey import Inode, Survey, abandoned, files_of, inodes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 KEEP_PARTIAL_SECONDS = 7 * 24 * 3600
 """Unfinished files and bytes without a model stay so long for the next try, unless room is asked for."""
-
-Inode = tuple[int, int]
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """One installed model: all its bytes, those that another model has too, and whether it is in use."""
-
-    entry: Installed
-    bytes: int
-    shared: int
-    in_use: bool
-
-
-class Report(msgspec.Struct, frozen=True):
-    """The whole cache. ``reclaimable`` is what a ``gc`` down to 0 bytes would free now."""
-
-    bytes: int
-    reclaimable: int
-    models: list[Usage]
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -59,80 +41,6 @@ class Removed(msgspec.Struct, frozen=True):
     bytes: int
 
 
-def _stale(entry: Installed, digests: set[str], older_than: float) -> bool:
-    """Whether a prepared form is of no use to anybody: damaged, or of a model that the cache does not have (it may be
-    a folder of a host's) or an earlier layout and unused for long."""
-    made = entry.derived_from
-    if made is None:
-        return False
-    lost = made.digest not in digests or made.layout != PREPARED_LAYOUT
-    return bool(entry.meta.damaged) or (lost and entry.last_used < older_than)
-
-
-class _Survey:
-    """The cache as it is now: which file holds which bytes, counted once whatever the number of its names."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.entries = store.entries()
-        self.trees = {entry.key: _inodes(entry.folder) for entry in self.entries}
-        self.blobs = {path: inode for path, inode, _ in _files(store.blobs)}
-        self.sizes: dict[Inode, int] = {}
-        for folder in (store.blobs, store.models, store.incoming):
-            self.sizes.update({inode: size for _, inode, size in _files(folder)})
-        building = set[Inode]()
-        for folder in store.incoming.glob("tree-*"):
-            if not _abandoned(folder):
-                building |= _inodes(folder)
-        self.building = building
-
-    def total(self) -> int:
-        return sum(self.sizes.values())
-
-    def waste(self, older_than: float) -> list[Path]:
-        """Blobs that no tree has, and what was left in ``incoming``, if last changed before ``older_than``."""
-        used = self.building.union(*self.trees.values())
-        found = [path for path, inode in self.blobs.items() if inode not in used and _changed(path) < older_than]
-        with contextlib.suppress(OSError):
-            for path in sorted(self.store.incoming.iterdir()):
-                if path.is_file():
-                    given_up = _changed(path) < older_than and not _being_written(path)
-                else:
-                    given_up = path.name.startswith("gone-") or _abandoned(path)
-                if given_up:
-                    found.append(path)
-        return found
-
-    def freed(self, models: Iterable[Installed], waste: Iterable[Path]) -> int:
-        """Bytes that the disk gets back when these go together."""
-        going = {entry.key for entry in models}
-        stays = self.building.union(*(inodes for key, inodes in self.trees.items() if key not in going))
-        gone = set[Inode]().union(*(self.trees[key] for key in going))
-        for path in waste:
-            gone |= _inodes(path) if path.is_dir() else {inode for _, inode, _ in _files(path)}
-        # a blob of a removed model is its second name and goes with it
-        return sum(self.sizes.get(inode, 0) for inode in gone - stays)
-
-
-def usage(store: Store) -> Report:
-    """How much room the models take. Looks at every file's entry, reads none."""
-    survey = _Survey(store)
-    models: list[Usage] = []
-    for entry in survey.entries:
-        own = survey.trees[entry.key]
-        others = set[Inode]().union(*(inodes for key, inodes in survey.trees.items() if key != entry.key))
-        models.append(
-            Usage(
-                entry=entry,
-                bytes=sum(survey.sizes.get(inode, 0) for inode in own),
-                shared=sum(survey.sizes.get(inode, 0) for inode in own & others),
-                in_use=store.in_use(entry.key),
-            )
-        )
-    free = [model.entry for model in models if not model.in_use]
-    return Report(survey.total(), survey.freed(free, survey.waste(time.time() + 1)), models)
-
-
 def plan_gc(store: Store, max_bytes: int | None = None, *, now: float | None = None) -> Plan:
     """What to collect.
 
@@ -140,7 +48,7 @@ def plan_gc(store: Store, max_bytes: int | None = None, *, now: float | None = N
         downloads and then the models used least recently, until the cache has at most so many bytes. Prepared forms go
         before any model: they can be made again without a network.
     """
-    survey = _Survey(store)
+    survey = Survey(store)
     now = time.time() if now is None else now
     waste = survey.waste(now - KEEP_PARTIAL_SECONDS)
     digests = {entry.meta.digest for entry in survey.entries}
@@ -164,6 +72,16 @@ def _idle(store: Store, entries: Iterable[Installed]) -> list[Installed]:
     return [entry for entry in entries if entry.meta.digest not in digests]
 
 
+def _stale(entry: Installed, digests: set[str], older_than: float) -> bool:
+    """Whether a prepared form is of no use to anybody: damaged, or of a model that the cache does not have (it may be
+    a folder of a host's) or an earlier layout and unused for long."""
+    made = entry.derived_from
+    if made is None:
+        return False
+    lost = made.digest not in digests or made.layout != PREPARED_LAYOUT
+    return bool(entry.meta.damaged) or (lost and entry.last_used < older_than)
+
+
 def plan_remove(store: Store, model_id: str, *, only_prepared: bool = False) -> Plan:
     """What goes with a model, its prepared forms first: without it nobody asks for them. An entry that is installed
     under another id too stays with its forms, and frees nothing.
@@ -171,7 +89,7 @@ def plan_remove(store: Store, model_id: str, *, only_prepared: bool = False) -> 
     :param only_prepared: the forms and not the model.
     :raises RpcError: ModelNotInstalled.
     """
-    survey = _Survey(store)  # looked at once: between two looks another process may have removed an entry
+    survey = Survey(store)  # looked at once: between two looks another process may have removed an entry
     entries = [entry for entry in survey.entries if model_id in entry.meta.ids]
     going = [entry for entry in entries if entry.meta.ids == [model_id]]
     theirs = {entry.meta.digest for entry in (entries if only_prepared else going)}
@@ -216,20 +134,20 @@ def remove(store: Store, plan: Plan, model_id: str) -> Removed:
 
 def execute(store: Store, plan: Plan) -> Removed:
     """Carry out :func:`plan_gc`; what came into use meanwhile stays."""
-    before = _Survey(store).total()
+    before = Survey(store).total()
     done = [entry for entry in plan.models if _remove_entry(store, entry)]
     used = set[Inode]()
     if any(path.parent == store.blobs for path in plan.waste):
-        survey = _Survey(store)  # a tree may have taken one of the blobs since the plan was made
+        survey = Survey(store)  # a tree may have taken one of the blobs since the plan was made
         used = survey.building.union(*survey.trees.values())
     for path in plan.waste:
-        if path.parent == store.blobs and not used.isdisjoint(inode for _, inode, _ in _files(path)):
+        if path.parent == store.blobs and not used.isdisjoint(inode for _, inode, _ in files_of(path)):
             continue
         if path.parent == store.incoming and path.suffix in (".part", ".json"):
             _delete_unfinished(path)
         else:
             _delete(path)
-    return Removed(done, max(0, before - _Survey(store).total()))
+    return Removed(done, max(0, before - Survey(store).total()))
 
 
 def _remove_entry(store: Store, entry: Installed) -> bool:
@@ -242,12 +160,12 @@ def _remove_entry(store: Store, entry: Installed) -> bool:
         gone = staging.set_aside(store, entry.key)
     if gone is not None:
         _delete(gone)
-    used = set[Inode]().union(*(_inodes(other.folder) for other in store.entries()))
+    used = set[Inode]().union(*(inodes_of(other.folder) for other in store.entries()))
     for path in sorted(store.incoming.glob("tree-*")):
-        used |= _inodes(path)
+        used |= inodes_of(path)
     for file in entry.meta.files:
         blob = store.blob(file.sha256)
-        if used.isdisjoint(inode for _, inode, _ in _files(blob)):
+        if used.isdisjoint(inode for _, inode, _ in files_of(blob)):
             _delete(blob)
     return True
 
@@ -255,7 +173,7 @@ def _remove_entry(store: Store, entry: Installed) -> bool:
 def sweep(store: Store) -> None:
     """Delete what killed processes left half put together."""
     for folder in store.incoming.glob("tree-*"):
-        if _abandoned(folder):
+        if abandoned(folder):
             _delete(folder)
 
 
@@ -273,44 +191,3 @@ def _delete(path: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             path.unlink()
-
-
-def _files(folder: Path) -> Iterable[tuple[Path, Inode, int]]:
-    """Every file below (or the file itself): path, identity, size."""
-    paths = (
-        [folder] if folder.is_file() else (folder / base / name for base, _, names in os.walk(folder) for name in names)
-    )
-    for path in paths:
-        with contextlib.suppress(OSError):
-            stat = path.lstat()
-            yield path, (stat.st_dev, stat.st_ino), stat.st_size
-
-
-def _inodes(folder: Path) -> set[Inode]:
-    return {inode for _, inode, _ in _files(folder)}
-
-
-def _abandoned(folder: Path) -> bool:
-    """Whether the process that was building here has ended."""
-    lock = disk.try_lock(folder / "lock", shared=False, create=False)
-    if lock is None:
-        return False
-    lock.release()
-    return _changed(folder) < time.time() - 60  # a moment to take the lock, or to live without any
-
-
-def _being_written(path: Path) -> bool:
-    if path.suffix != ".part":
-        return path.with_suffix(".part").exists() and _being_written(path.with_suffix(".part"))
-    lock = disk.try_lock(path, shared=False, create=False)
-    if lock is None:
-        return True
-    lock.release()
-    return False
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.lstat().st_mtime
-    except OSError:
-        return float("inf")
