@@ -8,16 +8,14 @@ A latent is *raw* as the decoder takes it and the encoder gives it; the transfor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import mlx.core as mx
 from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
+from locara_sidecar.engine.mlx_engine.tiling import in_tiles
 from locara_sidecar.engine.mlx_engine.weights import channels_last
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _EPSILON = 1e-6
 _QUERIES = 4096
@@ -240,7 +238,7 @@ class Vae(nn.Module):
         """
         size = self.config.sample_size
         if tiled and max(pixels.shape[1:3]) > size:
-            moments = _in_tiles(pixels, lambda tile: self._encode(tile, pace), size, size // self.config.factor)
+            moments = in_tiles(pixels, lambda tile: self._encode(tile, pace), size, size // self.config.factor)
         else:
             moments = self._encode(pixels, pace)
         mean, log_variance = mx.split(moments, 2, axis=-1)
@@ -253,7 +251,7 @@ class Vae(nn.Module):
         """
         size = self.config.sample_size // self.config.factor
         if tiled and max(raw.shape[1:3]) > size:
-            return _in_tiles(raw, lambda tile: self._decode(tile, pace), size, self.config.sample_size)
+            return in_tiles(raw, lambda tile: self._decode(tile, pace), size, self.config.sample_size)
         return self._decode(raw, pace)
 
     def to_raw(self, latent: mx.array) -> mx.array:
@@ -273,31 +271,6 @@ class Vae(nn.Module):
         return self.quant_conv(moments) if "quant_conv" in self else moments
 
 
-def _in_tiles(x: mx.array, work: Callable[[mx.array], mx.array], size: int, made: int) -> mx.array:
-    """``work`` done on tiles that overlap by a quarter, each result faded into its upper and its left neighbour, as
-    diffusers does.
-
-    :param size: of a tile of ``x``, on each side; ``made``: of what ``work`` makes of it.
-    """
-    overlap = made // 4
-    kept = made - overlap
-    above: list[mx.array] = []
-    rows: list[mx.array] = []
-    for top in range(0, x.shape[1], size * 3 // 4):
-        row: list[mx.array] = []
-        for left in range(0, x.shape[2], size * 3 // 4):
-            tile = work(x[:, top : top + size, left : left + size])
-            if above:
-                tile = _faded(above[len(row)], tile, overlap, axis=1)
-            if row:
-                tile = _faded(row[-1], tile, overlap, axis=2)
-            mx.eval(tile)  # one tile's work in memory at a time
-            row.append(tile)
-        rows.append(mx.concatenate([tile[:, :kept, :kept] for tile in row], axis=2))
-        above = row
-    return mx.concatenate(rows, axis=1)
-
-
 def to_raw(latent: mx.array, config: Scaling) -> mx.array:
     """A transformer's latent as a decoder of that configuration takes it."""
     return latent / config.scaling_factor + (config.shift_factor or 0.0)
@@ -310,12 +283,3 @@ def _norm(groups: int, channels: int) -> nn.GroupNorm:
 def _doubled(x: mx.array) -> mx.array:
     """Twice the size, each pixel repeated."""
     return mx.repeat(mx.repeat(x, 2, axis=1), 2, axis=2)
-
-
-def _faded(before: mx.array, after: mx.array, extent: int, axis: int) -> mx.array:
-    """``after`` with its first ``extent`` rows or columns faded in over the last ones of ``before``."""
-    extent = min(before.shape[axis], after.shape[axis], extent)
-    ramp = (mx.arange(extent) / extent).astype(after.dtype).reshape([-1 if i == axis else 1 for i in range(4)])
-    (old,) = mx.split(before, [before.shape[axis] - extent], axis=axis)[1:]
-    start, rest = mx.split(after, [extent], axis=axis)
-    return mx.concatenate([old * (1 - ramp) + start * ramp, rest], axis=axis)
