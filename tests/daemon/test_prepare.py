@@ -338,14 +338,15 @@ class Engine:
 
 @pytest.fixture
 def order(tmp_path, cache):
-    from locara_sidecar.daemon import preparing, resolve
+    from locara_sidecar.daemon import preparing
+    from locara_sidecar.daemon.model_specs import model_spec
     from locara_sidecar.daemon.model_work import run_for_user
     from locara_sidecar.models.importing import import_model
     from models.helpers import entry_for, write_model
 
     store, entry = Store(cache), entry_for()
     installed = import_model(store, entry, write_model(tmp_path / "mine"), lambda _: None)
-    model = resolve.model_spec(
+    model = model_spec(
         entry, folder=str(installed.folder), digest=installed.meta.digest, quantization="4bit", precision=None
     )
     return preparing.Order(

@@ -9,7 +9,8 @@ import anyio
 
 from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import ModelPhase, ModelProgress, PrepareResult
-from locara_sidecar.daemon import engine_choice, preparing, resolve
+from locara_sidecar.daemon import engine_choice, preparing
+from locara_sidecar.daemon.model_specs import model_on_this_machine, model_spec
 from locara_sidecar.daemon.model_use import Held
 from locara_sidecar.daemon.model_work import run_for_user
 from locara_sidecar.models.digest import model_digest
@@ -44,13 +45,13 @@ def prepare(
     if lock is None and folder.parent == store.models:
         raise missing
     digest = model_digest(folder)
-    spec = resolve.model_spec(entry, folder=str(folder), digest=digest, quantization=quantization, precision=precision)
+    spec = model_spec(entry, folder=str(folder), digest=digest, quantization=quantization, precision=precision)
     held = Held(Leases(store.root).reserved(), forms_for(store, spec, engine))
     order = preparing.Order(
         job="prepare",
         store=store,
         entry=entry,
-        model=resolve.model_on_this_machine(spec, held),
+        model=model_on_this_machine(spec, held),
         engine=engine,
         digest=partial(model_digest, folder),
         run_work=run_for_user,

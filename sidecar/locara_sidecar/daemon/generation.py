@@ -17,6 +17,7 @@ from locara_protocol.image_messages import DiffusionStep, GenerateParams, Genera
 from locara_sidecar.capability.authorize import Grant
 from locara_sidecar.daemon import resolve
 from locara_sidecar.daemon.calls import Call
+from locara_sidecar.daemon.model_specs import on_this_machine
 from locara_sidecar.daemon.progress import Progress, last_state, preview_image
 from locara_sidecar.daemon.source_images import EditFiles, SourceImages
 from locara_sidecar.daemon.turns import Shared, cancelled_error
@@ -106,7 +107,7 @@ class Generation:
             model, models = resolved.spec.model, self._shared.models
             folder = models.files(order.entry.id)
             with self._shared.use.held(order.grant, order.entry, folder, models.forms(model)) as held:
-                done = await self._drive(resolve.on_this_machine(resolved.spec, held), saver)
+                done = await self._drive(on_this_machine(resolved.spec, held), saver)
             return _result(job, order, resolved, done, saver, started)
         finally:
             await saver.aclose()

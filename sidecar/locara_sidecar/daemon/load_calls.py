@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 
 from locara_protocol.model_messages import LoadParams, LoadResult, ModelPhase, ModelProgress, UnloadResult
-from locara_sidecar.daemon import resolve
+from locara_sidecar.daemon.model_specs import model_spec, on_this_machine
 from locara_sidecar.daemon.open_calls import OpenCalls
 from locara_sidecar.daemon.preparing import weight_bytes
 from locara_sidecar.daemon.turns import cancelled_error
@@ -94,7 +94,7 @@ class _Loading:
             raise cancelled_error([])
         spec = frames.LoadSpec(
             job=self._job.id,
-            model=resolve.model_spec(
+            model=model_spec(
                 entry,
                 folder=str(folder or ""),
                 digest=digest,
@@ -110,7 +110,7 @@ class _Loading:
             read = Path(forms[0].path) if asked and forms else folder
             self._total = await anyio.to_thread.run_sync(weight_bytes, read)
         with self._shared.use.held(self._grant, entry, folder, forms) as held:
-            loaded = await self._shared.engine.load(resolve.on_this_machine(spec, held), self._on_event)
+            loaded = await self._shared.engine.load(on_this_machine(spec, held), self._on_event)
         self._tell("loading", 1.0)
         return LoadResult(
             model=entry.id,

@@ -10,7 +10,8 @@ import anyio
 
 from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import ModelPhase, ModelProgress, PrepareParams, PrepareResult
-from locara_sidecar.daemon import engine_choice, resolve
+from locara_sidecar.daemon import engine_choice
+from locara_sidecar.daemon.model_specs import model_on_this_machine, model_spec
 from locara_sidecar.daemon.turns import cancelled_error
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class _Preparing:
         folder, store = models.folder(entry.id), models.catalogue.store
         if folder is None or store is None:
             raise RpcError("ModelNotInstalled", f"The model {entry.id} was removed.", model=entry.id)
-        spec = resolve.model_spec(
+        spec = model_spec(
             entry,
             folder=str(folder),
             digest=await models.digest(self._call, entry.id),
@@ -83,7 +84,7 @@ class _Preparing:
                 job=self._job.id,
                 store=store,
                 entry=entry,
-                model=resolve.model_on_this_machine(spec, held),
+                model=model_on_this_machine(spec, held),
                 engine=models.engine,
                 digest=partial(model_digest, Path(folder)),
                 run_work=partial(run_work, self._grant),

@@ -7,7 +7,7 @@ Two steps, because the contract fixes the order of checks: :func:`check_request`
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -24,11 +24,11 @@ from locara_protocol.image_messages import (
 )
 from locara_protocol.messages import U32_MAX
 from locara_sidecar.capability import names
-from locara_sidecar.daemon.sizes import sides_of, size_of
-from locara_sidecar.engine.frames import EditSpec, EncodeSpec, JobSpec, LoadSpec, ModelSpec, PreviewSpec, Sides
+from locara_sidecar.daemon.model_specs import model_spec
+from locara_sidecar.daemon.sizes import size_of
+from locara_sidecar.engine.frames import EditSpec, EncodeSpec, JobSpec, PreviewSpec
 
 if TYPE_CHECKING:
-    from locara_sidecar.daemon.model_use import Held
     from locara_sidecar.daemon.source_images import EditFiles
     from locara_sidecar.models.catalogue import Entry
 
@@ -123,42 +123,6 @@ def strength_of(params: GenerateParams, entry: Entry) -> float | None:
     if params.mask is not None:
         raise invalid_params("$.mask", f"{why}; it takes no mask.")
     return None
-
-
-def model_spec(
-    entry: Entry,
-    *,
-    folder: str,
-    digest: str,
-    quantization: str | None,
-    precision: str | None,
-    sides: Sides | None = None,
-) -> ModelSpec:
-    """A model as the engine is told of it; ``sides`` where a call allows less than the model does."""
-    return ModelSpec(
-        id=entry.id,
-        version=entry.version,
-        digest=digest,
-        family=entry.family,
-        path=folder,
-        max_sequence_length=entry.defaults.max_sequence_length,
-        quantization=quantization or "auto",
-        precision=precision or "auto",
-        sides=sides or sides_of(entry),
-    )
-
-
-Spec = TypeVar("Spec", JobSpec, LoadSpec)
-
-
-def on_this_machine(spec: Spec, held: Held) -> Spec:
-    """The job with its model as it is on this machine now."""
-    return msgspec.structs.replace(spec, model=model_on_this_machine(spec.model, held))
-
-
-def model_on_this_machine(model: ModelSpec, held: Held) -> ModelSpec:
-    """A model whose memory plan knows what other daemons' engines take, and of which a prepared form may be loaded."""
-    return msgspec.structs.replace(model, reserved=held.reserved, prepared=held.forms)
 
 
 def resolve(
