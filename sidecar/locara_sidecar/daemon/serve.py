@@ -137,7 +137,7 @@ class Daemon:
             await self._server.wait_until_idle()
         self._outbox.close()
         await anyio.to_thread.run_sync(self._writer.wait, _FLUSH_SECONDS)
-        await self._server.flush_audit(_AUDIT_SECONDS)
+        await self._server.decisions.flush(_AUDIT_SECONDS)
 
     # --- the event loop ------------------------------------------------------------------
 

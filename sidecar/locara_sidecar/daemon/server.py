@@ -10,7 +10,6 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-import anyio.to_thread
 import msgspec
 
 from locara_protocol import PROTOCOL_VERSION, jsonrpc
@@ -19,10 +18,9 @@ from locara_protocol.errors import RpcError, invalid_params
 from locara_protocol.image_messages import MAX_PROMPT_BYTES, CancelJobParams, CancelJobResult, JobsListResult
 from locara_protocol.methods import METHODS, NOTIFICATIONS, Method
 from locara_sidecar import __version__
-from locara_sidecar.capability.audit import AuditLog
-from locara_sidecar.capability.authorize import audit_folder
 from locara_sidecar.daemon import engine_choice, hostwatch, system
 from locara_sidecar.daemon.calls import Batch, Call, Calls
+from locara_sidecar.daemon.decisions import Decisions
 from locara_sidecar.daemon.image_calls import ImageCalls
 from locara_sidecar.daemon.jobs import JobQueue
 from locara_sidecar.daemon.load_calls import LoadCalls
@@ -39,8 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from locara_sidecar.capability.auditfile import AuditWriter
-    from locara_sidecar.capability.authorize import Grant, Wanted
     from locara_sidecar.capability.policy import Policy
     from locara_sidecar.daemon.model_calls import ModelCalls
     from locara_sidecar.engine.lazy import LazyEngine
@@ -88,11 +84,10 @@ class Server:
         self._start_task = start_task
         self.session = Session(policy)
         self.calls = Calls(outbox)
-        self.audit = AuditLog()
-        self._audit_file: AuditWriter | None = None
+        self.decisions = Decisions(self.session)
         self.jobs = JobQueue(max_queue)
         self.turns = Turns(self.jobs, start_task)
-        self.models = ModelChoice(catalogue, engine_name, self._policy, self._record)
+        self.models = ModelChoice(catalogue, engine_name, self._policy, self.decisions.record)
         use = ModelUse(catalogue, engine_name, engine.status, start_task)
         shared = Shared(outbox, engine, self.models, use, start_task)
         images = ImageCalls(shared, self.turns)
@@ -107,7 +102,7 @@ class Server:
             "image.generate": images.generate,
             "image.edit": images.edit,
             "image.cancel": self._image_cancel,
-            "audit.capabilityLog": self._capability_log,
+            "audit.capabilityLog": self.decisions.list,
             "shutdown": self._shutdown,
             **{name: self._model_call for name in METHODS if name.startswith("models.")},
             "models.load": self._loads.load,
@@ -270,9 +265,6 @@ class Server:
             self.turns.cancel(job)
         return CancelJobResult(cancelled=job is not None)
 
-    def _capability_log(self, call: Call, params: m.CapabilityLogParams) -> m.CapabilityLogResult:
-        return m.CapabilityLogResult(entries=self.audit.entries(params.limit, params.after))
-
     def _shutdown(self, call: Call, params: m.NoParams) -> m.Empty | None:
         self.session.state = "shutdown"
         if self._engine.status().state == "stopped" and not self.calls.others(call):
@@ -296,7 +288,7 @@ class Server:
                 engine_name=self._engine_name,
                 session=self.session,
                 flags=self._flags,
-                record=self._record,
+                record=self.decisions.record,
                 start_task=self._start_task,
             )
         return self._model_calls.accept(call, params)
@@ -315,21 +307,3 @@ class Server:
         await self._loads.wait_until_idle()
         if self._model_calls is not None:
             await self._model_calls.wait_until_idle()
-
-    # --- the record of decisions ---------------------------------------------------------
-
-    def _record(self, call: Call, wanted: Wanted, decision: Grant | RpcError) -> None:
-        """Write a decision of the gate to the audit log, to stderr and, where that is granted, to a file."""
-        entry = self.audit.record_decision(method=call.method, wanted=wanted, decision=decision, request_id=call.id)
-        log.info("capability decision", extra={"fields": msgspec.to_builtins(entry)})
-        if self._audit_file is None and (folder := audit_folder(self.session.policy)) is not None:
-            from locara_sidecar.capability.auditfile import AuditWriter, session_name  # loads ctypes
-
-            self._audit_file = AuditWriter(folder, session_name())
-        if self._audit_file is not None:
-            self._audit_file.put(entry)
-
-    async def flush_audit(self, seconds: float) -> None:
-        """Wait until the record of decisions is on its file, ``seconds`` at most."""
-        if self._audit_file is not None:
-            await anyio.to_thread.run_sync(self._audit_file.flush, seconds)
