@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from locara_sidecar.engine.family import Denoising
 from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 from locara_sidecar.engine.mlx_engine import device, weights
 from locara_sidecar.engine.mlx_engine.family import OpenContext
@@ -78,9 +79,9 @@ class Bench:
         latents, pictures = [], []
         for i in range(len(self.captions)):
             spec = _spec(self._steps)
-            latent = self._family.denoise(
-                spec, self._texts[i + 1], self._texts[0], NoiseStream(i), lambda *_: None, None
-            )
+            prompt, negative = self._texts[i + 1], self._texts[0]
+            task = Denoising(spec, prompt, negative, None, NoiseStream(i), lambda *_: None)
+            latent = self._family.denoise(task)
             latents.append(np.array(latent)[0])
             pictures.append(np.asarray(self._family.to_image(self._family.decode(latent, tiled=False))))
         return Drawn(np.stack(latents), np.stack(pictures))

@@ -8,6 +8,7 @@ the engine's own; nobody but the family looks into them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -34,6 +35,23 @@ class Embedding(NamedTuple):
 
     tokens: Array
     pooled: Array
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """The way of one image from noise to its latent.
+
+    :param negative: None for no guidance.
+    :param source: what an edit starts from.
+    :param on_step: called after each step.
+    """
+
+    spec: JobSpec
+    prompt: Embedding
+    negative: Embedding | None
+    source: Source | None
+    noise: NoiseStream
+    on_step: OnStep
 
 
 class Previews(Protocol):
@@ -112,17 +130,8 @@ class Family(Protocol):
         """One prompt or negative prompt. Needs :attr:`encoders`."""
         ...
 
-    def denoise(
-        self,
-        spec: JobSpec,
-        prompt: Embedding,
-        negative: Embedding | None,
-        noise: NoiseStream,
-        on_step: OnStep,
-        source: Source | None,
-    ) -> Array:
-        """The finished latent of one image; no guidance where ``negative`` is None. ``source`` is what an
-        edit starts from. Needs :attr:`denoiser` and :attr:`decoder`. ``on_step`` is called after each step."""
+    def denoise(self, task: Denoising) -> Array:
+        """The finished latent of one image. Needs :attr:`denoiser` and :attr:`decoder`."""
         ...
 
     def decode(self, latent: Array, *, tiled: bool) -> Array:

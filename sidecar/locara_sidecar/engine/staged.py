@@ -17,6 +17,7 @@ import msgspec
 from locara_sidecar.engine import memory, source, speeds
 from locara_sidecar.engine import plan as plans
 from locara_sidecar.engine.embeddings import EmbeddingKey, Embeddings
+from locara_sidecar.engine.family import Denoising
 from locara_sidecar.engine.frames import Settled, steps_at
 from locara_sidecar.engine.model_folder import Progress
 from locara_sidecar.engine.noise import NoiseStream
@@ -365,7 +366,8 @@ class StagedRuntime(ABC):
 
         emit(PhaseEvent(phase="denoising", image=image))
         noise = NoiseStream(spec.seed + image - 1)
-        latent = family.denoise(spec, conditioning.prompt, conditioning.negative, noise, on_step, conditioning.source)
+        prompt, negative, edited, _ = conditioning
+        latent = family.denoise(Denoising(spec, prompt, negative, edited, noise, on_step))
         self._require_finite(latent, "the finished latent")
         return latent
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from locara_sidecar.engine.family import Denoising
 from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 from locara_sidecar.engine.mlx_engine.family import OpenContext
 from locara_sidecar.engine.mlx_engine.flux1 import Flux1, Flux1Kontext
@@ -134,7 +135,7 @@ def ours(family, spec, source=None, control=None):
     with family._context.checkpoints.armed(control or Control()):
         prompt = family.encode(spec.prompt, spec.model.max_sequence_length)
         negative = family.encode(spec.negative_prompt, spec.model.max_sequence_length) if spec.guidance > 1 else None
-        latent = family.denoise(spec, prompt, negative, NoiseStream(spec.seed), on_step, source)
+        latent = family.denoise(Denoising(spec, prompt, negative, source, NoiseStream(spec.seed), on_step))
         picture = family.to_image(family.decode(latent, tiled=False))
     return np.array(latent), picture, steps
 

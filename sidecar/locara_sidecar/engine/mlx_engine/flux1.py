@@ -20,10 +20,8 @@ from locara_sidecar.engine.mlx_engine.vae import Vae, VaeConfig
 from locara_sidecar.engine.source import require_no_mask
 
 if TYPE_CHECKING:
-    from locara_sidecar.engine.family import OnStep
+    from locara_sidecar.engine.family import Denoising
     from locara_sidecar.engine.frames import JobSpec
-    from locara_sidecar.engine.noise import NoiseStream
-    from locara_sidecar.engine.source import Source
     from locara_sidecar.engine.truncation import Reader
 
 _PACKED = 4
@@ -57,30 +55,18 @@ class Flux1(MlxFamily):
         mx.eval(*embedding)
         return embedding
 
-    def denoise(
-        self,
-        spec: JobSpec,
-        prompt: Embedding,
-        negative: Embedding | None,
-        noise: NoiseStream,
-        on_step: OnStep,
-        source: Source | None,
-    ) -> mx.array:
+    def denoise(self, task: Denoising) -> mx.array:
         """The finished latent (1, h, w, C) of one image."""
-        del negative
-        size, schedule, tiled = self._size(spec), self._schedule(spec), spec.tiling == "on"
-        start = sampling.flow_match_start(self.vae, source, noise, size, schedule, self.pace(), tiled=tiled)
-        return self._run(start, spec, prompt, on_step, None)
+        size, schedule = self._size(task.spec), self._schedule(task.spec)
+        return self._run(task, sampling.flow_match_start(self.vae, task, size, schedule, self.pace()), None)
 
-    def _run(
-        self, start: sampling.Start, spec: JobSpec, prompt: Embedding, on_step: OnStep, reference: mx.array | None
-    ) -> mx.array:
+    def _run(self, task: Denoising, start: sampling.Start, reference: mx.array | None) -> mx.array:
         transformer: Flux = self.module("transformer")
-        tokens, pooled = prompt
+        tokens, pooled = task.prompt
         sizes = [(a.shape[1], a.shape[2]) for a in (start.latent, reference) if a is not None]
         rotation = transformer.rotation(tokens.shape[1], *sizes)
         steering = sampling.made_ahead(
-            lambda times: transformer.modulation(times, pooled, spec.guidance),
+            lambda times: transformer.modulation(times, pooled, task.spec.guidance),
             start.schedule.timesteps,
             self._context.checkpoints,
         )
@@ -90,7 +76,7 @@ class Flux1(MlxFamily):
             given = latent.astype(tokens.dtype)
             return transformer(given, tokens, next(steering), rotation, reference, self.pace()).astype(mx.float32)
 
-        return sampling.run(start, predict, samplers.noised, on_step)
+        return sampling.run(start, predict, samplers.noised, task.on_step)
 
     def _schedule(self, spec: JobSpec) -> samplers.Schedule:
         height, width = self._size(spec)
@@ -111,25 +97,17 @@ class Flux1Kontext(Flux1):
 
     index_class = "FluxKontextPipeline"
 
-    def denoise(
-        self,
-        spec: JobSpec,
-        prompt: Embedding,
-        negative: Embedding | None,
-        noise: NoiseStream,
-        on_step: OnStep,
-        source: Source | None,
-    ) -> mx.array:
+    def denoise(self, task: Denoising) -> mx.array:
         """The finished latent (1, h, w, C) of one image."""
-        del negative
+        spec, source = task.spec, task.source
         reference: mx.array | None = None
         if source is not None:
             require_no_mask(source)
             # the likeliest latent, not a sample: nothing is drawn
             pixels = sampling.pixels_of(source.image).astype(self.vae.dtype)
             posterior = self.vae.encode(pixels, self.pace(), tiled=spec.tiling == "on")
-            reference = self.vae.from_raw(posterior.mean).astype(prompt.tokens.dtype)
+            reference = self.vae.from_raw(posterior.mean).astype(task.prompt.tokens.dtype)
             mx.eval(reference)
         schedule = self._schedule(spec)
-        start = sampling.from_noise(noise, self._size(spec), self._channels, schedule, samplers.noised)
-        return self._run(start, spec, prompt, on_step, reference)
+        start = sampling.from_noise(task.noise, self._size(spec), self._channels, schedule, samplers.noised)
+        return self._run(task, start, reference)

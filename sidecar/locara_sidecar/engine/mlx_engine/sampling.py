@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image as PilImage
 
-    from locara_sidecar.engine.family import OnStep
+    from locara_sidecar.engine.family import Denoising, OnStep
     from locara_sidecar.engine.mlx_engine.pace import Checkpoints, Paced
     from locara_sidecar.engine.mlx_engine.samplers import Schedule
     from locara_sidecar.engine.mlx_engine.vae import Vae
@@ -93,22 +93,14 @@ def from_picture(
     return Start(latent, left, Held(clean, drawn, mask_of(source.mask, vae.config.factor)))
 
 
-def flow_match_start(
-    vae: Vae,
-    source: Source | None,
-    noise: NoiseStream,
-    size: tuple[int, int],
-    schedule: Schedule,
-    pace: Paced,
-    *,
-    tiled: bool,
-) -> Start:
+def flow_match_start(vae: Vae, task: Denoising, size: tuple[int, int], schedule: Schedule, pace: Paced) -> Start:
     """The beginning of a picture or an edit in flow matching; an edit of strength s has about s of the steps left."""
+    source = task.source
     if source is None:
-        return from_noise(noise, size, vae.config.latent_channels, schedule, samplers.noised)
+        return from_noise(task.noise, size, vae.config.latent_channels, schedule, samplers.noised)
     assert source.strength is not None
     left = schedule.after(samplers.first_step(schedule.steps, source.strength, whole=False))
-    return from_picture(vae, source, noise, left, samplers.noised, pace, tiled=tiled)
+    return from_picture(vae, source, task.noise, left, samplers.noised, pace, tiled=task.spec.tiling == "on")
 
 
 def run(start: Start, predict: Predict, mix: Mix, on_step: OnStep) -> mx.array:

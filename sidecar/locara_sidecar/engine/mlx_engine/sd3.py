@@ -23,10 +23,7 @@ from locara_sidecar.engine.mlx_engine.t5 import T5Encoder
 from locara_sidecar.engine.mlx_engine.vae import Vae, VaeConfig
 
 if TYPE_CHECKING:
-    from locara_sidecar.engine.family import OnStep
-    from locara_sidecar.engine.frames import JobSpec
-    from locara_sidecar.engine.noise import NoiseStream
-    from locara_sidecar.engine.source import Source
+    from locara_sidecar.engine.family import Denoising
     from locara_sidecar.engine.truncation import Reader
 
 
@@ -81,23 +78,15 @@ class Sd3(MlxFamily):
         mx.eval(*embedding)
         return embedding
 
-    def denoise(
-        self,
-        spec: JobSpec,
-        prompt: Embedding,
-        negative: Embedding | None,
-        noise: NoiseStream,
-        on_step: OnStep,
-        source: Source | None,
-    ) -> mx.array:
+    def denoise(self, task: Denoising) -> mx.array:
         """The finished latent (1, h, w, C) of one image, in float32; see :class:`.Family`."""
+        spec = task.spec
         transformer: Mmdit = self.module("transformer")
         factor, config = self.config("vae").factor, transformer.config
         size = spec.height // factor, spec.width // factor
         schedule = samplers.flow_match(self.sampler, spec.steps, size[0] * size[1] // config.patch_size**2)
-        tiled = spec.tiling == "on"
-        start = sampling.flow_match_start(self.vae, source, noise, size, schedule, self.pace(), tiled=tiled)
-        tokens, pooled = sampling.together(prompt, negative)
+        start = sampling.flow_match_start(self.vae, task, size, schedule, self.pace())
+        tokens, pooled = sampling.together(task.prompt, task.negative)
         steering = sampling.made_ahead(
             lambda times: transformer.modulation(times, pooled), start.schedule.timesteps, self._context.checkpoints
         )
@@ -108,7 +97,7 @@ class Sd3(MlxFamily):
             velocity = transformer(given, tokens, next(steering), self.pace()).astype(mx.float32)
             return sampling.guided(velocity, spec.guidance)
 
-        return sampling.run(start, predict, samplers.noised, on_step)
+        return sampling.run(start, predict, samplers.noised, task.on_step)
 
     def _clip(self, encoder: str, tokenizer: str, text: str, length: int) -> Any:
         ids = self.tokenizer(tokenizer).ids(text, length)

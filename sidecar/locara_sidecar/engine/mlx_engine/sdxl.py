@@ -18,10 +18,7 @@ from locara_sidecar.engine.mlx_engine.unet import Unet
 from locara_sidecar.engine.mlx_engine.vae import Vae, VaeConfig
 
 if TYPE_CHECKING:
-    from locara_sidecar.engine.family import OnStep
-    from locara_sidecar.engine.frames import JobSpec
-    from locara_sidecar.engine.noise import NoiseStream
-    from locara_sidecar.engine.source import Source
+    from locara_sidecar.engine.family import Denoising
     from locara_sidecar.engine.truncation import Reader
 
 
@@ -55,19 +52,12 @@ class Sdxl(MlxFamily):
         mx.eval(*embedding)
         return embedding
 
-    def denoise(
-        self,
-        spec: JobSpec,
-        prompt: Embedding,
-        negative: Embedding | None,
-        noise: NoiseStream,
-        on_step: OnStep,
-        source: Source | None,
-    ) -> mx.array:
-        """The finished latent (1, h, w, C) of one image; no guidance where ``negative`` is None."""
+    def denoise(self, task: Denoising) -> mx.array:
+        """The finished latent (1, h, w, C) of one image."""
+        spec = task.spec
         unet: Unet = self.module("unet")
-        tokens, pooled = sampling.together(prompt, negative)
-        start = self._start(spec, noise, source)
+        tokens, pooled = sampling.together(task.prompt, task.negative)
+        start = self._start(task)
         sizes = mx.array([[spec.height, spec.width, 0, 0, spec.height, spec.width]] * tokens.shape[0])
         steering = sampling.made_ahead(
             lambda times: unet.steering(times, tokens, pooled, sizes),
@@ -80,17 +70,20 @@ class Sdxl(MlxFamily):
             given = mx.broadcast_to(scaled, (tokens.shape[0], *latent.shape[1:])).astype(tokens.dtype)
             return sampling.guided(unet(given, next(steering), self.pace()).astype(mx.float32), spec.guidance)
 
-        return sampling.run(start, predict, _noised, on_step)
+        return sampling.run(start, predict, _noised, task.on_step)
 
-    def _start(self, spec: JobSpec, noise: NoiseStream, source: Source | None) -> sampling.Start:
+    def _start(self, task: Denoising) -> sampling.Start:
+        spec, source = task.spec, task.source
         schedule = samplers.euler_trailing(self.sampler, spec.steps)
         if source is None:
             vae: VaeConfig = self.config("vae")
             size = (spec.height // vae.factor, spec.width // vae.factor)
-            return sampling.from_noise(noise, size, self.config("unet").in_channels, schedule, _noised)
+            return sampling.from_noise(task.noise, size, self.config("unet").in_channels, schedule, _noised)
         assert source.strength is not None
         left = schedule.after(samplers.first_step(spec.steps, source.strength, whole=True))
-        return sampling.from_picture(self.vae, source, noise, left, _noised, self.pace(), tiled=spec.tiling == "on")
+        return sampling.from_picture(
+            self.vae, source, task.noise, left, _noised, self.pace(), tiled=spec.tiling == "on"
+        )
 
 
 def _noised(clean: mx.array, noise: mx.array, sigma: float) -> mx.array:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from locara_sidecar.engine import model_folder, plan
 from locara_sidecar.engine.parts import parts_of
 from locara_sidecar.engine.torch_engine import autoencoder, compiled, devices, readers, step_cache, weights
-from locara_sidecar.engine.torch_engine.hooks import OnStep, drawing_from, observed_steps
+from locara_sidecar.engine.torch_engine.hooks import drawing_from, observed_steps
 from locara_sidecar.engine.torch_engine.previews import Previews
 
 if TYPE_CHECKING:
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from locara_sidecar.engine.family import Family
+    from locara_sidecar.engine.family import Denoising, Family
     from locara_sidecar.engine.frames import JobSpec
-    from locara_sidecar.engine.noise import NoiseStream
     from locara_sidecar.engine.plan import Part
     from locara_sidecar.engine.source import Source
     from locara_sidecar.engine.torch_engine.family import OpenContext
@@ -198,16 +197,16 @@ class DiffusersFamily:
         """A strength at which one step of ``steps`` still runs; all smaller ones would run one or none."""
         return 0.5 / steps
 
-    def sample(self, cls: Any, spec: JobSpec, noise: NoiseStream, on_step: OnStep, **arguments: Any) -> torch.Tensor:
+    def sample(self, cls: Any, task: Denoising, **arguments: Any) -> torch.Tensor:
         """The latent that diffusers' pipeline of class ``cls`` comes to, in the shape in which it leaves the loop."""
-        self._tile(spec.tiling == "on")  # an edit encodes its source in there
+        self._tile(task.spec.tiling == "on")  # an edit encodes its source in there
         with (
-            drawing_from(noise, cls.__module__, autoencoder.MODULE),
-            observed_steps(self.scheduler, on_step),
-            self._at(spec.speed),
+            drawing_from(task.noise, cls.__module__, autoencoder.MODULE),
+            observed_steps(self.scheduler, task.on_step),
+            self._at(task.spec.speed),
         ):
             result = self.pipeline(cls)(
-                **arguments, num_inference_steps=spec.steps, output_type="latent", return_dict=False
+                **arguments, num_inference_steps=task.spec.steps, output_type="latent", return_dict=False
             )
         return cast("torch.Tensor", result[0])
 

@@ -7,6 +7,7 @@ they leave it as pictures (1, C, h, w).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -25,10 +26,7 @@ from locara_sidecar.engine.torch_engine.readers import CLIP_L, T5
 if TYPE_CHECKING:
     import torch
 
-    from locara_sidecar.engine.frames import JobSpec
-    from locara_sidecar.engine.noise import NoiseStream
-    from locara_sidecar.engine.source import Source
-    from locara_sidecar.engine.torch_engine.hooks import OnStep
+    from locara_sidecar.engine.family import Denoising
 
 
 class Flux(DiffusersFamily):
@@ -52,26 +50,20 @@ class Flux(DiffusersFamily):
         )
         return Embedding(tokens, pooled)
 
-    def denoise(
-        self,
-        spec: JobSpec,
-        prompt: Embedding,
-        negative: Embedding | None,
-        noise: NoiseStream,
-        on_step: OnStep,
-        source: Source | None,
-    ) -> torch.Tensor:
-        del negative
+    def denoise(self, task: Denoising) -> torch.Tensor:
+        spec = task.spec
         patch = 2 ** len(self.module("vae").config.block_out_channels)
         rows, columns = spec.height // patch, spec.width // patch
-        cls, edit = self.way(spec, source)
+
+        def on_step(step: int, steps: int, x0: torch.Tensor) -> None:
+            task.on_step(step, steps, unpacked(x0, rows, columns))
+
+        cls, edit = self.way(spec, task.source)
         packed = self.sample(
             cls,
-            spec,
-            noise,
-            lambda step, steps, x0: on_step(step, steps, unpacked(x0, rows, columns)),
-            prompt_embeds=prompt.tokens,
-            pooled_prompt_embeds=prompt.pooled,
+            replace(task, on_step=on_step),
+            prompt_embeds=task.prompt.tokens,
+            pooled_prompt_embeds=task.prompt.pooled,
             height=spec.height,
             width=spec.width,
             guidance_scale=spec.guidance,

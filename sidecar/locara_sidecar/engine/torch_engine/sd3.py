@@ -25,10 +25,7 @@ from locara_sidecar.engine.torch_engine.readers import CLIP_G, CLIP_L, T5
 if TYPE_CHECKING:
     import torch
 
-    from locara_sidecar.engine.frames import JobSpec
-    from locara_sidecar.engine.noise import NoiseStream
-    from locara_sidecar.engine.source import Source
-    from locara_sidecar.engine.torch_engine.hooks import OnStep
+    from locara_sidecar.engine.family import Denoising
 
 
 class Sd3(DiffusersFamily):
@@ -59,21 +56,12 @@ class Sd3(DiffusersFamily):
         )
         return Embedding(tokens, pooled)
 
-    def denoise(
-        self,
-        spec: JobSpec,
-        prompt: Embedding,
-        negative: Embedding | None,
-        noise: NoiseStream,
-        on_step: OnStep,
-        source: Source | None,
-    ) -> torch.Tensor:
-        cls, edit = self.way(spec, source)
+    def denoise(self, task: Denoising) -> torch.Tensor:
+        spec, prompt, negative = task.spec, task.prompt, task.negative
+        cls, edit = self.way(spec, task.source)
         return self.sample(
             cls,
-            spec,
-            noise,
-            on_step,
+            task,
             prompt_embeds=prompt.tokens,
             pooled_prompt_embeds=prompt.pooled,
             negative_prompt_embeds=None if negative is None else negative.tokens,

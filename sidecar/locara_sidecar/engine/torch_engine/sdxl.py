@@ -29,10 +29,7 @@ from locara_sidecar.engine.torch_engine.readers import CLIP_G, CLIP_L
 if TYPE_CHECKING:
     import torch
 
-    from locara_sidecar.engine.frames import JobSpec
-    from locara_sidecar.engine.noise import NoiseStream
-    from locara_sidecar.engine.source import Source
-    from locara_sidecar.engine.torch_engine.hooks import OnStep
+    from locara_sidecar.engine.family import Denoising
 
 
 class Sdxl(DiffusersFamily):
@@ -62,26 +59,15 @@ class Sdxl(DiffusersFamily):
     def least_strength(self, steps: int) -> float:
         return min(1.0, math.nextafter(1.0 / steps, 2.0))  # these pipelines round the steps down
 
-    def denoise(
-        self,
-        spec: JobSpec,
-        prompt: Embedding,
-        negative: Embedding | None,
-        noise: NoiseStream,
-        on_step: OnStep,
-        source: Source | None,
-    ) -> torch.Tensor:
-        del negative
-        cls, arguments = self.way(spec, source)
+    def denoise(self, task: Denoising) -> torch.Tensor:
+        cls, arguments = self.way(task.spec, task.source)
         if cls is not StableDiffusionXLImg2ImgPipeline:  # that one takes the picture's
-            arguments |= {"height": spec.height, "width": spec.width}
+            arguments |= {"height": task.spec.height, "width": task.spec.width}
         return self.sample(
             cls,
-            spec,
-            noise,
-            on_step,
-            prompt_embeds=prompt.tokens,
-            pooled_prompt_embeds=prompt.pooled,
+            task,
+            prompt_embeds=task.prompt.tokens,
+            pooled_prompt_embeds=task.prompt.pooled,
             guidance_scale=0.0,
             **arguments,
         )
