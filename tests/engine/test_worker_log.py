@@ -18,7 +18,7 @@ def own():
 def test_only_our_own_records_are_forwarded(own):
     sent = []
     worker._forward_logs(sent.append)
-    logging.getLogger("locara_sidecar.engine.staged").info("memory plan: %s", "whole")
-    logging.getLogger("locara_sidecar.engine.staged").debug("too small")
+    logging.getLogger("locara_sidecar.engine.warm").info("memory plan: %s", "whole")
+    logging.getLogger("locara_sidecar.engine.warm").debug("too small")
     logging.getLogger("transformers").error("a prompt, perhaps")
-    assert [(log.level, log.logger, log.msg) for log in sent] == [("info", "staged", "memory plan: whole")]
+    assert [(log.level, log.logger, log.msg) for log in sent] == [("info", "warm", "memory plan: whole")]

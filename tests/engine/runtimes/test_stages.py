@@ -2,7 +2,7 @@
 
 import pytest
 
-from locara_sidecar.engine.staged import Key
+from locara_sidecar.engine.warm import Key
 from support.runtimes import staged
 
 ENCODERS = {"text_encoder", "text_encoder_2", "text_encoder_3"}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from locara_sidecar.engine.staged import Key
 from locara_sidecar.engine.torch_engine import weights
+from locara_sidecar.engine.warm import Key
 from support.runtimes import make_runtime, staged
 
 pytestmark = pytest.mark.torch

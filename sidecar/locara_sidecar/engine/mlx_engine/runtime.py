@@ -19,7 +19,8 @@ from locara_sidecar.engine.mlx_engine.family import OpenContext
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints
 from locara_sidecar.engine.model_folder import Progress
 from locara_sidecar.engine.runtime import EngineFault, PhaseEvent, PreparedModel
-from locara_sidecar.engine.staged import Key, StagedRuntime
+from locara_sidecar.engine.staged import StagedRuntime
+from locara_sidecar.engine.warm import Key
 
 if TYPE_CHECKING:
     from collections.abc import Generator

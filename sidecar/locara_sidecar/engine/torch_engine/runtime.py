@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 
-from locara_sidecar.engine.staged import Key, StagedRuntime
+from locara_sidecar.engine.staged import StagedRuntime
 from locara_sidecar.engine.torch_engine import devices, environment
 from locara_sidecar.engine.torch_engine.family import OpenContext
 from locara_sidecar.engine.torch_engine.hooks import Checkpoints
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.frames import ModelSpec
     from locara_sidecar.engine.machine import Machine
     from locara_sidecar.engine.runtime import Control
+    from locara_sidecar.engine.warm import Key
 
 _logger = logging.getLogger(__name__)
 
