@@ -81,7 +81,6 @@ class _Member:
     name: str
     attribute: str
     required: bool
-    nullable: bool
     struct: type[Any] | None
     decoder: msgspec.json.Decoder[Any]
     expected: str
@@ -114,7 +113,6 @@ def _member(field: msgspec.structs.FieldInfo) -> _Member:
         name=field.encode_name,
         attribute=field.name,
         required=field.required,
-        nullable=type(None) in leaves,
         struct=structs[0] if len(structs) == 1 else None,
         decoder=msgspec.json.Decoder(field.type),
         expected=wording.expected(field.type),
@@ -150,7 +148,7 @@ def _read_struct(type_: type[Any], raw: bytes | Raw, path: str) -> Any:
         where = wording.join(path, member.name)
         if not first and member.required:
             raise invalid_params(where, f"{wording.subject(where)} is required: {member.expected}.")
-        if not first or (first == b"n" and member.nullable and not member.required):
+        if not first:
             continue
         values[member.attribute] = _read_member(member, text, where)
     return type_(**values)

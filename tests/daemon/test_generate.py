@@ -146,6 +146,7 @@ def test_calls_wait_their_turn_and_the_queue_is_bounded(hosts):
     assert (refused.kind, refused.retryable) == ("QueueFull", True)
     jobs = host.call("jobs.list")["jobs"]
     assert [job["state"] for job in jobs] == ["running", "queued", "queued"]
+    assert [(job["requestId"], job["channel"]) for job in jobs] == [(c.id, c.channel) for c in (first, *waiting)]
     assert jobs[0]["last"]["phase"] == "denoising"
     first.cancel()
     for call in waiting:

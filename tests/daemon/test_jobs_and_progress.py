@@ -46,6 +46,17 @@ def test_progress_never_falls_and_the_eta_comes_from_the_time_of_a_step():
     assert first_of_all.eta_ms == 3000 + 4000  # how long decoding takes is not known yet
 
 
+def test_the_time_left_follows_steps_that_become_slower_and_passes_over_a_slow_first_one():
+    now = 0.0
+    progress = Progress("job-1", 1, 10, lambda: now)
+    progress.phase("denoising", 1)
+    left = []
+    for step, seconds in enumerate((9.0, 1.0, 1.0, 2.0), start=1):
+        now += seconds
+        left.append(progress.step(1, step, 10, None).eta_ms)
+    assert left == [9 * 9000, 8 * 1000, 7 * 1000, 6 * 1300]
+
+
 def test_saving_an_image_while_the_next_is_drawn_disturbs_neither_progress_nor_eta():
     now = 0.0
     progress = Progress("job-1", 2, 4, lambda: now)

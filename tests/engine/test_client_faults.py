@@ -239,6 +239,21 @@ def test_a_cancel_stops_the_job_in_every_phase_and_keeps_the_engine(drive, spec,
     drive(body, settings={name: value for name, value in slow.items() if name.startswith(phase_setting(phase))})
 
 
+def test_a_failure_that_crosses_a_cancel_is_a_cancel(drive, spec):
+    *start, boot, parent, one, other = worker_argv()
+    fails = (
+        "from locara_sidecar.engine import frames, job; job.stopped = lambda name, *_: "
+        "frames.Failed(job=name, kind='InvalidOutput', message='', data={})"
+    )
+
+    async def body(client):
+        error = await client.fails(spec(), enters("denoising"), lambda: client.cancel("job-1"))
+        assert error.kind == "RequestCancelled"
+
+    argv = [*start, boot.replace("main(int", f"exec({fails!r}); main(int"), parent, one, other]
+    drive(body, argv=argv, settings={"step_ms": "500"})
+
+
 def phase_setting(phase):
     return {"loading": "load", "encoding": "encode", "denoising": "step", "decoding": "decode"}[phase]
 

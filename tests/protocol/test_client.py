@@ -95,13 +95,15 @@ def test_a_result_that_is_no_object_is_a_violation(sidecar):
 
 
 def test_a_cancelled_call_is_answered_and_its_id_is_named(sidecar):
-    call = sidecar.start("wait")
+    other, call = sidecar.start("wait"), sidecar.start("wait")
     with pytest.raises(TimeoutError):
         call.result(0.01)
     call.cancel()
     with pytest.raises(RemoteError) as caught:
         call.result(SOON)
     assert caught.value.kind == "RequestCancelled"
+    with pytest.raises(TimeoutError):
+        other.result(0.1)
 
 
 def test_calls_outstanding_when_the_process_ends_are_told_so(sidecar):

@@ -134,10 +134,7 @@ class Generation:
         except RpcError as error:
             await saver.finish()
             failure = saver.failure or error
-            if failure.kind == "RequestCancelled":
-                failure = cancelled_error(saver.images)
-            else:
-                failure.data["images"] = msgspec.to_builtins(saver.images)
+            failure.data["images"] = msgspec.to_builtins(saver.images)
             raise failure from error
         await saver.finish()
         if saver.failure is not None:
