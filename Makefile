@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 ENGINES ?= $(if $(filter Darwin-arm64,$(shell uname -s)-$(shell uname -m)),mlx,torch$(comma)mlx)
 PROMPT ?= a large yellow star in the center of a blue background
 
-.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-operations bench-pace bench-quantization bench-quality bench-speed fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-store transcript clean
+.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-operations bench-pace bench-quantization bench-quality bench-speed fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-store planted-faults transcript clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -88,6 +88,9 @@ campaign-daemon: $(READY) ## kill hosts and engines, hang, shout, stop reading (
 
 campaign-store: $(READY) ## kill, cut the power of, corrupt and collect the model store (FLAGS="--kills N --cuts N --only PART"); prints a report
 	$(BIN)/python packaging/campaigns/store.py $(FLAGS)
+
+planted-faults: $(READY) ## break each promise once in a copy and see the tests fail (FLAGS="AREA … --only TEXT"); about half an hour
+	$(BIN)/python packaging/faults/run.py $(FLAGS)
 
 transcript: $(READY) ## record a real exchange into protocol/README.md
 	$(BIN)/python packaging/transcript.py

@@ -74,11 +74,13 @@ def _fault(area: str, row: dict[str, Any]) -> Fault:
 
 
 class Copy:
-    """A copy of the tracked files, in which faults are planted and tests run."""
+    """A copy of the project as it is, in which faults are planted and tests run."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+        listed = subprocess.run(
+            ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+        ).stdout
         for name in filter(None, listed.decode().split("\0")):
             if (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +137,8 @@ def main() -> int:
             else:
                 outcome, failed = "STALE", ""
             rows.append({"area": fault.area, "breaks": fault.breaks, "outcome": outcome, "test": failed})
-            print(f"{outcome:9} {time.monotonic() - began:5.1f} s  {fault.area}: {fault.breaks}  [{failed}]", flush=True)
+            seconds = time.monotonic() - began
+            print(f"{outcome:9} {seconds:5.1f} s  {fault.area}: {fault.breaks}  [{failed}]", flush=True)
     noticed = sum(row["outcome"] == "noticed" for row in rows)
     print(json.dumps({"faults": len(rows), "noticed": noticed, "rows": rows}))
     return 0 if noticed == len(rows) else 1

@@ -1,6 +1,7 @@
 """Saving into a granted folder: what is published, what is refused, and that refusing changes nothing."""
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,48 @@ def test_a_file_is_saved_whole_with_its_folders(root: Path, strategy: tuple[str,
 def test_it_syncs_for_real_by_default(root: Path):
     with ConfinedFolder(grant_for(root)) as folder:
         assert Path(folder.save("a/b.png", b"data", "rename").path).read_bytes() == b"data"
+
+
+class Watched(NoSync):
+    """Notes what is brought to the disk and what gets a name, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def write(self, fd: int, data: memoryview) -> int:
+        self.seen.append("write")
+        return super().write(fd, data)
+
+    def sync(self, fd: int) -> None:
+        self.seen.append("sync folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "sync file")
+
+    def link_anonymous(self, fd: int, name: str, parent: int) -> None:
+        self.seen.append("publish")
+        super().link_anonymous(fd, name, parent)
+
+    def rename_new(self, old: str, new: str, parent: int) -> None:
+        self.seen.append("publish")
+        super().rename_new(old, new, parent)
+
+    def rename_over(self, old: str, new: str, parent: int) -> None:
+        self.seen.append("publish")
+        super().rename_over(old, new, parent)
+
+
+@pytest.mark.parametrize("on_conflict", ["rename", "error", "overwrite"])
+def test_bytes_are_on_the_disk_before_their_name_is_and_the_name_before_it_is_told(
+    root: Path, strategy: tuple[str, str], on_conflict: Any
+):
+    system = Watched()
+    grant, (resolution, kind) = grant_for(root), strategy
+    with ConfinedFolder(grant, resolution=resolution, temporary=kind, system=system) as folder:
+        for _ in range(2 if on_conflict != "error" else 1):
+            system.seen.clear()
+            folder.save("a.png", b"data", on_conflict)
+            assert system.seen[:2] == ["write", "sync file"]
+            assert system.seen[2] == "publish"
+            assert system.seen[-1] == "sync folder"
 
 
 def test_a_taken_name_is_numbered(root: Path, strategy: tuple[str, str]):

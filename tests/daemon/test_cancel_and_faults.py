@@ -290,7 +290,8 @@ def test_a_cancel_while_a_picture_is_being_saved_is_answered_and_leaves_nothing(
     (tmp_path / "start").mkdir()
     (tmp_path / "start" / "sitecustomize.py").write_text(SLOW_DISK)
     held = tmp_path / "held"
-    host = hosts.session(engine=engine, env={**os.environ, "PYTHONPATH": str(tmp_path / "start"), "HELD": str(held)})
+    path = os.pathsep.join([str(tmp_path / "start"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    host = hosts.session(engine=engine, env={**os.environ, "PYTHONPATH": path, "HELD": str(held)})
     held.touch()
     call = host.begin(steps=2)
     until(call, "saving")

@@ -132,6 +132,15 @@ def test_the_resolved_parameters_sent_again_make_the_same_file(host):
     assert inside["model"]["digest"] == first["model"]["digest"]
 
 
+def test_negative_prompt_guidance_and_steps_each_change_the_picture(host):
+    asked = {"seed": 4, "steps": 4}
+    plain, *others = (
+        pixels(decoded(host.generate(PROMPT, **asked | options)["images"][0]))
+        for options in ({}, {"negativePrompt": "green"}, {"guidance": 6.0}, {"steps": 5})
+    )
+    assert all((other != plain).any() for other in others)
+
+
 def test_image_k_of_a_call_is_the_file_of_its_own_seed(host):
     pair = host.generate(PROMPT, seed=5, count=2, steps=4)["images"]
     assert pair[1]["sha256"] == host.generate(PROMPT, seed=6, steps=4)["images"][0]["sha256"]

@@ -65,6 +65,16 @@ def test_sending_the_resolved_parameters_again_makes_the_same_file_bytes(hosts):
     assert again["parameters"] == first["parameters"]
 
 
+def test_a_seed_that_is_not_given_is_another_one_each_time_and_told(hosts):
+    host = hosts.session()
+    results = [host.generate(steps=1) for _ in range(3)]
+    seeds = [result["parameters"]["options"]["seed"] for result in results]
+    assert len(set(seeds)) == 3
+    assert [result["images"][0]["seed"] for result in results] == seeds
+    again = host.generate(steps=1, seed=seeds[0])
+    assert again["images"][0]["sha256"] == results[0]["images"][0]["sha256"]
+
+
 def test_image_k_of_a_call_is_the_same_file_as_its_own_seed_alone(hosts):
     host = hosts.session()
     three = host.generate(count=3, seed=10, steps=2)["images"]
