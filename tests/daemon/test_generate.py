@@ -142,9 +142,10 @@ def test_several_pictures_with_a_path_are_numbered_before_the_extension(hosts):
 def test_a_second_call_finds_the_engine_warm(hosts):
     host = hosts.session()
     host.generate(steps=1)
-    pid = host.call("ping")["engine"]["pid"]
-    host.generate(steps=1)
-    assert host.call("ping")["engine"]["pid"] == pid
+    engine = host.call("ping")["engine"]
+    assert (engine["state"], engine["model"]) == ("idle", "pocket")
+    assert host.generate(steps=1)["timings"]["loadMs"] == 0
+    assert host.call("ping")["engine"]["pid"] == engine["pid"]
 
 
 def test_calls_wait_their_turn_and_the_queue_is_bounded(hosts):

@@ -213,7 +213,7 @@ def test_an_engine_without_progress_is_called_stuck_and_then_killed(drive, spec,
 
 def test_heartbeats_keep_a_long_phase_alive(drive, spec):
     async def body(client):
-        await client.make(spec(prompt="fake:load=1200"))
+        await client.make(spec(prompt="fake:slow=1500", steps=1))  # nothing else is told within a step
 
     drive(body, stall_timeout=0.6)
 
@@ -411,7 +411,7 @@ async def main():
     client = EngineClient("fake", on_log=lambda record: None, settings={"faults": sys.argv[1]})
     spec = framing._command_decoder.decode(bytes.fromhex(sys.argv[2])).spec
     def on_event(event):
-        if isinstance(event, frames.PhaseStarted) and event.phase == "denoising":
+        if isinstance(event, frames.PhaseStarted) and event.phase == sys.argv[3]:
             os.write(1, b"%d\\n" % client.status().pid)
             signal.pause()
     await client.run(spec, on_event)
@@ -420,12 +420,20 @@ anyio.run(main)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="waits on a pidfd")
-@pytest.mark.parametrize("fault", ["", "fake:hang=denoising"])
-def test_the_engine_dies_with_its_daemon(spec, fault):
+@pytest.mark.parametrize(
+    ("fault", "phase"),
+    [
+        pytest.param("", "denoising", id="writing"),
+        pytest.param("fake:sleep=encoding", "encoding", id="silent"),
+        pytest.param("fake:hang=encoding", "encoding", id="hung"),
+    ],
+)
+def test_the_engine_dies_with_its_daemon(spec, fault, phase):
     job = framing.encode(frames.Generate(spec=spec(steps=200)))[4:].hex()
-    with subprocess.Popen([sys.executable, "-c", HOST, fault, job], stdout=subprocess.PIPE) as daemon:
+    with subprocess.Popen([sys.executable, "-c", HOST, fault, job, phase], stdout=subprocess.PIPE) as daemon:
         engine = os.pidfd_open(int(daemon.stdout.readline()))
         try:
+            time.sleep(0.3)  # until the fault has struck
             daemon.kill()
             assert gone(engine, 2.0)
         finally:

@@ -28,7 +28,7 @@ def strike(faults: dict[str, str], place: str) -> None:
             _DEADLY[name]()
 
 
-def spoil(faults: dict[str, str]) -> None:
+def spoil(faults: dict[str, str], prompt: str) -> None:
     """Fail the job, in the ways that leave the engine alive.
 
     :raises EngineFault: for ``nan``.
@@ -40,7 +40,7 @@ def spoil(faults: dict[str, str]) -> None:
     if "oom" in faults:
         raise MemoryError
     if "error" in faults:
-        raise RuntimeError(f"an error that quotes its input: {faults}")
+        raise RuntimeError(f"an error that quotes its input: {prompt}")
 
 
 def shout() -> None:

@@ -178,7 +178,7 @@ class FakeRuntime:
             _wait(seconds - (time.monotonic() - started), control)
             if step == (steps + 1) // 2:  # in the middle, so that some steps were told of
                 faults.strike(wanted, "denoising")
-                faults.spoil(wanted)
+                faults.spoil(wanted, spec.prompt)
             shown = RuntimeError("no preview") if "nopreview" in wanted else x0
             emit(StepEvent(image=image, step=step, steps=steps, x0=shown))
         emit(PhaseEvent(phase="decoding", image=image))
