@@ -3,9 +3,10 @@
     python -m fullsize.plain FOLDER --size N --steps N [--compile]
 
 Loads, prints a line, waits for one on stdin, and then prints one line of JSON with seconds: ``encode``, ``picture``,
-``step`` (the whole loop over its steps, the middle one of three runs), and with ``--compile`` the same after diffusers'
-``compile_repeated_blocks`` and what the first call took. ``peak``: bytes of main memory (the operating system's figure)
-and of the device (torch's allocator) at their height together, as the engine counts its own.
+``step`` (the whole loop over its steps, the middle one of three runs), and with ``--compile`` the same with the
+denoiser's repeated blocks compiled, as diffusers' ``compile_repeated_blocks`` does it, and what the first call took.
+``peak``: bytes of main memory (the operating system's figure) and of the device (torch's allocator) at their height
+together, as the engine counts its own.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ def main() -> None:
     import diffusers
     import torch
 
+    from locara_sidecar.engine.torch_engine.compiled import blocks_of
+
     cls: Any = getattr(diffusers, json.loads((options.folder / "model_index.json").read_text())["_class_name"])
     plain = Plain(options.folder, cls, options.size, options.steps)
     plain.wait()
@@ -105,7 +108,8 @@ def main() -> None:
     figures["peak"] = memory.peak() + torch.cuda.max_memory_reserved()
     if options.compile:
         denoiser: Any = getattr(plain.pipe, "transformer", None) or plain.pipe.unet
-        denoiser.compile_repeated_blocks(fullgraph=True)
+        for block in blocks_of(denoiser):  # compile_repeated_blocks knows none of SD3's
+            block.compile(fullgraph=True)
         figures["compiling"] = plain.draw(embeddings, "latent")
         figures["compiledStep"] = plain.step(embeddings)
     print(json.dumps(figures), flush=True)
