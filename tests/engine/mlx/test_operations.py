@@ -59,8 +59,8 @@ def test_a_step_issues_hardly_more_than_the_architecture_needs(case):
 
 
 def test_waste_shows(monkeypatch):
-    turned = flux.turned
-    monkeypatch.setattr(flux, "turned", lambda x, *rotation: turned(x @ mx.ones((16, 16)), *rotation))
+    turned = flux._turned
+    monkeypatch.setattr(flux, "_turned", lambda x, *rotation: turned(x @ mx.ones((16, 16)), *rotation))
     needs, issues = CASES["flux"]()
     assert issues.products > operations.MOST * needs.products
 

@@ -21,7 +21,7 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
-from locara_sidecar.engine.mlx_engine.fused import gated, modulated, turned
+from locara_sidecar.engine.mlx_engine.compiling import compiled
 from locara_sidecar.engine.mlx_engine.mmdit import FeedForward, Mlp, sinusoids
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 
@@ -119,14 +119,14 @@ class DoubleBlock(nn.Module):
         """``x`` (B, image tokens, width), ``text`` (B, text tokens, width); ``rotation`` is of text, then image."""
         shift, scale, gate, shift_ff, scale_ff, gate_ff = mx.split(by, 6, axis=-1)
         shift_t, scale_t, gate_t, shift_ff_t, scale_ff_t, gate_ff_t = mx.split(by_text, 6, axis=-1)
-        ours, theirs = self.attn(modulated(x, shift, scale)), self.attn_text(modulated(text, shift_t, scale_t))
+        ours, theirs = self.attn(_modulated(x, shift, scale)), self.attn_text(_modulated(text, shift_t, scale_t))
         q, k, v = (mx.concatenate([b, a], axis=2) for a, b in zip(ours, theirs, strict=True))
         y = _attention(q, k, v, rotation)
         words = text.shape[1]
-        x = gated(x, gate, self.out(y[:, words:]))
-        x = gated(x, gate_ff, self.ff(modulated(x, shift_ff, scale_ff)))
-        text = gated(text, gate_t, self.out_text(y[:, :words]))
-        text = gated(text, gate_ff_t, self.ff_text(modulated(text, shift_ff_t, scale_ff_t)))
+        x = x + gate * self.out(y[:, words:])
+        x = x + gate_ff * self.ff(_modulated(x, shift_ff, scale_ff))
+        text = text + gate_t * self.out_text(y[:, :words])
+        text = text + gate_ff_t * self.ff_text(_modulated(text, shift_ff_t, scale_ff_t))
         return x, text
 
 
@@ -142,9 +142,9 @@ class SingleBlock(nn.Module):
     def __call__(self, x: mx.array, by: mx.array, rotation: Rotation) -> mx.array:
         """``x`` (B, text and image tokens, width)."""
         shift, scale, gate = mx.split(by, 3, axis=-1)
-        normed = modulated(x, shift, scale)
+        normed = _modulated(x, shift, scale)
         seen = _attention(*self.attn(normed), rotation)
-        return gated(x, gate, self.proj_out(mx.concatenate([seen, nn.gelu_approx(self.proj_mlp(normed))], axis=-1)))
+        return x + gate * self.proj_out(mx.concatenate([seen, nn.gelu_approx(self.proj_mlp(normed))], axis=-1))
 
 
 class Flux(nn.Module):
@@ -164,6 +164,7 @@ class Flux(nn.Module):
             self.guidance = Mlp(_FREQUENCIES, width)
         self.doubles = [DoubleBlock(config) for _ in range(config.num_layers)]
         self.singles = [SingleBlock(config) for _ in range(config.num_single_layers)]
+        self._doubles, self._singles = compiled(self.doubles), compiled(self.singles)
         self.modulation_out = nn.Linear(width, 2 * width)
         self.proj_out = nn.Linear(width, config.out_channels or config.in_channels)
 
@@ -229,16 +230,16 @@ class Flux(nn.Module):
         if reference is not None:
             packed = mx.concatenate([packed, pack(reference)], axis=1)
         x, text = self.image(packed), self.text(tokens)
-        for block, image, words in zip(self.doubles, by.image, by.text, strict=True):
+        for block, image, words in zip(self._doubles, by.image, by.text, strict=True):
             x, text = block(x, text, image, words, rotation)
             pace(x, text)
         x = mx.concatenate([text, x], axis=1)
-        for block, both in zip(self.singles, by.single, strict=True):
+        for block, both in zip(self._singles, by.single, strict=True):
             x = block(x, both, rotation)
             pace(x)
         x = x[:, text.shape[1] : text.shape[1] + count]
         scale, shift = mx.split(by.out, 2, axis=-1)
-        return unpack(self.proj_out(modulated(x, shift, scale)), (latent.shape[1], latent.shape[2]))
+        return unpack(self.proj_out(_modulated(x, shift, scale)), (latent.shape[1], latent.shape[2]))
 
 
 def pack(latent: mx.array) -> mx.array:
@@ -257,9 +258,25 @@ def unpack(tokens: mx.array, size: Size) -> mx.array:
 
 def _attention(q: mx.array, k: mx.array, v: mx.array, rotation: Rotation) -> mx.array:
     """(B, heads, tokens, size) to (B, tokens, heads x size)."""
-    q, k = turned(q, *rotation), turned(k, *rotation)
+    q, k = _turned(q, *rotation), _turned(k, *rotation)
     y = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
     return y.transpose(0, 2, 1, 3).reshape(q.shape[0], q.shape[2], -1)
+
+
+def _modulated(x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:
+    """The norm without weights of its own, then scaled and shifted."""
+    return mx.fast.layer_norm(x, None, None, _EPSILON) * (1 + scale) + shift
+
+
+def _turned(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    """Each pair (2i, 2i + 1) of the last axis turned by its angle; in float32, because angles reach hundreds.
+
+    :param x: (..., tokens, size).
+    :param cos: and ``sin``, of the angles: (tokens, size / 2).
+    """
+    pairs = x.astype(mx.float32).reshape(*x.shape[:-1], -1, 2)
+    a, b = pairs[..., 0], pairs[..., 1]
+    return mx.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape).astype(x.dtype)
 
 
 _RENAMED = (

@@ -18,6 +18,7 @@ from typing import ClassVar, Literal, NamedTuple
 import mlx.core as mx
 from mlx import nn
 
+from locara_sidecar.engine.mlx_engine.compiling import compiled
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 from locara_sidecar.engine.mlx_engine.weights import channels_last
 
@@ -177,8 +178,7 @@ class Mmdit(nn.Module):
             Block(config, dual=i in config.dual_attention_layers, last=i == config.num_layers - 1)
             for i in range(config.num_layers)
         ]
-        # one compiled function a block, and not one a step, so that a job can stop between them
-        self._compiled = tuple(mx.compile(block) for block in self.blocks)
+        self._compiled = compiled(self.blocks)
         self.modulation_out = nn.Linear(width, 2 * width)
         self.proj_out = nn.Linear(width, patch * patch * (config.out_channels or config.in_channels))
 

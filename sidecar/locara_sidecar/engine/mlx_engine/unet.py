@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import mlx.core as mx
 from mlx import nn
 
-from locara_sidecar.engine.mlx_engine.fused import gelu_gated
+from locara_sidecar.engine.mlx_engine.compiling import compiled
 from locara_sidecar.engine.mlx_engine.mmdit import Mlp, sinusoids
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 from locara_sidecar.engine.mlx_engine.weights import channels_last
@@ -172,7 +172,8 @@ class TransformerBlock(nn.Module):
         normed = self.norm1(x)
         x = x + self.attn1(normed, self.attn1.keys_values(normed))
         x = x + self.attn2(self.norm2(x), text)
-        return x + self.ff_out(gelu_gated(self.ff_in(self.norm3(x))))
+        value, gate = mx.split(self.ff_in(self.norm3(x)), 2, axis=-1)
+        return x + self.ff_out(value * nn.gelu(gate))
 
 
 class Transformer(nn.Module):
@@ -183,12 +184,13 @@ class Transformer(nn.Module):
         self.norm = _norm(config.norm_num_groups, width, _PIXELS_EPSILON)
         self.proj_in = nn.Linear(width, width)
         self.blocks = [TransformerBlock(width, config.cross_attention_dim, heads) for _ in range(depth)]
+        self._compiled = compiled(self.blocks)
         self.proj_out = nn.Linear(width, width)
 
     def __call__(self, x: mx.array, texts: Iterator[KeysValues], pace: Paced) -> mx.array:
         batch, height, width, channels = x.shape
         y = self.proj_in(self.norm(x).reshape(batch, height * width, channels))
-        for block in self.blocks:
+        for block in self._compiled:
             y = block(y, next(texts))
             pace(x, y)
         return x + self.proj_out(y).reshape(x.shape)
@@ -204,12 +206,17 @@ class Level(nn.Module):
     def __init__(self, widths: list[tuple[int, int]], level: int, config: UnetConfig, *, attends: bool) -> None:
         super().__init__()
         self.resnets = [ResnetBlock(before, after, config) for before, after in widths]
+        self._compiled = compiled(self.resnets)
         heads, depth = config.heads[level], config.depths[level]
         self.attentions = [Transformer(after, heads, depth, config) for _, after in widths if attends]
 
+    def residual(self, i: int, x: mx.array, by: _Order) -> mx.array:
+        """Residual block ``i`` alone."""
+        return self._compiled[i](x, next(by.times))
+
     def step(self, i: int, x: mx.array, by: _Order, pace: Paced) -> mx.array:
         """Residual block ``i`` and what follows it."""
-        x = self.resnets[i](x, next(by.times))
+        x = self.residual(i, x, by)
         pace(x, *by.kept)
         return self.attentions[i](x, by.texts, by.with_kept(pace)) if self.attentions else x
 
@@ -295,7 +302,7 @@ class Unet(nn.Module):
                 x = self.shrink[i](x)
                 order.kept.append(x)
         x = self.middle.step(0, x, order, pace)
-        x = self.middle.resnets[1](x, next(order.times))
+        x = self.middle.residual(1, x, order)
         for i, level in enumerate(self.up_blocks):
             for j in range(len(level.resnets)):
                 x = level.step(j, mx.concatenate([x, order.kept.pop()], axis=-1), order, pace)
