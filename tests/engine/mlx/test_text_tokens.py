@@ -87,6 +87,35 @@ def test_ids_are_those_of_transformers_for_folders_that_list_added_tokens_by_id(
         assert differing(copy, name) == []
 
 
+def test_ids_are_those_of_transformers_for_older_folders_whose_roles_stand_in_a_file_of_their_own(copy):
+    as_older_folders(copy, "tokenizer_2")
+    folder = copy / "tokenizer_2"
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    roles = {role: config.pop(role) for role in ("bos_token", "eos_token", "unk_token", "pad_token") if role in config}
+    assert roles
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "special_tokens_map.json").write_text(json.dumps(roles | {"pad_token": "!"}))
+    assert differing(copy, "tokenizer_2") == []
+    assert text_tokens.load(copy, "tokenizer_2").ids("", 5)[-1] == theirs(copy, "tokenizer_2").pad_token_id
+
+
+def test_ids_are_those_of_transformers_for_added_tokens_that_the_vocabulary_lacks(copy):
+    path = copy / "tokenizer" / "tokenizer_config.json"
+    theirs(copy, "tokenizer").save_pretrained(str(copy / "tokenizer"), legacy_format=False)
+    described = json.loads((copy / "tokenizer" / "tokenizer.json").read_text())
+    first = max([*described["model"]["vocab"].values(), *(token["id"] for token in described["added_tokens"])]) + 1
+    decoder = {str(token.pop("id")): token for token in described["added_tokens"]}
+    plain = {"special": False, "lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
+    decoder |= {str(first + i): {"content": text, **plain} for i, text in enumerate(("<sks>", "<blue-style>"))}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"added_tokens_decoder": decoder}))
+    texts = ["a <sks> cat", "<blue-style><sks>"]
+    reference = theirs(copy, "tokenizer")
+    ours = text_tokens.load(copy, "tokenizer")
+    for text in texts:
+        assert ours.ids(text, 20) == reference(text, padding="max_length", max_length=20, truncation=True).input_ids
+    assert ours.ids(texts[1], 20)[1:3] == [first + 1, first]
+
+
 def test_ids_are_those_of_transformers_for_t5_with_sentinels(copy):
     path = copy / "tokenizer_3" / "tokenizer_config.json"
     config = json.loads(path.read_text())
