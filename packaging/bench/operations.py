@@ -26,7 +26,8 @@ from locara_sidecar.engine.mlx_engine import device
 from locara_sidecar.engine.mlx_engine.flux import Flux, FluxConfig
 from locara_sidecar.engine.mlx_engine.mmdit import Mmdit, MmditConfig
 from locara_sidecar.engine.mlx_engine.runtime import MlxRuntime
-from locara_sidecar.engine.mlx_engine.unet import Unet, UnetConfig
+from locara_sidecar.engine.mlx_engine.unet import Unet
+from locara_sidecar.engine.mlx_engine.unet_config import UnetConfig
 from locara_sidecar.engine.runtime import StepEvent
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from locara_sidecar.engine.mlx_engine import device
 from locara_sidecar.engine.mlx_engine.flux import Flux, FluxConfig
 from locara_sidecar.engine.mlx_engine.mmdit import Mmdit, MmditConfig
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints, Paced, unpaced
-from locara_sidecar.engine.mlx_engine.unet import Unet, UnetConfig
+from locara_sidecar.engine.mlx_engine.unet import Unet
+from locara_sidecar.engine.mlx_engine.unet_config import UnetConfig
 
 MOST = 1.01
 STEP = 1.0

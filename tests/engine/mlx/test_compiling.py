@@ -10,7 +10,7 @@ import shutil
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 
 from locara_sidecar.engine.mlx_engine import flux, mmdit, unet
 from support.fixture_models import FAMILIES
@@ -112,3 +112,16 @@ def test_compiled_blocks_compute_with_the_weights_that_were_asked_for(model, run
         compiled = [last_x0(run, runtime, job) for job in jobs]
     assert [error(ours, theirs) < 1e-4 for ours, theirs in zip(compiled, plain, strict=True)] == [True] * 4
     assert error(compiled[1], compiled[0]) > 1e-3
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_compiled_blocks_compute_with_the_weights_that_their_model_has_now(model, run, job_for, tmp_path):
+    job = job_for(model, steps=1)
+    runtime = make_runtime("mlx", tmp_path)
+    with compiling():
+        before = last_x0(run, runtime, job)
+        for block in blocks_of(runtime):
+            block.update(tree_map(lambda value: value * 1.5, block.parameters()))
+        after = last_x0(run, runtime, job)
+    assert error(after, last_x0(run, runtime, job)) < 1e-5
+    assert error(after, before) > 1e-3

@@ -9,7 +9,7 @@ from bench.operations import Work
 from locara_sidecar.engine.mlx_engine import flux
 from locara_sidecar.engine.mlx_engine.flux import FluxConfig
 from locara_sidecar.engine.mlx_engine.mmdit import MmditConfig
-from locara_sidecar.engine.mlx_engine.unet import UnetConfig
+from locara_sidecar.engine.mlx_engine.unet_config import UnetConfig
 
 FLUX = FluxConfig(
     num_layers=2, num_single_layers=3, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24,

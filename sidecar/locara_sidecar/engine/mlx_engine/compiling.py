@@ -2,9 +2,9 @@
 would be many that each read and write all activations.
 
 A function is compiled for each block, and not one for a step, so that a job can stop between blocks. Each is traced
-when it is first called with arrays of some shape and type, once, and then only run. It keeps the weights that it found
-when it was traced: they must be loaded before the first call and never be exchanged, and the functions must go when
-the model goes, so they belong to it. On the CPU compiling is off (``device.py``), and blocks run as they are.
+when it is first called with arrays of some shape and type, once, and then only run. Weights go in with the arguments:
+a function that captured them would compute with those of its first call even if they were exchanged, and would keep
+them. On the CPU compiling is off (``device.py``), and blocks run as they are.
 """
 
 from __future__ import annotations
@@ -20,5 +20,5 @@ if TYPE_CHECKING:
 
 
 def compiled(blocks: Sequence[nn.Module]) -> tuple[Callable[..., Any], ...]:
-    """The blocks' calls, compiled one by one. A tuple, since the module that keeps it takes lists for layers."""
-    return tuple(mx.compile(block) for block in blocks)
+    """The blocks' calls, compiled one by one. (A tuple: a module takes a list that it is given for layers.)"""
+    return tuple(mx.compile(block, inputs=block) for block in blocks)
