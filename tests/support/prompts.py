@@ -15,6 +15,7 @@ AWKWARD = [
     "!",
     "a ! b!c !!",
     "<|startoftext|> a <|endoftext|> b<|endoftext|>c <|EndOfText|>",
+    "a <|EndOfText|>!! <|STARTOFTEXT|>?",
     "<pad> </s> <unk> a</s>b <extra_id_0> <extra_id_99>",
     "the cat</w> of</w>the",
     "▁the ▁▁ cat▁dog",

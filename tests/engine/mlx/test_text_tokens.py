@@ -1,5 +1,6 @@
 """Token ids against transformers', on prompts that people really send and on those that they should not."""
 
+import base64
 import json
 import shutil
 from pathlib import Path
@@ -107,13 +108,16 @@ def test_ids_are_those_of_transformers_for_added_tokens_that_the_vocabulary_lack
     decoder = {str(token.pop("id")): token for token in described["added_tokens"]}
     plain = {"special": False, "lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
     decoder |= {str(first + i): {"content": text, **plain} for i, text in enumerate(("<sks>", "<blue-style>"))}
+    # one that is looked for in the normalized text
+    decoder[str(first + 2)] = {"content": "red toy", **plain, "normalized": True}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"added_tokens_decoder": decoder}))
-    texts = ["a <sks> cat", "<blue-style><sks>"]
+    texts = ["a <sks> cat", "<blue-style><sks>", "a red toy", "a Red\t\u3000toy", "a red\u2028 TOY"]
     reference = theirs(copy, "tokenizer")
     ours = text_tokens.load(copy, "tokenizer")
     for text in texts:
         assert ours.ids(text, 20) == reference(text, padding="max_length", max_length=20, truncation=True).input_ids
     assert ours.ids(texts[1], 20)[1:3] == [first + 1, first]
+    assert all(first + 2 in ours.ids(text, 20) for text in texts[2:])
 
 
 def test_ids_are_those_of_transformers_for_t5_with_sentinels(copy):
@@ -135,8 +139,36 @@ def test_both_forms_of_the_files_give_the_same_ids(tiny_sd3, copy):
     assert [one.ids(text, 77) for text in AWKWARD] == [other.ids(text, 77) for text in AWKWARD]
 
 
-def test_a_character_map_of_the_file_is_applied_first():
-    # a compiled map cannot be written by hand; where it is found can be checked
+def test_ids_are_those_of_transformers_for_t5_with_pieces_over_words_and_of_bytes(copy):
+    path = copy / "tokenizer_3" / "tokenizer.json"
+    described = json.loads(path.read_text())
+    described["model"]["vocab"] += [["▁cat▁dog", 0.0], *([f"<0x{byte:02X}>", 0.0] for byte in range(256))]
+    path.write_text(json.dumps(described))
+    assert differing(copy, "tokenizer_3") == []
+
+
+def compiled_map(sign, text):
+    """SentencePiece's map of one ASCII sign to ``text``: the size of a double-array trie, the trie, the texts."""
+    trie = [0] * 0x302
+    trie[0] = 0x100 << 10  # the root's children begin here
+    child = 0x100 ^ ord(sign)
+    trie[child] = (child ^ 0x301) << 10 | 1 << 8 | ord(sign)  # a word ends here, its value is at 0x301
+    trie[0x301] = 1 << 31  # the text's place, marked as a value
+    units = b"".join(unit.to_bytes(4, "little") for unit in trie)
+    return base64.b64encode(len(units).to_bytes(4, "little") + units + text.encode() + b"\0").decode()
+
+
+def test_ids_are_those_of_transformers_for_t5_with_a_character_map(copy):
+    path = copy / "tokenizer_3" / "tokenizer.json"
+    described = json.loads(path.read_text())
+    described["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": compiled_map("c", "sh")}
+    path.write_text(json.dumps(described))
+    assert differing(copy, "tokenizer_3") == []
+    ours, plain = text_tokens.load(copy, "tokenizer_3"), theirs(copy, "tokenizer_3")
+    assert ours.ids("cat", 9) == ours.ids("shat", 9) == plain("cat", padding="max_length", max_length=9)["input_ids"]
+
+
+def test_where_a_character_map_stands_in_the_file_does_not_matter():
     found = text_tokens._character_map({"type": "Precompiled", "precompiled_charsmap": "AAEC"})
     assert found == bytes([0, 1, 2])
     parts = [{"type": "Strip"}, {"type": "Precompiled", "precompiled_charsmap": "AAEC"}]

@@ -4,8 +4,9 @@ The pieces and merges come from the model's folder, either ``tokenizer.json`` or
 How a text is cut before they are applied does not: transformers builds that anew for each class of tokenizer, whatever
 the file says, and so does this module.
 
-CLIP (byte-level pairs): composed (NFC), lower case; cut at white space into words, single digits, runs of other signs
-and English endings such as ``'s``; then each byte a letter of an alphabet of 256. Start and end token around it.
+CLIP (byte-level pairs): composed (NFC), runs of white space as one space, lower case; cut into words, single digits,
+runs of other signs and English endings such as ``'s``; then each byte a letter of an alphabet of 256. Start and end
+token around it.
 T5 (unigram, the most likely cut into pieces): the character map of the file, if it has one; words by white space, each
 with ``▁`` in front. End token behind it.
 
@@ -124,8 +125,9 @@ def _clip(
             unk_token=_content(named["unk_token"]),
         )
     )
-    # transformers also makes each run of white space one space; white space ends words and is no part of any
-    backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    # white space is no part of any word, but it can be of an added token that is looked for in the normalized text
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    backend.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_CLIP_WORDS), behavior="removed", invert=True),
@@ -221,8 +223,6 @@ def _add_tokens(
         if _content(token) not in texts:
             texts.add(_content(token))
             tokens.append(AddedToken(token, special=True) if isinstance(token, str) else token)
-    for token in tokens:
-        token.special = token.special or token.content in {_content(role) for role in by_role}
     backend.add_tokens(tokens)
 
 
