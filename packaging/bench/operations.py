@@ -131,7 +131,11 @@ def unet_needs(config: UnetConfig, words: int) -> Work:
 
 
 def issued(call: Callable[..., Any], *arrays: mx.array) -> Work:
-    """The work in the graph of ``call(*arrays)``; nothing of it runs. Attention is recognised by its softmax."""
+    """The work in the graph of ``call(*arrays)``; nothing of it runs. Attention is recognised by its softmax.
+
+    Compiling is switched off: it changes no product, and compiled kernels cannot be exported.
+    """
+    mx.disable_compile()
     found: list[dict[str, Any]] = []
     mx.export_function(found.append, call, *arrays)
     primitives = [entry for entry in found if entry["type"] == "primitive"]

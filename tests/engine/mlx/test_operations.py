@@ -58,6 +58,16 @@ def test_a_step_issues_hardly_more_than_the_architecture_needs(case):
     assert issues.all > 0.9 * needs.all
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_the_count_is_the_same_where_blocks_are_compiled(case):
+    plain = CASES[case]()
+    mx.enable_compile()
+    try:
+        assert CASES[case]() == plain
+    finally:
+        mx.disable_compile()
+
+
 def test_waste_shows(monkeypatch):
     turned = flux._turned
     monkeypatch.setattr(flux, "_turned", lambda x, *rotation: turned(x @ mx.ones((16, 16)), *rotation))
