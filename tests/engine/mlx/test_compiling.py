@@ -6,7 +6,6 @@ On the CPU MLX compiles with g++, which the engine does not ask of anybody (``de
 import contextlib
 import gc
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 
 import mlx.core as mx
 import numpy as np
@@ -126,22 +125,3 @@ def test_compiled_blocks_compute_with_the_weights_that_their_model_has_now(model
         after = last_x0(run, runtime, job)
     assert error(after, last_x0(run, runtime, job)) < 1e-5
     assert error(after, before) > 1e-3
-
-
-@pytest.mark.parametrize("model", FAMILIES)
-def test_a_model_that_another_thread_has_run_gives_its_weights_back(model, run, job_for, tmp_path):
-    """MLX keeps what a thread has traced until that thread ends, whoever drops the functions."""
-    runtime = make_runtime("mlx", tmp_path)
-
-    def draw():
-        mx.set_default_stream(mx.new_stream(mx.cpu))
-        run(runtime, job_for(model, steps=1))
-
-    with compiling(), ThreadPoolExecutor(1) as other:
-        other.submit(draw).result()
-        family = runtime._opened.family
-        weights = sum(value.nbytes for _, value in tree_flatten(family.module(family.denoiser).parameters()))
-        gc.collect()
-        before = mx.get_active_memory()
-        family.drop({family.denoiser})
-        assert before - mx.get_active_memory() > 0.9 * weights
