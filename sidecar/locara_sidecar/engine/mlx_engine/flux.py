@@ -8,7 +8,7 @@ distilled with it, guidance steer every block through modulation (see ``mmdit.py
 Where a token is enters as a rotation of queries and keys (Su et al., 2021, arXiv:2104.09864): each pair of numbers of
 a head turns by the token's position times the pair's frequency. A head's pairs are shared out among three axes: the
 first tells the picture from Kontext's reference pictures (0 and 1), the others are row and column. Text is at 0.
-``mx.fast.rope`` knows of one place, that in the sequence; so the turning is written out here, and compiled with its block.
+``mx.fast.rope`` knows of one place, that in the sequence; so the turning is written out and compiled with its block.
 
 A token is 2 x 2 latent pixels, *packed*. Channels come last: latents are (B, height, width, C).
 """
