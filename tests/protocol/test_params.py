@@ -110,7 +110,7 @@ def test_anything_but_an_object_is_refused_at_the_root(raw):
 
 
 def test_parameters_by_position_are_told_to_come_by_name():
-    assert "by name" in refused(m.GenerateParams, b'["a lake"]').message
+    assert "by name" in refused(images.GenerateParams, b'["a lake"]').message
 
 
 def test_no_value_of_the_host_is_repeated_in_a_message():
