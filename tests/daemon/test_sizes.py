@@ -3,7 +3,7 @@
 import pytest
 
 from locara_protocol.errors import RpcError
-from locara_protocol.messages import GenerateOptions
+from locara_protocol.image_messages import GenerateOptions
 from locara_sidecar.daemon.sizes import MAX_INLINE_IMAGE_BYTES, size_of
 from locara_sidecar.models import catalogue
 
