@@ -4,9 +4,16 @@ import json
 import os
 import subprocess
 import time
+from types import SimpleNamespace
 
+import anyio
 import pytest
 
+from locara_protocol.messages import NoParams
+from locara_protocol.model_messages import UnloadResult
+from locara_sidecar.daemon.load_calls import LoadCalls
+from locara_sidecar.models.digest import model_digest
+from models.helpers import entry_data, write_model
 from support.host import PROMPT, command, error_of, manifest, until
 
 MEDIUM = "sd3.5-medium"
@@ -111,6 +118,22 @@ def test_a_cancel_while_loading_is_answered_and_no_model_is_claimed(hosts, way):
     assert host.call("jobs.list")["jobs"] == []
 
 
+def test_a_cancel_while_the_model_is_hashed_starts_no_engine(hosts, tmp_path):
+    folder = write_model(tmp_path / "big")
+    with (folder / "transformer" / "zeros.txt").open("wb") as file:
+        file.truncate(512 << 20)
+    (tmp_path / "mine.json").write_text(json.dumps(entry_data("mine", source={"path": "big"})))
+    host = hosts.spawn("--catalogue", str(tmp_path))
+    host.initialize(manifest=manifest(f"mine@{model_digest(folder)}"))
+    call = load(host, "mine")
+    for message in call.messages():
+        if message["phase"] == "loading":
+            break
+    call.cancel()
+    assert error_of(call, 30).code == -32800
+    assert engine(host)["pid"] is None
+
+
 def test_a_cancel_while_it_waits_is_answered_at_once(hosts):
     host = hosts.session()
     running = host.begin("fake:slow=20000 a lake", steps=2)
@@ -161,6 +184,28 @@ def test_unloading_ends_an_idle_engine_and_the_next_call_starts_one(hosts):
     assert (engine(host)["state"], engine(host)["model"], engine(host)["pid"]) == ("stopped", None, None)
     assert host.call("models.unload") == {"unloaded": False}
     assert host.generate(steps=1)["images"]
+
+
+def test_what_was_loaded_is_given_back_before_the_unload_is_answered():
+    order = []
+
+    class Engine:
+        async def unload(self):
+            order.append("ended")
+            return True
+
+    use = SimpleNamespace(settle=lambda: order.append("given back"))
+    call = SimpleNamespace(succeed=lambda result: order.append(result))
+
+    async def body():
+        async with anyio.create_task_group() as tasks:
+            shared = SimpleNamespace(engine=Engine(), use=use, start_task=tasks.start_soon)
+            calls = LoadCalls(shared, SimpleNamespace(all=list), None)
+            assert calls.unload(call, NoParams()) is None
+            await calls.wait_until_idle()
+
+    anyio.run(body)
+    assert order == ["ended", "given back", UnloadResult(unloaded=True)]
 
 
 def test_unloading_never_stops_what_runs_or_waits(hosts):

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from locara_sidecar.capability.authorize import DOWNLOADS, MANAGEMENT
+from locara_sidecar.daemon.model_calls import MAX_WORKS
+from locara_sidecar.models import partial
 from models.helpers import entry_data, write_model
 from support.host import error_of
 from support.hub import FakeHub
@@ -90,7 +92,7 @@ def test_a_cancelled_download_is_answered_soon_and_goes_on_later(daemon, hub):
             break
     began = time.monotonic()
     call.cancel()
-    assert error_of(call).kind == "RequestCancelled"
+    assert error_of(call, 5).kind == "RequestCancelled"
     assert time.monotonic() - began < 2
     fault.times = 0
     host.call("models.download", {"model": "mine"}, timeout=30)
@@ -181,6 +183,53 @@ def test_an_import_takes_the_place_of_a_download(daemon, hub, tmp_path):
     assert hub.log == []
     error = error_of(host.start("models.import", {"model": "mine", "from": "relative"}))
     assert (error.kind, error.data["path"]) == ("InvalidParams", "$.from")
+
+
+def test_why_a_download_failed_is_told_by_its_kind(daemon, hub):
+    hub.repositories["org/mine"].gated = True
+    error = error_of(daemon(DOWNLOADS).start("models.download", {"model": "mine"}))
+    assert (error.kind, error.data["url"]) == ("LicenseNotAccepted", f"{hub.url}/org/mine")
+
+
+def test_no_more_downloads_run_at_once_than_the_bound(daemon, hub):
+    host = daemon(DOWNLOADS)
+    hub.fail("/api/", "status", status=503, headers={"Retry-After": "60"})
+    calls = [host.start("models.download", {"model": "mine"}) for _ in range(MAX_WORKS)]
+    assert error_of(host.start("models.download", {"model": "mine"}), 5).kind == "QueueFull"
+    for call in calls:
+        call.cancel()
+        assert error_of(call, 5).kind == "RequestCancelled"
+
+
+def test_a_download_that_waits_for_the_hub_ends_with_its_daemon(daemon, hub, tmp_path):
+    host = daemon(DOWNLOADS)
+    hub.pace = 0.2
+    host.start("models.download", {"model": "mine"})
+    incoming = tmp_path / "cache" / "incoming"
+    deadline = time.monotonic() + 20
+    while not (parts := [path for path in incoming.glob("[0-9a-f]*.part") if path.stat().st_size]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    hub.pace = 60.0  # one more piece of the weights, then nothing
+    assert partial.claim(incoming, parts[0].stem) is None, "the worker writes it"
+    host.process.kill()
+    deadline = time.monotonic() + 2
+    while (part := partial.claim(incoming, parts[0].stem)) is None:
+        assert time.monotonic() < deadline, "the worker has outlived its daemon"
+        time.sleep(0.02)
+    part.close()
+
+
+def test_a_model_with_a_folder_of_its_own_is_there_without_a_download(hosts, hub, tmp_path):
+    (tmp_path / "mine.json").write_text(json.dumps(entry_data("mine", source={"path": "nowhere"})))
+    host = hosts.spawn(DOWNLOADS, "--catalogue", str(tmp_path), env=hub_environment(hub, tmp_path))
+    host.open("pocket", "mine")
+    result = host.call("models.download", {"model": "pocket"}, timeout=20)
+    assert result["files"] > 3
+    assert result["bytes"] > 1_000_000
+    error = error_of(host.start("models.download", {"model": "mine"}))
+    assert (error.kind, error.retryable) == ("DownloadFailed", False)
+    assert hub.log == []
 
 
 def test_listed_models_that_no_engine_runs_say_so(hosts, tmp_path):

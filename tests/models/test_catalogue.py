@@ -118,6 +118,7 @@ def test_a_digest_depends_on_names_and_bytes_and_nothing_else(tmp_path):
     (one / "b").write_bytes(b"2")
     shutil.copytree(one, two)
     (two / ".cache").write_bytes(b"not part of the model")
+    (two / "meta.json").write_text('{"digest": "sha256:what anybody may write"}')
     assert model_digest(one) == model_digest(two)
     (two / "b").write_bytes(b"3!")
     assert model_digest(one) != model_digest(two)

@@ -32,6 +32,7 @@ def text(**tensors):
         ),
         b'{"a": %b, "a": %b}' % (text(**A), text(dtype="F32", shape=[4], data_offsets=[0, 16])),
         text(a=A, b={**B, "data_offsets": [12, 20]}),
+        text(a=A, b={**B, "data_offsets": [12, 16], "shape": [1]}),
         text(a=A),
         text(a=A, b={**B, "data_offsets": [8, 24], "shape": [4]}),
         text(a=A, b={**B, "data_offsets": [16, 8]}),
@@ -71,6 +72,13 @@ def test_a_length_beyond_the_file_or_the_limit_is_refused(data, tmp_path):
         check_header(tmp_path / "a.safetensors")
     error = error_of(check.check_file, tmp_path, "a.safetensors")
     assert (error.kind, error.data["file"]) == ("IntegrityError", "a.safetensors")
+
+
+def test_a_file_that_ends_within_its_header_is_told_as_that(tmp_path):
+    header = text(a=A, b=B)
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header[:20])
+    with pytest.raises(MalformedHeader, match="past the end"):
+        check_header(tmp_path / "a.safetensors")
 
 
 @settings(max_examples=150, deadline=None)
@@ -125,13 +133,16 @@ def test_what_is_no_safetensors_json_or_text_is_refused_by_its_name_and_kind(nam
 
 
 def test_two_names_that_some_file_systems_take_for_one_are_refused():
-    assert error_of(check.check_names, ["A.json", "a.json"]).data["file"] == "a.json"
+    for first, second in (("A.json", "a.json"), ("a.json", "A.json")):
+        assert error_of(check.check_names, [first, second]).data["file"] == second
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("model_index.json", {"_class_name": ["attack", "Pipeline"]}),
+        ("model_index.json", {"_class_name": ["diffusers", "Pipeline"]}),
+        ("model_index.json", {}),
         ("model_index.json", {"_class_name": "X", "vae": ["attack", "Model"]}),
         ("config.json", {"deep": [{"auto_map": {"AutoModel": "a.B"}}]}),
         ("config.json", {"custom_pipeline": "a"}),
@@ -150,6 +161,36 @@ def test_a_configuration_that_asks_for_code_or_other_files_is_refused(name, valu
 def test_a_vocabulary_may_hold_any_word(tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps({"auto_map": 7, "custom_pipeline": 8}))
     check.check_file(tmp_path, "vocab.json")
+
+
+INDEX = {"_class_name": "X", "unet": ["diffusers", "UNet"], "scheduler": ["diffusers", "Euler"]}
+COMPLETE = (
+    *("model_index.json", "unet/config.json", "unet/x.safetensors.index.json", "unet/1.safetensors"),
+    *("unet/2.safetensors", "scheduler/scheduler_config.json"),
+)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "named"),
+    [
+        ((), None),
+        (("model_index.json",), "model_index.json"),
+        (("scheduler/scheduler_config.json",), "scheduler/"),
+        (("unet/2.safetensors",), "unet/2.safetensors"),
+        (("unet/x.safetensors.index.json", "unet/1.safetensors", "unet/2.safetensors"), "unet/*.safetensors"),
+    ],
+)
+def test_every_part_its_weights_and_every_shard_must_be_there(lacking, named, tmp_path):
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "model_index.json").write_text(json.dumps(INDEX))
+    shards = {"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}
+    (tmp_path / "unet" / "x.safetensors.index.json").write_text(json.dumps(shards))
+    paths = [path for path in COMPLETE if path not in lacking]
+    if named is None:
+        check.check_complete(tmp_path, paths)
+    else:
+        error = error_of(check.check_complete, tmp_path, paths)
+        assert (error.kind, error.data["file"]) == ("ModelIncomplete", named)
 
 
 @pytest.mark.parametrize("data", [b"\x80\x04", b"[" * 100_000, b"not json"])

@@ -9,10 +9,11 @@ import time
 import msgspec
 import pytest
 
+from locara_sidecar.daemon.resolve import model_spec
 from locara_sidecar.engine.frames import PREPARED_LAYOUT
 from locara_sidecar.models import check, collect, derive, disk, staging, survey
 from locara_sidecar.models.derive import Making
-from locara_sidecar.models.forms import usable
+from locara_sidecar.models.forms import forms_for, usable
 from locara_sidecar.models.importing import import_model
 from locara_sidecar.models.staging import Staging
 from locara_sidecar.models.store import DerivedFrom
@@ -106,6 +107,21 @@ def test_forms_of_another_digest_or_layout_are_not_used(store, model, tmp_path):
     assert store.forms(other.meta.digest) == []
 
 
+def test_a_job_is_offered_the_forms_of_its_very_model_engine_and_numbers(store, model):
+    form = prepare(store, model)
+
+    def offered(engine="mlx", **changes):
+        asked = {"digest": model.meta.digest, "quantization": "4bit", "precision": "bfloat16", **changes}
+        spec = model_spec(entry_for(), folder=str(model.folder), **asked)
+        return [one.path for one in forms_for(store, spec, engine)]
+
+    for changes in ({}, {"quantization": "auto"}, {"precision": "auto"}):
+        assert offered(**changes) == [str(form.folder)]
+    others = ({"engine": "torch"}, {"digest": "sha256:0"}, {"quantization": "8bit"}, {"precision": "float32"})
+    for changes in others:
+        assert offered(**changes) == [], changes
+
+
 @pytest.mark.parametrize(
     ("path", "data", "kind"),
     [
@@ -149,11 +165,16 @@ def test_a_form_of_a_folder_of_the_hosts_has_copies_of_the_rest(store, tmp_path)
     assert [entry.key for entry in collect.plan_remove(store, "mine").models] == [form.key]
 
 
-def test_a_model_that_was_damaged_or_removed_meanwhile_gets_no_form(store, model):
+def test_a_model_that_was_damaged_or_removed_meanwhile_gets_no_form(store, model, tmp_path):
     with making(store, model.folder, model.meta.digest) as made:
         collect.remove(store, collect.plan_remove(store, "mine"), "mine")
         assert error_of(derive.publish, store, entry_for(), made, quiet).kind == "ModelNotInstalled"
     assert store.entries() == []
+    again = import_model(store, entry_for(), tmp_path / "mine", quiet)
+    with making(store, again.folder, again.meta.digest) as made:
+        staging.rewrite(again, msgspec.structs.replace(again.meta, damaged=["model_index.json"]))
+        assert error_of(derive.publish, store, entry_for(), made, quiet).kind == "ModelNotInstalled"
+    assert store.forms() == []
 
 
 def test_the_forms_go_before_their_model_and_their_bytes_are_counted(store, model, monkeypatch):

@@ -113,11 +113,26 @@ def test_another_range_or_another_file_starts_from_the_first_byte(store, hub, ki
     hub.faults.clear()
     hub.log.clear()
     hub.fail(cdn_of(hub, WEIGHTS), kind, times=1)
+    sent = hub.sent
     download(store, hub)
+    assert hub.sent - sent >= 60_000, "all of it has come again"
     first, *rest = hub.requests(cdn_of(hub, WEIGHTS))
     assert first.headers["range"] == "bytes=40000-"
     assert not any("range" in request.headers for request in rest)
     assert len(rest) == (kind == "range"), "to another file the hub answers with all of it at once"
+    assert whole(store) == ["mine"]
+
+
+def test_a_part_of_which_no_validator_is_known_is_fetched_from_the_first_byte(store, hub):
+    hub.fail(cdn_of(hub, WEIGHTS), "cut", at=40_000)
+    error_of(download, store, hub)
+    hub.faults.clear()
+    hub.log.clear()
+    (part,) = store.incoming.glob("*.part")
+    part.with_suffix(".json").unlink()
+    download(store, hub)
+    (request,) = hub.requests(cdn_of(hub, WEIGHTS))
+    assert "range" not in request.headers
     assert whole(store) == ["mine"]
 
 
@@ -137,8 +152,10 @@ def test_a_partial_file_that_was_damaged_on_the_disk_is_fetched_anew(store, hub)
     hub.faults.clear()
     (part,) = store.incoming.glob("*.part")
     part.write_bytes(bytes(40_000))
-    download(store, hub)
+    told = []
+    download(store, hub, told=told)
     assert whole(store) == ["mine"]
+    assert all(message.bytes <= message.total_bytes for message in told), "what was thrown away is taken back"
 
 
 def test_stopping_keeps_what_has_come(store, hub):
@@ -191,11 +208,15 @@ def test_from_a_public_hub_no_redirect_leads_to_plain_http_or_into_the_local_net
 
 
 def test_the_disk_is_checked_before(store, hub, monkeypatch):
-    monkeypatch.setattr(module.disk, "available", lambda _: 1000)
-    error = error_of(download, store, hub)
-    assert error.kind == "InsufficientDisk"
-    assert error.data["needed"] > error.data["available"] == 1000
+    size = sum(row[3] for row in hub.repositories["org/mine"].files.values())
+    for free in (1000, size + module._SPARE - 1):
+        monkeypatch.setattr(module.disk, "available", lambda _, free=free: free)
+        error = error_of(download, store, hub)
+        assert error.kind == "InsufficientDisk"
+        assert (error.data["needed"], error.data["available"]) == (size + module._SPARE, free)
     assert not hub.requests("/cdn/")
+    monkeypatch.setattr(module.disk, "available", lambda _: size + module._SPARE)
+    download(store, hub)
 
 
 def test_an_unknown_repository_or_revision_is_not_tried_for_long(store, hub):

@@ -114,6 +114,30 @@ def test_a_link_that_leads_elsewhere_is_refused(store, tmp_path):
     assert error_of(take, store, repository).data["file"] == "transformer/config.json"
 
 
+def test_a_link_in_a_plain_folder_is_refused(store, tmp_path):
+    source = write_model(tmp_path / "source", extra={"transformer/config.json": None})
+    (tmp_path / "secret.json").write_text("{}")
+    (source / "transformer" / "config.json").symlink_to(tmp_path / "secret.json")
+    error = error_of(take, store, source)
+    assert (error.kind, error.data["file"]) == ("IntegrityError", "transformer/config.json")
+    assert whole(store) == []
+
+
+def test_a_file_that_changes_while_it_is_imported_is_what_the_copy_is(store, tmp_path, monkeypatch):
+    source = write_model(tmp_path / "source")
+    honest = disk.copy
+
+    def copy(old, new):
+        honest(old, new)
+        if old == source / "transformer/config.json":
+            old.write_bytes(b'{"another": "configuration"}')
+
+    monkeypatch.setattr(disk, "copy", copy)
+    entry = take(store, source)
+    assert whole(store) == ["mine"]
+    assert "another" not in (entry.folder / "transformer/config.json").read_text()
+
+
 @pytest.mark.parametrize(
     ("extra", "kind"),
     [

@@ -67,6 +67,8 @@ def test_removing_a_model_leaves_the_bytes_that_another_needs(store, hub, tmp_pa
     assert removed.bytes < one.meta.bytes - shared + 4096
     assert whole(store) == ["m2"]
     verify(store, two, "m2", quiet)
+    (weights,) = [file for file in two.meta.files if file.path == "text_encoder/model.safetensors"]
+    assert store.has_blob(weights.sha256, weights.size), "a third model needs no download of them"
 
 
 def test_a_dry_run_changes_nothing(store, hub):
@@ -172,6 +174,23 @@ def test_a_foreign_or_newer_meta_is_no_model(store, hub):
     other.mkdir()
     (other / "meta.json").write_bytes((entry.folder / "meta.json").read_bytes())
     assert [found.key for found in store.entries()] == [entry.key]
+    meta = json.loads((entry.folder / "meta.json").read_text())
+    (entry.folder / "meta.json").write_text(json.dumps({**meta, "format": 2}))
+    assert store.entries() == []
+
+
+def test_bytes_that_a_model_has_taken_since_the_plan_are_not_collected(store, hub):
+    files = hub.repositories["org/mine"].files
+    hub.fail(f"/cdn/{files['transformer/diffusion_pytorch_model.safetensors'][1]}", "cut", at=30_000)
+    error_of(download, store, hub)
+    plan = collect.plan_gc(store, 0)
+    taken = store.blob(files["text_encoder/model.safetensors"][1])
+    assert taken in plan.waste
+    hub.faults.clear()
+    download(store, hub)
+    collect.execute(store, plan)
+    assert taken.exists()
+    assert whole(store) == ["mine"]
 
 
 def test_a_part_that_was_taken_up_after_the_plan_is_not_collected(store, hub):

@@ -8,6 +8,7 @@ import pytest
 from locara_sidecar.models import disk, staging
 from locara_sidecar.models.importing import import_model
 from models.helpers import download, entry_for, whole, write_model
+from models.test_derive import made_files, prepare
 from models.test_importing import hf_cache
 
 
@@ -17,7 +18,7 @@ class Recorder:
     def __init__(self, monkeypatch):
         self.events = []
         monkeypatch.setattr(disk, "_SYSTEM", self)
-        for name in ("rename", "link"):
+        for name in ("rename", "link", "replace"):
             self._watch(monkeypatch, disk.os, name)
 
     def _watch(self, monkeypatch, module, name):
@@ -49,6 +50,9 @@ def holds_order(recorder, store, entry):
     visible = recorder.published(store, entry)
     for path in [entry.folder, *entry.folder.rglob("*")]:
         assert min(recorder.when(path), default=visible) < visible, path.name
+    described = next(at for at, event in enumerate(recorder.events) if str(event[-1]).endswith("/meta.json"))
+    assert any(described < at < visible for at in recorder.when(entry.folder))
+    assert any(at < visible for at in recorder.when(store.root)), "the cache's own folders are new"
     for blob in store.blobs.iterdir():
         named = next(at for at, event in enumerate(recorder.events) if event[-1] == str(blob))
         assert min(recorder.when(blob), default=named) < named, blob.name
@@ -75,6 +79,15 @@ def test_what_another_process_published_a_moment_ago_is_synced_before_it_is_answ
         recorder = Recorder(monkeypatch)
         download(store, hub, entry_for(name))
         assert recorder.when(store.models)
+
+
+def test_what_an_engine_prepared_is_synced_before_it_is_visible(store, tmp_path, monkeypatch):
+    model = import_model(store, entry_for(), write_model(tmp_path / "source"), lambda _: None)
+    recorder = Recorder(monkeypatch)
+    form = prepare(store, model)
+    visible = recorder.published(store, form)
+    for path in [form.folder, *(form.folder / name for name in made_files())]:
+        assert min(recorder.when(path), default=visible) < visible, path.name
 
 
 def test_a_removal_is_synced_before_it_is_answered(store, hub, monkeypatch):

@@ -4,8 +4,10 @@ import contextlib
 import hashlib
 import socket
 import time
+from types import SimpleNamespace
 
 import httpx2
+import msgspec
 import pytest
 from huggingface_hub import close_session
 
@@ -13,7 +15,7 @@ from locara_sidecar.models import download as module
 from locara_sidecar.models import partial
 from locara_sidecar.models import transfer as transfers
 from locara_sidecar.models.download import AT_ONCE, Download
-from locara_sidecar.models.hub import Remote
+from locara_sidecar.models.hub import Passing, Remote
 from locara_sidecar.models.transfer import Patience, Stopped, Transfer
 from models.helpers import QUICK, download, entry_for, error_of, safetensors, whole, write_model
 
@@ -161,6 +163,26 @@ def test_a_server_is_asked_again_no_sooner_than_it_wants(store, hub):
     assert time.monotonic() - began >= 1
 
 
+@pytest.mark.parametrize(("size", "broken_off"), [(1000, True), (2000, False)])
+def test_a_transfer_that_brings_too_little_in_its_window_is_broken_off(tmp_path, monkeypatch, size, broken_off):
+    """A piece a second; 30 KiB in 30 seconds are asked for."""
+    now = [0.0]
+    monkeypatch.setattr(transfers.time, "monotonic", lambda: now[0])
+
+    def pieces():
+        for _ in range(100):
+            now[0] += 1.0
+            yield bytes(size)
+
+    part = partial.claim(tmp_path, "a")
+    transfer = transfer_to("https://hub.example", Patience())
+    response = SimpleNamespace(iter_raw=pieces)
+    with pytest.raises(Passing, match="crawls") if broken_off else contextlib.nullcontext():
+        transfer._receive(remote(bytes(100 * size)), part, response)
+    assert part.size == (30 if broken_off else 100) * size
+    part.close()
+
+
 def test_several_files_come_at_once_and_no_more_than_the_bound(store, hub, tmp_path):
     extra = {f"transformer/part{number}.safetensors": safetensors(40_000, number) for number in range(10)}
     hub.add("org/many", write_model(tmp_path / "many", extra=extra))
@@ -213,12 +235,40 @@ def test_the_users_own_token_is_found_where_huggingface_hub_keeps_it(store, hub,
     assert whole(store) == ["mine"]
 
 
-@pytest.mark.parametrize("free", [0, 10_000, 250_000])
-def test_what_has_come_already_needs_no_more_room(store, hub, monkeypatch, free):
-    """240 kB in all, of which a try before may have left some."""
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_what_has_come_already_needs_no_more_room(store, hub, monkeypatch, lacking):
+    """Of the large files one has come before, and 40,000 bytes of the other."""
+    path = "transformer/diffusion_pytorch_model.safetensors"
+    files = hub.repositories["org/mine"].files
+    hub.fail(f"/cdn/{files[path][1]}", "cut", at=40_000)
+    error_of(download, store, hub)
+    hub.faults.clear()
+    needed = files[path][3] - 40_000 + sum(size for _, _, _, size, lfs in files.values() if not lfs)
     monkeypatch.setattr(module, "_SPARE", 0)
-    monkeypatch.setattr(module.disk, "available", lambda _: free)
-    with contextlib.suppress(Exception):
+    monkeypatch.setattr(module.disk, "available", lambda _: needed - lacking)
+    if lacking:
+        error = error_of(download, store, hub)
+        assert (error.kind, error.data["needed"]) == ("InsufficientDisk", needed)
+    else:
         download(store, hub)
-    sent = len(hub.requests("/cdn/"))
-    assert bool(sent) == (free == 250_000)
+        assert whole(store) == ["mine"]
+
+
+@pytest.mark.parametrize(("etag", "kept"), [('"strong"', '"strong"'), ('W/"weak"', None), ("bare", None), ("", None)])
+def test_only_a_strong_validator_is_kept_for_the_next_try(tmp_path, etag, kept):
+    part = partial.claim(tmp_path, "a")
+    headers = {"content-length": "5", "etag": etag}
+    transfer_to("https://hub.example")._begin(remote(b"bytes"), part, httpx2.Response(200, headers=headers))
+    assert part.etag == kept
+    part.close()
+
+
+def test_a_small_file_of_other_bytes_is_refused_though_they_could_be_a_configuration(names, tmp_path):
+    wanted, sent = b'{"a": 1}', b'{"a": 2}'
+    git = hashlib.sha1(b"blob 8\0" + wanted, usedforsecurity=False).hexdigest()
+    small = msgspec.structs.replace(remote(wanted), sha256=None, git=git)
+    part = partial.claim(tmp_path, "a")
+    error = error_of(answering({"https://hub.example/a": sent})[0].fetch, small, part)
+    assert (error.kind, error.data["file"]) == ("IntegrityError", "a.json")
+    answering({"https://hub.example/a": wanted})[0].fetch(small, part)
+    part.close()
