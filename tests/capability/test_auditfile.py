@@ -19,6 +19,7 @@ from locara_sidecar.capability.audit import AuditLog
 from locara_sidecar.capability.auditfile import NAME, OLDER, AppendedFile, AuditWriter
 from locara_sidecar.capability.authorize import Wanted, audit_folder, authorize
 from locara_sidecar.capability.policy import Policy
+from locara_sidecar.capability.system import System
 
 
 def decisions(count: int) -> list[AuditEntry]:
@@ -233,3 +234,69 @@ def test_the_gate_itself_leaves_no_prompt_in_a_decision(name: str):
     assert set(entry.__struct_fields__) == {
         *("seq", "time", "capability", "resource", "decision", "reason", "request_id"),
     }
+
+
+def test_a_folder_that_went_and_came_again_is_written_to_after_one_lost_line(tmp_path: Path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    writer = AuditWriter(grant_for(folder), "s")
+    for entry in decisions(3):
+        writer.put(entry)
+        assert writer.flush(5)
+        if entry.seq == 1:
+            (folder / NAME).unlink()
+            folder.rmdir()
+            folder.mkdir()
+    assert [row["seq"] for row in lines(folder / NAME)] == [3]
+    assert writer.dropped == 1
+
+
+class AnotherDaemon(System):
+    """It has rotated the file a moment before we have the lock."""
+
+    def __init__(self, folder: Path) -> None:
+        self._there = folder
+
+    def try_lock(self, fd: int) -> None:
+        if not (self._there / OLDER).exists():
+            (self._there / NAME).rename(self._there / OLDER)
+            (self._there / NAME).write_bytes(b"theirs\n")
+        super().try_lock(fd)
+
+
+def test_who_comes_second_rotates_nothing_and_goes_on_in_the_new_file(tmp_path: Path):
+    file = AppendedFile(grant_for(tmp_path), system=AnotherDaemon(tmp_path), max_bytes=20)
+    file.append(b"1234567890123456\n")
+    file.append(b"mine\n")
+    file.close()
+    assert (tmp_path / OLDER).read_bytes() == b"1234567890123456\n"
+    assert (tmp_path / NAME).read_bytes() == b"theirs\nmine\n"
+
+
+class Locked(System):
+    """Another process holds the full file, for ever."""
+
+    def try_lock(self, fd: int) -> None:
+        raise BlockingIOError(11, "held")
+
+
+def test_a_full_file_that_another_holds_grows_to_twice_its_size_and_no_further(tmp_path: Path):
+    file = AppendedFile(grant_for(tmp_path), system=Locked(), max_bytes=20)
+    for _ in range(4):
+        file.append(b"123456789\n")
+    with pytest.raises(OSError, match="full"):
+        file.append(b"123456789\n")
+    file.close()
+    assert os.listdir(tmp_path) == [NAME]
+    assert (tmp_path / NAME).stat().st_size == 40
+
+
+def test_a_line_of_which_the_disk_took_a_part_is_a_lost_one(tmp_path: Path):
+    class Short(System):
+        def write(self, fd: int, data: memoryview) -> int:
+            return os.write(fd, data[:3])
+
+    file = AppendedFile(grant_for(tmp_path), system=Short())
+    with pytest.raises(OSError, match="part"):
+        file.append(b"123456789\n")
+    file.close()

@@ -8,11 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+import anyio
 import psutil
 import pytest
 from PIL import Image
 
 from capability.helpers import manifest as bare_manifest
+from locara_protocol.errors import RpcError
+from locara_protocol.messages import EditParams, ImageInput
+from locara_sidecar.daemon.source_images import SourceImages, check_forms
 from locara_sidecar.engine.images import read_parameters
 from support.host import decoded, error_of, manifest, until
 
@@ -527,3 +531,51 @@ def test_a_large_image_fits_a_line_and_one_that_does_not_is_refused_and_the_next
     assert (refusal["error"]["code"], refusal["id"]) == (-32600, None)
     assert refusal["error"]["data"]["maxLineBytes"] == 16 << 20
     assert edit(host, steps=1)["images"]
+
+
+# --- one picture, in one form ----------------------------------------------------------------
+
+WHOLE = {"root": "user-folder", "path": "in.png"}, {"data": b"x", "mime_type": "image/png"}
+
+
+@pytest.mark.parametrize("member", ["image", "mask"])
+@pytest.mark.parametrize(
+    ("given", "at"),
+    [
+        ({}, ""),
+        ({**WHOLE[0], **WHOLE[1]}, ""),
+        ({**WHOLE[0], "mime_type": "image/png"}, ""),
+        ({"root": "user-folder"}, ".path"),
+        ({"path": "in.png"}, ".root"),
+        ({"data": b"x"}, ".mimeType"),
+        ({"mime_type": "image/png"}, ".data"),
+        (WHOLE[0], None),
+        (WHOLE[1], None),
+    ],
+)
+def test_a_picture_and_a_mask_come_whole_and_in_one_form(member, given, at):
+    members = {"image": ImageInput(**WHOLE[0])} | {member: ImageInput(**given)}
+    params = EditParams(prompt="a lake", **members)
+    if at is None:
+        named_ones = [name for name, one in members.items() if one.root is not None]
+        assert [source.at for source in check_forms(params)] == [f"$.{name}.root" for name in named_ones]
+        return
+    with pytest.raises(RpcError) as caught:
+        check_forms(params)
+    assert (caught.value.kind, caught.value.data["path"]) == ("InvalidParams", f"$.{member}{at}")
+
+
+def test_a_file_that_was_being_opened_as_its_job_ended_is_given_back(monkeypatch):
+    given_back = []
+
+    class File:
+        def close(self):
+            given_back.append(self)
+
+    def open_slowly(sources):
+        sources.close()  # the job ends meanwhile
+        sources._files["$.image"] = File()
+
+    monkeypatch.setattr(SourceImages, "_open", open_slowly)
+    anyio.run(SourceImages(EditParams(prompt="a", image=ImageInput(**WHOLE[0])), ()).open)
+    assert len(given_back) == 1

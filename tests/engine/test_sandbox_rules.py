@@ -7,10 +7,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from locara_sidecar.engine import sandbox
 from locara_sidecar.engine.sandbox import attempts, landlock, network, places, report, seatbelt
 from locara_sidecar.models.reach import model_files
 
@@ -121,6 +123,8 @@ def test_the_filter_denies_every_way_to_reach_somebody_and_leaves_waiting_and_pa
     assert errors["io_uring_setup"] == errno.ENOSYS  # what a kernel without it answers: libraries then do without
     assert [denial.where for denial in denied if denial.name == "connect"] == [None]
     assert all(denial.where for denial in denied if denial.name.startswith("socket"))
+    # a stream to another machine can be opened by sending, too (TCP Fast Open): only local sockets are made at all
+    assert network.Denial("socket", errno.EACCES, network.Differs(0, 1)) in denied
 
 
 # --- which files ----------------------------------------------------------------------------
@@ -216,6 +220,32 @@ def test_it_counts_as_enforced_only_if_every_attempt_was_blocked():
     assert "signalling" in weaker.reason
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "worst"),
+    [
+        (["blocked", "open", "unknown"], "open"),
+        (["blocked", "unknown"], "blocked"),
+        (["blocked", "blocked"], "blocked"),
+        (["unknown"], "unknown"),
+        ([], "unknown"),
+    ],
+)
+def test_one_way_that_is_open_is_what_counts(outcomes, worst):
+    assert attempts._worst(outcomes) == worst
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for threads in /proc")
+def test_a_thread_that_was_running_already_is_told():
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    told = {}
+    sandbox._confine_linux(Played(), [], [], told)
+    end.set()
+    thread.join()
+    assert "threads" in told
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="plays a Linux kernel")
 @pytest.mark.parametrize("lacking", ["landlock_abi", "all"])
 def test_a_system_that_offers_nothing_is_told_as_it_is(lacking, tmp_path):
@@ -265,7 +295,8 @@ def test_the_seatbelt_profile_is_well_formed_and_quotes_what_it_is_given():
     assert lines[0] == "(version 1)"
     assert "(deny network*)" in lines
     assert lines.index("(deny file-write*)") < lines.index('(allow file-write* (subpath "/tmp/a \\"b\\"\\\\"))')
-    assert '(allow file-read-data (subpath "/models/a"))' in lines
+    assert lines.index("(deny file-read-data)") < lines.index('(allow file-read-data (subpath "/models/a"))')
+    assert lines.index("(deny process-exec*)") < lines.index('(allow process-exec* (subpath "/opt/python"))')
     assert '(allow process-exec* (subpath "/models/a"))' not in lines
     with pytest.raises(OSError, match="control"):
         seatbelt.profile(["/tmp/\n(allow default)"], [], [])
