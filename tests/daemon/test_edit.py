@@ -15,7 +15,7 @@ from PIL import Image
 
 from capability.helpers import manifest as bare_manifest
 from locara_protocol.errors import RpcError
-from locara_protocol.messages import EditParams, ImageInput
+from locara_protocol.image_messages import EditParams, ImageInput
 from locara_sidecar.daemon.source_images import SourceImages, check_forms
 from locara_sidecar.engine.images import read_parameters
 from support.host import decoded, error_of, manifest, until

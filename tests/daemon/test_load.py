@@ -12,7 +12,6 @@ import pytest
 from locara_protocol.messages import NoParams
 from locara_protocol.model_messages import UnloadResult
 from locara_sidecar.daemon.load_calls import LoadCalls
-from locara_sidecar.models.digest import model_digest
 from models.helpers import entry_data, write_model
 from support.host import PROMPT, command, error_of, manifest, until
 
@@ -118,19 +117,34 @@ def test_a_cancel_while_loading_is_answered_and_no_model_is_claimed(hosts, way):
     assert host.call("jobs.list")["jobs"] == []
 
 
-def test_a_cancel_while_the_model_is_hashed_starts_no_engine(hosts, tmp_path):
+@pytest.mark.parametrize("method", ["models.load", "image.generate"])
+def test_a_cancel_while_a_large_model_is_hashed_is_answered_soon_and_starts_no_engine(hosts, tmp_path, method):
     folder = write_model(tmp_path / "big")
     with (folder / "transformer" / "zeros.txt").open("wb") as file:
-        file.truncate(512 << 20)
+        file.truncate(64 << 30)  # a hole: no room on the disk, and a minute or so to hash
     (tmp_path / "mine.json").write_text(json.dumps(entry_data("mine", source={"path": "big"})))
     host = hosts.spawn("--catalogue", str(tmp_path))
-    host.initialize(manifest=manifest(f"mine@{model_digest(folder)}"))
-    call = load(host, "mine")
+    granted = manifest(f"mine@sha256:{'0' * 64}")
+    host.initialize(manifest=granted, grants={"user-folder": str(host.folder)})
+    params = {"model": "mine"} if method == "models.load" else {"prompt": "a lake", "options": {"model": "mine"}}
+    call = host.start(method, params, stream=True)
     for message in call.messages():
         if message["phase"] == "loading":
             break
+    began = time.monotonic()
     call.cancel()
     assert error_of(call, 30).code == -32800
+    assert time.monotonic() - began < 1
+    assert engine(host)["pid"] is None
+
+
+def test_a_cancel_on_the_line_after_the_load_is_answered_and_starts_no_engine(hosts):
+    host = hosts.session()
+    asked = {"jsonrpc": "2.0", "id": "load", "method": "models.load", "params": {"model": "pocket"}}
+    cancel = {"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": "load"}}
+    host.send_raw(json.dumps(asked).encode() + b"\n" + json.dumps(cancel).encode())  # read in one go
+    answer = host.next_unmatched(10)
+    assert (answer["id"], answer["error"]["code"]) == ("load", -32800)
     assert engine(host)["pid"] is None
 
 

@@ -20,7 +20,7 @@ from locara_sidecar.daemon.calls import Call
 from locara_sidecar.daemon.model_specs import on_this_machine
 from locara_sidecar.daemon.progress import Progress, last_state, preview_image
 from locara_sidecar.daemon.source_images import EditFiles, SourceImages
-from locara_sidecar.daemon.turns import Shared, cancelled_error
+from locara_sidecar.daemon.turns import Shared, cancelled_error, stopping
 from locara_sidecar.engine import frames
 from locara_sidecar.models.catalogue import Entry
 
@@ -99,7 +99,7 @@ class Generation:
         await saver.open()
         try:
             files = None if order.sources is None else await order.sources.read()
-            digest = await self._shared.models.digest(order.call, order.entry.id)
+            digest = await self._shared.models.digest(order.call, order.entry.id, stopping(job))
             resolved = order.resolve(self._shared.models, job=job.id, digest=digest, files=files)
             if job.cancel_requested:
                 raise cancelled_error([])

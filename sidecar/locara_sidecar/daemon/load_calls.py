@@ -15,7 +15,7 @@ from locara_protocol.model_messages import LoadParams, LoadResult, ModelPhase, M
 from locara_sidecar.daemon.model_specs import model_spec, on_this_machine
 from locara_sidecar.daemon.open_calls import OpenCalls
 from locara_sidecar.daemon.preparing import weight_bytes
-from locara_sidecar.daemon.turns import cancelled_error
+from locara_sidecar.daemon.turns import cancelled_error, stopping
 from locara_sidecar.engine import frames
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class _Loading:
         if folder is None:  # the fake engine counts to what the catalogue says
             self._total = sum(2 * part.parameters for part in entry.components)  # as published
         self._tell("loading", 0.0)
-        digest = await self._shared.models.digest(self._call, entry.id)
+        digest = await self._shared.models.digest(self._call, entry.id, stopping(self._job))
         if self._job.cancel_requested:
             raise cancelled_error([])
         spec = frames.LoadSpec(

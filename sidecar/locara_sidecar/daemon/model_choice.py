@@ -143,11 +143,13 @@ class ModelChoice:
         self.check_engine(engine, entry)
         return entry, grant
 
-    async def digest(self, call: Call, model_id: str) -> str:
+    async def digest(self, call: Call, model_id: str, read: Callable[[int], object]) -> str:
         """The installed model's digest, held against the manifest's if that pins one; empty where it has no files.
 
         The gate was asked when the call came, but a large folder of the host's takes minutes to hash, and nobody was
         to wait for that.
+
+        :param read: told how many bytes were hashed, now and then, in another thread; what it raises ends the hashing.
 
         :raises RpcError: ModelIncomplete; CapabilityDenied for another model than the manifest pins.
         """
@@ -158,7 +160,7 @@ class ModelChoice:
         from locara_sidecar.models.digest import model_digest
 
         try:
-            digest = await anyio.to_thread.run_sync(model_digest, folder)
+            digest = await anyio.to_thread.run_sync(model_digest, folder, read)
         except OSError as error:
             raise RpcError("ModelIncomplete", f"A file of {model_id} cannot be read.", model=model_id) from error
         if pinned:

@@ -12,7 +12,7 @@ from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import ModelPhase, ModelProgress, PrepareParams, PrepareResult
 from locara_sidecar.daemon import engine_choice
 from locara_sidecar.daemon.model_specs import model_on_this_machine, model_spec
-from locara_sidecar.daemon.turns import cancelled_error
+from locara_sidecar.daemon.turns import cancelled_error, stopping
 
 if TYPE_CHECKING:
     from locara_sidecar.capability.authorize import Grant
@@ -75,7 +75,7 @@ class _Preparing:
         spec = model_spec(
             entry,
             folder=str(folder),
-            digest=await models.digest(self._call, entry.id),
+            digest=await models.digest(self._call, entry.id, stopping(self._job)),
             quantization=self._params.quantization,
             precision=self._params.precision,
         )
@@ -86,7 +86,7 @@ class _Preparing:
                 entry=entry,
                 model=model_on_this_machine(spec, held),
                 engine=models.engine,
-                digest=partial(model_digest, Path(folder)),
+                digest=partial(model_digest, Path(folder), stopping(self._job)),
                 run_work=partial(run_work, self._grant),
             )
             return await preparing.prepare(order, self._shared.engine, self._tell)

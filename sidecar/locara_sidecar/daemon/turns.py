@@ -149,6 +149,19 @@ class Turns:
         self._open.leave()
 
 
+def stopping(job: Job) -> Callable[[object], None]:
+    """For what works in a thread and tells how far it is: a callback that ends it once ``job`` has been cancelled.
+
+    The callback raises RequestCancelled.
+    """
+
+    def check(_: object) -> None:
+        if job.cancel_requested:
+            raise cancelled_error([])
+
+    return check
+
+
 def cancelled_error(images: list[Any]) -> RpcError:
     """The answer to a cancelled request; ``images`` are those that were finished before."""
     return RpcError("RequestCancelled", "The request was cancelled.", images=msgspec.to_builtins(images))
