@@ -46,6 +46,18 @@ def test_progress_never_falls_and_the_eta_comes_from_the_time_of_a_step():
     assert first_of_all.eta_ms == 3000 + 4000  # how long decoding takes is not known yet
 
 
+def test_loading_that_goes_on_after_encoding_is_seen_to_go_on():
+    progress = Progress("job-1", 1, 4, lambda: 0.0)
+    told = [progress.phase("loading", 1, fraction) for fraction in (0.0, 0.3)]
+    told.append(progress.phase("encoding", 1))
+    told += [progress.phase("loading", 1, fraction) for fraction in (0.3, 0.6, 1.0)]
+    told.append(progress.phase("denoising", 1))
+    values = [message.progress for message in told]
+    assert values[1] == values[2] == values[3] < values[4] < values[5] < values[6]
+    warm = Progress("job-2", 1, 4, lambda: 0.0)
+    assert warm.phase("encoding", 1).progress == values[5]  # nothing to load: that part is done
+
+
 def test_the_time_left_follows_steps_that_become_slower_and_passes_over_a_slow_first_one():
     now = 0.0
     progress = Progress("job-1", 1, 10, lambda: now)

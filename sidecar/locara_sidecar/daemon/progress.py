@@ -38,7 +38,7 @@ class Progress:
         self._image = 1
         self._step = 0
         self._progress = 0.0
-        self._denoise_started = self._started
+        self._loaded = 1.0
         self._first_step: float | None = None
         self._step_seconds: float | None = None
         self._step_done = self._started
@@ -61,7 +61,11 @@ class Progress:
         if phase == "decoding":
             self._tail_started = now
         self._phase = phase
-        share = {"queued": 0.0, "loading": 0.6 * _SETUP * fraction, "encoding": 0.6 * _SETUP}.get(phase)
+        if phase == "loading":
+            self._loaded = fraction
+        # encoding may come between two parts of the loading: what is loaded after it must still show
+        loaded = 0.6 * _SETUP * self._loaded
+        share = {"queued": 0.0, "loading": loaded, "encoding": loaded}.get(phase)
         if share is None or image > 1:
             within = {"decoding": _DENOISED, "saving": _DECODED}.get(phase, 0.0)
             share = self._overall(within)
