@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("locara.models")
 
 _MAX_LINE = 1 << 20
+_ENDING_SECONDS = 1.0
 _NEEDS: dict[str, Need] = {"download": "download", "import": "import", "verify": "model", "derive": "download"}
 # as for the engine: the working directory stays off sys.path, our own packages are found where we found them
 _BOOT = (
@@ -66,11 +67,23 @@ async def run_for_user(work: worker.Work, tell: Callable[[DownloadProgress], Non
         with contextlib.suppress(anyio.BrokenResourceError):
             await process.stdin.send(msgspec.json.encode(work) + b"\n")
         return await _listen(process, tell)
+    except anyio.get_cancelled_exc_class():
+        _kill(process)  # in the middle of its work
+        raise
     finally:
+        with anyio.CancelScope(shield=True):
+            # having told its last it ends by itself. To kill it then would take its exit status from under asyncio,
+            # which complains on stderr
+            with anyio.move_on_after(_ENDING_SECONDS):
+                await process.wait()
+            _kill(process)
+            await process.aclose()
+
+
+def _kill(process: anyio.abc.Process) -> None:
+    if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        with anyio.CancelScope(shield=True):
-            await process.aclose()
 
 
 async def _listen(process: anyio.abc.Process, tell: Callable[[DownloadProgress], None]) -> worker.Done:
