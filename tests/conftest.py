@@ -21,7 +21,7 @@ def hosts(tmp_path):
 
 @pytest.fixture(scope="session", autouse=True)
 def _ctrl_c_is_heard():
-    """A shell has its background jobs ignore SIGINT, and whatever they start; daemons and commands here must hear it."""
+    """A shell has its background jobs ignore SIGINT, and all that they start; what is started here must hear it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
