@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from locara_sidecar.engine import memory, model_folder
-from locara_sidecar.engine.torch_engine import quantization, weights
+from locara_sidecar.engine.torch_engine import bitsandbytes_layers, weights
 
 folder, dtype, bits = Path(sys.argv[1]), getattr(torch, sys.argv[2]), int(sys.argv[3])
 
@@ -38,7 +38,7 @@ with torch.device("meta"):
     net = Net()
 part = model_folder.Component(name="net", class_name="Net", config={}, files=[file], size=file.stat().st_size)
 progress = model_folder.Progress(part.size, lambda fraction: None, lambda: None)
-for cls in (quantization.Linear8, quantization.Linear4):  # what the first use of these takes is no weight
+for cls in (bitsandbytes_layers.Linear8, bitsandbytes_layers.Linear4):  # what the first use of these takes is no weight
     cls(torch.nn.Linear(64, 64), dtype).store(torch.randn(64, 64))
 bytearray(30 << 20)  # glibc learns from one that is freed to keep such ones in its heap
 before = memory.resident()

@@ -6,13 +6,16 @@ so :func:`import_libraries` does it piece by piece and lets a job be cancelled i
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
 import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
 _SWITCHES = {
     "HF_HUB_OFFLINE": "1",
@@ -49,19 +52,47 @@ def prepare(scratch: str) -> None:
     os.environ.update({name: str(Path(scratch) / folder) for name, folder in _CACHES.items()})
 
 
+@contextlib.contextmanager
+def _hidden(package: str) -> Generator[None]:
+    """Let nobody import ``package``: diffusers would, which takes long, for quantizers of its own that stay unused."""
+    already = sys.modules.get(package)
+    sys.modules[package] = cast("Any", None)
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+        if already is not None:
+            sys.modules[package] = already
+
+
+@contextlib.contextmanager
+def uncompiled() -> Generator[None]:
+    """What is imported in here keeps its functions as they are written, where it would have torch compile them."""
+    before = os.environ.get("TORCHDYNAMO_DISABLE")
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["TORCHDYNAMO_DISABLE"]
+        if before is not None:
+            os.environ["TORCHDYNAMO_DISABLE"] = before
+
+
 def import_libraries(checkpoint: Callable[[], None]) -> None:
     """Import what every family needs, calling ``checkpoint`` between the pieces, and silence it.
 
     Error level matters beyond looks: diffusers' warning about a truncated prompt holds the prompt.
     """
-    for name in _LIBRARIES:
+    with _hidden("bitsandbytes"):
+        for name in _LIBRARIES:
+            checkpoint()
+            importlib.import_module(name)
         checkpoint()
-        importlib.import_module(name)
-    checkpoint()
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises to fetch more kernels from the hub
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

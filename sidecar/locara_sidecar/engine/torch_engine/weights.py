@@ -59,7 +59,7 @@ def fill(
     """
     prefix = f"{getattr(module, 'base_model_prefix', '')}."
     precise: set[str] = set(getattr(module, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else set()
-    quantization.prepare(module, bits, dtype, precise)
+    quantization.prepare(module, bits, dtype, precise, device)
     owners: dict[str, nn.Module] = dict(cast("Any", module).named_modules())
     for key, tensor in _tensors(component, progress):
         path, _, name = key.rpartition(".")
