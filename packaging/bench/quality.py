@@ -4,25 +4,30 @@
 
 For the shipped model and the tiny models of the fixtures: the cosine between the finished latents (worst of all
 pictures), the PSNR of the pictures (of the mean squared error over all), and how much smaller the weights are. The tiny
-models are random: they show that an architecture works, and no more. ``packaging/bench/quantization.py`` has the MLX
-engine's, layer by layer.
+models are random: they show that an architecture works, and no more. Then the time that one of FLUX's layers takes in
+bfloat16, against the unquantized layer, turn by turn. ``packaging/bench/quantization.py`` has the MLX engine's figures,
+layer by layer.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import torch
 
 from bench.common import Row, show
 from locara_sidecar.engine import plan as plans
 from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 from locara_sidecar.engine.runtime import ImageEvent, StepEvent
+from locara_sidecar.engine.torch_engine.bitsandbytes_layers import Linear4, Linear8
 from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
 from locara_sidecar.models import catalogue
 
@@ -115,6 +120,28 @@ def cosine(wanted: Drawn, got: Drawn) -> float:
     return min(float((a @ b) / (a.norm() * b.norm())) for a, b in pairs)
 
 
+def seconds(layer: torch.nn.Module, x: torch.Tensor) -> float:
+    start = time.perf_counter()
+    layer(x)
+    return time.perf_counter() - start
+
+
+def layer_times(rounds: int = 9) -> list[Row]:
+    """One layer of FLUX's feed-forward part: one row, as in modulations, and those of pictures of 256 … 1024 pixels."""
+    plain = torch.nn.Linear(3072, 12288, dtype=torch.bfloat16).requires_grad_(requires_grad=False)
+    layers = {cls.__name__: cls(plain, torch.bfloat16) for cls in (Linear8, Linear4)}
+    for layer in layers.values():
+        layer.store(plain.weight)
+    found: list[Row] = []
+    for count in (1, 512, 2048, 4096):
+        x = torch.randn(count, 3072, dtype=torch.bfloat16)
+        turns = [[seconds(one, x) for one in (plain, *layers.values())] for _ in range(rounds + 1)][1:]
+        for place, name in enumerate(layers, 1):
+            ratio = statistics.median(turn[place] / turn[0] for turn in turns)
+            found.append(Row(f"{name} / unquantized, 3072 x 12288, {count} rows", ratio, "x", None))
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=16)
@@ -135,6 +162,8 @@ def main() -> int:
                 smaller = f"weights {kept[0] / kept[1]:.0%} of float32"
                 rows.append(Row(f"{name} {quantization}: cosine of the latents", cosine(exact, got), "", None, smaller))
                 rows.append(Row(f"{name} {quantization}: PSNR", psnr(exact, got), "dB", None))
+    with torch.inference_mode():
+        rows += layer_times()
     return show(rows)
 
 

@@ -48,6 +48,20 @@ def test_a_compiled_model_draws_stops_and_foretells_as_the_plain_one_does(tmp_pa
     assert run(runtime, spec).images[0].tobytes() == mine.images[0].tobytes()
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
+def test_layers_in_fewer_bits_are_compiled_with_their_block(tmp_path, run, job_for):
+    """This model has layers in 8 bits besides those in 4: rows without whole groups."""
+    spec = job_for(MODEL, quantization="4bit")
+    expected = run(TorchRuntime(str(tmp_path / "plain")), spec)
+    counters.clear()
+    runtime = TorchRuntime(str(tmp_path / "compiled"), compiled=True)
+    mine = run(runtime, spec)
+    kinds = {type(part).__name__ for part in runtime._opened.family.module("transformer").modules()}
+    assert {"Linear4", "Linear8"} <= kinds
+    assert not counters["graph_break"]
+    assert np.abs(np.asarray(mine.images[0], int) - np.asarray(expected.images[0], int)).max() <= 1
+
+
 @pytest.mark.parametrize("why", ["no compiler", "mps"])
 def test_where_nothing_can_be_compiled_the_log_tells_and_blocks_run_as_they_are(
     tmp_path, run, runtimes, job_for, monkeypatch, caplog, why

@@ -38,19 +38,21 @@ class Linear8(QuantizedLinear):
         self._keep(values=values, scales=(largest / 127).to(self.dtype))
 
     def dequantized(self) -> torch.Tensor:
-        return self.values.to(self.dtype) * self.scales[:, None]
+        return self.values.to(self.dtype).mul_(self.scales[:, None])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.to(self.dtype)
-        if x.device.type == "cpu" and x.numel() <= _FEW_ROWS.get(x.dtype, 0) * x.shape[-1]:
-            rows = x.reshape(-1, x.shape[-1])
-            y: torch.Tensor = cast("Any", torch)._weight_int8pack_mm(rows, self.values, self.scales)
+        inputs = x.shape[-1]
+        count = x.numel() // inputs
+        if x.device.type == "cpu" and count <= _FEW_ROWS.get(x.dtype, 0):
+            y: torch.Tensor = cast("Any", torch)._weight_int8pack_mm(x.reshape(-1, inputs), self.values, self.scales)
             y = y.view(*x.shape[:-1], -1)
-        elif self.dtype == torch.float16:  # integers times inputs would leave its range
-            y = functional.linear(x, self.dequantized())
-        else:  # scaling what comes out is cheaper than scaling the weight
-            y = functional.linear(x, self.values.to(self.dtype)) * self.scales
-        return y if self.bias is None else y + self.bias
+            return y if self.bias is None else y + self.bias
+        # scaled is what is smaller; in float16 the weight: integers times inputs would leave its range
+        if count > inputs // 2 or self.dtype == torch.float16:
+            return functional.linear(x, self.dequantized(), self.bias)
+        y = functional.linear(x, self.values.to(self.dtype))
+        return y * self.scales if self.bias is None else torch.addcmul(self.bias, y, self.scales)
 
 
 class Linear4(QuantizedLinear):

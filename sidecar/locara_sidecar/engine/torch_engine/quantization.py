@@ -11,7 +11,7 @@ What is before and after the blocks (embeddings, projections in and out), norms,
   processors takes a group that goes on from one row to the next for two.
 
 Why bitsandbytes and not torchao, tried with torch 2.13, one 3072 x 12288 layer in bfloat16 on two cores with AMX:
-torchao 0.18 has no 4 bits for a processor or for MPS, its 8 bits are as fast as these on 512 rows and ten times slower
+torchao 0.18 has no 4 bits for a processor or for MPS, its 8 bits are as fast as these on 512 rows and many times slower
 on one, and importing it takes 1.5 s and prints failures of its compiled parts. bitsandbytes 0.50 has both for every
 device that torch has here. Its import takes 0.7 s, so it waits for the first job that asks for fewer bits
 (``environment.py`` keeps diffusers from importing it). The layers are in ``bitsandbytes_layers.py``.
