@@ -65,7 +65,7 @@ bench-quantization: $(READY) ## measure what quantizing costs in accuracy, kind 
 bench-quality: $(READY) ## measure what 8 and 4 bits cost in quality on the torch engine
 	PYTHONPATH=packaging $(BIN)/python packaging/bench/quality.py
 
-bench-speed: $(READY) ## measure what step caching gains and costs on the torch engine (FLAGS="--pictures N --steps N")
+bench-speed: $(READY) ## measure what step caching gains and costs on the torch engine (FLAGS="--pictures N --steps N" or "--patterns")
 	PYTHONPATH=packaging $(BIN)/python packaging/bench/speed.py $(FLAGS)
 
 fullsize: $(READY) ## draw with MODEL (flux.1-schnell, sd3.5-medium, sd3.5-large) in full size, random weights; up to 35 GB of disk (FLAGS="--size N --folder DIR")

@@ -1,12 +1,15 @@
 """What step caching gains and costs on the torch engine: the same jobs at each speed, turn by turn, in float32.
 
-    python packaging/bench/speed.py [--pictures N] [--steps N] [--target-ms N]
+    python packaging/bench/speed.py [--pictures N] [--steps N] [--target-ms N] [--patterns]
 
 - pocket, which has real weights: how much faster denoising is, the PSNR against the exact pictures (of the mean
   squared error over all), and the share of pictures in which the judge finds all that the prompt said. Its prompts are
   of shape and colour pairs that it was never trained on. It is small: what is around its blocks weighs much.
 - a synthetic SD3 model with SD3.5 Medium's depth: how much faster; its weights are random, so quality means nothing.
 - the tiny FLUX fixture, random too: that the mechanism works there; only its computed steps mean anything.
+
+``--patterns`` does something else: the PSNR to exact of *pocket*'s pictures with other patterns of computed steps than
+those of the speeds, from which they were chosen.
 """
 
 from __future__ import annotations
@@ -26,11 +29,12 @@ from bench.common import ROOT, Row, show
 from bench.quality import FIXTURES, PROMPTS, Control, found, job_for
 from locara_sidecar.engine.runtime import ImageEvent, PhaseEvent, StepEvent
 from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
-from locara_sidecar.engine.torch_engine.step_cache import SPEEDS
+from locara_sidecar.engine.torch_engine.step_cache import SPEEDS, Pattern
 from locara_sidecar.models import catalogue
 from pocket_model.evaluate import held_out, measure
 
 _SPEEDS = ("exact", *SPEEDS)
+_PATTERNS = [Pattern(*pair) for pair in ((6, 2), (6, 3), (6, 4), (4, 4), (4, 5), (3, 3), (3, 4), (4, 6))]
 
 
 class Drawn(NamedTuple):
@@ -90,6 +94,34 @@ def at_each_speed(entry: catalogue.Entry, folder: Path, prompts: list[str], step
     return drawn
 
 
+def psnr(exact: Drawn, made: Drawn) -> float:
+    """dB, of the mean squared error over all pictures."""
+    pairs = zip(exact.pictures, made.pictures, strict=True)
+    error = np.mean([((a.astype(float) - b) ** 2).mean() for a, b in pairs])
+    return float(10 * np.log10(255**2 / error))
+
+
+def pattern_rows(entry: catalogue.Entry, folder: Path, prompts: list[str]) -> list[Row]:
+    """Every pattern in the place of ``fast``, at 28, 20 and 12 steps."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        timed = Timed(TorchRuntime(scratch))
+        timed.draw(msgspec.structs.replace(job_for(entry, folder), prompt=prompts[0]), Drawn([], [], []))  # loads
+        for steps in (28, 20, 12):
+            drawn = []
+            for pattern in (None, *_PATTERNS):
+                SPEEDS["fast"] = pattern or SPEEDS["fast"]
+                made = Drawn([], [], [])
+                job = msgspec.structs.replace(job_for(entry, folder), steps=steps, speed="fast" if pattern else "exact")
+                for seed, prompt in enumerate(prompts):
+                    timed.draw(msgspec.structs.replace(job, prompt=prompt, seed=seed), made)
+                drawn.append(made)
+            for pattern, made in zip(_PATTERNS, drawn[1:], strict=True):
+                name = f"{steps} steps, warmup {pattern.warmup}, interval {pattern.interval}: PSNR to exact"
+                rows.append(Row(name, psnr(drawn[0], made), "dB", None, f"{made.computed[0]} computed"))
+    return rows
+
+
 def rows_of(name: str, drawn: dict[str, Drawn], steps: int, *, quality: bool) -> list[Row]:
     exact, rows = drawn["exact"], []
     for speed in SPEEDS:
@@ -99,9 +131,7 @@ def rows_of(name: str, drawn: dict[str, Drawn], steps: int, *, quality: bool) ->
         rows.append(Row(f"{name} {speed}: steps computed of {steps}", computed, "", None))
         rows.append(Row(f"{name} {speed}: denoising, times faster", ratio, "x", None, f"{len(made.seconds)} pairs"))
         if quality:
-            pairs = zip(exact.pictures, made.pictures, strict=True)
-            error = np.mean([((a.astype(float) - b) ** 2).mean() for a, b in pairs])
-            rows.append(Row(f"{name} {speed}: PSNR to exact", float(10 * np.log10(255**2 / error)), "dB", None))
+            rows.append(Row(f"{name} {speed}: PSNR to exact", psnr(exact, made), "dB", None))
     return rows
 
 
@@ -110,10 +140,13 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=60, help="of pocket")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--target-ms", default="100", help="the least time of a step of the synthetic model")
+    parser.add_argument("--patterns", action="store_true", help="try other patterns of computed steps instead")
     options = parser.parse_args()
     known = catalogue.load(FIXTURES)
 
     captions = held_out(options.pictures)
+    if options.patterns:
+        return show(pattern_rows(*found(known, "pocket"), [caption.text for caption in captions]))
     drawn = at_each_speed(*found(known, "pocket"), [caption.text for caption in captions], options.steps)
     rows = rows_of("pocket", drawn, options.steps, quality=True)
     for speed, made in drawn.items():

@@ -54,15 +54,16 @@ def prepare(scratch: str) -> None:
 
 @contextlib.contextmanager
 def _hidden(package: str) -> Generator[None]:
-    """Let nobody import ``package``: diffusers would, which takes long, for quantizers of its own that stay unused."""
-    already = sys.modules.get(package)
+    """Let nobody import ``package``: diffusers would, which takes long, for quantizers of its own that stay unused.
+    It looks for the package as it is imported itself, so afterwards (outside of an engine) nothing is hidden."""
+    if package in sys.modules or "diffusers" in sys.modules:
+        yield
+        return
     sys.modules[package] = cast("Any", None)
     try:
         yield
     finally:
         del sys.modules[package]
-        if already is not None:
-            sys.modules[package] = already
 
 
 @contextlib.contextmanager

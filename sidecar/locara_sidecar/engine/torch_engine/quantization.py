@@ -28,8 +28,6 @@ from torch.nn import functional
 from locara_sidecar.engine.runtime import EngineFault
 from locara_sidecar.engine.torch_engine import environment
 
-BITS: dict[str, int] = {"none": 0, "8bit": 8, "4bit": 4}
-
 
 class QuantizedLinear(nn.Module):
     """Stands for an ``nn.Linear`` of ``shape`` (outputs, inputs). Its weight comes through :meth:`store`."""
@@ -96,6 +94,8 @@ def _layers(device: str) -> Any:
             tried = cls(nn.Linear(64, 64, bias=False), torch.float32)
             tried.store(torch.ones(64, 64, device=device))
             tried(torch.ones(2, 64, device=device))
+    except torch.OutOfMemoryError:
+        raise
     except (ImportError, RuntimeError, OSError) as error:
         reason = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not work on {device} here"
         message = f"8bit and 4bit need the package bitsandbytes, which {reason}; quantization none does without it"
