@@ -183,7 +183,8 @@ class StagedRuntime(WarmRuntime):
         opposed = family.classifier_free_guidance and spec.guidance > 1
         texts = {"prompt": spec.prompt} | ({"negative prompt": spec.negative_prompt} if opposed else {})
         keys = {what: EmbeddingKey(key, text, length) for what, text in texts.items()}
-        unknown = [known for known in dict.fromkeys(keys.values()) if known not in self._embeddings]
+        found = {known: self._embeddings.get(known) for known in keys.values() if known in self._embeddings}
+        unknown = [known for known in dict.fromkeys(keys.values()) if known not in found]
         encoders = family.encoders if unknown else frozenset[str]()
         rest = {family.denoiser, family.decoder}
         if plan.alone and family.missing(encoders):
@@ -194,13 +195,14 @@ class StagedRuntime(WarmRuntime):
             emit(PhaseEvent(phase="encoding", image=1))
         for known in unknown:
             control.checkpoint()
-            self._embeddings.put(known, family.encode(known.text, length))
+            found[known] = family.encode(known.text, length)
+            self._embeddings.put(known, found[known])
         if plan.encoders_leave:
             family.drop(family.encoders)
         loading.load(rest)
         readers = family.readers(length)
         lost = [truncation_warning(text, readers, what) for what, text in texts.items()]
-        embeddings = [self._embeddings.get(known) for known in keys.values()]
+        embeddings = [found[known] for known in keys.values()]
         return _Conditioning(
             embeddings[0],
             embeddings[1] if len(embeddings) > 1 else None,

@@ -63,3 +63,11 @@ def test_the_oldest_embedding_makes_room(runtime, run, spec):
     assert len(kept) == 16
     assert "a cat 0" not in kept
     assert kept[-1] == "a cat 19"
+
+
+def test_a_prompt_that_is_the_next_to_be_forgotten_is_there_for_its_own_job(runtime, run, spec):
+    """Its job also needs a negative prompt that nobody knows, which makes it forgotten."""
+    for number in range(16):
+        run(runtime, spec(prompt=f"a dog {number}", steps=1, guidance=1.0))
+    assert next(iter(runtime._embeddings._kept)).text == "a dog 0"
+    assert run(runtime, spec(prompt="a dog 0", negative_prompt="a cat that nobody has seen", steps=1)).images
