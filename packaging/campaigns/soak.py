@@ -1,10 +1,11 @@
 """``make campaign-soak``: one daemon with the embedded model at work for long, and what that leaves behind.
 
 A host keeps up to four calls going: pictures of all kinds, edits with and without a mask, cancels at any moment,
-nonsense, questions, loading and unloading. Between rounds, with nothing to do and the same model loaded, daemon and engine are
-looked at: resident memory, descriptors, child processes, files in the folder. Memory drifts by the median of the last
-third of the rounds against that of the third before; the first third is for warming up. The measure must find planted
-faults: a daemon that keeps what it answers, one that loses descriptors. Linux only (/proc).
+nonsense, questions, loading and unloading. Between rounds, with nothing to do and the same model loaded, daemon and
+engine are looked at: resident memory, descriptors, child processes, files in the folder. Memory drifts by the median of
+the last third of the rounds against that of the third before; the first third is for warming up, and the record of
+decisions, which keeps so many, is full from the beginning. The measure must find planted faults: a daemon that keeps
+what it answers, one that loses descriptors. Linux only (/proc).
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from PIL import Image
 
 from campaigns.report import Row, show
 from locara_protocol.client import RemoteError, Sidecar
+from locara_protocol.messages import MAX_AUDIT_ENTRIES
 
 if TYPE_CHECKING:
     from locara_protocol.client import Call
 
 _MAX_DRIFT = 0.01
 _AT_ONCE = 4
+_BATCH = 100  # denials at once
 _PATIENCE = 60.0  # seconds for any answer
 _WHERE = {"modalities": ["text-to-image", "image-to-image"], "models": ["pocket"]}
 PLANTS = {
@@ -81,6 +84,13 @@ class Soak:
         self._host.initialize(manifest=app, grants={"user-folder": str(folder)})
         self.answers: Counter[str] = Counter()
         self.wrong: list[str] = []
+        self._fill_the_record()
+
+    def _fill_the_record(self) -> None:
+        params = {"prompt": "a circle", "options": {"model": "sd3.5-medium"}}
+        for _ in range(MAX_AUDIT_ENTRIES // _BATCH + 1):
+            for call in [self._host.start("image.generate", params) for _ in range(_BATCH)]:
+                self._end("a denial", ("CapabilityDenied",), call)
 
     def round(self, calls: int) -> Look:
         """So many calls, then a look."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import datetime
 import itertools
+import sys
 import threading
 from typing import TYPE_CHECKING, Literal
 
@@ -42,9 +43,9 @@ class AuditLog:
                 seq=next(self._seq),
                 time=now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
                 capability=capability,
-                resource=shown(resource, _MAX_RESOURCE),
+                resource=sys.intern(shown(resource, _MAX_RESOURCE)),  # thousands of entries share them
                 decision=decision,
-                reason=reason,
+                reason=sys.intern(reason),
                 request_id=request_id,
             )
             self._entries.append(entry)
