@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 ENGINES ?= $(if $(filter Darwin-arm64,$(shell uname -s)-$(shell uname -m)),mlx,torch$(comma)mlx)
 PROMPT ?= a large yellow star in the center of a blue background
 
-.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-operations bench-pace bench-quantization bench-quality bench-speed fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-store planted-faults transcript clean
+.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-operations bench-pace bench-quantization bench-quality bench-speed fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-soak campaign-store planted-faults transcript clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -85,6 +85,9 @@ campaign-capability: $(READY) ## race, collide and misname a million saves, race
 
 campaign-daemon: $(READY) ## kill hosts and engines, hang, shout, stop reading (FLAGS="--hosts N --engines N --json N"); prints a report
 	$(BIN)/python packaging/campaigns/daemon.py $(FLAGS)
+
+campaign-soak: $(READY) ## keep one daemon at work and see that nothing is left behind (FLAGS="--minutes N --engine torch mlx"); prints a report
+	$(BIN)/python packaging/campaigns/soak.py $(FLAGS)
 
 campaign-store: $(READY) ## kill, cut the power of, corrupt and collect the model store (FLAGS="--kills N --cuts N --only PART"); prints a report
 	$(BIN)/python packaging/campaigns/store.py $(FLAGS)

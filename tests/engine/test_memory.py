@@ -54,3 +54,24 @@ def test_large_blocks_that_pass_leave_no_holes_between_those_that_stay():
 
     assert taken("apart") < 1.1
     assert taken("together") > 1.5
+
+
+HOLES = """
+from locara_sidecar.engine import memory
+
+before = memory.resident()
+blocks = [b"x" * 60_000 for _ in range(1000)]
+kept = blocks[::10]  # so that what is free is not at the heap's end
+del blocks
+with_holes = memory.resident() - before
+memory.give_back()
+print(with_holes >> 20, memory.resident() - before >> 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
+def test_what_is_free_within_the_heap_is_given_back():
+    told = subprocess.run([sys.executable, "-c", HOLES], check=True, capture_output=True, text=True).stdout
+    with_holes, without = map(int, told.split())
+    assert with_holes > 40
+    assert without < 12

@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import anyio.to_thread
 import msgspec
 
 from locara_protocol.errors import RpcError
 from locara_sidecar.daemon.jobs import Job, JobQueue
 from locara_sidecar.daemon.open_calls import OpenCalls
+from locara_sidecar.engine import memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,6 +135,8 @@ class Turns:
             self._finish(job, "failed", error)
         else:
             self._finish(job, "done", result)
+        if not self._queue.all():
+            await anyio.to_thread.run_sync(memory.give_back)
 
     def _finish(self, job: Job, state: JobState, outcome: Result | Exception) -> None:
         call, work = self._works.pop(job.id)

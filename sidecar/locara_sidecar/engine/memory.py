@@ -72,6 +72,18 @@ def large_blocks_apart() -> Generator[None]:
         glibc.mallopt(_M_TRIM_THRESHOLD, _TRIM)  # a threshold that was set no longer follows the other one
 
 
+def give_back() -> None:
+    """Have glibc return to the system what is free within its heap; takes a millisecond or two.
+
+    It does so by itself only at the heap's end. A daemon that had passed on 2,000 pictures with their previews held
+    43 MB, of which Python used 0.1 MB more than after the first ones; with this it stays at 36. Elsewhere it does
+    nothing.
+    """
+    glibc = _glibc()
+    if glibc is not None:
+        glibc.malloc_trim(0)
+
+
 def _glibc() -> ctypes.CDLL | None:
     """The C library, if it is glibc."""
     if sys.platform != "linux":
