@@ -75,9 +75,8 @@ def large_blocks_apart() -> Generator[None]:
 def give_back() -> None:
     """Have glibc return to the system what is free within its heap; takes a millisecond or two.
 
-    It does so by itself only at the heap's end. A daemon that had passed on 2,000 pictures with their previews held
-    43 MB, of which Python used 0.1 MB more than after the first ones; with this it stays at 36. Elsewhere it does
-    nothing.
+    It does so by itself only at the heap's end. It slows the growth of a daemon that passes on many pictures and does
+    not end it (``make campaign-soak``). Elsewhere it does nothing.
     """
     glibc = _glibc()
     if glibc is not None:
