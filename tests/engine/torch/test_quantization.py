@@ -20,14 +20,13 @@ from support.runtimes import make_runtime
 pytestmark = pytest.mark.torch
 
 LAYERS = {"8bit": Linear8, "4bit": Linear4}
-OFF = {Linear8: 0.01, Linear4: 0.11}
-"""Relative error of a layer's output, with normal weights."""
+OFF = {Linear8: 0.008, Linear4: 0.11}
+"""Relative error of a layer's output, with the uniform weights that torch gives it; NF4 is made for normal ones."""
 
 
 def pair(cls, dtype, inputs=256, outputs=96):
     torch.manual_seed(1)
     linear = nn.Linear(inputs, outputs).to(dtype).requires_grad_(requires_grad=False)
-    linear.weight.normal_(std=0.05)
     layer = cls(linear, dtype)
     layer.store(linear.weight)
     return linear, layer
