@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 ENGINES ?= $(if $(filter Darwin-arm64,$(shell uname -s)-$(shell uname -m)),mlx,torch$(comma)mlx)
 PROMPT ?= a large yellow star in the center of a blue background
 
-.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-operations bench-pace bench-quantization bench-quality bench-speed fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-soak campaign-store planted-faults transcript clean
+.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-layout bench-operations bench-pace bench-quantization bench-quality bench-speed fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-soak campaign-store planted-faults transcript clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -52,6 +52,9 @@ bench: $(READY) ## measure what the README promises; prints a table and JSON (FL
 
 bench-download: $(READY) ## our download against huggingface_hub's own, 2 GB over loopback (FLAGS="--bytes N --rounds N")
 	$(BIN)/python packaging/bench/throughput.py $(FLAGS)
+
+bench-layout: $(READY) ## measure what channels-last convolutions gain on the torch engine (FLAGS="--device cuda --size N")
+	PYTHONPATH=packaging $(BIN)/python packaging/bench/layout.py $(FLAGS)
 
 bench-operations: $(READY) ## count the work that the MLX engine gives to the device, against what each model needs
 	PYTHONPATH=packaging $(BIN)/python packaging/bench/operations.py

@@ -55,6 +55,7 @@ def driver(monkeypatch):
         made.append(Driver(broken))
         monkeypatch.setattr(ctypes, "CDLL", lambda name: made[-1])
         monkeypatch.setattr(gpu.metadata, "version", lambda _: version)
+        gpu._torch_has_no_cuda.cache_clear()
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if visible is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

@@ -6,6 +6,7 @@ Only for what ``models.list`` shows and leases promise; the engine asks its devi
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from importlib import metadata
 from typing import Any
@@ -46,6 +47,7 @@ def _find(nvml: Any, device: ctypes.c_void_p) -> int:
     return nvml.nvmlDeviceGetHandleByUUID(first.encode(), ctypes.byref(device))
 
 
+@functools.cache  # looking it up lists all that is installed
 def _torch_has_no_cuda() -> bool:
     """Whether torch is not there, or was built for processors alone."""
     try:

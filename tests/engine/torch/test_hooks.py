@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 
 from locara_sidecar.engine.runtime import JobCancelled
+from locara_sidecar.engine.torch_engine import devices
 from locara_sidecar.engine.torch_engine.hooks import Checkpoints
 
 pytestmark = pytest.mark.torch
@@ -32,3 +35,42 @@ def test_hooks_sit_on_list_members_and_convolutions_once_each(control):
         net(torch.zeros(1, 3, 4, 4))
     net(torch.zeros(1, 3, 4, 4))
     assert counter.counts == {None: 2}
+
+
+def test_on_an_accelerator_the_parts_of_a_transformer_block_have_no_hooks():
+    config = {
+        "sample_size": 8,
+        "block_out_channels": [32, 64],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    }
+    config |= {"up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"], "cross_attention_dim": 32}
+    unet = UNet2DConditionModel(**config, attention_head_dim=8)
+    Checkpoints("cuda").install(unet)
+    hooked = {path for path, module in unet.named_modules() if module._forward_pre_hooks}
+    blocks = {path for path, module in unet.named_modules() if isinstance(module, BasicTransformerBlock)}
+    convolutions = {path for path, module in unet.named_modules() if isinstance(module, nn.Conv2d)}
+    assert blocks | convolutions <= hooked
+    assert not [path for path in hooked if any(path.startswith(f"{block}.") for block in blocks)]
+
+
+@pytest.mark.parametrize(("device", "most"), [("cuda", 7), ("mps", 7), ("cpu", 100)])
+def test_python_runs_at_most_two_groups_of_blocks_ahead_of_the_device(monkeypatch, device, most):
+    """The device is a slow one: it has done nothing until it is waited for."""
+    ticks, done = 0, 0
+
+    class Event:
+        def record(self):
+            self.place = ticks
+
+        def synchronize(self):
+            nonlocal done
+            done = self.place
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.mps, "Event", Event, raising=False)
+    fence = devices.Fence(device)
+    ahead = 0
+    for ticks in range(1, 101):
+        fence.tick()
+        ahead = max(ahead, ticks - done)
+    assert ahead == most

@@ -90,7 +90,7 @@ class Fence:
     always has work queued, but never more than two groups of blocks. On the CPU it does nothing.
     """
 
-    def __init__(self, device: str, every: int = 8) -> None:
+    def __init__(self, device: str, every: int = 4) -> None:
         self._device = device
         self._every = every
         self._count = 0
