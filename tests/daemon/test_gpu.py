@@ -61,6 +61,7 @@ def driver(monkeypatch):
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
     yield install
+    gpu._torch_has_no_cuda.cache_clear()
     assert all(driver.open == 0 for driver in made)
 
 

@@ -311,11 +311,11 @@ def _end(processes, patience=4):
     One that has ended after its parent is listed until the system's first process collects it, which on some
     machines takes that two seconds: psutil's own wait would measure that.
     """
-    until_ = time.monotonic() + patience
+    deadline = time.monotonic() + patience
     while any(_lives(process) for process in processes):
-        if time.monotonic() > until_:
+        if time.monotonic() > deadline:
             return False
-        time.sleep(0.005)
+        time.sleep(0.005)  # nothing tells of another's child's end on every system; the bounds are seconds
     return True
 
 

@@ -18,13 +18,13 @@ from torch import nn
 
 from locara_sidecar.engine.torch_engine.devices import Fence
 
-_WITHIN_A_BLOCK = ("net", "to_out")  # the lists in diffusers' feed-forward and attention layers
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from locara_sidecar.engine.noise import NoiseStream
     from locara_sidecar.engine.runtime import Control
+
+_WITHIN_A_BLOCK = ("net", "to_out")  # the lists in diffusers' feed-forward and attention layers
 
 OnStep = Callable[[int, int, torch.Tensor], None]
 """step (from 1), steps that really run, x0 in float32."""
