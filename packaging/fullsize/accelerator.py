@@ -2,11 +2,12 @@
 
     python -m fullsize.accelerator [MODEL[:QUANTIZATION] …] [--size N] [--steps N] [--folder DIR] [--compile MODEL …]
 
-For each model the daemon draws three pictures: the first one loads, the second is timed, the third has previews. Then
-diffusers draws in a process of its own (``fullsize.plain``), which has loaded meanwhile, so there must be room for
-both; never do both compute at a time. Memory is a process's peak, main memory and the device's together. Weights are
-random (``models.py``), pictures nonsense. The next model is written while one is measured; a folder is deleted when its
-model has been. Prints a row a model, then one line of JSON.
+For each model the daemon draws four pictures: the first one loads, the second is timed, the last two have previews, and
+the last one, for which nothing has to be made ready any more, is timed. Then diffusers draws in a process of its own
+(``fullsize.plain``), which has loaded meanwhile, so there must be room for both; never do both compute at a time.
+Memory is a process's peak, main memory and the device's together. Weights are random (``models.py``), pictures
+nonsense. The next model is written while one is measured; a folder is deleted when its model has been. Prints a row a
+model, then one line of JSON.
 """
 
 from __future__ import annotations
@@ -31,14 +32,19 @@ from fullsize.run import plans_in
 from locara_protocol.client import RemoteError, Sidecar, SidecarGone
 
 GB = 1_000_000_000
-PROMPTS = ("a red circle on the blue square", "a green cat with a tree", "a black dog in the white square")
+PROMPTS = (
+    "a red circle on the blue square",
+    "a green cat with a tree",
+    "a black dog in the white square",
+    "a red cat on the green tree",
+)
 Figures = dict[str, Any]
 
 
 def ours(
     folder: Path, model: str, options: dict[str, Any], engine: str, other: subprocess.Popen[str] | None, *flags: str
 ) -> Figures:
-    """Three pictures through the daemon; ``other`` must be idle from the second one on.
+    """Four pictures through the daemon; ``other`` must be idle from the second one on.
 
     :param flags: of the daemon, too.
     """
@@ -55,14 +61,14 @@ def ours(
         with Sidecar(command, stderr=errors) as sidecar:
             app = manifest(known) | {"modalities": ["text-to-image", "image-text-to-image"]}
             sidecar.initialize(manifest=app, grants={"user-folder": str(out)})
-            for prompt, mode in zip(PROMPTS, ("off", "off", "auto"), strict=True):
+            for prompt, mode in zip(PROMPTS, ("off", "off", "auto", "auto"), strict=True):
                 job = options | {"model": known, "preview": {"mode": mode}}
                 if results and other is not None and other.stdout is not None:
                     other.stdout.readline()  # "loaded"
                     other = None
                 results.append(sidecar.call(method, {"prompt": prompt, "options": job} | params, timeout=600))
         plan = plans_in(errors)[0]
-    cold, warm, shown = (result["timings"] for result in results)
+    cold, warm, _, shown = (result["timings"] for result in results)
     steps = options["steps"]
     return {
         "device": results[0]["model"]["device"],

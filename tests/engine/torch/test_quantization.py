@@ -56,6 +56,21 @@ def test_few_rows_and_many_are_computed_alike(cls):
     assert relative(layer(x)[:100], layer(x[:100])) < 0.01
 
 
+@pytest.mark.parametrize("inputs", [8, 40, 63, 100])
+def test_rows_that_torchs_kernel_would_read_past_are_computed_without_it(inputs):
+    linear, layer = pair(Linear8, torch.bfloat16, inputs)
+    for rows in (1, 16):
+        x = torch.randn(rows, inputs).bfloat16()
+        assert relative(linear(x), layer(x)) < OFF[Linear8]
+
+
+@pytest.mark.parametrize("cls", LAYERS.values())
+def test_rows_that_lie_turned_in_memory_are_computed_as_others(cls):
+    linear, layer = pair(cls, torch.bfloat16)
+    x = torch.randn(1, 256, 16).bfloat16().transpose(1, 2)  # as a UNet turns a picture's pixels
+    assert relative(linear(x), layer(x)) < OFF[cls]
+
+
 def test_float16_stays_in_range_where_integers_would_leave_it():
     linear, layer = pair(Linear8, torch.float16, inputs=4096)
     x = torch.full((64, 4096), 8.0, dtype=torch.float16)
@@ -145,7 +160,7 @@ def test_only_a_job_in_fewer_bits_waits_for_the_library(tmp_path):
 import sys
 from locara_sidecar.engine.torch_engine import environment, quantization
 environment.prepare(sys.argv[1])
-environment.import_libraries(lambda: None)
+environment.import_libraries()
 import torch
 from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
 assert not [name for name in sys.modules if name.startswith("bitsandbytes")]

@@ -17,6 +17,8 @@ kernels: Any = bitsandbytes.functional
 GROUP = 64
 _FEW_ROWS = {torch.bfloat16: 16, torch.float32: 1}
 """Up to how many rows torch's kernel for int8 weights is the faster one, on the CPU."""
+_WHOLE = 16
+"""That kernel reads past rows that are no multiple of this (torch 2.13, bfloat16): wrong numbers, or a crash."""
 _PIECE = 1 << 20
 """Weights quantized to 4 bits at once: on a processor three times as fast as a whole layer, and next to no memory."""
 
@@ -44,8 +46,9 @@ class Linear8(QuantizedLinear):
         x = x.to(self.dtype)
         inputs = x.shape[-1]
         count = x.numel() // inputs
-        if x.device.type == "cpu" and count <= _FEW_ROWS.get(x.dtype, 0):
-            y: torch.Tensor = cast("Any", torch)._weight_int8pack_mm(x.reshape(-1, inputs), self.values, self.scales)
+        if x.device.type == "cpu" and count <= _FEW_ROWS.get(x.dtype, 0) and inputs % _WHOLE == 0:
+            rows = x.reshape(-1, inputs).contiguous()  # a UNet's are a picture's pixels, turned
+            y: torch.Tensor = cast("Any", torch)._weight_int8pack_mm(rows, self.values, self.scales)
             y = y.view(*x.shape[:-1], -1)
             return y if self.bias is None else y + self.bias
         # scaled is what is smaller; in float16 the weight: integers times inputs would leave its range

@@ -1,7 +1,6 @@
 """What the libraries are told before they are imported: no network, no progress bars, no advice, caches in scratch.
 
-Owned here: the environment variables and the verbosity of torch's friends. Importing them takes seconds,
-so :func:`import_libraries` does it piece by piece and lets a job be cancelled in between.
+Owned here: the environment variables and the verbosity of torch's friends.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
 _SWITCHES = {
     "HF_HUB_OFFLINE": "1",
@@ -79,16 +78,17 @@ def uncompiled() -> Generator[None]:
             os.environ["TORCHDYNAMO_DISABLE"] = before
 
 
-def import_libraries(checkpoint: Callable[[], None]) -> None:
-    """Import what every family needs, calling ``checkpoint`` between the pieces, and silence it.
+def import_libraries() -> None:
+    """Import what every family needs, and silence it.
+
+    That takes seconds in which nothing can stop it, so it is done before the engine is ready: a job that is cancelled
+    meanwhile has not reached the engine and is answered at once, and the next one finds everything imported.
 
     Error level matters beyond looks: diffusers' warning about a truncated prompt holds the prompt.
     """
     with _hidden("bitsandbytes"):
         for name in _LIBRARIES:
-            checkpoint()
             importlib.import_module(name)
-        checkpoint()
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

@@ -44,6 +44,7 @@ class TorchRuntime(StagedRuntime):
     def __init__(self, scratch: str, *, compiled: bool = False) -> None:
         super().__init__()
         environment.prepare(scratch)
+        environment.import_libraries()
         self.device = devices.choose_device()
         self.note = devices.unused_gpu(self.device)
         if self.note:
@@ -70,7 +71,6 @@ class TorchRuntime(StagedRuntime):
         return devices.machine_of(self.device, reserved)
 
     def _open_family(self, model: ModelSpec, key: Key, control: Control) -> Family:
-        environment.import_libraries(control.checkpoint)
         context = OpenContext(
             folder=Path(model.path),
             device=self.device,
