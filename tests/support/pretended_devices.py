@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from unittest.mock import MagicMock
 
 import bitsandbytes
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -36,15 +37,16 @@ def tensors(tree: Any) -> list[torch.Tensor]:
 
 class Played(TorchDispatchMode):
     """Within it the library's operations are those of ``device`` (cuda or mps), nothing native runs, a kernel gets no
-    address in another memory, and MPS, which has no float64, gets none.
+    address in another memory, and MPS, which has no float64, gets none. The doors are open.
 
-    :param monkeypatch: opens the doors, until the end of the test.
+    :param monkeypatch: for what concerns the library; until the end of the test.
     """
 
     def __init__(self, device: str, monkeypatch: Any) -> None:
         super().__init__()
         self.used: set[str] = set()
         self._device = device
+        self._doors = _Doors()
         self._found: dict[str, Any] = {}
         monkeypatch.setattr(bitsandbytes._ops, "register_kernel", self._collect)
         monkeypatch.setattr(bitsandbytes.cextension, "lib", MagicMock())
@@ -58,11 +60,14 @@ class Played(TorchDispatchMode):
                 spec.loader.exec_module(module)
             if part == "cuda":
                 module._gpu_dispatch_props = lambda index: (132, 9, 0)  # an H100's
-        monkeypatch.setattr(torch.Tensor, "to", _to)
-        monkeypatch.setattr(torch.Tensor, "contiguous", _contiguous)
-        monkeypatch.setattr(torch.Tensor, "__getitem__", _item)
-        monkeypatch.setattr(torch.Tensor, "__setitem__", _set_item)
-        monkeypatch.setattr(functional, "scaled_dot_product_attention", _attention)
+
+    def __enter__(self) -> Self:
+        self._doors.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._doors.__exit__(*error)
 
     def _collect(self, name: str, kind: str) -> Any:
         def keep(function: Any) -> Any:
@@ -83,6 +88,11 @@ class Played(TorchDispatchMode):
         return result
 
 
+class _Doors(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _DOORS.get(func, func)(*args, **kwargs or {})
+
+
 def _address_on(device: str) -> Any:
     def data_ptr(tensor: torch.Tensor) -> int:
         assert tensor.device.type == device, "a kernel gets an address in another memory"
@@ -91,11 +101,11 @@ def _address_on(device: str) -> Any:
     return data_ptr
 
 
-def _to(tensor: torch.Tensor, *args: Any, _own: Any = torch.Tensor.to, **kwargs: Any) -> torch.Tensor:
+def _to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     wanted = {name: value for name, value in kwargs.items() if name != "copy"}
     device, dtype, *_ = torch._C._nn._parse_to(*args, **wanted)
     if not isinstance(tensor, FakeTensor) or device is None or device.type == tensor.device.type:
-        return _own(tensor, *args, **kwargs)
+        return tensor.to(*args, **kwargs)
     return torch.ops.aten._to_copy(tensor, device=device, dtype=dtype or tensor.dtype)
 
 
@@ -103,22 +113,22 @@ def _contiguous(tensor: torch.Tensor, *, memory_format: Any = torch.contiguous_f
     return torch.ops.aten.clone(tensor, memory_format=memory_format)
 
 
-def _item(tensor: Any, index: Any, _own: Any = torch.Tensor.__getitem__) -> Any:
+def _item(tensor: Any, index: Any) -> Any:
     if not isinstance(tensor, FakeTensor) or tensor.device.type == "cpu":
-        return _own(tensor, index)
+        return tensor[index]
     places = [x.device.type for x in tensors(index)]
     assert all(place == tensor.device.type for place in places), places
     with unset_fake_temporarily():
         bare = tree_map_only(torch.Tensor, _without_contents, (tensor, index))
-        part = _own(*bare)
+        part = bare[0][bare[1]]
     return FakeTensor(tensor.fake_mode, part, tensor.device)
 
 
-def _set_item(tensor: Any, index: Any, value: Any, _own: Any = torch.Tensor.__setitem__) -> None:
+def _set_item(tensor: Any, index: Any, value: Any) -> None:
     if isinstance(tensor, FakeTensor):
-        torch.ops.aten.copy_(tensor[index], value)
+        torch.ops.aten.copy_(_item(tensor, index), value)
     else:
-        _own(tensor, index, value)
+        tensor[index] = value
 
 
 def _without_contents(tensor: torch.Tensor) -> torch.Tensor:
@@ -128,3 +138,13 @@ def _without_contents(tensor: torch.Tensor) -> torch.Tensor:
 def _attention(query: Any, key: Any, value: Any, attn_mask: Any = None, **_: Any) -> Any:
     scores = query @ key.transpose(-2, -1)
     return (scores if attn_mask is None else scores + attn_mask).softmax(-1).to(value.dtype) @ value
+
+
+_DOORS = {
+    torch.Tensor.to: _to,
+    torch.Tensor.contiguous: _contiguous,
+    torch.Tensor.__getitem__: _item,
+    torch.Tensor.__setitem__: _set_item,
+    functional.scaled_dot_product_attention: _attention,
+}
+"""Where a build of torch without the device stops, and what leads on."""

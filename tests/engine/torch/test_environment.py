@@ -1,0 +1,29 @@
+"""What the engine has done about its libraries before it says that it is ready."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.torch
+
+TESTS = Path(__file__).parents[2]
+
+
+def test_an_engine_that_is_ready_has_imported_what_takes_long(tmp_path):
+    """A cancel before it is ready is answered at once; later, nothing can stop an import."""
+    code = """
+import sys
+from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
+runtime = TorchRuntime(sys.argv[1])
+before = set(sys.modules)
+from support.runtimes import make_job, run_job
+assert run_job(runtime, make_job(steps=1)).images
+print(len(before), len(set(sys.modules) - before))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={"PYTHONPATH": str(TESTS)})
+    before, after = (int(count) for count in done.stdout.split())
+    assert before > 1000
+    assert after < before / 10  # the family's own modules, and the test's
