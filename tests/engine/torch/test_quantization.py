@@ -56,7 +56,7 @@ def test_few_rows_and_many_are_computed_alike(cls):
     assert relative(layer(x)[:100], layer(x[:100])) < 0.01
 
 
-@pytest.mark.parametrize("inputs", [8, 40, 63, 100])
+@pytest.mark.parametrize("inputs", [8, 40, 100])
 def test_rows_that_torchs_kernel_would_read_past_are_computed_without_it(inputs):
     linear, layer = pair(Linear8, torch.bfloat16, inputs)
     for rows in (1, 16):
