@@ -1,5 +1,6 @@
 """What the engine has done about its libraries before it says that it is ready."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,8 @@ assert run_job(runtime, make_job(steps=1)).images
 print(len(before), len(set(sys.modules) - before))
 """
     command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={"PYTHONPATH": str(TESTS)})
+    paths = os.pathsep.join([*os.environ.get("PYTHONPATH", "").split(os.pathsep), str(TESTS)])
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths})
     before, after = (int(count) for count in done.stdout.split())
     assert before > 1000
     assert after < before / 10  # the family's own modules, and the test's

@@ -28,9 +28,10 @@ _CHANNELS_LAST = {"cpu"}
 through in that form. float32 stays as diffusers has it, to the bit.
 
 Only what was measured to pay (``make bench-layout``): on processors with bfloat16 a decode takes 0.43 of the time (with
-AMX) or 0.78 (without) and 0.7 or 0.8 of the memory; a UNet, most of which is no convolution, gains nothing. Not CUDA: it has not been measured
-there, and torch's group normalization for CUDA, which stands before nearly every convolution here, answers in torch's
-own layout whatever it is given (pytorch issue 111824), so that each of them would convert its input again."""
+AMX) or 0.78 (without) and 0.7 or 0.8 of the memory; a UNet, most of which is no convolution, gains nothing. Not CUDA:
+it has not been measured there, and torch's group normalization for CUDA, which stands before nearly every convolution
+here, answers in torch's own layout whatever it is given (pytorch issue 111824), so that each of them would convert its
+input again."""
 
 
 def shell(cls: Any, component: model_folder.Component, dtype: torch.dtype) -> nn.Module:
