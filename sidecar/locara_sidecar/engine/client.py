@@ -68,7 +68,7 @@ class EngineClient:
     :param settings: switches for the engine itself (torch's ``compile``, the fake engine's faults).
     :param argv: the command that runs the worker; default: this interpreter.
     :param cancel_grace: seconds that the engine has to stop a cancelled job before it is killed.
-    :param start_timeout: seconds from spawning the process to its first answer (importing torch included).
+    :param start_timeout: seconds from spawning the process to its first answer (importing its libraries included).
     :param stuck_after: seconds of silence inside a job after which :meth:`status` calls the engine stuck.
     """
 

@@ -1,8 +1,9 @@
 """What can be known of CUDA and MPS without either: fewer bits with the library's own code for these devices.
 
-Its Python is run here in two ways. On the processor, with numbers: MPS has no other kernels than these. On a pretended
-device, where nothing native runs: every network of every family has all it computes with in the right place. What a
-kernel of CUDA computes stays unknown.
+Its Python is run here in two ways. On the processor, with numbers: MPS has no other kernels than these, unless somebody
+adds the package `kernels` and a connection to the hub. On a pretended device, where nothing
+native runs: every network of every family has all it computes with in the right place. What a kernel of CUDA computes
+stays unknown.
 """
 
 import msgspec
