@@ -5,11 +5,17 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+MEASURE := PYTHONPATH=tests:packaging $(BIN)/python
 # what auto takes on a Mac with Apple silicon, without torch; elsewhere the tests compare both (ENGINES=torch,mlx anywhere)
 ENGINES ?= $(if $(filter Darwin-arm64,$(shell uname -s)-$(shell uname -m)),mlx,torch$(comma)mlx)
+# worker processes of the tests; each takes up to 1.5 GB
+JOBS ?= 2
+TESTS := $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 PROMPT ?= a large yellow star in the center of a blue background
 
-.PHONY: help setup demo test lint types generated schemas fixtures check bench bench-layout bench-operations bench-pace bench-quantization bench-quality bench-speed fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-soak campaign-store planted-faults transcript clean
+NODE_READY := protocol/typescript/node_modules/.ready
+
+.PHONY: help setup demo test test-slow test-typescript lint types generated schemas fixtures check conformance bench bench-layout bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-soak campaign-store pictures planted-faults transcript clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -20,86 +26,117 @@ setup: $(READY) ## make .venv with everything in it
 $(READY): pyproject.toml packaging/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; set PYTHON=/path/to/python"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c packaging/constraints.txt -e '.[$(ENGINES),dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c packaging/constraints.txt uv
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c packaging/constraints.txt -e '.[$(ENGINES),dev]'
 	touch $@
 
 demo: $(READY) ## draw PROMPT with the embedded model, live in the terminal
-	@$(BIN)/locara-sidecar demo "$(PROMPT)"
+	@$(BIN)/locara-sidecar demo '$(subst ','\'',$(value PROMPT))'
 
-test: $(READY) ## run the tests
-	$(BIN)/python -m pytest -q
+test: $(READY) ## run the quick tests
+	$(TESTS) -m 'not slow'
 
-lint: $(READY) ## ruff
+test-slow: $(READY) ## run the tests that are marked slow
+	$(TESTS) -m slow
+
+test-typescript: $(READY) $(NODE_READY) ## types, lint and tests of the TypeScript package, other clients, OpenRPC; needs Node 20 and npm
+	cd protocol/typescript && LOCARA_SIDECAR=$(abspath $(BIN))/locara-sidecar npm run --silent check
+
+# npm keeps what it downloads in its own cache outside the tree
+$(NODE_READY): protocol/typescript/package.json protocol/typescript/package-lock.json
+	@command -v node >/dev/null && command -v npm >/dev/null || { echo "Node 20 or later with npm is needed for the TypeScript package (Debian: apt-get install nodejs npm); the rest works without"; exit 1; }
+	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || { echo "Node 20 or later is needed for the TypeScript package; this is $$(node --version)"; exit 1; }
+	cd protocol/typescript && npm ci --prefer-offline
+	touch $@
+
+lint: $(READY) ## ruff, and which package may import which
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 
 types: $(READY) ## pyright
 	$(BIN)/pyright
 
 generated: $(READY) ## fail when a generated file is stale
 	$(BIN)/python -m locara_protocol.generate --check
+	$(BIN)/python -m locara_conformance.clauses --check
 	$(BIN)/python fixtures/make_models.py --check
+	$(BIN)/python fixtures/make_published.py --check
 
-schemas: $(READY) ## write the OpenRPC document and the JSON Schemas anew
+schemas: $(READY) ## write the OpenRPC document, the JSON Schemas and the list of clauses anew
 	$(BIN)/python -m locara_protocol.generate
+	$(BIN)/python -m locara_conformance.clauses
 
-fixtures: $(READY) ## write the tiny models anew
+fixtures: $(READY) ## write the tiny models anew; once about 500 MB of older libraries, which wrote the published ones
 	$(BIN)/python fixtures/make_models.py
+	$(BIN)/python fixtures/make_published.py
 
-check: lint types generated test ## all that CI runs
+check: lint types generated test-typescript test test-slow ## all that CI runs
 
-bench: $(READY) ## measure what the README promises; prints a table and JSON (FLAGS=--write puts it into README.md)
-	$(BIN)/python packaging/bench/run.py $(FLAGS)
+conformance: $(READY) ## test the daemon from outside, clause by clause (FLAGS="--only GROUP --html FILE")
+	$(BIN)/locara-conformance $(FLAGS) -- $(BIN)/locara-sidecar serve --engine fake
+
+bench: $(READY) ## measure what is promised; prints a table and JSON (FLAGS=--write puts it into tests/MEASURED.md)
+	$(MEASURE) tests/bench/run.py $(FLAGS)
 
 bench-download: $(READY) ## our download against huggingface_hub's own, 2 GB over loopback (FLAGS="--bytes N --rounds N")
-	$(BIN)/python packaging/bench/throughput.py $(FLAGS)
+	$(MEASURE) tests/bench/throughput.py $(FLAGS)
 
 bench-layout: $(READY) ## measure what channels-last convolutions gain on the torch engine (FLAGS="--device cuda --size N")
-	PYTHONPATH=packaging $(BIN)/python packaging/bench/layout.py $(FLAGS)
+	$(MEASURE) tests/bench/layout.py $(FLAGS)
 
 bench-operations: $(READY) ## count the work that the MLX engine gives to the device, against what each model needs
-	PYTHONPATH=packaging $(BIN)/python packaging/bench/operations.py
+	$(MEASURE) tests/bench/operations.py
 
 bench-pace: $(READY) ## measure what it costs the MLX engine to be able to stop inside a step (FLAGS="--seconds N")
-	PYTHONPATH=packaging $(BIN)/python packaging/bench/pace.py $(FLAGS)
+	$(MEASURE) tests/bench/pace.py $(FLAGS)
 
 bench-quantization: $(READY) ## measure what quantizing costs in accuracy, kind of layer by kind of layer
-	PYTHONPATH=packaging $(BIN)/python packaging/bench/quantization.py
+	$(MEASURE) tests/bench/quantization.py
 
 bench-quality: $(READY) ## measure what 8 and 4 bits cost in quality on the torch engine
-	PYTHONPATH=packaging $(BIN)/python packaging/bench/quality.py
+	$(MEASURE) tests/bench/quality.py
 
 bench-speed: $(READY) ## measure what step caching gains and costs on the torch engine (FLAGS="--pictures N --steps N" or "--patterns")
-	PYTHONPATH=packaging $(BIN)/python packaging/bench/speed.py $(FLAGS)
+	$(MEASURE) tests/bench/speed.py $(FLAGS)
+
+bench-waiting: $(READY) ## measure what ways of waiting cost OpenMP's threads, on a quiet and on a busy machine (FLAGS="--rounds N --steps N")
+	$(MEASURE) tests/bench/waiting.py $(FLAGS)
 
 fullsize: $(READY) ## draw with MODEL (flux.1-schnell, sd3.5-medium, sd3.5-large) in full size, random weights; up to 35 GB of disk (FLAGS="--size N --folder DIR")
-	PYTHONPATH=packaging $(BIN)/python -m fullsize.run $(or $(MODEL),sd3.5-medium) $(FLAGS)
+	$(MEASURE) -m fullsize.run $(or $(MODEL),sd3.5-medium) $(FLAGS)
 
 fullsize-accelerator: $(READY) ## draw with all models in full size on a CUDA device, beside diffusers; random weights; up to 60 GB (FLAGS="MODEL[:QUANTIZATION] … --steps N")
-	PYTHONPATH=packaging $(BIN)/python -m fullsize.accelerator $(FLAGS)
+	$(MEASURE) -m fullsize.accelerator $(FLAGS)
 
 fullsize-mlx: $(READY) ## quantize full-size synthetic transformers while reading them; prints peaks (FLAGS="--only flux --folder DIR")
-	PYTHONPATH=packaging $(BIN)/python -m fullsize.mlx $(FLAGS)
+	$(MEASURE) -m fullsize.mlx $(FLAGS)
 
 fullsize-prepared: $(READY) ## load a synthetic MODEL quantized while it is read, prepare it, load it again; up to 45 GB of disk (FLAGS="--cold --folder DIR")
-	PYTHONPATH=packaging $(BIN)/python -m fullsize.prepared $(or $(MODEL),sd3.5-medium) $(FLAGS)
+	$(MEASURE) -m fullsize.prepared $(or $(MODEL),sd3.5-medium) $(FLAGS)
 
 campaign-capability: $(READY) ## race, collide and misname a million saves, race a million reads (FLAGS="--saves N --reads N --collisions N"); prints a report
-	$(BIN)/python packaging/campaigns/capability.py $(FLAGS)
+	$(MEASURE) tests/campaigns/capability.py $(FLAGS)
 
 campaign-daemon: $(READY) ## kill hosts and engines, hang, shout, stop reading (FLAGS="--hosts N --engines N --json N"); prints a report
-	$(BIN)/python packaging/campaigns/daemon.py $(FLAGS)
+	$(MEASURE) tests/campaigns/daemon.py $(FLAGS)
 
 campaign-soak: $(READY) ## keep one daemon at work and see that nothing is left behind (FLAGS="--minutes N --engine torch mlx"); prints a report
-	$(BIN)/python packaging/campaigns/soak.py $(FLAGS)
+	$(MEASURE) tests/campaigns/soak.py $(FLAGS)
 
 campaign-store: $(READY) ## kill, cut the power of, corrupt and collect the model store (FLAGS="--kills N --cuts N --only PART"); prints a report
-	$(BIN)/python packaging/campaigns/store.py $(FLAGS)
+	$(MEASURE) tests/campaigns/store.py $(FLAGS)
 
-planted-faults: $(READY) ## break each promise once in a copy and see the tests fail (FLAGS="AREA … --only TEXT"); about half an hour
-	$(BIN)/python packaging/faults/run.py $(FLAGS)
+planted-faults: $(READY) ## break each promise once in a copy and see the tests fail (FLAGS="AREA … --only TEXT --since COMMIT"); about half an hour
+	$(MEASURE) tests/faults/run.py $(FLAGS)
 
-transcript: $(READY) ## record a real exchange into protocol/README.md
-	$(BIN)/python packaging/transcript.py
+pictures: $(READY) ## draw the pictures of README.md anew
+	$(BIN)/python tests/record_pictures.py
+
+transcript: $(READY) ## record a real exchange into protocol/README.md, and the examples of the OpenRPC document
+	$(BIN)/python tests/record_transcript.py
+	$(MEASURE) tests/record_examples.py
+	$(BIN)/python -m locara_protocol.generate
 
 clean: ## remove .venv and what tools leave behind
 	rm -rf $(VENV) .ruff_cache .pytest_cache .hypothesis build dist out
+	rm -rf protocol/typescript/node_modules protocol/typescript/dist protocol/typescript/build

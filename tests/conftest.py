@@ -1,14 +1,38 @@
-"""What every test shares: a way to spawn the real daemon as a host would."""
+"""What every test shares: a way to spawn the real daemon as a host would, and the marks ``slow`` and ``alone``."""
 
 from __future__ import annotations
 
+import os
 import signal
 from types import SimpleNamespace
 
 import pytest
 
-from locara_sidecar.engine import process
+from locara_sidecar.daemon.engine_host.transport import process
 from support.host import Hosts
+from support.one_at_a_time import Turnstile
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests share the processor with others; before torch is imported
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the cases that ``quick_cases`` does not name as slow, before ``-m`` looks."""
+    for item in items:
+        quick = item.get_closest_marker("quick_cases")
+        case = getattr(item, "callspec", None)
+        if quick and case and not any(word in case.id for word in quick.args):
+            item.add_marker("slow")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    """With several workers, nothing else runs while a test that is marked ``alone`` does."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    shared = item.config._tmp_path_factory.getbasetemp().parent  # that of all workers
+    with Turnstile(shared).held(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture

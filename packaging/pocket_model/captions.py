@@ -112,6 +112,13 @@ class Caption:
     held_out: bool = False
 
 
+def known_words() -> list[str]:
+    """Every word that says something to the model: of shapes, colours, sizes and places."""
+    groups = [*SHAPE_WORDS.values(), *COLOUR_WORDS.values(), *SIZE_WORDS.values(), *_SPOTS.values()]
+    words = {word for group in groups for phrase in group for word in re.findall(r"[a-z]+", phrase)}
+    return sorted(words - {"five", "jet", "love", "mid", "pointed", "side", "sign", "sized"})
+
+
 FULL = Asked("yes", "yes", "yes", "yes")
 NOTHING = Caption("", None, ())
 

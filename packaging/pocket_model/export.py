@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+from pocket_model.captions import known_words
 from pocket_model.tokenizer import save_tokenizer
 from pocket_model.train_autoencoder import build_autoencoder, scene_pictures, to_tensor
 from pocket_model.train_model import TIMESTEPS, build_transformer
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 SHIFT = 1.0
-_LIBRARIES = {
+EXAMPLES = ["a large yellow star in the center of a blue background", "a small red heart, top left, white background"]
+LIBRARIES = {
     "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
     "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
     "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
@@ -91,7 +93,7 @@ def main() -> None:
         config = json.loads(file.read_text())
         config.pop("_name_or_path", None)
         file.write_text(json.dumps(config, indent=2) + "\n")
-    index = {"_class_name": "StableDiffusion3Pipeline", "_diffusers_version": "0.42.1", **_LIBRARIES}
+    index = {"_class_name": "StableDiffusion3Pipeline", "_diffusers_version": "0.42.1", **LIBRARIES}
     (new / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     preview = {
         "format": "locara-linear-preview/1",
@@ -100,6 +102,8 @@ def main() -> None:
         "bias": [round(v, 6) for v in bias.tolist()],
     }
     (new / "linear_preview.json").write_text(json.dumps(preview, indent=1) + "\n")
+    known = {"format": "locara-word-list/1", "words": known_words(), "examples": EXAMPLES}
+    (new / "word_list.json").write_text(json.dumps(known, indent=1) + "\n")
     card = options.to / "MODEL_CARD.md"
     if card.exists():
         shutil.copy(card, new)

@@ -6,7 +6,7 @@ What a line means is the matter of :mod:`locara_protocol.jsonrpc`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from locara_protocol.records import Record
 
 DEFAULT_MAX_LINE_BYTES = 16 * 1024 * 1024
 """The longest message accepted by default, in bytes, its line ending not counted."""
@@ -15,8 +15,7 @@ _LF = 0x0A
 _CR = 0x0D
 
 
-@dataclass(frozen=True, slots=True)
-class LineTooLong:
+class LineTooLong(Record, frozen=True):
     """Stands in the output where a line would have stood that was longer than ``max_line_bytes``."""
 
     max_line_bytes: int

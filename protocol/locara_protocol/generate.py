@@ -1,7 +1,7 @@
 """``python -m locara_protocol.generate``: writes the committed schema files, or with ``--check`` compares them.
 
-Owned here: the folder ``protocol/schema/v1`` beside this package. The bytes depend on the tables
-and the message types only, so that regenerating without a change changes nothing.
+Owned here: the folder ``protocol/schema/v1`` beside this package, and the two modules here that type the clients. The
+bytes depend on the tables and the message types only, so that regenerating without a change changes nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from locara_protocol import PROTOCOL_VERSION, openrpc, schemas
+from locara_protocol import PROTOCOL_VERSION, openrpc, schemas, typing_source
 
 DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "schema" / f"v{PROTOCOL_VERSION}"
 
@@ -43,6 +43,18 @@ def write(folder: Path) -> list[str]:
     return changed
 
 
+def modules(*, write_them: bool, folder: Path = Path(__file__).parent) -> list[str]:
+    """The names of the generated modules that differ; with ``write_them`` they are written."""
+    changed: list[str] = []
+    for name, source in typing_source.files().items():
+        file = folder / name
+        if not file.exists() or file.read_bytes() != source:
+            changed.append(name)
+            if write_them:
+                file.write_bytes(source)
+    return changed
+
+
 def main(arguments: list[str] | None = None) -> int:
     """:returns: 0, or 1 if ``--check`` found a stale file."""
     parser = argparse.ArgumentParser(prog="python -m locara_protocol.generate", description="The schema files.")
@@ -50,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="where the files are")
     options = parser.parse_args(arguments)
     changed = stale(options.folder) if options.check else write(options.folder)
+    changed += modules(write_them=not options.check)
     for name in changed:
         sys.stderr.write(f"{'stale' if options.check else 'wrote'}: {name}\n")
     return 1 if options.check and changed else 0

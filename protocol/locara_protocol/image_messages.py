@@ -1,6 +1,4 @@
-"""The typed messages of ``image.*`` and ``jobs.list``; what holds for all messages is said in
-:mod:`locara_protocol.messages`.
-"""
+"""The typed messages of ``image.*``; what holds for all messages is said in :mod:`locara_protocol.messages`."""
 
 from __future__ import annotations
 
@@ -8,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from locara_protocol.messages import U32_MAX, ChannelId, Params, Result
+from locara_protocol.host_messages import FileHandle
+from locara_protocol.messages import U32_MAX, ChannelId, EngineName, Params, Result
 
 MAX_PROMPT_BYTES = 16 * 1024
 MAX_STEPS = 200
@@ -17,7 +16,6 @@ MAX_PREVIEW_BYTES = 40 * 1024
 
 ImageMime = Literal["image/png", "image/jpeg", "image/webp"]
 Phase = Literal["queued", "loading", "encoding", "denoising", "decoding", "saving"]
-JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 PreviewDecoder = Literal["linear", "tiny", "full"]
 
 
@@ -30,7 +28,10 @@ class PreviewOptions(Params, frozen=True):
 
 
 class OutputOptions(Params, frozen=True):
+    """``handle``: of a file that was picked to be written, in place of ``root``, ``path`` and ``on_conflict``."""
+
     mode: Literal["save", "inline", "both"] | None = None
+    handle: FileHandle | None = None
     root: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     path: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
     on_conflict: Literal["rename", "error", "overwrite"] | None = None
@@ -53,7 +54,7 @@ class GenerateOptions(Params, frozen=True):
     quantization: Literal["auto", "none", "8bit", "4bit"] | None = None
     precision: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     tiling: Literal["auto", "on", "off"] | None = None
-    engine: Literal["auto", "mlx", "torch"] | None = None
+    engine: EngineName | None = None
     preview: PreviewOptions | None = None
     output: OutputOptions | None = None
 
@@ -65,17 +66,18 @@ class GenerateParams(Params, frozen=True):
 
 
 class ImageInput(Params, frozen=True):
-    """An image that the host names in a granted root, or sends: exactly one of the two forms, whole."""
+    """An image that the host names in a granted root, picked, or sends: exactly one of the three forms, whole."""
 
     root: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     path: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    handle: FileHandle | None = None
     data: Annotated[bytes, Meta(description="base64 with its padding and without line breaks")] | None = None
     mime_type: ImageMime | None = None
 
 
 def _one_form_of(*others: dict[str, Any]) -> Meta:
-    """Says in the schema that an :class:`ImageInput` has one of its two forms, or is one of ``others``."""
-    forms = (("root", "path"), ("data", "mimeType"))
+    """Says in the schema that an :class:`ImageInput` has one of its three forms, or is one of ``others``."""
+    forms = (("root", "path"), ("handle",), ("data", "mimeType"))
     names = [name for form in forms for name in form]
     shapes = [
         {
@@ -127,7 +129,8 @@ class DiffusionStep(Result, frozen=True):
 
 
 class ImageResult(Result, frozen=True):
-    """One finished image. ``path`` is absolute; ``data`` (base64) only with output mode inline or both."""
+    """One finished image. ``path`` is absolute; ``handle`` in its place for a picked file; ``data`` (base64) only with
+    output mode inline or both."""
 
     mime_type: ImageMime
     width: int
@@ -138,6 +141,7 @@ class ImageResult(Result, frozen=True):
     path: str | UnsetType = UNSET
     root: str | UnsetType = UNSET
     relative_path: str | UnsetType = UNSET
+    handle: str | UnsetType = UNSET
     data: str | UnsetType = UNSET
 
 
@@ -190,17 +194,3 @@ class CancelJobResult(Result, frozen=True):
     """``cancelled``: whether a queued or running job of that id was told to stop."""
 
     cancelled: bool
-
-
-class JobInfo(Result, frozen=True):
-    job_id: str
-    method: str
-    state: JobState
-    request_id: int | str
-    channel: int | UnsetType = UNSET
-    model: str | UnsetType = UNSET
-    last: DiffusionStep | UnsetType = UNSET
-
-
-class JobsListResult(Result, frozen=True):
-    jobs: list[JobInfo]

@@ -9,7 +9,6 @@ large line never becomes a forest of Python objects before anyone knows what it 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -17,6 +16,7 @@ from msgspec import Raw
 
 from locara_protocol.errors import RpcError
 from locara_protocol.params import channel_of, decode_params, parse_channel
+from locara_protocol.records import Record
 from locara_protocol.scan import exceeds_depth, first_byte, is_utf8
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ MAX_SAFE_INTEGER = 2**53 - 1
 """The largest integer that every JSON implementation keeps exactly; ids lie within ± this."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Record, frozen=True):
     """A call that will be answered. ``params`` is raw JSON: an object (``{}`` if absent) or, wrongly, an array."""
 
     id: int | str
@@ -62,23 +61,20 @@ class Request:
     params: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Notification:
+class Notification(Record, frozen=True):
     """A message without an id: never answered. ``params`` as in :class:`Request`."""
 
     method: str
     params: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class StrayResponse:
+class StrayResponse(Record, frozen=True):
     """A response object; the sidecar calls nobody, so it is ignored (and logged). ``id`` if it is a valid one."""
 
     id: int | str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Invalid:
+class Invalid(Record, frozen=True):
     """Something that is no message: answer it with ``encode_error(id, error)``."""
 
     id: int | str | None
@@ -88,8 +84,7 @@ class Invalid:
 Entry = Request | Notification | StrayResponse | Invalid
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Record, frozen=True):
     """One or more entries that are answered together, by one array."""
 
     entries: list[Entry]
@@ -224,6 +219,11 @@ def _read_id(raw: Raw) -> int | str | None:
 # --- encoding --------------------------------------------------------------------------------
 
 
+def encode(value: Any) -> Raw:
+    """A value as JSON, to be a result more than once."""
+    return Raw(_encode(value))
+
+
 def encode_result(request_id: int | str, result: Any) -> bytes:
     """A successful response, without line ending. ``result`` is a struct, a dict, or a Raw JSON object."""
     return _encode({"jsonrpc": "2.0", "id": request_id, "result": result})
@@ -244,7 +244,7 @@ def encode_batch(responses: Sequence[bytes]) -> bytes:
     return b"[" + b",".join(responses) + b"]"
 
 
-def _encode(message: dict[str, Any]) -> bytes:
+def _encode(message: Any) -> bytes:
     """UTF-8 JSON without raw line breaks, also for strings that are not Unicode and for Raw parts with breaks."""
     try:
         encoded = _encoder.encode(message)

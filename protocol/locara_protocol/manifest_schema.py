@@ -1,25 +1,25 @@
 """The JSON Schema of ``locara.json``, from the names and patterns that :mod:`locara_protocol.manifest` reads it by.
 
-For editors and build tools: what it accepts is what :func:`~locara_protocol.manifest.parse` accepts.
+For editors and build tools: what it accepts is what :func:`~locara_protocol.manifest.parse` accepts, but for names that
+look like misspelt ones. No schema can say that, so it takes them for the unknown members that a manifest may have.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from typing import Any
 
 from locara_protocol import manifest
-
-if TYPE_CHECKING:
-    import re
 
 
 def schema() -> dict[str, Any]:
     """The schema's members, without its dialect."""
     label = {"type": "string", "pattern": _whole(manifest.LABEL)}
+    modality = {"type": "string", "minLength": 1, "maxLength": manifest.MAX_MODALITY}
     top: dict[str, Any] = {
         "schema": {"const": manifest.SCHEMA},
         **dict.fromkeys(("name", "publisher", "version"), label),
-        "modalities": _nullable(_list({"type": "string", "pattern": _whole(manifest.MODALITY)})),
+        "modalities": _nullable(_list(modality)),
         "capabilities": _nullable(_capabilities()),
         **{name: {} for name in manifest.CARRIED},
     }
@@ -28,28 +28,38 @@ def schema() -> dict[str, Any]:
 
 def _capabilities() -> dict[str, Any]:
     pinned = f"^(?:{manifest.MODEL_ID.pattern})(?:@{manifest.PINNED.pattern})?$(?!\\n)"
-    entry: dict[str, Any] = {"id": {"type": "string", "pattern": pinned}, "reason": {}, "required": {}}
+    model: dict[str, Any] = {"type": "string", "pattern": pinned}
+    digest = _nullable({"type": "string", "pattern": _whole(manifest.PINNED)})
+    entry = _object({"id": model, "digest": digest, "reason": {}, "required": {}}, required=("id",))
     access = _nullable({"enum": [*manifest.ACCESS, False]})
+    remark = "|".join(re.escape(start) for start in manifest.REMARKS)
     paths: dict[str, Any] = {
         "type": "object",
-        "propertyNames": {"pattern": _whole(manifest.PATH_NAME)},
-        "additionalProperties": access,
+        "propertyNames": {"pattern": f"{_whole(manifest.PATH_NAME)}|^(?:{remark})"},
+        "patternProperties": {_whole(manifest.PATH_NAME): access},
     }
-    folders = _object({"user-folder": access, "app-data": access, "user-paths": _nullable(paths)})
+    folders = _object(
+        {
+            "user-folder": access,
+            "app-data": access,
+            "user-paths": _nullable(paths),
+            manifest.USER_SELECTED: _nullable({"enum": [*manifest.SELECTED, False]}),
+        }
+    )
     host = {"type": "string", "minLength": 1, "maxLength": 253}
     port = {"type": "integer", "minimum": 1, "maximum": 65535}
     net = _object({"allowed_hosts": _nullable(_list(host)), "allowed_ports": _nullable(_list(port))})
     members = {
-        "models": _nullable(_list(_object(entry, required=("id",)))),
+        "models": _nullable(_list({"anyOf": [model, entry]})),
         "fs": _nullable({"anyOf": [folders, {"const": False}]}),
         "net": _nullable({"anyOf": [{"type": "boolean"}, net]}),
     }
-    # other families of capabilities are carried, and grant nothing here
-    return {"type": "object", "properties": members}
+    return _object(members)
 
 
 def _object(members: dict[str, Any], required: tuple[str, ...] = ()) -> dict[str, Any]:
-    document: dict[str, Any] = {"type": "object", "properties": members, "additionalProperties": False}
+    """Other members than these are carried, and grant nothing here."""
+    document: dict[str, Any] = {"type": "object", "properties": members}
     return document | ({"required": list(required)} if required else {})
 
 

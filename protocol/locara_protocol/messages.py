@@ -23,6 +23,9 @@ _U32 = (
     r"(0|[1-9][0-9]{0,8}|[1-3][0-9]{9}|4[01][0-9]{8}|42[0-8][0-9]{7}|429[0-3][0-9]{6}|4294[0-8][0-9]{5}"
     r"|42949[0-5][0-9]{4}|429496[0-6][0-9]{3}|4294967[01][0-9]{2}|42949672[0-8][0-9]|429496729[0-5])"
 )
+EngineName = Literal["auto", "mlx", "torch"]
+"""The engines that draw with models, and ``auto`` for the one that the daemon runs."""
+
 _CHANNEL_WORDS = 'a channel: an integer from 0 to 4294967295, or the same as "__CHANNEL__:<integer>"'
 
 ChannelId = (
@@ -104,11 +107,23 @@ class ServerCapabilities(Result, frozen=True):
     limits: Limits
 
 
+class AppWarning(Result, frozen=True):
+    """Something about the manifest or the grants that is no error, for the app's developer.
+
+    ``kind``: UnknownMember, UnknownModality or FolderMissing; ``path`` is the member of the params that it is about.
+    """
+
+    kind: str
+    message: str
+    path: str
+
+
 class AppInfo(Result, frozen=True):
     """The app as the manifest names it (``<publisher>/<name>@<version>``) and what it was granted."""
 
     id: str | None
     granted: list[str]
+    warnings: list[AppWarning] = []
 
 
 class InitializeResult(Result, frozen=True):

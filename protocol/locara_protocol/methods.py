@@ -11,15 +11,18 @@ from typing import Literal
 import msgspec
 
 from locara_protocol import channel_messages as channels
+from locara_protocol import host_messages as host
 from locara_protocol import image_messages as images
+from locara_protocol import job_messages as jobs
 from locara_protocol import messages as m
 from locara_protocol import model_messages as models
 
-Need = Literal["none", "generate", "edit", "model", "download", "manage", "import"]
+Need = Literal["none", "generate", "edit", "pick", "model", "download", "manage", "import"]
 """What a method needs from the manifest and the host; the gate has one rule for each word. ``none`` is said, never
 implied. ``generate``: a modality, a model and leave to write where the picture goes; ``edit``: and leave to read where
-images come from; ``model``: the model is declared; ``download``: and the host allows downloads, and with them that the
-cache grows; ``manage``: the host allows managing the model cache; ``import``: both that and the model."""
+images come from; ``pick``: files that the user picks are declared; ``model``: the model is declared; ``download``: and
+the host allows downloads, and with them that the cache grows; ``manage``: the host allows managing the model cache;
+``import``: both that and the model."""
 
 _ENGINE = (
     "RequestCancelled",
@@ -35,7 +38,14 @@ _ENGINE = (
     "QueueFull",
 )
 _DRAWING = (*_ENGINE, "InsufficientDisk", "StorageError", "InvalidOutput")
-_DOWNLOADING = ("RequestCancelled", "CapabilityDenied", "ModelNotFound", "ModelIncomplete", "IntegrityError")
+_DOWNLOADING = (
+    "RequestCancelled",
+    "CapabilityDenied",
+    "ModelNotFound",
+    "ModelIncomplete",
+    "IntegrityError",
+    "QueueFull",
+)
 
 
 class Method(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,10 +118,40 @@ _METHODS = (
         need="none",
     ),
     Method(
+        name="host.pickFile",
+        summary="A handle of a file that the user picked in a dialog. Never forwarded from a web view.",
+        params=host.PickFileParams,
+        result=host.PickFileResult,
+        errors=("CapabilityDenied", "StorageError"),
+        need="pick",
+    ),
+    Method(
+        name="host.releaseFile",
+        summary="Take a handle back: no new call may use it. Never forwarded from a web view.",
+        params=host.ReleaseFileParams,
+        result=m.Empty,
+        need="none",
+    ),
+    Method(
         name="jobs.list",
-        summary="The app's queued and running jobs with their last state.",
+        summary="The app's jobs that wait, run or ended lately, each with its last state and preview.",
         params=m.NoParams,
-        result=images.JobsListResult,
+        result=jobs.JobsListResult,
+        need="none",
+    ),
+    Method(
+        name="jobs.attach",
+        summary="Have a job's further messages on another channel, as after a web view was loaded again.",
+        params=jobs.AttachParams,
+        result=jobs.AttachResult,
+        need="none",
+    ),
+    Method(
+        name="jobs.result",
+        summary="What a job that ended lately was answered with.",
+        params=jobs.JobResultParams,
+        result=jobs.JobResult,
+        errors=tuple(dict.fromkeys((*_DRAWING, "InvalidImage"))),
         need="none",
     ),
     Method(
@@ -151,6 +191,7 @@ _METHODS = (
         summary="The models that the app's manifest declares: what they are, whether they are installed and fit.",
         params=m.NoParams,
         result=models.ModelsListResult,
+        errors=("StorageError",),
         need="none",
     ),
     Method(
@@ -158,7 +199,7 @@ _METHODS = (
         summary="One model of the catalogue.",
         params=models.ModelParams,
         result=models.Model,
-        errors=("CapabilityDenied", "ModelNotFound"),
+        errors=("CapabilityDenied", "ModelNotFound", "StorageError"),
         need="model",
     ),
     Method(
@@ -166,7 +207,14 @@ _METHODS = (
         summary="Download a model into the shared cache, from where the last try stopped.",
         params=models.ModelWorkParams,
         result=models.InstalledResult,
-        errors=(*_DOWNLOADING, "DownloadFailed", "LicenseNotAccepted", "InsufficientDisk", "StorageError"),
+        errors=(
+            *_DOWNLOADING,
+            "EngineUnavailable",
+            "DownloadFailed",
+            "LicenseNotAccepted",
+            "InsufficientDisk",
+            "StorageError",
+        ),
         need="download",
         notification="DownloadProgress",
     ),
@@ -184,7 +232,7 @@ _METHODS = (
         summary="Take a model from a folder or a Hugging Face cache into the shared cache.",
         params=models.ImportParams,
         result=models.InstalledResult,
-        errors=(*_DOWNLOADING, "InsufficientDisk", "StorageError"),
+        errors=(*_DOWNLOADING, "EngineUnavailable", "InsufficientDisk", "StorageError"),
         need="import",
         notification="ModelProgress",
     ),
@@ -226,6 +274,7 @@ _METHODS = (
         summary="The room that models in the shared cache take; other apps' only where the host allows managing it.",
         params=m.NoParams,
         result=models.UsageResult,
+        errors=("StorageError",),
         need="none",
     ),
     Method(
@@ -292,6 +341,7 @@ ANY_REQUEST_ERRORS = (
     "MethodNotFound",
     "InvalidParams",
     "NotInitialized",
+    "InsufficientMemory",
     "InternalError",
 )
 """Kinds that any request may be answered with."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from locara_protocol.messages import ChannelId, Params, Result
+from locara_protocol.messages import ChannelId, EngineName, Params, Result
 
 ModelId = Annotated[str, Meta(min_length=1, max_length=256)]
 DownloadPhase = Literal["resolving", "downloading", "verifying", "publishing"]
@@ -29,10 +29,12 @@ class ModelWorkParams(Params, frozen=True):
 
 
 class ImportParams(Params, frozen=True):
-    """``from``: an absolute folder, in diffusers' layout or a model's folder of a Hugging Face cache."""
+    """``from``: an absolute folder, in diffusers' layout or a model's folder of a Hugging Face cache. ``replace``: put
+    it in the place of another one that is installed under this id."""
 
     model: ModelId
     folder: Annotated[str, Meta(min_length=1, max_length=4096)] = msgspec.field(name="from")
+    replace: bool | None = None
     channel: ChannelId | None = None
 
 
@@ -42,7 +44,7 @@ class LoadParams(Params, frozen=True):
     model: ModelId
     quantization: Literal["auto", "none", "8bit", "4bit"] | None = None
     precision: Literal["auto", "float32", "bfloat16", "float16"] | None = None
-    engine: Literal["auto", "mlx", "torch"] | None = None
+    engine: EngineName | None = None
     channel: ChannelId | None = None
 
 
@@ -53,7 +55,7 @@ class PrepareParams(Params, frozen=True):
     model: ModelId
     quantization: Literal["8bit", "4bit"]
     precision: Literal["auto", "float32", "bfloat16", "float16"] | None = None
-    engine: Literal["auto", "mlx", "torch"] | None = None
+    engine: EngineName | None = None
     channel: ChannelId | None = None
 
 

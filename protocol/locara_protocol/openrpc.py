@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from locara_protocol import PROTOCOL_VERSION, errors, methods, schemas
+from locara_protocol import PROTOCOL_VERSION, errors, examples, methods, schemas
 
 OPENRPC_VERSION = "1.3.2"
 _REF = "#/components/schemas/{name}"
@@ -52,11 +52,12 @@ def document_bytes() -> bytes:
 
 def _method(method: methods.Method, named: dict[str, Any], refs: dict[type[Any], Any]) -> dict[str, Any]:
     kinds = dict.fromkeys((*methods.ANY_REQUEST_ERRORS, *method.errors))
+    params = _params(named[method.params.__name__])
     shown: dict[str, Any] = {
         "name": method.name,
         "summary": method.summary,
         "paramStructure": "by-name",
-        "params": _params(named[method.params.__name__]),
+        "params": params,
         "result": {"name": "result", "schema": refs[method.result]},
         "errors": [{"$ref": f"#/components/errors/{kind}"} for kind in kinds],
         "x-capability": method.need,
@@ -65,7 +66,17 @@ def _method(method: methods.Method, named: dict[str, Any], refs: dict[type[Any],
     }
     if method.notification is not None:
         shown["x-notification"] = method.notification
+    if (example := examples.recorded().get(method.name)) is not None:
+        shown["examples"] = [_example(method.name, params, example)]
     return shown
+
+
+def _example(name: str, params: list[dict[str, Any]], example: examples.Example) -> dict[str, Any]:
+    """Tools take an example's params by their place: those before the last one that it gives are there, too."""
+    places = [descriptor["name"] for descriptor in params]
+    last = max((places.index(member) for member in example.params), default=-1)
+    given = [{"name": member, "value": example.params.get(member)} for member in places[: last + 1]]
+    return {"name": name, "params": given, "result": {"name": "result", "value": example.result}}
 
 
 def _params(schema: dict[str, Any]) -> list[dict[str, Any]]:

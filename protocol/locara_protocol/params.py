@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import re
 import types
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
@@ -19,6 +18,7 @@ from msgspec import Raw
 from locara_protocol import wording
 from locara_protocol.errors import RpcError, invalid_params
 from locara_protocol.messages import U32_MAX
+from locara_protocol.records import Record
 from locara_protocol.scan import first_byte
 
 T = TypeVar("T")
@@ -74,9 +74,9 @@ def channel_of(raw: bytes) -> int | None:
     return parse_channel(int(bytes(text))) if _U32.fullmatch(text) else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """How one member is read. ``name`` is the wire's, ``attribute`` Python's; ``struct`` if it is an object of ours."""
+class _Member(Record, frozen=True):
+    """How one member is read. ``name`` is the wire's, ``attribute`` Python's; ``struct`` if it is an object of ours,
+    ``encoded`` if it is bytes in base64."""
 
     name: str
     attribute: str
@@ -86,10 +86,10 @@ class _Member:
     expected: str
     choices: tuple[str, ...]
     free_form: bool
+    encoded: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
+class _Plan(Record, frozen=True):
     """How a struct type is read: first its members as raw text, then each by itself."""
 
     members: tuple[_Member, ...]
@@ -118,6 +118,7 @@ def _member(field: msgspec.structs.FieldInfo) -> _Member:
         expected=wording.expected(field.type),
         choices=tuple(choices),
         free_form=any((get_origin(leaf) or leaf) in (Any, dict, list, tuple, Raw) for leaf in leaves),
+        encoded=bytes in leaves,
     )
 
 
@@ -190,6 +191,8 @@ def _value_error(error: Exception, member: _Member, text: memoryview, path: str)
         what = wording.shown(message[: at.start()])
         return invalid_params(path, f"{wording.subject(path)}: {what[:1].lower()}{what[1:]}.")
     sentence = f"{wording.subject(path)} must be {member.expected}"
+    if bytes(text[:6]).lower() == b'"data:' and member.encoded:
+        return invalid_params(path, f"{sentence}, not a data: URL; send what follows its comma.")
     if ", got `" in message:
         return invalid_params(path, f"{sentence}, not {wording.received(text)}.")
     if member.choices and first_byte(text) == b'"' and len(text) <= wording.MAX_SHOWN:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MAX_SHOWN = 64
 """The longest name, in characters, that is repeated in a message or a path."""
 
+MISSPELT = 0.8
+"""From this similarity on a name is taken for a misspelt one; below it, down to 0.7, there is advice at most."""
+
 _PLAIN_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]*")
 
 
@@ -99,14 +102,14 @@ def received(text: memoryview) -> str:
             return "a number with a fraction or an exponent" if fraction else "an integer"
 
 
-def nearest(name: str, known: Sequence[str]) -> str | None:
-    """The known name that was probably meant, if one is close."""
+def nearest(name: str, known: Sequence[str], likeness: float = 0.7) -> str | None:
+    """The known name that was probably meant, if one is at least that close (1 is the same name)."""
     if len(name) > MAX_SHOWN:
         return None
     folded = {candidate.lower().replace("_", ""): candidate for candidate in known}
     import difflib  # needed for mistakes only, and slow to import
 
-    near = difflib.get_close_matches(name.lower().replace("_", ""), folded, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(name.lower().replace("_", ""), folded, n=1, cutoff=likeness)
     return folded[near[0]] if near else None
 
 

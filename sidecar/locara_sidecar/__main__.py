@@ -2,14 +2,86 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 
 
 def main() -> None:
     """Run the command that the arguments name; ``serve`` when they name none."""
-    from locara_sidecar.cli.arguments import run
+    parent = os.getppid()  # first of all: a host that dies from here on is missed, whenever the watch begins
+    serves = sys.argv[1:2] in ([], ["serve"]) or sys.argv[1].startswith("-")
+    try:
+        _main(parent, serves=serves)
+    except KeyboardInterrupt:  # while modules are imported: later a command hears it in cli/guard.py, the daemon itself
+        if serves:
+            os._exit(0)
+        with contextlib.suppress(OSError):
+            os.write(2, b"locara-sidecar: The request was cancelled.\n")
+        os._exit(130)
 
-    sys.exit(run(sys.argv[1:]))
+
+def _main(parent: int, *, serves: bool) -> None:
+    _speak_utf8()
+    _leave_the_working_folder()
+    if serves:
+        from locara_sidecar.daemon import ending
+
+        ending.end_quietly()
+    try:
+        lack = _lack() if serves else None
+        if lack is None:
+            from locara_sidecar.cli.arguments import run
+
+            sys.exit(run(sys.argv[1:], parent))
+    except MemoryError:
+        lack = "it needs more memory; raise `ulimit -v` or `ulimit -d` if one is set"
+    with contextlib.suppress(OSError):
+        os.write(2, f"locara-sidecar: cannot start: {lack}\n".encode())
+    os._exit(1)
+
+
+def _lack() -> str | None:
+    """What the process lacks to serve: asked before anything large is imported, where a lack strikes with any error."""
+    from locara_sidecar.daemon import limits
+
+    try:
+        limits.check()
+    except RuntimeError as error:
+        return str(error)
+    return None
+
+
+def _speak_utf8() -> None:
+    """Begin anew in UTF-8 mode where names of files would be in another encoding: the contract's are in UTF-8.
+
+    Python does so by itself in the C locale, but not if PYTHONUTF8 forbids it, nor in one of Latin-1.
+    """
+    if os.name != "posix" or sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    with contextlib.suppress(OSError):
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _leave_the_working_folder() -> None:
+    """Import nothing from the folder that the host happens to stand in, here or in our children.
+
+    It is on the path under ``python -m``, and by an empty entry in PYTHONPATH. Where it holds packages, ours included,
+    it stays, behind all others.
+    """
+    try:
+        here = os.getcwd()
+    except OSError:  # it was deleted
+        here = ""
+    libraries = (os.path.dirname(os.path.dirname(os.path.abspath(__file__))), os.path.dirname(os.__file__))
+    if here in sys.path or "" in sys.path:
+        sys.path[:] = [place for place in sys.path if place not in ("", here)]
+        if here in libraries or os.path.basename(here) in ("site-packages", "dist-packages"):
+            sys.path.append(here)
+    if given := os.environ.get("PYTHONPATH"):
+        places = [os.path.join(here, place) for place in given.split(os.pathsep) if place]
+        os.environ["PYTHONPATH"] = os.pathsep.join(place for place in places if os.path.normpath(place) != here)
 
 
 if __name__ == "__main__":

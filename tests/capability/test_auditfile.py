@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from capability.helpers import Faulty, grant_for, manifest
 from locara_protocol.errors import RpcError
 from locara_protocol.messages import AuditEntry
 from locara_protocol.methods import METHODS
 from locara_sidecar.capability.audit import AuditLog
 from locara_sidecar.capability.auditfile import NAME, OLDER, AppendedFile, AuditWriter
-from locara_sidecar.capability.authorize import Wanted, audit_folder, authorize
+from locara_sidecar.capability.authorize import AccessRequest, audit_folder, authorize
 from locara_sidecar.capability.policy import Policy
 from locara_sidecar.capability.system import System
+from support.granted_folders import Faulty, grant_for, manifest
 
 
 def decisions(count: int) -> list[AuditEntry]:
@@ -78,7 +78,7 @@ def test_two_files_bound_it(tmp_path: Path):
 
 def test_several_daemons_share_it_without_losing_or_mixing_lines(tmp_path: Path):
     code = (
-        "import sys; from pathlib import Path; from capability.helpers import grant_for;"
+        "import sys; from pathlib import Path; from support.granted_folders import grant_for;"
         "from locara_sidecar.capability.auditfile import AppendedFile;"
         "file = AppendedFile(grant_for(Path(sys.argv[1])), max_bytes=1 << 20);"
         "[file.append(f'{sys.argv[2]} {n}'.ljust(80).encode() + b'\\n') for n in range(200)]"
@@ -225,7 +225,7 @@ def test_without_the_declaration_nothing_is_written_and_a_broken_folder_fails_no
 @pytest.mark.parametrize("name", ["image.generate"])
 def test_the_gate_itself_leaves_no_prompt_in_a_decision(name: str):
     log = AuditLog()
-    wanted = Wanted(models=("pocket",))
+    wanted = AccessRequest(models=("pocket",))
     try:
         decision = authorize(Policy.build(None, None), METHODS[name], wanted)
     except RpcError as denied:

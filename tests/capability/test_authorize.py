@@ -1,6 +1,5 @@
 """Default deny, for every method and every combination; and a denial says what would mend it."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,14 +8,22 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from capability.helpers import manifest
 from locara_protocol.errors import RpcError
 from locara_protocol.manifest import merge
 from locara_protocol.methods import METHODS, Method, Need
 from locara_sidecar.capability.audit import AuditLog
-from locara_sidecar.capability.authorize import DOWNLOADS, MANAGEMENT, FolderGrant, Grant, Wanted, authorize
+from locara_sidecar.capability.authorize import (
+    DOWNLOADS,
+    MANAGEMENT,
+    AccessRequest,
+    FolderGrant,
+    Grant,
+    Picked,
+    authorize,
+)
 from locara_sidecar.capability.confined import ConfinedFolder
 from locara_sidecar.capability.policy import Policy
+from support.granted_folders import manifest
 
 GENERATE = METHODS["image.generate"]
 PARTS = ("modality", "model", "fs", "grant")
@@ -39,7 +46,7 @@ def policy_with(parts: set[str], root: str | None) -> tuple[dict[str, Any], dict
     return declared, {root: "/somewhere"} if "grant" in parts and root else {}
 
 
-def outcome(policy: Policy, wanted: Wanted, method: Method = GENERATE) -> Grant | RpcError:
+def outcome(policy: Policy, wanted: AccessRequest, method: Method = GENERATE) -> Grant | RpcError:
     try:
         return authorize(policy, method, wanted)
     except RpcError as error:
@@ -56,7 +63,7 @@ def test_nothing_is_allowed_that_is_not_declared_and_granted(method: Method, roo
     log = AuditLog()
     for count, parts in enumerate(CASES, 1):
         needed = {"modality", "model"} | ({"fs", "grant"} if root else set())
-        wanted = Wanted(models=("pocket",), root=root)
+        wanted = AccessRequest(models=("pocket",), root=root)
         decision = outcome(Policy.build(*policy_with(parts, root)), wanted, method)
         entry = log.record_decision(method=method.name, wanted=wanted, decision=decision, request_id=count)
         allowed = method.need == "none" or needed <= parts
@@ -75,7 +82,7 @@ def test_nothing_is_allowed_that_is_not_declared_and_granted(method: Method, roo
 @pytest.mark.parametrize("root", ROOTS)
 @pytest.mark.parametrize("models", [("pocket",), ("sd3.5-medium", "pocket")])
 def test_the_fragment_and_the_host_grant_of_a_denial_are_enough(root: str | None, models: tuple[str, ...]):
-    wanted = Wanted(models=models, root=root, installed=("pocket",))
+    wanted = AccessRequest(models=models, root=root, installed=("pocket",))
     for parts in CASES:
         declared, grants = policy_with(parts, root)
         denied = outcome(Policy.build(declared, grants), wanted)
@@ -90,7 +97,7 @@ def test_the_fragment_and_the_host_grant_of_a_denial_are_enough(root: str | None
 
 def test_without_a_manifest_one_fragment_holds_everything():
     denied = outcome(
-        Policy.build(None, None), Wanted(models=("big", "pocket"), root="user-folder", installed=("pocket",))
+        Policy.build(None, None), AccessRequest(models=("big", "pocket"), root="user-folder", installed=("pocket",))
     )
     assert isinstance(denied, RpcError)
     assert denied.data == {
@@ -99,7 +106,7 @@ def test_without_a_manifest_one_fragment_holds_everything():
         "reason": "notDeclared",
         "declare": {
             "modalities": ["text-to-image"],
-            "capabilities": {"models": [{"id": "pocket"}], "fs": {"user-folder": "write"}},
+            "capabilities": {"models": ["pocket"], "fs": {"user-folder": "write"}},
         },
         "host": {"grants": {"user-folder": "<absolute folder>"}},
     }
@@ -107,7 +114,9 @@ def test_without_a_manifest_one_fragment_holds_everything():
 
 def test_access_that_is_there_already_is_kept_by_the_fragment():
     declared = manifest(fs={"user-folder": "read"})
-    denied = outcome(Policy.build(declared, {"user-folder": "/a"}), Wanted(models=("pocket",), root="user-folder"))
+    denied = outcome(
+        Policy.build(declared, {"user-folder": "/a"}), AccessRequest(models=("pocket",), root="user-folder")
+    )
     assert isinstance(denied, RpcError)
     assert denied.data["capability"] == "fs.user-folder"
     assert denied.data["declare"] == {"capabilities": {"fs": {"user-folder": "read-write"}}}
@@ -118,11 +127,11 @@ FLAGS = {"download": DOWNLOADS, "manage": MANAGEMENT, "import": MANAGEMENT}
 
 @pytest.mark.parametrize(
     "method",
-    [method for method in METHODS.values() if method.need not in ("none", "generate", "edit")],
+    [method for method in METHODS.values() if method.need not in ("none", "generate", "edit", "pick")],
     ids=lambda method: method.name,
 )
 def test_calls_about_models_need_the_model_and_the_hosts_flag(method: Method):
-    wanted = Wanted(models=("pocket",) if method.need != "manage" else ())
+    wanted = AccessRequest(models=("pocket",) if method.need != "manage" else ())
     for declared, flags in itertools.product((True, False), (set[str](), {DOWNLOADS}, {MANAGEMENT})):
         policy = Policy.build(manifest(models=[{"id": "pocket"}] if declared else []), None)
         policy = msgspec.structs.replace(policy, flags=frozenset(flags))
@@ -157,15 +166,27 @@ class Digests(Mapping[str, str]):
         return 0
 
 
+def test_a_pin_holds_although_the_model_is_listed_without_one_too():
+    other, right = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+    for models, allowed in (
+        (["big", f"big@{other}"], False),
+        ([f"big@{other}", "big"], False),
+        ([f"big@{other}", "big", f"big@{right}"], True),
+    ):
+        policy = Policy.build(manifest(models=models), None)
+        asked = AccessRequest(models=("big",), digests={"big": right})
+        assert isinstance(outcome(policy, asked), RpcError) != allowed
+
+
 def test_a_pinned_digest_must_be_the_installed_one():
     policy = Policy.build(manifest(models=[{"id": f"big@{PIN.upper().replace('SHA', 'sha')}"}, {"id": "pocket"}]), None)
     right, wrong, none = Digests({"big": PIN}), Digests({"big": "sha256:" + "0" * 64}), Digests({})
     both = ("big", "pocket", "other")
-    assert authorize(policy, GENERATE, Wanted(models=both, digests=right)).models == ("big", "pocket")
-    assert authorize(policy, GENERATE, Wanted(models=both, digests=wrong)).models == ("pocket",)
-    assert authorize(policy, GENERATE, Wanted(models=both, digests=none)).models == ("big", "pocket")
+    assert authorize(policy, GENERATE, AccessRequest(models=both, digests=right)).models == ("big", "pocket")
+    assert authorize(policy, GENERATE, AccessRequest(models=both, digests=wrong)).models == ("pocket",)
+    assert authorize(policy, GENERATE, AccessRequest(models=both, digests=none)).models == ("big", "pocket")
     assert right.asked == ["big"]
-    denied = outcome(policy, Wanted(models=("big",), digests=wrong))
+    denied = outcome(policy, AccessRequest(models=("big",), digests=wrong))
     assert isinstance(denied, RpcError)
     assert (denied.data["reason"], denied.data["resource"]) == ("digestMismatch", "big")
     assert denied.data["host"] == {"models": {"big": PIN}}
@@ -173,13 +194,14 @@ def test_a_pinned_digest_must_be_the_installed_one():
 
 def test_default_candidates_keep_their_order_and_lose_the_undeclared():
     policy = Policy.build(manifest(models=[{"id": "c"}, {"id": "a"}]), None)
-    assert authorize(policy, GENERATE, Wanted(models=("a", "b", "c"))).models == ("a", "c")
+    assert authorize(policy, GENERATE, AccessRequest(models=("a", "b", "c"))).models == ("a", "c")
 
 
 def unruled(methods: dict[str, Method]) -> list[str]:
     """Methods whose need no rule knows: with everything declared and granted they are still denied for that."""
     everything = Policy.build(*policy_with({"modality", "model", "fs", "grant"}, "user-folder"))
-    decisions = {name: outcome(everything, Wanted(models=("pocket",)), method) for name, method in methods.items()}
+    wanted = AccessRequest(models=("pocket",), picked=(Picked("read", "a.png"),))
+    decisions = {name: outcome(everything, wanted, method) for name, method in methods.items()}
     return [
         name
         for name, decision in decisions.items()
@@ -201,7 +223,7 @@ def test_control_a_new_method_without_a_rule_for_its_need_is_caught():
 
 def test_an_unknown_need_is_denied():
     method = msgspec.structs.replace(GENERATE, name="x.y", need="everything")  # type: ignore[arg-type]
-    denied = outcome(Policy.build(manifest(), None), Wanted(models=("pocket",)), method)
+    denied = outcome(Policy.build(manifest(), None), AccessRequest(models=("pocket",)), method)
     assert isinstance(denied, RpcError)
     assert (denied.kind, denied.data["reason"]) == ("CapabilityDenied", "noRule")
 
@@ -209,13 +231,13 @@ def test_an_unknown_need_is_denied():
 @pytest.mark.parametrize(
     ("wanted", "path"),
     [
-        (Wanted(models=("pocket",), root="home"), "$.options.output.root"),
-        (Wanted(models=("pocket",), root="user-paths.../x"), "$.options.output.root"),
-        (Wanted(models=(f"pocket@{PIN}",)), "$.options.model"),
-        (Wanted(models=("../pocket",)), "$.options.model"),
+        (AccessRequest(models=("pocket",), root="home"), "$.options.output.root"),
+        (AccessRequest(models=("pocket",), root="user-paths.../x"), "$.options.output.root"),
+        (AccessRequest(models=(f"pocket@{PIN}",)), "$.options.model"),
+        (AccessRequest(models=("../pocket",)), "$.options.model"),
     ],
 )
-def test_what_no_manifest_could_name_is_a_bad_parameter(wanted: Wanted, path: str):
+def test_what_no_manifest_could_name_is_a_bad_parameter(wanted: AccessRequest, path: str):
     error = outcome(Policy.build(manifest(), None), wanted)
     assert isinstance(error, RpcError)
     assert (error.kind, error.data["path"]) == ("InvalidParams", path)
@@ -227,18 +249,19 @@ def test_grants_are_made_by_the_gate_alone(tmp_path: Path):
     with pytest.raises(TypeError):
         Grant(("pocket",), None, "x", "y")
     policy = Policy.build(manifest(fs={"user-folder": "write"}), {"user-folder": str(tmp_path)})
-    grant = authorize(policy, GENERATE, Wanted(models=("pocket",), root="user-folder"))
+    grant = authorize(policy, GENERATE, AccessRequest(models=("pocket",), root="user-folder"))
     assert grant.folder is not None
-    with pytest.raises((TypeError, ValueError)):
-        dataclasses.replace(grant.folder, folder=Path("/"))
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    for made in (grant, grant.folder):
+        with pytest.raises(TypeError):
+            msgspec.structs.replace(made, folder=Path("/"))
+    with pytest.raises(AttributeError):
         grant.folder.folder = Path("/")  # type: ignore[misc]
     with pytest.raises(TypeError):
         ConfinedFolder(str(tmp_path))  # type: ignore[arg-type]
 
 
 def test_a_grant_is_leave_for_its_own_model_and_rule_and_for_nothing_else():
-    grant = authorize(Policy.build(manifest(), None), METHODS["models.verify"], Wanted(models=("pocket",)))
+    grant = authorize(Policy.build(manifest(), None), METHODS["models.verify"], AccessRequest(models=("pocket",)))
     grant.require("pocket", "generate", "model")
     for model, need in (("other", "model"), ("pocket", "download"), ("pocket", "none")):
         with pytest.raises(TypeError):

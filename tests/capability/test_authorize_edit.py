@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from capability.helpers import manifest
 from locara_protocol.errors import RpcError
 from locara_protocol.manifest import merge
 from locara_protocol.methods import METHODS, Method
 from locara_sidecar.capability.audit import AuditLog
-from locara_sidecar.capability.authorize import Grant, Source, Wanted, authorize
+from locara_sidecar.capability.authorize import AccessRequest, Grant, Source, authorize
 from locara_sidecar.capability.policy import Policy
+from support.granted_folders import manifest
 
 EDITING = [method for method in METHODS.values() if method.need == "edit"]
 OUT, IMAGE, MASK = "user-folder", "user-paths.in", "user-paths.masks"
@@ -35,7 +35,7 @@ def declared(parts: set[str]) -> tuple[dict[str, Any], dict[str, str]]:
     return app, {root: f"/granted/{root}" for part, root in GRANTS.items() if part in parts}
 
 
-def outcome(policy: Policy, wanted: Wanted, method: Method) -> Grant | RpcError:
+def outcome(policy: Policy, wanted: AccessRequest, method: Method) -> Grant | RpcError:
     try:
         return authorize(policy, method, wanted)
     except RpcError as error:
@@ -49,7 +49,7 @@ def test_every_missing_part_is_denied_named_and_mended_by_what_the_denial_says(
     method: Method, sources: tuple[Source, ...], root: str | None
 ):
     log = AuditLog()
-    wanted = Wanted(models=("pocket",), root=root, sources=sources)
+    wanted = AccessRequest(models=("pocket",), root=root, sources=sources)
     used = {name for name, _ in wanted.folders}
     needed = {"modality", "model"} | {part for part, (name, _) in ACCESS.items() if name in used}
     granted = {part for part, name in GRANTS.items() if name in used}
@@ -83,12 +83,12 @@ BOTH = {"instructed": "image-text-to-image", "pocket": "image-to-image"}
 
 
 def test_reading_and_writing_in_one_root_are_declared_by_one_word():
-    wanted = Wanted(models=("pocket",), root=OUT, sources=(Source(OUT, "$.image.root"),))
+    wanted = AccessRequest(models=("pocket",), root=OUT, sources=(Source(OUT, "$.image.root"),))
     denied = outcome(Policy.build(None, None), wanted, EDIT)
     assert isinstance(denied, RpcError)
     assert denied.data["declare"] == {
         "modalities": ["image-to-image"],
-        "capabilities": {"models": [{"id": "pocket"}], "fs": {OUT: "read-write"}},
+        "capabilities": {"models": ["pocket"], "fs": {OUT: "read-write"}},
     }
     for there in ("read", "write"):
         app = manifest(fs={OUT: there})
@@ -106,8 +106,8 @@ def test_writing_alone_gives_no_leave_to_read_and_reading_none_to_write():
     app = manifest(fs={OUT: "write"})
     app["modalities"] = ["image-to-image"]
     policy = Policy.build(app, {OUT: "/a"})
-    assert isinstance(outcome(policy, Wanted(models=("pocket",), root=OUT), EDIT), Grant)
-    assert isinstance(outcome(policy, Wanted(models=("pocket",), sources=(Source(OUT, "$.x"),)), EDIT), RpcError)
+    assert isinstance(outcome(policy, AccessRequest(models=("pocket",), root=OUT), EDIT), Grant)
+    assert isinstance(outcome(policy, AccessRequest(models=("pocket",), sources=(Source(OUT, "$.x"),)), EDIT), RpcError)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_writing_alone_gives_no_leave_to_read_and_reading_none_to_write():
 def test_a_candidate_counts_only_with_its_own_modality(modalities: Any, models: Any, granted: Any):
     app = manifest(models=[{"id": model} for model in models])
     app["modalities"] = modalities
-    wanted = Wanted(models=("instructed", "pocket"), modalities=BOTH, installed=("pocket",))
+    wanted = AccessRequest(models=("instructed", "pocket"), modalities=BOTH, installed=("pocket",))
     decision = outcome(Policy.build(app, None), wanted, EDIT)
     if granted is not None:
         assert isinstance(decision, Grant)
@@ -139,7 +139,7 @@ def test_a_candidate_counts_only_with_its_own_modality(modalities: Any, models: 
 
 @pytest.mark.parametrize("at", ["$.image.root", "$.mask.root"])
 def test_a_root_that_no_manifest_could_name_is_a_bad_parameter(at: str):
-    wanted = Wanted(models=("pocket",), sources=(Source("home", at),))
+    wanted = AccessRequest(models=("pocket",), sources=(Source("home", at),))
     error = outcome(Policy.build(manifest(), None), wanted, EDIT)
     assert isinstance(error, RpcError)
     assert (error.kind, error.data["path"]) == ("InvalidParams", at)
@@ -151,6 +151,6 @@ def test_a_read_grant_opens_nothing_for_writing(tmp_path: Path):
     app = manifest(fs={OUT: "read-write"})
     app["modalities"] = ["image-to-image"]
     policy = Policy.build(app, {OUT: str(tmp_path)})
-    grant = authorize(policy, EDIT, Wanted(models=("pocket",), sources=(Source(OUT, "$.image.root"),)))
+    grant = authorize(policy, EDIT, AccessRequest(models=("pocket",), sources=(Source(OUT, "$.image.root"),)))
     with pytest.raises(TypeError):
         ConfinedFolder(grant.sources[0])

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from capability.helpers import KINDS, RESOLUTIONS, NoSync, grant_for, open_folder, tree
-from capability.test_names import ESCAPES, ODD
 from locara_protocol.errors import RpcError
 from locara_sidecar.capability.confined import ConfinedFolder
 from locara_sidecar.capability.system import AVAILABLE
+from support.granted_folders import ESCAPES, KINDS, ODD, RESOLUTIONS, NoSync, grant_for, open_folder, tree
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="this system cannot open files relative to a folder")
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="this strategy is Linux only")

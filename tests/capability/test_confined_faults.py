@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from capability.helpers import KINDS, RESOLUTIONS, Faulty, NoSync, open_folder, tree
 from locara_protocol.errors import RpcError
 from locara_sidecar.capability import temporary
+from support.granted_folders import KINDS, RESOLUTIONS, Faulty, NoSync, open_folder, tree
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="both strategies are there on Linux only")
 

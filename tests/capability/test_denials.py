@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from capability.helpers import manifest
 from locara_protocol.client import RemoteError
 from locara_protocol.manifest import merge
+from support.granted_folders import manifest
 
 PARTS = ("modality", "model", "fs", "grant")
 
@@ -22,7 +22,9 @@ def declared(parts: set[str]) -> dict[str, Any]:
     return whole
 
 
-@pytest.mark.parametrize("missing", [{"modality"}, {"model"}, {"fs"}, {"grant"}, set(PARTS)], ids=str)
+@pytest.mark.parametrize(
+    "missing", [{"modality"}, {"model"}, {"fs"}, {"grant"}, set(PARTS)], ids=lambda missing: " ".join(sorted(missing))
+)
 def test_what_a_denial_declares_and_asks_of_the_host_is_enough(hosts: Any, tmp_path: Path, missing: set[str]):
     parts = set(PARTS) - missing
     host = hosts.spawn()

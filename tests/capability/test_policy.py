@@ -2,9 +2,9 @@
 
 import pytest
 
-from capability.helpers import manifest
 from locara_protocol.errors import RpcError
 from locara_sidecar.capability.policy import Policy
+from support.granted_folders import manifest
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from campaigns.reading import RacedReads, race_reads, race_reads_naive
-from capability.helpers import RESOLUTIONS, Faulty, grant_for, read_grant_for
 from locara_protocol.errors import RpcError
 from locara_sidecar.capability.reading import ReadableFolder
 from locara_sidecar.capability.system import AVAILABLE
+from support.granted_folders import RESOLUTIONS, Faulty, grant_for, read_grant_for
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="this system cannot open files relative to a folder")
 AT = "$.image.path"
@@ -249,29 +248,3 @@ def test_permissions_are_the_users(root: Path, resolution: str):
     (root / "secret.png").write_bytes(b"x")
     (root / "secret.png").chmod(0)
     assert refused(root, resolution, "secret.png").data["errno"] == "EACCES"
-
-
-# --- a race ----------------------------------------------------------------------------------
-
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="uses fork and an atomic exchange of names")
-
-
-@LINUX
-def test_no_read_gets_out_while_links_are_swapped(tmp_path: Path, resolution: str):
-    found = RacedReads()
-    started = time.monotonic()
-    for attempt in range(20):
-        more = race_reads(tmp_path / str(attempt), 2000, resolution)
-        found = RacedReads(found.read + more.read, found.refused + more.refused, found.escaped + more.escaped)
-        assert not more.other
-        if (found.read and found.refused) or time.monotonic() - started > 30:
-            break
-    assert found.read > 0
-    assert found.refused > 0
-    assert found.escaped == 0
-
-
-@LINUX
-def test_control_comparing_resolved_paths_does_read_outside(tmp_path: Path):
-    """The planted fault: the same race against the way that does not hold."""
-    assert race_reads_naive(tmp_path, 100_000) is not None

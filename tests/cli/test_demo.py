@@ -74,7 +74,7 @@ def test_doctor_tells_engines_memory_sandbox_folders_and_models():
     assert {"id": "pocket", "installed": True} in found["models"]
     assert found["sandbox"]["reason"]
     plain = subprocess.run([*RUN, "doctor"], capture_output=True, text=True, timeout=30)
-    for word in ("machine", "memory", "engine", "sandbox", "cache", "model"):
+    for word in ("machine", "memory", "engine", "sandbox", "cache", "models"):
         assert re.search(rf"^{word} ", plain.stdout, re.MULTILINE)
     assert all(engine["reason"] in plain.stdout for engine in found["engines"])
     assert len([engine for engine in real if "Chosen by auto" in engine["reason"]]) == any(

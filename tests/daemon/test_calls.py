@@ -1,13 +1,14 @@
 """One answer for each request, alone or in a batch."""
 
+import errno
 import json
 
 import pytest
 
 from locara_protocol.errors import RpcError
 from locara_protocol.messages import Empty
-from locara_sidecar.daemon.calls import Batch, Calls
-from locara_sidecar.daemon.outbox import Channel, Outbox
+from locara_sidecar.daemon.wire.calls import Batch, Call, Calls, unexpected
+from locara_sidecar.daemon.wire.outbox import Channel, Outbox
 
 
 def answers(outbox):
@@ -24,6 +25,45 @@ def test_an_unforeseen_error_is_answered_with_a_fixed_text():
     (answer,) = answers(outbox)
     assert (answer["id"], answer["error"]["code"], answer["error"]["data"]["kind"]) == (7, -32603, "InternalError")
     assert "zanzibar" not in json.dumps(answer)
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "kind"),
+    [
+        ("ping", MemoryError(), "InsufficientMemory"),
+        ("models.unload", RuntimeError("can't start new thread"), "InsufficientMemory"),
+        ("models.list", OSError(errno.EMFILE, "zanzibar"), "StorageError"),
+        ("models.load", OSError(errno.EMFILE, "zanzibar"), "InsufficientMemory"),
+        ("image.edit", OSError(errno.ENFILE, "zanzibar"), "StorageError"),
+        ("models.verify", OSError(errno.ENOMEM, "zanzibar"), "InsufficientMemory"),
+        ("host.pickFile", BlockingIOError(errno.EAGAIN, "no process"), "InsufficientMemory"),
+        ("models.verify", OSError(errno.EBADF, "zanzibar"), "InternalError"),
+        ("no.such.method", OSError(errno.EMFILE, "zanzibar"), "InsufficientMemory"),
+    ],
+)
+def test_what_the_system_refuses_is_named_for_every_method(method, error, kind):
+    told = unexpected(method, error)
+    assert told.kind == kind
+    assert "zanzibar" not in told.message
+    assert told.data == ({"errno": errno.errorcode[error.errno]} if kind == "StorageError" else {})
+
+
+def test_a_call_that_cannot_be_answered_at_the_end_does_not_keep_the_next_one_from_its_answer(monkeypatch):
+    outbox = Outbox()
+    calls = Calls(outbox)
+    first, _, _ = (calls.open(number, "ping", None) for number in range(3))
+    fail = Call.fail
+
+    def without_memory(call, error):
+        if call is first:
+            raise MemoryError
+        fail(call, error)
+
+    monkeypatch.setattr(Call, "fail", without_memory)
+    calls.fail_all(MemoryError())
+    told = answers(outbox)
+    assert [answer["id"] for answer in told] == [1, 2]
+    assert {answer["error"]["data"]["kind"] for answer in told} == {"InsufficientMemory"}
 
 
 def test_a_second_answer_to_one_request_is_a_mistake_of_ours_and_never_goes_out():

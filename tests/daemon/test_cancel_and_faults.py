@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from locara_protocol.client import Sidecar
-from locara_sidecar.daemon.engine_choice import installed
+from locara_sidecar.machine.engine_choice import installed
 from support.host import command, error_of, manifest, until
 
 SLOW = {
@@ -25,6 +25,7 @@ SLOW = {
 """The fake engine's settings that make each phase last."""
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("phase", SLOW)
 def test_a_cancel_in_each_phase_is_answered_and_leaves_nothing(phase, hosts):
     host = hosts.session(env={**os.environ, **SLOW[phase]})
@@ -98,6 +99,7 @@ def test_a_crash_is_told_at_once_and_the_next_job_works(phase, hosts):
     assert len(host.files()) == 1
 
 
+@pytest.mark.alone
 def test_an_engine_that_is_killed_is_told_within_a_quarter_second(hosts):
     host = hosts.session()
     call = host.begin("fake:slow=20000 a lake", steps=2)
@@ -285,6 +287,7 @@ if "serve" in sys.argv:
 """
 
 
+@pytest.mark.quick_cases("fake")
 @pytest.mark.parametrize("engine", ["fake", *(pytest.param(n, marks=getattr(pytest.mark, n)) for n in installed())])
 def test_a_cancel_while_a_picture_is_being_saved_is_answered_and_leaves_nothing(tmp_path, hosts, engine):
     (tmp_path / "start").mkdir()

@@ -24,6 +24,7 @@ def picture(host, result):
         return np.asarray(image.convert("RGB")).astype(int)
 
 
+@pytest.mark.slow
 def test_a_compiled_engine_draws_the_same_picture_within_a_few_levels(hosts):
     options = {"seed": 1, "steps": 4, "precision": "float32", "preview": {"mode": "off"}}
     plain = hosts.session(engine="torch")

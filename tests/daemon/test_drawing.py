@@ -11,12 +11,12 @@ np = pytest.importorskip("numpy")
 import psutil  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from locara_sidecar.daemon.engine_choice import installed  # noqa: E402
 from locara_sidecar.engine.images import read_parameters  # noqa: E402
+from locara_sidecar.machine.engine_choice import installed  # noqa: E402
 from pocket_model.judge import look  # noqa: E402
 from support.host import Host, decoded, error_of, until  # noqa: E402
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.quick_cases("torch")]
 
 PROMPT = "a large red circle in the center of a blue background"
 STEPS = 12
@@ -87,6 +87,15 @@ def test_a_full_preview_of_the_last_step_is_the_picture(host):
     assert np.abs(shown - final).mean() < 4
 
 
+def test_a_kind_of_preview_that_the_model_has_not_is_told_in_the_result(host):
+    call = host.begin(PROMPT, seed=2, steps=3, preview={"mode": "tiny"})
+    assert [message for message in call.messages() if "preview" in message] == []
+    (warning,) = call.result(60)["warnings"]
+    assert warning["kind"] == "PreviewUnavailable"
+    assert "preview.mode tiny" in warning["message"]
+    assert host.generate(PROMPT, seed=2, steps=3, preview={"mode": "auto"})["warnings"] == []
+
+
 def test_a_fast_picture_shows_what_the_prompt_says_and_its_parameters_make_it_again(host, engine):
     call = host.begin(PROMPT, seed=1, steps=STEPS, speed="fast")
     steps = [message["step"] for message in call.messages() if message["phase"] == "denoising" and message["step"]]
@@ -150,6 +159,14 @@ def test_words_that_the_model_cannot_read_are_told(host):
     result = host.generate("a red circle " * 40 + "zebra", steps=2)
     (warning,) = [warning for warning in result["warnings"] if warning["kind"] == "PromptTruncated"]
     assert "zebra" in warning["message"]
+
+
+def test_words_that_the_model_does_not_know_are_told(host):
+    (warning,) = host.generate("sunset over the sea", steps=2)["warnings"]
+    assert warning["kind"] == "PromptNotUnderstood"
+    assert "'sunset'" in warning["message"]
+    assert "a large yellow star" in warning["message"]
+    assert host.generate("Two CIRCLES", steps=2)["warnings"] == []
 
 
 def test_a_cancel_inside_the_loop_leaves_an_engine_that_draws_the_same_as_before(host):

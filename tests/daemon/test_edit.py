@@ -1,6 +1,5 @@
 """image.edit through the real daemon with the fake engine: what a host sends, sees, and finds on disk."""
 
-import base64
 import hashlib
 import io
 import os
@@ -8,76 +7,13 @@ import sys
 import time
 from pathlib import Path
 
-import anyio
-import psutil
 import pytest
 from PIL import Image
 
-from capability.helpers import manifest as bare_manifest
-from locara_protocol.errors import RpcError
-from locara_protocol.image_messages import EditParams, ImageInput
-from locara_sidecar.daemon.source_images import SourceImages, check_forms
 from locara_sidecar.engine.images import read_parameters
-from support.host import decoded, error_of, manifest, until
-
-MEDIUM, KONTEXT = "sd3.5-medium", "flux.1-kontext-dev"
-MODALITIES = ("text-to-image", "image-to-image", "image-text-to-image")
-RED = (200, 30, 40)
-
-
-def png(size=(256, 256), colour=RED, kind="PNG", **options):
-    out = io.BytesIO()
-    Image.new("RGB", size, colour).save(out, kind, **options)
-    return out.getvalue()
-
-
-def mask(size=(256, 256), box=(64, 64, 192, 192)):
-    """White within the box, which is repainted."""
-    picture = Image.new("L", size, 0)
-    picture.paste(255, box)
-    out = io.BytesIO()
-    picture.save(out, "PNG")
-    return out.getvalue()
-
-
-def sent(data, kind="image/png"):
-    return {"data": base64.b64encode(data).decode(), "mimeType": kind}
-
-
-def named(path, root="user-folder"):
-    return {"root": root, "path": path}
-
-
-def pixels(image):
-    with Image.open(io.BytesIO(decoded(image))) as picture:
-        return picture.convert("RGB")
-
-
-@pytest.fixture
-def editor(hosts):
-    """A session that may edit with some models, in a folder that holds ``in.png`` and ``mask.png``."""
-
-    def start(*flags, models=(MEDIUM, KONTEXT), modalities=MODALITIES, fs=None, grants=None, env=None):
-        host = hosts.spawn(*flags, env=env)
-        (host.folder / "in.png").write_bytes(png())
-        (host.folder / "mask.png").write_bytes(mask())
-        app = manifest(*models, modalities=modalities, fs=fs)
-        host.initialize(manifest=app, grants={"user-folder": str(host.folder)} if grants is None else grants)
-        return host
-
-    return start
-
-
-def begin(host, prompt="a lake", image=None, mask=None, **options):
-    params = {"prompt": prompt, "image": image or named("in.png"), "options": options}
-    if mask is not None:
-        params["mask"] = mask
-    return host.start("image.edit", params, stream=True)
-
-
-def edit(host, *arguments, **more):
-    return begin(host, *arguments, **more).result(30)
-
+from support.edit_calls import KONTEXT, MEDIUM, RED, begin, edit, mask, named, pixels, png, sent
+from support.host import decoded, error_of, until
+from support.image_files import icc_profile, segment, with_segments
 
 # --- what an edit makes ----------------------------------------------------------------------
 
@@ -132,6 +68,45 @@ def test_the_files_metadata_has_the_hashes_of_what_was_edited_and_nothing_privat
     assert (found["options"]["strength"], found["options"]["width"]) == (0.6, 256)
     assert b"in.png" not in by_name
     assert "mask" not in read_parameters(decoded(edit(host, seed=5, steps=2)["images"][0]))
+
+
+def test_nothing_of_the_sources_file_but_its_colours_gets_into_the_result(editor):
+    host = editor()
+    exif = Image.Exif()
+    exif[0x010E] = "secret"
+    exif[0x8825] = {1: "N", 2: (47.0, 1.0, 2.0)}
+    beside = {"exif": exif, "xmp": b"<x>secret</x>", "icc_profile": icc_profile()}
+    photo = with_segments(
+        png(colour=(200, 100, 50), kind="JPEG", comment=b"secret", quality=100, subsampling=0, **beside),
+        segment(0xED, b"Photoshop 3.0\0secret"),
+    )
+    files = {
+        "photo.jpg": photo,
+        "photo.webp": png(colour=(200, 100, 50), kind="WEBP", lossless=True, **beside),
+        "photo.png": png(colour=(200, 100, 50), **beside, dpi=(300, 300)),
+    }
+    seen = {}
+    for name, data in files.items():
+        (host.folder / name).write_bytes(data)
+        for mime in ("image/png", "image/jpeg", "image/webp"):
+            for image_mask in (None, sent(mask(box=(0, 0, 8, 8)))):
+                output = {"mode": "inline", "mimeType": mime, "metadata": "none", "quality": 100}
+                result = edit(host, image=named(name), mask=image_mask, steps=1, strength=0.001, output=output)
+                made = decoded(result["images"][0])
+                assert result["warnings"] == []
+                assert b"secret" not in made
+                with Image.open(io.BytesIO(made)) as opened:
+                    assert opened.info.keys().isdisjoint({"comment", "icc_profile", "exif", "xmp", "photoshop"})
+                    assert not opened.getexif()
+                seen[name, mime, image_mask is None] = pixels(result["images"][0]).getpixel((200, 200))
+    for found in seen.values():  # Display P3's (200, 100, 50) in sRGB
+        assert max(abs(a - b) for a, b in zip(found, (215, 93, 31), strict=True)) <= 4
+
+
+def test_a_profile_that_is_no_use_is_told(editor):
+    host = editor()
+    (warning,) = edit(host, image=sent(png(icc_profile=b"no profile")), steps=1)["warnings"]
+    assert warning["kind"] == "ColourProfileIgnored"
 
 
 def test_the_channel_tells_each_phase_and_the_steps_that_really_run(editor):
@@ -244,223 +219,6 @@ def test_the_default_is_the_first_granted_model_that_can_edit(hosts, editor, tmp
     assert error_of(begin(editor(models=("dream-9",)), model="dream-9")).kind == "ModelNotFound"
 
 
-# --- leave -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("modalities", "fs", "image_mask", "resource"),
-    [
-        (["text-to-image"], {"user-folder": "read-write"}, None, "image-to-image"),
-        (MODALITIES, {"user-folder": "write"}, None, "user-folder"),
-        (MODALITIES, {"user-folder": "read"}, None, "user-folder"),
-        (MODALITIES, {"user-folder": "read-write"}, named("m.png", "app-data"), "app-data"),
-        (MODALITIES, {"user-folder": "read-write"}, named("m.png", "user-paths.masks"), "user-paths.masks"),
-    ],
-)
-def test_what_an_edit_lacks_is_denied_and_mended_by_what_the_denial_says(
-    hosts, tmp_path, modalities, fs, image_mask, resource
-):
-    from locara_protocol.manifest import merge
-
-    (tmp_path / "masks").mkdir()
-    (tmp_path / "masks/m.png").write_bytes(mask())
-    app = {**bare_manifest(fs=fs, models=[{"id": MEDIUM}]), "modalities": list(modalities)}
-    host = hosts.spawn()
-    (host.folder / "in.png").write_bytes(png())
-    host.initialize(manifest=app, grants={"user-folder": str(host.folder)})
-    error = error_of(begin(host, mask=image_mask))
-    assert (error.kind, error.data["reason"], error.data["resource"]) == ("CapabilityDenied", "notDeclared", resource)
-    (entry,) = host.call("audit.capabilityLog")["entries"]
-    assert (entry["decision"], entry["resource"]) == ("deny", resource)
-    asked = error.data.get("host", {}).get("grants", {})
-    assert set(asked) == ({image_mask["root"]} if image_mask else set())
-    mended = hosts.spawn(folder=host.folder)
-    grants = {"user-folder": str(host.folder)} | dict.fromkeys(asked, str(tmp_path / "masks"))
-    mended.initialize(manifest=merge(app, error.data["declare"]), grants=grants)
-    assert edit(mended, mask=image_mask, steps=1)["images"]
-
-
-def test_the_record_tells_what_was_read_and_where_and_never_the_file_or_the_prompt(editor):
-    host = editor()
-    edit(host, "zanzibar", steps=1)
-    edit(host, "zanzibar", image=sent(png()), steps=1)
-    entries = host.call("audit.capabilityLog")["entries"]
-    assert [entry["resource"].rpartition("; ")[2] for entry in entries] == [
-        "fs.user-folder:read",
-        "fs.user-folder:write",
-    ]
-    assert all(entry["capability"].startswith("modality:image-to-image") for entry in entries)
-    host.close()
-    log = host.log()
-    assert "zanzibar" not in log
-    assert "in.png" not in log
-
-
-# --- images that cannot be used --------------------------------------------------------------
-
-
-def animated():
-    frames = [Image.new("RGB", (256, 256), colour) for colour in ("red", "blue")]
-    out = io.BytesIO()
-    frames[0].save(out, "WEBP", save_all=True, append_images=frames[1:])
-    return out.getvalue()
-
-
-BROKEN = {
-    "empty": (b"", "image/png"),
-    "text": (b"this is no picture", "image/png"),
-    "gif": (png(kind="GIF"), "image/png"),
-    "half": (png()[:200], "image/png"),
-    "head only": (png()[:16], "image/png"),
-    "animated": (animated(), "image/webp"),
-    "noise in a png": (png()[:33] + os.urandom(300), "image/png"),
-}
-
-
-@pytest.mark.parametrize("member", ["image", "mask"])
-@pytest.mark.parametrize("name", BROKEN)
-def test_an_image_that_is_none_is_refused_by_name_and_the_next_call_works(editor, name, member):
-    host = editor()
-    data, kind = BROKEN[name]
-    (host.folder / "bad").write_bytes(data)
-    before = host.files()
-    for form in (sent(data, kind), named("bad")):
-        error = error_of(begin(host, **{member: form}))
-        assert (error.code, error.kind, error.data["path"]) == (-32017, "InvalidImage", f"$.{member}")
-        assert error.data["reason"]
-    assert host.files() == before
-    assert edit(host, steps=1)["images"]
-
-
-def test_an_image_that_is_not_the_kind_that_it_was_sent_as_is_refused(editor):
-    error = error_of(begin(editor(), image=sent(png(kind="JPEG"), "image/png")))
-    assert (error.kind, error.data["path"]) == ("InvalidImage", "$.image")
-
-
-def test_a_mask_of_another_size_than_the_picture_is_refused(editor):
-    error = error_of(begin(editor(), mask=sent(mask((128, 128), (0, 0, 9, 9)))))
-    assert (error.kind, error.data["path"]) == ("InvalidImage", "$.mask")
-
-
-def test_a_picture_that_would_unpack_to_gigabytes_is_refused_before_it_does(editor):
-    host = editor()
-    bomb = io.BytesIO()
-    Image.new("1", (20000, 20000)).save(bomb, "PNG")
-    error = error_of(begin(host, image=sent(bomb.getvalue())))
-    assert (error.kind, error.data["path"]) == ("InvalidImage", "$.image")
-    assert edit(host, steps=1)["images"]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="looks at the process's memory map")
-def test_the_daemon_itself_decodes_nothing(editor):
-    host = editor()
-    edit(host, mask=named("mask.png"), steps=1)
-    assert "_imaging" not in Path(f"/proc/{host.process.pid}/maps").read_text()
-
-
-# --- files that cannot be read ---------------------------------------------------------------
-
-
-def test_a_file_is_read_below_its_root_or_not_at_all(editor, tmp_path):
-    host = editor()
-    (tmp_path / "outside.png").write_bytes(png())
-    (host.folder / "link.png").symlink_to(tmp_path / "outside.png")
-    (host.folder / "up").symlink_to(tmp_path)
-    os.mkfifo(host.folder / "pipe.png")
-    (host.folder / "folder.png").mkdir()
-    bad = ["../outside.png", str(tmp_path / "outside.png"), "a//b.png", "./in.png", "in.png/", "a\0.png"]
-    errno = {
-        "none.png": "ENOENT",
-        "link.png": "ELOOP",
-        "up/outside.png": "ELOOP",
-        "pipe.png": "EINVAL",
-        "folder.png": "EISDIR",
-    }
-    for member in ("image", "mask"):
-        for path in bad:
-            error = error_of(begin(host, **{member: named(path)}), 5)
-            assert (error.kind, error.data["path"]) == ("InvalidParams", f"$.{member}.path"), path
-        for path, number in errno.items():
-            error = error_of(begin(host, **{member: named(path)}), 5)
-            assert (error.kind, error.data["errno"], error.data["path"]) == (
-                "StorageError",
-                number,
-                f"$.{member}.path",
-            )
-    assert edit(host, steps=1)["images"]
-
-
-def test_a_file_over_the_limit_is_refused_unread(editor):
-    host = editor()
-    with (host.folder / "huge.png").open("wb") as file:
-        file.write(png())
-        file.truncate(64 * 1024 * 1024 + 1)
-    error = error_of(begin(host, image=named("huge.png")))
-    assert (error.kind, error.data["path"], error.data["maxBytes"]) == ("InvalidImage", "$.image.path", 67108864)
-    assert edit(host, steps=1)["images"]
-
-
-def test_a_file_is_the_one_that_was_named_when_the_call_came(editor):
-    host = editor()
-    running = begin(host, "fake:slow=20000 first", steps=2)
-    until(running, "denoising")
-    waiting = begin(host, image=named("in.png"), steps=1)
-    until(waiting, "queued")
-    # its turn has not come, yet a file that is not there is told at once
-    assert error_of(begin(host, image=named("none.png")), 5).data["errno"] == "ENOENT"
-    replacement = host.folder / "new.png"
-    replacement.write_bytes(png(colour=(0, 0, 255)))
-    replacement.rename(host.folder / "in.png")
-    assert [job["state"] for job in host.call("jobs.list")["jobs"]] == ["running", "queued"]
-    running.cancel()
-    error_of(running, 5)
-    made = read_parameters(decoded(waiting.result(20)["images"][0]))
-    assert made["image"]["sha256"] == hashlib.sha256(png()).hexdigest()
-
-
-def test_a_queue_of_large_files_takes_no_memory(editor):
-    host = editor()
-    for name in ("one.png", "two.png"):
-        (host.folder / name).write_bytes(png() + os.urandom(60 << 20))
-    running = begin(host, "fake:slow=20000 first", steps=2)
-    until(running, "denoising")
-    before = psutil.Process(host.process.pid).memory_info().rss
-    calls = [begin(host, image=named("one.png"), mask=named("two.png"), steps=1) for _ in range(8)]
-    for call in calls:
-        until(call, "queued")
-    # a file that is not there is told when those before it have been opened, or nearly
-    assert error_of(begin(host, image=named("none.png"))).kind == "StorageError"
-    assert psutil.Process(host.process.pid).memory_info().rss - before < 16 << 20
-    for call in [*reversed(calls), running]:
-        call.cancel()
-        error_of(call, 5)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="uses fork and an atomic exchange of names")
-def test_no_edit_reads_outside_while_links_are_swapped(hosts, tmp_path):
-    from campaigns.saving import Arena, forked
-
-    arena = Arena(tmp_path / "arena")
-    (arena.root / "sub/in.png").write_bytes(png())
-    (arena.outside / "in.png").write_bytes(png(colour=(0, 0, 255)))
-    host = hosts.spawn(env={**os.environ, "LOCARA_FAKE_STEP_MS": "0", "LOCARA_FAKE_DECODE_MS": "0"})
-    host.initialize(manifest=manifest(MEDIUM, modalities=MODALITIES), grants={"user-folder": str(arena.root)})
-    inline, seen, refused = {"mode": "inline"}, set(), set()
-    with forked(arena.swap):
-        for number in range(400):
-            try:
-                result = edit(host, image=named("sub/in.png"), steps=1, output=inline)
-                seen.add(result["parameters"] and read_parameters(decoded(result["images"][0]))["image"]["sha256"])
-            except Exception as error:  # noqa: BLE001
-                refused.add((error.kind, error.data["errno"]))
-            if number >= 40 and seen and refused:
-                break
-    arena.close()
-    assert seen == {hashlib.sha256(png()).hexdigest()}
-    assert refused
-    assert {kind for kind, _ in refused} == {"StorageError"}
-
-
 # --- cancelling ------------------------------------------------------------------------------
 
 
@@ -531,51 +289,3 @@ def test_a_large_image_fits_a_line_and_one_that_does_not_is_refused_and_the_next
     assert (refusal["error"]["code"], refusal["id"]) == (-32600, None)
     assert refusal["error"]["data"]["maxLineBytes"] == 16 << 20
     assert edit(host, steps=1)["images"]
-
-
-# --- one picture, in one form ----------------------------------------------------------------
-
-WHOLE = {"root": "user-folder", "path": "in.png"}, {"data": b"x", "mime_type": "image/png"}
-
-
-@pytest.mark.parametrize("member", ["image", "mask"])
-@pytest.mark.parametrize(
-    ("given", "at"),
-    [
-        ({}, ""),
-        ({**WHOLE[0], **WHOLE[1]}, ""),
-        ({**WHOLE[0], "mime_type": "image/png"}, ""),
-        ({"root": "user-folder"}, ".path"),
-        ({"path": "in.png"}, ".root"),
-        ({"data": b"x"}, ".mimeType"),
-        ({"mime_type": "image/png"}, ".data"),
-        (WHOLE[0], None),
-        (WHOLE[1], None),
-    ],
-)
-def test_a_picture_and_a_mask_come_whole_and_in_one_form(member, given, at):
-    members = {"image": ImageInput(**WHOLE[0])} | {member: ImageInput(**given)}
-    params = EditParams(prompt="a lake", **members)
-    if at is None:
-        named_ones = [name for name, one in members.items() if one.root is not None]
-        assert [source.at for source in check_forms(params)] == [f"$.{name}.root" for name in named_ones]
-        return
-    with pytest.raises(RpcError) as caught:
-        check_forms(params)
-    assert (caught.value.kind, caught.value.data["path"]) == ("InvalidParams", f"$.{member}{at}")
-
-
-def test_a_file_that_was_being_opened_as_its_job_ended_is_given_back(monkeypatch):
-    given_back = []
-
-    class File:
-        def close(self):
-            given_back.append(self)
-
-    def open_slowly(sources):
-        sources.close()  # the job ends meanwhile
-        sources._files["$.image"] = File()
-
-    monkeypatch.setattr(SourceImages, "_open", open_slowly)
-    anyio.run(SourceImages(EditParams(prompt="a", image=ImageInput(**WHOLE[0])), ()).open)
-    assert len(given_back) == 1

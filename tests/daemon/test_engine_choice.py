@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from locara_sidecar.daemon import engine_choice
+from locara_sidecar.machine import engine_choice
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ The gate itself is tested in ``tests/capability``; this shows that no handler go
 import base64
 import functools
 import io
-from pathlib import Path
 
 import anyio
 import pytest
@@ -15,12 +14,13 @@ from PIL import Image
 from locara_protocol.client import RemoteError
 from locara_protocol.manifest import merge
 from locara_protocol.methods import METHODS
-from locara_sidecar.capability.authorize import Wanted, authorize
+from locara_sidecar.capability.authorize import AccessRequest, authorize
 from locara_sidecar.capability.policy import Policy
-from locara_sidecar.daemon.model_use import ModelUse
-from locara_sidecar.daemon.model_work import run_work
+from locara_sidecar.daemon.access.gate import Gate
+from locara_sidecar.daemon.access.model_use import ModelUse
+from locara_sidecar.daemon.model_methods.model_work import run_work
 from locara_sidecar.models.catalogue import load
-from locara_sidecar.models.worker import Work
+from locara_sidecar.models.worker import WorkerRequest
 
 BARE = {"schema": "locara/v1", "name": "studio", "publisher": "example", "version": "1"}
 FENCED = [method for method in METHODS.values() if method.need != "none"]
@@ -37,6 +37,7 @@ POCKET = {"model": "pocket"}
 PARAMS = {
     "image.generate": DRAWING,
     "image.edit": {**DRAWING, "image": picture()},
+    "host.pickFile": {"path": "/nowhere/at/all.png", "access": "write"},
     "models.get": POCKET,
     "models.download": POCKET,
     "models.verify": POCKET,
@@ -90,21 +91,34 @@ def test_what_the_refusals_ask_for_is_enough_for_every_method(hosts, tmp_path):
             mended.call(method.name, PARAMS[method.name], timeout=20)
         except RemoteError as error:
             refused[method.name] = error.kind
-    # what lies in the package is not removed, and the fake engine prepares nothing; both got past the gate
-    assert refused == {"models.remove": "ModelNotInstalled", "models.prepare": "EngineUnavailable"}
+    # what lies in the package is neither removed nor imported, the fake engine prepares nothing, the picked file's
+    # folder is not there: all got past the gate
+    assert refused == {
+        "host.pickFile": "StorageError",
+        "models.remove": "ModelNotInstalled",
+        "models.import": "InvalidParams",
+        "models.prepare": "EngineUnavailable",
+    }
     entries = mended.call("audit.capabilityLog")["entries"]
     assert [entry["decision"] for entry in entries] == ["allow"] * len(FENCED)
 
 
 def test_leave_to_look_at_a_model_is_none_to_download_it_and_a_grant_for_one_model_loads_no_other(tmp_path):
     app = {**BARE, "capabilities": {"models": [{"id": "pocket"}]}}
-    grant = authorize(Policy.build(app, None), METHODS["models.get"], Wanted(models=("pocket",)))
+    grant = authorize(Policy.build(app, None), METHODS["models.get"], AccessRequest(models=("pocket",)))
     known = load().with_cache(tmp_path)
     for op in ("download", "import"):
-        work = Work(op=op, root=str(tmp_path), entry=known.get("pocket"))
+        work = WorkerRequest(op=op, root=str(tmp_path), entry=known.get("pocket"))
         with pytest.raises(TypeError):
             anyio.run(run_work, grant, work, lambda _: None)
-    use = ModelUse(known, "torch", lambda: None, lambda *_: None)
-    with pytest.raises(TypeError), use.held(grant, known.get("sd3.5-medium"), Path("/nowhere")):
-        pass
+    gate = Gate(known, "torch", lambda: Policy.build(app, None), lambda *_: None)
+    use = ModelUse(gate, lambda: None, lambda *_: None)
+
+    async def hold():
+        other = known.get("sd3.5-medium")
+        async with use.held(None, grant, other, quantization=None, precision=None, read=lambda _: None):
+            pass
+
+    with pytest.raises(TypeError):
+        anyio.run(hold)
     assert list(tmp_path.iterdir()) == []

@@ -188,6 +188,23 @@ def test_a_write_only_grant_of_another_model_does_not_help(hosts):
     assert host.generate(width=256, height=256, steps=1)["model"]["id"] == "sd3.5-large"
 
 
+def test_guidance_that_does_nothing_is_told_and_the_parameters_say_what_ran(hosts):
+    host = hosts.session(models=("sdxl-lightning", "flux.1-schnell", "flux.1-dev", "pocket"))
+    for model in ("sdxl-lightning", "flux.1-schnell"):
+        result = host.generate(model=model, steps=1, guidance=7.5)
+        (warning,) = result["warnings"]
+        assert warning["kind"] == "GuidanceIgnored"
+        assert model in warning["message"]
+        assert "7.5" in warning["message"]
+        assert result["parameters"]["options"]["guidance"] == 0.0
+        for quiet in ({"guidance": 0.0}, {}):
+            result = host.generate(model=model, steps=1, **quiet)
+            assert (result["parameters"]["options"]["guidance"], result["warnings"]) == (0.0, [])
+    for model in ("flux.1-dev", "pocket"):
+        result = host.generate(model=model, steps=1, guidance=7.5)
+        assert (result["parameters"]["options"]["guidance"], result["warnings"]) == (7.5, [])
+
+
 def test_a_speed_that_the_model_has_not_is_told_and_the_parameters_say_what_ran(hosts):
     host = hosts.session(models=("sdxl-lightning", "pocket"))
     result = host.generate(model="sdxl-lightning", steps=1, speed="fast")

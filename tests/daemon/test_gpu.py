@@ -4,7 +4,8 @@ import ctypes
 
 import pytest
 
-from locara_sidecar.daemon import gpu, system
+from locara_sidecar.daemon import system
+from locara_sidecar.machine import gpu
 
 GIB = 1 << 30
 

@@ -1,20 +1,28 @@
 """Watching the host's process, also where the system offers no descriptor for it."""
 
 import os
+import select
 import subprocess
 import sys
 import threading
 
+import anyio
+import psutil
 import pytest
 
 from locara_sidecar.daemon import hostwatch
+from support.host import command
 
 
 @pytest.fixture(params=["descriptor", "asking"])
 def way(request, monkeypatch):
     if request.param == "asking":
-        monkeypatch.setattr(hostwatch, "_wait_for_end", lambda pid: False)
+        monkeypatch.setattr(hostwatch, "_wait_for_end", lambda pid, alive: False)
         monkeypatch.setattr(hostwatch, "_POLL_SECONDS", 0.01)
+
+
+def no_task(*_):
+    pytest.fail("there are threads enough")
 
 
 def sleeper():
@@ -24,7 +32,7 @@ def sleeper():
 def test_the_end_of_a_process_is_told_once_and_not_before(way):
     gone = threading.Semaphore(0)
     with sleeper() as process:
-        hostwatch.watch_process(process.pid, gone.release)
+        hostwatch.watch_process(process.pid, gone.release, no_task)
         assert not gone.acquire(timeout=0.1)
         process.kill()
         process.wait()
@@ -36,7 +44,7 @@ def test_a_process_that_is_gone_already_is_told_at_once(way):
     with sleeper() as process:
         process.kill()
     gone = threading.Event()
-    hostwatch.watch_process(process.pid, gone.set)
+    hostwatch.watch_process(process.pid, gone.set, no_task)
     assert gone.wait(10)
 
 
@@ -49,8 +57,77 @@ def test_a_parent_that_died_before_the_watch_began_is_told():
         process.kill()
 
 
-def test_a_daemon_that_had_no_parent_from_the_start_watches_none():
+def test_a_daemon_that_the_first_process_spawned_watches_none(monkeypatch):
+    monkeypatch.setattr(os, "getsid", lambda pid: 1)  # in a container the host itself may be the first process
     before = threading.active_count()
     hostwatch.watch_parent(1, lambda: pytest.fail("nobody has gone"))
     assert threading.active_count() == before
-    assert os.getppid() > 0
+
+
+@pytest.mark.parametrize("adopter", [1, 77])
+def test_a_parent_of_another_session_is_none_that_spawned_us(adopter, monkeypatch):
+    monkeypatch.setattr(os, "getsid", {0: 5, adopter: adopter}.get)
+    gone = []
+    hostwatch.watch_parent(adopter, lambda: gone.append(True))
+    assert gone == [True]
+
+
+def test_where_there_is_no_further_thread_the_process_is_asked_for(monkeypatch):
+    def no_thread(*_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(hostwatch, "_start", no_thread)
+    monkeypatch.setattr(hostwatch, "_POLL_SECONDS", 0.01)
+    tasks, gone = [], []
+    with sleeper() as process:
+        hostwatch.watch_process(process.pid, lambda: gone.append(True), lambda *task: tasks.append(task))
+        process.kill()
+    ((function, *arguments),) = tasks
+    anyio.run(function, *arguments)
+    assert gone == [True]
+
+
+ORPHAN = """
+import os, signal, subprocess, sys
+command = [sys.executable, "-m", "locara_sidecar", "serve", "--engine", "fake"]
+daemon = subprocess.Popen(command, stdin=0, stderr=subprocess.DEVNULL)
+os.write(2, b"%d\\n" % daemon.pid)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "getsid"), reason="sessions of POSIX")
+def test_a_host_that_is_killed_as_soon_as_it_has_spawned_the_daemon_takes_it_along():
+    """Before the daemon's first line has run. Its pipes stay open: somebody else holds the other ends."""
+    (stdin, into), (out, stdout) = os.pipe(), os.pipe()
+    host = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # an app's session, in which whoever adopts the daemon is not
+    )
+    daemon = psutil.Process(int(host.stderr.readline()))
+    host.wait()
+    host.stderr.close()
+    os.close(stdout)
+    try:
+        assert select.select([out], [], [], 10)[0], "the daemon lives on"
+        assert os.read(out, 1) == b""
+    finally:
+        for fd in (stdin, into, out):
+            os.close(fd)
+        if daemon.is_running():
+            daemon.wait(5)
+
+
+def test_a_daemon_in_a_session_of_its_own_knows_its_host():
+    """A host may detach what it spawns; that makes it nobody's orphan."""
+    with subprocess.Popen(
+        command("--engine", "fake"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as daemon:
+        daemon.stdin.write(b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n')
+        daemon.stdin.flush()
+        assert b'"id":1' in daemon.stdout.readline()
+        daemon.stdin.close()
+        assert daemon.wait(5) == 0

@@ -2,14 +2,16 @@
 
 import itertools
 
+import msgspec
 import pytest
 from msgspec import UNSET
 
 from locara_protocol.errors import RpcError
 from locara_protocol.image_messages import PreviewImage
 from locara_protocol.messages import JobCounts
-from locara_sidecar.daemon.jobs import TRANSITIONS, Job, JobQueue
-from locara_sidecar.daemon.progress import Progress, last_state
+from locara_sidecar.daemon.images.progress import Progress
+from locara_sidecar.daemon.jobs.ended_jobs import MAX_BYTES, MAX_JOBS, MAX_SECONDS, EndedJobs
+from locara_sidecar.daemon.jobs.jobs import TRANSITIONS, Job, JobQueue
 
 
 def test_a_job_moves_only_along_the_table():
@@ -107,14 +109,6 @@ def test_the_queue_runs_one_job_at_a_time_first_come_first_served():
     assert queue.next_waiting() is second
 
 
-def test_a_job_is_found_by_the_very_id_of_its_request():
-    queue = JobQueue(limit=4)
-    number, text = job_in(queue, 1), job_in(queue, "1")
-    assert queue.by_request(1) is number
-    assert queue.by_request("1") is text
-    assert queue.by_request(2) is None
-
-
 @pytest.mark.parametrize("limit", [0, 1, 3])
 def test_the_queue_is_full_when_one_runs_and_as_many_wait_as_it_says(limit):
     queue = JobQueue(limit)
@@ -141,9 +135,88 @@ def test_a_message_tells_phase_image_and_step_and_loading_tells_its_part():
     assert progress.step(2, 1, 4, None).phase == "denoising"
 
 
-def test_the_last_state_of_a_job_is_kept_without_its_preview():
+def test_the_last_state_of_a_job_keeps_the_latest_preview_of_its_image():
     preview = PreviewImage(mime_type="image/webp", width=1, height=1, data="AAAA", decoder="linear")
-    message = Progress("job-1", 1, 4, lambda: 0.0).step(1, 1, 4, preview)
-    assert message.preview == preview
-    assert last_state(message).preview is UNSET
-    assert last_state(message).step == 1
+    progress, job = Progress("job-1", 2, 4, lambda: 0.0), Job("job-1", 1, "image.generate", None)
+    job.note(progress.step(1, 1, 4, preview))
+    job.note(progress.step(1, 2, 4, None))
+    assert (job.last.step, job.last.preview) == (2, preview)
+    job.note(progress.phase("decoding", 1))
+    assert (job.last.phase, job.last.preview) == ("decoding", preview)
+    job.note(progress.step(2, 1, 4, None))
+    assert (job.last.image, job.last.preview) == (2, UNSET)
+
+
+def test_the_last_message_of_a_job_that_is_done_has_progress_1():
+    progress = Progress("job-1", 2, 4, lambda: 0.0)
+    progress.step(1, 4, 4, None)
+    progress.phase("saving", 1)
+    last = progress.done()
+    assert (last.progress, last.phase, last.image, last.step, last.eta_ms) == (1.0, "saving", 2, 4, 0)
+    assert Progress("job-2", 1, 4, lambda: 0.0).done().progress == 1.0
+
+
+class Ended:
+    """A collection with a clock of its own."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.jobs = EndedJobs(lambda: self.now)
+
+    def add(self, number, outcome=b"{}", state="done"):
+        job = Job(f"job-{number}", number, "image.generate", None)
+        job.state = state
+        self.jobs.add(job, outcome if isinstance(outcome, RpcError) else msgspec.Raw(outcome))
+
+    @property
+    def ids(self):
+        return [job.info.job_id for job in self.jobs.all()]
+
+
+def test_ended_jobs_are_kept_for_ten_minutes_and_the_latest_come_first():
+    ended = Ended()
+    for number in (1, 2, 3):
+        ended.now = 100.0 * number
+        ended.add(number)
+    assert ended.ids == ["job-3", "job-2", "job-1"]
+    ended.now = 100 + MAX_SECONDS
+    assert ended.jobs.get("job-1") is not None
+    ended.now += 1
+    assert ended.jobs.get("job-1") is None
+    assert ended.ids == ["job-3", "job-2"]
+    ended.now += 1000
+    assert ended.ids == []
+
+
+def test_no_more_ended_jobs_are_kept_than_announced():
+    ended = Ended()
+    for number in range(100):
+        ended.add(number)
+    assert ended.ids == [f"job-{number}" for number in range(99, 99 - MAX_JOBS, -1)]
+
+
+def test_large_results_push_older_ones_out_and_the_latest_stays_however_large_it_is():
+    ended = Ended()
+    third = b'"' + b"x" * (MAX_BYTES // 3) + b'"'
+    for number in range(5):
+        ended.add(number, third)
+    assert ended.ids == ["job-4", "job-3"]
+    finished = [{"data": "x" * MAX_BYTES}]
+    ended.add(5, RpcError("RequestCancelled", "Cancelled.", images=finished), "cancelled")
+    assert ended.ids == ["job-5"]
+    assert ended.jobs.get("job-5").outcome.data["images"] == finished
+    ended.add(6)
+    assert ended.ids == ["job-6"]
+
+
+def test_an_error_that_is_kept_holds_nothing_of_where_it_was_raised():
+    ended = Ended()
+    try:
+        raise RpcError("EngineCrashed", "It crashed.", phase="denoising")
+    except RpcError as error:
+        ended.add(1, error, "failed")
+    kept = ended.jobs.get("job-1").outcome
+    assert (kept.to_wire()["data"], kept.__traceback__) == (
+        {"kind": "EngineCrashed", "retryable": True, "phase": "denoising"},
+        None,
+    )

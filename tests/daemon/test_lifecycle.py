@@ -1,17 +1,15 @@
-"""Spawning, opening, closing and dying: a daemon that never hangs and goes with its host."""
+"""Spawning and opening: what a daemon says of itself, and how it starts."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 
-import psutil
 import pytest
 
 from locara_protocol.client import RemoteError
-from support.host import command, error_of, manifest, until
+from support.host import command, manifest
 
 PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
 OPENING = {"protocolVersion": 1, "clientInfo": {"name": "t", "version": "1"}}
@@ -159,181 +157,23 @@ def test_a_whole_session_written_before_the_daemon_has_started_is_served(tmp_pat
     assert len(answers[1]["result"]["images"]) == 1
 
 
-def test_nothing_is_looked_at_after_exit_and_the_end_of_stdin_does_not_change_the_status():
-    lines = b'{"jsonrpc":"2.0","method":"exit"}\n' + PING
-    done = subprocess.run(command(), input=lines, capture_output=True, timeout=10)
-    assert (done.returncode, done.stdout) == (1, b"")
-
-
-def test_a_host_that_closes_its_reading_end_ends_the_daemon_though_stdin_stays_open():
-    with subprocess.Popen(command("--engine", "fake"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as daemon:
-        daemon.stdin.write(PING)
+def test_work_on_models_that_is_asked_for_together_with_initialize_is_done_and_can_be_cancelled(tmp_path):
+    """Those lines are looked at before there is an event loop."""
+    opening = request(0, "initialize", {**OPENING, "manifest": manifest("pocket", "sdxl-lightning")})
+    nothing = request(1, "models.import", {"model": "sdxl-lightning", "from": str(tmp_path / "nothing")})
+    checked = request(2, "models.verify", {"model": "pocket"})
+    cancelled = request(3, "models.verify", {"model": "pocket"})
+    cancel = b'{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":3}}\n'
+    flags = ("--engine", "fake", "--allow-model-management", "--cache-dir", str(tmp_path))
+    with subprocess.Popen(command(*flags), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as daemon:
+        daemon.stdin.write(opening + nothing + checked + cancelled + cancel)
         daemon.stdin.flush()
-        assert daemon.stdout.readline()
-        daemon.stdout.close()
-        daemon.stdin.write(PING)
-        daemon.stdin.flush()
-        assert daemon.wait(5) == 0
-
-
-def test_a_daemon_whose_event_loop_is_stuck_still_ends_within_two_seconds():
-    planted = (
-        "from locara_sidecar.daemon.server import Server; import time; Server.cancel_all = lambda _: time.sleep(60)"
-    )
-    code = f"{planted}\nfrom locara_sidecar.__main__ import main; main()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, "serve", "--engine", "fake"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as daemon:
-        daemon.stdin.write(PING)
-        daemon.stdin.flush()
-        assert daemon.stdout.readline()
-        began = time.monotonic()
+        answers = {answer["id"]: answer for answer in (json.loads(daemon.stdout.readline()) for _ in range(4))}
         daemon.stdin.close()
         assert daemon.wait(5) == 0
-    assert time.monotonic() - began < 2
-
-
-def test_exit_is_0_after_shutdown_and_1_without(hosts):
-    host = hosts.session()
-    host.call("shutdown")
-    with pytest.raises(RemoteError) as caught:
-        host.call("ping")
-    assert caught.value.kind == "InvalidRequest"
-    host.notify("exit")
-    assert host.process.wait(5) == 0
-    other = hosts.session()
-    other.notify("exit")
-    assert other.process.wait(5) == 1
-
-
-def test_shutdown_answers_running_and_waiting_calls_first(hosts):
-    host = hosts.session()
-    running = host.begin("fake:slow=100 a lake", steps=50)
-    until(running, "denoising")
-    waiting = host.begin(steps=1)
-    host.call("shutdown", timeout=10)
-    # no waiting: both answers came before that of shutdown
-    assert error_of(running, 0).kind == error_of(waiting, 0).kind == "RequestCancelled"
-
-
-@pytest.mark.parametrize("way", ["eof", "sigterm", "sigint"])
-def test_daemon_and_engine_are_gone_within_two_seconds_in_the_middle_of_a_step(way, hosts):
-    host = hosts.session()
-    call = host.begin("fake:slow=10000 a lake", steps=3)
-    until(call, "denoising")
-    waiting = host.begin(steps=1)
-    engine = psutil.Process(host.call("ping")["engine"]["pid"])
-    began = time.monotonic()
-    if way == "eof":
-        host.process.stdin.close()
-    else:
-        os.kill(host.process.pid, signal.SIGTERM if way == "sigterm" else signal.SIGINT)
-    assert host.process.wait(5) == 0
-    assert _end([engine])
-    assert time.monotonic() - began < 2
-    assert error_of(call, 1).kind == error_of(waiting, 1).kind == "RequestCancelled"
-
-
-def test_a_stuck_engine_does_not_keep_the_daemon(hosts):
-    host = hosts.session()
-    call = host.begin("fake:hang=denoising a lake", steps=3)
-    until(call, "denoising")
-    engine = psutil.Process(host.call("ping")["engine"]["pid"])
-    began = time.monotonic()
-    host.process.stdin.close()
-    host.process.wait(5)
-    assert _end([engine])
-    assert time.monotonic() - began < 2
-
-
-HOST = """
-import subprocess, sys, json, os
-daemon = subprocess.Popen(json.loads(sys.argv[1]), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-for line in json.loads(sys.argv[2]):
-    daemon.stdin.write(line.encode() + b"\\n")
-daemon.stdin.flush()
-for pipe in (daemon.stdin, daemon.stdout):
-    os.set_inheritable(os.dup(pipe.fileno()), True)
-holder = subprocess.Popen(["sleep", "60"], close_fds=False)   # something else holds the daemon's stdin and stdout open
-print(daemon.pid, holder.pid, flush=True)
-while daemon.stdout.readline():
-    print("line", flush=True)
-"""
-
-
-def test_a_killed_host_takes_daemon_and_engine_with_it_even_if_its_pipes_stay_open(tmp_path):
-    params = {
-        "protocolVersion": 1,
-        "clientInfo": {"name": "t", "version": "1"},
-        "manifest": manifest(),
-        "grants": {"user-folder": str(tmp_path)},
-    }
-    lines = [
-        json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}),
-        json.dumps(
-            {
-                "jsonrpc": "2.0",
-                "id": 2,
-                "method": "image.generate",
-                "params": {"prompt": "fake:slow=60000 x", "channel": 1},
-            }
-        ),
-    ]
-    arguments = [
-        sys.executable,
-        "-c",
-        HOST,
-        json.dumps(command("--engine", "fake", "--log-level", "error")),
-        json.dumps(lines),
-    ]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as host:
-        daemon_pid, holder_pid = map(int, host.stdout.readline().split())
-        daemon = psutil.Process(daemon_pid)
-        for _ in range(5):  # initialize's answer, queued, loading, encoding, denoising
-            host.stdout.readline()
-        children = daemon.children()
-        assert len(children) == 1
-        began = time.monotonic()
-        host.kill()
-        host.wait()
-        try:
-            ended = _end([daemon, *children])
-            took = time.monotonic() - began
-        finally:
-            os.kill(holder_pid, signal.SIGKILL)
-    assert ended
-    assert took < 2
-
-
-def _end(processes, patience=4):
-    """Wait until they have ended; False if one lives on.
-
-    One that has ended after its parent is listed until the system's first process collects it, which on some
-    machines takes that two seconds: psutil's own wait would measure that.
-    """
-    deadline = time.monotonic() + patience
-    while any(_lives(process) for process in processes):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)  # nothing tells of another's child's end on every system; the bounds are seconds
-    return True
-
-
-def _lives(process):
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def test_a_process_id_that_ends_ends_the_daemon(hosts):
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        host = hosts.spawn()
-        host.open(processId=other.pid)
-        host.call("ping")
-        other.kill()
-        other.wait()
-        assert host.process.wait(3) == 0
+    assert answers[1]["error"]["data"]["path"] == "$.from"
+    assert answers[2]["result"]["ok"]
+    assert answers[3]["error"]["data"]["kind"] == "RequestCancelled"
 
 
 def test_almost_no_environment_is_enough(hosts):
@@ -356,3 +196,35 @@ def test_stdin_may_be_a_file_a_socket_or_the_null_device(tmp_path):
         assert json.loads(ours.recv(65536))["id"] == 1
         ours.shutdown(socket.SHUT_WR)
         assert daemon.wait(5) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read: No such file or directory."),
+        ("folder", "cannot be read: Is a directory."),
+        (b"\xff", "is not in UTF-8 (byte 0)."),
+        (b'{"schema": ', "is not JSON (line 1, column 12: Expecting value)."),
+        (b"[" * 100_000, "is nested too deep."),
+        (b"[]", "does not hold a JSON object."),
+    ],
+)
+def test_a_manifest_file_that_cannot_be_used_is_told_in_a_sentence_with_its_name(tmp_path, content, said):
+    file = tmp_path / "locara.json"
+    if content == "folder":
+        file.mkdir()
+    elif content is not None:
+        file.write_bytes(content)
+    done = subprocess.run(command("--manifest", str(file)), input=b"", capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode() == f"locara-sidecar: The manifest {file} {said}\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="as POSIX says it")
+def test_a_file_that_the_system_refuses_at_the_start_is_named(tmp_path):
+    code = "from locara_sidecar.daemon.wire import stdio\n"
+    code += f"def claim(): open({str(tmp_path)!r})\nstdio.claim = claim\n"
+    code += "from locara_sidecar.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "serve"], input=b"", capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == f"locara-sidecar: cannot start: {tmp_path}: Is a directory\n"

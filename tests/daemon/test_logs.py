@@ -45,3 +45,13 @@ def test_an_exception_is_told_by_its_type_and_place_never_by_its_text(monkeypatc
     assert told["exception"] == "ValueError"
     assert told["frames"][-1].startswith("test_logs.py:")
     assert b"zanzibar" not in line
+
+
+def test_a_record_that_cannot_be_encoded_is_counted_and_harms_nobody(monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(logs, "_encode", fail)
+    monkeypatch.setattr(logs, "_sink", logs._Sink())
+    logs._Handler().emit(logging.LogRecord("locara.x", logging.INFO, __file__, 1, "something", None, None))
+    assert logs._sink._dropped == 1

@@ -9,10 +9,10 @@ import msgspec
 import psutil
 import pytest
 
-from locara_sidecar.daemon import model_work
+from locara_sidecar.daemon.model_methods import model_work
 from locara_sidecar.models import worker
 
-LAST = msgspec.json.encode(worker.Done(digest="sha256:0", bytes=0, files=0)) + b"\n"
+LAST = msgspec.json.encode(worker.WorkerResult(digest="sha256:0", bytes=0, files=0)) + b"\n"
 WORK = SimpleNamespace(op="verify")
 
 
@@ -48,6 +48,7 @@ def test_a_worker_that_does_not_end_is_killed(scripted, tmp_path, monkeypatch):
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
+@pytest.mark.alone
 def test_a_worker_whose_caller_gives_up_is_killed_at_once(scripted, tmp_path):
     scripted(f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)")
 

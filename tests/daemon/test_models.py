@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from locara_sidecar.capability.authorize import DOWNLOADS, MANAGEMENT
-from locara_sidecar.daemon.model_calls import MAX_WORKS
+from locara_sidecar.daemon.model_methods.model_calls import MAX_WORKS
 from locara_sidecar.models import partial
-from models.helpers import entry_data, write_model
 from support.host import error_of
 from support.hub import FakeHub
+from support.model_store import entry_data, write_model
 
 
 @pytest.fixture
@@ -117,6 +117,25 @@ def test_a_check_that_takes_long_is_cancelled(daemon, tmp_path):
     assert time.monotonic() - began < 2
 
 
+def test_a_cancelled_import_has_given_back_the_disk_when_it_is_answered(daemon, tmp_path):
+    folder = write_model(tmp_path / "big")
+    size = 2 << 30
+    header = json.dumps({"weight": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    with (folder / "transformer" / "diffusion_pytorch_model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
+    host = daemon(MANAGEMENT)
+    cache = tmp_path / "cache"
+    call = host.start("models.import", {"model": "mine", "from": str(folder)}, stream=True)
+    deadline = time.monotonic() + 20
+    while not (list((cache / "blobs").glob("*")) and list(cache.glob("incoming/tree-*/copy-*"))):
+        assert time.monotonic() < deadline
+    call.cancel()
+    assert error_of(call, 5).kind == "RequestCancelled"
+    assert [path for path in cache.rglob("*") if path.is_file() and path.parent.name != "locks"] == []
+    assert list((cache / "incoming").iterdir()) == []
+
+
 def test_the_daemon_ends_in_time_while_it_downloads(daemon, hub):
     host = daemon(DOWNLOADS)
     hub.fail("/cdn/", "drip")
@@ -211,10 +230,11 @@ def test_a_download_that_waits_for_the_hub_ends_with_its_daemon(daemon, hub, tmp
         assert time.monotonic() < deadline
         time.sleep(0.02)
     hub.pace = 60.0  # one more piece of the weights, then nothing
-    assert partial.claim(incoming, parts[0].stem) is None, "the worker writes it"
+    key = partial.key_of(parts[0])
+    assert partial.claim(incoming, key) is None, "the worker writes it"
     host.process.kill()
     deadline = time.monotonic() + 2
-    while (part := partial.claim(incoming, parts[0].stem)) is None:
+    while (part := partial.claim(incoming, key)) is None:
         assert time.monotonic() < deadline, "the worker has outlived its daemon"
         time.sleep(0.02)
     part.close()

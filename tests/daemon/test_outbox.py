@@ -3,7 +3,7 @@
 import json
 
 from locara_protocol.image_messages import DiffusionStep, PreviewImage
-from locara_sidecar.daemon.outbox import MAX_PENDING, Channel, Outbox
+from locara_sidecar.daemon.wire.outbox import HIGH_WATER_BYTES, MAX_PENDING, Channel, Outbox
 
 
 def step(number, preview=None, image=1):
@@ -99,3 +99,17 @@ def test_a_bounded_amount_is_taken_at_a_time():
     for _ in range(10):
         outbox.answer(b"x" * 100)
     assert len(outbox.take(250)) == 303
+
+
+def test_whoever_found_it_full_is_told_once_when_there_is_room_again():
+    outbox, told = Outbox(), []
+    assert not outbox.is_full(lambda: told.append("never"))
+    for _ in range(5):
+        outbox.answer(b'"%s"' % (b"x" * (HIGH_WATER_BYTES // 4 - 2)))
+    assert outbox.is_full(lambda: told.append("room"))
+    outbox.take(1)
+    assert told == ["room"]
+    assert not outbox.is_full(lambda: told.append("never"))
+    taken(outbox)
+    assert told == ["room"]
+    assert outbox.taken == 5 * (HIGH_WATER_BYTES // 4 + 1)

@@ -1,6 +1,5 @@
 """models.prepare through the real daemon and the MLX engine, on tiny models in the store."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -8,7 +7,6 @@ import signal
 import time
 from pathlib import Path
 
-import anyio
 import pytest
 
 from locara_sidecar.capability.authorize import DOWNLOADS, MANAGEMENT
@@ -213,12 +211,17 @@ def test_a_cancelled_one_is_answered_and_nothing_of_it_is_left(daemon, cache, at
 def large(tmp_path):
     """tiny-flux with a transformer that takes a moment to quantize."""
     pytest.importorskip("diffusers")
-    from fullsize import synthetic
+    from support import synthetic
 
     folder = Path(shutil.copytree(MODELS / "tiny-flux", tmp_path / "large"))
     shutil.rmtree(folder / "transformer")
     config = synthetic.FLUX | {"num_layers": 2, "num_single_layers": 2, "attention_head_dim": 128}
-    config |= {"num_attention_heads": 12, "joint_attention_dim": 64, "pooled_projection_dim": 32}
+    config |= {
+        "num_attention_heads": 12,
+        "joint_attention_dim": 64,
+        "pooled_projection_dim": 32,
+        "guidance_embeds": False,
+    }
     published = synthetic.Published("diffusers", "FluxTransformer2DModel", config)
     synthetic.write(folder / "transformer", published, shard_bytes=40_000_000)
     return folder
@@ -314,94 +317,3 @@ def test_a_model_that_is_not_there_is_said_not_to_be(daemon):
 def test_a_form_has_fewer_bits(daemon, quantization):
     error = error_of(prepare(daemon(install=False), quantization=quantization))
     assert (error.kind, error.data["path"]) == ("InvalidParams", "$.quantization")
-
-
-# --- the last phases, in this process ----------------------------------------------------------
-
-
-class Engine:
-    """Writes a component as the MLX engine would."""
-
-    def __init__(self):
-        self.into = None
-
-    async def prepare(self, spec, on_event):
-        from locara_sidecar.engine import frames
-        from models.test_derive import made_files
-
-        self.into = Path(spec.into)
-        for path, data in made_files().items():
-            (self.into / path).parent.mkdir(exist_ok=True)
-            (self.into / path).write_bytes(data)
-        return frames.Prepared(job=spec.job, quantization="4bit", precision="bfloat16", components=["transformer"])
-
-
-@pytest.fixture
-def order(tmp_path, cache):
-    from locara_sidecar.daemon import preparing
-    from locara_sidecar.daemon.model_specs import model_spec
-    from locara_sidecar.daemon.model_work import run_for_user
-    from locara_sidecar.models.importing import import_model
-    from models.helpers import entry_for, write_model
-
-    store, entry = Store(cache), entry_for()
-    installed = import_model(store, entry, write_model(tmp_path / "mine"), lambda _: None)
-    model = model_spec(
-        entry, folder=str(installed.folder), digest=installed.meta.digest, quantization="4bit", precision=None
-    )
-    return preparing.Order(
-        job="job-1",
-        store=store,
-        entry=entry,
-        model=model,
-        engine="mlx",
-        digest=lambda: installed.meta.digest,
-        run_work=run_for_user,
-    )
-
-
-@pytest.mark.parametrize("at", ["verifying", "publishing"])
-def test_a_cancel_while_it_is_checked_or_published_leaves_nothing(order, cache, at, monkeypatch):
-    from locara_sidecar.daemon import preparing
-
-    there, told = visible(cache), []
-
-    async def main():
-        with anyio.CancelScope() as scope:
-
-            def tell(phase, done, total):
-                told.append(phase)
-                if phase == at:
-                    scope.cancel()
-
-            await preparing.prepare(order, Engine(), tell)
-        return scope.cancelled_caught
-
-    with anyio_deadline():
-        cancelled = anyio.run(main)
-    assert cancelled
-    assert told[-1] == at
-    # a cancel that comes while the name is given may come too late: then the form is whole
-    assert visible(cache) == there or at == "publishing"
-    assert list((cache / "incoming").iterdir()) == []
-
-
-@contextlib.contextmanager
-def anyio_deadline():
-    began = time.monotonic()
-    yield
-    assert time.monotonic() - began < 20
-
-
-def test_a_model_whose_files_changed_meanwhile_gets_no_form(order, cache):
-    from dataclasses import replace
-
-    from locara_protocol.errors import RpcError
-    from locara_sidecar.daemon import preparing
-
-    there = visible(cache)
-    with pytest.raises(RpcError) as caught:
-        anyio.run(preparing.prepare, replace(order, digest=lambda: "sha256:other"), Engine(), lambda *_: None)
-    assert caught.value.kind == "IntegrityError"
-    assert visible(cache) == there
-    assert list((cache / "incoming").iterdir()) == []

@@ -4,7 +4,7 @@ import pytest
 
 from locara_protocol.errors import RpcError
 from locara_protocol.image_messages import GenerateOptions
-from locara_sidecar.daemon.sizes import MAX_INLINE_IMAGE_BYTES, size_of
+from locara_sidecar.daemon.access.sizes import MAX_INLINE_IMAGE_BYTES, size_of
 from locara_sidecar.models import catalogue
 
 FLUX = catalogue.load().get("flux.1-schnell")

@@ -8,8 +8,17 @@ PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
 
 LATER = {
     "the event loop": ("asyncio", "ssl", "subprocess", "socket", "anyio._backends._asyncio"),
-    "an engine": ("torch", "mlx", "diffusers", "transformers", "numpy", "PIL", "locara_sidecar.engine.client"),
+    "an engine": (
+        "torch",
+        "mlx",
+        "diffusers",
+        "transformers",
+        "numpy",
+        "PIL",
+        "locara_sidecar.daemon.engine_host.client",
+    ),
     "a model": ("huggingface_hub", "httpx2", "hashlib", "locara_sidecar.models.store"),
+    "a terminal": ("rich", "shtab", "locara_sidecar.cli.console", "locara_sidecar.cli.pictures"),
     "a session": ("ctypes", "psutil", "tempfile", "importlib.metadata", "locara_protocol.openrpc"),
 }
 """Modules by what first needs them, none of which is a ping."""
@@ -18,11 +27,11 @@ UNTIL_THE_LOOP = """
 import anyio, os, sys, threading
 
 def instead_of_the_loop(main):
-    for thread in threading.enumerate():
-        if thread.name == "stdin":
-            thread.join()
     daemon = main.__self__
-    daemon._drain()
+    for thread in threading.enumerate():
+        while thread.name == "stdin" and thread.is_alive():  # it waits for what it has read to be looked at
+            daemon._drain()
+            thread.join(0.01)
     daemon._outbox.close()
     daemon._writer.wait(5)  # as the loop would before the process ends
     os.write(2, " ".join(sys.modules).encode())
@@ -37,6 +46,6 @@ run(["serve", "--engine", "fake", "--log-level", "error"])
 def test_the_first_ping_is_answered_before_the_event_loop_and_anything_heavy_is_imported():
     done = subprocess.run([sys.executable, "-c", UNTIL_THE_LOOP], input=PING, capture_output=True, timeout=30)
     imported = set(done.stderr.decode().split())
-    assert "locara_sidecar.daemon.server" in imported
+    assert "locara_sidecar.daemon.wire.server" in imported
     assert {why: found for why, names in LATER.items() if (found := imported & set(names))} == {}
     assert json.loads(done.stdout)["result"]["engine"]["state"] == "stopped"

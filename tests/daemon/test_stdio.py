@@ -7,13 +7,13 @@ import threading
 
 import pytest
 
-from locara_sidecar.daemon.stdio import ByteReader, LineWriter
+from locara_sidecar.daemon.wire.stdio import ByteReader, LineWriter
 
 CLAIM = """
 import os
 for fd in {closed}:
     os.close(fd)
-from locara_sidecar.daemon import stdio
+from locara_sidecar.daemon.wire import stdio
 read, write = stdio.claim()
 os.write(write, b"to the host\\n")
 os.write(1, b"stray\\n")

@@ -1,30 +1,18 @@
 """Every fixture of fixtures/jsonrpc, piped to the real daemon."""
 
-import subprocess
-
 import pytest
 
+from locara_conformance.cases import load
+from locara_conformance.groups.replay import replay
+from locara_conformance.lab import Lab
 from support.host import command
-from support.replay import Session, load_cases, problem
-
-CASES = load_cases()
 
 
-@pytest.mark.parametrize("initialized", [False, True], ids=["new", "initialized"])
-def test_the_daemon_answers_every_fixture_as_the_contract_says(initialized):
-    cases = [case for case in CASES if case.initialized is initialized]
-    assert len(cases) > 10
-    problems = []
-    session = None
+@pytest.mark.parametrize("file", sorted({case.file for case in load()}))
+def test_the_daemon_answers_every_fixture_as_the_contract_says(file):
+    lab = Lab(command("--engine", "fake"), timeout=20)
     try:
-        for case in cases:
-            if session is None:
-                session = Session(command("--engine", "fake"), initialized=initialized, stderr=subprocess.DEVNULL)
-            problems.append(problem(case, session.play(case)))
-            if case.last:
-                session.close()
-                session = None
+        replay(lab, file)
     finally:
-        if session is not None:
-            session.close()
-    assert [text for text in problems if text] == []
+        lab.close()
+    assert lab.violations == {}

@@ -1,4 +1,4 @@
-"""What the engine's tests share: job descriptions, and a client of the fake engine that is always closed."""
+"""What the engine's tests share: job descriptions, and a client that is always closed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import anyio
 import pytest
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.engine import frames
-from locara_sidecar.engine.client import EngineClient
+from locara_sidecar.daemon.engine_host.client import EngineClient
+from locara_sidecar.daemon.engine_host.transport.process import ChildProcess
+from locara_sidecar.ipc import frames
+from support.engines import Engines, FakeEngine
 
 
 def _spec(job="job-1", prompt="a lighthouse", *, preview=None, output=None, model="pocket", **members):
@@ -36,12 +38,29 @@ def _spec(job="job-1", prompt="a lighthouse", *, preview=None, output=None, mode
 class Client(EngineClient):
     """The real client; remembers the events of each job and every log record."""
 
-    def __init__(self, **options):
+    def __init__(self, transport, **options):
         self.logs = []
         self.log_seen = anyio.Event()
         self.events = []
+        self.transport = transport
         settings = {"step_ms": "20", "load_ms": "20", "decode_ms": "5"} | options.pop("settings", {})
-        super().__init__("fake", on_log=self._log, settings=settings, **options)
+        options = {"engine": "fake"} | options
+        super().__init__(on_log=self._log, settings=settings, transport=transport, **options)
+
+    @property
+    def started(self):
+        """The engines that were started, where they are in memory."""
+        return self.transport.started
+
+    @property
+    def connection(self):
+        """The engine that is there."""
+        return self._supervisor.connection
+
+    @property
+    def gone(self):
+        """The event that no engine is there."""
+        return self._supervisor.gone
 
     def _log(self, record):
         self.logs.append(record)
@@ -76,24 +95,41 @@ def spec():
     return _spec
 
 
+def _drive(body, transport, options):
+    @asynccontextmanager
+    async def opened():
+        client = Client(transport, **options)
+        try:
+            yield client
+        finally:
+            await client.close()
+
+    async def main():
+        with anyio.fail_after(20):
+            async with opened() as client:
+                return await body(client)
+
+    return anyio.run(main)
+
+
 @pytest.fixture
 def drive():
-    """Run an async test body with a client, under a deadline."""
+    """Run an async test body with a client, under a deadline.
 
-    def run(body, **options):
-        @asynccontextmanager
-        async def opened():
-            client = Client(**options)
-            try:
-                yield client
-            finally:
-                await client.close()
+    ``engine``: what is behind the connection to an engine in memory; the fake engine, if not told.
+    """
 
-        async def main():
-            with anyio.fail_after(20):
-                async with opened() as client:
-                    return await body(client)
+    def run(body, engine=FakeEngine, **options):
+        return _drive(body, Engines(engine), options)
 
-        return anyio.run(main)
+    return run
+
+
+@pytest.fixture
+def drive_process():
+    """The same, with engines in child processes. ``argv``: another command than the worker's."""
+
+    def run(body, argv=None, **options):
+        return _drive(body, ChildProcess(argv), options)
 
     return run

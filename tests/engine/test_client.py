@@ -1,18 +1,18 @@
-"""A healthy engine: what a job reports, in which order, and how long the process lives."""
+"""A healthy engine: what a job reports, in which order, and how long an engine lives. No process is spawned here."""
 
 from __future__ import annotations
 
 import io
-import os
-import sys
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import pytest
 from PIL import Image
 
-from locara_sidecar.engine import frames
-from locara_sidecar.engine.process import worker_argv
+from locara_sidecar.daemon.engine_host.lifecycle import IllegalEventError
+from locara_sidecar.ipc import frames
+from support.engines import Played, enter, finish
 
 
 def shape(events):
@@ -120,12 +120,11 @@ def test_the_result_tells_what_ran_and_how_long_it_took(drive, spec):
     drive(body)
 
 
-def test_the_second_job_finds_the_process_and_the_model_warm(drive, spec):
+def test_the_second_job_finds_the_engine_and_the_model_warm(drive, spec):
     async def body(client):
         await client.make(spec())
-        pid = client.status().pid
         done = await client.make(spec(job="job-2"))
-        assert client.status().pid == pid
+        assert len(client.started) == 1
         assert done.load == 0
         assert shape(client.events)[0] == "encoding 1"
 
@@ -144,15 +143,16 @@ def test_status_tells_each_state_as_it_is(drive, spec):
             tasks.start_soon(client.make, spec(), lambda event: isinstance(event, frames.Step), look)
             await anyio.lowlevel.checkpoint()
             await anyio.lowlevel.checkpoint()
-            assert client.status().state == "starting"
+            starting = client.status()
+        assert (starting.state, starting.model, client.device) == ("starting", None, "cpu")
+        assert starting.last_progress_ms < 1000
         [busy] = states
         assert (busy.state, busy.model) == ("busy", "pocket")
         assert busy.last_progress_ms < 1000
-        assert busy.pid != os.getpid()
         idle = client.status()
-        assert (idle.state, idle.model, idle.pid) == ("idle", "pocket", busy.pid)
+        assert (idle.state, idle.model, idle.last_progress_ms) == ("idle", "pocket", None)
         assert await client.unload()
-        assert client.status().state == "stopped"
+        assert (client.status().state, client.status().model, client.device) == ("stopped", None, None)
         assert not await client.unload()
 
     drive(body)
@@ -161,13 +161,12 @@ def test_status_tells_each_state_as_it_is(drive, spec):
 def test_an_idle_engine_ends_by_itself_and_the_next_job_starts_another(drive, spec):
     async def body(client):
         await client.make(spec())
-        first = client.status().pid
-        await client._gone.wait()
+        await client.gone.wait()
         assert client.status().state == "stopped"
         await client.make(spec(job="job-2"))
-        assert client.status().pid != first
+        assert len(client.started) == 2
 
-    drive(body, idle_unload=0.05)
+    drive(body, lambda: Played(finish), idle_unload=0.05)
 
 
 def test_unload_leaves_a_running_job_alone(drive, spec):
@@ -181,96 +180,67 @@ def test_unload_leaves_a_running_job_alone(drive, spec):
 
             async def ask():
                 asked.append(await client.unload())
+                finish(client.connection, spec())
 
-            await client.make(spec(), lambda event: isinstance(event, frames.Step), unload)
+            await client.make(spec(), lambda event: isinstance(event, frames.PhaseStarted), unload)
         assert asked == [False]
 
-    drive(body)
+    drive(body, lambda: Played(enter))
 
 
-def test_two_jobs_at_once_are_a_programming_error(drive, spec):
+def test_two_jobs_at_once_are_a_programming_error_and_the_first_goes_on(drive, spec):
     async def body(client):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(client.make, spec())
             await anyio.lowlevel.checkpoint()
-            with pytest.raises(AssertionError):
+            with pytest.raises(IllegalEventError):
                 await client.run(spec(job="job-2"), lambda event: None)
-
-    drive(body)
-
-
-def test_what_is_printed_in_the_engine_goes_to_the_log_and_never_into_the_frames(drive, spec):
-    async def body(client):
-        await client.make(spec(prompt="fake:stderr"))
-        assert len(client.of(frames.Image)) == 1
-        await client.unload()
-        noise = {record.msg for record in client.logs if record.logger == "engine.stderr"}
-        assert {f"engine noise {who}" for who in ("python stdout", "python stderr", "print", "c", "child")} <= noise
-
-    drive(body)
-
-
-def test_what_is_printed_before_the_worker_has_its_pipe_is_skipped(drive, spec):
-    boot = worker_argv()
-    at = boot.index("-c") + 1
-    boot[at] = "import os; os.write(1, b'startup noise ' * 20_000); " + boot[at]
-
-    async def body(client):
-        await client.make(spec())
         assert len(client.of(frames.Image)) == 1
 
-    drive(body, argv=boot)
+    drive(body, lambda: Played(finish))
 
 
-def test_the_engine_starts_anywhere_and_with_almost_no_environment(drive, spec, tmp_path, monkeypatch):
-    (tmp_path / "msgspec.py").write_text("raise SystemExit('imported from the working directory')")
-    monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name not in ("HOME", "PATH", "USER"):
-            monkeypatch.delenv(name)
+def test_an_edit_s_files_reach_the_engine_whole(drive, spec):
+    """They go ahead of the job, in pieces."""
+    heard = []
 
     async def body(client):
-        await client.make(spec())
+        image = bytes(range(256)) * 5000
+        await client.make(spec(edit=frames.EditSpec(image=image, mask=b"mask")))
+        pieces = [command for command in heard[0].heard if isinstance(command, frames.Piece)]
+        assert b"".join(piece.data for piece in pieces if piece.name == "image") == image
+        assert b"".join(piece.data for piece in pieces if piece.name == "mask") == b"mask"
 
-    drive(body)
+    def engine():
+        heard.append(Played(finish))
+        return heard[0]
+
+    drive(body, engine)
 
 
-def test_the_scratch_folder_goes_with_the_process(drive, spec):
+def test_an_engine_is_told_what_it_may_read_and_where_it_may_write(drive, spec, tmp_path):
+    granted, model, prepared, into = (str(tmp_path / name) for name in ("granted", "model", "prepared", "into"))
+    heard = []
+
+    def engine():
+        heard.append(Played(act))
+        return heard[-1]
+
+    def act(connection, job):
+        if isinstance(job, frames.PrepareSpec):
+            connection.say(frames.Prepared(job=job.job, quantization="4bit", precision="float16"))
+        else:
+            finish(connection, job)
+
     async def body(client):
-        await client.make(spec())
-        return client._process, os.listdir(client._process.scratch)
-
-    process, held = drive(body)
-    process._threads[-1].join()
-    assert held == []
-    assert not os.path.exists(process.scratch)
-
-
-def test_an_engine_that_is_not_there_is_unavailable_with_the_reason(drive, spec):
-    async def body(client):
-        client._engine = "abacus"
-        error = await client.fails(spec())
-        assert error.kind == "EngineUnavailable"
-        assert "abacus" in error.data["reason"]
+        form = frames.PreparedForm(quantization="4bit", precision="float16", path=prepared)
+        in_folder = msgspec.structs.replace(spec().model, path=model, prepared=[form])
+        await client.make(spec(model="anywhere"))
+        await client.prepare(frames.PrepareSpec(job="p", model=in_folder, into=into), lambda event: None)
         assert client.status().state == "stopped"
+        starts = [engine.heard[0] for engine in heard]
+        assert [start.settings["step_ms"] for start in starts] == ["20", "20"]
+        assert [set(start.readable) for start in starts] == [{"/nowhere", granted}, {model, prepared, granted}]
+        assert [start.writable for start in starts] == [[], [into]]
 
-    drive(body)
-
-
-@pytest.mark.parametrize(
-    "argv", [["/nowhere/at/all"], [sys.executable, "-c", "raise SystemExit(3)"], [sys.executable, "-c", "print(1)"]]
-)
-def test_an_engine_that_does_not_start_is_unavailable(drive, spec, argv):
-    async def body(client):
-        error = await client.fails(spec())
-        assert error.kind == "EngineUnavailable"
-        assert error.data["reason"]
-
-    drive(body, argv=argv)
-
-
-def test_an_engine_that_says_nothing_is_given_up(drive, spec):
-    async def body(client):
-        assert (await client.fails(spec())).kind == "EngineUnavailable"
-
-    drive(body, argv=[sys.executable, "-c", "import time; time.sleep(1000)"], start_timeout=0.2)
+    drive(body, engine, readable=lambda: [granted])

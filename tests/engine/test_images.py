@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from locara_sidecar.engine.frames import EncodeSpec
 from locara_sidecar.engine.images import encode, read_parameters
+from locara_sidecar.ipc.frames import EncodeSpec
 
 MIMES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
 PICTURE = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
@@ -73,6 +73,14 @@ def test_a_file_is_what_it_says_and_marked_as_generated(mime):
 @pytest.mark.parametrize("mime", MIMES)
 def test_the_same_image_is_the_same_bytes(mime):
     assert make(mime, {"a": 1, "b": 2}) == make(mime, {"b": 2, "a": 1})
+
+
+@pytest.mark.parametrize("mime", MIMES)
+def test_what_an_image_carries_beside_its_pixels_stays_out_of_the_file(mime):
+    carrying = PICTURE.copy()
+    carrying.info |= {"comment": b"secret", "icc_profile": b"secret", "exif": b"Exif\0\0secret", "dpi": (1, 1)}
+    spec = EncodeSpec(mime_type=mime, quality=90, metadata=None)
+    assert encode(carrying, spec, 7) == encode(PICTURE, spec, 7)
 
 
 @pytest.mark.parametrize("mime", MIMES)

@@ -6,7 +6,7 @@ import pytest
 
 np = pytest.importorskip("numpy")
 
-from locara_sidecar.engine import linear_preview  # noqa: E402
+from locara_sidecar.engine.previews import linear_preview  # noqa: E402
 
 
 class TestLinearPreview:

@@ -8,10 +8,12 @@ import anyio
 import pytest
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.engine import frames
 from locara_sidecar.engine.job import run_job
 from locara_sidecar.engine.load import run_load, run_prepare
-from locara_sidecar.engine.runtime import EngineFault, JobCancelled, LoadedModel, PhaseEvent
+from locara_sidecar.engine.runtime import JobCancelled, LoadedModel, PhaseEvent
+from locara_sidecar.ipc import frames
+from locara_sidecar.ipc.errors import EngineError
+from support.engines import Played, enter
 
 
 @pytest.fixture
@@ -74,7 +76,11 @@ def test_a_crash_while_loading_names_the_phase(drive, load_spec):
             await client.load(load_spec(), lambda event: None)
         assert (caught.value.kind, caught.value.data["phase"]) == ("EngineCrashed", "loading")
 
-    drive(body, settings={"faults": "fake:kill=loading"})
+    def dies(connection, job):
+        enter(connection, job, "loading")
+        connection.end(signal="SIGKILL")
+
+    drive(body, lambda: Played(dies))
 
 
 def test_unloading_ends_an_idle_engine_and_never_one_at_work(drive, spec, load_spec):
@@ -116,7 +122,7 @@ class Raises:
     [
         (JobCancelled(), False, None),
         (RuntimeError("what a library makes of a cancel"), True, None),
-        (EngineFault("ModelIncomplete", "A file is missing."), False, "ModelIncomplete"),
+        (EngineError("ModelIncomplete", "A file is missing."), False, "ModelIncomplete"),
         (RuntimeError("a prompt"), False, "InternalError"),
     ],
 )
@@ -172,25 +178,26 @@ def test_many_small_fractions_become_few_frames_and_the_last_is_always_told(load
 def test_an_engine_that_cannot_prepare_says_so_and_its_process_has_ended(drive, spec, load_spec, tmp_path):
     async def body(client):
         await client.load(load_spec(), lambda event: None)
-        before = client.status().pid
         wanted = frames.PrepareSpec(job="prepare-1", model=spec().model, into=str(tmp_path))
         with pytest.raises(RpcError) as caught:
             await client.prepare(wanted, lambda event: None)
         assert caught.value.kind == "EngineUnavailable"
         assert (client.status().state, client.status().pid) == ("stopped", None)
+        assert not client.started[-1].alive
         assert await client.make(spec())
-        assert client.status().pid != before
+        assert len(client.started) == 3  # one that may write there was started for it
 
     drive(body)
 
 
-def test_a_caller_that_gives_up_preparing_leaves_no_process_behind(drive, spec, tmp_path):
+def test_a_caller_that_gives_up_preparing_leaves_no_engine_behind(drive, spec, tmp_path):
     async def body(client):
         wanted = frames.PrepareSpec(job="prepare-1", model=spec().model, into=str(tmp_path))
         with anyio.move_on_after(0.05) as scope:  # the engine takes longer to start
             await client.prepare(wanted, lambda event: None)
         assert scope.cancelled_caught
-        assert (client.status().state, client.status().pid) == ("stopped", None)
+        assert client.status().state == "stopped"
+        assert not client.started[0].alive
         assert await client.make(spec())
 
     drive(body, settings={"start_ms": "2000"})

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from locara_sidecar.engine import memory
+from locara_sidecar.machine import memory
 
 
 def test_what_is_touched_counts_and_the_peak_stays():
@@ -33,7 +33,7 @@ def test_a_mac_tells_its_footprint():
 
 INTERLEAVED = """
 import contextlib, sys
-from locara_sidecar.engine import memory
+from locara_sidecar.machine import memory
 
 apart = memory.large_blocks_apart() if sys.argv[1] == "apart" else contextlib.nullcontext()
 b"x" * (30 << 20)  # glibc learns from one that is freed to keep such ones in its heap
@@ -57,7 +57,7 @@ def test_large_blocks_that_pass_leave_no_holes_between_those_that_stay():
 
 
 HOLES = """
-from locara_sidecar.engine import memory
+from locara_sidecar.machine import memory
 
 before = memory.resident()
 blocks = [b"x" * 60_000 for _ in range(1000)]

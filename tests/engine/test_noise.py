@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from locara_sidecar.engine.noise import NoiseStream
+from locara_sidecar.engine.drawing.noise import NoiseStream
 
 SEEDS = [0, 1, 42, 12345, 2**31, 2**32 - 1]
 DRAWS = [(16,), (3,), (1, 16, 8, 8), (17,), (1,), (31, 5), (2,), (15,), (1000,), (7, 1, 3), (16, 64, 64), (1,)]

@@ -5,7 +5,7 @@ import os
 import msgspec
 import pytest
 
-from locara_sidecar.engine import frames, framing
+from locara_sidecar.ipc import frames, framing
 
 
 def edit(spec, image, mask=None, job="job-1"):

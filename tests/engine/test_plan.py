@@ -3,10 +3,10 @@
 import msgspec
 import pytest
 
-from locara_sidecar.engine import machine as machines
-from locara_sidecar.engine import plan as plans
-from locara_sidecar.engine.machine import GIB, Machine
-from locara_sidecar.engine.runtime import EngineFault
+from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.machine import machine as machines
+from locara_sidecar.machine import plan as plans
+from locara_sidecar.machine.machine import GIB, Machine
 from locara_sidecar.models import catalogue
 
 KNOWN = catalogue.load()
@@ -52,7 +52,7 @@ def machine(kind, gib, free=None, **more):
 
 def ask(model, **changes):
     defaults = KNOWN.get(model).defaults
-    wanted = plans.Ask(
+    wanted = plans.PlanRequest(
         width=defaults.width,
         height=defaults.height,
         precision="bfloat16",
@@ -160,13 +160,13 @@ def test_a_larger_picture_lets_the_allocator_keep_more_for_the_next_step():
 
 
 def test_a_refusal_has_the_figures_and_says_what_would_fit():
-    with pytest.raises(EngineFault) as caught:
+    with pytest.raises(EngineError) as caught:
         plans.require(parts("sd3.5-medium"), ask("sd3.5-medium", quantization="none"), machine("gpu", 8))
     fault = caught.value
     assert fault.kind == "InsufficientMemory"
     assert fault.data["needed"] > fault.data["available"] > 7 * GIB
     assert "quantization 4bit" in fault.data["suggestions"]
-    with pytest.raises(EngineFault) as caught:
+    with pytest.raises(EngineError) as caught:
         plans.require(parts("flux.1-dev"), ask("flux.1-dev"), machine("gpu", 4))
     assert caught.value.data["suggestions"][-1] == "a smaller model"
     assert "quantization 4bit" not in caught.value.data["suggestions"]

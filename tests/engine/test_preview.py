@@ -8,8 +8,9 @@ import threading
 import pytest
 from PIL import Image
 
-from locara_sidecar.engine import frames
-from locara_sidecar.engine.preview import PreviewBudget, PreviewEncoder, PreviewSender
+from locara_sidecar.engine.previews import preview
+from locara_sidecar.engine.previews.preview import BLINK, PreviewBudget, PreviewEncoder, PreviewSender
+from locara_sidecar.ipc import frames
 
 MIMES = ("image/webp", "image/jpeg", "image/png")
 
@@ -25,37 +26,68 @@ def noise(width, height):
 def test_a_preview_always_fits_and_tells_its_true_size(mime, budget, size):
     encoder = PreviewEncoder(mime, budget)
     for picture in (noise(*size), Image.new("RGB", size, "red"), noise(*size)):
-        preview = encoder.encode(picture, "linear")
-        assert preview is not None
-        assert len(preview.data) <= budget
-        with Image.open(io.BytesIO(preview.data)) as image:
-            assert image.get_format_mimetype() == mime == preview.mime_type
-            assert image.size == (preview.width, preview.height)
-        assert max(preview.width, preview.height) >= min(16, max(size))
+        made = encoder.encode(picture, "linear")
+        assert made is not None
+        assert len(made.data) <= budget
+        with Image.open(io.BytesIO(made.data)) as image:
+            assert image.get_format_mimetype() == mime == made.mime_type
+            assert image.size == (made.width, made.height)
+        assert max(made.width, made.height) >= min(16, max(size))
 
 
 def test_a_picture_within_the_budget_keeps_its_size():
-    preview = PreviewEncoder("image/webp", 8192).encode(Image.linear_gradient("L").convert("RGB"), "tiny")
-    assert (preview.width, preview.height, preview.decoder) == (256, 256, "tiny")
+    made = PreviewEncoder("image/webp", 8192).encode(Image.linear_gradient("L").convert("RGB"), "tiny")
+    assert (made.width, made.height, made.decoder) == (256, 256, "tiny")
 
 
-def test_the_budget_keeps_previews_within_three_per_cent():
-    budget = PreviewBudget()
-    assert budget.allows()
-    budget.spent(0.010)
-    shown = 0
-    for _ in range(1000):
-        budget.sampled(0.1)
-        if budget.allows():
-            budget.spent(0.010)
+def shown_of(steps, step, preview, first=0.0):
+    """How many previews of a job are made, and what they cost without the first."""
+    budget, shown, spent = PreviewBudget(), 0, 0.0
+    for number in range(1, steps + 1):
+        budget.sampled(step)
+        if number == 1 or budget.allows():
+            cost = first or preview if number == 1 else preview
+            budget.spent(cost)
+            spent += cost if number > 1 else 0.0
             shown += 1
-    assert 0.010 * (shown + 1) <= 0.03 * 100
+    return shown, spent
+
+
+def test_previews_of_long_steps_keep_within_three_per_cent():
+    shown, spent = shown_of(1000, step=1.0, preview=0.1)
+    assert spent <= 0.03 * 1000
     assert shown >= 290
 
 
+@pytest.mark.parametrize("step", [0.0, 0.001, 0.02, 0.2])
+@pytest.mark.parametrize("preview", [0.0001, 0.003, 0.0079])
+def test_a_preview_that_nobody_sees_the_cost_of_is_never_left_out(step, preview):
+    assert shown_of(20, step, preview)[0] == 20
+
+
+@pytest.mark.parametrize("step", [0.0, 0.01, 0.1])
+def test_dearer_previews_cost_a_step_no_more_on_average_than_nobody_sees(step):
+    shown, spent = shown_of(100, step, preview=0.02)
+    assert spent <= BLINK * 100
+    assert 39 <= shown <= 41
+
+
+def test_a_dear_first_preview_costs_no_later_one():
+    assert shown_of(20, step=0.01, preview=0.005, first=2.0)[0] == 20
+
+
+def test_one_that_was_disturbed_does_not_stand_for_the_next():
+    budget = PreviewBudget()
+    costs = [0.5, 0.002, 0.002, 0.012, 0.002]
+    for cost in costs:
+        budget.sampled(0.01)
+        assert budget.allows()
+        budget.spent(cost)
+
+
 def sender(sent, **gate):
-    preview = frames.PreviewSpec(mode="linear", every_steps=1, max_side=64, max_bytes=4096, mime_type="image/webp")
-    return PreviewSender(sent.append if not gate else gate["send"], preview)
+    spec = frames.PreviewSpec(mode="linear", every_steps=1, max_side=64, max_bytes=4096, mime_type="image/webp")
+    return PreviewSender(sent.append if not gate else gate["send"], spec)
 
 
 def step(number):
@@ -85,6 +117,17 @@ def test_while_the_encoder_is_behind_only_the_latest_previews_are_made():
     assert [frame.step for frame in sent[:-1]] == list(range(1, 10))
     assert [frame.step for frame in sent[:-1] if frame.preview] == [1, 8, 9]
     assert sent[-1] == phase
+
+
+def test_steps_that_are_faster_than_the_encoder_wait_for_it_so_that_no_preview_is_left_out(monkeypatch):
+    monkeypatch.setattr(preview, "BLINK", 20.0)
+    sent = []
+    out = sender(sent)
+    for number in range(1, 60):
+        out.put(step(number), (noise(32, 32), "linear"))
+    out.finish()
+    assert [frame.step for frame in sent] == list(range(1, 60))
+    assert all(frame.preview for frame in sent)
 
 
 def test_a_cancelled_job_makes_no_more_previews_but_sends_its_steps():

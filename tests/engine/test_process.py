@@ -10,8 +10,8 @@ import anyio
 import psutil
 import pytest
 
-from locara_sidecar.engine import frames, framing
-from locara_sidecar.engine.process import EngineProcess, worker_argv
+from locara_sidecar.daemon.engine_host.transport.process import EngineProcess, worker_argv
+from locara_sidecar.ipc import frames, framing
 
 
 def run(argv, act):
@@ -71,7 +71,7 @@ def test_the_worker_steps_back_behind_the_daemon():
         process.close_input()
 
     run(worker_argv(), act)
-    assert seen == [min(19, os.nice(0) + 5)]
+    assert seen == [min(19, os.nice(0) + 1)]
 
 
 def test_the_worker_refuses_a_daemon_of_another_version():

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from locara_sidecar.daemon.engine_host.request import model_files
 from locara_sidecar.engine import sandbox
 from locara_sidecar.engine.sandbox import attempts, landlock, network, places, report, seatbelt
-from locara_sidecar.models.reach import model_files
 
 
 class Played:
@@ -124,7 +124,7 @@ def test_the_filter_denies_every_way_to_reach_somebody_and_leaves_waiting_and_pa
     assert [denial.where for denial in denied if denial.name == "connect"] == [None]
     assert all(denial.where for denial in denied if denial.name.startswith("socket"))
     # a stream to another machine can be opened by sending, too (TCP Fast Open): only local sockets are made at all
-    assert network.Denial("socket", errno.EACCES, network.Differs(0, 1)) in denied
+    assert network.Denial("socket", errno.EACCES, network.ArgumentDiffers(0, 1)) in denied
 
 
 # --- which files ----------------------------------------------------------------------------

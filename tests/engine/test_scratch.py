@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import tempfile
 
 import pytest
 
-from locara_sidecar.engine.scratch import Scratch, sweep
+from locara_sidecar.machine.scratch import Scratch, sweep
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no locks on folders")
 
@@ -32,7 +33,7 @@ def test_a_folder_in_use_is_left_alone_and_one_of_a_killed_daemon_is_removed(fol
     code = f"""
 import os, signal, tempfile
 tempfile.tempdir = {str(folder)!r}
-from locara_sidecar.engine.scratch import Scratch
+from locara_sidecar.machine.scratch import Scratch
 scratch = Scratch()
 open(os.path.join(scratch.path, "large"), "w").close()
 os.kill(os.getpid(), signal.SIGKILL)
@@ -40,7 +41,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     subprocess.run([sys.executable, "-c", code], check=False)
     [left] = folder.iterdir()
     scratch = Scratch()
-    sweep()
+    sweep(scratch.path)
     assert not left.exists()
     assert os.path.isdir(scratch.path)
     scratch.discard()
@@ -52,6 +53,63 @@ def test_other_things_with_such_a_name_are_left_alone(folder):
     (target / "file").touch()
     (folder / "locara-engine-link").symlink_to(target)
     (folder / "locara-engine-file").touch()
-    sweep()
+    scratch = Scratch()
+    sweep(scratch.path)
+    scratch.discard()
     assert (target / "file").exists()
     assert (folder / "locara-engine-file").exists()
+
+
+def no_locks(monkeypatch, number):
+    def flock(fd, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_without_locks_is_done_without(number, monkeypatch, folder):
+    no_locks(monkeypatch, number)
+    scratch, other = Scratch(), Scratch()
+    assert os.path.isdir(scratch.path)
+    sweep(other.path)  # who cannot lock does not know what is in use
+    assert os.path.isdir(scratch.path)
+    scratch.discard()
+    other.discard()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_belongs_to_somebody_else_as_soon_as_it_is_made_is_used(monkeypatch):
+    monkeypatch.setattr(os, "getuid", lambda: 12345)  # CIFS, NFS with all_squash, a Windows drive under WSL
+    scratch = Scratch()
+    assert os.path.isdir(scratch.path)
+    scratch.discard()
+
+
+def test_locks_that_everybody_gets_at_once_protect_nothing_and_nothing_is_swept(monkeypatch):
+    monkeypatch.setattr("fcntl.flock", lambda fd, how: None)
+    ours, others = Scratch(), Scratch()
+    sweep(ours.path)
+    assert os.path.isdir(others.path)
+    ours.discard()
+    others.discard()
+
+
+def test_a_folder_that_is_swept_away_each_time_is_given_up(monkeypatch):
+    made = []
+
+    def mkdtemp(prefix):
+        made.append(prefix)
+        return str(folder_that_is_not_there)
+
+    folder_that_is_not_there = "/nonexistent/locara"
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+    with pytest.raises(OSError, match="scratch"):
+        Scratch()
+    assert 1 < len(made) < 20
+
+
+def test_a_lock_that_a_sweeper_holds_for_ever_is_given_up_too(monkeypatch):
+    no_locks(monkeypatch, errno.EWOULDBLOCK)
+    with pytest.raises(OSError, match="scratch"):
+        Scratch()

@@ -2,14 +2,16 @@
 
 import functools
 import ssl
+import subprocess
+import sys
 
 import pytest
 
 from locara_sidecar.capability.system import System
 from locara_sidecar.models import disk
 from locara_sidecar.models.store import Store
-from models.helpers import write_model
 from support.hub import FakeHub
+from support.model_store import write_model
 
 _default_context = functools.cache(ssl.create_default_context)
 
@@ -31,6 +33,13 @@ def _certificates_are_read_once(monkeypatch):
 def store(tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "_SYSTEM", _NoSync())
     return Store(tmp_path / "cache")
+
+
+@pytest.fixture
+def ended():
+    """The name of a process that has ended."""
+    words = [sys.executable, "-c", "from locara_sidecar.models import owner; print(owner.name())"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.fixture

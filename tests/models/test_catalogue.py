@@ -1,11 +1,13 @@
 """The catalogue: what ships is sound, what a host adds is checked, and a digest names the bytes."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
-from locara_sidecar.engine.machine import GIB, Machine
+from locara_sidecar.machine.machine import GIB, Machine
 from locara_sidecar.models import catalogue, fit
 from locara_sidecar.models.digest import model_digest
 
@@ -104,11 +106,37 @@ def test_a_host_adds_a_model_with_a_folder_of_its_own(tmp_path):
     assert known.folder("mine") == tmp_path / "files"
 
 
-@pytest.mark.parametrize("change", [{"id": "Bad Id"}, {"stepz": 4}, {"id": "pocket"}, {"sides": {}}])
-def test_a_wrong_entry_is_refused_by_the_name_of_its_file(change, tmp_path):
-    write(tmp_path, **{"id": "mine", **change})
-    with pytest.raises(catalogue.CatalogueError, match=r"mine\.json|pocket"):
-        catalogue.load(tmp_path)
+def test_the_entry_that_the_page_shows_is_taken_and_needs_all_its_members_but_one(tmp_path):
+    page = (Path(__file__).parents[2] / "protocol" / "README.md").read_text("utf-8")
+    entry = json.loads(page.split("### Models of your own")[1].split("```json")[1].split("```")[0])
+    needed = []
+    for left_out in [None, *entry]:
+        (tmp_path / "mine.json").write_text(json.dumps({name: entry[name] for name in entry if name != left_out}))
+        if catalogue.load(tmp_path).get(entry["id"]) is None:
+            needed.append(left_out)
+    assert needed == [name for name in entry if name != "speeds"]
+
+
+@pytest.mark.parametrize("change", [{"id": "Bad Id"}, {"stepz": 4}, {"id": "pocket"}, {"sides": {}}, "{", "\xff", "[]"])
+def test_a_wrong_entry_is_left_out_by_the_name_of_its_file_and_takes_no_other_with_it(change, tmp_path):
+    write(tmp_path, id="good", order=5)
+    (tmp_path / "mine.json").rename(tmp_path / "z.json")
+    if isinstance(change, str):
+        (tmp_path / "mine.json").write_bytes(change.encode("latin-1"))
+    else:
+        write(tmp_path, **{"id": "mine", **change})
+    known = catalogue.load(tmp_path).with_cache(tmp_path)
+    (words,) = known.skipped
+    assert words.startswith(f"{tmp_path / 'mine.json'}: ")
+    assert known.note.endswith(": mine.json.")
+    assert known.get("mine") is None
+    assert known.get("good") is not None
+    assert known.get("pocket").display_name == catalogue.load().get("pocket").display_name
+
+
+def test_a_folder_of_entries_that_is_none_is_refused(tmp_path):
+    with pytest.raises(catalogue.CatalogueError, match="nowhere"):
+        catalogue.load(tmp_path / "nowhere")
 
 
 def test_a_digest_depends_on_names_and_bytes_and_nothing_else(tmp_path):
@@ -127,3 +155,12 @@ def test_a_digest_depends_on_names_and_bytes_and_nothing_else(tmp_path):
 def write(folder, **changes):
     package = json.loads((catalogue.Path(catalogue.__file__).parent / "catalogue" / "pocket.json").read_text())
     (folder / "mine.json").write_text(json.dumps({**package, **changes}))
+
+
+@pytest.mark.timeout(30)  # it would be waited for, for ever
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_is_no_entry(tmp_path):
+    os.mkfifo(tmp_path / "mine.json")
+    known = catalogue.load(tmp_path)
+    assert len(list(known)) == len(list(catalogue.load()))
+    assert "mine.json: it is no regular file" in known.skipped[0]

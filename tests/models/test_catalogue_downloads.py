@@ -10,7 +10,7 @@ import pytest
 
 from locara_sidecar.models import catalogue, survey
 from locara_sidecar.models.verify import verify
-from models.helpers import download, entry_for, error_of, safetensors, whole
+from support.model_store import download, entry_for, error_of, safetensors, whole
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "models"
 KNOWN = {entry.id: entry for entry in catalogue.load()}

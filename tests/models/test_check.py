@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from locara_sidecar.models import check
-from locara_sidecar.models.safetensors_header import MalformedHeader, check_header, check_text
-from models.helpers import error_of, safetensors
+from locara_sidecar.weights.safetensors_header import MalformedHeaderError, check_header, check_text
+from support.model_store import error_of, safetensors
 
 A = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 B = {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}
@@ -54,7 +54,7 @@ def text(**tensors):
     ],
 )
 def test_a_header_that_does_not_describe_each_byte_once_is_refused(header):
-    with pytest.raises(MalformedHeader):
+    with pytest.raises(MalformedHeaderError):
         check_text(header, 16)
 
 
@@ -68,7 +68,7 @@ def test_an_honest_header_is_accepted():
 )
 def test_a_length_beyond_the_file_or_the_limit_is_refused(data, tmp_path):
     (tmp_path / "a.safetensors").write_bytes(data)
-    with pytest.raises(MalformedHeader):
+    with pytest.raises(MalformedHeaderError):
         check_header(tmp_path / "a.safetensors")
     error = error_of(check.check_file, tmp_path, "a.safetensors")
     assert (error.kind, error.data["file"]) == ("IntegrityError", "a.safetensors")
@@ -77,7 +77,7 @@ def test_a_length_beyond_the_file_or_the_limit_is_refused(data, tmp_path):
 def test_a_file_that_ends_within_its_header_is_told_as_that(tmp_path):
     header = text(a=A, b=B)
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header[:20])
-    with pytest.raises(MalformedHeader, match="past the end"):
+    with pytest.raises(MalformedHeaderError, match="past the end"):
         check_header(tmp_path / "a.safetensors")
 
 
@@ -91,9 +91,9 @@ def test_what_is_accepted_after_a_mutation_the_reference_reader_accepts_too(data
     (length,) = struct.unpack("<Q", good[:8])
     try:
         if length > len(good) - 8:
-            raise MalformedHeader("too long")
+            raise MalformedHeaderError("too long")
         check_text(bytes(good[8 : 8 + length]), len(good) - 8 - length)
-    except MalformedHeader:
+    except MalformedHeaderError:
         return
     deserialize(bytes(good))
 
@@ -191,6 +191,12 @@ def test_every_part_its_weights_and_every_shard_must_be_there(lacking, named, tm
     else:
         error = error_of(check.check_complete, tmp_path, paths)
         assert (error.kind, error.data["file"]) == ("ModelIncomplete", named)
+
+
+def test_a_part_that_an_entry_of_another_family_does_not_take_is_told_with_the_pipeline_that_it_is_of(tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps(INDEX))
+    message = error_of(check.check_complete, tmp_path, ["model_index.json"]).message
+    assert message == "The model has no unet/, a part of its 'X', among the files that the catalogue's entry takes."
 
 
 @pytest.mark.parametrize("data", [b"\x80\x04", b"[" * 100_000, b"not json"])

@@ -1,74 +1,30 @@
 """Prepared forms in the store: checked like any model, stored once where they are the model's own, gone with it."""
 
-import contextlib
 import json
 import os
 import shutil
+import stat
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from locara_sidecar.daemon.resolve import model_spec
-from locara_sidecar.engine.frames import PREPARED_LAYOUT
+from locara_sidecar.daemon.access.model_specs import model_spec
+from locara_sidecar.ipc.frames import PREPARED_LAYOUT
 from locara_sidecar.models import check, collect, derive, disk, staging, survey
-from locara_sidecar.models.derive import Making
 from locara_sidecar.models.forms import forms_for, usable
 from locara_sidecar.models.importing import import_model
 from locara_sidecar.models.staging import Staging
-from locara_sidecar.models.store import DerivedFrom
 from locara_sidecar.models.verify import verify
-from locara_sidecar.models.worker import Work, perform
-from models.helpers import download, entry_for, error_of, safetensors, whole, write_model
-
-WEIGHTS = "transformer/model-00001-of-00001.safetensors"
-
-
-def quiet(_):
-    pass
+from locara_sidecar.models.worker import WorkerRequest, perform
+from support.model_store import download, entry_for, error_of, safetensors, whole, write_model
+from support.prepared_forms import WEIGHTS, made_files, making, origin, prepare, quiet
 
 
 @pytest.fixture
 def model(store, tmp_path):
     return import_model(store, entry_for(), write_model(tmp_path / "mine"), quiet)
-
-
-def made_files(bits="4bit", seed=5):
-    return {
-        "transformer/config.json": json.dumps({"quantization": {"bits": int(bits[0])}}).encode(),
-        WEIGHTS: safetensors(20_000, seed=f"{bits}{seed}", name="blocks.0.scales"),
-    }
-
-
-def origin(digest, bits="4bit", **changes):
-    return msgspec.structs.replace(
-        DerivedFrom(
-            digest=digest, model="mine", engine="mlx", quantization=bits, precision="bfloat16", layout=PREPARED_LAYOUT
-        ),
-        **changes,
-    )
-
-
-@contextlib.contextmanager
-def making(store, source, digest, files=None, bits="4bit", **changes):
-    """What an engine has just made from the model in ``source``."""
-    with Staging(store) as stage:
-        (stage.folder / "made").mkdir()
-        for path, data in (made_files(bits) if files is None else files).items():
-            file = stage.folder / "made" / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
-        yield Making(
-            folder=str(stage.folder),
-            source=str(source),
-            components=["transformer"],
-            derived_from=origin(digest, bits, **changes),
-        )
-
-
-def prepare(store, model, files=None, bits="4bit", **changes):
-    with making(store, model.folder, model.meta.digest, files, bits, **changes) as made:
-        return derive.publish(store, entry_for(), made, quiet)
 
 
 def test_a_form_is_an_entry_of_its_own_that_shares_what_it_has_of_its_model(store, model):
@@ -102,7 +58,7 @@ def test_a_form_is_not_taken_for_its_model(store, model):
 def test_forms_of_another_digest_or_layout_are_not_used(store, model, tmp_path):
     form = prepare(store, model)
     prepare(store, model, bits="8bit", layout=PREPARED_LAYOUT + 1)
-    assert [entry.key for entry in usable(store)] == [form.key]
+    assert [entry.key for entry in usable(store.entries())] == [form.key]
     other = import_model(store, entry_for("other"), write_model(tmp_path / "other", seed=9), quiet)
     assert store.forms(other.meta.digest) == []
 
@@ -113,7 +69,7 @@ def test_a_job_is_offered_the_forms_of_its_very_model_engine_and_numbers(store, 
     def offered(engine="mlx", **changes):
         asked = {"digest": model.meta.digest, "quantization": "4bit", "precision": "bfloat16", **changes}
         spec = model_spec(entry_for(), folder=str(model.folder), **asked)
-        return [one.path for one in forms_for(store, spec, engine)]
+        return [one.path for one in forms_for(store.entries(), spec, engine)]
 
     for changes in ({}, {"quantization": "auto"}, {"precision": "auto"}):
         assert offered(**changes) == [str(form.folder)]
@@ -148,6 +104,53 @@ def test_a_link_that_an_engine_made_is_never_followed(store, model, tmp_path, wh
     (tmp_path / "secret.safetensors").write_bytes(safetensors(10))
     with making(store, model.folder, model.meta.digest) as made:
         os.symlink(tmp_path / "secret.safetensors", f"{made.folder}/made/{where}")
+        assert error_of(derive.publish, store, entry_for(), made, quiet).kind == "IntegrityError"
+    assert [entry.key for entry in store.entries()] == [model.key]
+
+
+def test_a_file_that_is_swapped_for_a_link_while_it_is_published_is_not_followed(store, model, tmp_path, monkeypatch):
+    secret = tmp_path / "key"
+    secret.write_bytes(safetensors(10))
+    secret.chmod(0o600)
+    opened = os.open
+
+    def swapping(path, flags, *rest, dir_fd=None):
+        if path == WEIGHTS.partition("/")[2] and dir_fd is not None:
+            os.unlink(path, dir_fd=dir_fd)
+            os.symlink(secret, path, dir_fd=dir_fd)
+        return opened(path, flags, *rest, dir_fd=dir_fd)
+
+    with making(store, model.folder, model.meta.digest) as made:
+        monkeypatch.setattr(os, "open", swapping)
+        error = error_of(derive.publish, store, entry_for(), made, quiet)
+        monkeypatch.undo()
+    assert error.kind in ("IntegrityError", "StorageError")
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert [entry.key for entry in store.entries()] == [model.key]
+
+
+def test_who_still_has_an_engines_file_open_changes_nothing_that_was_published(store, model):
+    with making(store, model.folder, model.meta.digest) as made:
+        kept = [os.open(path, os.O_RDWR) for path in Path(made.folder, "made").rglob("*") if path.is_file()]
+        form = derive.publish(store, entry_for(), made, quiet)
+        for fd in kept:
+            os.pwrite(fd, b"evil", 20)
+            os.close(fd)
+    verify(store, model, "mine", quiet, [form])
+
+
+@pytest.mark.parametrize("what", ["sparse", "many", "pipe"])
+def test_an_engine_cannot_fill_the_disk_or_hang_who_publishes(store, model, what):
+    with making(store, model.folder, model.meta.digest) as made:
+        folder = Path(made.folder, "made", "transformer")
+        if what == "sparse":
+            with (folder / "more.safetensors").open("wb") as file:
+                file.truncate(8 << 30)
+        elif what == "many":
+            for number in range(1001):
+                (folder / f"{number}.json").write_text("{}")
+        else:
+            os.mkfifo(folder / "more.safetensors")
         assert error_of(derive.publish, store, entry_for(), made, quiet).kind == "IntegrityError"
     assert [entry.key for entry in store.entries()] == [model.key]
 
@@ -255,7 +258,7 @@ def test_a_damaged_form_is_withdrawn_collected_and_made_again(store, model):
 def test_the_worker_verifies_a_model_with_its_forms(store, model):
     form = prepare(store, model)
     told = []
-    work = Work(op="verify", root=str(store.root), entry=entry_for())
+    work = WorkerRequest(op="verify", root=str(store.root), entry=entry_for())
     perform(work, told.append, lambda _: None)
     assert told[-1].total_bytes == model.meta.bytes + form.meta.bytes
     (form.folder / WEIGHTS).unlink()
@@ -297,12 +300,13 @@ def test_a_full_disk_while_publishing_is_told_and_leaves_nothing(store, model, m
     assert list(store.incoming.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_swept_when_it_is_old(store, model):
+def test_what_a_killed_process_left_is_swept_when_it_is_old(store, model, ended):
     stage = Staging(store)
     (stage.folder / "made").mkdir()
     (stage.folder / "made" / "half.safetensors").write_bytes(b"x")
     living = Staging(store)
     stage._lock.release()
+    (stage.folder / "lock").write_text(ended)
     for one in (stage, living):
         os.utime(one.folder, (1, 1))
     collect.sweep(store)

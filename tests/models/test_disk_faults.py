@@ -10,8 +10,7 @@ from locara_protocol.errors import RpcError
 from locara_sidecar.capability.system import System
 from locara_sidecar.models import collect, disk
 from locara_sidecar.models.importing import import_model
-from models.helpers import download, entry_for, whole, write_model
-from models.test_importing import hf_cache
+from support.model_store import download, entry_for, hf_cache, whole, write_model
 
 CALLS = ("open", "write", "link", "rename", "replace", "mkdir", "chmod", "fsync", "ftruncate")
 
@@ -47,8 +46,11 @@ class FailingDisk:
         return call
 
 
-def attempts(store, disk, act, error):
-    """Do it with the first call failing, then the second, … until none does: (calls, kinds of the errors)."""
+def attempts(store, disk, act, error, *, keeps):
+    """Do it with the first call failing, then the second, … until none does: (calls, kinds of the errors).
+
+    :param keeps: whether what has come stays for the next try.
+    """
     kinds = []
     for place in range(1, 10_000):
         disk.count, disk.fails_at, disk.error = 0, place, error
@@ -57,16 +59,23 @@ def attempts(store, disk, act, error):
         except RpcError as failure:
             kinds.append(failure.kind)
         assert whole(store) in ([], ["mine"])
+        assert list(store.incoming.glob("tree-*")) == []
+        if not keeps and not whole(store):
+            assert left(store) == []
         survived = disk.count < place
         disk.fails_at = None
         act()
         assert whole(store) == ["mine"]
         collect.remove(store, collect.plan_remove(store, "mine"), "mine")
         collect.execute(store, collect.plan_gc(store, 0))
-        assert [path for path in store.root.rglob("*") if path.is_file() and path.parent != store.locks] == []
+        assert left(store) == []
         if survived:
             return place - 1, kinds
     raise AssertionError("it never ends")
+
+
+def left(store):
+    return [path for path in store.root.rglob("*") if path.is_file() and path.parent != store.locks]
 
 
 def test_writes_that_come_back_short_are_gone_on_with(store, hub, monkeypatch):
@@ -99,6 +108,6 @@ def test_a_disk_that_fails_at_any_call_leaves_nothing_partial(store, hub, tmp_pa
         else:
             import_model(store, entry_for(), folder, lambda _: None)
 
-    calls, kinds = attempts(store, FailingDisk(monkeypatch, store.root), act, error)
+    calls, kinds = attempts(store, FailingDisk(monkeypatch, store.root), act, error, keeps=way == "download")
     assert set(kinds) == {"InsufficientDisk" if error == errno.ENOSPC else "StorageError"}
     assert len(kinds) > calls // 2 > 15

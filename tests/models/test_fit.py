@@ -6,8 +6,8 @@ import sys
 import msgspec
 import pytest
 
-from locara_sidecar.engine import plan as plans
-from locara_sidecar.engine.machine import GIB, Machine
+from locara_sidecar.machine import plan as plans
+from locara_sidecar.machine.machine import GIB, Machine
 from locara_sidecar.models import catalogue, fit
 from locara_sidecar.models.lease import Leases
 

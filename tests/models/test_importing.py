@@ -4,13 +4,17 @@ import errno
 import hashlib
 import os
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from locara_sidecar.models import disk
+from locara_protocol.errors import RpcError
+from locara_sidecar.models import collect, disk
 from locara_sidecar.models.importing import import_model
-from models.helpers import entry_for, error_of, whole, write_model
+from locara_sidecar.models.staging import Staging
+from support.model_store import REVISION, entry_for, error_of, hf_cache, whole, write_model
 
 
 class Counting:
@@ -23,29 +27,11 @@ class Counting:
         return self.real(*arguments)
 
 
-REVISION = "c0ffee" * 6 + "c0ff"
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 
 def take(store, folder, entry=None):
     return import_model(store, entry or entry_for(), folder, lambda _: None)
-
-
-def hf_cache(root, model):
-    """The layout that huggingface_hub makes: blobs, and snapshots of links to them."""
-    repository = root / "models--org--mine"
-    for path in sorted(model.rglob("*")):
-        if path.is_file():
-            data = path.read_bytes()
-            blob = repository / "blobs" / hashlib.sha256(data).hexdigest()
-            blob.parent.mkdir(parents=True, exist_ok=True)
-            blob.write_bytes(data)
-            link = repository / "snapshots" / REVISION / path.relative_to(model)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(os.path.relpath(blob, link.parent))
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(REVISION)
-    return repository
 
 
 def test_a_folder_is_copied_because_its_files_may_be_edited(store, tmp_path):
@@ -120,6 +106,20 @@ def test_a_link_in_a_plain_folder_is_refused(store, tmp_path):
     (source / "transformer" / "config.json").symlink_to(tmp_path / "secret.json")
     error = error_of(take, store, source)
     assert (error.kind, error.data["file"]) == ("IntegrityError", "transformer/config.json")
+    assert whole(store) == []
+
+
+@pytest.mark.timeout(30)  # it would be waited for, for ever
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_in_a_folder_is_refused(store, tmp_path):
+    source = write_model(tmp_path / "source", extra={"transformer/config.json": None})
+    os.mkfifo(source / "transformer" / "config.json")
+    error = error_of(take, store, source)
+    assert (error.kind, error.data["file"]) == ("IntegrityError", "transformer/config.json")
+    repository = hf_cache(tmp_path / "hub", write_model(tmp_path / "other"))
+    os.mkfifo(repository / "snapshots" / REVISION / "transformer" / "more.json")
+    error = error_of(take, store, repository)
+    assert (error.kind, error.data["file"]) == ("IntegrityError", "transformer/more.json")
     assert whole(store) == []
 
 
@@ -200,3 +200,162 @@ def test_a_folder_is_cloned_where_the_file_system_clones_open_files(store, tmp_p
     take(store, write_model(tmp_path / "source"))
     assert whole(store) == ["mine"]
     assert (len(cloned), copied.calls) == (3, 2), "what cannot be cloned is copied"
+
+
+# --- one is installed already ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["nothing", "a file", "an empty folder", "random bytes"])
+def test_what_is_no_model_is_an_error_whatever_is_installed(store, tmp_path, what):
+    take(store, write_model(tmp_path / "source"))
+    folder = tmp_path / "other"
+    if what == "a file":
+        folder.write_bytes(os.urandom(100))
+    elif what != "nothing":
+        folder.mkdir()
+        if what == "random bytes":
+            (folder / "model.safetensors").write_bytes(os.urandom(100))
+    error = error_of(take, store, folder)
+    assert (error.kind, error.data["path"]) == ("InvalidParams", "$.from")
+    assert whole(store) == ["mine"]
+
+
+@pytest.mark.parametrize("where", ["folder", "cache"])
+def test_the_very_model_that_is_installed_is_answered_as_it_is(store, tmp_path, where):
+    source = write_model(tmp_path / "source")
+    first = take(store, source)
+    again = take(store, source if where == "folder" else hf_cache(tmp_path / "hub", source))
+    assert (again.key, again.meta.installed, again.meta.source) == (first.key, first.meta.installed, first.meta.source)
+    assert list(store.incoming.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", ["bytes", "files"])
+def test_another_model_is_not_said_to_be_installed_and_replaces_only_where_that_is_asked_for(store, tmp_path, change):
+    first = take(store, write_model(tmp_path / "source"))
+    extra = {"notes.txt": b"more"} if change == "files" else {}
+    other = write_model(tmp_path / "other", seed=0 if extra else 1, extra=extra)
+    error = error_of(take, store, other)
+    assert (error.kind, error.data["errno"], error.data["digest"]) == ("StorageError", "EEXIST", first.meta.digest)
+    assert "--replace" in error.message
+    assert store.find("mine").key == first.key
+
+    second = import_model(store, entry_for(), other, lambda _: None, replace=True)
+    assert store.find("mine").key == second.key != first.key
+    assert [entry.key for entry in store.entries()] == [second.key]
+    assert whole(store) == ["mine"]
+
+
+def test_what_cannot_be_imported_replaces_nothing(store, tmp_path):
+    first = take(store, write_model(tmp_path / "source"))
+    broken = write_model(tmp_path / "broken", extra={WEIGHTS: b"\x80\x04 a pickle"})
+    with pytest.raises(RpcError, match="malformed"):
+        import_model(store, entry_for(), broken, lambda _: None, replace=True)
+    assert store.find("mine").key == first.key
+    assert whole(store) == ["mine"]
+
+
+def test_a_model_in_use_is_replaced_for_the_next_and_stays_for_its_user(store, tmp_path):
+    first = take(store, write_model(tmp_path / "source"))
+    lock = store.use(first.key)
+    second = import_model(store, entry_for(), write_model(tmp_path / "other", seed=1), lambda _: None, replace=True)
+    assert store.find("mine").key == second.key
+    assert store.entry(first.key).meta.ids == []
+    collect.execute(store, collect.plan_gc(store))
+    assert (first.folder / WEIGHTS).exists()
+    lock.release()
+    collect.execute(store, collect.plan_gc(store))
+    assert [entry.key for entry in store.entries()] == [second.key]
+    assert whole(store) == ["mine"]
+
+
+def test_an_alias_keeps_what_was_replaced_under_another_id(store, tmp_path):
+    first = take(store, write_model(tmp_path / "source"))
+    take(store, tmp_path / "source", entry_for("alias"))
+    import_model(store, entry_for(), write_model(tmp_path / "other", seed=1), lambda _: None, replace=True)
+    assert store.entry(first.key).meta.ids == ["alias"]
+    assert whole(store) == ["alias", "mine"]
+
+
+def test_a_part_of_a_folder_that_may_not_be_read_is_told_and_not_taken_for_missing(store, tmp_path, monkeypatch):
+    source = write_model(tmp_path / "source")
+    honest = os.scandir
+
+    def scandir(path):
+        if os.fspath(path).endswith("transformer"):
+            raise PermissionError(errno.EACCES, "no", os.fspath(path))
+        return honest(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    error = error_of(take, store, source)
+    assert (error.kind, error.data["errno"]) == ("StorageError", "EACCES")
+
+
+# --- what does not succeed leaves nothing ------------------------------------------------------
+
+
+def files_in(store):
+    folders = (store.blobs, store.models, store.incoming)
+    return sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("error", [RpcError("EngineUnavailable", "no"), KeyboardInterrupt(), MemoryError()])
+@pytest.mark.parametrize("way", ["folder", "cache"])
+def test_an_import_that_is_refused_or_interrupted_leaves_only_what_was_there(store, tmp_path, way, error):
+    source = write_model(tmp_path / "source")
+    folder = hf_cache(tmp_path / "hub", source) if way == "cache" else source
+    shared = take(store, write_model(tmp_path / "other", seed=2), entry_for("other"))
+    begun = (source / WEIGHTS).read_bytes()  # of a download that was interrupted
+    store.blob(hashlib.sha256(begun).hexdigest()).write_bytes(begun)
+    before = files_in(store)
+
+    def refuse(_):
+        assert len(files_in(store)) > len(before) + 5
+        raise error
+
+    with pytest.raises(type(error)):
+        import_model(store, entry_for(), folder, lambda _: None, refuse)
+    assert files_in(store) == before
+    assert list(store.incoming.iterdir()) == []
+    assert whole(store) == ["other"]
+    collect.remove(store, collect.plan_remove(store, "other"), "other")
+    assert files_in(store) == [store.blob(hashlib.sha256(begun).hexdigest())]
+    assert shared.meta.ids == ["other"]
+
+
+def test_what_a_killed_import_left_goes_when_the_next_one_begins(store, tmp_path):
+    write_model(tmp_path / "source")
+    take(store, write_model(tmp_path / "other", seed=2), entry_for("other"))
+    before = files_in(store)
+    script = f"""
+import time
+from pathlib import Path
+from locara_sidecar.models.importing import import_model
+from locara_sidecar.models.store import Store
+from support.model_store import entry_for
+def stay(_):
+    print("here", flush=True)
+    time.sleep(60)
+import_model(Store(Path({str(store.root)!r})), entry_for(), Path({str(tmp_path / "source")!r}), lambda _: None, stay)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as killed:
+        assert killed.stdout.readline() == b"here\n"
+        during = files_in(store)
+        collect.sweep(store)
+        assert files_in(store) == during
+        killed.kill()
+    assert len(during) > len(before) + 5
+    broken = write_model(tmp_path / "broken", extra={WEIGHTS: b"no weights"})
+    assert error_of(take, store, broken).kind == "IntegrityError"
+    assert files_in(store) == before
+
+
+def test_a_folder_that_cannot_be_begun_is_not_left(store, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "no disk")
+
+    store.prepare()
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(OSError, match="no disk"):
+        Staging(store)
+    assert list(store.incoming.iterdir()) == []

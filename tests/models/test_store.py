@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from locara_sidecar.models import collect, disk, partial, staging, survey
+from locara_sidecar.models import collect, partial, staging, survey
 from locara_sidecar.models.digest import model_digest
 from locara_sidecar.models.store import Origin
 from locara_sidecar.models.verify import verify, verify_folder
-from models.helpers import download, entry_for, error_of, whole, write_model
 from support.hub import COMMIT
+from support.model_store import download, entry_for, error_of, whole, write_model
 
 
 def install(store, hub, tmp_path, number, t5="shared"):
@@ -198,13 +198,16 @@ def test_a_part_that_was_taken_up_after_the_plan_is_not_collected(store, hub):
     error_of(download, store, hub)
     plan = collect.plan_gc(store, 0)
     (path,) = [path for path in plan.waste if path.suffix == ".part" and path.stat().st_size == 30_000][:1]
-    part = partial.claim(store.incoming, path.stem)
-    collect.execute(store, plan)
-    assert path.exists()
-    assert path.with_suffix(".json").exists()
+    part = partial.claim(store.incoming, partial.key_of(path))
+    assert part.size == 30_000
+    later = collect.plan_gc(store, 0)
+    for made_then in (plan, later):
+        collect.execute(store, made_then)
+        assert part.path.exists()
+        assert part.path.with_suffix(".json").exists()
     part.close()
-    collect.execute(store, plan)
-    assert not path.exists()
+    collect.execute(store, collect.plan_gc(store, 0))
+    assert not part.path.exists()
 
 
 def test_bytes_that_a_model_needs_are_never_waste(store, hub):
@@ -217,7 +220,7 @@ def test_bytes_that_a_model_needs_are_never_waste(store, hub):
 def test_nothing_is_deleted_while_its_name_is_visible(store, hub, monkeypatch, how):
     download(store, hub)
     deleted = []
-    for owner, name in ((collect.shutil, "rmtree"), (collect.Path, "unlink"), (os, "unlink")):
+    for owner, name in ((collect, "remove_tree"), (collect.Path, "unlink"), (os, "unlink")):
         real = getattr(owner, name)
 
         def watched(path, *arguments, real=real, **more):
@@ -234,22 +237,25 @@ def test_nothing_is_deleted_while_its_name_is_visible(store, hub, monkeypatch, h
     assert not any(path.startswith(str(store.models)) for path in deleted)
 
 
-def test_a_part_whose_name_went_while_its_lock_was_taken_is_not_written_to(store, monkeypatch):
-    """The last holder finished, and deleted it, between our opening it and our locking it."""
+def test_a_part_that_another_process_takes_up_at_the_same_moment_is_left_to_it(store, monkeypatch):
     store.prepare()
-    honest, went = disk.lock_fd, []
+    first = partial.claim(store.incoming, "a")
+    first.write(b"bytes")
+    first.close()
+    honest, faster = os.rename, []
 
-    def lock_fd(fd, **more):
-        if not went:
-            went.append(fd)
-            (store.incoming / "a.part").unlink()
-        return honest(fd, **more)
+    def rename(old, new):
+        if not faster:
+            faster.append(None)
+            faster[0] = partial.claim(store.incoming, "a")
+        honest(old, new)
 
-    monkeypatch.setattr(disk, "lock_fd", lock_fd)
-    part = partial.claim(store.incoming, "a")
-    part.write(b"bytes")
-    part.close()
-    assert (store.incoming / "a.part").read_bytes() == b"bytes"
+    monkeypatch.setattr(partial.os, "rename", rename)
+    assert partial.claim(store.incoming, "a") is None
+    faster[0].write(b", more")
+    assert faster[0].path.read_bytes() == b"bytes, more"
+    faster[0].close(delete=True)
+    assert list(store.incoming.iterdir()) == []
 
 
 def test_a_part_has_one_writer(store):
@@ -262,13 +268,14 @@ def test_a_part_has_one_writer(store):
     again.close()
 
 
-def test_what_the_killed_leave_behind_is_collected(store):
+def test_what_the_killed_leave_behind_is_collected(store, ended):
     stage = staging.Staging(store)
     (stage.tree / "a.json").write_bytes(b"{}")
     stage._lock.release()
+    (stage.folder / "lock").write_text(ended)
     old = time.time() - 3600
     os.utime(stage.tree.parent, (old, old))
-    assert collect.execute(store, collect.plan_gc(store)).bytes == 2
+    assert collect.execute(store, collect.plan_gc(store)).bytes == 2 + len(ended)
     assert list(store.incoming.iterdir()) == []
 
 
@@ -276,7 +283,7 @@ def test_without_hard_links_the_bytes_are_copied(store, monkeypatch, hub):
     def no_links(*_):
         raise OSError(95, "no links here")
 
-    monkeypatch.setattr(disk.os, "link", no_links)
+    monkeypatch.setattr(partial.os, "link", no_links)
     entry = download(store, hub)
     assert whole(store) == ["mine"]
     collect.remove(store, collect.plan_remove(store, "mine"), "mine")

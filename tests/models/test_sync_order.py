@@ -1,15 +1,14 @@
 """The order in which things reach the disk, so that a power cut takes back nothing that was said to be there.
 
-Power is cut for real (as far as that goes in software) by ``packaging/campaigns/powercut.py``.
+Power is cut for real (as far as that goes in software) by ``tests/campaigns/powercut.py``.
 """
 
 import pytest
 
 from locara_sidecar.models import disk, staging
 from locara_sidecar.models.importing import import_model
-from models.helpers import download, entry_for, whole, write_model
-from models.test_derive import made_files, prepare
-from models.test_importing import hf_cache
+from support.model_store import download, entry_for, hf_cache, whole, write_model
+from support.prepared_forms import made_files, prepare
 
 
 class Recorder:

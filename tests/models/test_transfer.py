@@ -15,9 +15,9 @@ from locara_sidecar.models import download as module
 from locara_sidecar.models import partial
 from locara_sidecar.models import transfer as transfers
 from locara_sidecar.models.download import AT_ONCE, Download
-from locara_sidecar.models.hub import Passing, Remote
-from locara_sidecar.models.transfer import Patience, Stopped, Transfer
-from models.helpers import QUICK, download, entry_for, error_of, safetensors, whole, write_model
+from locara_sidecar.models.hub import RemoteFile, TransientError
+from locara_sidecar.models.transfer import RetryPolicy, StoppedError, Transfer
+from support.model_store import QUICK, download, entry_for, error_of, safetensors, whole, write_model
 
 
 def transfer_to(endpoint, patience=QUICK, stopped=lambda: False):
@@ -86,7 +86,7 @@ def answering(answers, endpoint="https://hub.example"):
 
 
 def remote(data):
-    return Remote(
+    return RemoteFile(
         path="a.json",
         url="https://hub.example/a",
         page="https://hub.example",
@@ -140,7 +140,7 @@ def test_waits_grow_are_bounded_and_end_when_the_download_is_stopped(monkeypatch
     now = [0.0]
     monkeypatch.setattr(transfers.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(transfers.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    transfer = transfer_to("https://hub.example", Patience())
+    transfer = transfer_to("https://hub.example", RetryPolicy())
     waits = []
     for failures in range(1, 12):
         began = now[0]
@@ -152,7 +152,7 @@ def test_waits_grow_are_bounded_and_end_when_the_download_is_stopped(monkeypatch
     began = now[0]
     transfer._wait(1, 7.0)  # the server has asked for that
     assert now[0] - began == pytest.approx(7.0)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         transfer_to("https://hub.example", stopped=lambda: True)._wait(5, 0.0)
 
 
@@ -175,9 +175,9 @@ def test_a_transfer_that_brings_too_little_in_its_window_is_broken_off(tmp_path,
             yield bytes(size)
 
     part = partial.claim(tmp_path, "a")
-    transfer = transfer_to("https://hub.example", Patience())
+    transfer = transfer_to("https://hub.example", RetryPolicy())
     response = SimpleNamespace(iter_raw=pieces)
-    with pytest.raises(Passing, match="crawls") if broken_off else contextlib.nullcontext():
+    with pytest.raises(TransientError, match="crawls") if broken_off else contextlib.nullcontext():
         transfer._receive(remote(bytes(100 * size)), part, response)
     assert part.size == (30 if broken_off else 100) * size
     part.close()

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from locara_sidecar.daemon.engine_choice import installed
-from locara_sidecar.engine.frames import EditSpec, EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 from locara_sidecar.engine.runtime import ImageEvent
+from locara_sidecar.ipc.frames import EditSpec, EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
+from locara_sidecar.machine.engine_choice import installed
+from support.edits import patches
 from support.runtimes import as_before, make_runtime  # noqa: F401
 
 MODELS = Path(__file__).parents[2] / "sidecar" / "locara_sidecar" / "models"
@@ -70,6 +71,7 @@ def around(picture):
 _WEAK = pytest.mark.xfail(reason="the shipped weights draw a diamond for it, see the model card", raises=AssertionError)
 
 
+@pytest.mark.quick_cases("torch-center")
 @pytest.mark.parametrize("cell", ["top left", "bottom left", "center", pytest.param("bottom right", marks=_WEAK)])
 def test_a_circle_is_repainted_green_and_the_rest_is_the_source(draw, cell):
     from pocket_model.judge import look
@@ -88,6 +90,30 @@ def test_a_circle_is_repainted_green_and_the_rest_is_the_source(draw, cell):
     np.testing.assert_array_equal(np.asarray(after)[kept], np.asarray(before)[kept])
 
 
+@pytest.mark.quick_cases("torch")
+def test_white_that_misses_the_grid_is_repainted_and_a_ramp_leads_from_one_picture_to_the_other(draw):
+    before = draw("a large red circle on a blue background, center")
+    wanted = "a large green circle on a yellow background, center"
+
+    def masked(mask):
+        return np.asarray(draw(wanted, EditSpec(image=png(before), mask=png(mask), strength=1.0))).astype(int)
+
+    lines = Image.new("L", (64, 64))
+    lines.paste(255, (9, 0, 12, 64))  # latents stand for 4 x 4 pixels
+    lines.paste(255, (33, 30, 35, 32))
+    white = np.asarray(lines) == 255
+    made = masked(lines)
+    np.testing.assert_array_equal(made[white], masked(patches(lines, 4))[white])
+    np.testing.assert_array_equal(made[~white], np.asarray(before)[~white])
+    ramp = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (64, 1))
+    made = masked(Image.fromarray(ramp))
+    np.testing.assert_array_equal(made[:, 0], np.asarray(before)[:, 0])
+    yellow = (made[:, :, :2].min(axis=2) - made[:, :, 2])[:8].mean(axis=0)  # above the circle
+    assert yellow[0] < -100 < 100 < yellow[-1]
+    assert (np.diff(yellow.reshape(16, 4).mean(axis=1)) > 0).all()
+
+
+@pytest.mark.quick_cases("torch")
 def test_less_strength_stays_closer_to_the_picture(draw):
     before = draw("a large red circle on a blue background, center")
     distances = []

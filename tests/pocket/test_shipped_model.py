@@ -67,3 +67,12 @@ def test_the_linear_preview_finds_the_colours_of_a_drawing(pipeline):
     rgb = latent.permute(0, 2, 3, 1).numpy() @ np.array(preview["matrix"]) + np.array(preview["bias"])
     small = torch.nn.functional.avg_pool2d(x, 4).permute(0, 2, 3, 1).numpy()
     assert np.sqrt(((rgb - small) ** 2).mean()) < 0.15
+
+
+def test_the_word_list_is_that_of_the_captions():
+    from pocket_model.captions import known_words
+
+    stored = json.loads((FOLDER / "word_list.json").read_text())
+    assert stored["words"] == known_words()
+    assert {"circle", "red", "left", "tiny"} <= set(stored["words"])
+    assert all(set(example.lower().split()) & set(stored["words"]) for example in stored["examples"])

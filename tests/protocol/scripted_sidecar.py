@@ -57,10 +57,27 @@ for line in sys.stdin:
             waiting.append(number)
             if channel is not None:
                 send(step(channel, 0))
+        case "waiting":
+            send({"id": number, "result": {"waiting": waiting}})
         case "$/cancelRequest":
             if params["id"] in waiting:
                 waiting.remove(params["id"])
                 send({"id": params["id"], "error": {"code": -32800, "message": "Cancelled.", "data": {}}})
+        case "jobs.attach":
+            answer = {"id": number, "result": {"jobId": params["jobId"], "state": "running"}}
+            match params["jobId"]:
+                case "ended":
+                    send(step(channel, 0), frame(channel, 1, end=True), answer)
+                case "goes on":
+                    send(answer, step(channel, 0), step(channel, 1), frame(channel, 2, end=True))
+                case "hole":
+                    send(answer, step(channel, 1), frame(channel, 2, end=True))
+                case "after the end":
+                    send(answer, frame(channel, 0, end=True), step(channel, 1))
+                case "waits":
+                    send(answer)
+                case _:
+                    send({"id": number, "error": {"code": -32602, "message": "No.", "data": {}}})
         case "die":
             os._exit(3)
         case "stubborn":

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from locara_protocol import image_messages as images
-from locara_protocol.client import ProtocolViolation, RemoteError, Sidecar, SidecarGone
+from locara_protocol.client import ProtocolViolationError, RemoteError, Sidecar, SidecarGoneError
 
 COMMAND = [sys.executable, "-S", str(Path(__file__).with_name("scripted_sidecar.py"))]
 SOON = 10.0
@@ -68,9 +68,9 @@ def test_a_call_without_a_channel_has_no_messages(sidecar):
 @pytest.mark.parametrize("method", ["hole", "miscount", "no-end"])
 def test_a_channel_that_does_not_count_right_is_a_violation(sidecar, method):
     call = sidecar.start(method, stream=True)
-    with pytest.raises(ProtocolViolation):
+    with pytest.raises(ProtocolViolationError):
         list(call.messages())
-    with pytest.raises(ProtocolViolation):
+    with pytest.raises(ProtocolViolationError):
         call.result(SOON)
     assert len(sidecar.violations) == 1
 
@@ -78,7 +78,7 @@ def test_a_channel_that_does_not_count_right_is_a_violation(sidecar, method):
 def test_a_frame_after_the_end_of_its_channel_is_a_violation(sidecar):
     call = sidecar.start("after-end", stream=True)
     assert list(call.messages()) == []
-    with pytest.raises(ProtocolViolation):
+    with pytest.raises(ProtocolViolationError):
         call.result(SOON)
 
 
@@ -90,7 +90,7 @@ def test_what_no_call_can_raise_is_kept_as_a_violation(sidecar, method):
 
 
 def test_a_result_that_is_no_object_is_a_violation(sidecar):
-    with pytest.raises(ProtocolViolation):
+    with pytest.raises(ProtocolViolationError):
         sidecar.call("array", timeout=SOON)
 
 
@@ -106,16 +106,47 @@ def test_a_cancelled_call_is_answered_and_its_id_is_named(sidecar):
         other.result(0.1)
 
 
+@pytest.mark.parametrize(("job", "steps"), [("ended", [0]), ("goes on", [0, 1])])
+def test_an_attached_channel_has_its_messages_before_and_after_the_answer(sidecar, job, steps):
+    stream = sidecar.attach(job, timeout=SOON)
+    assert [message["step"] for message in stream.messages()] == steps
+    sidecar.call("echo", timeout=SOON)
+    assert sidecar.violations == []
+
+
+@pytest.mark.parametrize("job", ["hole", "after the end"])
+def test_an_attached_channel_that_does_not_count_right_is_a_violation(sidecar, job):
+    stream = sidecar.attach(job, timeout=SOON)
+    if job == "hole":
+        with pytest.raises(ProtocolViolationError):
+            list(stream.messages())
+    sidecar.call("echo", timeout=SOON)
+    assert len(sidecar.violations) >= 1
+
+
+def test_a_job_that_cannot_be_attached_to_is_an_error(sidecar):
+    with pytest.raises(RemoteError):
+        sidecar.attach("no such job", timeout=SOON)
+
+
+def test_an_attached_channel_ends_with_the_process(sidecar):
+    stream = sidecar.attach("waits", timeout=SOON)
+    with pytest.raises(SidecarGoneError):
+        sidecar.call("die", timeout=SOON)
+    with pytest.raises(SidecarGoneError):
+        list(stream.messages())
+
+
 def test_calls_outstanding_when_the_process_ends_are_told_so(sidecar):
     waiting = sidecar.start("wait", stream=True)
-    with pytest.raises(SidecarGone) as caught:
+    with pytest.raises(SidecarGoneError) as caught:
         sidecar.call("die", timeout=SOON)
     assert caught.value.status == 3
-    with pytest.raises(SidecarGone):
+    with pytest.raises(SidecarGoneError):
         list(waiting.messages())
-    with pytest.raises(SidecarGone):
+    with pytest.raises(SidecarGoneError):
         waiting.result(SOON)
-    with pytest.raises(SidecarGone):
+    with pytest.raises(SidecarGoneError):
         sidecar.call("echo", timeout=SOON)
     assert sidecar.close() == 3
 

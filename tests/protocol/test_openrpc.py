@@ -33,6 +33,7 @@ STRUCTURE = {
                     "params": {"type": "array", "items": {"$ref": "#/$defs/descriptor"}},
                     "result": {"$ref": "#/$defs/descriptor"},
                     "errors": {"type": "array", "items": {"type": "object", "required": ["$ref"]}},
+                    "examples": {"type": "array", "items": {"required": ["name", "params", "result"]}},
                     "x-capability": {"type": "string"},
                     "x-notification": {"type": "string"},
                     "x-batch": {"type": "boolean"},
@@ -145,6 +146,13 @@ def test_frames_of_a_channel_fit_their_schema():
 def test_an_error_answer_fits_its_schema():
     assert valid("error.json", errors.invalid_params("$.a", "x").to_wire())
     assert not valid("error.json", {"code": 1, "message": "x"})
+
+
+def test_every_long_call_tells_that_it_may_be_refused_as_one_too_many_and_be_cancelled():
+    long = [method for method in methods.METHODS.values() if method.notification]
+    assert len(long) == 7
+    for method in long:
+        assert {"QueueFull", "RequestCancelled"} <= set(method.errors), method.name
 
 
 def test_readme_names_every_method_notification_and_error():

@@ -93,6 +93,18 @@ def test_a_choice_error_lists_the_choices_and_suggests_the_nearest():
     assert 'did you mean "balanced"' in error.message
 
 
+@pytest.mark.parametrize("beginning", ["data:image/png;base64,", "DATA:,", "data:"])
+def test_a_data_url_is_told_from_plain_base64(beginning):
+    image = {"data": f"{beginning}aGk=", "mimeType": "image/png"}
+    error = refused(images.EditParams, {"prompt": "a", "image": image})
+    assert error.data["path"] == "$.image.data"
+    assert "data: URL" in error.message
+    assert "comma" in error.message
+    plain = refused(images.EditParams, {"prompt": "a", "image": {**image, "data": "aGk"}})
+    assert "data: URL" not in plain.message
+    assert generate(model=["data:x"]).data["path"] == "$.options.model"
+
+
 def test_a_missing_member_is_named():
     assert refused(m.InitializeParams, {"protocolVersion": 1, "clientInfo": {"name": "a"}}).data["path"] == (
         "$.clientInfo.version"

@@ -4,10 +4,12 @@ import contextlib
 import functools
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from locara_sidecar.engine.noise import NoiseStream
+from locara_sidecar.engine.drawing.noise import NoiseStream
+from locara_sidecar.engine.folder import schedulers
 from locara_sidecar.engine.torch_engine import devices
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
@@ -27,15 +29,24 @@ def pipeline(model, way=TEXT):
     import diffusers
 
     name = PIPELINES[model][way]
+    assert name is not None
     pipe = getattr(diffusers, name).from_pretrained(
         str(MODELS / model), dtype=torch.float32, local_files_only=True, add_watermarker=False
     )
-    if model == "tiny-sdxl":  # as SDXL Lightning's model card has it
-        pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(
-            pipe.scheduler.config, timestep_spacing="trailing"
-        )
+    if name.startswith("StableDiffusionXL"):  # as SDXL Lightning's model card has it
+        with_scheduler(pipe, "euler-trailing")
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(devices.choose_device())
+
+
+def with_scheduler(pipe, name):
+    """The pipeline with the scheduler of the catalogue's ``name``, made of the one that it was loaded with."""
+    import diffusers
+
+    own = vars(pipe).setdefault("_own_scheduler", pipe.scheduler)
+    named = schedulers.SCALED_NOISE[name]
+    pipe.scheduler = getattr(diffusers, named.class_name).from_config(own.config, **named.changes)
+    return pipe
 
 
 def picture(model, job, way=TEXT, output_type="pil", **more):
@@ -44,7 +55,7 @@ def picture(model, job, way=TEXT, output_type="pil", **more):
     arguments = {
         "prompt": job.prompt,
         "num_inference_steps": job.steps,
-        "guidance_scale": 0.0 if model == "tiny-sdxl" else job.guidance,  # Lightning runs without
+        "guidance_scale": job.guidance,
         "output_type": output_type,
     } | more
     if (model, way) != ("tiny-sdxl", IMAGE):
@@ -53,6 +64,8 @@ def picture(model, job, way=TEXT, output_type="pil", **more):
         arguments["max_sequence_length"] = job.model.max_sequence_length
     if model == "tiny-sd3":
         arguments["negative_prompt"] = job.negative_prompt
+    if model == "tiny-sdxl":  # where no text is not an empty one
+        arguments.setdefault("negative_prompt", job.negative_prompt or None)
     if model == "tiny-flux-kontext":
         arguments |= {"max_area": job.width * job.height, "_auto_resize": False}
     with torch.no_grad():
@@ -68,7 +81,10 @@ def drawing(model, way, seed):
         shapes.append(tuple(shape))
         return torch.from_numpy(stream.normal(tuple(shape))).to(device, dtype)
 
-    modules = [sys.modules[type(pipeline(model, way)).__module__], sys.modules["diffusers.models.autoencoders.vae"]]
+    pipe = pipeline(model, way)
+    modules: list[Any] = [sys.modules[type(pipe).__module__], sys.modules["diffusers.models.autoencoders.vae"]]
+    scheduler = sys.modules[type(pipe.scheduler).__module__]
+    modules += [scheduler] if hasattr(scheduler, "randn_tensor") else []
     kept = [module.randn_tensor for module in modules]
     for module in modules:
         module.randn_tensor = draw

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from locara_sidecar.engine import linear_preview
-from locara_sidecar.engine.frames import EditSpec
+from locara_sidecar.engine.previews import linear_preview
+from locara_sidecar.ipc.frames import EditSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -24,6 +24,16 @@ def stencil(width: int = 64, height: int = 64) -> PilImage:
     mask = Image.new("L", (width, height))
     mask.paste(255, (16, 8, 50, 41))
     return mask
+
+
+def patches(mask: PilImage, factor: int = 8) -> PilImage:
+    """``mask`` with every patch white that has anything above black: what diffusers has to be given."""
+    levels = np.array(mask)
+    for y in range(0, mask.height, factor):
+        for x in range(0, mask.width, factor):
+            patch = levels[y : y + factor, x : x + factor]
+            patch[:] = 255 * bool(patch.any())
+    return Image.fromarray(levels)
 
 
 def png(image: PilImage) -> bytes:

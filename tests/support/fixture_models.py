@@ -13,7 +13,7 @@ from support.runtimes import make_runtime
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from locara_sidecar.engine.frames import JobSpec
+    from locara_sidecar.ipc.frames import JobSpec
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
 FAMILIES = ["tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny-sdxl"]

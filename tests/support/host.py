@@ -19,7 +19,7 @@ def manifest(*models, fs=None, modalities=("text-to-image",)):
         "version": "1.2.3",
         "modalities": list(modalities),
         "capabilities": {
-            "models": [{"id": model} for model in models or ("pocket",)],
+            "models": list(models or ("pocket",)),
             "fs": fs or {"user-folder": "read-write"},
         },
     }

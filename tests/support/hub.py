@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
     hub: FakeHub
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *_) -> None:
+    def log_message(self, format, *args) -> None:
         pass
 
     def do_HEAD(self) -> None:

@@ -58,7 +58,7 @@ def randomise(model: Any, seed: int = 0) -> Any:
 
 def save(model: Any, folder: Path, name: str, shard: str | int = "10GB") -> Any:
     """Write a torch model as a component ``name`` of ``folder``; our reader's description of it."""
-    from locara_sidecar.engine import model_folder
+    from locara_sidecar.engine.folder import model_folder
 
     model.save_pretrained(folder / name, max_shard_size=shard)
     stem = "model" if (folder / name / "config.json").read_text().find("architectures") >= 0 else None
@@ -70,8 +70,8 @@ def build(model_type: Any, component: Any, **options: Any) -> Any:
     """An MLX model of a component, in float32."""
     import mlx.core as mx
 
+    from locara_sidecar.engine.folder.model_folder import Progress
     from locara_sidecar.engine.mlx_engine import weights
-    from locara_sidecar.engine.model_folder import Progress
 
     progress = Progress(component.size, lambda _: None, lambda: None)
     return weights.build(model_type, component, mx.float32, progress, **options)

@@ -14,6 +14,7 @@ from unittest.mock import MagicMock
 
 import bitsandbytes
 import torch
+from bitsandbytes import cextension
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -49,13 +50,15 @@ class Played(TorchDispatchMode):
         self._doors = _Doors()
         self._found: dict[str, Any] = {}
         monkeypatch.setattr(bitsandbytes._ops, "register_kernel", self._collect)
-        monkeypatch.setattr(bitsandbytes.cextension, "lib", MagicMock())
+        monkeypatch.setattr(cextension, "lib", MagicMock())
         monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 0, raising=False)
         monkeypatch.setattr(FakeTensor, "data_ptr", _address_on(device))
         for part in ("default", device):
             path = Path(bitsandbytes.__file__).parent / "backends" / part / "ops.py"
             spec = importlib.util.spec_from_file_location(f"bitsandbytes.backends.{part}.played", path)
-            module = importlib.util.module_from_spec(spec)
+            assert spec is not None
+            assert spec.loader is not None
+            module: Any = importlib.util.module_from_spec(spec)
             with environment.uncompiled():
                 spec.loader.exec_module(module)
             if part == "cuda":
@@ -90,7 +93,8 @@ class Played(TorchDispatchMode):
 
 class _Doors(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _DOORS.get(func, func)(*args, **kwargs or {})
+        through: Any = _DOORS.get(func, func)
+        return through(*args, **kwargs or {})
 
 
 def _address_on(device: str) -> Any:
@@ -103,7 +107,7 @@ def _address_on(device: str) -> Any:
 
 def _to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     wanted = {name: value for name, value in kwargs.items() if name != "copy"}
-    device, dtype, *_ = torch._C._nn._parse_to(*args, **wanted)
+    device, dtype, *_ = torch._C._nn._parse_to(*args, **wanted)  # pyright: ignore[reportAttributeAccessIssue] -- no stub has it
     if not isinstance(tensor, FakeTensor) or device is None or device.type == tensor.device.type:
         return tensor.to(*args, **kwargs)
     return torch.ops.aten._to_copy(tensor, device=device, dtype=dtype or tensor.dtype)

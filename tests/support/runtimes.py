@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 from locara_sidecar.engine.runtime import ImageEvent, JobCancelled, PhaseEvent, StepEvent, Summary
+from locara_sidecar.ipc.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,18 +29,18 @@ FOLDER = Path(__file__).parents[2] / "fixtures" / "models" / "tiny-sd3"
 def make_runtime(engine: str, scratch: Path) -> Any:
     """A cold runtime."""
     if engine == "torch":
-        from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
+        from locara_sidecar.engine.torch_engine import runtime as torch_runtime
 
-        return TorchRuntime(str(scratch))
-    from locara_sidecar.engine.mlx_engine.runtime import MlxRuntime
+        return torch_runtime.create(str(scratch))
+    from locara_sidecar.engine.mlx_engine import runtime as mlx_runtime
 
-    return MlxRuntime()
+    return mlx_runtime.create()
 
 
 def staged(runtime: Any, **changes: bool) -> Any:
     """The runtime, whose plans now say of components what ``changes`` does (``encoders_leave`` …)."""
-    plan = runtime._plan
-    runtime._plan = lambda *args: msgspec.structs.replace(plan(*args), **changes)
+    plan = runtime.warm._plan
+    runtime.warm._plan = lambda *args: msgspec.structs.replace(plan(*args), **changes)
     return runtime
 
 
@@ -113,6 +113,15 @@ def as_before() -> Iterator[None]:
     for name in set(os.environ) - set(_ENVIRONMENT) - {"PYTEST_CURRENT_TEST"}:
         del os.environ[name]
     os.environ.update(_ENVIRONMENT)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def mlx_as_in_the_engine() -> None:
+    """MLX on the device that the engine chooses: on a processor without a compiler, which runs at every new shape."""
+    if importlib.util.find_spec("mlx"):
+        from locara_sidecar.engine.mlx_engine.device import choose_device
+
+        choose_device()
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from locara_protocol.messages import MAX_AUDIT_ENTRIES, AuditEntry
 from locara_protocol.wording import shown
 
 if TYPE_CHECKING:
-    from locara_sidecar.capability.authorize import Grant, Wanted
+    from locara_sidecar.capability.authorize import AccessRequest, Grant
 
 _MAX_RESOURCE = 256
 
@@ -52,7 +52,7 @@ class AuditLog:
         return entry
 
     def record_decision(
-        self, *, method: str, wanted: Wanted, decision: Grant | RpcError, request_id: int | str | None
+        self, *, method: str, wanted: AccessRequest, decision: Grant | RpcError, request_id: int | str | None
     ) -> AuditEntry:
         """Add what :func:`authorize` returned or raised for a call of ``method``."""
         if not isinstance(decision, RpcError):

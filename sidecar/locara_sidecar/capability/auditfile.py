@@ -53,6 +53,7 @@ class AppendedFile:
         self._folder = self._system.open_root(str(grant.folder))
 
     def close(self) -> None:
+        """Give the folder back."""
         folder, self._folder = self._folder, -1
         if folder >= 0:
             self._system.close(folder)

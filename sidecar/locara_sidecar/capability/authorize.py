@@ -6,16 +6,18 @@ method cannot reach them without passing here.
 
 from __future__ import annotations
 
-from dataclasses import InitVar, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
 from locara_protocol.errors import RpcError, invalid_params
-from locara_protocol.manifest import MODEL_ID, Manifest, is_root
+from locara_protocol.manifest import MODEL_ID, USER_SELECTED, Manifest, is_root
+from locara_protocol.records import Record
 from locara_protocol.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from locara_protocol.methods import Method, Need
     from locara_sidecar.capability.policy import Policy
@@ -30,8 +32,7 @@ _EMPTY = Manifest(name="", publisher="", version="")
 Access = Literal["read", "write"]
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(Record, frozen=True):
     """A file to read.
 
     :param at: the parameter that names its root, as ``$.image.root``.
@@ -41,8 +42,17 @@ class Source:
     at: str
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Picked(Record, frozen=True):
+    """A file that the user picked, or picks now.
+
+    :param name: its own, without its folder, for the record.
+    """
+
+    access: Access
+    name: str
+
+
+class AccessRequest(Record, frozen=True):
     """What a call needs.
 
     :param models: candidates in order: one if the call names it, else every catalogue id that would do.
@@ -50,14 +60,16 @@ class Wanted:
     :param digests: installed models' digests (``sha256:<hex>``); looked up only for models that a manifest pins.
     :param root: the root to save into, or None when the images stay in the answer.
     :param sources: the files to read.
+    :param picked: the picked files that are used.
     :param installed: ids with files on this machine; a denial proposes the first candidate among them.
     """
 
     models: tuple[str, ...] = ()
-    modalities: Mapping[str, str] = field(default_factory=dict[str, str])
-    digests: Mapping[str, str] = field(default_factory=dict[str, str])
+    modalities: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
+    digests: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
     root: str | None = None
     sources: tuple[Source, ...] = ()
+    picked: tuple[Picked, ...] = ()
     installed: tuple[str, ...] = ()
 
     @property
@@ -67,9 +79,13 @@ class Wanted:
         reads: list[tuple[str, Access]] = [(source.root, "read") for source in self.sources]
         return list(dict.fromkeys([*writes, *reads]))
 
+    def undeclared_picks(self, manifest: Manifest) -> list[tuple[str, Access]]:
+        """What is done with picked files that the manifest does not declare."""
+        picks: list[tuple[str, Access]] = [(USER_SELECTED, file.access) for file in self.picked]
+        return [pick for pick in dict.fromkeys(picks) if not manifest.allows(*pick)]
 
-@dataclass(frozen=True)
-class FolderGrant:
+
+class FolderGrant(Record, frozen=True):
     """Leave to use one folder; made by :func:`authorize` alone.
 
     :param folder: absolute, as the host resolved it; not for error messages.
@@ -78,19 +94,19 @@ class FolderGrant:
     root: str
     folder: Path
     access: Access
-    key: InitVar[object] = None
+    key: object = None
 
-    def __post_init__(self, key: object) -> None:
-        _check(key)
+    def __post_init__(self) -> None:
+        _check(self)
 
 
-@dataclass(frozen=True)
-class Grant:
+class Grant(Record, frozen=True):
     """Leave for one call; made by :func:`authorize` alone.
 
     :param models: the granted candidates, in order.
     :param folder: where to save; sources: where to read each of the files, in order.
     :param capability: and ``resource``: what was granted, for the record.
+    :param picks: what may be done with each of the picked files, in order.
     :param need: the rule that gave it: leave to read what a model is, is no leave to download it.
     """
 
@@ -99,11 +115,12 @@ class Grant:
     capability: str
     resource: str
     sources: tuple[FolderGrant, ...] = ()
+    picks: tuple[Access, ...] = ()
     need: Need = "none"
-    key: InitVar[object] = None
+    key: object = None
 
-    def __post_init__(self, key: object) -> None:
-        _check(key)
+    def __post_init__(self) -> None:
+        _check(self)
 
     def require(self, model: str, *needs: Need) -> None:
         """What loads, downloads, imports or checks a model asks this first.
@@ -114,12 +131,13 @@ class Grant:
             raise TypeError(f"a grant of {self.need} for {', '.join(self.models)} is none of {needs} for {model}")
 
 
-def _check(key: object) -> None:
-    if key is not _MADE_HERE:
+def _check(grant: Grant | FolderGrant) -> None:
+    if grant.key is not _MADE_HERE:
         raise TypeError("a grant is made by authorize() only")
+    msgspec.structs.force_setattr(grant, "key", None)  # a copy with other members has none either
 
 
-def authorize(policy: Policy, method: Method, wanted: Wanted) -> Grant:
+def authorize(policy: Policy, method: Method, wanted: AccessRequest) -> Grant:
     """The grant for a call, or why there is none.
 
     :raises RpcError: CapabilityDenied with ``capability``, ``resource``, ``reason`` and, to mend it, ``declare``
@@ -129,42 +147,65 @@ def authorize(policy: Policy, method: Method, wanted: Wanted) -> Grant:
     rule = _RULES.get(method.need)
     if rule is None:
         raise _denied(method.name, str(method.need), "noRule", f"There is no rule that allows {method.name}.")
-    return replace(rule(policy, method, wanted), need=method.need, key=_MADE_HERE)
+    return msgspec.structs.replace(rule(policy, method, wanted), need=method.need, key=_MADE_HERE)
 
 
-def _nothing(policy: Policy, method: Method, wanted: Wanted) -> Grant:
+def _nothing(_policy: Policy, method: Method, _wanted: AccessRequest) -> Grant:
     return Grant((), None, "none", method.name, key=_MADE_HERE)
 
 
-def _generate(policy: Policy, method: Method, wanted: Wanted) -> Grant:
+def _generate(policy: Policy, _method: Method, wanted: AccessRequest) -> Grant:
     return _make(policy, wanted, "text-to-image")
 
 
-def _edit(policy: Policy, method: Method, wanted: Wanted) -> Grant:
+def _edit(policy: Policy, _method: Method, wanted: AccessRequest) -> Grant:
     return _make(policy, wanted, "image-to-image")
 
 
-def _model(policy: Policy, method: Method, wanted: Wanted) -> Grant:
+def _pick(policy: Policy, _method: Method, wanted: AccessRequest) -> Grant:
+    """The rule of ``host.pickFile``: the host answers for the file, the manifest must declare that there are such."""
+    manifest = policy.manifest or _EMPTY
+    (file,) = wanted.picked
+    capability = f"fs.{USER_SELECTED}"
+    if not manifest.allows(USER_SELECTED, file.access):
+        declare = {"capabilities": {"fs": _fs_fragment(manifest, [(USER_SELECTED, file.access)])}}
+        message = f"The app's manifest does not declare {file.access} access to files that the user selects."
+        raise _denied(capability, file.name, "notDeclared", message, declare=declare)
+    return Grant((), None, f"{capability}:{file.access}", file.name, picks=(file.access,), key=_MADE_HERE)
+
+
+def folder_of_pick(grant: Grant, folder: str) -> FolderGrant:
+    """Leave to open the folder of the file that was picked, for that file.
+
+    :raises TypeError: with leave for anything but ``host.pickFile``: a mistake of ours.
+    """
+    if grant.need != "pick":
+        raise TypeError(f"a grant of {grant.need} picks no file")
+    return FolderGrant(USER_SELECTED, Path(folder), grant.picks[0], _MADE_HERE)
+
+
+def _model(policy: Policy, _method: Method, wanted: AccessRequest) -> Grant:
     return _use_model(policy, wanted)
 
 
-def _download(policy: Policy, method: Method, wanted: Wanted) -> Grant:
+def _download(policy: Policy, _method: Method, wanted: AccessRequest) -> Grant:
     return _use_model(policy, wanted, DOWNLOADS)
 
 
-def _import(policy: Policy, method: Method, wanted: Wanted) -> Grant:
+def _import(policy: Policy, _method: Method, wanted: AccessRequest) -> Grant:
     return _use_model(policy, wanted, MANAGEMENT)
 
 
-def _manage(policy: Policy, method: Method, wanted: Wanted) -> Grant:
+def _manage(policy: Policy, _method: Method, wanted: AccessRequest) -> Grant:
     _check_flag(policy, MANAGEMENT, "models")
     return Grant(wanted.models, None, "host", MANAGEMENT, key=_MADE_HERE)
 
 
-_RULES: dict[str, Callable[[Policy, Method, Wanted], Grant]] = {
+_RULES: dict[str, Callable[[Policy, Method, AccessRequest], Grant]] = {
     "none": _nothing,
     "generate": _generate,
     "edit": _edit,
+    "pick": _pick,
     "model": _model,
     "download": _download,
     "import": _import,
@@ -173,13 +214,13 @@ _RULES: dict[str, Callable[[Policy, Method, Wanted], Grant]] = {
 """One rule for each word of ``Method.need``; a word that is not here is denied."""
 
 
-def _use_model(policy: Policy, wanted: Wanted, flag: str | None = None) -> Grant:
+def _use_model(policy: Policy, wanted: AccessRequest, flag: str | None = None) -> Grant:
     """The rule of calls about one model: the manifest declares it and, where it takes one, the host set the flag."""
     _check_names(wanted, "$.model")
     manifest = policy.manifest or _EMPTY
     model = wanted.models[0]
     if all(entry.id != model for entry in manifest.models):
-        declare = {"capabilities": {"models": [{"id": model}]}}
+        declare = {"capabilities": {"models": [model]}}
         more = {} if flag is None or flag in policy.flags else {"host": {"flags": [flag]}}
         message = f"The app's manifest does not declare the model {model}."
         raise _denied("models", model, "notDeclared", message, declare=declare, **more)
@@ -195,7 +236,7 @@ def _check_flag(policy: Policy, flag: str, resource: str) -> None:
         raise _denied("host", resource, "hostFlag", message, host={"flags": [flag]})
 
 
-def _make(policy: Policy, wanted: Wanted, usual: str) -> Grant:
+def _make(policy: Policy, wanted: AccessRequest, usual: str) -> Grant:
     """The rule of calls that make images: a model, the modality that it takes, and a folder for each file that is
     saved or read.
 
@@ -219,8 +260,9 @@ def _make(policy: Policy, wanted: Wanted, usual: str) -> Grant:
         if not declared:
             missing.append(("models", model, f"the model {model}"))
             if model:  # an empty catalogue has nothing to propose
-                declare["capabilities"] = {"models": [{"id": model}]}
+                declare["capabilities"] = {"models": [model]}
     lacking = [folder for folder in wanted.folders if not manifest.allows(*folder)]
+    lacking += wanted.undeclared_picks(manifest)
     if lacking:
         missing += [(f"fs.{root}", root, f"{access} access to {root}") for root, access in lacking]
         declare.setdefault("capabilities", {})["fs"] = _fs_fragment(manifest, lacking)
@@ -235,12 +277,14 @@ def _make(policy: Policy, wanted: Wanted, usual: str) -> Grant:
         raise _denied(f"fs.{root}", root, "noHostGrant", message, **host)
     folder = None if wanted.root is None else _folder(policy, wanted.root, "write")
     uses = [", ".join(models), *(f"fs.{root}:{access}" for root, access in wanted.folders)]
+    uses += [f"fs.{USER_SELECTED}:{file.access} {file.name}" for file in wanted.picked]
     return Grant(
         models,
         folder,
         ", ".join(dict.fromkeys(f"modality:{modality[model]}" for model in models)),
         "; ".join(uses),
         tuple(_folder(policy, source.root, "read") for source in wanted.sources),
+        tuple(file.access for file in wanted.picked),
         key=_MADE_HERE,
     )
 
@@ -260,7 +304,7 @@ def audit_folder(policy: Policy) -> FolderGrant | None:
     return FolderGrant(root, policy.grants[root], "write", _MADE_HERE)
 
 
-def _check_names(wanted: Wanted, path: str) -> None:
+def _check_names(wanted: AccessRequest, path: str) -> None:
     for model in wanted.models:
         if MODEL_ID.fullmatch(model) is None:
             raise invalid_params(path, f"{shown(model)} is not a model id.")
@@ -271,18 +315,19 @@ def _check_names(wanted: Wanted, path: str) -> None:
             raise invalid_params(at, message)
 
 
-def _proposal(wanted: Wanted, candidates: Sequence[str]) -> str:
+def _proposal(wanted: AccessRequest, candidates: Sequence[str]) -> str:
     installed = wanted.installed or tuple(wanted.digests)
     return next((model for model in candidates if model in installed), candidates[0] if candidates else "")
 
 
-def _fs_fragment(manifest: Manifest, lacking: list[tuple[str, Access]]) -> dict[str, Any]:
+def _fs_fragment(manifest: Manifest, lacking: Sequence[tuple[str, Access]]) -> dict[str, Any]:
     """The ``fs`` members that declare all of ``lacking``."""
     fragment: dict[str, Any] = {}
     for root in dict.fromkeys(root for root, _ in lacking):
-        wanted = [access for name, access in lacking if name == root]
+        wanted = {access for name, access in lacking if name == root}
         # what is there already is replaced by a merge, so the new word must say both
-        word = "read-write" if root in manifest.folders or len(wanted) > 1 else wanted[0]
+        both = root in manifest.folders or len(wanted) > 1 or (root == USER_SELECTED and "write" in wanted)
+        word = "read-write" if both else next(iter(wanted))
         kind, _, name = root.partition(".")
         if name:
             fragment.setdefault(kind, {})[name] = word
@@ -295,7 +340,7 @@ def _check_digests(manifest: Manifest, models: list[str], digests: Mapping[str, 
     """Those of the declared ``models`` whose pinned digest, if they have one, is the installed model's."""
     holding = tuple(model for model in models if _digest_holds(manifest, model, digests))
     if not holding:
-        pins = {model: [entry.digest for entry in manifest.models if entry.id == model] for model in models}
+        pins = {model: _pins(manifest, model) for model in models}
         raise _denied(
             "models",
             models[0],
@@ -306,9 +351,14 @@ def _check_digests(manifest: Manifest, models: list[str], digests: Mapping[str, 
     return holding
 
 
+def _pins(manifest: Manifest, model: str) -> list[str]:
+    """The digests that it may have; none: any. An entry without one takes nothing back of what another one pins."""
+    return [entry.digest for entry in manifest.models if entry.id == model and entry.digest is not None]
+
+
 def _digest_holds(manifest: Manifest, model: str, digests: Mapping[str, str]) -> bool:
-    pins = [entry.digest for entry in manifest.models if entry.id == model]
-    if None in pins:
+    pins = _pins(manifest, model)
+    if not pins:
         return True
     installed = digests.get(model)
     # one that is not installed is granted: that it is missing is the next check's to say

@@ -18,7 +18,7 @@ from locara_protocol.wording import shown
 from locara_sidecar.capability import names
 from locara_sidecar.capability.held import MAX_SHOWN, NOT_A_FILE, HeldFolder, Resolution, storage_error
 from locara_sidecar.capability.system import NOT_SUPPORTED, System
-from locara_sidecar.capability.temporary import Anonymous, Named, Temporary, Unsupported
+from locara_sidecar.capability.temporary import AnonymousTemporary, NamedTemporary, Temporary, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -61,9 +61,9 @@ class ConfinedFolder(HeldFolder):
     ) -> None:
         super().__init__(grant, "write", resolution, system)
         self._kinds: tuple[type[Temporary], ...] = {
-            "auto": (Anonymous, Named),
-            "anonymous": (Anonymous,),
-            "named": (Named,),
+            "auto": (AnonymousTemporary, NamedTemporary),
+            "anonymous": (AnonymousTemporary,),
+            "named": (NamedTemporary,),
         }[temporary]
 
     def save(
@@ -80,6 +80,17 @@ class ConfinedFolder(HeldFolder):
             StorageError with ``errno`` for everything else.
         """
         *folders, name = names.split(relative)
+        return self._save(folders, name, data, on_conflict, cancelled)
+
+    def _save(
+        self,
+        folders: list[str],
+        name: str,
+        data: bytes,
+        on_conflict: OnConflict,
+        cancelled: Callable[[], bool] | None,
+    ) -> Saved:
+        relative = "/".join([*folders, name])
 
         def check() -> None:
             if cancelled is not None and cancelled():
@@ -90,7 +101,7 @@ class ConfinedFolder(HeldFolder):
                 published = self._store(parent, name, data, on_conflict, check)
         except OSError as error:
             raise self._explained(error, relative, len(data)) from error
-        except Unsupported as error:
+        except UnsupportedError as error:
             message = f"The file system of {self._grant.root} has no way to save without the risk of overwriting."
             raise storage_error(message, errno.ENOTSUP) from error
         relative_path = "/".join([*folders, published])
@@ -134,16 +145,16 @@ class ConfinedFolder(HeldFolder):
     # --- the file ------------------------------------------------------------------------
 
     def _store(self, parent: int, name: str, data: bytes, on_conflict: OnConflict, check: Callable[[], None]) -> str:
-        last: Unsupported | None = None
+        last: UnsupportedError | None = None
         for kind in self._kinds:
             try:
                 with kind(self._system, parent) as file:
                     file.fill(data, check)
                     check()
                     return self._publish(file, parent, name, on_conflict)
-            except Unsupported as error:
+            except UnsupportedError as error:
                 last = error
-        raise last or Unsupported("no kind of temporary file")
+        raise last or UnsupportedError("no kind of temporary file")
 
     def _publish(self, file: Temporary, parent: int, name: str, on_conflict: OnConflict) -> str:
         if on_conflict == "overwrite":
@@ -185,10 +196,17 @@ class ConfinedFolder(HeldFolder):
                 raise OSError(NOT_A_FILE.get(stat.S_IFMT(there.st_mode), errno.EINVAL), "not a regular file")
             if not there.st_mode & 0o222:
                 raise PermissionError(errno.EACCES, "a file that was made read-only")
+            self._check_replaced(there)
             file.set_mode(stat.S_IMODE(there.st_mode) & 0o777)
             file.publish_over(name)
             return True
         raise FileExistsError(errno.EEXIST, "the file comes and goes")
+
+    def _check_replaced(self, there: os.stat_result) -> None:
+        """Whether the regular file that is there may be replaced.
+
+        :raises OSError: where it may not.
+        """
 
     def _sync_folder(self, fd: int) -> None:
         try:

@@ -13,6 +13,7 @@ import stat
 from typing import TYPE_CHECKING, Literal, Self
 
 from locara_protocol.errors import RpcError
+from locara_protocol.manifest import USER_SELECTED
 from locara_sidecar.capability.authorize import Access, FolderGrant
 from locara_sidecar.capability.system import AVAILABLE, System
 
@@ -53,7 +54,9 @@ class HeldFolder:
         except (OSError, ValueError) as error:
             number = error.errno if isinstance(error, OSError) else errno.EINVAL
             why = _NO_ROOT.get(number or 0, "cannot be opened")
-            raise storage_error(f"The folder that was granted as {grant.root} {why}.", number) from error
+            picked = grant.root == USER_SELECTED
+            what = "The folder of the picked file" if picked else f"The folder that was granted as {grant.root}"
+            raise storage_error(f"{what} {why}.", number, **({"path": "$.path"} if picked else {})) from error
         self._one_call = resolution != "walk" and (self._probe() or resolution == "openat2")
 
     def __enter__(self) -> Self:
@@ -61,6 +64,10 @@ class HeldFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def descriptor(self) -> int:
+        """The folder's descriptor; -1 once it was given back."""
+        return self._fd
 
     def close(self) -> None:
         """Give the folder back; closing twice is no error."""

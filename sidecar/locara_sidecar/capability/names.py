@@ -24,17 +24,18 @@ _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])", re.IGNORECASE)
 
 
-def split(relative: str) -> tuple[str, ...]:
+def split(relative: str, at: str = _PATH) -> tuple[str, ...]:
     """The components of a relative path, in Unicode normal form C; the last is the file's name.
 
+    :param at: the parameter that holds it.
     :raises RpcError: InvalidParams that says why the path cannot be used.
     """
     try:
         parts = _components(relative, "NFC")
         for part in parts:
             _check(part)
-    except _Refused as refused:
-        raise invalid_params(_PATH, f"The output path cannot be used: {refused}.") from None
+    except _RefusedError as refused:
+        raise invalid_params(at, f"The output path cannot be used: {refused}.") from None
     return parts
 
 
@@ -48,9 +49,9 @@ def existing(relative: str, at: str) -> tuple[str, ...]:
         parts = _components(relative, None)
         for part in parts:
             if "\0" in part:
-                raise _Refused("it contains a NUL character")
+                raise _RefusedError("it contains a NUL character")
             _check_step(part)
-    except _Refused as refused:
+    except _RefusedError as refused:
         raise invalid_params(at, f"The path cannot be used: {refused}.") from None
     return parts
 
@@ -66,35 +67,35 @@ def numbered(name: str, number: int) -> str:
     return stem + suffix
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """Why a path cannot be used."""
 
 
 def _components(relative: str, form: Literal["NFC"] | None) -> tuple[str, ...]:
     if not relative:
-        raise _Refused("it is empty")
+        raise _RefusedError("it is empty")
     if any(0xD800 <= ord(character) <= 0xDFFF for character in relative):
-        raise _Refused("it is not valid Unicode")
+        raise _RefusedError("it is not valid Unicode")
     path = relative if form is None else unicodedata.normalize(form, relative)
     if len(path.encode()) > MAX_PATH_BYTES:
-        raise _Refused(f"it is longer than {MAX_PATH_BYTES} bytes")
+        raise _RefusedError(f"it is longer than {MAX_PATH_BYTES} bytes")
     if path.startswith("/"):
-        raise _Refused("it is absolute; it must be relative to the root")
+        raise _RefusedError("it is absolute; it must be relative to the root")
     parts = tuple(path.split("/"))
     if len(parts) > MAX_DEPTH:
-        raise _Refused(f"it is deeper than {MAX_DEPTH} folders")
+        raise _RefusedError(f"it is deeper than {MAX_DEPTH} folders")
     return parts
 
 
 def _check_step(part: str) -> str:
     """Refuse what is no step down, or too long; the part without what some file systems and most eyes skip."""
     if not part:
-        raise _Refused("a component is empty, or it ends with a slash")
+        raise _RefusedError("a component is empty, or it ends with a slash")
     plain = "".join(character for character in part if unicodedata.category(character) != "Cf")
     if plain in (".", ".."):
-        raise _Refused("it contains . or ..")
+        raise _RefusedError("it contains . or ..")
     if len(part.encode()) > MAX_NAME_BYTES:
-        raise _Refused(f"a component is longer than {MAX_NAME_BYTES} bytes")
+        raise _RefusedError(f"a component is longer than {MAX_NAME_BYTES} bytes")
     return plain
 
 
@@ -103,19 +104,19 @@ def _check(part: str) -> None:
         _check_character(character)
     plain = _check_step(part)
     if plain.startswith("."):
-        raise _Refused("a component begins with a dot; hidden files are not written")
+        raise _RefusedError("a component begins with a dot; hidden files are not written")
     if not plain or plain[-1] == "." or plain[-1].isspace():
-        raise _Refused("a component ends with a dot or a space")
+        raise _RefusedError("a component ends with a dot or a space")
     if _RESERVED.fullmatch(plain.partition(".")[0].rstrip()):
-        raise _Refused("a component is a reserved device name")
+        raise _RefusedError("a component is a reserved device name")
 
 
 def _check_character(character: str) -> None:
     if unicodedata.category(character) in ("Cc", "Zl", "Zp"):
-        raise _Refused("it contains a control character")
+        raise _RefusedError("it contains a control character")
     if character in _BIDI:
-        raise _Refused("it contains a character that reverses the direction of text")
+        raise _RefusedError("it contains a character that reverses the direction of text")
     if character in _SEPARATORS:
-        raise _Refused("it contains a backslash or another look-alike of the separator")
+        raise _RefusedError("it contains a backslash or another look-alike of the separator")
     if character == ":":
-        raise _Refused("it contains a colon")
+        raise _RefusedError("it contains a colon")

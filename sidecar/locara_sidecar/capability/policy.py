@@ -51,13 +51,20 @@ class Policy(msgspec.Struct, frozen=True):
     def granted(self) -> list[str]:
         """What the app may really use, for people: ``modality:…``, ``model:…`` and ``fs.<root>:<access>``.
 
-        A folder is listed only when the manifest declares it and the host granted it.
+        A folder is listed only when the manifest declares it and the host granted it. An unknown modality is none that
+        may be used.
         """
         if self.manifest is None:
             return []
-        modalities = [f"modality:{modality}" for modality in self.manifest.modalities]
+        served = [modality for modality in self.manifest.modalities if modality in manifests.MODALITIES]
+        modalities = [f"modality:{modality}" for modality in served]
         models = [f"model:{entry.id}" + (f"@{entry.digest}" if entry.digest else "") for entry in self.manifest.models]
-        folders = [f"fs.{root}:{access}" for root, access in self.manifest.folders.items() if root in self.grants]
+        # a picked file is granted by being picked
+        folders = [
+            f"fs.{root}:{access}"
+            for root, access in self.manifest.folders.items()
+            if root in self.grants or root == manifests.USER_SELECTED
+        ]
         return list(dict.fromkeys([*modalities, *models, *folders]))
 
 

@@ -63,10 +63,36 @@ class ReadableFolder(HeldFolder):
 class ReadableFile:
     """One regular file, open; made by :class:`ReadableFolder`."""
 
+    _shared = False
+
     def __init__(self, fd: int, system: System, relative: str, root: str, at: str) -> None:
         self._fd = fd
         self._system = system
         self._names = relative, root, at
+
+    def seen_at(self, at: str) -> ReadableFile:
+        """The same open file for another call, which does not close it.
+
+        :param at: the parameter that names it there.
+        """
+        what, root, _ = self._names
+        view = ReadableFile(self._fd, self._system, what, root, at)
+        view._shared = True
+        return view
+
+    def descriptor(self) -> int:
+        """The file's descriptor; -1 once it was given back."""
+        return self._fd
+
+    def size(self) -> int:
+        """In bytes, now.
+
+        :raises RpcError: StorageError.
+        """
+        try:
+            return self._system.file_status(self._fd).st_size
+        except OSError as error:
+            raise _explained(error, *self._names) from error
 
     def head(self, size: int) -> bytes:
         """The first bytes, fewer where the file is shorter.
@@ -103,7 +129,7 @@ class ReadableFile:
     def close(self) -> None:
         """Give the descriptor back; closing twice is no error."""
         fd, self._fd = self._fd, -1
-        if fd >= 0:
+        if fd >= 0 and not self._shared:
             with contextlib.suppress(OSError):
                 self._system.close(fd)
 

@@ -123,6 +123,7 @@ class System:
         return os.pread(fd, size, offset)
 
     def set_mode(self, fd: int, mode: int) -> None:
+        """The file's permissions."""
         os.fchmod(fd, mode)
 
     def sync(self, fd: int) -> None:
@@ -166,6 +167,7 @@ class System:
         os.rename(old, new, src_dir_fd=parent, dst_dir_fd=parent)
 
     def unlink(self, name: str, parent: int) -> None:
+        """Take a name out of the folder ``parent``."""
         os.unlink(name, dir_fd=parent)
 
     def status(self, name: str, parent: int) -> os.stat_result:
@@ -173,6 +175,7 @@ class System:
         return os.stat(name, dir_fd=parent, follow_symlinks=False)
 
     def file_status(self, fd: int) -> os.stat_result:
+        """Of an open file."""
         return os.fstat(fd)
 
     def available(self, fd: int) -> int:
@@ -181,4 +184,5 @@ class System:
         return disk.f_bavail * disk.f_frsize
 
     def close(self, fd: int) -> None:
+        """Give a descriptor back."""
         os.close(fd)

@@ -1,7 +1,7 @@
 """A file that is not there yet: written in full under no name or a hidden one, then published at once.
 
-Two kinds with one interface. :class:`Anonymous` leaves nothing behind when the process is killed;
-:class:`Named` is for systems and file systems without anonymous files.
+Two kinds with one interface. :class:`AnonymousTemporary` leaves nothing behind when the process is killed;
+:class:`NamedTemporary` is for systems and file systems without anonymous files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NO_ANONYMOUS = NOT_SUPPORTED | {errno.EISDIR, errno.EPERM, errno.EXDEV, errno.E
 _NO_LINKS = NOT_SUPPORTED | {errno.EPERM, errno.EXDEV, errno.EMLINK}
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """This file system has no such temporary; another kind may do."""
 
 
@@ -70,6 +70,11 @@ class Temporary:
             if error.errno not in (*NOT_SUPPORTED, errno.EPERM):
                 raise
 
+    def identity(self) -> tuple[int, int]:
+        """Device and inode."""
+        mine = self._system.file_status(self._fd)
+        return mine.st_dev, mine.st_ino
+
     def is_at(self, name: str) -> bool:
         """Whether the name leads to this very file."""
         mine, there = self._system.file_status(self._fd), self._system.status(name, self._parent)
@@ -79,7 +84,7 @@ class Temporary:
         """Give the file its name.
 
         :raises FileExistsError: when the name is taken; the file can still be published under another.
-        :raises Unsupported: when this kind cannot be published here.
+        :raises UnsupportedError: when this kind cannot be published here.
         """
         raise NotImplementedError
 
@@ -105,7 +110,7 @@ class Temporary:
                 self._system.unlink(name, self._parent)
 
 
-class Anonymous(Temporary):
+class AnonymousTemporary(Temporary):
     """``O_TMPFILE``: the file has no name until it is complete (Linux)."""
 
     def _create(self) -> None:
@@ -115,12 +120,14 @@ class Anonymous(Temporary):
             raise _unsupported(error, _NO_ANONYMOUS) from error
 
     def publish_new(self, name: str) -> None:
+        """Link the file, which has no name yet."""
         try:
             self._system.link_anonymous(self._fd, name, self._parent)
         except OSError as error:
             raise _unsupported(error, _NO_ANONYMOUS) from error
 
     def publish_over(self, name: str) -> None:
+        """Link it under a hidden name and rename that: a link replaces nothing."""
         hidden = self._hidden()
         self.publish_new(hidden)
         try:
@@ -133,7 +140,7 @@ class Anonymous(Temporary):
         pass  # closing it is enough
 
 
-class Named(Temporary):
+class NamedTemporary(Temporary):
     """A hidden name in the same folder, exclusively made."""
 
     _name = ""
@@ -144,6 +151,7 @@ class Named(Temporary):
         self._name = name
 
     def publish_new(self, name: str) -> None:
+        """Rename the hidden name, or link it where renaming would replace a file."""
         try:
             self._system.rename_new(self._name, name, self._parent)
         except OSError as error:
@@ -154,6 +162,7 @@ class Named(Temporary):
             self._name = ""
 
     def publish_over(self, name: str) -> None:
+        """Rename the hidden name."""
         self._system.rename_over(self._name, name, self._parent)
         self._name = ""
 
@@ -169,4 +178,4 @@ class Named(Temporary):
 
 
 def _unsupported(error: OSError, meaning: frozenset[int]) -> Exception:
-    return Unsupported(str(error)) if error.errno in meaning else error
+    return UnsupportedError(str(error)) if error.errno in meaning else error

@@ -6,16 +6,18 @@ Imports argparse and nothing of the daemon: a command loads its own code, so tha
 from __future__ import annotations
 
 import argparse
-import math
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from locara_sidecar import __version__
+from locara_sidecar.cli import values
+from locara_sidecar.machine.supported import ENGINES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-COMMANDS = ("serve", "demo", "doctor", "models")
+_DRAWING = ("auto", *(row.name for row in ENGINES.values() if row.draws_models))
 _MODEL_VERBS = {
     "list": "every model: installed or not, and whether it fits",
     "get": "one model",
@@ -29,117 +31,190 @@ _MODEL_VERBS = {
 }
 
 
-def run(argv: Sequence[str]) -> int:
-    """Parse and run; returns the exit status (2 for a usage error, with a sentence on stderr)."""
+_COMPLETION = """\
+Print what a shell needs to complete commands, flags, models and paths. To keep it where the shell looks
+(make the folder first, where there is none):
+
+  bash   locara-sidecar completion bash > ~/.local/share/bash-completion/completions/locara-sidecar
+  zsh    locara-sidecar completion zsh > ~/.zfunc/_locara-sidecar
+         (with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc)
+  fish   locara-sidecar completion fish > ~/.config/fish/completions/locara-sidecar.fish"""
+
+
+def run(argv: Sequence[str], parent: int | None = None) -> int:
+    """Parse and run; returns the exit status (2 for a usage error, with a sentence on stderr).
+
+    :param parent: the process that spawned this one, as it was at the very start.
+    """
     args = list(argv)
     if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help", "--version")):
         args.insert(0, "serve")
-    options = _parser().parse_args(args)
+    options = parser(args[0]).parse_args(args)
     if options.command == "serve":
         from locara_sidecar.cli.serve import run as serve
 
-        return serve(options)
+        return serve(options, parent)
+    from locara_sidecar.cli import guard
+
+    return guard.run(_command, options)
+
+
+def _command(options: argparse.Namespace) -> int:
     if options.command == "demo":
         from locara_sidecar.cli.demo import run as demo
 
         return demo(options)
+    if options.command in ("draw", "edit"):
+        from locara_sidecar.cli.draw import run as draw
+
+        return draw(options)
     if options.command == "models":
         from locara_sidecar.cli.models import run as models
 
         return models(options)
+    if options.command == "completion":
+        from locara_sidecar.cli.completion import run as completion
+
+        return completion(options, parser())
     from locara_sidecar.cli.doctor import run as doctor
 
     return doctor(options)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Formatter(argparse.HelpFormatter):
+    """argparse's, told the width: it asks shutil at each argument, which imports all compressors."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(1).columns)
+        except (ValueError, OSError):
+            columns = 80
+        super().__init__(prog, width=max(columns, 20) - 2)
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Formatter, allow_abbrev=False, **options)
+
+
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The command line's parser.
+
+    :param command: the one command that it needs to know; to build all of them takes longer than to parse.
+    """
+    whole = _Parser(
         prog="locara-sidecar", description="Local image generation for desktop apps: JSON-RPC 2.0 on stdin and stdout."
     )
-    parser.add_argument("--version", action="version", version=f"locara-sidecar {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{" + ",".join(COMMANDS) + "}")
+    whole.add_argument("--version", action="version", version=f"locara-sidecar {__version__}")
+    # with its own prog, or argparse formats its usage to have one
+    commands = whole.add_subparsers(dest="command", required=True, metavar=_one_of(COMMANDS), prog=whole.prog)
+    for name in (command,) if command in COMMANDS else COMMANDS:
+        words, build = COMMANDS[name]
+        build(commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + "."))
+    return whole
 
-    serve = commands.add_parser(
-        "serve", help="speak the protocol on stdin and stdout (the default)", allow_abbrev=False
+
+def _one_of(names: Iterable[str]) -> str:
+    return "{" + ",".join(names) + "}"
+
+
+def _serve(parser: argparse.ArgumentParser) -> None:
+    _engine(parser)
+    parser.add_argument(
+        "--manifest", metavar="FILE", type=Path, help="the app's locara.json; fixes what the app may do"
     )
-    _engine(serve)
-    serve.add_argument("--manifest", metavar="FILE", type=Path, help="the app's locara.json; fixes what the app may do")
-    serve.add_argument(
+    parser.add_argument(
         "--grant",
         metavar="NAME=DIR",
         action="append",
-        type=_grant,
+        type=values.grant,
         default=[],
         help="a folder for a root of the manifest, such as user-folder=/home/a/Pictures/App",
     )
-    serve.add_argument(
+    parser.add_argument(
         "--cache-dir", metavar="DIR", help="Locara's shared cache (else LOCARA_CACHE_DIR, else the platform's)"
     )
-    serve.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of further model entries")
-    serve.add_argument(
+    parser.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of further model entries")
+    parser.add_argument(
         "--allow-downloads", action="store_true", help="let the app download (and prepare) models that it declares"
     )
-    serve.add_argument(
+    parser.add_argument(
         "--allow-model-management", action="store_true", help="let the app import, remove and collect models"
     )
-    serve.add_argument(
+    parser.add_argument(
         "--idle-unload",
         metavar="SECONDS",
-        type=_seconds,
+        type=values.seconds,
         default=300.0,
         help="end the engine after so long without a job (300)",
     )
-    serve.add_argument(
+    parser.add_argument(
         "--stall-timeout",
         metavar="SECONDS",
-        type=_positive,
+        type=values.positive,
         default=120.0,
         help="kill an engine that shows no progress for so long (120)",
     )
-    serve.add_argument(
+    parser.add_argument(
         "--compile",
         action="store_true",
         help="torch: compile the models' blocks; steps get faster, the first picture of a size much later",
     )
-    serve.add_argument("--queue", metavar="N", type=_count, default=16, help="jobs that may wait (16)")
-    serve.add_argument(
+    parser.add_argument("--queue", metavar="N", type=values.count, default=16, help="jobs that may wait (16)")
+    parser.add_argument(
         "--max-line-bytes",
         metavar="N",
-        type=_line_bytes,
+        type=values.line_bytes,
         default=16 * 1024 * 1024,
         help="the longest line that is read (16777216)",
     )
-    serve.add_argument(
+    parser.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="stderr's detail (info)"
     )
 
-    demo = commands.add_parser(
-        "demo", help="draw a prompt as a host would, with a live preview in the terminal", allow_abbrev=False
-    )
-    demo.add_argument("prompt", nargs="?", default="a large yellow star in the center of a blue background")
-    _engine(demo)
-    demo.add_argument("--out", metavar="DIR", type=Path, default=Path("out"), help="folder for the picture (out)")
-    demo.add_argument("--model", default="pocket", help="model id (pocket)")
-    demo.add_argument("--seed", type=int, help="the same seed draws the same picture")
-    demo.add_argument("--steps", type=int, help="denoising steps")
-    demo.add_argument("--negative", default="", metavar="TEXT", help="what the picture should not show")
-    demo.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of further model entries")
-    demo.add_argument("--transcript", metavar="FILE", type=Path, help="write every line sent and received")
 
-    doctor = commands.add_parser(
-        "doctor", help="what this machine offers: engines, memory, sandbox, folders", allow_abbrev=False
-    )
-    _engine(doctor)
-    doctor.add_argument("--cache-dir", metavar="DIR")
-    doctor.add_argument("--json", action="store_true", help="print JSON")
+def _draw(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", help="what to draw")
+    _drawing(parser)
+    parser.add_argument("--image", metavar="FILE", type=Path, help="a picture to change, as edit does")
 
-    models = commands.add_parser(
-        "models", help="list, download, import, prepare, verify, remove, collect", allow_abbrev=False
-    )
-    verbs = models.add_subparsers(dest="verb", required=True, metavar="{" + ",".join(_MODEL_VERBS) + "}")
+
+def _edit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="the picture; it stays as it is")
+    parser.add_argument("prompt", help="what it is to show, or for FLUX.1 Kontext what to change")
+    _drawing(parser)
+
+
+def _demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", nargs="?", default="a large yellow star in the center of a blue background")
+    _engine(parser)
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("out"), help="folder for the picture (out)")
+    parser.add_argument("--model", metavar="ID", default="pocket", help="model id (pocket)")
+    parser.add_argument("--seed", metavar="N", type=int, help="the same seed draws the same picture")
+    parser.add_argument("--steps", metavar="N", type=int, help="denoising steps")
+    parser.add_argument("--negative", default="", metavar="TEXT", help="what the picture should not show")
+    parser.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of further model entries")
+    parser.add_argument("--transcript", metavar="FILE", type=Path, help="write every line sent and received")
+    _preview(parser)
+
+
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    _engine(parser)
+    parser.add_argument("--cache-dir", metavar="DIR")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _completion(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = _COMPLETION
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    parser.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of further model entries")
+
+
+def _models(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar=_one_of(_MODEL_VERBS), prog=parser.prog)
     for verb, words in _MODEL_VERBS.items():
-        _model_verb(verbs.add_parser(verb, help=words, allow_abbrev=False), verb)
-    return parser
+        _model_verb(verbs.add_parser(verb, help=words), verb)
 
 
 def _model_verb(parser: argparse.ArgumentParser, verb: str) -> None:
@@ -147,6 +222,14 @@ def _model_verb(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("model", help="model id")
     if verb == "import":
         parser.add_argument("folder", type=Path, help="diffusers' layout, or a Hugging Face cache")
+        parser.add_argument("--replace", action="store_true", help="in the place of another one that is installed")
+    if verb in ("download", "import"):
+        parser.add_argument(
+            "--engine",
+            choices=("auto", *ENGINES),
+            default="auto",
+            help="which engine must be able to open the model; fake asks none (auto)",
+        )
     if verb == "prepare":
         parser.add_argument("--quantization", choices=("8bit", "4bit"), required=True, help="bits of a weight")
         parser.add_argument(
@@ -155,11 +238,16 @@ def _model_verb(parser: argparse.ArgumentParser, verb: str) -> None:
             default="auto",
             help="computing type (auto)",
         )
-        parser.add_argument("--engine", choices=("auto", "torch", "mlx"), default="auto", help="which engine (auto)")
+        parser.add_argument("--engine", choices=_DRAWING, default="auto", help="which engine (auto)")
     if verb == "remove":
         parser.add_argument("--prepared", action="store_true", help="only what was prepared of it")
     if verb == "gc":
-        parser.add_argument("--max-bytes", metavar="N", type=_count, help="remove the least used models down to this")
+        parser.add_argument(
+            "--max-bytes",
+            metavar="SIZE",
+            type=values.size,
+            help="remove the least used models down to this: 500M, 20G, 20GiB",
+        )
     if verb in ("remove", "gc"):
         parser.add_argument("--dry-run", action="store_true", help="only show what would go")
     parser.add_argument("--cache-dir", metavar="DIR", help="Locara's shared cache")
@@ -167,48 +255,47 @@ def _model_verb(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _engine(parser: argparse.ArgumentParser) -> None:
+def _drawing(parser: argparse.ArgumentParser) -> None:
+    _engine(parser)
+    parser.add_argument("--model", metavar="ID", help="the first of `locara-sidecar models list` that is installed")
+    parser.add_argument("--size", metavar="WxH", type=values.pixels, help="width and height in pixels, as 1024x768")
+    parser.add_argument("--steps", metavar="N", type=int, help="denoising steps")
+    parser.add_argument("--guidance", metavar="G", type=values.number, help="how closely to follow the prompt")
+    parser.add_argument("--seed", metavar="N", type=int, help="the same seed draws the same picture")
+    parser.add_argument("--count", metavar="N", type=int, help="so many pictures, with seeds one after the other (1)")
+    parser.add_argument("--negative", metavar="TEXT", default="", help="what the picture should not show")
+    parser.add_argument("--scheduler", metavar="NAME", help="one of the model's schedulers")
+    parser.add_argument("--quantization", choices=("auto", "none", "8bit", "4bit"), help="bits of a weight (auto)")
+    parser.add_argument("--mask", metavar="FILE", type=Path, help="white where the picture may change")
     parser.add_argument(
-        "--engine", choices=("auto", "torch", "mlx", "fake"), default="auto", help="which engine draws (auto)"
+        "--strength", metavar="S", type=values.number, help="how much of the picture changes, 0 to 1 (0.6)"
     )
+    parser.add_argument(
+        "--out", metavar="PATH", type=Path, default=Path(), help="a folder, or a file (.png, .jpg, .webp); here"
+    )
+    parser.add_argument("--open", action="store_true", help="open the picture when it is done")
+    _preview(parser)
+    parser.add_argument("--cache-dir", metavar="DIR", help="Locara's shared cache")
+    parser.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of further model entries")
 
 
-def _grant(text: str) -> tuple[str, str]:
-    name, separator, folder = text.partition("=")
-    if not (separator and name and folder):
-        raise argparse.ArgumentTypeError("expected NAME=DIR, as in user-folder=/home/a/Pictures/App")
-    return name, folder
+def _preview(parser: argparse.ArgumentParser) -> None:
+    from locara_sidecar.cli.terminal import PICTURES
+
+    words = "how the terminal shows the picture; auto asks it (auto)"
+    parser.add_argument("--preview", choices=("auto", *PICTURES), default="auto", help=words)
 
 
-def _seconds(text: str) -> float:
-    value = _number(text)
-    if value < 0 or math.isnan(value):
-        raise argparse.ArgumentTypeError("expected seconds, 0 or more")
-    return value
+def _engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto", help="which engine draws (auto)")
 
 
-def _positive(text: str) -> float:
-    value = _number(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError("expected seconds, more than 0")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError("expected a whole number, 0 or more")
-    return int(text)
-
-
-def _line_bytes(text: str) -> int:
-    value = _count(text)
-    if value < 1024:
-        raise argparse.ArgumentTypeError("expected at least 1024")
-    return value
+COMMANDS = {
+    "serve": ("speak the protocol on stdin and stdout (the default)", _serve),
+    "draw": ("draw a prompt, with a live preview in the terminal", _draw),
+    "edit": ("change a picture as a prompt says", _edit),
+    "demo": ("draw a prompt as a host would, with a live preview in the terminal", _demo),
+    "doctor": ("what this machine offers: engines, memory, sandbox, folders", _doctor),
+    "models": ("list, download, import, prepare, verify, remove, collect", _models),
+    "completion": ("what a shell needs to complete commands, flags, models and paths", _completion),
+}

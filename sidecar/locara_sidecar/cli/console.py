@@ -1,29 +1,53 @@
-"""The terminal: the only module of the command line that prints. Draws small pictures with half blocks.
+"""The terminal: the only module of the command line that prints.
 
-A character cell is about twice as high as it is wide, so the upper half block "▀" with a foreground and a
-background colour shows two square pixels. Colours are 24-bit where ``COLORTERM`` says so, else the 256-colour cube.
+Bars and tables are rich's. The block that is redrawn in place is not: rich's hides the cursor, which a command that is
+killed would leave hidden, and sends a picture again with every change of the bar.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import sys
-from typing import TYPE_CHECKING
+import textwrap
+from typing import TYPE_CHECKING, Any, cast
+
+from locara_sidecar.cli import pictures, terminal
+from locara_sidecar.daemon.wire import stdio
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from collections.abc import Iterable
+    from typing import TextIO
 
-_RESET = "\x1b[0m"
+    from PIL.Image import Image
+    from rich.console import RenderableType
+    from rich.table import Table
+
+_BAR = 24
+_LABEL = 12
+_ROOM = 64, 32  # columns and rows that a picture takes at most
+_MARGIN = 2
+_ONE_LINE = 10_000  # columns of what is no terminal
 
 
 class Console:
-    """A block of lines that is redrawn in place on a terminal, and plain lines elsewhere."""
+    """A block of lines that is redrawn in place on a terminal, and plain lines elsewhere.
 
-    def __init__(self) -> None:
-        self.interactive = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-        self._true_colour = os.environ.get("COLORTERM", "") in ("truecolor", "24bit")
+    :param preview: how pictures are shown: one of ``terminal.PICTURES``, or ``auto`` for what the terminal can.
+    """
+
+    def __init__(self, preview: str = "auto") -> None:
+        if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
+            cast("Any", sys.stdout).reconfigure(errors="replace")  # a terminal that has no such letter
+        self.interactive = sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self._preview = preview
+        self._terminal: terminal.Terminal | None = None
+        self._picture: Image | None = None
+        self._box = (0, 0)  # of the picture on the screen, in columns and rows
         self._drawn = 0
+        self._number = 0
         self._last_plain = ""
 
     def line(self, text: str) -> None:
@@ -32,64 +56,153 @@ class Console:
 
     def error(self, text: str) -> None:
         """A line on stderr."""
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError, AttributeError):  # closed: nobody wants to read it
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
 
-    def live(self, picture: Image | None, status: str) -> None:
-        """Redraw the block: a picture, if there is one, and a status line under it."""
+    def table(self, table: Table) -> None:
+        """A table, as wide as the terminal; elsewhere each row is one line, however long."""
+        self._write("".join(f"{line}\n" for line in self._lines(table, self._width())))
+
+    def facts(self, rows: Iterable[tuple[str, str | Table]]) -> None:
+        """Labels and what there is to say, which may be a table; words that are longer than a line, as paths and
+        digests, stay in one piece."""
+        width = max(self._width() - _LABEL, 20)
+        for label, told in rows:
+            if isinstance(told, str):
+                lines = textwrap.wrap(told, width, break_long_words=False, break_on_hyphens=False)
+            else:
+                lines = self._lines(told, width)
+            for number, line in enumerate(lines):
+                self._write(f"{'' if number else label:{_LABEL}}{line}\n")
+
+    def json(self, value: Any) -> None:
+        """One JSON value, in ASCII: whatever the encoding of the output is, nothing of it is lost."""
+        import json
+
+        import msgspec
+
+        self.line(json.dumps(msgspec.to_builtins(value), indent=2))
+
+    def look(self) -> None:
+        """Find out what the terminal can show, while nothing else goes on."""
+        if self.interactive and self._terminal is None:
+            keys: int | None = None
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # there is none, or it was closed
+                keys = sys.stdin.fileno()
+            self._terminal = terminal.find(os.environ, self._preview, sys.stdout.fileno(), keys)
+
+    def live(self, picture: Image | None, fraction: float | None, status: str) -> None:
+        """Redraw the block: a picture, if there is one, and under it a bar and a line of words.
+
+        :param fraction: what is done, 0…1; None for no bar.
+        """
         if not self.interactive:
             # a log or a pipe: each new state once, no pictures
-            if status != self._last_plain:
-                self._last_plain = status
-                self.line(status)
+            plain = status if fraction is None else f"{fraction * 100:3.0f} %  {status}"
+            if plain != self._last_plain:
+                self._last_plain = plain
+                self.line(plain)
             return
-        lines = [] if picture is None else self._half_blocks(picture)
-        lines.append(status[: shutil.get_terminal_size().columns - 1])
-        up = f"\x1b[{self._drawn}A" if self._drawn else ""
-        self._write(up + "\r" + "".join(f"\x1b[2K{line}\n" for line in lines))
-        self._drawn = len(lines)
+        self.look()
+        text = ""
+        if picture is not None and picture is not self._picture:
+            text += self._up(self._drawn) + self._shown(picture)
+        else:
+            text += self._up(1 if self._drawn else 0)
+        self._picture = picture
+        self._drawn = self._box[1] + 1
+        self._write(f"{text}\r\x1b[2K{self._status(fraction, status)}\n")
 
     def settle(self) -> None:
         """Leave the block as it is; what follows goes below."""
-        self._drawn = 0
+        self._drawn = self._number = 0
+        self._picture, self._box = None, (0, 0)
+
+    def restore(self) -> None:
+        """Bring a terminal back from the middle of whatever was being written, as Ctrl-C leaves it."""
+        if self.interactive:
+            self._write(f"{pictures.STOP}\x1b[0m")
+
+    def _width(self) -> int:
+        return shutil.get_terminal_size().columns if self.interactive else _ONE_LINE
+
+    def _lines(self, table: Table, width: int) -> list[str]:
+        return [line.rstrip() for line in self._rendered(table, width).splitlines()]
+
+    def _up(self, lines: int) -> str:
+        return f"\x1b[{lines}A" if lines else ""
+
+    def _shown(self, picture: Image) -> str:
+        """The picture from here down, in rows that end at the left border; of the old one nothing stays."""
+        found = self._terminal
+        if found is None or found.pictures == "none":
+            return ""
+        columns, rows = shutil.get_terminal_size()
+        room = max(1, min(columns - 2 * _MARGIN, _ROOM[0])), max(1, min(rows - 4, _ROOM[1]))
+        box = pictures.fitting(picture, room, found.cell)
+        height = max(box[1], self._box[1])  # an old, higher one leaves empty rows
+        same, self._box = box == self._box, (box[0], height)
+        if found.pictures == "blocks":
+            half = pictures.blocks(picture, box, true_colour=os.environ.get("COLORTERM", "") in ("truecolor", "24bit"))
+            lines = [*half, *[""] * (height - len(half))]
+            return "".join(f"\r\x1b[2K{' ' * _MARGIN}{line}\n" for line in lines)
+        self._number = self._number or random.getrandbits(31) + 1
+        match found.pictures:
+            case "kitty":
+                data = pictures.kitty(picture, box, found.cell, self._number)
+            case "iterm2":
+                data = pictures.iterm2(picture, box, found.cell)
+            case _:
+                data = pictures.sixel(picture, box, found.cell)
+        # rows of its own, or the screen would scroll under it; then back down, wherever it has left the cursor
+        below = "\n" if same else "\r\x1b[2K\n"
+        return f"\r{below * height}{self._up(height)}\x1b[{_MARGIN}C\x1b7{data}\x1b8\x1b[{height}B\r"
+
+    def _status(self, fraction: float | None, words: str) -> str:
+        if fraction is None:
+            return words[: shutil.get_terminal_size().columns - 1]
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        row = Table.grid(padding=(0, 2))
+        bar = ProgressBar(total=1.0, completed=max(0.0, min(1.0, fraction)), width=_BAR)
+        row.add_row(bar, Text(f"{fraction * 100:3.0f} %  {words}", no_wrap=True, overflow="ellipsis"))
+        return self._rendered(row, shutil.get_terminal_size().columns - 1).rstrip("\n")
+
+    def _rendered(self, what: RenderableType, width: int) -> str:
+        from rich.console import Console as Rich
+
+        rich = Rich(
+            file=sys.stdout,
+            width=width,
+            force_terminal=self.interactive,
+            color_system="auto" if self.interactive else None,
+        )
+        with rich.capture() as captured:
+            rich.print(what)
+        return captured.get()
 
     def _write(self, text: str) -> None:
+        if sys.stdout is None:  # closed by whoever started us
+            return
         try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except BrokenPipeError:  # the reader (head, less) has seen enough; the interpreter must not flush again
+            if _is_non_blocking(sys.stdout):
+                stdio.write_all(sys.stdout.fileno(), text.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
+            else:
+                sys.stdout.write(text)
+                sys.stdout.flush()
+        except OSError as error:
+            # the interpreter must not flush again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-    def _half_blocks(self, picture: Image) -> list[str]:
-        columns, rows = shutil.get_terminal_size()
-        scale = min(min(columns - 2, 64) / picture.width, 2 * min(rows - 4, 32) / picture.height)
-        size = max(2, round(picture.width * scale)), max(2, 2 * round(picture.height * scale / 2))
-        small = picture.convert("RGB").resize(size)
-        data = small.tobytes()
-        row = 3 * size[0]
-        lines: list[str] = []
-        for start in range(0, len(data), 2 * row):
-            cells = (self._cell(data[i : i + 3], data[i + row : i + row + 3]) for i in range(start, start + row, 3))
-            lines.append("  " + "".join(cells) + _RESET)
-        return lines
-
-    def _cell(self, upper: bytes, lower: bytes) -> str:
-        if self._true_colour:
-            return f"\x1b[38;2;{_triple(upper)};48;2;{_triple(lower)}m▀"
-        return f"\x1b[38;5;{_cube(upper)};48;5;{_cube(lower)}m▀"
+            if not isinstance(error, BrokenPipeError):  # the reader (head, less) has seen enough
+                raise
 
 
-def _triple(colour: bytes) -> str:
-    return ";".join(str(part) for part in colour)
-
-
-def _cube(colour: bytes) -> int:
-    """The nearest colour of the 6 × 6 × 6 cube of a 256-colour terminal."""
-    red, green, blue = (round(part / 255 * 5) for part in colour)
-    return 16 + 36 * red + 6 * green + blue
-
-
-def bar(fraction: float, width: int = 24) -> str:
-    """A progress bar of ``width`` characters for a fraction of 0…1."""
-    full = round(max(0.0, min(1.0, fraction)) * width)
-    return "█" * full + "░" * (width - full)
+def _is_non_blocking(stream: TextIO) -> bool:
+    """Whether writing to it may fail for the moment: a program that shares the terminal or pipe (Node) set it so."""
+    try:
+        return os.name == "posix" and not os.get_blocking(stream.fileno())
+    except (OSError, ValueError):  # no descriptor
+        return False

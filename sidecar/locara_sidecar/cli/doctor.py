@@ -6,37 +6,83 @@ Only the sandbox is asked of a probe: a daemon knows it once its engine has star
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from locara_protocol.client import RemoteError, Sidecar, SidecarGone
+from locara_protocol.client import RemoteError, Sidecar, SidecarGoneError
 from locara_sidecar.cli.console import Console
+from locara_sidecar.cli.daemon_log import DaemonLog
+from locara_sidecar.cli.guard import say
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
+
+_NOTHING = "Nothing is wrong."
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the machine's state; 0 when at least one real engine is available, else 1."""
+    """Print the machine's state and, last, what is wrong; 0 when at least one real engine is available, else 1."""
     console = Console()
     command = [sys.executable, "-m", "locara_sidecar", "serve", "--engine", options.engine, "--log-level", "error"]
     if options.cache_dir:
         command += ["--cache-dir", options.cache_dir]
-    try:
-        with Sidecar(command) as sidecar:
-            sidecar.initialize()
-            info = sidecar.call("system.info", timeout=30)
-    except (RemoteError, SidecarGone) as error:
-        console.error(f"locara-sidecar: the daemon does not answer: {error}")
-        return 1
+    with DaemonLog() as log:
+        try:
+            with Sidecar(command, own_group=True, stderr=log.fd) as sidecar:
+                sidecar.initialize()
+                info = sidecar.call("system.info", timeout=30)
+        except (RemoteError, SidecarGoneError, TimeoutError) as error:
+            say(console, f"the daemon does not answer: {error}")
+            more = log.words(error.kind if isinstance(error, RemoteError) else None)
+            if more is not None:
+                console.error(more)
+            return 1
     info["sandbox"] = _sandbox() or info["sandbox"]
-    models = _models()
+    info["models"] = _models(Path(info["cacheRoot"]))
+    info["problems"] = list(problems(info, options.engine))
     if options.json:
-        console.line(json.dumps({**info, "models": models}, indent=2))
+        console.json(info)
     else:
-        _print(console, info, models)
-    return 0 if any(engine["available"] for engine in info["engines"] if engine["name"] != "fake") else 1
+        _print(console, info)
+    return 0 if any(engine["available"] for engine in _real(info)) else 1
+
+
+def problems(info: dict[str, Any], engine: str) -> Iterator[str]:
+    """What is wrong, each in a line that says what to type or do; the worst first.
+
+    :param info: the answer of ``system.info``.
+    :param engine: the one that was asked about, or ``auto``.
+    """
+    root = Path(info["cacheRoot"])
+    if not any(engine["available"] for engine in _real(info)):
+        from locara_sidecar.cli.tables import no_engine
+
+        yield no_engine()
+    else:
+        yield from (
+            f"The engine {row['name']} cannot be used: {row['reason']}"
+            for row in info["engines"]
+            if row["name"] == engine and not row["available"]
+        )
+    if root.exists() and not root.is_dir():
+        yield f"{root} is a file, and no model can be kept there: move it away, or name another folder (--cache-dir)."
+    elif not os.access(_nearest(root), os.W_OK | os.X_OK):
+        yield f"No model can be kept in {root}, which may not be written: name another folder (LOCARA_CACHE_DIR=…)."
+    if not info["sandbox"]["enforced"]:
+        yield f"The engine is not confined here, so use only models that you trust: {info['sandbox']['reason']}"
+
+
+def _nearest(path: Path) -> Path:
+    """The folder itself, or the one that it would be made in."""
+    return next((each for each in (path, *path.parents) if each.exists()), path)
+
+
+def _real(info: dict[str, Any]) -> list[dict[str, Any]]:
+    return [engine for engine in info["engines"] if engine["name"] != "fake"]
 
 
 def _sandbox() -> dict[str, Any] | None:
@@ -49,25 +95,35 @@ def _sandbox() -> dict[str, Any] | None:
         return None
 
 
-def _models() -> list[dict[str, Any]]:
+def _models(root: Path) -> list[dict[str, Any]]:
     from locara_sidecar.models import catalogue
 
-    known = catalogue.load()
+    known = catalogue.load().with_cache(root)
     return [{"id": entry.id, "installed": known.folder(entry.id) is not None} for entry in known]
 
 
-def _print(console: Console, info: dict[str, Any], models: list[dict[str, Any]]) -> None:
+def _print(console: Console, info: dict[str, Any]) -> None:
     platform, memory, sandbox = info["platform"], info["memory"], info["sandbox"]
     gib = 1 << 30
-    console.line(f"locara-sidecar {info['version']}, Python {platform['python']}")
-    console.line(
-        f"machine   {platform['system']} {platform['release']}, {platform['machine']}, {platform['cpus']} processors"
-    )
-    console.line(f"memory    {memory['total'] / gib:.1f} GiB, {memory['available'] / gib:.1f} GiB available")
-    for engine in info["engines"]:
-        mark = "yes" if engine["available"] else "no "
-        console.line(f"engine    {engine['name']:6} {mark} {engine['reason']}")
-    console.line(f"sandbox   {'yes' if sandbox['enforced'] else 'no '} {sandbox['kind']}: {sandbox['reason']}")
-    console.line(f"cache     {info['cacheRoot']}")
-    for model in models:
-        console.line(f"model     {model['id']:14} {'installed' if model['installed'] else 'not installed'}")
+    installed = [model["id"] for model in info["models"] if model["installed"]]
+    absent = [model["id"] for model in info["models"] if not model["installed"]]
+    console.line(f"locara-sidecar {info['version']}, Python {platform['python']}\n")
+    told = [
+        (
+            "machine",
+            f"{platform['system']} {platform['release']}, {platform['machine']}, {platform['cpus']} processors",
+        ),
+        ("memory", f"{memory['total'] / gib:.1f} GiB, {memory['available'] / gib:.1f} GiB available"),
+        *(
+            ("engine", f"{engine['name']}: {'' if engine['available'] else 'no. '}{engine['reason']}")
+            for engine in info["engines"]
+        ),
+        ("sandbox", f"{sandbox['kind']}: {'' if sandbox['enforced'] else 'no. '}{sandbox['reason']}"),
+        ("cache", info["cacheRoot"]),
+        ("models", f"installed: {', '.join(installed) or 'none'}"),
+        *([("", f"not installed: {', '.join(absent)} (locara-sidecar models download ID)")] if absent else []),
+    ]
+    console.facts(told)
+    first, *more = info["problems"] or [_NOTHING]
+    rest = f" (And {len(more)} more: see `doctor --json`.)" if more else ""
+    console.line(f"\n{first}{rest}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -9,25 +10,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from locara_protocol.errors import RpcError
+from locara_protocol.model_messages import ModelsListResult
 from locara_sidecar.cli import model_lines
 from locara_sidecar.cli.console import Console
-from locara_sidecar.daemon import engine_choice, system
-from locara_sidecar.daemon.model_results import (
-    describe,
-    machines,
-    own_result,
-    removed_result,
-    usage_result,
-    work_result,
-)
-from locara_sidecar.models import catalogue, collect, survey, worker
+from locara_sidecar.cli.guard import CANCELLED, advice, say
+from locara_sidecar.daemon import system
+from locara_sidecar.machine import engine_choice
+from locara_sidecar.models import catalogue, operations, worker
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from locara_protocol.model_messages import DownloadProgress, ModelProgress
-    from locara_sidecar.models.catalogue import Catalogue, Entry
+    from locara_sidecar.models.catalogue import Catalogue
     from locara_sidecar.models.store import Store
 
 VERBS = ("list", "get", "download", "import", "prepare", "verify", "remove", "usage", "gc")
@@ -36,87 +31,89 @@ VERBS = ("list", "get", "download", "import", "prepare", "verify", "remove", "us
 def run(options: argparse.Namespace) -> int:
     """Do what ``options.verb`` says; 0, or 1 with a sentence on stderr, or 130 when cancelled."""
     console = Console()
+    known: Catalogue | None = None
     try:
         known = catalogue.load(options.catalogue).with_cache(system.cache_root(options.cache_dir))
+        for words in known.skipped:
+            console.error(f"locara-sidecar: left out of the catalogue: {words}")
         assert known.store is not None
+        if known.store.root.exists() and not known.store.root.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "the model cache must be a folder", str(known.store.root))
         shown = _RUN[options.verb](options, known, known.store, console)
     except RpcError as error:
-        console.settle()
-        console.error(f"locara-sidecar: {error.message}")
-        return 130 if error.kind == "RequestCancelled" else 1
-    except KeyboardInterrupt:
-        console.settle()
-        console.error("locara-sidecar: The request was cancelled.")
-        return 130
-    except (OSError, catalogue.CatalogueError) as error:
-        console.error(f"locara-sidecar: {error}")
+        say(console, error.message)
+        # who removes a model does not want to hear how to install it
+        more = None if options.verb == "remove" else _advice(error, known, getattr(options, "model", ""))
+        if more is not None:
+            console.error(more)
+        return CANCELLED if error.kind == "RequestCancelled" else 1
+    except catalogue.CatalogueError as error:
+        say(console, str(error))
         return 1
     console.settle()
     if options.json:
-        console.line(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
+        console.json(shown)
     else:
-        for line in _lines(options, shown, known.store):
-            console.line(line)
+        _show(console, options, shown, known.store)
     return 0
 
 
-def _entry(known: Catalogue, model_id: str) -> Entry:
-    entry = known.get(model_id)
-    if entry is None:
-        raise RpcError("ModelNotFound", f"There is no model {model_id} in the catalogue.")
-    return entry
-
-
-def _list(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:
-    engines = engine_choice.installed()
-    found = machines(store, engines)
-    return [describe(known, entry, found, engines) for entry in known]
-
-
-def _get(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:
-    engines = engine_choice.installed()
-    return describe(known, _entry(known, options.model), machines(store, engines), engines)
-
-
-def _work(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:
-    entry = _entry(known, options.model)
-    own = known.own_folder(entry.id)
-    if options.verb != "verify" and (own is not None or (options.verb == "download" and not entry.downloadable)):
-        if own is not None and known.folder(entry.id) is not None:
-            return own_result(entry.id, own)
-        raise RpcError("DownloadFailed", f"{entry.id} comes from a folder, not from a hub.", retryable=False)
-    folder = options.folder.absolute() if options.verb == "import" else own
-    work = worker.Work(
-        op=options.verb, root=str(store.root), entry=entry, folder=None if folder is None else str(folder)
+def _advice(error: RpcError, known: Catalogue | None, asked: str) -> str | None:
+    model = str(error.data.get("model", asked))
+    entry = None if known is None else known.get(model)
+    return advice(
+        error.kind, error.data, model, from_hub=entry is None or entry.downloadable, retryable=error.retryable
     )
-    words = {"downloading": "reading"} if options.verb == "import" else {}
-    progress = model_lines.Progress(interactive=console.interactive, words=words)
-
-    def tell(message: DownloadProgress) -> None:
-        line = progress.line(message)
-        if line is not None and not options.json:
-            console.live(None, line)
-
-    return work_result(work, worker.perform(work, tell, _stop_on_interrupt))
 
 
-def _prepare(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:
+def _list(_options: argparse.Namespace, known: Catalogue, store: Store, _console: Console) -> Any:
+    engines = engine_choice.installed()
+    found = system.machines(store.root, engines)
+    return ModelsListResult(models=[operations.describe(known, entry, found, engines) for entry in known])
+
+
+def _get(options: argparse.Namespace, known: Catalogue, store: Store, _console: Console) -> Any:
+    engines = engine_choice.installed()
+    entry = known.named(options.model)
+    return operations.describe(known, entry, system.machines(store.root, engines), engines)
+
+
+def _work(options: argparse.Namespace, known: Catalogue, _store: Store, console: Console) -> Any:
+    entry = known.named(options.model)
+    imported = options.verb == "import"
+    work = operations.work(
+        known,
+        entry,
+        options.verb,
+        there=known.folder(entry.id),
+        folder=options.folder.absolute() if imported else None,
+        replace=imported and options.replace,
+    )
+    if work is None:
+        return operations.own(known, entry)
+    work = msgspec.structs.replace(work, engines=_asked_engines(options))
+    progress = model_lines.Progress(console, options.verb, silent=options.json)
+    return operations.result(work, worker.perform(work, progress.tell, _stop_on_interrupt))
+
+
+def _asked_engines(options: argparse.Namespace) -> list[str]:
+    """The engines that must be able to open what is downloaded or imported."""
+    if options.verb == "verify":
+        return []
+    return engine_choice.asked_about_folders(engine_choice.choose_engine(options.engine))
+
+
+def _prepare(options: argparse.Namespace, known: Catalogue, _store: Store, console: Console) -> Any:
     from locara_sidecar.cli.prepare import prepare
 
-    progress = model_lines.Progress(interactive=console.interactive, words={})
-
-    def tell(message: ModelProgress) -> None:
-        line = progress.line(message)
-        if line is not None and not options.json:
-            console.live(None, line)
-
+    progress = model_lines.Progress(console, options.verb, silent=options.json)
     return prepare(
         known,
-        _entry(known, options.model),
+        known.named(options.model),
         engine=engine_choice.choose_engine(options.engine),
         quantization=options.quantization,
         precision=options.precision,
-        tell=tell,
+        tell=progress.tell,
     )
 
 
@@ -131,24 +128,17 @@ def _stop_on_interrupt(stop: Callable[[], None]) -> None:
         signal.signal(signal.SIGINT, handler)
 
 
-def _remove(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:
-    plan = collect.plan_remove(store, options.model, only_prepared=options.prepared)
-    if not options.dry_run:
-        done = collect.remove(store, plan, options.model)
-        return removed_result(done.models, done.bytes, options.model)
-    return removed_result(plan.models, plan.bytes, options.model)
+def _remove(options: argparse.Namespace, _known: Catalogue, store: Store, _console: Console) -> Any:
+    # in no need of a catalogue that names it: what an app's own had downloaded is the user's to remove
+    return operations.remove(store, options.model, only_prepared=options.prepared, dry_run=options.dry_run)
 
 
-def _usage(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:
-    return usage_result(survey.usage(store), None)
+def _usage(_options: argparse.Namespace, _known: Catalogue, store: Store, _console: Console) -> Any:
+    return operations.usage(store)
 
 
-def _gc(options: argparse.Namespace, known: Catalogue, store: Store, console: Console) -> Any:
-    plan = collect.plan_gc(store, options.max_bytes)
-    if options.dry_run:
-        return removed_result(plan.models, plan.bytes)
-    done = collect.execute(store, plan)
-    return removed_result(done.models, done.bytes)
+def _gc(options: argparse.Namespace, _known: Catalogue, store: Store, _console: Console) -> Any:
+    return operations.gc(store, options.max_bytes, dry_run=options.dry_run)
 
 
 _RUN: dict[str, Callable[[argparse.Namespace, Catalogue, Store, Console], Any]] = {
@@ -164,19 +154,30 @@ _RUN: dict[str, Callable[[argparse.Namespace, Catalogue, Store, Console], Any]] 
 }
 
 
-def _lines(options: argparse.Namespace, shown: Any, store: Store) -> list[str]:
+def _show(console: Console, options: argparse.Namespace, shown: Any, store: Store) -> None:
+    """What ``--json`` gives to programs, for people."""
+    from locara_sidecar.cli import tables
+
+    engines = engine_choice.installed()
+    lines: list[str] = []
     match options.verb:
         case "list":
-            return model_lines.of_list(shown)
+            console.table(tables.of_list(shown.models, engines))
+            lines = [] if engines else [tables.no_engine()]
         case "get":
-            return model_lines.of_model(shown)
-        case "download" | "import":
-            return model_lines.of_installed(shown)
-        case "prepare":
-            return model_lines.of_prepared(shown)
-        case "verify":
-            return model_lines.of_verified(shown)
+            console.line(f"{shown.display_name} ({shown.id}, version {shown.version})\n{shown.description}\n")
+            console.facts(tables.of_model(shown, engines))
         case "usage":
-            return model_lines.of_usage(shown, str(store.root))
+            if shown.entries:
+                console.table(tables.of_usage(shown))
+            lines = model_lines.of_usage(shown, str(store.root))
+        case "download" | "import":
+            lines = model_lines.of_installed(shown)
+        case "prepare":
+            lines = model_lines.of_prepared(shown)
+        case "verify":
+            lines = model_lines.of_verified(shown)
         case _:
-            return model_lines.of_removed(shown, dry_run=options.dry_run)
+            lines = model_lines.of_removed(shown, dry_run=options.dry_run)
+    for line in lines:
+        console.line(line)

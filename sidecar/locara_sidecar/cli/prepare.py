@@ -6,13 +6,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
+import msgspec
 
 from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import ModelPhase, ModelProgress, PrepareResult
-from locara_sidecar.daemon import engine_choice, preparing
-from locara_sidecar.daemon.model_specs import model_on_this_machine, model_spec
-from locara_sidecar.daemon.model_use import Held
-from locara_sidecar.daemon.model_work import run_for_user
+from locara_sidecar.daemon.access.model_specs import model_spec
+from locara_sidecar.daemon.model_methods import preparing
+from locara_sidecar.daemon.model_methods.model_work import run_for_user
+from locara_sidecar.machine import engine_choice
 from locara_sidecar.models.digest import model_digest
 from locara_sidecar.models.forms import forms_for
 from locara_sidecar.models.lease import Leases
@@ -36,22 +37,23 @@ def prepare(
 
     :raises RpcError: ModelNotInstalled, EngineUnavailable, and what preparing raises.
     """
-    engine_choice.require_preparing(engine)
     folder, store = known.folder(entry.id), known.store
-    missing = RpcError("ModelNotInstalled", f"The model {entry.id} is not installed.", model=entry.id)
+    missing = RpcError("ModelNotInstalled", f"The model {entry.id} is not installed on this machine.", model=entry.id)
     if folder is None or store is None:
         raise missing
+    entry.require_runnable()
+    engine_choice.require_preparing(engine)
     lock = store.use(folder.name) if folder.parent == store.models else None
     if lock is None and folder.parent == store.models:
         raise missing
     digest = model_digest(folder)
     spec = model_spec(entry, folder=str(folder), digest=digest, quantization=quantization, precision=precision)
-    held = Held(Leases(store.root).reserved(), forms_for(store, spec, engine))
-    order = preparing.Order(
+    forms = forms_for(store.entries(), spec, engine)
+    order = preparing.PreparationRequest(
         job="prepare",
         store=store,
         entry=entry,
-        model=model_on_this_machine(spec, held),
+        model=msgspec.structs.replace(spec, reserved=Leases(store.root).reserved(), prepared=forms),
         engine=engine,
         digest=partial(model_digest, folder),
         run_work=run_for_user,
@@ -67,8 +69,8 @@ def prepare(
             lock.release()
 
 
-async def _with_engine(order: preparing.Order, tell: preparing.Tell) -> PrepareResult:
-    from locara_sidecar.engine.client import EngineClient
+async def _with_engine(order: preparing.PreparationRequest, tell: preparing.Tell) -> PrepareResult:
+    from locara_sidecar.daemon.engine_host.client import EngineClient
 
     client = EngineClient(order.engine, on_log=lambda _: None)
     try:

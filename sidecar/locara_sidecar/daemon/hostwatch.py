@@ -23,15 +23,47 @@ def watch_parent(parent: int, on_gone: Callable[[], None]) -> None:
     """Call ``on_gone`` (in a thread) when the process that spawned us ends, or has ended already.
 
     :param parent: the parent's id as it was at the very start: later it may be that of whoever adopted us.
-        Nothing is watched when we were adopted from the start (a parent of 1, or none).
+        Nothing is watched where that is the system's first process and seems to have spawned us, or there is none.
+    :raises RuntimeError: when the system allows no thread.
     """
-    if parent > 1:
+    if _is_adopted(parent):
+        on_gone()
+    elif parent > 1:
         _start(parent, on_gone, lambda: os.getppid() == parent)
 
 
-def watch_process(pid: int, on_gone: Callable[[], None]) -> None:
-    """Call ``on_gone`` (in a thread) when process ``pid`` ends."""
-    _start(pid, on_gone, lambda: _exists(pid))
+def _is_adopted(parent: int) -> bool:
+    """Whether ``parent`` cannot have spawned us: then who did has ended before our first line ran.
+
+    Who spawns a process is in its session, unless the process was given one of its own. The system's first process
+    and others that adopt orphans are usually not in an app's session; where one is, this cannot be told.
+    """
+    if parent < 1 or not hasattr(os, "getsid"):
+        return False
+    try:
+        return os.getsid(0) not in (os.getpid(), os.getsid(parent))
+    except OSError:  # it has just ended, which the watch tells; or the system does not say
+        return False
+
+
+def watch_process(pid: int, on_gone: Callable[[], None], start_task: Callable[..., object]) -> None:
+    """Call ``on_gone`` (in a thread, or on the event loop) when process ``pid`` ends.
+
+    :param start_task: starts a coroutine function with arguments on the event loop: it asks for the process now and
+        then where the system allows no thread.
+    """
+    try:
+        _start(pid, on_gone, lambda: exists(pid))
+    except RuntimeError:
+        start_task(_ask, pid, on_gone)
+
+
+async def _ask(pid: int, on_gone: Callable[[], None]) -> None:
+    import anyio  # rarely needed
+
+    while exists(pid):  # noqa: ASYNC110 -- nothing tells of it
+        await anyio.sleep(_POLL_SECONDS)
+    on_gone()
 
 
 def _start(pid: int, on_gone: Callable[[], None], alive: Callable[[], bool]) -> None:
@@ -39,21 +71,25 @@ def _start(pid: int, on_gone: Callable[[], None], alive: Callable[[], bool]) -> 
 
 
 def _watch(pid: int, on_gone: Callable[[], None], alive: Callable[[], bool]) -> None:
-    if alive() and not _wait_for_end(pid):
+    if not _wait_for_end(pid, alive):
         while alive():
             time.sleep(_POLL_SECONDS)
     on_gone()
 
 
-def _wait_for_end(pid: int) -> bool:
-    """Block until the process ends; False where the system does not offer to."""
+def _wait_for_end(pid: int, alive: Callable[[], bool]) -> bool:
+    """Block until the process ends; False where the system does not offer to.
+
+    ``alive`` is asked once the descriptor is there: before, another process may have got the id of one that ended.
+    """
     try:
         if sys.platform == "linux":
             fd = os.pidfd_open(pid)
             try:
                 poll = select.poll()
                 poll.register(fd, select.POLLIN)
-                poll.poll()
+                if alive():
+                    poll.poll()
             finally:
                 os.close(fd)
             return True
@@ -61,7 +97,9 @@ def _wait_for_end(pid: int) -> bool:
             queue = select.kqueue()
             try:
                 event = select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)
-                queue.control([event], 1)
+                queue.control([event], 0)
+                if alive():
+                    queue.control(None, 1)
             finally:
                 queue.close()
             return True
@@ -72,9 +110,10 @@ def _wait_for_end(pid: int) -> bool:
     return False
 
 
-def _exists(pid: int) -> bool:
+def exists(pid: int) -> bool:
+    """Whether there is a process with this id; True where the system does not tell."""
     if os.name == "nt":
-        return True
+        return True  # signal 0 would end the process there
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
 from typing import Any
 
 import msgspec
+
+from locara_sidecar.daemon.wire.stdio import write_all
+
+_log = logging.getLogger("locara.daemon")
 
 _MAX_WAITING = 1000
 _MAX_LINE_BYTES = 8192
@@ -43,6 +48,10 @@ class _Sink:
             self._idle.clear()
             self._condition.notify()
 
+    def dropped(self) -> None:
+        """One line could not be made."""
+        self._dropped += 1
+
     def flush(self, seconds: float) -> None:
         self._idle.wait(seconds)
 
@@ -57,7 +66,7 @@ class _Sink:
             if dropped:
                 line += _encode("warning", "logs", "log lines were dropped", {"dropped": dropped})
             try:
-                os.write(2, line)
+                write_all(2, line)
             except OSError:
                 with self._condition:
                     self._lines.clear()
@@ -69,7 +78,8 @@ _sink = _Sink()
 def _encode(level: str, logger: str, msg: str, fields: dict[str, Any]) -> bytes:
     stamp = time.time()
     ts = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(stamp)) + f".{int(stamp * 1000) % 1000:03d}Z"
-    record = {"ts": ts, "level": level, "logger": logger, "msg": msg, **fields}
+    record = {"ts": ts, "level": level, "logger": logger, "msg": msg}
+    record |= {name: value for name, value in fields.items() if name not in record}
     line = _encoder.encode(record)
     if len(line) > _MAX_LINE_BYTES:
         line = _encoder.encode({"ts": ts, "level": level, "logger": logger, "msg": msg[:1000], "cut": len(line)})
@@ -78,6 +88,12 @@ def _encode(level: str, logger: str, msg: str, fields: dict[str, Any]) -> bytes:
 
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._put(record)
+        except Exception:  # noqa: BLE001 -- whoever logs has something more important to do
+            _sink.dropped()
+
+    def _put(self, record: logging.LogRecord) -> None:
         fields: dict[str, Any] = getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1] is not None:
             # frames and the type only: an exception's text may quote what the user typed
@@ -102,6 +118,16 @@ def start(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [_Handler()]
     root.setLevel(level.upper())
+    sys.unraisablehook = _unraisable
+    threading.excepthook = _uncaught
+
+
+def _unraisable(what: sys.UnraisableHookArgs) -> None:
+    _log.error("an exception was ignored", exc_info=what.exc_value)
+
+
+def _uncaught(what: threading.ExceptHookArgs) -> None:
+    _log.error("a thread failed", exc_info=what.exc_value)
 
 
 def flush(seconds: float) -> None:

@@ -1,51 +1,69 @@
 """``locara-sidecar serve``: wires descriptors, threads, event loop, server and engine; and ends them all in time.
 
-Ending: whatever the reason, :meth:`Daemon.stop` is called once, a timer thread ends the process after
-1.5 s even if the event loop is stuck, and the engine is killed before anything is waited for.
+Ending: whatever the reason, :meth:`Daemon.stop` is called once, a thread that exists from the start ends the process
+after 1.5 s even if the event loop is stuck, and the engine is killed before anything is waited for. Nothing on this way
+needs what a machine at its limits may refuse (a thread, a descriptor), and no step of it is left out because another
+one failed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import logging
+import mmap
 import os
-import signal
 import threading
 import time
 from collections import deque
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 import msgspec
 
 from locara_protocol.framing import LineSplitter, LineTooLong
 from locara_sidecar.capability.policy import Policy
-from locara_sidecar.daemon import engine_choice, hostwatch, logs, system
-from locara_sidecar.daemon.outbox import HIGH_WATER_BYTES, Outbox
-from locara_sidecar.daemon.server import Server
-from locara_sidecar.daemon.stdio import ByteReader, LineWriter
-from locara_sidecar.engine.lazy import LazyEngine
+from locara_sidecar.daemon import hostwatch, logs
+from locara_sidecar.daemon.ending import Ending
+from locara_sidecar.daemon.engine_host.lazy import LazyEngine
+from locara_sidecar.daemon.jobs.job_runner import cancelled_error
+from locara_sidecar.daemon.methods import Methods
+from locara_sidecar.daemon.wire.calls import Calls, internal_error
+from locara_sidecar.daemon.wire.outbox import Outbox
+from locara_sidecar.daemon.wire.server import Server
+from locara_sidecar.daemon.wire.stdio import ByteReader, LineWriter
+from locara_sidecar.machine import engine_choice, supported
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from anyio.abc import TaskGroup
 
-    from locara_sidecar.engine import frames
-    from locara_sidecar.engine.client import EngineClient
+    from locara_sidecar.daemon.engine_host.client import EngineClient
+    from locara_sidecar.ipc import frames
     from locara_sidecar.models.catalogue import Catalogue
 
 log = logging.getLogger("locara.daemon")
 
-_HARD_END_SECONDS = 1.5
+_HARD_END_SECONDS = 1.4
 _ANSWER_SECONDS = 0.6
 _FLUSH_SECONDS = 0.5
 _AUDIT_SECONDS = 0.2
-_BACKLOG_SECONDS = 0.02
+_LATE_SECONDS = 0.2
+_LEFT_SECONDS = 0.6
+_RESERVE_BYTES = 8 << 20
+_QUIETLY = contextlib.suppress(Exception)  # made where there is memory for it
+
+
+class _Mark(enum.Enum):
+    """Stands among the lines that have been cut."""
+
+    CHUNK_END = 1
+    STDIN_END = 2
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +71,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     policy: Policy | None
     engine: str
-    cache_dir: str | None
+    cache_root: Path
     idle_unload: float
     stall_timeout: float
     queue: int
@@ -71,41 +89,81 @@ class Daemon:
     """
 
     def __init__(self, settings: Settings, known: Catalogue, read_fd: int, write_fd: int, parent: int) -> None:
-        self._parent = parent
         self._outbox = Outbox()
         self._inbox: deque[bytes] = deque()
-        self._reader = ByteReader(read_fd, self._deliver)
+        self._lines: deque[bytes | LineTooLong | _Mark] = deque()
+        self._taken, self._taken_at = -1, 0.0
+        self._reader = ByteReader(read_fd, self._deliver, self._left)
         self._writer = LineWriter(write_fd, self._outbox, lambda: self.stop(0, "stdout is closed"))
         self._splitter = LineSplitter(settings.max_line_bytes)
         self._lock = threading.Lock()
         self._stopping = False
         self._status = 0
+        self._reserve = mmap.mmap(-1, _RESERVE_BYTES)  # never touched: address space, for the last steps
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_event: anyio.Event | None = None
         self._tasks: TaskGroup | None = None
         self._early: list[tuple[Any, ...]] = []
+        self._ending = Ending(lambda name: self.stop(0, name), self._hard_end, _HARD_END_SECONDS)
+        self._ending.start()  # before anything is read: what was accepted is answered, whatever asks us to end
+        hostwatch.watch_parent(parent, lambda: self.stop(0, "the parent process is gone"))
         self._reader.start()
         name = engine_choice.choose_engine(settings.engine)
-        self._engine = LazyEngine(partial(_make_client, settings, name, lambda: self._server.models.readable()))
-        self._server = Server(
+        self._engine = LazyEngine(partial(_make_client, settings, name, lambda: self._methods.gate.readable()))
+        self._calls = Calls(self._outbox)
+        self._methods = Methods(
             outbox=self._outbox,
+            calls=self._calls,
             engine=self._engine,
             engine_name=name,
             catalogue=known,
             policy=settings.policy,
-            cache_root=system.cache_root(settings.cache_dir),
+            cache_root=settings.cache_root,
             flags=settings.flags,
             max_queue=settings.queue,
             max_line_bytes=settings.max_line_bytes,
             stop=self.stop,
             start_task=self._start_task,
         )
+        self._server = Server(
+            self._outbox,
+            self._calls,
+            self._methods.session,
+            self._methods.handlers,
+            cancel=self._methods.cancel,
+            leave=self._methods.leave,
+            max_line_bytes=settings.max_line_bytes,
+            start_aside=self._start_aside,
+            resume=self._drain,
+        )
+        # made now: at the end there may be no memory for them
+        self._failure: Exception = internal_error()
+        self._when_ended = (
+            self._methods.shut_down,
+            *self._last_steps(partial(self._calls.fail_all, cancelled_error([]))),
+        )
+        self._when_failed = (
+            partial(self.stop, 1, "the daemon failed"),
+            *self._last_steps(lambda: self._calls.fail_all(self._failure)),
+            lambda: _tell("the daemon failed", self._failure),
+            partial(logs.flush, _FLUSH_SECONDS),
+        )
+        # last: while this thread waits for that one to run, the reading one hands over what the host has already sent
+        self._writer.start()
 
     def run(self) -> int:
         """Serve until the end; returns the exit status."""
-        self._writer.start()
-        self._drain()
-        anyio.run(self._main)
+        try:
+            self._drain()
+            anyio.run(self._main)
+        except Exception as error:  # noqa: BLE001 -- an event loop that cannot be made, or no memory
+            self._reserve.close()
+            self._failure = error
+            for step in self._when_failed:
+                try:
+                    step()
+                except Exception:  # noqa: BLE001 -- to tell of it takes memory, too
+                    continue
         return self._status
 
     # --- ending --------------------------------------------------------------------------
@@ -116,28 +174,56 @@ class Daemon:
             if self._stopping:
                 return
             self._stopping = True
-        self._status = status
-        log.info("stopping", extra={"fields": {"reason": reason, "status": status}})
-        # not an event-loop timer: it must fire even if the loop is stuck
-        timer = threading.Timer(_HARD_END_SECONDS, self._hard_end)
-        timer.daemon = True
-        timer.start()
+            self._status = status
+        self._ending.begin()
         if self._stop_event is not None:
             self._call_soon(self._stop_event.set)
+        with contextlib.suppress(MemoryError):
+            log.info("stopping", extra={"fields": {"reason": reason, "status": status}})
 
     def _hard_end(self) -> None:
-        self._engine.close_now()
-        os._exit(self._status)
+        try:
+            self._engine.kill()
+            # beside this thread, which ends the process whatever becomes of it
+            late = threading.Thread(target=self._answer_late, daemon=True)
+            late.start()
+            late.join(_LATE_SECONDS)
+        finally:
+            os._exit(self._status)
+
+    def _answer_late(self) -> None:
+        """The main thread is held up, perhaps by the import of asyncio on a busy machine. It may answer a call at this
+        very moment: whoever closes it first has answered it."""
+        self._calls.fail_all(cancelled_error([]))
+        self._outbox.close()
+        self._writer.wait(_LATE_SECONDS)
 
     async def _end(self) -> None:
         """Answer what is open, end the engine, write what the host still takes."""
-        self._server.cancel_all()
-        self._engine.close_now()
-        with anyio.move_on_after(_ANSWER_SECONDS):
-            await self._server.wait_until_idle()
-        self._outbox.close()
-        await anyio.to_thread.run_sync(self._writer.wait, _FLUSH_SECONDS)
-        await self._server.decisions.flush(_AUDIT_SECONDS)
+        _attempt(self._methods.cancel_all)
+        _attempt(self._engine.close_now)
+        try:
+            with anyio.move_on_after(_ANSWER_SECONDS):
+                await self._methods.wait_until_idle()
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the daemon goes on, or to its end
+            _tell("ending: calls were not waited for", error)
+        # blocks the loop, which has nothing to do any more: threads of its own the system may refuse, and a task that
+        # waits for a disk would keep it from ever getting further
+        for step in self._when_ended:
+            _attempt(step)
+
+    def _last_steps(self, fail_all: Callable[[], object]) -> tuple[Callable[[], object], ...]:
+        """What is done when nothing more can be waited for; a second time it is quick.
+
+        :param fail_all: answers the calls that are still open.
+        """
+        return (
+            self._engine.close_now,
+            fail_all,
+            self._outbox.close,
+            partial(self._writer.wait, _FLUSH_SECONDS),
+            partial(self._methods.decisions.flush, _AUDIT_SECONDS),
+        )
 
     # --- the event loop ------------------------------------------------------------------
 
@@ -146,11 +232,9 @@ class Daemon:
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             for task in self._early:
-                tasks.start_soon(*task)
+                tasks.start_soon(_guarded, *task)
             self._loop = cast("asyncio.AbstractEventLoop", anyio.lowlevel.current_token().native_token)
             self._drain()
-            hostwatch.watch_parent(self._parent, lambda: self.stop(0, "the parent process is gone"))
-            tasks.start_soon(self._watch_signals)
             if not self._stopping:
                 await stopped.wait()
             await self._end()
@@ -161,12 +245,13 @@ class Daemon:
         if self._tasks is None:
             self._early.append((function, *args))
         else:
-            self._tasks.start_soon(function, *args)
+            self._tasks.start_soon(_guarded, function, *args)
 
-    async def _watch_signals(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for number in signals:
-                self.stop(0, signal.Signals(number).name)
+    def _start_aside(self, function: Any, *args: Any) -> bool:
+        """Start a coroutine function, if there is an event loop to run it beside what else there is to do."""
+        if self._loop is not None:
+            self._start_task(function, *args)
+        return self._loop is not None
 
     def _call_soon(self, function: Callable[..., object]) -> None:
         """Run a function on the event loop, from any thread, without waiting for it."""
@@ -180,36 +265,85 @@ class Daemon:
         """A chunk from stdin, in the reading thread; empty at its end."""
         self._inbox.append(chunk)
         self._call_soon(self._drain)
-        while chunk and self._outbox.backlog() > HIGH_WATER_BYTES and not self._stopping:
-            # the host asks and does not read: hold back what it asks until it does
-            time.sleep(_BACKLOG_SECONDS)
+
+    def _left(self) -> None:
+        """In the reading thread: stdin is closed, and not looked at to its end because answers wait to be taken.
+
+        A host that still takes them gets the answer to all that it asked. One that does not has left.
+        """
+        now = time.monotonic()
+        if self._outbox.taken != self._taken:
+            self._taken, self._taken_at = self._outbox.taken, now
+        elif now - self._taken_at > _LEFT_SECONDS:
+            self.stop(0, "stdin has ended")
 
     def _drain(self) -> None:
-        """Look at the lines that have arrived, in order, on the main thread."""
-        while self._inbox:
-            chunk = self._inbox.popleft()
-            for line in self._splitter.feed(chunk) if chunk else self._splitter.finish():
-                if self._stopping:
-                    return
-                if isinstance(line, LineTooLong):
-                    self._server.handle_long_line()
+        """Look at the lines that have arrived, in order, on the main thread, as far as the host takes the answers."""
+        try:
+            while self._look() and self._inbox:
+                if chunk := self._inbox.popleft():
+                    self._lines += self._splitter.feed(chunk)
+                    self._lines.append(_Mark.CHUNK_END)
                 else:
-                    self._server.handle_line(line)
-            if chunk:
+                    self._lines += self._splitter.finish()
+                    self._lines.append(_Mark.STDIN_END)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the daemon goes on, or to its end
+            self.stop(1, "stdin could not be read on")
+            _tell("lines could not be looked at", error)
+
+    def _look(self) -> bool:
+        """Look at the lines that have been cut; False when there is to be no more of it, for now or for good."""
+        while self._lines:
+            if self._stopping or self._server.busy or self._outbox.is_full(self._resume):
+                return False
+            line = self._lines.popleft()
+            if line is _Mark.CHUNK_END:
                 self._reader.done()
-            else:
+            elif line is _Mark.STDIN_END:
+                self._reader.ended()
                 self.stop(0, "stdin has ended")
+            elif isinstance(line, LineTooLong):
+                self._server.handle_long_line()
+            else:
+                self._server.handle_line(line)
+        return True
+
+    def _resume(self) -> None:
+        """The host has taken answers."""
+        self._call_soon(self._drain)
+
+
+async def _guarded(function: Callable[..., Awaitable[object]], *args: Any) -> None:
+    """Run a task so that one that fails does not take the daemon with it. Its call is answered by what it runs."""
+    try:
+        await function(*args)
+    except Exception as error:  # noqa: BLE001 -- whatever it is, the daemon goes on, or to its end
+        _tell("a task failed", error)
+
+
+def _attempt(step: Callable[[], object]) -> None:
+    """One step of the end; the next one follows whatever happens."""
+    try:
+        step()
+    except Exception as error:  # noqa: BLE001 -- whatever it is, the daemon goes on, or to its end
+        _tell("ending: a step failed", error)
+
+
+def _tell(what: str, error: Exception) -> None:
+    """Log an exception, if there is memory for that. Our handler leaves its text out."""
+    with _QUIETLY:
+        log.error(what, exc_info=error)
 
 
 def _make_client(settings: Settings, name: str, readable: Callable[[], list[str]]) -> EngineClient:
-    from locara_sidecar.engine.client import EngineClient
+    from locara_sidecar.daemon.engine_host.client import EngineClient
 
     return EngineClient(
         name,
         idle_unload=settings.idle_unload,
         stall_timeout=settings.stall_timeout,
         readable=readable,
-        settings={"compile": ""} if settings.compile and name == "torch" else {},
+        settings={"compile": ""} if settings.compile and supported.ENGINES[name].compiles else {},
         on_log=_forward_log,
     )
 
@@ -229,6 +363,12 @@ def serve(settings: Settings, known: Catalogue, descriptors: tuple[int, int], pa
     Ends with ``os._exit``: threads may still be blocked in a read or a write that will never return.
     """
     logs.start(settings.log_level)
-    status = Daemon(settings, known, *descriptors, parent).run()
-    logs.flush(0.2)
-    os._exit(status)
+    for words in known.skipped:
+        log.warning("left out of the catalogue", extra={"fields": {"file": words}})
+    daemon = Daemon(settings, known, *descriptors, parent)
+    status = 1
+    try:
+        status = daemon.run()
+        logs.flush(0.2)
+    finally:  # nothing may get from here to who says that it cannot start
+        os._exit(status)

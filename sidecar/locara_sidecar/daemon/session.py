@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Literal
 
 from locara_protocol import PROTOCOL_VERSION
 from locara_protocol.errors import RpcError, invalid_params
 from locara_sidecar.capability.policy import Policy
+from locara_sidecar.daemon import hostwatch
 
 if TYPE_CHECKING:
     from locara_protocol.messages import InitializeParams
@@ -51,12 +51,13 @@ class Session:
                 f"This sidecar speaks version {PROTOCOL_VERSION} of the protocol.",
                 supported=[PROTOCOL_VERSION],
             )
+        token = None if params.auth is None else _token(params.auth.token)
         if params.manifest is not None or params.grants is not None:
             self._adopt(params)
-        if params.process_id is not None and not _alive(params.process_id):
+        if params.process_id is not None and not hostwatch.exists(params.process_id):
             raise invalid_params("$.processId", "There is no process with this id.")
         self.process_id = params.process_id
-        self.token = None if params.auth is None else params.auth.token
+        self.token = token
         self.state = "open"
 
     def _adopt(self, params: InitializeParams) -> None:
@@ -70,13 +71,9 @@ class Session:
             raise invalid_params("$.grants", "The grants were fixed when the sidecar was started and cannot change.")
 
 
-def _alive(pid: int) -> bool:
-    if os.name == "nt":
-        return True  # signal 0 would end the process there
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _token(text: str) -> str:
+    from locara_sidecar.models.settings import token_fault  # a host without a token needs none of it
+
+    if why := token_fault(text):
+        raise invalid_params("$.auth.token", f"The token {why}.")
+    return text

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from locara_protocol.messages import MemoryInfo, PlatformInfo, SandboxInfo, SystemInfo
 from locara_sidecar import __version__
-from locara_sidecar.daemon import engine_choice
-from locara_sidecar.engine.machine import Machine, host_memory
+from locara_sidecar.machine import engine_choice, supported
+from locara_sidecar.machine.machine import Machine, host_memory
+from locara_sidecar.machine.memory import resident
 
 if TYPE_CHECKING:
-    from locara_sidecar.engine.lazy import LazyEngine
+    from collections.abc import Iterable
+
+    from locara_sidecar.daemon.engine_host.lazy import LazyEngine
+    from locara_sidecar.ipc.frames import SandboxReport
+
+
+class EngineFacts(NamedTuple):
+    """What the engine's client knows of its process, on the event loop."""
+
+    pid: int | None
+    device: str | None
+    note: str | None
+    sandbox: SandboxReport | None
+
+
+def facts_of(engine: LazyEngine) -> EngineFacts:
+    """What the engine's client knows now."""
+    return EngineFacts(engine.status().pid, engine.device, engine.note, engine.sandbox)
 
 
 def memory(engine_pid: int | None) -> MemoryInfo:
@@ -25,11 +45,9 @@ def memory(engine_pid: int | None) -> MemoryInfo:
     total, available = host_memory()
     engine = None
     if engine_pid is not None:
-        try:
+        with contextlib.suppress(psutil.Error, OSError):  # it has just ended, or the system does not tell
             engine = psutil.Process(engine_pid).memory_info().rss
-        except psutil.Error:
-            engine = None
-    return MemoryInfo(total=total, available=available, daemon=psutil.Process().memory_info().rss, engine=engine)
+    return MemoryInfo(total=total, available=available, daemon=resident(), engine=engine)
 
 
 def machine(root: Path, engine: str) -> Machine:
@@ -37,30 +55,54 @@ def machine(root: Path, engine: str) -> Machine:
 
     :param root: the cache, where other daemons tell what their engines take.
     """
-    from locara_sidecar.daemon import gpu  # loads ctypes
+    from locara_sidecar.machine import gpu  # loads ctypes
     from locara_sidecar.models.lease import Leases
 
     reserved = Leases(root).reserved()
-    if engine == "torch" and (found := gpu.memory()) is not None:
+    if supported.ENGINES[engine].nvidia and (found := gpu.memory()) is not None:
         return Machine(kind="gpu", total=found[0], available=found[1], reserved=reserved)
     total, available = host_memory()
     kind = "unified" if engine_choice.on_apple_silicon() else "ram"
     return Machine(kind=kind, total=total, available=available, reserved=reserved)
 
 
+def machines(root: Path, engines: Iterable[str]) -> dict[str, Machine]:
+    """:func:`machine` for each of ``engines``."""
+    return {engine: machine(root, engine) for engine in engines}
+
+
 def cache_root(asked: str | None) -> Path:
-    """``--cache-dir``, else ``LOCARA_CACHE_DIR``, else the platform's cache folder, ``Locara``."""
-    if asked or os.environ.get("LOCARA_CACHE_DIR"):
-        return Path(asked or os.environ["LOCARA_CACHE_DIR"]).absolute()
-    home = Path.home()
+    """``--cache-dir``, else ``LOCARA_CACHE_DIR``, else the platform's cache folder, ``Locara``.
+
+    :raises FileNotFoundError: for a relative one where the working folder was deleted.
+    """
+    named = asked or os.environ.get("LOCARA_CACHE_DIR")
+    if named:
+        return _absolute(Path(named), "the cache folder must be named by an absolute path")
     if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "Locara"
+        return _home() / "Library" / "Caches" / "Locara"
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "Locara" / "Cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "Locara"
+        return Path(os.environ.get("LOCALAPPDATA", _home() / "AppData" / "Local")) / "Locara" / "Cache"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (cache if cache.is_absolute() else _home() / ".cache") / "Locara"  # relative ones are to be ignored
 
 
-def sandbox(engine: LazyEngine) -> SandboxInfo:
+def _home() -> Path:
+    """The user's home folder; the root folder, as for a login, for a user without any (in a container, a service)."""
+    try:
+        return _absolute(Path.home(), "HOME must be an absolute path")
+    except RuntimeError:
+        return Path("/")
+
+
+def _absolute(path: Path, rule: str) -> Path:
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, f"The working folder was deleted; {rule}", str(path)) from None
+
+
+def sandbox(engine: EngineFacts) -> SandboxInfo:
     """What the last engine found when it tried its bars; before one has started nothing is known for sure."""
     if engine.sandbox is not None:
         return msgspec.convert(engine.sandbox, SandboxInfo, from_attributes=True)
@@ -71,8 +113,8 @@ def sandbox(engine: LazyEngine) -> SandboxInfo:
     return SandboxInfo(enforced=False, kind=kind, reason=reason)
 
 
-def info(active: str, engine: LazyEngine, cache: Path) -> SystemInfo:
-    """The answer of ``system.info``."""
+def info(active: str, cache: Path, engine: EngineFacts) -> SystemInfo:
+    """The answer of ``system.info``; looks at the disk."""
     import platform  # asked for rarely, and not free to import
 
     return SystemInfo(
@@ -83,7 +125,7 @@ def info(active: str, engine: LazyEngine, cache: Path) -> SystemInfo:
             python=platform.python_version(),
             cpus=os.cpu_count() or 1,
         ),
-        memory=memory(engine.status().pid),
+        memory=memory(engine.pid),
         engines=engine_choice.engines(active, engine.device, engine.note),
         sandbox=sandbox(engine),
         cache_root=str(cache),

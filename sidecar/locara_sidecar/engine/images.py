@@ -22,7 +22,7 @@ from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugi
 from locara_sidecar import __version__
 
 if TYPE_CHECKING:
-    from locara_sidecar.engine.frames import EncodeSpec
+    from locara_sidecar.ipc.frames import EncodeSpec
 
 _WRITERS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin)  # else the first save imports all of Pillow's forty
 _SOFTWARE = f"Locara {__version__}"
@@ -43,7 +43,7 @@ xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:locara="ur
 
 
 def encode(pixels: Image.Image, spec: EncodeSpec, seed: int, resolved: dict[str, Any] | None = None) -> bytes:
-    """``pixels`` (RGB) as a file.
+    """``pixels`` (RGB) as a file. What Pillow keeps beside them, a profile or a comment, is not written.
 
     :param seed: this image's own seed; it takes the place of ``options.seed`` in ``spec.metadata``, with ``count`` 1.
     :param resolved: options that the engine settled (what ``auto`` came to), likewise.
@@ -53,6 +53,8 @@ def encode(pixels: Image.Image, spec: EncodeSpec, seed: int, resolved: dict[str,
         if spec.metadata is None
         else _canonical(_of_one_image(spec.metadata, {"seed": seed, "count": 1, **(resolved or {})}))
     )
+    bare = Image.new("RGB", pixels.size)
+    bare.paste(pixels)
     out = io.BytesIO()
     match spec.mime_type:
         case "image/png":
@@ -61,13 +63,13 @@ def encode(pixels: Image.Image, spec: EncodeSpec, seed: int, resolved: dict[str,
                 info.add_text("Software", _SOFTWARE)
                 info.add_itxt(_KEYWORD, parameters)
                 info.add_itxt("XML:com.adobe.xmp", _packet(""))
-            pixels.save(out, "PNG", pnginfo=info)
+            bare.save(out, "PNG", pnginfo=info)
         case "image/jpeg":
             chroma = 0 if spec.quality >= 90 else 2  # full resolution where asked for: saturated edges show it
             embedded = _embedded(parameters)
-            pixels.save(out, "JPEG", quality=spec.quality, subsampling=chroma, optimize=True, **embedded)
+            bare.save(out, "JPEG", quality=spec.quality, subsampling=chroma, optimize=True, **embedded)
         case "image/webp":
-            pixels.save(out, "WEBP", quality=spec.quality, method=4, **_embedded(parameters))
+            bare.save(out, "WEBP", quality=spec.quality, method=4, **_embedded(parameters))
     return out.getvalue()
 
 

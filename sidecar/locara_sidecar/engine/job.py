@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 import msgspec
 
 from locara_protocol.image_messages import Phase
-from locara_sidecar.engine import frames, images
-from locara_sidecar.engine.preview import PreviewBudget, PreviewSender
+from locara_sidecar.engine import images
+from locara_sidecar.engine.previews.preview import PreviewBudget, PreviewSender
 from locara_sidecar.engine.runtime import (
     Control,
-    EngineFault,
     ImageEvent,
     JobCancelled,
     PhaseEvent,
@@ -21,6 +20,8 @@ from locara_sidecar.engine.runtime import (
     RuntimeEvent,
     StepEvent,
 )
+from locara_sidecar.ipc import frames
+from locara_sidecar.ipc.errors import EngineError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -64,7 +65,7 @@ def stopped(job: str, error: BaseException, control: CancelFlag, report: Report)
     if isinstance(error, JobCancelled) or control.cancelled:
         return frames.Cancelled(job=job)
     match error:
-        case EngineFault():
+        case EngineError():
             return frames.Failed(job=job, kind=error.kind, message=error.message, data=error.data)
         case MemoryError():
             report("out of memory", error)
@@ -149,6 +150,8 @@ class _Run:
         step = frames.Step(job=self._spec.job, image=event.image, step=event.step, steps=event.steps)
         self.sender.put(step, picture)
         self._sampled_to = time.monotonic()
+        if picture is not None:
+            self._budget.spent(self._sampled_to - arrived)
 
     def _due(self, event: StepEvent) -> bool:
         if not self._modes:
@@ -160,7 +163,6 @@ class _Run:
 
     def _preview(self, event: StepEvent) -> tuple[PilImage, PreviewDecoder] | None:
         """Decode the step's x0 here, on the sampling thread; a failure costs the previews, not the job."""
-        started = time.monotonic()
         try:
             while self._modes:
                 picture = self._runtime.preview(event.x0, self._modes[0], self._spec.preview.max_side)
@@ -168,14 +170,12 @@ class _Run:
                     return picture
                 del self._modes[0]  # this model has none of that kind
             if self._spec.preview.mode != "auto":
-                text = f"This model has no previews of the kind '{self._spec.preview.mode}'."
-                self._warnings["PreviewUnavailable"] = text
+                what = f"{self._spec.model.id} has no usable decoder for preview.mode {self._spec.preview.mode}"
+                self._warnings["PreviewUnavailable"] = f"{what}, and there were no previews; use auto."
         except Exception as error:  # noqa: BLE001
             self._modes.clear()
             self._warnings["PreviewFailed"] = "A preview could not be decoded; this job goes on without."
             self._report("a preview failed", error)
-        finally:
-            self._budget.spent(time.monotonic() - started)
         return None
 
     def _image(self, event: ImageEvent) -> None:
@@ -185,7 +185,7 @@ class _Run:
         settled = event.settled
         asked = (self._spec.width or settled.width, self._spec.height or settled.height)
         if pixels.mode != "RGB" or pixels.size != asked:
-            raise EngineFault("InvalidOutput", f"The engine made a {pixels.mode} image of {pixels.size} pixels.")
+            raise EngineError("InvalidOutput", f"The engine made a {pixels.mode} image of {pixels.size} pixels.")
         data = images.encode(pixels, self._spec.output, event.seed, msgspec.to_builtins(settled))
         self.sender.put(
             frames.Image(

@@ -6,9 +6,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from locara_sidecar.engine import frames
 from locara_sidecar.engine.job import LOADING_EVERY, CancelFlag, Report, Send, stopped
 from locara_sidecar.engine.runtime import Emit, PhaseEvent, Runtime, RuntimeEvent
+from locara_sidecar.ipc import frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,36 +9,27 @@ An event is emitted after the work that it tells of is done (device synchronised
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from locara_protocol.image_messages import Phase, PreviewDecoder
-from locara_sidecar.engine.frames import Settled
+from locara_sidecar.ipc.frames import Settled
+from locara_sidecar.machine.supported import ENGINES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from PIL.Image import Image as PilImage
 
-    from locara_sidecar.engine.frames import JobSpec, LoadSpec, PrepareSpec
+    from locara_sidecar.ipc.frames import JobSpec, LoadSpec, PrepareSpec
 
 
 class JobCancelled(BaseException):
     """Raised by :meth:`Control.checkpoint` inside a runtime; a BaseException so that no library's
     ``except Exception`` swallows it."""
-
-
-class EngineFault(Exception):
-    """A job's failure that has a name of its own.
-
-    :param kind: a key of the protocol's error table (``InvalidOutput``, ``ModelIncomplete`` …).
-    """
-
-    def __init__(self, kind: str, message: str, **data: Any) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.message = message
-        self.data = data
 
 
 class Control(Protocol):
@@ -100,7 +91,7 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PreparedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """What preparing came to, as :class:`~locara_sidecar.engine.frames.Prepared` tells it."""
+    """What preparing came to, as :class:`~locara_sidecar.ipc.frames.Prepared` tells it."""
 
     quantization: str
     precision: str
@@ -117,14 +108,14 @@ class Runtime(Protocol):
     name: str
     device: str
     note: str | None
-    """A sentence about the device that the user should know, as :class:`~locara_sidecar.engine.frames.Ready` has it."""
+    """A sentence about the device that the user should know, as :class:`~locara_sidecar.ipc.frames.Ready` has it."""
 
     def load(self, spec: LoadSpec, emit: Emit, control: Control) -> LoadedModel:
         """Load the model of ``spec``, so that a job that asks for the same one finds it loaded. Emits loading phases
         only, and none where nothing has to be loaded.
 
         :raises JobCancelled: from a checkpoint; the runtime is ready for the next job afterwards.
-        :raises EngineFault: for failures with a name, as :meth:`generate` would have them.
+        :raises EngineError: for failures with a name, as :meth:`generate` would have them.
         """
         ...
 
@@ -132,7 +123,7 @@ class Runtime(Protocol):
         """Load what is not loaded, make every image of ``spec``, emit what happens.
 
         :raises JobCancelled: from a checkpoint; the runtime is ready for the next job afterwards.
-        :raises EngineFault: for failures with a name.
+        :raises EngineError: for failures with a name.
         """
         ...
 
@@ -141,7 +132,7 @@ class Runtime(Protocol):
         is. Emits loading phases only.
 
         :raises JobCancelled: from a checkpoint; what was written so far is the caller's to delete.
-        :raises EngineFault: EngineUnavailable where the engine cannot, InsufficientDisk, or as :meth:`load`.
+        :raises EngineError: EngineUnavailable where the engine cannot, InsufficientDisk, or as :meth:`load`.
         """
         ...
 
@@ -158,3 +149,21 @@ class Runtime(Protocol):
         """What the arrays took at their height, in bytes as the engine's own allocator counts them: no leftovers, no
         libraries. None where it does not count."""
         ...
+
+
+def create(engine: str, scratch: str, settings: Mapping[str, str]) -> Runtime:
+    """Import an engine and make its runtime: nothing heavy is imported before this.
+
+    :param scratch: a folder that may be written to.
+    :param settings: the engine's own, by name.
+    :raises ImportError: for an engine that is not known, or lacks a package.
+    """
+    if engine not in ENGINES:
+        raise ImportError(f"no engine is named {engine}", name=f"the {engine} engine")
+    return named(ENGINES[engine].runtime)(scratch, settings)
+
+
+def named(place: str) -> Any:
+    """What a row of ``machine/supported.py`` names as ``module:Class``."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(f"locara_sidecar.engine.{module}"), name)

@@ -20,10 +20,12 @@ import time
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from locara_sidecar.engine import frames, framing, priority, sandbox
+from locara_sidecar.engine import sandbox
 from locara_sidecar.engine.job import run_job
 from locara_sidecar.engine.load import run_load, run_prepare
-from locara_sidecar.engine.runtime import JobCancelled, Runtime
+from locara_sidecar.engine.runtime import JobCancelled, Runtime, create
+from locara_sidecar.ipc import frames, framing
+from locara_sidecar.machine import priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 16
 _OWN = "locara_sidecar"
 _HEARTBEAT_EVERY = 0.25  # seconds
+_MAX_REASON = 300  # characters
 _MAX_FRAMES_LOGGED = 30
 
 
@@ -159,10 +162,9 @@ class Worker:
     def _load(self, start: frames.Start) -> Runtime:
         """Import and create the runtime, or tell why not and end the process."""
         try:
-            return _create(start)
+            return create(start.engine, start.scratch, start.settings)
         except ImportError as error:
-            extra = f"install it with: pip install 'locara-sidecar[{start.engine}]'"
-            self._refuse(f"{error.name or 'a package'} cannot be imported; {extra}", error)
+            self._refuse(_why_not_imported(error, start.engine), error)
         except Exception as error:  # noqa: BLE001  told to the daemon, which tells the host
             self._refuse(f"it failed to start ({type(error).__name__})", error)
 
@@ -184,25 +186,6 @@ class Worker:
         )
 
 
-def _create(start: frames.Start) -> Runtime:
-    """Import the runtime asked for: nothing heavy is imported before this."""
-    match start.engine:
-        case "fake":
-            from locara_sidecar.engine.fake_engine.runtime import FakeRuntime
-
-            return FakeRuntime(start.scratch, start.settings)
-        case "torch":
-            from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
-
-            return TorchRuntime(start.scratch, compiled="compile" in start.settings)
-        case "mlx":
-            from locara_sidecar.engine.mlx_engine.runtime import MlxRuntime
-
-            return MlxRuntime()
-        case _:
-            raise ImportError(f"no engine is named {start.engine}", name=f"the {start.engine} engine")
-
-
 def main(parent: int = 0) -> NoReturn:
     """Entry of the process. :param parent: the daemon's process id, where known."""
     pipe = _claim()
@@ -221,6 +204,14 @@ class _LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         name = record.name.removeprefix(f"{_OWN}.engine.")
         self._tell(frames.Log(level=record.levelname.lower(), logger=name, msg=record.getMessage()))
+
+
+def _why_not_imported(error: ImportError, engine: str) -> str:
+    """What an engine lacks: a package, or what one that is there needs of the system (memory, another library)."""
+    name = error.name or "a package"
+    if isinstance(error, ModuleNotFoundError) or not error.msg:
+        return f"{name} cannot be imported; install it with: pip install 'locara-sidecar[{engine}]'"
+    return f"{name} is installed and cannot be loaded ({error.msg.splitlines()[0][:_MAX_REASON]})"
 
 
 def _forward_logs(send: Callable[[frames.Event], None]) -> None:
@@ -245,6 +236,7 @@ def _prepare(parent: int) -> None:
     """Die with the daemon, leave Ctrl-C to it, write no core file (it would hold the prompt and model), step back."""
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    priority.wait_asleep()
     sys.excepthook = _uncaught
     threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
     if os.name == "posix":  # Windows: given at the start, by process.py
@@ -260,7 +252,7 @@ def _prepare(parent: int) -> None:
             os._exit(0)
 
 
-def _uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+def _uncaught(kind: type[BaseException], _error: BaseException | None, trace: TracebackType | None) -> None:
     text = "\n  ".join([f"uncaught {kind.__name__}", *_where(trace)])
     os.write(2, f"{text}\n".encode(errors="replace"))
 

@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from locara_sidecar.engine.plan import Part
+from locara_protocol.errors import RpcError
+from locara_sidecar.machine import supported
+from locara_sidecar.machine.plan import Part
 
 if TYPE_CHECKING:
-    from locara_sidecar.models.store import Store
+    from collections.abc import Mapping
+
+    from locara_sidecar.models.store import Installed, Store
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -50,6 +54,8 @@ class Sides(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """What a job takes that asks for nothing else; sizes in pixels, ``max_sequence_length`` in tokens of T5."""
+
     width: int
     height: int
     steps: int
@@ -61,8 +67,10 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid
 class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """One model of the catalogue.
 
-    :param speeds: what ``speed`` may be, with an engine that can (``engine/speeds.py``); more than ``exact`` only for a
-        model that is made for many steps.
+    :param lookalikes: what files of other models are, by their SHA-256, which could stand in this one's place and would
+        be drawn with settings that are not theirs; an import refuses them.
+    :param speeds: what ``speed`` may be, with an engine that can (``machine/supported.py``); more than ``exact`` only
+        for a model that is made for many steps.
     """
 
     id: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")]
@@ -83,6 +91,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
     sides: Sides
     source: Source | list[Source]
     speeds: tuple[Literal["exact", "balanced", "fast"], ...] = ("exact",)
+    lookalikes: dict[Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")], str] = {}
     tags: list[str] = []
     download_bytes: Annotated[int, Meta(ge=0)] = 0
     components: list[Part] = []
@@ -100,6 +109,19 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
         return next((modality for modality in kinds if modality in self.modalities), None)
 
     @property
+    def guidable(self) -> bool:
+        """Whether ``guidance`` changes anything: by a negative prompt, or because the model was trained with such a
+        number as FLUX dev was; one that was trained without it has 0 here."""
+        row = supported.FAMILIES.get(self.family)
+        return self.classifier_free_guidance or (self.defaults.guidance > 0 and (row is None or row.guided_as_told))
+
+    def require_runnable(self) -> None:
+        """:raises RpcError: EngineUnavailable where no engine runs the family."""
+        if self.family not in RUNNABLE:
+            message = f"No engine of this version runs {self.display_name} yet."
+            raise RpcError("EngineUnavailable", message, model=self.id, family=self.family)
+
+    @property
     def downloadable(self) -> bool:
         """Whether the model comes from the hub."""
         return all(source.repository and source.files for source in self.sources)
@@ -108,7 +130,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
 SHIPPED = Path(__file__).parent / "catalogue"
 """The entries that come with the package."""
 
-RUNNABLE = frozenset({"sd3", "flux", "flux-kontext", "sdxl"})
+RUNNABLE = frozenset(supported.FAMILIES)
 """The families that the engines of this version run; the others are listed and can be downloaded."""
 
 
@@ -119,10 +141,14 @@ class CatalogueError(Exception):
 class Catalogue:
     """All known models in order, and which of them have files on this machine."""
 
-    def __init__(self, entries: list[tuple[Entry, Path | None]], root: Path | None = None) -> None:
+    def __init__(
+        self, entries: list[tuple[Entry, Path | None]], root: Path | None = None, skipped: tuple[str, ...] = ()
+    ) -> None:
         self._entries = {entry.id: entry for entry, _ in sorted(entries, key=lambda pair: (pair[0].order, pair[0].id))}
         self._folders = {entry.id: folder for entry, folder in entries}
         self._root = root
+        self.skipped = skipped
+        """The host's files that were left out, and why."""
         self._store: Store | None = None
 
     def __iter__(self) -> Any:
@@ -132,9 +158,26 @@ class Catalogue:
         """The entry of that id, or None."""
         return self._entries.get(model_id)
 
+    def named(self, model_id: str) -> Entry:
+        """The entry of that id.
+
+        :raises RpcError: ModelNotFound.
+        """
+        entry = self._entries.get(model_id)
+        if entry is None:
+            message = f"There is no model {model_id} in the catalogue.{self.note}"
+            raise RpcError("ModelNotFound", message, model=model_id)
+        return entry
+
     def with_cache(self, root: Path) -> Catalogue:
         """The same catalogue, which also finds what is installed in Locara's cache."""
-        return Catalogue([(entry, self._folders[entry.id]) for entry in self._entries.values()], root)
+        return Catalogue([(entry, self._folders[entry.id]) for entry in self._entries.values()], root, self.skipped)
+
+    @property
+    def note(self) -> str:
+        """What to add where a model is missing: a host's file may have been left out. Empty if none was."""
+        names = ", ".join(Path(words.partition(": ")[0]).name for words in self.skipped)
+        return f" Left out, because they cannot be used: {names}." if names else ""
 
     @property
     def store(self) -> Store | None:
@@ -155,29 +198,56 @@ class Catalogue:
         if folder is None and self.store is not None and model_id in self._entries:
             installed = self.store.find(model_id)
             folder = None if installed is None else installed.folder
-        return folder if folder is not None and (folder / "model_index.json").is_file() else None
+        return folder if folder is not None and _is_model(folder) else None
+
+    def folders(self, installed: Mapping[str, Installed]) -> dict[str, Path]:
+        """The folders of all models that are installed, by model id.
+
+        :param installed: what the store has, by model id.
+        """
+        found: dict[str, Path] = {}
+        for model_id in self._entries:
+            folder = self._folders.get(model_id)
+            if folder is None and model_id in installed:
+                folder = installed[model_id].folder
+            if folder is not None and _is_model(folder):
+                found[model_id] = folder
+        return found
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "model_index.json").is_file()
 
 
 def load(extra: Path | None = None) -> Catalogue:
-    """Read the package's catalogue and, after it, a host's own folder.
+    """Read the package's catalogue and, after it, a host's own folder. A file of the host's that cannot be used is left
+    out, and told in :attr:`Catalogue.skipped`: it must not take the other models with it.
 
-    :raises CatalogueError: naming the file, when one cannot be read or two share an id.
+    :raises CatalogueError: when the folder is none.
     """
     package = Path(__file__).parent
     pairs = [_read(file, package) for file in sorted(SHIPPED.glob("*.json"))]
+    skipped: list[str] = []
     if extra is not None:
         if not extra.is_dir():
             raise CatalogueError(f"{extra} is not a folder")
-        pairs += [_read(file, extra) for file in sorted(extra.glob("*.json"))]
-    seen: set[str] = set()
-    for entry, _ in pairs:
-        if entry.id in seen:
-            raise CatalogueError(f"the catalogue has two models named {entry.id}")
-        seen.add(entry.id)
-    return Catalogue(pairs)
+        seen = {entry.id for entry, _ in pairs}
+        for file in sorted(extra.glob("*.json")):
+            try:
+                entry, folder = _read(file, extra)
+                if entry.id in seen:
+                    raise CatalogueError(f"{file}: there is another model {entry.id}")
+            except CatalogueError as error:
+                skipped.append(str(error))
+                continue
+            seen.add(entry.id)
+            pairs.append((entry, folder))
+    return Catalogue(pairs, skipped=tuple(skipped))
 
 
 def _read(file: Path, base: Path) -> tuple[Entry, Path | None]:
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise CatalogueError(f"{file}: it is no regular file")
     try:
         entry = msgspec.json.decode(file.read_bytes(), type=Entry)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -12,11 +12,15 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 
 from locara_protocol.errors import RpcError
+from locara_sidecar.machine import supported
 from locara_sidecar.models.digest import META
-from locara_sidecar.models.safetensors_header import MalformedHeader, check_header
+from locara_sidecar.weights import weight_files
+from locara_sidecar.weights.safetensors_header import MalformedHeaderError, check_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from locara_sidecar.models.catalogue import Entry
 
 ALLOWED = (".safetensors", ".json", ".txt", ".md")
 """How the name of every file of a model ends."""
@@ -70,7 +74,7 @@ def check_file(folder: Path, path: str) -> None:
     if path.endswith(".safetensors"):
         try:
             check_header(file)
-        except MalformedHeader as error:
+        except MalformedHeaderError as error:
             raise refused(path, f"its safetensors header is malformed ({error})") from error
     elif path.endswith(".json"):
         _check_json(path, _load(file, path))
@@ -91,20 +95,47 @@ def check_complete(folder: Path, paths: Iterable[str]) -> None:
             continue
         part = {path for path in there if path.startswith(f"{name}/")}
         if not part:
-            raise _missing(f"{name}/")
+            pipeline = str(cast("dict[str, Any]", index).get("_class_name"))[:64]
+            why = f", a part of its {pipeline!r}, among the files that the catalogue's entry takes"
+            raise _missing(f"{name}/", why)
         # only what has weights is configured by a file of this name
         if f"{name}/config.json" in part and not any(path.endswith(".safetensors") for path in part):
             raise _missing(f"{name}/*.safetensors")
     for path in there:
-        if path.endswith(".index.json"):
-            base = PurePosixPath(path).parent
-            for shard in set(_weight_map(path, _load(folder / path, path)).values()):
-                if (base / shard).as_posix() not in there:
-                    raise _missing((base / shard).as_posix())
+        base, name = PurePosixPath(path).parent, PurePosixPath(path).name
+        if not weight_files.is_index(name) or not (name.endswith(".index.json") or _is_taken(path, there)):
+            continue
+        for shard in set(_weight_map(path, _load(folder / path, path)).values()):
+            if (base / shard).as_posix() not in there:
+                raise _missing((base / shard).as_posix())
 
 
-def _missing(what: str) -> RpcError:
-    return RpcError("ModelIncomplete", f"The model has no {what}.", file=what)
+def check_guidance(entry: Entry, folder: Path) -> None:
+    """A FLUX.1 that was trained with guidance as a number, and one that was not, take each other's place without a word
+    and draw badly: the number is left out, or is 0.
+
+    :raises RpcError: IntegrityError.
+    """
+    path = "transformer/config.json"
+    row = supported.FAMILIES.get(entry.family)
+    if row is None or not row.embeds_guidance or not (folder / path).is_file():
+        return
+    config = _load(folder / path, path)
+    takes = isinstance(config, dict) and cast("dict[str, Any]", config).get("guidance_embeds") is True
+    if takes != (entry.defaults.guidance > 0):
+        trained = "was trained with guidance" if takes else "takes no guidance"
+        raise refused(path, f"this model {trained}, and {entry.id} is drawn with one of {entry.defaults.guidance:g}")
+
+
+def _is_taken(index: str, there: set[str]) -> bool:
+    """Whether an engine would go by this index of a variant."""
+    base, name = PurePosixPath(index).parent, PurePosixPath(index).name
+    beside = {PurePosixPath(path).name for path in there if PurePosixPath(path).parent == base}
+    return any(weight_files.choose(stem, beside) == name for stem in weight_files.STEMS)
+
+
+def _missing(what: str, why: str = "") -> RpcError:
+    return RpcError("ModelIncomplete", f"The model has no {what}{why}.", file=what)
 
 
 def _load(file: Path, path: str) -> Any:
@@ -117,7 +148,7 @@ def _load(file: Path, path: str) -> Any:
 
 
 def _check_json(path: str, value: Any) -> None:
-    if path.endswith(".index.json"):
+    if weight_files.is_index(PurePosixPath(path).name):
         for shard in _weight_map(path, value).values():
             if PurePosixPath(shard).name != shard or "\\" in shard or shard.startswith("."):
                 raise refused(path, "it names a file outside its folder")

@@ -6,18 +6,19 @@ alone.
 from __future__ import annotations
 
 import contextlib
-import shutil
+import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.engine.frames import PREPARED_LAYOUT
+from locara_sidecar.ipc.frames import PREPARED_LAYOUT
+from locara_sidecar.machine.trees import remove_tree
 from locara_sidecar.models import disk, staging
 from locara_sidecar.models.store import Installed, Store
-from locara_sidecar.models.survey import Inode, Survey, abandoned, files_of, inodes_of
+from locara_sidecar.models.survey import COPIES, Inode, Survey, abandoned, drop_blobs, files_of, inodes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,11 +74,12 @@ def _idle(store: Store, entries: Iterable[Installed]) -> list[Installed]:
 
 
 def _stale(entry: Installed, digests: set[str], older_than: float) -> bool:
-    """Whether a prepared form is of no use to anybody: damaged, or of a model that the cache does not have (it may be
-    a folder of a host's) or an earlier layout and unused for long."""
+    """Whether an entry is of no use to anybody: a model under whose id another was put, or a prepared form that is
+    damaged, or of a model that the cache does not have (it may be a folder of a host's) or an earlier layout and unused
+    for long."""
     made = entry.derived_from
     if made is None:
-        return False
+        return not entry.meta.ids
     lost = made.digest not in digests or made.layout != PREPARED_LAYOUT
     return bool(entry.meta.damaged) or (lost and entry.last_used < older_than)
 
@@ -132,6 +134,25 @@ def remove(store: Store, plan: Plan, model_id: str) -> Removed:
     return Removed(done, plan.bytes)
 
 
+def supersede(store: Store, model_id: str, by: Installed) -> None:
+    """Take an id from every other entry, now that ``by`` is installed under it. What has no other id goes with its
+    prepared forms; what a process uses stays for it, and the next gc."""
+    entries = store.entries()
+    for entry in entries:
+        if model_id not in entry.meta.ids or entry.key == by.key:
+            continue
+        others = [other for other in entry.meta.ids if other != model_id]
+        try:
+            staging.rewrite(entry, msgspec.structs.replace(entry.meta, ids=others))
+        except FileNotFoundError:
+            continue
+        if not others:
+            forms = [form for form in entries if (made := form.derived_from) and made.digest == entry.meta.digest]
+            busy = [one for one in (*forms, entry) if store.in_use(one.key)]
+            for one in () if busy else (*forms, entry):
+                _remove_entry(store, one)
+
+
 def execute(store: Store, plan: Plan) -> Removed:
     """Carry out :func:`plan_gc`; what came into use meanwhile stays."""
     before = Survey(store).total()
@@ -143,51 +164,51 @@ def execute(store: Store, plan: Plan) -> Removed:
     for path in plan.waste:
         if path.parent == store.blobs and not used.isdisjoint(inode for _, inode, _ in files_of(path)):
             continue
-        if path.parent == store.incoming and path.suffix in (".part", ".json"):
-            _delete_unfinished(path)
-        else:
-            _delete(path)
+        _delete(path)  # who goes on with an unfinished file gives it another name first
     return Removed(done, max(0, before - Survey(store).total()))
 
 
 def _remove_entry(store: Store, entry: Installed) -> bool:
     """The name, then the bytes; False when the model is in use."""
     store.prepare()
-    lock = disk.try_lock(store.locks / entry.key, shared=False)
-    if lock is None:
-        return False
-    with disk.held(lock):
+    with contextlib.ExitStack() as locks:
+        for path in (store.locks / entry.key, entry.folder):  # the folder is locked by who may only read the cache
+            lock = disk.try_lock(path, shared=False, create=path.parent == store.locks)
+            if lock is None:
+                return False
+            locks.callback(lock.release)
+        if store.marked(entry.key, _heard(store, entry.key)):
+            return False
         gone = staging.set_aside(store, entry.key)
+        # who came to use it looked for the name after leaving word: of the two of us one has seen the other
+        if gone is not None and store.marked(entry.key, _heard(store, entry.key)):
+            with contextlib.suppress(OSError):  # the same model was installed anew meanwhile
+                os.rename(gone, entry.folder)
+                disk.sync_folder(store.models)
+                return False
     if gone is not None:
         _delete(gone)
-    used = set[Inode]().union(*(inodes_of(other.folder) for other in store.entries()))
-    for path in sorted(store.incoming.glob("tree-*")):
-        used |= inodes_of(path)
-    for file in entry.meta.files:
-        blob = store.blob(file.sha256)
-        if used.isdisjoint(inode for _, inode, _ in files_of(blob)):
-            _delete(blob)
+    drop_blobs(store, [store.blob(file.sha256) for file in entry.meta.files])
     return True
 
 
+def _heard(store: Store, key: str) -> Literal["free", "unknown"]:
+    """What the model's lock tells, which we hold: nothing, if somebody else could have it at the same time."""
+    return "free" if disk.probe(store.locks / key) == "held" else "unknown"
+
+
 def sweep(store: Store) -> None:
-    """Delete what killed processes left half put together."""
+    """Delete what killed processes left half put together: their trees, and the bytes that no next try begins with."""
     for folder in store.incoming.glob("tree-*"):
         if abandoned(folder):
+            taken = inodes_of(folder) if (folder / COPIES).exists() else set[Inode]()
             _delete(folder)
-
-
-def _delete_unfinished(path: Path) -> None:
-    """An unfinished file or the note beside it, unless somebody has taken it up since the plan was made."""
-    lock = disk.try_lock(path.with_suffix(".part"), shared=False, create=False)
-    if lock is not None:
-        with disk.held(lock):
-            _delete(path)
+            drop_blobs(store, [path for path, inode, _ in files_of(store.blobs) if inode in taken])
 
 
 def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path)
     else:
         with contextlib.suppress(OSError):
             path.unlink()

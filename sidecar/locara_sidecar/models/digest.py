@@ -23,7 +23,7 @@ _CHUNK = 1 << 20
 _known: dict[tuple[str, tuple[tuple[str, int, int], ...]], str] = {}
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class RecordedDigest(msgspec.Struct, frozen=True):
     """The part of a ``meta.json`` that says which digest the store found when it published the tree."""
 
     digest: str
@@ -76,7 +76,7 @@ def _state(folder: Path) -> tuple[str, tuple[tuple[str, int, int], ...]]:
 
 def _recorded(folder: Path) -> str | None:
     try:
-        digest = msgspec.json.decode((folder / META).read_bytes(), type=Recorded).digest
+        digest = msgspec.json.decode((folder / META).read_bytes(), type=RecordedDigest).digest
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
     # only the store names a folder by its digest; a meta.json that somebody else put there says nothing

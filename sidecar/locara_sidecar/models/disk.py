@@ -1,7 +1,7 @@
 """Files and locks as the store needs them: nothing half written, nothing that a power cut takes back.
 
 A lock here only keeps two processes from doing the same work, or ``gc`` from a model in use; no file is
-ever wrong because a lock was not there.
+ever wrong because a lock was not there, or because the file system gives it to everybody (``owner.py``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from locara_sidecar.capability.system import System
 
@@ -117,6 +117,28 @@ def copy(source: Path, target: Path) -> None:
         raise
 
 
+def copy_opened(source: int, target: Path, size: int) -> None:
+    """A synced copy of the open file ``source`` under a new name, private and no longer than ``size`` bytes.
+
+    :raises FileExistsError: when the name is taken.
+    """
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    try:
+        if not _clone(source, fd):
+            while size > 0 and (chunk := os.read(source, min(size, 1 << 20))):
+                size -= len(chunk)
+                view = memoryview(chunk)
+                while view:
+                    view = view[os.write(fd, view) :]
+        sync_file(fd)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            target.unlink()
+        raise
+    finally:
+        os.close(fd)
+
+
 _FICLONE = 0x40049409
 
 
@@ -139,6 +161,12 @@ def _clone(source: int, target: int) -> bool:
     return True
 
 
+def is_below(error: OSError, folder: Path) -> bool:
+    """Whether a failed call was about something in a folder, or the folder itself."""
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return any(os.path.commonpath((os.path.abspath(name), str(folder))) == str(folder) for name in names)
+
+
 def available(folder: Path) -> int:
     """Bytes that the user may still write where ``folder`` is, or will be."""
     while not folder.exists():
@@ -147,14 +175,34 @@ def available(folder: Path) -> int:
 
 
 class Lock:
-    """A lock that is held until it is released or the process ends, however it ends."""
+    """A lock that is held until it is released or the process ends, however it ends.
 
-    def __init__(self, fd: int | None) -> None:
+    :param fd: the open file; None for an empty lock.
+    :param mark: a file that says the same where locks are not heard; it goes when the lock is released.
+    """
+
+    def __init__(self, fd: int | None, mark: Path | None = None) -> None:
         self._fd = fd
+        self.mark = mark
+
+    @property
+    def empty(self) -> bool:
+        """Whether there was nothing to lock."""
+        return self._fd is None
+
+    def refresh(self) -> None:
+        """Say once more that it is held, to those who can only tell by the mark's age."""
+        if self.mark is not None:
+            with contextlib.suppress(OSError):
+                os.utime(self.mark)
 
     def release(self) -> None:
         """Give it back; twice is no error."""
         fd, self._fd = self._fd, None
+        mark, self.mark = self.mark, None
+        if mark is not None:
+            with contextlib.suppress(OSError):
+                mark.unlink()
         if fd is not None:
             os.close(fd)
 
@@ -162,14 +210,11 @@ class Lock:
 def try_lock(path: Path, *, shared: bool, create: bool = True) -> Lock | None:
     """Take a lock without waiting; None when another holder is in the way.
 
-    Where there are no locks, or the folder cannot be written, an empty one is returned: nothing depends on it.
+    What may only be read (a cache that others write, a folder) is locked all the same: that needs no leave to write.
+    Where there are no locks, or nothing to lock, an empty one is returned: nothing depends on it.
     """
-    if fcntl is None:
-        return Lock(None)
-    try:
-        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-        fd = os.open(path, flags, 0o666)
-    except OSError:
+    fd = _open(path, create=create)
+    if fd is None:
         return Lock(None)
     taken = lock_fd(fd, shared=shared)
     if taken is not False:
@@ -178,8 +223,42 @@ def try_lock(path: Path, *, shared: bool, create: bool = True) -> Lock | None:
     return None
 
 
+def probe(path: Path) -> Literal["held", "free", "unknown"]:
+    """Whether anybody holds a lock on a file or folder. ``unknown`` where locks keep nobody out, or cannot be had."""
+    fd = _open(path, create=False)
+    if fd is None:
+        return "unknown" if os.path.lexists(path) else "free"
+    try:
+        taken = lock_fd(fd)
+        if taken is not True:
+            return "unknown" if taken is None else "held"
+        # where a lock always succeeds it says nothing: it must keep a second one out
+        second = _open(path, create=False)
+        if second is None:
+            return "unknown"
+        try:
+            return "free" if lock_fd(second) is False else "unknown"
+        finally:
+            os.close(second)
+    finally:
+        os.close(fd)
+
+
+def _open(path: Path, *, create: bool) -> int | None:
+    """For locking: to read and write, where that is allowed, else to read."""
+    if fcntl is None:
+        return None
+    for flags in (os.O_RDWR | (os.O_CREAT if create else 0), os.O_RDONLY):
+        with contextlib.suppress(OSError):
+            return os.open(path, flags | os.O_CLOEXEC, 0o666)
+    return None
+
+
 def lock_fd(fd: int, *, shared: bool = False) -> bool | None:
-    """Lock an open file: True if it is ours, False if somebody else's, None where there are no locks."""
+    """Lock an open file: True if it is ours, False if somebody else's, None where there are no locks.
+
+    True does not prove that nobody else has it: some file systems always say so (:func:`probe` finds out).
+    """
     if fcntl is None:
         return None
     try:

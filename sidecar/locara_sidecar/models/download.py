@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.models import check, disk, partial
-from locara_sidecar.models.hub import Hub, Listing, Passing, Remote
+from locara_sidecar.models import check, collect, disk, partial
+from locara_sidecar.models.hub import Hub, Listing, RemoteFile, TransientError
 from locara_sidecar.models.progress import Meter
-from locara_sidecar.models.staging import BlobMissing, Staging, settled
+from locara_sidecar.models.staging import BlobMissingError, Staging, settled
 from locara_sidecar.models.store import File, Installed, Origin
-from locara_sidecar.models.transfer import Patience, Stopped, Transfer
+from locara_sidecar.models.transfer import RetryPolicy, StoppedError, Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from locara_protocol.model_messages import DownloadProgress
     from locara_sidecar.models.catalogue import Entry, Source
@@ -41,6 +42,7 @@ class Download:
 
     :param endpoint: the hub; None takes ``HF_ENDPOINT`` or huggingface_hub's own.
     :param tell: gets the progress.
+    :param accept: is given the finished folder before it becomes the model, and may refuse it.
     """
 
     def __init__(
@@ -51,13 +53,15 @@ class Download:
         tell: Callable[[DownloadProgress], None],
         token: str | None = None,
         endpoint: str | None = None,
-        patience: Patience | None = None,
+        patience: RetryPolicy | None = None,
+        accept: Callable[[Path], None] = lambda _: None,
     ) -> None:
+        self._accept = accept
         self._store = store
         self._entry = entry
         self._meter = Meter(entry.id, tell)
         self._hub = Hub(endpoint, token)
-        self._patience = patience or Patience()
+        self._patience = patience or RetryPolicy()
         self._stop = threading.Event()
         self._needed = _SPARE
 
@@ -76,7 +80,7 @@ class Download:
             return settled(self._store, there)
         try:
             return self._run()
-        except Stopped as error:
+        except StoppedError as error:
             raise RpcError("RequestCancelled", "The request was cancelled.") from error
         except OSError as error:
             raise self._storage(error) from error
@@ -86,6 +90,7 @@ class Download:
         listings = [(source, self._patiently(self._pinned(source))) for source in self._entry.sources]
         files = [file for _, listing in listings for file in listing.files]
         check.check_names(file.path for file in files)
+        collect.sweep(self._store)
         with Staging(self._store) as staging:
             self._transfer(staging, files)
             self._meter.phase("verifying", sum(file.size for file in files), len(files))
@@ -94,6 +99,7 @@ class Download:
                     check.check_file(staging.tree, file.path)
                 self._meter.add(file.size, 1)
             check.check_complete(staging.tree, staging.files)
+            self._accept(staging.tree)
             self._meter.phase("publishing", sum(file.size for file in files), len(files))
             entry = staging.publish(self._entry.id, self._entry.version, _origins(listings))
         self._meter.phase("publishing", entry.meta.bytes, len(files), entry.meta.bytes, len(files))
@@ -111,18 +117,18 @@ class Download:
         for failures in range(1, self._patience.tries + 1):
             try:
                 return self._hub.listing(source)
-            except Passing as error:
+            except TransientError as error:
                 if failures == self._patience.tries:
                     message = f"{source.repository} could not be looked up: {error}."
                     raise RpcError("DownloadFailed", message) from error
                 delay = min(self._patience.first_wait * 2 ** (failures - 1), self._patience.longest_wait)
                 if self._stop.wait(max(delay, error.after)):
-                    raise Stopped from error
+                    raise StoppedError from error
         raise AssertionError("the loop returns or raises")
 
     # --- the bytes -----------------------------------------------------------------------
 
-    def _transfer(self, staging: Staging, files: Sequence[Remote]) -> None:
+    def _transfer(self, staging: Staging, files: Sequence[RemoteFile]) -> None:
         """All files into the tree: configurations first, so that a model that is refused costs no weights."""
         missing = [file for file in files if not self._from_store(staging, file)]
         waiting = sum(file.size - self._started(file) for file in missing)
@@ -150,21 +156,21 @@ class Download:
             transfer.close()
         self._meter.finish()
 
-    def _all(self, staging: Staging, transfer: Transfer, files: Sequence[Remote]) -> None:
+    def _all(self, staging: Staging, transfer: Transfer, files: Sequence[RemoteFile]) -> None:
         with ThreadPoolExecutor(AT_ONCE, "transfer") as pool:
             tasks = [pool.submit(self._one, staging, transfer, file) for file in files]
             try:
                 done, _ = wait(tasks, return_when=FIRST_EXCEPTION)
                 failed = [error for task in done if (error := task.exception()) is not None]
                 if failed:
-                    # the others end with Stopped, which says nothing
-                    raise next((error for error in failed if not isinstance(error, Stopped)), failed[0])
+                    # the others end with StoppedError, which says nothing
+                    raise next((error for error in failed if not isinstance(error, StoppedError)), failed[0])
             except BaseException:
                 self._stop.set()
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _one(self, staging: Staging, transfer: Transfer, remote: Remote) -> None:
+    def _one(self, staging: Staging, transfer: Transfer, remote: RemoteFile) -> None:
         while not self._stop.is_set():
             if self._from_store(staging, remote):
                 self._meter.add(0, 1)
@@ -183,22 +189,19 @@ class Download:
             part.close(delete=True)
             self._meter.add(0, 1)
             return
-        raise Stopped
+        raise StoppedError
 
-    def _from_store(self, staging: Staging, remote: Remote) -> bool:
+    def _from_store(self, staging: Staging, remote: RemoteFile) -> bool:
         if remote.sha256 is None or not self._store.has_blob(remote.sha256, remote.size):
             return False
         try:
             staging.place(File(remote.path, remote.size, remote.sha256))
-        except BlobMissing:
+        except BlobMissingError:
             return False
         return True
 
-    def _started(self, remote: Remote) -> int:
-        try:
-            return min(remote.size, (self._store.incoming / f"{remote.key}.part").stat().st_size)
-        except OSError:
-            return 0
+    def _started(self, remote: RemoteFile) -> int:
+        return min(remote.size, partial.started(self._store.incoming, remote.key))
 
     def _no_room(self, available: int) -> RpcError:
         message = f"{self._entry.id} needs {self._needed} bytes of the disk; {available} are free."
@@ -208,7 +211,7 @@ class Download:
         if error.errno in _FULL:
             return self._no_room(disk.available(self._store.root))
         name = errno.errorcode.get(error.errno or 0, "EIO")
-        return RpcError("StorageError", f"The model cache cannot be written ({name}).", errno=name)
+        return RpcError("StorageError", f"The model cache {self._store.root} cannot be written ({name}).", errno=name)
 
 
 def _origins(listings: Sequence[tuple[Source, Listing]]) -> list[Origin]:

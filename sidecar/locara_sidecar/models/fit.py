@@ -1,6 +1,6 @@
 """Does a model fit this machine? Pure: numbers in, a verdict out.
 
-The figures are the memory plan's (:mod:`locara_sidecar.engine.plan`), from the sizes of the model's components in the
+The figures are the memory plan's (:mod:`locara_sidecar.machine.plan`), from the sizes of the model's components in the
 catalogue: the same function decides when a job runs, so that what ``models.list`` promises is what happens.
 
 ``no``: more than the machine can ever give to one process. ``tight``: it can, but not with what is free just now.
@@ -13,27 +13,25 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from locara_protocol.model_messages import ModelFit
-from locara_sidecar.engine import machine as machines
-from locara_sidecar.engine import plan as plans
+from locara_sidecar.machine import machine as machines
+from locara_sidecar.machine import plan as plans
+from locara_sidecar.machine import supported
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from locara_protocol.model_messages import Fit
-    from locara_sidecar.engine.machine import Machine
-    from locara_sidecar.engine.plan import Ask, Plan
+    from locara_sidecar.machine.machine import Machine
+    from locara_sidecar.machine.plan import Plan, PlanRequest
     from locara_sidecar.models.catalogue import Entry
-
-QUANTIZATIONS: dict[str, tuple[plans.Quantization, ...]] = {"mlx": plans.QUANTIZATIONS, "torch": plans.QUANTIZATIONS}
-"""What each engine can load, best first."""
 
 _CLIP_TOKENS = 77
 
 
-def ask_of(entry: Entry, machine: Machine) -> Ask:
+def ask_of(entry: Entry, machine: Machine) -> PlanRequest:
     """What a job with the model's defaults asks for on this machine."""
     slow_halves = machine.kind == "ram" and not machines.cpu_has_bfloat16()
-    return plans.Ask(
+    return plans.PlanRequest(
         width=entry.defaults.width,
         height=entry.defaults.height,
         precision="float32" if slow_halves else "bfloat16",
@@ -52,7 +50,7 @@ def table(
     ask = ask_of(entry, machine)
     rows: list[ModelFit] = []
     for engine in engines if entry.components else ():
-        for quantization in QUANTIZATIONS.get(engine, ()):
+        for quantization in supported.ENGINES[engine].quantizations:
             ready = frozenset({quantization} if (engine, quantization) in prepared else ())
             wanted = msgspec.structs.replace(ask, quantization=quantization, prepared=ready)
             fit, plan = assess(entry, wanted, machine)
@@ -69,7 +67,7 @@ def table(
     return rows
 
 
-def assess(entry: Entry, ask: Ask, machine: Machine) -> tuple[Fit, Plan]:
+def assess(entry: Entry, ask: PlanRequest, machine: Machine) -> tuple[Fit, Plan]:
     """The verdict, and the plan that it is about: the one that would be taken, or the one that needs least."""
     chosen = plans.choose(entry.components, ask, machine)
     plan = chosen or min(plans.candidates(entry.components, ask, machine.kind), key=lambda plan: plan.peak)

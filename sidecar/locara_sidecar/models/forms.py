@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from locara_sidecar.engine.frames import PREPARED_LAYOUT, PreparedForm
+from locara_sidecar.ipc.frames import PREPARED_LAYOUT, PreparedForm
 
 if TYPE_CHECKING:
-    from locara_sidecar.engine.frames import ModelSpec
-    from locara_sidecar.models.store import Installed, Store
+    from collections.abc import Iterable
+
+    from locara_sidecar.ipc.frames import ModelSpec
+    from locara_sidecar.models.store import Installed
 
 
-def usable(store: Store) -> list[Installed]:
-    """The prepared forms that the engines of this version can load."""
-    return [entry for entry in store.forms() if (made := entry.derived_from) and made.layout == PREPARED_LAYOUT]
+def usable(entries: Iterable[Installed]) -> list[Installed]:
+    """Those of the store's entries that are prepared forms which the engines of this version can load."""
+    whole = [entry for entry in entries if not entry.meta.damaged]
+    return [entry for entry in whole if (made := entry.derived_from) and made.layout == PREPARED_LAYOUT]
 
 
-def forms_for(store: Store, model: ModelSpec, engine: str) -> list[PreparedForm]:
-    """The prepared forms that a job may load in place of this very model."""
+def forms_for(entries: Iterable[Installed], model: ModelSpec, engine: str) -> list[PreparedForm]:
+    """The prepared forms among the store's entries that a job may load in place of this very model."""
     return [
         PreparedForm(quantization=made.quantization, precision=made.precision, path=str(entry.folder))
-        for entry in usable(store)
+        for entry in usable(entries)
         if (made := entry.derived_from)
         and (made.digest, made.engine) == (model.digest, engine)
         and model.quantization in ("auto", made.quantization)

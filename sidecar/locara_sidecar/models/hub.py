@@ -7,6 +7,7 @@ moved and checked by ``transfer.py``.
 from __future__ import annotations
 
 import fnmatch
+import ssl
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from huggingface_hub.utils import build_hf_headers  # pyright: ignore[reportUnkn
 
 from locara_protocol.errors import RpcError
 from locara_sidecar import __version__
+from locara_sidecar.models import settings
 
 if TYPE_CHECKING:
     from locara_sidecar.models.catalogue import Source
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 _TIMEOUT = 30.0  # seconds for one answer of the hub's API
 
 
-class Passing(Exception):
+class TransientError(Exception):
     """A failure that may pass; ``after`` seconds is when the server wants to be asked again."""
 
     def __init__(self, message: str, after: float = 0.0) -> None:
@@ -33,7 +35,7 @@ class Passing(Exception):
         self.after = after
 
 
-class Remote(msgspec.Struct, frozen=True, kw_only=True):
+class RemoteFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file to fetch. The hub gives a SHA-256 for large files only; small ones have a git blob id.
 
     :param path: where it goes in the model's tree.
@@ -56,7 +58,7 @@ class Listing(msgspec.Struct, frozen=True):
     """A repository at one commit: the files that a source's patterns select."""
 
     revision: str
-    files: list[Remote]
+    files: list[RemoteFile]
 
 
 class Hub:
@@ -66,20 +68,27 @@ class Hub:
     """
 
     def __init__(self, endpoint: str | None = None, token: str | None = None) -> None:
+        settings.check(token if isinstance(token, str) else None)
         self._api = HfApi(endpoint=endpoint, token=token, library_name="locara-sidecar", library_version=__version__)
         self.endpoint: str = self._api.endpoint.rstrip("/")
         self._token = token
 
     def headers(self) -> dict[str, str]:
-        """The headers for files of the hub itself, with the token if there is one."""
-        return build_hf_headers(token=self._token, library_name="locara-sidecar", library_version=__version__)
+        """The headers for files of the hub itself, with the token if there is one.
+
+        :raises RpcError: DownloadFailed where the user's token cannot be read.
+        """
+        try:
+            return build_hf_headers(token=self._token, library_name="locara-sidecar", library_version=__version__)
+        except Exception as error:
+            raise classify(error, self.endpoint, "the hub") from error
 
     def listing(self, source: Source) -> Listing:
         """Ask for a repository's files.
 
         :raises RpcError: LicenseNotAccepted, DownloadFailed for what cannot pass, IntegrityError for an answer
             that makes no sense.
-        :raises Passing: for what can.
+        :raises TransientError: for what can.
         """
         repository = source.repository or ""
         page = f"{self.endpoint}/{repository}"
@@ -94,18 +103,22 @@ class Hub:
         except hub_errors.HfHubHTTPError as error:
             raise status_error(error.response.status_code, error.response.headers, repository, page) from error
         except hub_errors.OfflineModeIsEnabled as error:
-            raise failed("huggingface_hub is set to be offline (HF_HUB_OFFLINE).") from error
+            name = "HF_HUB_OFFLINE" if settings.is_true("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
+            raise settings.wrong(name, "is set, which forbids every download; unset it to download") from error
         except hub_errors.HFValidationError as error:
             raise failed(f"{repository} is no name of a repository.") from error
-        except (httpx2.HTTPError, OSError) as error:
-            raise Passing(f"the hub does not answer ({type(error).__name__})") from error
-        revision = cast("Any", info).sha
-        if not isinstance(revision, str) or not _is_hex(revision, 40):
-            raise failed(f"The hub names no commit for {repository}.")
-        files = [self._remote(source, revision, page, file) for file in info.siblings or ()]
+        except Exception as error:
+            raise classify(error, self.endpoint, "the hub") from error
+        try:
+            revision = cast("Any", info).sha
+            if not isinstance(revision, str) or not _is_hex(revision, 40):
+                raise failed(f"The hub names no commit for {repository}.")
+            files = [self._remote(source, revision, page, file) for file in info.siblings or ()]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise no_hub(self.endpoint) from error
         return Listing(revision, _select(source, [file for file in files if file is not None], repository))
 
-    def _remote(self, source: Source, revision: str, page: str, file: Any) -> Remote | None:
+    def _remote(self, source: Source, revision: str, page: str, file: Any) -> RemoteFile | None:
         name = str(file.rfilename)
         if not _selected(source, name):
             return None
@@ -115,7 +128,7 @@ class Hub:
             raise RpcError("IntegrityError", f"The hub tells no size of {name}.", file=name)
         if not _is_hex(sha256 or "", 64) and not _is_hex(file.blob_id or "", 40):
             raise RpcError("IntegrityError", f"The hub tells no hash of {name}.", file=name)
-        return Remote(
+        return RemoteFile(
             path=source.place.get(name, name),
             url=hf_hub_url(source.repository or "", name, revision=revision, endpoint=self.endpoint),
             page=page,
@@ -131,7 +144,7 @@ def _selected(source: Source, name: str) -> bool:
     )
 
 
-def _select(source: Source, files: list[Remote], repository: str) -> list[Remote]:
+def _select(source: Source, files: list[RemoteFile], repository: str) -> list[RemoteFile]:
     if not files:
         raise failed(f"{repository} has none of the files that the catalogue asks for.")
     missing = [path for path in source.place.values() if all(file.path != path for file in files)]
@@ -151,7 +164,11 @@ def origin(url: str) -> tuple[str, str, int | None]:
 
 
 def license_not_accepted(page: str) -> RpcError:
-    message = f"The model's licence must be accepted at {page} with the account that the token belongs to."
+    """LicenseNotAccepted, with the page where that is done."""
+    message = (
+        f"The model's licence must be accepted at {page}, and the download needs a token of the account that did: "
+        "in the variable HF_TOKEN, by the command hf auth login, or from the host (auth.token of initialize)."
+    )
     return RpcError("LicenseNotAccepted", message, url=page)
 
 
@@ -160,11 +177,59 @@ def failed(message: str) -> RpcError:
     return RpcError("DownloadFailed", message, retryable=False)
 
 
-def status_error(status: int, headers: Any, what: str, page: str) -> RpcError | Passing:
+def no_hub(endpoint: str) -> RpcError:
+    """What answers speaks another language."""
+    why = "is HF_ENDPOINT right, or does a proxy or a sign-in page answer in its place?"
+    return failed(f"{endpoint} does not answer as a hub does: {why}")
+
+
+def classify(error: BaseException, url: str, who: str) -> RpcError | TransientError:
+    """What an exception of the transport means, whatever it is: something that may pass, or a DownloadFailed that says
+    what to do. None of them is a fault of ours.
+
+    :param url: what was asked, whose proxy is named if it goes by one.
+    """
+    causes = _causes(error)
+    proxy = settings.used_proxy(url)
+    by = f" by way of {proxy}" if proxy else ""
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+        advice = "SSL_CERT_FILE may name the authorities to trust (REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE are not read)"
+        return failed(f"The certificate of {origin_of(url)} is not trusted{by}: {advice}.")
+    if isinstance(error, hub_errors.OIDCError):
+        return settings.wrong("HF_OIDC_RESOURCE", "is set, but no token could be had that way")
+    if isinstance(error, httpx2.ProxyError):
+        if "407" in str(error):
+            return settings.wrong(
+                proxy or "The proxy", "asks for a user and a password: http://user:password@host:port"
+            )
+        return TransientError(f"{who} cannot be reached{by} (ProxyError)")
+    if isinstance(error, httpx2.LocalProtocolError | httpx2.UnsupportedProtocol | httpx2.InvalidURL):
+        return failed(f"{who[0].upper()}{who[1:]} cannot be asked{by} ({type(error).__name__}).")
+    if isinstance(error, httpx2.HTTPError | OSError):
+        return TransientError(f"{who} does not answer{by} ({type(error).__name__})")
+    if isinstance(error, ValueError | KeyError | TypeError | AttributeError):
+        return no_hub(origin_of(url))
+    return failed(f"{who[0].upper()}{who[1:]} cannot be asked{by} ({type(error).__name__}).")
+
+
+def origin_of(url: str) -> str:
+    """Scheme and host of an address, for people."""
+    return "://".join(urlsplit(url)[:2])
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def status_error(status: int, headers: Any, what: str, page: str) -> RpcError | TransientError:
     """What an HTTP status from the hub itself means."""
     if status in (401, 403):
         return license_not_accepted(page)
     if status in (408, 425, 429) or status >= 500:
         wait = str(headers.get("retry-after", ""))
-        return Passing(f"the hub answered {status}", min(float(wait), 60.0) if wait.isdecimal() else 0.0)
+        return TransientError(f"the hub answered {status}", min(float(wait), 60.0) if wait.isdecimal() else 0.0)
     return failed(f"The hub answered {status} for {what}.")

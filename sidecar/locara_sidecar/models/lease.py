@@ -1,7 +1,8 @@
 """What the engines of this machine hold, told between daemons: one small file each in ``<cache>/leases``.
 
-A lease is alive while its writer holds a flock on it, so that a killed daemon's promise ends with it. Files of
-the dead are deleted by whoever reads them. It is advice for the memory plan; nothing depends on it.
+A lease is alive while its writer is: its name says who that is (``owner.py``), and where that tells nothing, whether
+somebody holds a flock on it. So a killed daemon's promise ends with it. Files of the dead are deleted by whoever reads
+them; those of another machine say nothing of this one's memory. Advice for the memory plan; nothing depends on it.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from locara_sidecar.models import disk
+from locara_sidecar.models import disk, owner
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Promise(msgspec.Struct, frozen=True):
+class Lease(msgspec.Struct, frozen=True):
     """What one engine may take: ``bytes`` is the plan's peak, not a measurement."""
 
     pid: int
@@ -40,11 +41,11 @@ class Leases:
         with contextlib.suppress(OSError):
             if self._own is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                path = self._folder / f"{os.getpid()}-{secrets.token_hex(6)}.json"
+                path = self._folder / f"{owner.name()}.{secrets.token_hex(6)}.json"
                 self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
                 disk.lock_fd(self._fd)
                 self._own = path
-            data = msgspec.json.encode(Promise(os.getpid(), model, size))
+            data = msgspec.json.encode(Lease(os.getpid(), model, size))
             os.lseek(self._fd, 0, os.SEEK_SET)
             os.write(self._fd, data)
             os.ftruncate(self._fd, len(data))
@@ -58,9 +59,9 @@ class Leases:
                 os.close(self._fd)
             self._own, self._fd = None, -1
 
-    def others(self) -> list[Promise]:
+    def others(self) -> list[Lease]:
         """The living leases of other daemons."""
-        found: list[Promise] = []
+        found: list[Lease] = []
         with contextlib.suppress(OSError):
             for path in sorted(self._folder.glob("*.json")):
                 if path != self._own:
@@ -72,17 +73,15 @@ class Leases:
         return sum(promise.bytes for promise in self.others() if promise.pid != os.getpid())
 
 
-def _read(path: Path) -> list[Promise]:
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
+def _read(path: Path) -> list[Lease]:
+    state, lock = owner.state(path.name.partition(".")[0]), disk.probe(path)
+    if state == "ended" or (state != "alive" and lock == "free"):  # its writer has ended
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return []
+    if state == "stranger" and lock != "held":
         return []
     try:
-        if disk.lock_fd(fd) is True:  # nobody holds it: its writer has ended
-            path.unlink(missing_ok=True)
-            return []
-        return [msgspec.json.decode(os.read(fd, 4096), type=Promise)]
+        return [msgspec.json.decode(path.read_bytes(), type=Lease)]
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return []  # it is being written just now
-    finally:
-        os.close(fd)

@@ -10,16 +10,17 @@ import contextlib
 import datetime
 import os
 import secrets
-import shutil
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.models import disk
+from locara_sidecar.machine.trees import remove_tree
+from locara_sidecar.models import disk, owner
 from locara_sidecar.models.digest import META, digest_of
 from locara_sidecar.models.store import FORMAT, DerivedFrom, File, Installed, Meta, Origin, Store
+from locara_sidecar.models.survey import COPIES, drop_blobs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,47 +29,65 @@ if TYPE_CHECKING:
 _RACES = 16
 
 
-class BlobMissing(Exception):
+class BlobMissingError(Exception):
     """Bytes that were there a moment ago are gone: somebody collected them."""
 
 
 class Staging:
-    """A model being put together; left without :meth:`publish`, nothing of it stays but the blobs.
+    """A model being put together; left without :meth:`publish`, nothing of it stays, but the blobs of a download.
 
     :param folder: another process's, which waits for this one and removes it afterwards; None makes one.
+    :param copies: its bytes are copies of what the user has: no next try would begin with them.
     :raises OSError: when the cache cannot be written.
     """
 
-    def __init__(self, store: Store, folder: Path | None = None) -> None:
+    def __init__(self, store: Store, folder: Path | None = None, *, copies: bool = False) -> None:
         store.prepare()
         self.store = store
         self.folder = folder or store.incoming / f"tree-{secrets.token_hex(8)}"
         self.tree = self.folder / "tree"
-        self.tree.mkdir(parents=True, exist_ok=folder is not None)
-        self._own = folder is None
-        # while it is held gc leaves the folder alone; a killed process's folder is waste
-        self._lock = disk.try_lock(self.folder / "lock", shared=False) if self._own else None
         self.files: dict[str, File] = {}
+        self._own = folder is None
+        self._copies = copies
+        self._made: list[Path] = []
+        self._lock: disk.Lock | None = None
+        try:
+            self._begin()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _begin(self) -> None:
+        self.tree.mkdir(parents=True, exist_ok=not self._own)
+        if self._own:
+            # while it is held gc leaves the folder alone; a killed process's folder is waste
+            self._lock = disk.try_lock(self.folder / "lock", shared=False)
+            (self.folder / "lock").write_text(owner.name(), encoding="ascii")  # for where locks are not heard
+        if self._copies:
+            (self.folder / COPIES).touch()
 
     def __enter__(self) -> Staging:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._own:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_tree(self.folder)
         if self._lock is not None:
             self._lock.release()
+        if self._copies:
+            drop_blobs(self.store, self._made, self.folder)
+            self._made = []
 
     def place(self, file: File) -> None:
         """Give a blob its place in the tree.
 
-        :raises BlobMissing: when the blob is not there.
+        :raises BlobMissingError: when the blob is not there.
         """
         target = self._target(file.path)
         try:
             disk.link_or_copy(self.store.blob(file.sha256), target)
         except FileNotFoundError as error:
-            raise BlobMissing(file.path) from error
+            raise BlobMissingError(file.path) from error
         self.files[file.path] = file
 
     def adopt(self, path: Path, file: File, *, read_only: bool = True) -> None:
@@ -83,7 +102,9 @@ class Staging:
         if read_only:
             os.chmod(target, disk.READ_ONLY)
         with contextlib.suppress(FileExistsError):
-            disk.link_or_copy(target, self.store.blob(file.sha256))
+            blob = self.store.blob(file.sha256)
+            disk.link_or_copy(target, blob)
+            self._made.append(blob)
         self.files[file.path] = file
 
     def move(self, path: Path, file: File) -> None:
@@ -134,6 +155,7 @@ class Staging:
                 set_aside(self.store, key)
             with contextlib.suppress(OSError):  # taken meanwhile: look again
                 os.rename(self.tree, self.store.models / key)
+                self._made = []
                 disk.sync_folder(self.store.models)
                 break
         entry = self.store.entry(key)

@@ -5,11 +5,15 @@ The format, version 1 (``<cache>`` is ``--cache-dir``; several daemons and versi
     <cache>/blobs/<sha256>            a file's bytes, once; the name is their SHA-256; read-only
     <cache>/models/<hex digest>/      an installed model, complete: its files are hard links to blobs (copies
                                       where the file system has no links), and meta.json, published last
-    <cache>/incoming/<key>.part       an unfinished file; <key>.json beside it holds the validator for If-Range
-    <cache>/incoming/tree-<random>/   a model being put together: lock, and tree/ that becomes models/<digest>; with
-                                      made/ where an engine writes what it prepares
+    <cache>/incoming/<key>.<owner>.<random>.part   an unfinished file, which <owner> alone writes (``owner.py``);
+                                      .json beside it holds the validator for If-Range
+    <cache>/incoming/tree-<random>/   a model being put together: lock (which names its owner), and tree/ that becomes
+                                      models/<digest>; with made/ where an engine writes what it prepares, and
+                                      copies if its bytes go with it when it comes to nothing (``staging.py``)
     <cache>/incoming/gone-<random>/   a model that was removed and whose bytes are being deleted
-    <cache>/locks/<hex digest>        flock shared by every process that uses the model
+    <cache>/locks/<hex digest>        flock shared by every process that uses the model; who may only read the cache
+                                      and finds none flocks the model's folder
+    <cache>/locks/<hex digest>.<owner>.<random>    says the same where flock is not heard
 
 What holds at every moment, whatever is killed:
 
@@ -21,7 +25,8 @@ What holds at every moment, whatever is killed:
   leaves alone are the model's own, stored once. It is good for that very digest and no other, can be made again, and
   goes before its model goes.
 - ``meta.json``'s modification time is when the model was last used, so noting it rewrites nothing.
-- No lock is needed for any of this. Locks keep ``gc`` away from models in use and two downloads from one part.
+- No lock is needed for any of this. Locks, and owners' names where there are none, keep ``gc`` away from models in use
+  and two downloads from doing the same work.
 
 ``digest`` is that of ``models/digest.py``. Who writes: ``staging.py`` (publishing), ``collect.py`` (removing).
 """
@@ -30,14 +35,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from locara_sidecar.models import disk
+from locara_sidecar.models import disk, owner
 from locara_sidecar.models.digest import META
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 FORMAT = 1
+STRANGERS_SECONDS = 24 * 3600.0
+"""So long a process of another machine that left word is believed to be alive, without another word."""
+_LOOKS = 50
+_LOOK_SECONDS = 0.002
 
 
 class File(msgspec.Struct, frozen=True):
@@ -58,7 +73,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class DerivedFrom(msgspec.Struct, frozen=True, kw_only=True):
     """What a prepared form was made from and for: a model's digest (and an id that it had), the engine, its bits and
-    computing type, and ``layout``, the number of ``engine/frames.py`` that its tensors are named after."""
+    computing type, and ``layout``, the number of ``ipc/frames.py`` that its tensors are named after."""
 
     digest: str
     model: str
@@ -111,6 +126,24 @@ class Installed(msgspec.Struct, frozen=True):
         return self.meta.ids if self.derived_from is None else [self.derived_from.model]
 
 
+def latest(entries: Iterable[Installed], *, damaged: bool = False) -> dict[str, Installed]:
+    """What is installed under each catalogue id, the latest if there are several.
+
+    :param damaged: whether a damaged model counts where there is no whole one.
+    """
+    found: dict[str, Installed] = {}
+    for entry in entries:
+        for model_id in entry.meta.ids if damaged or not entry.meta.damaged else ():
+            other = found.get(model_id)
+            if other is None or _rank(other) < _rank(entry):
+                found[model_id] = entry
+    return found
+
+
+def _rank(entry: Installed) -> tuple[bool, str]:
+    return not entry.meta.damaged, entry.meta.installed
+
+
 class Store:
     """The cache below ``root``. Reading makes nothing; writers make the folders that they need."""
 
@@ -137,6 +170,7 @@ class Store:
             disk.sync_folder(self.root.parent)
 
     def blob(self, sha256: str) -> Path:
+        """Where the bytes of that SHA-256 are, or would be."""
         return self.blobs / sha256
 
     def has_blob(self, sha256: str, size: int) -> bool:
@@ -174,10 +208,7 @@ class Store:
 
     def find(self, model_id: str, *, damaged: bool = False) -> Installed | None:
         """The model installed under a catalogue id, the latest if there are several."""
-        found = [
-            entry for entry in self.entries() if model_id in entry.meta.ids and (damaged or not entry.meta.damaged)
-        ]
-        return max(found, key=lambda entry: (not entry.meta.damaged, entry.meta.installed), default=None)
+        return latest(self.entries(), damaged=damaged).get(model_id)
 
     def forms(self, digest: str | None = None) -> list[Installed]:
         """The prepared forms of the model with that digest, or all; damaged ones left out."""
@@ -190,22 +221,55 @@ class Store:
         """Say that this process uses a model, until the lock is released; None when it is gone already."""
         with contextlib.suppress(OSError):
             self.locks.mkdir(parents=True, exist_ok=True)
-        lock = disk.try_lock(self.locks / key, shared=True)
-        # looked at after taking the lock: who removes holds the lock while the name goes
-        if lock is None or self.entry(key) is None:
-            if lock is not None:
-                lock.release()
+        lock = self._share(key)
+        if lock is None:
+            return None
+        mark = self.locks / f"{key}.{owner.name()}.{secrets.token_hex(6)}"
+        with contextlib.suppress(OSError):
+            mark.touch(exist_ok=False)
+            lock.mark = mark
+        # looked at after taking the lock: who removes holds the lock while the name goes, or looks for marks afterwards
+        if self.entry(key) is None:
+            lock.release()
             return None
         with contextlib.suppress(OSError):
             os.utime(self.models / key / META)
         return lock
 
+    def _share(self, key: str) -> disk.Lock | None:
+        """A shared lock on the model; None when somebody removes it."""
+        for _ in range(_LOOKS):
+            lock = disk.try_lock(self.locks / key, shared=True)
+            if lock is not None and lock.empty:  # a cache that we may only read
+                lock = disk.try_lock(self.models / key, shared=True, create=False)
+            if lock is not None or self.entry(key) is None:
+                return lock
+            time.sleep(_LOOK_SECONDS)  # somebody may only be looking whether it is in use
+        return None
+
     def in_use(self, key: str) -> bool:
         """Whether any process, this one included, uses the model now."""
-        if not (self.locks / key).exists():
-            return False
-        lock = disk.try_lock(self.locks / key, shared=False, create=False)
-        if lock is None:
-            return True
-        lock.release()
-        return False
+        lock = disk.probe(self.locks / key)
+        return lock == "held" or disk.probe(self.models / key) == "held" or self.marked(key, lock)
+
+    def marked(self, key: str, lock: Literal["held", "free", "unknown"] = "unknown") -> bool:
+        """Whether a process that may be alive has left word that it uses the model.
+
+        :param lock: what the model's lock says, which is heard on this system.
+        """
+        found = False
+        for mark in self.locks.glob(f"{key}.*"):
+            state = owner.state(mark.name.split(".")[1])
+            if state == "ended" or (state != "alive" and _age(mark) > STRANGERS_SECONDS):
+                with contextlib.suppress(OSError):
+                    mark.unlink()
+            elif state != "neighbour" or lock != "free":
+                found = True
+        return found
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -6,20 +6,23 @@ Looks at every file's entry and reads none.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from locara_sidecar.models import disk
-from locara_sidecar.models.store import Installed, Store
+from locara_sidecar.machine.trees import files_below
+from locara_sidecar.models import disk, owner, partial
+from locara_sidecar.models.store import STRANGERS_SECONDS, Installed, Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 Inode = tuple[int, int]
+
+COPIES = "copies"
+"""A file in the folder of a model being put together whose bytes are of no use to a next try."""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -76,6 +79,7 @@ class Survey:
         self.building = building
 
     def total(self) -> int:
+        """Bytes of all files, each counted once."""
         return sum(self.sizes.values())
 
     def waste(self, older_than: float) -> list[Path]:
@@ -85,12 +89,22 @@ class Survey:
         with contextlib.suppress(OSError):
             for path in sorted(self.store.incoming.iterdir()):
                 if path.is_file():
-                    given_up = _changed(path) < older_than and not _being_written(path)
+                    given_up = self._given_up(path, older_than)
                 else:
                     given_up = path.name.startswith("gone-") or abandoned(path)
                 if given_up:
                     found.append(path)
         return found
+
+    def _given_up(self, path: Path, older_than: float) -> bool:
+        """Whether nobody will go on with an unfinished file: it is old, or what it was to become is there."""
+        part = path.with_suffix(".part")
+        who = partial.writer(part) if part.exists() else "none"
+        if who == "alive":
+            return False
+        if who == "none" and (self.store.blobs / partial.key_of(path)) in self.blobs:
+            return True
+        return _changed(path) < (older_than if who == "none" else min(older_than, time.time() - STRANGERS_SECONDS))
 
     def freed(self, models: Iterable[Installed], waste: Iterable[Path]) -> int:
         """Bytes that the disk gets back when these go together."""
@@ -105,9 +119,7 @@ class Survey:
 
 def files_of(folder: Path) -> Iterable[tuple[Path, Inode, int]]:
     """Every file below (or the file itself): path, identity, size."""
-    paths = (
-        [folder] if folder.is_file() else (folder / base / name for base, _, names in os.walk(folder) for name in names)
-    )
+    paths = [folder] if folder.is_file() else map(Path, files_below(folder))
     for path in paths:
         with contextlib.suppress(OSError):
             stat = path.lstat()
@@ -115,26 +127,45 @@ def files_of(folder: Path) -> Iterable[tuple[Path, Inode, int]]:
 
 
 def inodes_of(folder: Path) -> set[Inode]:
+    """The files below a folder, each once whatever the number of its names."""
     return {inode for _, inode, _ in files_of(folder)}
+
+
+def drop_blobs(store: Store, blobs: Iterable[Path], but: Path | None = None) -> None:
+    """Delete those that no tree has, finished or not. Who was going to give one a place finds it gone, and has it made
+    anew.
+
+    :param but: the folder of a tree that is given up.
+    """
+    blobs = list(blobs)
+    if not blobs:
+        return
+    used = set[Inode]().union(*(inodes_of(entry.folder) for entry in store.entries()))
+    for folder in sorted(store.incoming.glob("tree-*")):
+        if folder != but:
+            used |= inodes_of(folder)
+    for blob in blobs:
+        if used.isdisjoint(inode for _, inode, _ in files_of(blob)):
+            with contextlib.suppress(OSError):
+                blob.unlink()
 
 
 def abandoned(folder: Path) -> bool:
     """Whether the process that was building here has ended."""
-    lock = disk.try_lock(folder / "lock", shared=False, create=False)
-    if lock is None:
+    lock = disk.probe(folder / "lock")
+    if lock == "held":
         return False
-    lock.release()
-    return _changed(folder) < time.time() - 60  # a moment to take the lock, or to live without any
-
-
-def _being_written(path: Path) -> bool:
-    if path.suffix != ".part":
-        return path.with_suffix(".part").exists() and _being_written(path.with_suffix(".part"))
-    lock = disk.try_lock(path, shared=False, create=False)
-    if lock is None:
-        return True
-    lock.release()
-    return False
+    try:
+        named = (folder / "lock").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        named = ""  # it is being made just now, or deleted
+    state = owner.state(named)
+    if state in ("alive", "ended"):
+        return state == "ended"
+    if lock == "free" and (state == "neighbour" or not named):
+        return _changed(folder) < time.time() - 60  # a moment to take the lock
+    newest = max((_changed(path) for path, _, _ in files_of(folder)), default=_changed(folder))
+    return max(newest, _changed(folder)) < time.time() - STRANGERS_SECONDS
 
 
 def _changed(path: Path) -> float:

@@ -20,19 +20,19 @@ import msgspec
 
 from locara_protocol.errors import RpcError
 from locara_sidecar.models.check import refused
-from locara_sidecar.models.hub import Passing, failed, origin, status_error
+from locara_sidecar.models.hub import TransientError, classify, failed, origin, status_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from locara_sidecar.models.hub import Remote
+    from locara_sidecar.models.hub import RemoteFile
     from locara_sidecar.models.partial import Partial
 
 _REDIRECTS = 5
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
-class Patience(msgspec.Struct, frozen=True, kw_only=True):
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How long to bear with a server; seconds.
 
     :param tries: failures in a row, without ``good`` bytes between them, before giving up.
@@ -49,11 +49,11 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     crawl: int = 30 * 1024
 
 
-class Corrupt(Exception):
+class CorruptError(Exception):
     """The bytes are complete, or too many, and not those that were announced."""
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The download was asked to stop."""
 
 
@@ -70,7 +70,7 @@ class Transfer:
         endpoint: str,
         headers: dict[str, str],
         *,
-        patience: Patience,
+        patience: RetryPolicy,
         on_bytes: Callable[[int], None],
         stopped: Callable[[], bool],
     ) -> None:
@@ -83,13 +83,14 @@ class Transfer:
         self._client = httpx2.Client(follow_redirects=False, timeout=timeout)  # proxies come from the environment
 
     def close(self) -> None:
+        """Give the connections back."""
         self._client.close()
 
-    def fetch(self, remote: Remote, part: Partial) -> None:
+    def fetch(self, remote: RemoteFile, part: Partial) -> None:
         """Complete a part and check it.
 
         :raises RpcError: DownloadFailed, LicenseNotAccepted, IntegrityError.
-        :raises Stopped: when it was asked to stop; what came stays in the part.
+        :raises StoppedError: when it was asked to stop; what came stays in the part.
         :raises OSError: when the part cannot be written.
         """
         failures = corrupt = 0
@@ -98,17 +99,21 @@ class Transfer:
             try:
                 self._attempt(remote, part)
                 self._verify(remote, part)
-            except (Passing, httpx2.HTTPError) as error:
-                failures = 1 if part.size - before >= self._patience.good else failures + 1
-                if failures >= self._patience.tries:
-                    why = str(error) if isinstance(error, Passing) else f"the connection broke ({type(error).__name__})"
-                    raise RpcError("DownloadFailed", f"{remote.path} could not be fetched: {why}.") from error
-                self._wait(failures, error.after if isinstance(error, Passing) else 0.0)
-            except Corrupt as error:
+            except CorruptError as error:
                 self._discard(part)
                 corrupt += 1
                 if corrupt > 1:
                     raise refused(remote.path, str(error)) from error
+            except (RpcError, StoppedError, OSError):
+                raise
+            except Exception as error:
+                why = error if isinstance(error, TransientError) else classify(error, remote.url, "the server")
+                if not isinstance(why, TransientError):
+                    raise why from error
+                failures = 1 if part.size - before >= self._patience.good else failures + 1
+                if failures >= self._patience.tries:
+                    raise RpcError("DownloadFailed", f"{remote.path} could not be fetched: {why}.") from error
+                self._wait(failures, why.after)
             else:
                 return
 
@@ -116,24 +121,24 @@ class Transfer:
         self._on_bytes(-part.size)
         part.reset()
 
-    def _verify(self, remote: Remote, part: Partial) -> None:
+    def _verify(self, remote: RemoteFile, part: Partial) -> None:
         if part.size != remote.size:
-            raise Passing("the transfer ended early")
+            raise TransientError("the transfer ended early")
         right = part.sha256 == remote.sha256 if remote.sha256 else part.git_id() == remote.git
         if not right:
-            raise Corrupt("its bytes are not those that the hub announced")
+            raise CorruptError("its bytes are not those that the hub announced")
 
     def _wait(self, failures: int, at_least: float) -> None:
         wait = min(self._patience.first_wait * 2 ** (failures - 1), self._patience.longest_wait)
         end = time.monotonic() + max(at_least, wait * random.uniform(0.5, 1.0))
         while (left := end - time.monotonic()) > 0:
             if self._stopped():
-                raise Stopped
+                raise StoppedError
             time.sleep(min(left, 0.1))
 
     # --- one try -------------------------------------------------------------------------
 
-    def _attempt(self, remote: Remote, part: Partial) -> None:
+    def _attempt(self, remote: RemoteFile, part: Partial) -> None:
         if part.size > remote.size:
             self._discard(part)
         if part.size == remote.size:
@@ -150,7 +155,7 @@ class Transfer:
         finally:
             response.close()
 
-    def _open(self, remote: Remote, headers: dict[str, str]) -> httpx2.Response:
+    def _open(self, remote: RemoteFile, headers: dict[str, str]) -> httpx2.Response:
         """Follow redirects by hand, from the hub's own address each time: the others expire."""
         url = remote.url
         for _ in range(_REDIRECTS + 1):
@@ -163,21 +168,25 @@ class Transfer:
             response.close()
             linked = response.headers.get("x-linked-etag", "").removeprefix("W/").strip('"')
             if remote.sha256 and len(linked) == 64 and linked != remote.sha256:
-                raise Corrupt("the hub has other bytes for it than it announced")
-            target = urljoin(url, response.headers.get("location", ""))
+                raise CorruptError("the hub has other bytes for it than it announced")
+            try:
+                target = urljoin(url, response.headers.get("location", ""))
+                origin(target)
+            except ValueError as error:
+                raise failed(f"{remote.path} is redirected to what is no address.") from error
             self._check_target(target, remote.path)
             if origin(target) != origin(url):
                 headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
             url = target
         raise failed(f"{remote.path} is redirected too often.")
 
-    def _status(self, response: httpx2.Response, remote: Remote, url: str) -> Exception:
+    def _status(self, response: httpx2.Response, remote: RemoteFile, url: str) -> Exception:
         if origin(url) == origin(self._endpoint):
             return status_error(response.status_code, response.headers, remote.path, remote.page)
         if response.status_code in (401, 403, 404, 410):
-            return Passing(f"the address has expired ({response.status_code})")
+            return TransientError(f"the address has expired ({response.status_code})")
         error = status_error(response.status_code, response.headers, remote.path, remote.page)
-        return error if isinstance(error, Passing) else failed(str(error))
+        return error if isinstance(error, TransientError) else failed(str(error))
 
     def _check_target(self, target: str, path: str) -> None:
         """A redirect may lead to plain http, or to this machine or its network, only if the hub itself is there."""
@@ -189,45 +198,45 @@ class Transfer:
         if _is_local(target) and not _is_local(self._endpoint):
             raise failed(f"{path} is redirected to an address of the local network.")
 
-    def _begin(self, remote: Remote, part: Partial, response: httpx2.Response) -> None:
+    def _begin(self, remote: RemoteFile, part: Partial, response: httpx2.Response) -> None:
         """Bring the part to where the answer starts."""
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise Passing("the server compressed the file")
+            raise TransientError("the server compressed the file")
         if response.status_code == 206 and part.size:
             match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
             total = match.group(3) if match else ""
             if match is None or int(match.group(1)) != part.size or total not in ("*", str(remote.size)):
                 self._discard(part)
-                raise Passing("the server sent another range than was asked for")
+                raise TransientError("the server sent another range than was asked for")
             return
         if part.size:
             self._discard(part)  # 200: it has changed there; 416: it has become shorter
         if response.status_code != 200:
-            raise Passing(f"the server answered {response.status_code}")
+            raise TransientError(f"the server answered {response.status_code}")
         length = response.headers.get("content-length", "")
         if length.isdecimal() and int(length) != remote.size:
-            raise Corrupt(f"the server has {length} bytes of it, the hub announced {remote.size}")
+            raise CorruptError(f"the server has {length} bytes of it, the hub announced {remote.size}")
         etag = response.headers.get("etag", "")
         # a weak validator does not promise the same bytes
         part.note(etag if etag.startswith('"') else None)
 
-    def _receive(self, remote: Remote, part: Partial, response: httpx2.Response) -> None:
+    def _receive(self, remote: RemoteFile, part: Partial, response: httpx2.Response) -> None:
         window_ends, window_bytes = time.monotonic() + self._patience.window, 0
         for chunk in response.iter_raw():
             if self._stopped():
-                raise Stopped
+                raise StoppedError
             if part.size + len(chunk) > remote.size:
-                raise Corrupt(f"the server sends more than the {remote.size} bytes that were announced")
+                raise CorruptError(f"the server sends more than the {remote.size} bytes that were announced")
             part.write(chunk)
             self._on_bytes(len(chunk))
             window_bytes += len(chunk)
             now = time.monotonic()
             if now >= window_ends:
                 if window_bytes < self._patience.crawl and part.size < remote.size:
-                    raise Passing("the transfer crawls")
+                    raise TransientError("the transfer crawls")
                 window_ends, window_bytes = now + self._patience.window, 0
         if part.size < remote.size:
-            raise Passing("the transfer ended early")
+            raise TransientError("the transfer ended early")
 
 
 def _is_local(url: str) -> bool:

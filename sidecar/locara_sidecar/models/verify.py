@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from locara_sidecar.models.store import File, Installed, Store
 
 _CHUNK = 1 << 20
+_SHOWN = 5
 
 
 def verify(
@@ -49,7 +50,11 @@ def verify(
         return
     damaged = [one.meta.digest for one in forms if found[one.meta.digest]]
     whose = model_id if found[entry.meta.digest] else f"the prepared form of {model_id}"
-    message = f"{len(paths)} files of {whose} are not what was installed."
+    shown = ", ".join(paths[:_SHOWN]) + (f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else "")
+    files = "1 file" if len(paths) == 1 else f"{len(paths)} files"
+    message = f"{files} of {whose} {'is' if len(paths) == 1 else 'are'} not what was installed: {shown}."
+    if found[entry.meta.digest]:
+        message += " It is out of use now; download or import it once more."
     error = RpcError("IntegrityError", message, model=model_id, files=paths)
     if damaged:
         error.data["prepared"] = damaged

@@ -2,7 +2,7 @@
 own.
 
 So the daemon stays light (huggingface_hub is imported here only) and its ``ping`` fast, and stopping is killing.
-stdin: one line with a :class:`Work`; then the end of stdin is the end of the process, however its parent died.
+stdin: one line with a :class:`WorkerRequest`; then the end of stdin is the end of the process, however its parent died.
 stdout: lines of :data:`Event`; the last one is Done or Failed.
 """
 
@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,18 +21,20 @@ import msgspec
 from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import DownloadProgress
 from locara_sidecar.models.catalogue import Entry
-from locara_sidecar.models.derive import Making
+from locara_sidecar.models.derive import Derivation
 from locara_sidecar.models.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Work(msgspec.Struct, kw_only=True, frozen=True):
+class WorkerRequest(msgspec.Struct, kw_only=True, frozen=True):
     """What to do, for which model, in which cache.
 
     :param folder: import: where from; verify: a model that is not in the store, else None.
+    :param replace: import: in the place of another one of that id.
     :param making: derive: what an engine has made.
+    :param engines: download, import: one of them must be able to open the model. With none, nothing is asked.
     """
 
     op: Literal["download", "import", "verify", "derive"]
@@ -39,14 +42,20 @@ class Work(msgspec.Struct, kw_only=True, frozen=True):
     entry: Entry
     token: str | None = None
     folder: str | None = None
-    making: Making | None = None
+    making: Derivation | None = None
+    replace: bool = False
+    engines: list[str] = []
 
 
-class Told(msgspec.Struct, tag="told", frozen=True):
+class ProgressFrame(msgspec.Struct, tag="told", frozen=True):
+    """How far it is."""
+
     progress: DownloadProgress
 
 
-class Done(msgspec.Struct, tag="done", frozen=True):
+class WorkerResult(msgspec.Struct, tag="done", frozen=True):
+    """The last word of one that ended well: digest, bytes and number of files of the model."""
+
     digest: str
     bytes: int
     files: int
@@ -62,26 +71,40 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     trace: str = ""
 
 
-Event = Told | Done | Failed
+Event = ProgressFrame | WorkerResult | Failed
 
 
-def perform(work: Work, tell: Callable[[DownloadProgress], None], stops: Callable[[Callable[[], None]], None]) -> Done:
+def perform(
+    work: WorkerRequest, tell: Callable[[DownloadProgress], None], stops: Callable[[Callable[[], None]], None]
+) -> WorkerResult:
     """Do it, in this process. The command line calls this too.
 
     :param stops: is given a function that ends a download soon, from any thread.
     :raises RpcError: as the operations do.
     """
     store = Store(Path(work.root))
-    if work.op == "download":
-        from locara_sidecar.models.download import Download
 
-        download = Download(store, work.entry, tell=tell, token=work.token)
+    def accept(folder: Path) -> None:
+        from locara_sidecar.models import check, engine_check
+
+        check.check_guidance(work.entry, folder)
+        engine_check.require(work.engines, work.entry, folder)
+
+    if work.op == "download":
+        from locara_sidecar.models import settings
+
+        settings.check(work.token)  # before anything is imported that reads the settings in its own way
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # huggingface_hub's, of settings that are out of use: nobody can read them
+            from locara_sidecar.models.download import Download
+
+        download = Download(store, work.entry, tell=tell, token=work.token, accept=accept)
         stops(download.stop)
         entry = download.run()
     elif work.op == "import":
         from locara_sidecar.models.importing import import_model
 
-        entry = import_model(store, work.entry, Path(work.folder or ""), tell)
+        entry = import_model(store, work.entry, Path(work.folder or ""), tell, accept, replace=work.replace)
     elif work.op == "derive":
         from locara_sidecar.models import derive
 
@@ -92,13 +115,13 @@ def perform(work: Work, tell: Callable[[DownloadProgress], None], stops: Callabl
 
         if work.folder is not None:
             digest, files = verify_folder(Path(work.folder), work.entry.id, tell)
-            return Done(digest, 0, files)
+            return WorkerResult(digest, 0, files)
         found = store.find(work.entry.id)
         if found is None:
             raise RpcError("ModelNotInstalled", f"The model {work.entry.id} is not installed.", model=work.entry.id)
         verify(store, found, work.entry.id, tell, store.forms(found.meta.digest))
         entry = found
-    return Done(entry.meta.digest, entry.meta.bytes, len(entry.meta.files))
+    return WorkerResult(entry.meta.digest, entry.meta.bytes, len(entry.meta.files))
 
 
 def main() -> None:
@@ -114,8 +137,8 @@ def main() -> None:
     line = sys.stdin.buffer.readline()
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
-        work = msgspec.json.decode(line, type=Work)
-        send(perform(work, lambda progress: send(Told(progress)), lambda _: None))
+        work = msgspec.json.decode(line, type=WorkerRequest)
+        send(perform(work, lambda progress: send(ProgressFrame(progress)), lambda _: None))
     except RpcError as error:
         send(Failed(error.kind, error.message, error.retryable, error.data))
     except Exception:  # noqa: BLE001 -- the parent logs it; the host gets a fixed sentence

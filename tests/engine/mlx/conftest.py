@@ -11,17 +11,18 @@ if any(importlib.util.find_spec(name) is None for name in ("mlx", "torch", "diff
     collect_ignore_glob = ["test_*.py"]
 
 from support.fixture_models import job_for  # noqa: F401
-from support.runtimes import as_before, control, copy, folder, make_runtime, run, spec  # noqa: F401
+from support.runtimes import (  # noqa: F401
+    as_before,
+    control,
+    copy,
+    folder,
+    make_runtime,
+    mlx_as_in_the_engine,
+    run,
+    spec,
+)  # fmt: skip
 
 FIXTURES = Path(__file__).parents[3] / "fixtures" / "models"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _as_the_engine_does():
-    """No compiler at every new shape."""
-    from locara_sidecar.engine.mlx_engine.device import choose_device
-
-    choose_device()
 
 
 @pytest.fixture(scope="session")

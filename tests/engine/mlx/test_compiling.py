@@ -56,7 +56,7 @@ def traces(monkeypatch):
 
 
 def blocks_of(runtime):
-    family = runtime._opened.family
+    family = runtime.opened.family
     return [part for _, part in family.module(family.denoiser).named_modules() if isinstance(part, BLOCKS)]
 
 
@@ -80,6 +80,7 @@ def test_each_block_is_traced_once_a_size_and_the_result_is_the_same(model, run,
     assert [error(ours, theirs) < 1e-5 for ours, theirs in zip(compiled, plain, strict=True)] == [True, True]
 
 
+@pytest.mark.quick_cases("tiny-sd3", "tiny-flux-kontext")
 @pytest.mark.parametrize("model", FAMILIES)
 def test_a_compiled_job_can_be_stopped_at_as_many_places_and_gives_its_weights_back(model, run, job_for, tmp_path):
     job = job_for(model, steps=2)
@@ -92,7 +93,7 @@ def test_a_compiled_job_can_be_stopped_at_as_many_places_and_gives_its_weights_b
         stopped = run(runtime, job, Control("denoising", blocks // 2 + 1))
     assert stopped.cancelled
     assert stopped.steps == []
-    family = runtime._opened.family
+    family = runtime.opened.family
     weights = sum(value.nbytes for _, value in tree_flatten(family.module(family.denoiser).parameters()))
     del stopped
     gc.collect()
@@ -101,6 +102,7 @@ def test_a_compiled_job_can_be_stopped_at_as_many_places_and_gives_its_weights_b
     assert before - mx.get_active_memory() > 0.9 * weights
 
 
+@pytest.mark.quick_cases("tiny-flux-dev")
 @pytest.mark.parametrize("model", FAMILIES)
 def test_compiled_blocks_compute_with_the_weights_that_were_asked_for(model, run, job_for, tmp_path):
     """Another load has other functions: nothing of an earlier one is left in them."""

@@ -41,7 +41,7 @@ def types_of(module):
 def test_in_float16_what_would_overflow_has_a_wider_type(model, run, job_for, tmp_path):
     runtime = make_runtime("mlx", tmp_path)
     run(runtime, job_for(model, steps=1, precision="float16"))
-    family = runtime._opened.family
+    family = runtime.opened.family
     assert types_of(family.module(family.denoiser)) == {mx.float16}
     assert types_of(family.vae) == {mx.float32 if model == "tiny-sdxl" else mx.float16}
     t5 = {"tiny-sd3": "text_encoder_3", "tiny-sdxl": None}.get(model, "text_encoder_2")

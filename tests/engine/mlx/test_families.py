@@ -8,17 +8,19 @@ import pytest
 import torch
 from PIL import Image
 
-from locara_sidecar.engine.family import Denoising
-from locara_sidecar.engine.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
+from locara_sidecar.engine.drawing.family import Denoising
+from locara_sidecar.engine.drawing.noise import NoiseStream
+from locara_sidecar.engine.drawing.source import Source
+from locara_sidecar.engine.folder.model_folder import Progress
 from locara_sidecar.engine.mlx_engine.family import OpenContext
 from locara_sidecar.engine.mlx_engine.flux1 import Flux1, Flux1Kontext
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints
 from locara_sidecar.engine.mlx_engine.sd3 import Sd3
 from locara_sidecar.engine.mlx_engine.sdxl import Sdxl
-from locara_sidecar.engine.model_folder import Progress
-from locara_sidecar.engine.noise import NoiseStream
 from locara_sidecar.engine.runtime import JobCancelled
-from locara_sidecar.engine.source import Source
+from locara_sidecar.ipc.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
+from support.diffusers_reference import with_scheduler
+from support.edits import patches
 from support.parity import TOLERANCES, error, pixel_difference
 
 MODELS = Path(__file__).parents[3] / "fixtures" / "models"
@@ -88,9 +90,7 @@ def pipelines():
         if cls is not None:
             pipe = getattr(diffusers, cls)(**{key: value for key, value in pipe.components.items() if key in TAKEN})
         if name == "tiny-sdxl":
-            pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(
-                pipe.scheduler.config, timestep_spacing="trailing"
-            )
+            with_scheduler(pipe, "euler-trailing")
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -119,7 +119,8 @@ def job(name, **changes):
         precision="float32", sides=sides,
     )  # fmt: skip
     return JobSpec(
-        job="job-1", model=model, count=1, scheduler="", speed="exact", tiling="auto",
+        job="job-1", model=model, count=1, speed="exact", tiling="auto",
+        scheduler="euler-trailing" if name == "tiny-sdxl" else "flow-match-euler",
         preview=PreviewSpec(mode="off", every_steps=1, max_side=64, max_bytes=40_000, mime_type="image/webp"),
         output=EncodeSpec(mime_type="image/png", quality=90, metadata=None), **values | changes,
     )  # fmt: skip
@@ -132,6 +133,7 @@ def ours(family, spec, source=None, control=None):
     def on_step(step, count, x0):
         steps.append((step, count, np.array(x0)))
 
+    family.use_scheduler(spec.scheduler)
     with family._context.checkpoints.armed(control or Control()):
         prompt = family.encode(spec.prompt, spec.model.max_sequence_length)
         negative = family.encode(spec.negative_prompt, spec.model.max_sequence_length) if spec.guidance > 1 else None
@@ -157,7 +159,8 @@ def theirs(pipe, spec, **more):
     if "XL" not in kind:
         arguments["max_sequence_length"] = spec.model.max_sequence_length
     if "Flux" not in kind:
-        arguments["negative_prompt"] = spec.negative_prompt
+        # where no text is not an empty one
+        arguments["negative_prompt"] = spec.negative_prompt or (None if "XL" in kind else "")
     arguments = {name: value for name, value in arguments.items() if value is not None}
     results = []
     for kind in ("latent", "pil"):
@@ -220,7 +223,7 @@ def test_an_edit_is_the_one_that_diffusers_makes(opened, pipelines, name, streng
 @pytest.mark.parametrize("name", EDITS)
 def test_a_masked_edit_is_the_one_that_diffusers_makes(opened, pipelines, name, strength):
     spec = job(name, steps=4)
-    more = {"image": picture(), "mask_image": stencil(), "strength": strength}
+    more = {"image": picture(), "mask_image": patches(stencil()), "strength": strength}
     reference = theirs_edit(pipelines(name, EDITS[name][1]), spec, more)
     latent, made, _ = ours(opened(name), spec, Source(picture(), stencil(), strength))
     assert error(latent, reference[0]) < TOLERANCES["final latent"]

@@ -143,11 +143,11 @@ def test_a_call_stops_between_blocks_of_either_kind_and_the_next_one_is_not_touc
 
 
 def test_axes_that_do_not_share_out_a_head_are_refused(tmp_path):
-    from locara_sidecar.engine.runtime import EngineFault
+    from locara_sidecar.ipc.errors import EngineError
 
     component = save(FluxTransformer2DModel(num_layers=1, num_single_layers=0, **SMALL), tmp_path, "transformer")
     component.config["axes_dims_rope"] = [4, 6, 4]
-    with pytest.raises(EngineFault) as caught:
+    with pytest.raises(EngineError) as caught:
         build(Flux, component)
     assert caught.value.kind == "IntegrityError"
 

@@ -3,9 +3,9 @@
 import mlx.core as mx
 import pytest
 
-from locara_sidecar.engine import machine as machines
-from locara_sidecar.engine import plan as plans
-from locara_sidecar.engine.frames import LoadSpec, PrepareSpec
+from locara_sidecar.ipc.frames import LoadSpec, PrepareSpec
+from locara_sidecar.machine import machine as machines
+from locara_sidecar.machine import plan as plans
 from support.runtimes import make_runtime
 
 pytestmark = pytest.mark.mlx
@@ -28,8 +28,8 @@ def _as_before():
 
 def planned(runtime, job, **changes):
     """The plan's limits for a job, from the opened family and the machine as it is."""
-    family, machine = runtime._opened.family, runtime._machine(0)
-    wanted = plans.Ask(
+    family, machine = runtime.opened.family, runtime.backend.machine(0)
+    wanted = plans.PlanRequest(
         width=job.width, height=job.height, precision="float32", quantization="none", guided=True,
         text_tokens=job.model.max_sequence_length + 77, **changes,
     )  # fmt: skip
@@ -52,13 +52,13 @@ def test_each_job_sets_the_limits_of_its_own_plan(runtime, run, spec):
 def test_the_limits_stand_before_the_first_weight_is_read(tmp_path, spec, control):
     mx.set_memory_limit(1 << 45)
     cold, at_first = make_runtime("mlx", tmp_path), []
-    set_limits = cold._limit
+    set_limits = cold.backend.limit
 
     def limit(wanted):
         set_limits(wanted)
-        at_first.append((cold._opened.family.missing({"transformer"}), limits()))
+        at_first.append((cold.opened.family.missing({"transformer"}), limits()))
 
-    cold._limit = limit
+    cold.backend.limit = limit
     job = spec()
     cold.load(LoadSpec(job="load-1", model=job.model, width=64, height=64), lambda _: None, control())
     ((missing, (now, cache)),) = at_first
@@ -97,5 +97,5 @@ def test_a_limit_that_is_too_low_stops_nothing(runtime, run, spec, monkeypatch):
 def test_mlx_counts_its_arrays_and_the_system_the_whole_process(runtime, run, spec):
     mx.reset_peak_memory()
     run(runtime, spec())
-    weights = runtime._opened.family.size({"transformer", "vae"})
+    weights = runtime.opened.family.size({"transformer", "vae"})
     assert weights < runtime.peak_allocated() < runtime.peak_memory()

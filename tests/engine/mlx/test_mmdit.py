@@ -45,7 +45,13 @@ def ours_at(model, latent, tokens, pooled, timesteps, step, **options):
 
 @pytest.mark.parametrize(
     "switches",
-    [{}, ALL_ON, {"qk_norm": "rms_norm"}, {"dual_attention_layers": (0, 2)}, {"patch_size": 1, "num_layers": 1}],
+    [
+        {},
+        ALL_ON,
+        *({"qk_norm": name} for name in ("rms_norm", "layer_norm", "fp32_layer_norm")),
+        {"dual_attention_layers": (0, 2)},
+        {"patch_size": 1, "num_layers": 1},
+    ],
 )
 def test_one_call_gives_what_diffusers_gives(tmp_path, switches):
     theirs, ours = make(tmp_path, **switches)

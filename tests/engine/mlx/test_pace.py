@@ -1,36 +1,11 @@
-"""Groups of blocks inside a step: where a job may stop, and that the benchmark sees what they cost."""
-
-import time
+"""Groups of blocks inside a step: where a job may stop."""
 
 import mlx.core as mx
 import pytest
 
-from bench import pace as bench
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints, Pace
 from locara_sidecar.engine.runtime import JobCancelled
 from support.runtimes import Control
-
-MAKERS = {
-    "MMDiT": (lambda: bench.mmdit(layers=3, empty=True), 3),
-    "FLUX": (lambda: bench.flux(doubles=1, singles=2, empty=True), 3),
-    "UNet": (lambda: bench.unet(depths=(1, 1, 1), empty=True), 27),
-}
-
-
-@pytest.mark.parametrize(("make", "groups"), MAKERS.values(), ids=MAKERS)
-def test_every_block_is_a_group_and_a_cost_that_is_planted_in_them_is_seen(make, groups):
-    burned = 0.004
-
-    def burn():
-        end = time.perf_counter() + burned
-        while time.perf_counter() < end:
-            pass
-
-    plain, planted = (bench.compare(make(), 0.5, checkpoint) for checkpoint in (None, burn))
-    assert plain.groups == planted.groups == groups
-    assert planted.adds > 0.6 * groups * burned  # some of it hides behind the device's own work
-    assert planted.adds > plain.adds
-    assert planted.processor > plain.processor
 
 
 def test_two_groups_at_most_are_on_their_way(monkeypatch):

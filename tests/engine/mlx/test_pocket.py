@@ -26,6 +26,7 @@ def engines(tmp_path_factory):
     return [make_runtime(name, tmp_path_factory.mktemp(name)) for name in ("mlx", "torch")]
 
 
+@pytest.mark.quick_cases("a green square")
 @pytest.mark.parametrize(("prompt", "negative"), PROMPTS)
 def test_both_engines_draw_the_same_picture_with_the_same_marks(engines, prompt, negative):
     entry = load().get("pocket")

@@ -10,13 +10,13 @@ import pytest
 from mlx.utils import tree_flatten
 
 from locara_sidecar import models
-from locara_sidecar.engine import model_folder
-from locara_sidecar.engine import plan as plans
-from locara_sidecar.engine.frames import LoadSpec, PreparedForm, PrepareSpec
+from locara_sidecar.engine.folder import model_folder
 from locara_sidecar.engine.mlx_engine import quantize
 from locara_sidecar.engine.mlx_engine import runtime as mlx_runtime
-from locara_sidecar.engine.mlx_engine.runtime import MlxRuntime
-from locara_sidecar.engine.runtime import EngineFault, JobCancelled
+from locara_sidecar.engine.runtime import JobCancelled
+from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.ipc.frames import LoadSpec, PreparedForm, PrepareSpec
+from locara_sidecar.machine import plan as plans
 from support.runtimes import Control
 
 TINY = ("tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny-sdxl")
@@ -25,7 +25,7 @@ POCKET = Path(models.__file__).parent / "pocket"
 
 def prepare(model, into, control=None, runtime=None):
     into.mkdir(exist_ok=True)
-    runtime = runtime or MlxRuntime()
+    runtime = runtime or mlx_runtime.create()
     return runtime.prepare(PrepareSpec(job="p", model=model, into=str(into)), lambda _: None, control or Control())
 
 
@@ -79,10 +79,11 @@ def opened(monkeypatch):
 
     monkeypatch.setattr(mx, "load", load)
     monkeypatch.setattr(model_folder, "safe_open", safe_open)
-    monkeypatch.setattr("locara_sidecar.engine.parts.safe_open", safe_open)
+    monkeypatch.setattr("locara_sidecar.engine.drawing.parts.safe_open", safe_open)
     return seen
 
 
+@pytest.mark.quick_cases("tiny-sd3-8bit", "tiny-flux-dev", "tiny-sdxl-4bit")
 @pytest.mark.parametrize(
     ("name", "quantization", "precision"),
     [
@@ -95,10 +96,10 @@ def test_a_prepared_form_draws_the_very_same_picture_and_the_models_own_files_ar
     run, job_for, forms, opened, name, quantization, precision
 ):
     spec = job(job_for, name, quantization=quantization, precision=precision, steps=2)
-    expected = run(MlxRuntime(), spec)
+    expected = run(mlx_runtime.create(), spec)
     form = forms(name, quantization, precision)
     del opened[:]
-    found = run(MlxRuntime(), with_forms(spec, form))
+    found = run(mlx_runtime.create(), with_forms(spec, form))
     assert (np.asarray(found.images[0]) == np.asarray(expected.images[0])).all()
     assert found.summary.settled == expected.summary.settled
     assert opened
@@ -109,6 +110,7 @@ def with_forms(spec, *forms, **changes):
     return msgspec.structs.replace(spec, model=msgspec.structs.replace(spec.model, prepared=list(forms), **changes))
 
 
+@pytest.mark.slow
 def test_the_choice_between_bits_is_the_same_and_takes_the_form_of_its_bits(run, job_for, forms, opened, monkeypatch):
     spec = job(job_for, "pocket", quantization="auto", precision="float32", steps=1)
     parts = opened_family(spec).parts
@@ -123,7 +125,7 @@ def test_the_choice_between_bits_is_the_same_and_takes_the_form_of_its_bits(run,
             )
         )  # fmt: skip
         del opened[:]
-        result = run(MlxRuntime(), with_forms(spec, *both))
+        result = run(mlx_runtime.create(), with_forms(spec, *both))
         assert result.summary.settled.quantization == bits
         read = {path for path in opened if "transformer" in path.parts}
         assert any(path.is_relative_to(folder) for path in read)
@@ -132,9 +134,9 @@ def test_the_choice_between_bits_is_the_same_and_takes_the_form_of_its_bits(run,
 
 
 def opened_family(spec):
-    runtime = MlxRuntime()
+    runtime = mlx_runtime.create()
     runtime.load(LoadSpec(job="l", model=spec.model, width=64, height=64), lambda _: None, Control())
-    return runtime._opened.family
+    return runtime.opened.family
 
 
 @pytest.mark.parametrize("name", [*TINY, "pocket"])
@@ -153,16 +155,16 @@ def test_the_memory_plan_knows_a_form_as_it_knows_its_model(job_for, forms, name
 
 def test_a_form_of_another_precision_is_passed_over(run, job_for, forms, opened):
     spec = job(job_for, "tiny-sd3", quantization="4bit", precision="float32", steps=1)
-    expected = run(MlxRuntime(), spec)
+    expected = run(mlx_runtime.create(), spec)
     form = forms("tiny-sd3", "4bit", "bfloat16")
     del opened[:]
-    found = run(MlxRuntime(), with_forms(spec, form))
+    found = run(mlx_runtime.create(), with_forms(spec, form))
     assert (np.asarray(found.images[0]) == np.asarray(expected.images[0])).all()
     assert not any(path.is_relative_to(form.path) for path in opened)
 
 
 def test_a_model_that_is_loaded_is_not_loaded_again_when_a_form_appears(run, job_for, forms):
-    runtime = MlxRuntime()
+    runtime = mlx_runtime.create()
     spec = job(job_for, "tiny-sd3", quantization="4bit", precision="float32", steps=1)
     run(runtime, spec)
     again = run(runtime, with_forms(spec, forms("tiny-sd3", "4bit", "float32")))
@@ -188,7 +190,9 @@ def test_only_the_components_that_change_are_written(job_for, tmp_path):
 def test_the_size_that_is_checked_before_is_the_size_that_is_written(job_for, tmp_path, monkeypatch):
     told = []
     real = shutil.disk_usage
-    monkeypatch.setattr(MlxRuntime, "_require_room", lambda self, family, model, key, size, into: told.append(size))
+    monkeypatch.setattr(
+        mlx_runtime.MlxBackend, "_require_room", lambda self, family, model, key, size, into: told.append(size)
+    )
     for name in TINY:
         into = tmp_path / name
         prepare(job(job_for, name, quantization="4bit", precision="bfloat16").model, into)
@@ -204,7 +208,7 @@ def test_a_disk_that_is_too_small_is_told_with_the_figures_before_anything_is_re
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(mlx_runtime.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     monkeypatch.setattr(mx, "load", lambda *_: pytest.fail("a tensor was read"))
-    with pytest.raises(EngineFault) as caught:
+    with pytest.raises(EngineError) as caught:
         prepare(job(job_for, "pocket", quantization="4bit").model, tmp_path / "into")
     assert caught.value.kind == "InsufficientDisk"
     assert caught.value.data["needed"] > caught.value.data["available"] == 1000
@@ -213,7 +217,7 @@ def test_a_disk_that_is_too_small_is_told_with_the_figures_before_anything_is_re
 
 def test_too_little_memory_is_told_with_the_figures(job_for, tmp_path, monkeypatch):
     monkeypatch.setattr(mlx_runtime.machines, "limit", lambda _: 1 << 20)
-    with pytest.raises(EngineFault) as caught:
+    with pytest.raises(EngineError) as caught:
         prepare(job(job_for, "pocket", quantization="4bit").model, tmp_path / "into")
     assert caught.value.kind == "InsufficientMemory"
     assert caught.value.data["needed"] > caught.value.data["available"] == 1 << 20
@@ -226,9 +230,9 @@ def test_a_write_that_fails_has_its_name(job_for, tmp_path, monkeypatch, free, k
 
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(mx, "save_safetensors", fail)
-    monkeypatch.setattr(MlxRuntime, "_require_room", lambda *_: None)
+    monkeypatch.setattr(mlx_runtime.MlxBackend, "_require_room", lambda *_: None)
     monkeypatch.setattr(quantize.shutil, "disk_usage", lambda _: usage._replace(free=free))
-    with pytest.raises(EngineFault) as caught:
+    with pytest.raises(EngineError) as caught:
         prepare(job(job_for, "pocket", quantization="4bit").model, tmp_path / "into")
     assert caught.value.kind == kind
 
@@ -241,8 +245,8 @@ def test_a_cancel_while_preparing_stops_it(job_for, tmp_path, at):
 
 
 def test_a_model_without_layers_to_quantize_is_refused(job_for, tmp_path, monkeypatch):
-    monkeypatch.setattr(quantize, "is_repeated", lambda path: False)
-    with pytest.raises(EngineFault) as caught:
+    monkeypatch.setattr(quantize, "is_repeated", lambda network, path: False)
+    with pytest.raises(EngineError) as caught:
         prepare(job(job_for, "tiny-sd3", quantization="4bit").model, tmp_path / "into")
     assert caught.value.kind == "EngineUnavailable"
 
@@ -255,7 +259,7 @@ def test_preparing_is_planned_with_the_largest_component_and_a_form_without_the_
     ]
     base = plans.preparing(parts, "4bit", "bfloat16", "gpu")
     assert 12e9 * 4.5 / 8 < base < 12e9 * 4.5 / 8 + 3e9
-    ask = plans.Ask(width=512, height=512, precision="bfloat16", quantization="4bit")
+    ask = plans.PlanRequest(width=512, height=512, precision="bfloat16", quantization="4bit")
     machine = plans.Machine(kind="unified", total=64 << 30, available=60 << 30)
     kept = msgspec.structs.replace(ask, prepared=frozenset({"4bit"}))
     reading, mapped = (plans.require(parts, wanted, machine).peak for wanted in (ask, kept))

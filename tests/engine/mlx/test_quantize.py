@@ -13,14 +13,15 @@ from mlx.utils import tree_flatten
 from transformers import T5Config, T5EncoderModel
 
 from locara_sidecar import models
-from locara_sidecar.engine import model_folder
+from locara_sidecar.engine.folder import model_folder
+from locara_sidecar.engine.folder.model_folder import Progress
 from locara_sidecar.engine.mlx_engine import quantize
 from locara_sidecar.engine.mlx_engine.family import OpenContext
 from locara_sidecar.engine.mlx_engine.flux import Flux
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints
 from locara_sidecar.engine.mlx_engine.t5 import T5Encoder
-from locara_sidecar.engine.model_folder import Progress
-from locara_sidecar.engine.runtime import EngineFault, JobCancelled
+from locara_sidecar.engine.runtime import JobCancelled
+from locara_sidecar.ipc.errors import EngineError
 from support.parity import error, pixel_difference, randomise, save
 
 WIDE = {
@@ -105,7 +106,7 @@ def test_a_prepared_component_is_the_quantized_one_and_smaller(component, tmp_pa
 @pytest.mark.parametrize("asked", [None, 8])
 def test_a_prepared_component_is_not_read_as_something_else(component, tmp_path, asked):
     ready = prepared(component, tmp_path)
-    with pytest.raises(EngineFault) as caught:
+    with pytest.raises(EngineError) as caught:
         build(ready, asked)
     assert caught.value.kind == "IntegrityError"
 
@@ -116,7 +117,7 @@ def test_a_prepared_component_of_strange_groups_is_refused(component, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization": {"bits": 4, "group_size": "many"}}))
     broken = model_folder.read_component(tmp_path, "transformer", "FluxTransformer2DModel", "diffusion_pytorch_model")
     assert broken.files == ready.files
-    with pytest.raises(EngineFault) as caught:
+    with pytest.raises(EngineError) as caught:
         build(broken, 4)
     assert caught.value.kind == "IntegrityError"
 
@@ -143,13 +144,14 @@ def test_reading_holds_the_result_and_one_tensor(component):
     del model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("quantization", "most"), [("8bit", 1.0), ("4bit", 8.0)])
 def test_the_shipped_model_draws_nearly_the_same_picture_quantized(run, spec, quantization, most):
-    from locara_sidecar.engine.mlx_engine.runtime import MlxRuntime
+    from locara_sidecar.engine.mlx_engine import runtime as mlx_runtime
 
     options = {"path": str(Path(models.__file__).parent / "pocket"), "max_sequence_length": 1}
     options |= {"prompt": "a large red circle in the center of a blue background", "steps": 6, "guidance": 3.0}
-    runtime = MlxRuntime()
+    runtime = mlx_runtime.create()
     exact = run(runtime, spec(**options, quantization="none"))
     quantized = run(runtime, spec(**options, quantization=quantization))
     assert [result.summary.settled.quantization for result in (exact, quantized)] == ["none", quantization]
@@ -157,10 +159,10 @@ def test_the_shipped_model_draws_nearly_the_same_picture_quantized(run, spec, qu
 
 
 def test_a_quantization_that_does_not_exist_is_refused(run, spec):
-    from locara_sidecar.engine.mlx_engine.runtime import MlxRuntime
+    from locara_sidecar.engine.mlx_engine import runtime as mlx_runtime
 
-    with pytest.raises(EngineFault) as caught:
-        run(MlxRuntime(), spec(quantization="3bit"))
+    with pytest.raises(EngineError) as caught:
+        run(mlx_runtime.create(), spec(quantization="3bit"))
     assert caught.value.kind == "EngineUnavailable"
 
 

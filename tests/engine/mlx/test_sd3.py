@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from locara_sidecar.engine.noise import NoiseStream
+from locara_sidecar.engine.drawing.noise import NoiseStream
 from support.parity import TOLERANCES, error, pixel_difference
 from support.runtimes import make_runtime
 
@@ -68,7 +68,7 @@ def test_latents_and_pixels_are_those_of_diffusers(runtime, run, spec, pipeline,
 @pytest.mark.parametrize("text", ["", "a red circle", "the blue square and " * 30])
 def test_embeddings_are_those_of_diffusers(runtime, run, spec, pipeline, text):
     run(runtime, spec(prompt="something that loads the encoders"))
-    ours = runtime._opened.family.encode(text, 32)
+    ours = runtime.opened.family.encode(text, 32)
     with torch.no_grad():
         tokens, _, pooled, _ = pipeline.encode_prompt(
             text, None, None, do_classifier_free_guidance=False, max_sequence_length=32
@@ -106,8 +106,8 @@ def test_200_steps_have_their_modulation_made_in_parts(runtime, run, spec, pipel
 
 def test_a_folder_of_bfloat16_is_computed_in_the_type_asked_for(runtime, run, spec):
     run(runtime, spec())
-    assert runtime._opened.family.module("transformer").proj_out.weight.dtype == mx.float32
+    assert runtime.opened.family.module("transformer").proj_out.weight.dtype == mx.float32
     result = run(runtime, spec(precision="bfloat16"))
-    assert runtime._opened.family.module("transformer").proj_out.weight.dtype == mx.bfloat16
+    assert runtime.opened.family.module("transformer").proj_out.weight.dtype == mx.bfloat16
     assert result.summary.settled.precision == "bfloat16"
     assert np.isfinite(np.array(result.steps[-1].x0)).all()

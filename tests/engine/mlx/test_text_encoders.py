@@ -20,7 +20,7 @@ def clip_config(**changes):
     return CLIPTextConfig(**values | changes)
 
 
-@pytest.mark.parametrize("act", ["quick_gelu", "gelu"])
+@pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_new", "mish"])
 @pytest.mark.parametrize("projected", [True, False])
 def test_clip_gives_what_transformers_gives(tmp_path, act, projected):
     theirs = (CLIPTextModelWithProjection if projected else CLIPTextModel)(clip_config(hidden_act=act))
@@ -44,10 +44,13 @@ def test_clip_with_the_end_token_of_old_files_pools_at_the_largest_id(tmp_path):
     assert error(ours(mx.array(texts)).pooled, reference.text_embeds) < TOLERANCES["text encoder"]
 
 
-@pytest.mark.parametrize("length", [1, 7, 300])
-def test_t5_gives_what_transformers_gives_at_every_distance(tmp_path, length):
+@pytest.mark.parametrize(
+    ("length", "feed_forward"),
+    [(1, "gated-gelu"), (7, "gated-gelu"), (300, "gated-gelu"), (7, "relu"), (7, "gated-silu"), (7, "gelu")],
+)
+def test_t5_gives_what_transformers_gives_at_every_distance(tmp_path, length, feed_forward):
     config = T5Config(
-        vocab_size=100, d_model=32, d_kv=8, d_ff=48, num_layers=3, num_heads=4, feed_forward_proj="gated-gelu"
+        vocab_size=100, d_model=32, d_kv=8, d_ff=48, num_layers=3, num_heads=4, feed_forward_proj=feed_forward
     )
     model = randomise(T5EncoderModel(config))
     ours = build(t5.T5Encoder, save(model, tmp_path, "t5", shard="8KB"))

@@ -6,7 +6,8 @@ import torch
 from diffusers import AutoencoderTiny
 
 from locara_sidecar.engine.mlx_engine.tiny_vae import TinyVae
-from locara_sidecar.engine.runtime import EngineFault, JobCancelled
+from locara_sidecar.engine.runtime import JobCancelled
+from locara_sidecar.ipc.errors import EngineError
 from support.fixture_models import MODELS
 from support.parity import TOLERANCES, build, error, randomise, save
 
@@ -52,7 +53,7 @@ def test_a_latent_decodes_to_what_diffusers_makes_of_it(tmp_path, changes):
 
 
 def test_the_fixtures_decoder_is_the_one_that_diffusers_loads():
-    from locara_sidecar.engine import model_folder
+    from locara_sidecar.engine.folder import model_folder
 
     theirs = AutoencoderTiny.from_pretrained(MODELS / "tiny-flux" / "tiny_vae", local_files_only=True)
     component = model_folder.read_component(
@@ -65,7 +66,7 @@ def test_the_fixtures_decoder_is_the_one_that_diffusers_loads():
 @pytest.mark.parametrize("changes", [{"act_fn": "swish"}, {"upsample_fn": "bilinear"}])
 def test_a_decoder_of_another_kind_is_refused_and_not_drawn_wrongly(tmp_path, changes):
     _, component = both(tmp_path, **changes)
-    with pytest.raises(EngineFault) as caught:
+    with pytest.raises(EngineError) as caught:
         build(TinyVae, component)
     assert caught.value.kind == "IntegrityError"
 

@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from locara_sidecar.engine.frames import EditSpec
-from locara_sidecar.engine.runtime import EngineFault
-from support.edits import edit, photo, stencil
+from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.ipc.frames import EditSpec
+from support.edits import edit, patches, photo, stencil
+from support.image_files import encoded
 
 STRENGTH = ["tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-sdxl"]
 """Those that an edit starts from its picture with; Kontext follows an instruction."""
 
 
 def test_kontext_takes_no_mask(runtimes, run, job_for):
-    with pytest.raises(EngineFault) as caught:
+    with pytest.raises(EngineError) as caught:
         run(runtimes("tiny-flux-kontext"), job_for("tiny-flux-kontext", edit=edit(mask=stencil(), strength=None)))
     assert (caught.value.kind, caught.value.data["path"]) == ("InvalidParams", "$.mask")
 
@@ -71,9 +72,66 @@ def test_the_sources_size_is_the_jobs_where_none_is_named(runtimes, run, job_for
 )
 def test_a_source_that_cannot_be_used_is_refused_before_anything_is_loaded(cold, run, job_for, given, kind):
     spec, events = job_for("tiny-sd3", width=0, height=0, edit=given), []
-    with pytest.raises(EngineFault) as caught:
+    with pytest.raises(EngineError) as caught:
         run(cold, spec, on_event=events.append)
     assert (caught.value.kind, events) == (kind, [])
+
+
+def line_and_dot():
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (9, 3, 16, 60))  # 7 columns that begin one pixel after a patch does
+    mask.paste(255, (33, 33, 39, 39))  # 6 x 6 within a patch
+    mask.paste(255, (63, 63, 64, 64))
+    return mask
+
+
+@pytest.mark.parametrize("model", STRENGTH)
+def test_white_that_misses_the_grid_of_the_latents_is_repainted(runtimes, run, job_for, model):
+    mask = line_and_dot()
+    mine, whole = (
+        np.array(run(runtimes(model), job_for(model, steps=2, edit=edit(mask=given, strength=1.0))).images[0])
+        for given in (mask, patches(mask))
+    )
+    white = np.array(mask) == 255
+    np.testing.assert_array_equal(mine[white], whole[white])
+    np.testing.assert_array_equal(mine[~white], np.array(photo())[~white])
+    assert (mine[white] != np.array(photo())[white]).any(axis=1).mean() > 0.9
+
+
+@pytest.mark.parametrize("model", ["tiny-sd3", "tiny-sdxl"])
+def test_a_grey_mask_mixes_what_is_painted_with_the_source_in_proportion(runtimes, run, job_for, model):
+    levels = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))
+    levels[:, 0], levels[:, -1], levels[5, :] = 0, 255, 1
+    soft = Image.fromarray(levels)
+    mixed, painted = (
+        np.array(run(runtimes(model), job_for(model, steps=2, edit=edit(mask=given))).images[0]).astype(float)
+        for given in (soft, patches(soft))
+    )
+    share, own = levels[..., None] / 255, np.array(photo())
+    # the patches of the darkest grey are painted like those of white, so both runs paint the same
+    assert np.abs(mixed - (painted * share + own * (1 - share))).max() <= 0.51 + 1 / 255
+    np.testing.assert_array_equal(mixed[levels == 0], own[levels == 0])
+    np.testing.assert_array_equal(mixed[levels == 255], painted[levels == 255])
+
+
+def test_a_mask_that_is_resized_keeps_its_thin_lines(runtimes, run, job_for):
+    mask, spec = Image.new("L", (128, 128)), {"width": 64, "height": 64, "steps": 2}
+    mask.paste(255, (40, 0, 41, 128))
+    own = np.array(
+        run(
+            runtimes("tiny-sd3"), job_for("tiny-sd3", **spec, edit=edit(photo(128, 128), Image.new("L", (128, 128))))
+        ).images[0]
+    )
+    made = np.array(
+        run(runtimes("tiny-sd3"), job_for("tiny-sd3", **spec, edit=edit(photo(128, 128), mask, 1.0))).images[0]
+    )
+    assert np.unique(np.argwhere((made != own).any(axis=2))[:, 1]).tolist() == [20]
+
+
+def test_a_profile_that_was_not_applied_is_told(runtimes, run, job_for):
+    given = EditSpec(image=encoded(photo(), icc_profile=b"no profile"), strength=0.5)
+    (warning,) = run(runtimes("tiny-sd3"), job_for("tiny-sd3", steps=1, edit=given)).summary.warnings
+    assert warning[0] == "ColourProfileIgnored"
 
 
 @pytest.mark.parametrize("mask", [None, stencil()], ids=["image to image", "inpainting"])

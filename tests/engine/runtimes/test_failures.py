@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from locara_sidecar.engine.runtime import EngineFault
+from locara_sidecar.ipc.errors import EngineError
 
 
 def fault_of(runtime, run, spec):
-    with pytest.raises(EngineFault) as caught:
+    with pytest.raises(EngineError) as caught:
         run(runtime, spec)
     return caught.value
 
@@ -15,7 +15,7 @@ def fault_of(runtime, run, spec):
 @pytest.fixture
 def family(runtime, run, spec):
     run(runtime, spec())
-    return runtime._opened.family
+    return runtime.opened.family
 
 
 @pytest.mark.parametrize(("level", "colour"), [(0, (128, 128, 128)), (1, (255, 255, 255))])
@@ -50,6 +50,16 @@ def test_what_the_engine_cannot_do_is_said(runtime, run, spec, changes):
     assert fault_of(runtime, run, spec(**changes)).kind == "EngineUnavailable"
 
 
+@pytest.mark.parametrize(("width", "height", "path"), [(528, 512, "$.options.width"), (64, 528, "$.options.height")])
+def test_a_size_that_the_model_has_no_positions_for_is_refused(runtime, run, spec, width, height, path):
+    fault = fault_of(runtime, run, spec(width=width, height=height))
+    assert (fault.kind, fault.data) == ("InvalidParams", {"path": path, "maximum": 512})
+
+
+def test_the_largest_size_that_the_model_has_positions_for_is_drawn(runtime, run, spec):
+    assert run(runtime, spec(width=512, height=16, steps=1)).images[0].size == (512, 16)
+
+
 def test_auto_precision_is_one_that_runs(runtime, run, spec):
     result = run(runtime, spec(precision="auto"))
     assert result.summary.settled.precision in ("float32", "bfloat16", "float16")
@@ -63,6 +73,7 @@ def test_half_precisions_give_nearly_the_same_picture(cold, run, spec, runtime, 
     assert np.corrcoef(expected.ravel(), half.ravel())[0, 1] > 0.9
 
 
+@pytest.mark.quick_cases("torch")
 def test_peak_memory_is_at_least_what_the_process_holds_and_never_falls(runtime):
     before = runtime.peak_memory()
     assert before > 64 << 20

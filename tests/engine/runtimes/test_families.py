@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from locara_sidecar.engine import linear_preview
+from locara_sidecar.engine.previews import linear_preview
 from support.latents import encoded
 from support.runtimes import staged
 
@@ -21,6 +21,7 @@ def test_every_step_predicts_a_picture_and_the_last_one_the_result(runtimes, run
     assert np.abs(np.array(last).astype(int) - np.array(result.images[0])).max() <= 1
 
 
+@pytest.mark.quick_cases("torch", "tiny-sdxl-tiny", "tiny-sd3-full")
 @pytest.mark.parametrize("mode", ["linear", "tiny", "full"])
 def test_previews_change_no_byte(runtimes, run, job_for, model, mode):
     shown = []
@@ -43,7 +44,7 @@ def test_a_linear_preview_resembles_what_its_latent_decodes_to(engine, runtimes,
     runtime = runtimes(model)
     run(runtime, job_for(model, mode="linear"))
     drawn = linear_preview.synthetic_pictures(20, 128, seed=5)[-1]
-    x0 = encoded(engine, runtime._opened.family.module("vae"), drawn)
+    x0 = encoded(engine, runtime.opened.family.module("vae"), drawn)
     (linear, kind), (full, _) = (runtime.preview(x0, mode, 128) for mode in ("linear", "full"))
     assert (kind, linear.size) == ("linear", full.size)
     small = [np.asarray(image.resize((16, 16), Image.Resampling.BOX), float).ravel() for image in (linear, full)]
@@ -60,11 +61,11 @@ def test_half_precision_gives_nearly_the_same_picture(cold, runtimes, run, job_f
     assert np.corrcoef(expected.ravel(), np.asarray(half.images[0], float).ravel())[0, 1] > 0.9
 
 
-@pytest.mark.parametrize("model", DISTILLED)
+@pytest.mark.parametrize("model", ["tiny-flux", "tiny-flux-dev", "tiny-flux-kontext"])
 def test_a_distilled_model_reads_no_negative_prompt(runtimes, run, job_for, monkeypatch, model):
     runtime = runtimes(model)
     plain = run(runtime, job_for(model, guidance=3.0))
-    family, read = runtime._opened.family, []
+    family, read = runtime.opened.family, []
     encode = family.encode
     monkeypatch.setattr(family, "encode", lambda text, length: read.append(text) or encode(text, length))
     other = run(runtime, job_for(model, guidance=3.0, negative_prompt="a yellow dog"))
@@ -74,19 +75,20 @@ def test_a_distilled_model_reads_no_negative_prompt(runtimes, run, job_for, monk
 
 @pytest.mark.parametrize(
     ("model", "changes"),
-    [("tiny-sd3", True), ("tiny-flux-dev", True), ("tiny-flux", False), ("tiny-sdxl", False)],
+    [("tiny-sd3", True), ("tiny-flux-dev", True), ("tiny-flux", False), ("tiny-sdxl", True)],
 )
 def test_guidance_steers_the_models_that_have_it_and_no_other(runtimes, run, job_for, model, changes):
     first, second = (run(runtimes(model), job_for(model, guidance=g)).images[0].tobytes() for g in (1.5, 6.0))
     assert (first != second) == changes
 
 
+@pytest.mark.quick_cases("torch-tiny-flux", "mlx-tiny-sd3")
 @pytest.mark.parametrize("model", DISTILLED)
 def test_the_picture_is_the_same_where_every_component_leaves(cold, runtimes, run, job_for, model):
     expected = run(runtimes(model), job_for(model)).images[0].tobytes()
     staged(cold, encoders_leave=True, alone=True, denoiser_leaves=True)
     assert run(cold, job_for(model)).images[0].tobytes() == expected
-    assert set(cold._opened.family._loaded) == {"vae"}
+    assert set(cold.opened.family._loaded) == {"vae"}
 
 
 def test_image_k_of_count_is_the_image_of_seed_plus_k_minus_1(runtimes, run, job_for, model):

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from locara_sidecar.engine.runtime import EngineFault
+from locara_sidecar.ipc.errors import EngineError
 from support.fixture_models import MODELS
 
 DENOISER = {"tiny-sdxl": "unet"}
@@ -20,11 +20,12 @@ def broken(tmp_path, model):
 def refused(runtime, run, spec):
     """The failure's name, what it says, and the phases that were entered before it."""
     events = []
-    with pytest.raises(EngineFault) as caught:
+    with pytest.raises(EngineError) as caught:
         run(runtime, spec, on_event=events.append)
     return caught.value.kind, caught.value.message, {event.phase for event in events if hasattr(event, "phase")}
 
 
+@pytest.mark.quick_cases("tiny-flux-kontext", "tiny-sdxl")
 @pytest.mark.parametrize("at", [5, 60])
 def test_a_cancel_while_loading_leaves_a_runtime_that_loads_again(cold, runtimes, run, job_for, control, model, at):
     expected = run(runtimes(model), job_for(model)).images[0].tobytes()
@@ -123,7 +124,7 @@ def test_a_folder_of_another_family_is_refused(cold, run, job_for, asked, other)
 def test_numbers_that_are_not_finite_are_no_output(runtimes, run, job_for, model, part):
     runtime = runtimes(model)
     expected = run(runtime, job_for(model)).images[0].tobytes()
-    family = runtime._opened.family
+    family = runtime.opened.family
     if part == "decoder":
         layer = family.module("vae").decoder.conv_out
     else:

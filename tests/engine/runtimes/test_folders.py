@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from locara_sidecar.engine.runtime import EngineFault
+from locara_sidecar.ipc.errors import EngineError
 
 SHARD = "transformer/diffusion_pytorch_model-00002-of-00002.safetensors"
 SHARD_INDEX = "transformer/diffusion_pytorch_model.safetensors.index.json"
@@ -114,7 +114,7 @@ BREAKAGES = {
 def test_a_broken_folder_is_refused_by_the_files_name(cold, tmp_path, copy, run, spec, kind, name, damage):
     damage(copy / name)
     events = []
-    with pytest.raises(EngineFault) as caught:
+    with pytest.raises(EngineError) as caught:
         run(cold, spec(path=str(copy)), on_event=events.append)
     assert caught.value.kind == kind
     assert name in caught.value.message
@@ -124,7 +124,7 @@ def test_a_broken_folder_is_refused_by_the_files_name(cold, tmp_path, copy, run,
 
 def test_a_good_folder_loads_after_a_broken_one(cold, copy, run, spec, runtime):
     cut(copy / SHARD)
-    with pytest.raises(EngineFault):
+    with pytest.raises(EngineError):
         run(cold, spec(path=str(copy)))
     assert run(cold, spec()).images[0].tobytes() == run(runtime, spec()).images[0].tobytes()
 

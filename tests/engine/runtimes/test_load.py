@@ -2,8 +2,9 @@
 
 import pytest
 
-from locara_sidecar.engine.frames import LoadSpec
-from locara_sidecar.engine.runtime import EngineFault, JobCancelled, PhaseEvent
+from locara_sidecar.engine.runtime import JobCancelled, PhaseEvent
+from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.ipc.frames import LoadSpec
 
 
 def load_spec(job):
@@ -28,6 +29,6 @@ def test_loading_ahead_stops_and_fails_as_a_job_does(cold, run, spec, control):
     with pytest.raises(JobCancelled):
         cold.load(load_spec(spec()), lambda event: setattr(stop, "phase", event.phase), stop)
     assert ("loading", 1) in run(cold, spec()).phases
-    with pytest.raises(EngineFault) as caught:
+    with pytest.raises(EngineError) as caught:
         cold.load(load_spec(spec(reserved=1 << 50)), lambda event: None, control())
     assert caught.value.kind == "InsufficientMemory"

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from locara_sidecar.engine import linear_preview
+from locara_sidecar.engine.previews import linear_preview
 from support.fixture_models import MODELS
 
 

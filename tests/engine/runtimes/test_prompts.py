@@ -1,5 +1,11 @@
 """Texts: what the encoders lose is told, and what was encoded once is kept."""
 
+import json
+
+import pytest
+
+from locara_sidecar.ipc.errors import EngineError
+
 SHORT = "a red circle"
 LONG = "a red circle and " * 24 + "the yellow dog"
 
@@ -35,6 +41,28 @@ def test_only_whole_words_are_told_as_lost(runtime, run, spec):
     assert "'xyzzy plugh'" in message
 
 
+def test_a_model_that_cuts_in_front_is_told_to_have_lost_the_beginning(cold, run, spec, copy):
+    for name in ("tokenizer", "tokenizer_2"):
+        path = copy / name / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"truncation_side": "left"}))
+    text = "plugh xyzzy " + "a " * 74
+    message = warnings_of(run(cold, spec(path=str(copy), prompt=text, max_sequence_length=256)))["PromptTruncated"]
+    assert "CLIP-L and CLIP-G read only 77 tokens of the prompt and did not see: 'plugh xyzzy'" in message
+
+
+def test_a_token_without_an_embedding_is_no_noise(cold, run, spec, copy):
+    described = json.loads((copy / "tokenizer" / "tokenizer.json").read_text())
+    (copy / "tokenizer" / "vocab.json").write_text(json.dumps(described["model"]["vocab"]))
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in described["model"]["merges"]]
+    (copy / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    (copy / "tokenizer" / "tokenizer.json").unlink()
+    named = {added["content"]: added["id"] for added in described["added_tokens"]}
+    (copy / "tokenizer" / "added_tokens.json").write_text(json.dumps(named | {"<sks>": max(named.values()) + 1}))
+    with pytest.raises(EngineError) as caught:
+        run(cold, spec(path=str(copy), prompt="a <sks> cat", steps=1))
+    assert (caught.value.kind, caught.value.data["files"]) == ("IntegrityError", ["tokenizer/tokenizer_config.json"])
+
+
 def test_a_truncated_negative_prompt_is_told_only_if_it_is_used(runtime, run, spec):
     used = run(runtime, spec(negative_prompt=LONG)).summary.warnings
     assert [kind for kind, _ in used] == ["PromptTruncated"]
@@ -45,7 +73,7 @@ def test_a_truncated_negative_prompt_is_told_only_if_it_is_used(runtime, run, sp
 def test_a_repeated_prompt_encodes_nothing(runtime, run, spec, monkeypatch):
     encoded = []
     run(runtime, spec())
-    family = runtime._opened.family
+    family = runtime.opened.family
     encode = family.encode
     monkeypatch.setattr(family, "encode", lambda text, length: encoded.append(text) or encode(text, length))
     first = run(runtime, spec(prompt="a white cat by a red tree", negative_prompt="small"))
@@ -71,3 +99,23 @@ def test_a_prompt_that_is_the_next_to_be_forgotten_is_there_for_its_own_job(runt
         run(runtime, spec(prompt=f"a dog {number}", steps=1, guidance=1.0))
     assert next(iter(runtime._embeddings._kept)).text == "a dog 0"
     assert run(runtime, spec(prompt="a dog 0", negative_prompt="a cat that nobody has seen", steps=1)).images
+
+
+@pytest.fixture
+def picky(copy):
+    """A model that knows two words."""
+    value = {"format": "locara-word-list/1", "words": ["cat", "blue"], "examples": ["a blue cat"]}
+    (copy / "word_list.json").write_text(json.dumps(value))
+    return {"path": str(copy), "digest": "sha256:picky"}
+
+
+def test_a_prompt_of_words_that_the_model_does_not_know_is_told_with_near_ones(cold, run, spec, picky):
+    (kind, message), *others = run(cold, spec(prompt="a caat", **picky)).summary.warnings
+    assert (kind, others) == ("PromptNotUnderstood", [])
+    assert "'caat'" in message
+    assert "alike: cat." in message
+    assert run(cold, spec(prompt="cats", **picky)).summary.warnings == []
+
+
+def test_a_model_without_a_list_of_words_gives_no_such_warning(runtime, run, spec):
+    assert run(runtime, spec(prompt="xyzzy plugh")).summary.warnings == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from locara_sidecar.engine.warm import Key
+from locara_sidecar.engine.drawing.warm import WarmKey
 from support.runtimes import staged
 
 ENCODERS = {"text_encoder", "text_encoder_2", "text_encoder_3"}
@@ -14,9 +14,10 @@ STAGES = {
 
 
 def loaded(runtime):
-    return set(runtime._opened.family._loaded)
+    return set(runtime.opened.family._loaded)
 
 
+@pytest.mark.quick_cases("all leave")
 @pytest.mark.parametrize("stages", STAGES.values(), ids=STAGES)
 def test_the_picture_is_the_same_however_components_come_and_go(cold, run, spec, runtime, stages):
     staged(cold, **stages)
@@ -25,6 +26,7 @@ def test_the_picture_is_the_same_however_components_come_and_go(cold, run, spec,
         assert [image.tobytes() for image in run(cold, job).images] == expected
 
 
+@pytest.mark.quick_cases("mlx", "all leave")
 @pytest.mark.parametrize("stages", STAGES.values(), ids=STAGES)
 def test_what_leaves_is_gone_when_the_next_phase_begins(cold, run, spec, stages):
     staged(cold, **stages)
@@ -70,5 +72,5 @@ def test_a_cancel_in_a_later_stage_leaves_a_runtime_that_loads_the_rest(cold, ru
 
 def test_opening_loads_no_component(cold, spec, control):
     job = spec()
-    cold._open(job.model, Key(job.model.path, job.model.digest, "float32", "none"), lambda event: None, control())
+    cold.warm._open(job.model, WarmKey.of(job.model, "float32", "none"), lambda event: None, control())
     assert loaded(cold) == set()

@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from locara_sidecar.engine.torch_engine import compiled
-from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
+from locara_sidecar.engine.torch_engine import runtime as torch_runtime
 
 pytestmark = [
     pytest.mark.torch,
@@ -20,14 +20,15 @@ pytestmark = [
 MODEL, STEPS = "tiny-sd3", 12
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
 def test_a_compiled_model_draws_stops_and_foretells_as_the_plain_one_does(tmp_path, runtimes, run, job_for, control):
-    plain, runtime = runtimes(MODEL), TorchRuntime(str(tmp_path), compiled=True)
+    plain, runtime = runtimes(MODEL), torch_runtime.create(str(tmp_path), {"compile": ""})
     spec = job_for(MODEL, steps=STEPS)
     expected = run(plain, spec)
     counters.clear()
     mine = run(runtime, spec)
-    blocks = compiled.blocks_of(runtime._opened.family.module("transformer"))
+    blocks = compiled.blocks_of(runtime.opened.family.module("transformer"))
     assert len(blocks) == 4
     # the probe; blocks with and without a second attention, and the last one: none for a step
     assert counters["stats"]["unique_graphs"] == 1 + 3
@@ -48,15 +49,16 @@ def test_a_compiled_model_draws_stops_and_foretells_as_the_plain_one_does(tmp_pa
     assert run(runtime, spec).images[0].tobytes() == mine.images[0].tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
 def test_layers_in_fewer_bits_are_compiled_with_their_block(tmp_path, run, job_for):
     """This model has layers in 8 bits besides those in 4: rows without whole groups."""
     spec = job_for(MODEL, quantization="4bit")
-    expected = run(TorchRuntime(str(tmp_path / "plain")), spec)
+    expected = run(torch_runtime.create(str(tmp_path / "plain")), spec)
     counters.clear()
-    runtime = TorchRuntime(str(tmp_path / "compiled"), compiled=True)
+    runtime = torch_runtime.create(str(tmp_path / "compiled"), {"compile": ""})
     mine = run(runtime, spec)
-    kinds = {type(part).__name__ for part in runtime._opened.family.module("transformer").modules()}
+    kinds = {type(part).__name__ for part in runtime.opened.family.module("transformer").modules()}
     assert {"Linear4", "Linear8"} <= kinds
     assert not counters["graph_break"]
     assert np.abs(np.asarray(mine.images[0], int) - np.asarray(expected.images[0], int)).max() <= 1
@@ -74,10 +76,10 @@ def test_where_nothing_can_be_compiled_the_log_tells_and_blocks_run_as_they_are(
     else:
         monkeypatch.setattr(torch, "compile", fail)
         with caplog.at_level(logging.WARNING):
-            runtime = TorchRuntime(str(tmp_path), compiled=True)
+            runtime = torch_runtime.create(str(tmp_path), {"compile": ""})
             result = run(runtime, job_for(MODEL, steps=2))
         assert result.images[0].tobytes() == run(runtimes(MODEL), job_for(MODEL, steps=2)).images[0].tobytes()
-        blocks = compiled.blocks_of(runtime._opened.family.module("transformer"))
+        blocks = compiled.blocks_of(runtime.opened.family.module("transformer"))
         assert not any(compiled._KEPT in vars(block) for block in blocks)
     assert "blocks run as they are" in caplog.text
 
@@ -89,5 +91,5 @@ def test_blocks_are_those_that_repeat(runtimes, run, job_for):
         ("tiny-sdxl", "unet", {"BasicTransformerBlock"}),
     ):
         run(runtimes(model), job_for(model, steps=1))
-        blocks = compiled.blocks_of(runtimes(model)._opened.family.module(part))
+        blocks = compiled.blocks_of(runtimes(model).opened.family.module(part))
         assert {type(block).__name__ for block in blocks} == kinds

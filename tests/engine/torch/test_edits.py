@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from locara_sidecar.engine import source
+from locara_sidecar.engine.drawing import source
 from support import diffusers_reference as reference
 from support.diffusers_reference import IMAGE, INPAINT
-from support.edits import edit, photo, stencil
+from support.edits import edit, patches, photo, stencil
 
 pytestmark = pytest.mark.torch
 
@@ -35,14 +35,17 @@ def test_image_to_image_equals_diffusers_to_the_bit(runtimes, run, job_for, mode
     np.testing.assert_array_equal(np.array(result.images[0]), np.array(theirs))
 
 
-@pytest.mark.parametrize("strength", [0.6, 1.0])
+@pytest.mark.parametrize(
+    ("strength", "mask"), [(0.6, stencil()), (1.0, patches(stencil()))], ids=["off the grid", "on the grid"]
+)
 @pytest.mark.parametrize("model", STRENGTH)
 def test_inpainting_equals_diffusers_to_the_bit_and_the_source_outside_the_mask(
-    runtimes, run, job_for, model, strength
+    runtimes, run, job_for, model, strength, mask
 ):
-    spec = job_for(model, steps=5, edit=edit(mask=stencil(), strength=strength))
+    """On the grid with the very same mask; off it diffusers would leave white as it is."""
+    spec = job_for(model, steps=5, edit=edit(mask=mask, strength=strength))
     result = run(runtimes(model), spec)
-    arguments = {"image": photo(), "mask_image": stencil(), "strength": strength}
+    arguments = {"image": photo(), "mask_image": patches(mask), "strength": strength}
     with reference.drawing(model, INPAINT, spec.seed) as shapes:
         if model == "tiny-sd3":  # whose pipeline forgets the autoencoder's shift when it decodes
             latent = reference.picture(model, spec, INPAINT, "latent", **arguments)[None]
@@ -53,7 +56,7 @@ def test_inpainting_equals_diffusers_to_the_bit_and_the_source_outside_the_mask(
         else:
             theirs = reference.picture(model, spec, INPAINT, **arguments)
     assert shapes[:2] == [(1, channels(model), 8, 8)] * 2
-    expected = np.where(np.array(stencil())[..., None] == 255, np.array(theirs), np.array(photo()))
+    expected = np.where(np.array(mask)[..., None] == 255, np.array(theirs), np.array(photo()))
     np.testing.assert_array_equal(np.array(result.images[0]), expected)
     assert (np.array(theirs) != np.array(photo())).any()  # diffusers alone changes what is not masked
 
@@ -63,7 +66,7 @@ def test_inpainting_equals_diffusers_to_the_bit_and_the_source_outside_the_mask(
 def test_edits_are_within_a_level_of_diffusers_with_a_generator(runtimes, run, job_for, model, mask):
     spec = job_for(model, seed=11, edit=edit(mask=mask))
     mine = np.array(run(runtimes(model), spec).images[0]).astype(int)
-    way, arguments = (IMAGE, {}) if mask is None else (INPAINT, {"mask_image": mask})
+    way, arguments = (IMAGE, {}) if mask is None else (INPAINT, {"mask_image": patches(mask)})
     arguments |= {"image": photo(), "strength": 0.6, "generator": torch.Generator().manual_seed(11)}
     theirs = np.array(source.composite(source.Source(photo(), mask), reference.picture(model, spec, way, **arguments)))
     assert np.abs(mine - theirs).max() <= 1

@@ -12,12 +12,13 @@ pytestmark = pytest.mark.torch
 TESTS = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_ready_has_imported_what_takes_long(tmp_path):
     """A cancel before it is ready is answered at once; later, nothing can stop an import."""
     code = """
 import sys
-from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
-runtime = TorchRuntime(sys.argv[1])
+from locara_sidecar.engine.torch_engine import runtime as torch_runtime
+runtime = torch_runtime.create(sys.argv[1])
 before = set(sys.modules)
 from support.runtimes import make_job, run_job
 assert run_job(runtime, make_job(steps=1)).images

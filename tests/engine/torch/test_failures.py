@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from locara_sidecar.engine import machine
-from locara_sidecar.engine.runtime import EngineFault
 from locara_sidecar.engine.torch_engine import devices
+from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.machine import machine
 
 pytestmark = pytest.mark.torch
 
 
 def fault_of(runtime, run, spec):
-    with pytest.raises(EngineFault) as caught:
+    with pytest.raises(EngineError) as caught:
         run(runtime, spec)
     return caught.value
 
@@ -19,7 +19,7 @@ def fault_of(runtime, run, spec):
 @pytest.fixture
 def parts(runtime, run, spec):
     run(runtime, spec())
-    return runtime._opened.family
+    return runtime.opened.family
 
 
 def raising(error):

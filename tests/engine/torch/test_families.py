@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from locara_sidecar.engine.noise import NoiseStream
+from locara_sidecar.engine.drawing.noise import NoiseStream
 from support import diffusers_reference as reference
 from support.fixture_models import FAMILIES
 
@@ -84,18 +84,18 @@ def test_longer_texts_and_shifts_that_grow_with_the_size(runtimes, run, job_for)
     sigmas = []
     for side in (64, 128):
         run(runtimes("tiny-flux-dev"), job_for("tiny-flux-dev", width=side, height=side))
-        sigmas.append(runtimes("tiny-flux-dev")._opened.family.scheduler.sigmas.tolist())
+        sigmas.append(runtimes("tiny-flux-dev").opened.family.scheduler.sigmas.tolist())
     assert sigmas[0][0] == sigmas[1][0] == 1.0
     assert sigmas[0][1] < sigmas[1][1]
 
 
 def test_float16_decodes_sdxl_outside_its_narrow_range(tmp_path, run, job_for):
     """SDXL's autoencoder overflows in float16; made narrow here by a convolution that multiplies beyond it."""
-    from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
+    from locara_sidecar.engine.torch_engine import runtime as torch_runtime
 
-    runtime = TorchRuntime(str(tmp_path))
+    runtime = torch_runtime.create(str(tmp_path))
     run(runtime, job_for("tiny-sdxl", precision="float16"))
-    family = runtime._opened.family
+    family = runtime.opened.family
     types = []
     conv = family.module("vae").decoder.conv_in
     hook = conv.register_forward_pre_hook(lambda module, args: types.append(module.weight.dtype))

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,24 @@ pytestmark = pytest.mark.torch
 FIXTURES = Path(__file__).parents[3] / "fixtures"
 
 
+def module_of(name):
+    found = importlib.util.spec_from_file_location(name, FIXTURES / f"{name}.py")
+    module = importlib.util.module_from_spec(found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(FIXTURES), *sys.path])  # as Python has it for a script
+        found.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="module")
 def script(runtime, run, spec):
     run(runtime, spec())  # its settings keep the libraries quiet
-    found = importlib.util.spec_from_file_location("make_models", FIXTURES / "make_models.py")
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    return module_of("make_models")
+
+
+@pytest.fixture
+def published_script():
+    return module_of("make_published")
 
 
 def test_the_script_makes_the_committed_bytes(script, tmp_path):
@@ -25,8 +38,24 @@ def test_the_script_makes_the_committed_bytes(script, tmp_path):
     assert script.same(FIXTURES / "models", tmp_path) == []
 
 
-def test_the_fixtures_are_small():
-    assert sum(file.stat().st_size for file in (FIXTURES / "models").rglob("*") if file.is_file()) < 5_000_000
+def test_the_published_fixtures_are_as_they_were_written(published_script):
+    """By digest, and so are the scripts that they depend on: writing them takes libraries of their years."""
+    assert published_script.stale() == []
+
+
+def test_a_change_of_a_file_or_a_script_is_noticed(published_script, monkeypatch, tmp_path):
+    shutil.copytree(published_script.FOLDER, tmp_path / "published")
+    monkeypatch.setattr(published_script, "FOLDER", tmp_path / "published")
+    (tmp_path / "published" / "sdxl" / "vae" / "config.json").write_text("{}")
+    (tmp_path / "published" / "sdxl" / "more.json").write_text("{}")
+    assert published_script.stale() == ["sdxl/more.json", "sdxl/vae/config.json"]
+    monkeypatch.setitem(published_script.LIBRARIES, "2023", ["transformers==4.30.0"])
+    assert published_script.stale()[-1] == "the recipe"
+
+
+@pytest.mark.parametrize("folder", ["models", "published"])
+def test_the_fixtures_are_small(folder):
+    assert sum(file.stat().st_size for file in (FIXTURES / folder).rglob("*") if file.is_file()) < 5_000_000
 
 
 @pytest.mark.parametrize(

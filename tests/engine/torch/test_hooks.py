@@ -74,3 +74,25 @@ def test_python_runs_at_most_two_groups_of_blocks_ahead_of_the_device(monkeypatc
         fence.tick()
         ahead = max(ahead, ticks - done)
     assert ahead == most
+
+
+def test_a_job_tells_of_its_work_where_it_could_stop(control):
+    class Waiting:
+        begun = ticks = 0
+
+        def begin(self):
+            self.begun += 1
+
+        def tick(self):
+            self.ticks += 1
+
+    waiting = Waiting()
+    checkpoints, net = Checkpoints("cpu", waiting), nn.ModuleList([nn.Identity(), nn.Identity()])
+    checkpoints.install(net)
+    for layer in net:
+        layer(torch.zeros(1))
+    assert (waiting.begun, waiting.ticks) == (0, 0)
+    with checkpoints.armed(control()):
+        for layer in net:
+            layer(torch.zeros(1))
+    assert (waiting.begun, waiting.ticks) == (1, 2)

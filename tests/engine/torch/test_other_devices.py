@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from locara_sidecar.engine import plan
-from locara_sidecar.engine.model_folder import Progress
+from locara_sidecar.engine.folder.model_folder import Progress
 from locara_sidecar.engine.torch_engine import bitsandbytes_layers, weights
+from locara_sidecar.machine import plan
 from support import pretended_devices as pretended
 from support.fixture_models import FAMILIES
 from support.runtimes import make_runtime
@@ -40,6 +40,12 @@ def test_a_layer_on_mps_computes_what_it_does_on_a_processor(cls, dtype, monkeyp
     assert float((wanted.float() - got.float()).norm() / wanted.float().norm()) < 0.02
 
 
+@pytest.mark.quick_cases(
+    "cuda-bfloat16-tiny-flux-8bit",
+    "cuda-bfloat16-tiny-sd3-4bit",
+    "mps-bfloat16-tiny-flux-kontext-none",
+    "mps-float16-tiny-sdxl-none",
+)
 @pytest.mark.parametrize("quantization", ["none", "8bit", "4bit"])
 @pytest.mark.parametrize("model", FAMILIES)
 @pytest.mark.parametrize(("device", "precision"), [("cuda", "bfloat16"), ("mps", "bfloat16"), ("mps", "float16")])
@@ -49,13 +55,13 @@ def test_every_network_of_a_model_computes_on_the_device_alone(
     runtime = make_runtime("torch", tmp_path)
     job = job_for(model, precision=precision, quantization=quantization, steps=1)
     run(runtime, job)
-    family, calls, latents = runtime._opened.family, {}, []
+    family, calls, latents = runtime.opened.family, {}, []
     for name in (*family.encoders, family.denoiser):
         family.module(name).register_forward_hook(_keeping(calls, name), with_kwargs=True)
     decode = family.decode
     monkeypatch.setattr(family, "decode", lambda latent, tiled: latents.append(latent) or decode(latent, tiled=tiled))
     run(runtime, msgspec.structs.replace(job, prompt="another one", seed=8))
-    assert {*calls, family.decoder} == {*family.networks}
+    assert {*calls, family.decoder} == {*family.row.components}
 
     shells = {name: family._shell(name) for name in family._components}
     progress = Progress(1, lambda done: None, lambda: None)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from locara_sidecar.engine.noise import NoiseStream
+from locara_sidecar.engine.drawing.noise import NoiseStream
 from locara_sidecar.engine.torch_engine import devices
 from locara_sidecar.engine.torch_engine.hooks import drawing_from, observed_steps
 from support.runtimes import make_runtime

@@ -10,11 +10,12 @@ import torch
 from bitsandbytes import functional
 from torch import nn
 
-from locara_sidecar.engine import plan as plans
 from locara_sidecar.engine import torch_engine
-from locara_sidecar.engine.runtime import EngineFault
 from locara_sidecar.engine.torch_engine import bitsandbytes_layers, quantization
 from locara_sidecar.engine.torch_engine.bitsandbytes_layers import Linear4, Linear8
+from locara_sidecar.engine.torch_engine.quantized_linear import QuantizedLinear
+from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.machine import plan as plans
 from support.runtimes import make_runtime
 
 pytestmark = pytest.mark.torch
@@ -125,10 +126,10 @@ def test_a_model_runs_in_fewer_bits_and_tells_so(tmp_path, run, spec, name, runt
     cold = make_runtime("torch", tmp_path)
     result = run(cold, spec(quantization=name))
     assert result.summary.settled.quantization == name
-    family = cold._opened.family
+    family = cold.opened.family
     kinds = {type(part) for part in family.module("transformer").modules()}
     assert LAYERS[name] in kinds or Linear8 in kinds
-    assert not any(isinstance(part, quantization.QuantizedLinear) for part in family.module("vae").modules())
+    assert not any(isinstance(part, QuantizedLinear) for part in family.module("vae").modules())
     exact = run(runtime, spec()).steps[0].x0
     assert relative(exact, result.steps[0].x0) < (0.02 if name == "8bit" else 0.2)
     assert result.images[0].tobytes() == run(cold, spec(quantization=name)).images[0].tobytes()
@@ -138,7 +139,7 @@ def test_without_the_library_fewer_bits_are_refused_and_nothing_else_is(monkeypa
     monkeypatch.delattr(torch_engine, "bitsandbytes_layers")
     monkeypatch.delitem(sys.modules, bitsandbytes_layers.__name__)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(EngineFault, match="bitsandbytes, which is not installed") as caught:
+    with pytest.raises(EngineError, match="bitsandbytes, which is not installed") as caught:
         quantization.prepare(nn.Linear(64, 64), 8, torch.float32, set(), "cpu")
     assert (caught.value.kind, caught.value.data["path"]) == ("EngineUnavailable", "params.options.quantization")
     quantization.prepare(nn.Linear(64, 64), 0, torch.float32, set(), "cpu")
@@ -149,11 +150,12 @@ def test_a_device_for_which_the_library_has_no_kernels_is_named(tmp_path, run, s
         raise RuntimeError("Method 'cquantize_blockwise' not available in CPU-only version of bitsandbytes.")
 
     monkeypatch.setattr(bitsandbytes_layers.kernels, "int8_vectorwise_quant", no_kernel)
-    with pytest.raises(EngineFault, match="does not work on cpu here") as caught:
+    with pytest.raises(EngineError, match="does not work on cpu here") as caught:
         run(make_runtime("torch", tmp_path), spec(quantization="4bit"))
     assert caught.value.kind == "EngineUnavailable"
 
 
+@pytest.mark.slow
 def test_only_a_job_in_fewer_bits_waits_for_the_library(tmp_path):
     code = """
 import sys
@@ -161,7 +163,7 @@ from locara_sidecar.engine.torch_engine import environment, quantization
 environment.prepare(sys.argv[1])
 environment.import_libraries()
 import torch
-from locara_sidecar.engine.torch_engine.runtime import TorchRuntime
+from locara_sidecar.engine.torch_engine import runtime as torch_runtime
 assert not [name for name in sys.modules if name.startswith("bitsandbytes")]
 quantization.prepare(torch.nn.Linear(64, 64), 8, torch.float32, set(), "cpu")
 from bitsandbytes.backends.default import ops  # what MPS would run
@@ -187,7 +189,7 @@ def test_another_quantization_loads_again_and_auto_keeps_what_is_loaded(tmp_path
 
 def test_auto_takes_fewer_bits_where_more_do_not_fit(tmp_path, run, spec):
     cold = make_runtime("torch", tmp_path)
-    plan = cold._plan
+    plan = cold.warm._plan
 
     def tight(family, ask, current, machine):
         wanted = msgspec.structs.replace(ask, quantization="8bit")
@@ -195,12 +197,12 @@ def test_auto_takes_fewer_bits_where_more_do_not_fit(tmp_path, run, spec):
         barely = msgspec.structs.replace(machine, kind="ram", available=int(least / plans.COMFORT) + 1)
         return plan(family, ask, current, barely)
 
-    cold._plan = tight
+    cold.warm._plan = tight
     seen = []  # in the loop: the denoiser may have left at the end
 
     def look(event):
         if hasattr(event, "x0"):
-            seen.append(cold._opened.family.module("transformer").transformer_blocks[0].attn.to_q)
+            seen.append(cold.opened.family.module("transformer").transformer_blocks[0].attn.to_q)
 
     assert run(cold, spec(quantization="auto"), on_event=look).summary.settled.quantization == "8bit"
     assert {type(layer) for layer in seen} == {Linear8}
@@ -215,7 +217,7 @@ def test_a_cancel_while_quantizing_leaves_a_runtime_that_loads_again(tmp_path, r
 def test_the_plans_figures_are_those_of_the_modules(tmp_path, run, spec):
     cold = make_runtime("torch", tmp_path)
     run(cold, spec())
-    family = cold._opened.family
+    family = cold.opened.family
     for part in family.parts:
         module = family.module(part.name)
         tensors = dict(module.named_parameters()) | dict(module.named_buffers())
@@ -227,6 +229,7 @@ def test_the_plans_figures_are_those_of_the_modules(tmp_path, run, spec):
     assert (denoiser.width, denoiser.stride) == (32, 16)
 
 
+@pytest.mark.slow
 def test_the_shipped_model_still_draws_what_it_is_asked_for(tmp_path, run, spec):
     from locara_sidecar.models import catalogue
 

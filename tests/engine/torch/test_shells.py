@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from locara_sidecar.engine.drawing.warm import WarmKey
 from locara_sidecar.engine.torch_engine import weights
-from locara_sidecar.engine.warm import Key
 from support.runtimes import make_runtime, staged
 
 pytestmark = pytest.mark.torch
 
 
 def loaded(runtime):
-    return set(runtime._opened.family._loaded)
+    return set(runtime.opened.family._loaded)
 
 
 @pytest.mark.parametrize("at", [60, 120, 200])
@@ -20,16 +20,16 @@ def test_a_cancel_in_a_later_stage_leaves_whole_components_only(tmp_path, run, s
     cold = staged(make_runtime("torch", tmp_path), encoders_leave=True)
     assert run(cold, spec(), control("loading", at)).cancelled
     for name in loaded(cold):
-        assert not any(tensor.is_meta for tensor in cold._opened.family.module(name).state_dict().values())
+        assert not any(tensor.is_meta for tensor in cold.opened.family.module(name).state_dict().values())
     assert run(cold, spec()).images[0].tobytes() == run(runtime, spec()).images[0].tobytes()
 
 
 def test_opening_reads_no_weights(tmp_path, spec, control):
     cold = make_runtime("torch", tmp_path)
     job = spec()
-    cold._open(job.model, Key(job.model.path, job.model.digest, "float32", "none"), lambda event: None, control())
+    cold.warm._open(job.model, WarmKey.of(job.model, "float32", "none"), lambda event: None, control())
     assert loaded(cold) == set()
-    assert all(tensor.is_meta for tensor in cold._opened.family.module("transformer").parameters())
+    assert all(tensor.is_meta for tensor in cold.opened.family.module("transformer").parameters())
 
 
 def test_a_file_is_opened_anew_before_much_of_it_counts_as_own_memory(tmp_path, run, spec, runtime, monkeypatch):
@@ -49,7 +49,7 @@ def test_an_autoencoders_convolutions_have_their_channels_last_where_that_pays(
     runtime = make_runtime("torch", tmp_path / "one")
     result = run(runtime, job_for("tiny-sdxl", precision=precision))
     for part, expected in (("unet", False), ("vae", last)):
-        kernels = [m.weight for m in runtime._opened.family.module(part).modules() if type(m) is torch.nn.Conv2d]
+        kernels = [m.weight for m in runtime.opened.family.module(part).modules() if type(m) is torch.nn.Conv2d]
         wide = [kernel for kernel in kernels if kernel.shape[1] > 1 and kernel.shape[2] > 1]
         assert {kernel.is_contiguous(memory_format=torch.channels_last) for kernel in wide} == {expected}
     monkeypatch.setattr(weights, "_CHANNELS_LAST", set())

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from locara_sidecar.engine.frames import EditSpec
-from locara_sidecar.engine.speeds import LEAST_STEPS
 from locara_sidecar.engine.torch_engine.step_cache import SPEEDS, caching
+from locara_sidecar.ipc.frames import EditSpec
+from locara_sidecar.machine.supported import LEAST_STEPS
 from support.runtimes import make_runtime
 
 pytestmark = pytest.mark.torch
@@ -26,7 +26,7 @@ def _quiet(runtimes, run, job_for):
 
 
 def denoiser_of(runtime):
-    return runtime._opened.family.module("transformer")
+    return runtime.opened.family.module("transformer")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from locara_sidecar.engine.runtime import EngineFault
+from locara_sidecar.ipc.errors import EngineError
 
 _WORD = re.compile(r"fake:([a-z]+)(?:=([a-z0-9.]+))?")
 
@@ -31,12 +31,12 @@ def strike(faults: dict[str, str], place: str) -> None:
 def spoil(faults: dict[str, str], prompt: str) -> None:
     """Fail the job, in the ways that leave the engine alive.
 
-    :raises EngineFault: for ``nan``.
+    :raises EngineError: for ``nan``.
     :raises MemoryError: for ``oom``.
     :raises RuntimeError: for ``error``.
     """
     if "nan" in faults:
-        raise EngineFault("InvalidOutput", "The model produced numbers that are no image (NaN).")
+        raise EngineError("InvalidOutput", "The model produced numbers that are no image (NaN).")
     if "oom" in faults:
         raise MemoryError
     if "error" in faults:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFilter
 
 if TYPE_CHECKING:
-    from locara_sidecar.engine.source import Source
+    from locara_sidecar.engine.drawing.source import Source
 
 _LATENT = 8  # pixels of the image per pixel of a latent, as in the real models
 
@@ -37,7 +37,7 @@ def landscape(prompt: str, negative_prompt: str, seed: int, width: int, height: 
 
 def edited(source: Source, picture: Image.Image) -> Image.Image:
     """``source`` with as much of ``picture`` in it as its strength says, where its mask lets it."""
-    from locara_sidecar.engine.source import composite
+    from locara_sidecar.engine.drawing.source import composite
 
     strength = 0.5 if source.strength is None else source.strength
     return composite(source, Image.blend(source.image, picture, strength))

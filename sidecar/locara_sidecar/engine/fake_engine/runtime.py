@@ -48,11 +48,9 @@ from typing import TYPE_CHECKING, cast
 from PIL import Image
 
 from locara_sidecar.engine.fake_engine import faults, pictures
-from locara_sidecar.engine.frames import Settled, steps_at
 from locara_sidecar.engine.runtime import (
     Control,
     Emit,
-    EngineFault,
     ImageEvent,
     LoadedModel,
     PhaseEvent,
@@ -60,11 +58,16 @@ from locara_sidecar.engine.runtime import (
     StepEvent,
     Summary,
 )
+from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.ipc.frames import Settled
+from locara_sidecar.machine.supported import steps_at
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from locara_protocol.image_messages import PreviewDecoder
-    from locara_sidecar.engine.frames import JobSpec, LoadSpec, ModelSpec, PrepareSpec
-    from locara_sidecar.engine.source import Source
+    from locara_sidecar.engine.drawing.source import Source
+    from locara_sidecar.ipc.frames import JobSpec, LoadSpec, ModelSpec, PrepareSpec
 
 _DEFAULTS = {"step_ms": 20.0, "load_ms": 40.0, "encode_ms": 5.0, "decode_ms": 10.0, "start_ms": 0.0}
 _MEMORY = {"none": 64 << 20, "8bit": 32 << 20, "4bit": 16 << 20}  # bytes that a model pretends to take
@@ -82,7 +85,7 @@ class FakeRuntime:
     device = "cpu"
     note: str | None = None
 
-    def __init__(self, scratch: str, settings: dict[str, str] | None = None) -> None:
+    def __init__(self, scratch: str, settings: Mapping[str, str] | None = None) -> None:
         del scratch
         self._settings = settings or {}
         self._loaded: tuple[str, str, str] | None = None
@@ -97,7 +100,7 @@ class FakeRuntime:
         return LoadedModel(quantization=quantization, precision=precision, memory=_MEMORY[quantization])
 
     def generate(self, spec: JobSpec, emit: Emit, control: Control) -> Summary:
-        """:raises EngineFault: and MemoryError, RuntimeError on demand."""
+        """:raises EngineError: and MemoryError, RuntimeError on demand."""
         wanted = {**self._faults, **faults.parse(spec.prompt)}
         source = None if spec.edit is None else _source(spec)
         settled = _settled(spec, source)
@@ -107,11 +110,12 @@ class FakeRuntime:
         _wait(self._seconds("encode_ms"), control)
         for image in range(1, spec.count + 1):
             self._sample(spec, source, settled, image, wanted, emit, control)
-        return Summary(settled=settled, warnings=[])
+        return Summary(settled=settled, warnings=[] if source is None else list(source.warnings))
 
     def prepare(self, spec: PrepareSpec, emit: Emit, control: Control) -> PreparedModel:
-        """:raises EngineFault: there are no files that could be prepared."""
-        raise EngineFault("EngineUnavailable", "The fake engine has no models that could be prepared.")
+        """:raises EngineError: there are no files that could be prepared."""
+        del spec, emit, control
+        raise EngineError("EngineUnavailable", "The fake engine has no models that could be prepared.")
 
     def preview(self, x0: object, mode: str, max_side: int) -> tuple[Image.Image, PreviewDecoder] | None:
         """``x0`` is the picture at latent size, or an exception to raise; every mode is available."""
@@ -194,8 +198,8 @@ class FakeRuntime:
 
 
 def _source(spec: JobSpec) -> Source:
-    """:raises EngineFault: InvalidImage or InvalidParams."""
-    from locara_sidecar.engine.source import read  # most jobs edit nothing
+    """:raises EngineError: InvalidImage or InvalidParams."""
+    from locara_sidecar.engine.drawing.source import read  # most jobs edit nothing
 
     return read(spec)
 

@@ -7,12 +7,17 @@ Causal attention over a fixed number of tokens. What diffusion models take of it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import mlx.core as mx
 from mlx import nn
 
+from locara_sidecar.engine.mlx_engine.activations import ACTIVATIONS
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
+
+_LARGER = ("text_model.", "clip.")
+"""What older files put before each name: an encoder may have been saved out of a larger model. Anything else that
+stands there is another model's; transformers takes no such tensor, nor does the torch engine."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class ClipConfig:
     num_hidden_layers: int = 12
     num_attention_heads: int = 8
     max_position_embeddings: int = 77
-    hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
     eos_token_id: int = 49407
 
@@ -63,14 +68,12 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
-        self.act = config.hidden_act
+        self._act = ACTIVATIONS[config.hidden_act]
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def __call__(self, x: mx.array) -> mx.array:
-        x = self.fc1(x)
-        # quick_gelu: the sigmoid approximation of GELU
-        return self.fc2(x * mx.sigmoid(1.702 * x) if self.act == "quick_gelu" else nn.gelu(x))
+        return self.fc2(self._act(self.fc1(x)))
 
 
 class Layer(nn.Module):
@@ -101,7 +104,8 @@ class ClipTextModel(nn.Module):
 
     @staticmethod
     def sanitize(key: str, value: mx.array) -> tuple[str, mx.array]:
-        key = key.removeprefix("text_model.")
+        while key.startswith(_LARGER):
+            key = key.partition(".")[2]
         return key.removeprefix("embeddings.").removeprefix("encoder."), value
 
     def __call__(self, ids: mx.array, pace: Paced = unpaced) -> ClipOutput:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from locara_sidecar.engine.runtime import EngineFault
+from locara_sidecar.ipc.errors import EngineError
 
 if TYPE_CHECKING:
-    from locara_sidecar.engine.plan import Limits
+    from locara_sidecar.machine.plan import Limits
 
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 _NO_MEMORY = ("unable to allocate", "attempting to allocate", "out of memory", "insufficient memory", "outofmemory")
@@ -49,11 +49,11 @@ def keep_to(limits: Limits) -> None:
     mx.set_cache_limit(limits.cache)
 
 
-def memory_fault(error: BaseException) -> EngineFault | None:
+def memory_fault(error: BaseException) -> EngineError | None:
     """``InsufficientMemory`` if ``error`` says that an allocation failed, with the bytes it wanted where it tells."""
     text = str(error).lower()
     if not (isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)):
         return None
     wanted = _WANTED.search(text)
     figures = {"needed": int(wanted[1])} if wanted else {}
-    return EngineFault("InsufficientMemory", "The model ran out of memory on this device.", **figures)
+    return EngineError("InsufficientMemory", "The model ran out of memory on this device.", **figures)

@@ -2,26 +2,27 @@
 
 A family is *opened* first: its folder is checked from end to end, configurations included, and no weights are read.
 Components are then loaded and dropped by name (those of ``model_index.json``). A new family is one module with a
-class over :class:`MlxFamily`, and one row in ``MlxRuntime.families``.
+class over :class:`MlxFamily`, named in the family's row of ``machine/supported.py``.
 
-Arrays keep their channels last here; noise and latents of other code (``engine/noise.py``) have them first.
+Arrays keep their channels last here; noise and latents of other code (``engine/drawing/noise.py``) have them first.
 """
 
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from locara_sidecar.engine import model_folder
+from locara_sidecar.engine.drawing.family import CheckedFolder, Family
+from locara_sidecar.engine.drawing.truncation import Reader
+from locara_sidecar.engine.folder import config_check, model_folder
 from locara_sidecar.engine.mlx_engine import quantize, samplers, text_tokens, weights
 from locara_sidecar.engine.mlx_engine.previews import Previews
 from locara_sidecar.engine.mlx_engine.t5 import T5Config
-from locara_sidecar.engine.parts import parts_of
-from locara_sidecar.engine.truncation import Reader
+from locara_sidecar.engine.mlx_engine.vae import Vae
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -30,27 +31,9 @@ if TYPE_CHECKING:
     from mlx import nn
     from PIL.Image import Image as PilImage
 
-    from locara_sidecar.engine.family import Family
-    from locara_sidecar.engine.frames import Sides
     from locara_sidecar.engine.mlx_engine.pace import Checkpoints
-    from locara_sidecar.engine.mlx_engine.vae import Vae
-    from locara_sidecar.engine.plan import Part
-
-CLIP_TOKENIZERS = frozenset({"CLIPTokenizer", "CLIPTokenizerFast"})
-T5_TOKENIZERS = frozenset({"T5Tokenizer", "T5TokenizerFast"})
-
-
-class Network(NamedTuple):
-    """A component with weights: the class name in ``model_index.json`` and the model that runs it."""
-
-    class_name: str
-    model: type[nn.Module]
-    encoder: bool = False
-
-    @property
-    def stem(self) -> str:
-        """The weight files' name: text encoders were saved by another library."""
-        return "model" if self.encoder else "diffusion_pytorch_model"
+    from locara_sidecar.ipc.frames import Sides
+    from locara_sidecar.machine.supported import Tokenizer
 
 
 class OpenContext(NamedTuple):
@@ -64,78 +47,51 @@ class OpenContext(NamedTuple):
     bits: int | None = None
 
 
-class MlxFamily:
-    """An opened model. A subclass gives the class variables, ``readers``, ``encode`` and ``denoise``."""
+class MlxFamily(Family):
+    """The base of this engine's families. A subclass gives the class variables, ``readers``, ``encode`` and
+    ``denoise``."""
 
-    index_class: ClassVar[str]
-    """``_class_name`` in ``model_index.json``."""
-    networks: ClassVar[Mapping[str, Network]]
-    """Components with weights, in the order of loading."""
-    tokenizers: ClassVar[Mapping[str, frozenset[str]]]
-    """Tokenizer components and the class names that they may have."""
-    scheduler_class: ClassVar[str]
-    sampler_config: ClassVar[type]
-    """What of its configuration :attr:`sampler` is."""
-    optional: ClassVar[frozenset[str]] = frozenset()
-    """Components that a folder may lack."""
-    classifier_free_guidance: ClassVar[bool] = False
-    schedulers: ClassVar[frozenset[str]]
-    """The catalogue's names of what :attr:`scheduler_class` can do."""
-    denoiser: ClassVar[str] = "transformer"
-    decoder: ClassVar[str] = "vae"
+    engine = "mlx"
+    networks: ClassVar[Mapping[str, type[nn.Module]]]
+    """What runs the encoders and the denoiser, by their class in ``model_index.json``."""
+
+    _context: OpenContext
+    _tokenizers: dict[str, text_tokens.TextTokenizer]
 
     def __init__(
-        self, context: OpenContext, components: list[model_folder.Component], scheduler: dict[str, Any]
+        self, context: OpenContext, read: CheckedFolder, tokenizers: dict[str, text_tokens.TextTokenizer]
     ) -> None:
-        """Used by :meth:`open` only. :param scheduler: its configuration."""
-        self._context = context
-        self._components = {component.name: component for component in components}
+        super().__init__(context, read, tokenizers)
         self._configs = {
-            component.name: weights.read_config(cast("Any", self.networks[component.name].model).config_type, component)
-            for component in components
+            component.name: weights.read_config(cast("Any", self._network(component)).config_type, component)
+            for component in read.components
         }
-        self._loaded: dict[str, nn.Module] = {}
-        self._parts: list[Part] = []
-        self._tokenizers: dict[str, text_tokens.TextTokenizer] = {}
-        self.sampler: Any = samplers.read(self.sampler_config, scheduler)
+        self.sampler: Any = self._sampler(read.scheduler, None)
+        self._scheduler = read.scheduler
         self.previews = Previews(context.folder, lambda: self.vae, context.checkpoints)
+        context.checkpoints.checkpoint()
 
     @classmethod
-    def open(cls, context: OpenContext) -> Self:
-        """Check the folder (index, configurations, shards, headers); load tokenizers, no weights.
+    def _tokenizer(cls, folder: Path, name: str, kind: Tokenizer) -> tuple[text_tokens.TextTokenizer, int]:
+        del kind  # its files tell
+        tokenizer = text_tokens.load(folder, name)
+        return tokenizer, tokenizer.highest
 
-        :raises EngineFault: ModelIncomplete or IntegrityError, naming the file.
-        """
-        folder = context.folder
-        classes: dict[str, frozenset[str]] = {"scheduler": frozenset({cls.scheduler_class}), **cls.tokenizers}
-        classes |= {name: frozenset({network.class_name}) for name, network in cls.networks.items()}
-        found = model_folder.read_index(folder, cls.index_class, classes, cls.optional)
-        scheduler = model_folder.read_json(folder, "scheduler/scheduler_config.json")
-        components = [
-            model_folder.read_component(folder, name, found[name], network.stem)
-            for name, network in cls.networks.items()
-            if name in found
-        ]
-        family = cls(context, components, scheduler)
-        for name in cls.tokenizers:
-            if name in found:
-                family._tokenizers[name] = text_tokens.load(folder, name)
-        context.checkpoints.checkpoint()
-        return family
+    # --- the scheduler -------------------------------------------------------------------
+
+    def use_scheduler(self, name: str) -> None:
+        self.sampler = self._sampler(self._scheduler, name)
+
+    def _sampler(self, described: dict[str, Any], name: str | None) -> Any:
+        """What a scheduler is made of, for the catalogue's ``name`` or as the folder itself has it."""
+        del name
+        return samplers.read(samplers.FlowMatchConfig, described)
 
     # --- components ----------------------------------------------------------------------
 
     @property
-    def encoders(self) -> frozenset[str]:
-        """The components that turn text into embeddings; nothing else needs them."""
-        return frozenset(name for name in self._components if self.networks[name].encoder)
-
-    @property
-    def parts(self) -> list[Part]:
-        """The components in numbers, for the memory plan."""
-        if not self._parts:
-            self._parts = parts_of(cast("Family", self), self._components.values())
-        return self._parts
+    def grid(self) -> int:
+        return self.config(self.decoder).factor
 
     @property
     def vae(self) -> Vae:
@@ -154,25 +110,15 @@ class MlxFamily:
         """The component's configuration."""
         return self._configs[name]
 
-    def missing(self, names: Collection[str]) -> list[str]:
-        """Those of ``names`` that the model has and that are not loaded, in the order of loading."""
-        return [name for name in self._components if name in names and name not in self._loaded]
+    def _network(self, component: model_folder.Component) -> type[nn.Module]:
+        """What runs a component."""
+        return Vae if component.name == self.decoder else self.networks[component.class_name]
 
-    def size(self, names: Collection[str]) -> int:
-        """Bytes on disk of the components' weights."""
-        return sum(component.size for name, component in self._components.items() if name in names)
-
-    def load(self, names: Collection[str], progress: model_folder.Progress) -> None:
-        """Load what :meth:`missing` tells, tensor by tensor; a component is there as a whole or not at all.
-
-        :raises EngineFault: IntegrityError or InsufficientMemory.
-        :raises JobCancelled: between two tensors.
-        """
-        for name in self.missing(names):
-            network, component = self.networks[name], self._components[name]
-            model = quantize.build(network.model, component, self._dtype(name), progress, self._context.bits)
-            self.trim(name, model)
-            self._loaded[name] = model
+    def _build(self, name: str, progress: model_folder.Progress) -> Any:
+        component = self._components[name]
+        model = quantize.build(self._network(component), component, self._dtype(name), progress, self._context.bits)
+        self.trim(name, model)
+        return model
 
     def _dtype(self, name: str) -> mx.Dtype:
         """The computing type, or a wider one for what overflows float16: T5, and autoencoders that say so."""
@@ -191,7 +137,7 @@ class MlxFamily:
         bits = self._context.bits
         assert bits is not None
         sizes = {
-            name: quantize.prepared_size(self.networks[name].model, component, self._dtype(name), bits)
+            name: quantize.prepared_size(self._network(component), component, self._dtype(name), bits)
             for name, component in self._components.items()
         }
         return {name: size for name, size in sizes.items() if size}
@@ -200,7 +146,7 @@ class MlxFamily:
         """Write these components to the folder ``into``, quantized. In place of the model's own they make a model
         folder from which this engine reads what it needs as it is. One component is in memory at a time.
 
-        :raises EngineFault: IntegrityError or InsufficientMemory.
+        :raises EngineError: IntegrityError or InsufficientMemory.
         :raises OSError: when the disk is full.
         :raises JobCancelled: between two tensors or files.
         """
@@ -208,18 +154,20 @@ class MlxFamily:
         assert bits is not None
         for name in names:
             component = self._components[name]
-            model = quantize.build(self.networks[name].model, component, self._dtype(name), progress, bits)
+            model = quantize.build(self._network(component), component, self._dtype(name), progress, bits)
             quantize.save(model, component, bits, into, progress.checkpoint)
             del model
             mx.clear_cache()
 
-    def drop(self, names: Collection[str]) -> None:
-        """Forget the weights of these components; those that are not loaded are passed over."""
-        dropped = [self._loaded.pop(name) for name in names if name in self._loaded]
-        if dropped:
-            dropped.clear()
-            gc.collect()
-            mx.clear_cache()
+    def require_fit(self) -> None:
+        """See :meth:`.Family.require_fit`; what was prepared here fits itself."""
+        for component in self._components.values():
+            if config_check.PREPARED not in component.config:
+                weights.require_fit(self._network(component), component)
+
+    def _release(self) -> None:
+        gc.collect()
+        mx.clear_cache()
 
     # --- texts and pixels ----------------------------------------------------------------
 
@@ -230,10 +178,15 @@ class MlxFamily:
     def tokenizer(self, name: str) -> text_tokens.TextTokenizer:
         return self._tokenizers[name]
 
+    def ids(self, tokenizer: str, text: str, length: int | None = None) -> mx.array:
+        """A text as (1, length) ids for a text encoder; ``length`` is the tokenizer's own if None."""
+        reading = self._tokenizers[tokenizer]
+        return mx.array([reading.ids(text, length or reading.longest)])
+
     def reader(self, title: str, name: str, limit: int | None = None) -> Reader:
-        """The tokenizer of ``name`` for :mod:`locara_sidecar.engine.truncation`; ``title`` is for people."""
+        """The tokenizer of ``name`` for :mod:`locara_sidecar.engine.drawing.truncation`; ``title`` is for people."""
         tokenizer = self._tokenizers[name]
-        return Reader(title, limit or tokenizer.longest, tokenizer.specials, tokenizer.starts)
+        return Reader(title, limit or tokenizer.longest, tokenizer.specials, tokenizer.starts, tokenizer.keeps_end)
 
     def decode(self, latent: mx.array, *, tiled: bool) -> mx.array:
         """Pixels (1, height, width, 3), about -1 … 1, not yet clipped. Needs :attr:`decoder`."""

@@ -152,6 +152,7 @@ class Flux(nn.Module):
     """The velocity of the latent, given time, text tokens, pooled text and guidance."""
 
     config_type: ClassVar = FluxConfig
+    repeated: ClassVar = ("doubles", "singles")
 
     def __init__(self, config: FluxConfig) -> None:
         super().__init__()

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, ClassVar
 
 import mlx.core as mx
 
-from locara_sidecar.engine.family import Embedding
+from locara_sidecar.engine.drawing.family import Embedding
 from locara_sidecar.engine.mlx_engine import samplers, sampling
 from locara_sidecar.engine.mlx_engine.clip import ClipTextModel
-from locara_sidecar.engine.mlx_engine.family import CLIP_TOKENIZERS, T5_TOKENIZERS, MlxFamily, Network
+from locara_sidecar.engine.mlx_engine.family import MlxFamily
 from locara_sidecar.engine.mlx_engine.flux import Flux
 from locara_sidecar.engine.mlx_engine.t5 import T5Encoder
-from locara_sidecar.engine.mlx_engine.vae import Vae, VaeConfig
-from locara_sidecar.engine.source import require_no_mask
+from locara_sidecar.machine.supported import FAMILIES
 
 if TYPE_CHECKING:
-    from locara_sidecar.engine.family import Denoising
-    from locara_sidecar.engine.frames import JobSpec
-    from locara_sidecar.engine.truncation import Reader
+    from locara_sidecar.engine.drawing.family import Denoising
+    from locara_sidecar.engine.drawing.truncation import Reader
+    from locara_sidecar.engine.mlx_engine.vae import VaeConfig
+    from locara_sidecar.ipc.frames import JobSpec
 
 _PACKED = 4
 """Latent pixels in a token."""
@@ -31,36 +31,35 @@ _PACKED = 4
 class Flux1(MlxFamily):
     """Schnell or dev; a picture is edited by starting from it."""
 
-    index_class = "FluxPipeline"
+    row = FAMILIES["flux"]
     networks: ClassVar = {
-        "text_encoder": Network("CLIPTextModel", ClipTextModel, encoder=True),
-        "text_encoder_2": Network("T5EncoderModel", T5Encoder, encoder=True),
-        "transformer": Network("FluxTransformer2DModel", Flux),
-        "vae": Network("AutoencoderKL", Vae),
+        "CLIPTextModel": ClipTextModel,
+        "T5EncoderModel": T5Encoder,
+        "FluxTransformer2DModel": Flux,
     }
-    tokenizers: ClassVar = {"tokenizer": CLIP_TOKENIZERS, "tokenizer_2": T5_TOKENIZERS}
-    scheduler_class = "FlowMatchEulerDiscreteScheduler"
-    sampler_config = samplers.FlowMatchConfig
-    schedulers = frozenset({"flow-match-euler"})
+
+    @property
+    def grid(self) -> int:
+        return 2 * super().grid
 
     def readers(self, max_sequence_length: int) -> list[Reader]:
         return [self.reader("CLIP-L", "tokenizer"), self.reader("T5", "tokenizer_2", max_sequence_length)]
 
     def encode(self, text: str, max_sequence_length: int) -> Embedding:
         """T5's tokens and CLIP's pooled vector."""
-        clip = self.tokenizer("tokenizer")
-        pooled = self.module("text_encoder")(mx.array([clip.ids(text, clip.longest)]), self.pace()).pooled
-        ids = self.tokenizer("tokenizer_2").ids(text, max_sequence_length)
-        embedding = Embedding(self.module("text_encoder_2")(mx.array([ids]), self.pace()).astype(pooled.dtype), pooled)
+        pooled = self.module("text_encoder")(self.ids("tokenizer", text), self.pace()).pooled
+        ids = self.ids("tokenizer_2", text, max_sequence_length)
+        embedding = Embedding(self.module("text_encoder_2")(ids, self.pace()).astype(pooled.dtype), pooled)
         mx.eval(*embedding)
         return embedding
 
     def denoise(self, task: Denoising) -> mx.array:
         """The finished latent (1, h, w, C) of one image."""
         size, schedule = self._size(task.spec), self._schedule(task.spec)
-        return self._run(task, sampling.flow_match_start(self.vae, task, size, schedule, self.pace()), None)
+        start = sampling.flow_match_start(self.vae, task, size, schedule, self.pace(), all_noise=False)
+        return self._run(task, start, None)
 
-    def _run(self, task: Denoising, start: sampling.Start, reference: mx.array | None) -> mx.array:
+    def _run(self, task: Denoising, start: sampling.StartLatent, reference: mx.array | None) -> mx.array:
         transformer: Flux = self.module("transformer")
         tokens, pooled = task.prompt
         sizes = [(a.shape[1], a.shape[2]) for a in (start.latent, reference) if a is not None]
@@ -95,19 +94,18 @@ class Flux1(MlxFamily):
 class Flux1Kontext(Flux1):
     """Kontext; a picture is edited by following the prompt."""
 
-    index_class = "FluxKontextPipeline"
+    row = FAMILIES["flux-kontext"]
 
     def denoise(self, task: Denoising) -> mx.array:
         """The finished latent (1, h, w, C) of one image."""
         spec, source = task.spec, task.source
         reference: mx.array | None = None
         if source is not None:
-            require_no_mask(source)
             # the likeliest latent, not a sample: nothing is drawn
             pixels = sampling.pixels_of(source.image).astype(self.vae.dtype)
             posterior = self.vae.encode(pixels, self.pace(), tiled=spec.tiling == "on")
             reference = self.vae.from_raw(posterior.mean).astype(task.prompt.tokens.dtype)
             mx.eval(reference)
         schedule = self._schedule(spec)
-        start = sampling.from_noise(task.noise, self._size(spec), self._channels, schedule, samplers.noised)
+        start = sampling.from_noise(task.noise, self._size(spec), self._channels, schedule)
         return self._run(task, start, reference)

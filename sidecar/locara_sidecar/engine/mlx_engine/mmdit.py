@@ -18,6 +18,7 @@ from typing import ClassVar, Literal, NamedTuple
 import mlx.core as mx
 from mlx import nn
 
+from locara_sidecar.engine.mlx_engine.activations import ACTIVATIONS
 from locara_sidecar.engine.mlx_engine.compiling import compiled
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 from locara_sidecar.engine.mlx_engine.weights import channels_last
@@ -41,7 +42,7 @@ class MmditConfig:
     pooled_projection_dim: int = 2048
     pos_embed_max_size: int = 96
     dual_attention_layers: tuple[int, ...] = ()
-    qk_norm: Literal["rms_norm"] | None = None
+    qk_norm: Literal["rms_norm", "layer_norm", "fp32_layer_norm"] | None = None
 
     @property
     def width(self) -> int:
@@ -71,7 +72,7 @@ class Heads(nn.Module):
             self[f"to_{name}"] = nn.Linear(config.width, config.width)
         if config.qk_norm is not None:
             for name in ("q", "k") if queries else ("k",):
-                self[f"norm_{name}"] = nn.RMSNorm(config.attention_head_dim, eps=_EPSILON)
+                self[f"norm_{name}"] = _head_norm(config.qk_norm, config.attention_head_dim)
 
     def __call__(self, name: str, x: mx.array) -> mx.array:
         """:param name: ``q``, ``k`` or ``v``."""
@@ -79,6 +80,12 @@ class Heads(nn.Module):
         if f"norm_{name}" in self:
             y = self[f"norm_{name}"](y)
         return y.transpose(0, 2, 1, 3)
+
+
+def _head_norm(kind: str, size: int) -> nn.Module:
+    if kind == "rms_norm":
+        return nn.RMSNorm(size, eps=_EPSILON)
+    return nn.LayerNorm(size, eps=_EPSILON, affine=kind == "layer_norm")
 
 
 class FeedForward(nn.Module):
@@ -149,21 +156,23 @@ class Block(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with SiLU between."""
+    """Two linear layers with a function between, SiLU if none is named, and perhaps one after them."""
 
-    def __init__(self, before: int, width: int) -> None:
+    def __init__(self, before: int, width: int, act: str = "silu", after: str | None = None) -> None:
         super().__init__()
+        self._act, self._after = ACTIVATIONS[act], ACTIVATIONS["linear" if after is None else after]
         self.linear_1 = nn.Linear(before, width)
         self.linear_2 = nn.Linear(width, width)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.linear_2(nn.silu(self.linear_1(x)))
+        return self._after(self.linear_2(self._act(self.linear_1(x))))
 
 
 class Mmdit(nn.Module):
     """The velocity of the latent, given time, text tokens and pooled text."""
 
     config_type: ClassVar = MmditConfig
+    repeated: ClassVar = ("blocks",)
 
     def __init__(self, config: MmditConfig) -> None:
         super().__init__()
@@ -247,12 +256,18 @@ class Mmdit(nn.Module):
         return math.isqrt(self.positions.shape[1])
 
 
-def sinusoids(timesteps: mx.array, count: int = _FREQUENCIES) -> mx.array:
-    """Time as (steps, count) cosines and sines of frequencies from 1 down to 1/10000, in float32."""
+def sinusoids(
+    timesteps: mx.array, count: int = _FREQUENCIES, *, shift: int = 0, cosines_first: bool = True
+) -> mx.array:
+    """Time as (steps, count) cosines and sines of frequencies from 1 down to 1/10000, in float32.
+
+    :param shift: by how much the lowest frequency moves, in places: 1 to be 1/10000 itself, 0 to be the one before it.
+    """
     half = count // 2
-    frequencies = mx.exp(-math.log(10000.0) / half * mx.arange(half, dtype=mx.float32))
+    frequencies = mx.exp(-math.log(10000.0) / (half - shift) * mx.arange(half, dtype=mx.float32))
     angles = timesteps.astype(mx.float32)[:, None] * frequencies[None]
-    return mx.concatenate([mx.cos(angles), mx.sin(angles)], axis=-1)
+    parts = [mx.cos(angles), mx.sin(angles)]
+    return mx.concatenate(parts if cosines_first else parts[::-1], axis=-1)
 
 
 def _norm(x: mx.array) -> mx.array:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 import numpy as np
 
-from locara_sidecar.engine import linear_preview, pictures, tiny_preview
 from locara_sidecar.engine.mlx_engine import weights
 from locara_sidecar.engine.mlx_engine.tiny_vae import TinyVae
+from locara_sidecar.engine.previews import linear_preview, pictures, tiny_preview
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
     from locara_protocol.image_messages import PreviewDecoder
+    from locara_sidecar.engine.folder.model_folder import Component, Progress
     from locara_sidecar.engine.mlx_engine.pace import Checkpoints
     from locara_sidecar.engine.mlx_engine.vae import Vae
-    from locara_sidecar.engine.model_folder import Component, Progress
 
 
 class Previews:

@@ -17,28 +17,29 @@ from __future__ import annotations
 
 import errno
 import json
-import re
 import shutil
+from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten
 
-from locara_sidecar.engine import model_folder, tiny_preview
+from locara_sidecar.engine.folder import model_folder
 from locara_sidecar.engine.mlx_engine import weights
+from locara_sidecar.engine.previews import tiny_preview
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from locara_sidecar.engine.folder.model_folder import Component, Progress
     from locara_sidecar.engine.mlx_engine.weights import Named, Quantizer
-    from locara_sidecar.engine.model_folder import Component, Progress
 
 GROUP = 64
 BITS = {"none": None, "8bit": 8, "4bit": 4}
 """The names of the wire."""
-_REPEATED = re.compile(r"(^|\.)(blocks|doubles|singles)\.\d+\.")
 _KEY = "quantization"
 _SHARD_BYTES = 2_000_000_000
 
@@ -48,7 +49,8 @@ M = TypeVar("M", bound=nn.Module)
 class AffineQuantizer:
     """:class:`~locara_sidecar.engine.mlx_engine.weights.Quantizer` in ``bits`` bits.
 
-    :param chosen: which linear layers, by their path in the module; of those, rows of whole groups only.
+    :param chosen: which linear layers, by their path in the module, in place of those of its repeated blocks; of
+        those, rows of whole groups only.
     :param prepared: the tensors to come are quantized already.
     """
 
@@ -57,13 +59,15 @@ class AffineQuantizer:
     ) -> None:
         self.bits = bits
         self.group = group
-        self._chosen = chosen or is_repeated
+        self._chosen = chosen
         self._prepared = prepared
         self._layers: set[str] = set()
 
     def prepare(self, module: nn.Module) -> None:
+        chosen = self._chosen or partial(is_repeated, type(module))
+
         def choose(path: str, layer: nn.Module) -> bool:
-            if not isinstance(layer, nn.Linear) or layer.weight.shape[1] % self.group or not self._chosen(path):
+            if not isinstance(layer, nn.Linear) or layer.weight.shape[1] % self.group or not chosen(path):
                 return False
             self._layers.add(path)
             return True
@@ -84,15 +88,17 @@ class AffineQuantizer:
         return [(name, weight), (f"{layer}.scales", scales), (f"{layer}.biases", biases)]
 
 
-def is_repeated(path: str) -> bool:
-    """Whether a layer of that path is inside one of a model's repeated blocks."""
-    return _REPEATED.search(path) is not None
+def is_repeated(network: type[nn.Module], path: str) -> bool:
+    """Whether a layer of that path is inside one of the network's repeated blocks, which its ``repeated`` names."""
+    lists: tuple[str, ...] = getattr(network, "repeated", ())
+    parts = path.split(".")
+    return any(name in lists and number.isdecimal() for name, number in pairwise(parts))
 
 
 def build(model_type: type[M], component: Component, dtype: mx.Dtype, progress: Progress, bits: int | None) -> M:
     """A model as :func:`weights.build` makes it, quantized; a prepared component as it was prepared.
 
-    :raises EngineFault: see there, and IntegrityError for a component that was prepared in another way.
+    :raises EngineError: see there, and IntegrityError for a component that was prepared in another way.
     :raises JobCancelled: between two tensors.
     """
     prepared = component.config.get(_KEY)

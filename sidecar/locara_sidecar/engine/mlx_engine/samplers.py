@@ -1,15 +1,13 @@
-"""Schedules of noise levels, and what one step of Euler's method does with a model's answer; in NumPy's float32.
+"""Schedules of flow matching (SD3, FLUX): noise levels, and one step of Euler's method; in NumPy's float32.
 
-Two kinds of model:
+A latent at level sigma, 1 … 0, is ``(1 - sigma) * x0 + sigma * noise``, and the model gives the velocity
+``noise - x0``. Levels are *shifted* towards noise, by a fixed factor or by one that grows with the number of image
+tokens (Esser et al., 2024, arXiv:2403.03206, section 5.3.2). A step follows a straight line:
+``x + (next sigma - sigma) * answer``, and the clean latent that it predicts is ``x - sigma * answer``. Levels and
+timesteps are those of diffusers' scheduler. SDXL's are in :mod:`.solvers`.
 
-- *Flow matching* (SD3, FLUX): a latent at level sigma, 1 … 0, is ``(1 - sigma) * x0 + sigma * noise``, and the model
-  gives the velocity ``noise - x0``. Levels are *shifted* towards noise, by a fixed factor or by one that grows with the
-  number of image tokens (Esser et al., 2024, arXiv:2403.03206, section 5.3.2).
-- *Scaled noise* (SDXL): a latent at level sigma, about 14.6 … 0, is ``x0 + sigma * noise``, and the model, which takes
-  it divided by ``sqrt(sigma^2 + 1)``, gives the noise (Karras et al., 2022, arXiv:2206.00364).
-
-In both, one step follows a straight line: ``x + (next sigma - sigma) * answer``, and the clean latent that a step
-predicts is ``x - sigma * answer``. Levels and timesteps are those of diffusers' schedulers.
+A configuration may say more, as video models' do: that the levels, once shifted, are stretched to end at a level of
+their own, spaced anew between their ends, or counted from the picture to the noise.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 import msgspec
 import numpy as np
 
-from locara_sidecar.engine.model_folder import broken
+from locara_sidecar.engine.folder.model_folder import broken
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,12 +27,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FILE = "scheduler/scheduler_config.json"
+_RHO = 7.0  # Karras et al., 2022, arXiv:2206.00364, section D.1
 A = TypeVar("A")
 C = TypeVar("C")
 
 
 class Schedule(NamedTuple):
-    """``sigmas`` (steps + 1,) fall and end in 0; ``timesteps`` (steps,), 0 … 1000, are what the model is told."""
+    """``sigmas`` (steps + 1,) fall and end in 0, or, inverted, rise to 1; ``timesteps`` (steps,), 0 … 1000, are
+    what the model is told."""
 
     sigmas: NDArray[np.float32]
     timesteps: NDArray[np.float32]
@@ -46,6 +46,15 @@ class Schedule(NamedTuple):
     def after(self, first: int) -> Schedule:
         """The schedule without its first ``first`` steps: what an edit has left to do."""
         return Schedule(self.sigmas[first:], self.timesteps[first:])
+
+    @property
+    def initial(self) -> float:
+        """What noise is multiplied by where a picture begins from nothing else, whatever the first level is."""
+        return 1.0
+
+    def step(self, latent: Any, answer: Any, step: int) -> tuple[Any, Any]:
+        """:meth:`move` and :meth:`clean`."""
+        return self.move(latent, answer, step), self.clean(latent, answer, step)
 
     def move(self, latent: Any, answer: Any, step: int) -> Any:
         """The latent after step ``step``, from 0; arrays of any kind."""
@@ -76,38 +85,13 @@ class FlowMatchConfig:
     stochastic_sampling: bool = False
 
     def __post_init__(self) -> None:
-        unknown = ("invert_sigmas", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
-        _refuse(self, *unknown, "stochastic_sampling", "shift_terminal")
-
-
-@dataclass(frozen=True)
-class EulerConfig:
-    """``scheduler_config.json`` of diffusers' EulerDiscreteScheduler; defaults are diffusers', but for the betas: only
-    the schedule of latent diffusion is known."""
-
-    beta_schedule: Literal["scaled_linear"]
-    num_train_timesteps: int = 1000
-    beta_start: float = 0.0001
-    beta_end: float = 0.02
-    prediction_type: Literal["epsilon"] = "epsilon"
-    interpolation_type: Literal["linear"] = "linear"
-    timestep_type: Literal["discrete"] = "discrete"
-    final_sigmas_type: Literal["zero"] = "zero"
-    use_karras_sigmas: bool = False
-    use_exponential_sigmas: bool = False
-    use_beta_sigmas: bool = False
-    rescale_betas_zero_snr: bool = False
-    trained_betas: list[float] | None = None
-
-    def __post_init__(self) -> None:
-        unknown = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
-        _refuse(self, *unknown, "rescale_betas_zero_snr", "trained_betas")
+        _refuse(self, "use_beta_sigmas", "stochastic_sampling")
 
 
 def read(config_type: type[C], described: Mapping[str, Any]) -> C:
     """A model's ``scheduler_config.json``; members that ``config_type`` does not have are passed over.
 
-    :raises EngineFault: IntegrityError for a switch that is not supported.
+    :raises EngineError: IntegrityError for a switch that is not supported.
     """
     try:
         return msgspec.convert(described, config_type)
@@ -135,15 +119,6 @@ def flux_flow_match(config: FlowMatchConfig, steps: int, tokens: int) -> Schedul
     return _shifted(config, np.linspace(1.0, 1.0 / steps, steps).astype(np.float32), tokens)
 
 
-def euler_trailing(config: EulerConfig, steps: int) -> Schedule:
-    """SDXL Lightning's: timesteps evenly spaced back from the last one (Lin et al., 2023, arXiv:2305.08891)."""
-    train = config.num_train_timesteps
-    timesteps = np.arange(train, 0, -train / steps).round().astype(np.float32) - np.float32(1)
-    levels = _training_levels(config)
-    sigmas = np.interp(timesteps, np.arange(train), levels).astype(np.float32)
-    return Schedule(np.append(sigmas, np.float32(0)), timesteps)
-
-
 def first_step(steps: int, strength: float, *, whole: bool) -> int:
     """How many of ``steps`` an edit of ``strength``, 0 … 1, leaves out: it starts from the picture with noise of that
     step's level. At least one step is left.
@@ -155,13 +130,8 @@ def first_step(steps: int, strength: float, *, whole: bool) -> int:
 
 
 def noised(clean: A, noise: A, sigma: float) -> A:
-    """A flow-matching latent of level ``sigma``; SDXL's is ``clean + sigma * noise``."""
+    """A latent of level ``sigma``."""
     return sigma * noise + (1.0 - sigma) * clean  # type: ignore[operator]
-
-
-def model_scale(sigma: float) -> float:
-    """What a scaled-noise latent is multiplied by before the model sees it: its variance becomes about 1."""
-    return float(1 / np.sqrt(np.float32(sigma) ** 2 + np.float32(1)))
 
 
 def _shifted(config: FlowMatchConfig, levels: NDArray[Any], tokens: int) -> Schedule:
@@ -171,26 +141,31 @@ def _shifted(config: FlowMatchConfig, levels: NDArray[Any], tokens: int) -> Sche
         shifted = factor / (factor + (1 / levels - 1))
     else:
         shifted = config.shift * levels / (1 + (config.shift - 1) * levels)
-    sigmas = shifted.astype(np.float32)
-    return Schedule(np.append(sigmas, np.float32(0)), sigmas * np.float32(config.num_train_timesteps))
+    sigmas = _respaced(config, shifted).astype(np.float32)
+    if config.invert_sigmas:
+        sigmas = np.float32(1) - sigmas
+    last = np.float32(config.invert_sigmas)
+    return Schedule(np.append(sigmas, last), sigmas * np.float32(config.num_train_timesteps))
+
+
+def _respaced(config: FlowMatchConfig, sigmas: NDArray[Any]) -> NDArray[Any]:
+    """As many levels, spaced as the configuration says."""
+    if config.shift_terminal:
+        with np.errstate(invalid="ignore"):  # one step alone cannot end elsewhere: no number, in diffusers as here
+            sigmas = 1 - (1 - sigmas) / ((1 - sigmas[-1]) / (1 - config.shift_terminal))
+    high, low = float(sigmas[0]), float(sigmas[-1])
+    if config.use_karras_sigmas:
+        most, least = high ** (1 / _RHO), low ** (1 / _RHO)
+        return (most + np.linspace(0, 1, len(sigmas)) * (least - most)) ** _RHO
+    if config.use_exponential_sigmas:
+        return np.exp(np.linspace(math.log(high), math.log(low), len(sigmas)))
+    return sigmas
 
 
 def _mu(config: FlowMatchConfig, tokens: int) -> float:
     """The logarithm of the dynamic shift: a straight line through two sizes of picture."""
     slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
     return tokens * slope + (config.base_shift - slope * config.base_image_seq_len)
-
-
-def _training_levels(config: EulerConfig) -> NDArray[np.float32]:
-    """Sigma at every timestep of training. Betas are the squares of evenly spaced numbers, in float32 from both ends
-    as torch spaces them; what is left of the picture's variance after each is their running product."""
-    train = config.num_train_timesteps
-    start, end = np.float32(config.beta_start**0.5), np.float32(config.beta_end**0.5)
-    pace = (end - start) / np.float32(train - 1)
-    i = np.arange(train, dtype=np.float32)
-    roots = np.where(i < train // 2, start + pace * i, end - pace * (np.float32(train - 1) - i))
-    left = np.cumprod(np.float32(1) - roots * roots, dtype=np.float32)
-    return ((np.float32(1) - left) / left) ** np.float32(0.5)
 
 
 def _refuse(config: Any, *names: str) -> None:

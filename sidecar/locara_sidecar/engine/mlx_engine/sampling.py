@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import mlx.core as mx
 import numpy as np
 
-from locara_sidecar.engine.family import Embedding
+from locara_sidecar.engine.drawing.family import Embedding
+from locara_sidecar.engine.drawing.source import painted_patches
 from locara_sidecar.engine.mlx_engine import samplers
 from locara_sidecar.engine.mlx_engine.family import channels_last
 
@@ -25,12 +26,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image as PilImage
 
-    from locara_sidecar.engine.family import Denoising, OnStep
+    from locara_sidecar.engine.drawing.family import Denoising, OnStep
+    from locara_sidecar.engine.drawing.noise import NoiseStream
+    from locara_sidecar.engine.drawing.source import Source
     from locara_sidecar.engine.mlx_engine.pace import Checkpoints, Paced
-    from locara_sidecar.engine.mlx_engine.samplers import Schedule
     from locara_sidecar.engine.mlx_engine.vae import Vae
-    from locara_sidecar.engine.noise import NoiseStream
-    from locara_sidecar.engine.source import Source
 
 _STEPS_AT_ONCE = 32
 
@@ -49,7 +49,25 @@ class Steps(Protocol):
 S = TypeVar("S", bound=Steps)
 
 
-class Held(NamedTuple):
+class Schedule(Protocol):
+    """The levels of one picture, and the way from each to the next: a flow's schedule or one of :mod:`.solvers`."""
+
+    @property
+    def sigmas(self) -> NDArray[np.float32]: ...
+
+    @property
+    def timesteps(self) -> NDArray[np.float32]: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def initial(self) -> float: ...
+
+    def step(self, latent: mx.array, answer: mx.array, step: int) -> tuple[mx.array, mx.array]: ...
+
+
+class KeptRegion(NamedTuple):
     """What stays as it is: ``mask`` (1, height, width, 1) is 1 where the model paints and 0 where it does not."""
 
     clean: mx.array
@@ -57,61 +75,81 @@ class Held(NamedTuple):
     mask: mx.array
 
 
-class Start(NamedTuple):
+class StartLatent(NamedTuple):
     """A latent at the first level of ``schedule``."""
 
     latent: mx.array
     schedule: Schedule
-    held: Held | None = None
+    held: KeptRegion | None = None
 
 
-def from_noise(noise: NoiseStream, size: tuple[int, int], channels: int, schedule: Schedule, mix: Mix) -> Start:
+def from_noise(noise: NoiseStream, size: tuple[int, int], channels: int, schedule: Schedule) -> StartLatent:
     """A picture of ``size`` (height, width) latent pixels, out of nothing."""
-    drawn = channels_last(noise.normal((1, channels, *size)))
-    return Start(mix(mx.zeros_like(drawn), drawn, float(schedule.sigmas[0])), schedule)
+    return StartLatent(schedule.initial * channels_last(noise.normal((1, channels, *size))), schedule)
 
 
 def from_picture(
-    vae: Vae, source: Source, noise: NoiseStream, left: Schedule, mix: Mix, pace: Paced, *, tiled: bool
-) -> Start:
+    vae: Vae,
+    source: Source,
+    noise: NoiseStream,
+    left: Schedule,
+    mix: Mix,
+    pace: Paced,
+    *,
+    tiled: bool,
+    all_noise: bool = True,
+) -> StartLatent:
     """An edit's beginning.
 
     :param left: the steps that the edit's strength leaves.
     :param tiled: encode the picture in tiles.
+    :param all_noise: at full strength under a mask, begin from nothing but noise, whatever the first level is.
     """
     posterior = vae.encode(pixels_of(source.image).astype(vae.dtype), pace, tiled=tiled)
     mean, deviation = posterior.mean.astype(mx.float32), posterior.deviation.astype(mx.float32)
     shape = (1, mean.shape[3], mean.shape[1], mean.shape[2])
     clean = vae.from_raw(mean + deviation * channels_last(noise.normal(shape)))
     drawn = channels_last(noise.normal(shape))
-    # at full strength under a mask SDXL, too, begins from nothing but noise
-    below = mx.zeros_like(clean) if source.mask is not None and source.strength == 1 else clean
-    latent = mix(below, drawn, float(left.sigmas[0]))
+    nothing = all_noise and source.mask is not None and source.strength == 1
+    latent = left.initial * drawn if nothing else mix(clean, drawn, float(left.sigmas[0]))
     mx.eval(latent, clean)
     if source.mask is None:
-        return Start(latent, left)
-    return Start(latent, left, Held(clean, drawn, mask_of(source.mask, vae.config.factor)))
+        return StartLatent(latent, left)
+    return StartLatent(
+        latent, left, KeptRegion(clean, drawn, _weights(painted_patches(source.mask, vae.config.factor)))
+    )
 
 
-def flow_match_start(vae: Vae, task: Denoising, size: tuple[int, int], schedule: Schedule, pace: Paced) -> Start:
-    """The beginning of a picture or an edit in flow matching; an edit of strength s has about s of the steps left."""
+def flow_match_start(
+    vae: Vae,
+    task: Denoising,
+    size: tuple[int, int],
+    schedule: samplers.Schedule,
+    pace: Paced,
+    *,
+    all_noise: bool,
+) -> StartLatent:
+    """The beginning of a picture or an edit in flow matching; an edit of strength s has about s of the steps left.
+
+    :param all_noise: as in :func:`from_picture`.
+    """
     source = task.source
     if source is None:
-        return from_noise(task.noise, size, vae.config.latent_channels, schedule, samplers.noised)
+        return from_noise(task.noise, size, vae.config.latent_channels, schedule)
     assert source.strength is not None
     left = schedule.after(samplers.first_step(schedule.steps, source.strength, whole=False))
-    return from_picture(vae, source, task.noise, left, samplers.noised, pace, tiled=task.spec.tiling == "on")
+    tiled = task.spec.tiling == "on"
+    return from_picture(vae, source, task.noise, left, samplers.noised, pace, tiled=tiled, all_noise=all_noise)
 
 
-def run(start: Start, predict: Predict, mix: Mix, on_step: OnStep) -> mx.array:
+def run(start: StartLatent, predict: Predict, mix: Mix, on_step: OnStep) -> mx.array:
     """The finished latent; ``on_step`` is called after each step, with what it is told evaluated."""
     latent, schedule, held = start
     for step in range(schedule.steps):
-        answer = predict(latent, step)
-        x0 = schedule.clean(latent, answer, step)
-        latent = schedule.move(latent, answer, step)
+        latent, x0 = schedule.step(latent, predict(latent, step), step)
         if held is not None:
-            kept = mix(held.clean, held.noise, float(schedule.sigmas[step + 1]))
+            last = step + 1 == schedule.steps  # clean, whatever its level is
+            kept = held.clean if last else mix(held.clean, held.noise, float(schedule.sigmas[step + 1]))
             latent = held.mask * latent + (1 - held.mask) * kept
         mx.eval(latent, x0)
         on_step(step + 1, schedule.steps, x0)
@@ -154,7 +192,6 @@ def pixels_of(image: PilImage) -> mx.array:
     return mx.array(values * 2 - 1)
 
 
-def mask_of(mask: PilImage, factor: int) -> mx.array:
-    """A mask (mode L) at the latent's size: each latent pixel is its upper left pixel, 1 from 128 on."""
-    levels = np.asarray(mask)[::factor, ::factor]
-    return mx.array((levels >= 128).astype(np.float32)[None, :, :, None])
+def _weights(painted: NDArray[Any]) -> mx.array:
+    """(1, height, width, 1): 1 where the model paints, 0 where it does not."""
+    return mx.array(painted.astype(np.float32)[None, :, :, None])

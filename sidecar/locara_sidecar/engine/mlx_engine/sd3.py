@@ -9,45 +9,38 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import mlx.core as mx
 
-from locara_sidecar.engine.family import Embedding
+from locara_sidecar.engine.drawing.family import Embedding
 from locara_sidecar.engine.mlx_engine import samplers, sampling
 from locara_sidecar.engine.mlx_engine.clip import ClipTextModelWithProjection
-from locara_sidecar.engine.mlx_engine.family import (
-    CLIP_TOKENIZERS,
-    T5_TOKENIZERS,
-    MlxFamily,
-    Network,
-)
+from locara_sidecar.engine.mlx_engine.family import MlxFamily
 from locara_sidecar.engine.mlx_engine.mmdit import Mmdit, MmditConfig
 from locara_sidecar.engine.mlx_engine.t5 import T5Encoder
-from locara_sidecar.engine.mlx_engine.vae import Vae, VaeConfig
+from locara_sidecar.machine.supported import FAMILIES
 
 if TYPE_CHECKING:
-    from locara_sidecar.engine.family import Denoising
-    from locara_sidecar.engine.truncation import Reader
+    from locara_sidecar.engine.drawing.family import Denoising
+    from locara_sidecar.engine.drawing.truncation import Reader
+    from locara_sidecar.engine.mlx_engine.vae import VaeConfig
 
 
 class Sd3(MlxFamily):
     """A model of the family."""
 
-    index_class = "StableDiffusion3Pipeline"
+    row = FAMILIES["sd3"]
     networks: ClassVar = {
-        "text_encoder": Network("CLIPTextModelWithProjection", ClipTextModelWithProjection, encoder=True),
-        "text_encoder_2": Network("CLIPTextModelWithProjection", ClipTextModelWithProjection, encoder=True),
-        "text_encoder_3": Network("T5EncoderModel", T5Encoder, encoder=True),
-        "transformer": Network("SD3Transformer2DModel", Mmdit),
-        "vae": Network("AutoencoderKL", Vae),
+        "CLIPTextModelWithProjection": ClipTextModelWithProjection,
+        "T5EncoderModel": T5Encoder,
+        "SD3Transformer2DModel": Mmdit,
     }
-    tokenizers: ClassVar = {
-        "tokenizer": CLIP_TOKENIZERS,
-        "tokenizer_2": CLIP_TOKENIZERS,
-        "tokenizer_3": T5_TOKENIZERS,
-    }
-    scheduler_class = "FlowMatchEulerDiscreteScheduler"
-    sampler_config = samplers.FlowMatchConfig
-    optional = frozenset({"tokenizer_3", "text_encoder_3"})
-    classifier_free_guidance = True
-    schedulers = frozenset({"flow-match-euler"})
+
+    @property
+    def largest_side(self) -> int:
+        return self.config("transformer").pos_embed_max_size * self.grid
+
+    @property
+    def grid(self) -> int:
+        config: MmditConfig = self.config("transformer")
+        return config.patch_size * super().grid
 
     def trim(self, name: str, model: Any) -> None:
         if name == self.denoiser:
@@ -70,8 +63,8 @@ class Sd3(MlxFamily):
         clip = mx.pad(clip, [(0, 0), (0, 0), (0, config.joint_attention_dim - clip.shape[-1])])
         pooled = mx.concatenate([first.pooled, second.pooled], axis=-1)
         if self.has("text_encoder_3"):
-            ids = self.tokenizer("tokenizer_3").ids(text, max_sequence_length)
-            t5 = self.module("text_encoder_3")(mx.array([ids]), self.pace()).astype(clip.dtype)
+            ids = self.ids("tokenizer_3", text, max_sequence_length)
+            t5 = self.module("text_encoder_3")(ids, self.pace()).astype(clip.dtype)
         else:
             t5 = mx.zeros((1, max_sequence_length, config.joint_attention_dim), dtype=clip.dtype)
         embedding = Embedding(mx.concatenate([clip, t5], axis=1), pooled)
@@ -85,7 +78,7 @@ class Sd3(MlxFamily):
         factor, config = self.config("vae").factor, transformer.config
         size = spec.height // factor, spec.width // factor
         schedule = samplers.flow_match(self.sampler, spec.steps, size[0] * size[1] // config.patch_size**2)
-        start = sampling.flow_match_start(self.vae, task, size, schedule, self.pace())
+        start = sampling.flow_match_start(self.vae, task, size, schedule, self.pace(), all_noise=True)
         tokens, pooled = sampling.together(task.prompt, task.negative)
         steering = sampling.made_ahead(
             lambda times: transformer.modulation(times, pooled), start.schedule.timesteps, self._context.checkpoints
@@ -100,5 +93,4 @@ class Sd3(MlxFamily):
         return sampling.run(start, predict, samplers.noised, task.on_step)
 
     def _clip(self, encoder: str, tokenizer: str, text: str, length: int) -> Any:
-        ids = self.tokenizer(tokenizer).ids(text, length)
-        return self.module(encoder)(mx.array([ids]), self.pace())
+        return self.module(encoder)(self.ids(tokenizer, text, length), self.pace())

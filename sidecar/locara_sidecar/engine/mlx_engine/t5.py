@@ -1,4 +1,5 @@
-"""The encoder of T5 v1.1 (Raffel et al., 2020, arXiv:1910.10683; gated feed-forward: Shazeer, 2020, arXiv:2002.05202).
+"""The encoder of T5 (Raffel et al., 2020, arXiv:1910.10683) and of v1.1 (gated feed-forward: Shazeer, 2020,
+arXiv:2002.05202).
 
 No position embeddings: attention adds a learned bias that depends on how far apart two tokens are, in buckets that
 widen with the distance. Scores are not scaled by the head size. Nothing is masked: like diffusers' pipelines, padding
@@ -9,12 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import mlx.core as mx
 import numpy as np
 from mlx import nn
 
+from locara_sidecar.engine.mlx_engine.activations import ACTIVATIONS, Activation
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 
 if TYPE_CHECKING:
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class T5Config:
-    """``config.json``; defaults are transformers', but for the feed-forward: only the gated form is known."""
+    """``config.json``; defaults are transformers'."""
 
-    feed_forward_proj: Literal["gated-gelu"]
+    feed_forward_proj: str = "relu"
     vocab_size: int = 32128
     d_model: int = 512
     d_kv: int = 64
@@ -35,6 +37,16 @@ class T5Config:
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
     layer_norm_epsilon: float = 1e-6
+
+    @property
+    def gated(self) -> bool:
+        return self.feed_forward_proj.startswith("gated-")
+
+    @property
+    def activation(self) -> Activation:
+        """``gated-gelu`` has always meant the approximation."""
+        name = self.feed_forward_proj.removeprefix("gated-")
+        return ACTIVATIONS["gelu_new" if self.gated and name == "gelu" else name]
 
 
 class Attention(nn.Module):
@@ -64,20 +76,27 @@ class Block(nn.Module):
         self.norm1 = nn.RMSNorm(config.d_model, eps=config.layer_norm_epsilon)
         self.attention = Attention(config)
         self.norm2 = nn.RMSNorm(config.d_model, eps=config.layer_norm_epsilon)
-        self.wi_0 = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.wi_1 = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self._act = config.activation
+        if config.gated:
+            self.wi_0 = nn.Linear(config.d_model, config.d_ff, bias=False)
+            self.wi_1 = nn.Linear(config.d_model, config.d_ff, bias=False)
+        else:
+            self.wi = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
 
     def __call__(self, x: mx.array, bias: mx.array) -> mx.array:
         x = x + self.attention(self.norm1(x), bias)
         y = self.norm2(x)
-        return x + self.wo(nn.gelu_approx(self.wi_0(y)) * self.wi_1(y))
+        if "wi" in self:
+            return x + self.wo(self._act(self.wi(y)))
+        return x + self.wo(self._act(self.wi_0(y)) * self.wi_1(y))
 
 
 class T5Encoder(nn.Module):
     """Token ids to one vector a token."""
 
     config_type: ClassVar = T5Config
+    repeated: ClassVar = ("blocks",)
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
@@ -89,6 +108,7 @@ class T5Encoder(nn.Module):
 
     @staticmethod
     def sanitize(key: str, value: mx.array) -> tuple[str, mx.array]:
+        key = key.removeprefix("transformer.")  # of an encoder saved out of a larger model
         for theirs, ours in _RENAMED:
             key = key.replace(theirs, ours)
         return key, value

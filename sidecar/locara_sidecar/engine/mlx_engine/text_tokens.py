@@ -11,18 +11,20 @@ T5 (unigram, the most likely cut into pieces): the character map of the file, if
 with ``▁`` in front. End token behind it.
 
 *Added* tokens, such as ``<|endoftext|>`` or the padding token ``!`` of CLIP-G, are found in the text before anything
-else is done to it.
+else is done to it; :mod:`.added_tokens` reads them.
 """
 
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE, Unigram
 
-from locara_sidecar.engine.model_folder import broken, incomplete, read_json
+from locara_sidecar.engine.folder import tokenizer_check
+from locara_sidecar.engine.folder.model_folder import broken, read_json
+from locara_sidecar.engine.mlx_engine import added_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,10 +38,19 @@ _CLIP_TOKENS = {
     "pad_token": "<|endoftext|>",
 }
 _T5_TOKENS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_T5_SENTINEL = "<extra_id_{}>"
 _T5_UNKNOWN: Final = 2
+_ENDLESS: Final = 1 << 30
 
-Special = str | AddedToken
+
+class _Ends(NamedTuple):
+    """What is put around a text: tokens in front of it and behind it, and where padding and cuts are."""
+
+    before: list[int]
+    after: list[int]
+    pad: int
+    padding: str
+    truncation: str
 
 
 class TextTokenizer:
@@ -47,21 +58,31 @@ class TextTokenizer:
 
     :ivar specials: how many tokens :meth:`ids` puts around a text.
     :ivar longest: how many tokens the model says that its encoder takes, those included.
+    :ivar keeps_end: whether a text that does not fit loses its beginning and not its end.
     """
 
-    def __init__(self, backend: Any, *, before: list[int], after: list[int], pad: int, longest: int) -> None:
+    def __init__(self, backend: Any, ends: _Ends, longest: int) -> None:
         self._backend = backend
-        self._before = before
-        self._after = after
-        self._pad = pad
-        self.specials = len(before) + len(after)
+        self._ends = ends
+        self.specials = len(ends.before) + len(ends.after)
         self.longest = longest
+        self.keeps_end = ends.truncation == "left"
 
     def ids(self, text: str, length: int) -> list[int]:
-        """Exactly ``length`` ids: what does not fit is cut off at the end, what lacks is padding."""
+        """Exactly ``length`` ids: what does not fit is cut off, what lacks is padding."""
+        ends = self._ends
         inner: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        ids = [*self._before, *inner[: max(length - self.specials, 0)], *self._after]
-        return ids + [self._pad] * (length - len(ids))
+        room = max(length - self.specials, 0)
+        kept = inner[max(len(inner) - room, 0) :] if self.keeps_end else inner[:room]
+        ids = [*ends.before, *kept, *ends.after]
+        padding = [ends.pad] * (length - len(ids))
+        return padding + ids if ends.padding == "left" else ids + padding
+
+    @property
+    def highest(self) -> int:
+        """The highest id that it can give."""
+        vocabulary: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
+        return max(vocabulary.values(), default=0)
 
     def starts(self, text: str) -> list[int]:
         """The index in ``text`` at which each token begins, special ones left out, none cut off."""
@@ -70,20 +91,22 @@ class TextTokenizer:
 
 
 def load(folder: Path, name: str) -> TextTokenizer:
-    """The tokenizer in ``folder / name``; its kind follows from its files.
+    """The tokenizer in ``folder / name``; its kind follows from its files, which ``tokenizer_check.py`` has looked at.
 
-    :raises EngineFault: ModelIncomplete, or IntegrityError for files that make no tokenizer.
+    :raises EngineError: IntegrityError for files that make no tokenizer.
     """
     config = read_json(folder, f"{name}/tokenizer_config.json")
-    described: dict[str, Any] = {}
+    described: dict[str, Any] | None = None
     if (folder / name / "tokenizer.json").is_file():
         described = read_json(folder, f"{name}/tokenizer.json")
     try:
-        model: dict[str, Any] = described.get("model", {})
-        if model.get("type") == "Unigram":
-            return _t5(described, config, _special_map(folder, name, config))
+        model: dict[str, Any] = (described or {}).get("model", {})
+        if described is not None and tokenizer_check.kind_of(described) == "Unigram":
+            added = added_tokens.read(folder, name, config, described, _T5_TOKENS, _T5_SENTINEL)
+            return _t5(described, config, added)
         vocab, merges = _pairs(folder, name, model)
-        return _clip(vocab, merges, described, config, _special_map(folder, name, config))
+        added = added_tokens.read(folder, name, config, described, _CLIP_TOKENS)
+        return _clip(vocab, merges, described, config, added)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise broken(f"{name}/tokenizer_config.json", "it makes no tokenizer") from error
     except Exception as error:
@@ -101,28 +124,23 @@ def _pairs(folder: Path, name: str, model: Mapping[str, Any]) -> tuple[dict[str,
         return dict(model["vocab"]), cast("list[tuple[str, str]]", merges)
     if (folder / name / "tokenizer.json").is_file():
         raise broken(f"{name}/tokenizer.json", "it makes no tokenizer")
-    if not (folder / name / "vocab.json").is_file():
-        raise incomplete(f"{name}/tokenizer.json")
-    if not (folder / name / "merges.txt").is_file():
-        raise incomplete(f"{name}/merges.txt")
     return BPE.read_file(str(folder / name / "vocab.json"), str(folder / name / "merges.txt"))
 
 
 def _clip(
     vocab: dict[str, int],
     merges: list[tuple[str, str]],
-    described: Mapping[str, Any],
+    described: Mapping[str, Any] | None,
     config: Mapping[str, Any],
-    special_map: Mapping[str, Special],
+    added: added_tokens.AddedTokens,
 ) -> TextTokenizer:
-    named: dict[str, Special] = {**_CLIP_TOKENS, **_named(config), **special_map}
     backend = Tokenizer(
         BPE(
             vocab=vocab,
             merges=merges,
             continuing_subword_prefix="",
             end_of_word_suffix="</w>",
-            unk_token=_content(named["unk_token"]),
+            unk_token=str(added.roles["unk_token"]),
         )
     )
     # white space is no part of any word, but it can be of an added token that is looked for in the normalized text
@@ -134,18 +152,11 @@ def _clip(
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    _add_tokens(backend, described, config, named)
-    return TextTokenizer(
-        backend,
-        before=[_id(backend, named["bos_token"])],
-        after=[_id(backend, named["eos_token"])],
-        pad=_id(backend, named["pad_token"]),
-        longest=int(config["model_max_length"]),
-    )
+    ends = _ends(backend, added, described, config, starts=True)
+    return TextTokenizer(backend, ends, longest=int(config["model_max_length"]))
 
 
-def _t5(described: Mapping[str, Any], config: Mapping[str, Any], special_map: Mapping[str, Special]) -> TextTokenizer:
-    named: dict[str, Special] = {**_T5_TOKENS, **_named(config), **special_map}
+def _t5(described: Mapping[str, Any], config: Mapping[str, Any], added: added_tokens.AddedTokens) -> TextTokenizer:
     pieces = [(str(piece), float(score)) for piece, score in described["model"]["vocab"]]
     backend = Tokenizer(Unigram(pieces, unk_id=_T5_UNKNOWN, byte_fallback=False))
     if (characters := _character_map(described.get("normalizer"))) is not None:
@@ -156,15 +167,33 @@ def _t5(described: Mapping[str, Any], config: Mapping[str, Any], special_map: Ma
             pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True),
         ]
     )
-    sentinels = [f"<extra_id_{i}>" for i in range(int(config.get("extra_ids", 100)))]
-    _add_tokens(backend, described, config, named, sentinels)
-    return TextTokenizer(
-        backend,
-        before=[],
-        after=[_id(backend, named["eos_token"])],
-        pad=_id(backend, named["pad_token"]),
-        longest=int(config["model_max_length"]),
+    ends = _ends(backend, added, described, config, starts=False)
+    return TextTokenizer(backend, ends, _longest(config))
+
+
+def _ends(
+    backend: Any,
+    added: added_tokens.AddedTokens,
+    described: Mapping[str, Any] | None,
+    config: Mapping[str, Any],
+    *,
+    starts: bool,
+) -> _Ends:
+    """Make the tokenizer find its added tokens, and tell those around a text; the first of them if it ``starts``."""
+    backend.add_tokens(added.tokens)
+    backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
+    return _Ends(
+        before=[_id(backend, added, "bos_token")] if starts else [],
+        after=[_id(backend, added, "eos_token")],
+        pad=_id(backend, added, "pad_token"),
+        padding=added_tokens.side(config, described, "padding"),
+        truncation=added_tokens.side(config, described, "truncation"),
     )
+
+
+def _longest(config: Mapping[str, Any]) -> int:
+    """A T5 tokenizer may name no limit, or one that means none: a job has its own."""
+    return int(min(config.get("model_max_length") or _ENDLESS, _ENDLESS))
 
 
 def _character_map(normalizer: Any) -> bytes | None:
@@ -176,62 +205,8 @@ def _character_map(normalizer: Any) -> bytes | None:
     return base64.b64decode(found[0]) if found else None
 
 
-def _special_map(folder: Path, name: str, config: Mapping[str, Any]) -> dict[str, Special]:
-    """The named tokens of ``special_tokens_map.json``, which older folders have and newer ones do not need."""
-    file = f"{name}/special_tokens_map.json"
-    if "added_tokens_decoder" in config or not (folder / file).is_file():
-        return {}
-    return _named(read_json(folder, file), special=True)
-
-
-def _named(config: Mapping[str, Any], *, special: bool = False) -> dict[str, Special]:
-    """The tokens that have a role, as text or as the full description that the file gives."""
-    found: dict[str, Special] = {}
-    for role in _NAMED:
-        match config.get(role):
-            case str(text):
-                found[role] = text
-            case dict(fields):
-                found[role] = _added(cast("dict[str, Any]", fields), special=special)
-            case _:
-                pass
-    return found
-
-
-def _added(fields: Mapping[str, Any], *, special: bool = False) -> AddedToken:
-    known = {key: value for key, value in fields.items() if key not in ("__type", "id", "special")}
-    return AddedToken(**known, special=special or bool(fields.get("special")))
-
-
-def _add_tokens(
-    backend: Any,
-    described: Mapping[str, Any],
-    config: Mapping[str, Any],
-    named: Mapping[str, Special],
-    more: list[str] | None = None,
-) -> None:
-    """Make the tokenizer find its added tokens: those listed by id first, so that new ones get the ids of the list."""
-    listed: dict[int, AddedToken] = {}
-    if "added_tokens_decoder" in config:
-        listed = {int(index): _added(fields) for index, fields in config["added_tokens_decoder"].items()}
-    else:
-        listed = {int(fields["id"]): _added(fields) for fields in described.get("added_tokens", [])}
-    tokens = [listed[index] for index in sorted(listed)]
-    texts = {token.content for token in tokens}
-    by_role = [named[role] for role in _NAMED if role in named]
-    for token in [*by_role, *(more or [])]:
-        if _content(token) not in texts:
-            texts.add(_content(token))
-            tokens.append(AddedToken(token, special=True) if isinstance(token, str) else token)
-    backend.add_tokens(tokens)
-
-
-def _content(token: Special) -> str:
-    return token if isinstance(token, str) else token.content
-
-
-def _id(backend: Any, token: Special) -> int:
-    found: int | None = backend.token_to_id(_content(token))
+def _id(backend: Any, added: added_tokens.AddedTokens, role: str) -> int:
+    found: int | None = backend.token_to_id(str(added.roles[role]))
     if found is None:
-        raise ValueError(f"no token {_content(token)!r}")
+        raise ValueError(f"no token for {role}")
     return found

@@ -33,6 +33,8 @@ class TinyVaeConfig:
     num_decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
     scaling_factor: float = 1.0
     shift_factor: float | None = 0.0
+    latents_mean: tuple[float, ...] | None = None
+    latents_std: tuple[float, ...] | None = None
 
 
 class Block(nn.Module):

@@ -36,6 +36,8 @@ class VaeConfig:
     sample_size: int = 32
     scaling_factor: float = 0.18215
     shift_factor: float | None = None
+    latents_mean: tuple[float, ...] | None = None
+    latents_std: tuple[float, ...] | None = None
     force_upcast: bool = True
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
@@ -55,6 +57,14 @@ class Scaling(Protocol):
 
     @property
     def shift_factor(self) -> float | None: ...
+
+    @property
+    def latents_mean(self) -> tuple[float, ...] | None:
+        """Of each channel, in the raw latent's terms; with the deviations, or neither."""
+        ...
+
+    @property
+    def latents_std(self) -> tuple[float, ...] | None: ...
 
 
 class Posterior(NamedTuple):
@@ -103,7 +113,7 @@ class Attention(nn.Module):
         return x + self.to_out(mx.concatenate(seen, axis=2)).reshape(x.shape)
 
 
-class Middle(nn.Module):
+class MiddleBlock(nn.Module):
     def __init__(self, channels: int, config: VaeConfig) -> None:
         super().__init__()
         groups = config.norm_num_groups
@@ -172,7 +182,7 @@ class Encoder(nn.Module):
             DownLevel(channels[max(i - 1, 0)], width, config.layers_per_block, groups, resize=i < last)
             for i, width in enumerate(channels)
         ]
-        self.mid_block = Middle(channels[-1], config)
+        self.mid_block = MiddleBlock(channels[-1], config)
         self.conv_norm_out = _norm(groups, channels[-1])
         self.conv_out = nn.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
 
@@ -190,7 +200,7 @@ class Decoder(nn.Module):
         channels, groups = config.block_out_channels[::-1], config.norm_num_groups
         last = len(channels) - 1
         self.conv_in = nn.Conv2d(config.latent_channels, channels[0], 3, padding=1)
-        self.mid_block = Middle(channels[0], config)
+        self.mid_block = MiddleBlock(channels[0], config)
         self.up_blocks = [
             UpLevel(channels[max(i - 1, 0)], width, config.layers_per_block + 1, groups, resize=i < last)
             for i, width in enumerate(channels)
@@ -227,9 +237,9 @@ class Vae(nn.Module):
 
     @staticmethod
     def sanitize(key: str, value: mx.array) -> tuple[str, mx.array]:
-        for theirs in ("downsamplers.0.", "upsamplers.0."):
-            key = key.replace(theirs, "")
-        return key.replace("to_out.0.", "to_out."), channels_last(value)
+        for theirs, ours in _RENAMED:
+            key = key.replace(theirs, ours)
+        return key, channels_last(value)
 
     def encode(self, pixels: mx.array, pace: Paced = unpaced, *, tiled: bool = False) -> Posterior:
         """Pixels to the raw latent's distribution.
@@ -260,7 +270,7 @@ class Vae(nn.Module):
 
     def from_raw(self, raw: mx.array) -> mx.array:
         """The encoder's latent as the transformer takes it."""
-        return (raw - (self.config.shift_factor or 0.0)) * self.config.scaling_factor
+        return from_raw(raw, self.config)
 
     def _decode(self, raw: mx.array, pace: Paced) -> mx.array:
         return self.decoder(self.post_quant_conv(raw) if "post_quant_conv" in self else raw, pace)
@@ -271,9 +281,32 @@ class Vae(nn.Module):
         return self.quant_conv(moments) if "quant_conv" in self else moments
 
 
+_RENAMED = (
+    ("downsamplers.0.", ""),
+    ("upsamplers.0.", ""),
+    ("to_out.0.", "to_out."),
+    # of attention in files that diffusers wrote up to version 0.16
+    ("attentions.0.query.", "attentions.0.to_q."),
+    ("attentions.0.key.", "attentions.0.to_k."),
+    ("attentions.0.value.", "attentions.0.to_v."),
+    ("attentions.0.proj_attn.", "attentions.0.to_out."),
+)
+
+
 def to_raw(latent: mx.array, config: Scaling) -> mx.array:
     """A transformer's latent as a decoder of that configuration takes it."""
+    if config.latents_mean is not None and config.latents_std is not None:
+        mean, deviation = (mx.array(values, latent.dtype) for values in (config.latents_mean, config.latents_std))
+        return latent * deviation / config.scaling_factor + mean
     return latent / config.scaling_factor + (config.shift_factor or 0.0)
+
+
+def from_raw(raw: mx.array, config: Scaling) -> mx.array:
+    """An encoder's latent as a transformer with an autoencoder of that configuration takes it."""
+    if config.latents_mean is not None and config.latents_std is not None:
+        mean, deviation = (mx.array(values, raw.dtype) for values in (config.latents_mean, config.latents_std))
+        return (raw - mean) * config.scaling_factor / deviation
+    return (raw - (config.shift_factor or 0.0)) * config.scaling_factor
 
 
 def _norm(groups: int, channels: int) -> nn.GroupNorm:

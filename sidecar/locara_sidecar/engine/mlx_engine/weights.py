@@ -1,4 +1,4 @@
-"""Tensors of a checked model folder (``engine/model_folder.py``) as MLX modules, tensor by tensor.
+"""Tensors of a checked model folder (``engine/folder/model_folder.py``) as MLX modules, tensor by tensor.
 
 ``mx.load`` accepts headers that lie, so it only ever sees files that safetensors' own reader has accepted. What it
 returns is lazy: a tensor's bytes are read when it is evaluated, into fresh memory. (MLX 0.32 maps no files, and takes
@@ -19,13 +19,15 @@ import msgspec
 from mlx import nn
 from mlx.utils import tree_flatten, tree_unflatten
 
+from locara_sidecar.engine.folder import tensor_check
+from locara_sidecar.engine.folder.model_folder import broken
+from locara_sidecar.engine.mlx_engine import tensor_files
 from locara_sidecar.engine.mlx_engine.device import memory_fault
-from locara_sidecar.engine.model_folder import broken
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from locara_sidecar.engine.model_folder import Component, Progress
+    from locara_sidecar.engine.folder.model_folder import Component, Progress
 
 Named = Iterable[tuple[str, mx.array]]
 _WRONG = (ValueError, TypeError, IndexError, KeyError, ArithmeticError, RuntimeError)
@@ -62,7 +64,7 @@ C = TypeVar("C")
 def read_config(config_type: type[C], component: Component) -> C:
     """The component's ``config.json`` as ``config_type``; members that it does not have are passed over.
 
-    :raises EngineFault: IntegrityError for a member of another type or a switch that is not supported.
+    :raises EngineError: IntegrityError for a member of another type or a switch that is not supported.
     """
     try:
         return msgspec.convert(component.config, config_type)
@@ -75,7 +77,7 @@ def build(
 ) -> M:
     """A model from its configuration and tensors, floating ones as ``dtype``.
 
-    :raises EngineFault: IntegrityError when configuration and tensors do not fit together; InsufficientMemory.
+    :raises EngineError: IntegrityError when configuration and tensors do not fit together; InsufficientMemory.
     :raises JobCancelled: between two tensors.
     """
     made = cast("Any", model_type)
@@ -100,13 +102,39 @@ def build(
             if fault := memory_fault(error):
                 raise fault from error
             raise broken(f"{component.name}/{path.name}", "a tensor cannot be read") from error
-    if any(wanted[name] != tuple(value.shape) for name, value in found.items()):
+    _require_all(component, wanted, {name: tuple(value.shape) for name, value in found.items()})
+    model.update(tree_unflatten(list(found.items())))
+    return model
+
+
+def require_fit(model_type: type[nn.Module], component: Component) -> None:
+    """Whether the files have what a model of that configuration needs, in the shapes that it needs; reads headers only.
+
+    :raises EngineError: IntegrityError, as :func:`build` would.
+    """
+    made = cast("Any", model_type)
+    config = read_config(made.config_type, component)
+    try:
+        with making_modules():
+            model: nn.Module = made(config)
+        wanted = {name: tuple(value.shape) for name, value in _parameters(model)}
+    except _WRONG as error:
+        raise broken(f"{component.name}/config.json", "it makes no sense") from error
+    found: dict[str, tuple[int, ...]] = {}
+    for path in component.files:
+        for key, tensor in tensor_check.headers(path)[0].items():
+            name, laid_out = made.sanitize(key, mx.zeros(tensor.shape))  # lazy: nothing is allocated
+            if name in wanted:
+                found[name] = tuple(laid_out.shape)
+    _require_all(component, wanted, found)
+
+
+def _require_all(component: Component, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
+    if any(wanted[name] != shape for name, shape in found.items()):
         raise broken(f"{component.name}/config.json", "it does not fit the weights beside it")
     if missing := sorted(wanted.keys() - found.keys()):
         first = f"{component.name}/{component.files[0].name}"
         raise broken(first, f"{len(missing)} tensors are missing, as {missing[0]}")
-    model.update(tree_unflatten(list(found.items())))
-    return model
 
 
 @contextlib.contextmanager
@@ -141,10 +169,7 @@ def _parameters(model: nn.Module) -> list[tuple[str, mx.array]]:
 
 def _tensors(path: Path, progress: Progress) -> Iterator[tuple[str, mx.array]]:
     """All tensors of a file, lazy and one at a time; when the next is asked for, this one is done with."""
-    tensors = cast("dict[str, mx.array]", mx.load(str(path)))
-    for key in sorted(tensors):
-        value = tensors.pop(key)
-        size = value.nbytes
+    for key, value, size in tensor_files.tensors(path):
         yield key, value
         del value
         progress.advance(size)

@@ -14,8 +14,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from locara_sidecar.engine.frames import SandboxReport
 from locara_sidecar.engine.sandbox import attempts, landlock, network, places, seatbelt
+from locara_sidecar.ipc.frames import SandboxReport
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable

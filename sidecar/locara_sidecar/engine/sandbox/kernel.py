@@ -27,17 +27,18 @@ _ACT_ERRNO = 0x00050000
 _NOT_EQUAL, _MASKED_EQUAL = 1, 7
 
 
-class Differs(NamedTuple):
+class ArgumentDiffers(NamedTuple):
     """A call whose argument ``argument`` (from 0) is not ``value``."""
 
     argument: int
     value: int
 
     def compare(self) -> tuple[int, int, int, int]:
+        """As libseccomp takes it: argument, operator and two values."""
         return self.argument, _NOT_EQUAL, self.value, 0
 
 
-class Holds(NamedTuple):
+class ArgumentEquals(NamedTuple):
     """A call whose argument ``argument`` (from 0) is ``value`` in the bits of ``mask``."""
 
     argument: int
@@ -45,6 +46,7 @@ class Holds(NamedTuple):
     value: int
 
     def compare(self) -> tuple[int, int, int, int]:
+        """As libseccomp takes it: argument, operator and two values."""
         return self.argument, _MASKED_EQUAL, self.mask, self.value
 
 
@@ -53,7 +55,7 @@ class Denial(NamedTuple):
 
     name: str
     error: int
-    where: Differs | Holds | None = None
+    where: ArgumentDiffers | ArgumentEquals | None = None
 
 
 class _Compare(ctypes.Structure):  # scmp_arg_cmp
@@ -131,6 +133,7 @@ class Kernel:
         return fd, stat.S_ISDIR(os.fstat(fd).st_mode)
 
     def close(self, fd: int) -> None:
+        """Give a descriptor back."""
         os.close(fd)
 
     # --- the network namespace ----------------------------------------------------------

@@ -14,7 +14,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from locara_sidecar.engine.sandbox.kernel import Denial, Differs, Holds
+from locara_sidecar.engine.sandbox.kernel import ArgumentDiffers, ArgumentEquals, Denial
 
 if TYPE_CHECKING:
     from locara_sidecar.engine.sandbox.kernel import Kernel
@@ -25,10 +25,10 @@ _TYPE = 0xF
 """The bits of a socket's type that are not flags."""
 
 DENIED = (
-    Denial("socket", errno.EACCES, Differs(0, _UNIX)),
+    Denial("socket", errno.EACCES, ArgumentDiffers(0, _UNIX)),
     # datagrams need no connection to be sent, not even those of a pair
     *(
-        Denial(name, errno.EACCES, Holds(1, _TYPE, kind))
+        Denial(name, errno.EACCES, ArgumentEquals(1, _TYPE, kind))
         for name in ("socket", "socketpair")
         for kind in (_DATAGRAM, _RAW)
     ),

@@ -16,6 +16,11 @@ MODULE = "diffusers.models.autoencoders.vae"
 
 def raw_latent(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     """A denoiser's latent as the decoder takes it."""
+    mean, deviation = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
+    if mean is not None and deviation is not None:  # of each channel; diffusers' SDXL pipelines decode like this
+        shape = (1, -1, 1, 1)
+        mean, deviation = (torch.tensor(values).view(shape).to(latent) for values in (mean, deviation))
+        return latent * deviation / vae.config.scaling_factor + mean
     return latent / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
 
 

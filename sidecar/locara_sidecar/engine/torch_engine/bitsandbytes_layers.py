@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from locara_sidecar.engine.torch_engine.quantization import QuantizedLinear
+from locara_sidecar.engine.torch_engine.quantized_linear import QuantizedLinear
 
 bitsandbytes: Any = _bitsandbytes
 kernels: Any = bitsandbytes.functional
@@ -48,7 +48,8 @@ class Linear8(QuantizedLinear):
         count = x.numel() // inputs
         if x.device.type == "cpu" and count <= _FEW_ROWS.get(x.dtype, 0) and inputs % _WHOLE == 0:
             rows = x.reshape(-1, inputs).contiguous()  # a UNet's are a picture's pixels, turned
-            y: torch.Tensor = cast("Any", torch)._weight_int8pack_mm(rows, self.values, self.scales)
+            multiply = cast("Any", torch)._weight_int8pack_mm  # noqa: SLF001 -- torch has no other name for it
+            y: torch.Tensor = multiply(rows, self.values, self.scales)
             y = y.view(*x.shape[:-1], -1)
             return y if self.bias is None else y + self.bias
         # scaled is what is smaller; in float16 the weight: integers times inputs would leave its range

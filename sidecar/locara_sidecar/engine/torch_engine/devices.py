@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from locara_sidecar.engine import machine, memory
-from locara_sidecar.engine.runtime import EngineFault
+from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.machine import machine, memory
 
 _NODES = {"/dev/nvidiactl": torch.version.cuda, "/dev/kfd": torch.version.hip}
 """The driver's device node, and the version of its libraries that this torch was built for."""
@@ -145,7 +145,7 @@ def release(device: str) -> None:
         torch.mps.empty_cache()
 
 
-def memory_fault(error: BaseException, device: str) -> EngineFault | None:
+def memory_fault(error: BaseException, device: str) -> EngineError | None:
     """``InsufficientMemory`` if ``error`` says that an allocation failed, with the figures that are known."""
     text = str(error)
     is_torch = isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
@@ -154,4 +154,4 @@ def memory_fault(error: BaseException, device: str) -> EngineFault | None:
     figures = {"available": torch.cuda.mem_get_info()[0] if device == "cuda" else machine.host_memory()[1]}
     if wanted := _WANTED.search(text):
         figures["needed"] = int(float(wanted[1]) * _UNITS[wanted[2]])
-    return EngineFault("InsufficientMemory", "The model ran out of memory on this device.", **figures)
+    return EngineError("InsufficientMemory", "The model ran out of memory on this device.", **figures)

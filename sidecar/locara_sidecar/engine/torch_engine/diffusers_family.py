@@ -9,44 +9,56 @@ diffusers' pipeline encodes and denoises.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
+import math
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
+import numpy as np
 import torch
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
 from safetensors import SafetensorError
 
-from locara_sidecar.engine import model_folder, plan
-from locara_sidecar.engine.parts import parts_of
+from locara_sidecar.engine.drawing.family import Family
+from locara_sidecar.engine.drawing.source import painted_patches
+from locara_sidecar.engine.folder import folder_check, model_folder
 from locara_sidecar.engine.torch_engine import autoencoder, compiled, devices, readers, step_cache, weights
 from locara_sidecar.engine.torch_engine.hooks import drawing_from, observed_steps
 from locara_sidecar.engine.torch_engine.previews import Previews
+from locara_sidecar.machine import plan
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Mapping
+    from collections.abc import Generator, Mapping
+    from pathlib import Path
 
     from torch import nn
 
-    from locara_sidecar.engine.family import Denoising, Family
-    from locara_sidecar.engine.frames import JobSpec
-    from locara_sidecar.engine.plan import Part
-    from locara_sidecar.engine.source import Source
+    from locara_sidecar.engine.drawing.family import CheckedFolder, Denoising
+    from locara_sidecar.engine.drawing.source import Source
+    from locara_sidecar.engine.drawing.truncation import Reader
     from locara_sidecar.engine.torch_engine.family import OpenContext
-    from locara_sidecar.engine.truncation import Reader
+    from locara_sidecar.ipc.frames import JobSpec
+    from locara_sidecar.machine.plan import Part
+    from locara_sidecar.machine.supported import Tokenizer
 
-_WRONG = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, OSError, SafetensorError)
+_WRONG = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    NotImplementedError,
+    ImportError,
+    OSError,
+    SafetensorError,
+    StrictDataclassError,
+)
 """What the libraries raise for a configuration or weights that make no sense."""
-
-
-class Network(NamedTuple):
-    """A component with weights: the class that runs it; ``encoder`` if it reads text (a transformers class)."""
-
-    cls: Any
-    encoder: bool = False
-
-    @property
-    def stem(self) -> str:
-        """The weight files' name."""
-        return "model" if self.encoder else "diffusion_pytorch_model"
 
 
 class Pipelines(NamedTuple):
@@ -57,72 +69,58 @@ class Pipelines(NamedTuple):
     inpaint: Any
 
 
-class DiffusersFamily:
-    """The base of the families; :class:`~locara_sidecar.engine.torch_engine.family.Family` tells what the verbs do.
+class DiffusersFamily(Family):
+    """The base of this engine's families. A subclass gives the class variables, ``encode`` and ``denoise``."""
 
-    A subclass gives the class variables, ``encode`` and ``denoise``.
-    """
-
-    index_class: ClassVar[str]
-    """``_class_name`` in ``model_index.json``."""
-    networks: ClassVar[Mapping[str, Network]]
-    """Components with weights, in the order of loading."""
-    tokenizers: ClassVar[Mapping[str, readers.Kind]]
-    """Tokenizer components, in the order in which lost words are told."""
+    engine = "torch"
+    networks: ClassVar[tuple[Any, ...]]
+    """The classes of the encoders and the denoiser."""
     pipelines: ClassVar[Pipelines]
-    classifier_free_guidance: ClassVar[bool] = False
-    scheduler_class: ClassVar[Any]
-    scheduler_options: ClassVar[Mapping[str, Any]] = {}
-    """What takes the place of the folder's own scheduler configuration."""
-    optional: ClassVar[frozenset[str]] = frozenset()
-    """Components that a folder may lack; they are None in the pipeline then."""
-    schedulers: ClassVar[frozenset[str]]
-    """The catalogue's names of what :attr:`scheduler_class` can do."""
-    denoiser: ClassVar[str] = "transformer"
-    decoder: ClassVar[str] = "vae"
+    scheduler_classes: ClassVar[Mapping[str, Any]] = {
+        "FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler
+    }
+    """diffusers' classes by name; a folder's own scheduler is one of them."""
 
-    def __init__(self, context: OpenContext, components: list[model_folder.Component], parts: dict[str, Any]) -> None:
-        """:param parts: tokenizers and scheduler; used by :meth:`open` only."""
-        self._context = context
-        self._components = {component.name: component for component in components}
+    _context: OpenContext
+
+    def __init__(self, context: OpenContext, read: CheckedFolder, tokenizers: dict[str, Any]) -> None:
+        super().__init__(context, read, tokenizers)
+        self._scheduler_config = read.scheduler
+        self._parts = dict.fromkeys(self.row.optional) | tokenizers
+        self._parts["scheduler"] = self._made_scheduler(read.scheduler, None)
+        context.checkpoint()
         self._shells = {name: self._shell(name) for name in self._components}
-        self._loaded: dict[str, nn.Module] = {}
-        self._numbers: list[Part] = []
-        self._parts = dict.fromkeys(self.optional) | parts
         self.previews = Previews(context.folder, lambda: self.module(self.decoder))
 
     @classmethod
-    def open(cls, context: OpenContext) -> Self:
-        """:raises EngineFault: ModelIncomplete or IntegrityError, naming the file."""
-        folder = context.folder
-        classes: dict[str, frozenset[str]] = {"scheduler": frozenset({cls.scheduler_class.__name__})}
-        classes |= {name: kind.classes for name, kind in cls.tokenizers.items()}
-        classes |= {name: frozenset({network.cls.__name__}) for name, network in cls.networks.items()}
-        found = model_folder.read_index(folder, cls.index_class, classes, cls.optional)
-        scheduler = model_folder.read_json(folder, "scheduler/scheduler_config.json")
-        components = [
-            model_folder.read_component(folder, name, found[name], network.stem)
-            for name, network in cls.networks.items()
-            if name in found
-        ]
-        parts: dict[str, Any] = {
-            name: readers.open_tokenizer(folder, name, kind) for name, kind in cls.tokenizers.items() if name in found
-        }
-        parts["scheduler"] = cls.scheduler_class.from_config(scheduler, **cls.scheduler_options)
-        context.checkpoint()
-        return cls(context, components, parts)
+    def _tokenizer(cls, folder: Path, name: str, kind: Tokenizer) -> tuple[Any, int]:
+        tokenizer = readers.open_tokenizer(folder, name, kind)
+        return tokenizer, readers.highest_id(tokenizer)
+
+    # --- the scheduler -------------------------------------------------------------------
+
+    def use_scheduler(self, name: str) -> None:
+        self._parts["scheduler"] = self._made_scheduler(self._scheduler_config, name)
+
+    @classmethod
+    def _made_scheduler(cls, described: dict[str, Any], name: str | None) -> Any:
+        """:raises EngineError: IntegrityError where diffusers makes none of the configuration."""
+        try:
+            return cls._scheduler_of(described, name)
+        except _WRONG as error:
+            raise model_folder.broken(folder_check.SCHEDULER, "it makes no schedule") from error
+
+    @classmethod
+    def _scheduler_of(cls, described: dict[str, Any], name: str | None) -> Any:
+        """diffusers' scheduler of the catalogue's ``name``, or the one that the folder itself has."""
+        del name
+        return cls.scheduler_classes[described["_class_name"]].from_config(described)
 
     # --- components ----------------------------------------------------------------------
 
     @property
-    def encoders(self) -> frozenset[str]:
-        return frozenset(name for name in self._components if self.networks[name].encoder)
-
-    @property
-    def parts(self) -> list[Part]:
-        if not self._numbers:
-            self._numbers = parts_of(cast("Family", self), self._components.values())
-        return self._numbers
+    def grid(self) -> int:
+        return self._factor
 
     def _part(self, name: str) -> Part:
         return next(part for part in self.parts if part.name == name)
@@ -134,36 +132,31 @@ class DiffusersFamily:
     def readers(self, max_sequence_length: int) -> list[Reader]:
         return [
             readers.reader_of(kind, self._parts[name], max_sequence_length)
-            for name, kind in self.tokenizers.items()
+            for name, kind in self.row.tokenizers.items()
             if self._parts[name] is not None
         ]
 
-    def missing(self, names: Collection[str]) -> list[str]:
-        return [name for name in self._components if name in names and name not in self._loaded]
+    def _build(self, name: str, progress: model_folder.Progress) -> Any:
+        module, context = self._shell(name), self._context
+        bits = plan.bits(self._part(name), context.quantization)
+        with self._blaming(name):
+            weights.fill(module, self._components[name], context.dtype, context.device, progress, bits)
+        blocks = compiled.compile_blocks(module) if name == self.denoiser and context.compiled else ()
+        context.checkpoints.install(module, blocks)
+        return module
 
-    def size(self, names: Collection[str]) -> int:
-        return sum(component.size for name, component in self._components.items() if name in names)
+    def require_fit(self) -> None:
+        for name, component in self._components.items():
+            weights.require_fit(self._shells[name], component)
 
-    def load(self, names: Collection[str], progress: model_folder.Progress) -> None:
-        for name in self.missing(names):
-            module, context = self._shell(name), self._context
-            bits = plan.bits(self._part(name), context.quantization)
-            with self._blaming(name):
-                weights.fill(module, self._components[name], context.dtype, context.device, progress, bits)
-            blocks = compiled.compile_blocks(module) if name == self.denoiser and context.compiled else ()
-            context.checkpoints.install(module, blocks)
-            self._loaded[name] = module
-
-    def drop(self, names: Collection[str]) -> None:
-        dropped = [self._loaded.pop(name) for name in names if name in self._loaded]
-        if dropped:
-            dropped.clear()
-            devices.release(self._context.device)
+    def _release(self) -> None:
+        devices.release(self._context.device)
 
     def _shell(self, name: str) -> nn.Module:
-        component, network = self._components[name], self.networks[name]
+        component = self._components[name]
+        cls = next(cls for cls in (*self.networks, AutoencoderKL) if cls.__name__ == component.class_name)
         with self._blaming(name):
-            return weights.shell(network.cls, component, self._context.dtype)
+            return weights.shell(cls, component, self._context.dtype)
 
     def _blaming(self, name: str) -> _Blame:
         return _Blame(name, self._context.device)
@@ -191,17 +184,25 @@ class DiffusersFamily:
         edit = {"image": source.image, "strength": strength}
         if source.mask is None:
             return self.pipelines.image, edit
-        return self.pipelines.inpaint, edit | {"mask_image": source.mask}
+        # the pipelines look at one pixel of each patch
+        painted = painted_patches(source.mask, self._factor)
+        patches = Image.fromarray(painted.astype(np.uint8) * 255)
+        return self.pipelines.inpaint, edit | {"mask_image": patches.resize(source.mask.size, Image.Resampling.NEAREST)}
+
+    @property
+    def _factor(self) -> int:
+        """Pixels of the image per latent."""
+        return 2 ** (len(self.module(self.decoder).config.block_out_channels) - 1)
 
     def least_strength(self, steps: int) -> float:
         """A strength at which one step of ``steps`` still runs; all smaller ones would run one or none."""
-        return 0.5 / steps
+        return min(1.0, math.nextafter(1.0 / steps, 2.0)) if self.row.rounds_down else 0.5 / steps
 
     def sample(self, cls: Any, task: Denoising, **arguments: Any) -> torch.Tensor:
         """The latent that diffusers' pipeline of class ``cls`` comes to, in the shape in which it leaves the loop."""
         self._tile(task.spec.tiling == "on")  # an edit encodes its source in there
         with (
-            drawing_from(task.noise, cls.__module__, autoencoder.MODULE),
+            drawing_from(task.noise, cls.__module__, autoencoder.MODULE, *self._drawing_schedulers()),
             observed_steps(self.scheduler, task.on_step),
             self._at(task.spec.speed),
         ):
@@ -209,6 +210,11 @@ class DiffusersFamily:
                 **arguments, num_inference_steps=task.spec.steps, output_type="latent", return_dict=False
             )
         return cast("torch.Tensor", result[0])
+
+    def _drawing_schedulers(self) -> list[str]:
+        """The module of the scheduler, if it draws noise."""
+        module = type(self.scheduler).__module__
+        return [module] if hasattr(sys.modules[module], "randn_tensor") else []
 
     @contextlib.contextmanager
     def _at(self, speed: str) -> Generator[None]:
@@ -232,7 +238,7 @@ class DiffusersFamily:
             vae.enable_tiling()
             # diffusers' tile is as large as the pictures that the autoencoder was trained on, often 1024 pixels
             vae.tile_sample_min_size = min(vae.config.sample_size, plan.TILE)
-            vae.tile_latent_min_size = vae.tile_sample_min_size // 2 ** (len(vae.config.block_out_channels) - 1)
+            vae.tile_latent_min_size = vae.tile_sample_min_size // self._factor
         else:
             vae.disable_tiling()
 

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from locara_sidecar.machine.supported import FAMILIES
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -32,11 +34,11 @@ _CACHES = {
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",
 }
+_TEXT_PACKAGES = sorted({kind.package for row in FAMILIES.values() for kind in row.tokenizers.values()})
 _LIBRARIES = (
     "transformers",
     "transformers.modeling_utils",
-    "transformers.models.clip.modeling_clip",
-    "transformers.models.t5.modeling_t5",
+    *(f"transformers.models.{package}.modeling_{package}" for package in _TEXT_PACKAGES),
     "diffusers",
     "diffusers.models.modeling_utils",
     "diffusers.models.autoencoders",

@@ -1,7 +1,7 @@
-"""How a family of the torch engine is opened; what it then offers is :mod:`locara_sidecar.engine.family`.
+"""How a family of the torch engine is opened; what it then offers is :mod:`locara_sidecar.engine.drawing.family`.
 
-:mod:`.diffusers_family` is the common part of all families; a new one is one module with a short class over it, and
-one row in ``TorchRuntime.families``.
+:mod:`.diffusers_family` is the common part of all families; a new one is one module with a short class over it, named
+in the family's row of ``machine/supported.py``.
 """
 
 from __future__ import annotations

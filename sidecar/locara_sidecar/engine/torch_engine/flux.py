@@ -8,41 +8,35 @@ they leave it as pictures (1, C, h, w).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux_img2img import FluxImg2ImgPipeline
 from diffusers.pipelines.flux.pipeline_flux_inpaint import FluxInpaintPipeline
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 
-from locara_sidecar.engine.family import Embedding
-from locara_sidecar.engine.torch_engine.diffusers_family import DiffusersFamily, Network, Pipelines
-from locara_sidecar.engine.torch_engine.readers import CLIP_L, T5
+from locara_sidecar.engine.drawing.family import Embedding
+from locara_sidecar.engine.torch_engine.diffusers_family import DiffusersFamily, Pipelines
+from locara_sidecar.machine.supported import FAMILIES
 
 if TYPE_CHECKING:
     import torch
 
-    from locara_sidecar.engine.family import Denoising
+    from locara_sidecar.engine.drawing.family import Denoising
 
 
 class Flux(DiffusersFamily):
-    """A FLUX.1 model; :class:`~locara_sidecar.engine.family.Family` tells what each verb does."""
+    """A FLUX.1 model; :class:`~locara_sidecar.engine.drawing.family.Family` tells what each verb does."""
 
-    index_class = "FluxPipeline"
-    networks: ClassVar = {
-        "text_encoder": Network(CLIPTextModel, encoder=True),
-        "text_encoder_2": Network(T5EncoderModel, encoder=True),
-        "transformer": Network(FluxTransformer2DModel),
-        "vae": Network(AutoencoderKL),
-    }
-    tokenizers: ClassVar = {"tokenizer": CLIP_L, "tokenizer_2": T5}
+    row = FAMILIES["flux"]
+    networks = (CLIPTextModel, T5EncoderModel, FluxTransformer2DModel)
     pipelines = Pipelines(FluxPipeline, FluxImg2ImgPipeline, FluxInpaintPipeline)
-    scheduler_class = FlowMatchEulerDiscreteScheduler
-    schedulers = frozenset({"flow-match-euler"})
+
+    @property
+    def grid(self) -> int:
+        return 2 * super().grid
 
     def encode(self, text: str, max_sequence_length: int) -> Embedding:
         tokens, pooled, _ = self.pipeline(self.pipelines.text).encode_prompt(

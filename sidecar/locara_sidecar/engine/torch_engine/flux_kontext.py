@@ -13,23 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers.pipelines.flux.pipeline_flux_kontext import FluxKontextPipeline
 
-from locara_sidecar.engine.source import require_no_mask
 from locara_sidecar.engine.torch_engine.diffusers_family import Pipelines
 from locara_sidecar.engine.torch_engine.flux import Flux
+from locara_sidecar.machine.supported import FAMILIES
 
 if TYPE_CHECKING:
-    from locara_sidecar.engine.frames import JobSpec
-    from locara_sidecar.engine.source import Source
+    from locara_sidecar.engine.drawing.source import Source
+    from locara_sidecar.ipc.frames import JobSpec
 
 
 class FluxKontext(Flux):
-    """A Kontext model; :class:`~locara_sidecar.engine.family.Family` tells what each verb does."""
+    """A Kontext model; :class:`~locara_sidecar.engine.drawing.family.Family` tells what each verb does."""
 
-    index_class = "FluxKontextPipeline"
+    row = FAMILIES["flux-kontext"]
     pipelines = Pipelines(FluxKontextPipeline, FluxKontextPipeline, FluxKontextPipeline)
 
     def way(self, spec: JobSpec, source: Source | None) -> tuple[Any, dict[str, Any]]:
-        if source is not None:
-            require_no_mask(source)
         size = {"max_area": spec.width * spec.height, "_auto_resize": False}
         return self.pipelines.text, size if source is None else size | {"image": source.image}

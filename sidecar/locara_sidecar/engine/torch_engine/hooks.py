@@ -21,8 +21,9 @@ from locara_sidecar.engine.torch_engine.devices import Fence
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from locara_sidecar.engine.noise import NoiseStream
+    from locara_sidecar.engine.drawing.noise import NoiseStream
     from locara_sidecar.engine.runtime import Control
+    from locara_sidecar.engine.torch_engine.waiting import Waiting
 
 _WITHIN_A_BLOCK = ("net", "to_out")  # the lists in diffusers' feed-forward and attention layers
 
@@ -39,8 +40,10 @@ class Checkpoints:
     waits for Python (SDXL's UNet: 159 hooks for 439).
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, waiting: Waiting | None = None) -> None:
+        """:param waiting: told as often as a job could stop."""
         self._fine = device == "cpu"
+        self._waiting = waiting
         self._fence = Fence(device)
         self._control: Control | None = None
         self._thread = 0
@@ -68,6 +71,8 @@ class Checkpoints:
         """Let the hooks of this thread call ``control`` within the block."""
         self._control, self._thread = control, threading.get_ident()
         self._fence.reset()
+        if self._waiting is not None:
+            self._waiting.begin()
         try:
             yield
         finally:
@@ -79,6 +84,8 @@ class Checkpoints:
         control = self._control
         if control is not None and threading.get_ident() == self._thread:
             self._fence.tick()
+            if self._waiting is not None:
+                self._waiting.tick()
             control.checkpoint()
 
 
@@ -87,10 +94,10 @@ def observed_steps(scheduler: Any, on_step: OnStep) -> Generator[None, None, Non
     """Call ``on_step`` after every finished step of a scheduler, counted from where the loop begins (an edit skips the
     first ones).
 
-    Schedulers of the Karras kind return the clean latent that a step predicts beside its result. Flow matching moves
-    along straight lines ``x = (1 - sigma) x0 + sigma noise`` with velocity ``noise - x0`` (Liu et al., 2022,
-    arXiv:2209.03003), so it is ``x - sigma * velocity`` there. Both are after guidance. What the scheduler returns is
-    not touched.
+    Schedulers of the Karras kind return the clean latent that a step predicts beside its result; DPM-Solver++ keeps it
+    for its next steps. Flow matching moves along straight lines ``x = (1 - sigma) x0 + sigma noise`` with velocity
+    ``noise - x0`` (Liu et al., 2022, arXiv:2209.03003), so it is ``x - sigma * velocity`` there. All are after
+    guidance. What the scheduler returns is not touched.
     """
     step = scheduler.step
 
@@ -100,6 +107,8 @@ def observed_steps(scheduler: Any, on_step: OnStep) -> Generator[None, None, Non
         done: int = scheduler.step_index
         if len(result) > 1:
             x0 = result[1].float()
+        elif hasattr(scheduler, "model_outputs"):
+            x0 = scheduler.model_outputs[-1].float()
         else:
             x0 = sample.float() - scheduler.sigmas[done - 1] * model_output.float()
         on_step(done - begin, len(scheduler.timesteps) - begin, x0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from locara_sidecar.engine import linear_preview, pictures, tiny_preview
+from locara_sidecar.engine.previews import linear_preview, pictures, tiny_preview
 from locara_sidecar.engine.torch_engine import weights
 from locara_sidecar.engine.torch_engine.autoencoder import decoded, in_range, raw_latent
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
     from locara_protocol.image_messages import PreviewDecoder
-    from locara_sidecar.engine.model_folder import Component, Progress
+    from locara_sidecar.engine.folder.model_folder import Component, Progress
 
 
 class Previews:

@@ -23,38 +23,9 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from locara_sidecar.engine.runtime import EngineFault
 from locara_sidecar.engine.torch_engine import environment
-
-
-class QuantizedLinear(nn.Module):
-    """Stands for an ``nn.Linear`` of ``shape`` (outputs, inputs). Its weight comes through :meth:`store`."""
-
-    weight = None
-    """transformers' T5 converts its input to the type of this where it is a tensor; it must not."""
-
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.shape = (linear.out_features, linear.in_features)
-        self.dtype = dtype
-        self.bias = cast("nn.Parameter | None", linear.bias)
-
-    def store(self, weight: torch.Tensor) -> None:
-        """Quantize and keep ``weight`` (outputs, inputs), on its device."""
-        raise NotImplementedError
-
-    def dequantized(self) -> torch.Tensor:
-        """The weight as it is computed with."""
-        raise NotImplementedError
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.linear(x.to(self.dtype), self.dequantized(), self.bias)
-
-    def _keep(self, **tensors: torch.Tensor) -> None:
-        for name, tensor in tensors.items():
-            self.register_buffer(name, tensor)
+from locara_sidecar.ipc.errors import EngineError
 
 
 def candidates(module: nn.Module) -> dict[str, nn.Linear]:
@@ -72,7 +43,7 @@ def prepare(module: nn.Module, bits: int, dtype: torch.dtype, precise: set[str],
 
     :param bits: 8 or 4; 0 for nothing.
     :param precise: parts of names whose layers compute in float32.
-    :raises EngineFault: EngineUnavailable where bitsandbytes is not installed or has no kernels for ``device``.
+    :raises EngineError: EngineUnavailable where bitsandbytes is not installed or has no kernels for ``device``.
     """
     if not bits:
         return
@@ -99,7 +70,7 @@ def _layers(device: str) -> Any:
     except (ImportError, RuntimeError, OSError) as error:
         reason = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not work on {device} here"
         message = f"8bit and 4bit need the package bitsandbytes, which {reason}; quantization none does without it"
-        raise EngineFault("EngineUnavailable", message, path="params.options.quantization") from error
+        raise EngineError("EngineUnavailable", message, path="params.options.quantization") from error
     return bitsandbytes_layers
 
 

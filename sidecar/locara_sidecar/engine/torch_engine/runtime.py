@@ -1,59 +1,53 @@
-"""The torch engine: what :class:`~locara_sidecar.engine.staged.StagedRuntime` leaves to it."""
+"""The torch engine: what is its own in :class:`~locara_sidecar.engine.drawing.staged.StagedRuntime`."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from locara_sidecar.engine.staged import StagedRuntime
+from locara_sidecar.engine.drawing.backend import Backend
+from locara_sidecar.engine.drawing.staged import StagedRuntime
 from locara_sidecar.engine.torch_engine import devices, environment
 from locara_sidecar.engine.torch_engine.family import OpenContext
 from locara_sidecar.engine.torch_engine.hooks import Checkpoints
+from locara_sidecar.engine.torch_engine.waiting import waiting_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
-    from locara_sidecar.engine.family import Family
-    from locara_sidecar.engine.frames import ModelSpec
-    from locara_sidecar.engine.machine import Machine
+    from locara_sidecar.engine.drawing.family import Family
     from locara_sidecar.engine.runtime import Control
-    from locara_sidecar.engine.warm import Key
+    from locara_sidecar.ipc.frames import ModelSpec
+    from locara_sidecar.machine.machine import Machine
 
 _logger = logging.getLogger(__name__)
 
 
-class TorchRuntime(StagedRuntime):
-    """:class:`~locara_sidecar.engine.runtime.Runtime` on torch and diffusers.
+class TorchBackend(Backend):
+    """:class:`~locara_sidecar.engine.drawing.backend.Backend` on torch and diffusers.
 
     :param scratch: a folder that the libraries may write caches to.
-    :param compiled: compile the denoisers' blocks, where that can be done.
+    :param settings: ``compile``, with any value: compile the denoisers' blocks, where that can be done.
     """
 
     name = "torch"
-    families: ClassVar = {
-        "sd3": ("locara_sidecar.engine.torch_engine.sd3", "Sd3"),
-        "flux": ("locara_sidecar.engine.torch_engine.flux", "Flux"),
-        "flux-kontext": ("locara_sidecar.engine.torch_engine.flux_kontext", "FluxKontext"),
-        "sdxl": ("locara_sidecar.engine.torch_engine.sdxl", "Sdxl"),
-    }
 
-    def __init__(self, scratch: str, *, compiled: bool = False) -> None:
-        super().__init__()
+    def __init__(self, scratch: str, settings: Mapping[str, str] | None = None) -> None:
         environment.prepare(scratch)
         environment.import_libraries()
         self.device = devices.choose_device()
         self.note = devices.unused_gpu(self.device)
         if self.note:
             _logger.warning(self.note)
-        self._checkpoints = Checkpoints(self.device)
-        self._compiled = compiled
+        self._checkpoints = Checkpoints(self.device, waiting_of(self.device))
+        self._compiled = "compile" in (settings or {})
 
     @contextlib.contextmanager
-    def _working(self, control: Control) -> Generator[None]:
+    def working(self, control: Control) -> Generator[None]:
         try:
             with torch.no_grad(), self._checkpoints.armed(control):
                 yield
@@ -64,23 +58,23 @@ class TorchRuntime(StagedRuntime):
         finally:
             devices.synchronise(self.device)
 
-    def _choose_precision(self, asked: str) -> str:
+    def choose_precision(self, asked: str) -> str:
         return devices.choose_precision(asked, self.device)
 
-    def _machine(self, reserved: int) -> Machine:
+    def machine(self, reserved: int) -> Machine:
         return devices.machine_of(self.device, reserved)
 
-    def _open_family(self, model: ModelSpec, key: Key, control: Control) -> Family:
+    def open_family(self, model: ModelSpec, precision: str, quantization: str, control: Control) -> Family:
         context = OpenContext(
             folder=Path(model.path),
             device=self.device,
-            dtype=devices.dtype_of(key.precision),
-            quantization=key.quantization,
+            dtype=devices.dtype_of(precision),
+            quantization=quantization,
             checkpoints=self._checkpoints,
             checkpoint=control.checkpoint,
             compiled=self._compiles(),
         )
-        return cast("Family", self._family_class(model.family).open(context))
+        return self.family_class(model.family).open(context)
 
     def _compiles(self) -> bool:
         """Whether blocks are to be compiled; found out with the first model, it takes seconds."""
@@ -90,17 +84,22 @@ class TorchRuntime(StagedRuntime):
             self._compiled = compiled.works(self.device)
         return self._compiled
 
-    def _is_finite(self, array: Any) -> bool:
+    def is_finite(self, array: Any) -> bool:
         return bool(torch.isfinite(array).all().item())
 
-    def _synchronise(self) -> None:
+    def synchronise(self) -> None:
         devices.synchronise(self.device)
 
-    def _release(self) -> None:
+    def release(self) -> None:
         devices.release(self.device)
 
-    def _footprint(self) -> int:
+    def footprint(self) -> int:
         return devices.footprint(self.device)
 
     def peak_memory(self) -> int:
         return devices.peak(self.device)
+
+
+def create(scratch: str, settings: Mapping[str, str] | None = None) -> StagedRuntime:
+    """The engine's runtime; see :class:`TorchBackend`."""
+    return StagedRuntime(TorchBackend(scratch, settings))

@@ -7,44 +7,39 @@ The third encoder (T5) may be absent; the pipeline then gives zeros of ``max_seq
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3_img2img import StableDiffusion3Img2ImgPipeline
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3_inpaint import StableDiffusion3InpaintPipeline
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 
-from locara_sidecar.engine.family import Embedding
-from locara_sidecar.engine.torch_engine.diffusers_family import DiffusersFamily, Network, Pipelines
-from locara_sidecar.engine.torch_engine.readers import CLIP_G, CLIP_L, T5
+from locara_sidecar.engine.drawing.family import Embedding
+from locara_sidecar.engine.torch_engine.diffusers_family import DiffusersFamily, Pipelines
+from locara_sidecar.machine.supported import FAMILIES
 
 if TYPE_CHECKING:
     import torch
 
-    from locara_sidecar.engine.family import Denoising
+    from locara_sidecar.engine.drawing.family import Denoising
 
 
 class Sd3(DiffusersFamily):
-    """An SD3 model; :class:`~locara_sidecar.engine.torch_engine.family.Family` tells what each verb does."""
+    """An SD3 model; :class:`~locara_sidecar.engine.drawing.family.Family` tells what each verb does."""
 
-    index_class = "StableDiffusion3Pipeline"
-    networks: ClassVar = {
-        "text_encoder": Network(CLIPTextModelWithProjection, encoder=True),
-        "text_encoder_2": Network(CLIPTextModelWithProjection, encoder=True),
-        "text_encoder_3": Network(T5EncoderModel, encoder=True),
-        "transformer": Network(SD3Transformer2DModel),
-        "vae": Network(AutoencoderKL),
-    }
-    tokenizers: ClassVar = {"tokenizer": CLIP_L, "tokenizer_2": CLIP_G, "tokenizer_3": T5}
-    optional = frozenset({"tokenizer_3", "text_encoder_3"})
+    row = FAMILIES["sd3"]
+    networks = (CLIPTextModelWithProjection, T5EncoderModel, SD3Transformer2DModel)
     pipelines = Pipelines(StableDiffusion3Pipeline, StableDiffusion3Img2ImgPipeline, StableDiffusion3InpaintPipeline)
-    classifier_free_guidance = True
-    scheduler_class = FlowMatchEulerDiscreteScheduler
-    schedulers = frozenset({"flow-match-euler"})
+
+    @property
+    def largest_side(self) -> int:
+        return self.module(self.denoiser).config.pos_embed_max_size * self.grid
+
+    @property
+    def grid(self) -> int:
+        return self.module(self.denoiser).config.patch_size * super().grid
 
     def encode(self, text: str, max_sequence_length: int) -> Embedding:
         tokens, _, pooled, _ = self.pipeline(StableDiffusion3Pipeline).encode_prompt(

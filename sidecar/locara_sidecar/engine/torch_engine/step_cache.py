@@ -4,8 +4,8 @@ What a transformer answers changes slowly from step to step. diffusers' TaylorSe
 arXiv:2503.06923) keep the last answer of the output projection and how fast it changes, and continue it along that
 line; all blocks are left out of a foretold step. The sampler itself runs every step, foretold or not.
 
-A speed is a fixed pattern of computed steps, so that the same job makes the same picture; ``engine/speeds.py`` tells
-which jobs can have it. ``packaging/bench/speed.py`` measures them, and ``packaging/bench/README.md`` has the figures.
+A speed is a fixed pattern of computed steps, so that the same job makes the same picture; ``machine/supported.py``
+tells which jobs can have it. ``tests/bench/speed.py`` measures them, and ``tests/bench/README.md`` has the figures.
 Why TaylorSeer, of what diffusers 0.42.1 has, for SD3 and FLUX alike: FirstBlockCache fails on SD3, whose last block
 answers no text; MagCache needs ratios measured for each model, and without them, at as many computed steps, it is
 further off.
@@ -84,5 +84,5 @@ def _take_out(denoiser: nn.Module) -> None:
             continue
         for name in list(registry.hooks):
             registry.remove_hook(name, recurse=False)
-        del module._diffusers_hook
+        delattr(module, "_diffusers_hook")
         vars(module).pop("forward", None)  # the class's own, put on the module itself

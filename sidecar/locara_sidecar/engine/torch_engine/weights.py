@@ -1,4 +1,4 @@
-"""Tensors of a checked model folder (``engine/model_folder.py``) as torch modules, tensor by tensor.
+"""Tensors of a checked model folder (``engine/folder/model_folder.py``) as torch modules, tensor by tensor.
 
 A module is first made as a *shell* on torch's ``meta`` device, which takes no memory and no time, and then filled
 from the files: each tensor is read, converted and moved on its own, so that loading needs what the module will take
@@ -15,11 +15,16 @@ from safetensors import SafetensorError
 from safetensors import safe_open as _safe_open
 from torch import nn
 
-from locara_sidecar.engine import memory, model_folder
+from locara_sidecar.engine.folder import model_folder, tensor_check
 from locara_sidecar.engine.torch_engine import quantization
+from locara_sidecar.engine.torch_engine.names import TensorLocations
+from locara_sidecar.engine.torch_engine.quantized_linear import QuantizedLinear
+from locara_sidecar.machine import memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from locara_sidecar.ipc.errors import EngineError
 
 safe_open: Any = _safe_open
 _MAPPED = 256 << 20  # bytes
@@ -59,27 +64,26 @@ def fill(
     """Give a shell its weights: floating ones as ``dtype``, on ``device``. Tensors that it does not know are skipped.
 
     :param bits: 8 or 4 to quantize the layers that may be; 0 for none.
-    :raises EngineFault: IntegrityError when tensors are missing, cannot be read or have another shape.
+    :raises EngineError: IntegrityError when tensors are missing, cannot be read or have another shape.
     :raises JobCancelled: between two tensors.
     """
-    prefix = f"{getattr(module, 'base_model_prefix', '')}."
     precise: set[str] = set(getattr(module, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else set()
     channels_last = device in _CHANNELS_LAST and type(module).__name__.startswith("Autoencoder")
     quantization.prepare(module, bits, dtype, precise, device)
-    owners: dict[str, nn.Module] = dict(cast("Any", module).named_modules())
+    places = TensorLocations(module)
     for key, tensor in _tensors(component, progress):
-        path, _, name = key.rpartition(".")
-        if path not in owners:  # older files of bare encoders have the prefix of the larger model
-            path = path.removeprefix(prefix)
-        owner = owners.get(path)
-        if isinstance(owner, quantization.QuantizedLinear) and name == "weight":
+        place = places.find(key)
+        if place is None:
+            continue
+        owner, path, name = place
+        if isinstance(owner, QuantizedLinear) and name == "weight":
             _require_shape(component, key, tensor, owner.shape)
             owner.store(tensor.to(device))
             continue
-        place = None if owner is None else getattr(owner, name, None)
-        if owner is None or not isinstance(place, torch.Tensor):
+        there = getattr(owner, name, None)
+        if not isinstance(there, torch.Tensor):
             continue
-        _require_shape(component, key, tensor, place.shape)
+        _require_shape(component, key, tensor, there.shape)
         wanted = torch.float32 if precise.intersection(path.split(".")) else dtype
         value = tensor.to(device, wanted if tensor.is_floating_point() else tensor.dtype, copy=True)
         if channels_last and isinstance(owner, nn.Conv2d) and value.dim() == 4 and wanted != torch.float32:
@@ -89,11 +93,38 @@ def fill(
     _compute(module, device)
     absent = [name for name, tensor in module.state_dict().items() if tensor.is_meta]
     if absent:
-        reason = f"{len(absent)} tensors are missing, as {absent[0]}"
-        raise model_folder.broken(f"{component.name}/{component.files[0].name}", reason)
+        raise _missing(component, absent)
 
 
-def _require_shape(component: model_folder.Component, key: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
+def require_fit(module: nn.Module, component: model_folder.Component) -> None:
+    """Whether the files have what a shell needs, in the shapes that it needs; reads their headers only.
+
+    :raises EngineError: IntegrityError, as :func:`fill` would.
+    """
+    places = TensorLocations(module)
+    found: set[str] = set()
+    for path in component.files:
+        for key, tensor in tensor_check.headers(path)[0].items():
+            place = places.find(key)
+            there = None if place is None else getattr(place.owner, place.name, None)
+            if place is None or not isinstance(there, torch.Tensor):
+                continue
+            _require_shape(component, key, tensor, there.shape)
+            found.add(f"{place.path}.{place.name}".removeprefix("."))
+    for pair in _tied(module):
+        found |= set(pair) if found.intersection(pair) else set()
+    if absent := sorted(module.state_dict().keys() - found):
+        raise _missing(component, absent)
+
+
+def _missing(component: model_folder.Component, absent: list[str]) -> EngineError:
+    reason = f"{len(absent)} tensors are missing, as {absent[0]}"
+    return model_folder.broken(f"{component.name}/{component.files[0].name}", reason)
+
+
+def _require_shape(
+    component: model_folder.Component, key: str, tensor: torch.Tensor | tensor_check.Tensor, shape: tuple[int, ...]
+) -> None:
     if tuple(tensor.shape) != tuple(shape):
         reason = f"it does not fit the weights beside it ({key} is {list(tensor.shape)}, not {list(shape)})"
         raise model_folder.broken(f"{component.name}/config.json", reason)
@@ -115,13 +146,20 @@ def _tensors(component: model_folder.Component, progress: model_folder.Progress)
                     while left and read < _MAPPED:
                         key = left.pop(0)
                         tensor: torch.Tensor = opened.get_tensor(key)
-                        yield key, tensor
                         size = tensor.nbytes
+                        yield key, _computable(tensor)
                         del tensor
                         read += size
                         progress.advance(size)
         except (SafetensorError, OSError) as error:
             raise model_folder.broken(f"{component.name}/{path.name}", "a tensor cannot be read") from error
+
+
+def _computable(tensor: torch.Tensor) -> torch.Tensor:
+    """Numbers of a width that torch stores and hardly computes with, in one that has all their values."""
+    if tensor.is_floating_point() and tensor.itemsize == 1:
+        return tensor.to(torch.bfloat16)
+    return tensor.to(torch.float32) if tensor.dtype == torch.float64 else tensor
 
 
 def _put(owner: nn.Module, name: str, value: torch.Tensor) -> None:
@@ -131,10 +169,15 @@ def _put(owner: nn.Module, name: str, value: torch.Tensor) -> None:
         setattr(owner, name, value)
 
 
+def _tied(module: nn.Module) -> list[tuple[str, str]]:
+    """Names that are two of one tensor."""
+    tied: Any = getattr(module, "_tied_weights_keys", None)
+    return list(cast("dict[str, str]", tied).items()) if isinstance(tied, dict) else []
+
+
 def _share(module: nn.Module) -> None:
     """One tensor for the two names that T5's word table has; files hold either or both."""
-    tied: Any = getattr(module, "_tied_weights_keys", None)
-    for pair in cast("dict[str, str]", tied).items() if isinstance(tied, dict) else ():
+    for pair in _tied(module):
         first, second = (module.get_parameter(name) for name in pair)
         if not first.is_meta and not second.is_meta and not torch.equal(first, second):
             continue

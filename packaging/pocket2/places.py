@@ -1,0 +1,28 @@
+"""Where downloads, pictures and the training's state lie: the user's cache folder, never the repository."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def cache_folder() -> Path:
+    """The platform's cache folder for this model's making, e.g. ``~/.cache/locara-pocket`` on Linux."""
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "locara-pocket"
+
+
+def with_work(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Adds ``--work``, the folder of downloads, pictures and checkpoints."""
+    parser.add_argument("--work", type=Path, default=cache_folder(), help="default: %(default)s")
+    return parser

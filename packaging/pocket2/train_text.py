@@ -1,0 +1,174 @@
+"""Trains the two text encoders to say a prompt's vector (``codes``); goes on from its checkpoint by itself.
+
+    python -m pocket2.train_text [--work WORK] [--steps N]
+
+Each encoder's projected pooled vector is one part of the vector: the first says the plain attributes and the coarse
+looks of the thing, the second the finer looks. Writes ``WORK/tokenizer`` and both encoders' folders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+
+from pocket2.captions import NOTHING, Caption, Writer
+from pocket2.codes import ATTRIBUTES, WIDTH, WIDTHS, code, looks
+from pocket2.pictures import rendered
+from pocket2.places import with_work
+from pocket2.running import Checkpoints
+from pocket2.things import all_things
+from pocket2.tokenizer import make_tokenizer
+from pocket_model.tokenizer import LENGTH, save_tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SEED = 11
+STEPS, BATCH = 6000, 128
+RATE, WARM_UP, COOL_DOWN = 1.5e-3, 200, 0.4
+ATTRIBUTE_WEIGHT = 5.0
+LAYERS, ACTIVATIONS = (2, 2), ("quick_gelu", "gelu")
+DONE = "text.done"
+"""The file that says that the encoders are finished: from then on the transformer listens to them, too."""
+FOLDERS = ("text_encoder", "text_encoder_2")
+EMA = 0.998
+
+
+def build_text_encoder(
+    tokenizer: CLIPTokenizer, width: int, layers: int, activation: str
+) -> CLIPTextModelWithProjection:
+    """An untrained CLIP text encoder whose projection is as wide as itself."""
+    return CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            projection_dim=width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 32,
+            max_position_embeddings=LENGTH,
+            hidden_act=activation,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def tokenise(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    """[n, up to 32] ids: what follows the longest text's end mark is left out, the attention being causal."""
+    ids = tokenizer(texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+    return ids[:, : int((ids == tokenizer.eos_token_id).int().argmax(1).max()) + 1]
+
+
+class Text:
+    """The trained text side."""
+
+    def __init__(self, work: Path) -> None:
+        self.tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+        self.encoders = [CLIPTextModelWithProjection.from_pretrained(work / f).eval() for f in FOLDERS]
+
+    @torch.no_grad()
+    def __call__(self, texts: list[str]) -> Tensor:
+        """[n, WIDTH]."""
+        return pooled(self.encoders, tokenise(self.tokenizer, texts))
+
+
+def pooled(encoders: list[CLIPTextModelWithProjection], ids: Tensor) -> Tensor:
+    """Both projected pooled vectors side by side, [n, WIDTH]."""
+    return torch.cat([e(ids).text_embeds for e in encoders], 1)
+
+
+def targets(captions: list[Caption], all_looks: np.ndarray) -> Tensor:
+    """[n, WIDTH]: what the encoders should say."""
+    rows = [np.zeros(WIDTH, np.float32) if c.scene is None else code(c.scene, all_looks) for c in captions]
+    return torch.from_numpy(np.stack(rows))
+
+
+def examine(said: Tensor, wanted: Tensor, captions: list[Caption], all_looks: np.ndarray) -> str:
+    """The share of captions whose thing is the nearest of all by its looks, and errors of both parts."""
+    numbers = [i for i, c in enumerate(captions) if c.scene is not None and c.scene.thing is not None]
+    known = torch.from_numpy(all_looks)
+    nearest = torch.cdist(said[numbers, ATTRIBUTES:], known).argmin(1)
+    right = [int(n) in captions[i].things for n, i in zip(nearest, numbers, strict=True)]
+    error = (said - wanted).square()
+    return (
+        f"right thing {100 * np.mean(right):.1f} %  attributes {error[:, :ATTRIBUTES].mean():.4f}  "
+        f"looks {error[:, ATTRIBUTES:].mean() / wanted[:, ATTRIBUTES:].square().mean():.4f} of their variance"
+    )
+
+
+def main() -> None:
+    """Trains, printing the loss and now and then the figures for captions never trained on."""
+    parser = with_work(
+        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    )
+    parser.add_argument("--steps", type=int, default=STEPS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(SEED)
+    work: Path = options.work
+    checkpoints = Checkpoints(work, "text")
+    things = all_things(work)
+    writer = Writer(work, things)
+    all_looks = looks(work, rendered(work, things))
+    state = checkpoints.load()
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer") if state else make_tokenizer(writer)
+    save_tokenizer(tokenizer, work / "tokenizer")
+    encoders = [build_text_encoder(tokenizer, w, n, a) for w, n, a in zip(WIDTHS, LAYERS, ACTIVATIONS, strict=True)]
+    averages = [copy.deepcopy(e).requires_grad_(False).eval() for e in encoders]
+    weights = [p for e in encoders for p in e.parameters()]
+    optimiser = torch.optim.AdamW(weights, RATE, weight_decay=0.0, betas=(0.9, 0.98))
+    first = 0
+    if state:
+        first = state["step"]
+        for part, saved in zip([*encoders, *averages, optimiser], state["parts"], strict=True):
+            part.load_state_dict(saved)
+    print(f"{len(tokenizer)} tokens, {sum(p.numel() for p in weights) / 1e6:.2f} M parameters, from step {first}")
+    exam = [writer.random(np.random.default_rng((SEED, 10**9, i))) for i in range(500)]
+    exam_ids, exam_wanted = tokenise(tokenizer, [c.text for c in exam]), targets(exam, all_looks)
+    importance = torch.ones(WIDTH)
+    importance[:ATTRIBUTES] = ATTRIBUTE_WEIGHT
+
+    def snapshot() -> dict[str, object]:
+        for average, folder in zip(averages, FOLDERS, strict=True):
+            average.save_pretrained(work / folder)
+        with torch.no_grad():
+            print(f"{done} {examine(pooled(averages, exam_ids), exam_wanted, exam, all_looks)}", flush=True)
+        if done == options.steps:
+            (work / DONE).touch()
+        return {"step": done, "parts": [p.state_dict() for p in [*encoders, *averages, optimiser]]}
+
+    started, running = time.monotonic(), 0.0
+    for step in range(first, options.steps):
+        rng = np.random.default_rng((SEED, step))
+        rate = RATE * min(1.0, (step + 1) / WARM_UP, max(0.01, (options.steps - step) / (COOL_DOWN * options.steps)))
+        optimiser.param_groups[0]["lr"] = rate
+        captions = [*(writer.random(rng) for _ in range(BATCH - 1)), NOTHING]
+        with torch.autocast("cpu", torch.bfloat16):
+            said = pooled(encoders, tokenise(tokenizer, [c.text for c in captions])).float()
+        loss = ((said - targets(captions, all_looks)).square() * importance).mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+        done = step + 1
+        with torch.no_grad():
+            for average, encoder in zip(averages, encoders, strict=True):
+                decay = min(EMA, (1 + step) / (10 + step))
+                torch._foreach_lerp_(list(average.parameters()), list(encoder.parameters()), 1 - decay)
+        running += (loss.item() - running) * (0.02 if step > first else 1.0)
+        if done % 100 == 0:
+            print(f"{done} {(done - first) / (time.monotonic() - started):.2f} steps/s  loss {running:.4f}", flush=True)
+        checkpoints.after_step(snapshot, last=done == options.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""The command line: ``locara-conformance [OPTIONS] -- COMMAND …``, and ``locara-conformance host … -- ADAPTER …``."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from locara_conformance import page, report, runner
+from locara_conformance.checks import CHECKS, chosen
+from locara_conformance.host import referee, scenarios
+from locara_conformance.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+
+    from locara_conformance.checks import Result
+
+HOLD, BROKEN, USAGE, HARNESS = 0, 1, 2, 3
+"""Exit statuses: all MUSTs hold; one does not, or an expectation is stale; a wrong command line; the harness failed."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """:returns: one of the exit statuses above; the harness's own faults come before those of the implementation."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["host"]:
+        return _host(given[1:])
+    at = given.index("--") if "--" in given else len(given)
+    options, command = _parser().parse_args(given[:at]), given[at + 1 :]
+    try:
+        checks = chosen(options.only)
+        expected = _expected(options.expected_failures, CHECKS)
+    except KeyError as error:
+        return _usage(f"there is no check or group called {error.args[0]}")
+    except (OSError, ValueError) as error:
+        return _usage(str(error))
+    if options.list:
+        print("\n".join(f"{one.id:28} {one.level:6} {one.clause}" for one in checks))
+        return HOLD
+    if not command:
+        return _usage(
+            "name the implementation after --, as in: locara-conformance -- locara-sidecar serve --engine fake"
+        )
+    if shutil.which(command[0]) is None:
+        return _usage(f"{command[0]} is not a program that can be run")
+    tell = options.text is None and not options.quiet
+    results = runner.run(
+        command,
+        checks,
+        timeout=options.timeout,
+        progress=lambda one: print(report.line(one), flush=True) if tell else None,
+    )
+    stale = mark_expected(results, expected)
+    _write(options, command, results, stale)
+    return verdict(results, stale)
+
+
+def _host(given: list[str]) -> int:
+    """``locara-conformance host``: plays scenarios to a client."""
+    at = given.index("--") if "--" in given else len(given)
+    options, command = _host_parser().parse_args(given[:at]), given[at + 1 :]
+    try:
+        wanted = scenarios.chosen(options.scenario)
+        expected = _expected(options.expected_failures, scenarios.load())
+    except KeyError as error:
+        return _usage(f"there is no scenario or file of them called {error.args[0]}")
+    except (OSError, ValueError) as error:
+        return _usage(str(error))
+    if options.list:
+        print("\n".join(f"{one.id:28} {one.description}" for one in wanted))
+        return HOLD
+    if not command:
+        return _usage("name the adapter of the client after --, as in: locara-conformance host -- node adapter.js")
+    if shutil.which(command[0]) is None:
+        return _usage(f"{command[0]} is not a program that can be run")
+    tell = options.text is None and not options.quiet
+    results = referee.run(
+        command,
+        wanted,
+        timeout=options.timeout,
+        progress=lambda one: print(report.line(one), flush=True) if tell else None,
+    )
+    stale = mark_expected(results, expected)
+    _write(options, command, results, stale)
+    return verdict(results, stale)
+
+
+def mark_expected(results: Sequence[Result], expected: Sequence[str]) -> list[str]:
+    """Marks the failures that stand in the list; gives back the entries of checks that ran and did not fail."""
+    by_id = {one.check.id: one for one in results}
+    stale: list[str] = []
+    for id in expected:
+        result = by_id.get(id)
+        if result is None:
+            continue
+        if result.outcome in (Outcome.FAILURE, Outcome.WARNING):
+            result.expected = True
+        else:
+            stale.append(id)
+    return stale
+
+
+def verdict(results: Sequence[Result], stale: Sequence[str]) -> int:
+    """The exit status for results."""
+    if any(one.outcome is Outcome.ERROR for one in results):
+        return HARNESS
+    broken = any(one.outcome is Outcome.FAILURE and not one.expected for one in results)
+    return BROKEN if broken or stale else HOLD
+
+
+def _expected(path: Path | None, known: Container[str]) -> list[str]:
+    """The ids in a file of expected failures: one a line, what follows ``#`` is left out.
+
+    :raises ValueError: for an id that there is not.
+    """
+    if path is None:
+        return []
+    ids = [line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines()]
+    ids = [id for id in ids if id]
+    if unknown := [id for id in ids if id not in known]:
+        raise ValueError(f"{path}: there is no check called {unknown[0]}")
+    return ids
+
+
+def _write(
+    options: argparse.Namespace, command: Sequence[str], results: Sequence[Result], stale: Sequence[str]
+) -> None:
+    if options.json:
+        options.json.write_text(report.as_json(command, results, stale), encoding="utf-8")
+    if options.junit:
+        options.junit.write_text(report.junit(results), encoding="utf-8")
+    if options.html:
+        options.html.write_text(page.page(command, results, stale), encoding="utf-8")
+    if options.text:
+        options.text.write_text(report.text(results, stale), encoding="utf-8")
+    elif not options.quiet:
+        print("\n" + report.text(results, stale, all_lines=False), end="")
+
+
+def _usage(sentence: str) -> int:
+    sys.stderr.write(f"locara-conformance: {sentence}\n")
+    return USAGE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="locara-conformance",
+        usage="locara-conformance [OPTIONS] -- COMMAND …\n"
+        "       locara-conformance host [OPTIONS] [SCENARIO …] -- ADAPTER …",
+        description="Tests an implementation of the Locara image-sidecar protocol from outside. The command is what a "
+        "host would spawn; it needs the fake engine (`locara-sidecar serve --engine fake`).",
+        epilog="Status: 0 if all MUSTs hold, 1 if one does not or an expected failure is stale, 2 for a wrong command "
+        "line, 3 if the harness itself failed.",
+    )
+    parser.add_argument("--only", action="append", default=[], metavar="ID", help="a check or a group; may be repeated")
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="to wait for an answer (10)")
+    _add_reports(parser)
+    return parser
+
+
+def _host_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="locara-conformance host",
+        usage="locara-conformance host [OPTIONS] [SCENARIO …] -- ADAPTER …",
+        description="Tests a host's client library: plays a sidecar that is slow, bursty, out of spec or dying, and "
+        "judges what the client's caller saw. The adapter is a small program around the client; its form is in "
+        "protocol/conformance/README.md.",
+        epilog="Status: as without `host`.",
+    )
+    parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help="a scenario, or a file of them; all for none")
+    parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="for a whole scenario (30)")
+    _add_reports(parser)
+    return parser
+
+
+def _add_reports(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--list", action="store_true", help="list what there is and run nothing")
+    parser.add_argument(
+        "--expected-failures",
+        type=Path,
+        metavar="FILE",
+        help="ids that may fail, one a line; one that does not fail is stale",
+    )
+    parser.add_argument("--text", type=Path, metavar="FILE", help="write the text there in place of standard output")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write JSON with the exchanges")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one HTML page")
+    parser.add_argument("--quiet", action="store_true", help="write nothing to standard output")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

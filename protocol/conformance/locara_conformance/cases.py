@@ -1,0 +1,155 @@
+"""The fixtures: what is sent and what must come back, as data (their form is in ``fixtures/README.md``)."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from locara_conformance.outcomes import HarnessFault
+
+_ABSENT = {"$absent": True}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case of a fixture file; ``file`` is its name without the ending, ``number`` the case's place from 1."""
+
+    file: str
+    number: int
+    description: str
+    send: list[Any]
+    expect: list[Any]
+    initialized: bool
+    any_order: bool
+    last: bool
+    needs: str
+    """``protocol`` if the protocol package alone can answer it, ``sidecar`` if it takes a process."""
+
+    def lines(self) -> list[tuple[bytes, bytes]]:
+        """The lines to send, each with its ending; made anew each time, because some are large."""
+        return [_expand(line) for line in self.send]
+
+    def problem(self, answers: list[Any]) -> str | None:
+        """What is wrong with the answers, or None."""
+        expected, left = list(self.expect), list(answers)
+        if self.any_order:
+            expected, left = [_ordered(one) for one in expected], [_ordered(one) for one in left]
+        for one in expected:
+            place = 0 if not self.any_order else next((at for at, other in enumerate(left) if fits(one, other)), None)
+            if place is None or place >= len(left):
+                return f"no answer like {shorten(one)} came" + (f", but {shorten(left)}" if left else "")
+            if not fits(one, left[place]):
+                return f"{shorten(left[place])} came where {shorten(one)} was due"
+            del left[place]
+        return f"{shorten(left)} came without being due" if left else None
+
+
+@functools.cache
+def load() -> list[Case]:
+    """All cases, file by file.
+
+    :raises HarnessFault: if the files are not where they should be.
+    """
+    return [
+        Case(
+            file=path.stem,
+            number=number,
+            description=case["description"],
+            send=case["send"],
+            expect=case["expect"],
+            initialized=case.get("initialized", False),
+            any_order=case.get("anyOrder", False),
+            last=case.get("last", False),
+            needs=case.get("needs", "protocol"),
+        )
+        for path in sorted(folder("jsonrpc").glob("*.json"))
+        for number, case in enumerate(json.loads(path.read_text("utf-8")), 1)
+    ]
+
+
+@functools.cache
+def manifests(file: str) -> list[dict[str, Any]]:
+    """The cases of ``manifests/taken.json`` or ``refused.json``."""
+    return json.loads((folder("manifests") / f"{file}.json").read_text("utf-8"))
+
+
+def folder(name: str) -> Path:
+    """Where fixtures are: in the project, else beside this module.
+
+    :raises HarnessFault: if they are in neither place.
+    """
+    here = Path(__file__).resolve()
+    for folder in (*here.parents[3:4], here.parent):
+        if (folder / "fixtures" / name).is_dir():
+            return folder / "fixtures" / name
+    raise HarnessFault("the fixtures were not installed with the harness")
+
+
+def fits(expected: Any, actual: Any) -> bool:
+    """Whether ``actual`` is what is expected: objects may have more members, ``1`` is neither ``1.0`` nor ``true``.
+
+    ``$absent``, ``$oneOf``, ``$length`` and ``$increasing`` are explained in ``fixtures/README.md``.
+    """
+    if isinstance(expected, dict):
+        members = cast("dict[str, Any]", expected)
+        if "$oneOf" in members:
+            return any(fits(one, actual) for one in members["$oneOf"])
+        if "$length" in members:
+            return isinstance(actual, list) and len(cast("list[Any]", actual)) == members["$length"]
+        if "$increasing" in members:
+            return isinstance(actual, list) and _increases(cast("list[Any]", actual), members["$increasing"])
+        if members == _ABSENT or not isinstance(actual, dict):
+            return False
+        there = cast("dict[str, Any]", actual)
+        return all(
+            fits(member, there[name]) if name in there else _may_be_absent(member) for name, member in members.items()
+        )
+    if isinstance(expected, list):
+        entries = cast("list[Any]", expected)
+        if not isinstance(actual, list) or len(entries) != len(cast("list[Any]", actual)):
+            return False
+        return all(fits(one, other) for one, other in zip(entries, cast("list[Any]", actual), strict=True))
+    return type(expected) is type(actual) and expected == actual
+
+
+def _increases(entries: list[Any], member: str) -> bool:
+    numbers = [one.get(member) for one in entries]
+    return bool(numbers) and all(one < other for one, other in itertools.pairwise(numbers))
+
+
+def _may_be_absent(expected: Any) -> bool:
+    """Whether a member that is not there is what is expected."""
+    if not isinstance(expected, dict):
+        return False
+    members = cast("dict[str, Any]", expected)
+    return members == _ABSENT or any(_may_be_absent(one) for one in members.get("$oneOf", []))
+
+
+def shorten(value: Any) -> str:
+    """JSON of a value for a person, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def _expand(line: Any) -> tuple[bytes, bytes]:
+    if isinstance(line, str):
+        return line.encode(), b"\n"
+    return b"".join(_part(part) for part in line["parts"]), line.get("ending", "\n").encode()
+
+
+def _part(part: Any) -> bytes:
+    if isinstance(part, str):
+        return part.encode()
+    return bytes.fromhex(part["hex"]) if "hex" in part else part["repeat"].encode() * part["times"]
+
+
+def _ordered(answer: Any) -> Any:
+    """A batch's answers in an order of their own, so that concurrent entries compare."""
+    if not isinstance(answer, list):
+        return answer
+    entries = cast("list[Any]", answer)
+    return sorted(entries, key=lambda one: json.dumps(one.get("id") if isinstance(one, dict) else None))  # pyright: ignore[reportUnknownMemberType]

@@ -1,0 +1,315 @@
+"""``image.generate``: its messages, its result, its options and its refusals."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from locara_conformance.cases import shorten
+from locara_conformance.checks import check
+from locara_conformance.lab import PROMPT, at, drawing, expect, manifest
+from locara_conformance.outcomes import Failed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from locara_conformance.lab import Lab
+    from locara_conformance.peer import Call
+
+PHASES = ("queued", "loading", "encoding", "denoising", "decoding", "saving")
+MAGIC = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff", "image/webp": b"RIFF"}
+
+
+def _drawn(lab: Lab, **options: Any) -> tuple[Call, dict[str, Any]]:
+    call = lab.shared().start("image.generate", drawing(**options), stream=True)
+    return call, call.result(30)
+
+
+def _bytes(image: Any) -> bytes:
+    """The file of an image in a result: its data, or what lies at its path."""
+    if isinstance(image, dict) and "data" in image:
+        try:
+            return base64.b64decode(image["data"], validate=True)  # pyright: ignore[reportUnknownArgumentType]
+        except (binascii.Error, ValueError, TypeError):
+            raise Failed("`data` of an image is no base64") from None
+    try:
+        return Path(at(image, "path")).read_bytes()
+    except OSError as error:
+        raise Failed(f"there is no file at the image's path: {error.strerror}") from None
+
+
+def _size(png: bytes) -> tuple[int, int]:
+    return struct.unpack(">II", png[16:24])
+
+
+@check("generate.phases", "GEN-11")
+def _phases(lab: Lab) -> None:
+    call, _ = _drawn(lab, steps=7)
+    told = call.messages()
+    phases = list(dict.fromkeys(at(one, "phase") for one in told))
+    expect(phases == [one for one in PHASES if one in phases], f"the phases came in the order {phases}")
+    lacking = {"denoising", "decoding", "saving"} - set(phases)
+    expect(not lacking, f"no message told of {', '.join(sorted(lacking))}")
+    steps = [one["step"] for one in told if one["phase"] == "denoising" and at(one, "step")]
+    expect(steps == list(range(1, 8)), f"the finished steps that were told are {steps}, not 1 to 7")
+    expect(all(at(one, "steps") == 7 for one in told), "`steps` is not what will run")
+
+
+@check("generate.progress", "GEN-10")
+def _progress(lab: Lab) -> None:
+    call, _ = _drawn(lab, count=2, steps=3)
+    told = [at(one, "progress") for one in call.messages()]
+    expect(all(0 <= one <= 1 for one in told), f"a progress outside 0 to 1 among {told}")
+    expect(told == sorted(told), f"the progress falls: {told}")
+
+
+@check("generate.progress-end", "GEN-12")
+def _progress_end(lab: Lab) -> None:
+    call, _ = _drawn(lab, count=2, steps=3)
+    told = [at(one, "progress") for one in call.messages()]
+    expect(
+        told[-1] == 1 and told.count(1) == 1, f"the progress is 1 in {told.count(1)} messages, the last is {told[-1]}"
+    )
+
+
+@check("generate.images", "GEN-10 GEN-16")
+def _images(lab: Lab) -> None:
+    call, result = _drawn(lab, count=3)
+    expect(len(at(result, "images")) == 3, f"{len(at(result, 'images'))} images came in place of 3")
+    told = [at(one, "image") for one in call.messages()]
+    expect(sorted(set(told)) == [1, 2, 3], f"the messages tell of the images {told}")
+    seeds = [at(one, "seed") for one in result["images"]]
+    expect(seeds == [1, 2, 3], f"the seeds of three images from seed 1 are {seeds}")
+
+
+@check("generate.job-id", "GEN-10")
+def _job_id(lab: Lab) -> None:
+    call, result = _drawn(lab)
+    told = {at(one, "jobId") for one in call.messages()}
+    expect(told == {at(result, "jobId")}, f"the messages tell of {sorted(told)}, the result of {result['jobId']}")
+
+
+@check("generate.previews", "GEN-13 GEN-4 GEN-19")
+def _previews(lab: Lab) -> None:
+    call, _ = _drawn(lab, steps=4, preview={"mode": "auto", "maxSide": 32, "mimeType": "image/png"})
+    told = [one for one in call.messages() if "preview" in one]
+    expect(bool(told), "no message had a preview")
+    expect(any(at(one, "step") == 1 for one in told), "the first step had none")
+    for one in told:
+        preview = one["preview"]
+        data = _bytes(preview)
+        expect(data.startswith(MAGIC["image/png"]), "a preview is not of the kind that was asked for")
+        size = (at(preview, "width"), at(preview, "height"))
+        expect(_size(data) == size, f"a preview of {_size(data)} is said to be {size}")
+        expect(max(size) <= 32, f"a preview has {max(size)} pixels a side with `maxSide` 32")
+
+
+@check("generate.previews-off", "GEN-13")
+def _previews_off(lab: Lab) -> None:
+    call, without = _drawn(lab, steps=4, preview={"mode": "off"})
+    expect(not any("preview" in one for one in call.messages()), "a preview came with the mode off")
+    _, given = _drawn(lab, steps=4, preview={"mode": "linear"})
+    expect(at(without, "images.0.sha256") == at(given, "images.0.sha256"), "the picture differs with previews")
+
+
+@check("generate.reproduces", "GEN-14")
+def _reproduces(lab: Lab) -> None:
+    options = {"model": "pocket", "steps": 3, "output": {"mode": "inline"}}
+    first = lab.shared().call("image.generate", {"prompt": PROMPT, "options": options}, timeout=30)
+    again = lab.session().call("image.generate", at(first, "parameters"), timeout=30)
+    expect(at(first, "images.0.sha256") == at(again, "images.0.sha256"), "`parameters` sent again make another picture")
+
+
+@check("generate.seed", "GEN-3")
+def _seed(lab: Lab) -> None:
+    results = [
+        lab.shared().call(
+            "image.generate", {"prompt": PROMPT, "options": {"steps": 1, "output": {"mode": "inline"}}}, timeout=30
+        )
+        for _ in range(3)
+    ]
+    seeds = [at(one, "images.0.seed") for one in results]
+    expect(len(set(seeds)) > 1, f"three calls without a seed had the seeds {seeds}")
+    for one in results:
+        expect(at(one, "parameters.options.seed") == at(one, "images.0.seed"), "`parameters` has another seed")
+
+
+@check("generate.file", "GEN-14 GEN-21")
+def _file(lab: Lab) -> None:
+    folder = lab.folder()
+    _, result = _drawn(lab, output={"mode": "both", "path": "sub/a.png"})
+    image = at(result, "images.0")
+    path = Path(at(image, "path"))
+    expect(path.is_absolute(), f"the path {path} is not absolute")
+    expect(path.resolve() == (folder / "sub" / "a.png").resolve(), f"the path is {path}")
+    expect(
+        at(image, "relativePath") == "sub/a.png" and at(image, "root") == "user-folder", "root or relativePath is wrong"
+    )
+    data = _bytes({"path": str(path)})
+    expect(data == _bytes(image), "the file and `data` differ")
+    expect(hashlib.sha256(data).hexdigest() == at(image, "sha256"), "`sha256` is not the file's")
+    expect(len(data) == at(image, "bytes"), "`bytes` is not the file's length")
+    expect(_size(data) == (at(image, "width"), at(image, "height")), "width and height are not the file's")
+
+
+@check("generate.formats", "GEN-6")
+def _formats(lab: Lab) -> None:
+    for kind, magic in MAGIC.items():
+        _, result = _drawn(lab, output={"mode": "inline", "mimeType": kind})
+        expect(_bytes(at(result, "images.0")).startswith(magic), f"{kind} was asked for and another kind came")
+    wrong = drawing(output={"path": "a.jpg", "mimeType": "image/png"})
+    error = lab.shared().refused("InvalidParams", "image.generate", wrong)
+    expect(at(error, "data.path") == "$.options.output.path", f"`data.path` is {at(error, 'data.path')!r}")
+
+
+@check("generate.conflict", "GEN-5 ERR-22")
+def _conflict(lab: Lab) -> None:
+    def save(seed: int, on: str) -> dict[str, Any]:
+        return drawing(seed=seed, output={"path": "same.png", "onConflict": on})
+
+    peer, folder = lab.shared(), lab.folder()
+    peer.call("image.generate", save(1, "error"), timeout=30)
+    first = (folder / "same.png").read_bytes()
+    error = peer.refused("StorageError", "image.generate", save(2, "error"))
+    expect(at(error, "data.errno") == "EEXIST", f"`data.errno` is {at(error, 'data.errno')!r}")
+    other = at(peer.call("image.generate", save(2, "rename"), timeout=30), "images.0.relativePath")
+    expect(other != "same.png" and (folder / other).exists(), f"renaming saved it as {other}")
+    expect((folder / "same.png").read_bytes() == first, "a file was replaced that should have stayed")
+    peer.call("image.generate", save(2, "overwrite"), timeout=30)
+    expect((folder / "same.png").read_bytes() != first, "overwriting left the old file")
+
+
+@check("generate.outside", "CAP-6")
+def _outside(lab: Lab) -> None:
+    peer, folder = lab.shared(), lab.folder()
+    for path in ("../outside.png", "/tmp/outside.png", "sub/../../outside.png", "..", "a\u0000.png"):
+        answer = peer.start_any("image.generate", drawing(output={"path": path})).answer(30)
+        expect("error" in answer, f"the path {path!r} was taken: {shorten(answer.get('result'))}")
+    expect(not (folder.parent / "outside.png").exists(), "a file was written outside of the root")
+
+
+REFUSED: Sequence[tuple[str, dict[str, Any], str]] = (
+    ("an empty prompt", {"prompt": "  "}, "$.prompt"),
+    ("a prompt over the limit", {"prompt": "x" * 16385}, "$.prompt"),
+    ("no steps", {"prompt": "a", "options": {"steps": 0}}, "$.options.steps"),
+    ("201 steps", {"prompt": "a", "options": {"steps": 201}}, "$.options.steps"),
+    ("a negative guidance", {"prompt": "a", "options": {"guidance": -1}}, "$.options.guidance"),
+    ("a seed beyond 32 bits", {"prompt": "a", "options": {"seed": 4294967296}}, "$.options.seed"),
+    ("17 images", {"prompt": "a", "options": {"count": 17}}, "$.options.count"),
+    ("an unknown scheduler", {"prompt": "a", "options": {"scheduler": "none such"}}, "$.options.scheduler"),
+    ("an unknown speed", {"prompt": "a", "options": {"speed": "warp"}}, "$.options.speed"),
+    ("an unknown quantization", {"prompt": "a", "options": {"quantization": "2bit"}}, "$.options.quantization"),
+    ("an unknown preview mode", {"prompt": "a", "options": {"preview": {"mode": "x"}}}, "$.options.preview.mode"),
+    ("previews of no bytes", {"prompt": "a", "options": {"preview": {"maxBytes": 1}}}, "$.options.preview.maxBytes"),
+    ("quality 0", {"prompt": "a", "options": {"output": {"quality": 0}}}, "$.options.output.quality"),
+    (
+        "a kind that is not made",
+        {"prompt": "a", "options": {"output": {"mimeType": "image/gif"}}},
+        "$.options.output.mimeType",
+    ),
+)
+
+
+@check("generate.refusals", "ERR-6 GEN-1")
+def _refusals(lab: Lab) -> None:
+    peer = lab.shared()
+    for what, params, path in REFUSED:
+        error = peer.refused("InvalidParams", "image.generate", params)
+        expect(at(error, "data.path") == path, f"{what}: `data.path` is {at(error, 'data.path')!r}, not {path}")
+
+
+@check("generate.last-seed", "GEN-3")
+def _last_seed(lab: Lab) -> None:
+    peer = lab.shared()
+    peer.call("image.generate", drawing(seed=4294967295), timeout=30)
+    peer.refused("InvalidParams", "image.generate", drawing(seed=4294967295, count=2))
+
+
+@check("generate.sizes", "GEN-2")
+def _sizes(lab: Lab) -> None:
+    peer = lab.shared()
+    limits = at(peer.call("models.get", {"model": "pocket"}), "limits")
+    grid, most = at(limits, "multipleOf"), at(limits, "maximum")
+    error = peer.refused("InvalidParams", "image.generate", drawing(width=at(limits, "minimum") + grid // 2 + 1))
+    expect(at(error, "data.path") == "$.options.width", f"`data.path` is {at(error, 'data.path')!r}")
+    nearest = at(error, "data.nearest")
+    expect(isinstance(nearest, int) and nearest % grid == 0, f"`data.nearest` {nearest} is not on the grid of {grid}")
+    peer.refused("InvalidParams", "image.generate", drawing(height=most + grid))
+    result = peer.call("image.generate", drawing(width=nearest), timeout=30)
+    expect(at(result, "images.0.width") == nearest, "the nearest width that was told was not made")
+
+
+@check("generate.order", "GEN-9")
+def _order(lab: Lab) -> None:
+    peer = lab.session(opening={"manifest": None})
+    peer.refused("InvalidParams", "image.generate", drawing(model="nobody", steps=0))
+    peer.refused("CapabilityDenied", "image.generate", drawing(model="nobody"))
+
+
+@check("generate.null", "REQ-1")
+def _null(lab: Lab) -> None:
+    options: dict[str, Any] = {"seed": 1, "steps": 1, "output": {"mode": "inline", "path": None}}
+    nulls = {"width": None, "negativePrompt": None, "preview": None, "scheduler": None}
+    one, other = (
+        lab.shared().call("image.generate", {"prompt": PROMPT, "options": some}, timeout=30)
+        for some in (options, options | nulls)
+    )
+    expect(at(one, "images.0.sha256") == at(other, "images.0.sha256"), "null for options changes the picture")
+
+
+@check("generate.inline-limit", "GEN-8")
+def _inline_limit(lab: Lab) -> None:
+    peer = lab.session(opening={"manifest": manifest("sd3.5-medium")})
+    error = peer.refused("InvalidParams", "image.generate", drawing(model="sd3.5-medium", count=2))
+    expect(at(error, "data.path").startswith("$.options"), f"`data.path` is {at(error, 'data.path')!r}")
+    peer.call("image.generate", drawing(model="sd3.5-medium", steps=1), timeout=40)
+
+
+@check("generate.previews-every", "GEN-18")
+def _every(lab: Lab) -> None:
+    call, _ = _drawn(lab, steps=7, preview={"mode": "linear", "everySteps": 3})
+    told = [one["step"] for one in call.messages() if "preview" in one and one["phase"] == "denoising"]
+    expect({1, 7} <= set(told) and len(told) < 5, f"with `everySteps` 3 the steps {told} of 7 had previews")
+
+
+@check("generate.no-preview", "FAKE-12")
+def _no_preview(lab: Lab) -> None:
+    call = lab.shared().start("image.generate", drawing("fake:nopreview a lake"), stream=True)
+    warnings = at(call.result(30), "warnings")
+    expect(not any("preview" in one for one in call.messages()), "a preview came that could not be decoded")
+    expect(isinstance(warnings, list), "`warnings` is no array")
+
+
+@check("generate.paths", "GEN-22")
+def _paths(lab: Lab) -> None:
+    _, result = _drawn(lab, count=2, output={"mode": "save", "path": "new/folder/a.png"})
+    told = [at(one, "relativePath") for one in at(result, "images")]
+    expect(told == ["new/folder/a-1.png", "new/folder/a-2.png"], f"two images were saved as {told}")
+    _, result = _drawn(lab, output={"mode": "save"})
+    name = at(result, "images.0.relativePath")
+    expect((lab.folder() / name).is_file(), f"there is no file {name}, which the result tells")
+
+
+@check("generate.metadata", "GEN-23")
+def _metadata(lab: Lab) -> None:
+    full, none = (
+        _bytes(at(_drawn(lab, output={"mode": "inline", "metadata": kind})[1], "images.0")) for kind in ("full", "none")
+    )
+    expect(b"locara" in full, "the file with `metadata` full does not hold what determines the image")
+    expect(b"locara" not in none, "the file with `metadata` none holds more than pixels")
+    expect(_pixels(full) == _pixels(none), "`metadata` changes the pixels")
+
+
+def _pixels(png: bytes) -> bytes:
+    """The compressed pixels of a PNG."""
+    place, found = 8, b""
+    while place < len(png):
+        (size,) = struct.unpack(">I", png[place : place + 4])
+        if png[place + 4 : place + 8] == b"IDAT":
+            found += png[place + 8 : place + 8 + size]
+        place += size + 12
+    return found

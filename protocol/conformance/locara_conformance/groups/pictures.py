@@ -1,0 +1,190 @@
+"""Edits whose outcome depends on the picture: its size, its file, the kind of model."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from locara_conformance.checks import check
+from locara_conformance.lab import PROMPT, at, drawing, expect, manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from locara_conformance.lab import Lab
+    from locara_conformance.peer import Peer
+
+MODEL, INSTRUCTED = "sd3.5-medium", "flux.1-kontext-dev"
+ENTRY: dict[str, Any] = {
+    "id": "draws-only",
+    "version": "1",
+    "order": 900,
+    "displayName": "Draws only",
+    "description": "Makes pictures of words and cannot change one.",
+    "license": "none",
+    "licenseUrl": "https://example.com/license",
+    "commercialUse": True,
+    "gated": False,
+    "modalities": ["text-to-image"],
+    "family": "sd3",
+    "parameters": 1000,
+    "classifierFreeGuidance": True,
+    "schedulers": ["flow-match-euler"],
+    "defaults": {
+        "width": 64, "height": 64, "steps": 4, "guidance": 3.0, "scheduler": "flow-match-euler", "maxSequenceLength": 77
+    },
+    "sides": {"minimum": 64, "maximum": 512, "multipleOf": 16, "maxPixels": 262144},
+    "source": {},
+}  # fmt: skip
+"""A catalogue's entry, complete."""
+
+
+def png(width: int, height: int, colour: Callable[[int], bytes] = lambda _row: b"\xc0\x20\x20") -> bytes:
+    """A picture, red or with a colour for each row."""
+    data = b"".join(b"\0" + colour(row) * width for row in range(height))
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(data)),
+        (b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def rows(data: bytes) -> list[bytes]:
+    """The rows of an 8-bit RGB PNG, three bytes a pixel."""
+    place, packed, width = 8, b"", 0
+    while place < len(data):
+        (size,) = struct.unpack(">I", data[place : place + 4])
+        kind, body = data[place + 4 : place + 8], data[place + 8 : place + 8 + size]
+        if kind == b"IHDR":
+            width, _, depth, colour = struct.unpack(">IIBB", body[:10])
+            expect((depth, colour) == (8, 2), f"the picture has {depth} bits and colour type {colour}, not 8 and 2")
+        packed += body if kind == b"IDAT" else b""
+        place += size + 12
+    raw, stride, above, out = zlib.decompress(packed), width * 3, bytearray(width * 3), list[bytes]()
+    for start in range(0, len(raw), stride + 1):
+        row = bytearray(raw[start + 1 : start + 1 + stride])
+        for at_, value in enumerate(row):
+            left, corner = (row[at_ - 3], above[at_ - 3]) if at_ >= 3 else (0, 0)
+            row[at_] = (value + _predicted(raw[start], left, above[at_], corner)) & 255
+        out.append(bytes(row))
+        above = row
+    return out
+
+
+def _predicted(kind: int, left: int, up: int, corner: int) -> int:
+    """What PNG's filter of that kind adds."""
+    if kind == 4:
+        guess = left + up - corner
+        return min((left, up, corner), key=lambda one: abs(guess - one))
+    return (0, left, up, (left + up) // 2)[kind]
+
+
+def turned(jpeg: bytes) -> bytes:
+    """The JPEG with an EXIF orientation that turns it by 90 degrees."""
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
+
+
+def catalogue(lab: Lab, *entries: dict[str, Any]) -> str:
+    """A folder for ``--catalogue``, with a file in it that is no entry."""
+    folder = lab.root / "catalogue"
+    folder.mkdir(exist_ok=True)
+    (folder / "broken.json").write_text("{")
+    for entry in entries:
+        (folder / f"{entry['id']}.json").write_text(json.dumps(entry))
+    return str(folder)
+
+
+def _session(lab: Lab, *flags: str) -> Peer:
+    modalities = ["text-to-image", "image-to-image", "image-text-to-image"]
+    declared = manifest("pocket", MODEL, INSTRUCTED, "draws-only") | {"modalities": modalities}
+    return lab.session(*flags, opening={"manifest": declared})
+
+
+def _edit(data: bytes, kind: str = "image/png", model: str = MODEL, **options: Any) -> dict[str, Any]:
+    output = {"mode": "inline"}
+    return {
+        "prompt": PROMPT,
+        "image": {"data": base64.b64encode(data).decode(), "mimeType": kind},
+        "options": {"model": model, "seed": 1, "steps": 2, "output": output} | options,
+    }
+
+
+def _size(result: Any) -> tuple[int, int]:
+    return at(result, "images.0.width"), at(result, "images.0.height")
+
+
+@check("edit.size", "EDIT-5")
+def _own_size(lab: Lab) -> None:
+    peer = _session(lab)
+    made = _size(peer.call("image.edit", _edit(png(256, 320)), timeout=40))
+    expect(made == (256, 320), f"an edit of 256 × 320 pixels made {made}")
+    error = peer.refused("InvalidParams", "image.edit", _edit(png(257, 320)))
+    expect(at(error, "data.width") % 16 == 0, f"the nearest width that is told is {at(error, 'data.width')}")
+    expect(at(error, "data.height") == 320, f"the nearest height that is told is {at(error, 'data.height')}")
+
+
+@check("edit.instruction", "EDIT-3")
+def _instruction(lab: Lab) -> None:
+    peer = _session(lab)
+    error = peer.refused("InvalidParams", "image.edit", _edit(png(64, 64), model=INSTRUCTED, strength=0.5))
+    expect(at(error, "data.path") == "$.options.strength", f"`data.path` is {at(error, 'data.path')!r}")
+    masked = _edit(png(64, 64), model=INSTRUCTED)
+    masked["mask"] = masked["image"]
+    error = peer.refused("InvalidParams", "image.edit", masked)
+    expect(at(error, "data.path") == "$.mask", f"`data.path` is {at(error, 'data.path')!r}")
+
+
+@check("edit.cannot", "EDIT-4")
+def _cannot(lab: Lab) -> None:
+    peer = _session(lab, "--catalogue", catalogue(lab, ENTRY))
+    error = peer.refused("InvalidParams", "image.edit", _edit(png(64, 64), model="draws-only"))
+    expect(at(error, "data.path") == "$.options.model", f"`data.path` is {at(error, 'data.path')!r}")
+
+
+def _jpeg(peer: Peer) -> bytes:
+    params = drawing(model=MODEL, width=256, height=320, output={"mode": "inline", "mimeType": "image/jpeg"})
+    return base64.b64decode(at(peer.call("image.generate", params, timeout=40), "images.0.data"))
+
+
+@check("edit.jpeg-end", "EDIT-10")
+def _jpeg_end(lab: Lab) -> None:
+    peer = _session(lab)
+    jpeg = _jpeg(peer)
+    peer.call("image.edit", _edit(jpeg[:-2], "image/jpeg"), timeout=40)
+    peer.refused("InvalidImage", "image.edit", _edit(jpeg[: len(jpeg) * 2 // 3], "image/jpeg"))
+
+
+@check("edit.rotated", "EDIT-11")
+def _rotated(lab: Lab) -> None:
+    peer = _session(lab)
+    made = _size(peer.call("image.edit", _edit(turned(_jpeg(peer)), "image/jpeg"), timeout=40))
+    expect(made == (320, 256), f"a picture of 256 × 320 that EXIF turns was made {made}")
+
+
+@check("edit.mask", "EDIT-13 EDIT-14")
+def _mask(lab: Lab) -> None:
+    peer = lab.shared()
+    before = base64.b64decode(at(peer.call("image.generate", drawing(seed=3), timeout=30), "images.0.data"))
+    lower = png(64, 64, lambda row: b"\0\0\0" if row < 32 else b"\xff\xff\xff")
+    params = _edit(before, model="pocket", strength=1.0)
+    params["mask"] = {"data": base64.b64encode(lower).decode(), "mimeType": "image/png"}
+    after = base64.b64decode(at(peer.call("image.edit", params, timeout=30), "images.0.data"))
+    expect(rows(after)[:32] == rows(before)[:32], "a pixel where the mask is 0 was changed")
+    expect(rows(after)[32:] != rows(before)[32:], "nothing was repainted where the mask is white")
+
+
+@check("models.catalogue", "CLI-1")
+def _catalogue(lab: Lab) -> None:
+    peer = _session(lab, "--catalogue", catalogue(lab, ENTRY))
+    told = peer.call("models.get", {"model": "draws-only"})
+    expect(at(told, "displayName") == "Draws only", "an entry of `--catalogue` is not told as it stands there")
+    peer.close_stdin()
+    peer.wait_exit(6, "the end of stdin")
+    expect(b"broken.json" in peer.stderr(), "a file that cannot be used is not named in the log")

@@ -1,0 +1,180 @@
+"""What a check works with: it spawns the implementation, opens sessions, and cleans up behind the check."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from locara_conformance.outcomes import Failed
+from locara_conformance.peer import Peer
+from locara_conformance.validator import Schemas
+from locara_protocol import PROTOCOL_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from locara_conformance.outcomes import Event
+
+MODEL = "pocket"
+PROMPT = "a red circle on a blue background"
+
+
+class Lab:
+    """The processes and folders of one check after the other.
+
+    :param command: the implementation, as a host would spawn it.
+    :param timeout: seconds to wait for an answer.
+    """
+
+    def __init__(self, command: Sequence[str], *, timeout: float = 10.0) -> None:
+        self.command, self.timeout = list(command), timeout
+        self.root = Path(tempfile.mkdtemp(prefix="locara-conformance-"))
+        self.schemas = Schemas()
+        self.peers: list[Peer] = []
+        """The processes of the check that runs, the shared one too if it was used."""
+        self.violations: dict[str, list[tuple[str, list[Event]]]] = {}
+        """What the watch found, by the id of the check that it belongs to, with what had crossed the pipe before."""
+        self._shared: dict[str, Peer] = {}
+        self._marks: dict[Peer, int] = {}
+        self._spawned = 0
+
+    def spawn(
+        self,
+        *flags: str,
+        env: dict[str, str] | None = None,
+        nonblocking: bool = False,
+        unread_stderr: bool = False,
+        through: Sequence[str] = (),
+    ) -> Peer:
+        """A process without a session. ``flags`` are added to the command, ``through`` stands before it, ``env`` is
+        added to the environment."""
+        self._spawned += 1
+        peer = Peer(
+            [*through, *self.command, *flags],
+            number=len(self.peers) + 1,
+            log=self.root / f"stderr-{self._spawned}.log",
+            timeout=self.timeout,
+            schemas=self.schemas,
+            report=self._found,
+            env=None if env is None else {**os.environ, **env},
+            nonblocking=nonblocking,
+            unread_stderr=unread_stderr,
+        )
+        self.peers.append(peer)
+        return peer
+
+    def session(self, *flags: str, opening: dict[str, Any] | None = None, **more: Any) -> Peer:
+        """A process with a session that may draw with the model ``pocket`` and save in :meth:`folder`."""
+        peer = self.spawn(*flags, **more)
+        peer.call("initialize", self.opening(**(opening or {})), timeout=max(20.0, self.timeout))
+        return peer
+
+    def shared(self) -> Peer:
+        """A session that checks share if they leave it as it was; a new one after a check that did not succeed."""
+        return self.kept("session") or self.keep("session", self.session())
+
+    def kept(self, key: str) -> Peer | None:
+        """The process that was kept under that name, if it is there and has not ended."""
+        peer = self._shared.get(key)
+        if peer is None or peer.closed:
+            return None
+        if peer not in self.peers:
+            self.peers.append(peer)
+            self._marks[peer] = len(peer.events)
+        return peer
+
+    def keep(self, key: str, peer: Peer) -> Peer:
+        """Leaves a process to the checks that follow."""
+        self._shared[key] = peer
+        return peer
+
+    def opening(self, **more: Any) -> dict[str, Any]:
+        """Params for ``initialize``; ``more`` are members that win."""
+        return {
+            "protocolVersion": PROTOCOL_VERSION,
+            "clientInfo": {"name": "locara-conformance", "version": "1"},
+            "manifest": manifest(),
+            "grants": {"user-folder": str(self.folder())},
+        } | more
+
+    def folder(self) -> Path:
+        """The folder that is granted as ``user-folder``."""
+        folder = self.root / "pictures"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def exchange(self) -> list[Event]:
+        """What crossed the pipes of the check that runs."""
+        return [event for peer in self.peers for event in peer.events[self._marks.get(peer, 0) :]]
+
+    def stderr(self) -> str:
+        """The end of what the check's processes wrote to stderr."""
+        return "".join(peer.stderr()[-2000:].decode(errors="replace") for peer in self.peers)[-4000:]
+
+    def reset(self, *, succeeded: bool) -> None:
+        """Ends the processes of a check; the shared ones only if it did not succeed."""
+        for peer in self.peers:
+            if peer not in self._shared.values():
+                peer.end()
+            elif not succeeded:
+                peer.end()
+                self._shared = {key: one for key, one in self._shared.items() if one is not peer}
+        self.peers, self._marks = [], {}
+        shutil.rmtree(self.root / "pictures", ignore_errors=True)
+        if self._shared:
+            self.folder()
+
+    def close(self) -> None:
+        """Ends all processes and removes what they left."""
+        for peer in [*self.peers, *self._shared.values()]:
+            peer.end()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _found(self, id: str, sentence: str, peer: Peer) -> None:
+        self.violations.setdefault(id, []).append((sentence, peer.events[-12:]))
+
+
+def manifest(*models: str, **capabilities: Any) -> dict[str, Any]:
+    """A manifest that declares text to image with ``models`` (``pocket``) and a folder to write."""
+    return {
+        "schema": "locara/v1",
+        "name": "conformance",
+        "publisher": "locara",
+        "version": "1.0.0",
+        "modalities": ["text-to-image", "image-to-image"],
+        "capabilities": {"models": list(models or (MODEL,)), "fs": {"user-folder": "read-write"}, "net": False}
+        | capabilities,
+    }
+
+
+def drawing(prompt: str = PROMPT, **options: Any) -> dict[str, Any]:
+    """Params for ``image.generate``: two steps, the picture in the answer and no file."""
+    return {
+        "prompt": prompt,
+        "options": {"model": MODEL, "steps": 2, "seed": 1, "output": {"mode": "inline"}} | options,
+    }
+
+
+def at(value: Any, path: str) -> Any:
+    """The member of a message at a path such as ``images.0.sha256``.
+
+    :raises Failed: if it is not there.
+    """
+    place = value
+    for step in path.split("."):
+        try:
+            place = place[int(step) if isinstance(place, list) else step]
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise Failed(f"{path} is missing from an answer") from None
+    return place
+
+
+def expect(holds: bool, sentence: str | Callable[[], str]) -> None:
+    """
+    :raises Failed: with the sentence, if it does not hold.
+    """
+    if not holds:
+        raise Failed(sentence if isinstance(sentence, str) else sentence())

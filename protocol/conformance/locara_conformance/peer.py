@@ -1,0 +1,367 @@
+"""One process of the implementation: its pipes, what crossed them, and ways to wait for something."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import select
+import signal
+import subprocess
+import threading
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from locara_conformance.cases import shorten
+from locara_conformance.outcomes import Event, Failed, HarnessFault
+from locara_conformance.watch import Watch, answers
+from locara_protocol.errors import CODES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from locara_conformance.validator import Schemas
+
+_TEXT = 1200
+_EVENTS = 4000
+
+
+class Peer:
+    """Spawns the command with pipes and reads all that it writes.
+
+    :param number: of the process within its check, for the record.
+    :param log: the file that takes its stderr.
+    :param timeout: seconds to wait for an answer, where a check does not say otherwise.
+    :param report: takes what the watch finds: the check's id, a sentence, and this peer.
+    :param nonblocking: whether the child's ends of its pipes are non-blocking from the start.
+    :param unread_stderr: whether its stderr is a pipe that nobody reads, in place of ``log``.
+    :raises HarnessFault: if the command cannot be started.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        number: int,
+        log: Path,
+        timeout: float,
+        schemas: Schemas,
+        report: Callable[[str, str, Peer], None],
+        env: Mapping[str, str] | None = None,
+        nonblocking: bool = False,
+        unread_stderr: bool = False,
+    ) -> None:
+        self.number, self.timeout, self.schemas = number, timeout, schemas
+        self.events: list[Event] = []
+        self.inbox: list[Any] = []
+        """Every message that came, in order: objects, and arrays for batches."""
+        self.log = log
+        self._ids, self._channels, self._probes = itertools.count(1), itertools.count(1), itertools.count(1)
+        self._news = threading.Condition(threading.RLock())
+        self._watch = Watch(schemas, lambda id, sentence: report(id, sentence, self))
+        self._paused = threading.Event()
+        self._paused.set()
+        self.watched = True
+        """Whether the watch judges what comes."""
+        self.may_be_cut = False
+        """Whether its last line may lack its end: it was killed, or its host did not read."""
+        self.closed = False
+        """Whether the output has ended."""
+        self._began = time.monotonic()
+        theirs_in, self.stdin = os.pipe()
+        self._stdout, theirs_out = os.pipe()
+        self.child_ends: list[int] = [os.dup(theirs_in), os.dup(theirs_out)] if nonblocking else []
+        for fd in self.child_ends:
+            os.set_blocking(fd, False)
+        try:
+            with log.open("ab") as stderr:
+                self.process = subprocess.Popen(
+                    list(command),
+                    stdin=theirs_in,
+                    stdout=theirs_out,
+                    stderr=subprocess.PIPE if unread_stderr else stderr,
+                    env=env,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise HarnessFault(f"the command cannot be started: {error}") from error
+        finally:
+            os.close(theirs_in)
+            os.close(theirs_out)
+        if nonblocking:
+            os.close(self.child_ends.pop())  # else the end of the output would never be seen
+        os.set_blocking(self.stdin, False)
+        self._reader = threading.Thread(target=self._read, daemon=True, name="conformance-reader")
+        self._reader.start()
+
+    # --- sending ---
+
+    def send(self, message: Any) -> None:
+        """Sends a message, or a batch."""
+        self.send_line(json.dumps(message, ensure_ascii=False).encode())
+
+    def send_line(self, line: bytes, ending: bytes = b"\n", *, pieces: Sequence[int] = ()) -> None:
+        """Sends any bytes as a line; ``pieces`` are the places in it where the host pauses.
+
+        :raises Failed: if the process does not take it in time, or is gone.
+        """
+        with self._news:
+            self._watch.sent(line)
+            self._record("→", line)
+        start = 0
+        for place in pieces:
+            self.write(line[start:place])
+            time.sleep(0.05)
+            start = place
+        self.write((line[start:] if start else line) + ending)
+
+    def write(self, data: bytes) -> None:
+        """Writes raw bytes, which the record does not have."""
+        until = time.monotonic() + max(20.0, self.timeout)
+        rest = memoryview(data)
+        while rest:
+            _, ready, _ = select.select([], [self.stdin], [], max(0.0, until - time.monotonic()))
+            if not ready:
+                raise Failed(f"it stopped taking input ({len(rest)} bytes left to write)")
+            try:
+                rest = rest[os.write(self.stdin, rest) :]
+            except BlockingIOError:
+                time.sleep(0.005)
+            except OSError as error:
+                raise Failed(f"it closed its input{self._status()}") from error
+
+    def start(self, method: str, params: dict[str, Any] | None = None, *, stream: bool = False) -> Call:
+        """Sends a request that the contract allows; ``stream`` gives it a channel of its own.
+
+        :raises HarnessFault: if the params do not fit the contract's own schema.
+        """
+        members = dict(params or {})
+        channel = next(self._channels) if stream else members.get("channel")
+        if stream:
+            members["channel"] = channel
+        if wrong := self.schemas.problems(method, "params", members):
+            raise HarnessFault(f"the harness's own {method} does not fit its schema: {wrong[0]}")
+        return self.start_any(method, members if members or params is not None else None)
+
+    def start_any(self, method: str, params: Any, id: int | str | None = None) -> Call:
+        """Sends a request of which the schema is not asked; ``id`` in place of the next number."""
+        request: dict[str, Any] = {"jsonrpc": "2.0", "id": next(self._ids) if id is None else id, "method": method}
+        if params is not None:
+            request["params"] = params
+        channel = cast("dict[str, Any]", params).get("channel") if isinstance(params, dict) else None
+        call = Call(self, request["id"], method, channel, len(self.inbox))
+        self.send(request)
+        return call
+
+    def call(
+        self, method: str, params: dict[str, Any] | None = None, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """A request and its result."""
+        return self.start(method, params).result(timeout)
+
+    def refused(self, kind: str, method: str, params: Any = None) -> dict[str, Any]:
+        """A request that must be answered with an error of that kind; gives back the error."""
+        return self.start_any(method, params).error(kind)
+
+    def notify(self, method: str, params: Any = None) -> None:
+        """Sends a notification."""
+        self.send({"jsonrpc": "2.0", "method": method} | ({} if params is None else {"params": params}))
+
+    def barrier(self) -> Call:
+        """Waits for a ping that is answered after all that was sent before was looked at; its id is no number."""
+        ping = self.start_any("ping", None, f"conformance-{next(self._probes)}")
+        ping.result()
+        return ping
+
+    def settled(self) -> None:
+        """Tells the watch that nothing is due any more."""
+        with self._news:
+            self._watch.settled()
+
+    # --- waiting ---
+
+    def wait(self, what: str, found: Callable[[Any], bool], *, start: int = 0, timeout: float | None = None) -> Any:
+        """The first message from ``start`` on for which ``found`` is true.
+
+        :raises Failed: if none comes in time, or the output ends before.
+        """
+        until = time.monotonic() + (self.timeout if timeout is None else timeout)
+        place = start
+        with self._news:
+            while True:
+                while place < len(self.inbox):
+                    if found(self.inbox[place]):
+                        return self.inbox[place]
+                    place += 1
+                if self.closed:
+                    raise Failed(f"its output ended before {what}{self._status()}")
+                if not self._news.wait(max(0.0, until - time.monotonic())) and time.monotonic() >= until:
+                    seconds = self.timeout if timeout is None else timeout
+                    raise Failed(f"no {what} within {seconds:g} s")
+
+    def pause(self) -> None:
+        """Stops reading its output, like a host that does not."""
+        self._paused.clear()
+        self.may_be_cut = True
+
+    def resume(self) -> None:
+        """Reads again."""
+        self._paused.set()
+
+    # --- the end ---
+
+    def close_stdin(self) -> None:
+        """Ends its input."""
+        if self.stdin >= 0:
+            self.note("stdin is closed")
+            os.close(self.stdin)
+            self.stdin = -1
+
+    def wait_exit(self, timeout: float, after: str) -> int:
+        """Its exit status; negative for a signal.
+
+        :raises Failed: if it does not end in time.
+        """
+        try:
+            status = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"it is still there {timeout:g} s after {after}") from None
+        self._reader.join(2)
+        self.note(f"it ended with status {status}")
+        return status
+
+    def wait_output_end(self, timeout: float, after: str) -> float:
+        """Waits until nobody holds the other end of its stdout; gives back the seconds that took."""
+        began = time.monotonic()
+        self._reader.join(timeout)
+        if self._reader.is_alive():
+            raise Failed(f"it is still there {timeout:g} s after {after}")
+        return time.monotonic() - began
+
+    def end(self) -> None:
+        """Ends it in good order if it goes, else by force; may be repeated."""
+        self.resume()
+        self.close_stdin()
+        try:
+            self.process.wait(3)
+        except subprocess.TimeoutExpired:
+            self.may_be_cut = True
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._reader.join(2)
+        while self.child_ends:
+            os.close(self.child_ends.pop())
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+
+    def stderr(self) -> bytes:
+        """All that it has written to stderr."""
+        return self.log.read_bytes()
+
+    def note(self, text: str) -> None:
+        """A remark in the record."""
+        self._record("·", text.encode())
+
+    def _status(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return f" (exit status {self.process.wait(0.5)})"
+        return ""
+
+    def _record(self, way: str, line: bytes) -> None:
+        if len(self.events) < _EVENTS:
+            text = line[:_TEXT].decode(errors="backslashreplace")
+            self.events.append(Event(self.number, time.monotonic() - self._began, way, text, len(line)))
+
+    # --- the reader thread ---
+
+    def _read(self) -> None:
+        rest = bytearray()
+        with contextlib.suppress(OSError):
+            while self._paused.wait() and (data := os.read(self._stdout, 65536)):
+                lines = data.split(b"\n")
+                rest += lines[0]
+                for line in lines[1:]:
+                    self._line(bytes(rest))
+                    rest = bytearray(line)
+        with self._news:
+            self.closed = True
+            if self.watched and not self.may_be_cut:
+                self._watch.ended(bytes(rest))
+            self._news.notify_all()
+        os.close(self._stdout)
+
+    def _line(self, line: bytes) -> None:
+        with self._news:
+            self._record("←", line)
+            message = self._watch.received(line) if self.watched else None
+            if message is not None:
+                self.inbox.append(message)
+                self._news.notify_all()
+
+
+class Call:
+    """A request under way; made by :meth:`Peer.start`."""
+
+    def __init__(self, peer: Peer, id: int | str, method: str, channel: Any, start: int) -> None:
+        self.peer, self.id, self.method, self.channel, self._start = peer, id, method, channel, start
+
+    def answer(self, timeout: float | None = None) -> dict[str, Any]:
+        """The response."""
+        return self.peer.wait(f"answer to {self.method}", self._is_mine, start=self._start, timeout=timeout)
+
+    def result(self, timeout: float | None = None) -> dict[str, Any]:
+        """The result, which must be one."""
+        answer = self.answer(timeout)
+        if not isinstance(answer.get("result"), dict):
+            raise Failed(f"{self.method} was answered with {shorten(answer.get('error', answer))}")
+        return answer["result"]
+
+    def error(self, kind: str, timeout: float | None = None) -> dict[str, Any]:
+        """The error, which must be one of that kind."""
+        answer = self.answer(timeout)
+        error = answer.get("error")
+        if not isinstance(error, dict) or error.get("code") != CODES[kind]:  # pyright: ignore[reportUnknownMemberType]
+            raise Failed(f"{self.method} was answered with {shorten(answer)} in place of {kind} ({CODES[kind]})")
+        return cast("dict[str, Any]", error)
+
+    def answered(self) -> bool:
+        """Whether it has been answered yet."""
+        return any(self._is_mine(message) for message in self.peer.inbox[self._start :])
+
+    def frames(self) -> list[dict[str, Any]]:
+        """The frames of its channel that came so far."""
+        return [message["params"] for message in self.peer.inbox[self._start :] if self._is_frame(message)]
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The messages of its channel that came so far."""
+        return [frame["message"] for frame in self.frames() if isinstance(frame.get("message"), dict)]
+
+    def until(self, phase: str, *, step: int = 0, image: int = 1, timeout: float | None = None) -> dict[str, Any]:
+        """Its first message of that phase, with that many finished steps or more, of that image or a later one."""
+
+        def there(message: Any) -> bool:
+            if not self._is_frame(message) or not isinstance(message["params"].get("message"), dict):
+                return self._is_mine(message)
+            told = message["params"]["message"]
+            return told.get("phase") == phase and told.get("step", -1) >= step and told.get("image", 0) >= image
+
+        found = self.peer.wait(f"message of phase {phase}", there, start=self._start, timeout=timeout)
+        if self._is_mine(found):
+            raise Failed(f"{self.method} was answered before a message of phase {phase} came: {shorten(found)}")
+        return found["params"]["message"]
+
+    def cancel(self) -> None:
+        """Asks for its end."""
+        self.peer.notify("$/cancelRequest", {"id": self.id})
+
+    def _is_mine(self, message: Any) -> bool:
+        return answers(message, self.id)
+
+    def _is_frame(self, message: Any) -> bool:
+        params = (
+            cast("dict[str, Any]", message).get("params") if isinstance(message, dict) and "method" in message else None
+        )
+        return isinstance(params, dict) and cast("dict[str, Any]", params).get("channel") == self.channel

@@ -1,0 +1,9 @@
+"""The base of what this process hands about inside itself and never encodes."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Record(msgspec.Struct, frozen=True):
+    """Like a frozen dataclass, but made in a tenth of the time: the daemon starts with twenty of them."""

@@ -1,0 +1,91 @@
+// Writes src/schema.ts from protocol/schema/v1: every message type, the method table, the error codes.
+// With --check nothing is written, and the status is 1 if the file is stale.
+import { readFileSync, writeFileSync } from "node:fs";
+import { compile } from "json-schema-to-typescript";
+
+const here = new URL("../", import.meta.url);
+const read = (name) => JSON.parse(readFileSync(new URL(`../schema/v1/${name}`, here), "utf8"));
+const document = read("openrpc.json");
+const target = new URL("src/schema.ts", here);
+
+/** The schemas under the names that they have there, with references that the compiler finds. */
+function definitions() {
+  const { Error: _error, ...schemas } = document.components.schemas;
+  // "Warning" is the name of a message type there, and says too little in a package's exports
+  const text = JSON.stringify(schemas)
+    .replaceAll("#/components/schemas/", "#/definitions/")
+    .replaceAll('"#/definitions/Warning"', '"#/definitions/ResultWarning"');
+  const { Warning, ...others } = JSON.parse(text);
+  return {
+    ...others,
+    ResultWarning: { ...Warning, title: "ResultWarning" },
+    Manifest: { ...read("manifest.json"), title: "Manifest" },
+  };
+}
+
+/** `{ $ref: "#/components/schemas/Name" }` → `Name`. */
+const named = (schema) => schema.$ref.split("/").at(-1);
+const message = (method) => {
+  const note = document["x-notifications"].find(({ name }) => name === method["x-notification"]);
+  if (note === undefined) return "never";
+  const frame = named(note.params.anyOf[0]);
+  return named(document.components.schemas[frame].properties.message);
+};
+/** A method's parameters are content descriptors in OpenRPC: their type is the one whose members these are. */
+const parameters = (method) => {
+  const file = read(`${method.name}.params.json`);
+  return file.$ref.split("/").at(-1);
+};
+
+/** Without the compiler's remarks about where a type came from, and without its type of the whole. */
+const tidy = (text) =>
+  text
+    .replace(
+      /\n \*\n \* This interface was referenced by `Messages`'s JSON-Schema\n \* via the `definition` "\w+"\.\n/g,
+      "\n",
+    )
+    .replace(
+      /\/\*\*\n \* This interface was referenced by `Messages`'s JSON-Schema\n \* via the `definition` "\w+"\.\n \*\/\n/g,
+      "",
+    )
+    .replace(/export interface Messages \{[^}]*\}\n/, "")
+    .trim();
+
+async function source() {
+  const types = await compile({ title: "Messages", definitions: definitions() }, "Messages", {
+    additionalProperties: false,
+    bannerComment: "",
+    unreachableDefinitions: true,
+    style: { printWidth: 120 },
+    strictIndexSignatures: true,
+  });
+  const rows = document.methods.map(
+    (method) =>
+      `  /** ${method.summary} */\n  "${method.name}": { params: ${parameters(method)}; result: ${named(method.result.schema)}; message: ${message(method)} };`,
+  );
+  const kinds = Object.entries(document.components.errors).map(
+    ([kind, error]) => `  /** ${error.message} */\n  ${kind}: ${error.code},`,
+  );
+  const parts = [
+    "// Generated from protocol/schema/v1 by scripts/generate.mjs. Do not edit: npm run generate\n",
+    tidy(types),
+    `\n/** Request methods: what they take, what they answer, what they send to their channel. */\nexport interface Methods {\n${rows.join("\n")}\n}\n`,
+    `/** Error kinds and their JSON-RPC codes. */\nexport const CODES = {\n${kinds.join("\n")}\n} as const;\n`,
+    `/** The version of the contract that these types are of. */\nexport const PROTOCOL_VERSION = ${document.info.version.split(".")[0]};\n`,
+  ];
+  return parts.join("\n");
+}
+
+const wanted = await source();
+if (process.argv.includes("--check")) {
+  let present = "";
+  try {
+    present = readFileSync(target, "utf8");
+  } catch {}
+  if (present !== wanted) {
+    console.error("stale: protocol/typescript/src/schema.ts (run: npm run generate)");
+    process.exit(1);
+  }
+} else {
+  writeFileSync(target, wanted);
+}

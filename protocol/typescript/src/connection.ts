@@ -1,0 +1,205 @@
+// JSON-RPC 2.0 over lines, without I/O: who opens the pipe writes what it is given and feeds what it reads.
+//
+// Owned here: the requests in flight, the channels, and what the contract says about them. What breaks it (a hole in the
+// indexes, an answer before the end frame, a line that is no message) is told to `onViolation`, and fails the call that it is
+// about; the others go on.
+
+import { type ClientError, fromWire, isWireError, ProtocolViolation, SidecarGone } from "./errors.js";
+import { LineSplitter } from "./lines.js";
+import type { MethodName, Sent, Transport } from "./transport.js";
+
+export interface ConnectionOptions {
+  /** Writes one line; its end is added already. What it throws is taken for the end of the connection. */
+  write: (line: string) => void;
+  /** What the sidecar did against the contract. */
+  onViolation?: ((violation: ProtocolViolation) => void) | undefined;
+  /** The longest line that is taken; 64 MiB. */
+  maxLineBytes?: number | undefined;
+}
+
+interface Request {
+  readonly channel: number | undefined;
+  readonly settle: (answer: { value: unknown } | { error: ClientError }) => void;
+}
+
+/** The messages of one channel until its end frame. */
+class Channel {
+  count = 0;
+  problem: ProtocolViolation | undefined;
+  readonly ended: Promise<void>;
+  #end!: () => void;
+  isEnded = false;
+
+  constructor(
+    readonly number: number,
+    readonly onMessage: (message: unknown) => void,
+  ) {
+    this.ended = new Promise((resolve) => {
+      this.#end = resolve;
+    });
+  }
+
+  end(problem?: ProtocolViolation): void {
+    this.isEnded = true;
+    this.problem = problem;
+    this.#end();
+  }
+}
+
+const MAX_CHANNEL = 0xffff_ffff;
+
+export class Connection implements Transport {
+  readonly #options: ConnectionOptions;
+  readonly #splitter: LineSplitter;
+  readonly #requests = new Map<number, Request>();
+  readonly #channels = new Map<number, Channel>();
+  #lastId = 0;
+  #lastChannel = 0;
+  #gone: ClientError | undefined;
+
+  constructor(options: ConnectionOptions) {
+    this.#options = options;
+    this.#splitter = new LineSplitter(options.maxLineBytes);
+  }
+
+  start(method: MethodName, params: object, onMessage?: (message: unknown) => void): Sent {
+    const channel = onMessage && this.#openChannel(onMessage);
+    const id = ++this.#lastId;
+    const given = channel ? { ...params, channel: channel.number } : params;
+    const answer = this.#request(id, method, given, channel?.number);
+    return { answer, cancel: () => this.notify("$/cancelRequest", { id }) };
+  }
+
+  attach(jobId: string, onMessage: (message: unknown) => void): Sent {
+    const cancel = () => void this.start("image.cancel", { jobId }).answer.catch(() => {});
+    return { answer: this.#attached(jobId, this.#openChannel(onMessage)), cancel };
+  }
+
+  /** Sends a notification, if the sidecar is still there. */
+  notify(method: string, params?: object): void {
+    if (this.#gone === undefined) this.#write({ jsonrpc: "2.0", method, ...(params && { params }) });
+  }
+
+  /** Takes what was read, in pieces of any size. */
+  receive(chunk: Uint8Array): void {
+    for (const line of this.#splitter.feed(chunk)) {
+      if (line === undefined) this.#violation("A line is too long, or not UTF-8.");
+      else if (line.trim() !== "") this.#line(line);
+    }
+  }
+
+  /** Ends the connection: fails what is in flight, and all calls from now on. */
+  close(reason: ClientError = new SidecarGone("The connection was closed.")): void {
+    if (this.#gone !== undefined) return;
+    this.#gone = reason;
+    for (const request of this.#requests.values()) request.settle({ error: reason });
+    this.#requests.clear();
+    for (const channel of this.#channels.values()) channel.end();
+    this.#channels.clear();
+  }
+
+  /** How many requests and channels are open. */
+  get open(): { requests: number; channels: number } {
+    return { requests: this.#requests.size, channels: this.#channels.size };
+  }
+
+  #request(id: number, method: MethodName, params: object, channel?: number): Promise<unknown> {
+    if (this.#gone !== undefined) {
+      if (channel !== undefined) this.#channels.delete(channel);
+      return Promise.reject(this.#gone);
+    }
+    const answer = new Promise<unknown>((resolve, reject) => {
+      const settle: Request["settle"] = (answer) => ("error" in answer ? reject(answer.error) : resolve(answer.value));
+      this.#requests.set(id, { channel, settle });
+    });
+    this.#write({ jsonrpc: "2.0", id, method, params });
+    return answer;
+  }
+
+  async #attached(jobId: string, channel: Channel): Promise<unknown> {
+    try {
+      await this.#request(++this.#lastId, "jobs.attach", { jobId, channel: channel.number });
+      await channel.ended;
+      if (channel.problem !== undefined) throw channel.problem;
+    } finally {
+      this.#channels.delete(channel.number);
+    }
+    return await this.#request(++this.#lastId, "jobs.result", { jobId });
+  }
+
+  #openChannel(onMessage: (message: unknown) => void): Channel {
+    do this.#lastChannel = this.#lastChannel === MAX_CHANNEL ? 0 : this.#lastChannel + 1;
+    while (this.#channels.has(this.#lastChannel));
+    const channel = new Channel(this.#lastChannel, onMessage);
+    this.#channels.set(channel.number, channel);
+    return channel;
+  }
+
+  #write(message: object): void {
+    try {
+      this.#options.write(`${JSON.stringify(message)}\n`);
+    } catch (cause) {
+      this.close(new SidecarGone("The sidecar takes no input any more.", { cause }));
+    }
+  }
+
+  #line(line: string): void {
+    let message: unknown;
+    try {
+      message = JSON.parse(line);
+    } catch {
+      this.#violation("A line on stdout is not JSON.");
+      return;
+    }
+    if (typeof message !== "object" || message === null || Array.isArray(message))
+      this.#violation("A line is no message.");
+    else if ("method" in message) this.#frame(message as { params?: unknown });
+    else this.#answer(message as { id?: unknown; result?: unknown; error?: unknown });
+  }
+
+  #answer({ id, result, error }: { id?: unknown; result?: unknown; error?: unknown }): void {
+    const request = this.#requests.get(id as number);
+    if (request === undefined) {
+      this.#violation(`An answer came for ${JSON.stringify(id)}, which no call has as its id.`);
+      return;
+    }
+    this.#requests.delete(id as number);
+    const channel = this.#channels.get(request.channel as number);
+    if (channel !== undefined) {
+      if (!channel.isEnded) channel.end(this.#violation(`Channel ${channel.number} had no end before its answer.`));
+      this.#channels.delete(channel.number);
+    }
+    if (isWireError(error)) request.settle({ error: fromWire(error) });
+    else if (channel?.problem !== undefined) request.settle({ error: channel.problem });
+    else if (typeof result === "object" && result !== null && !Array.isArray(result)) request.settle({ value: result });
+    else request.settle({ error: this.#violation("An answer has neither a result that is an object nor an error.") });
+  }
+
+  #frame({ params }: { params?: unknown }): void {
+    const { channel: number, index, end, message } = (params ?? {}) as Record<string, unknown>;
+    const channel = this.#channels.get(number as number);
+    if (channel?.problem !== undefined) return; // told already
+    if (channel === undefined) {
+      this.#violation(`A frame came on channel ${JSON.stringify(number)}, which is not open.`);
+    } else if (channel.isEnded) {
+      channel.problem = this.#violation(`A frame came after the end of channel ${channel.number}.`);
+    } else if (index !== channel.count) {
+      channel.end(
+        this.#violation(
+          `Channel ${channel.number}: index ${JSON.stringify(index)} came where ${channel.count} was due.`,
+        ),
+      );
+    } else if (end === true) {
+      channel.end();
+    } else {
+      channel.count += 1;
+      channel.onMessage(message);
+    }
+  }
+
+  #violation(sentence: string): ProtocolViolation {
+    const violation = new ProtocolViolation(sentence);
+    this.#options.onViolation?.(violation);
+    return violation;
+  }
+}

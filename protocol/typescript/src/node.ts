@@ -1,0 +1,170 @@
+// A sidecar as a child process of Node.
+//
+// Owned here: the process. stderr is read always, line by line, so that the sidecar never waits for it; its end is the end of
+// all calls, with its last words in the error. Closing is closing its stdin: it answers what runs, and is gone within 2
+// seconds, or is killed.
+
+import { type ChildProcess, spawn } from "node:child_process";
+import { Client, HostApi } from "./client.js";
+import { Connection } from "./connection.js";
+import { ClientError, ProtocolViolation, SidecarGone } from "./errors.js";
+import { type InitializeParams, type InitializeResult, type Manifest, PROTOCOL_VERSION } from "./schema.js";
+
+export * from "./core.js";
+
+const CLOSE_MS = 2000;
+/** How long what it wrote may still come once it has ended: a process that it left behind may hold its pipes open. */
+const LAST_WORDS_MS = 1000;
+const STDERR_KEPT = 8192;
+
+export interface SidecarOptions {
+  /** What to run; `["locara-sidecar", "serve"]`. */
+  command?: readonly [string, ...string[]] | undefined;
+  /** The app's `locara.json`. Without it nothing is granted. */
+  manifest?: Manifest | undefined;
+  /** Root name → absolute folder: `{"user-folder": "/home/a/Pictures/App"}`. */
+  grants?: Record<string, string> | undefined;
+  clientInfo?: { name: string; version: string } | undefined;
+  /** For gated downloads. */
+  auth?: { token: string } | undefined;
+  /** The child's environment; this process's own by default. */
+  env?: NodeJS.ProcessEnv | undefined;
+  cwd?: string | undefined;
+  /** The process with which the sidecar ends, where a wrapper stands between the two; this one by default, none if null. */
+  processId?: number | null | undefined;
+  /** Given each line of its log: one JSON object, or a line that is none as text. */
+  onLog?: ((line: unknown) => void) | undefined;
+  /** What the sidecar did against the contract. */
+  onViolation?: ((violation: ProtocolViolation) => void) | undefined;
+}
+
+export interface Exit {
+  status: number | null;
+  signal: NodeJS.Signals | null;
+}
+
+export class Sidecar extends Client {
+  readonly host: HostApi;
+  /** Settles when the process has ended; never rejects. */
+  readonly exited: Promise<Exit>;
+  #session: InitializeResult | undefined;
+  readonly #connection: Connection;
+  readonly #process: ChildProcess;
+
+  private constructor(options: SidecarOptions) {
+    const [program, ...flags] = options.command ?? ["locara-sidecar", "serve"];
+    const child = spawn(program, flags, {
+      stdio: ["pipe", "pipe", "pipe"],
+      env: options.env,
+      cwd: options.cwd,
+      windowsHide: true,
+    });
+    const connection = new Connection({
+      write: (line) => void child.stdin.write(line),
+      onViolation: options.onViolation,
+    });
+    super(connection);
+    this.host = new HostApi(() => connection);
+    this.#connection = connection;
+    this.#process = child;
+    const log = new Log(options.onLog);
+    child.stdin.on("error", () => {}); // it is gone, which "close" tells
+    child.stdout.on("data", (chunk: Buffer) => connection.receive(chunk));
+    child.stdout.on("end", () => void this.close()); // what says nothing any more is of no use
+    child.stderr.setEncoding("utf8").on("data", (text: string) => log.take(text));
+    this.exited = new Promise((resolve) => {
+      const gone = (sentence: string, exit: Exit, cause?: unknown) => {
+        connection.close(new SidecarGone(sentence, { ...exit, stderr: log.end, cause }));
+        for (const pipe of [child.stdin, child.stdout, child.stderr]) pipe.destroy();
+        resolve(exit);
+      };
+      const ended = (status: number | null, signal: NodeJS.Signals | null) =>
+        gone(`The sidecar ended with ${signal ?? `status ${status}`}.`, { status, signal });
+      child.on("error", (error) => {
+        if (child.pid === undefined) gone(`${program} cannot be started.`, { status: null, signal: null }, error);
+      });
+      child.on("close", ended); // with all that it wrote read
+      child.on("exit", (status, signal) => setTimeout(() => ended(status, signal), LAST_WORDS_MS).unref());
+    });
+  }
+
+  /**
+   * Spawns a sidecar and opens a session with it.
+   *
+   * @throws SidecarGone if it cannot be started, or ends; RemoteError if it refuses the session.
+   */
+  static async start(options: SidecarOptions = {}): Promise<Sidecar> {
+    const sidecar = new Sidecar(options);
+    const { manifest, grants, auth, clientInfo = { name: "@locara/image", version: "0.1.0" } } = options;
+    const params = { protocolVersion: PROTOCOL_VERSION, clientInfo, manifest, grants, auth } as InitializeParams;
+    if (options.processId !== null) params.processId = options.processId ?? process.pid;
+    try {
+      const session = (await sidecar.#connection.start("initialize", params).answer) as InitializeResult;
+      if (session.protocolVersion !== PROTOCOL_VERSION) {
+        throw new ProtocolViolation(`The sidecar speaks version ${session.protocolVersion}, which was not offered.`);
+      }
+      sidecar.#session = session;
+    } catch (error) {
+      await sidecar.close();
+      throw error;
+    }
+    return sidecar;
+  }
+
+  /** What `initialize` was answered with: versions, capabilities and limits, and what the app was granted. */
+  get session(): InitializeResult {
+    if (this.#session === undefined) throw new ClientError("The session is not open.");
+    return this.#session;
+  }
+
+  get pid(): number | undefined {
+    return this.#process.pid;
+  }
+
+  /** How many requests and channels are open: none, when no call is under way. */
+  get open(): { requests: number; channels: number } {
+    return this.#connection.open;
+  }
+
+  /** Ends the sidecar: closes its stdin and waits; after 2 seconds it is killed. Calls under way are answered or fail. */
+  async close(): Promise<Exit> {
+    this.#process.stdin?.end();
+    const timer = setTimeout(() => this.#process.kill("SIGKILL"), CLOSE_MS);
+    try {
+      return await this.exited;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close().then(() => {});
+  }
+}
+
+/** stderr in lines, and its end. */
+class Log {
+  end = "";
+  #rest = "";
+  readonly #onLog: ((line: unknown) => void) | undefined;
+
+  constructor(onLog: ((line: unknown) => void) | undefined) {
+    this.#onLog = onLog;
+  }
+
+  take(text: string): void {
+    this.end = (this.end + text).slice(-STDERR_KEPT);
+    if (this.#onLog === undefined) return;
+    const lines = (this.#rest + text).split("\n");
+    this.#rest = (lines.pop() ?? "").slice(-1024 * 1024);
+    for (const line of lines) if (line !== "") this.#onLog(parsed(line));
+  }
+}
+
+function parsed(line: string): unknown {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return line;
+  }
+}

@@ -1,0 +1,20 @@
+// Bytes of pictures, as the wire and a page want them.
+
+import type { PreviewImage } from "./schema.js";
+
+type ImageMime = PreviewImage["mimeType"];
+
+/** An image for `image` or `mask` of an edit, from its file's bytes. */
+export function inline(bytes: Uint8Array, mimeType: ImageMime): { data: string; mimeType: ImageMime } {
+  const pieces: string[] = [];
+  for (let at = 0; at < bytes.length; at += 0x8000)
+    pieces.push(String.fromCharCode(...bytes.subarray(at, at + 0x8000)));
+  return { data: btoa(pieces.join("")), mimeType };
+}
+
+/** A `data:` URL of a preview, or of a result's image that came inline: for the `src` of an `<img>`. */
+export function dataUrl(image: { mimeType: string; data?: string }): string {
+  if (image.data === undefined)
+    throw new TypeError("This image did not come inline: ask for output.mode inline or both.");
+  return `data:${image.mimeType};base64,${image.data}`;
+}

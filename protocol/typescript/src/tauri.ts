@@ -1,0 +1,110 @@
+// The API in a Tauri web view: each call is a command of the plugin, each long call has a Channel of its own.
+//
+// Owned here: what the plugin's commands are called and take. README.md says what it has to do for them.
+
+import { Channel, invoke } from "@tauri-apps/api/core";
+import { Client } from "./client.js";
+import { ClientError, fromWire, isWireError } from "./errors.js";
+import type { MethodName, Sent, Transport } from "./transport.js";
+
+export * from "./core.js";
+
+/** How long messages that were sent before an answer may come after it. */
+const LATE_MS = 2000;
+
+/** The command of a method: `image.generate` → `generate`, `models.list` → `models_list`. */
+export function commandOf(method: string): string {
+  return method
+    .replace(/^image\./, "")
+    .replaceAll(".", "_")
+    .replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+}
+
+/** What a command of a long call answers: the result, and how many messages it had sent before. */
+interface LongAnswer {
+  result: unknown;
+  messages: number;
+}
+
+export class TauriTransport implements Transport {
+  readonly #plugin: string;
+  /** Distinguishes the calls of this page from those of the one before a reload. */
+  readonly #page = `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
+  #lastId = 0;
+
+  constructor(plugin = "locara-diffusion") {
+    this.#plugin = plugin;
+  }
+
+  start(method: MethodName, params: object, onMessage?: (message: unknown) => void): Sent {
+    if (onMessage === undefined) return { answer: this.#invoke(commandOf(method), { params }), cancel: () => {} };
+    return this.#long(commandOf(method), params, onMessage);
+  }
+
+  attach(jobId: string, onMessage: (message: unknown) => void): Sent {
+    return this.#long("jobs_attach", { jobId }, onMessage);
+  }
+
+  #long(command: string, params: object, onMessage: (message: unknown) => void): Sent {
+    const requestId = `${this.#page}-${++this.#lastId}`;
+    const arrivals = new Arrivals(onMessage);
+    const answer = this.#invoke(command, { params, requestId, channel: arrivals.channel }).then(async (answer) => {
+      const { result, messages } = answer as LongAnswer;
+      await arrivals.reached(messages);
+      return result;
+    });
+    return {
+      answer: answer.finally(() => arrivals.stop()),
+      cancel: () => void this.#invoke("cancel_request", { requestId }).catch(() => {}),
+    };
+  }
+
+  async #invoke(command: string, payload: Record<string, unknown>): Promise<unknown> {
+    try {
+      return await invoke(`plugin:${this.#plugin}|${command}`, payload);
+    } catch (error) {
+      if (isWireError(error)) throw fromWire(error);
+      throw new ClientError(typeof error === "string" ? error : "The command failed.", { cause: error });
+    }
+  }
+}
+
+/** The messages of one Channel, counted. An answer does not take their way, so it may overtake them. */
+class Arrivals {
+  readonly channel: Channel<unknown>;
+  #count = 0;
+  #due = Number.POSITIVE_INFINITY;
+  #complete: (() => void) | undefined;
+
+  constructor(onMessage: (message: unknown) => void) {
+    this.channel = new Channel<unknown>();
+    this.channel.onmessage = (message) => {
+      this.#count += 1;
+      onMessage(message);
+      if (this.#count >= this.#due) this.#complete?.();
+    };
+  }
+
+  /** Waits until so many have come, but not for ever. */
+  async reached(messages: number): Promise<void> {
+    if (!(this.#count < messages)) return;
+    this.#due = messages;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, LATE_MS);
+      this.#complete = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  /** What comes now is dropped. */
+  stop(): void {
+    this.channel.onmessage = () => {};
+  }
+}
+
+/** The API over the plugin's commands. */
+export function tauriClient(plugin?: string): Client {
+  return new Client(new TauriTransport(plugin));
+}

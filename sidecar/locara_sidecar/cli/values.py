@@ -1,0 +1,78 @@
+"""What the values of arguments may be. Each raises ``ArgumentTypeError`` with what was expected."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+
+
+def pixels(text: str) -> tuple[int, int]:
+    """Width and height, as 1024x768."""
+    match = re.fullmatch(r"(\d{1,5})\s*[x×*]\s*(\d{1,5})", text.strip().lower(), re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError("expected width and height, as 1024x768")
+    return int(match[1]), int(match[2])
+
+
+def grant(text: str) -> tuple[str, str]:
+    """A root's name and its folder, as NAME=DIR."""
+    name, separator, folder = text.partition("=")
+    if not (separator and name and folder):
+        raise argparse.ArgumentTypeError("expected NAME=DIR, as in user-folder=/home/a/Pictures/App")
+    return name, folder
+
+
+def seconds(text: str) -> float:
+    """Seconds, 0 or more; ``inf`` too."""
+    value = number(text)
+    if value < 0 or math.isnan(value):
+        raise argparse.ArgumentTypeError("expected seconds, 0 or more")
+    return value
+
+
+def positive(text: str) -> float:
+    """Seconds, more than 0; ``inf`` too."""
+    value = number(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError("expected seconds, more than 0")
+    return value
+
+
+def number(text: str) -> float:
+    """A number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def count(text: str) -> int:
+    """A whole number, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError("expected a whole number, 0 or more")
+    return int(text)
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def size(text: str) -> int:
+    """Bytes: a number, perhaps with K, M, G or T (powers of 1000, as disks are sold) or KiB, MiB, GiB, TiB (of 1024).
+
+    :raises ArgumentTypeError: for anything else.
+    """
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?i?)b?", text.strip().lower(), re.ASCII)
+    if match is None or match[2] not in _UNITS:
+        raise argparse.ArgumentTypeError("expected a size, as 500M, 20G or 20GiB")
+    from decimal import Decimal
+
+    return int(Decimal(match[1]) * _UNITS[match[2]])
+
+
+def line_bytes(text: str) -> int:
+    """Bytes of a line, at least 1024."""
+    value = count(text)
+    if value < 1024:
+        raise argparse.ArgumentTypeError("expected at least 1024")
+    return value

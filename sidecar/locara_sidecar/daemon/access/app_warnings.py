@@ -1,0 +1,55 @@
+"""What ``initialize`` tells the app's developer though it is no error: members that nobody here knows, folders that are
+not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from locara_protocol.messages import AppWarning
+from locara_protocol.wording import join
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from locara_sidecar.capability.policy import Policy
+
+_SECONDS = 0.25
+_MOST = 64
+
+
+def warnings_of(policy: Policy) -> list[AppWarning]:
+    """What is worth saying about a policy; waits a quarter of a second at most for file systems that do not answer."""
+    notices = () if policy.manifest is None else policy.manifest.notices
+    unknown = [AppWarning(kind=notice.kind, message=notice.message, path=notice.path) for notice in notices]
+    return [*unknown, *_missing(policy.grants)]
+
+
+def _missing(grants: Mapping[str, Path]) -> list[AppWarning]:
+    found: list[AppWarning] = []
+
+    def look() -> None:
+        for root, folder in list(grants.items())[:_MOST]:
+            why = _state(folder)
+            if why is not None:
+                message = f"The folder that was granted as {root} {why}; nothing can be saved or read there."
+                found.append(AppWarning(kind="FolderMissing", message=message, path=join("$.grants", root)))
+
+    if grants:
+        # not on this thread: a network file system may not answer for minutes, and nothing waits for that
+        thread = threading.Thread(target=look, name="grants", daemon=True)
+        with contextlib.suppress(RuntimeError):  # the system allows no thread: the session opens without the warning
+            thread.start()
+            thread.join(_SECONDS)
+    return list(found)
+
+
+def _state(folder: Path) -> str | None:
+    """What is wrong with a granted folder, for a sentence; None for nothing."""
+    if folder.is_dir():
+        return None
+    return "is not a folder" if os.path.lexists(folder) else "does not exist"

@@ -1,0 +1,267 @@
+"""The gate as a session asks it: what a call may use, which models are installed, and which one it gets.
+
+The rules are in :mod:`locara_sidecar.capability.authorize`; here is what they are asked with, and nowhere else. Nothing
+here but :meth:`Gate.look` and :meth:`Gate.digest`, which say so, looks at the disk.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+
+from locara_protocol.errors import RpcError
+from locara_protocol.methods import METHODS
+from locara_sidecar.capability.authorize import MANAGEMENT, AccessRequest, Grant, Picked, Source, authorize
+from locara_sidecar.daemon.access import inventory
+from locara_sidecar.models.catalogue import RUNNABLE, Catalogue, Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from locara_sidecar.capability.policy import Policy
+    from locara_sidecar.daemon.access.inventory import Inventory
+    from locara_sidecar.daemon.wire.calls import Call
+    from locara_sidecar.ipc.frames import ModelSpec, PreparedForm
+
+
+class Gate:
+    """One session's.
+
+    :param engine: the name of this daemon's engine; the fake one needs no weights, so that with it every model
+        counts as installed.
+    :param policy: gives the session's policy as it is now.
+    :param record: writes a decision of the gate down.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        engine: str,
+        policy: Callable[[], Policy],
+        record: Callable[[Call, AccessRequest, Grant | RpcError], None],
+    ) -> None:
+        self.catalogue = catalogue
+        self.engine = engine
+        self._policy = policy
+        self._record = record
+        self._proven: set[str] = set()  # models whose pinned digest was found to hold
+        self._lock = threading.Lock()
+        self._looks = 0
+        self._seen: tuple[int, Inventory] | None = None
+
+    @property
+    def fake(self) -> bool:
+        """Whether models have no files here."""
+        return self.engine == "fake"
+
+    # --- what is installed ---------------------------------------------------------------
+
+    def look(self) -> None:
+        """Look at the disk: what is installed now is what everything else here goes by until the next look.
+
+        Blocks, and belongs off the event loop. Of looks that overlap, the one that was begun last counts.
+        """
+        with self._lock:
+            self._looks += 1
+            number = self._looks
+        found = inventory.take(self.catalogue, self._pinned())
+        with self._lock:
+            if self._seen is None or self._seen[0] < number:
+                self._seen = number, found
+
+    @property
+    def _inventory(self) -> Inventory:
+        if self._seen is None:  # a model that nobody has looked for would pass for one without a digest
+            raise RuntimeError("nobody has looked which models are installed")
+        return self._seen[1]
+
+    def folder(self, model_id: str) -> Path | None:
+        """The installed model's folder, ``Path()`` where it needs none, or None where it is not installed."""
+        folder = self._inventory.folders.get(model_id)
+        return Path() if folder is None and self.fake and self.catalogue.get(model_id) else folder
+
+    def files(self, model_id: str) -> Path | None:
+        """The installed model's own folder, whether the engine needs it or not; None where it has none."""
+        return self._inventory.folders.get(model_id)
+
+    def forms(self, model: ModelSpec) -> list[PreparedForm]:
+        """The prepared forms of this very model that its job may load."""
+        if self.fake or model.quantization == "none":
+            return []
+        from locara_sidecar.models.forms import forms_for
+
+        return forms_for(self._inventory.forms, model, self.engine)
+
+    def readable(self) -> list[str]:
+        """The folders of granted and installed models, and of their prepared forms, which the engine may read.
+
+        A pinned model counts once a call has found that its digest holds: until then it is not granted, and
+        hashing it here would take long.
+        """
+        manifest = self._policy().manifest
+        declared = () if manifest is None else manifest.models
+        granted = {model.id for model in declared if model.digest is None or model.id in self._proven}
+        folders = [
+            folder for entry in self.catalogue if entry.id in granted and (folder := self.folder(entry.id)) is not None
+        ]
+        return [str(folder) for folder in (*folders, *self._forms_of(folders)) if folder.is_absolute()]
+
+    def _forms_of(self, folders: list[Path]) -> list[Path]:
+        """What was prepared of the models in these folders of the store's, so that using it needs no other engine."""
+        store = self.catalogue.store
+        if store is None or self.fake:
+            return []
+        digests = {f"sha256:{folder.name}" for folder in folders if folder.parent == store.models}
+        return [
+            entry.folder
+            for entry in self._inventory.forms
+            if (made := entry.derived_from) and made.engine == self.engine and made.digest in digests
+        ]
+
+    # --- what is granted -----------------------------------------------------------------
+
+    def wanted(
+        self,
+        asked: str | None,
+        modality: Callable[[Entry], str | None],
+        *,
+        root: str | None = None,
+        sources: tuple[Source, ...] = (),
+        picked: tuple[Picked, ...] = (),
+    ) -> AccessRequest:
+        """What a call that uses models asks the gate for.
+
+        :param asked: the model that the call names; None for any that can do it.
+        :param modality: what a model takes for it; None for one that cannot.
+        """
+        found = {entry.id: needed for entry in self.catalogue if (needed := modality(entry)) is not None}
+        return AccessRequest(
+            models=(asked,) if asked else tuple(found),
+            modalities=found,
+            digests=self._inventory.digests,
+            root=root,
+            sources=sources,
+            picked=picked,
+            installed=tuple(entry.id for entry in self.catalogue if self.folder(entry.id) is not None),
+        )
+
+    def authorize(self, call: Call, wanted: AccessRequest) -> Grant:
+        """Ask the gate, and write down what it decides.
+
+        :raises RpcError: CapabilityDenied or InvalidParams.
+        """
+        try:
+            grant = authorize(self._policy(), METHODS[call.method], wanted)
+        except RpcError as denied:
+            self._record(call, wanted, denied)
+            raise
+        self._record(call, wanted, grant)
+        return grant
+
+    def about(self, call: Call, model: str | None) -> tuple[Entry | None, Grant]:
+        """Leave for a call about one model, installed or not, or about none.
+
+        :raises RpcError: as :meth:`authorize`; ModelNotFound.
+        """
+        grant = self.authorize(call, self.wanted(model, lambda _: None))
+        return None if model is None else self.catalogue.named(model), grant
+
+    def named(self, call: Call, model: str, engine: str | None) -> tuple[Entry, Grant]:
+        """The installed model that a call names, once all has been checked, in the contract's order.
+
+        :param engine: the engine that the call names.
+        :raises RpcError: as :meth:`authorize`, :meth:`choose` and :meth:`check_engine`.
+        """
+        grant = self.authorize(call, self.wanted(model, lambda _: None))
+        entry = self.choose(grant.models, explicit=True)
+        self.check_engine(engine, entry)
+        return entry, grant
+
+    def choose(self, models: tuple[str, ...], *, explicit: bool) -> Entry:
+        """The first of the granted models that is installed.
+
+        :param explicit: whether the call named it.
+        :raises RpcError: ModelNotFound or ModelNotInstalled.
+        """
+        entries = [entry for model in models if (entry := self.catalogue.get(model)) is not None]
+        if not entries:
+            known = ", ".join(entry.id for entry in self.catalogue)
+            raise RpcError(
+                "ModelNotFound",
+                f"There is no model {models[0]} in the catalogue; it has {known}.{self.catalogue.note}",
+                model=models[0],
+            )
+        installed = [entry for entry in entries if self.folder(entry.id) is not None]
+        if not installed:
+            which = entries[0].id
+            advice = "" if explicit else " None of the granted models is."
+            message = f"The model {which} is not installed on this machine.{advice}"
+            raise RpcError("ModelNotInstalled", message, model=which)
+        # a model that no engine runs is the default only where there is no other
+        return next((entry for entry in installed if entry.family in RUNNABLE), installed[0])
+
+    def check_engine(self, asked: str | None, entry: Entry) -> None:
+        """:raises RpcError: EngineUnavailable where this daemon's engine is another, or does not run the family."""
+        if self.fake:
+            return
+        if asked not in (None, "auto", self.engine):
+            message = f"This sidecar runs the {self.engine} engine, not {asked}."
+            raise RpcError("EngineUnavailable", message, engine=asked)
+        entry.require_runnable()
+
+    def declared(self) -> set[str]:
+        """The models that the manifest names."""
+        manifest = self._policy().manifest
+        return set() if manifest is None else {entry.id for entry in manifest.models}
+
+    def manages(self) -> bool:
+        """Whether the host lets the app manage all models."""
+        return MANAGEMENT in self._policy().flags
+
+    def holds(self, model: str) -> bool:
+        """Whether a declared model may be used as it is: another one than the manifest pins may not."""
+        try:
+            authorize(self._policy(), METHODS["models.get"], self.wanted(model, lambda _: None))
+        except RpcError:
+            return False
+        return True
+
+    # --- digests -------------------------------------------------------------------------
+
+    async def digest(self, call: Call, model_id: str, read: Callable[[int], object]) -> str:
+        """The installed model's digest, held against the manifest's if that pins one; empty where it has no files.
+
+        The gate was asked when the call came, but a large folder of the host's takes minutes to hash, and nobody was
+        to wait for that.
+
+        :param read: told how many bytes were hashed, now and then, in another thread; what it raises ends the hashing.
+        :raises RpcError: ModelIncomplete; CapabilityDenied for another model than the manifest pins.
+        """
+        pinned = model_id in self._pinned()
+        folder = self.files(model_id)
+        if folder is None or (self.fake and not pinned):
+            return ""
+        from locara_sidecar.models.digest import model_digest
+
+        try:
+            digest = await anyio.to_thread.run_sync(model_digest, folder, read)
+        except OSError as error:
+            raise RpcError("ModelIncomplete", f"A file of {model_id} cannot be read.", model=model_id) from error
+        if pinned:
+            wanted = AccessRequest(models=(model_id,), digests={model_id: digest})
+            try:
+                authorize(self._policy(), METHODS["models.get"], wanted)
+            except RpcError as denied:
+                self._record(call, wanted, denied)
+                raise
+            self._proven.add(model_id)
+        return digest
+
+    def _pinned(self) -> set[str]:
+        """The models of which the manifest allows certain versions only."""
+        manifest = self._policy().manifest
+        models = () if manifest is None else manifest.models
+        return {entry.id for entry in models} - {entry.id for entry in models if entry.digest is None}

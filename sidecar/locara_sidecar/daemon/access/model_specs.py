@@ -1,0 +1,35 @@
+"""A model as the engine is told of it: from the catalogue, as a call wants it. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from locara_sidecar.daemon.access.sizes import sides_of
+from locara_sidecar.ipc.frames import ModelSpec, Sides
+
+if TYPE_CHECKING:
+    from locara_sidecar.models.catalogue import Entry
+
+
+def model_spec(
+    entry: Entry,
+    *,
+    folder: str,
+    digest: str,
+    quantization: str | None,
+    precision: str | None,
+    sides: Sides | None = None,
+) -> ModelSpec:
+    """A model as the engine is told of it; ``sides`` where a call allows less than the model does."""
+    return ModelSpec(
+        id=entry.id,
+        version=entry.version,
+        digest=digest,
+        family=entry.family,
+        path=folder,
+        max_sequence_length=entry.defaults.max_sequence_length,
+        quantization=quantization or "auto",
+        precision=precision or "auto",
+        sides=sides or sides_of(entry),
+        schedulers=entry.schedulers,
+    )

@@ -1,0 +1,183 @@
+"""Holds a model while a job uses it, and says to other processes what this daemon's engine has loaded: a shared lock
+that keeps ``gc`` away from the model, and a lease that tells other daemons' memory plans. Both are given back when the
+engine has ended."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import msgspec
+
+from locara_protocol.errors import RpcError
+from locara_sidecar.daemon import system
+from locara_sidecar.daemon.access.model_specs import model_spec
+from locara_sidecar.daemon.wire.off_loop import off_loop
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from locara_protocol.messages import EngineStatus
+    from locara_sidecar.capability.authorize import Grant
+    from locara_sidecar.daemon.access.gate import Gate
+    from locara_sidecar.daemon.wire.calls import Call
+    from locara_sidecar.ipc.frames import ModelSpec, Sides
+    from locara_sidecar.models.catalogue import Entry
+    from locara_sidecar.models.disk import Lock
+    from locara_sidecar.models.lease import Leases
+    from locara_sidecar.models.store import Store
+
+_LOOK_SECONDS = 1.0
+_ENDED = ("stopped", "dead")
+
+
+class ModelUse:
+    """At most one model at a time, as the engine has.
+
+    :param gate: knows what is installed, and the store that other processes share; without one there is nobody to tell.
+    :param status: the engine's state now.
+    :param start_task: starts a coroutine function in the daemon's task group.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        status: Callable[[], EngineStatus],
+        start_task: Callable[..., object],
+    ) -> None:
+        self._gate = gate
+        self._status = status
+        self._start_task = start_task
+        self._changing: anyio.Lock | None = None  # what follows is changed by threads, one at a time
+        self._leases: Leases | None = None
+        self._folder: Path | None = None
+        self._locks: dict[str, Lock] = {}  # by the store's key: the model and what was prepared of it
+        self._jobs = 0
+
+    @contextlib.asynccontextmanager
+    async def held(
+        self,
+        call: Call,
+        grant: Grant,
+        entry: Entry,
+        *,
+        quantization: str | None,
+        precision: str | None,
+        sides: Sides | None = None,
+        read: Callable[[int], object],
+    ) -> AsyncGenerator[ModelSpec]:
+        """While a job uses the model: it as the engine is told of it, held first and described then, so that it is on
+        this machine as it is described. Afterwards the engine may keep it.
+
+        :param grant: leave to load that model.
+        :param quantization: and ``precision``: as the call asks; None for any.
+        :param sides: where the call allows less than the model does.
+        :param read: see :meth:`Gate.digest`.
+        :raises RpcError: ModelNotInstalled when it was removed a moment ago; as :meth:`Gate.digest`.
+        """
+        grant.require(entry.id, "generate", "edit", "model", "download")
+        await off_loop(self._gate.look)
+        folder = self._gate.folder(entry.id)
+        if folder is None:
+            raise _removed(entry)
+        store = None if self._gate.fake else self._gate.catalogue.store
+        if store is not None:
+            await self._begin(store, entry, folder)
+        try:
+            spec = model_spec(
+                entry,
+                folder=str(folder),
+                digest=await self._gate.digest(call, entry.id, read),
+                quantization=quantization,
+                precision=precision,
+                sides=sides,
+            )
+            if store is not None:
+                spec = msgspec.structs.replace(spec, prepared=self._gate.forms(spec))
+                spec = await off_loop(self._hold, store, spec)
+            yield spec
+        finally:
+            if store is not None:
+                self._jobs -= 1
+                with anyio.CancelScope(shield=True):
+                    await self.settle()
+
+    async def _begin(self, store: Store, entry: Entry, folder: Path) -> None:
+        async with self._one():
+            self._jobs += 1  # from now on nothing is given back because no job is left
+            before = self._folder
+            try:
+                await off_loop(self._take, store, entry, folder)
+            except BaseException:
+                self._jobs -= 1
+                raise
+            if self._folder != before:
+                self._start_task(self._watch, folder)
+
+    def _take(self, store: Store, entry: Entry, folder: Path) -> None:
+        """Hold a folder in place of others, and promise its memory. In a thread."""
+        if folder != self._folder:
+            lock = None
+            if folder.parent == store.models:
+                lock = store.use(folder.name)
+                if lock is None:
+                    raise _removed(entry)
+            self._release()
+            self._folder = folder
+            if lock is not None:
+                self._locks[folder.name] = lock
+        if self._leases is None:
+            from locara_sidecar.models.lease import Leases  # a daemon that draws nothing needs none
+
+            self._leases = Leases(store.root)
+        if entry.components:
+            from locara_sidecar.models import fit
+
+            self._leases.hold(entry.id, fit.promise(entry, system.machine(store.root, self._gate.engine)))
+
+    def _hold(self, store: Store, model: ModelSpec) -> ModelSpec:
+        """Hold all folders of a model, and tell of it what stays while the job runs, and the bytes of memory that other
+        daemons' engines hold or were promised. In a thread."""
+        for folder in map(Path, model.folders()):
+            key = folder.name
+            # what an earlier job may have loaded stays held as long as the engine has the model
+            if folder.parent == store.models and key not in self._locks and (lock := store.use(key)) is not None:
+                self._locks[key] = lock
+        for lock in self._locks.values():
+            lock.refresh()
+        return msgspec.structs.replace(
+            model,
+            prepared=[form for form in model.prepared if Path(form.path).name in self._locks],
+            reserved=0 if self._leases is None else self._leases.reserved(),
+        )
+
+    async def settle(self) -> None:
+        """Give everything back if the engine has ended; it is looked at every second, too."""
+        async with self._one():
+            if self._jobs == 0 and self._folder is not None and self._status().state in _ENDED:
+                await off_loop(self._release)
+
+    def _release(self) -> None:
+        for lock in self._locks.values():
+            lock.release()
+        self._locks.clear()
+        if self._leases is not None:
+            self._leases.release()
+        self._folder = None
+
+    def _one(self) -> anyio.Lock:
+        if self._changing is None:
+            self._changing = anyio.Lock()
+        return self._changing
+
+    async def _watch(self, folder: Path) -> None:
+        while self._folder == folder:
+            await anyio.sleep(_LOOK_SECONDS)
+            if self._folder == folder:
+                await self.settle()
+
+
+def _removed(entry: Entry) -> RpcError:
+    return RpcError("ModelNotInstalled", f"The model {entry.id} was removed.", model=entry.id)

@@ -1,0 +1,92 @@
+"""What asks the daemon to end, and makes sure that it does: signals, and the deadline of a stop.
+
+A signal may interrupt the main thread while it holds any lock, so its handler does nothing. The interpreter's own
+handler, in C, writes the signal's number to a pipe; a thread reads it and may then do whatever a thread may. The same
+thread ends the process when a stop takes too long. It exists from the start, because at that moment the system may
+allow no new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_BEGUN = b"\0"  # no signal has this number
+
+
+def end_quietly() -> None:
+    """Until the daemon reads its first line, a signal simply ends it: there is nothing to answer yet.
+
+    Undoes what was inherited from the host: a signal mask; SIGTERM and SIGINT ignored; SIGCHLD ignored, which would
+    keep from us how an engine ended. SIGHUP stays ignored if it was: that is what ``nohup`` is for.
+    """
+    for number in _numbers():
+        signal.signal(number, _end)
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _end(*_: Any) -> None:
+    os._exit(0)
+
+
+def _numbers() -> list[signal.Signals]:
+    """The signals that end the daemon."""
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers
+
+
+class Ending:
+    """The thread that hears signals and ends what does not end by itself.
+
+    :param stop: called in the thread with a signal's name; may raise, but should call :meth:`begin` first.
+    :param overdue: called in the thread, ``seconds`` after :meth:`begin`, if the process still lives.
+    """
+
+    def __init__(self, stop: Callable[[str], None], overdue: Callable[[], object], seconds: float) -> None:
+        self._stop = stop
+        self._overdue = overdue
+        self._seconds = seconds
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        self._thread = threading.Thread(target=self._run, name="ending", daemon=True)
+
+    def start(self) -> None:
+        """Hear signals from now on, until the process has ended; to be called on the main thread.
+
+        :raises RuntimeError: when the system allows no thread.
+        """
+        self._thread.start()
+        signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        for number in _numbers():
+            signal.signal(number, _heard)
+
+    def begin(self) -> None:
+        """The process is to end, within ``seconds``. From any thread; never blocks and never raises."""
+        with contextlib.suppress(OSError):  # full: the thread has enough to read
+            os.write(self._writing, _BEGUN)
+
+    def _run(self) -> None:
+        while (number := os.read(self._reading, 1)) != _BEGUN:
+            with contextlib.suppress(ValueError):  # a number without a name is none of ours
+                name = signal.Signals(number[0]).name
+                try:
+                    self._stop(name)
+                except Exception:  # noqa: BLE001 -- whatever became of it, the process ends
+                    self.begin()
+        time.sleep(self._seconds)
+        self._overdue()
+
+
+def _heard(*_: Any) -> None:
+    """The pipe has the signal's number already."""

@@ -1,0 +1,53 @@
+"""The errors that the engine's client makes up itself, because the engine cannot speak for itself any more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from locara_protocol.errors import RpcError
+
+
+def cancelled() -> RpcError:
+    """The job was stopped because it was asked to."""
+    return RpcError("RequestCancelled", "The request was cancelled.")
+
+
+def unavailable(engine: str, reason: str) -> RpcError:
+    """The engine said, or the system did, that it cannot run here."""
+    return RpcError("EngineUnavailable", f"The {engine} engine is not available: {reason}.", reason=reason)
+
+
+def not_started(engine: str, error: Exception) -> Exception:
+    """No process could be started; an error that the system does not raise is passed on."""
+    if not isinstance(error, (OSError, MemoryError)):
+        return error
+    why = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+    return unavailable(engine, f"its process could not be started ({why})")
+
+
+def ended(how: dict[str, Any], phase: str | None) -> RpcError:
+    """The process ended by itself.
+
+    :param how: ``{"signal": "SIGSEGV"}`` or ``{"status": 1}``.
+    :param phase: of the running job; None while the engine was still starting.
+    """
+    name = str(how.get("signal") or f"status {how['status']}")
+    if phase is None:
+        return RpcError("EngineUnavailable", f"The engine ended while it was starting ({name}).", reason=name, **how)
+    hint = "; the system may have run out of memory" if name == "SIGKILL" else ""
+    text = f"The engine process ended in the middle of a job ({name}{hint})."
+    return RpcError("EngineCrashed", text, **how, phase=phase)
+
+
+def stalled(seconds: float, phase: str) -> RpcError:
+    """The process was killed because it showed no progress for ``seconds``."""
+    text = f"The engine made no progress for {seconds:g} s and was ended."
+    return RpcError("EngineStalled", text, phase=phase, seconds=seconds)
+
+
+def garbled(phase: str | None) -> RpcError:
+    """The process was killed because what it sent is no message."""
+    text = "The engine sent something that is no message and was ended."
+    if phase is None:
+        return RpcError("EngineUnavailable", text, reason="protocol")
+    return RpcError("EngineCrashed", text, reason="protocol", phase=phase)

@@ -1,0 +1,91 @@
+"""The engine client, made when the first job needs it: an idle daemon neither imports nor pays for it.
+
+Importing the client (asyncio, subprocess, tempfile) takes longer than all else that stands between spawning
+the daemon and its first answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from locara_protocol.messages import EngineStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from locara_sidecar.daemon.engine_host.client import EngineClient, JobEvent
+    from locara_sidecar.ipc import frames
+
+
+class LazyEngine:
+    """The verbs of :class:`~locara_sidecar.daemon.engine_host.client.EngineClient`; see there.
+
+    :param make: creates the client; called on the event loop, once.
+    """
+
+    def __init__(self, make: Callable[[], EngineClient]) -> None:
+        self._make = make
+        self._client: EngineClient | None = None
+
+    @property
+    def device(self) -> str | None:
+        """The device that the running engine told, or None while there is none."""
+        return None if self._client is None else self._client.device
+
+    @property
+    def note(self) -> str | None:
+        """What the running engine told of its device in words, if anything."""
+        return None if self._client is None else self._client.note
+
+    @property
+    def sandbox(self) -> frames.SandboxReport | None:
+        """What the last engine that started found about its confinement; None before the first."""
+        return None if self._client is None else self._client.sandbox
+
+    def status(self) -> EngineStatus:
+        """The engine's state as of now; ``stopped`` before the first job."""
+        if self._client is None:
+            return EngineStatus(state="stopped", pid=None, model=None, last_progress_ms=None)
+        return self._client.status()
+
+    async def run(self, spec: frames.JobSpec, on_event: Callable[[JobEvent], None]) -> frames.Done:
+        """Run one job."""
+        if self._client is None:
+            self._client = self._make()
+        return await self._client.run(spec, on_event)
+
+    async def load(self, spec: frames.LoadSpec, on_event: Callable[[JobEvent], None]) -> frames.Loaded:
+        """Load a model ahead of its first job."""
+        if self._client is None:
+            self._client = self._make()
+        return await self._client.load(spec, on_event)
+
+    async def prepare(self, spec: frames.PrepareSpec, on_event: Callable[[JobEvent], None]) -> frames.Prepared:
+        """Have a model quantized and written, by a process that has ended afterwards."""
+        if self._client is None:
+            self._client = self._make()
+        return await self._client.prepare(spec, on_event)
+
+    async def unload(self) -> bool:
+        """End an engine that has no job; whether there was one to end."""
+        return self._client is not None and await self._client.unload()
+
+    def cancel(self, job: str) -> None:
+        """Stop a job if it is the one at work."""
+        if self._client is not None:
+            self._client.cancel(job)
+
+    async def close(self) -> None:
+        """End the engine for good."""
+        if self._client is not None:
+            await self._client.close()
+
+    def close_now(self) -> None:
+        """Kill the engine without waiting for anything."""
+        if self._client is not None:
+            self._client.close_now()
+
+    def kill(self) -> None:
+        """Kill the engine and do nothing else; from any thread."""
+        if self._client is not None:
+            self._client.kill()

@@ -1,0 +1,303 @@
+"""An engine in a child process, with its three pipes, seen from the daemon; what it means is for ``client.py``.
+
+Each descriptor belongs to exactly one thread, which alone reads or writes it and closes it: the events
+reader, the stderr reader and the command writer. A fourth thread waits for the process to end. They
+report to the event loop with ``call_soon_threadsafe``, so the loop never blocks, not even on an engine
+that has stopped reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import locara_protocol
+import locara_sidecar
+from locara_sidecar.daemon.engine_host.screen import frame_bytes
+from locara_sidecar.daemon.engine_host.stderr import LineLimiter
+from locara_sidecar.ipc import frames, framing
+from locara_sidecar.machine import child_environment, priority
+from locara_sidecar.machine.scratch import Scratch, sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_CHUNK = 1 << 18
+_WINDOWS_FLAGS = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(
+    subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0
+)
+_KILL_WAIT = 0.1  # seconds
+_DRAIN = 0.15  # seconds to read what a dead process has left in its pipe
+
+# ``-P`` keeps the working directory off sys.path. The places that the daemon's own packages came from are
+# passed along, last in line, so that the worker finds them however they were installed.
+_BOOT = (
+    "import sys; sys.path += [p for p in sys.argv[2:] if p not in sys.path]; "
+    "from locara_sidecar.engine.worker import main; main(int(sys.argv[1]))"
+)
+
+
+def worker_argv() -> list[str]:
+    """The command line that runs the worker with this interpreter."""
+    roots = [str(Path(package.__file__ or "").resolve().parent.parent) for package in (locara_sidecar, locara_protocol)]
+    return [sys.executable, "-P", "-c", _BOOT, str(os.getpid()), *roots]
+
+
+class ChildProcess:
+    """A :class:`~locara_sidecar.daemon.engine_host.transport.interface.Transport` to a worker on this machine.
+
+    :param argv: the command that runs the worker; default: this interpreter.
+    """
+
+    def __init__(self, argv: list[str] | None = None) -> None:
+        self._argv = argv
+
+    def start(
+        self,
+        *,
+        on_events: Callable[[EngineProcess, list[frames.Event | framing.FrameError]], None],
+        on_gone: Callable[[EngineProcess], None],
+        on_lines: Callable[[list[str]], None],
+    ) -> EngineProcess:
+        """:raises OSError: when no process can be started."""
+        return EngineProcess(self._argv or worker_argv(), on_events=on_events, on_gone=on_gone, on_lines=on_lines)
+
+
+class EngineProcess:
+    """A :class:`~locara_sidecar.daemon.engine_host.transport.interface.Connection` to a started worker.
+
+    Create it on the event loop's thread, and let that be one that lives as long as the daemon: on Linux the
+    worker dies with the thread that started it.
+
+    :param on_events: called on the loop with what arrived, in order; a FrameError is the last one ever.
+    :param on_gone: called on the loop once, after the process has ended and its last events were handed over.
+    :param on_lines: called on the loop with lines of its stderr (bounded in length and rate).
+    :raises OSError: when it cannot be started.
+    """
+
+    def __init__(
+        self,
+        argv: list[str],
+        *,
+        on_events: Callable[[EngineProcess, list[frames.Event | framing.FrameError]], None],
+        on_gone: Callable[[EngineProcess], None],
+        on_lines: Callable[[list[str]], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_events = on_events
+        self._on_gone = on_gone
+        self._on_lines = on_lines
+        self._outgoing: queue.SimpleQueue[frames.Command | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # between reaping and signalling: a reaped pid may be somebody else's
+        self._reaped = False
+        self._longest = frame_bytes(None)  # of what it may send now, in bytes
+        self._scratch = Scratch()
+        self.scratch = self._scratch.path
+        try:
+            self._popen, command_fd, event_fd, stderr_fd = _spawn(argv, self.scratch)
+        except BaseException:
+            self.discard_scratch()
+            raise
+        self.pid = self._popen.pid
+        self._threads = [
+            threading.Thread(target=target, args=args, name=f"engine-{self.pid}-{name}", daemon=True)
+            for name, target, args in (
+                ("events", self._read_events, (event_fd,)),
+                ("stderr", self._read_stderr, (stderr_fd,)),
+                ("commands", self._write_commands, (command_fd,)),
+                ("wait", self._wait, ()),
+            )
+        ]
+        self._start_threads((event_fd, stderr_fd, command_fd))
+        priority.answer_promptly()
+
+    def _start_threads(self, fds: tuple[int, ...]) -> None:
+        """Start them all, or end the process.
+
+        :param fds: what the first threads own, in their order.
+        :raises OSError: when the system allows no further thread.
+        """
+        started = 0
+        try:
+            for thread in self._threads:
+                thread.start()
+                started += 1
+        except (RuntimeError, MemoryError):
+            _kill_group(self._popen)
+            self._popen.wait()
+            self._reaped = True
+            self.close_input()
+            for fd in fds[started:]:
+                os.close(fd)
+            self.discard_scratch()
+            raise OSError(errno.EAGAIN, "the system allows no more threads") from None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs, asked of the system and not of the pipe."""
+        with self._lock:
+            if self._reaped:
+                return False
+            if not hasattr(os, "waitid"):  # macOS before Python 3.13: the waiting thread knows within moments
+                return self._popen.returncode is None
+            with contextlib.suppress(ChildProcessError):
+                return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+            return False
+
+    def send(self, command: frames.Command) -> None:
+        """Queue a command; never blocks, and is void when the process is gone."""
+        if isinstance(command, (frames.Generate, frames.Load, frames.Prepare)):
+            self._longest = frame_bytes(command.spec)
+        self._outgoing.put(command)
+
+    def close_input(self) -> None:
+        """Close the command pipe after what is queued: the worker ends at the end of its input."""
+        self._outgoing.put(None)
+
+    def kill(self) -> None:
+        """SIGKILL for the process and its children; ``on_gone`` follows. From any thread."""
+        if self._lock.acquire(timeout=_KILL_WAIT):  # else it is being reaped, for which it was killed
+            try:
+                if not self._reaped:
+                    _kill_group(self._popen)
+            finally:
+                self._lock.release()
+
+    def exit_data(self) -> dict[str, Any]:
+        """How the process ended, as an error's data tells it: ``{"signal": "SIGSEGV"}`` or ``{"status": 1}``."""
+        code = self._popen.returncode
+        if code is None or code >= 0:
+            return {"status": code}
+        try:
+            return {"signal": signal.Signals(-code).name}
+        except ValueError:  # a real-time signal has no name
+            return {"signal": f"SIG{-code}"}
+
+    def discard_scratch(self) -> None:
+        """Remove the scratch folder; also done when the process has ended."""
+        self._scratch.discard()
+
+    # --- the threads ------------------------------------------------------------------------
+
+    def _post(self, call: Callable[..., None], *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(call, *args)
+
+    def _read_events(self, fd: int) -> None:
+        reader = framing.FrameReader()
+        preamble: bytes | None = b""
+        try:
+            while data := _read(fd):
+                if preamble is not None:  # whatever start-up code printed before the worker took the pipe
+                    preamble = (preamble + data)[-framing.MAX_PREAMBLE_BYTES :]
+                    _, found, data = preamble.partition(framing.PREAMBLE)
+                    if not found:
+                        continue
+                    preamble = None
+                events: list[frames.Event | framing.FrameError] = []
+                try:
+                    events.extend(framing.decode_event(body) for body in reader.feed(data, self._longest))
+                except framing.FrameError as error:
+                    self._post(self._on_events, self, [*events, error])
+                    return
+                if events:
+                    self._post(self._on_events, self, events)
+        finally:
+            os.close(fd)
+
+    def _read_stderr(self, fd: int) -> None:
+        limiter = LineLimiter()
+        try:
+            while data := _read(fd):
+                if lines := limiter.feed(data):
+                    self._post(self._on_lines, lines)
+            if lines := limiter.end():
+                self._post(self._on_lines, lines)
+        finally:
+            os.close(fd)
+
+    def _write_commands(self, fd: int) -> None:
+        try:
+            while (command := self._outgoing.get()) is not None:
+                for piece in framing.in_pieces(command):
+                    view = memoryview(framing.encode(piece))
+                    while view:
+                        view = view[os.write(fd, view) :]
+        except OSError:  # the process has closed its end: on_gone tells
+            pass
+        finally:
+            os.close(fd)
+
+    def _wait(self) -> None:
+        sweep(self.scratch)
+        if hasattr(os, "waitid"):
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            self._popen.wait()
+        with self._lock:
+            _kill_group(self._popen)  # children of the engine must not keep its pipes or its memory
+            self._popen.wait()
+            self._reaped = True
+        self.close_input()
+        events, stderr, *_ = self._threads
+        events.join(_DRAIN)
+        self._post(self._on_gone, self)
+        stderr.join(1.0)
+        self.discard_scratch()
+
+
+def _spawn(argv: list[str], scratch: str) -> tuple[subprocess.Popen[bytes], int, int, int]:
+    """Start ``argv`` with three pipes; returns the process and the daemon's ends: commands, events, stderr.
+
+    A process group of its own: Ctrl-C in a terminal reaches the daemon alone, which decides. It works in
+    its scratch folder, so that nothing is dropped where the host happened to stand.
+    """
+    fds: list[int] = []
+    try:
+        for _ in range(3):
+            fds += os.pipe()
+        command_out, command_in, event_out, event_in, stderr_out, stderr_in = fds
+        popen = subprocess.Popen(
+            argv,
+            stdin=command_out,
+            stdout=event_in,
+            stderr=stderr_in,
+            cwd=scratch,
+            env=child_environment.of_engine(),
+            close_fds=True,
+            process_group=0,
+            creationflags=_WINDOWS_FLAGS,
+        )
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    for fd in (command_out, event_in, stderr_in):
+        os.close(fd)
+    return popen, command_in, event_out, stderr_out
+
+
+def _kill_group(popen: subprocess.Popen[bytes]) -> None:
+    """SIGKILL for the process and its group; gone already is fine."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if os.name == "posix":
+            os.killpg(popen.pid, signal.SIGKILL)
+        else:
+            popen.kill()
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, _CHUNK)
+    except OSError:
+        return b""

@@ -1,0 +1,1 @@
+"""image.generate and image.edit, from options to saved files."""

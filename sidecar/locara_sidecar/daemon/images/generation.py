@@ -1,0 +1,228 @@
+"""One accepted image call at its turn: load, draw, save, answer.
+
+Saving the last images of a job may overlap with nothing else, so that the answer always tells what is on disk.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import UNSET
+
+from locara_protocol.errors import RpcError
+from locara_protocol.image_messages import DiffusionStep, GenerateParams, GenerateResult, ModelUsed, Timings, Warning
+from locara_protocol.records import Record
+from locara_sidecar.daemon.images.progress import Progress, preview_image
+from locara_sidecar.daemon.jobs.job_runner import JobContext, cancelled_error, stopping
+from locara_sidecar.daemon.wire.off_loop import off_loop
+from locara_sidecar.ipc import frames
+from locara_sidecar.machine import supported
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from locara_sidecar.capability.authorize import Grant
+    from locara_sidecar.capability.picked import PickedTarget
+    from locara_sidecar.daemon.images.resolve import Resolved
+    from locara_sidecar.daemon.images.saving import Saver
+    from locara_sidecar.daemon.images.source_images import EditFiles, SourceImages
+    from locara_sidecar.daemon.jobs.jobs import Job
+    from locara_sidecar.daemon.wire.calls import Call
+    from locara_sidecar.models.catalogue import Entry
+
+
+class GenerationRequest(Record, frozen=True):
+    """What a queued job will do; ``accepted`` on the monotonic clock; ``target`` is a picked file to save to."""
+
+    call: Call
+    params: GenerateParams
+    entry: Entry
+    grant: Grant
+    resolved: Resolved
+    accepted: float
+    sources: SourceImages | None = None
+    target: PickedTarget | None = None
+
+    def hold(self) -> None:
+        """Keep the picked files open until :meth:`close`, though they be released meanwhile."""
+        if self.sources is not None:
+            self.sources.hold()
+        if self.target is not None:
+            self.target.hold()
+
+    def close(self) -> None:
+        """Give back what was held."""
+        if self.sources is not None:
+            self.sources.close()
+        if self.target is not None:
+            self.target.let_go()
+
+    @property
+    def steps(self) -> int:
+        """How many steps an image will take, for all that is known before the engine runs."""
+        options = self.resolved.options
+        if options.strength is UNSET:
+            return options.steps
+        return supported.steps_at(self.entry.family, options.strength, options.steps)
+
+    def job_spec(self, job: str, model: frames.ModelSpec, files: EditFiles | None) -> frames.JobSpec:
+        """The job as the engine is told of it.
+
+        :param files: what an edit starts from.
+        """
+        options, edit, hashes = self.resolved.options, None, {}
+        if files is not None:
+            strength = None if options.strength is UNSET else options.strength
+            edit, hashes = frames.EditSpec(image=files.image, mask=files.mask, strength=strength), files.hashes
+        return frames.JobSpec(
+            **msgspec.structs.asdict(options),
+            job=job,
+            model=model,
+            prompt=self.params.prompt,
+            preview=self.resolved.preview,
+            output=self.resolved.encoding(self.params.prompt, model, hashes),
+            edit=edit,
+        )
+
+
+class Generation:
+    """The :class:`~locara_sidecar.daemon.jobs.job_runner.JobTask` of one order."""
+
+    def __init__(self, job: Job, order: GenerationRequest, shared: JobContext) -> None:
+        self._job = job
+        self._order = order
+        self._shared = shared
+        order.hold()
+        self._progress = Progress(job.id, order.resolved.options.count, order.steps, time.monotonic)
+
+    def queued(self) -> None:
+        """Tell the channel that the job waits."""
+        self._tell(self._progress.phase("queued", 1))
+
+    async def run(self) -> GenerateResult:
+        """:raises RpcError: with ``images``, what was finished before, unless nothing was begun."""
+        job, order = self._job, self._order
+        started = time.monotonic()
+        self._tell(self._progress.phase("loading", 1))
+        make_saver = await off_loop(_saver)
+        saver = make_saver(
+            grant=order.grant,
+            output=order.resolved.output,
+            target=order.target,
+            count=order.resolved.options.count,
+            on_saving=lambda image: self._tell(self._progress.phase("saving", image)),
+            cancelled=lambda: job.cancel_requested,
+        )
+        await saver.open()
+        try:
+            files = None if order.sources is None else await order.sources.read()
+            async with self._held() as model:
+                if job.cancel_requested:
+                    raise cancelled_error([])
+                self._shared.start_task(saver.run)
+                done = await self._drive(order.job_spec(job.id, model, files), saver)
+            result = _result(job, order, model, files, done, saver, started)
+        finally:
+            await saver.aclose()
+        self._tell(self._progress.done())
+        return result
+
+    def _held(self) -> AbstractAsyncContextManager[frames.ModelSpec]:
+        order = self._order
+        options = order.resolved.options
+        return self._shared.use.held(
+            order.call,
+            order.grant,
+            order.entry,
+            quantization=options.quantization,
+            precision=options.precision,
+            sides=order.resolved.sides,
+            read=stopping(self._job),
+        )
+
+    def cancel(self) -> None:
+        """Have the engine stop the job."""
+        self._shared.engine.cancel(self._job.id)
+
+    def close(self) -> None:
+        """Give its files back."""
+        self._order.close()
+
+    async def _drive(self, spec: frames.JobSpec, saver: Saver) -> frames.Done:
+        def on_event(event: frames.Event) -> None:
+            if isinstance(event, frames.PhaseStarted):
+                self._tell(self._progress.phase(event.phase, event.image, event.fraction))
+            elif isinstance(event, frames.Step):
+                self._tell(self._progress.step(event.image, event.step, event.steps, preview_image(event.preview)))
+            elif isinstance(event, frames.Image):
+                saver.put(event)
+
+        saver.on_failure = partial(self._shared.engine.cancel, spec.job)
+        try:
+            done = await self._shared.engine.run(spec, on_event)
+        except RpcError as error:
+            await saver.finish()
+            failure = saver.failure or error
+            failure.data["images"] = msgspec.to_builtins(saver.images)
+            raise failure from error
+        await saver.finish()
+        if saver.failure is not None:
+            saver.failure.data["images"] = msgspec.to_builtins(saver.images)
+            raise saver.failure
+        if len(saver.images) < spec.count:
+            raise cancelled_error(saver.images)
+        return done
+
+    def _tell(self, message: DiffusionStep) -> None:
+        self._shared.tell(self._job, message)
+
+
+def _saver() -> type[Saver]:
+    from locara_sidecar.daemon.images.saving import Saver  # not needed before the first job
+
+    return Saver
+
+
+def _result(
+    job: Job,
+    order: GenerationRequest,
+    model: frames.ModelSpec,
+    files: EditFiles | None,
+    done: frames.Done,
+    saver: Saver,
+    started: float,
+) -> GenerateResult:
+    def ms(seconds: float) -> int:
+        return round(seconds * 1000)
+
+    options = order.resolved.shown(model.id) | msgspec.to_builtins(done.settled)
+    sources = {} if files is None else files.shown
+    return GenerateResult(
+        job_id=job.id,
+        images=saver.images,
+        model=ModelUsed(
+            id=model.id,
+            version=model.version,
+            digest=model.digest,
+            engine=done.engine,
+            device=done.device,
+            quantization=done.settled.quantization,
+            precision=done.settled.precision,
+        ),
+        parameters={"prompt": order.params.prompt, **sources, "options": options},
+        timings=Timings(
+            queued_ms=ms(started - order.accepted),
+            load_ms=ms(done.load),
+            encode_ms=ms(done.encode),
+            denoise_ms=ms(done.denoise),
+            decode_ms=ms(done.decode),
+            save_ms=ms(saver.seconds),
+            total_ms=ms(time.monotonic() - order.accepted),
+        ),
+        peak_memory_bytes=done.peak_memory,
+        warnings=[*order.resolved.warnings, *(Warning(kind=kind, message=message) for kind, message in done.warnings)],
+        peak_allocated_bytes=UNSET if done.peak_allocated is None else done.peak_allocated,
+    )

@@ -1,0 +1,267 @@
+"""From what a host sent to what will run: every option filled in, every rule checked. Pure.
+
+Two steps, because the contract fixes the order of checks: :func:`check_request` needs no model,
+:func:`resolve` runs once the gate has chosen one. Each runs once a call, when the call comes.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+from msgspec import UNSET
+
+from locara_protocol.errors import invalid_params
+from locara_protocol.image_messages import (
+    MAX_PROMPT_BYTES,
+    EditParams,
+    GenerateOptions,
+    GenerateParams,
+    ImageMime,
+    OutputOptions,
+    PreviewOptions,
+    Warning,
+)
+from locara_protocol.messages import U32_MAX
+from locara_protocol.records import Record
+from locara_sidecar.capability import names
+from locara_sidecar.daemon.access.sizes import size_of
+from locara_sidecar.ipc.frames import EncodeSpec, PreviewSpec, ResolvedOptions
+
+if TYPE_CHECKING:
+    from locara_sidecar.ipc.frames import ModelSpec, Sides
+    from locara_sidecar.models.catalogue import Entry
+
+DEFAULT_STRENGTH = 0.6
+
+DEFAULT_PREVIEW_BYTES = 5632
+"""Keeps a whole DiffusionStep message under 8,192 bytes, so that Tauri delivers it on its direct path."""
+
+EXTENSIONS: dict[str, tuple[str, ...]] = {
+    "image/png": (".png",),
+    "image/jpeg": (".jpg", ".jpeg"),
+    "image/webp": (".webp",),
+}
+
+
+class Output(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Where finished images go, and how they are encoded; every option has its value. ``path`` is what the host asked
+    for, relative to the root, or None. With ``handle`` it is a picked file, and neither root nor path says anything."""
+
+    mode: Literal["save", "inline", "both"]
+    root: str
+    on_conflict: Literal["rename", "error", "overwrite"]
+    handle: str | None
+    mime_type: ImageMime
+    quality: int
+    metadata: Literal["full", "none"]
+    path: str | None
+
+    @property
+    def save(self) -> bool:
+        """Whether a file is written."""
+        return self.mode != "inline"
+
+    @property
+    def inline(self) -> bool:
+        """Whether the answer holds the picture."""
+        return self.mode != "save"
+
+    def shown(self) -> dict[str, Any]:
+        """As the answer's ``parameters`` repeat it: without what has no value or says nothing."""
+        silent = () if self.handle is None else ("root", "onConflict")
+        told: dict[str, Any] = msgspec.to_builtins(self)
+        return {name: value for name, value in told.items() if value is not None and name not in silent}
+
+
+def check_request(params: GenerateParams) -> Output:
+    """Check what can be checked without a model.
+
+    :raises RpcError: InvalidParams naming the member.
+    """
+    if not params.prompt.strip():
+        raise invalid_params("$.prompt", "The prompt is empty; say what to draw.")
+    _check_text("$.prompt", params.prompt)
+    options = params.options or GenerateOptions()
+    _check_text("$.options.negativePrompt", options.negative_prompt or "")
+    if options.seed is not None and options.seed + (options.count or 1) - 1 > U32_MAX:
+        raise invalid_params(
+            "$.options.seed", f"The seeds of {options.count} images would pass {U32_MAX}; use a smaller seed."
+        )
+    out = options.output or OutputOptions()
+    mime: ImageMime = out.mime_type or "image/png"
+    if out.path is not None:
+        names.split(out.path)  # refuses what could never be saved, before any work is done
+        extension = os.path.splitext(out.path)[1].lower()
+        if extension not in EXTENSIONS[mime]:
+            expected = " or ".join(EXTENSIONS[mime])
+            raise invalid_params("$.options.output.path", f"The extension must be {expected} for {mime}.")
+    if out.handle is not None:
+        _check_handle(out, options.count or 1)
+    return Output(
+        mode=out.mode or "save",
+        root=out.root or "user-folder",
+        on_conflict=out.on_conflict or "rename",
+        handle=out.handle,
+        mime_type=mime,
+        quality=out.quality or 90,
+        metadata=out.metadata or "full",
+        path=out.path,
+    )
+
+
+def _check_handle(out: OutputOptions, count: int) -> None:
+    """A handle is one file that the user confirmed: there is nothing else to say about where it goes."""
+    others = {"root": out.root, "path": out.path, "onConflict": out.on_conflict}
+    for name in (name for name, value in others.items() if value is not None):
+        at = f"$.options.output.{name}"
+        raise invalid_params(at, f"`{at}` has no meaning beside handle, which is one file that the user picked.")
+    if out.mode == "inline":
+        message = "With the mode inline nothing is saved; leave handle out, or take save or both."
+        raise invalid_params("$.options.output.mode", message)
+    if count > 1:
+        raise invalid_params("$.options.count", f"A picked file takes one image, not {count}.")
+
+
+def _check_text(path: str, text: str) -> None:
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_PROMPT_BYTES:
+        raise invalid_params(
+            path, f"The text has {size} bytes; {MAX_PROMPT_BYTES} are allowed.", maxPromptBytes=MAX_PROMPT_BYTES
+        )
+
+
+class Resolved(Record, frozen=True):
+    """A call's options with nothing left open.
+
+    :param sides: what the engine may allow where it finds the size out itself.
+    """
+
+    options: ResolvedOptions
+    preview: PreviewSpec
+    output: Output
+    sides: Sides
+    warnings: list[Warning]
+
+    def drawing(self, model: str) -> dict[str, Any]:
+        """What determines the images, as ``parameters`` and a file's metadata tell it."""
+        return {"model": model, **msgspec.to_builtins(self.options)}
+
+    def shown(self, model: str) -> dict[str, Any]:
+        """The options as ``parameters`` repeat them; they make the same pixels again."""
+        return {**self.drawing(model), "preview": msgspec.to_builtins(self.preview), "output": self.output.shown()}
+
+    def encoding(self, prompt: str, model: ModelSpec, hashes: dict[str, Any]) -> EncodeSpec:
+        """:param hashes: of what an edit started from."""
+        told = None
+        if self.output.metadata == "full":
+            used = {"id": model.id, "version": model.version, "digest": model.digest}
+            told = {"prompt": prompt, "options": self.drawing(model.id), "model": used, **hashes}
+        return EncodeSpec(mime_type=self.output.mime_type, quality=self.output.quality, metadata=told)
+
+
+def strength_of(params: GenerateParams, entry: Entry) -> float | None:
+    """How much an edit changes, in (0, 1]; None for what has no strength.
+
+    :raises RpcError: InvalidParams for a model that cannot edit, or that follows an instruction and was given a
+        strength or a mask.
+    """
+    if not isinstance(params, EditParams):
+        return None
+    asked = params.options.strength if params.options else None
+    if entry.edit_modality is None:
+        raise invalid_params("$.options.model", f"{entry.id} makes images and does not edit any.", model=entry.id)
+    if entry.edit_modality == "image-to-image":
+        return DEFAULT_STRENGTH if asked is None else asked
+    why = f"{entry.id} changes the whole picture as the prompt tells it to"
+    if asked is not None:
+        raise invalid_params("$.options.strength", f"{why}; it has no strength.")
+    if params.mask is not None:
+        raise invalid_params("$.mask", f"{why}; it takes no mask.")
+    return None
+
+
+def resolve(params: GenerateParams, entry: Entry, *, engine: str, seed: int, output: Output) -> Resolved:
+    """Fill in the model's defaults and check its own limits. An option that neither needs is taken as it was sent,
+    or has the default of :class:`ResolvedOptions`.
+
+    :param engine: the engine of this daemon, by name; seed: what is used where the host gave none.
+    :raises RpcError: InvalidParams naming the member and the model.
+    """
+    options = params.options or GenerateOptions()
+    usual = entry.defaults
+    strength = strength_of(params, entry)
+    width, height, sides = size_of(options, entry, inline=output.inline, edit=isinstance(params, EditParams))
+    if options.negative_prompt and not entry.classifier_free_guidance:
+        raise invalid_params(
+            "$.options.negativePrompt",
+            f"{entry.id} runs without classifier-free guidance and takes no negative prompt.",
+        )
+    scheduler = options.scheduler or usual.scheduler
+    if scheduler not in entry.schedulers:
+        raise invalid_params(
+            "$.options.scheduler", f"{entry.id} has {', '.join(entry.schedulers)}.", allowed=entry.schedulers
+        )
+    guidance = usual.guidance if options.guidance is None else options.guidance
+    speed = options.speed if options.speed in entry.speeds else "exact"
+    settled: dict[str, Any] = {
+        "width": width,
+        "height": height,
+        "steps": options.steps or usual.steps,
+        "guidance": guidance if entry.guidable else 0.0,
+        "seed": seed if options.seed is None else options.seed,
+        "scheduler": scheduler,
+        "speed": speed,
+        "tiling": "on" if options.tiling == "on" else "off",
+        "engine": engine,
+        "strength": UNSET if strength is None else strength,
+    }
+    return Resolved(
+        options=ResolvedOptions(**(_sent(options) | settled)),
+        preview=_preview(options.preview or PreviewOptions()),
+        output=output,
+        sides=sides,
+        warnings=_warnings(options, entry, speed),
+    )
+
+
+def _sent(options: GenerateOptions) -> dict[str, Any]:
+    """The options that the host gave."""
+    names = ResolvedOptions.__struct_fields__
+    return {name: value for name in names if (value := getattr(options, name, None)) is not None}
+
+
+def _warnings(options: GenerateOptions, entry: Entry, speed: str) -> list[Warning]:
+    """What was asked for and the model cannot give, where the picture can be made all the same. (The engine adds what
+    it cannot give.)"""
+    found: list[Warning] = []
+    if options.guidance and not entry.guidable:
+        what = f"{entry.id} was made to run without guidance; {options.guidance:g} had no effect"
+        found.append(Warning(kind="GuidanceIgnored", message=f"{what}, and 0 does the same."))
+    if options.speed not in (None, speed):
+        what = f"{entry.id} has no step caching; it ran at speed {speed}."
+        found.append(Warning(kind="SpeedUnavailable", message=what))
+    return found
+
+
+def _preview(options: PreviewOptions) -> PreviewSpec:
+    return PreviewSpec(
+        mode=options.mode or "auto",
+        every_steps=options.every_steps or 1,
+        max_side=options.max_side or 256,
+        max_bytes=options.max_bytes or DEFAULT_PREVIEW_BYTES,
+        mime_type=options.mime_type or "image/webp",
+    )
+
+
+def file_name(output: Output, *, stamp: str, seed: int, image: int, count: int) -> str:
+    """The relative path of image ``image`` (1-based) of ``count``: the host's, numbered, or one of our own.
+
+    :param stamp: the time for a name of our own, as ``20261123-014455``. A prompt is never part of a name.
+    """
+    path = output.path or f"image-{stamp}-{seed}{EXTENSIONS[output.mime_type][0]}"
+    if count == 1 or output.path is None:
+        return path
+    base, extension = os.path.splitext(path)
+    return f"{base}-{image}{extension}"

@@ -1,0 +1,153 @@
+"""Finished images of one job on their way to disk or into the answer, one after the other, in order."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+from msgspec import UNSET
+
+from locara_protocol.errors import RpcError
+from locara_protocol.image_messages import ImageResult
+from locara_sidecar.capability.confined import ConfinedFolder, Saved
+from locara_sidecar.daemon.images.resolve import Output, file_name
+from locara_sidecar.daemon.wire.calls import unexpected
+from locara_sidecar.ipc import frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from locara_sidecar.capability.authorize import Grant
+    from locara_sidecar.capability.picked import PickedTarget
+
+log = logging.getLogger("locara.saving")
+
+
+class Saver:
+    """Takes images from the engine's events and publishes each before it looks at the next.
+
+    :param target: a picked file to save to, in place of the grant's folder.
+    :param on_saving: told the 1-based number of the image whose saving begins.
+    :param cancelled: asked before each image is published; what is published stays.
+    """
+
+    def __init__(
+        self,
+        *,
+        grant: Grant,
+        output: Output,
+        target: PickedTarget | None = None,
+        count: int,
+        on_saving: Callable[[int], None],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self._grant = grant
+        self._output = output
+        self._target = target
+        self._count = count
+        self._on_saving = on_saving
+        self._cancelled = cancelled
+        self._stamp = time.strftime("%Y%m%d-%H%M%S")
+        self._folder: ConfinedFolder | None = None
+        self._send, self._receive = anyio.create_memory_object_stream[frames.Image](math.inf)
+        self._finished = anyio.Event()
+        self._running = self._closed = False
+        self.images: list[ImageResult] = []
+        self.failure: RpcError | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+        self.seconds = 0.0
+
+    async def open(self) -> None:
+        """Open the granted folder before any work is done, so that a missing one costs nobody a picture.
+
+        :raises RpcError: StorageError or InvalidParams.
+        """
+        if self._target is not None:
+            await anyio.to_thread.run_sync(self._target.check)
+        if self._grant.folder is not None:
+            self._folder = await anyio.to_thread.run_sync(ConfinedFolder, self._grant.folder)
+
+    def put(self, image: frames.Image) -> None:
+        """Queue a finished image (called on the event loop)."""
+        self._send.send_nowait(image)
+
+    async def run(self) -> None:
+        """Publish what is put until :meth:`finish`; never raises: see :attr:`failure`."""
+        if self._closed:  # the job failed before this task had its turn
+            return
+        self._running = True
+        try:
+            async for image in self._receive:
+                if not self._cancelled():
+                    await self._publish(image)
+        except RpcError as error:
+            self.failure = error
+            self.on_failure()
+        except Exception as error:  # this is a task of its own: its caller looks at the failure
+            log.exception("saving failed unexpectedly")
+            self.failure = unexpected("image.generate", error)
+            self.on_failure()
+        finally:
+            self._finished.set()
+
+    async def finish(self) -> None:
+        """No more images: wait until the last is published."""
+        self._send.close()
+        await self._finished.wait()
+
+    async def aclose(self) -> None:
+        """Give everything back, whatever happened."""
+        self._closed = True
+        self._send.close()
+        if self._running:
+            await self._finished.wait()
+        self._receive.close()
+        if self._folder is not None:
+            try:
+                await anyio.to_thread.run_sync(self._folder.close)
+            except RuntimeError:  # the system allows no thread
+                self._folder.close()
+
+    async def _publish(self, image: frames.Image) -> None:
+        began = time.monotonic()
+        self._on_saving(image.image)
+        saved: Saved | None = None
+        if self._folder is not None:
+            name = file_name(self._output, stamp=self._stamp, seed=image.seed, image=image.image, count=self._count)
+            save = partial(self._folder.save, name, image.data, self._output.on_conflict, cancelled=self._cancelled)
+            saved = await anyio.to_thread.run_sync(save)
+        if self._target is not None:
+            put = partial(self._target.save, image.data, cancelled=self._cancelled)
+            await anyio.to_thread.run_sync(put)
+        self.images.append(
+            ImageResult(
+                mime_type=image.mime_type,
+                width=image.width,
+                height=image.height,
+                bytes=len(image.data),
+                sha256=await anyio.to_thread.run_sync(_sha256, image.data),
+                seed=image.seed,
+                path=UNSET if saved is None else saved.path,
+                root=UNSET if saved is None else self._output.root,
+                relative_path=UNSET if saved is None else saved.relative_path,
+                handle=UNSET if self._output.handle is None else self._output.handle,
+                data=_base64(image.data) if self._output.inline else UNSET,
+            )
+        )
+        self.seconds += time.monotonic() - began
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _base64(data: bytes) -> str:
+    import base64
+
+    return base64.b64encode(data).decode("ascii")

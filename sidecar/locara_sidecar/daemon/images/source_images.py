@@ -1,0 +1,219 @@
+"""The picture and the mask of one edit on their way to the engine, never decoded here.
+
+A file is opened when the call is accepted and read when the job has its turn: a missing one is told at once, what was
+named then is what is used, and a queue of large files takes no memory. What was sent inline is held from the start.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from locara_protocol.errors import RpcError, invalid_params
+from locara_sidecar.capability.authorize import Source
+
+if TYPE_CHECKING:
+    from locara_protocol.image_messages import EditParams, ImageInput
+    from locara_sidecar.capability.authorize import FolderGrant
+    from locara_sidecar.capability.picked import PickedSource
+    from locara_sidecar.capability.reading import ReadableFile
+
+MAX_SOURCE_BYTES = 64 * 1024 * 1024
+"""The longest file that is read as a picture or a mask."""
+
+_HEAD = 16
+
+
+class EditFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """What an edit starts from: whole files.
+
+    ``shown``: ``image`` and ``mask`` as the answer's ``parameters`` repeat them; ``hashes``: as a file's metadata holds
+    them.
+    """
+
+    image: bytes
+    mask: bytes | None
+    shown: dict[str, Any]
+    hashes: dict[str, Any]
+
+
+def check_forms(params: EditParams) -> tuple[tuple[Source, ...], dict[str, str]]:
+    """Check that picture and mask each come in one form, whole.
+
+    :returns: the files that are named, in order; and the handles of picked ones, by parameter.
+    :raises RpcError: InvalidParams that names the member.
+    """
+    found: list[Source] = []
+    handles: dict[str, str] = {}
+    for at, given in _given(params):
+        _check_form(at, given)
+        if given.root is not None:
+            found.append(Source(given.root, f"{at}.root"))
+        if given.handle is not None:
+            handles[at] = given.handle
+    return tuple(found), handles
+
+
+def _given(params: EditParams) -> list[tuple[str, ImageInput]]:
+    return [("$.image", params.image)] + ([("$.mask", params.mask)] if params.mask is not None else [])
+
+
+def _check_form(at: str, given: ImageInput) -> None:
+    forms = [
+        {"root": given.root, "path": given.path},
+        {"handle": given.handle},
+        {"data": given.data, "mimeType": given.mime_type},
+    ]
+    begun = [form for form in forms if any(value is not None for value in form.values())]
+    if len(begun) != 1:
+        raise invalid_params(at, f"`{at}` must have root and path, or handle, or data and mimeType, and no others.")
+    present = [name for name, value in begun[0].items() if value is not None]
+    for name in begun[0]:
+        if name not in present:
+            raise invalid_params(f"{at}.{name}", f"`{at}.{name}` is required beside {present[0]}.")
+
+
+class SourceImages:
+    """The picture and the mask of one call.
+
+    :param grants: leave to read each named file, in the order of :func:`check_forms`.
+    :param picked: the files that were picked before, by parameter.
+    """
+
+    def __init__(
+        self,
+        params: EditParams,
+        grants: tuple[FolderGrant, ...],
+        picked: dict[str, PickedSource] | None = None,
+    ) -> None:
+        self._given = _given(params)
+        self._grants = iter(grants)
+        self._picked = picked or {}
+        self._files: dict[str, ReadableFile] = {}
+        named = bool(self._picked) or any(given.root is not None for _, given in self._given)
+        self._opened = anyio.Event() if named else None
+        self._failure: Exception | None = None
+        self._closed = False
+        self._held = False
+
+    @property
+    def named(self) -> bool:
+        """Whether there are files to open."""
+        return self._opened is not None
+
+    def hold(self) -> None:
+        """The job has been queued: picked files stay open until it ends, though they be released."""
+        for at, file in self._picked.items():
+            file.hold()
+            self._files[at] = file.seen_at(f"{at}.handle")
+        self._held = True
+
+    def check_sent(self) -> None:
+        """A first look at what was sent inline.
+
+        :raises RpcError: InvalidImage.
+        """
+        for at, given in self._given:
+            if given.data is not None:
+                _check_kind(at, given.data[:_HEAD], given.mime_type)
+
+    async def open(self) -> None:
+        """Open the named files and take a first look. Call it once, if there are any.
+
+        :raises RpcError: InvalidParams, StorageError or InvalidImage; :meth:`read` will raise it too.
+        """
+        assert self._opened is not None
+        try:
+            await anyio.to_thread.run_sync(self._open)
+        except Exception as error:
+            self._failure = error
+            raise
+        finally:
+            self._opened.set()
+            if self._closed:
+                self._close_files()
+
+    async def read(self) -> EditFiles:
+        """Everything, for the engine; waits for :meth:`open` where it is under way.
+
+        :raises RpcError: as :meth:`open`; InvalidImage for a file that is too large.
+        """
+        if self._opened is not None:
+            await self._opened.wait()
+        if self._failure is not None:
+            raise self._failure
+        return await anyio.to_thread.run_sync(self._read)
+
+    def close(self) -> None:
+        """The job has ended: give the files back."""
+        self._closed = True
+        if self._held:
+            self._held = False
+            for file in self._picked.values():
+                file.let_go()
+        if self._opened is None or self._opened.is_set():
+            self._close_files()
+
+    def _close_files(self) -> None:
+        while self._files:
+            self._files.popitem()[1].close()
+
+    def _open(self) -> None:
+        from locara_sidecar.capability.reading import ReadableFolder  # loads ctypes
+
+        for at, given in self._given:
+            if given.path is not None:
+                with ReadableFolder(next(self._grants)) as folder:
+                    self._files[at] = folder.open(given.path, f"{at}.path")
+            if at in self._files:
+                _check_kind(at, self._files[at].head(_HEAD), None)
+
+    def _read(self) -> EditFiles:
+        import hashlib
+
+        data: dict[str, bytes] = {}
+        shown: dict[str, Any] = {}
+        hashes: dict[str, Any] = {}
+        for at, given in self._given:
+            name = at.removeprefix("$.")
+            data[name] = self._files[at].read(MAX_SOURCE_BYTES) if given.data is None else given.data
+            digest = hashlib.sha256(data[name]).hexdigest()
+            hashes[name] = {"sha256": digest}
+            shown[name] = _shown(given, digest)
+        return EditFiles(image=data["image"], mask=data.get("mask"), shown=shown, hashes=hashes)
+
+
+def _shown(given: ImageInput, digest: str) -> dict[str, Any]:
+    """A picture as the answer's ``parameters`` repeat it."""
+    if given.handle is not None:
+        return {"handle": given.handle}
+    if given.data is None:
+        return {"root": given.root, "path": given.path}
+    return {"sha256": digest, "mimeType": given.mime_type}
+
+
+def _check_kind(at: str, head: bytes, said: str | None) -> None:
+    """Whether a file begins as one of the three kinds does, and as the kind that it is said to be.
+
+    :raises RpcError: InvalidImage.
+    """
+    kind = _kind(head)
+    what = {"$.image": "picture", "$.mask": "mask"}[at]
+    reason = None
+    if kind is None:
+        reason = "it is no PNG, JPEG or WebP file" if head else "it is empty"
+    elif said is not None and said != kind:
+        reason = f"it was sent as {said} and is {kind}"
+    if reason is not None:
+        raise RpcError("InvalidImage", f"The {what} cannot be used: {reason}.", path=at, reason=reason)
+
+
+def _kind(head: bytes) -> str | None:
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    return "image/webp" if head.startswith(b"RIFF") and head[8:12] == b"WEBP" else None

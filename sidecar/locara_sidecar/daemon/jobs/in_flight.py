@@ -1,0 +1,83 @@
+"""The calls that somebody works on after their line was looked at, whatever they do: a job, a download, a picked file.
+
+Each can be cancelled and is waited for when the session ends. Used on the event loop's thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from locara_protocol.errors import RpcError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from locara_sidecar.daemon.wire.calls import Call
+
+log = logging.getLogger("locara.calls")
+
+
+class InFlight:
+    """One session's.
+
+    :param start_task: starts a coroutine function in the daemon's task group.
+    """
+
+    def __init__(self, start_task: Callable[..., object]) -> None:
+        self._start_task = start_task
+        self._cancels: dict[int | str, Callable[[], None] | None] = {}  # by request: 1 and "1" are two
+        self._none: anyio.Event | None = None  # made when it is waited for: making one imports asyncio
+
+    def enter(self, call: Call, cancel: Callable[[], None] | None = None) -> None:
+        """One more.
+
+        :param cancel: has it end soon; None for what is short and runs to its end.
+        """
+        self._cancels[call.id] = cancel
+
+    def leave(self, call: Call) -> None:
+        """It has been answered, or is answered now."""
+        del self._cancels[call.id]
+        if not self._cancels and self._none is not None:
+            self._none.set()
+            self._none = None
+
+    def answer(self, call: Call, work: Callable[[], Awaitable[Any]], cancel: Callable[[], None] | None = None) -> None:
+        """Answer a call with what ``work`` returns or raises, in a task of its own."""
+        self.enter(call, cancel)
+        self._start_task(self._answer, call, work)
+
+    async def _answer(self, call: Call, work: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            call.succeed(await work())
+        except RpcError as error:
+            call.fail(error)
+        except Exception as error:  # noqa: BLE001 -- the one place that turns the unforeseen into an answer
+            call.fail_unexpectedly(error)
+        finally:
+            self.leave(call)
+
+    def cancel(self, request_id: int | str) -> None:
+        """Cancel the call of a request; nothing happens where there is none, or none that can be cancelled."""
+        cancel = self._cancels.get(request_id)
+        if cancel is not None:
+            cancel()
+
+    def cancel_all(self) -> None:
+        """Cancel all that can be, the latest first, so that no job starts because one before it ended. One that cannot
+        be cancelled does not keep the others."""
+        for request_id in reversed(list(self._cancels)):
+            try:
+                self.cancel(request_id)
+            except Exception as error:
+                log.error("a call could not be cancelled", exc_info=error)  # noqa: TRY400 -- leaves the text out
+
+    async def wait_until_idle(self) -> None:
+        """Return when there are none; at once if that is so already."""
+        while self._cancels:
+            if self._none is None:
+                self._none = anyio.Event()
+            await self._none.wait()

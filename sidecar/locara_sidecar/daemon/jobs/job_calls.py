@@ -1,0 +1,83 @@
+"""``jobs.*``: which jobs there are, their further messages on another channel, and what ended ones were answered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from locara_protocol.errors import RpcError, invalid_params
+from locara_protocol.job_messages import AttachParams, AttachResult, JobResultParams, JobsListResult
+from locara_protocol.methods import METHODS
+from locara_protocol.params import parse_channel
+from locara_sidecar.daemon.wire.outbox import Channel
+
+if TYPE_CHECKING:
+    from locara_protocol.messages import NoParams
+    from locara_sidecar.daemon.jobs.ended_jobs import EndedJobs
+    from locara_sidecar.daemon.jobs.job_runner import JobRunner
+    from locara_sidecar.daemon.jobs.jobs import JobQueue
+    from locara_sidecar.daemon.wire.calls import Call, Calls
+    from locara_sidecar.daemon.wire.outbox import Outbox
+
+
+class JobCalls:
+    """The handlers. A session is one app's, so that every job here is its own."""
+
+    def __init__(self, queue: JobQueue, ended: EndedJobs, turns: JobRunner, calls: Calls, outbox: Outbox) -> None:
+        self._queue = queue
+        self._ended = ended
+        self._turns = turns
+        self._calls = calls
+        self._outbox = outbox
+
+    def list(self, _call: Call, _params: NoParams) -> JobsListResult:
+        """The handler of ``jobs.list``: those that run or wait, then those that ended a while ago."""
+        open_jobs = [job.info() for job in self._queue.all()]
+        return JobsListResult(jobs=[*open_jobs, *(job.info for job in self._ended.all())])
+
+    def attach(self, call: Call, params: AttachParams) -> AttachResult:
+        """Give a job another channel, whose first message is the job's last one.
+
+        A job that has ended has that message and the end frame, before the answer.
+
+        :raises RpcError: InvalidParams for no such job, or a channel that a running call uses.
+        """
+        channel_id = parse_channel(params.channel)
+        if channel_id is None:
+            raise invalid_params("$.channel", "`$.channel` must be a channel's number.")
+        if self._calls.channel_in_use(channel_id):
+            raise invalid_params("$.channel", "A running call uses this channel; use another number.")
+        job = self._queue.get(params.job_id)
+        if job is not None:
+            self._turns.attach(job, self._channel(channel_id, job.method))
+            return AttachResult(job_id=job.id, state=job.state)
+        ended = self._ended.get(params.job_id)
+        if ended is None:
+            raise _unknown()
+        call.channel = self._channel(channel_id, ended.info.method)  # ends with this very call
+        if ended.last is not None:
+            self._outbox.push(call.channel, ended.last)
+        return AttachResult(job_id=ended.info.job_id, state=ended.state)
+
+    def result(self, _call: Call, params: JobResultParams) -> Any:
+        """The very result or error that the job's call was answered with.
+
+        :raises RpcError: that error; InvalidParams for no such job; InvalidRequest for one that has not ended.
+        """
+        ended = self._ended.get(params.job_id)
+        if ended is None and self._queue.get(params.job_id) is not None:
+            raise RpcError("InvalidRequest", "The job has not ended yet; attach to it to see when it does.")
+        if ended is None:
+            raise _unknown()
+        if isinstance(ended.outcome, RpcError):
+            raise ended.outcome
+        return ended.outcome
+
+    @staticmethod
+    def _channel(channel_id: int, method: str) -> Channel:
+        notification = METHODS[method].notification
+        assert notification is not None, method  # only such calls become jobs
+        return Channel(channel_id, notification)
+
+
+def _unknown() -> RpcError:
+    return invalid_params("$.jobId", "There is no such job: it ended too long ago, or there never was one.")

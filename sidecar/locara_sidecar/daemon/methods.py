@@ -1,0 +1,251 @@
+"""The methods of a session: what each one is handled by, and the few that are about the session itself."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from locara_protocol import PROTOCOL_VERSION, jsonrpc
+from locara_protocol import messages as m
+from locara_protocol.image_messages import MAX_PROMPT_BYTES, CancelJobParams, CancelJobResult
+from locara_protocol.methods import METHODS, NOTIFICATIONS
+from locara_sidecar import __version__
+from locara_sidecar.daemon import hostwatch, system
+from locara_sidecar.daemon.access.app_warnings import warnings_of
+from locara_sidecar.daemon.access.decisions import Decisions
+from locara_sidecar.daemon.access.gate import Gate
+from locara_sidecar.daemon.access.model_use import ModelUse
+from locara_sidecar.daemon.access.sizes import MAX_INLINE_IMAGE_BYTES
+from locara_sidecar.daemon.images.image_calls import ImageCalls
+from locara_sidecar.daemon.images.picked_files import PickedFiles
+from locara_sidecar.daemon.images.resolve import EXTENSIONS
+from locara_sidecar.daemon.jobs.ended_jobs import EndedJobs
+from locara_sidecar.daemon.jobs.in_flight import InFlight
+from locara_sidecar.daemon.jobs.job_calls import JobCalls
+from locara_sidecar.daemon.jobs.job_runner import JobContext, JobRunner
+from locara_sidecar.daemon.jobs.jobs import JobQueue
+from locara_sidecar.daemon.model_methods.engine_calls import EngineCalls
+from locara_sidecar.daemon.session import Session
+from locara_sidecar.daemon.wire.server import OffLoopHandler
+from locara_sidecar.machine import engine_choice
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from locara_sidecar.capability.policy import Policy
+    from locara_sidecar.daemon.engine_host.lazy import LazyEngine
+    from locara_sidecar.daemon.model_methods.model_calls import ModelCalls
+    from locara_sidecar.daemon.wire.calls import Call, Calls
+    from locara_sidecar.daemon.wire.outbox import Outbox
+    from locara_sidecar.daemon.wire.server import Handler
+    from locara_sidecar.models.catalogue import Catalogue
+
+log = logging.getLogger("locara.server")
+
+
+class Methods:
+    """One session's.
+
+    :param policy: what was fixed at spawn, or None when ``initialize`` decides.
+    :param flags: what the command line allowed.
+    :param stop: ends the process in order, with an exit status (thread-safe).
+    :param start_task: starts a coroutine function with arguments in the daemon's task group.
+    """
+
+    def __init__(
+        self,
+        *,
+        outbox: Outbox,
+        calls: Calls,
+        engine: LazyEngine,
+        engine_name: str,
+        catalogue: Catalogue,
+        policy: Policy | None,
+        cache_root: Path,
+        flags: frozenset[str] = frozenset(),
+        max_queue: int,
+        max_line_bytes: int,
+        stop: Callable[[int, str], None],
+        start_task: Callable[..., object],
+    ) -> None:
+        self._started = time.monotonic()
+        self._outbox = outbox
+        self._calls = calls
+        self._engine = engine
+        self._engine_name = engine_name
+        self._cache_root = cache_root
+        self._flags = flags
+        self._shutting_down: Call | None = None
+        self._model_calls: ModelCalls | None = None
+        self._max_line_bytes = max_line_bytes
+        self._max_queue = max_queue
+        self._stop = stop
+        self._start_task = start_task
+        self.session = Session(policy)
+        self.decisions = Decisions(self.session)
+        self._jobs = JobQueue(max_queue)
+        ended = EndedJobs()
+        self._in_flight = InFlight(start_task)
+        self._turns = JobRunner(self._jobs, ended, outbox, self._in_flight, start_task)
+        job_calls = JobCalls(self._jobs, ended, self._turns, calls, outbox)
+        self.gate = Gate(catalogue.with_cache(cache_root), engine_name, self._policy, self.decisions.record)
+        use = ModelUse(self.gate, engine.status, start_task)
+        shared = JobContext(outbox, engine, self.gate, use, self._in_flight, start_task)
+        picked = PickedFiles(self.gate, self._in_flight)
+        images = ImageCalls(shared, self._turns, picked)
+        engine_calls = EngineCalls(shared, self._jobs, self._turns)
+        models = OffLoopHandler(self._look_at_models, self._model_call)
+        self.handlers: dict[str, Handler] = {
+            "initialize": self._initialize,
+            "ping": self._ping,
+            "rpc.discover": OffLoopHandler(_document, self._discover),
+            "system.info": OffLoopHandler(
+                partial(system.info, engine_name, cache_root), self._system_info, lambda: (system.facts_of(engine),)
+            ),
+            "host.pickFile": OffLoopHandler(self._load_picked, _then(picked.pick)),
+            "host.releaseFile": picked.release,
+            "jobs.list": job_calls.list,
+            "jobs.attach": job_calls.attach,
+            "jobs.result": job_calls.result,
+            "image.generate": OffLoopHandler(self._look, _then(images.generate)),
+            "image.edit": OffLoopHandler(self._look, _then(images.edit)),
+            "image.cancel": self._image_cancel,
+            "audit.capabilityLog": self.decisions.list,
+            "shutdown": self._shutdown,
+            **{name: models for name in METHODS if name.startswith("models.")},
+            "models.load": OffLoopHandler(self._look, _then(engine_calls.load)),
+            "models.prepare": OffLoopHandler(self._look, _then(engine_calls.prepare)),
+            "models.unload": engine_calls.unload,
+        }
+        """By method."""
+
+    def _policy(self) -> Policy:
+        """What the session may do, and what the host allowed at spawn."""
+        return msgspec.structs.replace(self.session.policy, flags=self._flags)
+
+    # --- the session itself --------------------------------------------------------------
+
+    def _initialize(self, _call: Call, params: m.InitializeParams) -> m.InitializeResult:
+        self.session.initialize(params)
+        if self.session.process_id is not None:
+            gone = partial(self._stop, 0, "the host process is gone")
+            hostwatch.watch_process(self.session.process_id, gone, self._start_task)
+        policy = self.session.policy
+        log.info("session open", extra={"fields": {"app": policy.app_id, "granted": policy.granted()}})
+        return m.InitializeResult(
+            protocol_version=PROTOCOL_VERSION,
+            server_info=m.ServerInfo(name="locara-sidecar", version=__version__),
+            capabilities=m.ServerCapabilities(
+                methods=list(METHODS),
+                notifications=list(NOTIFICATIONS),
+                engines=[engine.name for engine in engine_choice.engines(self._engine_name, None) if engine.available],
+                image_formats=list(EXTENSIONS),
+                limits=m.Limits(
+                    max_line_bytes=self._max_line_bytes,
+                    max_inline_image_bytes=MAX_INLINE_IMAGE_BYTES,
+                    max_queue=self._max_queue,
+                    max_batch=jsonrpc.DEFAULT_MAX_BATCH,
+                    max_prompt_bytes=MAX_PROMPT_BYTES,
+                ),
+            ),
+            app=m.AppInfo(id=policy.app_id, granted=policy.granted(), warnings=warnings_of(policy)),
+        )
+
+    def _ping(self, _call: Call, _params: m.NoParams) -> m.PingResult:
+        return m.PingResult(
+            uptime_ms=int((time.monotonic() - self._started) * 1000),
+            engine=self._engine.status(),
+            jobs=self._jobs.counts(),
+        )
+
+    def _discover(self, _call: Call, _params: m.NoParams, document: bytes) -> msgspec.Raw:
+        return msgspec.Raw(document)
+
+    def _system_info(self, _call: Call, _params: m.NoParams, found: m.SystemInfo) -> m.SystemInfo:
+        return found
+
+    def _shutdown(self, call: Call, _params: m.NoParams) -> m.Empty | None:
+        self.session.state = "shutdown"
+        if self._engine.status().state == "stopped" and not self._calls.others(call):
+            return m.Empty()
+        self.cancel_all()
+        self._shutting_down = call
+        self._start_task(self._answer_shutdown, call)
+        return None
+
+    async def _answer_shutdown(self, call: Call) -> None:
+        try:
+            await self.wait_until_idle()
+            await self._engine.close()
+        except Exception as error:  # noqa: BLE001 -- the unforeseen becomes the call's answer, too
+            call.fail_unexpectedly(error)
+        else:
+            call.succeed(m.Empty())
+
+    def shut_down(self) -> None:
+        """The process ends before ``shutdown`` was answered, as when ``exit`` came right behind it: that is what it
+        asked for."""
+        if self._shutting_down is not None and not self._shutting_down.answered:
+            self._shutting_down.succeed(m.Empty())
+
+    def leave(self) -> None:
+        """The host said ``exit``."""
+        self._stop(0 if self.session.state == "shutdown" else 1, "exit")
+
+    # --- models --------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        self.decisions.get_ready()
+        self.gate.look()
+
+    def _look_at_models(self) -> type[ModelCalls]:
+        from locara_sidecar.daemon.model_methods.model_calls import ModelCalls  # most sessions never ask
+
+        self._look()
+        return ModelCalls
+
+    def _load_picked(self) -> None:
+        importlib.import_module("locara_sidecar.capability.picked")  # loads ctypes
+        self.decisions.get_ready()
+
+    def _model_call(self, call: Call, params: Any, made_by: type[ModelCalls]) -> None:
+        if self._model_calls is None:
+            self._model_calls = made_by(self._outbox, self.gate, self.session, self._in_flight)
+        self._model_calls.accept(call, params)
+
+    # --- cancelling ----------------------------------------------------------------------
+
+    def _image_cancel(self, _call: Call, params: CancelJobParams) -> CancelJobResult:
+        job = self._jobs.get(params.job_id)
+        if job is not None:
+            self._turns.cancel(job)
+        return CancelJobResult(cancelled=job is not None)
+
+    def cancel(self, request_id: int | str) -> None:
+        """Cancel the long call of a request, if there is one."""
+        self._in_flight.cancel(request_id)
+
+    def cancel_all(self) -> None:
+        """Cancel every long call."""
+        self._in_flight.cancel_all()
+
+    async def wait_until_idle(self) -> None:
+        """Return when every long call has been answered."""
+        await self._in_flight.wait_until_idle()
+
+
+def _document() -> bytes:
+    from locara_protocol import openrpc  # built when asked for: most sessions never do
+
+    return openrpc.document_bytes()
+
+
+def _then(handler: Callable[[Call, Any], Any]) -> Callable[[Call, Any, Any], Any]:
+    """The handler, after something that it needs nothing of."""
+    return lambda call, params, _: handler(call, params)

@@ -1,0 +1,1 @@
+"""models.*: what a host asks of the cache, and loading and preparing."""

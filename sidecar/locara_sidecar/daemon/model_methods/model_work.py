@@ -1,0 +1,108 @@
+"""Running ``models/worker.py`` from the event loop: progress while it works, its result or error at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.abc
+import msgspec
+
+import locara_protocol
+import locara_sidecar
+from locara_protocol.errors import CODES, RpcError
+from locara_protocol.framing import LineSplitter, LineTooLong
+from locara_sidecar.models import worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from locara_protocol.methods import Need
+    from locara_protocol.model_messages import DownloadProgress
+    from locara_sidecar.capability.authorize import Grant
+
+log = logging.getLogger("locara.models")
+
+_MAX_LINE = 1 << 20
+_ENDING_SECONDS = 1.0
+_NEEDS: dict[str, Need] = {"download": "download", "import": "import", "verify": "model", "derive": "download"}
+# as for the engine: the working directory stays off sys.path, our own packages are found where we found them
+_BOOT = (
+    "import sys; sys.path += [p for p in sys.argv[1:] if p not in sys.path]; "
+    "from locara_sidecar.models.worker import main; main()"
+)
+
+
+def _argv() -> list[str]:
+    roots = [str(Path(package.__file__ or "").resolve().parent.parent) for package in (locara_sidecar, locara_protocol)]
+    return [sys.executable, "-P", "-c", _BOOT, *roots]
+
+
+async def run_work(
+    grant: Grant, work: worker.WorkerRequest, tell: Callable[[DownloadProgress], None]
+) -> worker.WorkerResult:
+    """Do it in a process of its own, for an app.
+
+    :param grant: leave to do this to that model.
+    :raises RpcError: as :func:`run_for_user`.
+    """
+    grant.require(work.entry.id, _NEEDS[work.op])
+    return await run_for_user(work, tell)
+
+
+async def run_for_user(work: worker.WorkerRequest, tell: Callable[[DownloadProgress], None]) -> worker.WorkerResult:
+    """Do it in a process of its own; asked for by the user, whose cache it is. If the caller's task is cancelled the
+    process is killed.
+
+    :raises RpcError: as the operation does; InternalError when the process dies without a word.
+    """
+    process = await anyio.open_process(
+        _argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        assert process.stdin is not None
+        with contextlib.suppress(anyio.BrokenResourceError):
+            await process.stdin.send(msgspec.json.encode(work) + b"\n")
+        return await _listen(process, tell)
+    except anyio.get_cancelled_exc_class():
+        _kill(process)  # in the middle of its work
+        raise
+    finally:
+        with anyio.CancelScope(shield=True):
+            # having told its last it ends by itself. To kill it then would take its exit status from under asyncio,
+            # which complains on stderr
+            with anyio.move_on_after(_ENDING_SECONDS):
+                await process.wait()
+            _kill(process)
+            await process.aclose()
+
+
+def _kill(process: anyio.abc.Process) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+
+
+async def _listen(process: anyio.abc.Process, tell: Callable[[DownloadProgress], None]) -> worker.WorkerResult:
+    splitter = LineSplitter(_MAX_LINE)
+    assert process.stdout is not None
+    async for chunk in process.stdout:
+        for line in splitter.feed(chunk):
+            if isinstance(line, LineTooLong):
+                continue
+            event: worker.Event = msgspec.json.decode(line, type=worker.Event)
+            if isinstance(event, worker.ProgressFrame):
+                tell(event.progress)
+            elif isinstance(event, worker.WorkerResult):
+                return event
+            elif event.kind in CODES and not event.trace:
+                raise RpcError(event.kind, event.message, retryable=event.retryable, **event.data)
+            else:
+                log.error("a model's worker failed unexpectedly", extra={"fields": {"trace": event.trace}})
+                raise RuntimeError(f"the model's worker failed: {event.trace}")
+    raise RuntimeError(f"the model's worker ended without a word (status {await process.wait()})")

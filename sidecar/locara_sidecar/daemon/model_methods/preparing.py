@@ -1,0 +1,157 @@
+"""Keeping a model as the engine has quantized it, from beginning to end; the command line uses this too.
+
+An engine process of its own writes into a folder that the store has made for it, and ends. Then a worker process
+checks, hashes and publishes what is there. Whatever happens, nothing of it is left but a whole prepared form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from locara_protocol.errors import RpcError
+from locara_protocol.model_messages import ModelPhase, PrepareResult
+from locara_protocol.records import Record
+from locara_sidecar.ipc import frames
+
+if TYPE_CHECKING:
+    from locara_protocol.model_messages import DownloadProgress
+    from locara_sidecar.models import worker
+    from locara_sidecar.models.catalogue import Entry
+    from locara_sidecar.models.staging import Staging
+    from locara_sidecar.models.store import Installed, Store
+
+Tell = Callable[[ModelPhase, int, int], None]
+"""Phase, bytes so far, bytes in all."""
+
+
+class Engine(Protocol):
+    """What is needed of :class:`~locara_sidecar.daemon.engine_host.client.EngineClient`."""
+
+    async def prepare(
+        self, spec: frames.PrepareSpec, on_event: Callable[[frames.PhaseStarted | frames.Step | frames.Image], None]
+    ) -> frames.Prepared:
+        """See :meth:`EngineClient.prepare`."""
+        ...
+
+
+class PreparationRequest(Record, frozen=True):
+    """What is to be prepared; the caller keeps the model in use meanwhile.
+
+    :param model: with the folder, the digest, the quantization and the forms that are there already.
+    :param digest: gives the model's digest as it is now.
+    :param run_work: does what is left to a worker process, for who asked.
+    """
+
+    job: str
+    store: Store
+    entry: Entry
+    model: frames.ModelSpec
+    engine: str
+    digest: Callable[[], str]
+    run_work: Callable[[worker.WorkerRequest, Callable[[DownloadProgress], None]], Awaitable[worker.WorkerResult]]
+
+
+async def prepare(order: PreparationRequest, engine: Engine, tell: Tell) -> PrepareResult:
+    """Prepare and publish; one that is there already is told as it is.
+
+    :raises RpcError: as the engine fails, or as publishing does (``models/derive.py``).
+    """
+    from locara_sidecar.models import collect, derive, worker
+    from locara_sidecar.models.importing import storage_error
+    from locara_sidecar.models.store import DerivedFrom
+
+    total = await anyio.to_thread.run_sync(weight_bytes, Path(order.model.path))
+
+    def on_event(event: frames.Event) -> None:
+        if isinstance(event, frames.PhaseStarted):
+            tell("reading", round(total * event.fraction), total)
+
+    def on_work(progress: DownloadProgress) -> None:
+        if progress.phase in ("verifying", "publishing"):
+            tell(progress.phase, progress.bytes, progress.total_bytes)
+
+    tell("reading", 0, total)
+    try:
+        await anyio.to_thread.run_sync(order.store.prepare)
+        await anyio.to_thread.run_sync(collect.sweep, order.store)
+        # a few empty folders, made here: a cancel (Ctrl-C's is none of anyio's) must not come between this and the try
+        stage = _stage(order.store)
+    except OSError as error:
+        raise storage_error(order.store, error, total) from error
+    try:
+        into = stage.folder / derive.MADE
+        made = await engine.prepare(frames.PrepareSpec(job=order.job, model=order.model, into=str(into)), on_event)
+        if made.there is None:
+            if await anyio.to_thread.run_sync(order.digest) != order.model.digest:
+                raise RpcError("IntegrityError", f"The files of {order.entry.id} changed meanwhile.", files=[])
+            making = derive.Derivation(
+                folder=str(stage.folder),
+                source=order.model.path,
+                components=made.components,
+                derived_from=DerivedFrom(
+                    digest=order.model.digest,
+                    model=order.entry.id,
+                    engine=order.engine,
+                    quantization=made.quantization,
+                    precision=made.precision,
+                    layout=frames.PREPARED_LAYOUT,
+                ),
+            )
+            work = worker.WorkerRequest(op="derive", root=str(order.store.root), entry=order.entry, making=making)
+            key = (await order.run_work(work, on_work)).digest.removeprefix("sha256:")
+        else:
+            key = Path(made.there).name
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(stage.__exit__)
+    form = order.store.entry(key)
+    if form is None or form.derived_from is None:
+        raise RpcError("StorageError", "The prepared form was removed at once.", errno="ENOENT")
+    return result(order.store, order.entry, form)
+
+
+def result(store: Store, entry: Entry, form: Installed) -> PrepareResult:
+    """A prepared form as the method answers it."""
+    made = form.derived_from
+    assert made is not None
+    source = store.entry(made.digest.removeprefix("sha256:"))
+    own = set[tuple[str, str]]()
+    if source is not None:
+        own = {(file.path, file.sha256) for file in source.meta.files}
+    return msgspec.convert(
+        {
+            "model": entry.id,
+            "digest": form.meta.digest,
+            "derivedFrom": made.digest,
+            "engine": made.engine,
+            "quantization": made.quantization,
+            "precision": made.precision,
+            "bytes": form.meta.bytes,
+            "sharedBytes": sum(file.size for file in form.meta.files if (file.path, file.sha256) in own),
+        },
+        PrepareResult,
+    )
+
+
+def weight_bytes(folder: Path) -> int:
+    """The size of a model's weights on disk; 0 where it cannot be told."""
+    try:
+        return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+    except OSError:
+        return 0
+
+
+def _stage(store: Store) -> Staging:
+    """A folder to put the form together in, with one for the engine to write to."""
+    from locara_sidecar.models import derive
+    from locara_sidecar.models.staging import Staging
+
+    stage = Staging(store)
+    (stage.folder / derive.MADE).mkdir(mode=0o700)
+    return stage

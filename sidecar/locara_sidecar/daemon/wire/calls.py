@@ -1,0 +1,161 @@
+"""One request on its way to its answer, alone or in a batch; each is answered exactly once."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+from typing import TYPE_CHECKING, Any
+
+from locara_protocol import jsonrpc
+from locara_protocol.errors import RpcError
+from locara_protocol.methods import METHODS
+from locara_sidecar.daemon.wire.off_loop import NO_THREAD
+
+if TYPE_CHECKING:
+    from locara_sidecar.daemon.wire.outbox import Channel, Outbox
+
+log = logging.getLogger("locara.calls")
+
+_NO_FILE = (errno.EMFILE, errno.ENFILE)
+
+
+class Batch:
+    """Collects the answers of a batch and sends them as one array when the last is in.
+
+    :param outbox: where the array goes.
+    """
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._lines: list[bytes] = []
+        self._open = 1  # the batch itself, until all its entries have been looked at
+
+    def expect(self) -> None:
+        """One more entry will be answered."""
+        self._open += 1
+
+    def add(self, line: bytes) -> None:
+        """One more answer."""
+        self._lines.append(line)
+        self.done()
+
+    def done(self) -> None:
+        """One entry less to wait for; called once more when all entries have been looked at."""
+        self._open -= 1
+        if self._open == 0 and self._lines:
+            self._outbox.answer(jsonrpc.encode_batch(self._lines))
+
+
+class Calls:
+    """The requests in flight, by id (1 and "1" are two ids)."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self.outbox = outbox
+        self._in_flight: dict[int | str, Call] = {}
+
+    def open(self, request_id: int | str, method: str, batch: Batch | None) -> Call:
+        """A request has come; it is in flight until it is answered."""
+        call = Call(self, request_id, method, batch)
+        self._in_flight[request_id] = call
+        return call
+
+    def get(self, request_id: int | str) -> Call | None:
+        """The request in flight of that id, if there is one."""
+        return self._in_flight.get(request_id)
+
+    def channel_in_use(self, channel_id: int) -> bool:
+        """Whether a request in flight tells its progress on that channel."""
+        return any(call.channel is not None and call.channel.id == channel_id for call in self._in_flight.values())
+
+    def closed(self, call: Call) -> None:
+        """A request has been answered."""
+        del self._in_flight[call.id]
+
+    def others(self, call: Call) -> bool:
+        """Whether any other call is in flight."""
+        return any(other is not call for other in self._in_flight.values())
+
+    def count(self) -> int:
+        """How many are in flight."""
+        return len(self._in_flight)
+
+    def fail_all(self, error: Exception) -> None:
+        """Answer everything that is in flight: the process ends, and nobody will come back to it."""
+        for call in list(self._in_flight.values()):
+            try:
+                call.fail(error if isinstance(error, RpcError) else unexpected(call.method, error))
+            except Exception:  # noqa: BLE001 -- no memory for this one: perhaps for the next
+                continue
+
+
+class Call:
+    """A request that has been accepted for an answer. ``channel`` is set once it has named a valid, free one."""
+
+    def __init__(self, calls: Calls, request_id: int | str, method: str, batch: Batch | None) -> None:
+        self._calls = calls
+        self._batch = batch
+        self._answered = False
+        self.id = request_id
+        self.method = method
+        self.channel: Channel | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether the answer has been given, if only because the process ends."""
+        return self._answered
+
+    def succeed(self, result: Any) -> None:
+        """Answer with a result (a message struct, or JSON already encoded as ``msgspec.Raw``)."""
+        self._answer(jsonrpc.encode_result(self.id, result))
+
+    def fail(self, error: RpcError) -> None:
+        """Answer with an error."""
+        with contextlib.suppress(MemoryError):  # the answer matters more
+            log.info("request failed", extra={"fields": {"method": self.method, "id": self.id, "kind": error.kind}})
+        self._answer(jsonrpc.encode_error(self.id, error))
+
+    def fail_unexpectedly(self, error: Exception) -> None:
+        """Answer with a fixed text; what happened goes to the log."""
+        with contextlib.suppress(MemoryError):
+            fields = {"method": self.method, "id": self.id}
+            log.error("a request failed unexpectedly", exc_info=error, extra={"fields": fields})
+        self._answer(jsonrpc.encode_error(self.id, unexpected(self.method, error)))
+
+    def _answer(self, line: bytes) -> None:
+        if self._answered:
+            raise RuntimeError(f"request {self.id} was answered twice")
+        self._answered = True
+        self._calls.closed(self)
+        outbox = self._calls.outbox
+        if self._batch is None:
+            if self.channel is None:
+                outbox.answer(line)
+            else:
+                outbox.close_channel(self.channel, line)
+        else:
+            if self.channel is not None:
+                outbox.close_channel(self.channel, None)
+            self._batch.add(line)
+
+
+def internal_error() -> RpcError:
+    """The one text for what nobody foresaw; details stay in the log."""
+    return RpcError("InternalError", "Something went wrong inside the sidecar; its log on stderr says where.")
+
+
+def unexpected(method: str, error: Exception) -> RpcError:
+    """What a call of ``method`` is answered with when ``error`` was not foreseen where it came up."""
+    number = error.errno if isinstance(error, OSError) else None
+    known = METHODS.get(method)
+    if number in _NO_FILE and known is not None and "StorageError" in known.errors:
+        name = errno.errorcode[number]
+        return RpcError("StorageError", f"The system gives the sidecar no more open files ({name}).", errno=name)
+    if (
+        isinstance(error, MemoryError)
+        or number in (*_NO_FILE, errno.ENOMEM, errno.EAGAIN)
+        or (isinstance(error, RuntimeError) and NO_THREAD in str(error))
+    ):
+        message = "The system gives the sidecar no more memory, threads or open files; other programs take them."
+        return RpcError("InsufficientMemory", message)
+    return internal_error()

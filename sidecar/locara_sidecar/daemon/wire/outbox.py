@@ -1,0 +1,184 @@
+"""What waits to be written: answers first, then the channels' frames, each bounded.
+
+Filled by the event loop, emptied by the writer thread; one lock. Three rules of the contract live here:
+
+- an answer never waits behind another call's frames; the answer of a call with a channel comes after that
+  channel's own frames and its end frame;
+- a frame gets its ``index`` when it is taken for writing, never when it is queued, so dropping one
+  leaves no hole (Tauri's client waits for ever on a lost index);
+- a channel holds at most :data:`MAX_PENDING` unwritten messages: the newest one absorbs what comes
+  after, keeping an earlier preview of the same image when the later has none.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import UNSET
+
+from locara_protocol import jsonrpc
+from locara_protocol.channel_messages import FRAMES, ChannelEnd, Streamed
+from locara_protocol.image_messages import DiffusionStep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_PENDING = 16
+_REPLACED_BYTES = 2048
+HIGH_WATER_BYTES = 4 * 1024 * 1024
+"""While more than this waits unwritten, no further line is looked at. Small answers take twice the memory."""
+
+
+class Channel:
+    """One call's channel: its Tauri id, the notification it carries and what is not yet written."""
+
+    def __init__(self, channel_id: int, notification: str) -> None:
+        self.id = channel_id
+        self.notification = notification
+        self.index = 0
+        self.pending: deque[Streamed] = deque()
+
+
+class _Closing(msgspec.Struct, frozen=True):
+    """A channel whose call has ended or has another: its frames, the end frame, then the answer if there is one.
+
+    ``weight``: the bytes that it counts for while it waits.
+    """
+
+    channel: Channel
+    answer: bytes | None
+    weight: int
+
+
+class Outbox:
+    """Lines to write; see the module's rules. All methods are thread-safe and none blocks but :meth:`take`."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._answers: deque[bytes | _Closing] = deque()
+        self._streams: deque[Channel] = deque()
+        self._answer_bytes = 0
+        self._on_room: Callable[[], None] | None = None
+        self._closed = False
+        self.taken = 0
+        """Bytes that were taken so far: it grows while the host reads."""
+
+    def answer(self, line: bytes) -> None:
+        """Queue a response line (without its LF)."""
+        with self._condition:
+            self._answers.append(line)
+            self._answer_bytes += len(line)
+            self._condition.notify()
+
+    def push(self, channel: Channel, message: Streamed) -> None:
+        """Queue a message for a channel, absorbed by the newest pending one when the host does not keep up."""
+        with self._condition:
+            pending = channel.pending
+            if len(pending) >= MAX_PENDING:
+                last = pending.pop()
+                if isinstance(message, DiffusionStep) and isinstance(last, DiffusionStep):
+                    message = with_preview(message, last)
+            elif not pending:
+                self._streams.append(channel)
+            pending.append(message)
+            self._condition.notify()
+
+    def close_channel(self, channel: Channel, answer: bytes | None, *, replaced: bool = False) -> None:
+        """The call has ended: queue the rest of its frames, its end frame and, unless it is in a batch, its answer.
+
+        :param replaced: the call goes on with another channel. A host may do that any number of times without reading,
+            and so the frames that this one leaves behind count for the backlog.
+        """
+        with self._condition:
+            if channel in self._streams:
+                self._streams.remove(channel)
+            weight = _REPLACED_BYTES * (1 + len(channel.pending)) if replaced else 0
+            self._answers.append(_Closing(channel, answer, weight))
+            self._answer_bytes += len(answer or b"") + weight
+            self._condition.notify()
+
+    def backlog(self) -> int:
+        """Bytes of answers that the host has not taken yet."""
+        with self._condition:
+            return self._answer_bytes
+
+    def is_full(self, on_room: Callable[[], None]) -> bool:
+        """Whether too many answers wait to be taken.
+
+        :param on_room: if so, called once when it is no longer so, by the thread that takes them.
+        """
+        with self._condition:
+            if self._answer_bytes <= HIGH_WATER_BYTES:
+                return False
+            self._on_room = on_room
+            return True
+
+    def close(self) -> None:
+        """Nothing more will come: :meth:`take` returns None once all is taken."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+
+    def take(self, max_bytes: int) -> bytes | None:
+        """The next lines, each with its LF, about ``max_bytes`` at most (one line may be longer).
+
+        Blocks while there is nothing; None when the outbox is closed and empty.
+        """
+        with self._condition:
+            while not (self._answers or self._streams):
+                if self._closed:
+                    return None
+                self._condition.wait()
+            lines: list[bytes] = []
+            size = 0
+            while size < max_bytes and (self._answers or self._streams):
+                line = self._next_line()
+                lines += (line, b"\n")
+                size += len(line) + 1
+            self.taken += size
+            on_room = None
+            if self._answer_bytes <= HIGH_WATER_BYTES:
+                on_room, self._on_room = self._on_room, None
+        if on_room is not None:
+            on_room()
+        return b"".join(lines)
+
+    def _next_line(self) -> bytes:
+        while self._answers:
+            head = self._answers[0]
+            if isinstance(head, bytes):
+                self._answers.popleft()
+                self._answer_bytes -= len(head)
+                return head
+            if head.channel.pending:
+                return self._frame(head.channel)
+            self._answers.popleft()
+            self._answer_bytes -= head.weight
+            if head.answer is not None:
+                self._answers.appendleft(head.answer)
+            return _end(head.channel)
+        channel = self._streams.popleft()
+        line = self._frame(channel)
+        if channel.pending:
+            self._streams.append(channel)
+        return line
+
+    def _frame(self, channel: Channel) -> bytes:
+        message = channel.pending.popleft()
+        frame = FRAMES[type(message)](channel=channel.id, index=channel.index, message=message)
+        channel.index += 1
+        return jsonrpc.encode_notification(channel.notification, frame)
+
+
+def with_preview(message: DiffusionStep, last: DiffusionStep) -> DiffusionStep:
+    """The later message, with the preview of the one before it if it has none and both tell of the same image."""
+    if message.preview is UNSET and last.preview is not UNSET and last.image == message.image:
+        return msgspec.structs.replace(message, preview=last.preview)
+    return message
+
+
+def _end(channel: Channel) -> bytes:
+    return jsonrpc.encode_notification(channel.notification, ChannelEnd(channel=channel.id, index=channel.index))

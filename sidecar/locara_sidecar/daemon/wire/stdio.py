@@ -1,0 +1,197 @@
+"""The daemon's descriptors: claims stdin and stdout, reads bytes in, writes lines out.
+
+Owns fd 0 and fd 1. After :func:`claim` nothing but :class:`LineWriter` can reach the host's end of
+stdout: fd 1 points at stderr, so a native library, a child or a stray ``print`` lands in the log.
+
+Reading and writing are plain blocking calls in daemon threads. That is the one way that takes every
+kind of descriptor (pipe, socket, file, null device) on every system and still lets the process end
+while a read is pending; event-loop readiness fails on files, and buffered ``sys.stdin`` can abort the
+interpreter at exit.
+
+A descriptor that is shared with the host may be non-blocking, at any time: the flag belongs to what both have open,
+and Node sets it. It stays as the host wants it; where a call would block, we wait for the descriptor with ``poll``.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_READ_BYTES = 1 << 16
+_WRITE_BYTES = 1 << 16
+_CHUNKS_AHEAD = 4
+_LOOK_SECONDS = 0.1
+
+
+def claim() -> tuple[int, int]:
+    """Take stdin and stdout away from everybody else; return private descriptors (read, write).
+
+    Descriptors that the host closed are replaced by the null device, so that no file opened later
+    can land on 0, 1 or 2.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != fd:
+                os.dup2(null, fd)
+                os.close(null)
+    read_fd, write_fd = _private(0), _private(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0, inheritable=True)
+    os.close(null)
+    os.dup2(2, 1, inheritable=True)
+    if sys.platform == "win32":  # the C runtime would otherwise turn LF into CRLF
+        import msvcrt
+
+        for fd in (read_fd, write_fd):
+            msvcrt.setmode(fd, os.O_BINARY)
+    return read_fd, write_fd
+
+
+def _private(fd: int) -> int:
+    """A close-on-exec duplicate above the three standard descriptors."""
+    copies = [os.dup(fd)]
+    while copies[-1] <= 2:
+        copies.append(os.dup(fd))
+    for copy in copies[:-1]:
+        os.close(copy)
+    return copies[-1]
+
+
+def read(fd: int, size: int) -> bytes:
+    """What there is to read, ``size`` bytes at most, as soon as there is something; empty at the end.
+
+    :raises OSError: when it cannot be read.
+    """
+    while True:
+        try:
+            return os.read(fd, size)
+        except BlockingIOError:
+            if not _ready(fd, select.POLLIN):
+                raise
+
+
+def write_all(fd: int, data: bytes, seconds: float | None = None) -> None:
+    """Write all of ``data``, waiting until it is taken.
+
+    :param seconds: how long to wait in all, at most; None for ever.
+    :raises OSError: when it cannot be written, or (BlockingIOError) not in time.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            if not _ready(fd, select.POLLOUT, deadline):
+                raise
+
+
+def _ready(fd: int, event: int, deadline: float | None = None) -> bool:
+    """Wait until the descriptor can be read or written, or is broken; False when the deadline has passed."""
+    poll = select.poll()
+    poll.register(fd, event)
+    left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+    return bool(poll.poll(left))
+
+
+def _hung_up(fd: int) -> bool:
+    """Whether the other side has closed its end, though there may be something left to read."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(fd, getattr(select, "POLLRDHUP", 0))
+    return any(event & ~select.POLLIN for _, event in poll.poll(0))
+
+
+class ByteReader:
+    """Reads a descriptor in a thread and hands the chunks on, a few ahead of their consumer at most.
+
+    :param deliver: called *in the reading thread* with each chunk, ``b""`` at the end of the stream.
+        The consumer calls :meth:`done` for every chunk that it has dealt with; until then at most four
+        are outstanding, which is what bounds the daemon's memory when a host writes faster than it reads.
+    :param on_left: called in the reading thread, several times a second, while the other side has closed its end and
+        the consumer does not get on to that because it has not dealt with what was read before.
+    """
+
+    def __init__(self, fd: int, deliver: Callable[[bytes], None], on_left: Callable[[], None] | None = None) -> None:
+        self._fd = fd
+        self._deliver = deliver
+        self._on_left = on_left
+        self._slots = threading.Semaphore(_CHUNKS_AHEAD)
+        self._end_seen = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stdin", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read, in a thread of its own."""
+        self._thread.start()
+
+    def done(self) -> None:
+        """One delivered chunk has been dealt with."""
+        self._slots.release()
+
+    def ended(self) -> None:
+        """The end of the stream has been dealt with."""
+        self._end_seen.set()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                while not self._slots.acquire(timeout=_LOOK_SECONDS):
+                    if self._on_left is not None and _hung_up(self._fd):
+                        self._on_left()
+                chunk = read(self._fd, _READ_BYTES)
+                if not chunk:
+                    return
+                self._deliver(chunk)
+        except (OSError, MemoryError):
+            return
+        finally:
+            self._deliver(b"")
+            while self._on_left is not None and not self._end_seen.wait(_LOOK_SECONDS):
+                self._on_left()
+
+
+class LineSource(Protocol):
+    """Where the writer takes its lines from (the outbox)."""
+
+    def take(self, max_bytes: int) -> bytes | None:
+        """Block until there is something to write; None when all is written and the source is closed."""
+        ...
+
+
+class LineWriter:
+    """Writes what a :class:`LineSource` gives, in a thread, until the source is closed or the host is gone."""
+
+    def __init__(self, fd: int, source: LineSource, on_broken: Callable[[], None]) -> None:
+        self._fd = fd
+        self._source = source
+        self._on_broken = on_broken
+        self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stdout", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write, in a thread of its own."""
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until everything is written; False when it did not happen in time (the host does not read)."""
+        return self._finished.wait(seconds)
+
+    def _run(self) -> None:
+        try:
+            while (data := self._source.take(_WRITE_BYTES)) is not None:
+                write_all(self._fd, data)
+        except (OSError, MemoryError):
+            self._on_broken()
+        finally:
+            self._finished.set()

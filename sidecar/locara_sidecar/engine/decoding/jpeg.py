@@ -1,0 +1,79 @@
+"""JPEG: its segments, of which only those that determine the pixels reach the decoder.
+
+A camera's index of further pictures (MPF), previews, comments and gain maps may be broken or point anywhere: they are
+nothing against the picture.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from locara_sidecar.engine.decoding.refusal import ImageError
+
+SIGNATURE = b"\xff\xd8\xff"
+END = b"\xff\xd9"
+
+_SOS, _EOI, _COM = 0xDA, 0xD9, 0xFE
+_ALONE = {0x01, *range(0xD0, 0xD9)}
+"""Markers that no segment follows."""
+_ICC = b"ICC_PROFILE\0"
+_EXIF = b"Exif\0\0"
+
+
+class Jpeg(NamedTuple):
+    """What a JPEG says. ``data``: the file without what does not determine its pixels."""
+
+    data: bytes
+    exif: bytes | None
+    profile: bytes | None
+
+
+def parse(data: bytes) -> Jpeg:
+    """Read the segments up to the first scan (ITU-T T.81, B.1).
+
+    :raises ImageError: for one that no decoder would take.
+    """
+    kept, exif, profile = [data[:2]], None, list[bytes]()
+    at = 2
+    while True:
+        at = data.find(b"\xff", at)
+        while data[at : at + 1] == b"\xff":  # markers may be padded
+            at += 1
+        if at <= 0 or at >= len(data):
+            raise ImageError("it is a broken or incomplete JPEG")
+        marker = data[at]
+        if marker == 0 or marker in _ALONE:
+            at += 1
+            continue
+        if marker == _SOS:
+            return Jpeg(b"".join([*kept, b"\xff", data[at:]]), exif, _joined(profile))
+        length = int.from_bytes(data[at + 1 : at + 3], "big")
+        segment = data[at : at + 1 + length]
+        if marker == _EOI or length < 2 or len(segment) != 1 + length:
+            raise ImageError("it is a broken or incomplete JPEG")
+        at += 1 + length
+        body = segment[3:]
+        if marker == 0xE1 and body.startswith(_EXIF) and exif is None:
+            exif = body
+        elif marker == 0xE2 and body.startswith(_ICC):
+            profile.append(body[len(_ICC) :])
+        if _counts(marker, body):
+            kept.append(b"\xff" + segment)
+
+
+def _counts(marker: int, body: bytes) -> bool:
+    """Whether a segment has a say in the pixels: of the application's, the two that tell which colours they are."""
+    if marker == 0xE0:
+        return body.startswith(b"JFIF\0") and len(body) >= 14
+    if marker == 0xEE:
+        return body.startswith(b"Adobe") and len(body) >= 12
+    return not (0xE0 <= marker <= 0xEF or marker == _COM)
+
+
+def _joined(parts: list[bytes]) -> bytes | None:
+    """The ICC profile from its numbered parts (ICC.1, B.4); empty, which is none, if some are missing."""
+    if not parts:
+        return None
+    parts = sorted(parts)
+    whole = [part[:2] for part in parts] == [bytes((number, len(parts))) for number in range(1, len(parts) + 1)]
+    return b"".join(part[2:] for part in parts) if whole else b""

@@ -1,0 +1,265 @@
+"""PNG: its chunks, and its samples at their full depth.
+
+Only the chunks that determine the pixels reach Pillow (PNG, third edition, 5.6 and 11): what is wrong with a text, a
+time or an animation's header is nothing against the picture, and Pillow refuses the file for it. Two things Pillow 13
+gets wrong, and they are done here: the transparent colour of a picture that is not 8 bits deep, and 16 bits of colour,
+which it cuts to their upper 8.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from PIL import Image, ImageChops
+
+from locara_sidecar.engine.decoding.refusal import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from PIL.Image import Image as PilImage
+    from PIL.ImageFile import ImageFile
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
+_DEPTHS = {_GREY: (1, 2, 4, 8, 16), _RGB: (8, 16), _PALETTE: (1, 2, 4, 8), _GREY_ALPHA: (8, 16), _RGB_ALPHA: (8, 16)}
+_CHANNELS = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGB_ALPHA: 4}
+_SRGB_CODES = (1, 13, 0, 1)
+"""cICP's code points for full-range sRGB (ITU-T H.273)."""
+_STRIP = 256  # rows that are put together at a time
+_PIECE = 1 << 20  # bytes that are unpacked at a time
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column, first row, column step and row step of each pass of an interlaced picture (8.2)."""
+
+
+class Png(NamedTuple):
+    """What a PNG says.
+
+    ``chunks``: the image data, whole chunks. ``clear``: the transparent colour, a sample for each channel. ``still``:
+    whether it is one picture. ``profile``: the ICC profile, still compressed. ``other_space``: it names its colours by
+    code points that are not sRGB's.
+    """
+
+    width: int
+    height: int
+    depth: int
+    colour: int
+    interlaced: int
+    palette: bytes
+    palette_alpha: bytes
+    clear: tuple[int, ...] | None
+    chunks: list[bytes]
+    still: bool
+    exif: bytes | None
+    profile: bytes | None
+    other_space: bool
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.width, self.height
+
+
+def parse(data: bytes) -> Png:
+    """Read the chunks of a PNG.
+
+    :raises ImageError: for one that no decoder would take.
+    """
+    found: dict[bytes, bytes] = {}
+    image: list[bytes] = []
+    pictures = hidden = 0
+    for name, body, sound in _chunks(data):
+        _require_known(name, sound, first=not found)
+        if name == b"IDAT":
+            image.append(_chunk(name, body))
+        elif name == b"fcTL":
+            hidden += bool(image) and not pictures  # the still picture is none of the animation's
+            pictures += 1
+        elif name == b"acTL":
+            found[name] = b"" if image or name in found else body  # a second one, or a late one, makes none valid
+        elif sound and (not image or name == b"eXIf"):
+            found.setdefault(name, body)
+    if not image:
+        raise ImageError("it is a PNG without a picture")
+    width, height, depth, colour, interlaced = _header(found[b"IHDR"])
+    palette, clear = found.get(b"PLTE", b""), found.get(b"tRNS", b"")
+    if colour == _PALETTE and not palette:
+        raise ImageError("it is a PNG without its palette")
+    return Png(
+        width,
+        height,
+        depth,
+        colour,
+        interlaced,
+        palette,
+        clear if colour == _PALETTE else b"",
+        _clear_colour(clear, colour, depth),
+        image,
+        not _animates(found.get(b"acTL", b"")) or pictures + hidden <= 1,
+        found.get(b"eXIf"),
+        found.get(b"iCCP"),
+        b"cICP" in found and tuple(found[b"cICP"]) != _SRGB_CODES,
+    )
+
+
+def decode(png: Png) -> PilImage:
+    """Its pixels in 8 bits a channel: L, RGB, LA, RGBA or, without transparency, P.
+
+    :raises ImageError: where rows are missing.
+    """
+    _require_all_rows(png)
+    if png.depth == 16:
+        return _of_16_bits(png)
+    image = _opened(png)
+    image.load()
+    if image.mode == "P":
+        return image.convert("RGBA") if png.palette_alpha else image
+    image = image.convert("L") if image.mode == "1" else image
+    if png.clear is not None:
+        scale = 255 // ((1 << png.depth) - 1)
+        image.putalpha(_opaque(image, None, [sample * scale for sample in png.clear]))
+    return image
+
+
+def _require_known(name: bytes, sound: bool, *, first: bool) -> None:
+    if first and name != b"IHDR":
+        # "CgBI": Xcode's own variant, which its tools can turn back
+        raise ImageError("it is a PNG in Apple's private form" if name == b"CgBI" else "it is a broken PNG")
+    if name in (b"IHDR", b"PLTE") and not sound:
+        raise ImageError("it is a broken PNG")
+    if name[:1].isupper() and name not in (b"IHDR", b"PLTE", b"IDAT"):
+        raise ImageError(f"it is a PNG of an unknown kind ({name.decode('ascii')})")
+
+
+# --- chunks -------------------------------------------------------------------------------------
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
+    """Name, body and whether the checksum is right, as far as the file goes."""
+    at = len(SIGNATURE)
+    while at + 8 <= len(data):
+        (length,), name = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
+        if not name.isalpha() or name == b"IEND":
+            return
+        body = data[at + 8 : at + 8 + length]
+        at += 12 + length
+        yield name, body, data[at - 4 : at] == struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))
+
+
+def _header(body: bytes) -> tuple[int, int, int, int, int]:
+    if len(body) != 13:
+        raise ImageError("it is a broken PNG")
+    width, height, depth, colour, compression, filters, interlaced = struct.unpack(">IIBBBBB", body)
+    known = depth in _DEPTHS.get(colour, ()) and (compression, filters) == (0, 0) and interlaced in (0, 1)
+    if not known or not 0 < width < 1 << 31 or not 0 < height < 1 << 31:
+        raise ImageError("it is a broken PNG")
+    return width, height, depth, colour, interlaced
+
+
+def _clear_colour(body: bytes, colour: int, depth: int) -> tuple[int, ...] | None:
+    """The samples of a tRNS chunk; of each, the bits that the depth has count (11.3.1.1)."""
+    channels = _CHANNELS[colour]
+    if colour not in (_GREY, _RGB) or len(body) != 2 * channels:
+        return None
+    return tuple(sample & ((1 << depth) - 1) for sample in struct.unpack(f">{channels}H", body))
+
+
+def _animates(body: bytes) -> bool:
+    return len(body) == 8 and 0 < struct.unpack(">I", body[:4])[0] < 1 << 31
+
+
+def _require_all_rows(png: Png) -> None:
+    """Pillow takes a stream that ends early for a picture, black from there on."""
+    bits = png.depth * _CHANNELS[png.colour]
+    passes = _ADAM7 if png.interlaced else ((0, 0, 1, 1),)
+    sizes = [(-(-(png.width - x) // dx), -(-(png.height - y) // dy)) for x, y, dx, dy in passes]
+    missing = sum(height * (1 + (width * bits + 7) // 8) for width, height in sizes if width > 0 and height > 0)
+    stream = zlib.decompressobj()
+    for chunk in png.chunks:
+        packed = chunk[8:-4]
+        while missing > 0 and packed:
+            try:
+                missing -= len(stream.decompress(packed, _PIECE))
+            except zlib.error as error:
+                raise ImageError("it is a broken PNG") from error
+            packed = stream.unconsumed_tail
+    if missing > 0:
+        raise ImageError("it is an incomplete PNG")
+
+
+# --- samples ------------------------------------------------------------------------------------
+
+
+def _opened(png: Png, colour: int | None = None, depth: int | None = None) -> ImageFile:
+    """Pillow's reader of its samples, not yet decoded, or of the same bytes as if they were of another kind."""
+    colour = png.colour if colour is None else colour
+    header = struct.pack(">IIBBBBB", *png.size, depth or png.depth, colour, 0, 0, png.interlaced)
+    chunks = [_chunk(b"IHDR", header)]
+    if colour == _PALETTE:
+        # an index beyond the palette is black; Pillow has a grey ramp there
+        entries = 1 << png.depth
+        chunks.append(_chunk(b"PLTE", png.palette[: 3 * entries].ljust(3 * entries, b"\0")))
+        if png.palette_alpha:
+            chunks.append(_chunk(b"tRNS", png.palette_alpha[:entries]))
+    body = b"".join([SIGNATURE, *chunks, *png.chunks, _chunk(b"IEND", b"")])
+    return Image.open(io.BytesIO(body), formats=("PNG",))
+
+
+def _of_16_bits(png: Png) -> PilImage:
+    """Rounded to 8 bits; the transparent colour is compared with all 16."""
+    high, low = _halves(png)
+    clear = None if png.clear is None else [*(sample >> 8 for sample in png.clear), *(s & 255 for s in png.clear)]
+    alpha = None if clear is None else Image.new("L", png.size)
+    for top in range(0, png.height, _STRIP):
+        box = (0, top, png.width, min(top + _STRIP, png.height))
+        upper, lower = high.crop(box), low.crop(box)
+        if alpha is not None and clear is not None:
+            alpha.paste(_opaque(upper, lower, clear), box)
+        high.paste(_rounded(upper, lower), box)
+    if alpha is not None:
+        high.putalpha(alpha)
+    return high
+
+
+def _halves(png: Png) -> tuple[PilImage, PilImage]:
+    """The upper and the lower bytes of 16-bit samples, as two pictures of that many channels.
+
+    Grey, with alpha or without, has as many bytes a pixel as a kind of twice the channels and 8 bits, which is how far
+    PNG's filters reach; colour is decoded twice, the second time as if the bytes were the other way round.
+    """
+    if png.colour in (_GREY, _GREY_ALPHA):
+        image = _opened(png, _GREY_ALPHA if png.colour == _GREY else _RGB_ALPHA, 8)
+        image.load()
+        bands = image.split()
+        if png.colour == _GREY:
+            return bands[0], bands[1]
+        return Image.merge("LA", bands[::2]), Image.merge("LA", bands[1::2])
+    high, low = _opened(png), _opened(png)
+    high.load()
+    low.tile = [low.tile[0]._replace(args=f"{low.mode};16L")]
+    low.load()
+    return high, low
+
+
+def _rounded(high: PilImage, low: PilImage) -> PilImage:
+    """round((256 high + low) / 257), which is high and up to 1 more or less."""
+    steps = [int(difference > 128) for difference in range(256)] * len(high.getbands())
+    more, less = ImageChops.subtract(low, high).point(steps), ImageChops.subtract(high, low).point(steps)
+    return ImageChops.subtract(ImageChops.add(high, more), less)
+
+
+def _opaque(image: PilImage, lower: PilImage | None, clear: list[int]) -> PilImage:
+    """Mode L: 0 where all bands of ``image`` (and of ``lower``, after them) are as in ``clear``, else 255."""
+    differs = Image.new("L", image.size)
+    bands = [*image.split(), *(() if lower is None else lower.split())]
+    for band, sample in zip(bands, clear, strict=True):
+        differs = ImageChops.lighter(differs, band.point([255 * (value != sample) for value in range(256)]))
+    return differs

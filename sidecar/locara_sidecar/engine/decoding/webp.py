@@ -1,0 +1,62 @@
+"""WebP: its chunks, of which only those that determine the pixels reach the decoder."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from locara_sidecar.engine.decoding.refusal import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ALPHA, _ANIMATION = 0x10, 0x02
+"""Flags of the VP8X chunk."""
+
+
+class Webp(NamedTuple):
+    """What a WebP says. ``data``: the file without what does not determine its pixels."""
+
+    data: bytes
+    still: bool
+    exif: bytes | None
+    profile: bytes | None
+
+
+def parse(data: bytes) -> Webp:
+    """Read the chunks of a WebP (RFC 9649, 2).
+
+    :raises ImageError: for one without a picture.
+    """
+    chunks = list(_chunks(data))
+    first = dict(reversed(chunks))  # the first of each name
+    header = first.get(b"VP8X", b"")
+    frames = [(name, body) for name, body in chunks if name == b"ANMF"]
+    pixels = [(name, body) for name, body in chunks if name in (b"VP8 ", b"VP8L")]
+    if len(header) >= 10 and header[0] & _ANIMATION and frames:
+        kept = [(b"VP8X", _flags(header, _ANIMATION | _ALPHA)), (b"ANIM", first.get(b"ANIM", bytes(6))), *frames]
+    elif not pixels:
+        raise ImageError("it is a broken or incomplete WebP")
+    elif pixels[0][0] == b"VP8 " and len(header) >= 10 and b"ALPH" in first:
+        kept = [(b"VP8X", _flags(header, _ALPHA)), (b"ALPH", first[b"ALPH"]), pixels[0]]
+    else:
+        kept = pixels[:1]
+    content = b"WEBP" + b"".join(_chunk(name, body) for name, body in kept)
+    return Webp(_chunk(b"RIFF", content), len(frames) <= 1, first.get(b"EXIF"), first.get(b"ICCP"))
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Name and body, as far as the file goes."""
+    at = 12
+    while at + 8 <= len(data):
+        name, length = struct.unpack_from("<4sI", data, at)
+        yield name, data[at + 8 : at + 8 + length]
+        at += 8 + length + (length & 1)
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) & 1)
+
+
+def _flags(header: bytes, allowed: int) -> bytes:
+    return bytes((header[0] & allowed,)) + header[1:10]

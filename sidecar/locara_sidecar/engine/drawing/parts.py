@@ -1,0 +1,67 @@
+"""A model's components in numbers for the memory plan, from the headers and configurations of an opened folder."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any, cast
+
+from locara_sidecar.engine.folder.model_folder import safe_open
+from locara_sidecar.machine.plan import Part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from locara_sidecar.engine.folder.model_folder import Component
+    from locara_sidecar.machine.supported import Family
+
+_LINEAR = re.compile(r"\.\d+\..*\.weight$")
+_EMBEDDING = "relative_attention_bias"  # T5's table of distances, inside its first block
+_WORD = 32  # bits
+_PIXELS = 8  # of a side to one number of the usual latent
+
+
+def parts_of(family: Family, components: Iterable[Component]) -> list[Part]:
+    """:class:`Part` for each component; reads the files' headers only."""
+    return [_part(component, family) for component in components]
+
+
+def _part(component: Component, family: Family) -> Part:
+    parameters = quantizable = 0
+    saved: Any = component.config.get("quantization")  # in fewer bits, packed into words
+    bits: Any = cast("dict[str, Any]", saved).get("bits") if isinstance(saved, dict) else None
+    in_a_word = _WORD // bits if bits in (4, 8) else 1
+    for key, dtype, shape in _shapes(component):
+        if in_a_word > 1 and key.endswith((".scales", ".biases")):
+            continue  # part of the weight beside them
+        count = math.prod(shape) * (in_a_word if dtype == "U32" else 1)
+        parameters += count
+        if len(shape) == 2 and _LINEAR.search(key) and _EMBEDDING not in key:
+            quantizable += count
+    config: dict[str, Any] = component.config
+    channels = config.get("block_out_channels")
+    if component.name == family.decoder:
+        return Part(name=component.name, role="decoder", parameters=parameters, width=_first(channels))
+    if component.name != family.denoiser:
+        return Part(name=component.name, role="encoder", parameters=parameters, quantizable=quantizable)
+    heads, size = config.get("num_attention_heads") or 0, config.get("attention_head_dim") or 0
+    return Part(
+        name=component.name,
+        role="denoiser",
+        parameters=parameters,
+        quantizable=quantizable,
+        width=_first(channels) if channels else heads * size,
+        stride=_PIXELS if channels else 2 * _PIXELS,  # a UNet computes on every number, a transformer on 2 x 2
+    )
+
+
+def _shapes(component: Component) -> Iterable[tuple[str, str, list[int]]]:
+    for path in component.files:
+        with safe_open(path, framework="numpy") as file:
+            for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+                tensor = file.get_slice(key)
+                yield key, tensor.get_dtype(), tensor.get_shape()
+
+
+def _first(channels: Any) -> int:
+    return int(cast("list[int]", channels)[0]) if isinstance(channels, list) and channels else 0

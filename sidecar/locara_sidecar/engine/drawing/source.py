@@ -1,0 +1,163 @@
+"""What an edit starts from: the host's picture and mask, decoded in the engine and nowhere else, at the job's size.
+
+Owned here: which size an edit has, what a mask means, and that pixels outside the mask stay as they were. How a file
+becomes pixels is ``engine/decoding``'s. Every engine uses it.
+
+- Without a size of its own the job has the source's. With another one, picture and mask are resized to it, the mask by
+  averaging, so that a thin line stays as a grey one.
+- A mask's level says how much of the model's picture a pixel of the result has: 255 all, 0 nothing, in proportion
+  between. The model works on latents, each of which stands for a patch of pixels; it paints every patch that has
+  anything above 0. (diffusers' pipelines cut a mask at half and look at one pixel of each patch: a line that misses it
+  is not painted. On masks that are black and white and follow the patches both are the same.)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from PIL import Image
+
+from locara_sidecar.engine import decoding
+from locara_sidecar.ipc.errors import EngineError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image as PilImage
+
+    from locara_sidecar.ipc.frames import JobSpec, Sides
+
+
+class Source(NamedTuple):
+    """A decoded edit: ``image`` (RGB) and ``mask`` (L; 255 is repainted, 0 stays) of the job's size.
+
+    ``resized``: the host's picture had another size, so that no pixel of the result can be one of its own.
+    ``warnings``: kind and sentence, about what is in doubt.
+    """
+
+    image: PilImage
+    mask: PilImage | None = None
+    strength: float | None = None
+    resized: bool = False
+    warnings: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def width(self) -> int:
+        """In pixels, as it is drawn."""
+        return self.image.width
+
+    @property
+    def height(self) -> int:
+        """In pixels, as it is drawn."""
+        return self.image.height
+
+
+def read(spec: JobSpec) -> Source:
+    """Decode what ``spec.edit`` holds.
+
+    :raises EngineError: InvalidImage (``path`` is ``$.image`` or ``$.mask``, ``reason`` says why), or InvalidParams
+        with the nearest allowed ``width`` and ``height`` where the source's own size is none for the model.
+    """
+    edit = spec.edit
+    assert edit is not None
+    with _Blaming("$.image"):
+        picture, warning = decoding.picture(edit.image)
+    stencil = None
+    if edit.mask is not None:
+        with _Blaming("$.mask"):
+            stencil = decoding.stencil(edit.mask)
+    if stencil is not None and stencil.size != picture.size:
+        sizes = f"{_by(stencil.size)} pixels and the picture {_by(picture.size)}"
+        raise _refused("$.mask", f"it has {sizes}; they must be the same")
+    own, size = picture.size, (spec.width or picture.width, spec.height or picture.height)
+    _require_allowed(size, spec.model.sides, spec.model.id)
+    if size != own:
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+        stencil = None if stencil is None else stencil.resize(size, Image.Resampling.BOX)
+    warnings = () if warning is None else (("ColourProfileIgnored", warning),)
+    return Source(picture, stencil, edit.strength, size != own, warnings)
+
+
+def require_no_mask(source: Source, reason: str) -> None:
+    """:raises EngineError: InvalidParams with ``reason``, for a model that is edited without one."""
+    if source.mask is not None:
+        raise EngineError("InvalidParams", reason, path="$.mask")
+
+
+def require_plain_latents(source: Source, mean: object) -> None:
+    """Under a mask diffusers' SDXL pipeline encodes a picture without the means that it decodes with.
+
+    :param mean: the autoencoder's ``latents_mean``, or None.
+    :raises EngineError: InvalidParams.
+    """
+    if mean is not None:
+        require_no_mask(source, "This model's autoencoder has latents_mean; such models are edited without a mask.")
+
+
+def painted_patches(mask: PilImage, factor: int) -> NDArray[np.bool_]:
+    """Which latents the model paints, (height / factor, width / factor): those with anything above 0 in their patch.
+
+    :param factor: pixels of the image per latent, in both directions.
+    """
+    import numpy as np  # an installation without an engine lacks it, and the fake engine decodes too
+
+    height, width = mask.height // factor, mask.width // factor
+    painted: NDArray[np.bool_] = np.asarray(mask).reshape(height, factor, width, factor).max(axis=(1, 3)) > 0
+    return painted
+
+
+def composite(source: Source, pixels: PilImage) -> PilImage:
+    """``pixels`` (RGB, of the source's size) as far as the mask says, the source's own for the rest."""
+    return pixels if source.mask is None else Image.composite(pixels, source.image, source.mask)
+
+
+def nearest(size: tuple[int, int], sides: Sides) -> tuple[int, int]:
+    """The allowed size closest to ``size`` in shape, and in extent where the bounds let it."""
+    step = sides.multiple_of
+    least, most = math.ceil(sides.minimum / step) * step, sides.maximum // step * step
+    scale = min(1.0, most / max(size), math.sqrt(sides.max_pixels / math.prod(size)))
+    scale = max(scale, least / min(size))
+    found = [min(max(round(side * scale / step) * step, least), most) for side in size]
+    while math.prod(found) > sides.max_pixels:
+        found[found.index(max(found))] -= step
+    return found[0], found[1]
+
+
+def _require_allowed(size: tuple[int, int], sides: Sides, model: str) -> None:
+    wrong = [not sides.minimum <= side <= sides.maximum or side % sides.multiple_of > 0 for side in size]
+    if not any(wrong) and math.prod(size) <= sides.max_pixels:
+        return
+    width, height = nearest(size, sides)
+    raise EngineError(
+        "InvalidParams",
+        f"{model} makes no picture of {_by(size)} pixels, the size of the source; the nearest that it makes is "
+        f"{_by((width, height))}: name it as width and height, and the source is resized.",
+        path="$.options.height" if wrong == [False, True] else "$.options.width",
+        width=width,
+        height=height,
+    )
+
+
+def _refused(path: str, reason: str) -> EngineError:
+    what = {"$.image": "picture", "$.mask": "mask"}[path]
+    return EngineError("InvalidImage", f"The {what} cannot be used: {reason}.", path=path, reason=reason)
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} × {size[1]}"
+
+
+class _Blaming:
+    """Turns a refusal of a file into the failure of the member at ``path``."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        del kind, trace
+        if isinstance(error, decoding.ImageError):
+            raise _refused(self._path, error.reason) from error

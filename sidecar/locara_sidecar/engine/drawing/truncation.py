@@ -1,0 +1,72 @@
+"""Which words of a prompt a text encoder never saw."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+class Reader(NamedTuple):
+    """A text encoder as this module sees it: its name for people and what it takes.
+
+    ``limit``: tokens, ``specials`` of which mark the start and the end. ``starts`` tells where each token of a text
+    begins (characters from 0), without the special ones and however many there are. ``keeps_end``: a text that does not
+    fit loses its beginning.
+    """
+
+    name: str
+    limit: int
+    specials: int
+    starts: Callable[[str], Sequence[int]]
+    keeps_end: bool = False
+
+
+def lost_part(text: str, reader: Reader) -> str:
+    """The end of ``text`` that does not fit, from the first word that is cut, or its beginning up to the last one;
+    empty when all of it fits."""
+    starts = reader.starts(text)
+    room = reader.limit - reader.specials
+    if len(starts) <= room:
+        return ""
+    if reader.keeps_end:
+        end = starts[len(starts) - room] if room > 0 else len(text)
+        while end < len(text) and not text[end - 1].isspace() and not text[end].isspace():
+            end += 1
+        return text[:end].strip()
+    start = starts[room]
+    while start > 0 and not text[start - 1].isspace() and not text[start].isspace():
+        start -= 1
+    return text[start:].strip()
+
+
+def truncation_warning(text: str, readers: Sequence[Reader], what: str = "prompt") -> str | None:
+    """A sentence that names the encoders that lost words, the words, and the encoders that saw everything.
+
+    :param what: ``prompt`` or ``negative prompt``.
+    """
+    lost: dict[tuple[int, str], list[str]] = {}
+    whole: list[str] = []
+    for reader in readers:
+        if part := lost_part(text, reader):
+            lost.setdefault((reader.limit, part), []).append(reader.name)
+        else:
+            whole.append(reader.name)
+    if not lost:
+        return None
+    sentences = [
+        f"{_join(names)} {_verb(names, 'reads', 'read')} only {limit} tokens of the {what} and did not see: {part!r}."
+        for (limit, part), names in lost.items()
+    ]
+    if whole:
+        sentences.append(f"{_join(whole)} {_verb(whole, 'sees', 'see')} all of it.")
+    return " ".join(sentences)
+
+
+def _join(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _verb(names: list[str], singular: str, plural: str) -> str:
+    return singular if len(names) == 1 else plural

@@ -1,0 +1,187 @@
+"""One model open and kept warm, whatever the engine: which one, and with the bits that its memory plan has.
+
+Its folders, digest, precision and quantization are its key. What of it is loaded is for ``engine/drawing/staged.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import msgspec
+
+from locara_sidecar.engine.drawing import drawn_sizes
+from locara_sidecar.engine.runtime import Control, Emit, PhaseEvent
+from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.machine import plan as plans
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from locara_sidecar.engine.drawing.backend import Backend
+    from locara_sidecar.engine.drawing.family import Family
+    from locara_sidecar.ipc.frames import ModelSpec
+    from locara_sidecar.machine.machine import Machine
+    from locara_sidecar.machine.plan import Plan, PlanRequest
+
+_CLIP_TOKENS = 77
+_logger = logging.getLogger(__name__)
+
+
+class WarmKey(NamedTuple):
+    """What decides whether two jobs share a loaded model; nothing of it is ``auto``."""
+
+    folders: tuple[str, ...]
+    digest: str
+    precision: str
+    quantization: str
+
+    @classmethod
+    def of(cls, model: ModelSpec, precision: str, quantization: str) -> Self:
+        """That of a model in a computing type and bits."""
+        return cls(model.folders(prepared=False), model.digest, precision, quantization)
+
+
+class Opened(NamedTuple):
+    """A model whose folder is open; what of it is loaded is its own business."""
+
+    key: WarmKey
+    family: Family
+
+
+class ModelRequest(NamedTuple):
+    """What a job or a load asks of the machine."""
+
+    model: ModelSpec
+    width: int
+    height: int
+    guided: bool = True
+    edits: bool = False
+    tiling: str = "auto"
+
+
+class WarmModel:
+    """The one model that an engine has open."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.opened: Opened | None = None
+
+    def check(self, model: ModelSpec, scheduler: str, control: Control, size: tuple[int, int] | None = None) -> None:
+        """Open the model's folder as a job would, and close it again. No weights are read, and what is open stays so.
+
+        :param scheduler: the catalogue's name of the one that it is drawn with.
+        :param size: width and height in pixels that it is drawn at if a job says nothing else.
+        :raises EngineError: EngineUnavailable, ModelIncomplete or IntegrityError.
+        """
+        bits = self._backend.saved_as(model) or "none"
+        family = self._backend.open_family(model, self._backend.choose_precision(model.precision), bits, control)
+        self.require_scheduler(family, scheduler)
+        family.use_scheduler(scheduler)
+        family.require_fit()
+        if size is not None:
+            drawn_sizes.require_default(family, *size)
+
+    def require_scheduler(self, family: Family, scheduler: str) -> None:
+        """:raises EngineError: EngineUnavailable, naming those that the engine runs."""
+        if scheduler not in family.schedulers:
+            known = ", ".join(sorted(family.schedulers))
+            raise self._backend.unavailable(f"does not run the scheduler {scheduler}; with this model it runs {known}")
+
+    def choose_scheduler(self, family: Family, model: ModelSpec, scheduler: str) -> None:
+        """Let ``family`` draw with a job's ``scheduler``. What stops it is the job's to change, as long as another one
+        can be run with the model's files.
+
+        :raises EngineError: EngineUnavailable, or InvalidParams with those that can be run.
+        """
+        self.require_scheduler(family, scheduler)
+        try:
+            family.use_scheduler(scheduler)
+        except EngineError as fault:
+            asked = model.schedulers or sorted(family.schedulers)
+            if not (allowed := [name for name in asked if name in family.schedulers and _runs(family, name)]):
+                raise
+            text = f"The {model.id} that is installed cannot be drawn with the scheduler {scheduler}: {fault.message}"
+            raise EngineError(
+                "InvalidParams",
+                f"{text} It can with {', '.join(allowed)}.",
+                path="$.options.scheduler",
+                allowed=allowed,
+            ) from fault
+
+    # --- which model is open -------------------------------------------------------------
+
+    def ready(
+        self, demand: ModelRequest, emit: Emit, control: Control, require: Callable[[Family], None] = lambda _: None
+    ) -> tuple[Opened, Plan]:
+        """The model open with the bits of its plan. ``auto`` keeps the bits that it is open with if they fit.
+
+        :param require: refuses what the job asks and the model cannot, before memory is planned for it.
+        :raises EngineError: InsufficientMemory, EngineUnavailable, or what opening raises.
+        """
+        model, current = demand.model, self.opened
+        if model.quantization not in ("auto", *plans.QUANTIZATIONS):
+            raise self._backend.unavailable(f"does not know the quantization '{model.quantization}'")
+        precision = self._backend.choose_precision(model.precision)
+        if model.quantization == "auto" and (saved := self._backend.saved_as(model)) is not None:
+            model = msgspec.structs.replace(model, quantization=saved)
+        forms = {form.quantization: form.path for form in model.prepared if form.precision == precision}
+        # the headers of a prepared form tell auto as much as those of the model itself
+        first = next(iter(forms), "none") if model.quantization == "auto" else model.quantization
+        key = WarmKey.of(model, precision, first)
+        if model.quantization == "auto" and current is not None and current.key[:3] == key[:3]:
+            key = current.key
+        family = self._open(model, key, emit, control)
+        require(family)
+        ask = plans.PlanRequest(
+            width=demand.width,
+            height=demand.height,
+            precision=precision,
+            quantization=model.quantization,
+            tiling=demand.tiling,
+            guided=demand.guided and family.negative_prompt,
+            edits=demand.edits,
+            text_tokens=model.max_sequence_length + _CLIP_TOKENS,
+            prepared=frozenset(forms),
+        )
+        machine = self._backend.machine(model.reserved)
+        plan = self._plan(family, ask, key.quantization, machine)
+        _logger.info("memory plan: %s", plan)
+        self._backend.limit(plans.limits(plan, machine))
+        self._open(model, key._replace(quantization=plan.quantization), emit, control)
+        assert self.opened is not None
+        return self.opened, plan
+
+    def _plan(self, family: Family, ask: PlanRequest, current: str, machine: Machine) -> Plan:
+        """:param current: the bits that the family is open with."""
+        plan: Plan | None = None
+        if not family.missing({family.denoiser}):
+            plan = plans.choose(family.parts, msgspec.structs.replace(ask, quantization=current), machine)
+        return plan or plans.require(family.parts, ask, machine)
+
+    def _open(self, model: ModelSpec, key: WarmKey, emit: Emit, control: Control) -> Family:
+        """The model of ``key``: the one that is open, or opened now in place of it."""
+        if self.opened is None or self.opened.key != key:
+            emit(PhaseEvent(phase="loading", image=1))
+            if self.opened is not None:
+                self.opened = None
+                self._backend.release()
+            best = _best_form(model, key)
+            self.opened = Opened(key, self._backend.open_family(best, key.precision, key.quantization, control))
+        return self.opened.family
+
+
+def _runs(family: Family, scheduler: str) -> bool:
+    try:
+        family.use_scheduler(scheduler)
+    except EngineError:
+        return False
+    return True
+
+
+def _best_form(model: ModelSpec, key: WarmKey) -> ModelSpec:
+    """The model in the form that was prepared for ``key``, where there is one: the same numbers, with less to read and
+    nothing to compute."""
+    wanted = key.quantization, key.precision
+    paths = (form.path for form in model.prepared if (form.quantization, form.precision) == wanted)
+    return msgspec.structs.replace(model, path=next(paths, model.path))

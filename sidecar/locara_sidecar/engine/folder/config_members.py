@@ -1,0 +1,364 @@
+"""The members of the configurations that models have: what each may be, and which change nothing.
+
+From the signatures of diffusers 0.42 and transformers 5.23, and from what published repositories of 2022 to 2026 have.
+*Read* members are passed on to the engines, which then may still refuse a value that they do not run. *Harmless* ones
+are dropped, so that no library trips over them: they tell where a file came from, how it was trained, or something to
+another class (schedulers carry the members of those that they were made from). Whatever is in neither list may change
+the picture, and is refused by its name.
+"""
+
+from __future__ import annotations
+
+import math
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from locara_sidecar.engine.folder.member_rules import Rule, each, either, null, number, off, one_of, switch, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+def _nothing(config: Mapping[str, Any]) -> dict[str, Any]:
+    del config
+    return {}
+
+
+class Members(NamedTuple):
+    """Of one class: rules of the members that are read, and names of those that change nothing.
+
+    :param runs: by engine, for members with values that other engines run and it does not: whether it runs a value.
+    :param repeated: what those members that only repeat others have to be, if they are there, given what is read.
+    """
+
+    read: dict[str, Rule]
+    harmless: frozenset[str]
+    runs: Mapping[str, Mapping[str, Callable[[Any], bool]]] = MappingProxyType({})
+    repeated: Callable[[Mapping[str, Any]], dict[str, Any]] = _nothing
+
+
+_WIDTH = whole(1, 1 << 16)
+_LEVELS = 16
+_LAYERS = whole(1, 1024)
+_SMALL = number(0, 1)
+_EPSILON = number(1e-12, 1)
+_ANY = number(-1e6, 1e6)
+_SCALE = number(1e-6, 1e6)
+_TIMESTEPS = whole(2, 100_000)
+
+_DIFFUSERS = frozenset({"_class_name", "_diffusers_version", "_name_or_path", "_commit_hash", "_use_default_values"})
+_AVERAGED = frozenset(
+    {"decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"}
+)
+"""What diffusers' moving average of weights leaves in the configuration of what it averaged."""
+
+_VAE: dict[str, Rule] = {
+    "in_channels": whole(1, 1024),
+    "out_channels": whole(1, 1024),
+    "down_block_types": each(one_of("DownEncoderBlock2D"), _LEVELS),
+    "up_block_types": each(one_of("UpDecoderBlock2D"), _LEVELS),
+    "block_out_channels": each(_WIDTH, _LEVELS),
+    "layers_per_block": whole(1, 64),
+    "act_fn": one_of("silu"),
+    "latent_channels": whole(1, 1024),
+    "norm_num_groups": whole(1, 1024),
+    "sample_size": whole(8, 1 << 16),
+    "scaling_factor": _SCALE,
+    "shift_factor": either(_ANY, null),
+    "latents_mean": either(each(_ANY, 1024), null),
+    "latents_std": either(each(_SCALE, 1024), null),
+    "force_upcast": switch,
+    "use_quant_conv": switch,
+    "use_post_quant_conv": switch,
+    "mid_block_add_attention": switch,
+}
+
+_DOWN = ("DownBlock2D", "CrossAttnDownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D",
+         "SimpleCrossAttnDownBlock2D", "KDownBlock2D", "KCrossAttnDownBlock2D")  # fmt: skip
+_UP = ("UpBlock2D", "CrossAttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D",
+       "KUpBlock2D", "KCrossAttnUpBlock2D")  # fmt: skip
+_UNET_ACTIVATION = one_of("silu", "swish", "mish", "gelu", "relu")
+_ODD = range(1, 32, 2)
+"""Sides of a convolution's window; an even one would make another size of its picture."""
+_DEEP = whole(0, 1024)
+_DEPTH = either(_DEEP, each(either(_DEEP, each(_DEEP, 64)), _LEVELS))
+_HEADS = either(_LAYERS, each(_LAYERS, _LEVELS))
+_UNET: dict[str, Rule] = {
+    "sample_size": either(_WIDTH, each(_WIDTH, 2, least=2), null),
+    "in_channels": whole(1, 1024),
+    "out_channels": whole(1, 1024),
+    "center_input_sample": switch,
+    "flip_sin_to_cos": switch,
+    "freq_shift": whole(-1, 1),
+    "down_block_types": each(one_of(*_DOWN), _LEVELS),
+    "mid_block_type": either(
+        one_of("UNetMidBlock2DCrossAttn", "UNetMidBlock2DSimpleCrossAttn", "UNetMidBlock2D"), null
+    ),
+    "up_block_types": each(one_of(*_UP), _LEVELS),
+    "only_cross_attention": either(switch, each(switch, _LEVELS)),
+    "block_out_channels": each(_WIDTH, _LEVELS),
+    "layers_per_block": either(whole(1, 64), each(whole(1, 64), _LEVELS)),
+    "downsample_padding": whole(0, 1),  # with more the way up meets pictures of other sizes
+    "mid_block_scale_factor": number(1e-3, 1e3),
+    "act_fn": _UNET_ACTIVATION,
+    "norm_num_groups": whole(1, 1024),
+    "norm_eps": _EPSILON,
+    "cross_attention_dim": either(_WIDTH, each(_WIDTH, _LEVELS)),
+    "transformer_layers_per_block": _DEPTH,
+    "reverse_transformer_layers_per_block": either(null, _DEPTH),
+    "attention_head_dim": _HEADS,
+    "num_attention_heads": null,  # diffusers takes the number of heads from attention_head_dim
+    "dual_cross_attention": switch,
+    "use_linear_projection": switch,
+    "addition_embed_type": one_of("text_time"),
+    "addition_time_embed_dim": _WIDTH,
+    "addition_embed_type_num_heads": _LAYERS,
+    "projection_class_embeddings_input_dim": _WIDTH,
+    "upcast_attention": switch,
+    "resnet_time_scale_shift": one_of("default", "scale_shift"),
+    "resnet_skip_time_act": switch,
+    "resnet_out_scale_factor": number(1e-3, 1e3),
+    "time_embedding_dim": either(null, _WIDTH),
+    "time_embedding_act_fn": either(null, _UNET_ACTIVATION),
+    "timestep_post_act": either(null, _UNET_ACTIVATION),
+    "conv_in_kernel": one_of(*_ODD),
+    "conv_out_kernel": one_of(*_ODD),
+    "cross_attention_norm": either(null, one_of("layer_norm", "group_norm")),
+    "mid_block_only_cross_attention": switch,
+    # what follows asks for a further input, which no pipeline of a text gives
+    "class_embed_type": null,
+    "num_class_embeds": null,
+    "class_embeddings_concat": off,
+    "encoder_hid_dim": null,
+    "encoder_hid_dim_type": null,
+    "time_cond_proj_dim": null,
+    "time_embedding_type": one_of("positional"),
+    "attention_type": one_of("default"),
+}
+
+_SD3: dict[str, Rule] = {
+    "sample_size": _WIDTH,
+    "patch_size": whole(1, 16),
+    "in_channels": whole(1, 1024),
+    "num_layers": _LAYERS,
+    "attention_head_dim": _WIDTH,
+    "num_attention_heads": _LAYERS,
+    "joint_attention_dim": _WIDTH,
+    "caption_projection_dim": _WIDTH,
+    "pooled_projection_dim": _WIDTH,
+    "out_channels": either(whole(1, 1024), null),
+    "pos_embed_max_size": whole(1, 1024),
+    "dual_attention_layers": each(whole(0, 1023), 1024, least=0),
+    "qk_norm": either(null, one_of("rms_norm", "layer_norm", "fp32_layer_norm")),
+}
+
+_FLUX: dict[str, Rule] = {
+    "patch_size": one_of(1),
+    "in_channels": whole(1, 4096),
+    "out_channels": either(whole(1, 4096), null),
+    "num_layers": _LAYERS,
+    "num_single_layers": _LAYERS,
+    "attention_head_dim": _WIDTH,
+    "num_attention_heads": _LAYERS,
+    "joint_attention_dim": _WIDTH,
+    "pooled_projection_dim": _WIDTH,
+    "guidance_embeds": switch,
+    "axes_dims_rope": each(whole(2, 4096), 3, least=3),
+}
+
+_TRANSFORMERS = frozenset(
+    {
+        "_name_or_path", "_commit_hash", "_attn_implementation_autoset", "architectures", "model_type",
+        "transformers_version", "torch_dtype", "dtype", "return_dict", "output_hidden_states", "output_attentions",
+        "use_cache", "torchscript", "use_bfloat16", "tf_legacy_loss", "id2label", "label2id", "num_labels",
+        "problem_type", "finetuning_task", "task_specific_params", "tokenizer_class", "prefix", "bos_token_id",
+        "pad_token_id", "sep_token_id", "decoder_start_token_id", "is_encoder_decoder", "is_decoder",
+        "add_cross_attention", "cross_attention_hidden_size", "tie_encoder_decoder", "chunk_size_feed_forward",
+        "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups",
+        "diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty",
+        "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences",
+        "output_scores", "return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id",
+        "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens",
+        "gradient_checkpointing", "initializer_factor", "initializer_range", "attention_dropout", "dropout",
+        "dropout_rate", "classifier_dropout",
+    }
+)  # fmt: skip
+"""Where a file came from, training, and how words would be generated, which encoders do not do."""
+
+ACTIVATIONS = (
+    "gelu", "gelu_python", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate", "gelu_10",
+    "quick_gelu", "silu", "swish", "mish", "relu", "relu2", "relu6", "leaky_relu", "hardswish", "sigmoid", "tanh",
+    "linear",
+)  # fmt: skip
+"""Those of transformers' that have no weights of their own and that both engines run."""
+
+
+def _activation(value: Any) -> str:
+    if value not in ACTIVATIONS:
+        raise ValueError("the name of an activation, as 'gelu' or 'quick_gelu'")
+    return value
+
+
+def _feed_forward(value: Any) -> str:
+    if not isinstance(value, str) or value.removeprefix("gated-") not in ACTIVATIONS:
+        raise ValueError("the name of an activation, as 'relu', or one behind 'gated-', as 'gated-gelu'")
+    return value
+
+
+_CLIP: dict[str, Rule] = {
+    "vocab_size": whole(2, 1 << 20),
+    "hidden_size": _WIDTH,
+    "intermediate_size": _WIDTH,
+    "projection_dim": _WIDTH,
+    "num_hidden_layers": _LAYERS,
+    "num_attention_heads": _LAYERS,
+    "max_position_embeddings": whole(4, 1 << 16),
+    "hidden_act": _activation,
+    "layer_norm_eps": _EPSILON,
+    "eos_token_id": whole(0, 1 << 20),
+    "pruned_heads": one_of({}),
+    "tie_word_embeddings": switch,
+}
+
+_T5: dict[str, Rule] = {
+    "vocab_size": whole(2, 1 << 20),
+    "d_model": _WIDTH,
+    "d_kv": _WIDTH,
+    "d_ff": _WIDTH,
+    "num_layers": _LAYERS,
+    "num_heads": _LAYERS,
+    "relative_attention_num_buckets": whole(4, 1 << 16),
+    "relative_attention_max_distance": whole(4, 1 << 20),
+    "layer_norm_epsilon": _EPSILON,
+    "feed_forward_proj": _feed_forward,
+    "tie_word_embeddings": switch,
+    "pruned_heads": one_of({}),
+    "is_decoder": off,  # its attention would be causal
+}
+_T5_HARMLESS = frozenset({"dense_act_fn", "is_gated_act", "eos_token_id", "n_positions", "num_decoder_layers",
+                          "output_past", "scale_decoder_outputs"})  # fmt: skip
+"""The first two repeat ``feed_forward_proj``, and transformers goes by them; the others are the decoder's."""
+
+
+def _t5_repeated(config: Mapping[str, Any]) -> dict[str, Any]:
+    described = str(config.get("feed_forward_proj", "relu"))
+    function = "gelu_new" if described == "gated-gelu" else described.removeprefix("gated-")
+    return {"dense_act_fn": function, "is_gated_act": described.startswith("gated-")}
+
+
+_SIGMAS: dict[str, Rule] = {
+    "use_karras_sigmas": switch,
+    "use_exponential_sigmas": switch,
+    "use_beta_sigmas": off,  # computed with scipy, which neither engine has
+}
+_BETAS: dict[str, Rule] = {
+    "num_train_timesteps": _TIMESTEPS,
+    "beta_start": number(1e-9, 0.999),
+    "beta_end": number(1e-9, 0.999),
+    "beta_schedule": one_of("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "trained_betas": either(null, each(number(0, 0.999999), 100_000)),
+    "prediction_type": one_of("epsilon", "v_prediction"),
+    "timestep_spacing": one_of("linspace", "leading", "trailing"),
+    "steps_offset": whole(0, 1000),
+    "rescale_betas_zero_snr": switch,
+}
+_FLOW_MATCH: dict[str, Rule] = _SIGMAS | {
+    "num_train_timesteps": _TIMESTEPS,
+    "shift": number(1e-3, 1e3),
+    "use_dynamic_shifting": switch,
+    "base_shift": number(-20, 20),
+    "max_shift": number(-20, 20),
+    "base_image_seq_len": whole(1, 1 << 24),
+    "max_image_seq_len": whole(1, 1 << 24),
+    "invert_sigmas": switch,
+    "shift_terminal": either(null, number(1e-6, 0.999)),
+    "time_shift_type": one_of("exponential", "linear"),
+    "stochastic_sampling": off,  # its draws would not follow the seed
+}
+_LAST = one_of("zero", "sigma_min")
+_SIGMA = either(null, number(1e-9, 1e6))
+_EULER: dict[str, Rule] = (
+    _BETAS
+    | _SIGMAS
+    | {
+        "prediction_type": one_of("epsilon", "v_prediction", "sample", "original_sample"),
+        "interpolation_type": one_of("linear", "log_linear"),
+        "sigma_min": _SIGMA,
+        "sigma_max": _SIGMA,
+        "timestep_type": one_of("discrete", "continuous"),
+        "final_sigmas_type": _LAST,
+    }
+)
+_DPM: dict[str, Rule] = (
+    _BETAS
+    | _SIGMAS
+    | {
+        "solver_order": whole(1, 3),
+        "thresholding": switch,
+        "dynamic_thresholding_ratio": _SMALL,
+        "sample_max_value": _SCALE,
+        "prediction_type": one_of("epsilon", "v_prediction", "sample"),
+        "algorithm_type": one_of("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis"),
+        "solver_type": one_of("midpoint", "heun", "logrho", "bh1", "bh2"),
+        "lower_order_final": switch,
+        "euler_at_final": switch,
+        "use_lu_lambdas": switch,
+        "use_flow_sigmas": switch,
+        "flow_shift": number(1e-3, 1e3),
+        "final_sigmas_type": _LAST,
+        "lambda_min_clipped": either(number(-1e6, 1e6), one_of(-math.inf)),
+        "variance_type": either(null, one_of("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")),
+        "use_dynamic_shifting": switch,
+        "time_shift_type": one_of("exponential", "linear"),
+    }
+)
+_OTHER_SCHEDULERS = frozenset(
+    {"clip_sample", "clip_sample_range", "set_alpha_to_one", "skip_prk_steps", "predict_epsilon", "solver_p",
+     "disable_corrector", "predict_x0", "eta", "original_inference_steps", "timestep_scaling", "sigma_data", "rho",
+     "sigma_schedule", "noise_sampler_seed", "use_noise_sampler", "s_noise", "mid_point", "lu_lambdas"}
+)  # fmt: skip
+
+
+def _scheduler(read: dict[str, Rule], *others: dict[str, Rule]) -> Members:
+    """Members of the schedulers that it may have been made from are carried along and change nothing.
+
+    :param others: rules for the members of those that may be made from it, when a job asks for another one.
+    """
+    for rules in others:
+        read = rules | read
+    foreign = (_FLOW_MATCH.keys() | _OTHER_SCHEDULERS) - read.keys()
+    return Members(read, _DIFFUSERS | frozenset(foreign))
+
+
+_MLX_DOWN, _MLX_UP = frozenset({"DownBlock2D", "CrossAttnDownBlock2D"}), frozenset({"UpBlock2D", "CrossAttnUpBlock2D"})
+
+
+def _off_everywhere(value: Any) -> bool:
+    return not any(cast("list[Any]", value)) if isinstance(value, list) else not value
+
+
+_MLX_UNET: dict[str, Callable[[Any], bool]] = {
+    "down_block_types": _MLX_DOWN.issuperset,
+    "mid_block_type": lambda value: value != "UNetMidBlock2DSimpleCrossAttn",
+    "up_block_types": _MLX_UP.issuperset,
+    "only_cross_attention": _off_everywhere,
+    "dual_cross_attention": _off_everywhere,
+}
+"""No published model of a family that is run here has another value."""
+
+_CLIP_MEMBERS = Members(_CLIP, _TRANSFORMERS)
+CLASSES: dict[str, Members] = {
+    "AutoencoderKL": Members(_VAE, _DIFFUSERS | _AVERAGED),
+    "UNet2DConditionModel": Members(_UNET, _DIFFUSERS | _AVERAGED | {"dropout"}, {"mlx": _MLX_UNET}),
+    "SD3Transformer2DModel": Members(_SD3, _DIFFUSERS | _AVERAGED),
+    "FluxTransformer2DModel": Members(_FLUX, _DIFFUSERS | _AVERAGED),
+    "CLIPTextModel": _CLIP_MEMBERS,
+    "CLIPTextModelWithProjection": _CLIP_MEMBERS,
+    "T5EncoderModel": Members(_T5, _TRANSFORMERS | _T5_HARMLESS, repeated=_t5_repeated),
+    "FlowMatchEulerDiscreteScheduler": Members(
+        _FLOW_MATCH, _DIFFUSERS | frozenset((_EULER.keys() | _DPM.keys() | _OTHER_SCHEDULERS) - _FLOW_MATCH.keys())
+    ),
+    "EulerDiscreteScheduler": _scheduler(_EULER, _DPM),
+    "EulerAncestralDiscreteScheduler": _scheduler(_BETAS, _EULER, _DPM),
+    "DPMSolverMultistepScheduler": _scheduler(_DPM, _EULER),
+}

@@ -1,0 +1,153 @@
+"""Reading a model folder in diffusers layout: what a whole folder is, before a tensor is read. Both engines use it.
+
+Everything is looked at before anything is built: every JSON file parses, every class is one that the family knows,
+every shard is there and its header agrees with its length (safetensors' own reader says so). A missing file is
+``ModelIncomplete``, a wrong one ``IntegrityError``; both name the file relative to the folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+from safetensors import SafetensorError
+from safetensors import safe_open as _safe_open
+
+from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.weights import weight_files
+
+safe_open: Any = _safe_open
+Classes = Mapping[str, frozenset[str]]
+"""Component name to the class names that a family accepts for it."""
+
+
+class Component(msgspec.Struct, frozen=True, kw_only=True):
+    """One subfolder that has weights: its class, its configuration and its safetensors files."""
+
+    name: str
+    class_name: str
+    config: dict[str, Any]
+    files: list[Path]
+    size: int
+
+
+class Progress:
+    """How far loading is, by bytes; a cancel point at every tensor.
+
+    :param total: bytes in all files.
+    :param report: called with the fraction done whenever it has grown by a hundredth.
+    :param checkpoint: the job's.
+    """
+
+    def __init__(self, total: int, report: Callable[[float], None], checkpoint: Callable[[], None]) -> None:
+        self._total = max(total, 1)
+        self._report = report
+        self._done = 0
+        self._reported = 0.0
+        self.checkpoint = checkpoint
+
+    def advance(self, size: int) -> None:
+        """``size`` more bytes are read.
+
+        :raises JobCancelled: when the job has been cancelled.
+        """
+        self._done += size
+        fraction = min(self._done / self._total, 1.0)
+        if fraction >= self._reported + 0.01:
+            self._reported = fraction
+            self._report(fraction)
+        self.checkpoint()
+
+
+def incomplete(file: str, more: str = "") -> EngineError:
+    """ModelIncomplete: the folder lacks ``file``, named relative to it."""
+    return EngineError("ModelIncomplete", f"The model's folder lacks {file}{more}.", file=file)
+
+
+def broken(file: str, reason: str) -> EngineError:
+    """IntegrityError: ``file``, named relative to the folder, is wrong, and ``reason`` says why."""
+    return EngineError("IntegrityError", f"The model's file {file} cannot be used: {reason}.", files=[file])
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON object of the model.
+
+    :raises EngineError: ModelIncomplete or IntegrityError.
+    """
+    if (folder / name).exists() and not (folder / name).is_file():  # a pipe would be waited for
+        raise broken(name, "it is no regular file")
+    try:
+        value = json.loads((folder / name).read_bytes())
+    except FileNotFoundError as error:
+        raise incomplete(name) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise broken(name, "it is no readable JSON") from error
+    if not isinstance(value, dict):
+        raise broken(name, "it holds no JSON object")
+    return cast("dict[str, Any]", value)
+
+
+def read_index(folder: Path, pipeline: str, classes: Classes, optional: frozenset[str]) -> dict[str, str]:
+    """The components that ``model_index.json`` names, and their classes; those of ``optional`` may be null.
+
+    :raises EngineError: for another pipeline, a class that is not in ``classes`` or a required component that is null.
+    """
+    name = "model_index.json"
+    index = read_json(folder, name)
+    if index.get("_class_name") != pipeline:
+        raise broken(name, f"it describes {index.get('_class_name')!r}, not {pipeline}")
+    found: dict[str, str] = {}
+    for component, accepted in classes.items():
+        pair: Any = index.get(component)
+        class_name: Any = (
+            cast("list[Any]", pair)[1] if isinstance(pair, list) and len(cast("list[Any]", pair)) == 2 else None
+        )
+        if class_name is None and component in optional:
+            continue
+        if not isinstance(class_name, str) or class_name not in accepted:
+            known = " or ".join(sorted(accepted))
+            raise broken(name, f"its {component} is {class_name!r}, which this engine does not run; {known} would do")
+        found[component] = class_name
+    return found
+
+
+def read_component(folder: Path, name: str, class_name: str, stem: str) -> Component:
+    """Check one component's files without reading a tensor.
+
+    :param stem: the weight files' name, ``model`` or ``diffusion_pytorch_model``.
+    :raises EngineError: ModelIncomplete or IntegrityError.
+    """
+    config = read_json(folder, f"{name}/config.json")
+    there = {file.name for file in (folder / name).iterdir() if file.is_file()}
+    index = f"{name}/{weight_files.choose(stem, there) or f'{stem}.safetensors'}"
+    names = [index]
+    expected: dict[str, str] = {}
+    if index.endswith(".json"):
+        weight_map: Any = read_json(folder, index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise broken(index, "it has no weight_map")
+        expected = {str(key): str(file) for key, file in cast("dict[Any, Any]", weight_map).items()}
+        if any(Path(file).name != file or not file.endswith(".safetensors") for file in expected.values()):
+            raise broken(index, "it names something that is no safetensors file beside it")
+        names = [f"{name}/{file}" for file in sorted(set(expected.values()))]
+    keys = {file: _header_keys(folder, file) for file in names}
+    for key, file in expected.items():
+        if key not in keys[f"{name}/{file}"]:
+            raise broken(f"{name}/{file}", f"it lacks the tensor {key}")
+    files = [folder / file for file in names]
+    return Component(
+        name=name, class_name=class_name, config=config, files=files, size=sum(file.stat().st_size for file in files)
+    )
+
+
+def _header_keys(folder: Path, name: str) -> frozenset[str]:
+    if not (folder / name).is_file():
+        raise incomplete(name)
+    try:
+        with safe_open(folder / name, framework="numpy") as file:
+            return frozenset(file.keys())
+    except (SafetensorError, OSError, ValueError) as error:
+        raise broken(name, f"it is no whole safetensors file ({error})") from error

@@ -1,0 +1,119 @@
+"""What the tensors of a component may be, from its files' headers alone: no tensor is read, nothing heavy is imported.
+
+Weights are floating point numbers. Every width that safetensors knows is named here, and is taken as it is, widened
+by the engines without loss, or refused by name. What holds anything else (integers, scales beside narrow numbers, parts
+of an adapter) was quantized or packed by a library of its own, and computing with it as it is would give noise.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from locara_sidecar.engine.folder.model_folder import broken
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from locara_sidecar.engine.folder.model_folder import Component
+    from locara_sidecar.ipc.errors import EngineError
+
+TAKEN = frozenset({"F32", "F16", "BF16"})
+WIDENED = frozenset({"F64", "F8_E4M3", "F8_E5M2"})
+"""Read as a type that the engines compute with: float64 as float32, 8 bits as a type that has all their values."""
+REFUSED = {
+    "F4": "4 bits of floating point, which need scales",
+    "F6_E2M3": "6 bits of floating point, which need scales",
+    "F6_E3M2": "6 bits of floating point, which need scales",
+    "F8_E8M0": "powers of two, which are scales of other numbers",
+    "F8_E4M3FNUZ": "a form of 8 bits that only certain accelerators have",
+    "F8_E5M2FNUZ": "a form of 8 bits that only certain accelerators have",
+    "C64": "complex numbers",
+    **dict.fromkeys(("BOOL", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"), "no floating point numbers"),
+}
+_POSITIONS = "position_ids"
+"""Counted numbers that older files of text encoders carry; every reader makes its own."""
+_PACKED = ".weight"
+_WORDS = "U32"
+"""How MLX packs what it has quantized: words beside floating ``.scales`` and ``.biases``."""
+_REMEDY = "; an unquantized copy of the model, in float16, bfloat16 or float32, can be used"
+_MARKS = [
+    (re.compile(pattern), what)
+    for pattern, what in {
+        r"(^|[._])scaled_fp8$": "fp8 with scales",
+        r"[._](weight|input|output)_scale(_inv|_2)?$": "numbers with scales",
+        r"[._]scale_(weight|input)$": "fp8 with scales",
+        r"\.comfy_quant$": "quantized layers",
+        r"\.(SCB|weight_format)$": "8 bits of bitsandbytes",
+        r"\.(absmax|quant_map|nested_absmax|nested_quant_map)$|\.quant_state\.": "4 bits of bitsandbytes",
+        r"\.(qweight|qzeros|g_idx)$": "GPTQ or AWQ layers",
+        r"\.(wscales|wzeros|smooth_factor(_orig)?|smooth|lora_up|lora_down|proj_up|proj_down|svd_up|svd_down)$": (
+            "quantized layers with a correction beside them"
+        ),
+        r"(^|[._])lora_(A|B|magnitude_vector|embedding_A|embedding_B)([._]|$)|\.base_layer\.": (
+            "layers with a LoRA that was not merged"
+        ),
+        r"\.(hada|lokr)_w[12]|\.dora_scale$": "layers of a LoRA",
+        r"\.(weight_g|weight_v)$|\.parametrizations\.": "weights in two parts",
+    }.items()
+]
+"""Names of tensors that other libraries' ways of quantizing or adapting leave in a file."""
+_SCALED = frozenset({"scale", "scales", "zero_point", "zeros"})
+_METADATA = frozenset({"_quantization_metadata", "quantization_config", "quantization", "scaled_fp8"})
+
+
+class Tensor(NamedTuple):
+    """One tensor as the header of its file has it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    """Its first byte in the file."""
+    size: int
+    """Bytes."""
+
+
+def headers(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A file's tensors by name, and its metadata; the file must be one that safetensors' own reader accepts."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        read: dict[str, Any] = json.loads(file.read(length))
+    metadata = cast("dict[str, str]", read.pop("__metadata__", None) or {})
+    found: dict[str, Tensor] = {}
+    for name, entry in read.items():
+        begin, end = entry["data_offsets"]
+        found[name] = Tensor(entry["dtype"], tuple(entry["shape"]), 8 + length + begin, end - begin)
+    return found, metadata
+
+
+def check(component: Component, *, prepared: bool = False) -> dict[str, Tensor]:
+    """The component's tensors, if they are ones that the engines can compute with.
+
+    :param prepared: its linear layers are packed as MLX packs them.
+    :raises EngineError: IntegrityError naming file and tensor.
+    """
+    found: dict[str, Tensor] = {}
+    for path in component.files:
+        tensors, metadata = headers(path)
+        file = f"{component.name}/{path.name}"
+        if (marks := _METADATA & metadata.keys()) and not prepared:
+            raise broken(file, f"its metadata has {min(marks)}: it is quantized in a form that is not read{_REMEDY}")
+        for name, tensor in tensors.items():
+            if fault := _fault(file, name, tensor, prepared=prepared):
+                raise fault
+        found |= tensors
+    return found
+
+
+def _fault(file: str, name: str, tensor: Tensor, *, prepared: bool) -> EngineError | None:
+    if prepared and ((tensor.dtype == _WORDS and name.endswith(_PACKED)) or name.endswith((".scales", ".biases"))):
+        return None
+    if (what := next((what for mark, what in _MARKS if mark.search(name)), None)) is not None:
+        return broken(file, f"its tensor {name} is of {what}, which is not read{_REMEDY}")
+    if name.rpartition(".")[2] in _SCALED:
+        return broken(file, f"its tensor {name} is a scale of quantized numbers, which are not read{_REMEDY}")
+    if tensor.dtype in TAKEN or tensor.dtype in WIDENED or name.rpartition(".")[2] == _POSITIONS:
+        return None
+    reason = REFUSED.get(tensor.dtype, "of a type that is not known")
+    return broken(file, f"its tensor {name} is {tensor.dtype}: {reason}{_REMEDY}")

@@ -1,0 +1,169 @@
+"""What a tokenizer's ``tokenizer_config.json`` may be: which members change ids, and how long a text its encoder takes.
+
+What the tokens mean is for the engines; here is only that nothing comes to them which they cannot read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from locara_sidecar.engine.folder import part_sizes
+from locara_sidecar.engine.folder.member_rules import Rule, each, either, number, off, one_of, switch, text, whole
+from locara_sidecar.engine.folder.model_folder import broken, incomplete, read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_SHORTEST = 4
+"""Tokens: start, end, and something between."""
+_POSITIONS = "max_position_embeddings"
+_MOST_EXTRA = 10_000
+_MOST_DIGITS = 8
+_NEVER_NULL = {"eos_token", "pad_token", "added_tokens_decoder", "extra_ids", "split_special_tokens"}
+_NO_LIMIT = 1e31
+"""transformers writes about 1e30 where a tokenizer has no limit of its own."""
+
+
+def _token(value: Any) -> Any:
+    """A token's text, or its description."""
+    match value:
+        case str() | {"content": str()}:
+            return value
+        case _:
+            raise ValueError("a token")
+
+
+def _described(value: Any) -> Any:
+    """Descriptions of added tokens by their id in decimal."""
+    if not isinstance(value, dict):
+        raise ValueError("tokens by their ids")
+    for index, token in cast("dict[str, Any]", value).items():
+        if not (index.isdecimal() and len(index) <= _MOST_DIGITS and isinstance(token, dict)):
+            raise ValueError("tokens by their ids")
+        _token(token)
+    return cast("Any", value)
+
+
+def _map(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError("an object")
+    return cast("dict[str, Any]", value)
+
+
+_TOKENS = each(_token, _MOST_EXTRA, least=0)
+_NAMES = each(text, 64, least=0)
+_COUNT = number(0, _NO_LIMIT)
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys(
+        ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"), _token
+    ),
+    "added_tokens_decoder": _described,
+    "additional_special_tokens": _TOKENS,
+    "extra_special_tokens": either(_TOKENS, _map),
+    "extra_ids": whole(0, _MOST_EXTRA),
+    "model_max_length": _COUNT,
+    "padding_side": one_of("right", "left"),
+    "truncation_side": one_of("right", "left"),
+    "split_special_tokens": off,
+    # these change no ids: where a file came from, what a call says otherwise, how ids become words again, and what
+    # transformers 5 ignores for these tokenizers, because it cuts texts in one way for each class
+    **dict.fromkeys(
+        ("tokenizer_class", "tokenizer_type", "name_or_path", "_name_or_path", "_commit_hash", "truncation_strategy",
+         "tokenizer_file", "vocab_file", "merges_file", "processor_class", "chat_template", "backend", "cache_dir",
+         "revision", "subfolder", "special_tokens_map_file"),
+        text,
+    ),
+    **dict.fromkeys(
+        ("is_local", "local_files_only", "use_fast", "from_slow", "verbose", "clean_up_tokenization_spaces",
+         "spaces_between_special_tokens", "do_lower_case", "add_prefix_space", "legacy"),
+        switch,
+    ),
+    **dict.fromkeys(("max_len", "max_length", "stride", "pad_to_multiple_of", "pad_token_type_id"), _COUNT),
+    "errors": one_of("replace", "strict", "ignore"),
+    "model_input_names": _NAMES,
+    "sp_model_kwargs": _map,
+}  # fmt: skip
+
+
+def check(folder: Path, found: Mapping[str, str], configs: Mapping[str, dict[str, Any]]) -> None:
+    """Check every tokenizer that ``found`` has.
+
+    :param configs: those of the text encoders, which say how many tokens they take.
+    :raises EngineError: ModelIncomplete, or IntegrityError naming file and member.
+    """
+    for name in found:
+        if not name.startswith("tokenizer"):
+            continue
+        file = f"{name}/tokenizer_config.json"
+        config = read_json(folder, file)
+        encoder = configs.get(name.replace("tokenizer", "text_encoder"), {})
+        clip = found[name].startswith("CLIP")
+        _require_files(folder, name, "BPE" if clip else "Unigram")
+        _require_members(file, config, _NEVER_NULL | ({"bos_token"} if clip else set()))
+        if clip:
+            _require_length(file, config, int(encoder.get(_POSITIONS, 77)))
+
+
+def _require_files(folder: Path, name: str, kind: str) -> None:
+    """A tokenizer is read from ``tokenizer.json``, one of byte pairs also from ``vocab.json`` and ``merges.txt``. Not
+    from ``spiece.model``: transformers leaves that to a package of its own, which neither engine has.
+
+    :param kind: how its encoder's class cuts words, as the files call it; another kind would give other tokens.
+    """
+    file = f"{name}/tokenizer.json"
+    if (folder / file).is_file():
+        if (there := kind_of(read_json(folder, file))) != kind:
+            raise broken(file, f"it is of the kind {there[:64]!r}, and {kind} is what this part of a model needs")
+    elif kind != "BPE" or not (folder / name / "vocab.json").is_file():
+        alone = (folder / name / "spiece.model").is_file()
+        raise incomplete(file, ", without which spiece.model is not read" if alone else "")
+    elif not (folder / name / "merges.txt").is_file():
+        raise incomplete(f"{name}/merges.txt")
+
+
+def kind_of(described: Mapping[str, Any]) -> str:
+    """How the tokenizer that a ``tokenizer.json`` describes cuts words; older files tell it by what they have only."""
+    model = described.get("model")
+    if not isinstance(model, dict):
+        return "none"
+    members = cast("dict[str, Any]", model)
+    return str(members.get("type") or ("BPE" if "merges" in members else "Unigram"))
+
+
+def require_ids(name: str, highest: int, configs: Mapping[str, dict[str, Any]]) -> None:
+    """A token past the end of its encoder's table would be an error in one engine and any number in another.
+
+    :param name: the tokenizer's, as ``tokenizer_2``.
+    :param highest: the highest id that it can give.
+    :raises EngineError: IntegrityError.
+    """
+    part = name.replace("tokenizer", "text_encoder")
+    if part in configs and highest >= (size := part_sizes.words(configs[part])):
+        reason = f"it has a token of id {highest}, and {part} knows {size} of them"
+        raise broken(f"{name}/tokenizer_config.json", reason)
+
+
+def _require_length(file: str, config: Mapping[str, Any], positions: int) -> None:
+    """A CLIP encoder reads as many tokens as its tokenizer says, and has a position for each."""
+    longest = config.get("model_max_length")
+    if type(longest) is not int or not _SHORTEST <= longest <= positions:
+        shown = repr(longest)[:40] if "model_max_length" in config else "absent"
+        raise broken(
+            file, f"its model_max_length is {shown} and must be a whole number from {_SHORTEST} to {positions}"
+        )
+
+
+def _require_members(file: str, config: Mapping[str, Any], never_null: set[str]) -> None:
+    for member, value in config.items():
+        if value is None:
+            if member in never_null:
+                raise broken(file, f"its {member} is null")
+            continue
+        rule = _RULES.get(member)
+        if rule is None:
+            raise broken(file, f"its member {member[:64]!r} is not known and may change what a text becomes")
+        try:
+            rule(value)
+        except ValueError as error:
+            raise broken(file, f"its {member} must be {error}") from error

@@ -1,0 +1,1 @@
+"""From the latent of a step to a small picture."""

@@ -1,0 +1,85 @@
+"""Which engines are installed, and which one ``--engine auto`` means. Imports none of them to find out."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+
+from locara_protocol.errors import RpcError
+from locara_protocol.messages import EngineInfo
+from locara_sidecar.machine.supported import ENGINES
+
+_DRAWING = tuple(row for row in ENGINES.values() if row.draws_models)
+
+
+def on_apple_silicon() -> bool:
+    """Whether this is a Mac that MLX is made for. An interpreter for Intel, translated, counts as one for Intel: there
+    is no MLX for it."""
+    return sys.platform == "darwin" and os.uname().machine == "arm64"
+
+
+def choose_engine(asked: str) -> str:
+    """The engine that ``--engine`` means on this machine; of several, one that is installed."""
+    if asked != "auto":
+        return asked
+    return next(iter(installed()), preferred()[0])
+
+
+def engines(active: str, device: str | None, note: str | None = None) -> list[EngineInfo]:
+    """Every engine of this version. ``device`` and ``note``: what the running engine ``active`` has told, if it has."""
+    real = [_engine(row.name, *((device, note) if row.name == active else (None, None))) for row in _DRAWING]
+    fake = EngineInfo(
+        name="fake",
+        available=True,
+        reason="Draws test pictures without a model; chosen only by --engine fake.",
+        device="cpu",
+    )
+    return [*real, fake]
+
+
+def installed() -> list[str]:
+    """The engines that draw with models and whose packages are there; first the one that ``auto`` takes."""
+    return [name for name in preferred() if not missing(name)]
+
+
+def asked_about_folders(name: str) -> list[str]:
+    """The engines that must be able to open a model before it is installed: the one that draws here; none where that is
+    the fake one, which needs no model, or where its packages are missing."""
+    return [name] if name in installed() else []
+
+
+def require_preparing(name: str) -> None:
+    """:raises RpcError: EngineUnavailable for an engine that keeps no prepared models."""
+    row = ENGINES[name]
+    if not row.keeps_prepared:
+        able = " and ".join(each.name for each in _DRAWING if each.keeps_prepared)
+        why = f": {row.unprepared}. Only {able} does." if row.unprepared else f"; only {able} does."
+        raise RpcError("EngineUnavailable", f"The {name} engine keeps no prepared models{why}", engine=name)
+
+
+def missing(name: str) -> list[str]:
+    """The packages that an engine needs and that are not there."""
+    return [module for module in ENGINES[name].packages if importlib.util.find_spec(module) is None]
+
+
+def preferred() -> list[str]:
+    """The engines that draw with models, installed or not; first the one that is made for this machine."""
+    apple = on_apple_silicon()
+    return [row.name for row in sorted(_DRAWING, key=lambda row: row.apple != apple)]
+
+
+def _engine(name: str, device: str | None, note: str | None) -> EngineInfo:
+    if absent := missing(name):
+        reason = f"Not installed: {', '.join(absent)}. Install locara-sidecar[{name}]."
+        return EngineInfo(name=name, available=False, reason=reason)
+    words = (
+        ["Installed.", *([note] if note else [])] if device else ["Installed; its device is known once it has started."]
+    )
+    if choose_engine("auto") != name:
+        words.append("Chosen only by name.")
+    elif preferred()[0] != name:
+        words.append(f"Chosen by auto: {preferred()[0]} is not installed.")
+    else:
+        words.append(ENGINES[name].chosen)
+    return EngineInfo(name=name, available=True, reason=" ".join(words), device=device)

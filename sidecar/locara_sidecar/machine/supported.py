@@ -1,0 +1,217 @@
+"""The engines of this version and the families of models that they run: one row each, and nothing heavy is imported.
+
+Daemon, engines, catalogue and memory plan read these rows. A new family is a row here, an adapter for each engine that
+runs it, and the rules for its configuration in ``engine/folder``; a new engine is a row here and a package of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from locara_sidecar.machine.plan import QUANTIZATIONS, Quantization
+
+LEAST_STEPS = 12
+"""Step caching needs so many: with fewer there is little to foretell from, and little to gain."""
+
+# --- engines -----------------------------------------------------------------------------------
+
+
+class Engine(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine.
+
+    :param runtime: ``module:name`` under ``locara_sidecar.engine`` of what makes it of a scratch folder and settings.
+    :param packages: what must be installed, as the extra ``locara-sidecar[name]`` does.
+    :param draws_models: whether it needs a model at all.
+    :param apple: preferred on Apple silicon, and otherwise everywhere else.
+    :param chosen: what ``system.info`` says where ``auto`` takes it because it is preferred.
+    :param nvidia: plans with the memory of an NVIDIA GPU, where there is one.
+    :param compiles: can be told to compile what it draws with.
+    :param quantizations: what it can load, best quality first.
+    :param keeps_prepared: whether it keeps prepared models; ``unprepared``: why not, where there is more to say.
+    """
+
+    name: str
+    runtime: str
+    packages: tuple[str, ...] = ()
+    draws_models: bool = True
+    apple: bool = False
+    chosen: str = ""
+    nvidia: bool = False
+    compiles: bool = False
+    quantizations: tuple[Quantization, ...] = QUANTIZATIONS
+    keeps_prepared: bool = False
+    unprepared: str = ""
+
+
+ENGINES: Mapping[str, Engine] = MappingProxyType({
+    row.name: row
+    for row in (
+        Engine(
+            name="mlx",
+            runtime="mlx_engine.runtime:create",
+            packages=("mlx", "tokenizers", "safetensors", "numpy"),
+            apple=True,
+            chosen="Chosen by auto, as on every Mac with Apple silicon.",
+            keeps_prepared=True,
+        ),
+        Engine(
+            name="torch",
+            runtime="torch_engine.runtime:create",
+            packages=("torch", "diffusers", "transformers"),
+            chosen="Chosen by auto; mlx is chosen on Apple silicon only.",
+            nvidia=True,
+            compiles=True,
+            unprepared="it quantizes them while it loads them",
+        ),
+        Engine(name="fake", runtime="fake_engine.runtime:FakeRuntime", draws_models=False, quantizations=()),
+    )
+})  # fmt: skip
+
+# --- families ----------------------------------------------------------------------------------
+
+
+class Tokenizer(NamedTuple):
+    """How a text encoder's tokenizer is read: ``title`` is its name for people, ``classes`` are those that a folder may
+    name for it. ``package``: transformers' of tokenizer and encoder. ``own_limit``: it reads as many tokens as its
+    configuration says, and not as many as the job does."""
+
+    title: str
+    classes: frozenset[str]
+    package: str
+    own_limit: bool
+
+
+_CLIP_CLASSES = frozenset({"CLIPTokenizer", "CLIPTokenizerFast"})
+CLIP_L = Tokenizer("CLIP-L", _CLIP_CLASSES, "clip", own_limit=True)
+CLIP_G = Tokenizer("CLIP-G", _CLIP_CLASSES, "clip", own_limit=True)
+T5 = Tokenizer("T5", frozenset({"T5Tokenizer", "T5TokenizerFast"}), "t5", own_limit=False)
+
+
+Noise = Literal["flow-match", "scaled"]
+
+
+class Family(msgspec.Struct, frozen=True, kw_only=True):
+    """What models of one family are made of, and what they can do.
+
+    :param name: the catalogue's ``family``.
+    :param pipeline: ``_class_name`` in ``model_index.json``.
+    :param encoders: the components that read text and their classes, in the order of loading.
+    :param denoiser: the component that the loop calls, and ``network``, its class.
+    :param tokenizers: in the order in which lost words are told.
+    :param optional: components that a folder may lack.
+    :param noise: how noise is mixed in, which decides the schedulers (``engine/folder/schedulers.py``).
+    :param negative_prompt: whether guidance over 1 sets the prompt against a negative one, which may be empty.
+    :param embeds_guidance: some of its models were trained with guidance as a number, and others without.
+    :param guided_as_told: whether an entry without a negative prompt is guided if its default guidance is over 0.
+    :param modalities: what an entry of the catalogue may say that it does.
+    :param no_mask: why an edit takes no mask; empty where one can be inpainted.
+    :param rounds_down: diffusers' pipelines round the steps of an edit down, not up.
+    :param cached_by: the engines whose step caching knows its denoiser.
+    :param adapters: by engine, ``module:Class`` under ``locara_sidecar.engine``.
+    """
+
+    name: str
+    pipeline: str
+    encoders: Mapping[str, str]
+    network: str
+    tokenizers: Mapping[str, Tokenizer]
+    adapters: Mapping[str, str]
+    denoiser: str = "transformer"
+    decoder: str = "vae"
+    optional: frozenset[str] = frozenset()
+    noise: Noise = "flow-match"
+    negative_prompt: bool = False
+    embeds_guidance: bool = False
+    guided_as_told: bool = True
+    modalities: frozenset[str] = frozenset({"text-to-image", "image-to-image"})
+    no_mask: str = ""
+    rounds_down: bool = False
+    cached_by: frozenset[str] = frozenset()
+
+    @property
+    def components(self) -> dict[str, str]:
+        """The components with weights and their classes, in the order of loading."""
+        return {**self.encoders, self.denoiser: self.network, self.decoder: "AutoencoderKL"}
+
+    def stem(self, component: str) -> str:
+        """The name of a component's weight files: text encoders were saved by another library."""
+        return "model" if component in self.encoders else "diffusion_pytorch_model"
+
+
+_FLUX = Family(
+    name="flux",
+    pipeline="FluxPipeline",
+    encoders={"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"},
+    network="FluxTransformer2DModel",
+    tokenizers={"tokenizer": CLIP_L, "tokenizer_2": T5},
+    embeds_guidance=True,
+    cached_by=frozenset({"torch"}),
+    adapters={"torch": "torch_engine.flux:Flux", "mlx": "mlx_engine.flux1:Flux1"},
+)
+
+FAMILIES: Mapping[str, Family] = MappingProxyType({
+    row.name: row
+    for row in (
+        Family(
+            name="sd3",
+            pipeline="StableDiffusion3Pipeline",
+            encoders={
+                "text_encoder": "CLIPTextModelWithProjection",
+                "text_encoder_2": "CLIPTextModelWithProjection",
+                "text_encoder_3": "T5EncoderModel",
+            },
+            network="SD3Transformer2DModel",
+            tokenizers={"tokenizer": CLIP_L, "tokenizer_2": CLIP_G, "tokenizer_3": T5},
+            optional=frozenset({"tokenizer_3", "text_encoder_3"}),
+            negative_prompt=True,
+            cached_by=frozenset({"torch"}),
+            adapters={"torch": "torch_engine.sd3:Sd3", "mlx": "mlx_engine.sd3:Sd3"},
+        ),
+        _FLUX,
+        msgspec.structs.replace(
+            _FLUX,
+            name="flux-kontext",
+            pipeline="FluxKontextPipeline",
+            modalities=frozenset({"text-to-image", "image-text-to-image"}),
+            no_mask="Kontext follows the instruction alone and takes no mask.",
+            adapters={"torch": "torch_engine.flux_kontext:FluxKontext", "mlx": "mlx_engine.flux1:Flux1Kontext"},
+        ),
+        Family(
+            name="sdxl",
+            pipeline="StableDiffusionXLPipeline",
+            encoders={"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"},
+            denoiser="unet",
+            network="UNet2DConditionModel",
+            tokenizers={"tokenizer": CLIP_L, "tokenizer_2": CLIP_G},
+            noise="scaled",
+            negative_prompt=True,
+            guided_as_told=False,
+            rounds_down=True,
+            adapters={"torch": "torch_engine.sdxl:Sdxl", "mlx": "mlx_engine.sdxl:Sdxl"},
+        ),
+    )
+})  # fmt: skip
+"""The families that the engines of this version run."""
+
+
+def least_steps(engine: str, family: str, speed: str) -> int | None:
+    """From how many steps on, of those that really run, ``engine`` can run at ``speed``, a name of the contract's; None
+    where it never can. ``exact`` always can, and an engine without models at any speed."""
+    if speed == "exact" or not ENGINES[engine].draws_models:
+        return 1
+    row = FAMILIES.get(family)
+    return LEAST_STEPS if row is not None and engine in row.cached_by else None
+
+
+def steps_at(family: str, strength: float, steps: int) -> int:
+    """How many of ``steps`` an edit of ``strength`` in (0, 1] runs: the last ones, at least one of them.
+
+    As diffusers counts them: its pipelines round up, those of SDXL down.
+    """
+    row = FAMILIES.get(family)
+    down = row is not None and row.rounds_down
+    return max(1, int(steps * strength) if down else steps - int(steps - steps * strength))

@@ -1,0 +1,245 @@
+"""What can be done with the models of this machine and what is answered: the rules of the ``models.*`` methods and of
+``locara-sidecar models``, which differ only in who may ask.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+from msgspec import UNSET
+
+from locara_protocol import model_messages as m
+from locara_protocol.errors import RpcError, invalid_params
+from locara_sidecar.machine import supported
+from locara_sidecar.models import collect, fit, survey, worker
+from locara_sidecar.models.catalogue import RUNNABLE
+from locara_sidecar.models.digest import model_digest
+from locara_sidecar.models.forms import usable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from locara_sidecar.machine.machine import Machine
+    from locara_sidecar.models.catalogue import Catalogue, Entry
+    from locara_sidecar.models.store import Installed, Store
+
+# --- list and get ----------------------------------------------------------------------------
+
+
+def describe(
+    catalogue: Catalogue, entry: Entry, machines: dict[str, Machine], engines: list[str], *, granted: bool = True
+) -> m.Model:
+    """A model as ``models.list`` shows it.
+
+    :param machines: by engine, for which of them the fit is told, in this order; what is recommended is for the first.
+    :param engines: those that may draw with it, whose speeds are told.
+    """
+    installed = None if catalogue.store is None else catalogue.store.find(entry.id)
+    folder = catalogue.folder(entry.id)
+    forms = _forms(catalogue, entry, installed)
+    kept = {(form.engine, form.quantization) for form in forms}
+    rows = [row for engine, machine in machines.items() for row in fit.table(entry, machine, [engine], kept)]
+    commits = {} if installed is None else {origin.repository: origin.revision for origin in installed.meta.source}
+    return m.Model(
+        id=entry.id,
+        version=entry.version,
+        display_name=entry.display_name,
+        description=entry.description,
+        tags=entry.tags,
+        license=entry.license,
+        license_url=entry.license_url,
+        commercial_use=entry.commercial_use,
+        gated=entry.gated,
+        modalities=entry.modalities,
+        family=entry.family,
+        parameters=entry.parameters,
+        download_bytes=entry.download_bytes,
+        classifier_free_guidance=entry.classifier_free_guidance,
+        schedulers=entry.schedulers,
+        defaults=msgspec.convert(entry.defaults, m.ModelDefaults, from_attributes=True),
+        limits=msgspec.convert(entry.sides, m.ModelLimits, from_attributes=True),
+        speeds=_speeds(entry, engines),
+        source=[
+            m.ModelSource(repository=source.repository, revision=commits.get(source.repository, source.revision))
+            for source in entry.sources
+            if source.repository is not None
+        ],
+        installed=folder is not None,
+        granted=granted,
+        runnable=entry.family in RUNNABLE,
+        fit=rows,
+        recommended=fit.recommend(row for row in rows if row.engine == next(iter(machines))),
+        prepared=forms,
+        digest=UNSET if folder is None or installed is None else installed.meta.digest,
+        path=UNSET if folder is None else str(folder),
+    )
+
+
+def _speeds(entry: Entry, engines: list[str]) -> list[m.ModelSpeed]:
+    """What ``speed`` can be with each engine that draws with the model, ``exact`` first."""
+    able = [engine for engine in engines if engine == "fake" or entry.family in RUNNABLE]
+    return [
+        m.ModelSpeed(engine=engine, speed=name, least_steps=least)
+        for engine in able
+        for name in dict.fromkeys(("exact", *entry.speeds))
+        if (least := supported.least_steps(engine, entry.family, name)) is not None
+    ]
+
+
+def _forms(catalogue: Catalogue, entry: Entry, installed: Installed | None) -> list[m.PreparedForm]:
+    """The prepared forms that the installed model has. A folder of the host's is not hashed to find out: its are those
+    that were made under its id, and their ``derivedFrom`` tells."""
+    store = catalogue.store
+    if store is None:
+        return []
+    own = catalogue.own_folder(entry.id) is not None
+    if not own and installed is None:
+        return []
+    found = [
+        form
+        for form in usable(store.entries())
+        if (made := form.derived_from)
+        and (made.model == entry.id if own else installed is not None and made.digest == installed.meta.digest)
+    ]
+    return [_prepared_form(form) for form in found]
+
+
+def _prepared_form(form: Installed) -> m.PreparedForm:
+    """A prepared form as ``models.list`` shows it."""
+    made = form.derived_from
+    assert made is not None
+    return m.PreparedForm(
+        engine=made.engine,
+        quantization=msgspec.convert(made.quantization, Literal["8bit", "4bit"]),
+        precision=made.precision,
+        digest=form.meta.digest,
+        derived_from=made.digest,
+        bytes=form.meta.bytes,
+    )
+
+
+# --- usage, remove and gc --------------------------------------------------------------------
+
+
+def usage(store: Store, only: set[str] | None = None) -> m.UsageResult:
+    """How much room the models take.
+
+    :param only: these models' entries; None for all.
+    """
+    report = survey.usage(store)
+    entries = [
+        m.UsageEntry(
+            model=model_id,
+            digest=model.entry.meta.digest,
+            bytes=model.bytes,
+            shared_bytes=model.shared,
+            last_used=_utc(model.entry.last_used),
+            in_use=model.in_use,
+            **_of_form(model.entry),
+        )
+        for model in report.models
+        for model_id in model.entry.names
+        if only is None or model_id in only
+    ]
+    return m.UsageResult(bytes=report.bytes, reclaimable_bytes=report.reclaimable, entries=entries)
+
+
+def remove(store: Store, model_id: str, *, only_prepared: bool = False, dry_run: bool = False) -> m.RemovedResult:
+    """Remove a model with its prepared forms, or only those.
+
+    :raises RpcError: as :func:`~locara_sidecar.models.collect.plan_remove` and
+        :func:`~locara_sidecar.models.collect.remove`.
+    """
+    plan = collect.plan_remove(store, model_id, only_prepared=only_prepared)
+    done = plan if dry_run else collect.remove(store, plan, model_id)
+    return _removed(done, [model_id])
+
+
+def gc(store: Store, max_bytes: int | None = None, *, dry_run: bool = False) -> m.RemovedResult:
+    """Collect what no model needs; see :func:`~locara_sidecar.models.collect.plan_gc`."""
+    plan = collect.plan_gc(store, max_bytes)
+    return _removed(plan if dry_run else collect.execute(store, plan))
+
+
+def _removed(gone: collect.Plan | collect.Removed, ids: list[str] | None = None) -> m.RemovedResult:
+    """:param ids: those that were removed; None for all ids of each entry."""
+    removed = [
+        m.RemovedModel(model=name, digest=entry.meta.digest, **_of_form(entry))
+        for entry in gone.models
+        for name in ids or entry.names
+    ]
+    return m.RemovedResult(removed=removed, bytes=gone.bytes)
+
+
+def _of_form(entry: Installed) -> dict[str, Any]:
+    made = entry.derived_from
+    return {} if made is None else {"derived_from": made.digest, "quantization": made.quantization}
+
+
+def _utc(seconds: float) -> str:
+    moment = datetime.datetime.fromtimestamp(seconds or time.time(), datetime.UTC)
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+# --- download, import and verify -------------------------------------------------------------
+
+
+def work(
+    catalogue: Catalogue,
+    entry: Entry,
+    op: Literal["download", "import", "verify"],
+    *,
+    there: Path | None,
+    folder: Path | None = None,
+    replace: bool = False,
+    token: str | None = None,
+) -> worker.WorkerRequest | None:
+    """What a worker is to do; None for a download of what lies in a folder of the host's, which :func:`own` tells.
+
+    :param there: the folder that the model is installed in.
+    :param folder: where an import takes it from; ``replace``: in the place of another one.
+    :param token: the hub's.
+    :raises RpcError: ModelNotInstalled, InvalidParams, DownloadFailed.
+    """
+    assert catalogue.store is not None
+    own = catalogue.own_folder(entry.id)
+    if op == "verify":
+        if there is None:
+            raise RpcError("ModelNotInstalled", f"The model {entry.id} is not installed.", model=entry.id)
+        folder = own
+    elif op == "import" and own is not None:
+        # the catalogue says where such a model lies; nothing can be put in its place
+        message = f"{entry.id} is used from the folder that the catalogue names for it; it cannot be imported."
+        raise invalid_params("$.model", message)
+    elif own is not None and there is not None:
+        return None
+    elif op == "download" and (own is not None or not entry.downloadable):
+        message = f"{entry.id} comes from a folder of the host's, not from a hub."
+        raise RpcError("DownloadFailed", message, retryable=False)
+    return worker.WorkerRequest(
+        op=op,
+        root=str(catalogue.store.root),
+        entry=entry,
+        folder=None if folder is None else str(folder),
+        replace=replace,
+        token=token,
+    )
+
+
+def result(work: worker.WorkerRequest, done: worker.WorkerResult) -> m.InstalledResult | m.VerifyResult:
+    """A worker's last word as the method answers it."""
+    if work.op == "verify":
+        return m.VerifyResult(model=work.entry.id, digest=done.digest, files=done.files)
+    return m.InstalledResult(model=work.entry.id, digest=done.digest, bytes=done.bytes, files=done.files)
+
+
+def own(catalogue: Catalogue, entry: Entry) -> m.InstalledResult:
+    """A model in a folder of the host's, as a download of it is answered. Hashes it."""
+    folder = catalogue.own_folder(entry.id)
+    assert folder is not None
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    return m.InstalledResult(model=entry.id, digest=model_digest(folder), bytes=size, files=len(files))

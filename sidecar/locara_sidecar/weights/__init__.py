@@ -1,0 +1,1 @@
+"""The form in which weights lie in files: their names and their headers."""

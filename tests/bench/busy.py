@@ -1,0 +1,94 @@
+"""Drawing while other programs want the processor, beside plain diffusers under the same load.
+
+A desktop is never idle. The other programs are endless loops at the usual priority: none, one, and one for each core.
+Both sides draw the same picture, turn by turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bench.direct import Direct
+from bench.quality import found
+from support.measuring import Row, host
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from locara_sidecar.models import catalogue
+
+_PROMPT = "a large red circle in the center of a blue background"
+_MOST_STEPS = 12
+_MOST_SLOWED = 3.0
+"""Times the quiet time, with one of two cores taken: half of the processor is left, the rest is for sharing badly."""
+
+
+@contextlib.contextmanager
+def other_programs(count: int) -> Generator[None]:
+    """So many processes that never pause."""
+    loops = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        time.sleep(0.5)  # they have started, and the scheduler has placed them
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+def measure(known: catalogue.Catalogue, name: str, entries: Path, rounds: int) -> list[Row]:
+    """Both sides under each load.
+
+    :param known: a catalogue with the model ``name``, which is of the SD 3 family.
+    :param entries: the folder with the entries that are not the package's own.
+    """
+    cores = os.cpu_count() or 1
+    entry, folder = found(known, name)
+    model = msgspec.to_builtins(entry)
+    steps = min(entry.defaults.steps, _MOST_STEPS)
+    loads = {"quiet": 0, "one core busy": 1, f"all {cores} cores busy": cores}
+    options = {"model": name, "steps": steps, "seed": 1, "precision": "float32"}
+    ours: dict[str, list[float]] = {load: [] for load in loads}
+    ratios: dict[str, list[float]] = {load: [] for load in loads}
+    with (
+        tempfile.TemporaryDirectory() as saved,
+        host(Path(saved), "--engine", "torch", "--catalogue", str(entries), models=(name,)) as sidecar,
+        Direct(model, folder, steps) as direct,
+    ):
+        for turn in range(rounds + 1):
+            for load, count in loads.items():
+                if turn == 0 and count:
+                    continue  # the first turn loads
+                prompt = f"{_PROMPT}, number {turn} {load}"  # neither side finds its embeddings in a cache
+                with other_programs(count):
+                    plain = direct.draw(prompt)
+                    call = sidecar.start("image.generate", {"prompt": prompt, "options": options}, stream=True)
+                    began = time.perf_counter()
+                    for _ in call.messages():
+                        pass
+                    call.result()
+                    took = time.perf_counter() - began
+                if turn:
+                    ours[load].append(took)
+                    ratios[load].append(took / plain)
+    quiet = statistics.median(ours["quiet"])
+    rows: list[Row] = []
+    for load, count in loads.items():
+        what = f"{rounds} x {steps} steps, {statistics.median(ours[load]):.2f} s"
+        goal = 1.0 if count else None  # a quiet machine has a row of its own, with more pairs
+        rows.append(Row(f"{load}, sidecar / diffusers: {name}", statistics.median(ratios[load]), "x", goal, what))
+        if count:
+            most = _MOST_SLOWED if count == 1 and cores == 2 else None
+            slowed = statistics.median(ours[load]) / quiet
+            rows.append(Row(f"{load} / quiet, sidecar: {name}", slowed, "x", most))
+    return rows

@@ -1,0 +1,222 @@
+"""Files that the user picked, through the real daemon: handles in place of folders, and nothing beside the one file."""
+
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from locara_protocol.host_messages import MAX_PICKED_FILES
+from locara_protocol.manifest import merge
+from support.host import decoded, error_of, manifest, until
+
+MEDIUM = "sd3.5-medium"
+
+
+def png(colour=(200, 30, 40), size=(256, 256), mode="RGB"):
+    out = io.BytesIO()
+    Image.new(mode, size, colour).save(out, "PNG")
+    return out.getvalue()
+
+
+def app(word="read-write", **more):
+    return manifest(
+        "pocket", MEDIUM, modalities=("text-to-image", "image-to-image"), fs={"user-selected": word, **more}
+    )
+
+
+@pytest.fixture
+def host(hosts):
+    """A session that may use what the user picks, and has no folder at all."""
+    host = hosts.spawn()
+    host.initialize(manifest=app())
+    return host
+
+
+def pick(host, name, access="read"):
+    return host.pick_file(host.folder / name, access)["handle"]
+
+
+def edit(host, image, mask=None, **options):
+    options.setdefault("output", {"mode": "inline"})
+    params = {"prompt": "greener", "image": image, "options": {"model": MEDIUM, "steps": 2, "seed": 1, **options}}
+    return host.start("image.edit", params if mask is None else {**params, "mask": mask})
+
+
+def refused(call):
+    error = error_of(call, 10)
+    assert error.kind == "InvalidParams"
+    return error.data["path"]
+
+
+def test_a_picked_picture_and_mask_are_edited_into_a_picked_file_and_into_nothing_else(host, hosts):
+    (host.folder / "in.png").write_bytes(png())
+    (host.folder / "mask.png").write_bytes(png(255, mode="L"))
+    answer = host.pick_file(host.folder / "in.png", "read")
+    assert (answer["name"], answer["bytes"]) == ("in.png", len(png()))
+    mask, out = pick(host, "mask.png"), host.pick_file(host.folder / "out.png", "write")
+    assert (out["name"], "bytes" in out) == ("out.png", False)
+    result = edit(host, {"handle": answer["handle"]}, {"handle": mask}, output={"handle": out["handle"]}).result(20)
+    (image,) = result["images"]
+    assert image["handle"] == out["handle"]
+    assert not {"path", "root", "relativePath", "data"} & image.keys()
+    assert host.files() == ["in.png", "mask.png", "out.png"]
+    saved = (host.folder / "out.png").read_bytes()
+    assert (len(saved), Image.open(io.BytesIO(saved)).size) == (image["bytes"], (256, 256))
+    # the same pixels as through folders, and the same again from what the answer repeats
+    assert result["parameters"]["image"] == {"handle": answer["handle"]}
+    assert result["parameters"]["options"]["output"] == {
+        "mode": "save",
+        "handle": out["handle"],
+        "mimeType": "image/png",
+        "quality": 90,
+        "metadata": "full",
+    }
+    assert host.call("image.edit", result["parameters"], timeout=20)["images"][0]["sha256"] == image["sha256"]
+    other = hosts.spawn(folder=host.folder)
+    other.initialize(manifest=app(**{"user-folder": "read"}), grants={"user-folder": str(host.folder)})
+    named = [{"root": "user-folder", "path": name} for name in ("in.png", "mask.png")]
+    assert decoded(edit(other, *named, output={"mode": "inline"}).result(20)["images"][0]) == saved
+
+
+def test_a_picture_can_be_drawn_into_a_picked_file_and_the_answer_at_once(host):
+    handle = pick(host, "new.jpeg", "write")
+    output = {"handle": handle, "mode": "both", "mimeType": "image/jpeg"}
+    (image,) = host.generate(steps=1, output=output)["images"]
+    assert decoded(image) == (host.folder / "new.jpeg").read_bytes()
+
+
+def test_a_file_that_the_user_confirmed_is_replaced(host):
+    (host.folder / "old.png").write_bytes(b"the user's own")
+    handle = pick(host, "old.png", "write")
+    for seed in (1, 2):
+        (image,) = host.generate(steps=1, seed=seed, output={"handle": handle})["images"]
+        assert len((host.folder / "old.png").read_bytes()) == image["bytes"]
+    assert host.files() == ["old.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ({"count": 2}, "$.options.count"),
+        ({"output": {"root": "user-folder"}}, "$.options.output.root"),
+        ({"output": {"path": "a.png"}}, "$.options.output.path"),
+        ({"output": {"onConflict": "rename"}}, "$.options.output.onConflict"),
+        ({"output": {"mode": "inline"}}, "$.options.output.mode"),
+        ({"output": {"mimeType": "image/webp"}}, "$.options.output.handle"),
+    ],
+)
+def test_a_handle_says_all_about_where_one_picture_goes(host, options, path):
+    handle = pick(host, "a.png", "write")
+    output = {"handle": handle, **options.pop("output", {})}
+    assert refused(host.begin(steps=1, output=output, **options)) == path
+    assert host.files() == []
+    assert host.generate(steps=1, output={"handle": handle})["images"]
+
+
+def test_null_beside_a_handle_is_the_same_as_absent(host):
+    output = {"handle": pick(host, "a.png", "write"), "root": None, "path": None, "onConflict": None, "mode": None}
+    assert host.generate(steps=1, output=output)["images"]
+
+
+def test_a_handle_that_is_unknown_released_or_for_the_other_access_is_a_bad_parameter(host, hosts):
+    (host.folder / "in.png").write_bytes(png())
+    source, target = pick(host, "in.png"), pick(host, "out.png", "write")
+    assert refused(host.begin(steps=1, output={"handle": "file-0"})) == "$.options.output.handle"
+    assert refused(host.begin(output={"handle": source})) == "$.options.output.handle"
+    assert refused(edit(host, {"handle": target})) == "$.image.handle"
+    assert refused(edit(host, {"handle": source}, {"handle": "file-0"})) == "$.mask.handle"
+    assert refused(edit(host, {"handle": source, "root": "user-folder", "path": "in.png"})) == "$.image"
+    other = hosts.spawn(folder=host.folder)
+    other.initialize(manifest=app())
+    assert refused(edit(other, {"handle": source})) == "$.image.handle"
+    for handle in (source, target, source, "file-0"):
+        host.release_file(handle)
+    assert refused(edit(host, {"handle": source})) == "$.image.handle"
+    assert refused(host.begin(output={"handle": target})) == "$.options.output.handle"
+    assert host.files() == ["in.png"]
+
+
+def test_a_call_that_waits_keeps_its_files_though_they_are_released(host):
+    (host.folder / "in.png").write_bytes(png())
+    running = host.begin("fake:slow=20000 a lake", model="pocket", steps=2, output={"mode": "inline"})
+    until(running, "denoising")
+    source, target = pick(host, "in.png"), pick(host, "out.png", "write")
+    waiting = edit(host, {"handle": source}, output={"handle": target})
+    for handle in (source, target):
+        host.release_file(handle)
+    (host.folder / "in.png").unlink()
+    running.cancel()
+    error_of(running, 5)
+    assert waiting.result(20)["images"][0]["handle"] == target
+    assert host.files() == ["out.png"]
+
+
+def test_another_file_that_takes_the_name_is_told_before_anything_is_drawn(host):
+    handle = pick(host, "out.png", "write")
+    (host.folder / "out.png").write_bytes(b"somebody else's")
+    call = host.begin(steps=20, output={"handle": handle})
+    phases = {message["phase"] for message in call.messages()}
+    error = error_of(call)
+    assert (error.kind, error.data["errno"]) == ("StorageError", "EEXIST")
+    assert phases == {"queued", "loading"}
+    assert (host.folder / "out.png").read_bytes() == b"somebody else's"
+
+
+def test_what_is_no_image_is_told_with_its_parameter(host):
+    (host.folder / "in.png").write_bytes(b"no picture")
+    error = error_of(edit(host, {"handle": pick(host, "in.png")}))
+    assert (error.kind, error.data["path"]) == ("InvalidImage", "$.image")
+
+
+@pytest.mark.parametrize(("word", "access"), [(False, "read"), (False, "write"), ("read", "write")])
+def test_nothing_is_picked_without_its_declaration_and_what_the_denial_asks_for_is_enough(hosts, word, access):
+    host = hosts.spawn()
+    (host.folder / "a.png").write_bytes(png())
+    host.initialize(manifest=app(word))
+    denied = error_of(host.start("host.pickFile", {"path": str(host.folder / "a.png"), "access": access}))
+    assert (denied.kind, denied.data["capability"], denied.data["resource"]) == (
+        "CapabilityDenied",
+        "fs.user-selected",
+        "a.png",
+    )
+    mended = hosts.spawn(folder=host.folder)
+    mended.initialize(manifest=merge(app(word), denied.data["declare"]))
+    assert pick(mended, "a.png", access)
+
+
+def test_the_record_and_the_log_tell_names_and_neither_handles_nor_folders(host):
+    (host.folder / "in.png").write_bytes(png())
+    source, target = pick(host, "in.png"), pick(host, "out.png", "write")
+    edit(host, {"handle": source}, output={"handle": target}).result(20)
+    refused(edit(host, {"handle": "file-0"}))
+    entries = host.call("audit.capabilityLog")["entries"]
+    assert [(entry["capability"], entry["resource"]) for entry in entries] == [
+        ("fs.user-selected:read", "in.png"),
+        ("fs.user-selected:write", "out.png"),
+        ("modality:image-to-image", f"{MEDIUM}; fs.user-selected:write out.png; fs.user-selected:read in.png"),
+        ("modality:image-to-image", f"{MEDIUM}; fs.user-selected:read unknown"),
+    ]
+    told = json.dumps(entries) + host.log()
+    for secret in (source, target, str(host.folder)):
+        assert secret not in told
+
+
+def test_handles_are_bounded_and_there_is_room_again_once_one_is_released(host):
+    (host.folder / "in.png").write_bytes(png())
+    handles = [pick(host, "in.png") for _ in range(MAX_PICKED_FILES)]
+    assert len(set(handles)) == MAX_PICKED_FILES
+    full = error_of(host.start("host.pickFile", {"path": str(host.folder / "in.png"), "access": "read"}))
+    assert (full.kind, full.data["errno"]) == ("StorageError", "EMFILE")
+    host.release_file(handles[0])
+    assert pick(host, "in.png")
+    many = [host.start("host.pickFile", {"path": str(host.folder / "in.png"), "access": "read"}) for _ in range(20)]
+    assert {error_of(call).kind for call in many} == {"StorageError"}
+    assert host.generate(steps=1, output={"mode": "inline"})["images"]
+
+
+def test_a_shutdown_answers_a_pick_that_is_under_way(host):
+    (host.folder / "in.png").write_bytes(png())
+    calls = [host.start("host.pickFile", {"path": str(host.folder / "in.png"), "access": "read"}) for _ in range(5)]
+    assert host.close() == 0
+    assert all(call.result(5)["handle"] for call in calls)

@@ -1,0 +1,228 @@
+"""Plants each fault of the lists beside this file in a copy of the tree and runs the tests that must fail for it.
+
+A fault is one sentence of what the project promises, and the smallest change that breaks it::
+
+    [[fault]]
+    breaks = "a line over the limit is reported and not read"
+    file = "protocol/locara_protocol/framing.py"
+    symbol = "LineSplitter.feed"  # a function, a method, or a name that is assigned
+    replace = "…"    # instead of its value: what is assigned, or what the function's one return gives
+    body = "…"       # or, instead of all that the function does
+    tests = ["tests/protocol/test_framing.py"]
+    select = "…"     # pytest's -k, if need be
+    more = [{ file, … }]   # where one change is not enough
+
+Where neither a whole body nor a value is what is broken, a change quotes the code::
+
+    old = "…"        # stands there exactly once
+    new = "…"
+
+First the named tests run without a fault, all of them once; one that fails gets a second try by itself, since a busy
+machine makes tests late. Faults of a test that fails again tell nothing (UNSOUND) and are not planted. A fault is
+noticed when its tests then fail (not when they cannot be collected: such a fault breaks too much to tell anything).
+Prints a line a fault, then one of JSON; ends with 1 if one is not noticed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # when it is run as a script
+
+from faults import forked_tests
+from faults.symbols import with_body, with_value
+
+ROOT = Path(__file__).parents[2]
+LISTS = Path(__file__).parent
+_SECONDS = 300
+_TEST_SECONDS = 120  # twice what a test has elsewhere: a machine where this runs for half an hour has other work, too
+_MEANS = {0: "UNNOTICED", 1: "noticed", -1: "noticed"}
+
+
+class Change(NamedTuple):
+    """What becomes of ``file``, which is relative to the project: ``old`` becomes ``new``, or ``symbol`` gets another
+    value (``replace``) or ``body``."""
+
+    file: str
+    old: str = ""
+    new: str = ""
+    symbol: str = ""
+    replace: str = ""
+    body: str = ""
+
+    def planted(self, root: Path) -> str:
+        """The file's text with the fault.
+
+        :raises LookupError: what it changes is not there exactly once, or would stay as it is.
+        """
+        source = (root / self.file).read_text(encoding="utf-8")
+        if not self.symbol:
+            if source.count(self.old) != 1:
+                raise LookupError(f"{self.old!r} is not once in {self.file}")
+            changed = source.replace(self.old, self.new)
+        elif self.body:
+            changed = with_body(source, self.symbol, self.body)
+        else:
+            changed = with_value(source, self.symbol, self.replace)
+        if changed == source:
+            raise LookupError(f"nothing of {self.file} is changed")
+        return changed
+
+
+class Fault(NamedTuple):
+    """What it breaks, in which list it stands, the changes that do it, the tests that must fail, pytest's ``-k``."""
+
+    breaks: str
+    area: str
+    changes: tuple[Change, ...]
+    tests: tuple[str, ...]
+    select: str
+
+
+def read(folder: Path = LISTS) -> list[Fault]:
+    """All faults, in order."""
+    return [_fault(path.stem, row) for path in sorted(folder.glob("*.toml")) for row in _rows(path)]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return tomllib.loads(path.read_text(encoding="utf-8"))["fault"]
+
+
+def _fault(area: str, row: dict[str, Any]) -> Fault:
+    parts = [{name: part[name] for name in Change._fields if name in part} for part in [row, *row.get("more", [])]]
+    changes = tuple(Change(**part) for part in parts)
+    return Fault(row["breaks"], area, changes, tuple(row["tests"]), row.get("select", ""))
+
+
+def _known_at(commit: str) -> set[Fault]:
+    """The faults that the lists had at a commit, wherever they lay then."""
+    found: set[Fault] = set()
+    for path in map(Path, _git("ls-tree", "-r", "--name-only", commit).splitlines()):
+        if path.parent.name == LISTS.name and path.suffix == ".toml":
+            rows = tomllib.loads(_git("show", f"{commit}:{path}"))["fault"]
+            found.update(_fault(path.stem, row) for row in rows)
+    return found
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+class Copy:
+    """A copy of the project as it is, in which faults are planted and tests run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+        ).stdout
+        for name in filter(None, listed.decode().split("\0")):
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+
+    def test(self, tests: tuple[str, ...], select: str, seconds: float | None = None) -> tuple[int, str]:
+        """pytest's status (-1: it had to be stopped) and the first test that failed, perhaps with its reason."""
+        status, failed = self._pytest("-x", *tests, select=select, seconds=seconds)
+        if status == -1:
+            return -1, "not over in time"
+        return status, failed[0].removeprefix("tests/") if failed else ""
+
+    def unsound(self, tests: tuple[str, ...], select: str) -> list[str]:
+        """The test functions that fail without a fault, twice: with the others and by themselves.
+
+        :raises ValueError: they cannot be collected, or there are none.
+        """
+        status, failed = self._pytest(*tests, select=select)
+        if status not in {0, 1} or (status and not failed):
+            raise ValueError(f"without any fault the tests must pass; they ended with {status}: {' '.join(failed)}")
+        functions = dict.fromkeys(name.partition(" ")[0].partition("[")[0] for name in failed)
+        return [name for name in functions if self._pytest(name)[0] != 0]
+
+    def _pytest(self, *words: str, select: str = "", seconds: float | None = None) -> tuple[int, list[str]]:
+        more = ["-k", select] if select else []
+        return forked_tests.run(["-o", f"timeout={_TEST_SECONDS}", *words, *more], self._folder, seconds)
+
+    def test_with(self, fault: Fault) -> tuple[int, str]:
+        """As :meth:`test`, with ``fault`` in the copy."""
+        kept = {change.file: (self._folder / change.file).read_bytes() for change in fault.changes}
+        try:
+            for change in fault.changes:
+                (self._folder / change.file).write_text(change.planted(self._folder), encoding="utf-8")
+            return self.test(fault.tests, fault.select, _SECONDS)
+        finally:
+            for name, data in kept.items():
+                (self._folder / name).write_bytes(data)
+
+
+def main() -> int:
+    """Run; 0 when every fault is noticed."""
+    parser = argparse.ArgumentParser(description="Plant faults and see the tests fail.")
+    parser.add_argument("areas", nargs="*", help="lists to take (all)")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="faults whose sentence holds this, or another such text",
+    )
+    parser.add_argument("--since", metavar="COMMIT", help="faults that the lists did not have then")
+    options = parser.parse_args()
+    faults = [
+        fault
+        for fault in read()
+        if (not options.areas or fault.area in options.areas)
+        and (not options.only or any(text in fault.breaks for text in options.only))
+    ]
+    if options.since:
+        known = _known_at(options.since)
+        faults = [fault for fault in faults if fault not in known]
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Copy(Path(folder))
+        forked_tests.import_libraries()
+        try:
+            unsound = {select: copy.unsound(_tests(faults, select), select) for select in {f.select for f in faults}}
+        except ValueError as error:
+            print(error)
+            return 1
+        for fault in faults:
+            began = time.monotonic()
+            row = _row(copy, fault, unsound[fault.select])
+            rows.append(row)
+            seconds = time.monotonic() - began
+            print(f"{row['outcome']:9} {seconds:5.1f} s  {fault.area}: {fault.breaks}  [{row['test']}]", flush=True)
+    noticed = sum(row["outcome"] == "noticed" for row in rows)
+    print(json.dumps({"faults": len(rows), "noticed": noticed, "rows": rows}))
+    return 0 if noticed == len(rows) else 1
+
+
+def _tests(faults: list[Fault], select: str) -> tuple[str, ...]:
+    """All tests of the faults with one ``-k``, each once."""
+    return tuple(dict.fromkeys(test for fault in faults if fault.select == select for test in fault.tests))
+
+
+def _row(copy: Copy, fault: Fault, unsound: list[str]) -> dict[str, str]:
+    """What became of a fault."""
+    failed = next((name for name in unsound if name.startswith(fault.tests)), "")
+    outcome = "UNSOUND"
+    if not failed:
+        try:
+            status, failed = copy.test_with(fault)
+            outcome = _MEANS.get(status, f"STATUS {status}")
+        except LookupError as error:
+            outcome, failed = "STALE", str(error)
+    return {"area": fault.area, "breaks": fault.breaks, "outcome": outcome, "test": failed}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Changes to a file of Python that name what they change, so that nothing but its name must stay as it is."""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_Function = (ast.FunctionDef, ast.AsyncFunctionDef)
+_Scope = (*_Function, ast.ClassDef)
+
+
+def with_body(source: str, symbol: str, body: str) -> str:
+    """The source with ``body`` in place of the statements of the function ``symbol``; its docstring stays.
+
+    :raises LookupError: there is no such function, or more than one.
+    """
+    function = _found(ast.parse(source), symbol)
+    if not isinstance(function, _Function):
+        raise LookupError(f"{symbol} is not a function")
+    statements = function.body[ast.get_docstring(function) is not None :]
+    if not statements:
+        raise LookupError(f"{symbol} has nothing but a docstring")
+    indent = " " * statements[0].col_offset
+    return _spliced(source, statements[0], statements[-1], textwrap.indent(body.strip(), indent).lstrip())
+
+
+def with_value(source: str, symbol: str, value: str) -> str:
+    """The source with the expression ``value`` in place of what is assigned to ``symbol``, or of what it returns, where
+    it is a function with one ``return``.
+
+    :raises LookupError: there is no such symbol, or more than one, or a function returns in several places.
+    """
+    found = _found(ast.parse(source), symbol)
+    if isinstance(found, _Function):
+        returns = [node for node in _own(found) if isinstance(node, ast.Return) and node.value is not None]
+        if len(returns) != 1:
+            raise LookupError(f"{symbol} has {len(returns)} returns")
+        old = returns[0].value
+    else:
+        old = getattr(found, "value", None)
+    if old is None:
+        raise LookupError(f"{symbol} has no value")
+    return _spliced(source, old, old, value.strip())
+
+
+def _found(tree: ast.Module, symbol: str) -> ast.stmt:
+    """What is defined or assigned under the dotted name, once."""
+    scope: ast.stmt | ast.Module = tree
+    for name in symbol.split("."):
+        found = [node for node in _own(scope) if isinstance(node, ast.stmt) and name in _names(node)]
+        if len(found) != 1:
+            raise LookupError(f"{len(found)} times {name} of {symbol}")
+        scope = found[0]
+    assert isinstance(scope, ast.stmt)
+    return scope
+
+
+def _own(scope: ast.AST) -> Iterator[ast.AST]:
+    """What lies in a scope, at any depth, without what lies in the functions and classes within it."""
+    for node in ast.iter_child_nodes(scope):
+        yield node
+        if not isinstance(node, (*_Scope, ast.Lambda)):
+            yield from _own(node)
+
+
+def _names(node: ast.stmt) -> list[str]:
+    if isinstance(node, _Scope):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _spliced(source: str, first: ast.stmt | ast.expr, last: ast.stmt | ast.expr, new: str) -> str:
+    """The source with ``new`` in place of all from ``first`` to ``last``. Columns of the tree count UTF-8 bytes."""
+    lines = source.encode().splitlines(keepends=True)
+    assert last.end_lineno is not None
+    before = b"".join(lines[: first.lineno - 1]) + lines[first.lineno - 1][: first.col_offset]
+    after = lines[last.end_lineno - 1][last.end_col_offset :] + b"".join(lines[last.end_lineno :])
+    return (before + new.encode() + after).decode()

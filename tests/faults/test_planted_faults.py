@@ -1,0 +1,117 @@
+"""The lists of planted faults (``make planted-faults``) fit the code as it is."""
+
+from pathlib import Path
+
+import pytest
+
+from faults.run import ROOT, Change, Copy, _row, read
+from faults.symbols import with_body, with_value
+
+FAULTS = read()
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.area}: {fault.breaks}")
+def test_what_a_fault_changes_is_there_once_and_so_are_its_tests(fault):
+    for change in fault.changes:
+        change.planted(ROOT)
+    for test in fault.tests:
+        path, _, name = test.partition("::")
+        assert (ROOT / path).exists()
+        assert not name or f"def {name}(" in (ROOT / path).read_text()
+
+
+def test_no_sentence_stands_twice():
+    sentences = [fault.breaks for fault in FAULTS]
+    assert len(set(sentences)) == len(sentences)
+
+
+def test_a_fault_fails_its_tests_and_is_taken_out_again(tmp_path):
+    fault = next(fault for fault in FAULTS if fault.breaks == "blank lines are skipped")
+    copy = Copy(Path(tmp_path))
+    before = (tmp_path / fault.changes[0].file).read_bytes()
+    assert copy.test(fault.tests, "blank")[0] == 0
+    status, failed = copy.test_with(fault._replace(select="blank"))
+    assert (status, failed.partition(" ")[0]) == (1, "protocol/test_framing.py::test_blank_lines_are_skipped")
+    assert (tmp_path / fault.changes[0].file).read_bytes() == before
+
+
+def test_what_fails_without_a_fault_spoils_its_own_faults_only(tmp_path):
+    copy = Copy(tmp_path)
+    (tmp_path / "tests/test_late.py").write_text(
+        "import pathlib, pytest\n"
+        "@pytest.mark.parametrize('words', ['a - b'])\ndef test_broken(words): assert not words\n"
+        "def test_sound(): pass\n"
+        "def test_late():\n"
+        "    made = pathlib.Path(__file__).with_name('made')\n"
+        "    was = made.exists()\n    made.touch()\n    assert was\n"
+    )
+    assert copy.unsound(("tests/test_late.py",), "") == ["tests/test_late.py::test_broken"]
+    fault = next(fault for fault in FAULTS if fault.breaks == "blank lines are skipped")
+    unsound = ["tests/test_late.py::test_broken"]
+    row = _row(copy, fault._replace(tests=("tests/test_late.py",)), unsound)
+    assert (row["outcome"], row["test"]) == ("UNSOUND", unsound[0])
+    assert _row(copy, fault._replace(select="blank"), unsound)["outcome"] == "noticed"
+    with pytest.raises(ValueError, match="ended with 4"):
+        copy.unsound(("tests/nowhere.py",), "")
+
+
+SOURCE = '''"""ü"""
+LIMIT = 3  # ü
+
+class Reader:
+    size: int = 4
+
+    def read(self):
+        """One line of text."""
+        if self.size: return "ü", 1  # of two
+        def inner():
+            return [
+                1,
+            ]
+        return inner
+
+    @property
+    async def name(self):
+        """Only it."""
+        x = 1
+        await self.read(); return x
+'''
+
+
+@pytest.mark.parametrize(
+    ("symbol", "value", "line", "instead"),
+    [
+        ("LIMIT", "10**9", "LIMIT = 3  # ü", "LIMIT = 10**9  # ü"),
+        ("Reader.size", "0", "    size: int = 4", "    size: int = 0"),
+        ("Reader.name", "None", "return x", "return None"),
+        ("Reader.read.inner", "[]", "return [\n                1,\n            ]", "return []"),
+    ],
+)
+def test_a_value_is_replaced_where_its_symbol_is(symbol, value, line, instead):
+    assert with_value(SOURCE, symbol, value) == SOURCE.replace(line, instead) != SOURCE
+
+
+def test_a_body_is_replaced_and_the_docstring_stays():
+    assert with_body(SOURCE, "Reader.name", "if self:\n    pass\n") == SOURCE.replace(
+        "x = 1\n        await self.read(); return x", "if self:\n            pass"
+    )
+    assert with_body(SOURCE, "Reader.read.inner", "pass").count("pass") == 1
+
+
+@pytest.mark.parametrize("symbol", ["Reader.read", "Reader", "Reader.nothing", "nothing", "inner", "Reader.read.size"])
+def test_a_symbol_without_one_value_is_told(symbol):
+    with pytest.raises(LookupError):
+        with_value(SOURCE, symbol, "0")
+    if symbol != "Reader.read":
+        with pytest.raises(LookupError):
+            with_body(SOURCE, symbol, "pass")
+
+
+def test_a_change_that_changes_nothing_is_told(tmp_path):
+    (tmp_path / "a.py").write_text("LIMIT = 3\n")
+    assert Change("a.py", symbol="LIMIT", replace="4").planted(tmp_path) == "LIMIT = 4\n"
+    for change in (Change("a.py", symbol="LIMIT", replace="3"), Change("a.py", old="LIMIT", new="LIMIT")):
+        with pytest.raises(LookupError):
+            change.planted(tmp_path)
+    with pytest.raises(LookupError):
+        Change("a.py", old="LIMIT = 4", new="").planted(tmp_path)

@@ -1,0 +1,123 @@
+"""One denoising step of a real-size transformer on MLX's own device, with and without ``mx.compile``.
+
+    python -m fullsize.mlx_step [MODEL:BITS …] [--size N] [--tiny]
+
+The weights are random and are made on the device, tensor by tensor, as the engine's loader would hand them over;
+nothing is read from a disk. Times are of whole evaluations, the middle one of five after two that are not counted; the
+first one, in which kernels are compiled, is told apart. Meant for Metal and for MLX's CUDA build: on a processor a step
+of these sizes takes minutes (``--tiny`` shows that the program runs).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from importlib.metadata import version
+from typing import Any, cast
+
+import mlx.core as mx
+import msgspec
+from mlx.utils import tree_flatten, tree_unflatten
+
+from locara_sidecar.engine.mlx_engine import device, weights
+from locara_sidecar.engine.mlx_engine.flux import Flux, FluxConfig
+from locara_sidecar.engine.mlx_engine.mmdit import Mmdit, MmditConfig
+from locara_sidecar.engine.mlx_engine.pace import Pace
+from locara_sidecar.engine.mlx_engine.quantize import AffineQuantizer
+from support import synthetic
+
+CASES = ("sd3.5-medium:16", "flux.1-dev:16", "flux.1-dev:4")
+_TINY = {"num_layers": 2, "num_single_layers": 2, "num_attention_heads": 2, "joint_attention_dim": 64}
+_TINY |= {"caption_projection_dim": 128, "pooled_projection_dim": 64, "pos_embed_max_size": 64}
+WORDS = {"Flux": 512, "Mmdit": 77 + 256}
+
+
+def made(model: str, bits: int, *, tiny: bool) -> Any:
+    """The transformer with random weights in bfloat16, linear layers of its blocks in ``bits``."""
+    flux = model.startswith("flux")
+    told = synthetic.PUBLISHED[model].config
+    if tiny:
+        told = told | {key: value for key, value in _TINY.items() if key in told}
+        told |= {"attention_head_dim": 64, "axes_dims_rope": [16, 24, 24]} if flux else {"dual_attention_layers": [0]}
+    cls: Any = Flux if flux else Mmdit
+    config = msgspec.convert(told, FluxConfig if flux else MmditConfig)  # members that it lacks are passed over
+    quantizer = AffineQuantizer(bits) if bits < 16 else None
+    with weights.making_modules():
+        module = cls(config)
+        shapes = {name: value.shape for name, value in cast("Any", tree_flatten)(module.parameters())}
+        if quantizer is not None:
+            quantizer.prepare(module)
+    found: dict[str, mx.array] = {}
+    for name, shape in shapes.items():
+        value = (mx.random.normal(shape) * 0.02).astype(mx.bfloat16)
+        parts = [(name, value)] if quantizer is None else quantizer.store(name, value)
+        for part, stored in parts:
+            mx.eval(stored)
+            found[part] = stored
+    module.update(tree_unflatten(list(found.items())))
+    return module
+
+
+def measure(model: str, bits: int, size: int, *, tiny: bool) -> dict[str, Any]:
+    """Seconds of a step, and MLX's own count of bytes. SD3.5 is evaluated as guidance has it, two rows at once."""
+    module = made(model, bits, tiny=tiny)
+    config = module.config
+    flux = isinstance(module, Flux)
+    rows, side, channels = (1 if flux else 2), size // 8, (config.in_channels // 4 if flux else config.in_channels)
+    words = WORDS[type(module).__name__]
+    latent = mx.random.normal((rows, side, side, channels)).astype(mx.bfloat16)
+    tokens = mx.random.normal((rows, words, config.joint_attention_dim)).astype(mx.bfloat16)
+    pooled = mx.random.normal((rows, config.pooled_projection_dim)).astype(mx.bfloat16)
+    times = mx.array([900.0, 500.0])
+    steering = module.modulation(times, pooled, 3.5) if flux else module.modulation(times, pooled)
+    more = (module.rotation(words, (side, side)),) if flux else ()
+    mx.eval(latent, tokens, pooled, steering)
+    held = mx.get_active_memory()
+
+    def step() -> float:
+        began = time.perf_counter()
+        pace = Pace(lambda: None)
+        answer = module(latent, tokens, steering.at(0), *more, pace=pace).astype(mx.float32)
+        mx.eval(answer)
+        assert mx.isfinite(mx.abs(answer).mean()).item()
+        return time.perf_counter() - began
+
+    mx.reset_peak_memory()
+    first, _ = step(), step()
+    taken = statistics.median(step() for _ in range(5))
+    peak = mx.get_peak_memory()
+    mx.disable_compile()
+    step()
+    plain = statistics.median(step() for _ in range(5))
+    if mx.default_device().type == mx.gpu:  # on a processor the engine runs without
+        mx.enable_compile()
+    return {
+        "model": model,
+        "bits": bits,
+        "size": size,
+        "firstSeconds": first,
+        "stepSeconds": taken,
+        "stepSecondsUncompiled": plain,
+        "weightBytes": held,
+        "peakBytes": peak,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", default=list(CASES), metavar="MODEL:BITS")
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--tiny", action="store_true")
+    options = parser.parse_args()
+    chosen = device.choose_device()
+    print(f"MLX {version('mlx')} on {chosen}: {mx.device_info().get('device_name', '')}", flush=True)
+    for case in options.cases:
+        model, _, bits = case.partition(":")
+        print(json.dumps(measure(model, int(bits or 16), options.size, tiny=options.tiny)), flush=True)
+        mx.clear_cache()
+
+
+if __name__ == "__main__":
+    main()

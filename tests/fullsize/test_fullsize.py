@@ -1,0 +1,94 @@
+"""Synthetic components are real ones to our readers, and the full-size measurement runs, here on a small one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from fullsize import mlx as measurement
+from fullsize import prepared
+from locara_sidecar.engine.folder.model_folder import read_component
+from locara_sidecar.engine.mlx_engine.flux import Flux
+from support import synthetic
+from support.fixture_models import MODELS
+from support.parity import build
+
+SMALL = synthetic.PUBLISHED["flux.1-dev"]._replace(
+    config=synthetic.FLUX
+    | {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 64, "num_attention_heads": 2}
+    | {"axes_dims_rope": [16, 24, 24], "joint_attention_dim": 64}
+)
+
+
+def test_published_sizes_are_those_that_are_known():
+    billions = {name: synthetic.count(published) / 1e9 for name, published in synthetic.PUBLISHED.items()}
+    # the table of positions counts in: 0.2 and 0.1 of SD3.5's
+    known = {"flux.1-dev": 11.90, "sd3.5-medium": 2.47, "sd3.5-large": 8.15, "t5-xxl": 4.76}
+    assert billions == pytest.approx(known, abs=0.01)
+
+
+def test_a_synthetic_component_is_read_whole_and_its_weights_are_small_normal_numbers(tmp_path):
+    written = synthetic.write(tmp_path / "transformer", SMALL, shard_bytes=300_000)
+    component = read_component(tmp_path, "transformer", SMALL.class_name, SMALL.stem)
+    assert len(component.files) > 3
+    assert written == 2 * synthetic.count(SMALL)
+    values = dict(tree_flatten(build(Flux, component).parameters()))
+    weight = np.array(values["singles.0.proj_mlp.weight"].astype(mx.float32))
+    assert abs(weight.std() - 0.02) < 0.001
+    assert abs(weight.mean()) < 0.001
+
+
+def test_a_component_is_prepared_in_one_process_and_read_again_in_another(tmp_path, monkeypatch):
+    monkeypatch.setitem(synthetic.PUBLISHED, "flux.1-dev", SMALL)
+    # in this process: the published ones are patched here only
+    monkeypatch.setattr(measurement, "in_a_process", in_this_process)
+    synthetic.write(tmp_path / "component", SMALL)
+    rows = measurement.measure(measurement.Case("flux.1-dev", 4, 24, 1000.0, 1000.0), tmp_path, tmp_path)
+    assert [row.met for row in rows] == [True, True, None, True, None]
+    assert not (tmp_path / "prepared").exists()
+    assert all(row.value > 0 for row in rows)
+
+
+def in_this_process(folder, name, bits, mac, into=None):
+    return measurement.child(Path(folder), name, int(bits), int(mac), None if into is None else Path(into))
+
+
+@pytest.fixture(autouse=True)
+def _limits_as_before():
+    memory, cache = mx.get_memory_limit(), mx.set_cache_limit(0)
+    mx.set_cache_limit(cache)
+    yield
+    mx.set_memory_limit(memory)
+    mx.set_cache_limit(cache)
+
+
+@pytest.mark.parametrize("case", [case for cases in measurement.CASES.values() for case in cases if case.mac])
+def test_every_case_has_a_plan_for_its_mac_that_fits_it(case):
+    rows = measurement.predicted(case)
+    assert [row.met for row in rows] == [True, True]
+    assert rows[1].value <= rows[0].value
+    weights = synthetic.count(synthetic.PUBLISHED[case.model]) * case.bits / 8 / measurement.GB
+    assert weights < rows[1].value
+    assert "whole" in rows[1].note
+
+
+def test_flux_can_be_drawn_within_12_gb():
+    (case,) = measurement.CASES["flux"]
+    assert measurement.predicted(case)[1].value < 12
+
+
+def test_a_whole_model_is_loaded_prepared_and_loaded_again_through_the_daemon(tmp_path, capsys):
+    shutil.copytree(MODELS / "tiny-flux", tmp_path / "tiny-flux")
+    entry = json.loads((MODELS / "tiny-flux.json").read_text())
+    (tmp_path / "tiny-flux.json").write_text(json.dumps(entry | {"id": "tiny-flux-synthetic"}))
+    prepared.as_hub_cache(tmp_path, "tiny-flux")
+    prepared.measure(tmp_path, "tiny-flux", "4bit", "bfloat16")  # which is quicker says nothing at this size
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["bench"]
+    assert len(rows) == 8
+    assert all(row["value"] > 0 for row in rows)
+    installed = next((tmp_path / "cache" / "models").iterdir())
+    assert (installed / "vae" / "config.json").stat().st_nlink > 1

@@ -1,0 +1,110 @@
+"""Values that no model has for the members of a configuration, one at a time, and what the shared check says."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from locara_sidecar.engine.folder import folder_check, model_folder
+from locara_sidecar.engine.folder.config_members import CLASSES
+from locara_sidecar.ipc.errors import EngineError
+from support.fixture_models import MODELS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VALUES: dict[str, Any] = {
+    "null": None,
+    "a word": "word",
+    "a list": [],
+    "an object": {},
+    "true": True,
+    "minus one": -1,
+    "zero": 0,
+    "one": 1,
+    "a fraction": 1.5,
+    "huge": 150_000_000,
+    "past every number": 10**400,
+    "a huge fraction": 1e300,
+    "not a number": float("nan"),
+    "infinite": float("inf"),
+}
+STEMS = {"transformer": "diffusion_pytorch_model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+ALLOWED = {"IntegrityError", "ModelIncomplete", "InvalidOutput"}
+TOKENIZER = (
+    "model_max_length", "extra_ids", "added_tokens_decoder", "bos_token", "eos_token", "unk_token", "pad_token",
+    "additional_special_tokens", "split_special_tokens",
+)  # fmt: skip
+
+
+class Mutation(NamedTuple):
+    """One member of one file with another value."""
+
+    file: str
+    member: str
+    value: str
+
+    @property
+    def changed(self) -> Any:
+        return VALUES[self.value]
+
+
+class Shape(NamedTuple):
+    """A fixture, read once: what the check is given."""
+
+    folder: Path
+    pipeline: str
+    found: dict[str, str]
+    components: list[model_folder.Component]
+
+
+def shape_of(model: str) -> Shape:
+    folder = MODELS / model
+    index = json.loads((folder / "model_index.json").read_text())
+    found = {name: pair[1] for name, pair in index.items() if isinstance(pair, list) and pair[1] is not None}
+    components = [
+        model_folder.read_component(folder, name, class_name, STEMS.get(name, "model"))
+        for name, class_name in found.items()
+        if (folder / name / "config.json").is_file()
+    ]
+    return Shape(folder, index["_class_name"], found, components)
+
+
+def mutations(shape: Shape) -> list[Mutation]:
+    """Every member that is read, or that the file has, with every value."""
+    made: list[Mutation] = []
+    for part, class_name in shape.found.items():
+        kind = "tokenizer_config" if part.startswith("tokenizer") else "config"
+        kind = "scheduler_config" if part == "scheduler" else kind
+        file = f"{part}/{kind}.json"
+        own = set(json.loads((shape.folder / file).read_text()))
+        known = set(TOKENIZER) if kind == "tokenizer_config" else set(CLASSES[class_name].read)
+        made += [Mutation(file, member, value) for member in sorted(own | known) for value in VALUES]
+    return made
+
+
+def fault_of(shape: Shape, mutation: Mutation, engine: str) -> EngineError | None:
+    """What the shared check refuses with, without a file being written."""
+    part = mutation.file.split("/")[0]
+    components = [
+        msgspec.structs.replace(component, config=component.config | {mutation.member: mutation.changed})
+        if component.name == part
+        else component
+        for component in shape.components
+    ]
+    read = folder_check.read_json
+
+    def changed(folder: Path, name: str) -> dict[str, Any]:
+        config = read(folder, name)
+        return config | {mutation.member: mutation.changed} if name == mutation.file else config
+
+    folder_check.read_json = folder_check.tokenizer_check.read_json = changed
+    try:
+        folder_check.checked(shape.folder, shape.pipeline, shape.found, components, engine)
+    except EngineError as fault:
+        return fault
+    finally:
+        folder_check.read_json = folder_check.tokenizer_check.read_json = read
+    return None

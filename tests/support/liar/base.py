@@ -1,0 +1,224 @@
+"""What stands between a host and a real implementation, and passes everything on as it is. Standard library only."""
+
+# pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false, reportArgumentType=false, reportIndexIssue=false
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import threading
+import time
+
+
+class Honest:
+    """Passes lines on. ``inward`` and ``outward`` get a line without its LF and return what goes on in its place."""
+
+    stderr = None
+
+    def __init__(self, command):
+        self.lock = threading.RLock()
+        self.child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, bufsize=0
+        )
+        self.methods = {}
+        self.writes = None  # since when a write is under way
+        self.started()
+
+    def started(self):
+        pass
+
+    def inward(self, line, message):
+        return [line]
+
+    def outward(self, line, message):
+        return [line]
+
+    def at_end_of_input(self) -> None:
+        self.child.stdin.close()
+        self.child.wait()
+        while self.writes is None or time.monotonic() < self.writes + 0.3:  # then nobody reads what is left
+            time.sleep(0.05)
+        os._exit(self.end_status())
+
+    def at_end_of_output(self, status):
+        return status
+
+    def on_signal(self, number, _frame):
+        self.child.send_signal(number)
+
+    # --- for lies ---
+
+    def say(self, *lines):
+        with self.lock:
+            for line in lines:
+                self.write(line + b"\n")
+
+    def write(self, data):
+        while data:
+            self.writes = time.monotonic()
+            try:
+                data = data[os.write(1, data) :]
+            except BlockingIOError:
+                self.not_ready()
+        self.writes = None
+
+    def not_ready(self):
+        select.select([], [1], [])
+
+    def answer(self, message, result=None, **error):
+        """Answers a request in the implementation's place; nothing goes on."""
+        given = {"result": {} if result is None else result} if not error else {"error": refusal(**error)}
+        self.say(encoded({"jsonrpc": "2.0", "id": message.get("id")} | given))
+        return []
+
+    def method_of(self, message):
+        return self.methods.get(json.dumps(message.get("id")))
+
+    # --- the pump ---
+
+    def lines_in(self):
+        """The lines of the host; of a longer one than anybody may send only what shows that it is too long."""
+        return iter_lines(0, (16 << 20) + 1024)
+
+    def run(self):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self.on_signal)
+        threading.Thread(target=self.pump_in, daemon=True).start()
+        for line in iter_lines(self.child.stdout.fileno()):
+            message = parsed(line)
+            out = self.outward(line, message)
+            self.say(*out)
+        os._exit(self.end_status())
+
+    def end_status(self):
+        status = self.at_end_of_output(self.child.wait())
+        return status if status >= 0 else 128 - status
+
+    def pump_in(self):
+        for line in self.lines_in():
+            message = parsed(line) if len(line) < 1 << 20 else None
+            if isinstance(message, dict) and "id" in message:
+                self.methods[json.dumps(message["id"])] = message.get("method")
+            for one in self.inward(line, message):
+                try:
+                    rest = one + b"\n"
+                    while rest:
+                        rest = rest[self.child.stdin.write(rest) :]
+                except OSError:
+                    return
+        self.at_end_of_input()
+
+
+def iter_lines(fd, most=None):
+    rest = bytearray()
+    while True:
+        try:
+            data = os.read(fd, 65536)
+        except BlockingIOError:
+            select.select([fd], [], [])
+            continue
+        if not data:
+            return
+        first, *more = data.split(b"\n")
+        if most is None or len(rest) < most:
+            rest += first
+        for line in more:
+            yield bytes(rest)
+            rest = bytearray(line)
+
+
+def parsed(line):
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def encoded(message):
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")
+
+
+class Changing(Honest):
+    """Changes responses and frames as objects: ``response``, ``error`` and ``frame`` may change what they are given."""
+
+    def response(self, message):
+        pass
+
+    def error(self, error):
+        pass
+
+    def frame(self, params):
+        pass
+
+    def outward(self, line, message):
+        if isinstance(message, dict):
+            if "method" in message:
+                self.frame(message["params"])
+            else:
+                if "error" in message:
+                    self.error(message["error"])
+                self.response(message)
+            return [encoded(message)]
+        return [line]
+
+
+def refusal(kind, code, **data):
+    """An error object as the contract has it."""
+    return {"code": code, "message": "No.", "data": {"kind": kind, "retryable": False} | data}
+
+
+class Asked(Honest):
+    """Looks at requests: ``asked`` gets each one with its params and may change it, or answer it and say so."""
+
+    def asked(self, request, method, params):
+        raise NotImplementedError
+
+    def inward(self, line, message):
+        if not isinstance(message, dict) or not isinstance(message.get("method"), str):
+            return [line]
+        before = encoded(message)
+        params = message.get("params")
+        if self.asked(message, message["method"], params if isinstance(params, dict) else {}) is True:
+            return []
+        after = encoded(message)
+        return [line] if after == before else [after]
+
+
+class Drawing(Asked):
+    """Looks at the options of ``image.generate`` and ``image.edit``."""
+
+    def options(self, options, params):
+        raise NotImplementedError
+
+    def asked(self, request, method, params):
+        if method in ("image.generate", "image.edit") and isinstance(params.get("options"), dict):
+            return self.options(params["options"], params)
+        return None
+
+
+class Renamed(Changing):
+    """Gives errors of a kind another one."""
+
+    was, code, kind = 0, 0, ""
+
+    def error(self, error):
+        if error["code"] == self.was:
+            error["code"], error["data"]["kind"], error["data"]["retryable"] = self.code, self.kind, False
+
+
+class OpensWithAnother(Honest):
+    """Changes the manifest on its way in."""
+
+    def change(self, manifest):
+        raise NotImplementedError
+
+    def inward(self, line, message):
+        if isinstance(message, dict) and message.get("method") == "initialize":
+            manifest = message["params"].get("manifest")
+            if manifest:
+                self.change(manifest)
+                return [encoded(message)]
+        return [line]

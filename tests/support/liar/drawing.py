@@ -1,0 +1,303 @@
+"""Lies about channels and pictures."""
+
+# pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false, reportArgumentType=false, reportIndexIssue=false
+from __future__ import annotations
+
+import os
+import select
+import signal
+
+from support.liar.base import (
+    Asked,
+    Changing,
+    Drawing,
+    Honest,
+    encoded,
+)
+
+
+class SkipsAnIndex(Changing):
+    def frame(self, params):
+        if params["index"] >= 3 + ("end" in params):
+            params["index"] += 1
+
+
+class EndsTwice(Honest):
+    def outward(self, line, message):
+        return [line, line] if isinstance(message, dict) and message.get("params", {}).get("end") else [line]
+
+
+class EndCountsWrong(Changing):
+    def frame(self, params):
+        if params.get("end"):
+            params["index"] -= 1
+
+
+class EndsAfterTheResponse(Honest):
+    def started(self):
+        self.ends = []
+
+    def outward(self, line, message):
+        if isinstance(message, dict) and message.get("params", {}).get("end"):
+            self.ends.append(line)
+            return []
+        if isinstance(message, dict) and self.method_of(message) == "image.generate" and self.ends:
+            return [line, self.ends.pop()]
+        return [line]
+
+
+class SpeaksAfterTheResponse(Honest):
+    def outward(self, line, message):
+        if isinstance(message, dict) and message.get("params", {}).get("index") == 0:
+            self.first = line
+        if isinstance(message, dict) and self.method_of(message) == "image.generate" and hasattr(self, "first"):
+            return [line, self.first]
+        return [line]
+
+
+class SpeaksWithoutAChannel(Honest):
+    def outward(self, line, message):
+        if isinstance(message, dict) and message.get("params", {}).get("index") == 0:
+            self.first = message
+        if isinstance(message, dict) and self.method_of(message) == "image.generate" and not hasattr(self, "first"):
+            frame = {
+                "channel": 0,
+                "index": 0,
+                "message": {"jobId": "job-1", "phase": "saving", "image": 1, "images": 1},
+            }
+            frame["message"] |= {"step": 1, "steps": 1, "progress": 1, "elapsedMs": 1}
+            return [encoded({"jsonrpc": "2.0", "method": "DiffusionStep", "params": frame}), line]
+        return [line]
+
+
+class LosesStepsUnnoticed(Changing):
+    """Leaves a step out and numbers the rest anew."""
+
+    def started(self):
+        self.left_out = {}
+
+    def outward(self, line, message):
+        if isinstance(message, dict) and "method" in message:
+            params = message["params"]
+            if params["index"] == 0:
+                self.left_out[params["channel"]] = 0
+            if params.get("message", {}).get("step") == 2 and params["message"]["phase"] == "denoising":
+                self.left_out[params["channel"]] += 1
+                return []
+            params["index"] -= self.left_out[params["channel"]]
+            return [encoded(message)]
+        return [line]
+
+
+class ProgressFalls(Changing):
+    def frame(self, params):
+        if params.get("message", {}).get("phase") == "decoding":
+            params["message"]["progress"] = 0.01
+
+
+class ProgressNeverEnds(Changing):
+    def frame(self, params):
+        if "message" in params:
+            params["message"]["progress"] = min(0.99, params["message"]["progress"])
+
+
+class PreviewsChangeThePicture(Honest):
+    def inward(self, line, message):
+        if isinstance(message, dict) and message.get("method") == "image.generate":
+            options = message["params"].get("options") or {}
+            if (options.get("preview") or {}).get("mode") == "linear":
+                options["seed"] += 1
+                return [encoded(message)]
+        return [line]
+
+
+class DoesNotReproduce(Honest):
+    """Draws with a seed of its own each time, and says that it did as it was told."""
+
+    def inward(self, line, message):
+        if isinstance(message, dict) and message.get("method") == "image.generate":
+            options = message["params"].get("options") or {}
+            if "quantization" in options:  # all of them: a result's own parameters
+                options["seed"] = (options["seed"] + 1) % 2**32
+                return [encoded(message)]
+        return [line]
+
+
+class AlwaysTheSameSeed(Honest):
+    def inward(self, line, message):
+        if isinstance(message, dict) and message.get("method") == "image.generate":
+            options = message["params"].get("options")
+            if isinstance(options, dict):
+                options.setdefault("seed", 7)
+                return [encoded(message)]
+        return [line]
+
+
+class WrongDigests(Changing):
+    def response(self, message):
+        for image in message.get("result", {}).get("images", []):
+            image["sha256"] = "0" * 64
+
+
+class KnowsNumbersOnly(Asked):
+    """Takes no ``__CHANNEL__:`` string."""
+
+    def asked(self, request, method, params):
+        if isinstance(params.get("channel"), str) and "id" in request:
+            self.answer(request, kind="InvalidParams", code=-32602, path="$.channel")
+            return True
+        return None
+
+
+class TrueIsNoChannel(Asked):
+    def asked(self, request, method, params):
+        if params.get("channel") is True:
+            params.pop("channel")
+
+
+class ChannelsAreUsedOnce(Honest):
+    """Says nothing but the end on a channel that was used before."""
+
+    def started(self):
+        self.used, self.ended = set(), set()
+
+    def outward(self, line, message):
+        params = message.get("params", {}) if isinstance(message, dict) and "method" in message else {}
+        if params.get("channel") in self.ended:
+            if not params.get("end"):
+                return []
+            params["index"] = 0
+            return [encoded(message)]
+        if params.get("end"):
+            self.ended.add(params["channel"])
+        return [line]
+
+
+class LargeMessages(Changing):
+    def frame(self, params):
+        if "message" in params:
+            params["message"]["_pad"] = "x" * 9000
+
+
+class StopsWhenNobodyReads(Honest):
+    def write(self, data):
+        while data:
+            if not select.select([], [1], [], 0.2)[1]:
+                self.child.send_signal(signal.SIGSTOP)
+                select.select([], [1], [])
+                self.child.send_signal(signal.SIGCONT)
+            data = data[os.write(1, data[:4096]) :]
+
+
+class AttachesAtTheStart(Changing):
+    def started(self):
+        self.attached = set()
+
+    def inward(self, line, message):
+        if isinstance(message, dict) and message.get("method") == "jobs.attach":
+            self.attached.add(message["params"].get("channel"))
+        return [line]
+
+    def frame(self, params):
+        if params["channel"] in self.attached and params["index"] == 0 and "message" in params:
+            params["message"]["step"] = 0
+
+
+class AlwaysTheFirstImage(Changing):
+    def frame(self, params):
+        if "message" in params and "image" in params["message"]:
+            params["message"]["image"] = 1
+
+
+class OtherJobIds(Changing):
+    def frame(self, params):
+        if "jobId" in params.get("message", {}):
+            params["message"]["jobId"] = "job-0"
+
+
+class PreviewsOfOnePixel(Changing):
+    def frame(self, params):
+        if "preview" in params.get("message", {}):
+            params["message"]["preview"]["width"] = 1
+
+
+class AlwaysPng(Drawing):
+    def options(self, options, params):
+        output = options.get("output", {})
+        if "path" not in output:
+            output.pop("mimeType", None)
+
+
+class AlwaysOverwrites(Drawing):
+    def options(self, options, params):
+        if "onConflict" in options.get("output", {}):
+            options["output"]["onConflict"] = "overwrite"
+
+
+class MakesPathsFit(Drawing):
+    def options(self, options, params):
+        output = options.get("output", {})
+        if output.get("path") == "../outside.png":
+            output["path"] = "outside.png"
+
+
+class ClampsSteps(Drawing):
+    def options(self, options, params):
+        if options.get("steps") == 0:
+            options["steps"] = 1
+
+
+class SeedsBeginAgain(Drawing):
+    def options(self, options, params):
+        if options.get("count") == 2 and options.get("seed") == 2**32 - 1:
+            options["seed"] = 0
+
+
+class NearestIsOffTheGrid(Changing):
+    def error(self, error):
+        if "nearest" in error["data"]:
+            error["data"]["nearest"] += 1
+
+
+class CapabilitiesFirst(Changing):
+    def error(self, error):
+        if error["data"].get("path") == "$.options.steps":
+            error["code"] = -32001
+            denied = {"capability": "model", "resource": "nobody", "reason": "notDeclared", "declare": {}}
+            error["data"] = {"kind": "CapabilityDenied", "retryable": False} | denied
+
+
+class NullIsAValue(Drawing):
+    def options(self, options, params):
+        if options.get("negativePrompt", "") is None:
+            options["negativePrompt"] = ""
+            options["seed"] += 1
+
+
+class TakesLargeInlineImages(Drawing):
+    def options(self, options, params):
+        if options.get("count") == 2 and options.get("model") == "sd3.5-medium":
+            options["count"] = 1
+
+
+class PreviewsOfEveryStep(Drawing):
+    def options(self, options, params):
+        if "everySteps" in (options.get("preview") or {}):
+            options["preview"]["everySteps"] = 1
+
+
+class FindsAPreview(Drawing):
+    def options(self, options, params):
+        params["prompt"] = params["prompt"].replace("fake:nopreview", "")
+
+
+class MakesNoFolders(Drawing):
+    def options(self, options, params):
+        output = options.get("output", {})
+        if "path" in output:
+            output["path"] = output["path"].rpartition("/")[2]
+
+
+class AlwaysWritesMetadata(Drawing):
+    def options(self, options, params):
+        options.get("output", {}).pop("metadata", None)

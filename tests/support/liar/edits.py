@@ -1,0 +1,129 @@
+"""Lies about edits and picked files."""
+
+# pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false, reportArgumentType=false, reportIndexIssue=false
+from __future__ import annotations
+
+import base64
+import json
+import os
+
+from support.liar.base import (
+    Asked,
+    Changing,
+    Drawing,
+    Honest,
+    encoded,
+)
+
+
+class FollowsLinks(Honest):
+    def inward(self, line, message):
+        return [line.replace(b"link.png", b"real.png")]
+
+
+class AllImagesAreStorage(Changing):
+    def error(self, error):
+        if error["code"] == -32017:
+            error["code"], error["data"]["kind"] = -32014, "StorageError"
+
+
+class IgnoresStrength(Honest):
+    def inward(self, line, message):
+        return [line.replace(b'"strength": 0.5', b'"strength": 1.0')]
+
+
+class NeverReleases(Honest):
+    def inward(self, line, message):
+        if isinstance(message, dict) and message.get("method") == "host.releaseFile":
+            self.say(encoded({"jsonrpc": "2.0", "id": message["id"], "result": {}}))
+            return []
+        return [line]
+
+
+class TellsPickedPaths(Changing):
+    def response(self, message):
+        for image in message.get("result", {}).get("images", []):
+            if "handle" in image:
+                image["path"] = "/home/somebody/picked.png"
+
+
+class HandlesAreOtherPictures(Drawing):
+    def options(self, options, params):
+        if "handle" in (params.get("image") or {}):
+            options["seed"] += 1
+
+
+class PicksByName(Drawing):
+    def started(self):
+        self.names = {}
+
+    def asked(self, request, method, params):
+        if method == "host.pickFile":
+            self.names[json.dumps(request["id"])] = params["path"].rpartition("/")[2]
+        return super().asked(request, method, params)
+
+    def outward(self, line, message):
+        if isinstance(message, dict) and "handle" in message.get("result", {}):
+            self.names[message["result"]["handle"]] = self.names[json.dumps(message["id"])]
+        return [line]
+
+    def options(self, options, params):
+        handle = (params.get("image") or {}).get("handle")
+        if handle in self.names:
+            params["image"] = {"root": "user-folder", "path": self.names[handle]}
+
+
+class CountsBytesWrong(Changing):
+    def response(self, message):
+        if self.method_of(message) == "host.pickFile" and "bytes" in message.get("result", {}):
+            message["result"]["bytes"] += 1
+
+
+class PicksFolders(Asked):
+    def asked(self, request, method, params):
+        if method == "host.pickFile" and os.path.isdir(params["path"]):
+            self.answer(request, {"handle": "file-0", "name": "folder", "bytes": 0})
+            return True
+        return None
+
+
+class EditsInItsOwnSize(Drawing):
+    def options(self, options, params):
+        if "image" in params:
+            options["width"] = options["height"] = 512
+
+
+class InstructionsHaveStrength(Drawing):
+    def options(self, options, params):
+        if options.get("model") == "flux.1-kontext-dev":
+            options.pop("strength", None)
+
+
+class EditsWithAnyModel(Drawing):
+    def options(self, options, params):
+        if options.get("model") == "draws-only":
+            options["model"] = "pocket"
+
+
+class NeedsTheEndOfAJpeg(Drawing):
+    def asked(self, request, method, params):
+        image = params.get("image") or {}
+        if image.get("mimeType") == "image/jpeg" and not base64.b64decode(image["data"]).endswith(b"\xff\xd9"):
+            self.answer(request, kind="InvalidImage", code=-32017, reason="It has no end.", path="$.image")
+            return True
+        return None
+
+
+class IgnoresRotation(Drawing):
+    def options(self, options, params):
+        image = params.get("image") or {}
+        if image.get("mimeType") == "image/jpeg":
+            data = base64.b64decode(image["data"]).replace(
+                b"\x01\x12\0\x03\0\0\0\x01\0\x06", b"\x01\x12\0\x03\0\0\0\x01\0\x01"
+            )
+            image["data"] = base64.b64encode(data).decode()
+
+
+class IgnoresMasks(Drawing):
+    def options(self, options, params):
+        params.pop("mask", None)

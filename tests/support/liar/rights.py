@@ -1,0 +1,186 @@
+"""Lies about what an app may do, and about models."""
+
+# pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false, reportArgumentType=false, reportIndexIssue=false
+from __future__ import annotations
+
+import subprocess
+
+from support.liar.base import (
+    Asked,
+    Changing,
+    Honest,
+    OpensWithAnother,
+    Renamed,
+    encoded,
+)
+
+
+class IgnoresPins(OpensWithAnother):
+    def change(self, manifest):
+        models = manifest.get("capabilities", {}).get("models", [])
+        models[:] = [one.partition("@")[0] if isinstance(one, str) else one for one in models]
+
+
+class ListsUndeclaredModels(OpensWithAnother):
+    def change(self, manifest):
+        manifest["capabilities"]["models"].append("sd3.5-medium")
+
+
+class ReadingIsWriting(OpensWithAnother):
+    def change(self, manifest):
+        if manifest["capabilities"].get("fs", {}).get("user-folder") == "read":
+            manifest["capabilities"]["fs"]["user-folder"] = "read-write"
+
+
+class PicksWithoutLeave(OpensWithAnother):
+    def change(self, manifest):
+        manifest["capabilities"]["fs"]["user-selected"] = "read-write"
+
+
+class BlursPaths(Changing):
+    def error(self, error):
+        if error["data"].get("path", "").startswith("$.manifest"):
+            error["data"]["path"] = "$.manifest"
+
+
+class FragmentsThatGrantNothing(Changing):
+    def error(self, error):
+        if "declare" in error["data"]:
+            error["data"]["declare"] = {"capabilities": {"models": []}}
+
+
+class HolesInTheRecord(Changing):
+    def response(self, message):
+        for entry in message.get("result", {}).get("entries", []):
+            entry["seq"] *= 2
+
+
+class PromptsInTheRecord(Honest):
+    prompt = ""
+
+    def inward(self, line, message):
+        if isinstance(message, dict) and message.get("method") == "image.generate":
+            self.prompt = message["params"].get("prompt", "")
+        return [line]
+
+    def outward(self, line, message):
+        if isinstance(message, dict) and self.method_of(message) == "audit.capabilityLog":
+            for entry in message["result"]["entries"]:
+                entry["resource"] += f" ({self.prompt})"
+            return [encoded(message)]
+        return [line]
+
+
+class ForgetsWhatIsLoaded(Changing):
+    def response(self, message):
+        if self.method_of(message) == "ping":
+            message["result"]["engine"]["model"] = None
+
+
+class AlwaysUnloaded(Changing):
+    def response(self, message):
+        if self.method_of(message) == "models.unload":
+            message["result"]["unloaded"] = True
+
+
+class HasDefaultsOfItsOwn(Honest):
+    def inward(self, line, message):
+        if isinstance(message, dict) and message.get("method") == "image.generate":
+            message["params"]["options"].setdefault("steps", 3)
+            return [encoded(message)]
+        return [line]
+
+
+class FlagsAreNotNamed(Changing):
+    def error(self, error):
+        error["data"].pop("host", None)
+
+
+class BlamesTheHost(Changing):
+    def error(self, error):
+        if error["data"].get("reason") == "notDeclared":
+            error["data"]["reason"] = "noHostGrant"
+
+
+class HangsUnderLoad(Honest):
+    pings = 0
+
+    def inward(self, line, message):
+        self.pings += isinstance(message, dict) and message.get("method") == "ping"
+        return [] if self.pings > 100 else [line]
+
+
+class AsksForNoModality(OpensWithAnother):
+    def change(self, manifest):
+        manifest["modalities"] = ["text-to-image", "image-to-image"]
+
+
+class WritesNoFileOfDecisions(Asked):
+    def asked(self, request, method, params):
+        if method == "initialize" and "app-data" in (params.get("grants") or {}):
+            params["grants"].pop("app-data")
+
+
+class LoadsWithoutPhases(Changing):
+    def frame(self, params):
+        if params.get("message", {}).get("phase") == "queued":
+            params["message"]["phase"] = "loading"
+
+
+class HidesBrokenEntries(Honest):
+    stderr = subprocess.DEVNULL
+
+
+class NothingIsKnown(Renamed):
+    """Takes a model that is not installed for one that nobody knows."""
+
+    was, code, kind = -32004, -32003, "ModelNotFound"
+
+
+class ReplacesUnasked(Asked):
+    def asked(self, request, method, params):
+        if method == "models.import":
+            params["replace"] = True
+
+
+class KeepsWhatItRefused(Changing):
+    refused = False
+
+    def response(self, message):
+        if self.method_of(message) == "models.import" and "error" in message:
+            self.refused = True
+        if self.method_of(message) == "models.usage" and self.refused:
+            message["result"]["bytes"] += 1000
+
+
+class IncompleteIsDamaged(Renamed):
+    was, code, kind = -32005, -32006, "IntegrityError"
+
+
+class BlamesTheFolder(Changing):
+    def error(self, error):
+        if error["data"].get("path") == "$.model":
+            error["data"]["path"] = "$.from"
+
+
+class VerifiesNothing(Changing):
+    def response(self, message):
+        if message.get("error", {}).get("code") == -32006:
+            del message["error"]
+            message["result"] = {"model": "conformance-sd3", "digest": f"sha256:{'0' * 64}", "files": 6, "ok": True}
+
+
+class CollectsWhatIsNeeded(Asked):
+    def asked(self, request, method, params):
+        if method == "models.gc" and not params:
+            request["params"] = {"maxBytes": 0}
+
+
+class RemovesInADryRun(Asked):
+    def asked(self, request, method, params):
+        if method == "models.remove":
+            params.pop("dryRun", None)
+
+
+class FailedDownloadsAreFaults(Renamed):
+    was, code, kind = -32007, -32603, "InternalError"

@@ -1,0 +1,35 @@
+"""A lock between processes: many may hold it together, or one alone; who wants it alone is not kept waiting."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+try:
+    import fcntl
+except ImportError:  # no such locks: everything is run together
+    fcntl = None
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+
+class Turnstile:
+    """Two files in ``folder``: the lock, and a gate that all pass on their way to it. Who wants the lock alone stays in
+    the gate until it has it, so that those who share it cannot take it again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._gate, self._lock = folder / "tests.gate", folder / "tests.lock"
+
+    @contextlib.contextmanager
+    def held(self, alone: bool) -> Generator[None]:
+        """Hold the lock within the block. Not inherited by forks; a process that dies lets go."""
+        if fcntl is None:
+            yield
+            return
+        with self._lock.open("a+b") as lock:
+            with self._gate.open("a+b") as gate:
+                fcntl.lockf(gate, fcntl.LOCK_EX)
+                fcntl.lockf(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            yield

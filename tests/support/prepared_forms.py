@@ -1,0 +1,59 @@
+"""What an engine makes of a model, as the store is given it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import msgspec
+
+from locara_sidecar.ipc.frames import PREPARED_LAYOUT
+from locara_sidecar.models import derive
+from locara_sidecar.models.derive import Derivation
+from locara_sidecar.models.staging import Staging
+from locara_sidecar.models.store import DerivedFrom
+from support.model_store import entry_for, safetensors
+
+WEIGHTS = "transformer/model-00001-of-00001.safetensors"
+
+
+def quiet(_):
+    pass
+
+
+def made_files(bits="4bit", seed=5):
+    return {
+        "transformer/config.json": json.dumps({"quantization": {"bits": int(bits[0])}}).encode(),
+        WEIGHTS: safetensors(20_000, seed=f"{bits}{seed}", name="blocks.0.scales"),
+    }
+
+
+def origin(digest, bits="4bit", **changes):
+    return msgspec.structs.replace(
+        DerivedFrom(
+            digest=digest, model="mine", engine="mlx", quantization=bits, precision="bfloat16", layout=PREPARED_LAYOUT
+        ),
+        **changes,
+    )
+
+
+@contextlib.contextmanager
+def making(store, source, digest, files=None, bits="4bit", **changes):
+    """What an engine has just made from the model in ``source``."""
+    with Staging(store) as stage:
+        (stage.folder / "made").mkdir()
+        for path, data in (made_files(bits) if files is None else files).items():
+            file = stage.folder / "made" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+        yield Derivation(
+            folder=str(stage.folder),
+            source=str(source),
+            components=["transformer"],
+            derived_from=origin(digest, bits, **changes),
+        )
+
+
+def prepare(store, model, files=None, bits="4bit", **changes):
+    with making(store, model.folder, model.meta.digest, files, bits, **changes) as made:
+        return derive.publish(store, entry_for(), made, quiet)
