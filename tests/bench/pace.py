@@ -34,6 +34,9 @@ STEP = 1.0
 Call = Callable[[Paced], mx.array]
 """One evaluation of a denoiser, with the pace that it is to keep."""
 
+Clock = Callable[[], tuple[float, float]]
+"""Seconds of wall and of processor time, from any start."""
+
 
 class Cost(NamedTuple):
     """Medians over ``pairs``: seconds that groups ``add`` to a step (below 0 where they save some), the ratios with
@@ -99,10 +102,18 @@ def unet(*, depths: tuple[int, int, int] = (1, 2, 10), empty: bool = False) -> C
     return lambda pace: model(latent, by, pace)
 
 
-def compare(call: Call, seconds: float, checkpoint: Callable[[], None] | None = None) -> Cost:
+def real_clock() -> tuple[float, float]:
+    """Seconds of wall time and of this process's processor time."""
+    return time.perf_counter(), time.process_time()
+
+
+def compare(
+    call: Call, seconds: float, checkpoint: Callable[[], None] | None = None, clock: Clock = real_clock
+) -> Cost:
     """Make ``call`` in groups and as a whole, turn by turn, for about so many seconds, three pairs at least.
 
     :param checkpoint: what each group does beside being evaluated; the engine's own one where None.
+    :param clock: tests play one.
     """
     checkpoints = Checkpoints()
     groups = list[int]()
@@ -116,29 +127,28 @@ def compare(call: Call, seconds: float, checkpoint: Callable[[], None] | None = 
         pace._checkpoint = counted  # the bench looks behind the verbs
         return pace
 
-    mx.eval(call(unpaced))
-    _timed(call, in_groups())
+    def timed(pace: Paced) -> tuple[float, float]:
+        wall, processor = clock()
+        mx.eval(call(pace))
+        wall_after, processor_after = clock()
+        return wall_after - wall, processor_after - processor
+
+    timed(unpaced)
+    timed(in_groups())
     in_a_step = len(groups)
     adds, walls, processors, steps = list[float](), list[float](), list[float](), list[float]()
-    end = time.monotonic() + seconds
-    while len(steps) < 3 or time.monotonic() < end:
+    end = clock()[0] + seconds
+    while len(steps) < 3 or clock()[0] < end:
         if len(steps) % 2:
-            whole, grouped = _timed(call, unpaced), _timed(call, in_groups())
+            whole, grouped = timed(unpaced), timed(in_groups())
         else:
-            grouped, whole = _timed(call, in_groups()), _timed(call, unpaced)
+            grouped, whole = timed(in_groups()), timed(unpaced)
         adds.append(grouped[0] - whole[0])
         walls.append(grouped[0] / whole[0])
         processors.append(grouped[1] / whole[1])
         steps.append(whole[0])
     medians = [statistics.median(values) for values in (adds, walls, processors, steps)]
     return Cost(*medians, in_a_step, len(steps))  # pyright: ignore[reportCallIssue] -- four of them
-
-
-def _timed(call: Call, pace: Paced) -> tuple[float, float]:
-    """Wall and processor seconds of one evaluation."""
-    wall, processor = time.perf_counter(), time.process_time()
-    mx.eval(call(pace))
-    return time.perf_counter() - wall, time.process_time() - processor
 
 
 def _noise(*shape: int) -> mx.array:
