@@ -1,5 +1,8 @@
 # Everything that people and CI run. Each target sets up what it needs in .venv, once.
 
+# a machine that forbids bytecode would compile all our modules anew in each of the thousands of processes that tests start
+unexport PYTHONDONTWRITEBYTECODE
+
 comma := ,
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
 VENV := .venv

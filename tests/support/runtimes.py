@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from locara_sidecar.engine.runtime import ImageEvent, JobCancelled, PhaseEvent, StepEvent, Summary
+from locara_sidecar.engine.runtime import ImageEvent, JobCancelled, PhaseEvent, StepEvent, Summary, create
 from locara_sidecar.ipc.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 
 if TYPE_CHECKING:
@@ -28,13 +28,7 @@ FOLDER = Path(__file__).parents[2] / "fixtures" / "models" / "tiny-sd3"
 
 def make_runtime(engine: str, scratch: Path) -> Any:
     """A cold runtime."""
-    if engine == "torch":
-        from locara_sidecar.engine.torch_engine import runtime as torch_runtime
-
-        return torch_runtime.create(str(scratch))
-    from locara_sidecar.engine.mlx_engine import runtime as mlx_runtime
-
-    return mlx_runtime.create()
+    return create(engine, str(scratch), {})
 
 
 def staged(runtime: Any, **changes: bool) -> Any:

@@ -10,12 +10,14 @@ An event is emitted after the work that it tells of is done (device synchronised
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from locara_protocol.image_messages import Phase, PreviewDecoder
+from locara_sidecar.engine import garbage
 from locara_sidecar.ipc.frames import Settled
 from locara_sidecar.machine.supported import ENGINES
 
@@ -160,10 +162,15 @@ def create(engine: str, scratch: str, settings: Mapping[str, str]) -> Runtime:
     """
     if engine not in ENGINES:
         raise ImportError(f"no engine is named {engine}", name=f"the {engine} engine")
-    return named(ENGINES[engine].runtime)(scratch, settings)
+    with garbage.importing():
+        return named(ENGINES[engine].runtime)(scratch, settings)
 
 
 def named(place: str) -> Any:
     """What a row of ``machine/supported.py`` names as ``module:Class``."""
     module, _, name = place.partition(":")
-    return getattr(importlib.import_module(f"locara_sidecar.engine.{module}"), name)
+    full = f"locara_sidecar.engine.{module}"
+    if full not in sys.modules:
+        with garbage.importing():
+            importlib.import_module(full)
+    return getattr(sys.modules[full], name)

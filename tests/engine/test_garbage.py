@@ -1,0 +1,88 @@
+"""What libraries are made of is left out of every search for garbage."""
+
+import gc
+import subprocess
+import sys
+
+import pytest
+
+from locara_sidecar.engine import garbage
+
+COUNTED = """
+import gc, sys
+from locara_sidecar.engine.runtime import create, named
+from locara_sidecar.machine.supported import FAMILIES
+
+create(sys.argv[1], sys.argv[2], {})
+for row in FAMILIES.values():
+    named(row.adapters[sys.argv[1]])
+assert gc.isenabled()
+print(len(gc.get_objects()), gc.get_freeze_count())
+"""
+
+
+@pytest.fixture(autouse=True)
+def left_out():
+    """How many objects more are left out; another test of this process may have had some left out before."""
+    before = gc.get_freeze_count()
+    yield lambda: gc.get_freeze_count() - before
+    gc.enable()
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A module that nobody has imported."""
+    (tmp_path / "never_seen.py").write_text("import gc\nsearched = gc.isenabled()\nkept = [[] for _ in range(100)]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield lambda: __import__("never_seen")
+    sys.modules.pop("never_seen", None)
+
+
+def test_nothing_is_searched_while_modules_are_imported_and_they_are_left_out_later(module, left_out):
+    with garbage.importing():
+        imported = module()
+    assert not imported.searched
+    assert gc.isenabled()
+    assert left_out() > 100
+    assert not any(one is imported.kept for one in gc.get_objects())
+
+
+def test_where_nothing_is_imported_all_is_searched_as_before(left_out):
+    with garbage.importing():
+        kept = [[]]
+    assert left_out() == 0
+    assert any(one is kept for one in gc.get_objects())
+
+
+def test_the_outermost_one_ends_it(module, left_out):
+    with garbage.importing():
+        with garbage.importing():
+            module()
+        assert not gc.isenabled()
+        assert left_out() == 0
+    assert gc.isenabled()
+    assert left_out() > 100
+
+
+def test_a_process_that_does_not_search_is_left_so(module, left_out):
+    gc.disable()
+    with garbage.importing():
+        module()
+    assert not gc.isenabled()
+    assert left_out() == 0
+
+
+def test_an_import_that_fails_leaves_it_as_it_was():
+    with pytest.raises(ImportError), garbage.importing():
+        __import__("there_is_no_such_module")
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("engine", ["torch", "mlx"])
+def test_an_engine_searches_a_small_part_of_its_objects(engine, tmp_path):
+    pytest.importorskip(engine)
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTED, engine, str(tmp_path)], capture_output=True, text=True, timeout=180, check=True
+    )
+    searched, left_out = map(int, done.stdout.split())
+    assert searched < left_out / 20
