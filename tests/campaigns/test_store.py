@@ -49,7 +49,7 @@ def test_killed_at_random_moments_nothing_partial_is_visible_and_every_download_
     assert json.loads(done.stdout) == [], done.stderr
 
 
-@pytest.mark.parametrize("turns", [100, pytest.param(800, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("turns", [20, pytest.param(800, marks=pytest.mark.slow)])
 def test_a_model_in_use_is_never_collected_by_any_process(tmp_path, turns):
     assert missed(readers.rows(tmp_path, turns, seed=1)) == []
 

@@ -25,6 +25,7 @@ def test_no_sentence_stands_twice():
     assert len(set(sentences)) == len(sentences)
 
 
+@pytest.mark.slow
 def test_a_fault_fails_its_tests_and_is_taken_out_again(tmp_path):
     fault = next(fault for fault in FAULTS if fault.breaks == "blank lines are skipped")
     copy = Copy(Path(tmp_path))
@@ -35,6 +36,7 @@ def test_a_fault_fails_its_tests_and_is_taken_out_again(tmp_path):
     assert (tmp_path / fault.changes[0].file).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_what_fails_without_a_fault_spoils_its_own_faults_only(tmp_path):
     copy = Copy(tmp_path)
     (tmp_path / "tests/test_late.py").write_text(

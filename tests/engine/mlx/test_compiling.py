@@ -64,6 +64,7 @@ def last_x0(run, runtime, job):
     return np.array(run(runtime, job).steps[-1].x0)
 
 
+@pytest.mark.quick_cases("tiny-flux-kontext")
 @pytest.mark.parametrize("model", FAMILIES)
 def test_each_block_is_traced_once_a_size_and_the_result_is_the_same(model, run, job_for, tmp_path, traces):
     small, large = job_for(model, steps=3), job_for(model, steps=2, width=96, height=64)
@@ -80,7 +81,7 @@ def test_each_block_is_traced_once_a_size_and_the_result_is_the_same(model, run,
     assert [error(ours, theirs) < 1e-5 for ours, theirs in zip(compiled, plain, strict=True)] == [True, True]
 
 
-@pytest.mark.quick_cases("tiny-sd3", "tiny-flux-kontext")
+@pytest.mark.quick_cases("tiny-flux-kontext")
 @pytest.mark.parametrize("model", FAMILIES)
 def test_a_compiled_job_can_be_stopped_at_as_many_places_and_gives_its_weights_back(model, run, job_for, tmp_path):
     job = job_for(model, steps=2)
@@ -102,7 +103,7 @@ def test_a_compiled_job_can_be_stopped_at_as_many_places_and_gives_its_weights_b
     assert before - mx.get_active_memory() > 0.9 * weights
 
 
-@pytest.mark.quick_cases("tiny-flux-dev")
+@pytest.mark.slow
 @pytest.mark.parametrize("model", FAMILIES)
 def test_compiled_blocks_compute_with_the_weights_that_were_asked_for(model, run, job_for, tmp_path):
     """Another load has other functions: nothing of an earlier one is left in them."""
@@ -116,6 +117,7 @@ def test_compiled_blocks_compute_with_the_weights_that_were_asked_for(model, run
     assert error(compiled[1], compiled[0]) > 1e-3
 
 
+@pytest.mark.quick_cases("tiny-flux-kontext")
 @pytest.mark.parametrize("model", FAMILIES)
 def test_compiled_blocks_compute_with_the_weights_that_their_model_has_now(model, run, job_for, tmp_path):
     job = job_for(model, steps=1)

@@ -50,7 +50,7 @@ print(json.dumps({"held": held, "took": memory.peak() - before}))
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.quick_cases("bfloat16-0")
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is told as Linux counts it")
 @pytest.mark.parametrize(("dtype", "bits"), [("float32", 0), ("bfloat16", 0), ("bfloat16", 8), ("bfloat16", 4)])
 def test_weights_are_never_twice_in_memory(tmp_path_factory, dtype, bits):
