@@ -219,5 +219,5 @@ def test_what_was_left_to_the_class_is_left_to_it_again():
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
 def test_a_pipe_is_no_configuration(tmp_path):
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(EngineError, match=r"config.json cannot be used: it is no regular file"):
+    with pytest.raises(EngineError, match=r"config.json cannot be used: it is not a regular file"):
         model_folder.read_json(tmp_path, "config.json")

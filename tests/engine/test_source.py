@@ -164,10 +164,10 @@ def huge(form):
 
 
 REFUSALS = {
-    "nothing": (b"", "no PNG, JPEG or WebP"),
-    "text": (b"a lighthouse", "no PNG, JPEG or WebP"),
-    "a GIF": (encoded(PICTURE, "GIF"), "no PNG, JPEG or WebP"),
-    "a TIFF": (encoded(PICTURE, "TIFF"), "no PNG, JPEG or WebP"),
+    "nothing": (b"", "not a PNG, JPEG or WebP"),
+    "text": (b"a lighthouse", "not a PNG, JPEG or WebP"),
+    "a GIF": (encoded(PICTURE, "GIF"), "not a PNG, JPEG or WebP"),
+    "a TIFF": (encoded(PICTURE, "TIFF"), "not a PNG, JPEG or WebP"),
     "half a PNG": (encoded(PICTURE)[:900], "incomplete"),
     "half a JPEG": (encoded(PICTURE, "JPEG", quality=95)[:900], "incomplete"),
     "half a WebP": (encoded(PICTURE, "WEBP", lossless=True)[:900], "broken"),

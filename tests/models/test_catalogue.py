@@ -163,4 +163,4 @@ def test_a_pipe_is_no_entry(tmp_path):
     os.mkfifo(tmp_path / "mine.json")
     known = catalogue.load(tmp_path)
     assert len(list(known)) == len(list(catalogue.load()))
-    assert "mine.json: it is no regular file" in known.skipped[0]
+    assert "mine.json: it is not a regular file" in known.skipped[0]

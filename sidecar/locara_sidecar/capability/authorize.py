@@ -311,7 +311,7 @@ def _check_names(wanted: AccessRequest, path: str) -> None:
     named = [(source.root, source.at) for source in wanted.sources]
     for root, at in [(wanted.root, "$.options.output.root"), *named]:
         if root is not None and not is_root(root):
-            message = f"{shown(root)} is no root; there are user-folder, app-data and user-paths.<name>."
+            message = f"{shown(root)} is not a root; there are user-folder, app-data and user-paths.<name>."
             raise invalid_params(at, message)
 
 

@@ -26,7 +26,7 @@ MAX_SHOWN = 256
 """The longest path, in characters, that a message repeats."""
 
 NOT_A_FILE = {stat.S_IFLNK: errno.ELOOP, stat.S_IFDIR: errno.EISDIR}
-"""What is wrong with something that has a file's name; EINVAL for all else that is no regular file."""
+"""What is wrong with something that has a file's name; EINVAL for all else that is not a regular file."""
 
 _PASSING = (errno.EAGAIN, errno.EBUSY, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT)
 _NO_ROOT = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a folder"}

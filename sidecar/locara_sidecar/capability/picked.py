@@ -150,7 +150,7 @@ class _TargetFolder(ConfinedFolder):
     def _look(self, name: str) -> tuple[int, int] | None:
         """Which file has that name; None for none.
 
-        :raises OSError: for what is no regular file.
+        :raises OSError: for what is not a regular file.
         """
         try:
             there = self._system.status(name, self._root())

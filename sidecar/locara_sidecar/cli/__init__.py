@@ -1,1 +1,1 @@
-"""The command line: ``serve`` (default), ``demo``, ``doctor``."""
+"""The command line: ``serve`` (default), ``draw``, ``edit``, ``demo``, ``models``, ``doctor``, ``completion``."""

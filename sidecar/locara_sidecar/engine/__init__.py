@@ -1,1 +1,1 @@
-"""The engine process: one child that owns the model, and the daemon's side of it."""
+"""The engine process: one child of the daemon, which owns the model."""

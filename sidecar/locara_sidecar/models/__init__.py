@@ -1,1 +1,1 @@
-"""The catalogue of models and where their files are."""
+"""The catalogue of models, the store that holds their files, and what brings files into it."""

@@ -247,7 +247,7 @@ def load(extra: Path | None = None) -> Catalogue:
 
 def _read(file: Path, base: Path) -> tuple[Entry, Path | None]:
     if file.exists() and not file.is_file():  # a pipe would be waited for
-        raise CatalogueError(f"{file}: it is no regular file")
+        raise CatalogueError(f"{file}: it is not a regular file")
     try:
         entry = msgspec.json.decode(file.read_bytes(), type=Entry)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:

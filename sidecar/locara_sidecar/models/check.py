@@ -140,7 +140,7 @@ def _missing(what: str, why: str = "") -> RpcError:
 
 def _load(file: Path, path: str) -> Any:
     if file.stat().st_size > _MAX_JSON:
-        raise refused(path, "a JSON file of this size is no configuration")
+        raise refused(path, "a JSON file of this size is not a configuration")
     try:
         return json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:

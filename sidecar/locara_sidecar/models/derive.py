@@ -108,13 +108,13 @@ def _made(folder: Path, components: list[str], most: int, opened: contextlib.Exi
         try:
             parent = os.open(folder / name, os.O_RDONLY | _FOLDER)
         except OSError as error:
-            raise check.refused(name, "the engine made something that is no folder") from error
+            raise check.refused(name, "the engine made something that is not a folder") from error
         opened.callback(os.close, parent)
         for file in sorted(os.listdir(parent)):
             path = f"{name}/{file}"
             status = os.stat(file, dir_fd=parent, follow_symlinks=False)
             if not stat.S_ISREG(status.st_mode):
-                raise check.refused(path, "the engine made something that is no plain file")
+                raise check.refused(path, "the engine made something that is not a plain file")
             found[path] = _MadeFile(parent, file, status.st_size)
             if sum(one.size for one in found.values()) > most or len(found) > _MOST_FILES:
                 raise check.refused(path, "the engine made more than the model has")
@@ -137,7 +137,7 @@ def _take(staging: Staging, path: str, made: _MadeFile, meter: Meter) -> None:
     fd = os.open(made.name, os.O_RDONLY | _FILE, dir_fd=made.folder)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise check.refused(path, "the engine made something that is no plain file")
+            raise check.refused(path, "the engine made something that is not a plain file")
         disk.copy_opened(fd, copy, made.size)
     finally:
         os.close(fd)

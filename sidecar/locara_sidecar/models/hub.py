@@ -106,7 +106,7 @@ class Hub:
             name = "HF_HUB_OFFLINE" if settings.is_true("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
             raise settings.wrong(name, "is set, which forbids every download; unset it to download") from error
         except hub_errors.HFValidationError as error:
-            raise failed(f"{repository} is no name of a repository.") from error
+            raise failed(f"{repository} is not the name of a repository.") from error
         except Exception as error:
             raise classify(error, self.endpoint, "the hub") from error
         try:

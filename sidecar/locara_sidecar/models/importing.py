@@ -109,7 +109,7 @@ def find_files(entry: Entry, folder: Path) -> tuple[list[LocalFile], list[Origin
     """
     if not folder.is_dir():
         if folder.exists():
-            message = f"{folder} is no folder; a model is one in diffusers' layout, or a Hugging Face cache."
+            message = f"{folder} is not a folder; a model is one in diffusers' layout, or a Hugging Face cache."
             raise invalid_params("$.from", message)
         raise invalid_params("$.from", f"There is no folder {folder}.")
     given: Path | None = None
@@ -244,7 +244,7 @@ def _size(file: Path, path: str) -> int:
     """:raises RpcError: IntegrityError for a pipe or a device, which might be read for ever."""
     about = file.stat()
     if not stat.S_ISREG(about.st_mode):
-        raise check.refused(path, "it is no regular file")
+        raise check.refused(path, "it is not a regular file")
     return about.st_size
 
 

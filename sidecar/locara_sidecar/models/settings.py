@@ -160,7 +160,7 @@ def _check_own_token() -> None:
     except OSError as error:
         raise wrong(setting, f"leads to a token file that cannot be read, {path} ({error.strerror})") from error
     if data.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")) or b"\0" in data:
-        raise wrong(setting, f"leads to a token file that is not plain text, {path}: write it anew in ASCII or UTF-8")
+        raise wrong(setting, f"leads to a token file that is not plain text, {path}: write it again in ASCII or UTF-8")
     text = data.decode("ascii", errors="replace").strip()
     if text and (why := token_fault(text)):
         raise wrong(setting, f"leads to a token file that holds no token, {path}: it {why}")

@@ -173,7 +173,7 @@ class Transfer:
                 target = urljoin(url, response.headers.get("location", ""))
                 origin(target)
             except ValueError as error:
-                raise failed(f"{remote.path} is redirected to what is no address.") from error
+                raise failed(f"{remote.path} is redirected to something that is not an address.") from error
             self._check_target(target, remote.path)
             if origin(target) != origin(url):
                 headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}

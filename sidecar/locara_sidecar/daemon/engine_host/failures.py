@@ -47,7 +47,7 @@ def stalled(seconds: float, phase: str) -> RpcError:
 
 def garbled(phase: str | None) -> RpcError:
     """The process was killed because what it sent is no message."""
-    text = "The engine sent something that is no message and was ended."
+    text = "The engine sent something that is not a message and was ended."
     if phase is None:
         return RpcError("EngineUnavailable", text, reason="protocol")
     return RpcError("EngineCrashed", text, reason="protocol", phase=phase)

@@ -72,7 +72,7 @@ class Screen:
             case frames.PhaseStarted():
                 self._check_number(event.image)
                 _expect(event.phase not in ("queued", "saving"), "a phase is not the engine's")
-                _expect(0 <= event.fraction <= 1, "a fraction is none")
+                _expect(0 <= event.fraction <= 1, "a fraction is out of range")
             case frames.Step():
                 self._check_step(event, self._job())
             case frames.Image():
@@ -131,14 +131,14 @@ class Screen:
         self._check_ran(event.engine, event.device, settled.quantization, settled.precision)
         self._check_size(settled.width, settled.height, spec)
         for word in (settled.tiling, settled.speed):
-            _expect(_WORD.fullmatch(word) is not None, "an option is no word")
+            _expect(_WORD.fullmatch(word) is not None, "an option is not a word")
         for seconds in (event.load, event.encode, event.denoise, event.decode):
-            _expect(0 <= seconds < 1e8, "a time is none")
+            _expect(0 <= seconds < 1e8, "a time is not a number")
         _amount("peak memory", event.peak_memory)
         _amount("peak memory", event.peak_allocated or 0)
         _expect(len(event.warnings) <= _ENTRIES, "there are too many warnings")
         for kind, message in event.warnings:
-            _expect(_WORD.fullmatch(kind) is not None, "a warning's kind is no word")
+            _expect(_WORD.fullmatch(kind) is not None, "a warning's kind is not a word")
             _text("warning", message, _TEXT)
 
     def _check_ran(self, engine: str, device: str, quantization: str, precision: str) -> None:
@@ -195,7 +195,7 @@ class LogScreen:
 
 
 def _amount(what: str, value: int) -> None:
-    _expect(0 <= value < 1 << 53, f"{what} is no amount")
+    _expect(0 <= value < 1 << 53, f"{what} is not an amount")
 
 
 def _text(what: str, value: str, most: int) -> None:

@@ -204,7 +204,7 @@ def _check_kind(at: str, head: bytes, said: str | None) -> None:
     what = {"$.image": "picture", "$.mask": "mask"}[at]
     reason = None
     if kind is None:
-        reason = "it is no PNG, JPEG or WebP file" if head else "it is empty"
+        reason = "it is not a PNG, JPEG or WebP file" if head else "it is empty"
     elif said is not None and said != kind:
         reason = f"it was sent as {said} and is {kind}"
     if reason is not None:

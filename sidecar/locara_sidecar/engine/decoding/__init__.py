@@ -124,7 +124,7 @@ def _by_kind(data: bytes) -> _Decoded:
         return _jpeg(data)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return _webp(data)
-    raise ImageError("it is no PNG, JPEG or WebP file, or its beginning is broken")
+    raise ImageError("it is not a PNG, JPEG or WebP file, or its beginning is broken")
 
 
 def _png(data: bytes) -> _Decoded:

@@ -36,7 +36,7 @@ def spoil(faults: dict[str, str], prompt: str) -> None:
     :raises RuntimeError: for ``error``.
     """
     if "nan" in faults:
-        raise EngineError("InvalidOutput", "The model produced numbers that are no image (NaN).")
+        raise EngineError("InvalidOutput", "The model produced numbers that are not an image (NaN).")
     if "oom" in faults:
         raise MemoryError
     if "error" in faults:

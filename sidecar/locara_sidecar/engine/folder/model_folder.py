@@ -78,13 +78,13 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     :raises EngineError: ModelIncomplete or IntegrityError.
     """
     if (folder / name).exists() and not (folder / name).is_file():  # a pipe would be waited for
-        raise broken(name, "it is no regular file")
+        raise broken(name, "it is not a regular file")
     try:
         value = json.loads((folder / name).read_bytes())
     except FileNotFoundError as error:
         raise incomplete(name) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise broken(name, "it is no readable JSON") from error
+        raise broken(name, "it is not readable JSON") from error
     if not isinstance(value, dict):
         raise broken(name, "it holds no JSON object")
     return cast("dict[str, Any]", value)
@@ -131,7 +131,7 @@ def read_component(folder: Path, name: str, class_name: str, stem: str) -> Compo
             raise broken(index, "it has no weight_map")
         expected = {str(key): str(file) for key, file in cast("dict[Any, Any]", weight_map).items()}
         if any(Path(file).name != file or not file.endswith(".safetensors") for file in expected.values()):
-            raise broken(index, "it names something that is no safetensors file beside it")
+            raise broken(index, "it names something that is not a safetensors file beside it")
         names = [f"{name}/{file}" for file in sorted(set(expected.values()))]
     keys = {file: _header_keys(folder, file) for file in names}
     for key, file in expected.items():
@@ -150,4 +150,4 @@ def _header_keys(folder: Path, name: str) -> frozenset[str]:
         with safe_open(folder / name, framework="numpy") as file:
             return frozenset(file.keys())
     except (SafetensorError, OSError, ValueError) as error:
-        raise broken(name, f"it is no whole safetensors file ({error})") from error
+        raise broken(name, f"it is not a whole safetensors file ({error})") from error

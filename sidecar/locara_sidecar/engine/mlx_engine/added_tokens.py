@@ -167,7 +167,7 @@ def _collected(members: dict[str, Any], listed: list[AddedToken]) -> AddedTokens
     named |= members.get(_NAMED) or {}
     roles = {role: token for role, token in named.items() if token is not None}
     if wrong := [role for role, token in roles.items() if not isinstance(token, (str, AddedToken))]:
-        raise TypeError(f"{wrong[0]} is no token")
+        raise TypeError(f"{wrong[0]} is not a token")
     adding: list[Any] = list(listed)
     texts = {str(token) for token in listed}
     for token in [*roles.values(), *extra]:

@@ -29,7 +29,7 @@ def open_tokenizer(folder: Path, name: str, kind: Tokenizer) -> Any:
     try:
         return cls.from_pretrained(str(folder / name), local_files_only=True)
     except Exception as error:  # tokenizers raises bare Exception
-        raise model_folder.broken(f"{name}/{present[0]}", "it is no tokenizer") from error
+        raise model_folder.broken(f"{name}/{present[0]}", "it is not a tokenizer") from error
 
 
 def highest_id(tokenizer: Any) -> int:
