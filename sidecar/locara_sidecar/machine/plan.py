@@ -196,7 +196,7 @@ def require(parts: Sequence[Part], ask: PlanRequest, machine: Machine) -> Plan:
     available = machines.limit(machine)
     raise EngineError(
         "InsufficientMemory",
-        f"This needs {needed / GIB:.1f} GiB of memory and {available / GIB:.1f} GiB can be had.",
+        f"This needs {needed / GIB:.1f} GiB of memory and {available / GIB:.1f} GiB is available.",
         needed=needed,
         available=available,
         suggestions=_suggestions(parts, ask, machine),

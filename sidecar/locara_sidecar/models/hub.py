@@ -112,7 +112,7 @@ class Hub:
         try:
             revision = cast("Any", info).sha
             if not isinstance(revision, str) or not _is_hex(revision, 40):
-                raise failed(f"The hub names no commit for {repository}.")
+                raise failed(f"The hub does not name a commit for {repository}.")
             files = [self._remote(source, revision, page, file) for file in info.siblings or ()]
         except (AttributeError, KeyError, TypeError) as error:
             raise no_hub(self.endpoint) from error
@@ -125,9 +125,9 @@ class Hub:
         sha256 = None if file.lfs is None else str(file.lfs.sha256)
         size = file.size if file.lfs is None else file.lfs.size
         if type(size) is not int or size < 0:
-            raise RpcError("IntegrityError", f"The hub tells no size of {name}.", file=name)
+            raise RpcError("IntegrityError", f"The hub does not give the size of {name}.", file=name)
         if not _is_hex(sha256 or "", 64) and not _is_hex(file.blob_id or "", 40):
-            raise RpcError("IntegrityError", f"The hub tells no hash of {name}.", file=name)
+            raise RpcError("IntegrityError", f"The hub does not give the hash of {name}.", file=name)
         return RemoteFile(
             path=source.place.get(name, name),
             url=hf_hub_url(source.repository or "", name, revision=revision, endpoint=self.endpoint),
@@ -191,7 +191,7 @@ def classify(error: BaseException, url: str, who: str) -> RpcError | TransientEr
     """
     causes = _causes(error)
     proxy = settings.used_proxy(url)
-    by = f" by way of {proxy}" if proxy else ""
+    by = f" through {proxy}" if proxy else ""
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         advice = "SSL_CERT_FILE may name the authorities to trust (REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE are not read)"
         return failed(f"The certificate of {origin_of(url)} is not trusted{by}: {advice}.")

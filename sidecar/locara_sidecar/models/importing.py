@@ -99,7 +99,7 @@ def storage_error(store: Store, error: OSError, needed: int) -> RpcError:
     if disk.is_below(error, store.root):
         return RpcError("StorageError", f"The model cache {store.root} cannot be written ({name}).", errno=name)
     which = f": {error.filename}" if error.filename else ""
-    return RpcError("StorageError", f"The model could not be taken from there ({name}){which}.", errno=name)
+    return RpcError("StorageError", f"The model could not be imported ({name}){which}.", errno=name)
 
 
 def find_files(entry: Entry, folder: Path) -> tuple[list[LocalFile], list[Origin]]:

@@ -105,4 +105,4 @@ async def _listen(process: anyio.abc.Process, tell: Callable[[DownloadProgress],
             else:
                 log.error("a model's worker failed unexpectedly", extra={"fields": {"trace": event.trace}})
                 raise RuntimeError(f"the model's worker failed: {event.trace}")
-    raise RuntimeError(f"the model's worker ended without a word (status {await process.wait()})")
+    raise RuntimeError(f"the model's worker ended without giving a reason (status {await process.wait()})")

@@ -104,7 +104,7 @@ class MlxBackend(Backend):
         machine = self.machine(model.reserved)
         needed = plans.preparing(family.parts, cast("Any", model.quantization), precision, machine.kind)
         if needed > (available := machines.limit(machine)):
-            text = f"Preparing {model.id} needs {needed} bytes of memory and {available} can be had."
+            text = f"Preparing {model.id} needs {needed} bytes of memory and {available} are available."
             raise EngineError("InsufficientMemory", text, needed=needed, available=available, suggestions=[])
         if size > shutil.disk_usage(into).free:
             raise _no_room(size, into)
