@@ -1,10 +1,14 @@
 """Every family makes what diffusers makes, and shows on the way what it will be."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
 
 from locara_sidecar.engine.drawing.noise import NoiseStream
+from locara_sidecar.engine.torch_engine import diffusers_family
+from locara_sidecar.ipc.errors import EngineError
 from support import diffusers_reference as reference
 from support.fixture_models import FAMILIES
 
@@ -106,3 +110,16 @@ def test_float16_decodes_sdxl_outside_its_narrow_range(tmp_path, run, job_for):
         hook.remove()
     assert types == [torch.float32, torch.float32]
     assert family.module("vae").dtype == torch.float16
+
+
+def test_whatever_libraries_raise_as_a_component_is_built_names_its_file(runtimes, run, job_for, monkeypatch):
+    """Configurations are checked before, so this is for what nobody has thought of."""
+    run(runtimes("tiny-flux"), job_for("tiny-flux", steps=1))
+    family = runtimes("tiny-flux").opened.family
+    for error in diffusers_family._WRONG:
+        raised = error.__new__(error)
+        monkeypatch.setattr(diffusers_family.weights, "shell", Mock(side_effect=raised))
+        with pytest.raises(EngineError, match=r"vae/config\.json cannot be used") as told:
+            family._shell("vae")
+        assert told.value.kind == "IntegrityError"
+        assert told.value.__cause__ is raised

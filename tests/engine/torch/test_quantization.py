@@ -64,6 +64,16 @@ def test_rows_that_torchs_kernel_would_read_past_are_computed_without_it(inputs)
     assert relative(linear(x), layer(x)) < OFF[Linear8]
 
 
+@pytest.mark.parametrize(("inputs", "called"), [(8, False), (40, False), (100, False), (96, True), (256, True)])
+def test_torchs_kernel_is_given_no_row_that_it_would_read_past(inputs, called, monkeypatch):
+    """What lies behind a row decides what reading past it does, so the pictures alone may not show it."""
+    _, layer = pair(Linear8, torch.bfloat16, inputs)
+    kernel, given = torch._weight_int8pack_mm, []
+    monkeypatch.setattr(torch, "_weight_int8pack_mm", lambda x, *rest: given.append(x.shape[-1]) or kernel(x, *rest))
+    layer(torch.randn(1, inputs).bfloat16())
+    assert given == [inputs] * called
+
+
 @pytest.mark.parametrize("cls", LAYERS.values())
 def test_rows_that_lie_turned_in_memory_are_computed_as_others(cls):
     linear, layer = pair(cls, torch.bfloat16)
