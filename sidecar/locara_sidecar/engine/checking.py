@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from locara_sidecar.engine import sandbox
+from locara_sidecar.engine import ending, sandbox
 from locara_sidecar.engine.runtime import create
 from locara_sidecar.ipc.errors import EngineError
 from locara_sidecar.ipc.folder_question import Answer, Question
@@ -59,6 +59,7 @@ def main() -> None:
     """Answer one question and exit."""
     out = os.dup(1)
     os.dup2(2, 1)  # nothing that a library prints may come before the answer
+    ending.die_with_parent()
     question = msgspec.json.decode(sys.stdin.buffer.readline(_LINE), type=Question)
     sandbox.confine(question.scratch, [question.folder])
     threading.Thread(target=_end_with_stdin, daemon=True).start()

@@ -11,6 +11,8 @@ import errno
 import os
 from typing import TYPE_CHECKING, Literal
 
+from locara_sidecar.engine.sandbox import forbidden
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -31,13 +33,15 @@ def all_attempts(outside: Iterable[str], writable: str) -> dict[str, Outcome]:
     :param outside: folders that the user can list and the engine must not.
     :param writable: a folder that the user can write in and the engine must not.
     """
+    called = forbidden.all_calls()
     return {
+        **called,
         "readOutside": _worst(read(folder) for folder in outside),
         "writeOutside": write(writable),
         "tcp": tcp(),
         "udp": udp(),
         "localSockets": local_sockets(),
-        "signals": signals(),
+        "signals": _worst([signals(), called.get("signals", "unknown")]),
     }
 
 

@@ -1,8 +1,8 @@
 """Landlock: what this process may still open, in the words of each version of the kernel's interface.
 
 Rights are given by folder and by file; whatever a version of the kernel can control and no rule gives is denied.
-Not controlled by any version so far: stat, chdir, chmod, chown, utime and extended attributes of what the user
-may change anyway, and descriptors that were open before.
+Not controlled by any version so far: stat, chdir, and descriptors that were open before; chmod, chown, utime and
+extended attributes of what the user may change anyway, which the call filter denies (``calls.py``).
 """
 
 from __future__ import annotations

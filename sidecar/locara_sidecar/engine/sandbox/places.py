@@ -1,7 +1,7 @@
 """Which files the engine may still reach, and where the libraries' caches go.
 
-Readable and executable: the interpreter, its packages, the system's libraries and tools (a compiler is one:
-``mx.compile`` and Inductor run it). Readable: the granted models, /proc, /sys and the few files of /etc that
+Readable and executable: the interpreter, its packages, the system's libraries and tools (a compiler is one: Inductor
+runs it, where processes may be started at all). Readable: the granted models, /proc, /sys and the few files of /etc that
 libraries ask for. Readable and writable: the scratch folder, the folder that a model is prepared into if the engine was
 started for that, and the device nodes of accelerators. Nothing else, so not the home folder, not the temporary folder,
 not the other models.
@@ -34,7 +34,7 @@ _SETTINGS = (
 )
 _DEVICES = (
     *("null", "zero", "full", "random", "urandom"),
-    *("nvidia*", "nvidia-caps/*", "dri/*", "kfd", "dxg", "nvmap", "nvhost*", "accel/*"),
+    *("nvidia*", "nvidia-caps/*", "dri/renderD*", "kfd", "dxg", "nvmap", "nvhost*", "accel/*"),
 )
 _PARTS = ("bin", "lib", "lib32", "lib64", "libexec", "include", "share", "pyvenv.cfg")
 
