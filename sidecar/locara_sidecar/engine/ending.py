@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import sys
 
@@ -31,21 +32,28 @@ def die_with_parent(parent: int = 0) -> None:
 def guard_group() -> None:
     """Start a process that waits for the end of this one, however it ends, and then kills what is left of its group.
 
-    To be called before the confinement, from the only thread, by the leader of a group; else nothing is done. The guard
-    is out of reach for what is confined afterwards. It has no descriptor and no group in common with it.
+    To be called before the confinement, from the only thread, by the leader of a group; else, and where processes
+    cannot be waited for by descriptor (before Linux 5.3), nothing is done. The guard is out of reach for what is
+    confined afterwards. It has no descriptor and no group in common with it.
     """
     leader = os.getpid()
-    if sys.platform != "linux" or os.getpgrp() != leader or os.fork():
+    if sys.platform != "linux" or os.getpgrp() != leader:
+        return
+    try:
+        # not a signal at its end: Landlock lets a confined process send none to others, not even by dying
+        watched = os.pidfd_open(leader)
+    except OSError:
+        return
+    if os.fork():
+        os.close(watched)
         return
     try:
         os.setsid()
-        for fd in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError):
-                os.close(int(fd))
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGUSR1, 0, 0, 0)
-        if os.getppid() == leader:
-            signal.sigwait({signal.SIGUSR1})
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            if fd != watched:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        select.select([watched], [], [])
         with contextlib.suppress(OSError):
             os.killpg(leader, signal.SIGKILL)
     finally:
