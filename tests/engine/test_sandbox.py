@@ -178,13 +178,27 @@ for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):  # waiting to be connec
         os.chdir({world["scratch"]!r})
         waiting.bind(address)
         waiting.listen()
-for name in ("self/status", "self/maps", f"{os.getpid()}/cgroup", "thread-self/stat", "self/mountinfo", "cpuinfo", "sys/kernel/osrelease"):
-    open(f"/proc/{name}").read(1)
+for name in ("self/status", "self/maps", "thread-self/stat", "self/mountinfo", "cpuinfo", "sys/kernel/osrelease"):
+    open("/proc/" + name).read(1)
+open("/proc/" + str(os.getpid()) + "/cgroup").read(1)
 os.urandom(1); open("/dev/urandom", "rb").read(1); open("/sys/devices/system/cpu/online").read()
 import zoneinfo, ssl, sqlite3, PIL.Image
 print("fine")
 """
     assert confined(world, code) == "fine\n"
+
+
+@pytest.mark.torch
+def test_threads_that_the_user_wants_bound_to_processors_are_made_all_the_same(offered, world):
+    """GNU's OpenMP, which torch brings, ends the process where it may not bind a thread that it makes."""
+    code = """
+import torch
+assert torch.get_num_threads() == 2
+print((torch.ones(500, 500) @ torch.ones(500, 500)).max().item())
+"""
+    pytest.importorskip("torch")
+    env = {**os.environ, "OMP_PROC_BIND": "true", "OMP_PLACES": "cores", "OMP_NUM_THREADS": "2"}
+    assert confined(world, code, env=env) == "500.0\n"
 
 
 def test_one_that_compiles_starts_programs(offered, world):

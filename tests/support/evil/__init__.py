@@ -63,7 +63,7 @@ class Act:
     do: Callable[[World], object]
 
 
-class Skipped(Exception):  # noqa: N818
+class Skipped(Exception):
     """This machine has nothing to try it on."""
 
 

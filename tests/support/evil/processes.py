@@ -17,9 +17,9 @@ OWN, OTHERS = "own processes", "other processes"
 
 
 def _ended(pid: int) -> None:
-    """In the child, end; in the parent, wait for it."""
+    """In the child, end (not by ``_exit``, which the evil engine has taken away); in the parent, wait for it."""
     if pid == 0:
-        os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
 
 
@@ -62,7 +62,7 @@ def survivor(world: World) -> None:
             file.write(str(os.getpid()))
         os.closerange(0, 1 << 10)
         time.sleep(600)
-        os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
     assert child
 
 

@@ -2,8 +2,8 @@
 
 Linux: Landlock for files, TCP, signals and devices; an empty network namespace; no capabilities; and a filter of system
 calls for the rest of the network, other processes, what Landlock does not look at, and processes of its own, of which
-it has none, so that nothing outlives it. macOS: a Seatbelt profile. Elsewhere nothing, and it says so. What is reported is what
-the attempts found, not what was asked for. A confinement cannot be widened: an engine that needs another
+it has none, so that nothing outlives it. macOS: a Seatbelt profile. Elsewhere nothing, and it says so. What is reported
+is what the attempts found, not what was asked for. A confinement cannot be widened: an engine that needs another
 model's folder is started anew.
 """
 
@@ -21,6 +21,7 @@ from locara_sidecar.ipc.frames import SandboxReport
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
+    from locara_sidecar.engine.sandbox.forbidden import Outcome
     from locara_sidecar.engine.sandbox.kernel import Kernel
 
 __all__ = ["confine"]
@@ -84,9 +85,7 @@ def confine(
     return report("+".join(means) or "none", found, details, processes=processes)
 
 
-def report(
-    kind: str, found: dict[str, attempts.Outcome], details: dict[str, str], *, processes: bool = False
-) -> SandboxReport:
+def report(kind: str, found: dict[str, Outcome], details: dict[str, str], *, processes: bool = False) -> SandboxReport:
     """What the attempts found, in words and in one flag.
 
     :param processes: whether it may start processes, because it was asked to compile.
@@ -101,8 +100,8 @@ def report(
     enforced = not failed
     if enforced:
         reason = (
-            "The engine tried to read and write the user's files, to reach the network, other processes and the kernel's"
-            f" interfaces, and {'to end up apart from its group' if processes else 'to start processes'};"
+            "The engine tried to read and write the user's files, to reach the network, other processes and the"
+            f" kernel's interfaces, and {'to leave its group of processes' if processes else 'to start processes'};"
             " all of it was blocked."
         )
         if processes:
@@ -139,6 +138,7 @@ def _confine_linux(
         told["privileges"] = privileges.give_up(kernel)
     with _telling(told, "callFilter"):
         told["callFilter"] = calls.apply(kernel, processes=processes)
+        _forget_binding()
         means.append("seccomp")
     with _telling(told, "landlock"):
         abi = kernel.landlock_abi()
@@ -172,6 +172,13 @@ def _outside(home: str, scratch: str, rules: list[tuple[str, landlock.Right]]) -
     candidates = {os.path.realpath(path) for path in ("/", home, os.path.dirname(scratch)) if os.path.isabs(path)}
     outside = [path for path in candidates if not any(f"{path}{os.sep}".startswith(folder) for folder in given)]
     return [path for path in outside if attempts.read(path) == "open"]
+
+
+def _forget_binding() -> None:
+    """Have GNU's OpenMP bind no thread to a processor: the thread that does it for another one is denied that, and the
+    library would end the process."""
+    for name in ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"):
+        os.environ.pop(name, None)
 
 
 def _threads() -> int:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from locara_sidecar.engine.sandbox import forbidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-Outcome = Literal["blocked", "open", "unknown"]
+    from locara_sidecar.engine.sandbox.forbidden import Outcome
 
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH})

@@ -9,7 +9,7 @@ from typing import NamedTuple
 _AUDIT_X86_64, _AUDIT_AARCH64 = 0xC000003E, 0xC00000B7
 
 NEWEST = 469
-"""The newest call that was looked at (``file_setattr``, Linux 6.17). A newer one is answered as by a kernel without it."""
+"""The newest call that was looked at (``file_setattr``, Linux 6.17); the filter denies that there are newer ones."""
 
 _CALLS: dict[str, tuple[int | None, int | None]] = {
     "chmod": (90, None),

@@ -1,6 +1,6 @@
 """Which system calls are denied: all that reach other processes, other people's memory or the kernel's own workings,
-and those that change a file by its name, which Landlock does not look at. What an engine needs is left: memory, threads,
-reading, writing, and the accelerators' own calls (``ioctl``).
+and those that change a file by its name, which Landlock does not look at. What an engine needs is left: memory,
+threads, reading, writing, and the accelerators' own calls (``ioctl``).
 
 A family is a row here, and has one in ``forbidden.py``, which tries it at every start.
 """

@@ -12,12 +12,11 @@ import ctypes
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from locara_sidecar.engine.sandbox import call_numbers
 
-if TYPE_CHECKING:
-    from locara_sidecar.engine.sandbox.attempts import Outcome
+Outcome = Literal["blocked", "open", "unknown"]
 
 _REFUSED = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
 _NOBODY = 0x7FFFFFF0

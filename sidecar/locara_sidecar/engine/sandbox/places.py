@@ -1,10 +1,10 @@
 """Which files the engine may still reach, and where the libraries' caches go.
 
 Readable and executable: the interpreter, its packages, the system's libraries and tools (a compiler is one: Inductor
-runs it, where processes may be started at all). Readable: the granted models, /sys, what /proc
-tells of the machine and of this process, and the few files of /etc that libraries ask for. Readable and writable: the scratch folder, the folder that a model is prepared into if the engine was
-started for that, and the device nodes of accelerators. Nothing else, so not the home folder, not the temporary folder,
-not the other models.
+runs it, where processes may be started at all). Readable: the granted models, /sys, what /proc tells of the machine and
+of this process, and the few files of /etc that libraries ask for. Readable and writable: the scratch folder, the folder
+that a model is prepared into if the engine was started for that, and the device nodes of accelerators. Nothing else, so
+not the home folder, not the temporary folder, not the other models.
 """
 
 from __future__ import annotations
