@@ -1,4 +1,4 @@
-"""The campaign of a hostile engine: a part of its acts in the lightest engine's process, and a control of the control."""
+"""The campaign of a hostile engine: some of its acts in the lightest engine's process, and one that is not confined."""
 
 import os
 import sys

@@ -120,3 +120,21 @@ def test_the_guard_ends_with_what_it_guards(engine):
     assert len(os.listdir(f"/proc/{guard}/fd")) == 1, "it holds no pipe open"
     os.kill(child, signal.SIGKILL)
     assert gone(guard)
+
+
+def test_a_process_that_looks_at_a_folder_ends_with_the_one_that_asked():
+    """Its stdin, the end of which ends it otherwise, stays open."""
+    words = [sys.executable, "-c", DAEMON, sys.executable, "-m", "locara_sidecar.engine.checking"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as daemon:
+        until = time.monotonic() + _SECONDS
+
+        def ready():
+            links = [os.readlink(f"/proc/{child}/fd/{fd}") for child in children(daemon.pid) for fd in (1, 2)]
+            return len(links) == 2 and links[0] == links[1]  # it has taken its stdout away from libraries
+
+        while not ready():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        (child,) = children(daemon.pid)
+        daemon.kill()
+        assert gone(child)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import json
 import os
 import resource
@@ -215,6 +216,13 @@ def test_an_installation_in_a_home_folder_itself_gives_its_parts_only(monkeypatc
     given = dict(places.rules("/nowhere", [], "/home/a"))
     assert given["/home/a/lib"] == "run"
     assert not {"/home/a", "/home", "/"} & set(given)
+
+
+def test_of_a_graphics_card_only_what_computes_is_given(monkeypatch):
+    nodes = ["/dev/dri/card0", "/dev/dri/renderD128", "/dev/nvidia0", "/dev/null", "/dev/sda"]
+    monkeypatch.setattr(places.glob, "glob", lambda pattern: fnmatch.filter(nodes, pattern))
+    given = [path for path, right in places.rules("/nowhere", [], None) if right == "device"]
+    assert sorted(given) == ["/dev/dri/renderD128", "/dev/null", "/dev/nvidia0"]
 
 
 def test_every_cache_and_temporary_folder_is_below_scratch(monkeypatch, tmp_path):

@@ -57,9 +57,9 @@ def ask(runtime: StagedRuntime, question: Question) -> Answer:
 
 def main() -> None:
     """Answer one question and exit."""
+    ending.die_with_parent()
     out = os.dup(1)
     os.dup2(2, 1)  # nothing that a library prints may come before the answer
-    ending.die_with_parent()
     question = msgspec.json.decode(sys.stdin.buffer.readline(_LINE), type=Question)
     sandbox.confine(question.scratch, [question.folder])
     threading.Thread(target=_end_with_stdin, daemon=True).start()
