@@ -2,14 +2,14 @@
 process that cannot be, no descriptor. The kernel then says what is missing; only a filter says no.
 
 A call that this kernel does not have, or refuses to this user anyway, counts as blocked: what matters is that it does
-nothing. None of them does anything where nothing is confined, either. All of them together take less than a
-millisecond.
+nothing. None of them does anything where nothing is confined, either.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import sys
 from typing import Any, Literal
@@ -177,5 +177,6 @@ def _capable() -> bool:
     return libc.prctl(get_no_new_privileges, *map(ctypes.c_ulong, (0, 0, 0, 0))) != 1
 
 
+@functools.cache
 def _libc() -> Any:
     return ctypes.CDLL(None, use_errno=True)
