@@ -18,7 +18,7 @@ PROMPT ?= a large yellow star in the center of a blue background
 
 NODE_READY := protocol/typescript/node_modules/.ready
 
-.PHONY: help setup demo test test-slow test-typescript lint types generated schemas fixtures check conformance bench bench-layout bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-soak campaign-store pictures planted-faults transcript clean
+.PHONY: help setup demo test test-slow test-typescript lint types generated schemas fixtures check conformance bench bench-layout bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -122,6 +122,9 @@ campaign-capability: $(READY) ## race, collide and misname a million saves, race
 
 campaign-daemon: $(READY) ## kill hosts and engines, hang, shout, stop reading (FLAGS="--hosts N --engines N --json N"); prints a report
 	$(MEASURE) tests/campaigns/daemon.py $(FLAGS)
+
+campaign-hostile-engine: $(READY) ## what an engine tries that was taken over, in its real sandbox (FLAGS="--engines torch mlx --users root nobody"); prints a table
+	$(MEASURE) tests/campaigns/hostile_engine.py $(FLAGS)
 
 campaign-soak: $(READY) ## keep one daemon at work and see that nothing is left behind (FLAGS="--minutes N --engine torch mlx"); prints a report
 	$(MEASURE) tests/campaigns/soak.py $(FLAGS)

@@ -87,15 +87,17 @@ def test_an_exception_s_text_which_quotes_the_prompt_stays_in_the_process(drive_
     drive_process(body)
 
 
-def test_what_is_printed_in_the_engine_goes_to_the_log_and_never_into_the_frames(drive_process, spec):
+@pytest.mark.parametrize("compiling", [False, True])  # one that compiles may start children, which print, too
+def test_what_is_printed_in_the_engine_goes_to_the_log_and_never_into_the_frames(drive_process, spec, compiling):
     async def body(client):
         await client.make(spec(prompt="fake:stderr"))
         assert len(client.of(frames.Image)) == 1
         await client.unload()
         noise = {record.msg for record in client.logs if record.logger == "engine.stderr"}
-        assert {f"engine noise {who}" for who in ("python stdout", "python stderr", "print", "c", "child")} <= noise
+        printing = ("python stdout", "python stderr", "print", "c", *(("child",) if compiling else ()))
+        assert {f"engine noise {who}" for who in printing} <= noise
 
-    drive_process(body)
+    drive_process(body, settings={"compile": ""} if compiling else {})
 
 
 def test_what_is_printed_before_the_worker_has_its_pipe_is_skipped(drive_process, spec):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -14,7 +16,7 @@ import pytest
 
 from locara_sidecar.daemon.engine_host.request import model_files
 from locara_sidecar.engine import sandbox
-from locara_sidecar.engine.sandbox import attempts, landlock, network, places, report, seatbelt
+from locara_sidecar.engine.sandbox import attempts, forbidden, landlock, network, places, privileges, report, seatbelt
 
 
 class Played:
@@ -31,7 +33,8 @@ class Played:
             self.calls.append((name, *arguments))
             if name in self._fails:
                 raise OSError(self._fails[name], os.strerror(self._fails[name]))
-            return {"landlock_abi": self._abi, "create_ruleset": 100, "deny_calls": "2.6.0"}.get(name)
+            answers = {"landlock_abi": self._abi, "create_ruleset": 100, "machine": "x86_64", "own_pid": 4711}
+            return answers.get(name)
 
         return call
 
@@ -99,32 +102,76 @@ def test_a_refusal_is_an_error_and_nothing_stays_open(failing, tmp_path):
     assert sorted(number for (number,) in kernel.named("close")) == sorted(opened)
 
 
-def test_an_ordinary_user_leaves_the_network_inside_a_user_namespace_and_keeps_no_capability():
+def test_an_ordinary_user_leaves_the_network_inside_a_user_namespace():
     kernel = Played(leave_network=errno.EPERM)
     assert network.leave(kernel) == "in use, inside a user namespace"
     order = [call[0] for call in kernel.calls]
     assert order[:2] == ["leave_network", "leave_network_as_user"]
-    assert order[-1] == "drop_capabilities"
     user = os.geteuid()
     assert ("uid_map", f"{user} {user} 1") in kernel.named("write_proc")
     assert kernel.named("write_proc")[0] == ("setgroups", "deny")
     refused = Played(leave_network=errno.EPERM, leave_network_as_user=errno.EPERM)
     with pytest.raises(PermissionError):
         network.leave(refused)
-    assert not refused.named("drop_capabilities")
 
 
-def test_the_filter_denies_every_way_to_reach_somebody_and_leaves_waiting_and_pairs():
+@pytest.mark.parametrize("lacking", [(), ("leave_shared_memory",)])
+def test_shared_memory_is_left_where_that_can_be(lacking):
+    kernel = Played(**dict.fromkeys(lacking, errno.EINVAL))
+    assert network.leave(kernel) == "in use"
+    assert kernel.named("leave_shared_memory") == [()]
+
+
+# --- privileges and limits ------------------------------------------------------------------
+
+
+def test_every_capability_is_dropped_and_none_can_come_back():
     kernel = Played()
-    assert "2.6.0" in network.filter_calls(kernel)
-    ((denied,),) = kernel.named("deny_calls")
-    assert {"socket", "socketpair", "connect", "io_uring_setup"} == {denial.name for denial in denied}
-    errors = {denial.name: denial.error for denial in denied}
-    assert errors["io_uring_setup"] == errno.ENOSYS  # what a kernel without it answers: libraries then do without
-    assert [denial.where for denial in denied if denial.name == "connect"] == [None]
-    assert all(denial.where for denial in denied if denial.name.startswith("socket"))
-    # a stream to another machine can be opened by sending, too (TCP Fast Open): only local sockets are made at all
-    assert network.Denial("socket", errno.EACCES, network.ArgumentDiffers(0, 1)) in denied
+    privileges.give_up(kernel)
+    order = [call[0] for call in kernel.calls]
+    assert order[0] == "no_new_privileges"
+    assert order[-1] == "drop_capabilities", "the bounding set and the bits need one themselves"
+    asked = kernel.named("prctl")
+    assert {number for option, number, *_ in asked if option == 24} >= set(range(41)), "PR_CAPBSET_DROP"
+    assert (47, 4) in asked, "PR_CAP_AMBIENT, all cleared"
+    assert (28, 0xEF) in asked, "PR_SET_SECUREBITS"
+
+
+def test_an_ordinary_user_has_no_bounding_set_to_drop_and_goes_on():
+    kernel = Played(prctl=errno.EPERM)
+    privileges.give_up(kernel)
+    assert kernel.named("drop_capabilities") == [()]
+    with pytest.raises(PermissionError):
+        privileges.give_up(Played(drop_capabilities=errno.EPERM))
+
+
+def test_capabilities_go_after_the_namespaces_that_need_them_and_before_the_filter_that_needs_no_new_privileges(
+    tmp_path,
+):
+    kernel = Played()
+    sandbox._confine_linux(kernel, [(str(tmp_path), "write")], [], {})
+    order = [call[0] for call in kernel.calls]
+    steps = ["leave_network", "drop_capabilities", "install_filter", "restrict_self"]
+    assert [name for name in order if name in steps] == steps
+    assert order.index("no_new_privileges") < order.index("install_filter")
+
+
+def test_no_core_no_large_file_and_where_it_counts_alone_not_many_threads(tmp_path):
+    def limits(prepared_from, **options):
+        kernel = Played()
+        privileges.limit(kernel, prepared_from, **options)
+        return dict(kernel.named("limit"))
+
+    plain = limits(None, counted_alone=False)
+    assert plain == {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 1 << 30}
+    assert limits(None, counted_alone=True)[resource.RLIMIT_NPROC] == 4096
+    (tmp_path / "model" / "vae").mkdir(parents=True)
+    for path in (tmp_path / "model" / "a", tmp_path / "model" / "vae" / "b", tmp_path / "blob"):
+        with open(path, "wb") as file:
+            file.truncate(5 << 30)
+    (tmp_path / "model" / "c").symlink_to("../blob")
+    prepared = limits([str(tmp_path / "model"), str(tmp_path / "blob"), "/nowhere"], counted_alone=False)
+    assert (16 << 30) <= prepared[resource.RLIMIT_FSIZE] < (16 << 30) + 4096
 
 
 # --- which files ----------------------------------------------------------------------------
@@ -171,6 +218,13 @@ def test_an_installation_in_a_home_folder_itself_gives_its_parts_only(monkeypatc
     assert not {"/home/a", "/home", "/"} & set(given)
 
 
+def test_of_a_graphics_card_only_what_computes_is_given(monkeypatch):
+    nodes = ["/dev/dri/card0", "/dev/dri/renderD128", "/dev/nvidia0", "/dev/null", "/dev/sda"]
+    monkeypatch.setattr(places.glob, "glob", lambda pattern: fnmatch.filter(nodes, pattern))
+    given = [path for path, right in places.rules("/nowhere", [], None) if right == "device"]
+    assert sorted(given) == ["/dev/dri/renderD128", "/dev/null", "/dev/nvidia0"]
+
+
 def test_every_cache_and_temporary_folder_is_below_scratch(monkeypatch, tmp_path):
     import tempfile
 
@@ -205,19 +259,27 @@ def test_links_out_of_a_model_s_folder_are_files_of_the_model(tmp_path):
 # --- what is told ---------------------------------------------------------------------------
 
 BLOCKED = dict.fromkeys(("readOutside", "writeOutside", "tcp", "udp", "localSockets", "signals"), "blocked")
+CALLED = dict.fromkeys((*forbidden.ROWS, "capabilities"), "blocked")
 
 
 def test_it_counts_as_enforced_only_if_every_attempt_was_blocked():
     assert report("landlock", BLOCKED, {}).enforced
-    for name in ("readOutside", "writeOutside", "tcp", "udp"):
+    assert report("landlock", BLOCKED | CALLED, {}).enforced
+    for name in BLOCKED | CALLED:
         for outcome in ("open", "unknown"):
-            found = report("landlock", {**BLOCKED, name: outcome}, {})
-            assert not found.enforced
+            found = report("landlock", BLOCKED | CALLED | {name: outcome}, {})
+            assert not found.enforced, name
             assert found.details[name] == outcome
     assert not report("landlock", BLOCKED, {"threads": "2 were running"}).enforced
     weaker = report("landlock", {**BLOCKED, "signals": "open"}, {})
-    assert weaker.enforced
     assert "signalling" in weaker.reason
+
+
+def test_one_that_compiles_may_start_processes_and_nothing_else():
+    compiling = report("landlock", BLOCKED | CALLED | {"processes": "open"}, {}, processes=True)
+    assert compiling.enforced
+    assert "told to compile" in compiling.reason
+    assert not report("landlock", BLOCKED | CALLED | {"outliving": "open"}, {}, processes=True).enforced
 
 
 @pytest.mark.parametrize(
@@ -249,7 +311,7 @@ def test_a_thread_that_was_running_already_is_told():
 @pytest.mark.skipif(sys.platform != "linux", reason="plays a Linux kernel")
 @pytest.mark.parametrize("lacking", ["landlock_abi", "all"])
 def test_a_system_that_offers_nothing_is_told_as_it_is(lacking, tmp_path):
-    names = ["landlock_abi"] if lacking == "landlock_abi" else ["landlock_abi", "leave_network", "deny_calls"]
+    names = ["landlock_abi"] if lacking == "landlock_abi" else ["landlock_abi", "leave_network", "install_filter"]
     code = f"""
 import errno, json, msgspec, os
 from engine.test_sandbox_rules import Played
@@ -270,6 +332,9 @@ print(msgspec.json.encode(sandbox.confine({str(tmp_path / "scratch")!r}, [], ker
 def test_attempts_find_this_unconfined_process_open(tmp_path):
     found = attempts.all_attempts([str(tmp_path)], str(tmp_path))
     assert {found[name] for name in ("readOutside", "writeOutside", "tcp", "udp")} == {"open"}
+    if sys.platform == "linux":
+        free = ("fileAttributes", "signals", "otherProcesses", "processes", "outliving", "capabilities")
+        assert {found[name] for name in free} == {"open"}
     assert attempts.read("/nowhere/at/all") == "unknown"
     assert os.listdir(tmp_path) == []
 

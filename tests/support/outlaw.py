@@ -1,9 +1,10 @@
 """Tries what a confined engine must not do: in Python, natively, and from a child process. Run as a program.
 
-    python outlaw.py on|off SCRATCH < {"secret": …, "outside": …, "tcp": port, "udp": port, "readable": […],
+    python outlaw.py on|compiling|off SCRATCH < {"secret": …, "outside": …, "tcp": port, "udp": port, "readable": […],
                                        "stream": path, "datagrams": path}
 
-Prints {attempt: "done" or why not}. ``off`` is the control: the same attempts without the sandbox.
+Prints {attempt: "done" or why not}. ``compiling``: in the sandbox of an engine that may start a compiler. ``off`` is
+the control: the same attempts without the sandbox.
 """
 
 from __future__ import annotations
@@ -112,10 +113,10 @@ def main():
     plan = json.loads(sys.stdin.read())
     mode, scratch = sys.argv[1:]
     found = {}
-    if mode == "on":
+    if mode != "off":
         from locara_sidecar.engine import sandbox
 
-        found["report"] = sandbox.confine(scratch, plan["readable"]).enforced
+        found["report"] = sandbox.confine(scratch, plan["readable"], processes=mode == "compiling").enforced
     libc = ctypes.CDLL(None, use_errno=True)
     tcp, udp, secret, outside = plan["tcp"], plan["udp"], plan["secret"], plan["outside"]
     attempts = {

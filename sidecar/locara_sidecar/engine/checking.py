@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from locara_sidecar.engine import sandbox
+from locara_sidecar.engine import ending, sandbox
 from locara_sidecar.engine.runtime import create
 from locara_sidecar.ipc.errors import EngineError
 from locara_sidecar.ipc.folder_question import Answer, Question
@@ -57,6 +57,7 @@ def ask(runtime: StagedRuntime, question: Question) -> Answer:
 
 def main() -> None:
     """Answer one question and exit."""
+    ending.die_with_parent()
     out = os.dup(1)
     os.dup2(2, 1)  # nothing that a library prints may come before the answer
     question = msgspec.json.decode(sys.stdin.buffer.readline(_LINE), type=Question)

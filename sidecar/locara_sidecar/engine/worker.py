@@ -8,7 +8,6 @@ runtime. (A third, in :mod:`locara_sidecar.engine.job`, encodes previews while a
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import logging
 import os
@@ -20,7 +19,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from locara_sidecar.engine import sandbox
+from locara_sidecar.engine import ending, sandbox
 from locara_sidecar.engine.job import run_job
 from locara_sidecar.engine.load import run_load, run_prepare
 from locara_sidecar.engine.runtime import JobCancelled, Runtime, create
@@ -109,7 +108,10 @@ class Worker:
         if not isinstance(start, frames.Start) or start.version != frames.VERSION:
             self._refuse("the daemon and the engine come from different versions of Locara")
         # the scratch folder is known, nothing heavy is imported, and there is one thread: now or never
-        confined = sandbox.confine(start.scratch, start.readable, writable=start.writable)
+        compiles = "compile" in start.settings
+        if compiles:
+            ending.guard_group()
+        confined = sandbox.confine(start.scratch, start.readable, writable=start.writable, processes=compiles)
         threading.Thread(target=self._listen, args=(rest, batches), name="listener", daemon=True).start()
         _forward_logs(self._pipe.send)
         runtime = self._load(start)
@@ -245,11 +247,7 @@ def _prepare(parent: int) -> None:
         priority.step_back()
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
-        if parent and os.getppid() != parent:  # it died before the line above
-            os._exit(0)
+    ending.die_with_parent(parent)
 
 
 def _uncaught(kind: type[BaseException], _error: BaseException | None, trace: TracebackType | None) -> None:

@@ -1,8 +1,9 @@
 """The engine confines itself, once, before it loads anything heavy and while it has one thread; then it tries the bars.
 
-Linux: Landlock for files, TCP, signals and devices, and an empty network namespace and a system call filter for
-the rest of the network. macOS: a Seatbelt profile. Elsewhere nothing, and it says so. What is reported is what
-the attempts found, not what was asked for. A confinement cannot be widened: an engine that needs another
+Linux: Landlock for files, TCP, signals and devices; an empty network namespace; no capabilities; and a filter of system
+calls for the rest of the network, other processes, what Landlock does not look at, and processes of its own, of which
+it has none, so that nothing outlives it. macOS: a Seatbelt profile. Elsewhere nothing, and it says so. What is reported
+is what the attempts found, not what was asked for. A confinement cannot be widened: an engine that needs another
 model's folder is started anew.
 """
 
@@ -14,12 +15,13 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from locara_sidecar.engine.sandbox import attempts, landlock, network, places, seatbelt
+from locara_sidecar.engine.sandbox import attempts, calls, landlock, network, places, privileges, seatbelt
 from locara_sidecar.ipc.frames import SandboxReport
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
+    from locara_sidecar.engine.sandbox.forbidden import Outcome
     from locara_sidecar.engine.sandbox.kernel import Kernel
 
 __all__ = ["confine"]
@@ -35,11 +37,27 @@ _ESSENTIAL = {
 _FURTHER = {
     "localSockets": "talking to local services over sockets with a path",
     "signals": "signalling the user's other processes",
+    "fileAttributes": "changing the mode, owner, times or attributes of files",
+    "fileWatches": "watching the user's files",
+    "otherProcesses": "reading, tracing and limiting the user's other processes",
+    "sharedMemory": "shared memory, semaphores and queues of others",
+    "keyrings": "the user's keyrings",
+    "namespaces": "making namespaces",
+    "kernelInterfaces": "interfaces of the kernel that no engine needs",
+    "capabilities": "what only an administrator may",
+    "processes": "starting processes and programs",
+    "outliving": "outliving the daemon",
 }
+"""The same of attempts that only some systems know; where one was made, it must be blocked, too."""
 
 
 def confine(
-    scratch: str, readable: Iterable[str], kernel: Kernel | None = None, *, writable: Iterable[str] = ()
+    scratch: str,
+    readable: Iterable[str],
+    kernel: Kernel | None = None,
+    *,
+    writable: Iterable[str] = (),
+    processes: bool = False,
 ) -> SandboxReport:
     """Give up everything that the engine does not need, for good, and report what really holds.
 
@@ -47,7 +65,9 @@ def confine(
 
     :param scratch: the folder that stays writable; ``writable``: further ones, that a model is to be prepared into.
     :param readable: folders and files of the granted models.
+    :param processes: whether it is to start a compiler. Its processes and it are one group, which is killed as one.
     """
+    readable, writable = list(readable), list(writable)
     home = os.path.expanduser("~")
     rules = places.rules(scratch, readable, home, writable)
     outside = _outside(home, scratch, rules)
@@ -57,24 +77,35 @@ def confine(
     if sys.platform == "linux":
         from locara_sidecar.engine.sandbox.kernel import Kernel as RealKernel
 
-        _confine_linux(kernel or RealKernel(), rules, means, details)
+        prepared_from = readable if writable else None
+        _confine_linux(kernel or RealKernel(), rules, means, details, prepared_from, processes=processes)
     elif sys.platform == "darwin":
         _confine_darwin(rules, means, details)
     found = attempts.all_attempts(outside, os.path.dirname(scratch) or "/")
-    return report("+".join(means) or "none", found, details)
+    return report("+".join(means) or "none", found, details, processes=processes)
 
 
-def report(kind: str, found: dict[str, attempts.Outcome], details: dict[str, str]) -> SandboxReport:
-    """What the attempts found, in words and in one flag."""
+def report(kind: str, found: dict[str, Outcome], details: dict[str, str], *, processes: bool = False) -> SandboxReport:
+    """What the attempts found, in words and in one flag.
+
+    :param processes: whether it may start processes, because it was asked to compile.
+    """
     failed = [words for name, words in _ESSENTIAL.items() if found.get(name) != "blocked"]
+    wanted = {"processes"} if processes else set[str]()
+    failed += [
+        words for name, words in _FURTHER.items() if found.get(name, "blocked") != "blocked" and name not in wanted
+    ]
     if "threads" in details:
         failed.append("what threads do that were running already")
     enforced = not failed
     if enforced:
-        reason = "The engine tried to read and write the user's files and to reach the network; all of it was blocked."
-        left = [words for name, words in _FURTHER.items() if found.get(name) == "open"]
-        if left:
-            reason += f" What this system cannot prevent: {', '.join(left)}."
+        reason = (
+            "The engine tried to read and write the user's files, to reach the network, other processes and the"
+            f" kernel's interfaces, and {'to leave its group of processes' if processes else 'to start processes'};"
+            " all of it was blocked."
+        )
+        if processes:
+            reason += " It may start processes, since it was told to compile; they end with it."
     elif kind == "none":
         reason = "The engine is not confined on this system; it is told only the folders of granted models."
     else:
@@ -86,16 +117,28 @@ def report(kind: str, found: dict[str, attempts.Outcome], details: dict[str, str
 
 
 def _confine_linux(
-    kernel: Kernel, rules: list[tuple[str, landlock.Right]], means: list[str], told: dict[str, str]
+    kernel: Kernel,
+    rules: list[tuple[str, landlock.Right]],
+    means: list[str],
+    told: dict[str, str],
+    prepared_from: list[str] | None = None,
+    *,
+    processes: bool = False,
 ) -> None:
     if (threads := _threads()) > 1:
         told["threads"] = f"{threads} were running, and a confinement covers only the one that asks for it"
-    # the namespace first: it needs /proc/self writable; Landlock last: it closes the rest
+    # the namespace first: it needs /proc/self writable, and privileges; Landlock last: it closes the rest
     with _telling(told, "networkNamespace"):
         told["networkNamespace"] = network.leave(kernel)
         means.append("namespace")
+    with _telling(told, "limits"):
+        alone = told["networkNamespace"].endswith("user namespace")
+        told["limits"] = privileges.limit(kernel, prepared_from, counted_alone=alone)
+    with _telling(told, "privileges"):
+        told["privileges"] = privileges.give_up(kernel)
     with _telling(told, "callFilter"):
-        told["callFilter"] = network.filter_calls(kernel)
+        told["callFilter"] = calls.apply(kernel, processes=processes)
+        _forget_binding()
         means.append("seccomp")
     with _telling(told, "landlock"):
         abi = kernel.landlock_abi()
@@ -129,6 +172,13 @@ def _outside(home: str, scratch: str, rules: list[tuple[str, landlock.Right]]) -
     candidates = {os.path.realpath(path) for path in ("/", home, os.path.dirname(scratch)) if os.path.isabs(path)}
     outside = [path for path in candidates if not any(f"{path}{os.sep}".startswith(folder) for folder in given)]
     return [path for path in outside if attempts.read(path) == "open"]
+
+
+def _forget_binding() -> None:
+    """Have GNU's OpenMP bind no thread to a processor: the thread that does it for another one is denied that, and the
+    library would end the process."""
+    for name in ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"):
+        os.environ.pop(name, None)
 
 
 def _threads() -> int:

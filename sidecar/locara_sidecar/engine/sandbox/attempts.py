@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from locara_sidecar.engine.sandbox import forbidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-Outcome = Literal["blocked", "open", "unknown"]
+    from locara_sidecar.engine.sandbox.forbidden import Outcome
 
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH})
@@ -31,13 +33,17 @@ def all_attempts(outside: Iterable[str], writable: str) -> dict[str, Outcome]:
     :param outside: folders that the user can list and the engine must not.
     :param writable: a folder that the user can write in and the engine must not.
     """
+    called = forbidden.all_calls()
+    if called:  # on Linux, where each process can be looked at in /proc
+        called["otherProcesses"] = _worst([processes(), called["otherProcesses"]])
     return {
+        **called,
         "readOutside": _worst(read(folder) for folder in outside),
         "writeOutside": write(writable),
         "tcp": tcp(),
         "udp": udp(),
         "localSockets": local_sockets(),
-        "signals": signals(),
+        "signals": _worst([signals(), called.get("signals", "unknown")]),
     }
 
 
@@ -59,6 +65,15 @@ def write(folder: str) -> Outcome:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
         with contextlib.suppress(OSError):
             os.unlink(path)
+
+    return _outcome(attempt, _REFUSED)
+
+
+def processes() -> Outcome:
+    """Look at what the parent process was started with."""
+
+    def attempt() -> None:
+        os.close(os.open(f"/proc/{os.getppid()}/cmdline", os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
 
     return _outcome(attempt, _REFUSED)
 

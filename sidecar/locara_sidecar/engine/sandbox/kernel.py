@@ -6,14 +6,11 @@ standard library has none of them, and a package for three system calls would be
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import errno
 import functools
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from typing import Any
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture but Alpha
 _RULESET_VERSION = 1
@@ -21,50 +18,14 @@ _RULE_PATH_BENEATH = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
+_CLONE_NEWIPC = 0x08000000
 _CAPABILITY_VERSION_3 = 0x20080522
-_ACT_ALLOW = 0x7FFF0000
-_ACT_ERRNO = 0x00050000
-_NOT_EQUAL, _MASKED_EQUAL = 1, 7
+_SECCOMP = {"x86_64": 317, "aarch64": 277}
+_SET_FILTER, _ALL_THREADS = 1, 1  # SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC
 
 
-class ArgumentDiffers(NamedTuple):
-    """A call whose argument ``argument`` (from 0) is not ``value``."""
-
-    argument: int
-    value: int
-
-    def compare(self) -> tuple[int, int, int, int]:
-        """As libseccomp takes it: argument, operator and two values."""
-        return self.argument, _NOT_EQUAL, self.value, 0
-
-
-class ArgumentEquals(NamedTuple):
-    """A call whose argument ``argument`` (from 0) is ``value`` in the bits of ``mask``."""
-
-    argument: int
-    mask: int
-    value: int
-
-    def compare(self) -> tuple[int, int, int, int]:
-        """As libseccomp takes it: argument, operator and two values."""
-        return self.argument, _MASKED_EQUAL, self.mask, self.value
-
-
-class Denial(NamedTuple):
-    """A system call that fails with ``error``, always or where its arguments are as ``where`` says."""
-
-    name: str
-    error: int
-    where: ArgumentDiffers | ArgumentEquals | None = None
-
-
-class _Compare(ctypes.Structure):  # scmp_arg_cmp
-    _fields_ = (
-        ("arg", ctypes.c_uint),
-        ("op", ctypes.c_int),
-        ("datum_a", ctypes.c_uint64),
-        ("datum_b", ctypes.c_uint64),
-    )
+class _Program(ctypes.Structure):  # sock_fprog
+    _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
 
 
 class _RulesetAttr(ctypes.Structure):
@@ -136,7 +97,7 @@ class Kernel:
         """Give a descriptor back."""
         os.close(fd)
 
-    # --- the network namespace ----------------------------------------------------------
+    # --- namespaces ---------------------------------------------------------------------
 
     def leave_network(self) -> None:
         """An empty network namespace, for a process that may make one."""
@@ -146,6 +107,10 @@ class Kernel:
         """The same inside a user namespace of its own, which an ordinary user may make on many systems."""
         _checked(_libc().unshare(ctypes.c_int(_CLONE_NEWUSER | _CLONE_NEWNET)))
 
+    def leave_shared_memory(self) -> None:
+        """A namespace of its own for System V's shared memory, semaphores and queues, and POSIX queues."""
+        _checked(_libc().unshare(ctypes.c_int(_CLONE_NEWIPC)))
+
     def write_proc(self, name: str, text: str) -> None:
         """Write a file of ``/proc/self``."""
         fd = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
@@ -154,47 +119,43 @@ class Kernel:
         finally:
             os.close(fd)
 
+    # --- the call filter ----------------------------------------------------------------
+
+    def machine(self) -> str:
+        """Whose system calls these are: ``x86_64``, ``aarch64`` …"""
+        return os.uname().machine
+
+    def own_pid(self) -> int:
+        """This process, as its calls name it."""
+        return os.getpid()
+
+    def install_filter(self, program: bytes) -> None:
+        """From now on ``program`` (an array of ``struct sock_filter``) decides about every system call of every thread
+        of this process, and of what it starts; needs :meth:`no_new_privileges`."""
+        number = _SECCOMP.get(self.machine())
+        if number is None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        attributes = _Program(len(program) // 8, program)
+        wanted = (ctypes.c_uint(_SET_FILTER), ctypes.c_uint(_ALL_THREADS), ctypes.byref(attributes))
+        if _syscall(number, *wanted):  # a thread that has a filter of its own
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    # --- privileges and limits ----------------------------------------------------------
+
+    def prctl(self, option: int, first: int = 0, second: int = 0) -> int:
+        """``prctl(2)``."""
+        arguments = (ctypes.c_ulong(value) for value in (first, second, 0, 0))
+        return _checked(_libc().prctl(ctypes.c_int(option), *arguments))
+
     def drop_capabilities(self) -> None:
-        """Give up every capability (a new user namespace gives a full set)."""
+        """Give up every capability."""
         header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
         _checked(_libc().capset(ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)())))
 
-    # --- seccomp, through libseccomp ----------------------------------------------------
+    def limit(self, what: int, most: int) -> None:
+        """Lower a limit, for good (``what``: ``resource.RLIMIT_…``); one that is lower already stays."""
+        import resource
 
-    def deny_calls(self, denied: Iterable[Denial]) -> str:
-        """From now on these system calls fail; returns the library's version.
-
-        :raises OSError: ENOSYS where the library is not installed, else what it answered.
-        """
-        try:
-            library: Any = ctypes.CDLL("libseccomp.so.2", use_errno=True)
-        except OSError as error:
-            raise OSError(38, "libseccomp is not installed") from error
-        library.seccomp_init.restype = ctypes.c_void_p
-        context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(_ACT_ALLOW)))
-        if not context:
-            raise OSError(12, "seccomp_init failed")
-        try:
-            for denial in denied:
-                call = ctypes.c_int(library.seccomp_syscall_resolve_name(denial.name.encode()))
-                action = ctypes.c_uint32(_ACT_ERRNO | denial.error)
-                compared = [] if denial.where is None else [_Compare(*denial.where.compare())]
-                count, array = ctypes.c_uint(len(compared)), (_Compare * len(compared))(*compared)
-                _negated(library.seccomp_rule_add_array(context, action, call, count, array))
-            _negated(library.seccomp_load(context))
-        finally:
-            library.seccomp_release(context)
-        return _version(library)
-
-
-def _negated(result: int) -> None:
-    """libseccomp answers with a negative error number."""
-    if result < 0:
-        raise OSError(-result, os.strerror(-result))
-
-
-def _version(library: Any) -> str:
-    with contextlib.suppress(AttributeError, ValueError):
-        library.seccomp_version.restype = ctypes.POINTER(ctypes.c_uint * 3)
-        return ".".join(str(part) for part in library.seccomp_version().contents)
-    return "2"
+        hard = resource.getrlimit(what)[1]
+        bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (bound, bound))

@@ -1,8 +1,8 @@
 """Landlock: what this process may still open, in the words of each version of the kernel's interface.
 
 Rights are given by folder and by file; whatever a version of the kernel can control and no rule gives is denied.
-Not controlled by any version so far: stat, chdir, chmod, chown, utime and extended attributes of what the user
-may change anyway, and descriptors that were open before.
+Not controlled by any version so far: stat, chdir, and descriptors that were open before; chmod, chown, utime and
+extended attributes of what the user may change anyway, which the call filter denies (``calls.py``).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from locara_sidecar.engine.sandbox.kernel import Kernel
 
-Right = Literal["read", "run", "write", "device", "rename-threads"]
-"""What a rule gives: read; read and execute; read and write (a folder of our own); a device node; a file tree
-where existing files may also be written, which CUDA asks of ``/proc/self/task``."""
+Right = Literal["read", "run", "write", "device", "own", "rename-threads"]
+"""What a rule gives: read; read and execute; read and write (a folder of our own); a device node;
+``/proc/self``, to read; and ``/proc/self/task``, where existing files may also be written, which CUDA asks for."""
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 REMOVE_DIR, REMOVE_FILE, MAKE_CHAR, MAKE_DIR = 1 << 4, 1 << 5, 1 << 6, 1 << 7
@@ -32,6 +32,7 @@ _READ = READ_FILE | READ_DIR
 _MAKE = REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | MAKE_SOCK | MAKE_FIFO | MAKE_SYM
 _RIGHTS: dict[Right, int] = {
     "read": _READ,
+    "own": _READ,
     "run": _READ | EXECUTE,
     # not EXECUTE: what the engine wrote is loaded as a library, never started as a program
     "write": _READ | WRITE_FILE | TRUNCATE | REFER | _MAKE,
@@ -78,7 +79,7 @@ def restrict(kernel: Kernel, abi: int, rules: Iterable[tuple[str, Right]]) -> li
                 kernel.allow_beneath(ruleset, fd, rights(right, abi, folder=folder))
             finally:
                 # a rule holds on to its file, but /proc makes its files anew once nobody has them open
-                if right != "rename-threads":
+                if right not in ("own", "rename-threads"):
                     kernel.close(fd)
         kernel.no_new_privileges()
         kernel.restrict_self(ruleset)

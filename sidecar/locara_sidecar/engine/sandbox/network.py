@@ -1,7 +1,7 @@
 """No network of any kind: Landlock covers TCP only, so datagrams, names and raw sockets are taken away here.
 
 Two means, each enough by itself, and both are used where the system has them: an empty network namespace, and a
-filter on system calls (through libseccomp, which comes with most distributions). The filter also closes local sockets
+filter on system calls (``calls.py``), which also closes local sockets
 with a path, through which a desktop's services could be asked to do what the engine may not. What it leaves are local
 sockets that reach nobody: connected pairs, and streams, which can only wait to be connected to, since connecting is
 denied. CUDA's driver makes one of those when it starts and gives up without it. Neither touches devices or files.
@@ -14,7 +14,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from locara_sidecar.engine.sandbox.kernel import ArgumentDiffers, ArgumentEquals, Denial
+from locara_sidecar.engine.sandbox.bpf import Denial, Unless, When
 
 if TYPE_CHECKING:
     from locara_sidecar.engine.sandbox.kernel import Kernel
@@ -25,21 +25,17 @@ _TYPE = 0xF
 """The bits of a socket's type that are not flags."""
 
 DENIED = (
-    Denial("socket", errno.EACCES, ArgumentDiffers(0, _UNIX)),
+    Denial("socket", errno.EACCES, Unless(0, (_UNIX,))),
     # datagrams need no connection to be sent, not even those of a pair
-    *(
-        Denial(name, errno.EACCES, ArgumentEquals(1, _TYPE, kind))
-        for name in ("socket", "socketpair")
-        for kind in (_DATAGRAM, _RAW)
-    ),
+    *(Denial(name, errno.EACCES, When(1, (_DATAGRAM, _RAW), _TYPE)) for name in ("socket", "socketpair")),
     Denial("connect", errno.EACCES),
-    Denial("io_uring_setup", errno.ENOSYS),  # rings make and connect sockets without the calls above
 )
-"""What is denied from then on, and the error that it gives."""
+"""What is denied from then on, and the error that it gives. (Rings, which need none of these calls, are denied too.)"""
 
 
 def leave(kernel: Kernel) -> str:
-    """Move this process into an empty network namespace; returns how that went, in words.
+    """Move this process into an empty network namespace, and into one of its own for shared memory, semaphores and
+    queues where there is such a thing; returns how that went, in words.
 
     Call it while there is one thread. Where an ordinary user has to make a user namespace for it, ids stay what
     they are and the capabilities of that namespace are given up.
@@ -52,9 +48,13 @@ def leave(kernel: Kernel) -> str:
         if error.errno != errno.EPERM:
             raise
     else:
+        with contextlib.suppress(OSError):
+            kernel.leave_shared_memory()
         return "in use"
     user, group = os.geteuid(), os.getegid()
     kernel.leave_network_as_user()
+    with contextlib.suppress(OSError):
+        kernel.leave_shared_memory()
     with contextlib.suppress(OSError):  # ids that are not mapped look odd and cost nothing
         with contextlib.suppress(FileNotFoundError):
             kernel.write_proc("setgroups", "deny")
@@ -62,11 +62,3 @@ def leave(kernel: Kernel) -> str:
         kernel.write_proc("gid_map", f"{group} {group} 1")
     kernel.drop_capabilities()
     return "in use, inside a user namespace"
-
-
-def filter_calls(kernel: Kernel) -> str:
-    """Deny the calls of :data:`DENIED`; returns the library that was used.
-
-    :raises OSError: where there is no such library, or the kernel refuses.
-    """
-    return f"in use, libseccomp {kernel.deny_calls(DENIED)}"

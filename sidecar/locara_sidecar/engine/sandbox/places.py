@@ -1,10 +1,10 @@
 """Which files the engine may still reach, and where the libraries' caches go.
 
-Readable and executable: the interpreter, its packages, the system's libraries and tools (a compiler is one:
-``mx.compile`` and Inductor run it). Readable: the granted models, /proc, /sys and the few files of /etc that
-libraries ask for. Readable and writable: the scratch folder, the folder that a model is prepared into if the engine was
-started for that, and the device nodes of accelerators. Nothing else, so not the home folder, not the temporary folder,
-not the other models.
+Readable and executable: the interpreter, its packages, the system's libraries and tools (a compiler is one: Inductor
+runs it, where processes may be started at all). Readable: the granted models, /sys, what /proc tells of the machine and
+of this process, and the few files of /etc that libraries ask for. Readable and writable: the scratch folder, the folder
+that a model is prepared into if the engine was started for that, and the device nodes of accelerators. Nothing else, so
+not the home folder, not the temporary folder, not the other models.
 """
 
 from __future__ import annotations
@@ -32,9 +32,14 @@ _SETTINGS = (
     *("locale.alias", "passwd", "group", "nsswitch.conf", "ssl/openssl.cnf", "pki/tls/openssl.cnf", "crypto-policies"),
     *("OpenCL", "vulkan", "glvnd", "nvidia"),
 )
+_MACHINE = (
+    *("cmdline", "cpuinfo", "devices", "filesystems", "loadavg", "meminfo", "modules", "stat", "swaps", "uptime"),
+    *("version", "vmstat", "zoneinfo", "bus", "driver", "irq", "sys"),
+)
+"""Of /proc, what tells of the machine and its drivers; the other processes are none of an engine's business."""
 _DEVICES = (
     *("null", "zero", "full", "random", "urandom"),
-    *("nvidia*", "nvidia-caps/*", "dri/*", "kfd", "dxg", "nvmap", "nvhost*", "accel/*"),
+    *("nvidia*", "nvidia-caps/*", "dri/renderD*", "kfd", "dxg", "nvmap", "nvhost*", "accel/*"),
 )
 _PARTS = ("bin", "lib", "lib32", "lib64", "libexec", "include", "share", "pyvenv.cfg")
 
@@ -94,7 +99,8 @@ def rules(
     add("rename-threads", ["/proc/self/task"])
     add("run", _SYSTEM)
     add("run", _installation(home))
-    add("read", ["/proc", "/sys"])
+    add("own", ["/proc/self"])
+    add("read", ["/sys", *(f"/proc/{name}" for name in _MACHINE)])
     add("read", (f"/etc/{name}" for name in _SETTINGS))
     add("read", (path for path in readable if os.path.isabs(path) and not is_broad(path, home)))
     return list(found.items())

@@ -1,0 +1,112 @@
+"""``make campaign-hostile-engine``: an engine that a stranger's model has taken over, in the engines' real sandbox.
+
+Every act of ``support/evil`` is done by the worker's own process, started by the daemon's own code, after its runtime
+(torch, mlx) was imported: as root and, from root, as an ordinary user. The same acts are done without a sandbox, which
+shows what each is worth: where the system itself refuses one to this user, the table says so. At the end nothing of
+the user's may have changed, nothing may have been left behind, and when what started the engine is killed, the engine,
+which hears nothing any more, must be gone. Prints a line an act, engine and user, and one of JSON; 1 when one does not
+hold. (Acts are added as rows there; a part of the daemon's, what an engine *says*, is tested in ``test_screen.py``.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from campaigns.report import Row, show
+from locara_sidecar.machine.engine_choice import installed
+from support.evil import running, users
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_SECONDS = 60  # for a killed process to be gone; it takes milliseconds
+
+
+def run(engine: str, user: str, parts: Iterable[str] = ()) -> list[Row]:
+    """The rows of one engine, as one user ("root", another from root, or "" for whoever this is)."""
+    began = time.monotonic()
+    words = [sys.executable, "-m", "support.evil.running", engine, *parts]
+    be = partial(users.become, user) if user not in ("", "root") else None
+    runner = subprocess.Popen(
+        words,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=running.environment(),
+        preexec_fn=be,
+        cwd="/",
+    )
+    with runner:
+        assert runner.stdout is not None
+        line = runner.stdout.readline()
+        runner.kill()
+    if not line:
+        return [Row(f"{engine} as {user}: it starts", "no", "yes", False, time.monotonic() - began)]
+    found = json.loads(line)
+    gone = _gone(found["pid"])
+    shutil.rmtree(found["folder"], ignore_errors=True)
+    return _rows(f"{engine} as {user}" if user else engine, found, gone, time.monotonic() - began)
+
+
+def _rows(who: str, found: dict[str, Any], gone: bool, seconds: float) -> list[Row]:
+    free = {(row["part"], row["name"]): row["outcome"] for row in found["free"]}
+    rows: list[Row] = []
+    worth = 0
+    for row in found["rows"]:
+        outcome, alone = row["outcome"], free[row["part"], row["name"]]
+        held = None if outcome.startswith("skipped") else outcome != "DONE"
+        worth += held is True and alone == "DONE"
+        note = "" if alone == "DONE" else f"without a sandbox: {alone}"
+        rows.append(Row(f"{who}: {row['part']}: {row['name']}", outcome, "held", held, 0, note))
+    changed, left = found["changed"], found["survivor"]
+    rows += [
+        Row(f"{who}: changed of the user's", ", ".join(changed) or "nothing", "nothing", not changed, 0),
+        Row(f"{who}: children left behind", "one" if left else "none", "none", not left, 0),
+        Row(f"{who}: alive after its daemon was killed", "no" if gone else "yes", "no", gone, 0),
+        Row(f"{who}: held, and done without a sandbox", str(worth), "some", worth > 0, seconds),
+    ]
+    return rows
+
+
+def _gone(pid: int) -> bool:
+    """Whether a process that nobody may have waited for ends."""
+    until = time.monotonic() + _SECONDS
+    while time.monotonic() < until:
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                if file.read().rpartition(")")[2].split()[0] in "ZX":
+                    return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    with contextlib.suppress(OSError):
+        os.kill(pid, signal.SIGKILL)
+    return False
+
+
+def main() -> int:
+    """0 when every act of every engine is held."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engines", nargs="+", default=installed(), help="default: those that are installed")
+    parser.add_argument("--users", nargs="+", default=["root", "nobody"] if os.getuid() == 0 else [""])
+    parser.add_argument("--parts", nargs="*", default=[], help="parts of support/evil; default: all")
+    options = parser.parse_args()
+    if sys.platform != "linux":
+        print("This campaign is about Linux's sandbox.", file=sys.stderr)
+        return 2
+    rows = [row for engine in options.engines for user in options.users for row in run(engine, user, options.parts)]
+    return show("hostile-engine", rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

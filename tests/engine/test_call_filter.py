@@ -1,0 +1,230 @@
+"""The filter of system calls, run here by an interpreter: what it answers on each machine, call by call."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import re
+import struct
+from pathlib import Path
+
+import pytest
+
+from locara_sidecar.engine.sandbox import bpf, call_numbers, calls, forbidden
+
+OWN, OTHER = 4711, 4712
+ALLOW, ERROR = 0x7FFF0000, 0x00050000
+MACHINES = pytest.mark.parametrize("machine", list(call_numbers.ARCHITECTURES))
+
+
+def run(program, number, arguments=(), audit=0xC000003E):
+    """What a kernel would do with a call: None for allowed, else the error."""
+    data = struct.pack("=IIQ6Q", number, audit, 0, *(tuple(arguments) + (0,) * 6)[:6])
+    accumulator, position = 0, 0
+    code = list(struct.iter_unpack("=HBBI", program))
+    while True:
+        operation, if_true, if_false, value = code[position]
+        position += 1
+        if operation == 0x20:
+            (accumulator,) = struct.unpack_from("=I", data, value)
+        elif operation == 0x15:
+            position += if_true if accumulator == value else if_false
+        elif operation == 0x35:
+            position += if_true if accumulator >= value else if_false
+        elif operation == 0x54:
+            accumulator &= value
+        else:
+            assert operation == 0x06
+            return None if value == ALLOW else value - ERROR
+
+
+def answers(machine, *, processes=False):
+    """A function of a call's name and arguments that gives the filter's answer on ``machine``."""
+    architecture = call_numbers.ARCHITECTURES[machine]
+    program = bpf.program(calls.denials(OWN, processes=processes), architecture)
+    assert len(program) // 8 <= 4096, "the kernel takes no more instructions"
+
+    def answer(name, *arguments):
+        number = architecture.number(name)
+        return (
+            errno.ENOSYS
+            if number is None
+            else run(program, number, [n & (1 << 64) - 1 for n in arguments], architecture.audit)
+        )
+
+    return answer
+
+
+FAMILIES = {
+    "files by name": "chmod fchmod fchmodat fchmodat2 chown lchown fchown fchownat utime utimes futimesat utimensat "
+    "setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat file_setattr",
+    "watching": "inotify_init inotify_init1 inotify_add_watch fanotify_init fanotify_mark",
+    "others": "ptrace process_vm_readv process_vm_writev process_madvise kcmp pidfd_open pidfd_getfd pidfd_send_signal",
+    "shared memory": "shmget shmat shmctl semget semop semctl msgget msgsnd msgrcv msgctl mq_open mq_unlink",
+    "keys": "add_key request_key keyctl",
+    "the kernel": "unshare setns userfaultfd bpf perf_event_open io_uring_setup io_uring_enter io_uring_register mount "
+    "umount2 pivot_root chroot open_tree move_mount fsopen fsmount mount_setattr name_to_handle_at open_by_handle_at "
+    "kexec_load kexec_file_load init_module finit_module delete_module reboot swapon swapoff quotactl acct syslog "
+    "clock_settime clock_adjtime settimeofday adjtimex sethostname setresuid setgroups setns clone3",
+    "leaving its group": "setsid setpgid",
+}
+
+
+@MACHINES
+@pytest.mark.parametrize("processes", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whole_families_are_denied_whatever_the_arguments_are(machine, processes, family):
+    answer = answers(machine, processes=processes)
+    for name in FAMILIES[family].split():
+        assert {answer(name), answer(name, 1, 2, 3), answer(name, -1, -1)} <= {
+            errno.EPERM,
+            errno.ENOSYS,
+            errno.EACCES,
+        }, name
+
+
+@MACHINES
+def test_calls_that_name_a_process_reach_this_one_only(machine):
+    answer = answers(machine)
+    for name in ("kill", "tgkill", "tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"):
+        assert answer(name, OWN, OWN, 9) is None, name
+        for pid in (OTHER, 0, -1, -OWN, 1):  # 0: a group, in which the daemon may be
+            assert answer(name, pid, pid, 9) == errno.EPERM, (name, pid)
+    for name in ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setattr", "move_pages"):
+        assert [answer(name, pid) for pid in (0, OWN)] == [None, None], name
+        assert answer(name, OTHER) == errno.EPERM, name
+    for name, process in (("setpriority", 0), ("ioprio_set", 1)):
+        assert answer(name, process, 0) is None
+        assert answer(name, process, OWN) is None
+        assert answer(name, process, OTHER) == errno.EPERM
+        for group_or_user in {0, 1, 2, 3} - {process}:
+            assert answer(name, group_or_user, 0) == errno.EPERM
+    # the kernel looks at the lower half of a pid: so does the filter
+    assert answer("prlimit64", OTHER | 1 << 40) == errno.EPERM
+    assert answer("kill", OWN | 1 << 40, 9) is None
+
+
+@MACHINES
+def test_threads_are_made_and_processes_are_not(machine):
+    thread = 0x003D0F00  # glibc's
+    alone, compiling = answers(machine), answers(machine, processes=True)
+    assert alone("clone", thread) is None
+    assert compiling("clone", thread) is None
+    assert alone("clone3") == compiling("clone3") == errno.ENOSYS, "libraries then call clone"
+    for flags in (17, 0x4111, 0x01200011):  # fork; vfork and posix_spawn; fork as glibc has it
+        assert alone("clone", flags) == errno.EPERM
+        assert compiling("clone", flags) is None
+    for name in ("fork", "vfork", "execve", "execveat"):
+        assert alone(name) in (errno.EPERM, errno.ENOSYS)
+        assert compiling(name) is None or machine == "aarch64"
+    for namespace in (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000):
+        for answer in (alone, compiling):
+            assert answer("clone", thread | namespace) == errno.EPERM
+            assert answer("clone", 17 | namespace) == errno.EPERM
+    assert compiling("memfd_create") == errno.EPERM, "programs are in folders that the engine cannot write"
+    assert alone("memfd_create") is None
+
+
+@MACHINES
+def test_what_takes_a_command_is_denied_by_command(machine):
+    answer = answers(machine)
+    for option in (1, 36, 62):
+        assert answer("prctl", option, 0) == errno.EPERM
+    for option in (15, 38, 22):  # a thread's name, no new privileges, a filter
+        assert answer("prctl", option, 0) is None
+    for command in (8, 10, 15, 1024, 1026):
+        assert answer("fcntl", 3, command) == errno.EPERM
+    for command in (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1033):
+        assert answer("fcntl", 3, command) is None
+    for request in (0x8901, 0x5412, 0x40086602, 0x401C5820, 0x40806685):
+        assert answer("ioctl", 3, request) == errno.EPERM
+        assert answer("ioctl", 3, request | 1 << 32) == errno.EPERM, "the kernel drops the upper half"
+    for request in (0xC030462B, 0x30000001, 0xC0106407, 0x5401, 0x5421):  # NVIDIA's, UVM's, DRM's, a terminal's
+        assert answer("ioctl", 3, request) is None
+    assert answer("personality", 0xFFFFFFFF) is None
+    assert answer("personality", 0x0400000) == errno.EPERM
+
+
+@MACHINES
+def test_sockets_reach_nobody(machine):
+    answer = answers(machine)
+    local, cloexec = 1, 0o2000000
+    for family in (2, 10, 16, 17, 40):
+        assert answer("socket", family, 1) == errno.EACCES
+    for kind in (2, 3):
+        assert answer("socket", local, kind | cloexec) == errno.EACCES
+        assert answer("socketpair", local, kind) == errno.EACCES
+    for kind in (1, 5):
+        assert answer("socket", local, kind | cloexec) is None
+        assert answer("socketpair", local, kind) is None
+    assert answer("connect", 3) == errno.EACCES
+
+
+@MACHINES
+def test_other_machines_calls_and_those_of_later_kernels_are_refused(machine):
+    architecture = call_numbers.ARCHITECTURES[machine]
+    program = bpf.program(calls.denials(OWN, processes=False), architecture)
+    for foreign in {0x40000003, 0x40000028, 0xC000003E, 0xC00000B7} - {architecture.audit}:
+        assert run(program, 0, audit=foreign) == errno.EPERM
+    for number in (call_numbers.NEWEST + 1, 0x40000000, 0x40000000 | 59, 0xFFFFFFFF):  # x32's have that bit
+        assert run(program, number, audit=architecture.audit) == errno.ENOSYS
+    assert run(program, 0, audit=architecture.audit) is None
+
+
+def test_each_family_that_is_denied_is_tried_at_start():
+    tried = {name for row in forbidden.ROWS.values() for name, *_ in row}
+    for family, names in FAMILIES.items():
+        assert tried & set(names.split()), family
+    assert tried <= set(call_numbers.names())
+
+
+def test_a_machine_whose_calls_are_not_known_is_told():
+    class Strange:
+        def machine(self):
+            return "s390x"
+
+        def own_pid(self):
+            return OWN
+
+    with pytest.raises(OSError, match="s390x"):
+        calls.apply(Strange(), processes=False)
+
+
+# --- the numbers ----------------------------------------------------------------------------
+
+
+def defined(path, pattern):
+    if not Path(path).exists():
+        pytest.skip(f"{path} is not here (linux-libc-dev)")
+    found = {}
+    for name, number in re.findall(pattern, Path(path).read_text()):
+        found.setdefault(name, int(number))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("machine", "path", "pattern"),
+    [
+        ("x86_64", "/usr/include/x86_64-linux-gnu/asm/unistd_64.h", r"__NR_(\w+) (\d+)"),
+        ("aarch64", "/usr/include/asm-generic/unistd.h", r"#define __NR(?:3264)?_(\w+) (\d+)"),
+    ],
+)
+def test_the_numbers_are_the_headers(machine, path, pattern):
+    headers = defined(path, pattern)
+    architecture = call_numbers.ARCHITECTURES[machine]
+    known = [name for name in call_numbers.names() if name in headers]
+    assert len(known) > 100
+    assert {name: architecture.number(name) for name in known} == {name: headers[name] for name in known}
+
+
+@MACHINES
+def test_the_numbers_are_libseccomp_s(machine):
+    try:
+        library = ctypes.CDLL("libseccomp.so.2")
+    except OSError:
+        pytest.skip("libseccomp is not here")
+    architecture = call_numbers.ARCHITECTURES[machine]
+    for name in call_numbers.names():
+        number = library.seccomp_syscall_resolve_name_arch(ctypes.c_uint32(architecture.audit), name.encode())
+        known = architecture.number(name)
+        assert number in (known if known is not None else -1, -1) or (number < 0 and known is None), name
