@@ -140,7 +140,7 @@ def _missing(what: str, why: str = "") -> RpcError:
 def _load(file: Path, path: str) -> Any:
     try:
         return json.loads(text_files.read(file))
-    except text_files.TooLongError as error:
+    except text_files.UnfitError as error:
         raise refused(path, str(error)) from error
     except (ValueError, RecursionError) as error:
         raise refused(path, "it is not JSON") from error

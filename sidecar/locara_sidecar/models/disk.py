@@ -250,7 +250,7 @@ def _open(path: Path, *, create: bool) -> int | None:
         return None
     for flags in (os.O_RDWR | (os.O_CREAT if create else 0), os.O_RDONLY):
         with contextlib.suppress(OSError):
-            return os.open(path, flags | os.O_CLOEXEC, 0o666)
+            return os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)  # a pipe would be waited for
     return None
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from locara_sidecar.models import disk, owner
+from locara_sidecar.weights import text_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +26,7 @@ class Lease(msgspec.Struct, frozen=True):
 
     pid: int
     model: str
-    bytes: int
+    bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
 
 
 class Leases:
@@ -82,6 +83,6 @@ def _read(path: Path) -> list[Lease]:
     if state == "stranger" and lock != "held":
         return []
     try:
-        return [msgspec.json.decode(path.read_bytes(), type=Lease)]
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return [msgspec.json.decode(text_files.read(path), type=Lease)]
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
         return []  # it is being written just now

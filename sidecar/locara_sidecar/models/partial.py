@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from locara_sidecar.models import disk, owner
+from locara_sidecar.weights import text_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,8 +54,8 @@ class Partial:
         while chunk := os.read(fd, _CHUNK):
             self._hash(chunk)
         self.etag: str | None = None
-        with contextlib.suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
-            self.etag = msgspec.json.decode(self._note.read_bytes(), type=_Note).etag
+        with contextlib.suppress(OSError, msgspec.MsgspecError, ValueError, RecursionError):
+            self.etag = msgspec.json.decode(text_files.read(self._note), type=_Note).etag
 
     def write(self, data: bytes) -> None:
         """Append.

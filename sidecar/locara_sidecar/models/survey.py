@@ -15,6 +15,7 @@ import msgspec
 from locara_sidecar.machine.trees import files_below
 from locara_sidecar.models import disk, owner, partial
 from locara_sidecar.models.store import STRANGERS_SECONDS, Installed, Store
+from locara_sidecar.weights import text_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -156,8 +157,8 @@ def abandoned(folder: Path) -> bool:
     if lock == "held":
         return False
     try:
-        named = (folder / "lock").read_text(encoding="ascii", errors="replace")
-    except OSError:
+        named = text_files.read(folder / "lock").decode("ascii", errors="replace")
+    except (OSError, text_files.UnfitError):
         named = ""  # it is being made just now, or deleted
     state = owner.state(named)
     if state in ("alive", "ended"):

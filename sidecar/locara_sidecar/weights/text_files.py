@@ -1,9 +1,11 @@
-"""How long a text file of a model may be, by its name. A stranger wrote it, and what is made of it takes up to 25 times
-its bytes: it is refused by its length, before any of it is read.
+"""How long a text file of a model or of the model cache may be, by its name. A stranger wrote it, and what is made of
+it takes up to 25 times its bytes: it is refused by its length, before any of it is read. So is what is no regular file:
+one would wait for a pipe.
 """
 
 from __future__ import annotations
 
+import stat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,14 +18,14 @@ _WORDS = frozenset({"tokenizer.json", "vocab.json", "merges.txt"})
 """Tokenizers are longer: 2 MB those that are run here, 11 MB those of larger text encoders."""
 
 
-class TooLongError(ValueError):
-    """The file is longer than one of its name may be; the message says how long that is."""
+class UnfitError(ValueError):
+    """The file is longer than one of its name may be, or is none; the message says what it is."""
 
 
 def read(path: Path) -> bytes:
     """The contents of a text file.
 
-    :raises TooLongError: before any of it is read.
+    :raises UnfitError: before any of it is read.
     :raises OSError: when it cannot be read.
     """
     most = require(path)
@@ -34,10 +36,13 @@ def read(path: Path) -> bytes:
 def require(path: Path) -> int:
     """How many bytes a file of this name may have.
 
-    :raises TooLongError: where it has more.
+    :raises UnfitError: where it has more, or is no regular file.
     :raises OSError: when it cannot be looked at.
     """
     most = _MOST_WORDS if path.name in _WORDS else _MOST
-    if path.stat().st_size > most:
-        raise TooLongError(f"it is longer than the {most >> 20} MiB that a file of this kind may have")
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UnfitError("it is no regular file")
+    if status.st_size > most:
+        raise UnfitError(f"it is longer than the {most >> 20} MiB that a file of this kind may have")
     return most

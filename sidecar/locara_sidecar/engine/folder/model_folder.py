@@ -77,13 +77,11 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
     :raises EngineError: ModelIncomplete or IntegrityError.
     """
-    if (folder / name).exists() and not (folder / name).is_file():  # a pipe would be waited for
-        raise broken(name, "it is no regular file")
     try:
         value = json.loads(text_files.read(folder / name))
     except FileNotFoundError as error:
         raise incomplete(name) from error
-    except text_files.TooLongError as error:
+    except text_files.UnfitError as error:
         raise broken(name, str(error)) from error
     except (OSError, ValueError, RecursionError) as error:
         raise broken(name, "it is no readable JSON") from error

@@ -7,7 +7,7 @@ use it; each builds the network in its own way.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 NAME = "tiny_vae"
 _logger = logging.getLogger(__name__)
-_DEFAULTS = {
+_DEFAULTS: dict[str, Any] = {
     "decoder_block_out_channels": [64, 64, 64, 64],
     "num_decoder_blocks": [3, 3, 3, 1],
     "num_encoder_blocks": [1, 3, 3, 3],
