@@ -159,10 +159,10 @@ def test_verifying_finds_what_is_missing_added_or_a_link(store, hub, tmp_path, c
     assert error.data["files"] == ["attack.py" if change == "extra" else "transformer/config.json"]
 
 
-def test_verifying_a_folder_of_the_hosts_tells_how_far_it_is(tmp_path):
+def test_verifying_a_folder_of_the_hosts_tells_how_far_it_is(store, tmp_path):
     told = []
     folder = write_model(tmp_path / "mine")
-    digest, files = verify_folder(folder, "mine", told.append)
+    digest, files = verify_folder(store, folder, "mine", told.append)
     assert (digest, files) == (model_digest(folder), 5)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert (told[-1].bytes, told[-1].total_bytes, told[-1].files) == (size, size, 5)
