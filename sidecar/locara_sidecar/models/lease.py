@@ -41,9 +41,9 @@ class Leases:
         """Promise memory to this process's engine, in place of an earlier promise. Failing is no error."""
         with contextlib.suppress(OSError):
             if self._own is None:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                disk.make_folder(self._folder)
                 path = self._folder / f"{owner.name()}.{secrets.token_hex(6)}.json"
-                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, disk.FILE_MODE)
                 disk.lock_fd(self._fd)
                 self._own = path
             data = msgspec.json.encode(Lease(os.getpid(), model, size))

@@ -129,9 +129,9 @@ def _prepared_form(form: Installed) -> m.PreparedForm:
 def usage(store: Store, only: set[str] | None = None) -> m.UsageResult:
     """How much room the models take.
 
-    :param only: these models' entries; None for all.
+    :param only: of these models alone; None for the whole cache.
     """
-    report = survey.usage(store)
+    report = survey.usage(store, only)
     entries = [
         m.UsageEntry(
             model=model_id,

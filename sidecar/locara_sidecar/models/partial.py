@@ -81,7 +81,7 @@ class Partial:
     def _replace(self, *, keep: bool) -> None:
         """Go on with another file under the part's name: what the descriptor leads to belongs to somebody else too."""
         fresh = self.path.with_name(f".{self.path.name}.{secrets.token_hex(6)}")
-        fd = os.open(fresh, _FLAGS | os.O_CREAT | os.O_EXCL, 0o666)
+        fd = os.open(fresh, _FLAGS | os.O_CREAT | os.O_EXCL, disk.FILE_MODE)
         try:
             if keep:
                 os.lseek(self._fd, 0, os.SEEK_SET)
@@ -216,7 +216,7 @@ def _fresh(incoming: Path, key: str) -> Path:
 
 
 def _create(path: Path) -> int:
-    fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o666)
+    fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, disk.FILE_MODE)
     disk.lock_fd(fd)
     return fd
 

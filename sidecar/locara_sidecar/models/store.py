@@ -183,7 +183,7 @@ class Store:
         if all(folder.is_dir() for folder in folders):
             return
         for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
+            disk.make_folder(folder)
         disk.sync_folder(self.root)
         with contextlib.suppress(OSError):  # one that we may not read
             disk.sync_folder(self.root.parent)
@@ -235,13 +235,13 @@ class Store:
     def use(self, key: str) -> disk.Lock | None:
         """Say that this process uses a model, until the lock is released; None when it is gone already."""
         with contextlib.suppress(OSError):
-            self.locks.mkdir(parents=True, exist_ok=True)
+            disk.make_folder(self.locks)
         lock = self._share(key)
         if lock is None:
             return None
         mark = self.locks / f"{key}.{owner.name()}.{secrets.token_hex(6)}"
         with contextlib.suppress(OSError):
-            mark.touch(exist_ok=False)
+            mark.touch(mode=disk.FILE_MODE, exist_ok=False)
             lock.mark = mark
         # looked at after taking the lock: who removes holds the lock while the name goes, or looks for marks afterwards
         if self.entry(key) is None:
