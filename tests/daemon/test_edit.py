@@ -257,6 +257,27 @@ def test_a_cancel_in_each_phase_is_answered_and_gives_the_files_back(editor, pha
     assert host.files() == ["in.png", "mask.png"]
 
 
+def test_pictures_that_are_sent_with_waiting_jobs_are_bounded_by_their_bytes(editor):
+    """Fewer jobs than may wait; a cancel gets through meanwhile, and one with a file of the folder takes no memory."""
+    host = editor()
+    first = begin(host, "fake:slow=60000 first", steps=2)
+    until(first, "denoising")
+    large = sent(png() + bytes(11 << 20))
+    waiting = [begin(host, image=large) for _ in range(5)]
+    refused = error_of(begin(host, image=large), 30)
+    assert (refused.kind, refused.retryable) == ("QueueFull", True)
+    assert "bytes of pictures wait" in refused.message
+    waiting.append(begin(host, image=named("in.png"), steps=2))
+    until(waiting[-1], "queued")
+    waiting[0].cancel()
+    assert error_of(waiting[0], 30).code == -32800
+    waiting.append(begin(host, image=large))  # there is room for it now
+    until(waiting[-1], "queued")
+    for call in (*waiting[1:], first):
+        call.cancel()
+        assert error_of(call, 30).code == -32800
+
+
 NAMES = {"loading": "LOAD", "encoding": "ENCODE", "denoising": "STEP", "decoding": "DECODE"}
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 
 import anyio
 import psutil
 import pytest
 
-from locara_sidecar.daemon.engine_host.transport.process import EngineProcess, worker_argv
+from locara_sidecar.daemon.engine_host.transport.process import MAX_AHEAD, EngineProcess, worker_argv
 from locara_sidecar.ipc import frames, framing
 
 
@@ -125,3 +126,37 @@ def test_no_descriptor_is_left_open():
     run([sys.executable, "-c", "pass"], lambda process: None)
     settle()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+FLOOD = """
+import sys, time
+from locara_sidecar.ipc import frames, framing
+out = sys.stdout.buffer
+out.write(framing.PREAMBLE)
+frame = framing.encode(frames.Log(level="info", logger="a", msg="x" * 250_000, fields={}))
+for _ in range(400):
+    out.write(frame)
+out.flush()
+time.sleep(300)
+"""
+
+
+def test_an_engine_that_says_more_than_is_looked_at_waits():
+    """While the event loop has other things to do; 100 MB, of which a fifth may be taken."""
+    taken = []
+
+    def wait(process):
+        read = process._post
+        process._post = lambda *call: (taken.append(call), read(*call))
+        engine, deadline = psutil.Process(process.pid), time.monotonic() + 60
+        before, since = None, time.monotonic()
+        while time.monotonic() - since < 1:
+            assert time.monotonic() < deadline
+            now = len(taken), sum(engine.cpu_times()[:2])
+            if now != before or now[0] == 0:
+                before, since = now, time.monotonic()
+            time.sleep(0.05)
+        assert 0 < len(taken) <= MAX_AHEAD
+        process.kill()
+
+    run([sys.executable, "-c", FLOOD], wait)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from locara_sidecar.daemon import logs
-from locara_sidecar.daemon.engine_host.screen import LogScreen, frame_bytes
+from locara_sidecar.daemon.engine_host.screen import LogScreen, Screen, frame_bytes
 from locara_sidecar.ipc import frames, framing
 from locara_sidecar.ipc.errors import ENGINE_KINDS
 from support.engines import Played, beginning_of_png, done_with, enter, finish, image_of, in_turn, ready, works
@@ -232,6 +232,37 @@ def test_bytes_that_are_no_frames_cost_one_job_and_no_memory(drive_process, spec
 
 
 def test_the_longest_frame_follows_what_was_asked(spec):
-    assert frame_bytes(None) < frame_bytes(spec()) < frame_bytes(spec(width=1024, height=1024)) < 16 << 20
+    assert frame_bytes(None) < frame_bytes(spec()) < frame_bytes(spec(width=1024, height=1024)) < 6 << 20
+    sides = frames.Sides(minimum=16, maximum=1 << 20, multiple_of=16, max_pixels=1 << 40)
+    endless = msgspec.structs.replace(spec(width=0, height=0), model=msgspec.structs.replace(spec().model, sides=sides))
+    assert frame_bytes(endless) == framing.MAX_FRAME_BYTES
     with pytest.raises(framing.FrameError):
         list(framing.FrameReader().feed((2000).to_bytes(4, "big"), 1000))
+
+
+FORM = frames.PreparedForm(quantization="8bit", precision="bfloat16", path="/forms/a")
+SAID = {"quantization": "8bit", "precision": "bfloat16", "components": ["transformer"]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("auto", {"quantization": "none"}),
+        ("auto", {"quantization": "evil"}),
+        ("auto", {"precision": "evil"}),
+        ("4bit", {}),
+        ("auto", {"components": ["../vae"]}),
+        ("auto", {"components": ["a"] * 1000}),
+        ("auto", {"there": "/forms/b"}),
+        ("auto", {"there": "/forms/a", "quantization": "4bit"}),
+        ("auto", {"there": "/forms/a", "precision": "float32"}),
+    ],
+)
+def test_what_was_prepared_is_what_was_asked_for(spec, asked, said):
+    model = msgspec.structs.replace(spec().model, quantization=asked, prepared=[FORM])
+    screen = Screen(frames.PrepareSpec(job="p", model=model, into="/made"), "mlx")
+    screen.check(frames.Prepared(job="p", **SAID | {"quantization": "4bit" if asked == "4bit" else "8bit"}))
+    if asked == "auto":
+        screen.check(frames.Prepared(job="p", there=FORM.path, **SAID))
+    with pytest.raises(framing.FrameError):
+        screen.check(frames.Prepared(job="p", **SAID | said))

@@ -13,6 +13,7 @@ import pytest
 from locara_sidecar.daemon.access.model_specs import model_spec
 from locara_sidecar.ipc.frames import PREPARED_LAYOUT
 from locara_sidecar.models import check, collect, derive, disk, staging, survey
+from locara_sidecar.models.digest import model_digest
 from locara_sidecar.models.forms import forms_for, usable
 from locara_sidecar.models.importing import import_model
 from locara_sidecar.models.staging import Staging
@@ -263,6 +264,32 @@ def test_the_worker_verifies_a_model_with_its_forms(store, model):
     assert told[-1].total_bytes == model.meta.bytes + form.meta.bytes
     (form.folder / WEIGHTS).unlink()
     assert error_of(perform, work, quiet, lambda _: None).data["prepared"] == [form.meta.digest]
+
+
+def test_the_worker_verifies_a_folder_of_the_hosts_with_its_forms(store, tmp_path):
+    """As that of pocket, which no store has."""
+    folder = write_model(tmp_path / "host")
+    digest = model_digest(folder)
+    with making(store, folder, digest) as made:
+        form = derive.publish(store, entry_for(), made, quiet)
+    told = []
+    work = WorkerRequest(op="verify", root=str(store.root), entry=entry_for(), folder=str(folder))
+    assert perform(work, told.append, lambda _: None).digest == digest
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert (told[-1].bytes, told[-1].total_bytes) == (size + form.meta.bytes,) * 2
+    weights = form.folder / WEIGHTS
+    weights.chmod(0o644)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    error = error_of(perform, work, quiet, lambda _: None)
+    assert (error.kind, error.data["files"], error.data["prepared"]) == (
+        "IntegrityError",
+        [WEIGHTS],
+        [form.meta.digest],
+    )
+    assert "prepared form of mine" in error.message
+    assert "out of use" not in error.message  # the model itself is whole
+    assert store.forms(digest) == []
+    assert perform(work, quiet, lambda _: None).digest == digest
 
 
 def test_the_same_form_published_twice_is_one(store, model):

@@ -6,9 +6,10 @@ import pytest
 
 from locara_sidecar.models import collect, partial, survey
 from locara_sidecar.models import download as module
+from locara_sidecar.models.addresses import check_target
 from locara_sidecar.models.download import Download
 from locara_sidecar.models.transfer import Transfer
-from support.model_store import QUICK, download, entry_for, error_of, safetensors, whole, write_model
+from support.model_store import download, entry_for, error_of, safetensors, whole, write_model
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
@@ -202,8 +203,7 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(store, hub, tmp_path):
     ["http://files.example/x", "https://127.0.0.1/x", "https://10.0.0.1/x", "https://[::1]/x", "https://localhost/x"],
 )
 def test_from_a_public_hub_no_redirect_leads_to_plain_http_or_into_the_local_network(target):
-    transfer = Transfer("https://hub.example", {}, patience=QUICK, on_bytes=lambda _: None, stopped=lambda: False)
-    error = error_of(transfer._check_target, target, "a.safetensors")
+    error = error_of(check_target, "https://hub.example", target, "a.safetensors")
     assert (error.kind, error.retryable) == ("DownloadFailed", False)
 
 

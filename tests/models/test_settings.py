@@ -13,7 +13,7 @@ import pytest
 from locara_protocol.errors import RpcError
 from locara_protocol.messages import InitializeParams
 from locara_sidecar.daemon.session import Session
-from locara_sidecar.models import settings, worker
+from locara_sidecar.models import lookup, settings, worker
 from locara_sidecar.models.hub import TransientError, classify
 from locara_sidecar.models.transfer import Transfer
 from support.model_store import download, entry_for, error_of, whole
@@ -248,9 +248,9 @@ def test_no_exception_of_the_transport_is_a_fault_of_ours(store, hub, monkeypatc
     def fail(*_, **__):
         raise error
 
-    for owner, name in (("huggingface_hub.HfApi", "model_info"), (Transfer, "_open")):
+    for owner, name in ((lookup, "ask"), (Transfer, "_open")):
         with monkeypatch.context() as played:
-            played.setattr(*((f"{owner}.{name}", fail) if isinstance(owner, str) else (owner, name, fail)))
+            played.setattr(owner, name, fail)
             found = error_of(download, store, hub)
         assert found.kind == "DownloadFailed"
         passes = isinstance(error, httpx2.HTTPError) and not isinstance(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
 import time
@@ -11,10 +12,13 @@ import pytest
 
 from locara_sidecar.models import collect, partial, staging, survey
 from locara_sidecar.models.digest import model_digest
+from locara_sidecar.models.lease import Leases
+from locara_sidecar.models.staging import Staging
 from locara_sidecar.models.store import Origin
 from locara_sidecar.models.verify import verify, verify_folder
 from support.hub import COMMIT
 from support.model_store import download, entry_for, error_of, whole, write_model
+from support.prepared_forms import prepare
 
 
 def install(store, hub, tmp_path, number, t5="shared"):
@@ -159,10 +163,36 @@ def test_verifying_finds_what_is_missing_added_or_a_link(store, hub, tmp_path, c
     assert error.data["files"] == ["attack.py" if change == "extra" else "transformer/config.json"]
 
 
-def test_verifying_a_folder_of_the_hosts_tells_how_far_it_is(tmp_path):
+@pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
+@pytest.mark.parametrize("umask", [0, 0o022])
+def test_nobody_else_may_write_to_the_cache_whatever_the_umask(store, hub, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        model = download(store, hub)
+        prepare(store, model)
+        hub.fail("/cdn/", "cut", at=30_000)
+        hub.add("org/other", write_model(tmp_path / "other", seed=9, t5=9))
+        error_of(download, store, hub, entry_for("other", "org/other"))
+        leases = Leases(store.root)
+        leases.hold("mine", 1)
+        used = store.use(model.key)
+        stage = Staging(store)
+        there = [store.root, *store.root.rglob("*")]
+        modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in there}
+        stage.__exit__()
+        used.release()
+        leases.release()
+    finally:
+        os.umask(before)
+    assert any(path.suffix == ".part" for path in modes)
+    assert {path.parent for path in modes} >= {store.blobs, store.models, store.incoming, store.locks}
+    assert [f"{path} {mode:o}" for path, mode in modes.items() if mode & 0o022] == []
+
+
+def test_verifying_a_folder_of_the_hosts_tells_how_far_it_is(store, tmp_path):
     told = []
     folder = write_model(tmp_path / "mine")
-    digest, files = verify_folder(folder, "mine", told.append)
+    digest, files = verify_folder(store, folder, "mine", told.append)
     assert (digest, files) == (model_digest(folder), 5)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert (told[-1].bytes, told[-1].total_bytes, told[-1].files) == (size, size, 5)

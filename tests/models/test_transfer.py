@@ -11,9 +11,10 @@ import msgspec
 import pytest
 from huggingface_hub import close_session
 
+from locara_sidecar.models import addresses, partial
 from locara_sidecar.models import download as module
-from locara_sidecar.models import partial
 from locara_sidecar.models import transfer as transfers
+from locara_sidecar.models.addresses import check_target
 from locara_sidecar.models.download import AT_ONCE, Download
 from locara_sidecar.models.hub import RemoteFile, TransientError
 from locara_sidecar.models.transfer import RetryPolicy, StoppedError, Transfer
@@ -34,32 +35,32 @@ def names(monkeypatch):
             raise OSError(f"no such name: {host}")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (known[host], 0))]
 
-    monkeypatch.setattr(transfers.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(addresses.socket, "getaddrinfo", look_up)
     return known
 
 
 def test_from_a_public_hub_redirects_to_other_public_hosts_are_followed_over_https(names):
     names["files.example"] = "8.8.8.8"
-    transfer_to("https://hub.example")._check_target("https://files.example/x", "a")
-    transfer_to("https://hub.example")._check_target("https://behind-a-proxy.example/x", "a")
-    transfer_to("https://hub.example")._check_target("https://hub.example/x", "a")
+    check_target("https://hub.example", "https://files.example/x", "a")
+    check_target("https://hub.example", "https://behind-a-proxy.example/x", "a")
+    check_target("https://hub.example", "https://hub.example/x", "a")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "0.0.0.0", "100.64.0.1"])
 def test_a_name_that_leads_into_the_local_network_is_an_address_of_it(names, address):
     names["innocent.example"] = address
-    error = error_of(transfer_to("https://hub.example")._check_target, "https://innocent.example/x", "a")
+    error = error_of(check_target, "https://hub.example", "https://innocent.example/x", "a")
     assert error.kind == "DownloadFailed"
 
 
 @pytest.mark.parametrize("host", ["[::ffff:127.0.0.1]", "[fe80::1]", "[fd00::1]", "169.254.169.254", "nas.local"])
 def test_no_spelling_of_a_local_address_is_followed(names, host):
-    assert error_of(transfer_to("https://hub.example")._check_target, f"https://{host}/x", "a").kind == "DownloadFailed"
+    assert error_of(check_target, "https://hub.example", f"https://{host}/x", "a").kind == "DownloadFailed"
 
 
 def test_a_hub_in_the_local_network_may_redirect_within_it(names):
-    transfer_to("https://10.0.0.5")._check_target("https://10.0.0.6/x", "a")
-    assert error_of(transfer_to("https://10.0.0.5")._check_target, "http://10.0.0.6/x", "a").kind == "DownloadFailed"
+    check_target("https://10.0.0.5", "https://10.0.0.6/x", "a")
+    assert error_of(check_target, "https://10.0.0.5", "http://10.0.0.6/x", "a").kind == "DownloadFailed"
 
 
 def answering(answers, endpoint="https://hub.example"):

@@ -26,11 +26,21 @@ VALUES: dict[str, Any] = {
     "one": 1,
     "a fraction": 1.5,
     "huge": 150_000_000,
+    "two to the 31st": 2**31,
+    "two to the 63rd": 2**63,
     "past every number": 10**400,
     "a huge fraction": 1e300,
+    "the largest fraction": 1e308,
+    "the smallest fraction": -1e308,
+    "next to nothing": 5e-324,
     "not a number": float("nan"),
     "infinite": float("inf"),
 }
+ABSURD = (
+    "huge", "two to the 31st", "two to the 63rd", "past every number", "a huge fraction", "the largest fraction",
+    "the smallest fraction", "not a number", "infinite",
+)  # fmt: skip
+"""Of :data:`VALUES`, those that no member may have that is a number."""
 STEMS = {"transformer": "diffusion_pytorch_model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 ALLOWED = {"IntegrityError", "ModelIncomplete", "InvalidOutput"}
 TOKENIZER = (
@@ -45,10 +55,12 @@ class Mutation(NamedTuple):
     file: str
     member: str
     value: str
+    around: tuple[Any, ...] = ()
+    """For a member that is a list: what it has but for its last item, in whose place the value is put."""
 
     @property
     def changed(self) -> Any:
-        return VALUES[self.value]
+        return [*self.around, VALUES[self.value]] if self.around else VALUES[self.value]
 
 
 class Shape(NamedTuple):
@@ -79,9 +91,17 @@ def mutations(shape: Shape) -> list[Mutation]:
         kind = "tokenizer_config" if part.startswith("tokenizer") else "config"
         kind = "scheduler_config" if part == "scheduler" else kind
         file = f"{part}/{kind}.json"
-        own = set(json.loads((shape.folder / file).read_text()))
+        config = json.loads((shape.folder / file).read_text())
+        own = set(config)
         known = set(TOKENIZER) if kind == "tokenizer_config" else set(CLASSES[class_name].read)
         made += [Mutation(file, member, value) for member in sorted(own | known) for value in VALUES]
+        lists = {member: value for member, value in config.items() if isinstance(value, list) and len(value) > 1}
+        made += [
+            Mutation(file, member, value, tuple(items[:-1]))
+            for member, items in sorted(lists.items())
+            if all(type(item) in (int, float) for item in items)
+            for value in VALUES
+        ]
     return made
 
 

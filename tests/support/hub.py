@@ -26,7 +26,8 @@ class Fault:
     """What goes wrong with requests whose path contains ``where``, the first ``times`` times.
 
     ``kind``: cut (after ``at`` bytes), flip (wrong byte at ``at``), range (of another place), etag (another each
-    time), status (``status``), drip (one byte at a time), endless, redirect (to ``to``), refuse (close at once), other
+    time), answer (``body``), status (``status``), drip (one byte at a time), endless,
+    redirect (to ``to``), refuse (close at once), other
     (all other bytes, as many), longer (more bytes than announced), shorter (fewer, as if that were all).
     """
 
@@ -37,6 +38,7 @@ class Fault:
     status: int = 500
     to: str = ""
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
 
 
 @dataclass
@@ -153,6 +155,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault is not None and fault.kind == "status":
             self._answer(fault.status, b"", fault.headers)
+            return
+        if fault is not None and fault.kind == "answer":
+            self._answer(200, fault.body, fault.headers)
             return
         if fault is not None and fault.kind == "redirect":
             self._answer(302, b"", {"Location": fault.to, **fault.headers})

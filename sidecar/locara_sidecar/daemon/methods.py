@@ -54,6 +54,7 @@ class Methods:
 
     :param policy: what was fixed at spawn, or None when ``initialize`` decides.
     :param flags: what the command line allowed.
+    :param on_room: called when further calls may be accepted.
     :param stop: ends the process in order, with an exit status (thread-safe).
     :param start_task: starts a coroutine function with arguments in the daemon's task group.
     """
@@ -71,6 +72,7 @@ class Methods:
         flags: frozenset[str] = frozenset(),
         max_queue: int,
         max_line_bytes: int,
+        on_room: Callable[[], object],
         stop: Callable[[int, str], None],
         start_task: Callable[..., object],
     ) -> None:
@@ -91,7 +93,10 @@ class Methods:
         self.decisions = Decisions(self.session)
         self._jobs = JobQueue(max_queue)
         ended = EndedJobs()
-        self._in_flight = InFlight(start_task)
+        self._in_flight = InFlight(start_task, on_room)
+        self.is_full = self._in_flight.is_full
+        """Whether so many calls are in flight that no further one may be accepted; ``on_room`` is called when that has
+        changed."""
         self._turns = JobRunner(self._jobs, ended, outbox, self._in_flight, start_task)
         job_calls = JobCalls(self._jobs, ended, self._turns, calls, outbox)
         self.gate = Gate(catalogue.with_cache(cache_root), engine_name, self._policy, self.decisions.record)

@@ -122,6 +122,7 @@ class Daemon:
             flags=settings.flags,
             max_queue=settings.queue,
             max_line_bytes=settings.max_line_bytes,
+            on_room=lambda: self._call_soon(self._server.go_on),
             stop=self.stop,
             start_task=self._start_task,
         )
@@ -134,6 +135,7 @@ class Daemon:
             leave=self._methods.leave,
             max_line_bytes=settings.max_line_bytes,
             start_aside=self._start_aside,
+            is_full=self._methods.is_full,
             resume=self._drain,
         )
         # made now: at the end there may be no memory for them

@@ -19,6 +19,7 @@ from msgspec import Meta
 from locara_protocol.errors import RpcError
 from locara_sidecar.machine import supported
 from locara_sidecar.machine.plan import Part
+from locara_sidecar.weights import text_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -246,11 +247,9 @@ def load(extra: Path | None = None) -> Catalogue:
 
 
 def _read(file: Path, base: Path) -> tuple[Entry, Path | None]:
-    if file.exists() and not file.is_file():  # a pipe would be waited for
-        raise CatalogueError(f"{file}: it is not a regular file")
     try:
-        entry = msgspec.json.decode(file.read_bytes(), type=Entry)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        entry = msgspec.json.decode(text_files.read(file), type=Entry)
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise CatalogueError(f"{file}: {error}") from error
     first = entry.sources[0] if entry.sources else Source()
     if first.package:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from locara_protocol.errors import RpcError
 from locara_sidecar.machine import supported
 from locara_sidecar.models.digest import META
-from locara_sidecar.weights import weight_files
+from locara_sidecar.weights import text_files, weight_files
 from locara_sidecar.weights.safetensors_header import MalformedHeaderError, check_header
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ ALLOWED = (".safetensors", ".json", ".txt", ".md")
 """How the name of every file of a model ends."""
 
 MAX_FILES = 4096
-_MAX_JSON = 64 * 1024 * 1024
 _MAX_PATH = 512
 _MAX_DEPTH = 8
 _CODE_KEYS = frozenset({"auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code"})
@@ -139,10 +138,10 @@ def _missing(what: str, why: str = "") -> RpcError:
 
 
 def _load(file: Path, path: str) -> Any:
-    if file.stat().st_size > _MAX_JSON:
-        raise refused(path, "a JSON file of this size is not a configuration")
     try:
-        return json.loads(file.read_bytes())
+        return json.loads(text_files.read(file))
+    except text_files.UnfitError as error:
+        raise refused(path, str(error)) from error
     except (ValueError, RecursionError) as error:
         raise refused(path, "it is not JSON") from error
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from locara_sidecar.weights import text_files
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
@@ -76,8 +78,8 @@ def _state(folder: Path) -> tuple[str, tuple[tuple[str, int, int], ...]]:
 
 def _recorded(folder: Path) -> str | None:
     try:
-        digest = msgspec.json.decode((folder / META).read_bytes(), type=RecordedDigest).digest
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        digest = msgspec.json.decode(text_files.read(folder / META), type=RecordedDigest).digest
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
         return None
     # only the store names a folder by its digest; a meta.json that somebody else put there says nothing
     return digest if digest == f"sha256:{folder.name}" else None

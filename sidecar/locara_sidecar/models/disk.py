@@ -28,6 +28,9 @@ except ImportError:  # Windows
 
 _SYSTEM = System()
 _NO_LINKS = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+FOLDER_MODE = 0o755
+FILE_MODE = 0o644
+"""Of what is made in the shared cache, whatever the umask: nobody else writes to it."""
 READ_ONLY = 0o444
 
 
@@ -69,7 +72,7 @@ def write_new(path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        with temporary.open("xb") as file:
+        with open(temporary, "xb", opener=_opener) as file:
             file.write(data)
             file.flush()
             sync_file(file.fileno())
@@ -104,7 +107,7 @@ def copy(source: Path, target: Path) -> None:
         sync_path(target)
         return
     try:
-        with source.open("rb") as old, target.open("xb") as new:
+        with source.open("rb") as old, open(target, "xb", opener=_opener) as new:
             if not _clone(old.fileno(), new.fileno()):
                 shutil.copyfileobj(old, new, 1 << 20)
             new.flush()
@@ -223,6 +226,20 @@ def try_lock(path: Path, *, shared: bool, create: bool = True) -> Lock | None:
     return None
 
 
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags, FILE_MODE)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of the cache, and those above it that are not there.
+
+    :raises OSError: when it cannot be made.
+    """
+    for one in (*reversed(folder.parents), folder):
+        if not one.is_dir():
+            one.mkdir(mode=FOLDER_MODE, exist_ok=True)
+
+
 def probe(path: Path) -> Literal["held", "free", "unknown"]:
     """Whether anybody holds a lock on a file or folder. ``unknown`` where locks keep nobody out, or cannot be had."""
     fd = _open(path, create=False)
@@ -250,7 +267,7 @@ def _open(path: Path, *, create: bool) -> int | None:
         return None
     for flags in (os.O_RDWR | (os.O_CREAT if create else 0), os.O_RDONLY):
         with contextlib.suppress(OSError):
-            return os.open(path, flags | os.O_CLOEXEC, 0o666)
+            return os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, FILE_MODE)  # a pipe would be waited for
     return None
 
 

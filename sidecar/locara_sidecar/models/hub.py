@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import fnmatch
 import ssl
-from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import httpx2
 import msgspec
-from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub import errors as hub_errors
-from huggingface_hub.utils import build_hf_headers  # pyright: ignore[reportUnknownVariableType]
+from huggingface_hub.utils import (
+    build_hf_headers,  # pyright: ignore[reportUnknownVariableType]
+    hf_raise_for_status,
+    validate_repo_id,
+)
 
 from locara_protocol.errors import RpcError
 from locara_sidecar import __version__
-from locara_sidecar.models import settings
+from locara_sidecar.models import lookup, settings
+from locara_sidecar.models.addresses import failed, origin_of
 
 if TYPE_CHECKING:
     from locara_sidecar.models.catalogue import Source
-
-_TIMEOUT = 30.0  # seconds for one answer of the hub's API
 
 
 class TransientError(Exception):
@@ -93,9 +96,7 @@ class Hub:
         repository = source.repository or ""
         page = f"{self.endpoint}/{repository}"
         try:
-            info = self._api.model_info(
-                repository, revision=source.revision or "main", files_metadata=True, timeout=_TIMEOUT
-            )
+            info = self._info(repository, source.revision or "main")
         except hub_errors.GatedRepoError as error:
             raise license_not_accepted(page) from error
         except (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError) as error:
@@ -107,24 +108,35 @@ class Hub:
             raise settings.wrong(name, "is set, which forbids every download; unset it to download") from error
         except hub_errors.HFValidationError as error:
             raise failed(f"{repository} is not the name of a repository.") from error
+        except (RpcError, TransientError):
+            raise
         except Exception as error:
             raise classify(error, self.endpoint, "the hub") from error
-        try:
-            revision = cast("Any", info).sha
-            if not isinstance(revision, str) or not _is_hex(revision, 40):
-                raise failed(f"The hub does not name a commit for {repository}.")
-            files = [self._remote(source, revision, page, file) for file in info.siblings or ()]
-        except (AttributeError, KeyError, TypeError) as error:
-            raise no_hub(self.endpoint) from error
-        return Listing(revision, _select(source, [file for file in files if file is not None], repository))
+        if not _is_hex(info.sha, 40):
+            raise failed(f"The hub does not name a commit for {repository}.")
+        files = [self._remote(source, info.sha, page, file) for file in info.siblings]
+        return Listing(info.sha, _select(source, [file for file in files if file is not None], repository))
 
-    def _remote(self, source: Source, revision: str, page: str, file: Any) -> RemoteFile | None:
-        name = str(file.rfilename)
+    def _info(self, repository: str, revision: str) -> lookup.Repository:
+        """:raises Exception: whatever huggingface_hub would, among others."""
+        validate_repo_id(repository)
+        if constants.is_offline_mode():
+            raise hub_errors.OfflineModeIsEnabled
+        url = f"{self.endpoint}/api/models/{repository}/revision/{quote(revision, safe='')}?blobs=true"
+        answer = lookup.ask(self.endpoint, url, self.headers(), repository)
+        hf_raise_for_status(answer)
+        try:
+            return lookup.repository(answer.content, repository)
+        except lookup.NoJsonError as error:
+            raise no_hub(self.endpoint) from error
+
+    def _remote(self, source: Source, revision: str, page: str, file: lookup.Sibling) -> RemoteFile | None:
+        name = file.rfilename
         if not _selected(source, name):
             return None
-        sha256 = None if file.lfs is None else str(file.lfs.sha256)
+        sha256 = None if file.lfs is None else file.lfs.sha256
         size = file.size if file.lfs is None else file.lfs.size
-        if type(size) is not int or size < 0:
+        if size is None or size < 0:
             raise RpcError("IntegrityError", f"The hub does not give the size of {name}.", file=name)
         if not _is_hex(sha256 or "", 64) and not _is_hex(file.blob_id or "", 40):
             raise RpcError("IntegrityError", f"The hub does not give the hash of {name}.", file=name)
@@ -157,12 +169,6 @@ def _is_hex(text: str, length: int) -> bool:
     return len(text) == length and set(text) <= set("0123456789abcdef")
 
 
-def origin(url: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port: what a token may be sent to."""
-    parts = urlsplit(url)
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
 def license_not_accepted(page: str) -> RpcError:
     """LicenseNotAccepted, with the page where that is done."""
     message = (
@@ -170,11 +176,6 @@ def license_not_accepted(page: str) -> RpcError:
         "in the variable HF_TOKEN, by the command hf auth login, or from the host (auth.token of initialize)."
     )
     return RpcError("LicenseNotAccepted", message, url=page)
-
-
-def failed(message: str) -> RpcError:
-    """A DownloadFailed that will not pass by itself."""
-    return RpcError("DownloadFailed", message, retryable=False)
 
 
 def no_hub(endpoint: str) -> RpcError:
@@ -210,11 +211,6 @@ def classify(error: BaseException, url: str, who: str) -> RpcError | TransientEr
     if isinstance(error, ValueError | KeyError | TypeError | AttributeError):
         return no_hub(origin_of(url))
     return failed(f"{who[0].upper()}{who[1:]} cannot be asked{by} ({type(error).__name__}).")
-
-
-def origin_of(url: str) -> str:
-    """Scheme and host of an address, for people."""
-    return "://".join(urlsplit(url)[:2])
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

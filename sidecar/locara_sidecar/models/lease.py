@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from locara_sidecar.models import disk, owner
+from locara_sidecar.weights import text_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +26,7 @@ class Lease(msgspec.Struct, frozen=True):
 
     pid: int
     model: str
-    bytes: int
+    bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
 
 
 class Leases:
@@ -40,9 +41,9 @@ class Leases:
         """Promise memory to this process's engine, in place of an earlier promise. Failing is no error."""
         with contextlib.suppress(OSError):
             if self._own is None:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                disk.make_folder(self._folder)
                 path = self._folder / f"{owner.name()}.{secrets.token_hex(6)}.json"
-                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, disk.FILE_MODE)
                 disk.lock_fd(self._fd)
                 self._own = path
             data = msgspec.json.encode(Lease(os.getpid(), model, size))
@@ -82,6 +83,6 @@ def _read(path: Path) -> list[Lease]:
     if state == "stranger" and lock != "held":
         return []
     try:
-        return [msgspec.json.decode(path.read_bytes(), type=Lease)]
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return [msgspec.json.decode(text_files.read(path), type=Lease)]
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
         return []  # it is being written just now

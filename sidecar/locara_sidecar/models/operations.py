@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from locara_sidecar.models.catalogue import Catalogue, Entry
     from locara_sidecar.models.store import Installed, Store
 
+_LAST = 253402300799  # seconds: 9999-12-31; a file's time may be any
+
 # --- list and get ----------------------------------------------------------------------------
 
 
@@ -127,9 +129,9 @@ def _prepared_form(form: Installed) -> m.PreparedForm:
 def usage(store: Store, only: set[str] | None = None) -> m.UsageResult:
     """How much room the models take.
 
-    :param only: these models' entries; None for all.
+    :param only: of these models alone; None for the whole cache.
     """
-    report = survey.usage(store)
+    report = survey.usage(store, only)
     entries = [
         m.UsageEntry(
             model=model_id,
@@ -180,7 +182,7 @@ def _of_form(entry: Installed) -> dict[str, Any]:
 
 
 def _utc(seconds: float) -> str:
-    moment = datetime.datetime.fromtimestamp(seconds or time.time(), datetime.UTC)
+    moment = datetime.datetime.fromtimestamp(min(max(seconds, 0), _LAST) or time.time(), datetime.UTC)
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from locara_sidecar.models import disk, owner
+from locara_sidecar.weights import text_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,8 +54,8 @@ class Partial:
         while chunk := os.read(fd, _CHUNK):
             self._hash(chunk)
         self.etag: str | None = None
-        with contextlib.suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
-            self.etag = msgspec.json.decode(self._note.read_bytes(), type=_Note).etag
+        with contextlib.suppress(OSError, msgspec.MsgspecError, ValueError, RecursionError):
+            self.etag = msgspec.json.decode(text_files.read(self._note), type=_Note).etag
 
     def write(self, data: bytes) -> None:
         """Append.
@@ -80,7 +81,7 @@ class Partial:
     def _replace(self, *, keep: bool) -> None:
         """Go on with another file under the part's name: what the descriptor leads to belongs to somebody else too."""
         fresh = self.path.with_name(f".{self.path.name}.{secrets.token_hex(6)}")
-        fd = os.open(fresh, _FLAGS | os.O_CREAT | os.O_EXCL, 0o666)
+        fd = os.open(fresh, _FLAGS | os.O_CREAT | os.O_EXCL, disk.FILE_MODE)
         try:
             if keep:
                 os.lseek(self._fd, 0, os.SEEK_SET)
@@ -215,7 +216,7 @@ def _fresh(incoming: Path, key: str) -> Path:
 
 
 def _create(path: Path) -> int:
-    fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o666)
+    fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, disk.FILE_MODE)
     disk.lock_fd(fd)
     return fd
 

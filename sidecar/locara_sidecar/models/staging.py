@@ -58,13 +58,16 @@ class Staging:
             raise
 
     def _begin(self) -> None:
-        self.tree.mkdir(parents=True, exist_ok=not self._own)
+        if self._own:
+            disk.make_folder(self.folder.parent)
+            self.folder.mkdir(mode=disk.FOLDER_MODE)
+        disk.make_folder(self.tree)
         if self._own:
             # while it is held gc leaves the folder alone; a killed process's folder is waste
             self._lock = disk.try_lock(self.folder / "lock", shared=False)
             (self.folder / "lock").write_text(owner.name(), encoding="ascii")  # for where locks are not heard
         if self._copies:
-            (self.folder / COPIES).touch()
+            (self.folder / COPIES).touch(mode=disk.FILE_MODE)
 
     def __enter__(self) -> Staging:
         return self
@@ -117,7 +120,7 @@ class Staging:
 
     def _target(self, path: str) -> Path:
         target = self.tree.joinpath(*PurePosixPath(path).parts)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(target.parent)
         return target
 
     def publish(

@@ -34,19 +34,23 @@ What holds at every moment, whatever is killed:
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
 from locara_sidecar.models import disk, owner
 from locara_sidecar.models.digest import META
+from locara_sidecar.weights import text_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+log = logging.getLogger("locara.models")
 
 FORMAT = 1
 STRANGERS_SECONDS = 24 * 3600.0
@@ -55,19 +59,34 @@ _LOOKS = 50
 _LOOK_SECONDS = 0.002
 
 
+# other programs write to a shared cache, and what an engine says of a prepared form comes to stand here: a value that
+# nobody of ours writes makes an entry that is passed over, not one that is met with later
+_Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+_Digest = Annotated[str, msgspec.Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
+_Id = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,127}\Z")]
+_Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+_Text = Annotated[str, msgspec.Meta(max_length=512)]
+
+
 class File(msgspec.Struct, frozen=True):
     """One file of a model: path with ``/``, size in bytes, SHA-256 in hex."""
 
-    path: str
-    size: int
-    sha256: str
+    path: _Text
+    size: _Size
+    sha256: _Sha256
+
+    def __post_init__(self) -> None:
+        pure = PurePosixPath(self.path)
+        plain = pure.as_posix() == self.path and self.path.isprintable() and not pure.is_absolute()
+        if not plain or any(part.startswith(".") for part in pure.parts):
+            raise ValueError("a file's path must lie in the model's folder")
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where files came from: a hub repository at a commit, or an import (whose folder is the user's own business)."""
 
-    repository: str | None = None
-    revision: str | None = None
+    repository: _Text | None = None
+    revision: _Text | None = None
     imported: bool = False
 
 
@@ -75,12 +94,12 @@ class DerivedFrom(msgspec.Struct, frozen=True, kw_only=True):
     """What a prepared form was made from and for: a model's digest (and an id that it had), the engine, its bits and
     computing type, and ``layout``, the number of ``ipc/frames.py`` that its tensors are named after."""
 
-    digest: str
-    model: str
-    engine: str
-    quantization: str
-    precision: str
-    layout: int
+    digest: _Digest
+    model: _Id
+    engine: Literal["mlx", "torch", "fake"]
+    quantization: Literal["8bit", "4bit"]
+    precision: Literal["float32", "bfloat16", "float16"]
+    layout: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
 
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -92,14 +111,14 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """
 
     format: int
-    ids: list[str]
-    version: str
-    digest: str
+    ids: list[_Id]
+    version: _Text
+    digest: _Digest
     source: list[Origin]
     files: list[File]
-    bytes: int
-    installed: str
-    damaged: list[str] = []
+    bytes: _Size
+    installed: Annotated[str, msgspec.Meta(pattern=r"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")]
+    damaged: list[_Text] = []
     derived_from: DerivedFrom | None = None
 
 
@@ -153,7 +172,7 @@ class Store:
         self.models = root / "models"
         self.incoming = root / "incoming"
         self.locks = root / "locks"
-        self._metas: dict[str, tuple[tuple[int, int], Meta]] = {}
+        self._metas: dict[str, tuple[tuple[int, int], Meta | None]] = {}
 
     def prepare(self) -> None:
         """Make the folders, for somebody who is going to write.
@@ -164,7 +183,7 @@ class Store:
         if all(folder.is_dir() for folder in folders):
             return
         for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
+            disk.make_folder(folder)
         disk.sync_folder(self.root)
         with contextlib.suppress(OSError):  # one that we may not read
             disk.sync_folder(self.root.parent)
@@ -190,21 +209,17 @@ class Store:
         return sorted(found, key=lambda entry: (entry.last_used, entry.key))
 
     def entry(self, key: str) -> Installed | None:
-        """The model of that digest (hex digits), or None."""
+        """The model of that digest (hex digits); None if there is none, or none that can be read, which is logged."""
         folder = self.models / key
         try:
             stat = (folder / META).stat()
             state = (stat.st_mtime_ns, stat.st_ino)
             known = self._metas.get(key)
             if known is None or known[0] != state:
-                known = state, msgspec.json.decode((folder / META).read_bytes(), type=Meta)
-                self._metas[key] = known
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+                known = self._metas[key] = state, _meta(folder, key)
+        except OSError:
             return None
-        meta = known[1]
-        if meta.format != FORMAT or meta.digest != f"sha256:{key}":
-            return None
-        return Installed(folder, meta, stat.st_mtime)
+        return None if known[1] is None else Installed(folder, known[1], stat.st_mtime)
 
     def find(self, model_id: str, *, damaged: bool = False) -> Installed | None:
         """The model installed under a catalogue id, the latest if there are several."""
@@ -220,13 +235,13 @@ class Store:
     def use(self, key: str) -> disk.Lock | None:
         """Say that this process uses a model, until the lock is released; None when it is gone already."""
         with contextlib.suppress(OSError):
-            self.locks.mkdir(parents=True, exist_ok=True)
+            disk.make_folder(self.locks)
         lock = self._share(key)
         if lock is None:
             return None
         mark = self.locks / f"{key}.{owner.name()}.{secrets.token_hex(6)}"
         with contextlib.suppress(OSError):
-            mark.touch(exist_ok=False)
+            mark.touch(mode=disk.FILE_MODE, exist_ok=False)
             lock.mark = mark
         # looked at after taking the lock: who removes holds the lock while the name goes, or looks for marks afterwards
         if self.entry(key) is None:
@@ -266,6 +281,20 @@ class Store:
             elif state != "neighbour" or lock != "free":
                 found = True
         return found
+
+
+def _meta(folder: Path, key: str) -> Meta | None:
+    """:raises OSError: when it cannot be read now."""
+    try:
+        meta = msgspec.json.decode(text_files.read(folder / META), type=Meta)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        log.warning(
+            "a model in the cache is passed over", extra={"fields": {"folder": key[:80], "reason": str(error)[:200]}}
+        )
+        return None
+    if meta.format != FORMAT or meta.digest != f"sha256:{key}":
+        return None
+    return meta
 
 
 def _age(path: Path) -> float:

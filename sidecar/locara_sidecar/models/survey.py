@@ -15,9 +15,10 @@ import msgspec
 from locara_sidecar.machine.trees import files_below
 from locara_sidecar.models import disk, owner, partial
 from locara_sidecar.models.store import STRANGERS_SECONDS, Installed, Store
+from locara_sidecar.weights import text_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 Inode = tuple[int, int]
 
@@ -42,11 +43,16 @@ class Report(msgspec.Struct, frozen=True):
     models: list[Usage]
 
 
-def usage(store: Store) -> Report:
-    """How much room the models take."""
+def usage(store: Store, only: Collection[str] | None = None) -> Report:
+    """How much room the models take.
+
+    :param only: ids of models; what is told is of these and their prepared forms alone. None for the whole cache.
+    """
     survey = Survey(store)
     models: list[Usage] = []
     for entry in survey.entries:
+        if only is not None and not any(name in only for name in entry.names):
+            continue
         own = survey.trees[entry.key]
         others = set[Inode]().union(*(inodes for key, inodes in survey.trees.items() if key != entry.key))
         models.append(
@@ -58,7 +64,10 @@ def usage(store: Store) -> Report:
             )
         )
     free = [model.entry for model in models if not model.in_use]
-    return Report(survey.total(), survey.freed(free, survey.waste(time.time() + 1)), models)
+    if only is None:
+        return Report(survey.total(), survey.freed(free, survey.waste(time.time() + 1)), models)
+    theirs = set[Inode]().union(*(survey.trees[model.entry.key] for model in models))
+    return Report(sum(survey.sizes.get(inode, 0) for inode in theirs), survey.freed(free, ()), models)
 
 
 class Survey:
@@ -156,8 +165,8 @@ def abandoned(folder: Path) -> bool:
     if lock == "held":
         return False
     try:
-        named = (folder / "lock").read_text(encoding="ascii", errors="replace")
-    except OSError:
+        named = text_files.read(folder / "lock").decode("ascii", errors="replace")
+    except (OSError, text_files.UnfitError):
         named = ""  # it is being made just now, or deleted
     state = owner.state(named)
     if state in ("alive", "ended"):

@@ -7,20 +7,18 @@ are complete and wrong are thrown away and fetched once more, then refused.
 
 from __future__ import annotations
 
-import ipaddress
 import random
 import re
-import socket
 import time
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
 
 import httpx2
 import msgspec
 
 from locara_protocol.errors import RpcError
+from locara_sidecar.models.addresses import REDIRECTS, failed, followed, origin
 from locara_sidecar.models.check import refused
-from locara_sidecar.models.hub import TransientError, classify, failed, origin, status_error
+from locara_sidecar.models.hub import TransientError, classify, status_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from locara_sidecar.models.hub import RemoteFile
     from locara_sidecar.models.partial import Partial
 
-_REDIRECTS = 5
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -158,7 +155,7 @@ class Transfer:
     def _open(self, remote: RemoteFile, headers: dict[str, str]) -> httpx2.Response:
         """Follow redirects by hand, from the hub's own address each time: the others expire."""
         url = remote.url
-        for _ in range(_REDIRECTS + 1):
+        for _ in range(REDIRECTS + 1):
             response = self._client.send(self._client.build_request("GET", url, headers=headers), stream=True)
             if not response.is_redirect:
                 if not response.is_success and response.status_code != 416:
@@ -169,15 +166,8 @@ class Transfer:
             linked = response.headers.get("x-linked-etag", "").removeprefix("W/").strip('"')
             if remote.sha256 and len(linked) == 64 and linked != remote.sha256:
                 raise CorruptError("the hub has other bytes for it than it announced")
-            try:
-                target = urljoin(url, response.headers.get("location", ""))
-                origin(target)
-            except ValueError as error:
-                raise failed(f"{remote.path} is redirected to something that is not an address.") from error
-            self._check_target(target, remote.path)
-            if origin(target) != origin(url):
-                headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
-            url = target
+            location = response.headers.get("location", "")
+            url, headers = followed(self._endpoint, url, location, headers, remote.path)
         raise failed(f"{remote.path} is redirected too often.")
 
     def _status(self, response: httpx2.Response, remote: RemoteFile, url: str) -> Exception:
@@ -187,16 +177,6 @@ class Transfer:
             return TransientError(f"the address has expired ({response.status_code})")
         error = status_error(response.status_code, response.headers, remote.path, remote.page)
         return error if isinstance(error, TransientError) else failed(str(error))
-
-    def _check_target(self, target: str, path: str) -> None:
-        """A redirect may lead to plain http, or to this machine or its network, only if the hub itself is there."""
-        if origin(target) == origin(self._endpoint):
-            return
-        scheme = urlsplit(target).scheme
-        if scheme != "https" and (scheme != "http" or urlsplit(self._endpoint).scheme != "http"):
-            raise failed(f"{path} is redirected to an address that is not https.")
-        if _is_local(target) and not _is_local(self._endpoint):
-            raise failed(f"{path} is redirected to an address of the local network.")
 
     def _begin(self, remote: RemoteFile, part: Partial, response: httpx2.Response) -> None:
         """Bring the part to where the answer starts."""
@@ -237,19 +217,3 @@ class Transfer:
                 window_ends, window_bytes = now + self._patience.window, 0
         if part.size < remote.size:
             raise TransientError("the transfer ended early")
-
-
-def _is_local(url: str) -> bool:
-    """Whether an address is on this machine or in its network. A name is looked up, if it can be."""
-    host = (urlsplit(url).hostname or "").lower()
-    if host in ("", "localhost") or host.endswith((".localhost", ".local", ".internal")):
-        return True
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        pass
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return False  # behind a proxy names need not be known here
-    return any(not ipaddress.ip_address(str(info[4][0]).partition("%")[0]).is_global for info in found)

@@ -49,16 +49,21 @@ def verify(
     if not paths:
         return
     damaged = [one.meta.digest for one in forms if found[one.meta.digest]]
-    whose = model_id if found[entry.meta.digest] else f"the prepared form of {model_id}"
+    raise _damaged(model_id, paths, damaged, own=bool(found[entry.meta.digest]))
+
+
+def _damaged(model_id: str, paths: list[str], prepared: list[str], *, own: bool) -> RpcError:
+    """:param prepared: digests of the forms that have some of the ``paths``; ``own``: whether the model has some."""
+    whose = model_id if own else f"the prepared form of {model_id}"
     shown = ", ".join(paths[:_SHOWN]) + (f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else "")
     files = "1 file" if len(paths) == 1 else f"{len(paths)} files"
     message = f"{files} of {whose} {'is' if len(paths) == 1 else 'are'} not what was installed: {shown}."
-    if found[entry.meta.digest]:
+    if own:
         message += " It is out of use now; download or import it once more."
     error = RpcError("IntegrityError", message, model=model_id, files=paths)
-    if damaged:
-        error.data["prepared"] = damaged
-    raise error
+    if prepared:
+        error.data["prepared"] = prepared
+    return error
 
 
 def _check(store: Store, entry: Installed, meter: Meter) -> list[str]:
@@ -75,23 +80,33 @@ def _check(store: Store, entry: Installed, meter: Meter) -> list[str]:
     return paths
 
 
-def verify_folder(folder: Path, model_id: str, tell: Callable[[DownloadProgress], None]) -> tuple[str, int]:
-    """Check a model that is not in the store, for which nothing is recorded: (digest, number of files).
+def verify_folder(
+    store: Store, folder: Path, model_id: str, tell: Callable[[DownloadProgress], None]
+) -> tuple[str, int]:
+    """Check a model that is not in the store, for which nothing is recorded: (digest, number of files). Its prepared
+    forms are, and are compared with what was published.
 
-    :raises RpcError: IntegrityError naming the file, StorageError.
+    :raises RpcError: IntegrityError naming the file, and ``prepared`` as :func:`verify`; StorageError.
     """
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in check.ALLOWED]
     meter = Meter(model_id, tell)
-    meter.phase("verifying", sum(path.stat().st_size for path in files), len(files))
+    size = sum(path.stat().st_size for path in files)
+    meter.phase("verifying", size, len(files))
     try:
         for path in files:
             check.check_file(folder, path.relative_to(folder).as_posix())
             meter.add(0, 1)
         digest = model_digest(folder, meter.add)
-        meter.finish()
-        return digest, len(files)
     except OSError as error:
         raise _unreadable(error) from error
+    forms = store.forms(digest)
+    more = sum(one.meta.bytes for one in forms), sum(len(one.meta.files) for one in forms)
+    meter.phase("verifying", size + more[0], len(files) + more[1], size, len(files))
+    found = {one.meta.digest: _check(store, one, meter) for one in forms}
+    meter.finish()
+    if paths := sorted(set[str]().union(*found.values())):
+        raise _damaged(model_id, paths, [one for one in found if found[one]], own=False)
+    return digest, len(files)
 
 
 def _holds(folder: Path, file: File, meter: Meter) -> bool:

@@ -114,7 +114,7 @@ def perform(
         from locara_sidecar.models.verify import verify, verify_folder
 
         if work.folder is not None:
-            digest, files = verify_folder(Path(work.folder), work.entry.id, tell)
+            digest, files = verify_folder(store, Path(work.folder), work.entry.id, tell)
             return WorkerResult(digest, 0, files)
         found = store.find(work.entry.id)
         if found is None:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_HEADER = 100_000_000
-"""The limit of the reference implementation, in bytes."""
+MAX_HEADER = 8 << 20
+"""Bytes. The reference implementation takes 100 MB, which become several GB in memory; the longest header of a model
+that is run here has 300 KB."""
 
 _MAX_COUNT = 2**63
 _BITS = {

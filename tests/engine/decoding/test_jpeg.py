@@ -132,3 +132,25 @@ def test_what_is_no_picture_is_refused_in_words(data):
     with pytest.raises(decoding.ImageError) as caught:
         decoding.picture(data)
     assert "broken" in caught.value.reason
+
+
+def scans(count):
+    """The photo with so many scans more, each of which would be gone through; as many as a decoder can be made to."""
+    at = PHOTO.index(b"\xff\xda")
+    return PHOTO[: -len(decoding.jpeg.END)] + PHOTO[at : at + 14] * count + decoding.jpeg.END
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_before_one_is_decoded(monkeypatch):
+    assert decoding.jpeg.parse(scans(decoding.jpeg.MAX_SCANS - 1)).data
+    monkeypatch.setattr(decoding, "_opened", None)
+    with pytest.raises(decoding.ImageError, match="it has 3001 scans; 64 are allowed"):
+        decoding.picture(scans(3000))
+
+
+def test_what_lies_behind_a_jpegs_end_has_no_scans_of_its():
+    many = PHOTO * (2 * decoding.jpeg.MAX_SCANS)  # as of a camera that puts further pictures there
+    assert np.array_equal(pixels(many), pixels(PHOTO))
+
+
+def test_a_progressive_jpeg_is_taken():
+    assert pixels(encoded(SOFT, "JPEG", quality=90, progressive=True)).shape == (104, 136, 3)

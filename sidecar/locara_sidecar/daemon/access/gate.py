@@ -188,12 +188,10 @@ class Gate:
         """
         entries = [entry for model in models if (entry := self.catalogue.get(model)) is not None]
         if not entries:
-            known = ", ".join(entry.id for entry in self.catalogue)
-            raise RpcError(
-                "ModelNotFound",
-                f"There is no model {models[0]} in the catalogue; it has {known}.{self.catalogue.note}",
-                model=models[0],
-            )
+            known = ", ".join(entry.id for entry in self.catalogue if entry.id in self.declared())  # no others
+            what = f"There is no model {models[0]} in the catalogue"
+            what += f"; of those that the manifest names it has {known}." if known else "."
+            raise RpcError("ModelNotFound", what + self.catalogue.note, model=models[0])
         installed = [entry for entry in entries if self.folder(entry.id) is not None]
         if not installed:
             which = entries[0].id

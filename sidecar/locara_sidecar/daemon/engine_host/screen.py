@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, assert_never
 
 from locara_sidecar.ipc import errors, frames
-from locara_sidecar.ipc.framing import FrameError
+from locara_sidecar.ipc.framing import MAX_FRAME_BYTES, FrameError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,11 +35,12 @@ _LOGGERS = 100
 
 
 def frame_bytes(spec: frames.AnySpec | None) -> int:
-    """The longest frame that an engine has to send for a job, in bytes: an image of it, uncompressed, or a preview."""
+    """The longest frame that an engine has to send for a job, in bytes: an image of it, in which packing has saved
+    nothing, or a preview."""
     if not isinstance(spec, frames.JobSpec):
         return 1 << 20
     pixels = spec.width * spec.height or spec.model.sides.max_pixels or _SIDE * _SIDE
-    return (1 << 20) + 8 * pixels + spec.preview.max_bytes
+    return min((1 << 20) + 4 * pixels + spec.preview.max_bytes, MAX_FRAME_BYTES)
 
 
 def check_ready(event: frames.Ready, engine: str) -> None:
@@ -153,10 +154,12 @@ class Screen:
     def _check_prepared(self, event: frames.Prepared) -> None:
         _expect(isinstance(self._spec, frames.PrepareSpec), "nothing was to be prepared")
         self._check_ran(self._engine, "", event.quantization, event.precision)
+        _expect(event.quantization != "none", "nothing was quantized")
         _expect(len(event.components) <= _ENTRIES, "there are too many components")
         _expect(all(_COMPONENT.fullmatch(name) for name in event.components), "a component has no name")
-        known = {form.path for form in self._spec.model.prepared}
-        _expect(event.there is None or event.there in known, "there is no such form")
+        said = event.there, event.quantization, event.precision
+        known = {(form.path, form.quantization, form.precision) for form in self._spec.model.prepared}
+        _expect(event.there is None or said in known, "there is no such form")
 
 
 def _check_bytes(data: bytes, mime_type: str, width: int, height: int) -> None:

@@ -77,7 +77,8 @@ class ImageCalls:
         if sources is not None:
             sources.check_sent()
         order = GenerationRequest(call, params, entry, grant, resolved, time.monotonic(), sources, target)
-        return self._turns.accept(call, entry.id, lambda job: Generation(job, order, self._shared))
+        weight = 0 if sources is None else sources.sent
+        return self._turns.accept(call, entry.id, lambda job: Generation(job, order, self._shared), weight)
 
     async def _open(self, job: Job, sources: SourceImages) -> None:
         try:

@@ -104,6 +104,11 @@ class SourceImages:
         """Whether there are files to open."""
         return self._opened is not None
 
+    @property
+    def sent(self) -> int:
+        """Bytes that came inline, and are held from the start."""
+        return sum(len(given.data) for _, given in self._given if given.data is not None)
+
     def hold(self) -> None:
         """The job has been queued: picked files stay open until it ends, though they be released."""
         for at, file in self._picked.items():

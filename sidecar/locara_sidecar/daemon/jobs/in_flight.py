@@ -1,6 +1,11 @@
 """The calls that somebody works on after their line was looked at, whatever they do: a job, a download, a picked file.
 
-Each can be cancelled and is waited for when the session ends. Used on the event loop's thread only.
+Each is waited for when the session ends. Long ones can be cancelled, and are bounded where they are accepted: by the
+queue of jobs, by the number of downloads. *Short* ones run to their end, in threads, which a host can outrun: when
+:data:`MAX_SHORT` of them are in flight no further line is looked at until one has been answered. Long ones do not
+count, so that a cancel never waits in the pipe for what it is to cancel: at the most it waits for a disk.
+
+Used on the event loop's thread only.
 """
 
 from __future__ import annotations
@@ -19,15 +24,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("locara.calls")
 
+MAX_SHORT = 32
+"""Less than the 40 threads that anyio has: whatever a host asks for, jobs read and save their files."""
+
 
 class InFlight:
     """One session's.
 
     :param start_task: starts a coroutine function in the daemon's task group.
+    :param on_room: called when there is room for a short call again.
     """
 
-    def __init__(self, start_task: Callable[..., object]) -> None:
+    def __init__(self, start_task: Callable[..., object], on_room: Callable[[], object] = lambda: None) -> None:
         self._start_task = start_task
+        self._on_room = on_room
+        self._short = 0
         self._cancels: dict[int | str, Callable[[], None] | None] = {}  # by request: 1 and "1" are two
         self._none: anyio.Event | None = None  # made when it is waited for: making one imports asyncio
 
@@ -37,13 +48,21 @@ class InFlight:
         :param cancel: has it end soon; None for what is short and runs to its end.
         """
         self._cancels[call.id] = cancel
+        self._short += cancel is None
+
+    def is_full(self) -> bool:
+        """Whether so many short calls are in flight that no more may be accepted."""
+        return self._short >= MAX_SHORT
 
     def leave(self, call: Call) -> None:
         """It has been answered, or is answered now."""
-        del self._cancels[call.id]
+        full = self.is_full()
+        self._short -= self._cancels.pop(call.id) is None
         if not self._cancels and self._none is not None:
             self._none.set()
             self._none = None
+        if full and not self.is_full():
+            self._on_room()
 
     def answer(self, call: Call, work: Callable[[], Awaitable[Any]], cancel: Callable[[], None] | None = None) -> None:
         """Answer a call with what ``work`` returns or raises, in a task of its own."""

@@ -102,15 +102,17 @@ class JobRunner:
         self._start_task = start_task
         self._works: dict[str, tuple[Call, JobTask]] = {}
 
-    def accept(self, call: Call, model: str, work_of: Callable[[Job], JobTask]) -> Job:
+    def accept(self, call: Call, model: str, work_of: Callable[[Job], JobTask], weight: int = 0) -> Job:
         """Queue a call that has passed all checks; its answer comes later.
 
         :param model: the id of the model that it is about.
         :param work_of: makes the work of the call's job.
+        :param weight: the bytes that the call holds until it has ended.
         :raises RpcError: QueueFull; no work is then made.
         """
-        self._queue.check_room()
+        self._queue.check_room(weight)
         job = Job(self._queue.next_id(), call.id, call.method, call.channel)
+        job.weight = weight
         job.model = model
         work = work_of(job)  # before the job is anywhere: one without its work would hold up the queue for good
         self._queue.add(job)

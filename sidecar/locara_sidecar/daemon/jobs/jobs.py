@@ -28,6 +28,10 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 }
 
 
+MAX_HELD = 64 << 20
+"""Bytes of pictures that were sent inline, of all jobs that run or wait. One job alone may hold what a line takes."""
+
+
 class Job:
     """One accepted long call.
 
@@ -43,6 +47,8 @@ class Job:
         self.model: str | None = None
         self.last: Streamed | None = None
         self.cancel_requested = False
+        self.weight = 0
+        """Bytes that it holds until it has ended: pictures that were sent inline."""
 
     def move(self, state: JobState) -> None:
         """Go to another state.
@@ -85,14 +91,23 @@ class JobQueue:
         """An id that no job of the session had."""
         return f"job-{next(self._numbers)}"
 
-    def check_room(self) -> None:
-        """:raises RpcError: QueueFull."""
+    def check_room(self, weight: int = 0) -> None:
+        """Whether one more may be accepted.
+
+        :param weight: the bytes that it would hold while it waits.
+        :raises RpcError: QueueFull.
+        """
         waiting = sum(job.state == "queued" for job in self._jobs.values())
         # a job that is accepted while nothing runs starts at once and takes no waiting place
         if waiting >= self._limit + (self.running() is None):
             raise RpcError(
                 "QueueFull", f"{waiting} jobs are waiting already; try again when one is done.", maxQueue=self._limit
             )
+
+        held = sum(job.weight for job in self._jobs.values())
+        if weight and held and held + weight > MAX_HELD:
+            message = f"{held} bytes of pictures wait with jobs already; try again when one is done."
+            raise RpcError("QueueFull", message, maxQueue=self._limit)
 
     def add(self, job: Job) -> None:
         """Put an accepted job at the end."""

@@ -13,10 +13,13 @@ from locara_protocol.methods import METHODS
 from locara_sidecar.daemon.wire.off_loop import NO_THREAD
 
 if TYPE_CHECKING:
+    from locara_protocol.methods import Method
     from locara_sidecar.daemon.wire.outbox import Channel, Outbox
 
 log = logging.getLogger("locara.calls")
 
+MAX_HELD = 8 << 20
+"""Bytes of a batch's answers, beyond which no more of its requests are accepted: as long as one answer may be."""
 _NO_FILE = (errno.EMFILE, errno.ENFILE)
 
 
@@ -29,6 +32,7 @@ class Batch:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self._lines: list[bytes] = []
+        self._bytes = 0
         self._open = 1  # the batch itself, until all its entries have been looked at
 
     def expect(self) -> None:
@@ -38,7 +42,19 @@ class Batch:
     def add(self, line: bytes) -> None:
         """One more answer."""
         self._lines.append(line)
+        self._bytes += len(line)
         self.done()
+
+    def require_room(self, method: Method) -> None:
+        """Whether a request of this method may stand here, behind what has been answered.
+
+        :raises RpcError: InvalidRequest.
+        """
+        if not method.in_batch:
+            raise RpcError("InvalidRequest", f"{method.name} cannot stand in a batch.")
+        if self._bytes >= MAX_HELD:  # they are all held until its last entry has been answered, which may take hours
+            message = f"The answers of this batch take {MAX_HELD >> 20} MiB already; send the rest by itself."
+            raise RpcError("InvalidRequest", message)
 
     def done(self) -> None:
         """One entry less to wait for; called once more when all entries have been looked at."""

@@ -63,6 +63,8 @@ class Server:
     :param cancel: cancels the long call of a request's id, if there is one.
     :param leave: the host said ``exit``.
     :param start_aside: starts a coroutine function in a task; False where there is no event loop yet.
+    :param is_full: whether so many calls are in flight that no further one may be accepted; when that has changed,
+        :meth:`go_on` is to be called.
     :param resume: called when the server is no longer :attr:`busy`.
     """
 
@@ -76,6 +78,7 @@ class Server:
         leave: Callable[[], None],
         max_line_bytes: int,
         start_aside: Callable[..., bool] = lambda *_: False,
+        is_full: Callable[[], bool] = lambda: False,
         resume: Callable[[], None] = lambda: None,
     ) -> None:
         if handlers.keys() != METHODS.keys():
@@ -88,11 +91,16 @@ class Server:
         self._leave = leave
         self._max_line_bytes = max_line_bytes
         self._start_aside = start_aside
+        self._is_full = is_full
         self._resume = resume
         self._rest: Iterator[None] | None = None
-        self.busy = False
-        """While a call waits for what it needs from a disk, no other line may be looked at; the loop has its hands free
-        for the calls that were accepted before."""
+        self._at_disk = False
+
+    @property
+    def busy(self) -> bool:
+        """While a call waits for what it needs from a disk, or too many are in flight, or a batch is not at its end, no
+        other line may be looked at; the loop has its hands free for the calls that were accepted before."""
+        return self._at_disk or self._rest is not None or self._is_full()
 
     def handle_line(self, line: bytes) -> None:
         """One line of the wire, without its line ending. Never raises."""
@@ -101,7 +109,7 @@ class Server:
             self._entry(decoded, None)
             return
         self._rest = self._entries(decoded.entries)
-        self._go_on()
+        self._look_at_rest()
 
     def _entries(self, entries: Sequence[jsonrpc.Entry]) -> Iterator[None]:
         batch = Batch(self._outbox)
@@ -110,11 +118,19 @@ class Server:
             yield
         batch.done()
 
-    def _go_on(self) -> None:
+    def _look_at_rest(self) -> None:
         """Look at the rest of a batch, as far as nothing has to be waited for."""
-        while self._rest is not None and not self.busy:
+        while self._rest is not None and not (self._at_disk or self._is_full()):
             if next(self._rest, self) is self:
                 self._rest = None
+
+    def go_on(self) -> None:
+        """What was waited for has come: the rest of a batch, then the lines behind it."""
+        try:
+            self._look_at_rest()
+        finally:
+            if not self.busy:
+                self._resume()
 
     def handle_long_line(self) -> None:
         """A line that was over the limit and has been skipped."""
@@ -152,15 +168,15 @@ class Server:
             self._session.admit(method)
             if method is None:
                 raise RpcError("MethodNotFound", "There is no method of this name.")
-            if batch is not None and not method.in_batch:
-                raise RpcError("InvalidRequest", f"{method.name} cannot stand in a batch.")
+            if batch is not None:
+                batch.require_room(method)
             self._open_channel(call, method, request.params)
             params = jsonrpc.decode_params(method.params, request.params)
             handler = self._handlers[method.name]
             if not isinstance(handler, OffLoopHandler):
                 _give(call, handler(call, params))
             elif self._start_aside(self._after_disk, call, handler, params):
-                self.busy = True
+                self._at_disk = True
             else:  # there is nobody yet who would have to wait
                 _give(call, handler.then(call, params, handler.first(*handler.given())))
 
@@ -176,12 +192,8 @@ class Server:
         self._free()
 
     def _free(self) -> None:
-        self.busy = False
-        try:
-            self._go_on()
-        finally:
-            if not self.busy:
-                self._resume()
+        self._at_disk = False
+        self.go_on()
 
     def _open_channel(self, call: Call, method: Method, params: bytes) -> None:
         if method.notification is None:

@@ -20,6 +20,10 @@ _ICC = b"ICC_PROFILE\0"
 _EXIF = b"Exif\0\0"
 
 
+MAX_SCANS = 64
+"""Each goes through the whole picture once more; programs make up to 14."""
+
+
 class Jpeg(NamedTuple):
     """What a JPEG says. ``data``: the file without what does not determine its pixels."""
 
@@ -46,6 +50,7 @@ def parse(data: bytes) -> Jpeg:
             at += 1
             continue
         if marker == _SOS:
+            _require_few_scans(data, at)
             return Jpeg(b"".join([*kept, b"\xff", data[at:]]), exif, _joined(profile))
         length = int.from_bytes(data[at + 1 : at + 3], "big")
         segment = data[at : at + 1 + length]
@@ -59,6 +64,14 @@ def parse(data: bytes) -> Jpeg:
             profile.append(body[len(_ICC) :])
         if _counts(marker, body):
             kept.append(b"\xff" + segment)
+
+
+def _require_few_scans(data: bytes, at: int) -> None:
+    """:param at: where the first begins. Within one a 0xFF has a 0 behind it, so that no mark is met there."""
+    end = data.find(END, at)
+    scans = 1 + data.count(bytes((0xFF, _SOS)), at, end if end >= 0 else len(data))
+    if scans > MAX_SCANS:
+        raise ImageError(f"it has {scans} scans; {MAX_SCANS} are allowed")
 
 
 def _counts(marker: int, body: bytes) -> bool:

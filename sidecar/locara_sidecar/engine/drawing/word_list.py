@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
+from locara_sidecar.weights import text_files
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -63,7 +65,7 @@ def read(folder: Path, digest: str) -> WordList | None:
     """
     del digest
     try:
-        stored = msgspec.json.decode((folder / FILE_NAME).read_bytes(), type=_Stored)
+        stored = msgspec.json.decode(text_files.read(folder / FILE_NAME), type=_Stored)
     except (OSError, ValueError, RecursionError):
         return None
     known = frozenset(word.lower() for word in stored.words if word)

@@ -39,6 +39,9 @@ class Members(NamedTuple):
 
 _WIDTH = whole(1, 1 << 16)
 _LEVELS = 16
+_VAE_LEVELS = 7
+"""Each doubles the side of a picture: up to 64 pixels for one of the latent. What a preview is fitted on has that size,
+too."""
 _LAYERS = whole(1, 1024)
 _SMALL = number(0, 1)
 _EPSILON = number(1e-12, 1)
@@ -55,9 +58,9 @@ _AVERAGED = frozenset(
 _VAE: dict[str, Rule] = {
     "in_channels": whole(1, 1024),
     "out_channels": whole(1, 1024),
-    "down_block_types": each(one_of("DownEncoderBlock2D"), _LEVELS),
-    "up_block_types": each(one_of("UpDecoderBlock2D"), _LEVELS),
-    "block_out_channels": each(_WIDTH, _LEVELS),
+    "down_block_types": each(one_of("DownEncoderBlock2D"), _VAE_LEVELS),
+    "up_block_types": each(one_of("UpDecoderBlock2D"), _VAE_LEVELS),
+    "block_out_channels": each(_WIDTH, _VAE_LEVELS),
     "layers_per_block": whole(1, 64),
     "act_fn": one_of("silu"),
     "latent_channels": whole(1, 1024),
@@ -72,6 +75,26 @@ _VAE: dict[str, Rule] = {
     "use_post_quant_conv": switch,
     "mid_block_add_attention": switch,
 }
+
+_TINY: dict[str, Rule] = {
+    "in_channels": one_of(3),
+    "out_channels": one_of(3),
+    "encoder_block_out_channels": each(_WIDTH, _VAE_LEVELS),
+    "decoder_block_out_channels": each(_WIDTH, _VAE_LEVELS),
+    "act_fn": one_of("relu"),
+    "upsample_fn": one_of("nearest"),
+    "latent_channels": whole(1, 1024),
+    "upsampling_scaling_factor": whole(1, 64),
+    "num_encoder_blocks": each(whole(0, 64), _VAE_LEVELS),
+    "num_decoder_blocks": each(whole(0, 64), _VAE_LEVELS),
+    "scaling_factor": _SCALE,
+    "shift_factor": either(_ANY, null),
+    "latents_mean": either(each(_ANY, 1024), null),
+    "latents_std": either(each(_SCALE, 1024), null),
+    "force_upcast": switch,
+}
+_TINY_HARMLESS = frozenset({"latent_magnitude", "latent_shift", "block_out_channels"})
+"""For pictures of latents, which nobody makes here; the last repeats the widths."""
 
 _DOWN = ("DownBlock2D", "CrossAttnDownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D",
          "SimpleCrossAttnDownBlock2D", "KDownBlock2D", "KCrossAttnDownBlock2D")  # fmt: skip
@@ -349,6 +372,7 @@ _MLX_UNET: dict[str, Callable[[Any], bool]] = {
 _CLIP_MEMBERS = Members(_CLIP, _TRANSFORMERS)
 CLASSES: dict[str, Members] = {
     "AutoencoderKL": Members(_VAE, _DIFFUSERS | _AVERAGED),
+    "AutoencoderTiny": Members(_TINY, _DIFFUSERS | _TINY_HARMLESS),
     "UNet2DConditionModel": Members(_UNET, _DIFFUSERS | _AVERAGED | {"dropout"}, {"mlx": _MLX_UNET}),
     "SD3Transformer2DModel": Members(_SD3, _DIFFUSERS | _AVERAGED),
     "FluxTransformer2DModel": Members(_FLUX, _DIFFUSERS | _AVERAGED),

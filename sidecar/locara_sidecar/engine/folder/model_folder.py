@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors import safe_open as _safe_open
 
 from locara_sidecar.ipc.errors import EngineError
-from locara_sidecar.weights import weight_files
+from locara_sidecar.weights import safetensors_header, text_files, weight_files
 
 safe_open: Any = _safe_open
 Classes = Mapping[str, frozenset[str]]
@@ -77,12 +77,12 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
     :raises EngineError: ModelIncomplete or IntegrityError.
     """
-    if (folder / name).exists() and not (folder / name).is_file():  # a pipe would be waited for
-        raise broken(name, "it is not a regular file")
     try:
-        value = json.loads((folder / name).read_bytes())
+        value = json.loads(text_files.read(folder / name))
     except FileNotFoundError as error:
         raise incomplete(name) from error
+    except text_files.UnfitError as error:
+        raise broken(name, str(error)) from error
     except (OSError, ValueError, RecursionError) as error:
         raise broken(name, "it is not readable JSON") from error
     if not isinstance(value, dict):
@@ -133,6 +133,7 @@ def read_component(folder: Path, name: str, class_name: str, stem: str) -> Compo
         if any(Path(file).name != file or not file.endswith(".safetensors") for file in expected.values()):
             raise broken(index, "it names something that is not a safetensors file beside it")
         names = [f"{name}/{file}" for file in sorted(set(expected.values()))]
+    _require_headers(folder, names)
     keys = {file: _header_keys(folder, file) for file in names}
     for key, file in expected.items():
         if key not in keys[f"{name}/{file}"]:
@@ -141,6 +142,21 @@ def read_component(folder: Path, name: str, class_name: str, stem: str) -> Compo
     return Component(
         name=name, class_name=class_name, config=config, files=files, size=sum(file.stat().st_size for file in files)
     )
+
+
+def _require_headers(folder: Path, names: list[str]) -> None:
+    """Headers are kept in memory, and a stranger says how long they are: before any is read, all of a component's are
+    bounded together.
+
+    :raises EngineError: IntegrityError naming the file.
+    """
+    left = safetensors_header.MAX_HEADER
+    for name in names:
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                left -= int.from_bytes(file.read(8), "little")
+        if left < 0:
+            raise broken(name, f"the headers of this part are longer than {safetensors_header.MAX_HEADER >> 20} MiB")
 
 
 def _header_keys(folder: Path, name: str) -> frozenset[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from locara_sidecar.engine.folder import part_sizes
 from locara_sidecar.engine.folder.member_rules import Rule, each, either, number, off, one_of, switch, text, whole
 from locara_sidecar.engine.folder.model_folder import broken, incomplete, read_json
+from locara_sidecar.weights import text_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,10 +100,24 @@ def check(folder: Path, found: Mapping[str, str], configs: Mapping[str, dict[str
         config = read_json(folder, file)
         encoder = configs.get(name.replace("tokenizer", "text_encoder"), {})
         clip = found[name].startswith("CLIP")
+        _require_lengths(folder, name)
         _require_files(folder, name, "BPE" if clip else "Unigram")
         _require_members(file, config, _NEVER_NULL | ({"bos_token"} if clip else set()))
         if clip:
             _require_length(file, config, int(encoder.get(_POSITIONS, 77)))
+
+
+def _require_lengths(folder: Path, name: str) -> None:
+    """Libraries read what lies in this folder by themselves."""
+    for path in sorted((folder / name).iterdir()):
+        if path.is_dir():
+            continue
+        try:
+            text_files.require(path)
+        except text_files.UnfitError as error:
+            raise broken(f"{name}/{path.name}", str(error)) from error
+        except OSError:
+            continue  # a link to nothing is read by nobody
 
 
 def _require_files(folder: Path, name: str, kind: str) -> None:

@@ -52,7 +52,15 @@ class Previews:
                 self._folder, vae.config.latent_channels
             ) or linear_preview.fit_to_encoder(self._encode, vae.config.factor, checkpoint)
         if mode == "tiny" and not self._tiny_sought:
-            self._tiny = tiny_preview.load(self._folder, self._build_tiny, checkpoint)
+            config = self._vae().config
+            self._tiny = tiny_preview.load(
+                self._folder,
+                self._build_tiny,
+                checkpoint,
+                channels=config.latent_channels,
+                factor=config.factor,
+                engine="mlx",
+            )
             self._tiny_sought = True
 
     def decode(self, x0: mx.array, mode: str, max_side: int) -> tuple[PilImage, PreviewDecoder] | None:

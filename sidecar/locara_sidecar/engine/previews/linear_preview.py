@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from locara_sidecar.engine.previews.pictures import scaled
+from locara_sidecar.weights import text_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +78,7 @@ class LinearPreview(NamedTuple):
 def read(folder: Path, channels: int) -> LinearPreview | None:
     """The preview stored in a model's folder; None when there is none of this form for ``channels`` channels."""
     try:
-        value = json.loads((folder / FILE_NAME).read_bytes())
+        value = json.loads(text_files.read(folder / FILE_NAME))
         if value["format"] != FORMAT or value["latentChannels"] != channels:
             return None
         matrix, bias = np.array(value["matrix"], dtype=np.float32), np.array(value["bias"], dtype=np.float32)

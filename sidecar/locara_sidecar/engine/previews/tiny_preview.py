@@ -7,9 +7,11 @@ use it; each builds the network in its own way.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from locara_sidecar.engine.folder import model_folder, tensor_check
+import msgspec
+
+from locara_sidecar.engine.folder import config_check, model_folder, tensor_check
 from locara_sidecar.ipc.errors import EngineError
 
 if TYPE_CHECKING:
@@ -20,26 +22,60 @@ T = TypeVar("T")
 
 NAME = "tiny_vae"
 _logger = logging.getLogger(__name__)
+_DEFAULTS: dict[str, Any] = {
+    "decoder_block_out_channels": [64, 64, 64, 64],
+    "num_decoder_blocks": [3, 3, 3, 1],
+    "num_encoder_blocks": [1, 3, 3, 3],
+    "latent_channels": 4,
+    "upsampling_scaling_factor": 2,
+}
+"""diffusers'."""
 
 
 def load(
     folder: Path,
     build: Callable[[model_folder.Component, model_folder.Progress], T],
     checkpoint: Callable[[], None],
+    *,
+    channels: int,
+    factor: int,
+    engine: str,
 ) -> T | None:
     """What ``build`` makes of the decoder in a model's ``folder``; None where there is none or it cannot be used.
 
+    :param channels: those of the model's latents.
+    :param factor: the sides of a picture in those of its latent, of the model's own decoder.
     :raises JobCancelled: between two tensors.
     """
     if not (folder / NAME / "config.json").is_file():
         return None
     try:
         component = model_folder.read_component(folder, NAME, "AutoencoderTiny", "diffusion_pytorch_model")
-        tensor_check.check(component)
+        config = config_check.reduced(f"{NAME}/config.json", component.class_name, component.config, engine)
+        tensors = tensor_check.check(component)
+        component = msgspec.structs.replace(component, config=config)
+        _require_like(component, len(tensors), channels, factor)
         return build(component, model_folder.Progress(component.size, _ignore, checkpoint))
     except (EngineError, RuntimeError, TypeError, ValueError) as error:
         _logger.warning("the tiny preview decoder cannot be used: %s", type(error).__name__)
         return None
+
+
+def _require_like(component: model_folder.Component, tensors: int, channels: int, factor: int) -> None:
+    """It has as many blocks as it has weights for, and makes pictures of the model's latents, of the same size.
+
+    :raises EngineError: IntegrityError.
+    """
+    whole = _DEFAULTS | component.config
+    widths, blocks = whole["decoder_block_out_channels"], whole["num_decoder_blocks"]
+    fits = (
+        len(widths) == len(blocks)
+        and sum(blocks) + sum(whole["num_encoder_blocks"]) <= tensors
+        and whole["latent_channels"] == channels
+        and whole["upsampling_scaling_factor"] ** (len(widths) - 1) == factor
+    )
+    if not fits:
+        raise model_folder.broken(f"{NAME}/config.json", "it does not fit the model or the weights beside it")
 
 
 def _ignore(fraction: float) -> None:

@@ -50,7 +50,14 @@ class Previews:
         if mode in ("auto", "linear") and self._linear is None:
             self._linear = linear_preview.read(self._folder, self._vae.config.latent_channels) or self._fit(checkpoint)
         if mode == "tiny" and not self._tiny_sought:
-            self._tiny = tiny_preview.load(self._folder, self._build_tiny, checkpoint)
+            self._tiny = tiny_preview.load(
+                self._folder,
+                self._build_tiny,
+                checkpoint,
+                channels=self._vae.config.latent_channels,
+                factor=self._factor,
+                engine="torch",
+            )
             self._tiny_sought = True
 
     def decode(self, x0: torch.Tensor, mode: str, max_side: int) -> tuple[PilImage, PreviewDecoder] | None:

@@ -36,6 +36,8 @@ _WINDOWS_FLAGS = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(
     subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0
 )
 _KILL_WAIT = 0.1  # seconds
+MAX_AHEAD = 64
+"""So many readings of its pipe, 256 KiB each at most, wait to be looked at; then the engine waits."""
 _DRAIN = 0.15  # seconds to read what a dead process has left in its pipe
 
 # ``-P`` keeps the working directory off sys.path. The places that the daemon's own packages came from are
@@ -99,6 +101,7 @@ class EngineProcess:
         self._outgoing: queue.SimpleQueue[frames.Command | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # between reaping and signalling: a reaped pid may be somebody else's
         self._reaped = False
+        self._ahead = threading.Semaphore(MAX_AHEAD)
         self._longest = frame_bytes(None)  # of what it may send now, in bytes
         self._scratch = Scratch()
         self.scratch = self._scratch.path
@@ -204,15 +207,21 @@ class EngineProcess:
                         continue
                     preamble = None
                 events: list[frames.Event | framing.FrameError] = []
+                self._ahead.acquire()
                 try:
                     events.extend(framing.decode_event(body) for body in reader.feed(data, self._longest))
                 except framing.FrameError as error:
-                    self._post(self._on_events, self, [*events, error])
+                    self._post(self._take, [*events, error])
                     return
-                if events:
-                    self._post(self._on_events, self, events)
+                self._post(self._take, events)
         finally:
             os.close(fd)
+
+    def _take(self, events: list[frames.Event | framing.FrameError]) -> None:
+        """On the event loop: what one reading has brought."""
+        self._ahead.release()
+        if events:
+            self._on_events(self, events)
 
     def _read_stderr(self, fd: int) -> None:
         limiter = LineLimiter()

@@ -1,0 +1,217 @@
+"""However many calls a host sends at once: no memory for them, every one is answered, and jobs go on."""
+
+import fcntl
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+
+import psutil
+import pytest
+
+from locara_protocol import jsonrpc
+from locara_protocol.errors import RpcError
+from locara_protocol.messages import Empty
+from locara_protocol.methods import METHODS
+from locara_sidecar.daemon.jobs import jobs
+from locara_sidecar.daemon.jobs.in_flight import MAX_SHORT, InFlight
+from locara_sidecar.daemon.jobs.jobs import Job, JobQueue
+from locara_sidecar.daemon.wire.calls import MAX_HELD, Calls
+from locara_sidecar.daemon.wire.outbox import Outbox
+from locara_sidecar.daemon.wire.server import Server
+from support.host import manifest
+
+MIB = 1 << 20
+# a daemon whose lists wait until the test lets go of a file
+STUCK = """
+import fcntl, os, sys
+from locara_protocol.model_messages import ModelsListResult
+from locara_sidecar.daemon.model_methods.model_calls import ModelCalls
+def listed(self):
+    with open(os.environ["GATE"]) as gate:
+        fcntl.flock(gate, fcntl.LOCK_SH)
+    return ModelsListResult(models=[])
+ModelCalls._list = listed
+from locara_sidecar.__main__ import main
+sys.exit(main())
+"""
+
+
+class Everyone:
+    """A session that takes every request."""
+
+    state = "open"
+
+    def admit(self, method):
+        del method
+
+
+class Wired:
+    """A server whose every method is a short call that is answered when the test says so."""
+
+    def __init__(self, **handlers):
+        self.outbox = Outbox()
+        self.in_flight = InFlight(lambda *_: None, lambda: self.server.go_on())
+        self.waiting, self.resumed = [], 0
+        self.server = Server(
+            self.outbox,
+            Calls(self.outbox),
+            Everyone(),
+            dict.fromkeys(METHODS, self.accept) | handlers,
+            cancel=lambda _: None,
+            leave=lambda: None,
+            max_line_bytes=MIB,
+            is_full=self.in_flight.is_full,
+            resume=self.resume,
+        )
+
+    def resume(self):
+        self.resumed += 1
+
+    def accept(self, call, _params):
+        self.in_flight.enter(call)
+        self.waiting.append(call)
+
+    def answer(self, call):
+        self.waiting.remove(call)
+        call.succeed(Empty())
+        self.in_flight.leave(call)
+
+    def answers(self):
+        self.outbox.close()
+        lines = b""
+        while (data := self.outbox.take(1)) is not None:
+            lines += data
+        return [json.loads(line) for line in lines.splitlines()]
+
+
+def request(number, method="models.list"):
+    return {"jsonrpc": "2.0", "id": number, "method": method}
+
+
+def test_no_line_is_looked_at_while_so_many_short_calls_are_in_flight():
+    wired = Wired()
+    for number in range(MAX_SHORT):
+        assert not wired.server.busy
+        wired.server.handle_line(json.dumps(request(number)).encode())
+    assert wired.server.busy
+    wired.answer(wired.waiting[3])
+    assert (wired.server.busy, wired.resumed) == (False, 1)
+    wired.answer(wired.waiting[3])
+    assert wired.resumed == 1  # there was room before
+
+
+def test_long_calls_do_not_keep_a_cancel_in_the_pipe():
+    wired = Wired()
+    for number in range(10 * MAX_SHORT):
+        wired.in_flight.enter(Calls(wired.outbox).open(number, "image.generate", None), cancel=lambda: None)
+    assert not wired.server.busy
+
+
+def test_a_batch_waits_for_room_between_its_entries_and_the_lines_behind_it_wait_for_its_end():
+    wired = Wired()
+    for number in range(MAX_SHORT - 1):
+        wired.server.handle_line(json.dumps(request(number)).encode())
+    batch = [request(number) for number in range(100, 105)]
+    wired.server.handle_line(json.dumps(batch).encode())
+    for left in range(4, 0, -1):
+        assert len(wired.waiting) == MAX_SHORT
+        assert wired.server.busy
+        wired.answer(wired.waiting[0])
+        assert wired.resumed == (left == 1 and len(wired.waiting) < MAX_SHORT)
+    assert len(wired.waiting) == MAX_SHORT
+    while wired.waiting:
+        wired.answer(wired.waiting[0])
+    assert not wired.server.busy
+    *alone, together = wired.answers()
+    assert sorted(answer["id"] for answer in alone) == list(range(MAX_SHORT - 1))
+    assert [answer["id"] for answer in together] == [100, 101, 102, 103, 104]
+
+
+def test_a_batch_whose_answers_are_long_takes_no_more_requests():
+    long = json.dumps("x" * (MAX_HELD // 2)).encode()
+    wired = Wired(**{"rpc.discover": lambda *_: jsonrpc.msgspec.Raw(long)})
+    wired.server.handle_line(json.dumps([request(number, "rpc.discover") for number in range(5)]).encode())
+    (array,) = wired.answers()
+    assert [answer["id"] for answer in array] == list(range(5))
+    assert ["result" in answer for answer in array] == [True, True, False, False, False]
+    assert {answer["error"]["code"] for answer in array[2:]} == {-32600}
+    assert "send the rest by itself" in array[2]["error"]["message"]
+
+
+def test_pictures_that_were_sent_with_jobs_are_bounded_together():
+    queue = JobQueue(16)
+    queue.check_room(2 * jobs.MAX_HELD)  # alone, what a line takes
+    job = Job("a", 1, "image.edit", None)
+    job.weight = jobs.MAX_HELD - 10
+    queue.add(job)
+    queue.check_room(10)
+    queue.check_room()  # without a picture
+    with pytest.raises(RpcError) as caught:
+        queue.check_room(11)
+    assert (caught.value.kind, caught.value.data["maxQueue"]) == ("QueueFull", 16)
+    assert str(jobs.MAX_HELD - 10) in caught.value.message
+    queue.remove(job)
+    queue.check_room(11)
+
+
+@pytest.fixture
+def stuck(tmp_path):
+    """A daemon whose lists do not come before ``release`` is called."""
+    gate = (tmp_path / "gate").open("w")
+    fcntl.flock(gate, fcntl.LOCK_EX)
+    (tmp_path / "pictures").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK, "serve", "--engine", "fake", "--log-level", "error"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"GATE": str(tmp_path / "gate")},
+    )
+    params = {
+        "protocolVersion": 1,
+        "clientInfo": {"name": "t", "version": "1"},
+        "manifest": manifest(),
+        "grants": {"user-folder": str(tmp_path / "pictures")},
+    }
+    process.stdin.write(line(request("open", "initialize") | {"params": params}))
+    process.stdin.flush()
+    assert "result" in json.loads(process.stdout.readline())
+    process.release = gate.close
+    yield process
+    process.kill()
+    process.wait()
+    gate.close()
+    process.stdin.close()
+    process.stdout.close()
+
+
+def line(message):
+    return json.dumps(message).encode() + b"\n"
+
+
+COUNTS = [pytest.param(2000, id="2,000"), pytest.param(20_000, id="20,000", marks=pytest.mark.slow)]
+
+
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_flood_of_lists_takes_no_memory_a_job_is_saved_meanwhile_and_all_are_answered(stuck, count):
+    before = psutil.Process(stuck.pid).memory_info().rss
+    job = line(request("job", "image.generate") | {"params": {"prompt": "a pond", "options": {"steps": 2}}})
+    flood = job + b"".join(line(request(number)) for number in range(count))
+    writer = threading.Thread(target=lambda: (stuck.stdin.write(flood), stuck.stdin.flush()))
+    writer.start()
+    assert select.select([stuck.stdout], [], [], 60)[0], "the job is not saved while lists are waited for"
+    first = json.loads(stuck.stdout.readline())  # nothing else is answered before
+    assert (first["id"], "result" in first) == ("job", True)
+    grown = psutil.Process(stuck.pid).memory_info().rss - before
+    stuck.release()
+    answers = [json.loads(stuck.stdout.readline()) for _ in range(count)]
+    writer.join()
+    assert sorted(answer["id"] for answer in answers) == list(range(count))
+    assert all(answer["result"] == {"models": []} for answer in answers)
+    assert max(grown, psutil.Process(stuck.pid).memory_info().rss - before) < 32 * MIB
+    stuck.stdin.write(line(request("last", "ping")))
+    stuck.stdin.flush()
+    assert json.loads(stuck.stdout.readline())["id"] == "last"

@@ -1,0 +1,155 @@
+"""What a hub says about a repository: bounded, from where files may come from, and looked at member by member."""
+
+import gzip
+import json
+import tracemalloc
+
+import httpx2
+import pytest
+
+from locara_sidecar.models import addresses, lookup
+from support.hub import COMMIT, FakeHub
+from support.model_store import download, entry_for, error_of, whole
+
+SIZE = 100
+FILE = {"rfilename": "a.json", "size": SIZE, "blobId": "a" * 40}
+INFO = {"id": "org/mine", "sha": COMMIT, "siblings": [FILE]}
+
+
+def told(hub, body, headers=None):
+    hub.fail("/api/", "answer", body=body, headers=headers or {})
+
+
+def test_a_compressed_answer_is_refused_packed(store, hub):
+    """600 kB of gzip are 600 MB of blanks."""
+    bomb = gzip.compress(bytes(1 << 20), 9) * 600
+    told(hub, bomb, {"Content-Encoding": "gzip"})
+    tracemalloc.start()
+    try:
+        error = error_of(download, store, hub)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (error.kind, error.retryable) == ("DownloadFailed", False)
+    assert "compressed" in error.message
+    assert peak < 32 << 20
+    assert hub.requests("/api/")[0].headers["accept-encoding"] == "identity"
+
+
+def test_an_answer_that_is_too_long_is_not_read_to_its_end(store, hub, monkeypatch):
+    monkeypatch.setattr(lookup, "MAX_ANSWER", 1 << 20)
+    told(hub, json.dumps(INFO).encode() + b" " * (4 << 20))
+    error = error_of(download, store, hub)
+    assert (error.kind, error.retryable) == ("DownloadFailed", False)
+    assert "longer than 1 MiB" in error.message
+    assert whole(store) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("http://elsewhere.example/api/models/org/mine", "not https"),
+        ("https://127.0.0.1/api", "local network"),
+        ("https://169.254.169.254/latest/meta-data", "local network"),
+        ("https://nas.local/api", "local network"),
+        ("file:///etc/passwd", "not https"),
+        ("https://[", "no address"),
+    ],
+)
+def test_a_look_up_goes_only_where_a_file_may_come_from(monkeypatch, target, why):
+    asked = _hub_that_redirects(monkeypatch, target)
+    error = error_of(lookup.ask, "https://hub.example", "https://hub.example/api", {}, "org/mine")
+    assert (error.kind, error.retryable) == ("DownloadFailed", False)
+    assert why in error.message
+    assert asked == ["https://hub.example/api"]
+
+
+def test_a_look_up_does_not_go_round_for_ever(monkeypatch):
+    asked = _hub_that_redirects(monkeypatch, "/again")
+    error = error_of(lookup.ask, "https://hub.example", "https://hub.example/api", {}, "org/mine")
+    assert "too often" in error.message
+    assert len(asked) == 1 + addresses.REDIRECTS
+
+
+def _hub_that_redirects(monkeypatch, target):
+    asked = []
+
+    def answer(request):
+        asked.append(str(request.url))
+        return httpx2.Response(302, headers={"location": target})
+
+    made = httpx2.Client
+    monkeypatch.setattr(httpx2, "Client", lambda **more: made(transport=httpx2.MockTransport(answer), **more))
+    return asked
+
+
+def test_a_look_up_is_sent_on_without_the_token(store, hub):
+    """As for a repository that was moved; the hub is on loopback, and so may send us there."""
+    elsewhere = FakeHub()
+    try:
+        elsewhere.repositories = hub.repositories
+        hub.fail("/api/", "redirect", to=f"{elsewhere.url}/api/models/org/mine")
+        download(store, hub, token="hf_secret")
+        assert whole(store) == ["mine"]
+        (asked,) = hub.requests("/api/")
+        assert asked.headers["authorization"] == "Bearer hf_secret"
+        assert elsewhere.requests("/api/")
+        assert not any("authorization" in request.headers for request in elsewhere.log)
+    finally:
+        elsewhere.close()
+
+
+WRONG = {
+    "no sha": ({"siblings": [FILE]}, "sha"),
+    "no siblings": ({"sha": COMMIT}, "siblings"),
+    "a number for the commit": (INFO | {"sha": 7}, "$.sha"),
+    "siblings that are none": (INFO | {"siblings": {}}, "$.siblings"),
+    "a list": ([], "object"),
+    "a file without a name": (INFO | {"siblings": [{"size": 1}]}, "rfilename"),
+    "a name that is none": (INFO | {"siblings": [FILE | {"rfilename": ["a.json"]}]}, "$.siblings[0].rfilename"),
+    "a size in words": (INFO | {"siblings": [FILE | {"size": "100"}]}, "$.siblings[0].size"),
+    "a size past every number": (INFO | {"siblings": [FILE | {"size": 10**400}]}, "siblings[0].size"),
+    "a hash that is none": (INFO | {"siblings": [FILE | {"lfs": {"sha256": 1, "size": 1}}]}, "lfs.sha256"),
+    "no size of a large file": (INFO | {"siblings": [FILE | {"lfs": {"sha256": "0" * 64}}]}, "size"),
+}
+
+
+@pytest.mark.parametrize(("info", "named"), WRONG.values(), ids=WRONG)
+def test_an_answer_of_other_members_is_refused_by_the_name_of_one(store, hub, info, named):
+    told(hub, json.dumps(info).encode())
+    error = error_of(download, store, hub)
+    assert (error.kind, error.retryable) == ("DownloadFailed", False)
+    assert "cannot be used" in error.message
+    assert named in error.message
+    assert whole(store) == []
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>sign in</html>", b'{"sha":', b'{"x":' * 100_000, b"\xff\xfe{}"])
+def test_what_is_no_hub_is_said_to_be_none(store, hub, body):
+    told(hub, body)
+    error = error_of(download, store, hub)
+    assert (error.kind, error.retryable) == ("DownloadFailed", False)
+    assert "does not answer as a hub does" in error.message
+
+
+def test_members_that_are_not_used_may_be_absent(store, hub):
+    """huggingface_hub's own reader needs an id, and raises KeyError without one."""
+    body = lookup.msgspec.json.encode(
+        {
+            "sha": COMMIT,
+            "siblings": [
+                {"rfilename": path, "size": size, "blobId": git}
+                | ({"lfs": {"sha256": sha, "size": size}} if lfs else {})
+                for path, (_, sha, git, size, lfs) in hub.repositories["org/mine"].files.items()
+            ],
+        }
+    )
+    told(hub, body)
+    download(store, hub)
+    assert whole(store) == ["mine"]
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b/c", "a b"])
+def test_a_name_that_is_no_repositorys_is_not_asked_for(store, hub, name):
+    assert error_of(download, store, hub, entry_for(repository=name)).kind == "DownloadFailed"
+    assert hub.log == []
