@@ -18,6 +18,7 @@ class Honest:
     stderr = None
 
     def __init__(self, command):
+        self.host = os.getppid()
         self.lock = threading.RLock()
         self.child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, bufsize=0
@@ -47,6 +48,16 @@ class Honest:
 
     def on_signal(self, number, _frame):
         self.child.send_signal(number)
+
+    def host_left(self):
+        """Who spawned it is gone."""
+        self.child.kill()
+        os._exit(0)
+
+    def watch_host(self, host):
+        while os.getppid() == host:
+            time.sleep(0.1)
+        self.host_left()
 
     # --- for lies ---
 
@@ -86,6 +97,7 @@ class Honest:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self.on_signal)
+        threading.Thread(target=self.watch_host, args=(self.host,), daemon=True).start()
         threading.Thread(target=self.pump_in, daemon=True).start()
         for line in iter_lines(self.child.stdout.fileno()):
             message = parsed(line)
