@@ -191,5 +191,61 @@ CAUGHT = {
 """Each lie and the checks that are meant to find it: more than one where it breaks several clauses, or one that several
 checks try. Without ``lifecycle.initialize`` nothing else can be tried."""
 
-ALSO: dict[str, dict[str, str]] = {}
+_NO_METHOD = "It asks for a method that there is not, to have an error."
+_BATCHES = "Its fixtures have batches."
+_GONE = "It ends with asking for the model that is not there any more."
+_ENDED = "It looks for jobs that have ended."
+
+ALSO: dict[str, dict[str, str]] = {
+    "AnswersEarly": {"jsonrpc.jobs": "Its fixtures ask for the result of a job that runs."},
+    "DoesNotTellItsVersions": {"lifecycle.again": "A fixture of it begins with another version."},
+    "AllImagesAreStorage": {"edit.jpeg-end": "It sends a picture that cannot be read, too."},
+    "BlursPaths": {"lifecycle.manifest-typo": "That is a path into the manifest, too."},
+    "DoesNotTellTheLimit": {
+        "framing.long-line": "Its fixtures are of lines over the limit.",
+        "framing.own-limit": "It compares the limit with the flag's.",
+    },
+    "IgnoresPins": {"capabilities.taken": "What is granted is told with the pin."},
+    "NothingIsKnown": {"store.damaged": _GONE, "store.remove": _GONE},
+    "CrashesAreInternal": {"errors.retryable": "It has the engine crash, too."},
+    "OpensAgain": {"schema.errors": "It opens a second time, to have an error."},
+    "ForgetsEndedJobs": {"jobs.at-most": _ENDED, "jsonrpc.jobs": _ENDED, "models.load": _ENDED},
+    "IgnoresSigint": {"signals.inherited": "It sends SIGINT, too."},
+    "DropsCrlf": {"framing.lf-only": "It sends a line that ends with CRLF, to see how the answer ends."},
+    "UnknownMethodsAreWrongParams": {
+        "framing.lf-only": _NO_METHOD,
+        "framing.sizes": _NO_METHOD,
+        "schema.errors": _NO_METHOD,
+        "errors.kind": _NO_METHOD,
+        "jsonrpc.notification-with-id": "That is a method that there is not.",
+    },
+    "BatchAnswersOneByOne": {
+        "jsonrpc.batch-of-notifications": _BATCHES,
+        "jsonrpc.batch-too-long": _BATCHES,
+        "jsonrpc.invalid-entries": _BATCHES,
+        "jsonrpc.stray-response": _BATCHES,
+        "jsonrpc.unknown-method": _BATCHES,
+    },
+    "KindsDoNotFitCodes": {
+        "jsonrpc.notification-with-id": "Its fixture names the kind.",
+        "jsonrpc.unknown-method": "Its fixtures name the kind.",
+    },
+    "AlwaysTheFirstImage": {"cancel.finished-images": "It waits for a message of the third image."},
+    "MindsUnknownNotifications": {"jsonrpc.request-without-id": "That is a notification that nobody knows."},
+    "BadOutputIsAFault": {
+        "errors.retryable": "It has such a picture drawn, too.",
+        "jobs.list": "It has a job fail with such a picture.",
+    },
+    "KnowsNumbersOnly": {
+        "jsonrpc.jobs": "Its fixtures name the channel by a string.",
+        "lifecycle.default-deny": "Its fixture names the channel by a string.",
+    },
+    "TakesUnknownMembers": {"jsonrpc.shape": "It sends an unknown member, to have an error."},
+    "ReadsNumbersInStrings": {"errors.path": "It sends a number in a string, to have an error."},
+    "HasNotAllMethods": {
+        "lifecycle.before-initialize": "It asks for all methods, too.",
+        "store.gc": "It is about that method.",
+    },
+    "MakesNoFolders": {"generate.file": "It has a file saved into a folder that is not there yet."},
+}
 """MUSTs that a lie breaks besides, each with the reason. ``make campaign-lies`` sees that there is no other."""

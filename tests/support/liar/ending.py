@@ -53,8 +53,11 @@ class SurvivesItsHost(Honest):
 
 
 class ShutdownLeavesJobs(Honest):
+    drew = False
+
     def inward(self, line, message):
-        if isinstance(message, dict) and message.get("method") == "shutdown":
+        self.drew |= isinstance(message, dict) and message.get("method") == "image.generate"
+        if isinstance(message, dict) and message.get("method") == "shutdown" and self.drew:
             self.say(encoded({"jsonrpc": "2.0", "id": message["id"], "result": {}}))
             return []
         return [line]

@@ -18,7 +18,10 @@ from support.liar.base import (
 class IgnoresPins(OpensWithAnother):
     def change(self, manifest):
         models = manifest.get("capabilities", {}).get("models", [])
-        models[:] = [one.partition("@")[0] if isinstance(one, str) else one for one in models]
+        models[:] = [
+            one.partition("@")[0] if isinstance(one, str) and len(one.partition("@sha256:")[2]) == 64 else one
+            for one in models
+        ]
 
 
 class ListsUndeclaredModels(OpensWithAnother):
@@ -93,7 +96,8 @@ class HasDefaultsOfItsOwn(Honest):
 
 class FlagsAreNotNamed(Changing):
     def error(self, error):
-        error["data"].pop("host", None)
+        if error["data"].get("reason") == "hostFlag":
+            error["data"].pop("host", None)
 
 
 class BlamesTheHost(Changing):
@@ -158,9 +162,9 @@ class IncompleteIsDamaged(Renamed):
 
 
 class BlamesTheFolder(Changing):
-    def error(self, error):
-        if error["data"].get("path") == "$.model":
-            error["data"]["path"] = "$.from"
+    def response(self, message):
+        if self.method_of(message) == "models.import" and message["error"]["data"].get("path") == "$.model":
+            message["error"]["data"]["path"] = "$.from"
 
 
 class VerifiesNothing(Changing):

@@ -61,8 +61,15 @@ class DenialsDoNotSayWhatToDeclare(Changing):
 
 
 class ServesBeforeInitialize(Changing):
+    tried = False  # to open a session
+
+    def inward(self, line, message):
+        self.tried |= isinstance(message, dict) and message.get("method") == "initialize"
+        return [line]
+
     def response(self, message):
-        if message.get("error", {}).get("code") == -32002 and self.method_of(message) == "jobs.list":
+        refused = message.get("error", {}).get("code") == -32002
+        if refused and not self.tried and self.method_of(message) == "jobs.list":
             del message["error"]
             message["result"] = {"jobs": []}
 
@@ -170,7 +177,7 @@ class SpeaksAnotherVersion(Changing):
 
 class HasNotAllMethods(Asked):
     def asked(self, request, method, params):
-        if method == "models.usage":
+        if method == "models.gc":
             self.answer(request, kind="MethodNotFound", code=-32601)
             return True
         return None
@@ -180,7 +187,10 @@ class OpensAgain(Honest):
     opened = None
 
     def inward(self, line, message):
-        if isinstance(message, dict) and message.get("method") == "initialize" and self.opened is not None:
+        if isinstance(message, dict) and message.get("method") == "shutdown":
+            self.opened = None
+        again = isinstance(message, dict) and message.get("method") == "initialize" and self.opened is not None
+        if again and "protocolVersion" in message["params"]:
             return self.answer(message, self.opened)
         return [line]
 
@@ -244,7 +254,7 @@ class RefusedCallsAreJobs(Changing):
     refused = False
 
     def response(self, message):
-        if self.method_of(message) == "image.generate" and "error" in message:
+        if self.method_of(message) == "image.generate" and message.get("error", {}).get("code") in (-32602, -32001):
             self.refused = True
         if self.method_of(message) == "jobs.list" and self.refused:
             job = {"jobId": "job-0", "method": "image.generate", "state": "failed", "requestId": 1}
@@ -252,8 +262,17 @@ class RefusedCallsAreJobs(Changing):
 
 
 class BlamesTheJob(Changing):
+    def started(self):
+        self.whole = set()  # the attachments that name both
+
+    def inward(self, line, message):
+        if isinstance(message, dict) and message.get("method") == "jobs.attach" and len(message["params"]) == 2:
+            self.whole.add(json.dumps(message["id"]))
+        return [line]
+
     def response(self, message):
-        if self.method_of(message) == "jobs.attach" and message.get("error", {}).get("code") == -32602:
+        refused = message.get("error", {}).get("code") == -32602 and self.method_of(message) == "jobs.attach"
+        if refused and json.dumps(message["id"]) in self.whole:
             message["error"]["data"]["path"] = "$.jobId"
 
 

@@ -263,7 +263,7 @@ class MindsExtraMembers(Honest):
 
 class ReadsNumbersInStrings(Drawing):
     def options(self, options, params):
-        if isinstance(options.get("steps"), str):
+        if isinstance(options.get("steps"), str) and options["steps"].isdigit():
             options["steps"] = 4
 
 
