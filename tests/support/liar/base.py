@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -166,10 +167,19 @@ def iter_lines(fd, most=None):
 
 
 def parsed(line):
+    """The message, or None for what is none or cannot be written again as it is (a number beyond every float)."""
     try:
-        return json.loads(line)
+        return json.loads(line.decode(), parse_constant=_refused, parse_float=_finite)
     except (ValueError, RecursionError):
         return None
+
+
+def _refused(word):
+    raise ValueError(word)
+
+
+def _finite(word):
+    return float(word) if math.isfinite(float(word)) else _refused(word)
 
 
 def encoded(message):

@@ -193,6 +193,12 @@ checks try. Without ``lifecycle.initialize`` nothing else can be tried."""
 
 _NO_METHOD = "It asks for a method that there is not, to have an error."
 _BATCHES = "Its fixtures have batches."
+_FRAGMENT = "It looks at the fragment of a denial."
+_REASON = "It looks at the reason of a denial."
+_LONG = "Its fixtures are of lines over the limit."
+_CANCELS = "It cancels one call while another one runs."
+_BESIDE = "It asks for something while a picture is made."
+_BARE = "A case of it has no manifest."
 _GONE = "It ends with asking for the model that is not there any more."
 _ENDED = "It looks for jobs that have ended."
 
@@ -246,6 +252,47 @@ ALSO: dict[str, dict[str, str]] = {
         "lifecycle.before-initialize": "It asks for all methods, too.",
         "store.gc": "It is about that method.",
     },
+    "DenialsDoNotSayWhatToDeclare": {"capabilities.declare": _FRAGMENT, "jsonrpc.types": _FRAGMENT},
+    "FragmentsThatGrantNothing": {"errors.denied": _FRAGMENT, "jsonrpc.types": _FRAGMENT},
+    "BlamesTheHost": {
+        "capabilities.modality": _REASON,
+        "errors.denied": _REASON,
+        "jsonrpc.types": _REASON,
+        "lifecycle.default-deny": _REASON,
+    },
+    "AlwaysPng": {"edit.jpeg-end": "It has a JPEG drawn first.", "edit.rotated": "It has a JPEG drawn first."},
+    "CancelsWhatRuns": {
+        "cancel.answered": _CANCELS,
+        "cancel.queued": _CANCELS,
+        "channels.busy": _CANCELS,
+        "errors.queue-full": _CANCELS,
+        "jobs.list": _CANCELS,
+    },
+    "DiesOnALongLine": {"jsonrpc.too-long": _LONG},
+    "LosesTheLineAfterALongOne": {"jsonrpc.too-long": _LONG},
+    "EditsInItsOwnSize": {"edit.rotated": "A turned picture is edited in its own size, too."},
+    "GrantsWithoutManifest": {
+        "capabilities.taken": _BARE,
+        "jsonrpc.types": _BARE,
+        "lifecycle.versions": _BARE,
+    },
+    "NothingIsRetryable": {"jsonrpc.jobs": "Its fixtures say which errors are."},
+    "OneAtATime": dict.fromkeys(
+        (
+            "cancel.neighbour",
+            "ending.eof-answers",
+            "ending.nothing-left",
+            "jobs.last",
+            "jobs.list",
+            "jsonrpc.jobs",
+            "lifecycle.ping",
+            "signals.sighup",
+            "signals.sigint",
+            "signals.sigterm",
+        ),
+        _BESIDE,
+    ),
+    "LosesStepsUnnoticed": {"edit.strength": "It looks at the steps of an edit."},
     "MakesNoFolders": {"generate.file": "It has a file saved into a folder that is not there yet."},
 }
 """MUSTs that a lie breaks besides, each with the reason. ``make campaign-lies`` sees that there is no other."""

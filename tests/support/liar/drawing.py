@@ -225,8 +225,8 @@ class PreviewsOfOnePixel(Changing):
 class AlwaysPng(Drawing):
     def options(self, options, params):
         output = options.get("output", {})
-        if "path" not in output:
-            output.pop("mimeType", None)
+        if "path" not in output and output.get("mimeType") in ("image/jpeg", "image/webp"):
+            output.pop("mimeType")
 
 
 class AlwaysOverwrites(Drawing):

@@ -100,7 +100,7 @@ class PicksFolders(Asked):
 
 class EditsInItsOwnSize(Drawing):
     def options(self, options, params):
-        if "image" in params:
+        if "image" in params and options.get("model", "pocket") != "pocket":
             options["width"] = options["height"] = 512
 
 
