@@ -260,6 +260,7 @@ ALSO: dict[str, dict[str, str]] = {
         "jsonrpc.types": _REASON,
         "lifecycle.default-deny": _REASON,
     },
+    "AlwaysIdle": {"models.unload": "It looks whether the engine still runs."},
     "AlwaysPng": {"edit.jpeg-end": "It has a JPEG drawn first.", "edit.rotated": "It has a JPEG drawn first."},
     "CancelsWhatRuns": {
         "cancel.answered": _CANCELS,
