@@ -50,7 +50,7 @@ class Honest:
     def on_signal(self, number, _frame):
         self.child.send_signal(number)
 
-    def host_left(self):
+    def host_left(self) -> None:
         """Who spawned it is gone."""
         self.child.kill()
         os._exit(0)
@@ -169,7 +169,10 @@ def iter_lines(fd, most=None):
 def parsed(line):
     """The message, or None for what is none or cannot be written again as it is (a number beyond every float)."""
     try:
-        return json.loads(line.decode(), parse_constant=_refused, parse_float=_finite)
+        message = json.loads(line.decode(), parse_constant=_refused, parse_float=_finite)
+        if b"\\ud" in line.lower():  # half a character is no text
+            json.dumps(message, ensure_ascii=False).encode()
+        return message
     except (ValueError, RecursionError):
         return None
 

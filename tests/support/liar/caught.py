@@ -248,8 +248,10 @@ ALSO: dict[str, dict[str, str]] = {
     },
     "TakesUnknownMembers": {"jsonrpc.shape": "It sends an unknown member, to have an error."},
     "ReadsNumbersInStrings": {"errors.path": "It sends a number in a string, to have an error."},
+    "ClampsSteps": {"jsonrpc.types": "A fixture of it has fewer steps than there can be."},
     "HasNotAllMethods": {
         "lifecycle.before-initialize": "It asks for all methods, too.",
+        "models.flags": "It asks for what the host has not allowed, that method among it.",
         "store.gc": "It is about that method.",
     },
     "DenialsDoNotSayWhatToDeclare": {"capabilities.declare": _FRAGMENT, "jsonrpc.types": _FRAGMENT},

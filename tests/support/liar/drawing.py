@@ -244,7 +244,7 @@ class MakesPathsFit(Drawing):
 
 class ClampsSteps(Drawing):
     def options(self, options, params):
-        if options.get("steps") == 0 and options.get("model") == "pocket":
+        if options.get("steps") == 0 and options.get("model") != "nobody":
             options["steps"] = 1
 
 
@@ -304,7 +304,8 @@ class FindsAPreview(Drawing):
 class MakesNoFolders(Drawing):
     def options(self, options, params):
         output = options.get("output", {})
-        if "path" in output and not output["path"].startswith(".."):
+        path = output.get("path", "")
+        if "/" in path and path[0].isalnum() and ".." not in path:
             output["path"] = output["path"].rpartition("/")[2]
 
 

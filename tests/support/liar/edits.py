@@ -67,14 +67,14 @@ class PicksByName(Drawing):
         self.names = {}
 
     def asked(self, request, method, params):
-        if method == "host.pickFile":
+        if method == "host.pickFile" and params.get("access") == "read":
             self.names[json.dumps(request["id"])] = params["path"].rpartition("/")[2]
         if method == "host.releaseFile":
             self.names.pop(params.get("handle"), None)
         return super().asked(request, method, params)
 
     def outward(self, line, message):
-        if isinstance(message, dict) and "handle" in message.get("result", {}):
+        if isinstance(message, dict) and json.dumps(message.get("id")) in self.names:
             self.names[message["result"]["handle"]] = self.names[json.dumps(message["id"])]
         return [line]
 

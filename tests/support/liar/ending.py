@@ -48,7 +48,7 @@ class WrongStatus(Honest):
 
 
 class SurvivesItsHost(Honest):
-    def host_left(self):
+    def host_left(self) -> None:
         pass
 
 

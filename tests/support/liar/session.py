@@ -44,7 +44,7 @@ class ErrorsWithoutPath(Changing):
     """Cannot tell the path of a member whose name is no identifier."""
 
     def error(self, error):
-        if '["' in error["data"].get("path", ""):
+        if error["data"].get("path") == '$.options["odd name"]':
             error["data"].pop("path")
 
 
@@ -273,7 +273,8 @@ class BlamesTheJob(Changing):
         self.whole = set()  # the attachments that name both
 
     def inward(self, line, message):
-        if isinstance(message, dict) and message.get("method") == "jobs.attach" and len(message["params"]) == 2:
+        attach = isinstance(message, dict) and message.get("method") == "jobs.attach"
+        if attach and "jobId" in message["params"] and isinstance(message["params"].get("channel"), int):
             self.whole.add(json.dumps(message["id"]))
         return [line]
 

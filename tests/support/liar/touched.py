@@ -98,7 +98,7 @@ def _played(kind, lines):
     """The checks in which a process of ``lines`` would have been another one with the lie before it."""
     found, did = set(), []
 
-    class Played(kind):
+    class Played(kind):  # pyright: ignore[reportUntypedBaseClass]
         def write(self, data):
             did.append(data)
 
