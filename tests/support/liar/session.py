@@ -274,7 +274,8 @@ class BlamesTheJob(Changing):
 
     def inward(self, line, message):
         attach = isinstance(message, dict) and message.get("method") == "jobs.attach"
-        if attach and "jobId" in message["params"] and isinstance(message["params"].get("channel"), int):
+        channel = message["params"].get("channel") if attach else None
+        if attach and "jobId" in message["params"] and type(channel) is int and 0 <= channel < 2**32:
             self.whole.add(json.dumps(message["id"]))
         return [line]
 
