@@ -199,6 +199,8 @@ _LONG = "Its fixtures are of lines over the limit."
 _CANCELS = "It cancels one call while another one runs."
 _BESIDE = "It asks for something while a picture is made."
 _BARE = "A case of it has no manifest."
+_DEEP = "It takes a request for one before it is known to be nested too deep."
+_OF_A_FRAME = "It takes the job's id from a message of its channel."
 _GONE = "It ends with asking for the model that is not there any more."
 _ENDED = "It looks for jobs that have ended."
 
@@ -296,6 +298,18 @@ ALSO: dict[str, dict[str, str]] = {
         _BESIDE,
     ),
     "LosesStepsUnnoticed": {"edit.strength": "It looks at the steps of an edit."},
+    "BlamesTheJob": {"jsonrpc.jobs": "A fixture of it attaches to a channel that is in use."},
+    "FatFrames": {"channels.small": "What is too large for a notification is too large for a channel."},
+    "OtherJobIds": {
+        "cancel.spellings": _OF_A_FRAME,
+        "channels.attach": _OF_A_FRAME,
+        "jobs.last": _OF_A_FRAME,
+        "jobs.list": _OF_A_FRAME,
+        "jobs.result": _OF_A_FRAME,
+        "jobs.result-early": _OF_A_FRAME,
+    },
+    "MindsExtraMembers": {"jsonrpc.not-json": _DEEP},
+    "SwallowsIdsInFlight": {"jsonrpc.not-json": _DEEP},
     "MakesNoFolders": {"generate.file": "It has a file saved into a folder that is not there yet."},
 }
 """MUSTs that a lie breaks besides, each with the reason. ``make campaign-lies`` sees that there is no other."""

@@ -128,7 +128,8 @@ class WritesNoFileOfDecisions(Asked):
 
 class LoadsWithoutPhases(Changing):
     def frame(self, params):
-        if params.get("message", {}).get("phase") == "queued":
+        message = params.get("message", {})
+        if message.get("phase") == "queued" and "image" not in message:
             params["message"]["phase"] = "loading"
 
 
