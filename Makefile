@@ -18,7 +18,7 @@ PROMPT ?= a large yellow star in the center of a blue background
 
 NODE_READY := protocol/typescript/node_modules/.ready
 
-.PHONY: help setup demo test test-slow test-typescript lint types generated schemas fixtures check conformance bench bench-layout bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean
+.PHONY: help setup demo test test-slow test-typescript lint types generated schemas fixtures check conformance bench bench-layout bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -125,6 +125,9 @@ campaign-daemon: $(READY) ## kill hosts and engines, hang, shout, stop reading (
 
 campaign-hostile-engine: $(READY) ## what an engine tries that was taken over, in its real sandbox (FLAGS="--engines torch mlx --users root nobody"); prints a table
 	$(MEASURE) tests/campaigns/hostile_engine.py $(FLAGS)
+
+campaign-lies: $(READY) ## run each deliberately broken sidecar against all MUSTs that its lie bears on (FLAGS="--lies NAME … --shard I/N --at-once N --all --json FILE"); prints a report
+	$(MEASURE) tests/campaigns/lies.py $(FLAGS)
 
 campaign-soak: $(READY) ## keep one daemon at work and see that nothing is left behind (FLAGS="--minutes N --engine torch mlx"); prints a report
 	$(MEASURE) tests/campaigns/soak.py $(FLAGS)

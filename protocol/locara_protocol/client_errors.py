@@ -1,7 +1,7 @@
 """What can go wrong with a sidecar, for both clients::
 
 ClientError
-├── RemoteError         the sidecar answered with an error
+├── RemoteError              the sidecar answered with an error
 ├── SidecarGoneError         the process ended with a call outstanding, or does not take input any more
 └── ProtocolViolationError   the sidecar broke the contract
 """

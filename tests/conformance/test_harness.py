@@ -277,13 +277,27 @@ def test_junit_counts_and_escapes():
 
 
 def test_the_page_escapes_what_came_and_shows_the_exchange():
-    html = page.page(["x", "<i>"], [result(*one) for one in MIXED], ["ending.eof"])
+    held = result("jobs.list", Outcome.SUCCESS)
+    held.exchange = []
+    html = page.page(["x", "<i>"], [*(result(*one) for one in MIXED), held], ["ending.eof"])
     assert "<script>" not in html
     assert "<i>" not in html
     assert "&lt;script&gt;alert(1)" in html
     assert html.count('class="exchange"') == 5
     assert "(90000 bytes)" in html
     assert "Stale" in html
+    folded = 'class="group"><summary><h2 id="jobs">'
+    assert (html.count('class="group"'), html.count('class="group" open'), folded in html) == (3, 2, True)
+
+
+def test_the_page_stays_small_whatever_came():
+    """198 failures with 4,000 long lines each, which a browser opens in a second."""
+    results = [result(id, Outcome.FAILURE, "x" * 100_000) for id in CHECKS]
+    for one in results:
+        one.exchange = [Event(1, 0.5, "→", "<" * 1200, 1 << 24)] * 4000
+    html = page.page(["x"], results, [])
+    assert len(html) < 40 << 20
+    assert html.count("3940 lines are left out here") == len(CHECKS)
 
 
 def test_json_has_every_result():

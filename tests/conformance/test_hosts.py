@@ -25,7 +25,7 @@ def told(found):
 
 @pytest.mark.timeout(120)
 @pytest.mark.quick_cases(*BRIEF)
-@pytest.mark.parametrize("adapter", [SYNC, ASYNC], ids=["sync", "async"])
+@pytest.mark.parametrize("adapter", [SYNC, ASYNC, [*ASYNC, "trio"]], ids=["sync", "async", "async-trio"])
 @pytest.mark.parametrize("id", EVERY)
 def test_the_python_clients_pass_every_scenario(id, adapter):
     assert told(referee.run(adapter, scenarios.chosen([id]), timeout=60)) == []

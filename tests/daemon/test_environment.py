@@ -1,5 +1,6 @@
 """Odd surroundings: no home, no working folder, no /proc, other encodings, strangers' modules on the way."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -168,3 +169,13 @@ def test_a_limit_on_the_size_of_files_is_told_by_its_name(hosts):
     assert (error.kind, error.data["errno"]) == ("StorageError", "EFBIG")
     assert host.files() == []
     assert host.generate(steps=1, output={"mode": "inline"})["images"]
+
+
+def test_it_serves_where_sniffio_is_installed(hosts):
+    """Then anyio asks it which event loop there is, and that does not know one in a callback."""
+    assert importlib.util.find_spec("sniffio")
+    host = hosts.spawn()
+    host.open()
+    assert [one["id"] for one in host.call("models.list", timeout=50)["models"]] == ["pocket"]
+    assert host.call("models.usage", timeout=50)["entries"] is not None
+    assert host.generate(steps=1)["images"]

@@ -1,6 +1,5 @@
-"""The async client against a child that answers by rote, and against the daemon."""
+"""The async client against a child that answers by rote, and against the daemon, on both of anyio's event loops."""
 
-import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -19,27 +18,27 @@ from support.host import PROMPT, command, manifest
 COMMAND = [sys.executable, "-S", str(Path(__file__).with_name("scripted_sidecar.py"))]
 
 
-def in_a_loop(test):
-    """Runs a coroutine with a sidecar of the script, within a time."""
+pytestmark = pytest.mark.anyio
 
-    @functools.wraps(test)
-    def run():
-        async def within():
-            with anyio.fail_after(40):
-                async with AsyncSidecar(COMMAND) as sidecar:
-                    await test(sidecar)
 
-        anyio.run(within)
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    """What anyio's plugin runs each test on."""
+    return request.param
 
-    del run.__wrapped__  # pytest would see its parameter
-    return run
+
+@pytest.fixture
+async def sidecar(anyio_backend):
+    """A sidecar of the script, for a time."""
+    with anyio.fail_after(60):
+        async with AsyncSidecar(COMMAND) as sidecar:
+            yield sidecar
 
 
 async def steps(stream):
     return [message["step"] async for message in stream.messages()]
 
 
-@in_a_loop
 async def test_a_call_returns_its_result_and_closing_returns_the_exit_status(sidecar):
     assert (await sidecar.call("echo", {"a": [1, "é\n"]}))["params"] == {"a": [1, "é\n"]}
     assert (await sidecar.call("echo"))["had"] is False
@@ -49,14 +48,12 @@ async def test_a_call_returns_its_result_and_closing_returns_the_exit_status(sid
         sidecar.start("echo")
 
 
-@in_a_loop
 async def test_an_error_answer_is_raised_with_code_kind_and_data(sidecar):
     with pytest.raises(RemoteError) as caught:
         await sidecar.call("fail")
     assert (caught.value.code, caught.value.kind, caught.value.retryable) == (-32013, "QueueFull", True)
 
 
-@in_a_loop
 async def test_messages_come_in_order_and_each_call_has_its_channel(sidecar):
     calls = [sidecar.start("stream", stream=True) for _ in range(3)]
     assert len({call.channel for call in calls}) == 3
@@ -68,20 +65,16 @@ async def test_messages_come_in_order_and_each_call_has_its_channel(sidecar):
 
 
 @pytest.mark.parametrize("method", ["hole", "miscount", "no-end"])
-def test_a_channel_that_does_not_count_right_is_a_violation(method):
-    async def test():
-        async with AsyncSidecar(COMMAND) as sidecar:
-            call = sidecar.start(method, stream=True)
-            with pytest.raises(ProtocolViolationError):
-                await steps(call)
-            with pytest.raises(ProtocolViolationError):
-                await call.result()
-            assert len(sidecar.violations) == 1
-
-    anyio.run(test)
+async def test_a_channel_that_does_not_count_right_is_a_violation(method):
+    async with AsyncSidecar(COMMAND) as sidecar:
+        call = sidecar.start(method, stream=True)
+        with pytest.raises(ProtocolViolationError):
+            await steps(call)
+        with pytest.raises(ProtocolViolationError):
+            await call.result()
+        assert len(sidecar.violations) == 1
 
 
-@in_a_loop
 async def test_a_task_that_is_cancelled_cancels_its_call(sidecar):
     with anyio.move_on_after(0.2) as scope:
         await sidecar.call("wait")
@@ -90,7 +83,6 @@ async def test_a_task_that_is_cancelled_cancels_its_call(sidecar):
     assert told == {"waiting": []}
 
 
-@in_a_loop
 async def test_a_cancelled_call_is_answered_and_no_other(sidecar):
     other, call = sidecar.start("wait"), sidecar.start("wait")
     call.cancel()
@@ -101,7 +93,6 @@ async def test_a_cancelled_call_is_answered_and_no_other(sidecar):
     assert scope.cancelled_caught
 
 
-@in_a_loop
 async def test_an_attached_channel_has_its_messages_before_and_after_the_answer(sidecar):
     for job, due in (("ended", [0]), ("goes on", [0, 1])):
         assert await steps(await sidecar.attach(job)) == due
@@ -109,7 +100,6 @@ async def test_an_attached_channel_has_its_messages_before_and_after_the_answer(
         await sidecar.attach("no such job")
 
 
-@in_a_loop
 async def test_calls_outstanding_when_the_process_ends_are_told_so(sidecar):
     waiting, attached = sidecar.start("wait", stream=True), await sidecar.attach("waits")
     with pytest.raises(SidecarGoneError) as caught:
@@ -125,58 +115,46 @@ async def test_calls_outstanding_when_the_process_ends_are_told_so(sidecar):
     assert await sidecar.close() == 3
 
 
-def test_what_is_left_when_the_block_ends_is_told_so():
-    async def test():
-        async with AsyncSidecar(COMMAND) as sidecar:
-            call = sidecar.start("wait", stream=True)
-        with pytest.raises(SidecarGoneError):
-            await call.result()
-        assert sidecar.process.returncode == 0
-
-    anyio.run(test)
+async def test_what_is_left_when_the_block_ends_is_told_so():
+    async with AsyncSidecar(COMMAND) as sidecar:
+        call = sidecar.start("wait", stream=True)
+    with pytest.raises(SidecarGoneError):
+        await call.result()
+    assert sidecar.process.returncode == 0
 
 
-def test_a_process_that_will_not_end_is_killed():
-    async def test():
-        async with AsyncSidecar(COMMAND) as sidecar:
-            await sidecar.call("stubborn")
-            assert await sidecar.close(timeout=0.2) < 0
-
-    anyio.run(test)
+async def test_a_process_that_will_not_end_is_killed():
+    async with AsyncSidecar(COMMAND) as sidecar:
+        await sidecar.call("stubborn")
+        assert await sidecar.close(timeout=0.2) < 0
 
 
-def test_a_command_that_does_not_exist_is_an_os_error():
-    async def test():
+async def test_a_command_that_does_not_exist_is_an_os_error():
+    with pytest.raises(OSError, match="locara-no-such-command"):
         async with AsyncSidecar(["locara-no-such-command"]):
             pass
 
-    with pytest.raises(OSError, match="locara-no-such-command"):
-        anyio.run(test)
 
-
-def test_it_draws_with_the_daemon_and_cancels(tmp_path):
-    async def test():
-        async with AsyncSidecar(command("--engine", "fake"), stderr=subprocess.DEVNULL) as sidecar:
-            await sidecar.initialize(manifest(), {"user-folder": str(tmp_path)})
-            pong = await sidecar.request("ping")
-            assert isinstance(pong, messages.PingResult)
-            call = sidecar.start(
-                "image.generate", {"prompt": PROMPT, "options": {"steps": 3, "output": {"path": "a.png"}}}, stream=True
-            )
-            told = [message async for message in call.messages()]
-            result = decoded("image.generate", await call.result())
-            assert isinstance(result, images.GenerateResult)
-            assert (told[-1]["progress"], result.images[0].relative_path) == (1, "a.png")
-            with anyio.move_on_after(1):
-                await sidecar.call("image.generate", {"prompt": f"fake:slow=20000 {PROMPT}"})
-            cancelled = (await sidecar.request("jobs.list")).jobs[0].job_id
-            with anyio.fail_after(20):
-                assert [message async for message in (await sidecar.attach(cancelled)).messages()] != []
-            jobs = (await sidecar.request("jobs.list")).jobs
-            assert [one.state for one in jobs] == ["cancelled", "done"]
-            assert sidecar.violations == []
-
-    anyio.run(test)
+async def test_it_draws_with_the_daemon_and_cancels(tmp_path):
+    async with AsyncSidecar(command("--engine", "fake"), stderr=subprocess.DEVNULL) as sidecar:
+        await sidecar.initialize(manifest(), {"user-folder": str(tmp_path)})
+        pong = await sidecar.request("ping")
+        assert isinstance(pong, messages.PingResult)
+        call = sidecar.start(
+            "image.generate", {"prompt": PROMPT, "options": {"steps": 3, "output": {"path": "a.png"}}}, stream=True
+        )
+        told = [message async for message in call.messages()]
+        result = decoded("image.generate", await call.result())
+        assert isinstance(result, images.GenerateResult)
+        assert (told[-1]["progress"], result.images[0].relative_path) == (1, "a.png")
+        with anyio.move_on_after(1):
+            await sidecar.call("image.generate", {"prompt": f"fake:slow=20000 {PROMPT}"})
+        cancelled = (await sidecar.request("jobs.list")).jobs[0].job_id
+        with anyio.fail_after(20):
+            assert [message async for message in (await sidecar.attach(cancelled)).messages()] != []
+        jobs = (await sidecar.request("jobs.list")).jobs
+        assert [one.state for one in jobs] == ["cancelled", "done"]
+        assert sidecar.violations == []
 
 
 # --- typed results ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command,
         checks,
         timeout=options.timeout,
+        at_once=options.jobs,
         progress=lambda one: print(report.line(one), flush=True) if tell else None,
     )
     stale = mark_expected(results, expected)
@@ -156,8 +158,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", action="append", default=[], metavar="ID", help="a check or a group; may be repeated")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="to wait for an answer (10)")
+    jobs = min(4, os.cpu_count() or 1)
+    parser.add_argument(
+        "--jobs", type=_number, default=jobs, metavar="N", help=f"groups that run at the same time ({jobs})"
+    )
     _add_reports(parser)
     return parser
+
+
+def _number(word: str) -> int:
+    if not word.isascii() or not word.isdigit() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is no number from 1 on")
+    return int(word)
 
 
 def _host_parser() -> argparse.ArgumentParser:

@@ -116,12 +116,9 @@ class Lab:
 
     def reset(self, *, succeeded: bool) -> None:
         """Ends the processes of a check; the shared ones only if it did not succeed."""
-        for peer in self.peers:
-            if peer not in self._shared.values():
-                peer.end()
-            elif not succeeded:
-                peer.end()
-                self._shared = {key: one for key, one in self._shared.items() if one is not peer}
+        shared = {} if not succeeded else self._shared
+        _end([peer for peer in self.peers if peer not in shared.values()])
+        self._shared = {key: one for key, one in self._shared.items() if succeeded or one not in self.peers}
         self.peers, self._marks = [], {}
         shutil.rmtree(self.root / "pictures", ignore_errors=True)
         if self._shared:
@@ -129,12 +126,20 @@ class Lab:
 
     def close(self) -> None:
         """Ends all processes and removes what they left."""
-        for peer in [*self.peers, *self._shared.values()]:
-            peer.end()
+        _end([*self.peers, *self._shared.values()])
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _found(self, id: str, sentence: str, peer: Peer) -> None:
         self.violations.setdefault(id, []).append((sentence, peer.events[-12:]))
+
+
+def _end(peers: Sequence[Peer]) -> None:
+    """All at the same time: each takes a while to go."""
+    for peer in peers:
+        peer.resume()
+        peer.close_stdin()
+    for peer in peers:
+        peer.end()
 
 
 def manifest(*models: str, **capabilities: Any) -> dict[str, Any]:

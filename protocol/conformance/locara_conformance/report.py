@@ -52,7 +52,7 @@ def summary(results: Sequence[Result]) -> str:
     musts = [one for one in results if one.check.level == "MUST"]
     holding = sum(one.outcome in (Outcome.SUCCESS, Outcome.WARNING) for one in musts)
     seconds = sum(one.seconds for one in results)
-    return f"{len(results)} checks: {counts or 'none'}; {holding} of {len(musts)} MUSTs hold; {seconds:.0f} s"
+    return f"{len(results)} checks: {counts or 'none'}; {holding} of {len(musts)} MUSTs hold; {seconds:.0f} s of checks"
 
 
 def as_json(command: Sequence[str], results: Sequence[Result], stale: Sequence[str]) -> str:

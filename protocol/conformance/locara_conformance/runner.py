@@ -1,8 +1,10 @@
-"""Runs checks one after the other and gives each its result."""
+"""Runs checks and gives each its result: those of a group one after the other, several groups at the same time."""
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from locara_conformance import groups as _groups  # fills the list of checks
@@ -14,9 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from locara_conformance.checks import Check
+    from locara_conformance.outcomes import Event
+
+    Violations = dict[str, list[tuple[str, list[Event]]]]
 
 FIRST = "lifecycle.initialize"
 """Without this nothing else can be tried."""
+ALONE = ("latency",)
+"""Groups that report times: nothing else runs beside them."""
 
 assert _groups
 
@@ -26,36 +33,80 @@ def run(
     checks: Sequence[Check],
     *,
     timeout: float = 10.0,
+    at_once: int = 1,
     progress: Callable[[Result], None] = lambda _result: None,
 ) -> list[Result]:
     """The result of each of ``checks``, and of those that the watch found broken besides.
 
     :param command: the implementation; :param timeout: seconds to wait for an answer.
-    :param progress: told of each result as soon as it is certain: those that are watched at the end.
+    :param at_once: how many groups run at the same time; each has processes and folders of its own, so that what comes
+        of it does not depend on this.
+    :param progress: told of each result as soon as it is certain: those that are watched at the end. Called by one
+        thread at a time.
     """
+    if not checks:
+        return []
+    rest = [check for check in checks if check.id != FIRST]
+    results, violations = _group(command, timeout, [CHECKS[FIRST]], None, progress if len(rest) < len(checks) else None)
+    first = results[0]
+    by_group = {name: [check for check in rest if check.group == name] for name in dict.fromkeys(c.group for c in rest)}
+    together = [name for name in by_group if name not in ALONE]
+    stopped, told = threading.Event(), threading.Lock()
+
+    def one(name: str) -> tuple[list[Result], Violations]:
+        return _group(command, timeout, by_group[name], first, progress, stopped=stopped, told=told)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            done = list(pool.map(one, together))
+        finally:
+            stopped.set()  # after an interrupt no further check begins
+    stopped.clear()
+    done += [one(name) for name in by_group if name in ALONE]
+    if len(rest) == len(checks):
+        results.clear()  # it was not asked for
+    for more, found in done:
+        results += more
+        for id, sentences in found.items():
+            violations.setdefault(id, []).extend(sentences)
+    by_id = {result.check.id: result for result in results}
+    _add_watched(violations, by_id)
+    in_order = [by_id[id] for id in CHECKS if id in by_id]
+    for result in in_order:
+        if result.check.watched:
+            progress(result)
+    return in_order
+
+
+def _group(
+    command: Sequence[str],
+    timeout: float,
+    checks: Sequence[Check],
+    first: Result | None,
+    progress: Callable[[Result], None] | None,
+    *,
+    stopped: threading.Event | None = None,
+    told: threading.Lock | None = None,
+) -> tuple[list[Result], Violations]:
+    """Checks that share processes, and what the watch found in them; ``first`` is what they all need."""
     lab = Lab(command, timeout=timeout)
-    results: dict[str, Result] = {}
+    results: list[Result] = []
     try:
-        first = _one(lab, CHECKS[FIRST]) if checks and checks[0].id != FIRST else None
         for check in checks:
+            if stopped is not None and stopped.is_set():
+                break
             if first is not None and first.outcome in (Outcome.FAILURE, Outcome.ERROR):
                 result = Result(check, first.outcome, f"{FIRST} does not hold, which this needs: {first.reason}")
                 result.exchange, result.stderr = first.exchange, first.stderr
             else:
                 result = _one(lab, check)
-            if check.id == FIRST:
-                first = result
-            results[check.id] = result
-            if not check.watched:
-                progress(result)
+            results.append(result)
+            if progress is not None and not check.watched:
+                with told or threading.Lock():
+                    progress(result)
     finally:
         lab.close()
-    _add_watched(lab, results)
-    in_order = [results[id] for id in CHECKS if id in results]
-    for result in in_order:
-        if result.check.watched:
-            progress(result)
-    return in_order
+    return results, lab.violations
 
 
 def _one(lab: Lab, check: Check) -> Result:
@@ -81,9 +132,9 @@ def _one(lab: Lab, check: Check) -> Result:
     return result
 
 
-def _add_watched(lab: Lab, results: dict[str, Result]) -> None:
+def _add_watched(violations: Violations, results: dict[str, Result]) -> None:
     """What the watch found fails its check, also one that was not chosen."""
-    for id, found in lab.violations.items():
+    for id, found in violations.items():
         check = CHECKS[id]
         result = results.setdefault(id, Result(check, Outcome.SUCCESS))
         sentence, exchange = found[0]

@@ -4,7 +4,7 @@
 // indexes, an answer before the end frame, a line that is no message) is told to `onViolation`, and fails the call that it is
 // about; the others go on.
 
-import { type ClientError, fromWire, isWireError, ProtocolViolation, SidecarGone } from "./errors.js";
+import { type ClientError, fromWire, isWireError, ProtocolViolationError, SidecarGoneError } from "./errors.js";
 import { LineSplitter } from "./lines.js";
 import type { MethodName, Sent, Transport } from "./transport.js";
 
@@ -12,7 +12,7 @@ export interface ConnectionOptions {
   /** Writes one line; its end is added already. What it throws is taken for the end of the connection. */
   write: (line: string) => void;
   /** What the sidecar did against the contract. */
-  onViolation?: ((violation: ProtocolViolation) => void) | undefined;
+  onViolation?: ((violation: ProtocolViolationError) => void) | undefined;
   /** The longest line that is taken; 64 MiB. */
   maxLineBytes?: number | undefined;
 }
@@ -25,7 +25,7 @@ interface Request {
 /** The messages of one channel until its end frame. */
 class Channel {
   count = 0;
-  problem: ProtocolViolation | undefined;
+  problem: ProtocolViolationError | undefined;
   readonly ended: Promise<void>;
   #end!: () => void;
   isEnded = false;
@@ -39,7 +39,7 @@ class Channel {
     });
   }
 
-  end(problem?: ProtocolViolation): void {
+  end(problem?: ProtocolViolationError): void {
     this.isEnded = true;
     this.problem = problem;
     this.#end();
@@ -89,7 +89,7 @@ export class Connection implements Transport {
   }
 
   /** Ends the connection: fails what is in flight, and all calls from now on. */
-  close(reason: ClientError = new SidecarGone("The connection was closed.")): void {
+  close(reason: ClientError = new SidecarGoneError("The connection was closed.")): void {
     if (this.#gone !== undefined) return;
     this.#gone = reason;
     for (const request of this.#requests.values()) request.settle({ error: reason });
@@ -139,7 +139,7 @@ export class Connection implements Transport {
     try {
       this.#options.write(`${JSON.stringify(message)}\n`);
     } catch (cause) {
-      this.close(new SidecarGone("The sidecar takes no input any more.", { cause }));
+      this.close(new SidecarGoneError("The sidecar takes no input any more.", { cause }));
     }
   }
 
@@ -197,8 +197,8 @@ export class Connection implements Transport {
     }
   }
 
-  #violation(sentence: string): ProtocolViolation {
-    const violation = new ProtocolViolation(sentence);
+  #violation(sentence: string): ProtocolViolationError {
+    const violation = new ProtocolViolationError(sentence);
     this.#options.onViolation?.(violation);
     return violation;
   }

@@ -10,8 +10,8 @@ export class ClientError extends Error {
 }
 
 /** The sidecar is gone: it ended, or could not be started. `status` and `signal` as far as they are known. */
-export class SidecarGone extends ClientError {
-  override name = "SidecarGone";
+export class SidecarGoneError extends ClientError {
+  override name = "SidecarGoneError";
   readonly status: number | null;
   readonly signal: string | null;
   /** The end of what it wrote to stderr. */
@@ -29,8 +29,8 @@ export class SidecarGone extends ClientError {
 }
 
 /** The sidecar sent something that the contract forbids. */
-export class ProtocolViolation extends ClientError {
-  override name = "ProtocolViolation";
+export class ProtocolViolationError extends ClientError {
+  override name = "ProtocolViolationError";
 }
 
 /** The members of `data` that every error has, and any more that it has. */

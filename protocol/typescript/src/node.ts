@@ -7,7 +7,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { Client, HostApi } from "./client.js";
 import { Connection } from "./connection.js";
-import { ClientError, ProtocolViolation, SidecarGone } from "./errors.js";
+import { ClientError, ProtocolViolationError, SidecarGoneError } from "./errors.js";
 import { type InitializeParams, type InitializeResult, type Manifest, PROTOCOL_VERSION } from "./schema.js";
 
 export * from "./core.js";
@@ -35,7 +35,7 @@ export interface SidecarOptions {
   /** Given each line of its log: one JSON object, or a line that is none as text. */
   onLog?: ((line: unknown) => void) | undefined;
   /** What the sidecar did against the contract. */
-  onViolation?: ((violation: ProtocolViolation) => void) | undefined;
+  onViolation?: ((violation: ProtocolViolationError) => void) | undefined;
 }
 
 export interface Exit {
@@ -74,7 +74,7 @@ export class Sidecar extends Client {
     child.stderr.setEncoding("utf8").on("data", (text: string) => log.take(text));
     this.exited = new Promise((resolve) => {
       const gone = (sentence: string, exit: Exit, cause?: unknown) => {
-        connection.close(new SidecarGone(sentence, { ...exit, stderr: log.end, cause }));
+        connection.close(new SidecarGoneError(sentence, { ...exit, stderr: log.end, cause }));
         for (const pipe of [child.stdin, child.stdout, child.stderr]) pipe.destroy();
         resolve(exit);
       };
@@ -91,7 +91,7 @@ export class Sidecar extends Client {
   /**
    * Spawns a sidecar and opens a session with it.
    *
-   * @throws SidecarGone if it cannot be started, or ends; RemoteError if it refuses the session.
+   * @throws SidecarGoneError if it cannot be started, or ends; RemoteError if it refuses the session.
    */
   static async start(options: SidecarOptions = {}): Promise<Sidecar> {
     const sidecar = new Sidecar(options);
@@ -101,7 +101,9 @@ export class Sidecar extends Client {
     try {
       const session = (await sidecar.#connection.start("initialize", params).answer) as InitializeResult;
       if (session.protocolVersion !== PROTOCOL_VERSION) {
-        throw new ProtocolViolation(`The sidecar speaks version ${session.protocolVersion}, which was not offered.`);
+        throw new ProtocolViolationError(
+          `The sidecar speaks version ${session.protocolVersion}, which was not offered.`,
+        );
       }
       sidecar.#session = session;
     } catch (error) {

@@ -1,7 +1,14 @@
 // The adapter of this package's Node client for `locara-conformance host`; its form is in protocol/conformance/README.md.
 
 import { createInterface } from "node:readline";
-import { Call, type MethodName, ProtocolViolation, RemoteError, Sidecar, SidecarGone } from "@locara/image/node";
+import {
+  Call,
+  type MethodName,
+  ProtocolViolationError,
+  RemoteError,
+  Sidecar,
+  SidecarGoneError,
+} from "@locara/image/node";
 
 interface Step {
   do: "open" | "start" | "messages" | "cancel" | "result" | "pause" | "close";
@@ -31,7 +38,7 @@ class Watched {
     };
     const call = new Call<object, unknown>(
       (take) => {
-        if (sidecar === undefined) throw new SidecarGone("There is no session.");
+        if (sidecar === undefined) throw new SidecarGoneError("There is no session.");
         return sidecar.transport().start(method, params, stream ? take : undefined);
       },
       { onMessage, signal: this.controller.signal },
@@ -106,8 +113,8 @@ function described(error: unknown): object {
     const { code, kind, retryable, data } = error;
     return { type: "remote", message, code, kind, retryable, data };
   }
-  if (error instanceof ProtocolViolation) return { type: "violation", message };
-  if (error instanceof SidecarGone) return { type: "gone", message, status: error.status };
+  if (error instanceof ProtocolViolationError) return { type: "violation", message };
+  if (error instanceof SidecarGoneError) return { type: "gone", message, status: error.status };
   if (error instanceof Timeout) return { type: "timeout", message };
   throw error;
 }

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ProtocolViolation, QueueFull, RemoteError, SidecarGone } from "@locara/image/core";
+import { ProtocolViolationError, QueueFull, RemoteError, SidecarGoneError } from "@locara/image/core";
 import { end, frame, result, Scripted, step } from "./scripted.js";
 import { failure, until } from "./support.js";
 
@@ -58,7 +58,7 @@ test("a hole in the indexes fails the call, once it is answered", async () => {
   const seen: object[] = [];
   const { call, id, channel } = generate(sidecar, (step) => seen.push(step));
   sidecar.say(frame(channel, 0, step(1)), frame(channel, 2, step(3)), end(channel, 3), result(id));
-  assert.ok((await failure(call)) instanceof ProtocolViolation);
+  assert.ok((await failure(call)) instanceof ProtocolViolationError);
   assert.deepEqual(seen, [step(1)]);
   assert.deepEqual(sidecar.violations, [`Channel ${channel}: index 2 came where 1 was due.`]);
 });
@@ -68,7 +68,7 @@ test("an end frame that counts wrong, and none at all, fail the call", async () 
     const sidecar = new Scripted();
     const { call, id, channel } = generate(sidecar);
     sidecar.say(frame(channel, 0, step(1)), ...last, result(id));
-    assert.ok((await failure(call)) instanceof ProtocolViolation);
+    assert.ok((await failure(call)) instanceof ProtocolViolationError);
     assert.deepEqual(sidecar.connection.open, { requests: 0, channels: 0 });
   }
 });
@@ -78,7 +78,7 @@ test("a frame after the end reaches nobody and fails the call", async () => {
   const seen: object[] = [];
   const { call, id, channel } = generate(sidecar, (step) => seen.push(step));
   sidecar.say(end(channel, 0), frame(channel, 0, step(1)), result(id));
-  assert.ok((await failure(call)) instanceof ProtocolViolation);
+  assert.ok((await failure(call)) instanceof ProtocolViolationError);
   assert.deepEqual(seen, []);
   assert.equal(sidecar.violations.length, 1);
 });
@@ -104,7 +104,7 @@ test("an answer that is neither a result object nor an error fails the call", as
     const sidecar = new Scripted();
     const ping = sidecar.client.system.ping();
     sidecar.say({ id: 1, ...answer });
-    assert.ok((await failure(ping)) instanceof ProtocolViolation);
+    assert.ok((await failure(ping)) instanceof ProtocolViolationError);
   }
 });
 
@@ -134,11 +134,11 @@ test("when the sidecar is gone, all that is in flight fails, loops too, and so d
   })();
   const attached = failure(sidecar.client.jobs.attach("job-1"));
   sidecar.say(frame(channel, 0, step(1)));
-  sidecar.connection.close(new SidecarGone("gone"));
+  sidecar.connection.close(new SidecarGoneError("gone"));
   for (const error of await Promise.all([ping, failure(call), failure(loop), attached]))
-    assert.ok(error instanceof SidecarGone);
-  assert.ok((await failure(sidecar.client.system.ping())) instanceof SidecarGone);
-  assert.ok((await failure(sidecar.client.image.generate({ prompt: "c" }))) instanceof SidecarGone);
+    assert.ok(error instanceof SidecarGoneError);
+  assert.ok((await failure(sidecar.client.system.ping())) instanceof SidecarGoneError);
+  assert.ok((await failure(sidecar.client.image.generate({ prompt: "c" }))) instanceof SidecarGoneError);
   assert.deepEqual(sidecar.connection.open, { requests: 0, channels: 0 });
   assert.deepEqual(sidecar.violations, []);
 });
@@ -181,7 +181,7 @@ test("an attach whose job runs fails when the sidecar is gone", async () => {
   sidecar.say({ id: sidecar.request("jobs.attach").id, result: { jobId: "job-1", state: "running" } });
   await new Promise(setImmediate);
   sidecar.connection.close();
-  assert.ok((await failure(call)) instanceof SidecarGone);
+  assert.ok((await failure(call)) instanceof SidecarGoneError);
 });
 
 test("of a line that never ends no more than the limit is kept", async () => {

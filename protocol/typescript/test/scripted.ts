@@ -1,6 +1,6 @@
 // A sidecar that says what a test has it say: lines in memory.
 
-import type { ProtocolViolation } from "@locara/image/core";
+import type { ProtocolViolationError } from "@locara/image/core";
 import { Client, Connection } from "@locara/image/core";
 
 export interface Written {
@@ -18,7 +18,7 @@ export class Scripted {
   constructor(maxLineBytes?: number) {
     this.connection = new Connection({
       write: (line) => void this.written.push(JSON.parse(line)),
-      onViolation: (violation: ProtocolViolation) => void this.violations.push(violation.message),
+      onViolation: (violation: ProtocolViolationError) => void this.violations.push(violation.message),
       maxLineBytes,
     });
     this.client = new Client(this.connection);

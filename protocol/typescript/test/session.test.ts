@@ -9,7 +9,7 @@ import {
   RemoteError,
   RequestCancelled,
   Sidecar,
-  SidecarGone,
+  SidecarGoneError,
 } from "@locara/image/node";
 import { command, failure, gate, opened, PROMPT, stepsOf, until } from "./support.js";
 
@@ -115,7 +115,7 @@ test("close answers what runs, and the daemon and its engine are gone within sec
   assert.ok((await call) instanceof RequestCancelled);
   assert.ok(Date.now() - began < 10_000);
   await until(() => !alive(daemon) && !alive(engine), "both are gone");
-  assert.ok((await failure(sidecar.system.ping())) instanceof SidecarGone);
+  assert.ok((await failure(sidecar.system.ping())) instanceof SidecarGoneError);
   assert.deepEqual(await sidecar.close(), { status: 0, signal: null });
 });
 
@@ -125,8 +125,8 @@ test("a daemon that is killed fails its calls, with the end of its log", async (
   const call = failure(sidecar.image.generate({ prompt: "fake:slow=60000 a", onStep: running.open }));
   await running.opened;
   process.kill(sidecar.pid ?? 0, "SIGKILL");
-  const error = (await call) as SidecarGone;
-  assert.ok(error instanceof SidecarGone);
+  const error = (await call) as SidecarGoneError;
+  assert.ok(error instanceof SidecarGoneError);
   assert.equal(error.signal, "SIGKILL");
   assert.match(error.stderr, /"level"/);
   assert.deepEqual(await sidecar.exited, { status: null, signal: "SIGKILL" });
@@ -144,18 +144,18 @@ test("one that does not end when its stdin does is killed after two seconds", as
 test("one whose own child keeps its pipes open is gone when it has ended", { timeout: 20_000 }, async () => {
   const script = `require("node:child_process").spawn(process.execPath, ["-e", "setTimeout(() => {}, 15000)"], { stdio: "inherit" }); process.stdout.write("{}\\n"); setTimeout(() => process.exit(3), 200);`;
   const began = Date.now();
-  const error = (await failure(Sidecar.start({ command: [process.execPath, "-e", script] }))) as SidecarGone;
-  assert.ok(error instanceof SidecarGone);
+  const error = (await failure(Sidecar.start({ command: [process.execPath, "-e", script] }))) as SidecarGoneError;
+  assert.ok(error instanceof SidecarGoneError);
   assert.equal(error.status, 3);
   assert.ok(Date.now() - began < 12_000);
 });
 
 test("one that cannot be started, or ends at once, says why", async () => {
-  const missing = (await failure(Sidecar.start({ command: ["/nowhere/locara-sidecar"] }))) as SidecarGone;
-  assert.ok(missing instanceof SidecarGone);
+  const missing = (await failure(Sidecar.start({ command: ["/nowhere/locara-sidecar"] }))) as SidecarGoneError;
+  assert.ok(missing instanceof SidecarGoneError);
   assert.equal((missing.cause as NodeJS.ErrnoException).code, "ENOENT");
-  const refused = (await failure(Sidecar.start({ command: command("fake", "--no-such-flag") }))) as SidecarGone;
-  assert.ok(refused instanceof SidecarGone);
+  const refused = (await failure(Sidecar.start({ command: command("fake", "--no-such-flag") }))) as SidecarGoneError;
+  assert.ok(refused instanceof SidecarGoneError);
   assert.equal(refused.status, 2);
   assert.match(refused.stderr, /no-such-flag/);
 });

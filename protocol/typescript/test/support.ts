@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { DiffusionStep, Manifest, ProtocolViolation } from "@locara/image/node";
+import type { DiffusionStep, Manifest, ProtocolViolationError } from "@locara/image/node";
 import { Sidecar, type SidecarOptions } from "@locara/image/node";
 
 /** The package's folder. */
@@ -42,13 +42,13 @@ export function command(engine = "fake", ...flags: string[]): [string, ...string
 export interface Opened {
   sidecar: Sidecar;
   pictures: string;
-  violations: ProtocolViolation[];
+  violations: ProtocolViolationError[];
 }
 
 /** A session with the real daemon, which ends with the test and must not have broken the contract. */
 export async function opened(test: Ending, options: SidecarOptions & { engine?: string } = {}): Promise<Opened> {
   const pictures = folder(test);
-  const violations: ProtocolViolation[] = [];
+  const violations: ProtocolViolationError[] = [];
   const sidecar = await Sidecar.start({
     command: command(options.engine),
     manifest: MANIFEST,

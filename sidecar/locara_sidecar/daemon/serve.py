@@ -9,6 +9,7 @@ one failed.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import enum
 import logging
 import mmap
@@ -101,6 +102,7 @@ class Daemon:
         self._status = 0
         self._reserve = mmap.mmap(-1, _RESERVE_BYTES)  # never touched: address space, for the last steps
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._context: contextvars.Context | None = None  # in which anyio knows the loop, also beside sniffio
         self._stop_event: anyio.Event | None = None
         self._tasks: TaskGroup | None = None
         self._early: list[tuple[Any, ...]] = []
@@ -235,6 +237,7 @@ class Daemon:
             self._tasks = tasks
             for task in self._early:
                 tasks.start_soon(_guarded, *task)
+            self._context = contextvars.copy_context()
             self._loop = cast("asyncio.AbstractEventLoop", anyio.lowlevel.current_token().native_token)
             self._drain()
             if not self._stopping:
@@ -259,7 +262,7 @@ class Daemon:
         """Run a function on the event loop, from any thread, without waiting for it."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended: so has everything
-                self._loop.call_soon_threadsafe(function)
+                self._loop.call_soon_threadsafe(function, context=self._context)
 
     # --- lines ---------------------------------------------------------------------------
 

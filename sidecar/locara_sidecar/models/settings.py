@@ -123,11 +123,11 @@ def _check_endpoint(endpoint: str | None) -> None:
         parts = urlsplit(endpoint)
         port = parts.port
     except ValueError:
-        raise wrong("HF_ENDPOINT", f"is no address: {endpoint!r}") from None
+        raise wrong("HF_ENDPOINT", f"is not an address: {endpoint!r}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise wrong("HF_ENDPOINT", f"must begin with https:// or http:// and name a host; it is {endpoint!r}")
     if port == 0 or any(letter.isspace() or not letter.isprintable() for letter in endpoint):
-        raise wrong("HF_ENDPOINT", f"is no address: {endpoint!r}")
+        raise wrong("HF_ENDPOINT", f"is not an address: {endpoint!r}")
 
 
 def _check_certificates() -> None:

@@ -1,6 +1,6 @@
 """How long a text file of a model or of the model cache may be, by its name. A stranger wrote it, and what is made of
-it takes up to 25 times its bytes: it is refused by its length, before any of it is read. So is what is not a regular file:
-one would wait for a pipe.
+it takes up to 25 times its bytes: it is refused by its length, before any of it is read. So is what is not a regular
+file: one would wait for a pipe.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The adapter of the async Python client for ``locara-conformance host``."""
+"""The adapter of the async Python client for ``locara-conformance host``; may be told on which event loop."""
 
 from __future__ import annotations
 
@@ -101,4 +101,4 @@ async def main():
 
 
 if __name__ == "__main__":
-    anyio.run(main)
+    anyio.run(main, backend=sys.argv[1] if sys.argv[1:] else "asyncio")

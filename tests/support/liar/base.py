@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -18,6 +19,7 @@ class Honest:
     stderr = None
 
     def __init__(self, command):
+        self.host = os.getppid()
         self.lock = threading.RLock()
         self.child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, bufsize=0
@@ -48,6 +50,16 @@ class Honest:
     def on_signal(self, number, _frame):
         self.child.send_signal(number)
 
+    def host_left(self) -> None:
+        """Who spawned it is gone."""
+        self.child.kill()
+        os._exit(0)
+
+    def watch_host(self, host):
+        while os.getppid() == host:
+            time.sleep(0.1)
+        self.host_left()
+
     # --- for lies ---
 
     def say(self, *lines):
@@ -74,9 +86,30 @@ class Honest:
         return []
 
     def method_of(self, message):
-        return self.methods.get(json.dumps(message.get("id")))
+        """The method of the request that a response answers."""
+        waiting = self.waiting_for(message)
+        return waiting[0][waiting[1]] if waiting else None
 
     # --- the pump ---
+
+    def passed(self, way, line, message):
+        """What goes on; the line itself where it has not the form that the lie is about (fixtures have any)."""
+        try:
+            return list(way(line, message))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            return [line]
+
+    def came(self, message):
+        """Remembers the method of a request until it is answered."""
+        if isinstance(message, dict) and "id" in message and "method" in message:
+            self.methods.setdefault(json.dumps(message["id"]), []).append(message["method"])
+
+    def waiting_for(self, message):
+        """Where the request of a response stands; of two with one id the later is the one that is refused."""
+        calls = self.methods.get(json.dumps(message.get("id")))
+        if not calls or "method" in message:
+            return None
+        return calls, -1 if message.get("error", {}).get("code") == -32600 else 0
 
     def lines_in(self):
         """The lines of the host; of a longer one than anybody may send only what shows that it is too long."""
@@ -86,10 +119,14 @@ class Honest:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self.on_signal)
+        threading.Thread(target=self.watch_host, args=(self.host,), daemon=True).start()
         threading.Thread(target=self.pump_in, daemon=True).start()
         for line in iter_lines(self.child.stdout.fileno()):
             message = parsed(line)
-            out = self.outward(line, message)
+            waiting = self.waiting_for(message) if isinstance(message, dict) else None
+            out = self.passed(self.outward, line, message)
+            if waiting:
+                waiting[0].pop(waiting[1])
             self.say(*out)
         os._exit(self.end_status())
 
@@ -100,9 +137,8 @@ class Honest:
     def pump_in(self):
         for line in self.lines_in():
             message = parsed(line) if len(line) < 1 << 20 else None
-            if isinstance(message, dict) and "id" in message:
-                self.methods[json.dumps(message["id"])] = message.get("method")
-            for one in self.inward(line, message):
+            self.came(message)
+            for one in self.passed(self.inward, line, message):
                 try:
                     rest = one + b"\n"
                     while rest:
@@ -131,10 +167,22 @@ def iter_lines(fd, most=None):
 
 
 def parsed(line):
+    """The message, or None for what is none or cannot be written again as it is (a number beyond every float)."""
     try:
-        return json.loads(line)
+        message = json.loads(line.decode(), parse_constant=_refused, parse_float=_finite)
+        if b"\\ud" in line.lower():  # half a character is no text
+            json.dumps(message, ensure_ascii=False).encode()
+        return message
     except (ValueError, RecursionError):
         return None
+
+
+def _refused(word):
+    raise ValueError(word)
+
+
+def _finite(word):
+    return float(word) if math.isfinite(float(word)) else _refused(word)
 
 
 def encoded(message):

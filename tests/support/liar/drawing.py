@@ -3,6 +3,7 @@
 # pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false, reportArgumentType=false, reportIndexIssue=false
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -224,8 +225,8 @@ class PreviewsOfOnePixel(Changing):
 class AlwaysPng(Drawing):
     def options(self, options, params):
         output = options.get("output", {})
-        if "path" not in output:
-            output.pop("mimeType", None)
+        if "path" not in output and output.get("mimeType") in ("image/jpeg", "image/webp"):
+            output.pop("mimeType")
 
 
 class AlwaysOverwrites(Drawing):
@@ -243,7 +244,7 @@ class MakesPathsFit(Drawing):
 
 class ClampsSteps(Drawing):
     def options(self, options, params):
-        if options.get("steps") == 0:
+        if options.get("steps") == 0 and options.get("model") != "nobody":
             options["steps"] = 1
 
 
@@ -260,8 +261,17 @@ class NearestIsOffTheGrid(Changing):
 
 
 class CapabilitiesFirst(Changing):
-    def error(self, error):
-        if error["data"].get("path") == "$.options.steps":
+    def started(self):
+        self.denied = set()  # the calls that may not be made, whatever else is wrong with them
+
+    def inward(self, line, message):
+        if isinstance(message, dict) and message.get("params", {}).get("options", {}).get("model") == "nobody":
+            self.denied.add(json.dumps(message["id"]))
+        return [line]
+
+    def response(self, message):
+        error = message.get("error", {"data": {}})
+        if error["data"].get("path") == "$.options.steps" and json.dumps(message["id"]) in self.denied:
             error["code"] = -32001
             denied = {"capability": "model", "resource": "nobody", "reason": "notDeclared", "declare": {}}
             error["data"] = {"kind": "CapabilityDenied", "retryable": False} | denied
@@ -294,7 +304,8 @@ class FindsAPreview(Drawing):
 class MakesNoFolders(Drawing):
     def options(self, options, params):
         output = options.get("output", {})
-        if "path" in output:
+        path = output.get("path", "")
+        if "/" in path and path[0].isalnum() and ".." not in path:
             output["path"] = output["path"].rpartition("/")[2]
 
 

@@ -48,12 +48,16 @@ class WrongStatus(Honest):
 
 
 class SurvivesItsHost(Honest):
-    """What the harness sees of the honest liar: the daemon watches it, and it watches nobody."""
+    def host_left(self) -> None:
+        pass
 
 
 class ShutdownLeavesJobs(Honest):
+    drew = False
+
     def inward(self, line, message):
-        if isinstance(message, dict) and message.get("method") == "shutdown":
+        self.drew |= isinstance(message, dict) and message.get("method") == "image.generate"
+        if isinstance(message, dict) and message.get("method") == "shutdown" and self.drew:
             self.say(encoded({"jsonrpc": "2.0", "id": message["id"], "result": {}}))
             return []
         return [line]

@@ -18,7 +18,10 @@ from support.liar.base import (
 class IgnoresPins(OpensWithAnother):
     def change(self, manifest):
         models = manifest.get("capabilities", {}).get("models", [])
-        models[:] = [one.partition("@")[0] if isinstance(one, str) else one for one in models]
+        models[:] = [
+            one.partition("@")[0] if isinstance(one, str) and len(one.partition("@sha256:")[2]) == 64 else one
+            for one in models
+        ]
 
 
 class ListsUndeclaredModels(OpensWithAnother):
@@ -93,7 +96,8 @@ class HasDefaultsOfItsOwn(Honest):
 
 class FlagsAreNotNamed(Changing):
     def error(self, error):
-        error["data"].pop("host", None)
+        if error["data"].get("reason") == "hostFlag":
+            error["data"].pop("host", None)
 
 
 class BlamesTheHost(Changing):
@@ -112,7 +116,8 @@ class HangsUnderLoad(Honest):
 
 class AsksForNoModality(OpensWithAnother):
     def change(self, manifest):
-        manifest["modalities"] = ["text-to-image", "image-to-image"]
+        if manifest["name"] == "conformance" and len(manifest["modalities"]) == 1:
+            manifest["modalities"] = ["text-to-image", "image-to-image"]
 
 
 class WritesNoFileOfDecisions(Asked):
@@ -123,7 +128,8 @@ class WritesNoFileOfDecisions(Asked):
 
 class LoadsWithoutPhases(Changing):
     def frame(self, params):
-        if params.get("message", {}).get("phase") == "queued":
+        message = params.get("message", {})
+        if message.get("phase") == "queued" and "image" not in message:
             params["message"]["phase"] = "loading"
 
 
@@ -158,9 +164,9 @@ class IncompleteIsDamaged(Renamed):
 
 
 class BlamesTheFolder(Changing):
-    def error(self, error):
-        if error["data"].get("path") == "$.model":
-            error["data"]["path"] = "$.from"
+    def response(self, message):
+        if self.method_of(message) == "models.import" and message["error"]["data"].get("path") == "$.model":
+            message["error"]["data"]["path"] = "$.from"
 
 
 class VerifiesNothing(Changing):

@@ -171,7 +171,8 @@ class OneErrorForAllEntries(Honest):
 
 class AnswersBatchesOfNotifications(Honest):
     def inward(self, line, message):
-        if isinstance(message, list) and message and all(isinstance(one, dict) and "id" not in one for one in message):
+        entries = message if isinstance(message, list) else []
+        if entries and all("id" not in one and one["method"] != "exit" for one in entries):
             self.answer({}, kind="InvalidRequest", code=-32600)
         return [line]
 
@@ -224,7 +225,8 @@ class UnknownMethodsAreWrongParams(Changing):
 
 class AnswersNotifications(Asked):
     def asked(self, request, method, params):
-        if "id" in request and method in ("$/cancelRequest", "$/cancel_request", "initialized", "exit"):
+        valid = isinstance(request.get("id"), int | str) and not isinstance(request["id"], bool)
+        if valid and method in ("$/cancelRequest", "$/cancel_request", "initialized", "exit"):
             self.answer(request)
             return True
         return None
@@ -256,14 +258,15 @@ class TheFirstMemberWins(Honest):
 
 class MindsExtraMembers(Honest):
     def inward(self, line, message):
-        if isinstance(message, dict) and "id" in message and message.keys() - {"jsonrpc", "id", "method", "params"}:
+        request = isinstance(message, dict) and {"id", "method"} <= message.keys()
+        if request and message.keys() - {"jsonrpc", "id", "method", "params"}:
             return self.answer(message, kind="InvalidRequest", code=-32600)
         return [line]
 
 
 class ReadsNumbersInStrings(Drawing):
     def options(self, options, params):
-        if isinstance(options.get("steps"), str):
+        if isinstance(options.get("steps"), str) and options["steps"].isdigit():
             options["steps"] = 4
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,7 @@ class InMemoryConnection:
         on_lines: Callable[[list[str]], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()  # in which anyio knows the loop, also beside sniffio
         self._engine = engine
         self._on_events = on_events
         self._on_gone = on_gone
@@ -122,7 +124,7 @@ class InMemoryConnection:
 
     def _post(self, call: Callable[..., None], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-            self._loop.call_soon_threadsafe(call, *args)
+            self._loop.call_soon_threadsafe(call, *args, context=self._context)
 
 
 def _through(event: frames.Event | framing.FrameError) -> frames.Event | framing.FrameError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import errno
 import os
 import queue
@@ -95,6 +96,7 @@ class EngineProcess:
         on_lines: Callable[[list[str]], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()  # in which anyio knows the loop, also beside sniffio
         self._on_events = on_events
         self._on_gone = on_gone
         self._on_lines = on_lines
@@ -193,7 +195,7 @@ class EngineProcess:
 
     def _post(self, call: Callable[..., None], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-            self._loop.call_soon_threadsafe(call, *args)
+            self._loop.call_soon_threadsafe(call, *args, context=self._context)
 
     def _read_events(self, fd: int) -> None:
         reader = framing.FrameReader()

@@ -1,0 +1,71 @@
+"""The campaign of the lies: which checks a lie can bear on, and what is said of it."""
+
+import pytest
+
+from campaigns import lies
+from locara_conformance.checks import CHECKS
+from support.liar import touched
+
+PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+PONG = b'{"jsonrpc":"2.0","id":1,"result":{"uptimeMs":1,"engine":{"state":"busy","model":null}}}'
+ERROR = b'{"jsonrpc":"2.0","id":2,"error":{"code":-32601,"message":"No.","data":{"kind":"MethodNotFound"}}}'
+UNKNOWN = b'{"jsonrpc":"2.0","id":2,"method":"x","params":{"loud":1}}'
+RECORDED = [
+    ("one", 1, ">", PING),
+    ("one", 1, "<", PONG),
+    ("two", 2, ">", UNKNOWN),
+    ("two", 2, "<", ERROR),
+    ("three", 2, ">", PING),
+    ("three", 2, "<", PONG),
+    ("four", 3, ">", PING + b"\r"),
+    ("four", 3, "<", PONG),
+]
+
+
+@pytest.mark.parametrize(
+    ("lie", "checks"),
+    [
+        ("Honest", set()),
+        ("NoVersion", {"one", "two", "three", "four"}),
+        ("AlwaysIdle", {"one", "three", "four"}),
+        ("KindsDoNotFitCodes", {"two"}),
+        ("DropsCrlf", {"four"}),
+        ("TakesUnknownMembers", {"two", "three"}),  # what the process got was another thing from then on
+        ("IgnoresSighup", {id for id in CHECKS if id.startswith("signals.")}),
+        ("WrongStatus", set(CHECKS)),
+        ("PrintsABanner", {"one", "two", "three", "four"}),
+    ],
+)
+def test_a_lie_bears_on_the_checks_in_which_it_changes_something(lie, checks):
+    assert touched.bears_on(lie, RECORDED) == checks
+
+
+def test_of_many_long_lines_the_first_are_kept():
+    long = b'{"a":"' + b"x" * 40_000 + b'"}'
+    recorded = [("one", 1, "<", long)] * 10 + [("one", 1, "<", PONG)] * 10
+    assert len(touched.thinned(recorded)) == 13
+
+
+@pytest.mark.parametrize(
+    ("runs", "missed", "besides"),
+    [
+        ([{"jsonrpc.not-json": "x"}], [], []),
+        ([{}, {}], ["jsonrpc.not-json"], []),
+        ([{}, {"jsonrpc.not-json": "late"}], [], []),
+        ([{"jsonrpc.not-json": "x", "ending.eof": "slow"}, {}], [], []),
+        ([{"jsonrpc.not-json": "x", "ending.eof": "no"}, {"ending.eof": "no"}], [], ["ending.eof"]),
+        ([{"jsonrpc.not-json": "x", "framing.utf-8": "seen"}], [], ["framing.utf-8"]),
+    ],
+    ids=["its own", "missed", "missed at first", "slow machine", "another", "watched"],
+)
+def test_a_lie_is_caught_by_its_own_checks_and_no_other(monkeypatch, runs, missed, besides):
+    left = list(runs)
+    monkeypatch.setattr(lies, "broken", lambda _lie, _checks, _timeout: left.pop(0))
+    found = lies.tried("ParseErrorsAreInvalidRequests", {"ending.eof"})
+    assert (found["missed"], list(found["besides"]), left) == (missed, besides, [])
+
+
+def test_what_a_lie_breaks_besides_stands_with_its_reason():
+    assert "framing.lf-only" in lies.due("DropsCrlf")
+    for reasons in lies.ALSO.values():
+        assert all(reason.endswith(".") for reason in reasons.values())
