@@ -3,7 +3,8 @@
 import pytest
 
 from campaigns import lies
-from locara_conformance.checks import CHECKS
+from locara_conformance.checks import CHECKS, Result
+from locara_conformance.outcomes import Outcome
 from support.liar import touched
 
 PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
@@ -69,3 +70,14 @@ def test_what_a_lie_breaks_besides_stands_with_its_reason():
     assert "framing.lf-only" in lies.due("DropsCrlf")
     for reasons in lies.ALSO.values():
         assert all(reason.endswith(".") for reason in reasons.values())
+
+
+def test_what_could_not_be_tried_is_not_broken(monkeypatch):
+    reason = f"{lies.runner.FIRST} does not hold, which this needs: no"
+    results = [
+        Result(CHECKS[lies.runner.FIRST], Outcome.FAILURE, "no"),
+        Result(CHECKS["ending.eof"], Outcome.FAILURE, reason),
+        Result(CHECKS["ending.exit-status"], Outcome.FAILURE, "another"),
+    ]
+    monkeypatch.setattr(lies.runner, "run", lambda *_, **__: results)
+    assert list(lies.broken("SpeaksAnotherVersion", {"ending.eof"}, 1)) == [lies.runner.FIRST, "ending.exit-status"]

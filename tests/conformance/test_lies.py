@@ -12,7 +12,8 @@ from locara_conformance.outcomes import Outcome
 from support import liar
 from support.host import command
 from support.liar import LIES
-from support.liar.caught import ALSO, CAUGHT
+from support.liar.besides import ALSO
+from support.liar.caught import CAUGHT
 
 pytestmark = pytest.mark.timeout(300)
 
