@@ -13,7 +13,7 @@ import msgspec
 
 from locara_protocol.messages import MemoryInfo, PlatformInfo, SandboxInfo, SystemInfo
 from locara_sidecar import __version__
-from locara_sidecar.machine import engine_choice, supported
+from locara_sidecar.machine import app_sandbox, engine_choice, supported
 from locara_sidecar.machine.machine import Machine, host_memory
 from locara_sidecar.machine.memory import resident
 
@@ -106,8 +106,13 @@ def sandbox(engine: EngineFacts) -> SandboxInfo:
     """What the last engine found when it tried its bars; before one has started nothing is known for sure."""
     if engine.sandbox is not None:
         return msgspec.convert(engine.sandbox, SandboxInfo, from_attributes=True)
-    kind = {"linux": "landlock", "darwin": "seatbelt"}.get(sys.platform, "none")
+    kind = app_sandbox.given() or {"linux": "landlock", "darwin": "seatbelt"}.get(sys.platform, "none")
     reason = "Unknown until the engine has started: it confines itself then and tries what is forbidden."
+    if kind in {"app-sandbox", "inherited"}:
+        reason = (
+            "This daemon was started inside a sandbox, which the engine inherits; it can have no narrower one."
+            " What it covers is unknown until the engine has started and tried it."
+        )
     if kind == "none":
         reason = "There is no confinement for the engine on this system; it is told only the folders of granted models."
     return SandboxInfo(enforced=False, kind=kind, reason=reason)

@@ -1,8 +1,9 @@
 """The engine confines itself, once, before it loads anything heavy and while it has one thread; then it tries the bars.
 
 Linux: Landlock for files, TCP, signals and devices, and an empty network namespace and a system call filter for
-the rest of the network. macOS: a Seatbelt profile. Elsewhere nothing, and it says so. What is reported is what
-the attempts found, not what was asked for. A confinement cannot be widened: an engine that needs another
+the rest of the network. macOS: a Seatbelt profile, unless the app that embeds us is in a sandbox of its own, which
+then is all there is (:mod:`~locara_sidecar.engine.sandbox.macos`). Elsewhere nothing, and it says so. What is reported
+is what the attempts found, not what was asked for. A confinement cannot be widened: an engine that needs another
 model's folder is started anew.
 """
 
@@ -14,13 +15,15 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from locara_sidecar.engine.sandbox import attempts, landlock, network, places, seatbelt
+from locara_sidecar.engine.sandbox import attempts, landlock, macos, network, places
 from locara_sidecar.ipc.frames import SandboxReport
+from locara_sidecar.machine import app_sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
     from locara_sidecar.engine.sandbox.kernel import Kernel
+    from locara_sidecar.machine.darwin import Darwin
 
 __all__ = ["confine"]
 
@@ -32,6 +35,12 @@ _ESSENTIAL = {
 }
 """Attempts that must be blocked for a confinement to count as enforced, and how each is told."""
 
+_ESSENTIAL_HERE = {"darwin": {"otherPrograms": "having other programs open addresses, fetch them or look for files"}}
+"""Further ones, by platform."""
+
+_LISTED = {"linux": ("/",), "darwin": ("/Users",)}
+"""Folders that every user can list and the engine must not, by platform. Not the root on macOS: its loader reads it."""
+
 _FURTHER = {
     "localSockets": "talking to local services over sockets with a path",
     "signals": "signalling the user's other processes",
@@ -39,7 +48,12 @@ _FURTHER = {
 
 
 def confine(
-    scratch: str, readable: Iterable[str], kernel: Kernel | None = None, *, writable: Iterable[str] = ()
+    scratch: str,
+    readable: Iterable[str],
+    kernel: Kernel | None = None,
+    *,
+    writable: Iterable[str] = (),
+    mac: Darwin | None = None,
 ) -> SandboxReport:
     """Give up everything that the engine does not need, for good, and report what really holds.
 
@@ -47,10 +61,12 @@ def confine(
 
     :param scratch: the folder that stays writable; ``writable``: further ones, that a model is to be prepared into.
     :param readable: folders and files of the granted models.
+    :param mac: macOS's own calls, which a test plays, as it does ``kernel``.
     """
     home = os.path.expanduser("~")
+    given = app_sandbox.given(mac)
     rules = places.rules(scratch, readable, home, writable)
-    outside = _outside(home, scratch, rules)
+    outside = macos.user_folders() if given else _outside(home, scratch, rules)
     places.redirect_caches(scratch)
     details: dict[str, str] = {}
     means: list[str] = []
@@ -58,15 +74,18 @@ def confine(
         from locara_sidecar.engine.sandbox.kernel import Kernel as RealKernel
 
         _confine_linux(kernel or RealKernel(), rules, means, details)
-    elif sys.platform == "darwin":
-        _confine_darwin(rules, means, details)
+    elif sys.platform == "darwin" and not given:
+        macos.confine(rules, means, details, mac)
     found = attempts.all_attempts(outside, os.path.dirname(scratch) or "/")
-    return report("+".join(means) or "none", found, details)
+    if sys.platform == "darwin":
+        found.update(macos.further_attempts(mac))
+    return macos.report_of_app(given, found) if given else report("+".join(means) or "none", found, details)
 
 
 def report(kind: str, found: dict[str, attempts.Outcome], details: dict[str, str]) -> SandboxReport:
     """What the attempts found, in words and in one flag."""
-    failed = [words for name, words in _ESSENTIAL.items() if found.get(name) != "blocked"]
+    essential = _ESSENTIAL | _ESSENTIAL_HERE.get(sys.platform, {})
+    failed = [words for name, words in essential.items() if found.get(name) != "blocked"]
     if "threads" in details:
         failed.append("what threads do that were running already")
     enforced = not failed
@@ -104,16 +123,6 @@ def _confine_linux(
         means.insert(0, "landlock")
 
 
-def _confine_darwin(rules: list[tuple[str, landlock.Right]], means: list[str], told: dict[str, str]) -> None:
-    write = [path for path, right in rules if right == "write"]
-    run = [path for path, right in rules if right == "run" and os.path.exists(path)]
-    read = [path for path, right in rules if right == "read" and os.path.exists(path)]
-    with _telling(told, "seatbelt"):
-        seatbelt.load(seatbelt.profile(write, run, read))
-        told["seatbelt"] = "in use"
-        means.append("seatbelt")
-
-
 @contextlib.contextmanager
 def _telling(told: dict[str, str], name: str) -> Generator[None]:
     """Tell in words why a means is not there, and go on with the others."""
@@ -126,7 +135,8 @@ def _telling(told: dict[str, str], name: str) -> Generator[None]:
 def _outside(home: str, scratch: str, rules: list[tuple[str, landlock.Right]]) -> list[str]:
     """Folders that the user can list and the engine must not: looked at before anything is confined."""
     given = [os.path.realpath(path) + os.sep for path, _ in rules]
-    candidates = {os.path.realpath(path) for path in ("/", home, os.path.dirname(scratch)) if os.path.isabs(path)}
+    listed = _LISTED.get(sys.platform, ())
+    candidates = {os.path.realpath(path) for path in (*listed, home, os.path.dirname(scratch)) if os.path.isabs(path)}
     outside = [path for path in candidates if not any(f"{path}{os.sep}".startswith(folder) for folder in given)]
     return [path for path in outside if attempts.read(path) == "open"]
 
