@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sys
@@ -15,7 +14,7 @@ from locara_protocol.messages import MemoryInfo, PlatformInfo, SandboxInfo, Syst
 from locara_sidecar import __version__
 from locara_sidecar.machine import app_sandbox, engine_choice, supported
 from locara_sidecar.machine.machine import Machine, host_memory
-from locara_sidecar.machine.memory import resident
+from locara_sidecar.machine.memory import resident, resident_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,13 +39,8 @@ def facts_of(engine: LazyEngine) -> EngineFacts:
 
 def memory(engine_pid: int | None) -> MemoryInfo:
     """Bytes, as the operating system counts them; a container's limit bounds total and available."""
-    import psutil
-
     total, available = host_memory()
-    engine = None
-    if engine_pid is not None:
-        with contextlib.suppress(psutil.Error, OSError):  # it has just ended, or the system does not tell
-            engine = psutil.Process(engine_pid).memory_info().rss
+    engine = None if engine_pid is None else resident_of(engine_pid)
     return MemoryInfo(total=total, available=available, daemon=resident(), engine=engine)
 
 

@@ -1,4 +1,4 @@
-"""The memory of this process and this machine, as the operating system counts it; in bytes.
+"""The memory of this process and others, as the operating system counts it; in bytes.
 
 On a Mac that is the *footprint*: resident memory leaves out what Metal has allocated and what was compressed.
 """
@@ -54,6 +54,17 @@ def resident() -> int:
         return peak()
 
 
+def resident_of(pid: int) -> int | None:
+    """What another process of ours takes now; None where it has ended or the system does not tell."""
+    if (footprints := _mac_footprints(pid)) is not None:
+        return footprints[0]
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError):
+        return int(psutil.Process(pid).memory_info().rss)
+    return None
+
+
 @contextlib.contextmanager
 def large_blocks_apart() -> Generator[None]:
     """Within the block, glibc's ``malloc`` gives every large piece of memory a mapping of its own, which the system has
@@ -102,15 +113,16 @@ def footprints(rusage: bytes) -> tuple[int, int]:
     return numbers[_PHYS_FOOTPRINT], numbers[_LIFETIME_MAX_PHYS_FOOTPRINT]
 
 
-def _mac_footprints() -> tuple[int, int] | None:
-    """:func:`footprints` of this process; None where the system has no such thing or does not tell."""
+def _mac_footprints(pid: int | None = None) -> tuple[int, int] | None:
+    """:func:`footprints` of this process, or another of the same user; None where the system has no such thing or does
+    not tell."""
     if sys.platform != "darwin":
         return None
     import ctypes  # the daemon's first answer does not wait for it
 
     buffer = ctypes.create_string_buffer(_RUSAGE.size)
     try:
-        failed = ctypes.CDLL(None).proc_pid_rusage(os.getpid(), _RUSAGE_INFO_V4, buffer)
+        failed = ctypes.CDLL(None).proc_pid_rusage(pid or os.getpid(), _RUSAGE_INFO_V4, buffer)
     except (OSError, AttributeError):
         return None
     return None if failed else footprints(buffer.raw)
