@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import os
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -129,6 +131,8 @@ class Kernel:
         """A descriptor that only names a file, and whether it is a folder; links are followed."""
         import stat
 
+        if sys.platform != "linux":
+            raise OSError(errno.ENOSYS, "Linux only")
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         return fd, stat.S_ISDIR(os.fstat(fd).st_mode)
 
