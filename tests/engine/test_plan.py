@@ -93,6 +93,33 @@ def test_a_plan_never_needs_more_than_there_is_and_more_memory_never_makes_it_wo
         best = quality if best == -1 else max(best, quality)
 
 
+@pytest.mark.parametrize("model", [entry.id for entry in KNOWN])
+@pytest.mark.parametrize("gib", [8, 16, 18, 24, 36, 48, 64])
+def test_on_unified_memory_what_is_free_at_the_moment_never_changes_the_picture(model, gib):
+    whole = plans.choose(parts(model), ask(model), machine("unified", gib))
+    for free in (0.1, gib / 8, gib / 4, gib / 2, gib):
+        there = machine("unified", gib, free=free)
+        plan = plans.choose(parts(model), ask(model), there)
+        if whole is None:
+            assert plan is None
+            continue
+        assert (plan.quantization, plan.tiled) == (whole.quantization, whole.tiled), free
+        assert plan.peak <= whole.peak, "what is resident follows the moment"
+        told = plans.tight(plan, there)
+        assert (told is not None) is (plan.peak > machines.free(there))
+
+
+def test_what_others_were_promised_does_change_it_and_other_memory_follows_the_moment():
+    beside = machine("unified", 24, reserved=8 * GIB)
+    assert plans.choose(parts("sd3.5-medium"), ask("sd3.5-medium"), machine("unified", 24)).quantization == "none"
+    assert plans.choose(parts("sd3.5-medium"), ask("sd3.5-medium"), beside).quantization == "4bit"
+    plenty, little = (machine("ram", 32, free=free) for free in (30, 12))
+    assert plans.choose(parts("sd3.5-large"), ask("sd3.5-large"), plenty).quantization != "4bit"
+    plan = plans.choose(parts("sd3.5-large"), ask("sd3.5-large"), little)
+    assert plan.quantization == "4bit"
+    assert plans.tight(plan, little) is None
+
+
 def test_what_the_host_names_is_not_touched():
     big = machine("ram", 64)
     assert plans.choose(parts("flux.1-dev"), ask("flux.1-dev", quantization="4bit"), big).quantization == "4bit"

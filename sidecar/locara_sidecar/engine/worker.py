@@ -25,6 +25,7 @@ from locara_sidecar.engine.job import run_job
 from locara_sidecar.engine.load import run_load, run_prepare
 from locara_sidecar.engine.runtime import JobCancelled, Runtime, create
 from locara_sidecar.ipc import frames, framing
+from locara_sidecar.ipc.errors import EngineError
 from locara_sidecar.machine import priority
 
 if TYPE_CHECKING:
@@ -163,6 +164,8 @@ class Worker:
         """Import and create the runtime, or tell why not and end the process."""
         try:
             return create(start.engine, start.scratch, start.settings)
+        except EngineError as error:
+            self._refuse(error.message, error)
         except ImportError as error:
             self._refuse(_why_not_imported(error, start.engine), error)
         except Exception as error:  # noqa: BLE001  told to the daemon, which tells the host

@@ -1,4 +1,4 @@
-"""The device: its name, the number type that is sound on it, and what MLX says when memory is short.
+"""The device: its name, the number type that is sound on it, and what MLX says when it fails.
 
 Owned here: everything that differs between Metal, CUDA and the CPU, so that the rest of the engine does not ask.
 """
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 _NO_MEMORY = ("unable to allocate", "attempting to allocate", "out of memory", "insufficient memory", "outofmemory")
+_INTERRUPTED = ("impactinginteractivity", "errortimeout", "errorhang", "innocentvictim", "submissionsignored")
+"""How Metal calls what the system does to work on the GPU that takes too long (IOGPU's codes 14, 2, 3, 5 and 4)."""
+_TRIES = 4
+_SAID = 300  # characters
 _WANTED = re.compile(r"allocat\w* (\d+)(?: bytes)?", re.IGNORECASE)
 
 
@@ -47,6 +51,53 @@ def keep_to(limits: Limits) -> None:
     """Bound what MLX's allocator holds, until the next call."""
     mx.set_memory_limit(limits.memory)
     mx.set_cache_limit(limits.cache)
+
+
+def require_computing() -> None:
+    """Compute something small, once as it is and once compiled: that MLX was built for Metal does not say that there is
+    a GPU which works (in a virtual machine, or where its kernels cannot be compiled).
+
+    :raises EngineError: EngineUnavailable, with what MLX says.
+    """
+    ones = mx.ones((8, 8))
+    try:
+        mx.eval(ones @ ones, mx.compile(lambda x: mx.exp(x) * 2 + 1)(ones))
+        mx.synchronize()
+    except (RuntimeError, ValueError, MemoryError) as error:
+        said = str(error).strip().partition("\n")[0][:_SAID]
+        raise EngineError("EngineUnavailable", f"the device cannot compute ({said or type(error).__name__})") from error
+
+
+def settle() -> None:
+    """Wait until the device is idle after something failed, whatever it says: what failed is told already.
+
+    MLX keeps an error of the device and raises it at the next wait, once; left there it would be raised in place of
+    the failure that is under way, or in the middle of the next job.
+    """
+    for _ in range(_TRIES):
+        try:
+            mx.synchronize()
+        except (RuntimeError, MemoryError):
+            continue
+        return
+
+
+def fault(error: BaseException) -> EngineError | None:
+    """The name of what the device did, if it has one."""
+    return memory_fault(error) or _interrupted(error)
+
+
+def _interrupted(error: BaseException) -> EngineError | None:
+    """``EngineUnavailable`` for this moment: the system ended work that kept the GPU from drawing the screen.
+
+    macOS 26 does so with "Impacting Interactivity" (ml-explore/mlx, issue 3267). MLX before 0.32 aborted the process.
+    """
+    text = re.sub(r"\s", "", str(error)).lower()
+    if not any(words in text for words in _INTERRUPTED):
+        return None
+    helps = ["trying again", "a smaller picture", "closing what else uses the GPU or moves on the screen"]
+    message = "The system ended the engine's work on the GPU, because the screen or another program waited for it."
+    return EngineError("EngineUnavailable", message, reason="gpuInterrupted", retryable=True, suggestions=helps)
 
 
 def memory_fault(error: BaseException) -> EngineError | None:

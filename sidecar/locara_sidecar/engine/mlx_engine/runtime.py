@@ -47,12 +47,12 @@ class MlxBackend(Backend):
         try:
             with self._checkpoints.armed(control):
                 yield
-        except (RuntimeError, MemoryError) as error:
-            if fault := device.memory_fault(error):
+            mx.synchronize()
+        except BaseException as error:
+            device.settle()
+            if isinstance(error, (RuntimeError, MemoryError)) and (fault := device.fault(error)):
                 raise fault from error
             raise
-        finally:
-            mx.synchronize()
 
     def choose_precision(self, asked: str) -> str:
         return device.choose_precision(asked, self.device)
@@ -151,8 +151,12 @@ class MlxBackend(Backend):
 
 
 def create(scratch: str = "", settings: Mapping[str, str] | None = None) -> StagedRuntime:
-    """The engine's runtime. MLX writes no files and has no settings."""
+    """The engine's runtime. MLX writes no files and has no settings.
+
+    :raises EngineError: EngineUnavailable where the device cannot compute.
+    """
     del scratch, settings
+    device.require_computing()
     return StagedRuntime(MlxBackend())
 
 
