@@ -184,8 +184,8 @@ def tight(plan: Plan, machine: Machine) -> str | None:
         return None
     return (
         f"This takes {plan.peak / GIB:.1f} GiB of memory and {free / GIB:.1f} GiB are free: the system has to take the"
-        " rest from other programs, which makes it slow. Closing some helps; so does a smaller quantization, which changes"
-        " the picture and is not chosen for that reason."
+        " rest from other programs, which makes it slow. Closing some helps; so does a smaller quantization, which"
+        " changes the picture and is not chosen for that reason."
     )
 
 
