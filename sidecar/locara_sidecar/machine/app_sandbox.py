@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Given = Literal["app-sandbox", "inherited"]
 """What confines us from outside: the App Sandbox, or something else that whoever started us was in."""
 
+NETWORK = "com.apple.security.network.client"
+"""The entitlement without which nothing in the App Sandbox connects."""
+
 _CONTAINER = "APP_SANDBOX_CONTAINER_ID"
 """The system sets it for every process of a sandboxed app; alone it proves nothing, since anybody can set it."""
 _CLOSED_PORT = 1
