@@ -19,7 +19,7 @@ PLATFORM_FILES = $(shell grep -rlE "^ *(import|from) ($(PLATFORM_MODULES))\b|sys
 
 NODE_READY := protocol/typescript/node_modules/.ready
 
-.PHONY: help setup demo test test-slow test-typescript lint types resolves generated schemas fixtures check conformance bench bench-layout bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-soak campaign-store pictures planted-faults transcript clean
+.PHONY: help setup demo test test-slow test-typescript lint types resolves generated schemas fixtures check check-mac conformance bench bench-layout bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-soak campaign-store pictures planted-faults transcript clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -79,6 +79,9 @@ fixtures: $(READY) ## write the tiny models anew; once about 500 MB of older lib
 	$(BIN)/python fixtures/make_published.py
 
 check: lint types resolves generated test-typescript test test-slow ## all that CI runs
+
+check-mac: $(READY) ## on a Mac: see all that was never run on one, and write a report to send back (FLAGS="--only PART …")
+	PYTHONPATH=packaging $(BIN)/python -m macos.check $(FLAGS)
 
 conformance: $(READY) ## test the daemon from outside, clause by clause (FLAGS="--only GROUP --html FILE")
 	$(BIN)/locara-conformance $(FLAGS) -- $(BIN)/locara-sidecar serve --engine fake

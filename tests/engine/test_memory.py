@@ -57,6 +57,7 @@ def test_on_a_mac_an_engine_s_memory_is_its_footprint_which_has_what_metal_alloc
         patch.setattr(ctypes, "CDLL", lambda *_, **__: played)
         patch.setattr(system, "host_memory", lambda: (16 << 30, 8 << 30))
         assert memory.resident_of(4711) == 6 << 30
+        assert memory.peak_of(4711) == 7 << 30
         told = system.memory(4711)
         assert (told.daemon, told.engine) == (10 << 20, 6 << 30)
         assert (memory.resident(), memory.peak()) == (10 << 20, 20 << 20)
@@ -66,6 +67,7 @@ def test_a_process_that_has_ended_takes_nothing_that_could_be_told():
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     assert memory.resident_of(child.pid) is None
+    assert memory.peak_of(child.pid) is None
     assert system.memory(child.pid).engine is None
     assert system.memory(None).engine is None
 

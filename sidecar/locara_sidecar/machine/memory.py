@@ -29,11 +29,8 @@ def peak() -> int:
     """The process's largest footprint so far."""
     if (footprints := _mac_footprints()) is not None:
         return footprints[1]
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    if (highest := _highest(Path("/proc/self/status"))) is not None:
+        return highest
     if sys.platform == "win32":
         return 0
     import resource
@@ -63,6 +60,13 @@ def resident_of(pid: int) -> int | None:
     with contextlib.suppress(psutil.Error, OSError):
         return int(psutil.Process(pid).memory_info().rss)
     return None
+
+
+def peak_of(pid: int) -> int | None:
+    """The largest footprint so far of another process of ours; None where the system does not tell."""
+    if (footprints := _mac_footprints(pid)) is not None:
+        return footprints[1]
+    return _highest(Path(f"/proc/{pid}/status"))
 
 
 @contextlib.contextmanager
@@ -111,6 +115,15 @@ def footprints(rusage: bytes) -> tuple[int, int]:
     """(now, largest so far) of a ``rusage_info_v4``."""
     numbers = _RUSAGE.unpack(rusage)
     return numbers[_PHYS_FOOTPRINT], numbers[_LIFETIME_MAX_PHYS_FOOTPRINT]
+
+
+def _highest(status: Path) -> int | None:
+    """What Linux tells of a process's height."""
+    with contextlib.suppress(OSError):
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 def _mac_footprints(pid: int | None = None) -> tuple[int, int] | None:
