@@ -1,5 +1,7 @@
 """What MLX says when Metal fails, on a played Metal: its texts are those of MLX's source (backend/metal) and issues."""
 
+import os
+
 import mlx.core as mx
 import pytest
 
@@ -102,3 +104,12 @@ def test_one_computation_is_compiled_when_it_is_tried(monkeypatch):
     monkeypatch.setattr(mx, "compile", lambda function: compiled.append(function) or function)
     device.require_computing()
     assert len(compiled) == 1
+
+
+def test_float32_means_float32_unless_somebody_says_otherwise(monkeypatch):
+    monkeypatch.delenv("MLX_ENABLE_TF32", raising=False)
+    runtimes.MlxBackend()
+    assert os.environ["MLX_ENABLE_TF32"] == "0"
+    monkeypatch.setenv("MLX_ENABLE_TF32", "1")
+    runtimes.MlxBackend()
+    assert os.environ["MLX_ENABLE_TF32"] == "1"

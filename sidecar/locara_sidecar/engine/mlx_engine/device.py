@@ -5,6 +5,7 @@ Owned here: everything that differs between Metal, CUDA and the CPU, so that the
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,12 @@ _WANTED = re.compile(r"allocat\w* (\d+)(?: bytes)?", re.IGNORECASE)
 def choose_device() -> str:
     """``metal``, ``cuda`` or ``cpu``: what MLX was built for and finds.
 
-    On the CPU ``mx.compile`` runs a shell and a C++ compiler at every new shape; it is switched off there.
+    On the CPU ``mx.compile`` runs a shell and a C++ compiler at every new shape; it is switched off there. On chips with
+    units for matrices (M5 with macOS 26.2, CUDA) MLX computes products of float32 with fewer digits unless it is told
+    not to, which it asks once, at the first one. Here float32 means float32: the usual job is in bfloat16, which this
+    does not touch, and who asks for float32 wants the reference's picture. ``MLX_ENABLE_TF32=1`` overrides it.
     """
+    os.environ.setdefault("MLX_ENABLE_TF32", "0")
     if mx.default_device().type == mx.gpu:
         return "metal" if mx.metal.is_available() else "cuda"
     mx.disable_compile()
