@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.capability import temporary
+from locara_sidecar.capability import held, temporary
 from support.granted_folders import KINDS, RESOLUTIONS, Faulty, NoSync, open_folder, tree
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="both strategies are there on Linux only")
@@ -182,3 +182,25 @@ def test_where_the_name_need_not_be_taken_first_it_is_not(tmp_path: Path):
     with open_folder(tmp_path, system=Watched("create_anonymous", "rename_new")) as folder:
         folder.save("a.png", b"1", "error")
     assert seen[-1] == []
+
+
+@pytest.mark.parametrize(("platform", "number", "told"), [
+    ("darwin", errno.EPERM, True), ("darwin", errno.EACCES, False), ("linux", errno.EPERM, False),
+])  # fmt: skip
+def test_where_macos_keeps_a_folder_from_an_app_the_settings_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, number: int, told: bool
+):
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    def message(call: str) -> str:
+        system = NoSync()
+        setattr(system, call, refuse)
+        with pytest.raises(RpcError) as raised, open_folder(tmp_path, "walk", "named", system) as folder:
+            folder.save("a.png", NEW, "error")
+        assert raised.value.data["errno"] == errno.errorcode[number]
+        return raised.value.message
+
+    monkeypatch.setattr(held.sys, "platform", platform)
+    for call in ("open_root", "create_named"):
+        assert ("System Settings" in message(call)) is told, call

@@ -1,5 +1,7 @@
 """The memory plan for machines as people have them."""
 
+import sys
+
 import msgspec
 import pytest
 
@@ -238,3 +240,30 @@ def test_the_tightest_of_the_control_groups_around_the_process_counts_and_cached
     (mounted / "user.slice/memory.stat").write_text("nonsense\n")
     assert machines._container(tmp_path / "own", mounted) == (7 * GIB, 6 * GIB)
     assert machines._container(tmp_path / "none", mounted) is None
+
+
+@pytest.mark.parametrize(
+    ("gib", "megabytes"), [(16, 11453), (18, 12884), (24, 17179), (32, 22906), (36, 28991), (64, 51539)]
+)
+def test_the_usual_working_set_of_a_mac_is_the_one_that_metal_recommends(gib, megabytes):
+    assert machines.capacity(machine("unified", gib)) // 1_000_000 == megabytes
+
+
+def test_a_limit_that_somebody_has_set_is_the_one_that_counts(monkeypatch):
+    class Mac:
+        def __init__(self, megabytes):
+            self.megabytes = megabytes
+
+        def number(self, name):
+            assert name == "iogpu.wired_limit_mb"
+            if self.megabytes is None:
+                raise OSError(name)
+            return self.megabytes
+
+    assert machines.wired_limit(Mac(12 << 10)) is None or sys.platform == "darwin"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert machines.wired_limit(Mac(12 << 10)) == 12 * GIB
+    assert machines.wired_limit(Mac(0)) is None, "it is the system's own choice"
+    assert machines.wired_limit(Mac(None)) is None
+    assert machines.capacity(Machine(kind="unified", total=16 * GIB, available=0, working_set=12 * GIB)) == 12 * GIB
+    assert machines.capacity(Machine(kind="unified", total=16 * GIB, available=0, working_set=32 * GIB)) == 16 * GIB

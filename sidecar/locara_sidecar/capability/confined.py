@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from locara_protocol.errors import RpcError
 from locara_protocol.wording import shown
 from locara_sidecar.capability import names
-from locara_sidecar.capability.held import MAX_SHOWN, NOT_A_FILE, HeldFolder, Resolution, storage_error
+from locara_sidecar.capability.held import MAX_SHOWN, NOT_A_FILE, HeldFolder, Resolution, privacy, storage_error
 from locara_sidecar.capability.system import NOT_SUPPORTED, System
 from locara_sidecar.capability.temporary import (
     AnonymousTemporary,
@@ -233,7 +233,7 @@ class ConfinedFolder(HeldFolder):
                 available = 0
             message = f"The disk is too full to save {what}."
             return RpcError("InsufficientDisk", message, needed=needed, available=available)
-        why = _WHY.get(error.errno or 0) or os.strerror(error.errno or 0)
+        why = privacy(error.errno) or _WHY.get(error.errno or 0) or os.strerror(error.errno or 0)
         return storage_error(f"{what} cannot be saved in {self._grant.root}: {why}.", error.errno)
 
 

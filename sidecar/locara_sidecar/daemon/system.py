@@ -13,7 +13,7 @@ import msgspec
 from locara_protocol.messages import MemoryInfo, PlatformInfo, SandboxInfo, SystemInfo
 from locara_sidecar import __version__
 from locara_sidecar.machine import app_sandbox, engine_choice, supported
-from locara_sidecar.machine.machine import Machine, host_memory
+from locara_sidecar.machine.machine import Machine, host_memory, wired_limit
 from locara_sidecar.machine.memory import resident, resident_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def machine(root: Path, engine: str) -> Machine:
         return Machine(kind="gpu", total=found[0], available=found[1], reserved=reserved)
     total, available = host_memory()
     kind = "unified" if engine_choice.on_apple_silicon() else "ram"
-    return Machine(kind=kind, total=total, available=available, reserved=reserved)
+    return Machine(kind=kind, total=total, available=available, reserved=reserved, working_set=wired_limit())
 
 
 def machines(root: Path, engines: Iterable[str]) -> dict[str, Machine]:

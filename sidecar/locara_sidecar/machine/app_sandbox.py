@@ -14,10 +14,10 @@ import os
 import sys
 from typing import TYPE_CHECKING, Literal
 
-from locara_sidecar.machine.darwin import Darwin
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from locara_sidecar.machine.darwin import Darwin
 
 Given = Literal["app-sandbox", "inherited"]
 """What confines us from outside: the App Sandbox, or something else that whoever started us was in."""
@@ -38,8 +38,10 @@ def given(mac: Darwin | None = None, environ: Mapping[str, str] = os.environ) ->
     """
     if sys.platform != "darwin":
         return None
+    from locara_sidecar.machine import darwin  # loads ctypes
+
     with contextlib.suppress(OSError):
-        if (mac or Darwin()).denies(None):
+        if (mac or darwin.Darwin()).denies(None):
             return "app-sandbox" if environ.get(_CONTAINER) else "inherited"
     return None
 

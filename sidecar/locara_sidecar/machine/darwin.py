@@ -18,6 +18,11 @@ USER_CACHE_DIR = 65538
 _FILTER_NONE, _FILTER_NAME = 0, 2
 """``SANDBOX_FILTER_NONE`` and ``SANDBOX_FILTER_GLOBAL_NAME``, as WebKit declares them (wtf/spi/darwin/SandboxSPI.h)."""
 
+_UTF8 = 0x08000100
+"""``kCFStringEncodingUTF8``."""
+_ASSERTION_ON = 255
+"""``kIOPMAssertionLevelOn``."""
+
 NOT_PRIVILEGED = 1100
 """``BOOTSTRAP_NOT_PRIVILEGED`` of <servers/bootstrap.h>; 1102 is a service that nobody offers."""
 
@@ -91,6 +96,40 @@ class Darwin:
         if status != 0:
             raise OSError(ctypes.get_errno(), name)
         return value.value
+
+    def keep_awake(self, reason: str) -> int:
+        """An assertion that the machine is in use (<IOKit/pwr_mgt/IOPMLib.h>); returns what :meth:`let_sleep` takes.
+
+        :raises OSError: where it is refused.
+        """
+        foundation, power = _framework("CoreFoundation"), _framework("IOKit")
+        make, release = foundation.CFStringCreateWithCString, foundation.CFRelease
+        make.restype, make.argtypes = ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32)
+        release.restype, release.argtypes = None, (ctypes.c_void_p,)
+        kind = make(None, b"PreventUserIdleSystemSleep", _UTF8)
+        name = make(None, reason.encode(), _UTF8)
+        token = ctypes.c_uint32(0)
+        create = power.IOPMAssertionCreateWithName
+        create.argtypes = (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint32))
+        try:
+            status = create(kind, _ASSERTION_ON, name, ctypes.byref(token))
+        finally:
+            for text in (kind, name):
+                if text:
+                    release(text)
+        if status != 0:
+            raise OSError(errno.EPERM, f"IOPMAssertionCreateWithName: {status}")
+        return token.value
+
+    def let_sleep(self, token: int) -> None:
+        """Give an assertion back."""
+        _framework("IOKit").IOPMAssertionRelease(ctypes.c_uint32(token))
+
+
+def _framework(name: str) -> Any:
+    if sys.platform != "darwin":
+        raise OSError(errno.ENOSYS, "macOS only")
+    return ctypes.CDLL(f"/System/Library/Frameworks/{name}.framework/{name}")
 
 
 def _libc() -> Any:

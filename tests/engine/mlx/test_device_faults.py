@@ -9,6 +9,8 @@ from locara_sidecar.engine.mlx_engine import device
 from locara_sidecar.engine.mlx_engine import runtime as runtimes
 from locara_sidecar.engine.runtime import JobCancelled
 from locara_sidecar.ipc.errors import EngineError, wrong_with
+from locara_sidecar.machine import machine as machines
+from locara_sidecar.machine.plan import Limits
 
 pytestmark = pytest.mark.mlx
 
@@ -113,3 +115,40 @@ def test_float32_means_float32_unless_somebody_says_otherwise(monkeypatch):
     monkeypatch.setenv("MLX_ENABLE_TF32", "1")
     runtimes.MlxBackend()
     assert os.environ["MLX_ENABLE_TF32"] == "1"
+
+
+def test_weights_are_kept_in_memory_for_the_time_of_a_job_and_no_longer(monkeypatch, control):
+    told = []
+    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 12 << 30})
+    monkeypatch.setattr(mx, "set_wired_limit", told.append)
+    monkeypatch.setattr(device, "choose_device", lambda: "metal")
+    backend = runtimes.MlxBackend()
+    with backend.working(control()):
+        backend.limit(Limits(memory=10 << 30, cache=1))
+        backend.limit(Limits(memory=20 << 30, cache=1))
+    with pytest.raises(JobCancelled), backend.working(control()):
+        raise JobCancelled
+    assert told == [10 << 30, 12 << 30, 0, 0]
+    assert backend.machine(0).working_set == 12 << 30
+    assert (
+        machines.capacity(machines.Machine(kind="unified", total=16 << 30, available=0, working_set=12 << 30))
+        == 12 << 30
+    )
+
+
+def test_a_system_that_keeps_nothing_resident_is_no_fault(monkeypatch):
+    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 12 << 30})
+    monkeypatch.setattr(
+        mx, "set_wired_limit", lambda size: (_ for _ in ()).throw(ValueError("[metal::set_wired_limit]"))
+    )
+    device.keep_resident("metal", 1)
+    device.keep_resident("cpu", 1)
+
+
+@pytest.fixture(autouse=True)
+def _limits_as_before():
+    memory, cache = mx.get_memory_limit(), mx.set_cache_limit(0)
+    mx.set_cache_limit(cache)
+    yield
+    mx.set_memory_limit(memory)
+    mx.set_cache_limit(cache)

@@ -5,6 +5,7 @@ Owned here: everything that differs between Metal, CUDA and the CPU, so that the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from typing import TYPE_CHECKING
@@ -28,10 +29,10 @@ _WANTED = re.compile(r"allocat\w* (\d+)(?: bytes)?", re.IGNORECASE)
 def choose_device() -> str:
     """``metal``, ``cuda`` or ``cpu``: what MLX was built for and finds.
 
-    On the CPU ``mx.compile`` runs a shell and a C++ compiler at every new shape; it is switched off there. On chips with
-    units for matrices (M5 with macOS 26.2, CUDA) MLX computes products of float32 with fewer digits unless it is told
-    not to, which it asks once, at the first one. Here float32 means float32: the usual job is in bfloat16, which this
-    does not touch, and who asks for float32 wants the reference's picture. ``MLX_ENABLE_TF32=1`` overrides it.
+    On the CPU ``mx.compile`` runs a shell and a C++ compiler at every new shape; it is switched off there. On chips
+    with units for matrices (M5 with macOS 26.2, CUDA) MLX computes products of float32 with fewer digits unless it is
+    told not to, which it asks once, at the first one. Here float32 means float32: the usual job is in bfloat16, which
+    this does not touch, and who asks for float32 wants the reference's picture. ``MLX_ENABLE_TF32=1`` overrides it.
     """
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
     if mx.default_device().type == mx.gpu:
@@ -58,6 +59,26 @@ def keep_to(limits: Limits) -> None:
     mx.set_cache_limit(limits.cache)
 
 
+def working_set(device: str) -> int | None:
+    """What Metal recommends as the most that the GPU holds, in bytes; None on other devices."""
+    if device != "metal":
+        return None
+    found = mx.device_info().get("max_recommended_working_set_size")
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def keep_resident(device: str, size: int) -> None:
+    """Have up to ``size`` bytes of arrays stay in memory while a job runs (macOS 15 or later); 0: none of them.
+
+    Without it the system may compress or page out weights between two steps. Between jobs nothing is kept so: that
+    memory would be missing in other programs.
+    """
+    if (most := working_set(device)) is None:
+        return
+    with contextlib.suppress(RuntimeError, ValueError):  # an older system, or another idea of what is too much
+        mx.set_wired_limit(min(size, most))
+
+
 def require_computing() -> None:
     """Compute something small, once as it is and once compiled: that MLX was built for Metal does not say that there is
     a GPU which works (in a virtual machine, or where its kernels cannot be compiled).
@@ -66,11 +87,15 @@ def require_computing() -> None:
     """
     ones = mx.ones((8, 8))
     try:
-        mx.eval(ones @ ones, mx.compile(lambda x: mx.exp(x) * 2 + 1)(ones))
+        mx.eval(ones @ ones, mx.compile(_curve)(ones))
         mx.synchronize()
     except (RuntimeError, ValueError, MemoryError) as error:
         said = str(error).strip().partition("\n")[0][:_SAID]
         raise EngineError("EngineUnavailable", f"the device cannot compute ({said or type(error).__name__})") from error
+
+
+def _curve(x: mx.array) -> mx.array:
+    return mx.exp(x) * 2 + 1
 
 
 def settle() -> None:
