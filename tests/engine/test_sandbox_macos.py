@@ -11,8 +11,8 @@ import pytest
 
 from locara_sidecar.daemon import system
 from locara_sidecar.engine import sandbox
-from locara_sidecar.engine.sandbox import macos, seatbelt
-from locara_sidecar.machine import app_sandbox
+from locara_sidecar.engine.sandbox import macos, places, seatbelt
+from locara_sidecar.machine import app_sandbox, darwin
 from support.played_mac import HOMES, PlayedMac, Profile, on_a_mac
 
 ESSENTIAL = ("readOutside", "writeOutside", "tcp", "udp", "otherPrograms")
@@ -117,6 +117,34 @@ def test_a_socket_that_is_there_is_reached_for_since_the_file_system_answers_fir
         refused = lambda *_, error=error: (_ for _ in ()).throw(OSError(error, "refused"))  # noqa: E731
         monkeypatch.setattr(macos.socket.socket, "connect", refused)
         assert macos._connect("stream", socket.SOCK_STREAM) == outcome
+
+
+class Spelling:
+    """A file system on which letters do not count: every path has one spelling."""
+
+    def __init__(self, *paths):
+        self._paths = {path.casefold(): path for path in paths}
+
+    def real_path(self, path):
+        try:
+            return self._paths[path.casefold()]
+        except KeyError:
+            raise FileNotFoundError(path) from None
+
+
+def test_a_path_is_written_into_the_profile_as_the_file_system_spells_it(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(darwin, "Darwin", lambda: Spelling("/Users/a/Models/Flux"))
+    profile = Profile(seatbelt.profile(["/users/a/not there"], [], ["/users/A/models/flux"]))
+    assert profile.allows("file-read-data", "/Users/a/Models/Flux/vae.safetensors")
+    assert profile.allows("file-write-create", "/users/a/not there/x")
+
+
+def test_a_home_folder_in_other_letters_is_a_home_folder(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(darwin, "Darwin", lambda: Spelling("/Users/a", "/Users"))
+    given = dict(places.rules("/scratch", ["/users/A", "/USERS", "/users/A/model"], "/Users/a", ["/users/A"]))
+    assert [path for path in given if path.casefold().startswith("/users")] == ["/users/A/model"]
 
 
 # --- inside another sandbox -------------------------------------------------------------------

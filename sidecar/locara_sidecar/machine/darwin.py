@@ -18,6 +18,7 @@ USER_CACHE_DIR = 65538
 _FILTER_NONE, _FILTER_NAME = 0, 2
 """``SANDBOX_FILTER_NONE`` and ``SANDBOX_FILTER_GLOBAL_NAME``, as WebKit declares them (wtf/spi/darwin/SandboxSPI.h)."""
 
+_O_EVTONLY, _F_GETPATH, _MAXPATHLEN = 0x8000, 50, 1024
 _UTF8 = 0x08000100
 """``kCFStringEncodingUTF8``."""
 _ASSERTION_ON = 255
@@ -67,11 +68,19 @@ class Darwin:
         """The folder in which frameworks keep what they compiled, Metal among them; the system makes it if need be."""
         return os.confstr(USER_CACHE_DIR) or ""  # pyright: ignore[reportArgumentType]  (numbers are taken, too)
 
-    def real_path(self, fd: int) -> str:
-        """The path of an open file as the file system spells it: ``F_GETPATH`` of <sys/fcntl.h>."""
+    def real_path(self, path: str) -> str:
+        """A file's path as the file system spells it: ``F_GETPATH`` of <sys/fcntl.h>, of a descriptor that only names
+        it (``O_EVTONLY``).
+
+        :raises OSError: where there is no such file, or it cannot be named.
+        """
         import fcntl
 
-        found = fcntl.fcntl(fd, 50, bytes(1024))
+        fd = os.open(path, _O_EVTONLY | os.O_CLOEXEC)
+        try:
+            found = fcntl.fcntl(fd, _F_GETPATH, bytes(_MAXPATHLEN))
+        finally:
+            os.close(fd)
         return os.fsdecode(found.rstrip(b"\0"))
 
     def text(self, name: str) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from locara_sidecar.engine.sandbox import attempts, landlock, macos, network, places
 from locara_sidecar.ipc.frames import SandboxReport
 from locara_sidecar.machine import app_sandbox
+from locara_sidecar.machine.spelling import spelt
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -134,9 +135,9 @@ def _telling(told: dict[str, str], name: str) -> Generator[None]:
 
 def _outside(home: str, scratch: str, rules: list[tuple[str, landlock.Right]]) -> list[str]:
     """Folders that the user can list and the engine must not: looked at before anything is confined."""
-    given = [os.path.realpath(path) + os.sep for path, _ in rules]
+    given = [spelt(path) + os.sep for path, _ in rules]
     listed = _LISTED.get(sys.platform, ())
-    candidates = {os.path.realpath(path) for path in (*listed, home, os.path.dirname(scratch)) if os.path.isabs(path)}
+    candidates = {spelt(path) for path in (*listed, home, os.path.dirname(scratch)) if os.path.isabs(path)}
     outside = [path for path in candidates if not any(f"{path}{os.sep}".startswith(folder) for folder in given)]
     return [path for path in outside if attempts.read(path) == "open"]
 

@@ -13,9 +13,10 @@ of the denied ones is among what those allow for graphics.
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from typing import TYPE_CHECKING, Any
+
+from locara_sidecar.machine.spelling import spelt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,8 +84,8 @@ def load(text: str) -> None:
 
 
 def _subpath(path: str) -> str:
-    # the kernel compares real paths: /tmp and /var are links
-    return f"(subpath {_quoted(os.path.realpath(path))})"
+    # the kernel compares real paths: /tmp and /var are links, and letters are what the file system has
+    return f"(subpath {_quoted(spelt(path))})"
 
 
 def _quoted(text: str) -> str:
