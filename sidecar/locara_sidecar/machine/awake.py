@@ -22,16 +22,16 @@ REASON = "Locara is drawing a picture"
 @contextlib.contextmanager
 def awake(mac: Darwin | None = None) -> Generator[None]:
     """Within the block the machine stays awake; where that cannot be had, the block runs all the same."""
-    token: int | None = None
+    held: tuple[Darwin, int] | None = None
     if sys.platform == "darwin":
         from locara_sidecar.machine import darwin  # loads ctypes
 
-        mac = mac or darwin.Darwin()
+        power = mac or darwin.Darwin()
         with contextlib.suppress(OSError):
-            token = mac.keep_awake(REASON)
+            held = power, power.keep_awake(REASON)
     try:
         yield
     finally:
-        if mac is not None and token is not None:
+        if held is not None:
             with contextlib.suppress(OSError):
-                mac.let_sleep(token)
+                held[0].let_sleep(held[1])

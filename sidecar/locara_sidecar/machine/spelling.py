@@ -1,7 +1,8 @@
 """A path as the file system itself spells it, which is how a kernel compares it.
 
 On macOS ``/users/A`` and ``/Users/a`` are one folder, and so are two ways to write an accent; ``os.path.realpath``
-keeps what was typed. A rule for what was typed would give nothing, and a home folder in other letters would not be known.
+keeps what was typed. A rule for what was typed would give nothing, and a home folder in other letters would not be
+known.
 """
 
 from __future__ import annotations
