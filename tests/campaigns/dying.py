@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -83,6 +84,8 @@ def _kill_host(folder: Path, phase: str, after: float, plant: str, *, keep: bool
         if keep and phase == "spawned":
             _until_claimed(daemon.pid)
     time.sleep(after)
+    if sys.platform != "linux":
+        raise OSError("Linux only")
     left = {process.pid: os.pidfd_open(process.pid) for process in (daemon, *daemon.children(recursive=True))}
     os.kill(host, signal.SIGKILL)
     began = time.monotonic()

@@ -5,6 +5,7 @@ No process is spawned here: ``test_client_process.py`` has real ones.
 
 from __future__ import annotations
 
+import threading
 import time
 
 import anyio
@@ -13,6 +14,7 @@ import msgspec
 import pytest
 
 from locara_protocol.errors import RpcError
+from locara_sidecar.daemon.engine_host import pauses
 from locara_sidecar.daemon.engine_host.client import EngineClient
 from locara_sidecar.ipc import frames
 from support.engines import Engines, FakeEngine, Played, enters, finish, in_turn, ready, silent, works
@@ -100,6 +102,35 @@ def test_a_cancel_that_the_engine_does_not_hear_kills_it(drive, spec):
 
     act = in_turn(silent, finish)
     drive(body, lambda: Played(act), cancel_grace=0.05)
+
+
+@pytest.mark.parametrize(("longest", "seconds"), [(0.0, 2.0), (0.4, 2.0), (0.9, 2.7), (3.0, 9.0), (60.0, 20.0)])
+def test_a_cancel_waits_as_long_as_the_blocks_that_were_seen_take(longest, seconds):
+    seen = pauses.Pauses()
+    seen.begin(100.0)
+    seen.heard(150.0, "loading")
+    for now in (150.25, 150.25 + longest, 150.5 + longest):
+        seen.heard(now, "denoising")
+    assert seen.grace(2.0) == pytest.approx(max(seconds, 2.0))
+    seen.begin(500.0)
+    assert seen.grace(2.0) == 2.0
+
+
+def test_the_grace_of_a_job_on_a_slow_device_is_the_one_that_is_waited_for(drive, spec, monkeypatch):
+    monkeypatch.setattr(pauses.Pauses, "grace", lambda _, asked: asked * 1000)  # of a job whose blocks take long
+
+    async def body(client):
+        error = await client.fails(spec(), enters("denoising"), lambda: client.cancel("job-1"))
+        assert error.kind == "RequestCancelled"
+        assert len(client.started) == 1
+        assert client.started[0].alive, "it was slow, and is kept"
+
+    drive(body, lambda: Played(silent, on_cancel=slowly), cancel_grace=0.05)
+
+
+def slowly(connection, job):
+    """Stop some blocks later than the shortest grace."""
+    threading.Timer(0.4, connection.say, [frames.Cancelled(job=job.job)]).start()
 
 
 def test_an_engine_that_ends_as_it_is_told_to_stop_is_a_crash(drive, spec):

@@ -1,5 +1,7 @@
 """The process's memory in the operating system's own figures."""
 
+import ctypes
+import os
 import platform
 import struct
 import subprocess
@@ -7,6 +9,7 @@ import sys
 
 import pytest
 
+from locara_sidecar.daemon import system
 from locara_sidecar.machine import memory
 
 
@@ -31,8 +34,47 @@ def test_a_mac_tells_its_footprint():
     assert memory._mac_footprints() is not None
 
 
+class PlayedLibrary:
+    """``proc_pid_rusage`` of a Mac on which processes take so much, by their id."""
+
+    def __init__(self, footprints):
+        self._footprints = footprints
+
+    def proc_pid_rusage(self, pid, flavor, buffer):
+        assert flavor == 4
+        if pid not in self._footprints:
+            return -1
+        numbers = [0] * 35
+        numbers[7], numbers[28] = self._footprints[pid]
+        buffer.raw = bytes(16) + struct.pack("=35Q", *numbers)
+        return 0
+
+
+def test_on_a_mac_an_engine_s_memory_is_its_footprint_which_has_what_metal_allocated(monkeypatch):
+    played = PlayedLibrary({os.getpid(): (10 << 20, 20 << 20), 4711: (6 << 30, 7 << 30)})
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        patch.setattr(ctypes, "CDLL", lambda *_, **__: played)
+        patch.setattr(system, "host_memory", lambda: (16 << 30, 8 << 30))
+        assert memory.resident_of(4711) == 6 << 30
+        assert memory.peak_of(4711) == 7 << 30
+        told = system.memory(4711)
+        assert (told.daemon, told.engine) == (10 << 20, 6 << 30)
+        assert (memory.resident(), memory.peak()) == (10 << 20, 20 << 20)
+
+
+def test_a_process_that_has_ended_takes_nothing_that_could_be_told():
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    assert memory.resident_of(child.pid) is None
+    assert memory.peak_of(child.pid) is None
+    assert system.memory(child.pid).engine is None
+    assert system.memory(None).engine is None
+
+
 INTERLEAVED = """
 import contextlib, sys
+from locara_sidecar.daemon import system
 from locara_sidecar.machine import memory
 
 apart = memory.large_blocks_apart() if sys.argv[1] == "apart" else contextlib.nullcontext()
@@ -57,6 +99,7 @@ def test_large_blocks_that_pass_leave_no_holes_between_those_that_stay():
 
 
 HOLES = """
+from locara_sidecar.daemon import system
 from locara_sidecar.machine import memory
 
 before = memory.resident()

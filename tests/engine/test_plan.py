@@ -1,5 +1,7 @@
 """The memory plan for machines as people have them."""
 
+import sys
+
 import msgspec
 import pytest
 
@@ -91,6 +93,33 @@ def test_a_plan_never_needs_more_than_there_is_and_more_memory_never_makes_it_wo
         quality = -plans.QUANTIZATIONS.index(plan.quantization)
         assert quality >= best or best == -1
         best = quality if best == -1 else max(best, quality)
+
+
+@pytest.mark.parametrize("model", [entry.id for entry in KNOWN])
+@pytest.mark.parametrize("gib", [8, 16, 18, 24, 36, 48, 64])
+def test_on_unified_memory_what_is_free_at_the_moment_never_changes_the_picture(model, gib):
+    whole = plans.choose(parts(model), ask(model), machine("unified", gib))
+    for free in (0.1, gib / 8, gib / 4, gib / 2, gib):
+        there = machine("unified", gib, free=free)
+        plan = plans.choose(parts(model), ask(model), there)
+        if whole is None:
+            assert plan is None
+            continue
+        assert (plan.quantization, plan.tiled) == (whole.quantization, whole.tiled), free
+        assert plan.peak <= whole.peak, "what is resident follows the moment"
+        told = plans.tight(plan, there)
+        assert (told is not None) is (plan.peak > machines.free(there))
+
+
+def test_what_others_were_promised_does_change_it_and_other_memory_follows_the_moment():
+    beside = machine("unified", 24, reserved=8 * GIB)
+    assert plans.choose(parts("sd3.5-medium"), ask("sd3.5-medium"), machine("unified", 24)).quantization == "none"
+    assert plans.choose(parts("sd3.5-medium"), ask("sd3.5-medium"), beside).quantization == "4bit"
+    plenty, little = (machine("ram", 32, free=free) for free in (30, 12))
+    assert plans.choose(parts("sd3.5-large"), ask("sd3.5-large"), plenty).quantization != "4bit"
+    plan = plans.choose(parts("sd3.5-large"), ask("sd3.5-large"), little)
+    assert plan.quantization == "4bit"
+    assert plans.tight(plan, little) is None
 
 
 def test_what_the_host_names_is_not_touched():
@@ -211,3 +240,30 @@ def test_the_tightest_of_the_control_groups_around_the_process_counts_and_cached
     (mounted / "user.slice/memory.stat").write_text("nonsense\n")
     assert machines._container(tmp_path / "own", mounted) == (7 * GIB, 6 * GIB)
     assert machines._container(tmp_path / "none", mounted) is None
+
+
+@pytest.mark.parametrize(
+    ("gib", "megabytes"), [(16, 11453), (18, 12884), (24, 17179), (32, 22906), (36, 28991), (64, 51539)]
+)
+def test_the_usual_working_set_of_a_mac_is_the_one_that_metal_recommends(gib, megabytes):
+    assert machines.capacity(machine("unified", gib)) // 1_000_000 == megabytes
+
+
+def test_a_limit_that_somebody_has_set_is_the_one_that_counts(monkeypatch):
+    class Mac:
+        def __init__(self, megabytes):
+            self.megabytes = megabytes
+
+        def number(self, name):
+            assert name == "iogpu.wired_limit_mb"
+            if self.megabytes is None:
+                raise OSError(name)
+            return self.megabytes
+
+    assert machines.wired_limit(Mac(12 << 10)) is None or sys.platform == "darwin"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert machines.wired_limit(Mac(12 << 10)) == 12 * GIB
+    assert machines.wired_limit(Mac(0)) is None, "it is the system's own choice"
+    assert machines.wired_limit(Mac(None)) is None
+    assert machines.capacity(Machine(kind="unified", total=16 * GIB, available=0, working_set=12 * GIB)) == 12 * GIB
+    assert machines.capacity(Machine(kind="unified", total=16 * GIB, available=0, working_set=32 * GIB)) == 16 * GIB

@@ -4,8 +4,8 @@
 
 Writes the true configuration with random weights (``models.py``), installs it without a second copy, and loads it
 three times, each in a new engine process: quantized while it is read, then prepared, then from what was prepared. Told
-are the seconds, and the engine's peak as the operating system counts it (``VmHWM``, Linux only). With ``--cold`` the
-system forgets before each what it keeps of files, which only root may ask for. Nothing is drawn.
+are the seconds, and the engine's peak as the operating system counts it (Linux's ``VmHWM``, macOS's footprint). With
+``--cold`` the system forgets before each what it keeps of files, which only root may ask for. Nothing is drawn.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from locara_protocol.client import Sidecar
+from locara_sidecar.machine import memory
 from support.measuring import Row, command, manifest, show
 from support.synthetic_models import PARTS, write_model
 
@@ -38,7 +39,7 @@ class Took(NamedTuple):
 
 
 class _Peak(threading.Thread):
-    """The highest ``VmHWM`` of the engine's process, asked for ten times a second until it is stopped."""
+    """The engine's process at its height, asked for ten times a second until it is stopped."""
 
     def __init__(self, sidecar: Sidecar) -> None:
         super().__init__(daemon=True)
@@ -49,12 +50,7 @@ class _Peak(threading.Thread):
     def run(self) -> None:
         while not self._over.wait(0.1):
             pid = self._sidecar.call("ping")["engine"]["pid"]
-            try:
-                status = Path(f"/proc/{pid}/status").read_text()
-            except OSError:
-                continue
-            found = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-            self.bytes = max(self.bytes, *(int(kib) * 1024 for kib in found), 0)
+            self.bytes = max(self.bytes, (memory.peak_of(pid) if pid else None) or 0)
 
     def stop(self) -> int:
         self._over.set()

@@ -106,7 +106,7 @@ def shell(command, path):
 
 
 def packet():
-    socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
+    socket.socket(getattr(socket, "AF_PACKET", 17), socket.SOCK_RAW).close()
 
 
 def main():

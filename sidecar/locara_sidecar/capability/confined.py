@@ -16,9 +16,15 @@ from typing import TYPE_CHECKING, Literal
 from locara_protocol.errors import RpcError
 from locara_protocol.wording import shown
 from locara_sidecar.capability import names
-from locara_sidecar.capability.held import MAX_SHOWN, NOT_A_FILE, HeldFolder, Resolution, storage_error
+from locara_sidecar.capability.held import MAX_SHOWN, NOT_A_FILE, HeldFolder, Resolution, privacy, storage_error
 from locara_sidecar.capability.system import NOT_SUPPORTED, System
-from locara_sidecar.capability.temporary import AnonymousTemporary, NamedTemporary, Temporary, UnsupportedError
+from locara_sidecar.capability.temporary import (
+    AnonymousTemporary,
+    ClaimedName,
+    NamedTemporary,
+    Temporary,
+    UnsupportedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -26,7 +32,7 @@ if TYPE_CHECKING:
     from locara_sidecar.capability.authorize import FolderGrant
 
 OnConflict = Literal["rename", "error", "overwrite"]
-Kind = Literal["auto", "anonymous", "named"]
+Kind = Literal["auto", "anonymous", "named", "claimed"]
 
 MAX_NUMBER = 10_000
 """How many files of one name ``rename`` will number."""
@@ -61,9 +67,10 @@ class ConfinedFolder(HeldFolder):
     ) -> None:
         super().__init__(grant, "write", resolution, system)
         self._kinds: tuple[type[Temporary], ...] = {
-            "auto": (AnonymousTemporary, NamedTemporary),
+            "auto": (AnonymousTemporary, NamedTemporary, ClaimedName),
             "anonymous": (AnonymousTemporary,),
             "named": (NamedTemporary,),
+            "claimed": (ClaimedName,),
         }[temporary]
 
     def save(
@@ -226,7 +233,7 @@ class ConfinedFolder(HeldFolder):
                 available = 0
             message = f"The disk is too full to save {what}."
             return RpcError("InsufficientDisk", message, needed=needed, available=available)
-        why = _WHY.get(error.errno or 0) or os.strerror(error.errno or 0)
+        why = privacy(error.errno) or _WHY.get(error.errno or 0) or os.strerror(error.errno or 0)
         return storage_error(f"{what} cannot be saved in {self._grant.root}: {why}.", error.errno)
 
 

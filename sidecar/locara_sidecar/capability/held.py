@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import stat
+import sys
 from typing import TYPE_CHECKING, Literal, Self
 
 from locara_protocol.errors import RpcError
@@ -53,7 +54,7 @@ class HeldFolder:
             self._fd = self._system.open_root(str(grant.folder))
         except (OSError, ValueError) as error:
             number = error.errno if isinstance(error, OSError) else errno.EINVAL
-            why = _NO_ROOT.get(number or 0, "cannot be opened")
+            why = _NO_ROOT.get(number or 0) or ("cannot be opened" + (f": {ask}" if (ask := privacy(number)) else ""))
             picked = grant.root == USER_SELECTED
             what = "The folder of the picked file" if picked else f"The folder that was granted as {grant.root}"
             raise storage_error(f"{what} {why}.", number, **({"path": "$.path"} if picked else {})) from error
@@ -113,6 +114,16 @@ class HeldFolder:
     def _close(self, fd: int) -> None:
         with contextlib.suppress(OSError):
             self._system.close(fd)
+
+
+def privacy(number: int | None) -> str | None:
+    """What to do about EPERM on macOS, where it is not the file's permissions that say no but the user, or nobody yet:
+    the system asks once whether an app may use Documents, Desktop, Downloads, a network volume or a removable one."""
+    if sys.platform != "darwin" or number != errno.EPERM:
+        return None
+    return (
+        "macOS keeps it from this app; the user can allow it in System Settings, Privacy & Security, Files and Folders"
+    )
 
 
 def storage_error(message: str, number: int | None, **data: str) -> RpcError:

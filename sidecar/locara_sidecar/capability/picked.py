@@ -16,7 +16,7 @@ from locara_protocol.errors import RpcError, invalid_params
 from locara_sidecar.capability import names
 from locara_sidecar.capability.authorize import Access, Grant, folder_of_pick
 from locara_sidecar.capability.confined import ConfinedFolder, OnConflict, Saved
-from locara_sidecar.capability.held import NOT_A_FILE, storage_error
+from locara_sidecar.capability.held import NOT_A_FILE, privacy, storage_error
 from locara_sidecar.capability.reading import ReadableFile, ReadableFolder
 
 if TYPE_CHECKING:
@@ -220,5 +220,5 @@ def _descriptors() -> int:
 
 def _explained(error: OSError, name: str) -> RpcError:
     why = {errno.ELOOP: "it is a link", errno.EISDIR: "it is a folder", errno.EINVAL: "it is not a regular file"}
-    what = why.get(error.errno or 0) or os.strerror(error.errno or 0)
+    what = privacy(error.errno) or why.get(error.errno or 0) or os.strerror(error.errno or 0)
     return storage_error(f"{name} cannot be picked: {what}.", error.errno, path=PATH)

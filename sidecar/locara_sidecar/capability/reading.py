@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from locara_protocol.errors import RpcError
 from locara_protocol.wording import shown
 from locara_sidecar.capability import names
-from locara_sidecar.capability.held import MAX_SHOWN, NOT_A_FILE, HeldFolder, Resolution, storage_error
+from locara_sidecar.capability.held import MAX_SHOWN, NOT_A_FILE, HeldFolder, Resolution, privacy, storage_error
 
 if TYPE_CHECKING:
     from locara_sidecar.capability.authorize import FolderGrant
@@ -150,5 +150,5 @@ _WHY = {
 
 
 def _explained(error: OSError, relative: str, root: str, at: str) -> RpcError:
-    why = _WHY.get(error.errno or 0) or os.strerror(error.errno or 0)
+    why = privacy(error.errno) or _WHY.get(error.errno or 0) or os.strerror(error.errno or 0)
     return storage_error(f"{shown(relative, MAX_SHOWN)} cannot be read in {root}: {why}.", error.errno, path=at)

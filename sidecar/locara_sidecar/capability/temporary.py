@@ -1,7 +1,8 @@
 """A file that is not there yet: written in full under no name or a hidden one, then published at once.
 
-Two kinds with one interface. :class:`AnonymousTemporary` leaves nothing behind when the process is killed;
-:class:`NamedTemporary` is for systems and file systems without anonymous files.
+Three kinds with one interface. :class:`AnonymousTemporary` leaves nothing behind when the process is killed;
+:class:`NamedTemporary` is for systems and file systems without anonymous files. :class:`ClaimedName` is for those that
+have neither a rename that replaces nothing nor hard links (exFAT, SMB on macOS): there the name is taken first.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ class Temporary:
     def __exit__(self, *_: object) -> None:
         self._discard()
         # closing tells nothing new: the contents were synced before, or the file is given up
-        with contextlib.suppress(OSError):
-            self._system.close(self._fd)
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                self._system.close(self._fd)
 
     def fill(self, data: bytes, check: Callable[[], None]) -> None:
         """Write everything and bring it to the disk.
@@ -175,6 +177,61 @@ class NamedTemporary(Temporary):
     def _discard(self) -> None:
         if self._name:
             self._remove(self._name)
+
+
+class ClaimedName(Temporary):
+    """The final name, exclusively made, and written into: nothing is ever overwritten, and a failure leaves nothing.
+
+    What is lost: until it is complete, others see a file that grows, and a kill or a power cut leaves a part of it.
+    Replacing a file goes by a hidden name as elsewhere, whole or not at all.
+    """
+
+    def __init__(self, system: System, parent: int) -> None:
+        super().__init__(system, parent)
+        self._data = b""
+        self._mode: int | None = None
+
+    def fill(self, data: bytes, check: Callable[[], None]) -> None:
+        """Keep everything until there is a name to write it to."""
+        check()
+        self._data = data
+
+    def set_mode(self, mode: int) -> None:
+        """Keep them until there is a file that can have them."""
+        self._mode = mode
+
+    def publish_new(self, name: str) -> None:
+        """Take the name and write."""
+        self._write_to(name)
+
+    def publish_over(self, name: str) -> None:
+        """Write to a hidden name and rename that."""
+        hidden = self._hidden()
+        self._write_to(hidden)
+        try:
+            if self._mode is not None:
+                super().set_mode(self._mode)
+            self._system.rename_over(hidden, name, self._parent)
+        except BaseException:
+            self._remove(hidden)
+            raise
+
+    def _create(self) -> None:
+        pass
+
+    def _discard(self) -> None:
+        pass
+
+    def _write_to(self, name: str) -> None:
+        self._fd = self._system.create_named(name, self._parent)
+        try:
+            super().fill(self._data, lambda: None)
+        except BaseException:
+            self._remove(name)
+            fd, self._fd = self._fd, -1
+            with contextlib.suppress(OSError):
+                self._system.close(fd)
+            raise
 
 
 def _unsupported(error: OSError, meaning: frozenset[int]) -> Exception:

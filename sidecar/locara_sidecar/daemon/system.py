@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sys
@@ -13,9 +12,9 @@ import msgspec
 
 from locara_protocol.messages import MemoryInfo, PlatformInfo, SandboxInfo, SystemInfo
 from locara_sidecar import __version__
-from locara_sidecar.machine import engine_choice, supported
-from locara_sidecar.machine.machine import Machine, host_memory
-from locara_sidecar.machine.memory import resident
+from locara_sidecar.machine import app_sandbox, engine_choice, supported
+from locara_sidecar.machine.machine import Machine, host_memory, wired_limit
+from locara_sidecar.machine.memory import resident, resident_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,13 +39,8 @@ def facts_of(engine: LazyEngine) -> EngineFacts:
 
 def memory(engine_pid: int | None) -> MemoryInfo:
     """Bytes, as the operating system counts them; a container's limit bounds total and available."""
-    import psutil
-
     total, available = host_memory()
-    engine = None
-    if engine_pid is not None:
-        with contextlib.suppress(psutil.Error, OSError):  # it has just ended, or the system does not tell
-            engine = psutil.Process(engine_pid).memory_info().rss
+    engine = None if engine_pid is None else resident_of(engine_pid)
     return MemoryInfo(total=total, available=available, daemon=resident(), engine=engine)
 
 
@@ -63,7 +57,7 @@ def machine(root: Path, engine: str) -> Machine:
         return Machine(kind="gpu", total=found[0], available=found[1], reserved=reserved)
     total, available = host_memory()
     kind = "unified" if engine_choice.on_apple_silicon() else "ram"
-    return Machine(kind=kind, total=total, available=available, reserved=reserved)
+    return Machine(kind=kind, total=total, available=available, reserved=reserved, working_set=wired_limit())
 
 
 def machines(root: Path, engines: Iterable[str]) -> dict[str, Machine]:
@@ -106,8 +100,13 @@ def sandbox(engine: EngineFacts) -> SandboxInfo:
     """What the last engine found when it tried its bars; before one has started nothing is known for sure."""
     if engine.sandbox is not None:
         return msgspec.convert(engine.sandbox, SandboxInfo, from_attributes=True)
-    kind = {"linux": "landlock", "darwin": "seatbelt"}.get(sys.platform, "none")
+    kind = app_sandbox.given() or {"linux": "landlock", "darwin": "seatbelt"}.get(sys.platform, "none")
     reason = "Unknown until the engine has started: it confines itself then and tries what is forbidden."
+    if kind in {"app-sandbox", "inherited"}:
+        reason = (
+            "This daemon was started inside a sandbox, which the engine inherits; it can have no narrower one."
+            " What it covers is unknown until the engine has started and tried it."
+        )
     if kind == "none":
         reason = "There is no confinement for the engine on this system; it is told only the folders of granted models."
     return SandboxInfo(enforced=False, kind=kind, reason=reason)

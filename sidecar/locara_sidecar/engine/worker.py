@@ -24,7 +24,8 @@ from locara_sidecar.engine.job import run_job
 from locara_sidecar.engine.load import run_load, run_prepare
 from locara_sidecar.engine.runtime import JobCancelled, Runtime, create
 from locara_sidecar.ipc import frames, framing
-from locara_sidecar.machine import priority
+from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.machine import awake, priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,7 +127,12 @@ class Worker:
             )
         )
         while True:
-            spec, control = self._jobs.get()
+            self._work(runtime)
+
+    def _work(self, runtime: Runtime) -> None:
+        """The next job, when there is one, and how it ended."""
+        spec, control = self._jobs.get()
+        with awake.awake():
             match spec:
                 case frames.JobSpec():
                     last = run_job(runtime, spec, control, self._pipe.send, self._report)
@@ -134,9 +140,8 @@ class Worker:
                     last = run_load(runtime, spec, control, self._pipe.send, self._report)
                 case frames.PrepareSpec():
                     last = run_prepare(runtime, spec, control, self._pipe.send, self._report)
-            del self._known[spec.job]  # before it is told: a cancel that comes later is for nobody
-            self._pipe.send(last)
-            del spec, control, last
+        del self._known[spec.job]  # before it is told: a cancel that comes later is for nobody
+        self._pipe.send(last)
 
     def _listen(self, first: list[frames.Command], batches: Iterator[list[frames.Command]]) -> None:
         for command in first:
@@ -165,6 +170,8 @@ class Worker:
         """Import and create the runtime, or tell why not and end the process."""
         try:
             return create(start.engine, start.scratch, start.settings)
+        except EngineError as error:
+            self._refuse(error.message, error)
         except ImportError as error:
             self._refuse(_why_not_imported(error, start.engine), error)
         except Exception as error:  # noqa: BLE001  told to the daemon, which tells the host

@@ -38,6 +38,7 @@ _NAMES = frozenset(
             "XDG_CACHE_HOME",
             "XDG_RUNTIME_DIR",
             "__CF_USER_TEXT_ENCODING",
+            "APP_SANDBOX_CONTAINER_ID",
         ),
         # the interpreter's
         *("VIRTUAL_ENV", "CONDA_PREFIX", "__PYVENV_LAUNCHER__"),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from locara_sidecar.machine import memory
+
+if TYPE_CHECKING:
+    from locara_sidecar.machine.darwin import Darwin
 
 GIB = 1 << 30
 _BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
@@ -22,12 +26,14 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     :param kind: ``unified`` (Apple silicon), ``gpu`` (``total`` and ``available`` are the GPU's own) or ``ram``.
     :param available: what could be had now; for an engine that asks, what it has already counts as available.
     :param reserved: what other daemons' engines hold or were promised.
+    :param working_set: of unified memory, what the GPU may hold, where the system tells.
     """
 
     kind: Literal["unified", "gpu", "ram"]
     total: int
     available: int
     reserved: int = 0
+    working_set: int | None = None
 
 
 def capacity(machine: Machine) -> int:
@@ -35,8 +41,10 @@ def capacity(machine: Machine) -> int:
     if machine.kind == "gpu":
         return max(0, machine.total - _DRIVER)
     if machine.kind == "unified":
-        # what Metal recommends as the largest working set: two thirds, three quarters on large machines
-        return machine.total * 3 // 4 if machine.total > 36 * GIB else machine.total * 2 // 3
+        # what Metal recommends as the largest working set: two thirds, three quarters from 36 GiB on (its figures as
+        # llama.cpp prints them: 22906 MB of 32 GiB, 28991 MB of 36, 51540 MB of 64)
+        usual = machine.total * 3 // 4 if machine.total >= 36 * GIB else machine.total * 2 // 3
+        return min(machine.working_set or usual, machine.total)
     return machine.total * 9 // 10
 
 
@@ -51,14 +59,36 @@ def limit(machine: Machine) -> int:
     return max(0, capacity(machine) - machine.reserved) if machine.kind == "unified" else free(machine)
 
 
-def of_engine(*, unified: bool, reserved: int) -> Machine:
+def of_engine(*, unified: bool, reserved: int, working_set: int | None = None) -> Machine:
     """This machine as an engine in main memory sees it; what this process has already counts as available.
 
     :param reserved: bytes that other daemons' engines hold or were promised.
+    :param working_set: what the GPU says that it may hold, in bytes.
     """
     total, available = host_memory()
-    kind = "unified" if unified else "ram"
-    return Machine(kind=kind, total=total, available=available + memory.resident(), reserved=reserved)
+    if not unified:
+        return Machine(kind="ram", total=total, available=available + memory.resident(), reserved=reserved)
+    return Machine(
+        kind="unified",
+        total=total,
+        available=available + memory.resident(),
+        reserved=reserved,
+        working_set=working_set or wired_limit(),
+    )
+
+
+def wired_limit(mac: Darwin | None = None) -> int | None:
+    """What somebody has set as the most that the GPU may hold (``sysctl iogpu.wired_limit_mb``), in bytes; None where
+    it is the system's own choice, and on other systems."""
+    if sys.platform != "darwin":
+        return None
+    from locara_sidecar.machine import darwin  # loads ctypes
+
+    try:
+        set_to = (mac or darwin.Darwin()).number("iogpu.wired_limit_mb")
+    except OSError:
+        return None
+    return set_to << 20 if set_to > 0 else None
 
 
 def host_memory() -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The memory of this process and this machine, as the operating system counts it; in bytes.
+"""The memory of this process and others, as the operating system counts it; in bytes.
 
 On a Mac that is the *footprint*: resident memory leaves out what Metal has allocated and what was compressed.
 """
@@ -29,11 +29,8 @@ def peak() -> int:
     """The process's largest footprint so far."""
     if (footprints := _mac_footprints()) is not None:
         return footprints[1]
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    if (highest := _highest(Path("/proc/self/status"))) is not None:
+        return highest
     if sys.platform == "win32":
         return 0
     import resource
@@ -52,6 +49,24 @@ def resident() -> int:
         return int(psutil.Process().memory_info().rss)
     except (psutil.Error, OSError):  # no /proc
         return peak()
+
+
+def resident_of(pid: int) -> int | None:
+    """What another process of ours takes now; None where it has ended or the system does not tell."""
+    if (footprints := _mac_footprints(pid)) is not None:
+        return footprints[0]
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError):
+        return int(psutil.Process(pid).memory_info().rss)
+    return None
+
+
+def peak_of(pid: int) -> int | None:
+    """The largest footprint so far of another process of ours; None where the system does not tell."""
+    if (footprints := _mac_footprints(pid)) is not None:
+        return footprints[1]
+    return _highest(Path(f"/proc/{pid}/status"))
 
 
 @contextlib.contextmanager
@@ -102,15 +117,25 @@ def footprints(rusage: bytes) -> tuple[int, int]:
     return numbers[_PHYS_FOOTPRINT], numbers[_LIFETIME_MAX_PHYS_FOOTPRINT]
 
 
-def _mac_footprints() -> tuple[int, int] | None:
-    """:func:`footprints` of this process; None where the system has no such thing or does not tell."""
+def _highest(status: Path) -> int | None:
+    """What Linux tells of a process's height."""
+    with contextlib.suppress(OSError):
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _mac_footprints(pid: int | None = None) -> tuple[int, int] | None:
+    """:func:`footprints` of this process, or another of the same user; None where the system has no such thing or does
+    not tell."""
     if sys.platform != "darwin":
         return None
     import ctypes  # the daemon's first answer does not wait for it
 
     buffer = ctypes.create_string_buffer(_RUSAGE.size)
     try:
-        failed = ctypes.CDLL(None).proc_pid_rusage(os.getpid(), _RUSAGE_INFO_V4, buffer)
+        failed = ctypes.CDLL(None).proc_pid_rusage(pid or os.getpid(), _RUSAGE_INFO_V4, buffer)
     except (OSError, AttributeError):
         return None
     return None if failed else footprints(buffer.raw)

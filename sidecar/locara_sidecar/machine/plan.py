@@ -30,7 +30,7 @@ from locara_sidecar.machine import machine as machines
 from locara_sidecar.machine.machine import GIB, Machine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 Quantization = Literal["none", "8bit", "4bit"]
 QUANTIZATIONS: tuple[Quantization, ...] = ("none", "8bit", "4bit")
@@ -151,15 +151,42 @@ def candidates(parts: Sequence[Part], ask: PlanRequest, kind: str) -> Iterator[P
 
 
 def choose(parts: Sequence[Part], ask: PlanRequest, machine: Machine) -> Plan | None:
-    """The best plan that leaves some memory free, else the one that needs least if it fits at all, else None."""
+    """The best plan that leaves some memory free, else the one that needs least if it fits at all, else None.
+
+    On unified memory what decides about pixels, bits and tiles, follows what the machine has and not what happens to be
+    free: the same request makes the same picture, whatever other programs do. (The system makes room by compressing
+    what those hold, and its figure of what is available leaves that out.) What is resident at the same time follows the
+    moment.
+    """
     plans = list(candidates(parts, ask, machine.kind))
-    comfortable = machines.free(machine) * COMFORT
-    keeping = min(comfortable, machine.total * _KEEPING) if machine.kind == "unified" else comfortable
-    for plan in plans:
-        if plan.peak <= (comfortable if plan.encoders_leave else keeping):
-            return plan
+    if machine.kind == "unified":
+        found = _first(plans, machines.limit(machine) * COMFORT, machine)
+        if found is not None:
+            alike = [plan for plan in plans if (plan.quantization, plan.tiled) == (found.quantization, found.tiled)]
+            now = _first(alike, machines.free(machine) * COMFORT, machine)
+            return now or min(alike, key=lambda plan: plan.peak)
+    elif (found := _first(plans, machines.free(machine) * COMFORT, machine)) is not None:
+        return found
     least = min(plans, key=lambda plan: plan.peak)
     return least if least.peak <= machines.limit(machine) else None
+
+
+def _first(plans: Iterable[Plan], comfortable: float, machine: Machine) -> Plan | None:
+    """The first plan that takes no more than ``comfortable`` bytes."""
+    keeping = min(comfortable, machine.total * _KEEPING) if machine.kind == "unified" else comfortable
+    return next((plan for plan in plans if plan.peak <= (comfortable if plan.encoders_leave else keeping)), None)
+
+
+def tight(plan: Plan, machine: Machine) -> str | None:
+    """What to say of a plan that takes more than is free now, on a machine whose system makes room for it."""
+    free = machines.free(machine)
+    if machine.kind != "unified" or plan.peak <= free:
+        return None
+    return (
+        f"This takes {plan.peak / GIB:.1f} GiB of memory and {free / GIB:.1f} GiB are free: the system has to take the"
+        " rest from other programs, which makes it slow. Closing some helps; so does a smaller quantization, which"
+        " changes the picture and is not chosen for that reason."
+    )
 
 
 def limits(plan: Plan, machine: Machine) -> Limits:

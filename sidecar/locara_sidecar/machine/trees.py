@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import sys
@@ -102,6 +103,8 @@ def _let_move(name: str, parent: int) -> None:
     if os.chmod in os.supports_follow_symlinks:
         os.chmod(name, 0o700, dir_fd=parent, follow_symlinks=False)
         return
+    if sys.platform != "linux":
+        raise OSError(errno.ENOTSUP, "no rights can be given to what a name itself is")
     held = os.open(name, os.O_PATH | _FOLDER, dir_fd=parent)  # Linux: a descriptor's own path follows nothing further
     try:
         os.chmod(f"/proc/self/fd/{held}", 0o700)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.models import check, collect, disk, partial
+from locara_sidecar.models import check, collect, disk, partial, settings
 from locara_sidecar.models.hub import Hub, Listing, RemoteFile, TransientError
 from locara_sidecar.models.progress import Meter
 from locara_sidecar.models.staging import BlobMissingError, Staging, settled
@@ -78,6 +78,7 @@ class Download:
         there = self._store.find(self._entry.id)
         if there is not None:
             return settled(self._store, there)
+        settings.require_network()
         try:
             return self._run()
         except StoppedError as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from locara_protocol.errors import RpcError, invalid_params
+from locara_sidecar.machine import app_sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +39,21 @@ def token_fault(token: str) -> str | None:
         return "has characters that no token has"
     visible = all("!" <= letter <= "~" for letter in token)
     return None if visible else "has a space, a line end or another such character"
+
+
+def require_network() -> None:
+    """Inside an app's sandbox that lets nobody connect nothing can be downloaded, whatever the host allows.
+
+    :raises RpcError: DownloadFailed, not retryable.
+    """
+    if (given := app_sandbox.given()) is None or app_sandbox.has_network():
+        return
+    whose = "The app's sandbox" if given == "app-sandbox" else "The sandbox that this process was started in"
+    message = (
+        f"{whose} lets nothing connect, so nothing can be downloaded: the app needs the entitlement "
+        f"{app_sandbox.NETWORK}, or the model is imported from a folder."
+    )
+    raise RpcError("DownloadFailed", message, retryable=False, entitlement=app_sandbox.NETWORK)
 
 
 def check(token: str | None = None) -> None:

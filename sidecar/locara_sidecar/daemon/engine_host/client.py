@@ -43,7 +43,8 @@ class EngineClient:
         it is started for comes on top. An engine that lacks a job's folder is replaced: a sandbox cannot be widened.
     :param settings: switches for the engine itself (torch's ``compile``, the fake engine's faults).
     :param transport: where engines are started; default: as child processes of this one.
-    :param cancel_grace: seconds that the engine has to stop a cancelled job before it is killed.
+    :param cancel_grace: seconds that the engine has to stop a cancelled job before it is killed; more where the job's
+        blocks were seen to take long (``pauses.py``).
     :param start_timeout: seconds from spawning the process to its first answer (importing its libraries included).
     :param stuck_after: seconds of silence inside a job after which :meth:`status` calls the engine stuck.
     """

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 from locara_protocol.errors import RpcError
 from locara_sidecar.daemon.engine_host import failures
 from locara_sidecar.daemon.engine_host.lifecycle import OVERDUE, Action, Deadline, Event, Lifecycle, State
+from locara_sidecar.daemon.engine_host.pauses import Pauses
 from locara_sidecar.daemon.engine_host.request import model_files, writes_to
 from locara_sidecar.daemon.engine_host.screen import LogScreen, Screen, check_ready
 from locara_sidecar.daemon.engine_host.stderr import PromptFilter
@@ -53,6 +54,7 @@ class Supervisor:
         self._readable = readable
         self._settings = settings
         self._timers = Timers()
+        self._pauses = Pauses()
         self._prompts = PromptFilter()
         self._log_screen = LogScreen()
         self._screen: Screen | None = None  # of the job that was sent last
@@ -169,6 +171,7 @@ class Supervisor:
     def _send(self) -> None:
         request, connection = self._current()
         self.progress = asyncio.get_running_loop().time()
+        self._pauses.begin(self.progress)
         if isinstance(request.spec, frames.JobSpec):
             self._prompts.watch(request.spec.prompt, request.spec.negative_prompt)
         if request.spec.model.id != self.model:
@@ -179,7 +182,10 @@ class Supervisor:
     # --- deadlines --------------------------------------------------------------------------
 
     def _start_timer(self, deadline: Deadline) -> None:
-        self._timers.start(deadline, self._seconds[deadline], self._overdue, deadline)
+        seconds = self._seconds[deadline]
+        if deadline is Deadline.CANCEL:
+            seconds = self._pauses.grace(seconds)
+        self._timers.start(deadline, seconds, self._overdue, deadline)
 
     def _overdue(self, deadline: Deadline) -> None:
         match deadline:
@@ -252,6 +258,7 @@ class Supervisor:
                     self._screen.check(event)
                     self.feed(Event.HEARD)
                     self.progress = asyncio.get_running_loop().time()
+                    self._pauses.heard(self.progress, request.phase)
                     self._job_event(request, event)
 
     def _started(self, event: frames.Ready) -> None:

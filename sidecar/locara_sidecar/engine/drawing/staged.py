@@ -141,6 +141,8 @@ class StagedRuntime:
             # an edit encodes its source inside the loop, in tiles if the picture is decoded so
             spec = msgspec.structs.replace(spec, tiling="on" if plan.tiled else "off", speed=speed)
             conditioning = self._condition(spec, edited, plan, emit, control)
+            if self.warm.tight is not None:
+                conditioning.warnings.append(("MemoryTight", self.warm.tight))
             if speed != asked:
                 what = f"The {self.name} engine has no step caching for {spec.model.id} at {_steps(spec)} steps"
                 conditioning.warnings.append(("SpeedUnavailable", f"{what}; it ran at speed exact."))

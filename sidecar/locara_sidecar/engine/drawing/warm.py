@@ -66,6 +66,8 @@ class WarmModel:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.opened: Opened | None = None
+        self.tight: str | None = None
+        """What to say of the last plan, where it takes more than is free."""
 
     def check(self, model: ModelSpec, scheduler: str, control: Control, size: tuple[int, int] | None = None) -> None:
         """Open the model's folder as a job would, and close it again. No weights are read, and what is open stays so.
@@ -146,6 +148,7 @@ class WarmModel:
         )
         machine = self._backend.machine(model.reserved)
         plan = self._plan(family, ask, key.quantization, machine)
+        self.tight = plans.tight(plan, machine)
         _logger.info("memory plan: %s", plan)
         self._backend.limit(plans.limits(plan, machine))
         self._open(model, key._replace(quantization=plan.quantization), emit, control)

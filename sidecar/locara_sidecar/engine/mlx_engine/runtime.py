@@ -47,18 +47,21 @@ class MlxBackend(Backend):
         try:
             with self._checkpoints.armed(control):
                 yield
-        except (RuntimeError, MemoryError) as error:
-            if fault := device.memory_fault(error):
+            mx.synchronize()
+        except BaseException as error:
+            device.settle()
+            if isinstance(error, (RuntimeError, MemoryError)) and (fault := device.fault(error)):
                 raise fault from error
             raise
         finally:
-            mx.synchronize()
+            device.keep_resident(self.device, 0)
 
     def choose_precision(self, asked: str) -> str:
         return device.choose_precision(asked, self.device)
 
     def machine(self, reserved: int) -> Machine:
-        return machines.of_engine(unified=self.device == "metal", reserved=reserved)
+        found = device.working_set(self.device)
+        return machines.of_engine(unified=self.device == "metal", reserved=reserved, working_set=found)
 
     def prepare(self, spec: PrepareSpec, emit: Emit, control: Control) -> PreparedModel:
         """See :meth:`Runtime.prepare`. The model that is open stays as it is.
@@ -138,6 +141,7 @@ class MlxBackend(Backend):
 
     def limit(self, limits: Limits) -> None:
         device.keep_to(limits)
+        device.keep_resident(self.device, limits.memory)
 
     def footprint(self) -> int:
         # on Metal the system's figure has it all; on CUDA the device's memory comes on top
@@ -151,8 +155,12 @@ class MlxBackend(Backend):
 
 
 def create(scratch: str = "", settings: Mapping[str, str] | None = None) -> StagedRuntime:
-    """The engine's runtime. MLX writes no files and has no settings."""
+    """The engine's runtime. MLX writes no files and has no settings.
+
+    :raises EngineError: EngineUnavailable where the device cannot compute.
+    """
     del scratch, settings
+    device.require_computing()
     return StagedRuntime(MlxBackend())
 
 

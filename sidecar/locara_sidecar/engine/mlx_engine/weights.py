@@ -22,7 +22,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from locara_sidecar.engine.folder import tensor_check
 from locara_sidecar.engine.folder.model_folder import broken
 from locara_sidecar.engine.mlx_engine import tensor_files
-from locara_sidecar.engine.mlx_engine.device import memory_fault
+from locara_sidecar.engine.mlx_engine.device import fault as named_fault
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,7 +99,7 @@ def build(
                 typed = laid_out.astype(dtype) if mx.issubdtype(laid_out.dtype, mx.floating) else laid_out
                 found |= {part: _evaluated(stored) for part, stored in store(name, typed) if part in wanted}
         except (RuntimeError, OSError, MemoryError) as error:
-            if fault := memory_fault(error):
+            if fault := named_fault(error):
                 raise fault from error
             raise broken(f"{component.name}/{path.name}", "a tensor cannot be read") from error
     _require_all(component, wanted, {name: tuple(value.shape) for name, value in found.items()})

@@ -2,9 +2,10 @@
 
 Linux: Landlock for files, TCP, signals and devices; an empty network namespace; no capabilities; and a filter of system
 calls for the rest of the network, other processes, what Landlock does not look at, and processes of its own, of which
-it has none, so that nothing outlives it. macOS: a Seatbelt profile. Elsewhere nothing, and it says so. What is reported
-is what the attempts found, not what was asked for. A confinement cannot be widened: an engine that needs another
-model's folder is started anew.
+it has none, so that nothing outlives it. macOS: a Seatbelt profile, unless the app that embeds us is in a sandbox of
+its own, which then is all there is (:mod:`~locara_sidecar.engine.sandbox.macos`). Elsewhere nothing, and it says so.
+What is reported is what the attempts found, not what was asked for. A confinement cannot be widened: an engine that
+needs another model's folder is started again.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from locara_sidecar.engine.sandbox import attempts, calls, landlock, network, places, privileges, seatbelt
+from locara_sidecar.engine.sandbox import attempts, calls, landlock, macos, network, places, privileges
 from locara_sidecar.ipc.frames import SandboxReport
+from locara_sidecar.machine import app_sandbox
+from locara_sidecar.machine.spelling import spelt
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
     from locara_sidecar.engine.sandbox.forbidden import Outcome
     from locara_sidecar.engine.sandbox.kernel import Kernel
+    from locara_sidecar.machine.darwin import Darwin
 
 __all__ = ["confine"]
 
@@ -33,6 +37,12 @@ _ESSENTIAL = {
     "udp": "datagrams, and with them names",
 }
 """Attempts that must be blocked for a confinement to count as enforced, and how each is told."""
+
+_ESSENTIAL_HERE = {"darwin": {"otherPrograms": "having other programs open addresses, fetch them or look for files"}}
+"""Further ones, by platform."""
+
+_LISTED = {"linux": ("/",), "darwin": ("/Users",)}
+"""Folders that every user can list and the engine must not, by platform. Not the root on macOS: its loader reads it."""
 
 _FURTHER = {
     "localSockets": "talking to local services over sockets with a path",
@@ -58,6 +68,7 @@ def confine(
     *,
     writable: Iterable[str] = (),
     processes: bool = False,
+    mac: Darwin | None = None,
 ) -> SandboxReport:
     """Give up everything that the engine does not need, for good, and report what really holds.
 
@@ -66,11 +77,13 @@ def confine(
     :param scratch: the folder that stays writable; ``writable``: further ones, that a model is to be prepared into.
     :param readable: folders and files of the granted models.
     :param processes: whether it is to start a compiler. Its processes and it are one group, which is killed as one.
+    :param mac: macOS's own calls, which a test plays, as it does ``kernel``.
     """
     readable, writable = list(readable), list(writable)
     home = os.path.expanduser("~")
+    given = app_sandbox.given(mac)
     rules = places.rules(scratch, readable, home, writable)
-    outside = _outside(home, scratch, rules)
+    outside = macos.user_folders() if given else _outside(home, scratch, rules)
     places.redirect_caches(scratch)
     details: dict[str, str] = {}
     means: list[str] = []
@@ -79,9 +92,13 @@ def confine(
 
         prepared_from = readable if writable else None
         _confine_linux(kernel or RealKernel(), rules, means, details, prepared_from, processes=processes)
-    elif sys.platform == "darwin":
-        _confine_darwin(rules, means, details)
+    elif sys.platform == "darwin" and not given:
+        macos.confine(rules, means, details, mac)
     found = attempts.all_attempts(outside, os.path.dirname(scratch) or "/")
+    if sys.platform == "darwin":
+        found.update(macos.further_attempts(mac))
+    if given:
+        return macos.report_of_app(given, found)
     return report("+".join(means) or "none", found, details, processes=processes)
 
 
@@ -90,20 +107,21 @@ def report(kind: str, found: dict[str, Outcome], details: dict[str, str], *, pro
 
     :param processes: whether it may start processes, because it was asked to compile.
     """
-    failed = [words for name, words in _ESSENTIAL.items() if found.get(name) != "blocked"]
-    wanted = {"processes"} if processes else set[str]()
-    failed += [
-        words for name, words in _FURTHER.items() if found.get(name, "blocked") != "blocked" and name not in wanted
-    ]
+    essential = _ESSENTIAL | _ESSENTIAL_HERE.get(sys.platform, {})
+    failed = [words for name, words in essential.items() if found.get(name) != "blocked"]
+    # on macOS what is tried may not be there to be reached
+    holds = {"blocked", "unknown"} if sys.platform == "darwin" else {"blocked"}
+    further = [name for name in _FURTHER if name in found and not (processes and name == "processes")]
+    failed += [_FURTHER[name] for name in further if found[name] not in holds]
     if "threads" in details:
         failed.append("what threads do that were running already")
     enforced = not failed
     if enforced:
-        reason = (
-            "The engine tried to read and write the user's files, to reach the network, other processes and the"
-            f" kernel's interfaces, and {'to leave its group of processes' if processes else 'to start processes'};"
-            " all of it was blocked."
-        )
+        more = "; all of it was blocked."
+        if "kernelInterfaces" in found:
+            own = "to leave its group of processes" if processes else "to start processes"
+            more = f", other processes and the kernel's interfaces, and {own}{more}"
+        reason = f"The engine tried to read and write the user's files and to reach the network{more}"
         if processes:
             reason += " It may start processes, since it was told to compile; they end with it."
     elif kind == "none":
@@ -147,16 +165,6 @@ def _confine_linux(
         means.insert(0, "landlock")
 
 
-def _confine_darwin(rules: list[tuple[str, landlock.Right]], means: list[str], told: dict[str, str]) -> None:
-    write = [path for path, right in rules if right == "write"]
-    run = [path for path, right in rules if right == "run" and os.path.exists(path)]
-    read = [path for path, right in rules if right == "read" and os.path.exists(path)]
-    with _telling(told, "seatbelt"):
-        seatbelt.load(seatbelt.profile(write, run, read))
-        told["seatbelt"] = "in use"
-        means.append("seatbelt")
-
-
 @contextlib.contextmanager
 def _telling(told: dict[str, str], name: str) -> Generator[None]:
     """Tell in words why a means is not there, and go on with the others."""
@@ -168,8 +176,9 @@ def _telling(told: dict[str, str], name: str) -> Generator[None]:
 
 def _outside(home: str, scratch: str, rules: list[tuple[str, landlock.Right]]) -> list[str]:
     """Folders that the user can list and the engine must not: looked at before anything is confined."""
-    given = [os.path.realpath(path) + os.sep for path, _ in rules]
-    candidates = {os.path.realpath(path) for path in ("/", home, os.path.dirname(scratch)) if os.path.isabs(path)}
+    given = [spelt(path) + os.sep for path, _ in rules]
+    listed = _LISTED.get(sys.platform, ())
+    candidates = {spelt(path) for path in (*listed, home, os.path.dirname(scratch)) if os.path.isabs(path)}
     outside = [path for path in candidates if not any(f"{path}{os.sep}".startswith(folder) for folder in given)]
     return [path for path in outside if attempts.read(path) == "open"]
 

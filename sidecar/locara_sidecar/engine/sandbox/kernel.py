@@ -10,6 +10,7 @@ import ctypes
 import errno
 import functools
 import os
+import sys
 from typing import Any
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture but Alpha
@@ -90,6 +91,8 @@ class Kernel:
         """A descriptor that only names a file, and whether it is a folder; links are followed."""
         import stat
 
+        if sys.platform != "linux":
+            raise OSError(errno.ENOSYS, "Linux only")
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         return fd, stat.S_ISDIR(os.fstat(fd).st_mode)
 

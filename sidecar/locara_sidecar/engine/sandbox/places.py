@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import locara_protocol
 import locara_sidecar
+from locara_sidecar.machine.spelling import spelt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -108,8 +109,8 @@ def rules(
 
 def is_broad(path: str, home: str | None) -> bool:
     """Whether a folder is the root, a home folder or one above it: more than any library or model needs."""
-    real = os.path.realpath(path)
-    around = [os.path.realpath(home)] if home else []
+    real = spelt(path)
+    around = [spelt(home)] if home else []
     return real == "/" or any(os.path.commonpath([real, inside]) == real for inside in around)
 
 

@@ -1,16 +1,22 @@
 """Seatbelt, macOS's confinement: the profile's text and its loader. Written and loadable; NOT RUN by us so far.
 
-Everything is allowed that is not a file or the network, because Metal and the frameworks below it talk to many system
-services; what is read, written, started and connected is denied and given back by path. In this language the last
-rule that matches decides.
+Everything is allowed that is not a file, the network or another program's help, because Metal and the frameworks below
+it talk to many system services; what is read, written, started and connected is denied and given back by path. In this
+language the last rule that matches decides.
+
+Some services would do for the engine what it may not do itself: LaunchServices opens an address in a browser, the
+system fetches one in the background, the pasteboard and Spotlight hand out what is the user's. They are denied by name.
+Which services Metal needs is known from published profiles (Chromium's for its GPU process, Firefox's, WebKit's); none
+of the denied ones is among what those allow for graphics.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from typing import TYPE_CHECKING, Any
+
+from locara_sidecar.machine.spelling import spelt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +25,13 @@ _SYSTEM = (
     *("/System", "/usr", "/bin", "/sbin", "/Library", "/Applications/Xcode.app", "/opt/homebrew", "/opt/local"),
     *("/private/etc", "/private/var/db", "/private/var/select", "/dev"),
 )
+DENIED_SERVICES = (
+    *("com.apple.coreservices.launchservicesd", "com.apple.coreservices.appleevents"),
+    *("com.apple.nsurlsessiond", "com.apple.dnssd.service", "com.apple.secd", "com.apple.securityd.xpc"),
+)
+DENIED_FAMILIES = ("com.apple.pasteboard.", "com.apple.nsurlsession", "com.apple.metadata.")
+"""Beginnings of names."""
+_DENIED_PROGRAMS = ("/usr/bin/open", "/usr/bin/osascript", "/usr/bin/shortcuts", "/usr/bin/automator")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/dtracehelper")
 
 
@@ -34,6 +47,10 @@ def profile(writable: Iterable[str], installation: Iterable[str], readable: Iter
         "(deny network*)",
         "(deny appleevent-send)",
         "(deny job-creation)",
+        "(deny lsopen)",
+        "(deny user-preference-write)",
+        *(f"(deny mach-lookup (global-name {_quoted(name)}))" for name in DENIED_SERVICES),
+        *(f"(deny mach-lookup (global-name-prefix {_quoted(name)}))" for name in DENIED_FAMILIES),
         "(deny signal)",
         "(allow signal (target same-sandbox))",
         "(deny file-write*)",
@@ -45,6 +62,7 @@ def profile(writable: Iterable[str], installation: Iterable[str], readable: Iter
         *(f"(allow file-read-data {_subpath(path)})" for path in (*run, *readable, *own)),
         "(deny process-exec*)",
         *(f"(allow process-exec* {_subpath(path)})" for path in run),
+        *(f"(deny process-exec* (literal {_quoted(path)}))" for path in _DENIED_PROGRAMS),
     ]
     return "\n".join(lines) + "\n"
 
@@ -66,8 +84,8 @@ def load(text: str) -> None:
 
 
 def _subpath(path: str) -> str:
-    # the kernel compares real paths: /tmp and /var are links
-    return f"(subpath {_quoted(os.path.realpath(path))})"
+    # the kernel compares real paths: /tmp and /var are links, and letters are what the file system has
+    return f"(subpath {_quoted(spelt(path))})"
 
 
 def _quoted(text: str) -> str:

@@ -109,6 +109,8 @@ class IdleTeams:
             self._threads.clear()
             return
         self._end = threading.Event()
+        if sys.platform != "linux":  # nobody asks for them there
+            return
         for _ in range(teams(torch.get_num_threads(), len(os.sched_getaffinity(0)))):
             made = threading.Event()
             thread = threading.Thread(target=_hold, args=(made, self._end), name="idle team", daemon=True)

@@ -152,11 +152,8 @@ class EngineProcess:
         with self._lock:
             if self._reaped:
                 return False
-            if not hasattr(os, "waitid"):  # macOS before Python 3.13: the waiting thread knows within moments
-                return self._popen.returncode is None
-            with contextlib.suppress(ChildProcessError):
-                return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-            return False
+            ended = _ended(self.pid, wait=False)
+            return self._popen.returncode is None if ended is None else not ended  # the waiting thread knows soon
 
     def send(self, command: frames.Command) -> None:
         """Queue a command; never blocks, and is void when the process is gone."""
@@ -250,10 +247,7 @@ class EngineProcess:
 
     def _wait(self) -> None:
         sweep(self.scratch)
-        if hasattr(os, "waitid"):
-            with contextlib.suppress(ChildProcessError):
-                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        else:
+        if _ended(self.pid, wait=True) is None:
             self._popen.wait()
         with self._lock:
             _kill_group(self._popen)  # children of the engine must not keep its pipes or its memory
@@ -296,6 +290,16 @@ def _spawn(argv: list[str], scratch: str) -> tuple[subprocess.Popen[bytes], int,
     for fd in (command_out, event_in, stderr_in):
         os.close(fd)
     return popen, command_in, event_out, stderr_out
+
+
+def _ended(pid: int, *, wait: bool) -> bool | None:
+    """Whether a child has ended, which is left to be reaped; None where one cannot look without reaping it (Windows,
+    and macOS before Python 3.13). ``wait``: until it has."""
+    if sys.platform != "win32" and (sys.platform != "darwin" or sys.version_info >= (3, 13)):
+        with contextlib.suppress(ChildProcessError):
+            return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | (0 if wait else os.WNOHANG)) is not None
+        return True
+    return None
 
 
 def _kill_group(popen: subprocess.Popen[bytes]) -> None:

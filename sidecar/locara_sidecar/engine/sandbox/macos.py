@@ -1,0 +1,147 @@
+"""The engine's confinement on macOS: a Seatbelt profile of our own, or the sandbox of the app that embeds us.
+
+What is tried here comes on top of :mod:`~locara_sidecar.engine.sandbox.attempts`: the ways out that only macOS has.
+None of them sends anything: the kernel is asked, or launchd for a port that nothing is then sent to. NOT RUN by us so
+far; the tests play the calls (:class:`~locara_sidecar.machine.darwin.Darwin`) and read the profile as the kernel would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from locara_sidecar.engine.sandbox import attempts, seatbelt
+from locara_sidecar.ipc.frames import SandboxReport
+from locara_sidecar.machine import app_sandbox
+from locara_sidecar.machine.darwin import NOT_PRIVILEGED, Darwin
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+    from locara_sidecar.engine.sandbox.forbidden import Outcome
+    from locara_sidecar.engine.sandbox.landlock import Right
+
+CACHE_SUFFIX = "locara-engine"
+"""Names the engine's own folder below the user's cache folder of the system (``getconf DARWIN_USER_CACHE_DIR``)."""
+
+_LOOKED_UP = (
+    *("com.apple.coreservices.launchservicesd", "com.apple.pasteboard.1", "com.apple.nsurlsessiond"),
+    *("com.apple.dnssd.service", "com.apple.metadata.mds", "com.apple.coreservices.appleevents"),
+)
+_LOCAL = (("/private/var/run/mDNSResponder", socket.SOCK_STREAM), ("/private/var/run/syslog", socket.SOCK_DGRAM))
+"""Sockets that every Mac has. At a path where none is the file system's answer comes before Seatbelt's."""
+_REFUSED = frozenset({errno.EPERM, errno.EACCES})
+
+
+def confine(
+    rules: Iterable[tuple[str, Right]], means: list[str], told: dict[str, str], mac: Darwin | None = None
+) -> None:
+    """Load the profile; tells in ``told`` what went wrong, and never raises."""
+    rules = list(rules)
+    write = [path for path, right in rules if right == "write"]
+    run = [path for path, right in rules if right == "run" and os.path.exists(path)]
+    read = [path for path, right in rules if right == "read" and os.path.exists(path)]
+    with _telling(told, "compilerCache"):
+        write.append(own_cache(mac or Darwin()))
+        told["compilerCache"] = "in use"
+    with _telling(told, "seatbelt"):
+        seatbelt.load(seatbelt.profile(write, run, read))
+        told["seatbelt"] = "in use"
+        means.append("seatbelt")
+
+
+def own_cache(mac: Darwin) -> str:
+    """A cache folder for this program alone, below the user's; Metal keeps its compiled kernels there.
+
+    Where Metal may not write its caches, kernels are compiled anew at each start, or not at all: Chromium's profile for
+    its GPU process lets it write the whole of that folder for this reason. Ours is one that only engines share, and
+    that stays between two starts. An engine that was taken over could leave a compiled kernel there for the next one.
+
+    :raises OSError: where the system has no such folder.
+    """
+    mac.set_user_dir_suffix(CACHE_SUFFIX)
+    folder = mac.user_cache_dir()
+    if CACHE_SUFFIX not in folder:  # never the folder of all programs
+        raise OSError(errno.ENOENT, "no cache folder of its own")
+    os.makedirs(folder, 0o700, exist_ok=True)
+    return folder
+
+
+def further_attempts(mac: Darwin | None = None) -> dict[str, Outcome]:
+    """What only macOS has: other programs that would do what the engine may not, and sockets at paths of its own."""
+    mac = mac or Darwin()
+    ways: list[Outcome] = [
+        _asked(mac, "lsopen"),
+        _asked(mac, "job-creation"),
+        *(_look_up(mac, name) for name in _LOOKED_UP),
+    ]
+    return {"otherPrograms": _worst(ways), "localSockets": _worst(_connect(*one) for one in _LOCAL)}
+
+
+def user_folders() -> list[str]:
+    """What the app's sandbox keeps from everybody in it: the user's own home folder, which HOME no longer names."""
+    return [path for path in (app_sandbox.user_home(), "/Users") if path]
+
+
+def report_of_app(given: app_sandbox.Given, found: dict[str, Outcome]) -> SandboxReport:
+    """What confines an engine that was born confined. Never ``enforced``: the engine reaches what its app does."""
+    home = app_sandbox.user_home()
+    found = {**found, "writeUserFiles": attempts.write(home) if home else "unknown"}
+    whose = (
+        "the App Sandbox of the app that embeds it" if given == "app-sandbox" else "a sandbox that it was started in"
+    )
+    network = _worst(found[name] for name in ("tcp", "udp"))
+    reason = (
+        f"The engine runs inside {whose} and has no narrower one of its own, since a process can be confined only once:"
+        " it reads and writes what the app can, its container included. It tried the rest:"
+        f" reading the user's other files: {found['readOutside']}, writing there: {found['writeUserFiles']},"
+        f" the network: {network}."
+    )
+    return SandboxReport(kind=given, enforced=False, reason=reason, details={**found})
+
+
+def _worst(outcomes: Iterable[Outcome]) -> Outcome:
+    found = set(outcomes)
+    return "open" if "open" in found else "blocked" if "blocked" in found else "unknown"
+
+
+def _asked(mac: Darwin, operation: str) -> Outcome:
+    """Trying it would open a browser, or start a program."""
+    try:
+        return "blocked" if mac.denies(operation) else "open"
+    except OSError:
+        return "unknown"
+
+
+def _look_up(mac: Darwin, service: str) -> Outcome:
+    try:
+        answer = mac.look_up(service)
+    except (OSError, ValueError):
+        return "unknown"
+    return "open" if answer == 0 else "blocked" if answer == NOT_PRIVILEGED else "unknown"
+
+
+def _connect(path: str, kind: int) -> Outcome:
+    family = getattr(socket, "AF_UNIX", None)
+    if family is None:
+        return "unknown"
+    try:
+        with socket.socket(family, kind) as one:
+            one.setblocking(False)
+            one.connect(path)
+    except BlockingIOError:
+        return "open"
+    except OSError as error:
+        return "blocked" if error.errno in _REFUSED else "unknown"
+    return "open"
+
+
+@contextlib.contextmanager
+def _telling(told: dict[str, str], name: str) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        told[name] = f"not available ({errno.errorcode.get(error.errno or 0, str(error))})"

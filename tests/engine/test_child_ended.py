@@ -1,0 +1,30 @@
+"""Looking whether the engine's process has ended, where that can be done without reaping it and where not."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from locara_sidecar.daemon.engine_host.transport import process
+
+
+@pytest.mark.skipif(process._ended(os.getpid(), wait=False) is None, reason="cannot look here")
+def test_a_child_that_has_ended_is_seen_and_left_to_be_reaped():
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    assert process._ended(child.pid, wait=True) is True
+    assert process._ended(child.pid, wait=False) is True
+    assert child.wait() == 0
+    assert process._ended(child.pid, wait=False) is True
+
+
+@pytest.mark.parametrize(("platform", "version", "looks"), [
+    ("darwin", (3, 11), False), ("darwin", (3, 12), False), ("darwin", (3, 13), True), ("win32", (3, 13), False),
+])  # fmt: skip
+def test_macos_has_the_call_from_python_3_13_on(monkeypatch, platform, version, looks):
+    monkeypatch.setattr(os, "waitid", lambda *_: None, raising=False)
+    for name in ("P_PID", "WEXITED", "WNOWAIT", "WNOHANG"):
+        monkeypatch.setattr(os, name, 1, raising=False)
+    monkeypatch.setattr(process.sys, "platform", platform)
+    monkeypatch.setattr(process.sys, "version_info", version)
+    assert process._ended(1, wait=False) is (False if looks else None)

@@ -1,0 +1,130 @@
+"""A played macOS: its calls, and a reader of Seatbelt profiles that decides as the kernel does (the last rule wins)."""
+
+import errno
+import os
+import re
+import sys
+from contextlib import contextmanager
+
+from locara_sidecar.engine.sandbox import attempts, macos, seatbelt
+from locara_sidecar.machine.darwin import NOT_PRIVILEGED
+
+_TOKEN = re.compile(r'\(|\)|"(?:[^"\\]|\\.)*"|[^\s()"]+')
+HOMES = "/Users"
+
+
+class Profile:
+    """The rules of a profile's text, for the filters that we write."""
+
+    def __init__(self, text):
+        self.rules = []
+        for rule in _read(text):
+            if rule[0] in {"allow", "deny"}:
+                operations = [word for word in rule[1:] if isinstance(word, str)]
+                self.rules.append((rule[0], operations, [word for word in rule[1:] if isinstance(word, list)]))
+
+    def allows(self, operation, subject=""):
+        """Whether a process inside may do ``operation`` to ``subject``: a path, or a service's name."""
+        answer = False
+        for verdict, operations, filters in self.rules:
+            if any(_covers(one, operation) for one in operations) and (
+                not filters or any(_matches(one, subject) for one in filters)
+            ):
+                answer = verdict == "allow"
+        return answer
+
+
+class PlayedMac:
+    """:class:`~locara_sidecar.machine.darwin.Darwin` without macOS.
+
+    :param cache: the user's cache folder of the system; confined: in a sandbox before we do anything.
+    """
+
+    def __init__(self, cache, *, confined=False, suffixes=True):
+        self.profile = None
+        self.sent = []
+        self._cache, self._confined, self._suffixes = str(cache), confined, suffixes
+
+    def denies(self, operation, name=None):
+        if operation is None:
+            return self._confined or self.profile is not None
+        if self._confined and self.profile is None:
+            return operation in {"lsopen", "job-creation"}
+        return self.profile is not None and not self.profile.allows(operation, name or "")
+
+    def look_up(self, service):
+        if not (self._confined or (self.profile and not self.profile.allows("mach-lookup", service))):
+            return 0
+        return NOT_PRIVILEGED
+
+    def set_user_dir_suffix(self, suffix):
+        if not self._suffixes:
+            raise OSError(errno.EINVAL, "not that")
+        self._cache = os.path.join(self._cache, suffix)
+
+    def user_cache_dir(self):
+        return self._cache
+
+
+@contextmanager
+def on_a_mac(monkeypatch, mac, *, denied=()):
+    """Within the block this is a Mac: ``sandbox_init`` makes a :class:`Profile`, and the attempts at files, sockets and
+    signals find what it says. ``denied``: folders that the app's sandbox keeps from us."""
+
+    def load(text):
+        if mac._confined:
+            raise OSError(errno.EPERM, "sandbox_init")
+        mac.profile = Profile(text)
+
+    def of_path(operation):
+        def tried(path):
+            if mac._confined:
+                return "blocked" if path in denied else "open"
+            if mac.profile is None:
+                return "open" if os.path.isdir(path) or path == HOMES else "unknown"
+            return "open" if mac.profile.allows(operation, os.path.realpath(path)) else "blocked"
+
+        return tried
+
+    def of_network():
+        return "open" if mac.profile is None and not mac._confined else "blocked"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        patch.setattr(seatbelt, "load", load)
+        patch.setattr(attempts, "read", of_path("file-read-data"))
+        patch.setattr(attempts, "write", of_path("file-write-create"))
+        for name in ("tcp", "udp", "local_sockets"):
+            patch.setattr(attempts, name, of_network)
+        patch.setattr(attempts, "signals", of_network)
+        patch.setattr(macos, "_connect", lambda path, kind: of_network())
+        patch.setattr(os, "environ", dict(os.environ))
+        yield
+
+
+def _covers(rule, operation):
+    return rule == "default" or rule == operation or (rule.endswith("*") and operation.startswith(rule[:-1]))
+
+
+def _matches(one, subject):
+    kind, *values = one
+    if kind == "subpath":
+        return any(subject == value or subject.startswith(value.rstrip("/") + "/") for value in values)
+    if kind in {"literal", "global-name"}:
+        return subject in values
+    if kind == "global-name-prefix":
+        return subject.startswith(tuple(values))
+    return kind == "target" and subject in values
+
+
+def _read(text):
+    stack = [[]]
+    for token in _TOKEN.findall(text):
+        if token == "(":
+            stack.append([])
+        elif token == ")":
+            done = stack.pop()
+            stack[-1].append(done)
+        else:
+            stack[-1].append(re.sub(r"\\(.)", r"\1", token[1:-1]) if token[0] == '"' else token)
+    return stack[0]

@@ -1,0 +1,51 @@
+"""The script for one afternoon on a Mac: that it runs anywhere, tells what it could not do, and survives its parts."""
+
+import json
+import sys
+
+import pytest
+
+from macos import check
+
+
+def test_what_is_about_macos_is_not_claimed_elsewhere(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    only_there = [name for name, part in check.PARTS.items() if part.mac]
+    assert {"metal", "open", "exfat", "tcc", "tests", "types", "prepare", "steps"} == set(only_there)
+    found = check.report(only_there, lambda _: None)
+    assert {part["outcome"] for part in found.values()} == {check.NOT_HERE}
+    assert all(part["look"] for part in found.values())
+
+
+def test_a_part_that_fails_does_not_take_the_others_with_it(monkeypatch, tmp_path):
+    def breaks():
+        raise ZeroDivisionError("of this part")
+
+    parts = {
+        "breaks": check.Part(breaks, mac=False, look=""),
+        "fails": check.Part(lambda: check._command([sys.executable, "-c", "exit(3)"], 60), mac=False, look=""),
+        "works": check.Part(lambda: {"ok": True, "found": 1}, mac=False, look=""),
+    }
+    monkeypatch.setattr(check, "PARTS", parts)
+    monkeypatch.setattr(sys, "argv", ["check", "--only", *parts, "--report", str(tmp_path / "report.json")])
+    assert check.main() == 1
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert [part["outcome"] for part in found.values()] == ["FAILED", "FAILED", "ok"]
+    assert "ZeroDivisionError" in found["breaks"]["error"]
+    assert found["fails"]["status"] == 3
+    assert found["works"]["found"] == 1
+
+
+def test_the_snippets_that_run_confined_are_python():
+    for name in ("_INSIDE", "_OPEN"):
+        compile(getattr(check, name), name, "exec")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_parts_with_a_real_daemon_find_it_as_it_should_be():
+    from macos import live
+
+    cancelled = live.cancel_in_step("fake")
+    assert cancelled["ok"], cancelled
+    assert live.kill_daemon("fake")["ok"]
