@@ -16,7 +16,9 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 from campaigns.processes import children, hub_process
 from campaigns.report import Row
@@ -112,7 +114,7 @@ def prepare(store: Store, numbers: random.Random) -> Installed | None:
                 digest=source.meta.digest,
                 model=source.meta.ids[0],
                 engine="mlx",
-                quantization=bits,
+                quantization=msgspec.convert(bits, Literal["8bit", "4bit"]),
                 precision="bfloat16",
                 layout=PREPARED_LAYOUT,
             ),

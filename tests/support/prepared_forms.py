@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from typing import Any, Literal
 
 import msgspec
 
@@ -28,7 +29,7 @@ def made_files(bits="4bit", seed=5):
     }
 
 
-def origin(digest, bits="4bit", **changes):
+def origin(digest: str, bits: Literal["8bit", "4bit"] = "4bit", **changes: Any) -> DerivedFrom:
     return msgspec.structs.replace(
         DerivedFrom(
             digest=digest, model="mine", engine="mlx", quantization=bits, precision="bfloat16", layout=PREPARED_LAYOUT

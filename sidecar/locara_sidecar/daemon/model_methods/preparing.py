@@ -94,13 +94,16 @@ async def prepare(order: PreparationRequest, engine: Engine, tell: Tell) -> Prep
                 folder=str(stage.folder),
                 source=order.model.path,
                 components=made.components,
-                derived_from=DerivedFrom(
-                    digest=order.model.digest,
-                    model=order.entry.id,
-                    engine=order.engine,
-                    quantization=made.quantization,
-                    precision=made.precision,
-                    layout=frames.PREPARED_LAYOUT,
+                derived_from=msgspec.convert(  # which checks it
+                    {
+                        "digest": order.model.digest,
+                        "model": order.entry.id,
+                        "engine": order.engine,
+                        "quantization": made.quantization,
+                        "precision": made.precision,
+                        "layout": frames.PREPARED_LAYOUT,
+                    },
+                    DerivedFrom,
                 ),
             )
             work = worker.WorkerRequest(op="derive", root=str(order.store.root), entry=order.entry, making=making)
