@@ -37,10 +37,14 @@ def import_libraries() -> None:
     """Import what forks find imported then, of what is installed. Not on macOS, whose own libraries bear no fork."""
     if sys.platform != "linux":
         return
+    before = os.environ.get("HF_HUB_OFFLINE")
     os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}  # heard while they are imported only
     for name in _LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    del os.environ["HF_HUB_OFFLINE"]  # what is tested reads it, too
+    if before is not None:
+        os.environ["HF_HUB_OFFLINE"] = before
 
 
 def run(words: list[str], folder: Path, seconds: float | None = None) -> tuple[int, list[str]]:

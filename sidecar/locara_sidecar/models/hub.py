@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import httpx2
 import msgspec
-from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import (
     build_hf_headers,  # pyright: ignore[reportUnknownVariableType]
@@ -120,7 +120,7 @@ class Hub:
     def _info(self, repository: str, revision: str) -> lookup.Repository:
         """:raises Exception: whatever huggingface_hub would, among others."""
         validate_repo_id(repository)
-        if constants.is_offline_mode():
+        if settings.is_true("HF_HUB_OFFLINE") or settings.is_true("TRANSFORMERS_OFFLINE"):
             raise hub_errors.OfflineModeIsEnabled
         url = f"{self.endpoint}/api/models/{repository}/revision/{quote(revision, safe='')}?blobs=true"
         answer = lookup.ask(self.endpoint, url, self.headers(), repository)

@@ -74,7 +74,11 @@ def picture(data: bytes) -> Picture:
         image, fault = colour.to_srgb(image, profile)
         if fault is not None:
             warning = f"The picture's colour profile was not applied: {fault}. Its numbers were taken as sRGB."
-    return Picture(_bare(_on(image.convert("RGB"), alpha, 255)), warning)
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    if alpha is not None:
+        image = _on(image, alpha, 255)
+    return Picture(_bare(image), warning)
 
 
 def stencil(data: bytes) -> PilImage:
@@ -84,15 +88,19 @@ def stencil(data: bytes) -> PilImage:
     """
     image = _decode(data).image
     alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
-    colours = image if image.mode in ("L", "LA") else image.convert("RGB")
-    return _bare(_on(colours.convert("L"), alpha, 0))
+    if image.mode not in ("L", "LA", "RGB"):
+        image = image.convert("RGB")
+    image = image.convert("L")
+    if alpha is not None:
+        image = _on(image, alpha, 0)
+    return _bare(image)
 
 
-def _on(image: PilImage, alpha: PilImage | None, ground: int) -> PilImage:
+def _on(image: PilImage, alpha: PilImage, grey: int) -> PilImage:
     """``image`` (L or RGB) on a ground of that grey."""
-    if alpha is None:
-        return image
-    return Image.composite(image, Image.new(image.mode, image.size, (ground,) * len(image.getbands())), alpha)
+    ground = Image.new(image.mode, image.size, (grey,) * len(image.getbands()))
+    ground.paste(image, mask=alpha)  # as Image.composite does, which takes a copy more
+    return ground
 
 
 def _bare(image: PilImage) -> PilImage:
