@@ -96,7 +96,7 @@ def test_a_daemon_tells_of_a_broken_file_in_the_catalogue_and_serves(tmp_path):
         (("models", "list", "--catalogue", "NOWHERE"), "is not a folder"),
         (("models", "usage", "--cache-dir", "FILE"), "the model cache must be a folder"),
         (("models", "gc", "--cache-dir", "FILE"), "the model cache must be a folder"),
-        (("models", "import", "sd3.5-medium", "FILE"), "is no folder"),
+        (("models", "import", "sd3.5-medium", "FILE"), "is not a folder"),
         (("models", "import", "sd3.5-medium", "NOWHERE"), "There is no folder"),
         (("models", "verify", "sd3.5-medium"), "To install it: locara-sidecar models download sd3.5-medium"),
         (("models", "get", "nothing"), "To see all models: locara-sidecar models list"),

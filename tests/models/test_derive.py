@@ -158,7 +158,7 @@ def test_an_engine_cannot_fill_the_disk_or_hang_who_publishes(store, model, what
 
 def test_a_form_of_a_folder_of_the_hosts_has_copies_of_the_rest(store, tmp_path):
     folder = write_model(tmp_path / "mine")
-    with making(store, folder, "sha256:own") as made:
+    with making(store, folder, "sha256:" + 64 * "0") as made:
         form = derive.publish(store, entry_for(), made, quiet)
     (folder / "text_encoder/model.safetensors").write_bytes(b"changed later")
     assert whole(store) == []

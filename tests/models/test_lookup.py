@@ -53,7 +53,7 @@ def test_an_answer_that_is_too_long_is_not_read_to_its_end(store, hub, monkeypat
         ("https://169.254.169.254/latest/meta-data", "local network"),
         ("https://nas.local/api", "local network"),
         ("file:///etc/passwd", "not https"),
-        ("https://[", "no address"),
+        ("https://[", "not an address"),
     ],
 )
 def test_a_look_up_goes_only_where_a_file_may_come_from(monkeypatch, target, why):

@@ -39,7 +39,7 @@ def origin(digest: str, bits: Literal["8bit", "4bit"] = "4bit", **changes: Any) 
 
 
 @contextlib.contextmanager
-def making(store, source, digest, files=None, bits="4bit", **changes):
+def making(store, source, digest, files=None, bits: Literal["8bit", "4bit"] = "4bit", **changes):
     """What an engine has just made from the model in ``source``."""
     with Staging(store) as stage:
         (stage.folder / "made").mkdir()
@@ -55,6 +55,6 @@ def making(store, source, digest, files=None, bits="4bit", **changes):
         )
 
 
-def prepare(store, model, files=None, bits="4bit", **changes):
+def prepare(store, model, files=None, bits: Literal["8bit", "4bit"] = "4bit", **changes):
     with making(store, model.folder, model.meta.digest, files, bits, **changes) as made:
         return derive.publish(store, entry_for(), made, quiet)
