@@ -7,6 +7,7 @@ import os
 import signal
 from types import SimpleNamespace
 
+import hypothesis  # noqa: F401 -- before anything is frozen: it looks at who refers to what, and pytest imports it late
 import pytest
 
 from locara_sidecar.daemon.engine_host.transport import process
