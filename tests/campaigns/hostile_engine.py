@@ -57,6 +57,8 @@ def run(engine: str, user: str, parts: Iterable[str] = ()) -> list[Row]:
         return [Row(f"{engine} as {user}: it starts", "no", "yes", False, time.monotonic() - began)]
     found = json.loads(line)
     gone = _gone(found["pid"])
+    with contextlib.suppress(OSError, ValueError), open(f"{found['folder']}/scratch/survivor") as file:
+        os.kill(int(file.read()), signal.SIGKILL)
     shutil.rmtree(found["folder"], ignore_errors=True)
     return _rows(f"{engine} as {user}" if user else engine, found, gone, time.monotonic() - began)
 
