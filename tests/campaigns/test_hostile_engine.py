@@ -1,6 +1,7 @@
 """The campaign of a hostile engine: some of its acts in the lightest engine's process, and one that is not confined."""
 
 import os
+import subprocess
 import sys
 
 import pytest
@@ -17,6 +18,23 @@ pytestmark = [
 USERS = ["root", "nobody"] if os.name == "posix" and os.getuid() == 0 else [""]
 
 
+@pytest.fixture(scope="module")
+def offered():
+    """Skip where the system offers no whole confinement."""
+    words = [sys.executable, "-m", "locara_sidecar.engine.sandbox", "--probe"]
+    if (done := subprocess.run(words, capture_output=True, text=True, check=False)).returncode:
+        pytest.skip(f"no whole confinement here: {done.stdout}")
+
+
+def held(user, *parts):
+    """The rows of the lightest engine, all of which must have been held."""
+    rows = hostile_engine.run("fake", user, parts)
+    if rows[0].met is None and len(rows) == 1:
+        pytest.skip(f"nobody can be {user} here")
+    assert [(row.name, row.figure) for row in rows if row.met is False] == []
+    return rows
+
+
 def test_there_are_acts_of_every_part_and_each_has_a_name_of_its_own():
     names = [(act.part, act.name) for act in all_acts()]
     assert len(names) == len(set(names)) >= 100
@@ -26,17 +44,14 @@ def test_there_are_acts_of_every_part_and_each_has_a_name_of_its_own():
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_what_an_engine_tries_with_its_own_and_with_other_processes_is_held(user):
-    rows = hostile_engine.run("fake", user, ["own processes", "other processes"])
-    assert [(row.name, row.figure) for row in rows if row.met is False] == []
-    assert len(rows) > 40
+def test_what_an_engine_tries_with_its_own_and_with_other_processes_is_held(offered, user):
+    assert len(held(user, "own processes", "other processes")) > 40
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("user", USERS)
-def test_all_that_an_engine_tries_is_held(user):
-    rows = hostile_engine.run("fake", user)
-    assert [(row.name, row.figure) for row in rows if row.met is False] == []
+def test_all_that_an_engine_tries_is_held(offered, user):
+    assert len(held(user)) > 100
 
 
 def test_an_engine_that_is_not_confined_is_noticed(monkeypatch, tmp_path):

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is tested is Linux's")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="what is tested is Linux's"),
+    pytest.mark.timeout(240),
+]
 
 _SECONDS = 60  # until something must have happened; it takes milliseconds
 

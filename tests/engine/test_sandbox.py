@@ -115,14 +115,14 @@ def test_control_without_the_sandbox_the_same_attempts_succeed(world):
     assert {"python", "native", "child", "renamed"} <= set(os.listdir(world["plan"]["outside"]))
 
 
-def confined(world, code, *, env=None, processes=False):
+def confined(world, code, *, env=None, processes=False, seconds=60):
     """Run code in a confined process; what it printed."""
     lines = (
         "import os, sys, json\nfrom locara_sidecar.engine import sandbox\n"
         f"report = sandbox.confine({world['scratch']!r}, {world['plan']['readable']!r}, processes={processes})\n{code}"
     )
     done = subprocess.run(
-        [sys.executable, "-c", lines], capture_output=True, text=True, timeout=60, env=env, check=False
+        [sys.executable, "-c", lines], capture_output=True, text=True, timeout=seconds, env=env, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -189,6 +189,7 @@ print("fine")
 
 
 @pytest.mark.torch
+@pytest.mark.timeout(300)
 def test_threads_that_the_user_wants_bound_to_processors_are_made_all_the_same(offered, world):
     """GNU's OpenMP, which torch brings, ends the process where it may not bind a thread that it makes."""
     code = """
@@ -198,7 +199,7 @@ print((torch.ones(500, 500) @ torch.ones(500, 500)).max().item())
 """
     pytest.importorskip("torch")
     env = {**os.environ, "OMP_PROC_BIND": "true", "OMP_PLACES": "cores", "OMP_NUM_THREADS": "2"}
-    assert confined(world, code, env=env) == "500.0\n"
+    assert confined(world, code, env=env, seconds=280) == "500.0\n"
 
 
 def test_one_that_compiles_starts_programs(offered, world):

@@ -2,8 +2,8 @@
 and large or many things.
 
 Root without capabilities is an ordinary user that owns root's files, so Landlock and the call filter are what stands
-between the engine and those. Each step is one that needs less than the next would leave; those that an ordinary user
-may not take have nothing to give up.
+between the engine and those. The capabilities themselves go last, since the steps before need one; an ordinary user may
+not take those steps, and has nothing to give up by them.
 """
 
 from __future__ import annotations
