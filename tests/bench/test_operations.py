@@ -11,6 +11,8 @@ from locara_sidecar.engine.mlx_engine.flux import FluxConfig
 from locara_sidecar.engine.mlx_engine.mmdit import MmditConfig
 from locara_sidecar.engine.mlx_engine.unet_config import UnetConfig
 
+pytestmark = pytest.mark.slow
+
 FLUX = FluxConfig(
     num_layers=2, num_single_layers=3, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24,
     pooled_projection_dim=20, axes_dims_rope=(4, 6, 6), guidance_embeds=True,

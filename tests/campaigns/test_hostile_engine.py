@@ -63,6 +63,7 @@ def test_an_engine_that_is_not_confined_is_noticed(monkeypatch, tmp_path):
         "    sandbox.confine = lambda *_, **__: None\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(hostile_engine, "_SECONDS", 2)  # what is left behind here stays
     real = hostile_engine.running.environment
     monkeypatch.setattr(
         hostile_engine.running,

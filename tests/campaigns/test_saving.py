@@ -15,7 +15,10 @@ from locara_protocol.errors import RpcError
 from support.granted_folders import KINDS, RESOLUTIONS, NoSync, open_folder
 from support.swapped_links import Arena, forked
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses fork and an atomic exchange of names")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="uses fork and an atomic exchange of names"),
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)

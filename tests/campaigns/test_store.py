@@ -14,6 +14,8 @@ from locara_sidecar.capability.system import System
 from locara_sidecar.machine.engine_choice import installed
 from locara_sidecar.models import disk
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _restored(monkeypatch):

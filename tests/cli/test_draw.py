@@ -125,6 +125,7 @@ def test_a_size_that_is_none_is_a_usage_error(sidecar, size):
     assert "expected width and height" in errors
 
 
+@pytest.mark.slow
 def test_the_model_is_the_first_that_is_installed(sidecar, tmp_path):
     """With an engine that draws with files nothing is installed here but the embedded model."""
     status, _, errors = sidecar("draw", "x", "--model", "flux.1-dev", engine="auto")

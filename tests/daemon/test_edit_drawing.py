@@ -14,7 +14,7 @@ from locara_sidecar.machine.engine_choice import installed  # noqa: E402
 from pocket_model.judge import look  # noqa: E402
 from support.host import Host, decoded, error_of, manifest, until  # noqa: E402
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.quick_cases("mlx")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.quick_cases("mlx")]
 
 RED = "a large red circle in the center of a blue background"
 GREEN = "a large green circle in the center of a blue background"

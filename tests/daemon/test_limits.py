@@ -19,7 +19,7 @@ from locara_sidecar.daemon import limits
 from locara_sidecar.daemon.images.saving import Saver
 from support.host import error_of, manifest, until
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")]
 
 MIB = 1 << 20
 

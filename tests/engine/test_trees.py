@@ -13,6 +13,15 @@ from locara_sidecar.machine.trees import files_below, remove_tree
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors of folders")
 
 
+@pytest.fixture
+def removed_after(tmp_path):
+    """A folder that is gone afterwards: pytest, which keeps folders for later sessions, fails where they are deep."""
+    folder = tmp_path / "removed"
+    folder.mkdir()
+    yield folder
+    remove_tree(folder)
+
+
 def deep(folder, levels):
     """A chain of folders that is deeper than any path can be, with a file at its end."""
     folder.mkdir()
@@ -34,14 +43,14 @@ def test_a_folder_is_removed_however_deep_it_is(tmp_path):
     assert psutil.Process().num_fds() == before
 
 
-def test_what_is_in_a_deep_folder_can_be_listed(tmp_path):
-    deep(tmp_path / "deep", 1500)
-    (tmp_path / "deep" / "here").touch()
-    (tmp_path / "deep" / "loop").symlink_to(tmp_path)
-    found = sorted(os.path.basename(path) for path in files_below(tmp_path / "deep"))
+def test_what_is_in_a_deep_folder_can_be_listed(removed_after):
+    deep(removed_after / "deep", 1500)
+    (removed_after / "deep" / "here").touch()
+    (removed_after / "deep" / "loop").symlink_to(removed_after)
+    found = sorted(os.path.basename(path) for path in files_below(removed_after / "deep"))
     assert found == ["file", "here", "loop"]
-    deep(tmp_path / "deeper", 3000)
-    assert list(files_below(tmp_path / "deeper")) == []  # it has no path
+    deep(removed_after / "deeper", 3000)
+    assert list(files_below(removed_after / "deeper")) == []  # it has no path
 
 
 def test_a_folder_without_rights_is_removed_and_what_links_lead_to_stays(tmp_path):

@@ -17,6 +17,8 @@ from support import synthetic
 from support.fixture_models import MODELS
 from support.parity import build
 
+pytestmark = pytest.mark.slow
+
 SMALL = synthetic.PUBLISHED["flux.1-dev"]._replace(
     config=synthetic.FLUX
     | {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 64, "num_attention_heads": 2}

@@ -20,6 +20,8 @@ from support.fixture_models import MODELS
 from support.runtimes import Control, make_runtime
 from support.shared_parts import sharing
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ("tiny-sd3", "tiny-flux", "tiny-sdxl")
 ALIKE = {"bos_token", "eos_token", "pad_token", "unk_token", "tokenizer_class", "added_tokens_decoder"}
 DRAWN = {"tiny-flux": {"transformer"}, "tiny-sdxl": {"unet", "scheduler"}}

@@ -20,7 +20,7 @@ MEANS = {
 }
 """playgroundai/playground-v2.5-1024px-aesthetic, vae/config.json."""
 TOLERANCE = {"torch": 1, "mlx": 2}
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]
 
 
 def change_json(path, **changes):

@@ -8,6 +8,8 @@ import pytest
 from locara_sidecar.ipc.errors import EngineError
 from support.fixture_models import MODELS
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors.torch")
 

@@ -16,7 +16,7 @@ from support.edits import edit, photo, stencil
 from support.fixture_models import MODELS
 from support.schedulers import CHANGES, EULER, MULTISTEP, REFUSED, SDXL
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]
 MODEL = "tiny-sdxl"
 NAMED = [
     *((name, TEXT) for name in schedulers.SCALED_NOISE),

@@ -5,6 +5,8 @@ import pytest
 from locara_sidecar.engine.drawing.warm import WarmKey
 from support.runtimes import staged
 
+pytestmark = pytest.mark.slow
+
 ENCODERS = {"text_encoder", "text_encoder_2", "text_encoder_3"}
 STAGES = {
     "encoders leave": {"encoders_leave": True},

@@ -10,6 +10,8 @@ from support import tensor_files
 from support.fixture_models import MODELS
 from support.tensor_files import Stored
 
+pytestmark = pytest.mark.slow
+
 PARTS = {"tiny-sdxl": "unet"}
 LAYER = "transformer_blocks.0.attn.to_q"
 

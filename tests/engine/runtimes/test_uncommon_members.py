@@ -14,6 +14,8 @@ from locara_sidecar.ipc.errors import EngineError
 from support.edits import edit, patches, photo, stencil
 from support.fixture_models import MODELS
 
+pytestmark = pytest.mark.slow
+
 reference = pytest.importorskip("support.diffusers_reference", reason="diffusers is the judge")
 TEXT, IMAGE, INPAINT = reference.TEXT, reference.IMAGE, reference.INPAINT
 

@@ -12,7 +12,7 @@ from support import diffusers_reference as reference
 from support.diffusers_reference import TEXT
 from support.fixture_models import MODELS
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]
 MODEL = "tiny-sdxl"
 SHAPES = {
     "SSD-1B": {

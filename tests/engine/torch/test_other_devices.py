@@ -18,7 +18,7 @@ from support import pretended_devices as pretended
 from support.fixture_models import FAMILIES
 from support.runtimes import make_runtime
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 LAYERS = [bitsandbytes_layers.Linear8, bitsandbytes_layers.Linear4]
 

@@ -12,7 +12,7 @@ from locara_sidecar.ipc.frames import EditSpec
 from locara_sidecar.machine.supported import LEAST_STEPS
 from support.runtimes import make_runtime
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 CACHING = ["tiny-sd3", "tiny-flux-dev", "tiny-flux-kontext"]
 STEPS = 15
