@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, cast
@@ -205,6 +206,15 @@ class Peer:
         """Stops reading its output, like a host that does not."""
         self._paused.clear()
         self.may_be_cut = True
+
+    def unread(self) -> int:
+        """Bytes of its output that wait in the pipe; 0 where the system does not tell."""
+        try:
+            import fcntl
+            import termios
+        except ImportError:  # Windows
+            return 0
+        return int.from_bytes(fcntl.ioctl(self._stdout, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def resume(self) -> None:
         """Reads again."""

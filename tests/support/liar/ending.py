@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 from support.liar.base import (
     Asked,
@@ -157,13 +156,13 @@ class IgnoresProcessIds(Asked):
 
 class LosesAnswersWhenFull(Honest):
     def started(self):
-        self.late = False
+        self.full = False
+        os.set_blocking(1, False)  # so that it is told when the pipe is full
 
     def outward(self, line, message):
-        late, self.late = self.late, False
-        return [] if late else [line]
+        full, self.full = self.full, False
+        return [] if full else [line]
 
-    def write(self, data):
-        began = time.monotonic()
-        super().write(data)
-        self.late = time.monotonic() - began > 0.1  # it was full
+    def not_ready(self):
+        self.full = True
+        super().not_ready()
