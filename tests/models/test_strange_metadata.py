@@ -26,6 +26,8 @@ RAW = {
     "no text": b"\xff\xfe",
     "deep": b"[" * 1_000_000,
     "deep objects": b'{"source":' * 200_000,
+    "deep, where nobody looks": b'{"x":' + b"[" * 1_000_000,
+    "deep, of its own kind": b'{"derivedFrom":' * 200_000,
     "a list": b"[]",
     "null": b"null",
     "a surrogate": b'{"version": "\\ud800"}',
@@ -161,6 +163,12 @@ def test_a_time_that_no_calendar_has_is_told_as_one_that_it_has(store, good, sec
         pytest.skip("the file system has no such time")
     used = {entry.digest: entry.last_used for entry in operations.usage(Store(store.root)).entries}
     assert used[good[0].meta.digest].endswith("Z")
+
+
+@pytest.mark.parametrize("seconds", [-1e18, -1e12, 253_402_300_800.0, 1e12, 1e18])
+def test_the_same_where_the_file_system_keeps_such_a_time(seconds):
+    """Most do not."""
+    assert operations._utc(seconds).endswith("Z")
 
 
 @pytest.mark.parametrize(
