@@ -79,7 +79,7 @@ ROWS: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("getsid", _NOBODY),
         ("getpriority", 0, _NOBODY),
         ("ioprio_get", 1, _NOBODY),
-        ("clock_gettime", (~_NOBODY << 3) | 2, None),  # how long it ran
+        ("clock_gettime", ~0x0FFFFFF0 << 3 | 2, None),  # how long one ran; a number that fits beside the kind
         ("setpriority", 0, _NOBODY, 19),
         ("setpriority", 2, _NOBODY, 19),  # of a user
         ("sched_setaffinity", _NOBODY, 0, None),
