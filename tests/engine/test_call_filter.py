@@ -58,6 +58,7 @@ def answers(machine, *, processes=False):
 FAMILIES = {
     "files by name": "chmod fchmod fchmodat fchmodat2 chown lchown fchown fchownat utime utimes futimesat utimensat "
     "setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat file_setattr",
+    "attributes": "getxattr lgetxattr fgetxattr getxattrat listxattr llistxattr flistxattr listxattrat file_getattr",
     "watching": "inotify_init inotify_init1 inotify_add_watch fanotify_init fanotify_mark",
     "others": "ptrace process_vm_readv process_vm_writev process_madvise kcmp pidfd_open pidfd_getfd pidfd_send_signal",
     "shared memory": "shmget shmat shmctl semget semop semctl msgget msgsnd msgrcv msgctl mq_open mq_unlink",
@@ -93,12 +94,19 @@ def test_calls_that_name_a_process_reach_this_one_only(machine):
     for name in ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setattr", "move_pages"):
         assert [answer(name, pid) for pid in (0, OWN)] == [None, None], name
         assert answer(name, OTHER) == errno.EPERM, name
-    for name, process in (("setpriority", 0), ("ioprio_set", 1)):
+    for name in ("getpgid", "getsid", "sched_getattr", "sched_rr_get_interval"):
+        assert [answer(name, pid) for pid in (0, OWN)] == [None, None], name
+        assert answer(name, OTHER) == errno.EPERM, name
+    for name, process in (("setpriority", 0), ("getpriority", 0), ("ioprio_set", 1), ("ioprio_get", 1)):
         assert answer(name, process, 0) is None
         assert answer(name, process, OWN) is None
         assert answer(name, process, OTHER) == errno.EPERM
         for group_or_user in {0, 1, 2, 3} - {process}:
             assert answer(name, group_or_user, 0) == errno.EPERM
+    for name in ("clock_gettime", "clock_getres", "clock_nanosleep", "timer_create"):
+        assert [answer(name, clock) for clock in range(12)] == [None] * 12, "the system's, this process's and thread's"
+        for kind in (2, 6):  # a process's, a thread's
+            assert answer(name, (~OTHER << 3) | kind) == errno.EPERM, name
     # the kernel looks at the lower half of a pid: so does the filter
     assert answer("prlimit64", OTHER | 1 << 40) == errno.EPERM
     assert answer("kill", OWN | 1 << 40, 9) is None
@@ -176,6 +184,15 @@ def test_each_family_that_is_denied_is_tried_at_start():
     for family, names in FAMILIES.items():
         assert tried & set(names.split()), family
     assert tried <= set(call_numbers.names())
+
+
+@MACHINES
+def test_all_that_is_tried_at_start_is_denied(machine):
+    answer = answers(machine)
+    for row, tried in forbidden.ROWS.items():
+        for name, *arguments in tried:
+            numbers = [one if isinstance(one, int) else 0 for one in arguments]
+            assert answer(name, *numbers) is not None, (row, name)
 
 
 def test_a_machine_whose_calls_are_not_known_is_told():

@@ -218,6 +218,26 @@ def test_an_installation_in_a_home_folder_itself_gives_its_parts_only(monkeypatc
     assert not {"/home/a", "/home", "/"} & set(given)
 
 
+def test_of_the_control_groups_only_the_limits_of_its_own_are_given(tmp_path):
+    given = dict(places.rules("/nowhere", [], "/home/a"))
+    assert "/sys/devices" in given
+    assert "/sys/kernel/mm" in given
+    assert not {"/sys", "/sys/fs", "/sys/fs/cgroup", "/sys/kernel"} & set(given)
+    assert not [path for path in given if path.endswith((".procs", ".threads"))]
+    group, mounted = tmp_path / "cgroup", tmp_path / "mounted"
+    group.write_text("1:name=systemd:/x\n0::/user.slice/app\n")
+    limits = list(places._limits(group, mounted))
+    assert {f"{mounted}/user.slice/app/memory.max", f"{mounted}/memory.stat"} <= set(limits)
+    assert {os.path.dirname(path) for path in limits} == {
+        f"{mounted}/user.slice/app",
+        f"{mounted}/user.slice",
+        str(mounted),
+    }
+    group.write_text("0::/../../elsewhere\n")
+    assert {os.path.dirname(path) for path in places._limits(group, mounted)} <= {str(mounted)}, "nothing outside"
+    assert list(places._limits(tmp_path / "none", mounted)) == []
+
+
 def test_of_a_graphics_card_only_what_computes_is_given(monkeypatch):
     nodes = ["/dev/dri/card0", "/dev/dri/renderD128", "/dev/nvidia0", "/dev/null", "/dev/sda"]
     monkeypatch.setattr(places.glob, "glob", lambda pattern: fnmatch.filter(nodes, pattern))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import stat
 import sys
 
-from support.evil import Skipped, World, act, raw
+from support.evil import Skipped, World, act, numbered, raw
 
 FILES = "files"
 _HERE = -100
@@ -177,6 +178,53 @@ def attribute(world: World) -> None:
         if error.errno == errno.EOPNOTSUPP:
             raise Skipped("this file system has none") from None
         raise
+
+
+@act(FILES, "read an extended attribute")
+def get_attribute(world: World) -> None:
+    os.getxattr(f"{world.home}/secret", "user.kept")
+
+
+@act(FILES, "list extended attributes")
+def list_attributes(world: World) -> None:
+    os.listxattr(f"{world.home}/secret")
+
+
+@act(FILES, "change the weights' memory past its protection")
+def own_memory(world: World) -> None:
+    with open(f"{world.model}/weights", "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    with open("/proc/self/maps") as file:
+        where = next(int(line.split("-")[0], 16) for line in file if line.endswith("/model/weights\n"))
+    memory = os.open(f"/proc/self/task/{os.getpid()}/mem", os.O_RDWR)
+    try:
+        os.pwrite(memory, b"evil", where)
+    finally:
+        os.close(memory)
+        mapped.close()
+
+
+@act(FILES, "exchange the weights with a file in scratch")
+def exchange(world: World) -> None:
+    with open(f"{world.scratch}/exchanged", "w") as file:
+        file.write("evil")
+    numbers = {"x86_64": 316, "aarch64": 276}
+    names = (f"{world.scratch}/exchanged".encode(), f"{world.model}/weights".encode())
+    numbered(numbers[os.uname().machine], _HERE, names[0], _HERE, names[1], 2)
+
+
+@act(FILES, "link the weights into scratch")
+def link_weights(world: World) -> None:
+    os.link(f"{world.model}/weights", f"{world.scratch}/linked-weights")
+
+
+@act(FILES, "read through a descriptor that only names a file")
+def by_name_only(world: World) -> None:
+    folder = os.open(world.home, os.O_PATH)
+    try:
+        os.close(os.open("secret", os.O_RDONLY, dir_fd=folder))
+    finally:
+        os.close(folder)
 
 
 @act(FILES, "remove an extended attribute")

@@ -211,6 +211,51 @@ def list_processes(world: World) -> None:
     os.listdir("/proc")
 
 
+@act(OTHERS, "find it among the control groups")
+def control_groups(world: World) -> None:
+    if not os.path.exists("/sys/fs/cgroup"):
+        raise Skipped("no control groups")
+    refused: OSError | None = None
+    for name in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/pids"):
+        try:
+            with open(f"{name}/cgroup.procs") as file:
+                file.read()
+            return
+        except OSError as error:
+            refused = error if error.errno == 13 else refused
+    raise refused or Skipped("no control groups")
+
+
+@act(OTHERS, "ask how long it ran")
+def clock(world: World) -> None:
+    time.clock_gettime((~world.victim << 3) | 2)
+
+
+@act(OTHERS, "set a timer by how long it ran")
+def timer(world: World) -> None:
+    raw("timer_create", (~world.victim << 3) | 2, None, ctypes.byref(ctypes.c_int()))
+
+
+@act(OTHERS, "ask for its group")
+def group_of(world: World) -> None:
+    os.getpgid(world.victim)
+
+
+@act(OTHERS, "ask for its session")
+def session_of(world: World) -> None:
+    os.getsid(world.victim)
+
+
+@act(OTHERS, "ask how nice it is")
+def how_nice(world: World) -> None:
+    os.getpriority(os.PRIO_PROCESS, world.victim)
+
+
+@act(OTHERS, "ask for its priority on the disk")
+def how_eager(world: World) -> None:
+    raw("ioprio_get", 1, world.victim)
+
+
 @act(OTHERS, "read the daemon's environment")
 def daemon_environment(world: World) -> None:
     with open(f"/proc/{os.getppid()}/environ", "rb") as file:

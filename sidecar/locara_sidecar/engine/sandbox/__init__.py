@@ -48,6 +48,7 @@ _FURTHER = {
     "localSockets": "talking to local services over sockets with a path",
     "signals": "signalling the user's other processes",
     "fileAttributes": "changing the mode, owner, times or attributes of files",
+    "attributesRead": "reading the attributes of any file",
     "fileWatches": "watching the user's files",
     "otherProcesses": "reading, tracing and limiting the user's other processes",
     "sharedMemory": "shared memory, semaphores and queues of others",

@@ -24,6 +24,10 @@ _BY_NAME = (
     # by a descriptor, too: a model's file is open for reading only, and its owner may change it all the same
     *("fchmod", "fchown", "fsetxattr", "fremovexattr"),
 )
+_ATTRIBUTES = (  # of any file whose name is known: where it was downloaded from, among others
+    *("getxattr", "lgetxattr", "fgetxattr", "getxattrat", "listxattr", "llistxattr", "flistxattr", "listxattrat"),
+    "file_getattr",
+)
 _WATCHING = ("inotify_init", "inotify_init1", "inotify_add_watch", "fanotify_init", "fanotify_mark")
 _OTHERS = (
     *("ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease", "kcmp"),
@@ -63,6 +67,8 @@ _REQUESTS = (
 _PROCESS = 0  # PRIO_PROCESS
 _IO_PROCESS = 1  # IOPRIO_WHO_PROCESS
 _QUERY = 0xFFFFFFFF  # of personality
+_OF_A_PROCESS = 0x80000000
+"""The bit of a clock that is not the system's: how long a process or thread with a number ran, or of a device."""
 
 
 def denials(own: int, *, processes: bool) -> list[Denial]:
@@ -89,7 +95,7 @@ def apply(kernel: Kernel, *, processes: bool) -> str:
 
 
 def _always(own: int) -> Iterator[Denial]:
-    for names in (_BY_NAME, _WATCHING, _OTHERS, _SHARED, _KEYS, _KERNEL):
+    for names in (_BY_NAME, _ATTRIBUTES, _WATCHING, _OTHERS, _SHARED, _KEYS, _KERNEL):
         for name in names:
             yield Denial(name, errno.EPERM)
     for name in _RINGS:  # they do what other calls do, past the filter; as a kernel without them answers
@@ -101,6 +107,7 @@ def _always(own: int) -> Iterator[Denial]:
         yield Denial(name, errno.EPERM, Unless(0, itself))
     for name in ("migrate_pages", "move_pages"):
         yield Denial(name, errno.EPERM, Unless(0, itself))
+    yield from _asking(itself)
     for name, kind in (("setpriority", _PROCESS), ("ioprio_set", _IO_PROCESS)):
         yield Denial(name, errno.EPERM, Unless(0, (kind,)))
         yield Denial(name, errno.EPERM, Unless(1, itself))
@@ -115,6 +122,17 @@ def _always(own: int) -> Iterator[Denial]:
         yield Denial(name, errno.EACCES)
     # clone3 keeps its flags where no filter can look; libraries then call clone
     yield Denial("clone3", errno.ENOSYS)
+
+
+def _asking(itself: tuple[int, int]) -> Iterator[Denial]:
+    """About others. What sched_get… tells of a number, libraries ask of their own threads, which no filter can know."""
+    for name in ("getpgid", "getsid", "sched_getattr", "sched_rr_get_interval"):
+        yield Denial(name, errno.EPERM, Unless(0, itself))
+    for name in ("clock_gettime", "clock_getres", "clock_nanosleep", "timer_create"):
+        yield Denial(name, errno.EPERM, When(0, (_OF_A_PROCESS,), _OF_A_PROCESS))
+    for name, kind in (("getpriority", _PROCESS), ("ioprio_get", _IO_PROCESS)):
+        yield Denial(name, errno.EPERM, Unless(0, (kind,)))
+        yield Denial(name, errno.EPERM, Unless(1, itself))
 
 
 _ALONE = (

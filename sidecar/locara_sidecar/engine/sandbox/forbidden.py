@@ -45,6 +45,11 @@ ROWS: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("file_setattr", _HERE, _NOTHING, None, 0, 0),
         ("ioctl", _NONE, 0x40086602, 0),  # FS_IOC_SETFLAGS
     ),
+    "attributesRead": (
+        ("getxattr", _NOTHING, _NAME, None, 0),
+        ("listxattr", _NOTHING, None, 0),
+        ("file_getattr", _HERE, _NOTHING, None, 0, 0),
+    ),
     "fileWatches": (
         ("inotify_init1", _WRONG),
         ("inotify_add_watch", _NONE, _NOTHING, 1),
@@ -70,6 +75,11 @@ ROWS: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("process_madvise", _NONE, None, 0, 0, 0),
         ("kcmp", _NOBODY, _NOBODY, 0, 0, 0),
         ("prlimit64", _NOBODY, 4, None, None),
+        ("getpgid", _NOBODY),
+        ("getsid", _NOBODY),
+        ("getpriority", 0, _NOBODY),
+        ("ioprio_get", 1, _NOBODY),
+        ("clock_gettime", ~0x0FFFFFF0 << 3 | 2, None),  # how long one ran; a number that fits beside the kind
         ("setpriority", 0, _NOBODY, 19),
         ("setpriority", 2, _NOBODY, 19),  # of a user
         ("sched_setaffinity", _NOBODY, 0, None),

@@ -1,10 +1,11 @@
 """Which files the engine may still reach, and where the libraries' caches go.
 
 Readable and executable: the interpreter, its packages, the system's libraries and tools (a compiler is one: Inductor
-runs it, where processes may be started at all). Readable: the granted models, /sys, what /proc tells of the machine and
-of this process, and the few files of /etc that libraries ask for. Readable and writable: the scratch folder, the folder
-that a model is prepared into if the engine was started for that, and the device nodes of accelerators. Nothing else, so
-not the home folder, not the temporary folder, not the other models.
+runs it, where processes may be started at all). Readable: the granted models, the hardware in /sys, the limits of its
+own control group, what /proc tells of the machine and of this process, and the few files of /etc that libraries ask
+for. Readable and writable: the scratch folder, the folder that a model is prepared into if the engine was started for
+that, and the device nodes of accelerators. Nothing else, so not the home folder, not the temporary folder, not the
+other models.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import locara_protocol
@@ -38,6 +40,10 @@ _MACHINE = (
     *("version", "vmstat", "zoneinfo", "bus", "driver", "irq", "sys"),
 )
 """Of /proc, what tells of the machine and its drivers; the other processes are none of an engine's business."""
+_HARDWARE = ("block", "bus", "class", "dev", "devices", "firmware", "hypervisor", "kernel/mm", "module", "power")
+"""Of /sys; its file systems are left out: the one of control groups lists every process, and what the user runs."""
+_LIMITS = ("memory.max", "memory.current", "memory.stat", "cpu.max")
+"""Of a control group: what may be used, and of that what is."""
 _DEVICES = (
     *("null", "zero", "full", "random", "urandom"),
     *("nvidia*", "nvidia-caps/*", "dri/renderD*", "kfd", "dxg", "nvmap", "nvhost*", "accel/*"),
@@ -101,7 +107,8 @@ def rules(
     add("run", _SYSTEM)
     add("run", _installation(home))
     add("own", ["/proc/self"])
-    add("read", ["/sys", *(f"/proc/{name}" for name in _MACHINE)])
+    add("read", [*(f"/sys/{name}" for name in _HARDWARE), *(f"/proc/{name}" for name in _MACHINE)])
+    add("read", _limits())
     add("read", (f"/etc/{name}" for name in _SETTINGS))
     add("read", (path for path in readable if os.path.isabs(path) and not is_broad(path, home)))
     return list(found.items())
@@ -128,6 +135,17 @@ def _installation(home: str | None) -> Iterator[str]:
     yield from (path for path in sys.path if os.path.isabs(path) and not is_broad(path, home))
     for package in (locara_sidecar, locara_protocol):
         yield os.path.dirname(os.path.realpath(package.__file__ or ""))
+
+
+def _limits(group: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> Iterator[str]:
+    """The limits of this process's control group and those above it (version 2), and nothing else of the groups."""
+    try:
+        own = mounted / group.read_text().strip().rpartition("::")[2].lstrip("/")
+    except OSError:
+        return
+    for folder in (own, *own.parents):
+        if folder.is_relative_to(mounted) and ".." not in folder.parts:
+            yield from (str(folder / name) for name in _LIMITS)
 
 
 def _devices() -> Iterator[str]:
