@@ -100,8 +100,9 @@ def all_things(work: Path) -> list[Thing]:
             continue
         keys = [next((c[k] for k in (full, bare) if k in c), None) for c in characters]
         keys.append(next((k for k in (full, bare, full.zfill(4)) if k in solid), None))
-        if all(keys):
-            things.append(Thing(character, name, entry["group"], (keys[0], keys[1], keys[2])))  # type: ignore[arg-type]
+        found = [key for key in keys if key]
+        if len(found) == len(keys):
+            things.append(Thing(character, name, entry["group"], (found[0], found[1], found[2])))
     return things
 
 
