@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from locara_protocol.client import Sidecar
-from locara_sidecar.cli.drawing import manifest
+from locara_sidecar.cli.commands.drawing import manifest
 
 FOLDER = Path(__file__).resolve().parents[1] / ".github"
 _STEPS = (1, 2, 3, 6, 12)

@@ -19,12 +19,13 @@ import numpy as np
 from locara_sidecar.engine.drawing.family import Denoising
 from locara_sidecar.engine.drawing.noise import NoiseStream
 from locara_sidecar.engine.folder.model_folder import Progress
-from locara_sidecar.engine.mlx_engine import device, weights
-from locara_sidecar.engine.mlx_engine.family import OpenContext
-from locara_sidecar.engine.mlx_engine.mmdit import Mmdit
+from locara_sidecar.engine.mlx_engine import device
+from locara_sidecar.engine.mlx_engine.denoisers.mmdit import Mmdit
+from locara_sidecar.engine.mlx_engine.families.family import OpenContext
+from locara_sidecar.engine.mlx_engine.families.sd3 import Sd3
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints
-from locara_sidecar.engine.mlx_engine.quantize import AffineQuantizer, is_repeated
-from locara_sidecar.engine.mlx_engine.sd3 import Sd3
+from locara_sidecar.engine.mlx_engine.tensors import weights
+from locara_sidecar.engine.mlx_engine.tensors.quantize import AffineQuantizer, is_repeated
 from locara_sidecar.ipc.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 from pocket_model.captions import write
 from pocket_model.drawings import sample_scene

@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 from campaigns import kills
 from campaigns.cut_disk import MODES, Disk, why_not
 from campaigns.report import Row
-from locara_sidecar.capability.confined import ConfinedFolder
-from locara_sidecar.capability.system import System
-from locara_sidecar.models import collect, disk, partial
-from locara_sidecar.models.importing import import_model
-from locara_sidecar.models.staging import Staging
-from locara_sidecar.models.store import File, Origin, Store
+from locara_sidecar.capability.files.confined import ConfinedFolder
+from locara_sidecar.capability.files.system import System
+from locara_sidecar.models.cache import collect, disk, partial
+from locara_sidecar.models.cache.staging import Staging
+from locara_sidecar.models.cache.store import File, Origin, Store
+from locara_sidecar.models.imports.importing import import_model
 from support.granted_folders import grant_for
 from support.model_store import entry_for, whole, write_model
 

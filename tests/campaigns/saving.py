@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from locara_sidecar.capability.system import System
+    from locara_sidecar.capability.files.system import System
 
 WAYS = [(resolution, kind) for resolution in ("openat2", "walk") for kind in ("anonymous", "named")]
 """Every way that a save can take: how folders are found, and what an unfinished file is."""

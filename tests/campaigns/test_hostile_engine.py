@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from campaigns import hostile_engine
-from locara_sidecar.engine.sandbox import call_numbers
+from locara_sidecar.engine.sandbox.linux import call_numbers
 from support.evil import all_acts
 
 pytestmark = [

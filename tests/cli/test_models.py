@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from locara_sidecar.machine.engine_choice import installed
-from locara_sidecar.models import catalogue, partial
+from locara_sidecar.models import catalogue
+from locara_sidecar.models.cache import partial
 from support.hub import FakeHub
 from support.model_store import entry_data, write_model
 

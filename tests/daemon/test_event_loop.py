@@ -18,10 +18,11 @@ from locara_sidecar.capability.authorize import AccessRequest, authorize
 from locara_sidecar.capability.policy import Policy
 from locara_sidecar.daemon.access.gate import Gate
 from locara_sidecar.daemon.access.model_use import ModelUse
-from locara_sidecar.models import catalogue, collect
-from locara_sidecar.models.digest import model_digest
-from locara_sidecar.models.importing import import_model
-from locara_sidecar.models.store import Store
+from locara_sidecar.models import catalogue
+from locara_sidecar.models.cache import collect
+from locara_sidecar.models.cache.digest import model_digest
+from locara_sidecar.models.cache.store import Store
+from locara_sidecar.models.imports.importing import import_model
 from support import loop_watch
 from support.host import command, manifest
 from support.model_store import entry_data, entry_for, write_model

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from locara_sidecar.capability.authorize import DOWNLOADS, MANAGEMENT
-from locara_sidecar.models.store import Store
+from locara_sidecar.models.cache.store import Store
 from support.host import decoded, error_of
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"

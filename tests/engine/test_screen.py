@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from locara_sidecar.daemon import logs
-from locara_sidecar.daemon.engine_host.screen import LogScreen, Screen, frame_bytes
+from locara_sidecar.daemon.engine_host.output.screen import LogScreen, Screen, frame_bytes
 from locara_sidecar.ipc import frames, framing
 from locara_sidecar.ipc.errors import ENGINE_KINDS
 from support.engines import Played, beginning_of_png, done_with, enter, finish, image_of, in_turn, ready, works

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from locara_sidecar.engine.drawing import word_list
+from locara_sidecar.engine.drawing.prompts import word_list
 
 KNOWN = word_list.WordList(frozenset({"cat", "circle", "rocket", "torch", "ñandú"}), ("a cat", "a red circle"))
 

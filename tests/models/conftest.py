@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from locara_sidecar.capability.system import System
-from locara_sidecar.models import disk
-from locara_sidecar.models.store import Store
+from locara_sidecar.capability.files.system import System
+from locara_sidecar.models.cache import disk
+from locara_sidecar.models.cache.store import Store
 from support.hub import FakeHub
 from support.model_store import write_model
 

@@ -12,12 +12,14 @@ import pytest
 
 from locara_sidecar.daemon.access.model_specs import model_spec
 from locara_sidecar.ipc.frames import PREPARED_LAYOUT
-from locara_sidecar.models import check, collect, derive, disk, staging, survey
-from locara_sidecar.models.digest import model_digest
+from locara_sidecar.models.cache import collect, disk, staging, survey
+from locara_sidecar.models.cache.digest import model_digest
+from locara_sidecar.models.cache.staging import Staging
+from locara_sidecar.models.checks import check
+from locara_sidecar.models.checks.verify import verify
 from locara_sidecar.models.forms import forms_for, usable
-from locara_sidecar.models.importing import import_model
-from locara_sidecar.models.staging import Staging
-from locara_sidecar.models.verify import verify
+from locara_sidecar.models.imports import derive
+from locara_sidecar.models.imports.importing import import_model
 from locara_sidecar.models.worker import WorkerRequest, perform
 from support.model_store import download, entry_for, error_of, safetensors, whole, write_model
 from support.prepared_forms import WEIGHTS, made_files, making, origin, prepare, quiet

@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.capability.system import System
-from locara_sidecar.models import collect, disk
-from locara_sidecar.models.importing import import_model
+from locara_sidecar.capability.files.system import System
+from locara_sidecar.models.cache import collect, disk
+from locara_sidecar.models.imports.importing import import_model
 from support.model_store import download, entry_for, hf_cache, whole, write_model
 
 CALLS = ("open", "write", "link", "rename", "replace", "mkdir", "chmod", "fsync", "ftruncate")

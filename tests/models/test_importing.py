@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.models import collect, disk
-from locara_sidecar.models.importing import import_model
-from locara_sidecar.models.staging import Staging
+from locara_sidecar.models.cache import collect, disk
+from locara_sidecar.models.cache.staging import Staging
+from locara_sidecar.models.imports.importing import import_model
 from support.model_store import REVISION, entry_for, error_of, hf_cache, whole, write_model
 
 
@@ -329,8 +329,8 @@ def test_what_a_killed_import_left_goes_when_the_next_one_begins(store, tmp_path
     script = f"""
 import time
 from pathlib import Path
-from locara_sidecar.models.importing import import_model
-from locara_sidecar.models.store import Store
+from locara_sidecar.models.imports.importing import import_model
+from locara_sidecar.models.cache.store import Store
 from support.model_store import entry_for
 def stay(_):
     print("here", flush=True)

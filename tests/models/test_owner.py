@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from locara_sidecar.models import owner
+from locara_sidecar.models.cache import owner
 
 NAME = "from locara_sidecar.models import owner; print(owner.name(), flush=True); input()"
 

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from locara_sidecar.models import collect, disk, owner, partial, staging, survey
+from locara_sidecar.models.cache import collect, disk, owner, partial, staging, survey
 from locara_sidecar.models.lease import Leases
 from support.model_store import download, entry_for, error_of, whole, write_model
 
@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from locara_sidecar.models import collect, disk, owner, partial, staging
 from locara_sidecar.models.lease import Leases
-from locara_sidecar.models.store import Store
+from locara_sidecar.models.cache.store import Store
 root, locks, key = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 if locks != "real":
     disk.lock_fd = lambda fd, *, shared=False: {"always": True, "never": None}[locks]
@@ -35,7 +35,7 @@ def wait():
     return input()
 """
 DOWNLOAD = """
-from locara_sidecar.models.download import Download
+from locara_sidecar.models.downloads.download import Download
 from support.model_store import QUICK, entry_for
 Download(store, entry_for(), tell=lambda p: p.bytes > 70_000 and print("ready", flush=True), endpoint=key,
          patience=QUICK, token=False).run()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from locara_sidecar.capability.authorize import FolderGrant
-from locara_sidecar.capability.system import AVAILABLE, System
+from locara_sidecar.capability.files.system import AVAILABLE, System
 
 if TYPE_CHECKING:
     from locara_protocol.messages import AuditEntry

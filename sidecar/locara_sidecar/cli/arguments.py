@@ -51,32 +51,32 @@ def run(argv: Sequence[str], parent: int | None = None) -> int:
         args.insert(0, "serve")
     options = parser(args[0]).parse_args(args)
     if options.command == "serve":
-        from locara_sidecar.cli.serve import run as serve
+        from locara_sidecar.cli.commands.serve import run as serve
 
         return serve(options, parent)
-    from locara_sidecar.cli import guard
+    from locara_sidecar.cli.output import guard
 
     return guard.run(_command, options)
 
 
 def _command(options: argparse.Namespace) -> int:
     if options.command == "demo":
-        from locara_sidecar.cli.demo import run as demo
+        from locara_sidecar.cli.commands.demo import run as demo
 
         return demo(options)
     if options.command in ("draw", "edit"):
-        from locara_sidecar.cli.draw import run as draw
+        from locara_sidecar.cli.commands.draw import run as draw
 
         return draw(options)
     if options.command == "models":
-        from locara_sidecar.cli.models import run as models
+        from locara_sidecar.cli.commands.models import run as models
 
         return models(options)
     if options.command == "completion":
-        from locara_sidecar.cli.completion import run as completion
+        from locara_sidecar.cli.commands.completion import run as completion
 
         return completion(options, parser())
-    from locara_sidecar.cli.doctor import run as doctor
+    from locara_sidecar.cli.commands.doctor import run as doctor
 
     return doctor(options)
 
@@ -280,7 +280,7 @@ def _drawing(parser: argparse.ArgumentParser) -> None:
 
 
 def _preview(parser: argparse.ArgumentParser) -> None:
-    from locara_sidecar.cli.terminal import PICTURES
+    from locara_sidecar.cli.output.terminal import PICTURES
 
     words = "how the terminal shows the picture; auto asks it (auto)"
     parser.add_argument("--preview", choices=("auto", *PICTURES), default="auto", help=words)

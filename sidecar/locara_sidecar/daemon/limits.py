@@ -15,7 +15,7 @@ _SPACE = 128 << 20
 :func:`_be_frugal` was called (Linux, glibc 2.36), and room for 40 threads and long lines."""
 _FILES = 96
 """Descriptors, besides those that are open: measured 23 for a session with a job and a check of a model at once, and
-64 that ``capability/picked.py`` keeps free of picked files."""
+64 that ``capability/files/picked.py`` keeps free of picked files."""
 _STACK = 1 << 20
 _M_ARENA_MAX = -8  # <malloc.h> of glibc
 

@@ -216,7 +216,7 @@ class Methods:
         return ModelCalls
 
     def _load_picked(self) -> None:
-        importlib.import_module("locara_sidecar.capability.picked")  # loads ctypes
+        importlib.import_module("locara_sidecar.capability.files.picked")  # loads ctypes
         self.decisions.get_ready()
 
     def _model_call(self, call: Call, params: Any, made_by: type[ModelCalls]) -> None:

@@ -12,8 +12,9 @@ import msgspec
 
 from locara_protocol.messages import MemoryInfo, PlatformInfo, SandboxInfo, SystemInfo
 from locara_sidecar import __version__
-from locara_sidecar.machine import app_sandbox, engine_choice, supported
+from locara_sidecar.machine import engine_choice, supported
 from locara_sidecar.machine.machine import Machine, host_memory, wired_limit
+from locara_sidecar.machine.macos import app_sandbox
 from locara_sidecar.machine.memory import resident, resident_of
 
 if TYPE_CHECKING:

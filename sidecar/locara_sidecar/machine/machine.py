@@ -13,7 +13,7 @@ import msgspec
 from locara_sidecar.machine import memory
 
 if TYPE_CHECKING:
-    from locara_sidecar.machine.darwin import Darwin
+    from locara_sidecar.machine.macos.darwin import Darwin
 
 GIB = 1 << 30
 _BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
@@ -82,7 +82,7 @@ def wired_limit(mac: Darwin | None = None) -> int | None:
     it is the system's own choice, and on other systems."""
     if sys.platform != "darwin":
         return None
-    from locara_sidecar.machine import darwin  # loads ctypes
+    from locara_sidecar.machine.macos import darwin  # loads ctypes
 
     try:
         set_to = (mac or darwin.Darwin()).number("iogpu.wired_limit_mb")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from locara_sidecar.ipc.frames import ModelSpec
-    from locara_sidecar.models.store import Installed
+    from locara_sidecar.models.cache.store import Installed
 
 
 def usable(entries: Iterable[Installed]) -> list[Installed]:

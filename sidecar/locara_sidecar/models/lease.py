@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from locara_sidecar.models import disk, owner
+from locara_sidecar.models.cache import disk, owner
 from locara_sidecar.weights import text_files
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ import msgspec
 
 from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import DownloadProgress
+from locara_sidecar.models.cache.store import Store
 from locara_sidecar.models.catalogue import Entry
-from locara_sidecar.models.derive import Derivation
-from locara_sidecar.models.store import Store
+from locara_sidecar.models.imports.derive import Derivation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,33 +85,33 @@ def perform(
     store = Store(Path(work.root))
 
     def accept(folder: Path) -> None:
-        from locara_sidecar.models import check, engine_check
+        from locara_sidecar.models.checks import check, engine_check
 
         check.check_guidance(work.entry, folder)
         engine_check.require(work.engines, work.entry, folder)
 
     if work.op == "download":
-        from locara_sidecar.models import settings
+        from locara_sidecar.models.downloads import settings
 
         settings.check(work.token)  # before anything is imported that reads the settings in its own way
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # huggingface_hub's, of settings that are out of use: nobody can read them
-            from locara_sidecar.models.download import Download
+            from locara_sidecar.models.downloads.download import Download
 
         download = Download(store, work.entry, tell=tell, token=work.token, accept=accept)
         stops(download.stop)
         entry = download.run()
     elif work.op == "import":
-        from locara_sidecar.models.importing import import_model
+        from locara_sidecar.models.imports.importing import import_model
 
         entry = import_model(store, work.entry, Path(work.folder or ""), tell, accept, replace=work.replace)
     elif work.op == "derive":
-        from locara_sidecar.models import derive
+        from locara_sidecar.models.imports import derive
 
         assert work.making is not None
         entry = derive.publish(store, work.entry, work.making, tell)
     else:
-        from locara_sidecar.models.verify import verify, verify_folder
+        from locara_sidecar.models.checks.verify import verify, verify_folder
 
         if work.folder is not None:
             digest, files = verify_folder(store, Path(work.folder), work.entry.id, tell)

@@ -97,7 +97,7 @@ def test_without_a_third_encoder_zeros_stand_for_it(copy, run, spec):
 
 
 def test_200_steps_have_their_modulation_made_in_parts(runtime, run, spec, pipeline, monkeypatch):
-    from locara_sidecar.engine.mlx_engine import sampling
+    from locara_sidecar.engine.mlx_engine.families import sampling
 
     monkeypatch.setattr(sampling, "_STEPS_AT_ONCE", 3)
     job = spec(steps=7)

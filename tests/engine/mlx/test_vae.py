@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from locara_sidecar.engine.mlx_engine.vae import Vae
+from locara_sidecar.engine.mlx_engine.autoencoders.vae import Vae
 from support.parity import TOLERANCES, build, error, randomise, save
 
 
@@ -74,7 +74,7 @@ def test_a_picture_is_encoded_in_tiles_as_diffusers_has_it(tmp_path, size, chang
 
 
 def test_attention_over_many_pixels_is_the_same_in_parts(tmp_path, monkeypatch):
-    from locara_sidecar.engine.mlx_engine import vae
+    from locara_sidecar.engine.mlx_engine.autoencoders import vae
 
     _, ours = make(tmp_path)
     latent = mx.array(last(noise(1, 4, 10, 6)).numpy())

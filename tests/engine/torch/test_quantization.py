@@ -11,9 +11,9 @@ from bitsandbytes import functional
 from torch import nn
 
 from locara_sidecar.engine import torch_engine
-from locara_sidecar.engine.torch_engine import bitsandbytes_layers, quantization
-from locara_sidecar.engine.torch_engine.bitsandbytes_layers import Linear4, Linear8
-from locara_sidecar.engine.torch_engine.quantized_linear import QuantizedLinear
+from locara_sidecar.engine.torch_engine.tensors import bitsandbytes_layers, quantization
+from locara_sidecar.engine.torch_engine.tensors.bitsandbytes_layers import Linear4, Linear8
+from locara_sidecar.engine.torch_engine.tensors.quantized_linear import QuantizedLinear
 from locara_sidecar.ipc.errors import EngineError
 from locara_sidecar.machine import plan as plans
 from support.runtimes import make_runtime

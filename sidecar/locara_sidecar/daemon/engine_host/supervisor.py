@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, assert_never
 from locara_protocol.errors import RpcError
 from locara_sidecar.daemon.engine_host import failures
 from locara_sidecar.daemon.engine_host.lifecycle import OVERDUE, Action, Deadline, Event, Lifecycle, State
+from locara_sidecar.daemon.engine_host.output.screen import LogScreen, Screen, check_ready
+from locara_sidecar.daemon.engine_host.output.stderr import PromptFilter
 from locara_sidecar.daemon.engine_host.pauses import Pauses
 from locara_sidecar.daemon.engine_host.request import model_files, writes_to
-from locara_sidecar.daemon.engine_host.screen import LogScreen, Screen, check_ready
-from locara_sidecar.daemon.engine_host.stderr import PromptFilter
 from locara_sidecar.daemon.engine_host.timers import Timers
 from locara_sidecar.ipc import frames, framing
 

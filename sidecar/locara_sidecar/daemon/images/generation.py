@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from locara_sidecar.capability.authorize import Grant
-    from locara_sidecar.capability.picked import PickedTarget
+    from locara_sidecar.capability.files.picked import PickedTarget
     from locara_sidecar.daemon.images.resolve import Resolved
     from locara_sidecar.daemon.images.saving import Saver
     from locara_sidecar.daemon.images.source_images import EditFiles, SourceImages

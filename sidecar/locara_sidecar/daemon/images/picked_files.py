@@ -19,7 +19,7 @@ from locara_sidecar.daemon.images.resolve import EXTENSIONS
 if TYPE_CHECKING:
     from locara_protocol.image_messages import ImageMime
     from locara_sidecar.capability.authorize import Grant
-    from locara_sidecar.capability.picked import PickedFile, PickedSource, PickedTarget
+    from locara_sidecar.capability.files.picked import PickedFile, PickedSource, PickedTarget
     from locara_sidecar.daemon.access.gate import Gate
     from locara_sidecar.daemon.jobs.in_flight import InFlight
     from locara_sidecar.daemon.wire.calls import Call
@@ -41,7 +41,7 @@ class PickedFiles:
 
         :raises RpcError: InvalidParams, CapabilityDenied; StorageError with EMFILE for one too many.
         """
-        from locara_sidecar.capability import picked  # loads ctypes
+        from locara_sidecar.capability.files import picked  # loads ctypes
 
         picked.check_path(params.path)
         wanted = AccessRequest(picked=(Picked(params.access, os.path.basename(params.path)),))
@@ -62,7 +62,7 @@ class PickedFiles:
         return Empty()
 
     async def _open(self, params: PickFileParams, grant: Grant) -> PickFileResult:
-        from locara_sidecar.capability.picked import PickedSource, pick
+        from locara_sidecar.capability.files.picked import PickedSource, pick
 
         try:
             file = await anyio.to_thread.run_sync(partial(pick, grant, params.path, params.access, _ALL))
@@ -94,7 +94,7 @@ class PickedFiles:
         """
         at = "$.options.output.handle"
         file = self._find(handle, at)
-        from locara_sidecar.capability.picked import PickedTarget  # loaded already, where a file was picked
+        from locara_sidecar.capability.files.picked import PickedTarget  # loaded already, where a file was picked
 
         if not isinstance(file, PickedTarget):
             raise invalid_params(at, f"{file.name} was picked to be read; pick it with the access write.")
@@ -112,7 +112,7 @@ class PickedFiles:
         """
         if not handles:
             return {}
-        from locara_sidecar.capability.picked import PickedSource
+        from locara_sidecar.capability.files.picked import PickedSource
 
         found: dict[str, PickedSource] = {}
         for at, handle in handles.items():

@@ -25,7 +25,7 @@ from locara_protocol.image_messages import (
 )
 from locara_protocol.messages import U32_MAX
 from locara_protocol.records import Record
-from locara_sidecar.capability import names
+from locara_sidecar.capability.files import names
 from locara_sidecar.daemon.access.sizes import size_of
 from locara_sidecar.ipc.frames import EncodeSpec, PreviewSpec, ResolvedOptions
 

@@ -15,7 +15,7 @@ from msgspec import UNSET
 
 from locara_protocol.errors import RpcError
 from locara_protocol.image_messages import ImageResult
-from locara_sidecar.capability.confined import ConfinedFolder, Saved
+from locara_sidecar.capability.files.confined import ConfinedFolder, Saved
 from locara_sidecar.daemon.images.resolve import Output, file_name
 from locara_sidecar.daemon.wire.calls import unexpected
 from locara_sidecar.ipc import frames
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from locara_sidecar.capability.authorize import Grant
-    from locara_sidecar.capability.picked import PickedTarget
+    from locara_sidecar.capability.files.picked import PickedTarget
 
 log = logging.getLogger("locara.saving")
 

@@ -18,8 +18,8 @@ from locara_sidecar.capability.authorize import Source
 if TYPE_CHECKING:
     from locara_protocol.image_messages import EditParams, ImageInput
     from locara_sidecar.capability.authorize import FolderGrant
-    from locara_sidecar.capability.picked import PickedSource
-    from locara_sidecar.capability.reading import ReadableFile
+    from locara_sidecar.capability.files.picked import PickedSource
+    from locara_sidecar.capability.files.reading import ReadableFile
 
 MAX_SOURCE_BYTES = 64 * 1024 * 1024
 """The longest file that is read as a picture or a mask."""
@@ -167,7 +167,7 @@ class SourceImages:
             self._files.popitem()[1].close()
 
     def _open(self) -> None:
-        from locara_sidecar.capability.reading import ReadableFolder  # loads ctypes
+        from locara_sidecar.capability.files.reading import ReadableFolder  # loads ctypes
 
         for at, given in self._given:
             if given.path is not None:

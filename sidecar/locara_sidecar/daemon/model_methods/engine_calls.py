@@ -161,7 +161,7 @@ class _Preparing(_QueuedCall[PrepareParams]):
 
     async def _prepare(self) -> PrepareResult:
         from locara_sidecar.daemon.model_methods.model_work import run_work
-        from locara_sidecar.models.digest import model_digest
+        from locara_sidecar.models.cache.digest import model_digest
 
         store = self.shared.gate.catalogue.store
         assert store is not None

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from locara_protocol.image_messages import PreviewDecoder
     from locara_sidecar.engine.drawing.noise import NoiseStream
+    from locara_sidecar.engine.drawing.prompts.truncation import Reader
     from locara_sidecar.engine.drawing.source import Source
-    from locara_sidecar.engine.drawing.truncation import Reader
     from locara_sidecar.engine.folder.model_folder import Component, Progress
     from locara_sidecar.ipc.frames import JobSpec
     from locara_sidecar.machine import supported

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from locara_sidecar.engine.drawing import drawn_sizes, source, word_list
+from locara_sidecar.engine.drawing import drawn_sizes, source
 from locara_sidecar.engine.drawing.embeddings import EmbeddingKey, Embeddings
 from locara_sidecar.engine.drawing.family import Denoising
 from locara_sidecar.engine.drawing.noise import NoiseStream
-from locara_sidecar.engine.drawing.truncation import truncation_warning
+from locara_sidecar.engine.drawing.prompts import word_list
+from locara_sidecar.engine.drawing.prompts.truncation import truncation_warning
 from locara_sidecar.engine.drawing.warm import ModelRequest, WarmModel
 from locara_sidecar.engine.folder.model_folder import Progress, broken
 from locara_sidecar.engine.runtime import (

@@ -14,7 +14,7 @@ import os
 import sys
 from typing import Any, Literal
 
-from locara_sidecar.engine.sandbox import call_numbers
+from locara_sidecar.engine.sandbox.linux import call_numbers
 
 Outcome = Literal["blocked", "open", "unknown"]
 

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import locara_protocol
 import locara_sidecar
-from locara_sidecar.daemon.engine_host.screen import frame_bytes
-from locara_sidecar.daemon.engine_host.stderr import LineLimiter
+from locara_sidecar.daemon.engine_host.output.screen import frame_bytes
+from locara_sidecar.daemon.engine_host.output.stderr import LineLimiter
 from locara_sidecar.ipc import frames, framing
-from locara_sidecar.machine import child_environment, priority
-from locara_sidecar.machine.scratch import Scratch, sweep
+from locara_sidecar.machine.processes import child_environment, priority
+from locara_sidecar.machine.processes.scratch import Scratch, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,0 +1,1 @@
+"""Files of the user's, read and written below a granted folder or as picked, and never beside it."""
