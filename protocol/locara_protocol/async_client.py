@@ -22,9 +22,9 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Self
 import anyio
 
 from locara_protocol.client_errors import ClientError, ProtocolViolationError, RemoteError, SidecarGoneError
-from locara_protocol.exchange import MAX_ANSWER_BYTES, Channel, Exchange, Pending, notification, opened, opening
+from locara_protocol.clients.exchange import MAX_ANSWER_BYTES, Channel, Exchange, Pending, notification, opened, opening
+from locara_protocol.clients.typed_async_calls import TypedAsyncCalls
 from locara_protocol.framing import LineSplitter
-from locara_protocol.typed_async_calls import TypedAsyncCalls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from anyio.abc import ByteReceiveStream, ByteSendStream, Process, TaskGroup
     from anyio.streams.memory import MemoryObjectReceiveStream
 
-    from locara_protocol.exchange import Params
+    from locara_protocol.clients.exchange import Params
 
 __all__ = [
     "AsyncCall",

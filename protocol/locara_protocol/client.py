@@ -15,15 +15,15 @@ import threading
 from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 from locara_protocol.client_errors import ClientError, ProtocolViolationError, RemoteError, SidecarGoneError
-from locara_protocol.exchange import MAX_ANSWER_BYTES, Channel, Exchange, Pending, notification, opened, opening
+from locara_protocol.clients.exchange import MAX_ANSWER_BYTES, Channel, Exchange, Pending, notification, opened, opening
+from locara_protocol.clients.typed_calls import TypedCalls
 from locara_protocol.framing import LineSplitter
-from locara_protocol.typed_calls import TypedCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from locara_protocol.exchange import Params
+    from locara_protocol.clients.exchange import Params
 
 __all__ = ["Call", "ClientError", "ProtocolViolationError", "RemoteError", "Sidecar", "SidecarGoneError", "Stream"]
 

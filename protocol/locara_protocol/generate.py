@@ -1,6 +1,6 @@
 """``python -m locara_protocol.generate``: writes the committed schema files, or with ``--check`` compares them.
 
-Owned here: the folder ``protocol/schema/v1`` beside this package, and the two modules here that type the clients. The
+Owned here: the folder ``protocol/schema/v1`` beside this package, and two modules in ``clients/``. The
 bytes depend on the tables and the message types only, so that regenerating without a change changes nothing.
 """
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from locara_protocol import PROTOCOL_VERSION, openrpc, schemas, typing_source
+from locara_protocol import PROTOCOL_VERSION
+from locara_protocol.generation import openrpc, schemas, typing_source
 
 DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "schema" / f"v{PROTOCOL_VERSION}"
 
@@ -43,7 +44,7 @@ def write(folder: Path) -> list[str]:
     return changed
 
 
-def modules(*, write_them: bool, folder: Path = Path(__file__).parent) -> list[str]:
+def modules(*, write_them: bool, folder: Path = Path(__file__).parent / "clients") -> list[str]:
     """The names of the generated modules that differ; with ``write_them`` they are written."""
     changed: list[str] = []
     for name, source in typing_source.files().items():

@@ -21,7 +21,7 @@ from locara_conformance.groups import jsonrpc, replay
 from locara_conformance.lab import expect
 from locara_conformance.outcomes import Event, Failed, HarnessFault, Late, Outcome, Skip
 from locara_conformance.validator import problems
-from locara_protocol import schemas
+from locara_protocol.generation import schemas
 from support import liar
 from support.host import command
 

@@ -11,7 +11,7 @@ from locara_protocol import generate, messages
 from locara_protocol import image_messages as images
 from locara_protocol.async_client import AsyncSidecar, ProtocolViolationError, RemoteError, SidecarGoneError
 from locara_protocol.client import Sidecar
-from locara_protocol.decoding import decoded
+from locara_protocol.clients.decoding import decoded
 from locara_protocol.methods import METHODS
 from support.host import PROMPT, command, manifest
 

@@ -246,7 +246,7 @@ class Methods:
 
 
 def _document() -> bytes:
-    from locara_protocol import openrpc  # built when asked for: most sessions never do
+    from locara_protocol.generation import openrpc  # built when asked for: most sessions never do
 
     return openrpc.document_bytes()
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from locara_protocol import PROTOCOL_VERSION, errors, examples, methods, schemas
+from locara_protocol import PROTOCOL_VERSION, errors, methods
+from locara_protocol.generation import examples, schemas
 
 OPENRPC_VERSION = "1.3.2"
 _REF = "#/components/schemas/{name}"

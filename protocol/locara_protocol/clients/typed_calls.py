@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from locara_protocol.decoding import decoded
+from locara_protocol.clients.decoding import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from locara_protocol import host_messages, image_messages, job_messages, messages, model_messages
-    from locara_protocol.exchange import Params
+    from locara_protocol.clients.exchange import Params
 
 
 class TypedCalls:

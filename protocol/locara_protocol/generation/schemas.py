@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgspec
 
 from locara_protocol import channel_messages as channels
-from locara_protocol import errors, manifest_schema, methods
+from locara_protocol import errors, methods
 from locara_protocol import messages as m
+from locara_protocol.generation import manifest_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
