@@ -27,7 +27,7 @@ _BLOCK = 1 << 24
 
 OURS = """
 import sys, time
-from locara_sidecar.models import download
+from locara_sidecar.models.downloads import download
 from locara_sidecar.models.worker import Work, perform
 import msgspec
 work = msgspec.json.decode(sys.stdin.buffer.read(), type=Work)

@@ -27,7 +27,7 @@ def missing(means):
     """Why this machine cannot confine a process by that means, or None; asked in a process of its own."""
     code = {
         "landlock": "Kernel().landlock_abi()",
-        "filter": "from locara_sidecar.engine.sandbox import calls\n"
+        "filter": "from locara_sidecar.engine.sandbox.linux import calls\n"
         "Kernel().no_new_privileges()\ncalls.apply(Kernel(), processes=False)",
     }[means]
     lines = f"from locara_sidecar.engine.sandbox.linux.kernel import Kernel\n{code}"

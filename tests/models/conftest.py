@@ -38,7 +38,7 @@ def store(tmp_path, monkeypatch):
 @pytest.fixture
 def ended():
     """The name of a process that has ended."""
-    words = [sys.executable, "-c", "from locara_sidecar.models import owner; print(owner.name())"]
+    words = [sys.executable, "-c", "from locara_sidecar.models.cache import owner; print(owner.name())"]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from locara_sidecar.models.cache import owner
 
-NAME = "from locara_sidecar.models import owner; print(owner.name(), flush=True); input()"
+NAME = "from locara_sidecar.models.cache import owner; print(owner.name(), flush=True); input()"
 
 
 def changed(place, value):

@@ -22,7 +22,7 @@ WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 PLAY = """
 import sys
 from pathlib import Path
-from locara_sidecar.models import collect, disk, owner, partial, staging
+from locara_sidecar.models.cache import collect, disk, owner, partial, staging
 from locara_sidecar.models.lease import Leases
 from locara_sidecar.models.cache.store import Store
 root, locks, key = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -201,7 +201,7 @@ def test_what_is_being_put_together_stays_and_goes_when_its_process_was_killed(s
 
 def test_bytes_that_a_killed_download_had_put_together_stay_for_its_next_try(store, locks):
     script = """
-from locara_sidecar.models import store as store_module
+from locara_sidecar.models.cache import store as store_module
 s = staging.Staging(store)
 (store.blobs / ("a" * 64)).write_bytes(b'{}')
 s.place(store_module.File("a.json", 2, "a" * 64))

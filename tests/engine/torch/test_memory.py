@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from locara_sidecar.machine import memory
 from locara_sidecar.engine.folder import model_folder
-from locara_sidecar.engine.torch_engine import bitsandbytes_layers, weights
+from locara_sidecar.engine.torch_engine.tensors import bitsandbytes_layers, weights
 
 folder, dtype, bits = Path(sys.argv[1]), getattr(torch, sys.argv[2]), int(sys.argv[3])
 

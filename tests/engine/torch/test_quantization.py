@@ -169,7 +169,8 @@ def test_a_device_for_which_the_library_has_no_kernels_is_named(tmp_path, run, s
 def test_only_a_job_in_fewer_bits_waits_for_the_library(tmp_path):
     code = """
 import sys
-from locara_sidecar.engine.torch_engine import environment, quantization
+from locara_sidecar.engine.torch_engine import environment
+from locara_sidecar.engine.torch_engine.tensors import quantization
 environment.prepare(sys.argv[1])
 environment.import_libraries()
 import torch
