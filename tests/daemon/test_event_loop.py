@@ -111,8 +111,7 @@ def test_no_callback_of_the_loop_makes_a_file_system_call_whatever_is_asked(plac
     assert answered > CALLS / 2
     assert "InternalError" not in told, told
     notes = (places / "notes").read_text().splitlines()
-    # starting the engine's process is left: it is once a job at most
-    assert [line for line in notes if " < engine_host/" not in line and " < transport/" not in line] == []
+    assert notes == []
 
 
 def test_holding_a_model_makes_no_file_system_call_on_the_event_loop(places):

@@ -10,7 +10,9 @@ import anyio.lowlevel
 import msgspec
 import pytest
 
-from locara_sidecar.daemon.engine_host.transport.in_memory import InMemoryConnection
+from locara_protocol.errors import RpcError
+from locara_sidecar.daemon.engine_host.client import EngineClient
+from locara_sidecar.daemon.engine_host.transport.in_memory import InMemory, InMemoryConnection
 from locara_sidecar.ipc import frames, framing
 from support.engines import Played, dies, enter, finish, in_turn, ready, silent, works
 
@@ -195,6 +197,52 @@ def test_whatever_keeps_an_engine_from_being_started_reaches_the_caller_and_cost
         await works(client, spec)
 
     drive(body, lambda: Played(finish), readable=readable)
+
+
+class Late(InMemory):
+    """A transport that has not started an engine yet and can be told that it will not."""
+
+    def start(self, opening, *, on_failed, **listeners):
+        connection = super().start(opening, on_failed=on_failed, **listeners)
+        self.fail = lambda error: on_failed(connection, error)
+        return connection
+
+
+async def failing_late(act, spec):
+    """A client's first start fails after ``act`` on the client; what the job is told, and the client."""
+    told, transport = [], Late(lambda: Played(on_start=lambda *_: None))
+    client = EngineClient("fake", on_log=lambda _: None, transport=transport)
+
+    async def job(client):
+        try:
+            await client.run(spec, lambda _: None)
+        except RpcError as error:
+            told.append(error.kind)
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(job, client)
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+            assert client.status().state == "starting"
+            act(client)
+            transport.fail(OSError(12, "Cannot allocate memory"))
+        await client.close()
+    return told, client
+
+
+@pytest.mark.parametrize(
+    ("act", "kind"),
+    [
+        (lambda _: None, "EngineUnavailable"),
+        (lambda client: client.cancel("job-1"), "RequestCancelled"),
+        (lambda client: client.close_now(), "RequestCancelled"),
+    ],
+)
+def test_a_start_that_fails_late_is_told_to_the_job_that_still_waits(act, kind, spec):
+    told, client = anyio.run(failing_late, act, spec())
+    assert told == [kind]
+    assert client._supervisor.gone.is_set()
 
 
 def test_an_engine_of_another_version_takes_no_job(drive, spec):

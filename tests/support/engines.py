@@ -29,9 +29,9 @@ class Engines(InMemory):
         super().__init__(make)
         self.started = []
 
-    def start(self, **listeners):
+    def start(self, opening, **listeners):
         assert not [engine for engine in self.started if engine.alive]
-        self.started.append(super().start(**listeners))
+        self.started.append(super().start(opening, **listeners))
         return self.started[-1]
 
 

@@ -61,7 +61,7 @@ class Event(Enum):
     ABORT = auto()
     """The engine is to be killed, for good."""
     START_FAILED = auto()
-    """No engine could be started."""
+    """No engine could be started; one that was given up meanwhile is GONE."""
     READY = auto()
     """The engine takes jobs."""
     UNAVAILABLE = auto()
@@ -86,7 +86,7 @@ class Action(Enum):
     """What is to be done, in the order of the row."""
 
     START = auto()
-    """Start an engine; START_FAILED follows if that fails."""
+    """Start an engine; START_FAILED or GONE follows if that fails."""
     SEND = auto()
     """Give the job to the engine."""
     SEND_CANCEL = auto()
@@ -170,6 +170,7 @@ TABLE: dict[State, dict[Event, _Row]] = {
     _S.STARTING: {
         **_KEPT,
         _E.SUBMIT: (_S.AWAITING_START, ()),
+        _E.START_FAILED: (_S.STOPPED, ()),
         _E.READY: (_S.IDLE, ()),
         _E.UNAVAILABLE: (_S.ENDING, (_A.EXIT,)),
         _E.START_OVERDUE: (_S.ENDING, (_A.KILL,)),
