@@ -88,7 +88,7 @@ class AsyncCall(Pending, AsyncStream):
         self._done = anyio.Event()
 
     def answered(self) -> None:
-        """Wakes who waits for it."""
+        """Wakes the task that waits for it."""
         self._done.set()
 
     def cancel(self) -> None:

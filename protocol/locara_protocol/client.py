@@ -66,7 +66,7 @@ class Call(Pending, Stream):
         self._done = threading.Event()
 
     def answered(self) -> None:
-        """Wakes who waits for it."""
+        """Wakes the thread that waits for it."""
         self._done.set()
 
     def cancel(self) -> None:

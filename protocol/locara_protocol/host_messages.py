@@ -1,4 +1,4 @@
-"""The typed messages of ``host.*``: what a host says for its user, and never forwards from a web view."""
+"""The typed messages of ``host.*``: what a host says on behalf of its user and never forwards from a web view."""
 
 from __future__ import annotations
 

@@ -289,7 +289,7 @@ def test_the_worker_verifies_a_folder_of_the_hosts_with_its_forms(store, tmp_pat
         [form.meta.digest],
     )
     assert "prepared form of mine" in error.message
-    assert "out of use" not in error.message  # the model itself is whole
+    assert "no longer be used" not in error.message  # the model itself is whole
     assert store.forms(digest) == []
     assert perform(work, quiet, lambda _: None).digest == digest
 

@@ -1,4 +1,4 @@
-"""The host's half of the contract without any I/O: what is sent for a call, and whose each line is that comes.
+"""The host's half of the contract, without I/O: what is sent for a call, and which call each incoming line belongs to.
 
 Owned here: which requests are under way, the channels and their indexes, and what breaks the contract. Both clients
 give it the lines that they read, and are told through :class:`Channel` and :class:`Pending`.

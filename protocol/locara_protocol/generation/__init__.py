@@ -1,1 +1,1 @@
-"""Documents and modules that are made of the tables and message types: OpenRPC, JSON Schema, typed calls."""
+"""Documents and modules generated from the tables and message types: OpenRPC, JSON Schema, typed calls."""

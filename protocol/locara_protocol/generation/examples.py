@@ -1,4 +1,4 @@
-"""The examples of the OpenRPC document, as a real session went; recorded by ``tests/record_examples.py``."""
+"""The examples in the OpenRPC document, recorded from a real session by ``tests/record_examples.py``."""
 
 from __future__ import annotations
 

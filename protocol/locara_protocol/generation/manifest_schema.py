@@ -1,4 +1,4 @@
-"""The JSON Schema of ``locara.json``, from the names and patterns that :mod:`locara_protocol.manifest` reads it by.
+"""The JSON Schema of ``locara.json``, from the names and patterns that :mod:`locara_protocol.manifest` uses.
 
 For editors and build tools: what it accepts is what :func:`~locara_protocol.manifest.parse` accepts, but for names that
 look like misspelt ones. No schema can say that, so it takes them for the unknown members that a manifest may have.

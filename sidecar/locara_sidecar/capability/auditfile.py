@@ -1,4 +1,4 @@
-"""The record of decisions as a file below ``app-data``: appended, bounded, and never in anybody's way.
+"""The record of decisions as a file below ``app-data``: append-only, bounded, and no call ever waits for it.
 
 One JSON object a line, ``capability-log.jsonl``; at :data:`MAX_BYTES` it becomes ``capability-log.1.jsonl`` in
 place of the one before. The folder is held by a descriptor and the file opened below it, through no link

@@ -345,7 +345,7 @@ def _check_digests(manifest: Manifest, models: list[str], digests: Mapping[str, 
             "models",
             models[0],
             "digestMismatch",
-            f"The manifest pins another version of {models[0]} than the one that is installed.",
+            f"The manifest pins a different version of {models[0]} from the one that is installed.",
             host={"models": {model: found[0] if len(found) == 1 else found for model, found in pins.items()}},
         )
     return holding

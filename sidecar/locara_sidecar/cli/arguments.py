@@ -1,4 +1,4 @@
-"""What may stand on the command line, and which command it runs.
+"""The command line's arguments, and which command they run.
 
 Imports argparse and nothing of the daemon: a command loads its own code, so that ``serve`` starts fast.
 """
@@ -27,7 +27,7 @@ _MODEL_VERBS = {
     "verify": "hash an installed model again",
     "remove": "remove from the shared cache",
     "usage": "how much room the models take",
-    "gc": "collect what no model needs",
+    "gc": "delete files that no model needs",
 }
 
 
@@ -146,14 +146,14 @@ def _serve(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=values.seconds,
         default=300.0,
-        help="end the engine after so long without a job (300)",
+        help="end the engine after this long without a job (300)",
     )
     parser.add_argument(
         "--stall-timeout",
         metavar="SECONDS",
         type=values.positive,
         default=120.0,
-        help="kill an engine that shows no progress for so long (120)",
+        help="kill an engine that shows no progress for this long (120)",
     )
     parser.add_argument(
         "--compile",
@@ -181,7 +181,7 @@ def _draw(parser: argparse.ArgumentParser) -> None:
 
 def _edit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", type=Path, help="the picture; it stays as it is")
-    parser.add_argument("prompt", help="what it is to show, or for FLUX.1 Kontext what to change")
+    parser.add_argument("prompt", help="what the picture should show; for FLUX.1 Kontext, what to change")
     _drawing(parser)
 
 
@@ -228,7 +228,7 @@ def _model_verb(parser: argparse.ArgumentParser, verb: str) -> None:
             "--engine",
             choices=("auto", *ENGINES),
             default="auto",
-            help="which engine must be able to open the model; fake asks none (auto)",
+            help="which engine must be able to open the model; fake: none (auto)",
         )
     if verb == "prepare":
         parser.add_argument("--quantization", choices=("8bit", "4bit"), required=True, help="bits of a weight")
@@ -240,13 +240,13 @@ def _model_verb(parser: argparse.ArgumentParser, verb: str) -> None:
         )
         parser.add_argument("--engine", choices=_DRAWING, default="auto", help="which engine (auto)")
     if verb == "remove":
-        parser.add_argument("--prepared", action="store_true", help="only what was prepared of it")
+        parser.add_argument("--prepared", action="store_true", help="only its prepared forms")
     if verb == "gc":
         parser.add_argument(
             "--max-bytes",
             metavar="SIZE",
             type=values.size,
-            help="remove the least used models down to this: 500M, 20G, 20GiB",
+            help="remove the least recently used models until the cache is this small: 500M, 20G, 20GiB",
         )
     if verb in ("remove", "gc"):
         parser.add_argument("--dry-run", action="store_true", help="only show what would go")
@@ -262,7 +262,7 @@ def _drawing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=int, help="denoising steps")
     parser.add_argument("--guidance", metavar="G", type=values.number, help="how closely to follow the prompt")
     parser.add_argument("--seed", metavar="N", type=int, help="the same seed draws the same picture")
-    parser.add_argument("--count", metavar="N", type=int, help="so many pictures, with seeds one after the other (1)")
+    parser.add_argument("--count", metavar="N", type=int, help="how many pictures, with consecutive seeds (1)")
     parser.add_argument("--negative", metavar="TEXT", default="", help="what the picture should not show")
     parser.add_argument("--scheduler", metavar="NAME", help="one of the model's schedulers")
     parser.add_argument("--quantization", choices=("auto", "none", "8bit", "4bit"), help="bits of a weight (auto)")

@@ -1,4 +1,4 @@
-"""What the values of arguments may be. Each raises ``ArgumentTypeError`` with what was expected."""
+"""Parsers for the values of arguments. Each raises ``ArgumentTypeError`` that says what was expected."""
 
 from __future__ import annotations
 

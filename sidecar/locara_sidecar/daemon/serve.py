@@ -297,7 +297,7 @@ class Daemon:
             _tell("lines could not be looked at", error)
 
     def _look(self) -> bool:
-        """Look at the lines that have been cut; False when there is to be no more of it, for now or for good."""
+        """Handle the lines that have arrived; False when this must stop, for now or for good."""
         while self._lines:
             if self._stopping or self._server.busy or self._outbox.is_full(self._resume):
                 return False

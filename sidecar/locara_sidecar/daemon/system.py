@@ -106,7 +106,7 @@ def sandbox(engine: EngineFacts) -> SandboxInfo:
     if kind in {"app-sandbox", "inherited"}:
         reason = (
             "This daemon was started inside a sandbox, which the engine inherits; it can have no narrower one."
-            " What it covers is unknown until the engine has started and tried it."
+            " What it covers is unknown until the engine has started and tested it."
         )
     if kind == "none":
         reason = "There is no confinement for the engine on this system; it is told only the folders of granted models."

@@ -50,10 +50,10 @@ _ENGINE = int(0.7 * GIB)  # Python, torch and the libraries, before any weight
 TILE = 512
 """Pixels of a tile's side in tiled decoding."""
 DENOISING = 30.0
-"""Numbers in use at the height of a step, for each token and channel: FLUX 27 … 29, SD3.5 Medium 15 … 21, SDXL's UNet
+"""Numbers in use at the peak of a step, for each token and channel: FLUX 27 … 29, SD3.5 Medium 15 … 21, SDXL's UNet
 24."""
 DECODING = 11.0
-"""Numbers in use at the height of decoding, for each pixel and each of the decoder's first channels: 8 … 10."""
+"""Numbers in use at the peak of decoding, for each pixel and each of the decoder's first channels: 8 … 10."""
 _KEEPING = 0.5
 """Of unified memory, which the user's other programs live in too: text encoders that are not needed any more stay only
 if the whole peak is no more than that."""
@@ -289,7 +289,7 @@ def _base(kind: str) -> int:
 
 
 def preparing(parts: Sequence[Part], quantization: Quantization, precision: str, kind: str) -> int:
-    """Bytes at the height of preparing a model: its components are quantized one after the other."""
+    """Peak memory of preparing a model, in bytes: its components are quantized one at a time."""
     largest = max(weight_bytes(part, quantization, precision) for part in parts)
     return _base(kind) + largest + _transient(parts, quantization)
 

@@ -237,7 +237,7 @@ def load(extra: Path | None = None) -> Catalogue:
             try:
                 entry, folder = _read(file, extra)
                 if entry.id in seen:
-                    raise CatalogueError(f"{file}: there is another model {entry.id}")
+                    raise CatalogueError(f"{file}: there is already a model {entry.id}")
             except CatalogueError as error:
                 skipped.append(str(error))
                 continue

@@ -1,4 +1,4 @@
-"""Which prepared forms an engine may load in a model's place: those of the very model, made for the very numbers."""
+"""Which prepared forms an engine may load in a model's place: only those of exactly this model and precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engines of this machine hold, told between daemons: one small file each in ``<cache>/leases``.
+"""How much memory the engines of this machine hold, shared between daemons: one small file each in ``<cache>/leases``.
 
 A lease is alive while its writer is: its name says who that is (``owner.py``), and where that tells nothing, whether
 somebody holds a flock on it. So a killed daemon's promise ends with it. Files of the dead are deleted by whoever reads

@@ -1,4 +1,4 @@
-"""What can be done with the models of this machine and what is answered: the rules of the ``models.*`` methods and of
+"""What can be done with this machine's models, and what is answered: the rules of the ``models.*`` methods and of
 ``locara-sidecar models``, which differ only in who may ask.
 """
 

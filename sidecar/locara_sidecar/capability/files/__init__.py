@@ -1,1 +1,1 @@
-"""Files of the user's, read and written below a granted folder or as picked, and never beside it."""
+"""The user's files, read and written below a granted folder or as picked, and nowhere else."""

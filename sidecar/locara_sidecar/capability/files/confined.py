@@ -1,4 +1,4 @@
-"""Saving into a granted folder: never outside it, never half a file, never over one of the user's by accident.
+"""Saving into a granted folder: never outside it, never half a file, and never over an existing file by accident.
 
 How the folder is held and gone down from is in :mod:`locara_sidecar.capability.files.held`. A folder that is moved away
 while a file is being saved into it takes the file along, as it would a moment later.
@@ -147,7 +147,7 @@ class ConfinedFolder(HeldFolder):
                     self._system.make_folder(folder, parent)
                     made.append((folder, parent))
                     self._sync_folder(parent)
-        raise FileNotFoundError(errno.ENOENT, "the folder vanishes as it is made")
+        raise FileNotFoundError(errno.ENOENT, "the folder is removed as soon as it is made")
 
     # --- the file ------------------------------------------------------------------------
 
@@ -207,7 +207,7 @@ class ConfinedFolder(HeldFolder):
             file.set_mode(stat.S_IMODE(there.st_mode) & 0o777)
             file.publish_over(name)
             return True
-        raise FileExistsError(errno.EEXIST, "the file comes and goes")
+        raise FileExistsError(errno.EEXIST, "the file keeps appearing and disappearing")
 
     def _check_replaced(self, there: os.stat_result) -> None:
         """Whether the regular file that is there may be replaced.
@@ -242,5 +242,5 @@ _WHY = {
     errno.ELOOP: "it leads through a link, or is one",
     errno.ENOTDIR: "a part of its path is not a folder",
     errno.EISDIR: "there is a folder of this name",
-    errno.EINVAL: "what has this name is not a regular file, or the file system refuses the name",
+    errno.EINVAL: "the name belongs to something that is not a regular file, or the file system refuses it",
 }

@@ -1,4 +1,4 @@
-"""A granted folder, held open, and the way down from it: one component at a time and through no link.
+"""A granted folder, held open, and how to walk down from it: one component at a time, following no link.
 
 The folder is held by a descriptor and every further name is looked up from there, so that swapping folders and links
 meanwhile leads nowhere else (comparing resolved paths does not hold against that). The granted folder itself may be

@@ -1,4 +1,4 @@
-"""Files that the user picked in a dialog, and nothing beside them.
+"""Files that the user picked in a dialog, and only those.
 
 A file to read is opened when it is picked. For one to write its folder is held and the file that was there, if one was,
 is remembered: what the user confirmed in the dialog is that this file be replaced, and no other that takes its name
@@ -203,9 +203,9 @@ def check_path(path: str) -> None:
     if "\0" in path:
         raise invalid_params(PATH, "The path must not contain a NUL character.")
     if not os.path.isabs(path):
-        raise invalid_params(PATH, "The path must be absolute, as a dialog gives it.")
+        raise invalid_params(PATH, "The path must be absolute, as file dialogs return it.")
     if not os.path.basename(path):
-        raise invalid_params(PATH, "The path names a folder, and a file is picked.")
+        raise invalid_params(PATH, "The path names a folder; only files can be picked.")
 
 
 def _descriptors() -> int:

@@ -1,4 +1,4 @@
-"""Reading a file below a granted folder: never one outside it, never anything but a regular file, never without end.
+"""Reading a file below a granted folder: never outside it, only regular files, and only up to a limit.
 
 A file is opened once and read from its descriptor later, so that what is read is what was looked at, whatever
 happens to its name meanwhile.

@@ -1,4 +1,4 @@
-"""A file that is not there yet: written in full under no name or a hidden one, then published at once.
+"""A file before it is published: written in full without a name or under a hidden one, then published in one step.
 
 Three kinds with one interface. :class:`AnonymousTemporary` leaves nothing behind when the process is killed;
 :class:`NamedTemporary` is for systems and file systems without anonymous files. :class:`ClaimedName` is for those that

@@ -1,4 +1,4 @@
-"""The log of a daemon that a command has spawned: kept off the terminal, and named when it has something to tell."""
+"""The log of a daemon that a command has spawned: kept off the terminal, and named if it has anything to say."""
 
 from __future__ import annotations
 

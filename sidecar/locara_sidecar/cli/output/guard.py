@@ -1,4 +1,4 @@
-"""What a person sees when a command cannot go on: a sentence and a status, never a traceback."""
+"""What a person sees when a command fails: a sentence and an exit status, never a traceback."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(command: Callable[[argparse.Namespace], int], options: argparse.Namespac
         say(console, reason(error))
         return 1
     except Exception as error:  # noqa: BLE001 -- the last place before the interpreter's own traceback
-        say(console, f"This is a fault of locara-sidecar itself ({type(error).__name__}); {_written(error)}")
+        say(console, f"This is a bug in locara-sidecar ({type(error).__name__}); {_written(error)}")
         return 1
 
 
@@ -82,5 +82,5 @@ def _written(error: Exception) -> str:
         ) as file:
             traceback.print_exception(error, file=file)
     except OSError:
-        return "and what happened could not be written down."
-    return f"what happened is in {file.name}"
+        return "and the details could not be written to a file."
+    return f"the details are in {file.name}"

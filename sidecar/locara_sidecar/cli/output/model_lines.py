@@ -1,4 +1,4 @@
-"""What ``locara-sidecar models …`` says to people; ``--json`` says what the methods do."""
+"""What ``locara-sidecar models …`` prints for people; ``--json`` prints what the methods answer."""
 
 from __future__ import annotations
 

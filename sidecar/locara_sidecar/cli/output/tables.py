@@ -1,4 +1,4 @@
-"""The tables of the command line. On a terminal they are as wide as it is; what an id is stays in one piece."""
+"""The tables of the command line. On a terminal they are as wide as it is; ids are never wrapped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the terminal shows pictures: told by what it calls itself, or asked of it in a way that harms none.
+"""How the terminal shows pictures: known from its name, or asked in a way that no terminal minds.
 
 Names of terminals are believed only where no multiplexer is in between, as theirs are inherited from outside. All
 others are asked for their primary device attributes, which every terminal since the VT100 answers; a 4 among them means

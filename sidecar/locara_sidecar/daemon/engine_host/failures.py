@@ -1,4 +1,4 @@
-"""The errors that the engine's client makes up itself, because the engine cannot speak for itself any more."""
+"""Errors about the engine that its client reports, because the engine no longer can."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One job of the engine's client: what was asked, how far it is, how it ended; and what its engine has to reach."""
+"""One job of the engine's client: what was asked, its progress and outcome, and which files it needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Result = frames.Done | frames.Loaded | frames.Prepared
 
 
 class Request:
-    """A command for the engine, and who waits for its result.
+    """A command for the engine, and the caller that waits for its result.
 
     :param on_event: called on the loop with what the engine reports, in order.
     """
@@ -35,7 +35,7 @@ class Request:
         self._result: Result | Exception | None = None
 
     def report(self, event: JobEvent) -> bool:
-        """Tell who waits; False if that failed: then the job is to stop, and ends with that error."""
+        """Tell the caller; False if that failed: then the job is to stop, and ends with that error."""
         if self.abandoned or self._result is not None:
             return True
         try:

@@ -69,7 +69,7 @@ class GenerationRequest(Record, frozen=True):
         return supported.steps_at(self.entry.family, options.strength, options.steps)
 
     def job_spec(self, job: str, model: frames.ModelSpec, files: EditFiles | None) -> frames.JobSpec:
-        """The job as the engine is told of it.
+        """The job as the engine gets it.
 
         :param files: what an edit starts from.
         """

@@ -97,7 +97,7 @@ class PickedFiles:
         from locara_sidecar.capability.files.picked import PickedTarget  # loaded already, where a file was picked
 
         if not isinstance(file, PickedTarget):
-            raise invalid_params(at, f"{file.name} was picked to be read; pick it with the access write.")
+            raise invalid_params(at, f"{file.name} was picked for reading; pick it with access write.")
         allowed = EXTENSIONS[mime_type]
         if os.path.splitext(file.name)[1].lower() not in allowed:
             expected = " or ".join(allowed)
@@ -118,14 +118,12 @@ class PickedFiles:
         for at, handle in handles.items():
             file = self._find(handle, f"{at}.handle")
             if not isinstance(file, PickedSource):
-                raise invalid_params(
-                    f"{at}.handle", f"{file.name} was picked to be written; pick it with the access read."
-                )
+                raise invalid_params(f"{at}.handle", f"{file.name} was picked for writing; pick it with access read.")
             found[at] = file
         return found
 
     def _find(self, handle: str, at: str) -> PickedFile:
         file = self._files.get(handle)
         if file is None:
-            raise invalid_params(at, "There is no picked file of this handle; it was released, or never picked.")
+            raise invalid_params(at, "No picked file has this handle; it was released, or never picked.")
         return file

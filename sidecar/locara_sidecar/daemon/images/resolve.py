@@ -118,7 +118,7 @@ def _check_handle(out: OutputOptions, count: int) -> None:
         at = f"$.options.output.{name}"
         raise invalid_params(at, f"`{at}` has no meaning beside handle, which is one file that the user picked.")
     if out.mode == "inline":
-        message = "With the mode inline nothing is saved; leave handle out, or take save or both."
+        message = "In mode inline nothing is saved; omit handle, or use mode save or both."
         raise invalid_params("$.options.output.mode", message)
     if count > 1:
         raise invalid_params("$.options.count", f"A picked file takes one image, not {count}.")

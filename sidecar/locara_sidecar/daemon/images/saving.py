@@ -1,4 +1,4 @@
-"""Finished images of one job on their way to disk or into the answer, one after the other, in order."""
+"""One job's finished images on their way to disk or into the answer, one at a time and in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``models.load``, ``models.unload`` and ``models.prepare``: what the engine does with a model at the host's word.
+"""``models.load``, ``models.unload`` and ``models.prepare``: what the engine does with a model when the host asks.
 
 Loading and preparing take their turn in the queue like a job that makes no image. Unloading ends an engine without
 work; while a job runs or waits it does nothing.

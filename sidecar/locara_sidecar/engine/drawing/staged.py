@@ -272,7 +272,7 @@ class StagedRuntime:
         control.checkpoint()
         picture = family.to_image(pixels)
         if picture.getbbox() is None:
-            raise EngineError("InvalidOutput", "The model gave a picture that is black throughout.")
+            raise EngineError("InvalidOutput", "The model made an entirely black picture.")
         emit(
             ImageEvent(
                 image=image,
@@ -284,7 +284,7 @@ class StagedRuntime:
 
     def _require_finite(self, array: Array, what: str) -> None:
         if not self.backend.is_finite(array):
-            raise EngineError("InvalidOutput", f"The model gave numbers that are not finite ({what}).")
+            raise EngineError("InvalidOutput", f"The model computed numbers that are not finite ({what}).")
 
 
 def _encoded(family: Family, text: str, length: int) -> Embedding:

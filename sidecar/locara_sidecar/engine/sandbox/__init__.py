@@ -1,4 +1,4 @@
-"""The engine confines itself, once, before it loads anything heavy and while it has one thread; then it tries the bars.
+"""The engine confines itself, once, before it loads anything heavy and while it has one thread; then it tests that.
 
 Linux: Landlock for files, TCP, signals and devices; an empty network namespace; no capabilities; and a filter of system
 calls for the rest of the network, other processes, what Landlock does not look at, and processes of its own, of which

@@ -1,4 +1,4 @@
-"""Whether this process came confined into the world: inside the App Sandbox of the app that embeds it, on macOS.
+"""Whether this process was started confined: inside the App Sandbox of the app that embeds it, on macOS.
 
 An app from the App Store, and any other with the entitlement ``com.apple.security.app-sandbox``, hands its confinement
 down to what it starts. A process inside cannot confine itself any further (``sandbox_init`` fails), HOME is the app's

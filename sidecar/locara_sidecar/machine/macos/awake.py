@@ -1,4 +1,4 @@
-"""While a job runs the machine does not fall asleep for want of anybody at the keyboard; its screen may go dark.
+"""Keeps the machine awake while a job runs, even if nobody touches the keyboard; its screen may turn off.
 
 macOS: a power assertion, as ``caffeinate -i`` holds one, which ends with the process if nothing else ends it. Elsewhere
 nothing is done. A lid that is closed, and the user's own "Sleep", are heeded as always. NOT RUN by us so far.

@@ -1,4 +1,4 @@
-"""Who gets a wanted processor: the daemon at once, the engine afterwards.
+"""Which process gets a contended processor: the daemon at once, the engine afterwards.
 
 The engine has a lower priority. That alone does not wake the daemon in time on Linux: a thread that computes keeps
 its processor until its slice is over (about 3 ms, or the next tick of the clock), and a ``ping`` waits for five

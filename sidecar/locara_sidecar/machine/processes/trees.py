@@ -1,4 +1,4 @@
-"""What lies in a folder, and removing it, however deep it is: what an engine left there may be meant to do harm."""
+"""Listing and removing a folder, however deep it is: an engine may have left something harmful there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache as it is now, by what the disk holds: which file has which bytes, who else has them, what is in use.
+"""The cache as it is on the disk now: which file has which bytes, who else has them, what is in use.
 
 Looks at every file's entry and reads none.
 """

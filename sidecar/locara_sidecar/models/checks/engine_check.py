@@ -51,7 +51,7 @@ def require(engines: Sequence[str], entry: Entry, folder: Path) -> None:
         first = first or (answer if answer.available else None)
     if first is not None and first.kind is not None:
         if not first.message or wrong_with(first.kind, first.message, first.data) is not None:
-            raise RpcError("IntegrityError", "The engine that looked at the model's files gave no sound answer.")
+            raise RpcError("IntegrityError", "The engine that checked the model's files gave no usable answer.")
         raise RpcError(first.kind, first.message, **first.data)
 
 

@@ -1,4 +1,4 @@
-"""Hashing an installed model again. What is wrong is named, and its bytes are taken out of the store's reach, so
+"""Hashing an installed model again. Damaged files are named, and their bytes are taken out of the store, so
 that the next download fetches them anew."""
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _damaged(model_id: str, paths: list[str], prepared: list[str], *, own: bool)
     files = "1 file" if len(paths) == 1 else f"{len(paths)} files"
     message = f"{files} of {whose} {'is' if len(paths) == 1 else 'are'} not what was installed: {shown}."
     if own:
-        message += " It is out of use now; download or import it once more."
+        message += " It can no longer be used; download or import it again."
     error = RpcError("IntegrityError", message, model=model_id, files=paths)
     if prepared:
         error.data["prepared"] = prepared

@@ -1,4 +1,4 @@
-"""What this machine's settings say about the way to the hub, looked at before anything is asked of it.
+"""This machine's settings for reaching the hub (proxy, token, certificates), checked before the hub is asked anything.
 
 huggingface_hub and httpx2 read many environment variables; what is wrong with one shows as an exception of any kind
 from anywhere, or as a server that never answers. Here each is named in a sentence, at once.
@@ -69,7 +69,7 @@ def check(token: str | None = None) -> None:
             del os.environ[name]
     for name in _WHOLE_NUMBERS:
         if not _is_number(os.environ.get(name, "1")):
-            raise wrong(name, "must be a whole number of seconds, with nothing behind it")
+            raise wrong(name, "must be a whole number of seconds, with nothing after it")
     _check_endpoint(os.environ.get("HF_ENDPOINT"))
     for name, address in _proxies():
         if why := proxy_fault(address):

@@ -123,7 +123,7 @@ class Transfer:
             raise TransientError("the transfer ended early")
         right = part.sha256 == remote.sha256 if remote.sha256 else part.git_id() == remote.git
         if not right:
-            raise CorruptError("its bytes are not those that the hub announced")
+            raise CorruptError("its bytes differ from those that the hub announced")
 
     def _wait(self, failures: int, at_least: float) -> None:
         wait = min(self._patience.first_wait * 2 ** (failures - 1), self._patience.longest_wait)
@@ -165,7 +165,7 @@ class Transfer:
             response.close()
             linked = response.headers.get("x-linked-etag", "").removeprefix("W/").strip('"')
             if remote.sha256 and len(linked) == 64 and linked != remote.sha256:
-                raise CorruptError("the hub has other bytes for it than it announced")
+                raise CorruptError("the hub sent different bytes from those it announced")
             location = response.headers.get("location", "")
             url, headers = followed(self._endpoint, url, location, headers, remote.path)
         raise failed(f"{remote.path} is redirected too often.")
@@ -187,7 +187,7 @@ class Transfer:
             total = match.group(3) if match else ""
             if match is None or int(match.group(1)) != part.size or total not in ("*", str(remote.size)):
                 self._discard(part)
-                raise TransientError("the server sent another range than was asked for")
+                raise TransientError("the server sent a different range from the one requested")
             return
         if part.size:
             self._discard(part)  # 200: it has changed there; 416: it has become shorter

@@ -106,7 +106,7 @@ def _made(folder: Path, components: list[str], most: int, opened: contextlib.Exi
     found: dict[str, _MadeFile] = {}
     for name in sorted(os.listdir(folder)):
         if name not in components:
-            raise check.refused(name, "the engine made it where it was not asked to")
+            raise check.refused(name, "the engine put it where it was not asked to")
         try:
             parent = os.open(folder / name, os.O_RDONLY | _FOLDER)
         except OSError as error:

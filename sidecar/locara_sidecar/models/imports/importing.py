@@ -145,7 +145,7 @@ def _find_snapshot(folder: Path, source: Source) -> Path:
     candidates = (folder, folder / name, folder / "hub" / name)
     repository = next((path for path in candidates if (path / "snapshots").is_dir()), None)
     if repository is None or not source.repository:
-        message = "The folder is neither a model in diffusers' layout nor a Hugging Face cache that has this model."
+        message = "The folder is neither a model in diffusers' layout nor a Hugging Face cache with this model."
         if source.repository:  # a model may be made of several, of which others are there
             message = f"{message[:-1]}: there is no {source.repository}."
         raise invalid_params("$.from", message)
@@ -297,5 +297,5 @@ def _hashed(local: LocalFile, file: Path, meter: Meter) -> str:
             meter.add(len(chunk))
     meter.add(0, 1)
     if local.announced is not None and digest.hexdigest() != local.announced:
-        raise check.refused(local.path, "its bytes are not those that the cache names it by")
+        raise check.refused(local.path, "its bytes do not match its name in the cache")
     return digest.hexdigest()

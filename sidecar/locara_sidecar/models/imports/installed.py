@@ -1,4 +1,4 @@
-"""Is what somebody brings what is installed already?"""
+"""Is the model that is being imported installed already?"""
 
 from __future__ import annotations
 

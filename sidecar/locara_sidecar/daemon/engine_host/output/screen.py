@@ -1,4 +1,4 @@
-"""What an engine may say. A model or a picture of a stranger's may have taken it over, so nothing that it tells is
+"""What an engine may say. A stranger's model or picture may have taken it over, so nothing that it says is
 believed, kept or passed on before it is found to be an answer to what was asked.
 
 An engine that says anything else has broken its protocol and is ended; the job is answered all the same.
@@ -165,10 +165,10 @@ class Screen:
 def _check_bytes(data: bytes, mime_type: str, width: int, height: int) -> None:
     """Whether a file begins as its type does; a PNG tells its size there, too."""
     begins, then = _MAGIC[mime_type]
-    _expect(data.startswith(begins) and data[8:].startswith(then), "a file is of another type than it says")
+    _expect(data.startswith(begins) and data[8:].startswith(then), "a file is of a different type than it says")
     if mime_type == "image/png":
         size = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-        _expect(size == (width, height), "a file has another size than it says")
+        _expect(size == (width, height), "a file has a different size than it says")
 
 
 class LogScreen:

@@ -140,7 +140,7 @@ class EngineProcess:
         started it."""
         try:
             popen = self._start(argv or worker_argv(), opening)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, who waits for the engine is told
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the caller is told
             self._reaped = True
             self.close_input()
             self.discard_scratch()

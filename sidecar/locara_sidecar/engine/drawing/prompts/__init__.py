@@ -1,1 +1,1 @@
-"""What a model does not read of a prompt: the end of a long one, and unknown words."""
+"""The parts of a prompt that a model does not read: the end of a long one, and unknown words."""

@@ -1,4 +1,4 @@
-"""The words that a small model knows, from a list beside it: a prompt of other words is told about, not drawn silently.
+"""The words that a small model knows, from a list beside it: a prompt of other words gets a warning.
 
 Owned here: the list's stored form, which prompts are told about, and the sentence. A model without a list, as every
 model is that has learnt from ordinary text, is never told about. The stored form, ``word_list.json``::
@@ -83,9 +83,9 @@ def warning(prompt: str, known: WordList | None) -> str | None:
     if not words or any(known.knows(word) for word in words):
         return None
     quoted = ", ".join(repr(word) for word in words[:_TOLD]) + (" …" if len(words) > _TOLD else "")
-    sentences = [f"The model knows no word of the prompt ({quoted}), so the picture has nothing to do with it."]
+    sentences = [f"The model knows no word of the prompt ({quoted}), so the picture is unrelated to it."]
     if near := known.near(words[:_TOLD]):
-        sentences.append(f"Words that it knows and that look alike: {', '.join(near)}.")
+        sentences.append(f"Similar words that it knows: {', '.join(near)}.")
     if known.examples:
         sentences.append(f"It draws, for example: {'; '.join(known.examples)}.")
     return " ".join(sentences)

@@ -59,11 +59,11 @@ class UnetConfig:
             raise ValueError("transformer_layers_per_block has lists without reverse_transformer_layers_per_block")
         for level, kind in enumerate(self.down_block_types):
             if kind == "CrossAttnDownBlock2D" and len(self.down_depths(level)) < self.layers[level]:
-                raise ValueError("transformer_layers_per_block has not one value a residual block")
+                raise ValueError("transformer_layers_per_block must have one value for each residual block")
         for i, kind in enumerate(self.up_block_types):
             level = levels - 1 - i
             if kind == "CrossAttnUpBlock2D" and len(self.up_depths(level)) < self.layers[level] + 1:
-                raise ValueError("reverse_transformer_layers_per_block has not one value a residual block")
+                raise ValueError("reverse_transformer_layers_per_block must have one value for each residual block")
 
     @property
     def heads(self) -> tuple[int, ...]:

@@ -109,7 +109,7 @@ def build(model_type: type[M], component: Component, dtype: mx.Dtype, progress: 
         case {"bits": 4 | 8 as found, "group_size": 32 | 64 | 128 as group} if found == bits:
             ready: Quantizer = AffineQuantizer(found, group=group, prepared=True)
         case _:
-            raise model_folder.broken(f"{component.name}/config.json", f"it was prepared otherwise ({prepared})")
+            raise model_folder.broken(f"{component.name}/config.json", f"it was prepared differently ({prepared})")
     as_named = type(model_type.__name__, (model_type,), {"sanitize": staticmethod(_as_it_is)})
     return weights.build(cast("type[M]", as_named), component, dtype, progress, ready)
 

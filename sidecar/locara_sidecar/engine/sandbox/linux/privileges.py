@@ -1,4 +1,4 @@
-"""What a process may as the user that it runs as, given up: capabilities (root's, or those of a new user namespace),
+"""Gives up what a process may do as the user that it runs as: capabilities (root's, or those of a new user namespace),
 and large or many things.
 
 Root without capabilities is an ordinary user that owns root's files, so Landlock and the call filter are what stands

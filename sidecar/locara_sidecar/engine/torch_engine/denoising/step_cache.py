@@ -1,4 +1,4 @@
-"""Step caching: a part of the steps is not computed, but foretold from the computed ones before it.
+"""Step caching: some steps are not computed but predicted from the computed steps before them.
 
 What a transformer answers changes slowly from step to step. diffusers' TaylorSeer hooks (after Liu et al., 2025,
 arXiv:2503.06923) keep the last answer of the output projection and how fast it changes, and continue it along that

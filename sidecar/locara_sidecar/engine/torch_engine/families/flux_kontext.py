@@ -1,4 +1,4 @@
-"""FLUX.1 Kontext over diffusers' own pipeline: FLUX.1 dev that also sees a picture, and changes it as it is told to.
+"""FLUX.1 Kontext over diffusers' own pipeline: FLUX.1 dev that also sees a picture, and changes it as the prompt says.
 
 The picture's latent (the mode of what the encoder gives, no draw) follows the noise as further tokens, at the same
 positions with 1 for their first axis. Without a picture it draws from text alone. There is no strength and no mask.
