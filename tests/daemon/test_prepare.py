@@ -168,6 +168,7 @@ def test_a_form_of_another_version_of_the_model_is_neither_shown_nor_used(daemon
 
 
 @mlx
+@pytest.mark.slow
 def test_the_embedded_model_is_prepared_too_and_only_its_form_can_be_removed(daemon, cache):
     host = daemon(install=False)
     before, _ = draw(host, "pocket", quantization="8bit")
@@ -228,6 +229,7 @@ def large(tmp_path):
 
 
 @mlx
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["cancel", "kill"])
 def test_stopped_in_the_middle_of_the_weights_nothing_is_left(daemon, cache, large, way):
     host = daemon(folder=large)
@@ -286,8 +288,8 @@ def test_a_daemon_that_is_killed_while_preparing_leaves_what_the_next_one_sweeps
 def test_an_engine_that_keeps_no_prepared_models_says_so_and_does_not_start(daemon, engine):
     if engine == "torch":
         pytest.importorskip("torch")
-    host = daemon(engine=engine)
-    error = error_of(prepare(host))
+    host = daemon(engine=engine, install=False)
+    error = error_of(prepare(host, "pocket"))
     assert (error.kind, error.data["engine"]) == ("EngineUnavailable", engine)
     assert host.call("ping")["engine"]["state"] == "stopped"
 
