@@ -6,6 +6,7 @@ first answer. It reads files, so it is done in a thread.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 import anyio
@@ -119,4 +120,4 @@ class LazyEngine:
 
 
 def _import_client() -> None:
-    import locara_sidecar.daemon.engine_host.client  # noqa: F401
+    importlib.import_module("locara_sidecar.daemon.engine_host.client")
