@@ -10,6 +10,9 @@ A job's memory has four moments, and the highest is the plan's peak:
     decoding    decoder, what else is resident, and what decoding computes with
     loading     what is resident by then and one tensor in float32
 
+Before them an edit's picture and mask are decoded, one after the other. What that takes is known from their headers
+(``engine/decoding``) and asked for first: a model that is open leaves for it, and what then does not fit is refused.
+
 What is given up to fit, in this order, each only if the one before is not enough: the encoders leave after encoding;
 the denoiser is not there while they are (a new prompt then loads it again); decoding in tiles (changes pixels a
 little); the denoiser leaves before decoding; fewer bits. What the host names is not touched. Only when nothing fits
@@ -228,6 +231,26 @@ def require(parts: Sequence[Part], ask: PlanRequest, machine: Machine) -> Plan:
         available=available,
         suggestions=_suggestions(parts, ask, machine),
     )
+
+
+def room(machine: Machine, taken: int) -> int:
+    """Bytes that an engine may take for a moment beside the ``taken`` that it has.
+
+    :param machine: main memory, in which pictures are decoded.
+    """
+    return max(0, machines.limit(machine) - taken)
+
+
+def require_room(needed: int, available: int) -> None:
+    """:raises EngineError: InsufficientMemory with the figures, where decoding a picture takes more than there is."""
+    if needed > available:
+        raise EngineError(
+            "InsufficientMemory",
+            f"Decoding this picture needs {needed / GIB:.1f} GiB of memory and {available / GIB:.1f} GiB is available.",
+            needed=needed,
+            available=available,
+            suggestions=["a picture of fewer pixels", "closing other programs"],
+        )
 
 
 def _suggestions(parts: Sequence[Part], ask: PlanRequest, machine: Machine) -> list[str]:

@@ -6,6 +6,7 @@ from PIL import Image
 
 from locara_sidecar.ipc.errors import EngineError
 from locara_sidecar.ipc.frames import EditSpec
+from locara_sidecar.machine import plan
 from support.edits import edit, patches, photo, stencil
 from support.image_files import encoded
 
@@ -157,3 +158,19 @@ def test_a_tiled_edit_encodes_and_decodes_in_tiles(runtimes, run, job_for, model
     assert not np.array_equal(*predicted)  # of the latent, so it is not decoding that made it another
     difference = np.array(plain.images[0]).astype(int) - np.array(tiled.images[0])
     assert 0 < np.abs(difference).mean() < 8
+
+
+def test_the_open_model_leaves_for_a_picture_that_needs_its_memory(cold, run, job_for, monkeypatch):
+    """And what does not fit then is refused with the figures, before it is decoded."""
+    run(cold, job_for("tiny-sd3"))
+    rooms = iter([0, 1 << 40])
+    monkeypatch.setattr(plan, "room", lambda *_: next(rooms))
+    result = run(cold, job_for("tiny-sd3", edit=edit()))
+    assert ("loading", 1) in result.phases
+    assert list(rooms) == []
+    monkeypatch.undo()
+    with pytest.raises(EngineError) as caught:
+        run(cold, job_for("tiny-sd3", edit=edit(), reserved=1 << 50))
+    assert (caught.value.kind, caught.value.data["path"]) == ("InsufficientMemory", "$.image")
+    assert cold.opened is None
+    assert run(cold, job_for("tiny-sd3")).images

@@ -122,7 +122,9 @@ class StagedRuntime:
         :raises EngineError: EngineUnavailable, ModelIncomplete, IntegrityError, InsufficientMemory, InvalidImage,
             InvalidParams (an edit's size) or InvalidOutput.
         """
-        edited = None if spec.edit is None else source.read(spec)
+        edited = None
+        if spec.edit is not None:
+            edited = source.read(spec, lambda needed: self.warm.make_room(needed, spec.model.reserved))
         if edited is not None:
             spec = msgspec.structs.replace(spec, width=edited.width, height=edited.height)
         demand = ModelRequest(
