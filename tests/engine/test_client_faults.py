@@ -12,7 +12,8 @@ import pytest
 
 from locara_sidecar.daemon.engine_host.transport.in_memory import InMemoryConnection
 from locara_sidecar.ipc import frames, framing
-from support.engines import Played, dies, enter, finish, in_turn, ready, silent, works
+from support.engine_frames import enter, finish, ready
+from support.engines import Played, dies, in_turn, silent, works
 
 PHASES = ("loading", "encoding", "denoising", "decoding")
 CLIENT = "locara_sidecar.daemon.engine_host.client"
