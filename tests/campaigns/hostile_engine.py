@@ -7,8 +7,9 @@ the user's may have changed, nothing may have been left behind, and when what st
 which hears nothing any more, must be gone.
 
 What an engine *says* and what it makes are judged by the daemon, whichever engine it is: ``support/evil/hearing.py``
-has a child say each lie of ``support/evil/lies.py`` to a real daemon, and make each thing of ``support/evil/making.py``.
-Prints a line an act, engine and user, and one of JSON; 1 when one does not hold. (Acts are added as rows there.)
+has a child say each lie of ``support/evil/lies.py`` to a real daemon, and make each thing of
+``support/evil/making.py``. Prints a line an act, engine and user, and one of JSON; 1 when one does not hold. (Acts are
+added as rows there.)
 """
 
 from __future__ import annotations

@@ -101,8 +101,17 @@ def test_no_field_takes_the_place_of_a_records_own():
 def test_a_name_of_a_logger_is_a_name():
     screen = LogScreen()
     for name in ("Engine", "a" * 41, "a.b.c.d.e", "a\n", ""):
-        cleaned = screen.clean(frames.Log(level="info", logger=name, msg=""), str)
+        (cleaned,) = screen.clean(frames.Log(level="info", logger=name, msg=""), str)
         assert cleaned.logger == "unnamed"
+
+
+def test_an_engine_cannot_fill_the_log():
+    now = [0.0]
+    screen, record = LogScreen(lambda: now[0]), frames.Log(level="info", logger="engine", msg="x")
+    assert sum(len(screen.clean(record, str)) for _ in range(100_000)) == 500
+    now[0] = 1.0
+    told = [one.msg for _ in range(100) for one in screen.clean(record, str)]
+    assert told == ["99500 records of the engine were left out", *["x"] * 20]
 
 
 # --- a real child, whose bytes are no frames ------------------------------------------------

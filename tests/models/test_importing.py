@@ -11,9 +11,15 @@ from pathlib import Path
 import pytest
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.models import collect, disk
+from locara_sidecar.daemon.engine_host.request import model_files
+from locara_sidecar.machine import trees
+from locara_sidecar.models import check, collect, disk
+from locara_sidecar.models.digest import model_digest
 from locara_sidecar.models.importing import import_model
 from locara_sidecar.models.staging import Staging
+from locara_sidecar.models.verify import verify_folder
+from locara_sidecar.models.worker import _shown
+from support.evil import making as evil
 from support.model_store import REVISION, entry_for, error_of, hf_cache, whole, write_model
 
 
@@ -359,3 +365,29 @@ def test_a_folder_that_cannot_be_begun_is_not_left(store, monkeypatch):
     with pytest.raises(OSError, match="no disk"):
         Staging(store)
     assert list(store.incoming.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' file systems take only UTF-8")
+def test_a_file_whose_name_is_no_utf8_is_refused_by_a_name_that_can_be_told(store, tmp_path):
+    folder = write_model(tmp_path / "mine")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.json")).write_text("{}")
+    error = error_of(import_model, store, entry_for(), folder, lambda _: None)
+    assert (error.kind, error.data["file"]) == ("IntegrityError", "?.json")
+    assert _shown({"files": ["\udcff", 7], "\udcfe": None}) == {"files": ["?", 7], "?": None}
+
+
+@pytest.mark.parametrize("how", ["deep", "wide"])
+def test_folders_without_end_are_refused_and_no_model_of_the_hosts_is_harmed_by_them(store, tmp_path, how):
+    folder = write_model(tmp_path / "mine")
+    if how == "deep":
+        evil.deep(folder, folder)
+    else:
+        for number in range(check.MAX_FILES):
+            (folder / str(number)).mkdir()
+    error = error_of(import_model, store, entry_for(), folder, lambda _: None)
+    assert (error.kind, "too many folders" in error.message) == ("IntegrityError", True)
+    assert model_files(folder) == [str(folder)]
+    assert model_digest(folder).startswith("sha256:")
+    assert verify_folder(store, folder, "mine", lambda _: None)[1] == 5
+    trees.remove_tree(folder)
+    assert not folder.exists()

@@ -38,7 +38,8 @@ _KINDS = {
 
 
 def refused(path: str, why: str) -> RpcError:
-    """The IntegrityError that names a file."""
+    """The IntegrityError that names a file, whose name may be none in UTF-8."""
+    path = path.encode("utf-8", "replace").decode()
     return RpcError("IntegrityError", f"{path} is refused: {why}.", file=path, files=[path])
 
 

@@ -136,8 +136,9 @@ def _take(staging: Staging, path: str, made: _MadeFile, meter: Meter) -> None:
     copy = staging.folder / f"copy-{secrets.token_hex(6)}"
     fd = os.open(made.name, os.O_RDONLY | _FILE, dir_fd=made.folder)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise check.refused(path, "the engine made something that is not a plain file")
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # which may be another name of a file of the user's
+            raise check.refused(path, "the engine made something that is not a plain file of its own")
         disk.copy_opened(fd, copy, made.size)
     finally:
         os.close(fd)

@@ -7,16 +7,16 @@ does the ``meta.json`` that the store puts beside the files.
 from __future__ import annotations
 
 import hashlib
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from locara_sidecar.machine.trees import files_below
 from locara_sidecar.weights import text_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
 META = "meta.json"
 """The store's own file at the top of a model's tree; see ``models/store.py``."""
@@ -69,7 +69,7 @@ def _state(folder: Path) -> tuple[str, tuple[tuple[str, int, int], ...]]:
     """The folder's name and its files: name, size, time of the last change."""
     files = sorted(
         path
-        for path in folder.rglob("*")
+        for path in map(Path, files_below(folder))
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]

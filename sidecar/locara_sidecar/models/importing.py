@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from locara_sidecar.models.store import Store
 
 _CHUNK = 1 << 20
+_MAX_DEPTH = 64  # folders within each other
+_SHOWN = 200  # characters of a path
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -232,12 +234,27 @@ def _variants(taken: Collection[str], there: Collection[str]) -> list[str]:
 def _walk(folder: Path) -> list[Path]:
     """Every file that is not hidden, in a fixed order; folders that are links are not entered."""
     found: list[Path] = []
-    for base, folders, names in os.walk(folder, onerror=_unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(base, name) for name in sorted(names) if not name.startswith(".")]
-        if len(found) > check.MAX_FILES:
-            raise check.refused(str(found[-1].relative_to(folder)), "the folder has too many files")
-    return found
+    left, entered = [(folder, 0)], 0
+    while left:
+        here, depth = left.pop()
+        entered += 1
+        if depth > _MAX_DEPTH or entered > check.MAX_FILES:
+            shown = os.path.relpath(here, folder)[:_SHOWN]
+            raise check.refused(shown, "the folder has too many folders, or they lie too deep")
+        folders: list[Path] = []
+        with os.scandir(here) as entries:  # what we may not list would look like a model without that part
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                is_folder = entry.is_dir()
+                if is_folder and not entry.is_symlink():
+                    folders.append(Path(entry.path))
+                elif not is_folder:
+                    found.append(Path(entry.path))
+                    if len(found) > check.MAX_FILES:
+                        raise check.refused(str(found[-1].relative_to(folder)), "the folder has too many files")
+        left += [(path, depth + 1) for path in folders]
+    return sorted(found)
 
 
 def _size(file: Path, path: str) -> int:
@@ -246,10 +263,6 @@ def _size(file: Path, path: str) -> int:
     if not stat.S_ISREG(about.st_mode):
         raise check.refused(path, "it is not a regular file")
     return about.st_size
-
-
-def _unreadable(error: OSError) -> None:
-    raise error  # a folder that we may not read would look like a model without that part
 
 
 # --- taking ----------------------------------------------------------------------------------

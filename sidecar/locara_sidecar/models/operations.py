@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import datetime
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -14,14 +15,13 @@ from msgspec import UNSET
 from locara_protocol import model_messages as m
 from locara_protocol.errors import RpcError, invalid_params
 from locara_sidecar.machine import supported
+from locara_sidecar.machine.trees import files_below
 from locara_sidecar.models import collect, fit, survey, worker
 from locara_sidecar.models.catalogue import RUNNABLE
 from locara_sidecar.models.digest import model_digest
 from locara_sidecar.models.forms import usable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from locara_sidecar.machine.machine import Machine
     from locara_sidecar.models.catalogue import Catalogue, Entry
     from locara_sidecar.models.store import Installed, Store
@@ -242,6 +242,6 @@ def own(catalogue: Catalogue, entry: Entry) -> m.InstalledResult:
     """A model in a folder of the host's, as a download of it is answered. Hashes it."""
     folder = catalogue.own_folder(entry.id)
     assert folder is not None
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    files = [path for path in map(Path, files_below(folder)) if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     return m.InstalledResult(model=entry.id, digest=model_digest(folder), bytes=size, files=len(files))

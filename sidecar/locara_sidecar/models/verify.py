@@ -7,18 +7,19 @@ import contextlib
 import errno
 import hashlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from locara_protocol.errors import RpcError
+from locara_sidecar.machine.trees import files_below
 from locara_sidecar.models import check, staging
 from locara_sidecar.models.digest import META, model_digest
 from locara_sidecar.models.progress import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from locara_protocol.model_messages import DownloadProgress
     from locara_sidecar.models.store import File, Installed, Store
@@ -88,7 +89,7 @@ def verify_folder(
 
     :raises RpcError: IntegrityError naming the file, and ``prepared`` as :func:`verify`; StorageError.
     """
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in check.ALLOWED]
+    files = [path for path in sorted(map(Path, files_below(folder))) if path.is_file() and path.suffix in check.ALLOWED]
     meter = Meter(model_id, tell)
     size = sum(path.stat().st_size for path in files)
     meter.phase("verifying", size, len(files))
@@ -130,7 +131,7 @@ def _holds(folder: Path, file: File, meter: Meter) -> bool:
 
 def _extra(entry: Installed) -> list[str]:
     known = {file.path for file in entry.meta.files} | {META}
-    found = [path.relative_to(entry.folder).as_posix() for path in entry.folder.rglob("*") if not path.is_dir()]
+    found = [Path(path).relative_to(entry.folder).as_posix() for path in files_below(entry.folder)]
     return [path for path in found if path not in known and not path.startswith(".")]
 
 

@@ -14,7 +14,7 @@ import threading
 import traceback
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
@@ -140,10 +140,23 @@ def main() -> None:
         work = msgspec.json.decode(line, type=WorkerRequest)
         send(perform(work, lambda progress: send(ProgressFrame(progress)), lambda _: None))
     except RpcError as error:
-        send(Failed(error.kind, error.message, error.retryable, error.data))
+        send(Failed(error.kind, _shown(error.message), error.retryable, _shown(error.data)))
     except Exception:  # noqa: BLE001 -- the parent logs it; the host gets a fixed sentence
         send(Failed("InternalError", "", False, {}, traceback.format_exc()))
     os._exit(0)
+
+
+def _shown(value: Any) -> Any:
+    """What is told, without the bytes of names that are no UTF-8."""
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case list():
+            return [_shown(item) for item in cast("list[Any]", value)]
+        case dict():
+            return {_shown(name): _shown(item) for name, item in cast("dict[Any, Any]", value).items()}
+        case _:
+            return value
 
 
 def _end_with_stdin() -> None:

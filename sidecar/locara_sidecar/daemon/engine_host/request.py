@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from locara_sidecar.ipc import frames
+from locara_sidecar.machine.trees import files_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,10 +71,5 @@ def model_files(folder: Path) -> list[str]:
     A hub's own cache is made of such links; leave to read the folder alone would not cover what they point at.
     """
     real = os.path.realpath(folder)
-    paths = [real]
-    for root, folders, files in os.walk(real):
-        for name in (*folders, *files):
-            path = os.path.join(root, name)
-            if os.path.islink(path) and not (target := os.path.realpath(path)).startswith(f"{real}{os.sep}"):
-                paths.append(target)
-    return list(dict.fromkeys(paths))
+    targets = [os.path.realpath(path) for path in files_below(real) if os.path.islink(path)]
+    return list(dict.fromkeys([real, *(target for target in targets if not target.startswith(f"{real}{os.sep}"))]))

@@ -7,6 +7,7 @@ An engine that says anything else has broken its protocol and is ended; the job 
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, assert_never
 
 from locara_sidecar.ipc import errors, frames
@@ -32,6 +33,8 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}", re.ASCII)
 _COMPONENT = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _LOGGER = re.compile(r"[a-z_]{1,40}(?:\.[a-z_]{1,40}){0,3}", re.ASCII)
 _LOGGERS = 100
+_BURST = 500  # log records
+_RATE = 20.0  # log records a second, once the burst is used up: whoever keeps our log has not endless room
 
 
 def frame_bytes(spec: frames.AnySpec | None) -> int:
@@ -172,16 +175,35 @@ def _check_bytes(data: bytes, mime_type: str, width: int, height: int) -> None:
 
 
 class LogScreen:
-    """Makes an engine's log records fit to be logged: known levels, few loggers, plain fields."""
+    """Makes an engine's log records fit to be logged: known levels, few loggers, plain fields, and not too many.
 
-    def __init__(self) -> None:
+    :param clock: seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._loggers: set[str] = set()  # each name is kept by the process for ever
+        self._clock = clock
+        self._tokens, self._last, self._dropped = float(_BURST), clock(), 0
 
-    def clean(self, record: frames.Log, words: Callable[[str], str]) -> frames.Log:
-        """The record as it may be logged.
+    def clean(self, record: frames.Log, words: Callable[[str], str]) -> list[frames.Log]:
+        """The record as it may be logged, after word of those before it that were too many; nothing if it is one.
 
         :param words: what is to be done with a text.
         """
+        now = self._clock()
+        self._tokens, self._last = min(_BURST, self._tokens + (now - self._last) * _RATE), now
+        if self._tokens < 1:
+            self._dropped += 1
+            return []
+        self._tokens -= 1
+        told = [self._cleaned(record, words)]
+        if self._dropped:
+            left_out = f"{self._dropped} records of the engine were left out"
+            told.insert(0, frames.Log(level="warning", logger="engine", msg=left_out))
+            self._dropped = 0
+        return told
+
+    def _cleaned(self, record: frames.Log, words: Callable[[str], str]) -> frames.Log:
         name = record.logger
         if name not in self._loggers:
             if len(self._loggers) < _LOGGERS and _LOGGER.fullmatch(name):

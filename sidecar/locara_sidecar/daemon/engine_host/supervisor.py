@@ -244,7 +244,8 @@ class Supervisor:
             case framing.FrameError():
                 raise event
             case frames.Log():
-                self._on_log(self._log_screen.clean(event, self._prompts.clean))
+                for record in self._log_screen.clean(event, self._prompts.clean):
+                    self._on_log(record)
             case frames.Ready() | frames.Unavailable() if not self.lifecycle.starting:
                 raise framing.FrameError("it answers its start twice")
             case frames.Ready():

@@ -6,6 +6,7 @@ checks, hashes and publishes what is there. Whatever happens, nothing of it is l
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +19,7 @@ from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import ModelPhase, PrepareResult
 from locara_protocol.records import Record
 from locara_sidecar.ipc import frames
+from locara_sidecar.machine.trees import files_below
 
 if TYPE_CHECKING:
     from locara_protocol.model_messages import DownloadProgress
@@ -145,7 +147,7 @@ def result(store: Store, entry: Entry, form: Installed) -> PrepareResult:
 def weight_bytes(folder: Path) -> int:
     """The size of a model's weights on disk; 0 where it cannot be told."""
     try:
-        return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+        return sum(os.stat(path).st_size for path in files_below(folder) if path.endswith(".safetensors"))
     except OSError:
         return 0
 
