@@ -17,7 +17,7 @@ from locara_sidecar.models import check, collect, disk
 from locara_sidecar.models.digest import model_digest
 from locara_sidecar.models.importing import import_model
 from locara_sidecar.models.staging import Staging
-from locara_sidecar.models.verify import verify_folder
+from locara_sidecar.models.verify import verify, verify_folder
 from locara_sidecar.models.worker import _shown
 from support.evil import making as evil
 from support.model_store import REVISION, entry_for, error_of, hf_cache, whole, write_model
@@ -373,6 +373,10 @@ def test_a_file_whose_name_is_no_utf8_is_refused_by_a_name_that_can_be_told(stor
     Path(os.fsdecode(os.fsencode(folder) + b"/\xff.json")).write_text("{}")
     error = error_of(import_model, store, entry_for(), folder, lambda _: None)
     assert (error.kind, error.data["file"]) == ("IntegrityError", "?.json")
+    model = import_model(store, entry_for(), write_model(tmp_path / "whole"), lambda _: None)
+    Path(os.fsdecode(os.fsencode(model.folder) + b"/\xff.json")).write_text("{}")
+    error = error_of(verify, store, model, "mine", lambda _: None)
+    assert (error.kind, error.data["files"]) == ("IntegrityError", ["?.json"])
     assert _shown({"files": ["\udcff", 7], "\udcfe": None}) == {"files": ["?", 7], "?": None}
 
 

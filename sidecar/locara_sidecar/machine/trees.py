@@ -53,6 +53,11 @@ def files_below(folder: str | os.PathLike[str]) -> Iterator[str]:
             continue
 
 
+def shown(path: str) -> str:
+    """A path as it can be told: Linux has names that are no UTF-8, and neither JSON nor a terminal takes them."""
+    return path.encode("utf-8", "replace").decode()
+
+
 def _empty(top: int) -> None:
     with contextlib.suppress(OSError):
         os.fchmod(top, 0o700)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from locara_protocol.errors import RpcError
 from locara_sidecar.machine import supported
+from locara_sidecar.machine.trees import shown
 from locara_sidecar.models.digest import META
 from locara_sidecar.weights import text_files, weight_files
 from locara_sidecar.weights.safetensors_header import MalformedHeaderError, check_header
@@ -39,7 +40,7 @@ _KINDS = {
 
 def refused(path: str, why: str) -> RpcError:
     """The IntegrityError that names a file, whose name may be none in UTF-8."""
-    path = path.encode("utf-8", "replace").decode()
+    path = shown(path)
     return RpcError("IntegrityError", f"{path} is refused: {why}.", file=path, files=[path])
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.machine.trees import files_below
+from locara_sidecar.machine.trees import files_below, shown
 from locara_sidecar.models import check, staging
 from locara_sidecar.models.digest import META, model_digest
 from locara_sidecar.models.progress import Meter
@@ -131,7 +131,7 @@ def _holds(folder: Path, file: File, meter: Meter) -> bool:
 
 def _extra(entry: Installed) -> list[str]:
     known = {file.path for file in entry.meta.files} | {META}
-    found = [Path(path).relative_to(entry.folder).as_posix() for path in files_below(entry.folder)]
+    found = [shown(Path(path).relative_to(entry.folder).as_posix()) for path in files_below(entry.folder)]
     return [path for path in found if path not in known and not path.startswith(".")]
 
 

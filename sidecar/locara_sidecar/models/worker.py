@@ -20,6 +20,7 @@ import msgspec
 
 from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import DownloadProgress
+from locara_sidecar.machine.trees import shown
 from locara_sidecar.models.catalogue import Entry
 from locara_sidecar.models.derive import Derivation
 from locara_sidecar.models.store import Store
@@ -150,7 +151,7 @@ def _shown(value: Any) -> Any:
     """What is told, without the bytes of names that are no UTF-8."""
     match value:
         case str():
-            return value.encode("utf-8", "replace").decode()
+            return shown(value)
         case list():
             return [_shown(item) for item in cast("list[Any]", value)]
         case dict():
