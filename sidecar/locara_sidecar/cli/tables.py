@@ -12,6 +12,7 @@ from rich.text import Text
 
 from locara_sidecar.cli.model_lines import size
 from locara_sidecar.machine import engine_choice
+from locara_sidecar.machine.trees import files_below
 
 if TYPE_CHECKING:
     from locara_protocol.model_messages import Model, ModelFit, ModelSpeed, PreparedForm, UsageResult
@@ -140,11 +141,7 @@ def _size_of(model: Model) -> str:
     """Of the files that are here, else of those to download; empty where the entry does not say."""
     if model.path is UNSET:
         return size(model.download_bytes) if model.download_bytes else ""
-    found = 0
-    for folder, _, names in os.walk(model.path):
-        for name in names:
-            found += os.stat(os.path.join(folder, name)).st_size
-    return size(found)
+    return size(sum(os.stat(path).st_size for path in files_below(model.path) if os.path.isfile(path)))
 
 
 def _installed(model: Model) -> str:

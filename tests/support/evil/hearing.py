@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import stat
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import psutil
 
 from locara_protocol.client import ClientError, RemoteError, Sidecar
 from locara_sidecar.machine.engine_choice import installed
+from locara_sidecar.machine.trees import remove_tree
 from support.evil import making, speaker
 from support.evil.lies import BYTES, DENIALS, FLOODS, LIES, PREPARED, STARTS
 from support.host import manifest
@@ -71,7 +71,7 @@ class Judge:
     def __init__(self, engine: str) -> None:
         self._stack = contextlib.ExitStack()
         self._folder = Path(tempfile.mkdtemp(prefix="locara-evil-", dir="/tmp"))
-        self._stack.callback(_remove, self._folder)
+        self._stack.callback(remove_tree, self._folder)
         self._pictures = self._folder / "pictures"
         self._pictures.mkdir()
         self._secret = self._folder / making.SECRET
@@ -218,11 +218,6 @@ def _catalogue(folder: Path) -> Path:
 def _below(folder: Path) -> Iterator[Path]:
     for path, folders, files in os.walk(folder):
         yield from (Path(path, name) for name in (*folders, *files))
-
-
-def _remove(folder: Path) -> None:
-    """Also what is deeper than a path may be long."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def run(parts: set[str]) -> list[dict[str, Any]]:
