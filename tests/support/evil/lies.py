@@ -25,7 +25,8 @@ for _ in range(50):
 
 
 def step_of(spec: frames.JobSpec, **changes: Any) -> frames.Step:
-    return frames.Step(**({"job": spec.job, "image": 1, "step": 1, "steps": spec.steps} | changes))
+    members: dict[str, Any] = {"job": spec.job, "image": 1, "step": 1, "steps": spec.steps}
+    return frames.Step(**(members | changes))
 
 
 def preview_of(spec: frames.JobSpec, **changes: Any) -> frames.Step:
@@ -153,7 +154,7 @@ class Pipe:
 
 def _announces(pipe: Pipe, _: frames.JobSpec) -> None:
     pipe.raw((500_000_000).to_bytes(4, "big"))
-    for _ in range(300):
+    for _megabyte in range(300):
         pipe.raw(bytes(1_000_000))
 
 

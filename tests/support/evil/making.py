@@ -72,7 +72,7 @@ def second_name(made: Path, secret: Path) -> None:
 def deep(made: Path, _: Path) -> None:
     """Folders within folders, deeper than a path may be long."""
     here = os.open(made, os.O_RDONLY)
-    for _ in range(3000):
+    for _level in range(3000):
         os.mkdir("d", dir_fd=here)
         below = os.open("d", os.O_RDONLY, dir_fd=here)
         os.close(here)

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from locara_sidecar.ipc import frames, framing
 from support.engine_frames import done_with, enter, finish, ready
@@ -92,7 +93,7 @@ class Speaker:
 
     def _prepare(self, spec: frames.PrepareSpec, order: str) -> None:
         made = making.honest(Path(spec.into))
-        said = {"quantization": "8bit", "precision": "float32", "components": ["transformer"]}
+        said: dict[str, Any] = {"quantization": "8bit", "precision": "float32", "components": ["transformer"]}
         if order in PREPARED:
             said |= PREPARED[order][1]
         elif order in making.MADE:
