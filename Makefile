@@ -60,9 +60,10 @@ lint: $(READY) ## ruff, and which package may import which
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 
-types: $(READY) ## pyright, for this system and, of the files that name what differs, for macOS
+types: $(READY) ## pyright, for this system and, of the files that name what differs, for macOS and Windows
 	$(BIN)/pyright
 	$(BIN)/pyright --pythonplatform Darwin $(PLATFORM_FILES)
+	$(BIN)/pyright --pythonplatform Windows $(PLATFORM_FILES)
 
 resolves: $(READY) ## ask the package index whether the extras install on Macs (says so where it cannot be reached)
 	$(BIN)/python packaging/resolves.py

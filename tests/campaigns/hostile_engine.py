@@ -34,6 +34,7 @@ _SECONDS = 60  # for a killed process to be gone; it takes milliseconds
 
 def run(engine: str, user: str, parts: Iterable[str] = ()) -> list[Row]:
     """The rows of one engine, as one user ("root", another from root, or "" for whoever this is)."""
+    assert sys.platform != "win32"
     began = time.monotonic()
     words = [sys.executable, "-m", "support.evil.running", engine, *parts]
     be = partial(users.become, user) if user not in ("", "root") else None
@@ -85,6 +86,7 @@ def _rows(who: str, found: dict[str, Any], gone: bool, seconds: float) -> list[R
 
 def _gone(pid: int) -> bool:
     """Whether a process that nobody may have waited for ends."""
+    assert sys.platform != "win32"
     until = time.monotonic() + _SECONDS
     while time.monotonic() < until:
         try:
@@ -101,6 +103,7 @@ def _gone(pid: int) -> bool:
 
 def main() -> int:
     """0 when every act of every engine is held."""
+    assert sys.platform != "win32"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", nargs="+", default=installed(), help="default: those that are installed")
     parser.add_argument("--users", nargs="+", default=["root", "nobody"] if os.getuid() == 0 else [""])

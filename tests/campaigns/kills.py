@@ -256,6 +256,7 @@ def rounds(
 
 def _kill(worker: Callable[[str, int], Callable[[], object]], numbers: random.Random, found: Counter[str]) -> None:
     """Four processes, each killed at a moment of its own."""
+    assert sys.platform != "win32"
     roles = ["download", *numbers.choices(list(ROLES), k=3)]
     with children([worker(role, which) for which, role in enumerate(roles)]) as pids:
         time.sleep(numbers.uniform(0.01, _LONGEST))

@@ -10,6 +10,7 @@ import itertools
 import multiprocessing
 import os
 import shutil
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,7 @@ def collide(where: Path, saves: int, workers: int, kind: str, system: System) ->
     for pile in range(piles):
         (where / f"pile{pile}").mkdir(parents=True)
         (where / f"pile{pile}" / "picture.png").write_bytes(_USERS_OWN)
+    assert sys.platform != "win32"
     context = multiprocessing.get_context("fork")
     results: Any = context.SimpleQueue()
     arguments = [(where, worker, piles, kind, system, results) for worker in range(workers)]

@@ -48,6 +48,7 @@ class Lab:
         nonblocking: bool = False,
         unread_stderr: bool = False,
         through: Sequence[str] = (),
+        inherited: Sequence[int] = (),
     ) -> Peer:
         """A process without a session. ``flags`` are added to the command, ``through`` stands before it, ``env`` is
         added to the environment."""
@@ -62,6 +63,7 @@ class Lab:
             env=None if env is None else {**os.environ, **env},
             nonblocking=nonblocking,
             unread_stderr=unread_stderr,
+            inherited=inherited,
         )
         self.peers.append(peer)
         return peer

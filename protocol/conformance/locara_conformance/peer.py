@@ -38,6 +38,7 @@ class Peer:
     :param report: takes what the watch finds: the check's id, a sentence, and this peer.
     :param nonblocking: whether the child's ends of its pipes are non-blocking from the start.
     :param unread_stderr: whether its stderr is a pipe that nobody reads, in place of ``log``.
+    :param inherited: descriptors that it gets beside its pipes.
     :raises HarnessFault: if the command cannot be started.
     """
 
@@ -53,6 +54,7 @@ class Peer:
         env: Mapping[str, str] | None = None,
         nonblocking: bool = False,
         unread_stderr: bool = False,
+        inherited: Sequence[int] = (),
     ) -> None:
         self.number, self.timeout, self.schemas = number, timeout, schemas
         self.events: list[Event] = []
@@ -74,8 +76,9 @@ class Peer:
         theirs_in, self.stdin = os.pipe()
         self._stdout, theirs_out = os.pipe()
         self.child_ends: list[int] = [os.dup(theirs_in), os.dup(theirs_out)] if nonblocking else []
-        for fd in self.child_ends:
-            os.set_blocking(fd, False)
+        if sys.platform != "win32":
+            for fd in self.child_ends:
+                os.set_blocking(fd, False)
         try:
             with log.open("ab") as stderr:
                 self.process = subprocess.Popen(
@@ -84,6 +87,7 @@ class Peer:
                     stdout=theirs_out,
                     stderr=subprocess.PIPE if unread_stderr else stderr,
                     env=env,
+                    pass_fds=tuple(inherited),
                     start_new_session=True,
                 )
         except OSError as error:
@@ -93,7 +97,8 @@ class Peer:
             os.close(theirs_out)
         if nonblocking:
             os.close(self.child_ends.pop())  # else the end of the output would never be seen
-        os.set_blocking(self.stdin, False)
+        if sys.platform != "win32":
+            os.set_blocking(self.stdin, False)
         self._reader = threading.Thread(target=self._read, daemon=True, name="conformance-reader")
         self._reader.start()
 
@@ -209,11 +214,11 @@ class Peer:
 
     def unread(self) -> int:
         """Bytes of its output that wait in the pipe; 0 where the system does not tell."""
-        try:
-            import fcntl
-            import termios
-        except ImportError:  # Windows
+        if sys.platform == "win32":
             return 0
+        import fcntl
+        import termios
+
         return int.from_bytes(fcntl.ioctl(self._stdout, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def resume(self) -> None:
@@ -259,7 +264,10 @@ class Peer:
         except subprocess.TimeoutExpired:
             self.may_be_cut = True
         with contextlib.suppress(OSError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            if sys.platform == "win32":
+                self.process.kill()
+            else:
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._reader.join(2)
         while self.child_ends:

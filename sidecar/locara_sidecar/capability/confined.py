@@ -74,7 +74,13 @@ class ConfinedFolder(HeldFolder):
         }[temporary]
 
     def save(
-        self, relative: str, data: bytes, on_conflict: OnConflict, *, cancelled: Callable[[], bool] | None = None
+        self,
+        relative: str,
+        data: bytes,
+        on_conflict: OnConflict,
+        *,
+        cancelled: Callable[[], bool] | None = None,
+        begin: Callable[[], bool] | None = None,
     ) -> Saved:
         """Publish ``data`` as the file ``relative``, with the folders on the way. It blocks; call it in a thread.
 
@@ -83,11 +89,12 @@ class ConfinedFolder(HeldFolder):
 
         :param on_conflict: for a name that is taken: take ``name-2.png``, fail, or replace the file.
         :param cancelled: asked until shortly before the file gets its name.
+        :param begin: asked last, once for each way in which that is tried; False where nobody waits for it any more.
         :raises RpcError: InvalidParams for a path that is never allowed; InsufficientDisk; RequestCancelled;
             StorageError with ``errno`` for everything else.
         """
         *folders, name = names.split(relative)
-        return self._save(folders, name, data, on_conflict, cancelled)
+        return self._save(folders, name, data, on_conflict, cancelled, begin)
 
     def _save(
         self,
@@ -96,6 +103,7 @@ class ConfinedFolder(HeldFolder):
         data: bytes,
         on_conflict: OnConflict,
         cancelled: Callable[[], bool] | None,
+        begin: Callable[[], bool] | None = None,
     ) -> Saved:
         relative = "/".join([*folders, name])
 
@@ -103,9 +111,14 @@ class ConfinedFolder(HeldFolder):
             if cancelled is not None and cancelled():
                 raise RpcError("RequestCancelled", "The request was cancelled.")
 
+        def last_check() -> None:
+            check()
+            if begin is not None and not begin():
+                raise RpcError("RequestCancelled", "The request was cancelled.")
+
         try:
             with self._entered(folders) as parent:
-                published = self._store(parent, name, data, on_conflict, check)
+                published = self._store(parent, name, data, on_conflict, check, last_check)
         except OSError as error:
             raise self._explained(error, relative, len(data)) from error
         except UnsupportedError as error:
@@ -151,13 +164,21 @@ class ConfinedFolder(HeldFolder):
 
     # --- the file ------------------------------------------------------------------------
 
-    def _store(self, parent: int, name: str, data: bytes, on_conflict: OnConflict, check: Callable[[], None]) -> str:
+    def _store(
+        self,
+        parent: int,
+        name: str,
+        data: bytes,
+        on_conflict: OnConflict,
+        check: Callable[[], None],
+        last_check: Callable[[], None],
+    ) -> str:
         last: UnsupportedError | None = None
         for kind in self._kinds:
             try:
                 with kind(self._system, parent) as file:
                     file.fill(data, check)
-                    check()
+                    last_check()
                     return self._publish(file, parent, name, on_conflict)
             except UnsupportedError as error:
                 last = error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from typing import TYPE_CHECKING, Literal
 
 from locara_protocol.errors import RpcError, invalid_params
@@ -40,6 +41,8 @@ class PickedFile:
     """
 
     access: Access
+    held_bytes = 0
+    """How much memory it takes while it is open."""
 
     def __init__(self, name: str, close: Callable[[], None]) -> None:
         self.name = name
@@ -96,12 +99,14 @@ class PickedTarget(PickedFile):
         """
         self._folder.check()
 
-    def save(self, data: bytes, *, cancelled: Callable[[], bool] | None = None) -> None:
+    def save(
+        self, data: bytes, *, cancelled: Callable[[], bool] | None = None, begin: Callable[[], bool] | None = None
+    ) -> None:
         """Publish ``data`` as the picked file, whole or not at all. It blocks; call it in a thread.
 
         :raises RpcError: as :meth:`ConfinedFolder.save`.
         """
-        self._folder.save_picked(data, cancelled)
+        self._folder.save_picked(data, cancelled, begin)
 
 
 class _TargetFolder(ConfinedFolder):
@@ -129,13 +134,21 @@ class _TargetFolder(ConfinedFolder):
         except OSError as error:
             raise self._explained(error, self.name, 0) from error
 
-    def save_picked(self, data: bytes, cancelled: Callable[[], bool] | None) -> None:
-        self._save([], self.name, data, "error" if self._ours is None else "overwrite", cancelled)
+    def save_picked(
+        self, data: bytes, cancelled: Callable[[], bool] | None, begin: Callable[[], bool] | None = None
+    ) -> None:
+        self._save([], self.name, data, "error" if self._ours is None else "overwrite", cancelled, begin)
 
     def save(
-        self, relative: str, data: bytes, on_conflict: OnConflict, *, cancelled: Callable[[], bool] | None = None
+        self,
+        relative: str,
+        data: bytes,
+        on_conflict: OnConflict,
+        *,
+        cancelled: Callable[[], bool] | None = None,
+        begin: Callable[[], bool] | None = None,
     ) -> Saved:
-        del relative, data, on_conflict, cancelled
+        del relative, data, on_conflict, cancelled, begin
         raise TypeError("this folder was not granted, only one file in it")
 
     def _publish(self, file: Temporary, parent: int, name: str, on_conflict: OnConflict) -> str:
@@ -180,15 +193,34 @@ def pick(
         picked: PickedFile = PickedSource(name, file)
         highest = file.descriptor()
     else:
-        if os.path.splitext(name)[1].lower() not in extensions:
-            raise invalid_params(PATH, f"The name of a file to write must end with {', '.join(extensions)}.")
+        check_extension(PATH, name, extensions)
         target = _TargetFolder(held, name, system=system)
         picked = PickedTarget(target.name, target)
         highest = target.descriptor()
-    if highest >= _descriptors() - _SPARE:
+    try:
+        check_room(highest, PATH)
+    except RpcError:
         picked.let_go()
-        raise storage_error("Too many files are open; release some.", errno.EMFILE, path=PATH)
+        raise
     return picked
+
+
+def check_extension(at: str, name: str, extensions: tuple[str, ...]) -> None:
+    """Whether a file to write is called as a picture is.
+
+    :raises RpcError: InvalidParams.
+    """
+    if os.path.splitext(name)[1].lower() not in extensions:
+        raise invalid_params(at, f"The name of a file to write must end with {', '.join(extensions)}.")
+
+
+def check_room(descriptor: int, at: str) -> None:
+    """Whether enough descriptors are left beside this one.
+
+    :raises RpcError: StorageError with EMFILE.
+    """
+    if descriptor >= _descriptors() - _SPARE:
+        raise storage_error("Too many files are open; release some.", errno.EMFILE, path=at)
 
 
 def check_path(path: str) -> None:
@@ -210,10 +242,10 @@ def check_path(path: str) -> None:
 
 def _descriptors() -> int:
     """How many descriptors this process may have."""
-    try:
-        import resource
-    except ImportError:
+    if sys.platform == "win32":
         return 1 << 20
+    import resource
+
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1 << 20 if soft == resource.RLIM_INFINITY else soft
 

@@ -15,6 +15,7 @@ from typing import Any
 
 DIRECTORY = getattr(os, "O_RDONLY", 0) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 NOFOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
+CLOEXEC: int = getattr(os, "O_CLOEXEC", 0)
 TMPFILE: int = getattr(os, "O_TMPFILE", 0)
 """0 where the system has no anonymous files."""
 
@@ -52,6 +53,11 @@ def _call(function: Any, *arguments: Any) -> int:
             raise OSError(number, os.strerror(number))
 
 
+def _missing() -> OSError:
+    """Where :data:`AVAILABLE` is false nothing gets as far as this."""
+    return OSError(errno.ENOSYS, "this system does not have the call")
+
+
 class System:
     """The real calls; a test wraps an instance."""
 
@@ -85,11 +91,11 @@ class System:
         """A file without a name in that folder, with the user's umask."""
         if not TMPFILE:
             raise OSError(errno.EOPNOTSUPP, "there are no anonymous files on this system")
-        return os.open(".", TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=parent)
+        return os.open(".", TMPFILE | os.O_WRONLY | CLOEXEC, 0o666, dir_fd=parent)
 
     def create_named(self, name: str, parent: int) -> int:
         """A new file with the user's umask."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | NOFOLLOW
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOEXEC | NOFOLLOW
         return os.open(name, flags, 0o666, dir_fd=parent)
 
     def open_append(self, name: str, parent: int) -> int:
@@ -97,7 +103,7 @@ class System:
 
         Not blocking, because what has the name may be a pipe that nobody reads.
         """
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | NOFOLLOW | getattr(os, "O_NONBLOCK", 0)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | CLOEXEC | NOFOLLOW | getattr(os, "O_NONBLOCK", 0)
         return os.open(name, flags, 0o666, dir_fd=parent)
 
     def open_read(self, name: str, parent: int) -> int:
@@ -105,11 +111,13 @@ class System:
 
         Not blocking, because what has the name may be a pipe that nobody writes, and never a controlling terminal.
         """
-        flags = os.O_RDONLY | os.O_CLOEXEC | NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+        flags = os.O_RDONLY | CLOEXEC | NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
         return os.open(name, flags, dir_fd=parent)
 
     def try_lock(self, fd: int) -> None:
         """An exclusive lock that goes with the descriptor; BlockingIOError when another process has it."""
+        if sys.platform == "win32":
+            raise _missing()
         import fcntl
 
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,12 +126,34 @@ class System:
         """Bytes written, which may be fewer than given."""
         return os.write(fd, data)
 
+    def write_at(self, fd: int, data: memoryview, offset: int) -> int:
+        """Bytes written at ``offset``, which may be fewer than given."""
+        if sys.platform == "win32":
+            raise _missing()
+        return os.pwrite(fd, data, offset)
+
+    def set_size(self, fd: int, size: int) -> None:
+        """Cut the file there."""
+        os.ftruncate(fd, size)
+
+    def open_flags(self, fd: int) -> int:
+        """How the file was opened: O_RDONLY, O_WRONLY, O_RDWR, O_APPEND and such."""
+        if sys.platform == "win32":
+            raise _missing()
+        import fcntl
+
+        return fcntl.fcntl(fd, fcntl.F_GETFL)
+
     def read(self, fd: int, size: int, offset: int) -> bytes:
         """At most ``size`` bytes from ``offset``; none at the end."""
+        if sys.platform == "win32":
+            raise _missing()
         return os.pread(fd, size, offset)
 
     def set_mode(self, fd: int, mode: int) -> None:
         """The file's permissions."""
+        if sys.platform == "win32":
+            raise _missing()
         os.fchmod(fd, mode)
 
     def sync(self, fd: int) -> None:
@@ -180,6 +210,8 @@ class System:
 
     def available(self, fd: int) -> int:
         """Bytes that the user may still write to this file system."""
+        if sys.platform == "win32":
+            raise _missing()
         disk = os.fstatvfs(fd)
         return disk.f_bavail * disk.f_frsize
 

@@ -142,6 +142,12 @@ def _serve(parser: argparse.ArgumentParser) -> None:
         "--allow-model-management", action="store_true", help="let the app import, remove and collect models"
     )
     parser.add_argument(
+        "--descriptors",
+        metavar="FD",
+        type=values.descriptor,
+        help="an inherited Unix datagram socket, on which the host sends open files to host.pickFile",
+    )
+    parser.add_argument(
         "--idle-unload",
         metavar="SECONDS",
         type=values.seconds,

@@ -11,6 +11,8 @@ from locara_sidecar.daemon.wire import stdio
 if TYPE_CHECKING:
     import argparse
 
+    from locara_sidecar.capability.descriptors import DescriptorSocket
+
 _NO_MEMORY = "it needs more memory; raise `ulimit -v` or `ulimit -d` if one is set"
 
 
@@ -42,6 +44,7 @@ def _run(options: argparse.Namespace, parent: int) -> int:
             policy = Policy.build(_manifest(options.manifest), dict(options.grant) or None)
         known = catalogue.load(options.catalogue)
         root = system.cache_root(options.cache_dir)
+        passed = None if options.descriptors is None else _socket(options.descriptors)
     except (RpcError, catalogue.CatalogueError, OSError, ValueError) as error:
         message = f"locara-sidecar: {error.message if isinstance(error, RpcError) else _reason(error)}"
         if isinstance(error, RpcError) and "path" in error.data:
@@ -58,12 +61,19 @@ def _run(options: argparse.Namespace, parent: int) -> int:
             max_line_bytes=options.max_line_bytes,
             log_level=options.log_level,
             compile=options.compile,
+            descriptors=passed,
             flags=frozenset(flag for flag in (DOWNLOADS, MANAGEMENT) if getattr(options, flag[2:].replace("-", "_"))),
         ),
         known,
         descriptors,
         parent,
     )
+
+
+def _socket(fd: int) -> DescriptorSocket:
+    from locara_sidecar.capability.descriptors import DescriptorSocket
+
+    return DescriptorSocket(fd)
 
 
 def _complain(message: str, status: int) -> int:

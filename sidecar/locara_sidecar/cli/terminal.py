@@ -15,6 +15,7 @@ import os
 import re
 import select
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -125,6 +126,9 @@ def _understood(answer: bytes) -> Answer:
 @contextlib.contextmanager
 def _uninterrupted() -> Generator[None]:
     """Hold back what would end or stop the process, for as long as the terminal is not as it was."""
+    if sys.platform == "win32":
+        yield
+        return
     held = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:

@@ -23,6 +23,13 @@ def grant(text: str) -> tuple[str, str]:
     return name, folder
 
 
+def descriptor(text: str) -> int:
+    """The number of an inherited descriptor, above the three standard ones."""
+    if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) is None or int(text) < 3:
+        raise argparse.ArgumentTypeError("expected the number of an inherited descriptor, 3 or more")
+    return int(text)
+
+
 def seconds(text: str) -> float:
     """Seconds, 0 or more; ``inf`` too."""
     value = number(text)

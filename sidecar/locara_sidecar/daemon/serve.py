@@ -80,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str
     flags: frozenset[str] = frozenset()
     compile: bool = False
+    descriptors: Any = None  # a DescriptorSocket, which most hosts give none of and which is not free to import
 
 
 class Daemon:
@@ -122,6 +123,7 @@ class Daemon:
             policy=settings.policy,
             cache_root=settings.cache_root,
             flags=settings.flags,
+            descriptors=settings.descriptors,
             max_queue=settings.queue,
             max_line_bytes=settings.max_line_bytes,
             on_room=lambda: self._call_soon(self._server.go_on),

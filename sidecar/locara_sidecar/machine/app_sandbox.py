@@ -61,6 +61,8 @@ def has_network() -> bool:
 
 def user_home() -> str | None:
     """The user's own home folder, which HOME does not name in a container."""
+    if sys.platform == "win32":
+        return None
     try:
         import pwd
 

@@ -66,6 +66,7 @@ class Darwin:
 
     def user_cache_dir(self) -> str:
         """The folder in which frameworks keep what they compiled, Metal among them; the system makes it if need be."""
+        assert sys.platform != "win32"
         return os.confstr(USER_CACHE_DIR) or ""  # pyright: ignore[reportArgumentType]  (numbers are taken, too)
 
     def real_path(self, path: str) -> str:
@@ -74,6 +75,7 @@ class Darwin:
 
         :raises OSError: where there is no such file, or it cannot be named.
         """
+        assert sys.platform != "win32"
         import fcntl
 
         fd = os.open(path, _O_EVTONLY | os.O_CLOEXEC)

@@ -103,7 +103,10 @@ def _memory() -> tuple[int, int]:
 
     try:
         virtual = psutil.virtual_memory()
-    except OSError:  # no /proc: the C library asks the kernel, which does not count the cache of files as available
+    except OSError:
+        if sys.platform == "win32":
+            raise
+        # no /proc: the C library asks the kernel, which does not count the cache of files as available
         page = os.sysconf("SC_PAGE_SIZE")
         return os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
     return virtual.total, virtual.available

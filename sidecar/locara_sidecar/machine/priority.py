@@ -38,7 +38,8 @@ def wait_asleep() -> None:
 
 def step_back() -> None:
     """Let everything else go first: this process and the threads that it starts."""
-    os.nice(_NICE)
+    if sys.platform != "win32":
+        os.nice(_NICE)
 
 
 def answer_promptly() -> None:

@@ -55,7 +55,8 @@ def files_below(folder: str | os.PathLike[str]) -> Iterator[str]:
 
 def _empty(top: int) -> None:
     with contextlib.suppress(OSError):
-        os.fchmod(top, 0o700)
+        if sys.platform != "win32":
+            os.fchmod(top, 0o700)
     names = _unused(top)
     folders = _unlink_files(top)
     while folders:

@@ -30,6 +30,9 @@ _SYSTEM = System()
 _NO_LINKS = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 FOLDER_MODE = 0o755
 FILE_MODE = 0o644
+CLOEXEC: int = getattr(os, "O_CLOEXEC", 0)
+_NONBLOCK: int = getattr(os, "O_NONBLOCK", 0)
+"""For what may be a pipe, which would be waited for."""
 """Of what is made in the shared cache, whatever the umask: nobody else writes to it."""
 READ_ONLY = 0o444
 
@@ -267,7 +270,7 @@ def _open(path: Path, *, create: bool) -> int | None:
         return None
     for flags in (os.O_RDWR | (os.O_CREAT if create else 0), os.O_RDONLY):
         with contextlib.suppress(OSError):
-            return os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, FILE_MODE)  # a pipe would be waited for
+            return os.open(path, flags | CLOEXEC | _NONBLOCK, FILE_MODE)
     return None
 
 
@@ -276,7 +279,7 @@ def lock_fd(fd: int, *, shared: bool = False) -> bool | None:
 
     True does not prove that nobody else has it: some file systems always say so (:func:`probe` finds out).
     """
-    if fcntl is None:
+    if sys.platform == "win32" or fcntl is None:
         return None
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -43,7 +43,7 @@ class Leases:
             if self._own is None:
                 disk.make_folder(self._folder)
                 path = self._folder / f"{owner.name()}.{secrets.token_hex(6)}.json"
-                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, disk.FILE_MODE)
+                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | disk.CLOEXEC, disk.FILE_MODE)
                 disk.lock_fd(self._fd)
                 self._own = path
             data = msgspec.json.encode(Lease(os.getpid(), model, size))

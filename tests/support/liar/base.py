@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -22,7 +23,12 @@ class Honest:
         self.host = os.getppid()
         self.lock = threading.RLock()
         self.child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, bufsize=0
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.stderr,
+            bufsize=0,
+            pass_fds=[int(command[command.index("--descriptors") + 1])] if "--descriptors" in command else (),
         )
         self.methods = {}
         self.writes = None  # since when a write is under way
@@ -116,6 +122,7 @@ class Honest:
         return iter_lines(0, (16 << 20) + 1024)
 
     def run(self):
+        assert sys.platform != "win32"
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self.on_signal)

@@ -98,6 +98,7 @@ class LogsPrompts(Honest):
 
 class MakesPipesBlocking(Honest):
     def started(self):
+        assert sys.platform != "win32"
         for fd in (0, 1):
             flags = fcntl.fcntl(fd, fcntl.F_GETFL)
             fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_NONBLOCK)
@@ -144,6 +145,7 @@ class IgnoresSigint(Honest):
 
 class IgnoresSighup(Honest):
     def on_signal(self, number, frame):
+        assert sys.platform != "win32"
         if number != signal.SIGHUP:
             super().on_signal(number, frame)
 
@@ -156,6 +158,7 @@ class IgnoresProcessIds(Asked):
 
 class LosesAnswersWhenFull(Honest):
     def started(self):
+        assert sys.platform != "win32"
         self.full = False
         os.set_blocking(1, False)  # so that it is told when the pipe is full
 

@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from locara_conformance.peer import Peer
 
 
-def _picture(peer: Peer) -> bytes:
+def drawn_picture(peer: Peer) -> bytes:
+    """A picture, as the implementation draws it."""
     return base64.b64decode(at(peer.call("image.generate", drawing(), timeout=30), "images.0.data"))
 
 
-def _edit(image: Any, **options: Any) -> dict[str, Any]:
+def editing(image: Any, **options: Any) -> dict[str, Any]:
+    """Params for ``image.edit``, with the picture in the answer."""
     return {
         "prompt": PROMPT,
         "image": image,
@@ -25,27 +27,28 @@ def _edit(image: Any, **options: Any) -> dict[str, Any]:
     }
 
 
-def _inline(data: bytes) -> dict[str, str]:
+def inline(data: bytes) -> dict[str, str]:
+    """A picture as it is sent in a call."""
     return {"data": base64.b64encode(data).decode(), "mimeType": "image/png"}
 
 
 @check("edit.forms", "EDIT-1")
 def _forms(lab: Lab) -> None:
-    peer = lab.session(opening={"manifest": _picking()})
-    picture = _picture(peer)
+    peer = lab.session(opening={"manifest": picking()})
+    picture = drawn_picture(peer)
     file = lab.folder() / "a.png"
     file.write_bytes(picture)
     handle = at(peer.call("host.pickFile", {"path": str(file), "access": "read"}), "handle")
-    images = ({"root": "user-folder", "path": "a.png"}, {"handle": handle}, _inline(picture))
-    digests = {at(peer.call("image.edit", _edit(image), timeout=30), "images.0.sha256") for image in images}
+    images = ({"root": "user-folder", "path": "a.png"}, {"handle": handle}, inline(picture))
+    digests = {at(peer.call("image.edit", editing(image), timeout=30), "images.0.sha256") for image in images}
     expect(len(digests) == 1, "the same picture in its three forms gives different results")
 
 
 @check("edit.strength", "EDIT-2")
 def _strength(lab: Lab) -> None:
     peer = lab.shared()
-    picture = _inline(_picture(peer))
-    call = peer.start("image.edit", _edit(picture, steps=10, strength=0.5), stream=True)
+    picture = inline(drawn_picture(peer))
+    call = peer.start("image.edit", editing(picture, steps=10, strength=0.5), stream=True)
     call.result(30)
     steps = {at(one, "steps") for one in call.messages()}
     expect(max(steps) < 10, f"with half the strength {steps} of 10 steps run")
@@ -56,8 +59,8 @@ def _strength(lab: Lab) -> None:
 @check("edit.bad-image", "EDIT-9 ERR-25")
 def _bad(lab: Lab) -> None:
     peer = lab.shared()
-    for data in (b"no picture", _picture(peer)[:200]):
-        error = peer.refused("InvalidImage", "image.edit", _edit(_inline(data)))
+    for data in (b"no picture", drawn_picture(peer)[:200]):
+        error = peer.refused("InvalidImage", "image.edit", editing(inline(data)))
         expect(bool(at(error, "data.reason")), "`data.reason` is empty")
         expect(at(error, "data.path").startswith("$.image"), f"`data.path` is {at(error, 'data.path')!r}")
 
@@ -65,15 +68,16 @@ def _bad(lab: Lab) -> None:
 @check("edit.files", "EDIT-8")
 def _files(lab: Lab) -> None:
     peer, folder = lab.shared(), lab.folder()
-    (folder / "real.png").write_bytes(_picture(peer))
+    (folder / "real.png").write_bytes(drawn_picture(peer))
     (folder / "link.png").symlink_to(folder / "real.png")
     (folder / "folder.png").mkdir()
     for name, errno in (("none.png", "ENOENT"), ("link.png", "ELOOP"), ("folder.png", "EISDIR")):
-        error = peer.refused("StorageError", "image.edit", _edit({"root": "user-folder", "path": name}))
+        error = peer.refused("StorageError", "image.edit", editing({"root": "user-folder", "path": name}))
         expect(at(error, "data.errno") == errno, f"`data.errno` of {name} is {at(error, 'data.errno')!r}, not {errno}")
 
 
-def _picking() -> dict[str, Any]:
+def picking() -> dict[str, Any]:
+    """A manifest with a folder and picked files."""
     return manifest(fs={"user-folder": "read-write", "user-selected": "read-write"})
 
 
@@ -89,18 +93,18 @@ def _denied(lab: Lab) -> None:
 
 @check("picked.held", "PICK-5")
 def _held(lab: Lab) -> None:
-    peer = lab.session(opening={"manifest": _picking()})
+    peer = lab.session(opening={"manifest": picking()})
     file = lab.folder() / "a.png"
-    file.write_bytes(_picture(peer))
+    file.write_bytes(drawn_picture(peer))
     handle = at(peer.call("host.pickFile", {"path": str(file), "access": "read"}), "handle")
     file.rename(lab.folder() / "b.png")
     file.write_bytes(b"something else")
-    peer.call("image.edit", _edit({"handle": handle}), timeout=30)
+    peer.call("image.edit", editing({"handle": handle}), timeout=30)
 
 
 @check("picked.write", "PICK-9 PICK-7")
 def _write(lab: Lab) -> None:
-    peer = lab.session(opening={"manifest": _picking()})
+    peer = lab.session(opening={"manifest": picking()})
     file = lab.folder() / "picked.png"
     file.write_bytes(b"old")
     picked = peer.call("host.pickFile", {"path": str(file), "access": "write"})
@@ -115,21 +119,21 @@ def _write(lab: Lab) -> None:
 
 @check("picked.released", "PICK-11 PICK-10 LIFE-19")
 def _released(lab: Lab) -> None:
-    peer = lab.session(opening={"manifest": _picking()})
+    peer = lab.session(opening={"manifest": picking()})
     file = lab.folder() / "a.png"
-    file.write_bytes(_picture(peer))
+    file.write_bytes(drawn_picture(peer))
     handle = at(peer.call("host.pickFile", {"path": str(file), "access": "read"}), "handle")
     peer.call("host.releaseFile", {"handle": handle})
     peer.call("host.releaseFile", {"handle": handle})
     other = at(peer.call("host.pickFile", {"path": str(file), "access": "write"}), "handle")
     for one in (handle, other, "nobody"):
-        error = peer.refused("InvalidParams", "image.edit", _edit({"handle": one}))
+        error = peer.refused("InvalidParams", "image.edit", editing({"handle": one}))
         expect(at(error, "data.path") == "$.image.handle", f"`data.path` is {at(error, 'data.path')!r}")
 
 
 @check("picked.told", "PICK-4 LIFE-18")
 def _told(lab: Lab) -> None:
-    peer = lab.session(opening={"manifest": _picking()})
+    peer = lab.session(opening={"manifest": picking()})
     file = lab.folder() / "a.png"
     file.write_bytes(b"x" * 1234)
     picked = peer.call("host.pickFile", {"path": str(file), "access": "read"})
@@ -139,7 +143,7 @@ def _told(lab: Lab) -> None:
 
 @check("picked.kinds", "PICK-6")
 def _kinds(lab: Lab) -> None:
-    peer = lab.session(opening={"manifest": _picking()})
+    peer = lab.session(opening={"manifest": picking()})
     error = peer.refused("StorageError", "host.pickFile", {"path": str(lab.folder()), "access": "read"})
     expect(at(error, "data.errno") == "EISDIR", f"`data.errno` of a folder is {at(error, 'data.errno')!r}")
     expect(at(error, "data.path") == "$.path", f"`data.path` is {at(error, 'data.path')!r}")

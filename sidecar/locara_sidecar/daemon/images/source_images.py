@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.to_thread
 import msgspec
 
 from locara_protocol.errors import RpcError, invalid_params
 from locara_sidecar.capability.authorize import Source
+from locara_sidecar.daemon.wire.user_files import wait_for
 
 if TYPE_CHECKING:
     from locara_protocol.image_messages import EditParams, ImageInput
@@ -132,7 +132,7 @@ class SourceImages:
         """
         assert self._opened is not None
         try:
-            await anyio.to_thread.run_sync(self._open)
+            await wait_for(self._open, lambda _: None)
         except Exception as error:
             self._failure = error
             raise
@@ -150,7 +150,7 @@ class SourceImages:
             await self._opened.wait()
         if self._failure is not None:
             raise self._failure
-        return await anyio.to_thread.run_sync(self._read)
+        return await wait_for(self._read, lambda _: None)
 
     def close(self) -> None:
         """The job has ended: give the files back."""

@@ -116,6 +116,7 @@ class Kernel:
 
     def write_proc(self, name: str, text: str) -> None:
         """Write a file of ``/proc/self``."""
+        assert sys.platform != "win32"
         fd = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(fd, text.encode())
@@ -126,6 +127,7 @@ class Kernel:
 
     def machine(self) -> str:
         """Whose system calls these are: ``x86_64``, ``aarch64`` …"""
+        assert sys.platform != "win32"
         return os.uname().machine
 
     def own_pid(self) -> int:
@@ -157,6 +159,7 @@ class Kernel:
 
     def limit(self, what: int, most: int) -> None:
         """Lower a limit, for good (``what``: ``resource.RLIMIT_…``); one that is lower already stays."""
+        assert sys.platform != "win32"
         import resource
 
         hard = resource.getrlimit(what)[1]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from locara_sidecar.engine.sandbox.bpf import Denial, Unless, When
@@ -42,6 +43,7 @@ def leave(kernel: Kernel) -> str:
 
     :raises OSError: where the system does not permit it; nothing has changed then.
     """
+    assert sys.platform != "win32"
     try:
         kernel.leave_network()
     except OSError as error:

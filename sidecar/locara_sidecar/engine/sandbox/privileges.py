@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def limit(kernel: Kernel, prepared_from: Iterable[str] | None, *, counted_alone:
     :param counted_alone: whether this process counts as a user of its own, so that others' processes do not count.
     :raises OSError: when the system refuses a limit.
     """
+    assert sys.platform != "win32"
     import resource
 
     largest = _LARGEST_FILE + sum(map(_bytes_of, prepared_from or ()))
