@@ -54,6 +54,8 @@ def files_become(host, expected):
         time.sleep(0.02)
 
 
+pytestmark = pytest.mark.timeout(300)  # it waits for events and counts no seconds
+
 EDIT = {
     "prompt": "greener",
     "image": {"root": "user-folder", "path": "in.png"},
@@ -73,6 +75,7 @@ SAVE = {"prompt": "a lake", "options": {"model": "pocket", "steps": 1, "output":
         (("read",), "image.edit", EDIT),
     ],
 )
+@pytest.mark.quick_cases("held0", "held4")
 def test_a_job_that_waits_for_a_file_is_cancelled_at_once_and_leaves_nothing(spawned, held, method, params):
     host = spawned(*held)
     host.hold()
@@ -91,6 +94,7 @@ def test_a_job_that_waits_for_a_file_is_cancelled_at_once_and_leaves_nothing(spa
     assert "Traceback" not in host.log()
 
 
+@pytest.mark.slow
 def test_a_pick_that_hangs_is_cancelled_and_many_of_them_hold_up_nothing_else(spawned):
     host = spawned("open_root")
     host.hold()
@@ -108,7 +112,10 @@ def test_a_pick_that_hangs_is_cancelled_and_many_of_them_hold_up_nothing_else(sp
     assert host.call("image.edit", EDIT | image, timeout=50)["images"]
 
 
-@pytest.mark.parametrize(("held", "method", "params"), [("sync", "image.generate", SAVE), ("open_read", "image.edit", EDIT)])
+@pytest.mark.parametrize(
+    ("held", "method", "params"), [("sync", "image.generate", SAVE), ("open_read", "image.edit", EDIT)]
+)
+@pytest.mark.slow
 def test_the_session_ends_while_a_file_hangs(spawned, held, method, params):
     host = spawned(held)
     host.hold()

@@ -77,6 +77,39 @@ def test_an_engine_that_ends_as_it_starts_is_unavailable_unless_nobody_waits(dri
     drive(body, lambda: Played(finish, on_start=start))
 
 
+def interrupted(connection, job):
+    """macOS ends the job's work on the GPU, and MLX says so."""
+    enter(connection, job)
+    data = {"reason": "gpuInterrupted", "retryable": True}
+    connection.say(frames.Failed(job=job.job, kind="EngineUnavailable", message="Ended.", data=data))
+
+
+def test_an_engine_whose_work_macos_refused_is_replaced_before_the_next_job(drive, spec):
+    async def body(client):
+        error = await client.fails(spec())
+        assert (error.kind, error.retryable, error.data["reason"]) == ("EngineUnavailable", True, "gpuInterrupted")
+        assert len(client.started) == 1
+        await works(client, spec)
+        assert len(client.started) == 2
+        await works(client, spec)
+        assert len(client.started) == 2
+
+    drive(body, lambda: Played(in_turn(interrupted, finish)))
+
+
+def test_another_fault_that_an_engine_names_keeps_it(drive, spec):
+    def out_of_memory(connection, job):
+        enter(connection, job)
+        connection.say(frames.Failed(job=job.job, kind="InsufficientMemory", message="Too little."))
+
+    async def body(client):
+        assert (await client.fails(spec())).kind == "InsufficientMemory"
+        await works(client, spec)
+        assert len(client.started) == 1
+
+    drive(body, lambda: Played(in_turn(out_of_memory, finish)))
+
+
 def test_what_was_finished_before_a_crash_was_reported(drive, spec):
     def act(connection, job):
         enter(connection, job)

@@ -190,3 +190,19 @@ def test_the_generated_modules_are_fresh_and_stale_ones_are_told(tmp_path):
     assert generate.modules(write_them=False, folder=tmp_path) == names
     assert generate.modules(write_them=True, folder=tmp_path) == names
     assert generate.modules(write_them=False, folder=tmp_path) == []
+
+
+async def test_files_that_the_sidecar_may_not_open_are_handed_over(anyio_backend, tmp_path):
+    del anyio_backend
+    (tmp_path / "a.png").write_bytes(b"a picture")
+    async with AsyncSidecar(command("--engine", "fake"), hands_files=True, stderr=subprocess.DEVNULL) as sidecar:
+        await sidecar.initialize(manifest=manifest(fs={"user-selected": "read"}))
+        assert (await sidecar.pick_bytes("a.png", b"bytes"))["bytes"] == 5
+        with (tmp_path / "a.png").open("rb") as opened:
+            picked = [await sidecar.pick_open_file("a.png", opened.fileno(), "read") for _ in range(3)]
+        assert [one["bytes"] for one in picked] == [9, 9, 9]
+    with pytest.raises(SidecarGoneError), (tmp_path / "a.png").open("rb") as opened:
+        await sidecar.pick_open_file("a.png", opened.fileno(), "read")
+    async with AsyncSidecar(command("--engine", "fake"), stderr=subprocess.DEVNULL) as plain:
+        with pytest.raises(RuntimeError, match="hands_files"):
+            await plain.pick_open_file("a.png", 0, "read")

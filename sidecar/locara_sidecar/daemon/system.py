@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from locara_protocol.messages import MemoryInfo, PlatformInfo, SandboxInfo, SystemInfo
+from locara_protocol.messages import MemoryInfo, PlatformInfo, PowerInfo, SandboxInfo, SystemInfo
 from locara_sidecar import __version__
 from locara_sidecar.machine import app_sandbox, engine_choice, supported
 from locara_sidecar.machine.machine import Machine, host_memory, wired_limit
@@ -112,6 +113,17 @@ def sandbox(engine: EngineFacts) -> SandboxInfo:
     return SandboxInfo(enforced=False, kind=kind, reason=reason)
 
 
+def _power() -> PowerInfo | UnsetType:
+    from locara_sidecar.machine.power import power
+
+    found = power()
+    if found is None:
+        return UNSET
+    return PowerInfo(
+        low_power=found.low_power, thermal_state=UNSET if found.thermal_state is None else found.thermal_state
+    )
+
+
 def info(active: str, cache: Path, engine: EngineFacts) -> SystemInfo:
     """The answer of ``system.info``; looks at the disk."""
     import platform  # asked for rarely, and not free to import
@@ -129,4 +141,5 @@ def info(active: str, cache: Path, engine: EngineFacts) -> SystemInfo:
         sandbox=sandbox(engine),
         cache_root=str(cache),
         version=__version__,
+        power=_power(),
     )

@@ -132,6 +132,30 @@ class Darwin:
             raise OSError(errno.EPERM, f"IOPMAssertionCreateWithName: {status}")
         return token.value
 
+    def power(self) -> tuple[bool, int]:
+        """Whether Low Power Mode is on, and ``NSProcessInfoThermalState`` (<Foundation/NSProcessInfo.h>).
+
+        :raises OSError: where Foundation does not have them (before macOS 12).
+        """
+        _framework("Foundation")
+        objc = _objc()
+        class_of, selector = objc.objc_getClass, objc.sel_registerName
+        class_of.restype, class_of.argtypes = ctypes.c_void_p, (ctypes.c_char_p,)
+        selector.restype, selector.argtypes = ctypes.c_void_p, (ctypes.c_char_p,)
+        address = ctypes.cast(objc.objc_msgSend, ctypes.c_void_p).value
+        if not address or not (kind := class_of(b"NSProcessInfo")):
+            raise OSError(errno.ENOSYS, "NSProcessInfo")
+        # a message is a call of a function of the method's own type, never a variadic one
+        identity = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(address)
+        answers = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(address)
+        truth = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p)(address)
+        number = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)(address)
+        info = identity(kind, selector(b"processInfo"))
+        low, state = selector(b"isLowPowerModeEnabled"), selector(b"thermalState")
+        if not info or not all(answers(info, selector(b"respondsToSelector:"), one) for one in (low, state)):
+            raise OSError(errno.ENOSYS, "isLowPowerModeEnabled")
+        return truth(info, low), number(info, state)
+
     def let_sleep(self, token: int) -> None:
         """Give an assertion back."""
         _framework("IOKit").IOPMAssertionRelease(ctypes.c_uint32(token))
@@ -141,6 +165,12 @@ def _framework(name: str) -> Any:
     if sys.platform != "darwin":
         raise OSError(errno.ENOSYS, "macOS only")
     return ctypes.CDLL(f"/System/Library/Frameworks/{name}.framework/{name}")
+
+
+def _objc() -> Any:
+    if sys.platform != "darwin":
+        raise OSError(errno.ENOSYS, "macOS only")
+    return ctypes.CDLL("/usr/lib/libobjc.A.dylib")
 
 
 def _libc() -> Any:

@@ -70,6 +70,8 @@ class Event(Enum):
     """The engine says something of its job."""
     OVER = auto()
     """The engine says how its job ended."""
+    SPENT = auto()
+    """The same, of a fault after which no further job is given to this process."""
     BROKEN = auto()
     """The engine says what no engine may say."""
     FOUND_DEAD = auto()
@@ -156,6 +158,7 @@ _AT_WORK: dict[Event, _Row] = {
     **_OWED,
     _E.HEARD: (_S.RUNNING, ()),
     _E.OVER: (_S.IDLE, (_A.ANSWER,)),
+    _E.SPENT: (_S.ENDING, (_A.ANSWER, _A.EXIT)),
     _E.CANCEL: (_S.CANCELLING, (_A.SEND_CANCEL,)),
     _E.STALLED: (_S.ENDING, (_A.ANSWER, _A.KILL)),
 }

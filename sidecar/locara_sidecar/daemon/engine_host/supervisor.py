@@ -301,7 +301,8 @@ class Supervisor:
                 self.feed(Event.OVER, event)
             case frames.Failed():
                 cancelled = self.lifecycle.state is State.CANCELLING
-                self.feed(Event.OVER, None if cancelled else RpcError(event.kind, event.message, **event.data))
+                over = Event.SPENT if failures.is_lasting(event) else Event.OVER
+                self.feed(over, None if cancelled else RpcError(event.kind, event.message, **event.data))
             case frames.Cancelled():
                 self.feed(Event.OVER)
             case _:
