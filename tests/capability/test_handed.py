@@ -30,12 +30,13 @@ def hand(path, flags, access, system=None):
 
 
 def failing(name, number):
-    """The real calls but one."""
+    """The real calls, of which the first one of that name fails."""
+    system = NoSync()
 
     def fail(*_):
+        delattr(system, name)
         raise OSError(number, os.strerror(number))
 
-    system = NoSync()
     setattr(system, name, fail)
     return system
 
