@@ -691,8 +691,8 @@ export interface NoParams {
   };
 }
 /**
- * ``write`` is for a file that may or may not be there yet. The file is one of: ``path``, absolute, as a dialog gave
- *     it; ``data``, its bytes, to be read; ``descriptor``, the text that was sent with it on the socket of
+ * ``write`` is for a file that may or may not be there yet. The file is one of: ``path``, absolute, as a dialog
+ *     gave it; ``data``, its bytes, to be read; ``descriptor``, the text that was sent with it on the socket of
  *     ``--descriptors``. The last two have the file's ``name`` beside them, without its folder.
  */
 export interface PickFileParams {
