@@ -1,0 +1,25 @@
+#![doc = include_str!("../README.md")]
+
+mod builder;
+mod call;
+mod error;
+mod exchange;
+mod handle;
+mod lines;
+mod mailbox;
+mod message;
+mod pictures;
+// members and values of the contract: its own page describes them, and the types that they stand in have a sentence each
+#[allow(missing_docs, clippy::doc_lazy_continuation, clippy::too_long_first_doc_paragraph)]
+mod schema;
+mod session;
+mod sidecar;
+mod supervisor;
+
+pub use builder::{Builder, Restart};
+pub use call::{Answer, Canceller, Messages};
+pub use error::{Denied, Error, Gone, RemoteError, Violation};
+pub use message::{JobAnswer, JobMessage, Message, Method, Never, NoMessage, RequestId};
+pub use pictures::ImageInput;
+pub use schema::*;
+pub use sidecar::Sidecar;
