@@ -20,9 +20,11 @@ PROMPT ?= a large yellow star in the center of a blue background
 PLATFORM_MODULES := os|signal|socket|select|fcntl|resource|termios|pwd|mmap|psutil|multiprocessing
 PLATFORM_FILES = $(shell grep -rlE "^ *(import|from) ($(PLATFORM_MODULES))\b|sys\.platform" protocol sidecar tests/bench tests/campaigns tests/faults tests/fullsize tests/support --include=*.py | grep -vE "/test_|conftest|protocol/examples|node_modules|support/evil")
 
+# cargo's target folder is outside the tree, so that a fresh clone finds what was compiled before
+RUST_TARGET ?= $(or $(CARGO_TARGET_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/locara/rust-target)
 NODE_READY := protocol/typescript/node_modules/.ready
 
-.PHONY: help setup demo test test-slow test-typescript lint types generated schemas fixtures check conformance bench bench-layout bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac
+.PHONY: help setup demo test test-slow test-typescript test-rust lint types generated schemas fixtures check conformance bench bench-layout bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -56,6 +58,16 @@ $(NODE_READY): protocol/typescript/package.json protocol/typescript/package-lock
 	cd protocol/typescript && npm ci --prefer-offline
 	touch $@
 
+test-rust: export CARGO_TARGET_DIR := $(RUST_TARGET)
+test-rust: export LOCARA_SIDECAR := $(abspath $(BIN))/locara-sidecar
+test-rust: $(READY) ## format, lint, licences, tests and documentation of the Rust crate; needs Rust 1.88 with clippy and rustfmt
+	@command -v cargo >/dev/null || { echo "Rust 1.88 or later with cargo is needed for the Rust crate; the rest works without"; exit 1; }
+	cd protocol/rust && cargo fmt --check
+	$(abspath $(BIN))/python protocol/rust/dependencies.py
+	cd protocol/rust && cargo clippy --quiet --locked --all-targets -- -D warnings
+	cd protocol/rust && RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps
+	cd protocol/rust && cargo test --quiet --locked
+
 lint: $(READY) ## ruff, and which package may import which
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
@@ -81,7 +93,7 @@ fixtures: $(READY) ## write the tiny models anew; once about 500 MB of older lib
 	$(BIN)/python fixtures/make_models.py
 	$(BIN)/python fixtures/make_published.py
 
-check: lint types resolves generated test-typescript test test-slow ## all that CI runs
+check: lint types resolves generated test-typescript test-rust test test-slow ## all that CI runs
 
 check-mac: $(READY) ## on a Mac: see all that was never run on one, and write a report to send back (FLAGS="--only PART …")
 	PYTHONPATH=packaging $(BIN)/python -m macos.check $(FLAGS)
@@ -160,3 +172,4 @@ transcript: $(READY) ## record a real exchange into protocol/README.md, and the 
 clean: ## remove .venv and what tools leave behind
 	rm -rf $(VENV) .ruff_cache .pytest_cache .hypothesis build dist out
 	rm -rf protocol/typescript/node_modules protocol/typescript/dist protocol/typescript/build
+	rm -rf protocol/rust/target

@@ -1,7 +1,8 @@
 """``python -m locara_protocol.generate``: writes the committed schema files, or with ``--check`` compares them.
 
 Owned here: the folder ``protocol/schema/v1`` beside this package, the two modules here that type the clients, and the
-types of the Rust crate. The bytes depend on the tables and the message types only, so that regenerating without a change changes nothing.
+types of the Rust crate. The bytes depend on the tables and the message types only, so that regenerating without a
+change changes nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Writes ``protocol/rust/src/schema.rs``: the messages, the methods and the error kinds as Rust types.
 
 Owned here: how a message type looks in Rust. What a host sends is closed and refuses unknown members when it is read;
-what it receives is ``non_exhaustive``, passes unknown members over, and each of its enums has an ``Other`` for values of
-a later version. ``channel`` is left out of the params, because the client adds its own, and so is ``_meta``.
+what it receives is ``non_exhaustive``, passes unknown members over, and each of its enums has an ``Other`` for values
+of a later version. ``channel`` is left out of the params, because the client adds its own, and so is ``_meta``.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ _NAMES: dict[type, str] = {Warning: "ResultWarning", JobResult: "JobAnswer"}
 _BY_HAND = (ImageInput, JobResult, DiscoverResult)
 _SMALL = {"width", "height", "seed", "step", "steps", "image", "images", "count", "pid", "cpus", "channel"}
 """Members that fit into a u32, where the contract gives no bounds."""
-_SHORT = 21
-"""How wide rustfmt lets a struct be on one line."""
+_WIDTH = 120
+"""How wide rustfmt lets a line be, as ``protocol/rust/rustfmt.toml`` says."""
 _LEFT_OUT = ("channel", "_meta")
 _SECRET = """
 impl std::fmt::Debug for Auth {
@@ -91,7 +91,8 @@ def source() -> bytes:
     enums = sorted((*_ENUMS[key], key) for key in used)
     parts = [
         _HEAD,
-        f"/// The version of the contract that these types are of.\npub const PROTOCOL_VERSION: u32 = {PROTOCOL_VERSION};\n",
+        "/// The version of the contract that these types are of.\n"
+        f"pub const PROTOCOL_VERSION: u32 = {PROTOCOL_VERSION};\n",
         _streams(rows),
         *(_enum(name, words, key, received=key in received) for name, words, key in enums),
         *(_struct(kind) for kind in sorted(structs, key=_name) if kind not in _BY_HAND),
@@ -242,7 +243,7 @@ def _constructor(name: str, needed: list[tuple[str, str]], all_fields: list[str]
     convert = {field: f"{field}: {field}.into()" if type_ == "String" else field for field, type_ in needed}
     members = [convert.get(field, f"{field}: None") for field in all_fields]
     line = f"        Self {{ {', '.join(members)} }}\n"
-    if len(line) > len("        Self {  }\n") + _SHORT:
+    if len(line) > _WIDTH:
         line = "        Self {\n" + "".join(f"            {member},\n" for member in members) + "        }\n"
     return (
         f"\nimpl {name} {{\n    /// With what is needed; the rest is as the sidecar chooses.\n    #[must_use]\n"
@@ -256,7 +257,8 @@ def _enum(name: str, words: str, key: frozenset[str], *, received: bool) -> str:
     out += f"pub enum {name} {{\n" + "".join(f'    #[serde(rename = "{one}")]\n    {_variant(one)},\n' for one in order)
     if received:
         out += "    /// One of a later version.\n    #[serde(untagged)]\n    Other(String),\n"
-    out += f"}}\n\nimpl {name} {{\n    /// As it is on the wire.\n    #[must_use]\n    pub fn as_str(&self) -> &str {{\n"
+    out += f"}}\n\nimpl {name} {{\n    /// As it is on the wire.\n    #[must_use]\n"
+    out += "    pub fn as_str(&self) -> &str {\n"
     out += "        match self {\n" + "".join(f'            Self::{_variant(one)} => "{one}",\n' for one in order)
     return out + ("            Self::Other(value) => value,\n" if received else "") + "        }\n    }\n}\n"
 
@@ -274,7 +276,8 @@ def _docs(text: str | None, name: str) -> str:
 def _kinds() -> str:
     rows = list(errors.CODES.items())
     out = "/// What kind of error the sidecar answered with.\n"
-    out += "#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]\n#[non_exhaustive]\npub enum ErrorKind {\n"
+    out += "#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]\n#[non_exhaustive]\n"
+    out += "pub enum ErrorKind {\n"
     out += "".join(f"    /// {errors.MEANINGS[kind]}\n    {kind},\n" for kind, _ in rows)
     out += "    /// One of a later version.\n    #[serde(untagged)]\n    Other(String),\n}\n\nimpl ErrorKind {\n"
     out += "    /// As it is on the wire.\n    #[must_use]\n    pub fn as_str(&self) -> &str {\n        match self {\n"
@@ -294,7 +297,8 @@ def _result(row: Method) -> str:
 def _streams(rows: list[Method]) -> str:
     names = sorted({row.notification for row in rows if row.notification})
     listed = ", ".join(f'"{name}"' for name in names)
-    return f"/// The notifications that carry a channel's frames.\npub(crate) const STREAMS: [&str; {len(names)}] = [{listed}];\n"
+    out = "/// The notifications that carry a channel's frames.\n"
+    return f"{out}pub(crate) const STREAMS: [&str; {len(names)}] = [{listed}];\n"
 
 
 def _methods(rows: list[Method]) -> str:

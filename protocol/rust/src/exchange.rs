@@ -247,9 +247,10 @@ impl Exchange {
             return;
         } else {
             channel.count += 1;
-            let put = frame.message.map_or_else(|| Err("is missing".to_owned()), |raw| {
-                channel.sink.put(raw).map_err(|error| format!("is not of the contract's type: {error}"))
-            });
+            let put = frame.message.map_or_else(
+                || Err("is missing".to_owned()),
+                |raw| channel.sink.put(raw).map_err(|error| format!("is not of the contract's type: {error}")),
+            );
             put.err().map(|why| format!("A message on channel {number} {why}."))
         };
         if let Some(sentence) = problem {

@@ -162,7 +162,8 @@ pub(crate) fn typed<R: DeserializeOwned + Send + 'static>(
         let (told, violation) = match answer.map(|raw| serde_json::from_str(raw.get())) {
             Ok(Ok(result)) => (Ok(result), None),
             Ok(Err(error)) => {
-                let violation = Violation::new(format!("The result of {method} is not of the contract's type: {error}"));
+                let violation =
+                    Violation::new(format!("The result of {method} is not of the contract's type: {error}"));
                 (Err(violation.clone().into()), Some(violation))
             }
             Err(error) => (Err(error), None),

@@ -9,6 +9,8 @@ mod lines;
 mod mailbox;
 mod message;
 mod pictures;
+#[cfg(test)]
+mod properties;
 // members and values of the contract: its own page describes them, and the types that they stand in have a sentence each
 #[allow(missing_docs, clippy::doc_lazy_continuation, clippy::too_long_first_doc_paragraph)]
 mod schema;

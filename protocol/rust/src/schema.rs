@@ -734,10 +734,7 @@ impl ClientInfo {
     /// With what is needed; the rest is as the sidecar chooses.
     #[must_use]
     pub fn new(name: impl Into<String>, version: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            version: version.into(),
-        }
+        Self { name: name.into(), version: version.into() }
     }
 }
 
@@ -832,12 +829,7 @@ impl EditParams {
     /// With what is needed; the rest is as the sidecar chooses.
     #[must_use]
     pub fn new(prompt: impl Into<String>, image: ImageInput) -> Self {
-        Self {
-            prompt: prompt.into(),
-            options: None,
-            image,
-            mask: None,
-        }
+        Self { prompt: prompt.into(), options: None, image, mask: None }
     }
 }
 
@@ -934,10 +926,7 @@ impl GenerateParams {
     /// With what is needed; the rest is as the sidecar chooses.
     #[must_use]
     pub fn new(prompt: impl Into<String>) -> Self {
-        Self {
-            prompt: prompt.into(),
-            options: None,
-        }
+        Self { prompt: prompt.into(), options: None }
     }
 }
 
@@ -998,11 +987,7 @@ impl ImportParams {
     /// With what is needed; the rest is as the sidecar chooses.
     #[must_use]
     pub fn new(model: impl Into<String>, folder: impl Into<String>) -> Self {
-        Self {
-            model: model.into(),
-            folder: folder.into(),
-            replace: None,
-        }
+        Self { model: model.into(), folder: folder.into(), replace: None }
     }
 }
 
@@ -1026,14 +1011,7 @@ impl InitializeParams {
     /// With what is needed; the rest is as the sidecar chooses.
     #[must_use]
     pub fn new(protocol_version: u64, client_info: ClientInfo) -> Self {
-        Self {
-            protocol_version,
-            client_info,
-            manifest: None,
-            grants: None,
-            process_id: None,
-            auth: None,
-        }
+        Self { protocol_version, client_info, manifest: None, grants: None, process_id: None, auth: None }
     }
 }
 
@@ -1142,12 +1120,7 @@ impl LoadParams {
     /// With what is needed; the rest is as the sidecar chooses.
     #[must_use]
     pub fn new(model: impl Into<String>) -> Self {
-        Self {
-            model: model.into(),
-            quantization: None,
-            precision: None,
-            engine: None,
-        }
+        Self { model: model.into(), quantization: None, precision: None, engine: None }
     }
 }
 
@@ -1372,10 +1345,7 @@ impl PickFileParams {
     /// With what is needed; the rest is as the sidecar chooses.
     #[must_use]
     pub fn new(path: impl Into<String>, access: FileAccess) -> Self {
-        Self {
-            path: path.into(),
-            access,
-        }
+        Self { path: path.into(), access }
     }
 }
 
@@ -1429,12 +1399,7 @@ impl PrepareParams {
     /// With what is needed; the rest is as the sidecar chooses.
     #[must_use]
     pub fn new(model: impl Into<String>, quantization: PreparedQuantization) -> Self {
-        Self {
-            model: model.into(),
-            quantization,
-            precision: None,
-            engine: None,
-        }
+        Self { model: model.into(), quantization, precision: None, engine: None }
     }
 }
 
@@ -1526,11 +1491,7 @@ impl RemoveParams {
     /// With what is needed; the rest is as the sidecar chooses.
     #[must_use]
     pub fn new(model: impl Into<String>) -> Self {
-        Self {
-            model: model.into(),
-            prepared: None,
-            dry_run: None,
-        }
+        Self { model: model.into(), prepared: None, dry_run: None }
     }
 }
 

@@ -118,7 +118,7 @@ impl Session {
 
     /// Closes stdin behind what waits to be written, and gives it its time to end.
     pub(crate) fn end(&mut self) {
-        if self.outgoing.take().is_some() && self.child.exit.is_none() {
+        if self.outgoing.take().is_some() && !self.child.ended {
             self.deadline = Some(Deadline::Kill(Instant::now() + self.close_timeout));
         }
     }
@@ -126,7 +126,7 @@ impl Session {
     /// Waits for one thing to happen and deals with it; true once the process has ended and all was read. May be
     /// dropped at any time.
     pub(crate) async fn turn(&mut self) -> bool {
-        let running = self.child.exit.is_none();
+        let running = !self.child.ended;
         if !running && self.silent {
             return true;
         }
@@ -143,8 +143,8 @@ impl Session {
                 }
             },
             exit = self.child.inner.wait(), if running => {
-                // an error is that of a process that somebody else has waited for
-                self.child.exit = Some(exit.unwrap_or_default());
+                // how it ended is not known where somebody else has waited for it
+                (self.child.ended, self.child.exit) = (true, exit.ok());
                 self.outgoing = None;
                 self.deadline = Some(Deadline::Over(Instant::now() + LAST_WORDS));
             }
@@ -173,7 +173,9 @@ impl Session {
 
     /// Fails what is under way with how it ended; to be called once it is over.
     pub(crate) async fn gone(&mut self, closed: bool) -> Error {
-        let _ = timeout(LAST_WORDS, &mut self.log.0).await;
+        if !self.log.0.is_finished() {
+            let _ = timeout(LAST_WORDS, &mut self.log.0).await;
+        }
         let words = self.words.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let stderr = String::from_utf8_lossy(&words).into_owned();
         let error = Error::from(Arc::new(Gone { exit: self.child.exit, stderr, closed }));
@@ -185,6 +187,7 @@ impl Session {
 /// The child and all that it starts in its group, killed when dropped.
 struct Group {
     inner: Box<dyn ChildWrapper>,
+    ended: bool,
     exit: Option<ExitStatus>,
 }
 
@@ -199,7 +202,7 @@ impl Group {
         #[cfg(windows)]
         wrapped.wrap(process_wrap::tokio::JobObject);
         let inner = wrapped.spawn().map_err(|error| config.unspawned(error))?;
-        Ok(Self { inner, exit: None })
+        Ok(Self { inner, ended: false, exit: None })
     }
 
     fn kill(&mut self) {
@@ -209,7 +212,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if self.exit.is_none() {
+        if !self.ended {
             self.kill();
         }
     }

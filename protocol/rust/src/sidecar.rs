@@ -218,11 +218,13 @@ impl Sidecar {
     // --- any method ---
 
     /// Any method, by its type in [`methods`](crate::methods), without its messages.
+    #[allow(clippy::needless_pass_by_value)] // as a call reads best
     pub fn request<N: Method>(&self, params: N::Params) -> Answer<N::Result> {
         self.0.handle.ask(N::NAME, &params)
     }
 
     /// Any long method with its messages.
+    #[allow(clippy::needless_pass_by_value)]
     pub fn stream<N: Method>(&self, params: N::Params) -> (Messages<N::Message>, Answer<N::Result>) {
         self.0.handle.stream(N::NAME, &params)
     }
@@ -235,11 +237,10 @@ impl Sidecar {
         params: &Map<String, Value>,
         streams: bool,
     ) -> (Messages<Value>, Answer<Map<String, Value>>) {
-        let (messages, answer) = if streams {
+        if streams {
             self.0.handle.stream(method, params)
         } else {
             (Messages::none(), self.0.handle.ask(method, params))
-        };
-        (messages, answer)
+        }
     }
 }
