@@ -5,6 +5,7 @@
 //! that it is about; the others go on.
 
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -290,7 +291,7 @@ fn request_line(start: &Start, channel: Option<u32>) -> String {
     match (channel, params.strip_suffix('}')) {
         (Some(number), Some(open)) => {
             let comma = if open.len() > 1 { "," } else { "" };
-            line.push_str(&format!(r#"{open}{comma}"channel":{number}}}"#));
+            let _ = write!(line, r#"{open}{comma}"channel":{number}}}"#); // a String takes all
         }
         _ => line.push_str(params),
     }

@@ -135,12 +135,11 @@ impl Session {
             None => Instant::now(),
         };
         tokio::select! {
-            line = next_line(&mut self.stdout), if !self.silent => match line {
-                Some(line) => self.exchange.line(&line),
-                None => {
-                    self.silent = true;
-                    self.end(); // what says nothing any more is of no use
-                }
+            line = next_line(&mut self.stdout), if !self.silent => if let Some(line) = line {
+                self.exchange.line(&line);
+            } else {
+                self.silent = true;
+                self.end(); // what says nothing any more is of no use
             },
             exit = self.child.inner.wait(), if running => {
                 // how it ended is not known where somebody else has waited for it

@@ -207,9 +207,9 @@ impl Sidecar {
     /// Ends the sidecar for good: closes its stdin and waits; after the close timeout its process group is killed. Calls
     /// under way are answered or fail, and so does every later one. May be repeated.
     pub async fn close(&self) -> Option<ExitStatus> {
-        let (closer, closed) = oneshot::channel();
-        self.0.handle.send(Command::Close(closer));
-        match closed.await {
+        let (told, exit) = oneshot::channel();
+        self.0.handle.send(Command::Close(told));
+        match exit.await {
             Ok(exit) => exit,
             Err(_) => self.0.handle.known().exit,
         }
