@@ -49,7 +49,7 @@ struct Watched {
 }
 
 impl Watched {
-    fn new<M, R>((mut messages, answer): (Messages<M>, Answer<R>), slow: Duration) -> Self
+    fn new<M, R>(messages: Option<Messages<M>>, answer: Answer<R>, slow: Duration) -> Self
     where
         M: Message + Serialize,
         R: Serialize + Send + 'static,
@@ -60,7 +60,8 @@ impl Watched {
         let canceller = Some(answer.canceller());
         let kept = Arc::clone(&seen);
         tokio::spawn(async move {
-            while let Some(message) = messages.next().await {
+            let mut messages = messages;
+            while let Some(message) = next(&mut messages).await {
                 sleep(slow).await;
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 kept.push(json!(message));
@@ -90,7 +91,10 @@ impl Watched {
             "models.list" => Self::typed::<methods::ModelsList>(sidecar, step, slow),
             _ => None,
         }
-        .unwrap_or_else(|| Self::new(sidecar.call(&step.method, &step.params, step.stream), slow))
+        .unwrap_or_else(|| {
+            let (messages, answer) = sidecar.call(&step.method, &step.params, step.stream);
+            Self::new(Some(messages), answer, slow)
+        })
     }
 
     fn typed<N: Method>(sidecar: &Sidecar, step: &Step, slow: Duration) -> Option<Self>
@@ -100,11 +104,18 @@ impl Watched {
         N::Message: Serialize,
     {
         let params: N::Params = serde_json::from_value(Value::Object(step.params.clone())).ok()?;
-        if step.stream {
-            return Some(Self::new(sidecar.stream::<N>(params), slow));
+        if !step.stream {
+            return Some(Self::new(None::<Messages<Value>>, sidecar.request::<N>(params), slow));
         }
-        let (nothing, _) = sidecar.call("ping", &Map::new(), false);
-        Some(Self::new((nothing, sidecar.request::<N>(params)), slow))
+        let (messages, answer) = sidecar.stream::<N>(params);
+        Some(Self::new(Some(messages), answer, slow))
+    }
+}
+
+async fn next<M: Message>(messages: &mut Option<Messages<M>>) -> Option<M> {
+    match messages {
+        Some(messages) => messages.next().await,
+        None => None,
     }
 }
 

