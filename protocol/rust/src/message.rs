@@ -99,6 +99,12 @@ impl<'de> Deserialize<'de> for NoMessage {
     }
 }
 
+impl Serialize for NoMessage {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        match self.0 {}
+    }
+}
+
 impl Message for NoMessage {}
 
 /// The id of a request, as its host chose it.

@@ -5,9 +5,8 @@ use std::process::{Child, Command, Stdio};
 
 use locara_diffusion::{Builder, DownloadPhase, ErrorKind, RemoveParams};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use crate::support::{Opened, manifest, opened_with, program, repository};
+use crate::support::{Opened, TempDir, manifest, opened_with, program, repository};
 
 /// A hub with two models, which ends with its stdin.
 struct Hub {

@@ -6,9 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use crate::support::{alive, example, kill, manifest, program, repository, until};
+use crate::support::{TempDir, alive, example, kill, manifest, program, repository, until};
 
 #[test]
 fn the_client_passes_every_scenario_of_the_harness() {

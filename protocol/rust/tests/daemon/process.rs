@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use locara_diffusion::{Error, Restart, Sidecar};
 
-use crate::support::{PROMPT, alive, drawing, kill, manifest, opened, opened_with, params, program, steps, until};
+use crate::support::{
+    PROMPT, TempDir, alive, drawing, kill, manifest, opened, opened_with, params, program, steps, until,
+};
 
 fn gone(error: &Error) -> &locara_diffusion::Gone {
     match error {
@@ -159,7 +161,7 @@ async fn what_cannot_start_says_why() {
 #[cfg(unix)]
 #[tokio::test]
 async fn a_call_that_starts_the_process_anew_fails_with_why_it_could_not_and_a_later_one_tries_again() {
-    let folder = tempfile::TempDir::new().unwrap();
+    let folder = TempDir::new().unwrap();
     let (first, broken) = (folder.path().join("first"), folder.path().join("broken"));
     std::fs::write(&broken, "").unwrap();
     // the first one ends by itself, the following ones cannot start while the file is there
