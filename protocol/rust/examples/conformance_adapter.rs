@@ -62,7 +62,9 @@ impl Watched {
         tokio::spawn(async move {
             let mut messages = messages;
             while let Some(message) = next(&mut messages).await {
-                sleep(slow).await;
+                if !slow.is_zero() {
+                    sleep(slow).await;
+                }
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 kept.push(json!(message));
                 count.send_replace(kept.len());

@@ -168,7 +168,7 @@ impl From<WireError> for RemoteError {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[non_exhaustive]
 pub struct Denied {
-    /// What was asked for, for example `model` or `fs.user-folder`.
+    /// What was asked for, for example `models` or `fs.user-folder`.
     pub capability: String,
     /// Of what: a model, a path.
     pub resource: String,

@@ -90,13 +90,15 @@ pub(crate) struct Exchange {
     channels: HashMap<u32, Channel>,
     last_channel: u32,
     note: Note,
+    /// A taker falls behind: whoever reads had better let it run.
+    pub(crate) pressed: bool,
     /// How many calls were answered with a result.
     pub(crate) succeeded: u64,
 }
 
 impl Exchange {
     pub(crate) fn new(note: Note) -> Self {
-        Self { calls: HashMap::new(), channels: HashMap::new(), last_channel: 0, note, succeeded: 0 }
+        Self { calls: HashMap::new(), channels: HashMap::new(), last_channel: 0, note, pressed: false, succeeded: 0 }
     }
 
     /// Registers a request, and gives back its line unless that is longer than `limit`.
@@ -248,10 +250,11 @@ impl Exchange {
             return;
         } else {
             channel.count += 1;
-            let put = frame.message.map_or_else(
-                || Err("is missing".to_owned()),
-                |raw| channel.sink.put(raw).map_err(|error| format!("is not of the contract's type: {error}")),
-            );
+            let put = match frame.message {
+                Some(raw) => channel.sink.put(raw).map_err(|error| format!("is not of the contract's type: {error}")),
+                None => Err("is missing".to_owned()),
+            };
+            self.pressed |= *put.as_ref().unwrap_or(&false);
             put.err().map(|why| format!("A message on channel {number} {why}."))
         };
         if let Some(sentence) = problem {

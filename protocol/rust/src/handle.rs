@@ -194,7 +194,7 @@ struct Watched {
 }
 
 impl Sink for Watched {
-    fn put(&self, message: &RawValue) -> Result<(), serde_json::Error> {
+    fn put(&self, message: &RawValue) -> Result<bool, serde_json::Error> {
         self.mailbox.put(message)
     }
 

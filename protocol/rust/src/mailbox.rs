@@ -18,8 +18,8 @@ pub(crate) const WAITING: usize = 64;
 
 /// Where a channel's messages go, whatever their type is.
 pub(crate) trait Sink: Send + Sync {
-    /// Takes one message.
-    fn put(&self, message: &RawValue) -> Result<(), serde_json::Error>;
+    /// Takes one message; gives back whether its taker falls behind.
+    fn put(&self, message: &RawValue) -> Result<bool, serde_json::Error>;
     /// No more will come, because of the end frame or what failed; what waits can still be taken.
     fn close(&self, failure: Option<&Error>);
 }
@@ -52,11 +52,11 @@ impl<M: Message> Mailbox<M> {
         }
     }
 
-    /// Takes a message in; after [`Sink::close`] it is dropped.
-    pub(crate) fn give(&self, message: M) {
+    /// Takes a message in; after [`Sink::close`] it is dropped. Gives back whether many wait.
+    pub(crate) fn give(&self, message: M) -> bool {
         let mut state = self.state();
         if state.closed {
-            return;
+            return false;
         }
         let message = if state.waiting.len() < WAITING {
             message
@@ -67,7 +67,9 @@ impl<M: Message> Mailbox<M> {
             }
         };
         state.waiting.push_back(message);
+        let many = state.waiting.len() > WAITING / 2;
         wake(state);
+        many
     }
 
     /// Forgets what waits, and takes nothing more.
@@ -83,9 +85,8 @@ impl<M: Message> Mailbox<M> {
 }
 
 impl<M: Message> Sink for Mailbox<M> {
-    fn put(&self, message: &RawValue) -> Result<(), serde_json::Error> {
-        self.give(serde_json::from_str(message.get())?);
-        Ok(())
+    fn put(&self, message: &RawValue) -> Result<bool, serde_json::Error> {
+        Ok(self.give(serde_json::from_str(message.get())?))
     }
 
     fn close(&self, _failure: Option<&Error>) {

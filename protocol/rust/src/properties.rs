@@ -140,9 +140,9 @@ struct Seen {
 }
 
 impl Sink for Seen {
-    fn put(&self, message: &RawValue) -> Result<(), serde_json::Error> {
+    fn put(&self, message: &RawValue) -> Result<bool, serde_json::Error> {
         self.messages.lock().unwrap().push(serde_json::from_str(message.get())?);
-        Ok(())
+        Ok(false)
     }
 
     fn close(&self, _: Option<&Error>) {

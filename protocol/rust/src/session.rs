@@ -137,6 +137,10 @@ impl Session {
         tokio::select! {
             line = next_line(&mut self.stdout), if !self.silent => if let Some(line) = line {
                 self.exchange.line(&line);
+                // what comes in a burst must not be merged because nobody else got to run
+                if std::mem::take(&mut self.exchange.pressed) {
+                    tokio::task::yield_now().await;
+                }
             } else {
                 self.silent = true;
                 self.end(); // what says nothing any more is of no use

@@ -95,7 +95,7 @@ async fn errors_have_their_kinds_and_say_what_is_wrong() {
     let error = failure(PROMPT, GenerateOptions { model: Some("sd3.5-medium".into()), ..Default::default() }).await;
     assert_eq!(error.kind(), Some(&ErrorKind::CapabilityDenied));
     let denied = error.remote().unwrap().denied().unwrap();
-    assert_eq!((denied.capability.as_str(), denied.reason.as_str()), ("model", "notDeclared"));
+    assert_eq!((denied.capability.as_str(), denied.reason.as_str()), ("models", "notDeclared"));
     let declare = json!({"capabilities": {"models": ["sd3.5-medium"]}});
     assert_eq!(json!(denied.declare), declare);
 
