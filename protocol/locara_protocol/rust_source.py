@@ -206,7 +206,7 @@ def _struct(kind: type[msgspec.Struct]) -> str:
     if kind is Auth:
         out += _SECRET
     if sent and needed:
-        out += _constructor(_name(kind), needed, [field.name for field, (type_, _) in fields])
+        out += _constructor(_name(kind), needed, [field.name for field, _ in fields])
     return out
 
 
@@ -217,7 +217,7 @@ def _inherits_doc(kind: type[Any]) -> bool:
 def _member(field: types.Field, *, sent: bool) -> tuple[str, str]:
     """A member's Rust type, and its lines."""
     type_ = _rust(field.type, field.name)
-    unset = not field.required and field.default is types.NODEFAULT and field.default_factory is types.NODEFAULT
+    unset = not field.required and field.default is msgspec.NODEFAULT and field.default_factory is msgspec.NODEFAULT
     if unset and not type_.startswith("Option<"):
         type_ = f"Option<{type_}>"
     serde: list[str] = []
@@ -225,7 +225,7 @@ def _member(field: types.Field, *, sent: bool) -> tuple[str, str]:
         serde.append(f'rename = "{field.encode_name}"')
     if type_.startswith("Option<"):
         serde.append('default, skip_serializing_if = "Option::is_none"')
-    elif field.default_factory is not types.NODEFAULT:
+    elif field.default_factory is not msgspec.NODEFAULT:
         serde.append("default")
     if sent and type_ == "Option<f64>":
         serde.append('serialize_with = "finite"')
