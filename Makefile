@@ -22,7 +22,7 @@ PLATFORM_FILES = $(shell grep -rlE "^ *(import|from) ($(PLATFORM_MODULES))\b|sys
 
 NODE_READY := protocol/typescript/node_modules/.ready
 
-.PHONY: help setup demo test test-slow test-typescript lint types generated schemas fixtures check conformance bench bench-layout bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac
+.PHONY: help setup demo test test-slow test-typescript lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -97,6 +97,9 @@ bench-download: $(READY) ## our download against huggingface_hub's own, 2 GB ove
 
 bench-layout: $(READY) ## measure what channels-last convolutions gain on the torch engine (FLAGS="--device cuda --size N")
 	$(MEASURE) tests/bench/layout.py $(FLAGS)
+
+bench-mlx-work: $(READY) ## count what the MLX engine hands to Metal beside the products, and three peers' figures (FLAGS="--kinds NAME …")
+	$(MEASURE) -m bench.mlx_work $(FLAGS)
 
 bench-operations: $(READY) ## count the work that the MLX engine gives to the device, against what each model needs
 	$(MEASURE) tests/bench/operations.py
