@@ -88,7 +88,7 @@ def in_words(plan: Plan) -> str:
     encoders = "leave after encoding" if plan.encoders_leave else "stay"
     words = ["text encoders " + ("are never there with the transformer" if plan.alone else encoders)]
     words += ["the transformer leaves before decoding"] * plan.denoiser_leaves
-    return ", ".join([*words, "decoded in tiles" if plan.tiled else "decoded whole"])
+    return ", ".join([*words, "decoded in strips" if plan.tiled else "decoded whole"])
 
 
 def _peak(plan: Plan) -> int:

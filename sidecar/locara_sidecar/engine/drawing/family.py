@@ -62,7 +62,9 @@ class Denoising:
 
 
 class Previews(Protocol):
-    """The preview decoders of a model."""
+    """The preview decoders of a model. ``tiled``: the full autoencoder decodes in strips."""
+
+    tiled: bool
 
     def prepare(self, mode: str, checkpoint: Callable[[], None]) -> None:
         """Have the decoder ready that ``mode`` needs, so that no step waits for it."""

@@ -138,7 +138,7 @@ class StagedRuntime:
             opened.family.use_scheduler(spec.scheduler)
             least = least_steps(self.name, spec.model.family, spec.speed)
             asked, speed = spec.speed, "exact" if least is None or _steps(spec) < least else spec.speed
-            # an edit encodes its source inside the loop, in tiles if the picture is decoded so
+            # an edit encodes its source inside the loop, in strips if the picture is decoded so
             spec = msgspec.structs.replace(spec, tiling="on" if plan.tiled else "off", speed=speed)
             conditioning = self._condition(spec, edited, plan, emit, control)
             if self.warm.tight is not None:
@@ -146,6 +146,7 @@ class StagedRuntime:
             if speed != asked:
                 what = f"The {self.name} engine has no step caching for {spec.model.id} at {_steps(spec)} steps"
                 conditioning.warnings.append(("SpeedUnavailable", f"{what}; it ran at speed exact."))
+            opened.family.previews.tiled = plan.tiled
             opened.family.previews.prepare(spec.preview.mode, control.checkpoint)
             self._make_images(spec, conditioning, plan, emit, control)
         return Summary(settled=_settled(spec, opened.key), warnings=conditioning.warnings)

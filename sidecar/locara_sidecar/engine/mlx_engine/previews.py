@@ -31,6 +31,8 @@ class Previews:
 
     :param folder: the model's; may hold ``linear_preview.json`` and ``tiny_vae``.
     :param vae: gives the model's own autoencoder, loaded.
+
+    ``tiled``: whether the full autoencoder decodes in strips, as the job does.
     """
 
     def __init__(self, folder: Path, vae: Callable[[], Vae], checkpoints: Checkpoints) -> None:
@@ -40,6 +42,7 @@ class Previews:
         self._linear: linear_preview.LinearPreview | None = None
         self._tiny: TinyVae | None = None
         self._tiny_sought = False
+        self.tiled = False
 
     def prepare(self, mode: str, checkpoint: Callable[[], None]) -> None:
         """Have the decoder ready that ``mode`` needs, so that no step waits for it.
@@ -78,7 +81,8 @@ class Previews:
                     return None
                 return _small(self._tiny.decode(x0, self._checkpoints.pace()), max_side), "tiny"
             case "full":
-                pixels = vae.decode(vae.to_raw(x0).astype(vae.dtype), self._checkpoints.pace())
+                raw = vae.to_raw(x0).astype(vae.dtype)
+                pixels = vae.decode(raw, self._checkpoints.pace(), tiled=self.tiled)
                 return _small(pixels, max_side), "full"
             case _:
                 return None

@@ -102,7 +102,7 @@ def from_picture(
     """An edit's beginning.
 
     :param left: the steps that the edit's strength leaves.
-    :param tiled: encode the picture in tiles.
+    :param tiled: encode the picture in strips.
     :param all_noise: at full strength under a mask, begin from nothing but noise, whatever the first level is.
     """
     posterior = vae.encode(pixels_of(source.image).astype(vae.dtype), pace, tiled=tiled)

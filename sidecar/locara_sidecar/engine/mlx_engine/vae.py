@@ -8,18 +8,22 @@ A latent is *raw* as the decoder takes it and the encoder gives it; the transfor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
 import mlx.core as mx
 from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
-from locara_sidecar.engine.mlx_engine.tiling import in_tiles
+from locara_sidecar.engine.mlx_engine.strips import MlxStrips
 from locara_sidecar.engine.mlx_engine.weights import channels_last
 
+if TYPE_CHECKING:
+    from locara_sidecar.engine.drawing.strips import Bands, Strips
+
 _EPSILON = 1e-6
-_QUERIES = 4096
-"""Attention in the middle is computed for so many pixels at a time: at 128 x 128 all at once would take a gigabyte."""
+_SCORES = 1 << 26
+"""Numbers of the scores that attention in the middle computes at a time: all of them, at 128 x 128, would take half a
+gigabyte, and sixteen times that at 256 x 256."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,9 @@ class Attention(nn.Module):
         y = self.group_norm(x).reshape(batch, 1, height * width, channels)
         q, k, v = self.to_q(y), self.to_k(y), self.to_v(y)
         seen: list[mx.array] = []
-        for start in range(0, height * width, _QUERIES):
-            part = q[:, :, start : start + _QUERIES]
+        queries = max(1, _SCORES // (height * width))
+        for start in range(0, height * width, queries):
+            part = q[:, :, start : start + queries]
             seen.append(mx.fast.scaled_dot_product_attention(part, k, v, scale=channels**-0.5))
             pace(seen[-1])
         return x + self.to_out(mx.concatenate(seen, axis=2)).reshape(x.shape)
@@ -128,6 +133,12 @@ class MiddleBlock(nn.Module):
         pace(x)
         return x
 
+    def in_strips(self, strips: Strips[mx.array], x: Bands[mx.array], pace: Paced) -> Bands[mx.array]:
+        x = strips.residual(self.resnets[0], x)
+        for attention in self.attentions:
+            x = strips.bands(attention(strips.whole(x), pace))
+        return strips.residual(self.resnets[1], x)
+
 
 class Level(nn.Module):
     """Residual blocks at one size, then a change of size (``conv``) except at the last level."""
@@ -143,6 +154,11 @@ class Level(nn.Module):
             pace(x)
         return x
 
+    def _blocks_in_strips(self, strips: Strips[mx.array], x: Bands[mx.array]) -> Bands[mx.array]:
+        for block in self.resnets:
+            x = strips.residual(block, x)
+        return x
+
 
 class DownLevel(Level):
     def __init__(self, before: int, after: int, layers: int, groups: int, *, resize: bool) -> None:
@@ -153,9 +169,16 @@ class DownLevel(Level):
     def __call__(self, x: mx.array, pace: Paced) -> mx.array:
         x = self._blocks(x, pace)
         if self._resize:
-            x = self.conv(mx.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)]))  # right and below only
+            x = self._halved(x)
             pace(x)
         return x
+
+    def in_strips(self, strips: Strips[mx.array], x: Bands[mx.array]) -> Bands[mx.array]:
+        x = self._blocks_in_strips(strips, x)
+        return strips.halved(self._halved, x) if self._resize else x
+
+    def _halved(self, x: mx.array) -> mx.array:
+        return self.conv(mx.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)]))  # right and below only
 
 
 class UpLevel(Level):
@@ -167,9 +190,16 @@ class UpLevel(Level):
     def __call__(self, x: mx.array, pace: Paced) -> mx.array:
         x = self._blocks(x, pace)
         if self._resize:
-            x = self.conv(_doubled(x))
+            x = self._enlarged(x)
             pace(x)
         return x
+
+    def in_strips(self, strips: Strips[mx.array], x: Bands[mx.array]) -> Bands[mx.array]:
+        x = self._blocks_in_strips(strips, x)
+        return strips.enlarged(self._enlarged, x) if self._resize else x
+
+    def _enlarged(self, x: mx.array) -> mx.array:
+        return self.conv(_doubled(x))
 
 
 class Encoder(nn.Module):
@@ -193,6 +223,15 @@ class Encoder(nn.Module):
         x = self.mid_block(x, pace)
         return self.conv_out(nn.silu(self.conv_norm_out(x)))
 
+    def in_strips(self, pixels: mx.array, pace: Paced) -> mx.array:
+        """The same, strip by strip."""
+        strips = MlxStrips(pace)
+        x = strips.convolved(self.conv_in, strips.bands(pixels))
+        for level in self.down_blocks:
+            x = level.in_strips(strips, x)
+        x = self.mid_block.in_strips(strips, x, pace)
+        return strips.whole(strips.convolved(self.conv_out, x, self.conv_norm_out))
+
 
 class Decoder(nn.Module):
     def __init__(self, config: VaeConfig) -> None:
@@ -213,6 +252,14 @@ class Decoder(nn.Module):
         for level in self.up_blocks:
             x = level(x, pace)
         return self.conv_out(nn.silu(self.conv_norm_out(x)))
+
+    def in_strips(self, z: mx.array, pace: Paced) -> mx.array:
+        """The same, strip by strip."""
+        strips = MlxStrips(pace)
+        x = self.mid_block.in_strips(strips, strips.convolved(self.conv_in, strips.bands(z)), pace)
+        for level in self.up_blocks:
+            x = level.in_strips(strips, x)
+        return strips.whole(strips.convolved(self.conv_out, x, self.conv_norm_out))
 
 
 class Vae(nn.Module):
@@ -246,23 +293,20 @@ class Vae(nn.Module):
 
         :param tiled: see :meth:`decode`.
         """
-        size = self.config.sample_size
-        if tiled and max(pixels.shape[1:3]) > size:
-            moments = in_tiles(pixels, lambda tile: self._encode(tile, pace), size, size // self.config.factor)
-        else:
-            moments = self._encode(pixels, pace)
+        moments = self.encoder.in_strips(pixels, pace) if tiled else self.encoder(pixels, pace)
+        if "quant_conv" in self:
+            moments = self.quant_conv(moments)
         mean, log_variance = mx.split(moments, 2, axis=-1)
         return Posterior(mean, mx.exp(0.5 * mx.clip(log_variance, -30.0, 20.0)))
 
     def decode(self, raw: mx.array, pace: Paced = unpaced, *, tiled: bool = False) -> mx.array:
         """A raw latent to pixels.
 
-        :param tiled: in overlapping tiles of ``sample_size`` pixels if it is larger than one; changes pixels slightly.
+        :param tiled: in strips (``engine/drawing/strips.py``), which needs a quarter of the memory; the same up to
+            rounding.
         """
-        size = self.config.sample_size // self.config.factor
-        if tiled and max(raw.shape[1:3]) > size:
-            return in_tiles(raw, lambda tile: self._decode(tile, pace), size, self.config.sample_size)
-        return self._decode(raw, pace)
+        z = self.post_quant_conv(raw) if "post_quant_conv" in self else raw
+        return self.decoder.in_strips(z, pace) if tiled else self.decoder(z, pace)
 
     def to_raw(self, latent: mx.array) -> mx.array:
         """A transformer's latent as the decoder takes it."""
@@ -271,14 +315,6 @@ class Vae(nn.Module):
     def from_raw(self, raw: mx.array) -> mx.array:
         """The encoder's latent as the transformer takes it."""
         return from_raw(raw, self.config)
-
-    def _decode(self, raw: mx.array, pace: Paced) -> mx.array:
-        return self.decoder(self.post_quant_conv(raw) if "post_quant_conv" in self else raw, pace)
-
-    def _encode(self, pixels: mx.array, pace: Paced) -> mx.array:
-        """Mean and logarithm of the variance, side by side in the channels."""
-        moments = self.encoder(pixels, pace)
-        return self.quant_conv(moments) if "quant_conv" in self else moments
 
 
 _RENAMED = (

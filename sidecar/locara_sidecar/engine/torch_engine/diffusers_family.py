@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from locara_sidecar.engine.drawing.family import Family
 from locara_sidecar.engine.drawing.source import painted_patches
 from locara_sidecar.engine.folder import folder_check, model_folder
-from locara_sidecar.engine.torch_engine import autoencoder, compiled, devices, readers, step_cache, weights
+from locara_sidecar.engine.torch_engine import autoencoder, compiled, devices, readers, step_cache, strips, weights
 from locara_sidecar.engine.torch_engine.hooks import drawing_from, observed_steps
 from locara_sidecar.engine.torch_engine.previews import Previews
 from locara_sidecar.machine import plan
@@ -200,8 +200,8 @@ class DiffusersFamily(Family):
 
     def sample(self, cls: Any, task: Denoising, **arguments: Any) -> torch.Tensor:
         """The latent that diffusers' pipeline of class ``cls`` comes to, in the shape in which it leaves the loop."""
-        self._tile(task.spec.tiling == "on")  # an edit encodes its source in there
         with (
+            self._decoding(tiled=task.spec.tiling == "on"),  # an edit encodes its source in there
             drawing_from(task.noise, cls.__module__, autoencoder.MODULE, *self._drawing_schedulers()),
             observed_steps(self.scheduler, task.on_step),
             self._at(task.spec.speed),
@@ -229,18 +229,12 @@ class DiffusersFamily(Family):
     # --- pixels --------------------------------------------------------------------------
 
     def decode(self, latent: torch.Tensor, *, tiled: bool) -> torch.Tensor:
-        self._tile(tiled)
-        return autoencoder.decoded(self.module(self.decoder), latent)
+        with self._decoding(tiled=tiled):
+            return autoencoder.decoded(self.module(self.decoder), latent)
 
-    def _tile(self, tiled: bool) -> None:
-        vae = self.module(self.decoder)
-        if tiled:
-            vae.enable_tiling()
-            # diffusers' tile is as large as the pictures that the autoencoder was trained on, often 1024 pixels
-            vae.tile_sample_min_size = min(vae.config.sample_size, plan.TILE)
-            vae.tile_latent_min_size = vae.tile_sample_min_size // self._factor
-        else:
-            vae.disable_tiling()
+    def _decoding(self, *, tiled: bool) -> contextlib.AbstractContextManager[None]:
+        """Within the block the autoencoder works in strips, or as a whole."""
+        return strips.in_strips(self.module(self.decoder)) if tiled else contextlib.nullcontext()
 
     def to_image(self, pixels: torch.Tensor) -> Any:
         return cast("Any", VaeImageProcessor()).postprocess(pixels, output_type="pil")[0]

@@ -5,12 +5,13 @@ Nothing here touches the running job: no random numbers, no scheduler, no module
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from locara_sidecar.engine.previews import linear_preview, pictures, tiny_preview
-from locara_sidecar.engine.torch_engine import weights
+from locara_sidecar.engine.torch_engine import strips, weights
 from locara_sidecar.engine.torch_engine.autoencoder import decoded, in_range, raw_latent
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Previews:
 
     :param folder: the model's; may hold ``linear_preview.json`` and ``tiny_vae``.
     :param vae: gives the model's own AutoencoderKL, as it is now: its weights need not be loaded from the start.
+
+    ``tiled``: whether the full autoencoder decodes in strips, as the job does.
     """
 
     def __init__(self, folder: Path, vae: Callable[[], Any]) -> None:
@@ -37,6 +40,7 @@ class Previews:
         self._linear: linear_preview.LinearPreview | None = None
         self._tiny: Any = None
         self._tiny_sought = False
+        self.tiled = False
 
     @property
     def _vae(self) -> Any:
@@ -70,7 +74,8 @@ class Previews:
                     self.prepare("tiny", _go_on)
                     return None if self._tiny is None else (self._decode_with(self._tiny, x0, max_side), "tiny")
                 case "full":
-                    return self._decode_with(self._vae, x0, max_side), "full"
+                    with strips.in_strips(self._vae) if self.tiled else contextlib.nullcontext():
+                        return self._decode_with(self._vae, x0, max_side), "full"
                 case _:
                     return None
 
