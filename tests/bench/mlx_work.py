@@ -22,32 +22,10 @@ import mlx.core as mx
 
 from bench import graph_tracing as tracing  # before all that imports mlx.nn
 from bench.graph_tracing import stand_in
+from bench.peers import PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-TABLE_OF_CLIP = 49408 * 768 * 2
-"""Bytes of CLIP-L's token embeddings in bfloat16. The peers were counted as if a lookup read all of them."""
-
-PEERS: dict[str, dict[str, dict[str, float]]] = {
-    "flux.1-dev": {
-        "mflux": {"kernels": 3650, "bytes": 234e9, "copies": 49.1e9, "float32": 0.92},
-        "mlx-examples": {"kernels": 1900, "bytes": 70.5e9, "copies": 20.6e9, "float32": 0.0},
-        "DiffusionKit": {"kernels": 2130, "bytes": 106e9, "copies": 9.75e9, "float32": 0.49},
-    },
-    "sdxl": {"mlx-examples": {"kernels": 2000, "bytes": 16.2e9}},
-    "vae-decode": {
-        "mflux": {"kernels": 401, "bytes": 172e9},
-        "mlx-examples": {"kernels": 275, "bytes": 105e9},
-        "DiffusionKit": {"kernels": 272, "bytes": 104e9},
-    },
-    "clip-l": {
-        "mflux": {"kernels": 183, "bytes": 0.13e9 - TABLE_OF_CLIP},
-        "mlx-examples": {"kernels": 156, "bytes": 0.102e9 - TABLE_OF_CLIP},
-    },
-}
-"""Figures, not run here: counted in November 2026 with MLX 0.32's rules by the tool that this one follows, told as
-ratios of two digits and turned back into numbers (mflux 0.24; of the other two no version was told)."""
 
 
 def step(model: Any, by: Any, channels: int, batch: int, answer: Callable[..., mx.array]) -> tracing.Count:
@@ -92,6 +70,8 @@ def flux(bits: int | None = None) -> tracing.Count:
     from locara_sidecar.engine.mlx_engine.flux import Flux, FluxConfig
 
     model = quantized(Flux(FluxConfig(guidance_embeds=True)), bits)
+    model.split()
+    tracing.weightless(model)
     words = stand_in((1, 512, 4096))
     by = model.modulation(stand_in((28,), mx.float32), stand_in((1, 768)), 3.5).at(0)
     turns = model.rotation(512, (128, 128))

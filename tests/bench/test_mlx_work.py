@@ -13,6 +13,7 @@ import mlx.core as mx
 import pytest
 
 from bench.metal_rules import Array, rows, viewed
+from bench.peers import PEERS
 
 TESTS = Path(__file__).parents[1]
 
@@ -113,3 +114,23 @@ def test_an_array_knows_what_of_it_is_there():
     assert Array((2, 3), mx.float32, (1, 2)).dense
     assert not Array((2, 3), mx.float32, (4, 1)).dense
     assert Array((2, 1, 3), mx.float32, (3, 77, 1)).in_rows
+
+
+def test_the_engine_hands_over_less_than_any_peer_in_every_cell():
+    counts = run("-m", "bench.mlx_work", "--json", *PEERS)
+    for case, peers in PEERS.items():
+        for peer, theirs in peers.items():
+            for figure, value in theirs.items():
+                assert counts[case][figure] < max(value, 0.05), (case, peer, figure)
+    assert counts["flux.1-dev"]["bytes"] < 45e9
+    assert counts["flux.1-dev"]["graphs"] == 57
+
+
+def test_a_case_that_is_not_there_is_refused_with_those_that_are():
+    command = [sys.executable, "-m", "bench.mlx_work", "flux.3"]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(TESTS)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "flux.3" in done.stderr
+    assert "flux.1-dev-4bit" in done.stderr

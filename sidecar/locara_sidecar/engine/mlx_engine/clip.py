@@ -13,6 +13,7 @@ import mlx.core as mx
 from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.activations import ACTIVATIONS
+from locara_sidecar.engine.mlx_engine.compiling import compiled
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 
 _LARGER = ("text_model.", "clip.")
@@ -55,14 +56,21 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def __call__(self, x: mx.array) -> mx.array:
-        batch, length, width = x.shape
+        q, k, v = self._split(self.q_proj(x)), self._split(self.k_proj(x)), self._split(self.v_proj(x))
+        return self._joined(mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask="causal"))
 
-        def split(y: mx.array) -> mx.array:
-            return y.reshape(batch, length, self.heads, -1).transpose(0, 2, 1, 3)
+    def at(self, x: mx.array, row: mx.array, place: mx.array) -> mx.array:
+        """For one token of each text: ``row`` (B, 1, width) of ``x``, which stands at ``place`` (B,)."""
+        q, k, v = self._split(self.q_proj(row)), self._split(self.k_proj(x)), self._split(self.v_proj(x))
+        sees = (mx.arange(x.shape[1]) <= place[:, None])[:, None, None]
+        return self._joined(mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=sees))
 
-        q, k, v = split(self.q_proj(x)), split(self.k_proj(x)), split(self.v_proj(x))
-        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask="causal")
-        return self.out_proj(y.transpose(0, 2, 1, 3).reshape(batch, length, width))
+    def _split(self, y: mx.array) -> mx.array:
+        return y.reshape(*y.shape[:2], self.heads, -1).transpose(0, 2, 1, 3)
+
+    def _joined(self, y: mx.array) -> mx.array:
+        batch, _, length, _ = y.shape
+        return self.out_proj(y.transpose(0, 2, 1, 3).reshape(batch, length, -1))
 
 
 class FeedForward(nn.Module):
@@ -88,6 +96,17 @@ class Layer(nn.Module):
         x = x + self.self_attn(self.layer_norm1(x))
         return x + self.mlp(self.layer_norm2(x))
 
+    def at(self, x: mx.array, place: mx.array) -> mx.array:
+        """The layer's answer at one token of each text, (B, 1, width); the others are not computed."""
+        normed = self.layer_norm1(x)
+        y = _rows(x, place) + self.self_attn.at(normed, _rows(normed, place), place)
+        return y + self.mlp(self.layer_norm2(y))
+
+
+def _rows(x: mx.array, place: mx.array) -> mx.array:
+    """One token of each text: (B, L, width) to (B, 1, width)."""
+    return mx.take_along_axis(x, mx.broadcast_to(place[:, None, None], (x.shape[0], 1, x.shape[2])), axis=1)
+
 
 class ClipTextModel(nn.Module):
     """Without a projection: FLUX's encoder, and the first one of SDXL."""
@@ -100,6 +119,8 @@ class ClipTextModel(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.layers = [Layer(config) for _ in range(config.num_hidden_layers)]
+        self._compiled = compiled(self.layers[:-1])
+        self._last = mx.compile(self.layers[-1].at, inputs=self.layers[-1])
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     @staticmethod
@@ -110,14 +131,13 @@ class ClipTextModel(nn.Module):
 
     def __call__(self, ids: mx.array, pace: Paced = unpaced) -> ClipOutput:
         """``ids`` (B, L) with L up to ``max_position_embeddings``."""
-        x = self.token_embedding(ids) + self.position_embedding(mx.arange(ids.shape[1]))
-        penultimate = x
-        for layer in self.layers:
-            penultimate, x = x, layer(x)
+        x = self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
+        for layer in self._compiled:
+            x = layer(x)
             pace(x)
-        end = self._end(ids)[:, None, None]
-        at_end = mx.take_along_axis(x, mx.broadcast_to(end, (x.shape[0], 1, x.shape[2])), axis=1)[:, 0]
-        return ClipOutput(penultimate, self.final_layer_norm(at_end))
+        # of the last layer's answer only one token is ever looked at
+        pooled = self.final_layer_norm(self._last(x, self._end(ids)))[:, 0]
+        return ClipOutput(x, pooled)
 
     def _end(self, ids: mx.array) -> mx.array:
         """Where each text ends: at its first end token. Old files say 2 there and mean the largest id."""

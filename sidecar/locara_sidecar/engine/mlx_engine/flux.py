@@ -8,7 +8,8 @@ distilled with it, guidance steer every block through modulation (see ``mmdit.py
 Where a token is enters as a rotation of queries and keys (Su et al., 2021, arXiv:2104.09864): each pair of numbers of
 a head turns by the token's position times the pair's frequency. A head's pairs are shared out among three axes: the
 first tells the picture from Kontext's reference pictures (0 and 1), the others are row and column. Text is at 0.
-``mx.fast.rope`` knows of one place, that in the sequence; so the turning is written out and compiled with its block.
+``mx.fast.rope`` knows of one place, that in the sequence; so the turning is written out and compiled with its block,
+so that one kernel reads a query or key as it lies and writes it turned.
 
 A token is 2 x 2 latent pixels, *packed*. Channels come last: latents are (B, height, width, C).
 """
@@ -16,7 +17,7 @@ A token is 2 x 2 latent pixels, *packed*. Channels come last: latents are (B, he
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -24,9 +25,10 @@ from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.compiling import compiled
 from locara_sidecar.engine.mlx_engine.mmdit import FeedForward, Mlp, sinusoids
+from locara_sidecar.engine.mlx_engine.norms import EPSILON, modulated, raised
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
+from locara_sidecar.engine.mlx_engine.weights import making_modules
 
-_EPSILON = 1e-6
 _FREQUENCIES = 256
 _BASE = 10_000.0
 _PACK = 2
@@ -60,7 +62,7 @@ class FluxConfig:
 
 
 class Modulation(NamedTuple):
-    """Shifts, scales and gates of the double blocks' streams, the single blocks and the last norm;
+    """Shifts, scales (1 added) and gates of the double blocks' streams, the single blocks and the last norm;
     (steps, B, 1, k x width), or after :meth:`at` (B, 1, k x width)."""
 
     image: list[mx.array]
@@ -75,10 +77,27 @@ class Modulation(NamedTuple):
 
 
 class Rotation(NamedTuple):
-    """Cosine and sine of every token's angles, each (tokens, head size / 2), float32."""
+    """What the ``first`` number of each pair gives to both of the turned pair (cosine and sine of the token's angle),
+    and what the ``second`` one gives (minus sine and cosine); each (tokens, head size / 2, 2), float32."""
 
-    cos: mx.array
-    sin: mx.array
+    first: mx.array
+    second: mx.array
+
+
+class Halves(nn.Module):
+    """A quantized linear layer on two inputs side by side, in two layers: their rows lie apart, so neither the inputs
+    nor the weights have to be laid together.
+
+    :param before: the layer; ``at``: where the second input begins, a multiple of the quantization's group.
+    """
+
+    def __init__(self, before: nn.QuantizedLinear, at: int) -> None:
+        super().__init__()
+        self.first = _columns(before, slice(0, at), bias="bias" in before)
+        self.second = _columns(before, slice(at, None), bias=False)
+
+    def __call__(self, first: mx.array, second: mx.array) -> mx.array:
+        return self.first(first) + self.second(second)
 
 
 class Heads(nn.Module):
@@ -90,8 +109,8 @@ class Heads(nn.Module):
         self.to_q = nn.Linear(config.width, config.width)
         self.to_k = nn.Linear(config.width, config.width)
         self.to_v = nn.Linear(config.width, config.width)
-        self.norm_q = nn.RMSNorm(config.attention_head_dim, eps=_EPSILON)
-        self.norm_k = nn.RMSNorm(config.attention_head_dim, eps=_EPSILON)
+        self.norm_q = nn.RMSNorm(config.attention_head_dim, eps=EPSILON)
+        self.norm_k = nn.RMSNorm(config.attention_head_dim, eps=EPSILON)
 
     def __call__(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         shape = (*x.shape[:2], -1, self._size)
@@ -120,14 +139,14 @@ class DoubleBlock(nn.Module):
         """``x`` (B, image tokens, width), ``text`` (B, text tokens, width); ``rotation`` is of text, then image."""
         shift, scale, gate, shift_ff, scale_ff, gate_ff = mx.split(by, 6, axis=-1)
         shift_t, scale_t, gate_t, shift_ff_t, scale_ff_t, gate_ff_t = mx.split(by_text, 6, axis=-1)
-        ours, theirs = self.attn(_modulated(x, shift, scale)), self.attn_text(_modulated(text, shift_t, scale_t))
+        ours, theirs = self.attn(modulated(x, shift, scale)), self.attn_text(modulated(text, shift_t, scale_t))
         q, k, v = (mx.concatenate([b, a], axis=2) for a, b in zip(ours, theirs, strict=True))
         y = _attention(q, k, v, rotation)
         words = text.shape[1]
         x = x + gate * self.out(y[:, words:])
-        x = x + gate_ff * self.ff(_modulated(x, shift_ff, scale_ff))
+        x = x + gate_ff * self.ff(modulated(x, shift_ff, scale_ff))
         text = text + gate_t * self.out_text(y[:, :words])
-        text = text + gate_ff_t * self.ff_text(_modulated(text, shift_ff_t, scale_ff_t))
+        text = text + gate_ff_t * self.ff_text(modulated(text, shift_ff_t, scale_ff_t))
         return x, text
 
 
@@ -143,9 +162,26 @@ class SingleBlock(nn.Module):
     def __call__(self, x: mx.array, by: mx.array, rotation: Rotation) -> mx.array:
         """``x`` (B, text and image tokens, width)."""
         shift, scale, gate = mx.split(by, 3, axis=-1)
-        normed = _modulated(x, shift, scale)
+        normed = modulated(x, shift, scale)
         seen = _attention(*self.attn(normed), rotation)
-        return x + gate * self.proj_out(mx.concatenate([seen, nn.gelu_approx(self.proj_mlp(normed))], axis=-1))
+        return x + gate * self._out(seen, nn.gelu_approx(self.proj_mlp(normed)))
+
+    def split(self) -> None:
+        """Have a quantized output layer take both branches apart, where their border is one of its groups'."""
+        width = self.attn.to_q.weight.shape[0]
+        if isinstance(self.proj_out, nn.QuantizedLinear) and width % self.proj_out.group_size == 0:
+            self.proj_out = Halves(self.proj_out, width)
+
+    def _out(self, seen: mx.array, hidden: mx.array) -> mx.array:
+        """The output layer on both branches side by side, which a copy of both would cost."""
+        out: Any = self.proj_out
+        if isinstance(out, Halves):
+            return out(seen, hidden)
+        if isinstance(out, nn.QuantizedLinear):
+            return out(mx.concatenate([seen, hidden], axis=-1))
+        width = seen.shape[-1]
+        y = mx.addmm(out.bias, seen, out.weight[:, :width].T)
+        return mx.addmm(y, hidden, out.weight[:, width:].T)
 
 
 class Flux(nn.Module):
@@ -188,11 +224,16 @@ class Flux(nn.Module):
             time = time + self.guidance(sinusoids(mx.array([1000.0 * guidance])).astype(pooled.dtype))
         steering = nn.silu(time[:, None] + self.pooled(pooled)[None])[:, :, None]  # (steps, B, 1, width)
         return Modulation(
-            [block.modulation(steering) for block in self.doubles],
-            [block.modulation_text(steering) for block in self.doubles],
-            [block.modulation(steering) for block in self.singles],
-            self.modulation_out(steering),
+            [raised(block.modulation(steering), 6, (1, 4)) for block in self.doubles],
+            [raised(block.modulation_text(steering), 6, (1, 4)) for block in self.doubles],
+            [raised(block.modulation(steering), 3, (1,)) for block in self.singles],
+            raised(self.modulation_out(steering), 2, (0,)),
         )
+
+    def split(self) -> None:
+        """Have quantized layers in the form in which a step reads least; what is saved or loaded has the other one."""
+        for block in self.singles:
+            block.split()
 
     def rotation(self, words: int, *pictures: Size) -> Rotation:
         """How every token is turned: ``words`` of text, then pictures of so many latent pixels (height, width), the
@@ -207,7 +248,8 @@ class Flux(nn.Module):
             for axis, size in enumerate(self.config.axes_dims_rope)
         ]
         turns = np.concatenate(angles, axis=1)
-        return Rotation(mx.array(np.cos(turns).astype(np.float32)), mx.array(np.sin(turns).astype(np.float32)))
+        cos, sin = np.cos(turns).astype(np.float32), np.sin(turns).astype(np.float32)
+        return Rotation(*(mx.array(np.stack(pair, axis=-1)) for pair in ((cos, sin), (-sin, cos))))
 
     def __call__(
         self,
@@ -241,7 +283,7 @@ class Flux(nn.Module):
             pace(x)
         x = x[:, text.shape[1] : text.shape[1] + count]
         scale, shift = mx.split(by.out, 2, axis=-1)
-        return unpack(self.proj_out(_modulated(x, shift, scale)), (latent.shape[1], latent.shape[2]))
+        return unpack(self.proj_out(modulated(x, shift, scale)), (latent.shape[1], latent.shape[2]))
 
 
 def pack(latent: mx.array) -> mx.array:
@@ -265,20 +307,33 @@ def _attention(q: mx.array, k: mx.array, v: mx.array, rotation: Rotation) -> mx.
     return y.transpose(0, 2, 1, 3).reshape(q.shape[0], q.shape[2], -1)
 
 
-def _modulated(x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:
-    """The norm without weights of its own, then scaled and shifted."""
-    return mx.fast.layer_norm(x, None, None, _EPSILON) * (1 + scale) + shift
-
-
-def _turned(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+def _turned(x: mx.array, first: mx.array, second: mx.array) -> mx.array:
     """Each pair (2i, 2i + 1) of the last axis turned by its angle; in float32, because angles reach hundreds.
 
+    Both numbers of a pair are taken apart as views and widened inside the one kernel that this becomes.
+
     :param x: (..., tokens, size).
-    :param cos: and ``sin``, of the angles: (tokens, size / 2).
+    :param first: and ``second``: see :class:`Rotation`.
     """
-    pairs = x.astype(mx.float32).reshape(*x.shape[:-1], -1, 2)
-    a, b = pairs[..., 0], pairs[..., 1]
-    return mx.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape).astype(x.dtype)
+    pairs = x.reshape(*x.shape[:-1], -1, 2)
+    a, b = pairs[..., :1].astype(mx.float32), pairs[..., 1:].astype(mx.float32)
+    return (a * first + b * second).astype(x.dtype).reshape(x.shape)
+
+
+def _columns(layer: nn.QuantizedLinear, which: slice, *, bias: bool) -> nn.QuantizedLinear:
+    """The part of a quantized layer that takes some of the inputs."""
+    parameters: dict[str, mx.array] = {}
+    for name, of in (("weight", 32 // layer.bits), ("scales", layer.group_size), ("biases", layer.group_size)):
+        start, end = which.start // of, None if which.stop is None else which.stop // of
+        parameters[name] = mx.contiguous(layer[name][:, start:end])
+    if bias:
+        parameters["bias"] = layer["bias"]
+    size = parameters["scales"].shape[1] * layer.group_size
+    with making_modules():
+        made = nn.QuantizedLinear(size, parameters["weight"].shape[0], bias, layer.group_size, layer.bits)
+    made.update(parameters)
+    mx.eval(made.parameters())
+    return made
 
 
 _RENAMED = (

@@ -6,7 +6,7 @@ Kontext takes the picture that it changes as further tokens, and starts from noi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import mlx.core as mx
 
@@ -41,6 +41,10 @@ class Flux1(MlxFamily):
     @property
     def grid(self) -> int:
         return 2 * super().grid
+
+    def trim(self, name: str, model: Any) -> None:
+        if name == self.denoiser:
+            model.split()
 
     def readers(self, max_sequence_length: int) -> list[Reader]:
         return [self.reader("CLIP-L", "tokenizer"), self.reader("T5", "tokenizer_2", max_sequence_length)]

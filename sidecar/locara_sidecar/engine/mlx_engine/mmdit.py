@@ -20,10 +20,10 @@ from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.activations import ACTIVATIONS
 from locara_sidecar.engine.mlx_engine.compiling import compiled
+from locara_sidecar.engine.mlx_engine.norms import EPSILON, modulated, raised
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 from locara_sidecar.engine.mlx_engine.weights import channels_last
 
-_EPSILON = 1e-6
 _FREQUENCIES = 256
 
 
@@ -50,8 +50,8 @@ class MmditConfig:
 
 
 class Modulation(NamedTuple):
-    """Shifts, scales and gates: of each block's image and text stream, and of the last norm; (steps, B, 1, k x width),
-    or after :meth:`at` (B, 1, k x width)."""
+    """Shifts, scales (1 added) and gates: of each block's image and text stream, and of the last norm;
+    (steps, B, 1, k x width), or after :meth:`at` (B, 1, k x width)."""
 
     image: list[mx.array]
     text: list[mx.array]
@@ -84,8 +84,8 @@ class Heads(nn.Module):
 
 def _head_norm(kind: str, size: int) -> nn.Module:
     if kind == "rms_norm":
-        return nn.RMSNorm(size, eps=_EPSILON)
-    return nn.LayerNorm(size, eps=_EPSILON, affine=kind == "layer_norm")
+        return nn.RMSNorm(size, eps=EPSILON)
+    return nn.LayerNorm(size, eps=EPSILON, affine=kind == "layer_norm")
 
 
 class FeedForward(nn.Module):
@@ -100,13 +100,17 @@ class FeedForward(nn.Module):
 
 class Block(nn.Module):
     """:param dual: with the second attention over the patches.
-    :param last: nothing comes after it, so its text stream ends in keys and values."""
+    :param last: nothing comes after it, so its text stream ends in keys and values.
+
+    ``parts``, ``parts_text``: of how many parts each modulation is, and which of them are scales."""
 
     def __init__(self, config: MmditConfig, *, dual: bool, last: bool) -> None:
         super().__init__()
         width = config.width
-        self.modulation = nn.Linear(width, (9 if dual else 6) * width)
-        self.modulation_text = nn.Linear(width, (2 if last else 6) * width)
+        self.parts = (9, (1, 4, 7)) if dual else (6, (1, 4))
+        self.parts_text = (2, (0,)) if last else (6, (1, 4))
+        self.modulation = nn.Linear(width, self.parts[0] * width)
+        self.modulation_text = nn.Linear(width, self.parts_text[0] * width)
         self.attn = Heads(config)
         self.attn_text = Heads(config, queries=not last)
         self.out = nn.Linear(width, width)
@@ -121,18 +125,17 @@ class Block(nn.Module):
     def __call__(self, x: mx.array, text: mx.array, by: mx.array, by_text: mx.array) -> tuple[mx.array, mx.array]:
         """``x`` (B, patches, width), ``text`` (B, tokens, width), ``by`` and ``by_text`` their modulation."""
         shift, scale, gate, shift_ff, scale_ff, gate_ff, *second = mx.split(by, by.shape[-1] // x.shape[-1], axis=-1)
-        normed = _norm(x)
-        branch, branch_text = self._join(normed * (1 + scale) + shift, text, by_text)
+        branch, branch_text = self._join(modulated(x, shift, scale), text, by_text)
         patches = x + gate * branch
         if second:
             shift2, scale2, gate2 = second
-            patches = patches + gate2 * self._second(normed * (1 + scale2) + shift2)
-        patches = patches + gate_ff * self.ff(_norm(patches) * (1 + scale_ff) + shift_ff)
+            patches = patches + gate2 * self._second(modulated(x, shift2, scale2))
+        patches = patches + gate_ff * self.ff(modulated(patches, shift_ff, scale_ff))
         if branch_text is None:
             return patches, text
         _, _, gate, shift_ff, scale_ff, gate_ff = mx.split(by_text, 6, axis=-1)
         text = text + gate * branch_text
-        return patches, text + gate_ff * self.ff_text(_norm(text) * (1 + scale_ff) + shift_ff)
+        return patches, text + gate_ff * self.ff_text(modulated(text, shift_ff, scale_ff))
 
     def _join(self, x: mx.array, text: mx.array, by_text: mx.array) -> tuple[mx.array, mx.array | None]:
         """Attention of both streams over both; the text's part is None in the last block."""
@@ -141,7 +144,7 @@ class Block(nn.Module):
             shift, scale = mx.split(by_text, 6, axis=-1)[:2]
         else:
             scale, shift = mx.split(by_text, 2, axis=-1)
-        text = _norm(text) * (1 + scale) + shift
+        text = modulated(text, shift, scale)
         q = self.attn("q", x)
         if goes_on:
             q = mx.concatenate([q, self.attn_text("q", text)], axis=2)
@@ -206,9 +209,9 @@ class Mmdit(nn.Module):
         time = self.time(sinusoids(timesteps).astype(pooled.dtype))  # (steps, width)
         steering = nn.silu(time[:, None] + self.pooled(pooled)[None])[:, :, None]  # (steps, B, 1, width)
         return Modulation(
-            [block.modulation(steering) for block in self.blocks],
-            [block.modulation_text(steering) for block in self.blocks],
-            self.modulation_out(steering),
+            [raised(block.modulation(steering), *block.parts) for block in self.blocks],
+            [raised(block.modulation_text(steering), *block.parts_text) for block in self.blocks],
+            raised(self.modulation_out(steering), 2, (0,)),
         )
 
     def __call__(self, latent: mx.array, tokens: mx.array, by: Modulation, pace: Paced = unpaced) -> mx.array:
@@ -227,7 +230,7 @@ class Mmdit(nn.Module):
             x, text = block(x, text, image, words)
             pace(x, text)
         scale, shift = mx.split(by.out, 2, axis=-1)
-        y = self.proj_out(_norm(x) * (1 + scale) + shift)
+        y = self.proj_out(modulated(x, shift, scale))
         patch = self.config.patch_size
         y = y.reshape(batch, height, width, patch, patch, -1).transpose(0, 1, 3, 2, 4, 5)
         return y.reshape(batch, height * patch, width * patch, -1)
@@ -268,10 +271,6 @@ def sinusoids(
     angles = timesteps.astype(mx.float32)[:, None] * frequencies[None]
     parts = [mx.cos(angles), mx.sin(angles)]
     return mx.concatenate(parts if cosines_first else parts[::-1], axis=-1)
-
-
-def _norm(x: mx.array) -> mx.array:
-    return mx.fast.layer_norm(x, None, None, _EPSILON)
 
 
 def _attention(q: mx.array, k: mx.array, v: mx.array) -> mx.array:

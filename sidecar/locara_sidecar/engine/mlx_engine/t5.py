@@ -17,6 +17,7 @@ import numpy as np
 from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.activations import ACTIVATIONS, Activation
+from locara_sidecar.engine.mlx_engine.compiling import compiled
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class T5Encoder(nn.Module):
         self.shared = nn.Embedding(config.vocab_size, config.d_model)
         self.relative_attention_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
         self.blocks = [Block(config) for _ in range(config.num_layers)]
+        self._compiled = compiled(self.blocks)
         self.final_layer_norm = nn.RMSNorm(config.d_model, eps=config.layer_norm_epsilon)
 
     @staticmethod
@@ -118,7 +120,7 @@ class T5Encoder(nn.Module):
         x = self.shared(ids)
         buckets = mx.array(relative_buckets(ids.shape[1], self.config))
         bias = self.relative_attention_bias(buckets).transpose(2, 0, 1)[None]  # (1, heads, L, L)
-        for block in self.blocks:
+        for block in self._compiled:
             x = block(x, bias)
             pace(x)
         return self.final_layer_norm(x)

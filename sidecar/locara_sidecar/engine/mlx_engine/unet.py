@@ -21,6 +21,7 @@ from mlx import nn
 from locara_sidecar.engine.mlx_engine.activations import ACTIVATIONS
 from locara_sidecar.engine.mlx_engine.compiling import compiled
 from locara_sidecar.engine.mlx_engine.mmdit import Mlp, sinusoids
+from locara_sidecar.engine.mlx_engine.norms import normed
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 from locara_sidecar.engine.mlx_engine.unet_config import UnetConfig
 from locara_sidecar.engine.mlx_engine.weights import channels_last
@@ -66,13 +67,13 @@ class ResnetBlock(nn.Module):
             self.conv_shortcut = nn.Conv2d(before, after, 1)
 
     def __call__(self, x: mx.array, time: mx.array) -> mx.array:
-        y = self.conv1(self._act(self.norm1(x)))
+        y = self.conv1(normed(self.norm1, x, self._act))
         if self._scales:
             scale, shift = mx.split(time, 2, axis=-1)
-            y = self.norm2(y) * (1 + scale) + shift
+            y = self._act(normed(self.norm2, y) * (1 + scale) + shift)
         else:
-            y = self.norm2(y + time)
-        y = (self.conv_shortcut(x) if "conv_shortcut" in self else x) + self.conv2(self._act(y))
+            y = normed(self.norm2, y + time, self._act)
+        y = (self.conv_shortcut(x) if "conv_shortcut" in self else x) + self.conv2(y)
         return y if self._divisor == 1 else y / self._divisor
 
 
@@ -137,7 +138,7 @@ class Transformer(nn.Module):
 
     def __call__(self, x: mx.array, texts: Iterator[KeysValues], pace: Paced) -> mx.array:
         batch, height, width, channels = x.shape
-        y = self.proj_in(self.norm(x)).reshape(batch, height * width, channels)
+        y = self.proj_in(normed(self.norm, x)).reshape(batch, height * width, channels)
         for block in self._compiled:
             y = block(y, next(texts))
             pace(x, y)
@@ -278,7 +279,7 @@ class Unet(nn.Module):
                 x = level.step(j, mx.concatenate([x, order.kept.pop()], axis=-1), order, pace)
             if i < len(self.grow):
                 x = self.grow[i](_nearest(x, order.kept[-1].shape[1:3]))
-        return self.conv_out(ACTIVATIONS[self.config.act_fn](self.conv_norm_out(x)))
+        return self.conv_out(normed(self.conv_norm_out, x, ACTIVATIONS[self.config.act_fn]))
 
 
 def _middle(config: UnetConfig) -> Level | None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 import mlx.core as mx
 from mlx import nn
 
+from locara_sidecar.engine.mlx_engine.compiling import compiled
+from locara_sidecar.engine.mlx_engine.norms import normed, normed_silu
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 from locara_sidecar.engine.mlx_engine.strips import MlxStrips
 from locara_sidecar.engine.mlx_engine.weights import channels_last
@@ -89,8 +91,8 @@ class ResnetBlock(nn.Module):
             self.conv_shortcut = nn.Conv2d(before, after, 1)
 
     def __call__(self, x: mx.array) -> mx.array:
-        y = self.conv1(nn.silu(self.norm1(x)))
-        y = self.conv2(nn.silu(self.norm2(y)))
+        y = self.conv1(normed(self.norm1, x, nn.silu))
+        y = self.conv2(normed(self.norm2, y, nn.silu))
         return (self.conv_shortcut(x) if "conv_shortcut" in self else x) + y
 
 
@@ -107,7 +109,7 @@ class Attention(nn.Module):
 
     def __call__(self, x: mx.array, pace: Paced) -> mx.array:
         batch, height, width, channels = x.shape
-        y = self.group_norm(x).reshape(batch, 1, height * width, channels)
+        y = normed(self.group_norm, x).reshape(batch, 1, height * width, channels)
         q, k, v = self.to_q(y), self.to_k(y), self.to_v(y)
         seen: list[mx.array] = []
         queries = max(1, _SCORES // (height * width))
@@ -123,13 +125,14 @@ class MiddleBlock(nn.Module):
         super().__init__()
         groups = config.norm_num_groups
         self.resnets = [ResnetBlock(channels, channels, groups) for _ in range(2)]
+        self._compiled = compiled(self.resnets)
         self.attentions = [Attention(channels, groups)] if config.mid_block_add_attention else []
 
     def __call__(self, x: mx.array, pace: Paced) -> mx.array:
-        x = self.resnets[0](x)
+        x = self._compiled[0](x)
         for attention in self.attentions:
             x = attention(x, pace)
-        x = self.resnets[1](x)
+        x = self._compiled[1](x)
         pace(x)
         return x
 
@@ -146,10 +149,11 @@ class Level(nn.Module):
     def __init__(self, before: int, after: int, layers: int, groups: int, *, resize: bool) -> None:
         super().__init__()
         self.resnets = [ResnetBlock(before if i == 0 else after, after, groups) for i in range(layers)]
+        self._compiled = compiled(self.resnets)
         self._resize = resize
 
     def _blocks(self, x: mx.array, pace: Paced) -> mx.array:
-        for block in self.resnets:
+        for block in self._compiled:
             x = block(x)
             pace(x)
         return x
@@ -221,7 +225,7 @@ class Encoder(nn.Module):
         for level in self.down_blocks:
             x = level(x, pace)
         x = self.mid_block(x, pace)
-        return self.conv_out(nn.silu(self.conv_norm_out(x)))
+        return self.conv_out(normed_silu(self.conv_norm_out, x))
 
     def in_strips(self, pixels: mx.array, pace: Paced) -> mx.array:
         """The same, strip by strip."""
@@ -251,7 +255,7 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(z), pace)
         for level in self.up_blocks:
             x = level(x, pace)
-        return self.conv_out(nn.silu(self.conv_norm_out(x)))
+        return self.conv_out(normed_silu(self.conv_norm_out, x))
 
     def in_strips(self, z: mx.array, pace: Paced) -> mx.array:
         """The same, strip by strip."""
@@ -351,4 +355,6 @@ def _norm(groups: int, channels: int) -> nn.GroupNorm:
 
 def _doubled(x: mx.array) -> mx.array:
     """Twice the size, each pixel repeated."""
-    return mx.repeat(mx.repeat(x, 2, axis=1), 2, axis=2)
+    batch, height, width, channels = x.shape
+    wide = mx.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+    return wide.reshape(batch, 2 * height, 2 * width, channels)

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from locara_sidecar.engine.drawing.strips import Bands, Layer, Strips
+from locara_sidecar.machine import memory
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -30,11 +31,13 @@ def in_strips(vae: Any, strips: Strips[torch.Tensor] | None = None) -> Generator
     before = [_own_forward(part) for part in (encoder, decoder)]  # a preview's inside a job's
 
     def encoded(sample: torch.Tensor) -> torch.Tensor:
-        return _encoded(made, encoder, sample)
+        with memory.large_blocks_apart():
+            return _encoded(made, encoder, sample)
 
     def decoded(sample: torch.Tensor, latent_embeds: None = None) -> torch.Tensor:
         del latent_embeds
-        return _decoded(made, decoder, sample)
+        with memory.large_blocks_apart():
+            return _decoded(made, decoder, sample)
 
     encoder.forward, decoder.forward = encoded, decoded
     try:
@@ -71,8 +74,7 @@ class TorchStrips(Strips[torch.Tensor]):
 
 def _own_forward(part: Any) -> Any:
     """What stands in for the ``forward`` of its class, if anything does."""
-    attributes: dict[str, Any] = vars(part)
-    return attributes.get("forward")
+    return part.__dict__.get("forward")
 
 
 def _decoded(strips: Strips[torch.Tensor], decoder: Any, sample: torch.Tensor) -> torch.Tensor:
