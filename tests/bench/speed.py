@@ -26,9 +26,9 @@ import msgspec
 import numpy as np
 
 from bench.quality import FIXTURES, PROMPTS, Control, found, job_for
+from locara_sidecar.engine.drawing.speeds import SPEEDS, Pattern
 from locara_sidecar.engine.runtime import ImageEvent, PhaseEvent, StepEvent
 from locara_sidecar.engine.torch_engine import runtime as torch_runtime
-from locara_sidecar.engine.torch_engine.step_cache import SPEEDS, Pattern
 from locara_sidecar.models import catalogue
 from pocket_model.evaluate import held_out, measure
 from support.measuring import ROOT, Row, show

@@ -96,14 +96,13 @@ def test_a_kind_of_preview_that_the_model_has_not_is_told_in_the_result(host):
     assert host.generate(PROMPT, seed=2, steps=3, preview={"mode": "auto"})["warnings"] == []
 
 
-def test_a_fast_picture_shows_what_the_prompt_says_and_its_parameters_make_it_again(host, engine):
+def test_a_fast_picture_shows_what_the_prompt_says_and_its_parameters_make_it_again(host):
     call = host.begin(PROMPT, seed=1, steps=STEPS, speed="fast")
     steps = [message["step"] for message in call.messages() if message["phase"] == "denoising" and message["step"]]
     result = call.result(60)
     assert steps == list(range(1, STEPS + 1))
     options = result["parameters"]["options"]
-    assert options["speed"] == ("fast" if engine == "torch" else "exact")
-    assert [warning["kind"] for warning in result["warnings"]] == ["SpeedUnavailable"] * (engine != "torch")
+    assert (options["speed"], result["warnings"]) == ("fast", [])
     data = decoded(result["images"][0])
     assert read_parameters(data)["options"]["speed"] == options["speed"]
     seen = look(pixels(data))
@@ -111,7 +110,7 @@ def test_a_fast_picture_shows_what_the_prompt_says_and_its_parameters_make_it_ag
     again = host.call("image.generate", result["parameters"], timeout=60)
     assert decoded(again["images"][0]) == data
     exact = host.generate(PROMPT, seed=1, steps=STEPS)
-    assert (decoded(exact["images"][0]) == data) == (engine != "torch")
+    assert decoded(exact["images"][0]) != data
 
 
 def test_a_model_is_drawn_with_at_the_speeds_that_are_listed_and_at_no_others(host):

@@ -280,8 +280,8 @@ SPEEDS = {
         "cached-sdxl": [("exact", 1)],
         "other": [],
     },
-    "mlx": {"pocket": [("exact", 1)], "flux.1-schnell": [("exact", 1)], "cached-sdxl": [("exact", 1)], "other": []},
 }
+SPEEDS["mlx"] = SPEEDS["torch"]
 
 
 @pytest.mark.parametrize("engine", SPEEDS)

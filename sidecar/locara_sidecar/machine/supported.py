@@ -149,7 +149,7 @@ _FLUX = Family(
     network="FluxTransformer2DModel",
     tokenizers={"tokenizer": CLIP_L, "tokenizer_2": T5},
     embeds_guidance=True,
-    cached_by=frozenset({"torch"}),
+    cached_by=frozenset({"mlx", "torch"}),
     adapters={"torch": "torch_engine.flux:Flux", "mlx": "mlx_engine.flux1:Flux1"},
 )
 
@@ -168,7 +168,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
             tokenizers={"tokenizer": CLIP_L, "tokenizer_2": CLIP_G, "tokenizer_3": T5},
             optional=frozenset({"tokenizer_3", "text_encoder_3"}),
             negative_prompt=True,
-            cached_by=frozenset({"torch"}),
+            cached_by=frozenset({"mlx", "torch"}),
             adapters={"torch": "torch_engine.sd3:Sd3", "mlx": "mlx_engine.sd3:Sd3"},
         ),
         _FLUX,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import mlx.core as mx
 
 from locara_sidecar.engine.drawing.family import Embedding
-from locara_sidecar.engine.mlx_engine import samplers, sampling
+from locara_sidecar.engine.mlx_engine import samplers, sampling, step_cache
 from locara_sidecar.engine.mlx_engine.clip import ClipTextModel
 from locara_sidecar.engine.mlx_engine.family import MlxFamily
 from locara_sidecar.engine.mlx_engine.flux import Flux
@@ -74,10 +74,16 @@ class Flux1(MlxFamily):
             self._context.checkpoints,
         )
 
+        answers = step_cache.Answers(task.spec.speed)
+
         def predict(latent: mx.array, step: int) -> mx.array:
-            del step
-            given = latent.astype(tokens.dtype)
-            return transformer(given, tokens, next(steering), rotation, reference, self.pace()).astype(mx.float32)
+            by = next(steering)
+
+            def computed() -> mx.array:
+                given = latent.astype(tokens.dtype)
+                return transformer(given, tokens, by, rotation, reference, self.pace()).astype(mx.float32)
+
+            return answers(step, computed)
 
         return sampling.run(start, predict, samplers.noised, task.on_step)
 

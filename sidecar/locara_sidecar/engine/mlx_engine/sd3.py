@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import mlx.core as mx
 
 from locara_sidecar.engine.drawing.family import Embedding
-from locara_sidecar.engine.mlx_engine import samplers, sampling
+from locara_sidecar.engine.mlx_engine import samplers, sampling, step_cache
 from locara_sidecar.engine.mlx_engine.clip import ClipTextModelWithProjection
 from locara_sidecar.engine.mlx_engine.family import MlxFamily
 from locara_sidecar.engine.mlx_engine.mmdit import Mmdit, MmditConfig
@@ -84,11 +84,16 @@ class Sd3(MlxFamily):
             lambda times: transformer.modulation(times, pooled), start.schedule.timesteps, self._context.checkpoints
         )
 
+        answers = step_cache.Answers(spec.speed)
+
         def predict(latent: mx.array, step: int) -> mx.array:
-            del step
-            given = mx.broadcast_to(latent, (tokens.shape[0], *latent.shape[1:])).astype(tokens.dtype)
-            velocity = transformer(given, tokens, next(steering), self.pace()).astype(mx.float32)
-            return sampling.guided(velocity, spec.guidance)
+            by = next(steering)
+
+            def computed() -> mx.array:
+                given = mx.broadcast_to(latent, (tokens.shape[0], *latent.shape[1:])).astype(tokens.dtype)
+                return transformer(given, tokens, by, self.pace()).astype(mx.float32)
+
+            return sampling.guided(answers(step, computed), spec.guidance)
 
         return sampling.run(start, predict, samplers.noised, task.on_step)
 

@@ -4,38 +4,28 @@ What a transformer answers changes slowly from step to step. diffusers' TaylorSe
 arXiv:2503.06923) keep the last answer of the output projection and how fast it changes, and continue it along that
 line; all blocks are left out of a foretold step. The sampler itself runs every step, foretold or not.
 
-A speed is a fixed pattern of computed steps, so that the same job makes the same picture; ``machine/supported.py``
-tells which jobs can have it. ``tests/bench/speed.py`` measures them, and ``tests/bench/README.md`` has the figures.
-Why TaylorSeer, of what diffusers 0.42.1 has, for SD3 and FLUX alike: FirstBlockCache fails on SD3, whose last block
-answers no text; MagCache needs ratios measured for each model, and without them, at as many computed steps, it is
-further off.
+The patterns are those of ``engine/drawing/speeds.py``; ``tests/bench/speed.py`` measures them. Why TaylorSeer, of what
+diffusers 0.42.1 has, for SD3 and FLUX alike: FirstBlockCache fails on SD3, whose last block answers no text; MagCache
+needs ratios measured for each model, and without them, at as many computed steps, it is further off.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from diffusers.hooks.taylorseer_cache import TaylorSeerCacheConfig, apply_taylorseer_cache
 from diffusers.models.cache_utils import CacheMixin
 from torch import nn
 
+from locara_sidecar.engine.drawing.speeds import SPEEDS
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from diffusers.hooks.hooks import HookRegistry
-
-
-class Pattern(NamedTuple):
-    """Which steps are computed: the first ``warmup`` ones, then the second one after them and every ``interval``-th."""
-
-    warmup: int
-    interval: int
-
-
-SPEEDS: dict[str, Pattern] = {"balanced": Pattern(warmup=6, interval=3), "fast": Pattern(warmup=4, interval=4)}
 
 
 @contextlib.contextmanager
