@@ -113,7 +113,7 @@ def clip() -> tracing.Count:
     return tracing.counted(lambda ids: model(ids, _pace()), stand_in((1, 77), mx.int32))
 
 
-def vae(part: str) -> tracing.Count:
+def vae(part: str, *, tiled: bool = False) -> tracing.Count:
     from locara_sidecar.engine.mlx_engine.vae import Vae, VaeConfig
 
     config = VaeConfig(
@@ -122,7 +122,7 @@ def vae(part: str) -> tracing.Count:
     )  # fmt: skip
     model = tracing.weightless(Vae(config))
     if part == "decode":
-        return tracing.counted(lambda raw: model.decode(raw, _pace()), stand_in((1, 128, 128, 16)))
+        return tracing.counted(lambda raw: model.decode(raw, _pace(), tiled=tiled), stand_in((1, 128, 128, 16)))
     return tracing.counted(lambda pixels: list(model.encode(pixels, _pace())), stand_in((1, 1024, 1024, 3)))
 
 
@@ -133,6 +133,7 @@ CASES: dict[str, Callable[[], tracing.Count]] = {
     "sd3.5-medium-4bit": lambda: sd3(4),
     "sdxl": sdxl,
     "vae-decode": lambda: vae("decode"),
+    "vae-decode-strips": lambda: vae("decode", tiled=True),
     "vae-encode": lambda: vae("encode"),
     "clip-l": clip,
     "t5-xxl": t5,

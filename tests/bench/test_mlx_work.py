@@ -16,6 +16,7 @@ from bench.metal_rules import Array, rows, viewed
 from bench.peers import PEERS
 
 TESTS = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 PROBES = """
 import json
@@ -51,8 +52,7 @@ print(json.dumps({name: count.told() for name, count in told.items()}))
 
 
 def run(*arguments):
-    environment = os.environ | {"PYTHONPATH": str(TESTS)}
-    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, *arguments], env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -123,14 +123,13 @@ def test_the_engine_hands_over_less_than_any_peer_in_every_cell():
             for figure, value in theirs.items():
                 assert counts[case][figure] < max(value, 0.05), (case, peer, figure)
     assert counts["flux.1-dev"]["bytes"] < 45e9
+    assert counts["flux.1-dev"]["float32"] < 0.03
     assert counts["flux.1-dev"]["graphs"] == 57
 
 
 def test_a_case_that_is_not_there_is_refused_with_those_that_are():
     command = [sys.executable, "-m", "bench.mlx_work", "flux.3"]
-    done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": str(TESTS)}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "flux.3" in done.stderr
     assert "flux.1-dev-4bit" in done.stderr

@@ -27,6 +27,12 @@ class Played(Strips):
     def moments(self, x):
         return x.mean(axis=(1, 2)), x.var(axis=(1, 2))
 
+    def stacked(self, values):
+        return np.stack(values)
+
+    def beside(self, values, array):
+        return np.array(values)
+
     def activated(self, x, scale, shift):
         y = x * scale[:, None, None] + shift[:, None, None]
         return y / (1 + np.exp(-y))

@@ -97,6 +97,14 @@ class Strips(ABC, Generic[A]):
         """Mean and variance of each channel of a map, each (B, C) in float32."""
 
     @abstractmethod
+    def stacked(self, values: list[Any]) -> Any:
+        """Arrays of one shape along a new first axis."""
+
+    @abstractmethod
+    def beside(self, values: list[float], array: Any) -> Any:
+        """Numbers as an array of float32 where ``array`` is."""
+
+    @abstractmethod
     def activated(self, x: A, scale: Any, shift: Any) -> A:
         """SiLU of ``x * scale + shift``; both (B, C) in float32. In the type of ``x``."""
 
@@ -188,9 +196,11 @@ class Strips(ABC, Generic[A]):
     def _normed(self, norm: Layer, x: Bands[A]) -> Callable[[A], A]:
         """A norm over groups of channels with the statistics of all of ``x``, and SiLU: a function of rows."""
         found = [(band, *self.moments(band)) for band in x]
-        counts = [x.rows_of(band) / x.height for band, _, _ in found]
-        mean: Any = sum(n * m for n, (_, m, _) in zip(counts, found, strict=True))
-        variance: Any = sum(n * (v + (m - mean) ** 2) for n, (_, m, v) in zip(counts, found, strict=True))
+        of_bands: Any = self.stacked([mean for _, mean, _ in found])
+        shares = self.beside([x.rows_of(band) / x.height for band, _, _ in found], of_bands)[:, None, None]
+        mean = (shares * of_bands).sum(0)
+        within: Any = self.stacked([variance for _, _, variance in found])
+        variance = (shares * (within + (of_bands - mean) ** 2)).sum(0)
         batch, channels = mean.shape
         shape = (batch, self.groups(norm), -1)
         means = mean.reshape(shape)

@@ -27,10 +27,17 @@ class MlxStrips(Strips[mx.array]):
         return mx.concatenate(arrays, axis=self.rows_axis)
 
     def moments(self, x: mx.array) -> tuple[mx.array, mx.array]:
-        wide = x.astype(mx.float32)
-        mean, variance = wide.mean(axis=(1, 2)), wide.var(axis=(1, 2))
+        mean = x.astype(mx.float32).mean(axis=(1, 2), keepdims=True)
+        variance = _squared(x, mean).mean(axis=(1, 2))
         self._pace(mean, variance)
-        return mean, variance
+        return mean[:, 0, 0], variance
+
+    def stacked(self, values: list[Any]) -> mx.array:
+        return mx.stack(values)
+
+    def beside(self, values: list[float], array: mx.array) -> mx.array:
+        del array
+        return mx.array(values)
 
     def activated(self, x: mx.array, scale: mx.array, shift: mx.array) -> mx.array:
         return _activated(x, scale[:, None, None], shift[:, None, None])
@@ -44,6 +51,11 @@ class MlxStrips(Strips[mx.array]):
 
     def _wide(self, values: Any) -> mx.array:
         return values.astype(mx.float32)
+
+
+@partial(mx.compile, shapeless=True)
+def _squared(x: mx.array, mean: mx.array) -> mx.array:
+    return mx.square(x.astype(mx.float32) - mean)
 
 
 @partial(mx.compile, shapeless=True)

@@ -61,6 +61,12 @@ class TorchStrips(Strips[torch.Tensor]):
         variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0)
         return mean, variance
 
+    def stacked(self, values: list[Any]) -> torch.Tensor:
+        return torch.stack(values)
+
+    def beside(self, values: list[float], array: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=array.device)
+
     def activated(self, x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         y = (x * scale[:, :, None, None]).add_(shift[:, :, None, None])  # in float32, whatever the type of x
         return functional.silu(y.to(x.dtype), inplace=True)
