@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,21 @@ def test_every_link_leads_somewhere(page):
             heads = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.MULTILINE)
             slugs = [re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads]
             assert anchor in slugs, target
+
+
+def test_the_page_on_a_package_index_needs_no_file_beside_it():
+    """The build puts the substituted text into the metadata; the plugin hatch-fancy-pypi-readme does it by re.sub."""
+    hooks = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["metadata"]["hooks"]
+    hook = hooks["fancy-pypi-readme"]
+    [fragment] = hook["fragments"]
+    text = before = (ROOT / fragment["path"]).read_text()
+    for change in hook["substitutions"]:
+        text = re.sub(change["pattern"], change["replacement"], text)
+    assert re.findall(r"!\[|\]\((?!https?:|#)", text) == []
+    assert "One picture appears" not in text
+    assert "What changed: `CHANGELOG.md`" in text
+    assert "its card (`sidecar/locara_sidecar/models/pocket/MODEL_CARD.md` in the source)" in text
+    assert len(before.splitlines()) - len(text.splitlines()) < 6
 
 
 def test_the_first_page_is_short():
