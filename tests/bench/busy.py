@@ -1,7 +1,8 @@
 """Drawing while other programs want the processor, beside plain diffusers under the same load.
 
 A desktop is never idle. The other programs are endless loops at the usual priority: none, one, and one for each core.
-Both sides draw the same picture, turn by turn.
+Both sides draw the same picture, turn by turn. The quiet turns come first: how the engine's threads wait is chosen from
+what the machine was like, up to half a minute ago (:mod:`.torch_engine.waiting`).
 """
 
 from __future__ import annotations
@@ -65,10 +66,10 @@ def measure(known: catalogue.Catalogue, name: str, entries: Path, rounds: int) -
         host(Path(saved), "--engine", "torch", "--catalogue", str(entries), models=(name,)) as sidecar,
         Direct(model, folder, steps) as direct,
     ):
-        for turn in range(rounds + 1):
-            for load, count in loads.items():
+        for load, count in loads.items():
+            for turn in range(rounds + 1):
                 if turn == 0 and count:
-                    continue  # the first turn loads
+                    continue  # the first turn of all loads
                 prompt = f"{_PROMPT}, number {turn} {load}"  # neither side finds its embeddings in a cache
                 with other_programs(count):
                     plain = direct.draw(prompt)

@@ -75,8 +75,28 @@ def test_spinning_that_was_wrong_is_tried_less_and_less_often():
     assert len(machine.told) - early <= 16
 
 
+@pytest.mark.parametrize("seconds", [0.04, 0.1, 0.24, 0.4])
+def test_short_jobs_add_up_to_what_a_long_one_finds(seconds):
+    machine = Machine()
+
+    def job(delay):
+        machine.waiting.begin()
+        machine.work(seconds, delay)
+        machine.waiting.end()
+        machine.now += 0.5
+        machine.delayed += 0.5  # of threads that nobody waits for
+
+    for _ in range(10):
+        job(0.5)
+    assert machine.told == [True]
+    for _ in range(40):
+        job(0.0)
+    assert machine.told == [True, False]
+
+
 def test_what_was_before_a_job_does_not_count():
     machine = Machine()
+    machine.waiting.end()
     machine.now, machine.delayed = 3600.0, 1800.0
     machine.waiting.begin()
     machine.work(1, 0.0)
@@ -88,6 +108,8 @@ def test_a_thread_that_ends_takes_its_delay_with_it():
     machine.delayed = 50.0
     machine.waiting.begin()
     machine.delayed = 0.0
+    machine.waiting.end()
+    machine.waiting.begin()
     machine.work(1, 0.0)
     assert machine.told == []
 

@@ -1,5 +1,7 @@
 """Where the torch engine can stop inside diffusers' modules."""
 
+import contextlib
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -78,7 +80,7 @@ def test_python_runs_at_most_two_groups_of_blocks_ahead_of_the_device(monkeypatc
 
 def test_a_job_tells_of_its_work_where_it_could_stop(control):
     class Waiting:
-        begun = ticks = 0
+        begun = ticks = ended = 0
 
         def begin(self):
             self.begun += 1
@@ -86,13 +88,19 @@ def test_a_job_tells_of_its_work_where_it_could_stop(control):
         def tick(self):
             self.ticks += 1
 
+        def end(self):
+            self.ended += 1
+
     waiting = Waiting()
     checkpoints, net = Checkpoints("cpu", waiting), nn.ModuleList([nn.Identity(), nn.Identity()])
     checkpoints.install(net)
     for layer in net:
         layer(torch.zeros(1))
-    assert (waiting.begun, waiting.ticks) == (0, 0)
+    assert (waiting.begun, waiting.ticks, waiting.ended) == (0, 0, 0)
     with checkpoints.armed(control()):
         for layer in net:
             layer(torch.zeros(1))
-    assert (waiting.begun, waiting.ticks) == (1, 2)
+        assert (waiting.begun, waiting.ticks, waiting.ended) == (1, 2, 0)
+    with contextlib.suppress(ZeroDivisionError), checkpoints.armed(control()):
+        raise ZeroDivisionError
+    assert (waiting.begun, waiting.ticks, waiting.ended) == (2, 2, 2)

@@ -78,6 +78,8 @@ class Checkpoints:
         finally:
             self._control = None
             self._fence.reset()
+            if self._waiting is not None:
+                self._waiting.end()
 
     def _before(self, module: nn.Module, args: Any) -> None:
         del module, args

@@ -55,25 +55,30 @@ class Waiting:
         self._delayed = delayed
         self._clock = clock
         self._since = self._before = 0.0
+        self._worked = self._waited = 0.0
         self._rest = _FIRST_REST
         self._changed = -_LONGEST_REST
         self._quiet = 0
         self.sleeping = False
 
     def begin(self) -> None:
-        """Work begins; what was before does not count."""
-        self._since = self._clock()
-        self._before = self._delayed() or 0.0
-        self._quiet = 0
+        """Work begins. What was between two jobs does not count, what was found in the last one does: a job of a tenth
+        of a second is too short for a window of its own."""
+        self._since = self._clock() - self._worked
+        self._before = (self._delayed() or 0.0) - self._waited
+
+    def end(self) -> None:
+        """Work ends."""
+        self._worked = self._clock() - self._since
+        self._waited = max(0.0, (self._delayed() or 0.0) - self._before)  # a thread that ended takes its delay with it
 
     def tick(self) -> None:
         """Some work was done. Costs next to nothing but when it is time to look."""
         took = self._clock() - self._since
         if took < (_SLEEPING_WINDOW if self.sleeping else _SPINNING_WINDOW):
             return
-        before = self._before
-        quiet = self._quiet
-        self.begin()
+        before, quiet = self._before, self._quiet
+        self._since, self._before, self._quiet = self._clock(), self._delayed() or 0.0, 0
         delay = (self._before - before) / took
         if not self.sleeping:
             if delay > _BUSY:
