@@ -113,7 +113,7 @@ class Honest:
 
     def lines_in(self):
         """The lines of the host; of a longer one than anybody may send only what shows that it is too long."""
-        return iter_lines(0, (16 << 20) + 1024)
+        return iter_lines(0, LONGER)
 
     def run(self):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
@@ -148,11 +148,15 @@ class Honest:
         self.at_end_of_input()
 
 
-def iter_lines(fd, most=None):
+LONGER = (16 << 20) + 1024
+"""Bytes of a line by which it is known to be too long."""
+
+
+def iter_lines(fd, most=None, read=os.read):
     rest = bytearray()
     while True:
         try:
-            data = os.read(fd, 65536)
+            data = read(fd, 65536)
         except BlockingIOError:
             select.select([fd], [], [])
             continue

@@ -19,7 +19,7 @@ CAUGHT = {
     "TakesFractions": ["jsonrpc.fraction"],
     "OneAtATime": ["jsonrpc.concurrent"],
     "ResultsLackAMember": ["schema.results"],
-    "FramesLackTheJob": ["schema.notifications"],
+    "FramesLackThePhase": ["schema.notifications"],
     "ErrorsWithoutKind": ["schema.errors"],
     "KindsDoNotFitCodes": ["errors.kind"],
     "ErrorsWithoutPath": ["errors.path"],
