@@ -356,7 +356,11 @@ class Call:
             if not self._is_frame(message) or not isinstance(message["params"].get("message"), dict):
                 return self._is_mine(message)
             told = message["params"]["message"]
-            return told.get("phase") == phase and told.get("step", -1) >= step and told.get("image", 0) >= image
+            return (
+                told.get("phase") == phase
+                and _reaches(told.get("step", -1), step)
+                and _reaches(told.get("image"), image)
+            )
 
         found = self.peer.wait(f"message of phase {phase}", there, start=self._start, timeout=timeout)
         if self._is_mine(found):
@@ -375,3 +379,8 @@ class Call:
             cast("dict[str, Any]", message).get("params") if isinstance(message, dict) and "method" in message else None
         )
         return isinstance(params, dict) and cast("dict[str, Any]", params).get("channel") == self.channel
+
+
+def _reaches(told: Any, least: int) -> bool:
+    """Whether what was told is a number and as large."""
+    return isinstance(told, int | float) and told >= least

@@ -187,8 +187,8 @@ def _played(kind, own, told):
         mock.patch.object(os, "write", done),
         mock.patch.object(os, "_exit", done),
         mock.patch.object(os, "set_blocking", set_blocking),
-        mock.patch.object(os, "get_blocking", lambda _fd: not given["nonblocking"]),
-        mock.patch.object(select, "select", lambda *_: ready),
+        mock.patch.object(os, "get_blocking", return_value=not given["nonblocking"]),
+        mock.patch.object(select, "select", return_value=ready),
         mock.patch.object(sys, "argv", ["liar", kind.__name__, "--", *given["flags"]]),
     ):
         with mock.patch.object(threading.Thread, "start", done):

@@ -8,12 +8,12 @@ import os
 import select
 
 from support.liar.base import (
+    LONGER,
     Asked,
     Changing,
     Drawing,
     Honest,
     encoded,
-    LONGER,
     iter_lines,
     refusal,
 )

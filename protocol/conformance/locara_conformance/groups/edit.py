@@ -6,7 +6,7 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 from locara_conformance.checks import check
-from locara_conformance.lab import PROMPT, at, drawing, expect, manifest
+from locara_conformance.lab import PROMPT, at, content, decoded, drawing, expect, manifest
 
 if TYPE_CHECKING:
     from locara_conformance.lab import Lab
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _picture(peer: Peer) -> bytes:
-    return base64.b64decode(at(peer.call("image.generate", drawing(), timeout=30), "images.0.data"))
+    return decoded(peer.call("image.generate", drawing(), timeout=30), "images.0.data")
 
 
 def _edit(image: Any, **options: Any) -> dict[str, Any]:
@@ -35,9 +35,9 @@ def _forms(lab: Lab) -> None:
     picture = _picture(peer)
     file = lab.folder() / "a.png"
     file.write_bytes(picture)
-    handle = at(peer.call("host.pickFile", {"path": str(file), "access": "read"}), "handle")
+    handle = at(peer.call("host.pickFile", {"path": str(file), "access": "read"}), "handle", str)
     images = ({"root": "user-folder", "path": "a.png"}, {"handle": handle}, _inline(picture))
-    digests = {at(peer.call("image.edit", _edit(image), timeout=30), "images.0.sha256") for image in images}
+    digests = {at(peer.call("image.edit", _edit(image), timeout=30), "images.0.sha256", str) for image in images}
     expect(len(digests) == 1, "the same picture in its three forms gives different results")
 
 
@@ -47,9 +47,10 @@ def _strength(lab: Lab) -> None:
     picture = _inline(_picture(peer))
     call = peer.start("image.edit", _edit(picture, steps=10, strength=0.5), stream=True)
     call.result(30)
-    steps = {at(one, "steps") for one in call.messages()}
+    steps = {at(one, "steps", int) for one in call.messages()}
+    expect(bool(steps), "an edit with a channel told of nothing")
     expect(max(steps) < 10, f"with half the strength {steps} of 10 steps run")
-    told = [one["step"] for one in call.messages() if one["phase"] == "denoising" and one["step"]]
+    told = [at(one, "step") for one in call.messages() if at(one, "phase") == "denoising" and at(one, "step")]
     expect(told == list(range(1, max(steps) + 1)), f"the finished steps that were told are {told}")
 
 
@@ -59,7 +60,7 @@ def _bad(lab: Lab) -> None:
     for data in (b"no picture", _picture(peer)[:200]):
         error = peer.refused("InvalidImage", "image.edit", _edit(_inline(data)))
         expect(bool(at(error, "data.reason")), "`data.reason` is empty")
-        expect(at(error, "data.path").startswith("$.image"), f"`data.path` is {at(error, 'data.path')!r}")
+        expect(at(error, "data.path", str).startswith("$.image"), f"`data.path` is {at(error, 'data.path')!r}")
 
 
 @check("edit.files", "EDIT-8")
@@ -92,7 +93,7 @@ def _held(lab: Lab) -> None:
     peer = lab.session(opening={"manifest": _picking()})
     file = lab.folder() / "a.png"
     file.write_bytes(_picture(peer))
-    handle = at(peer.call("host.pickFile", {"path": str(file), "access": "read"}), "handle")
+    handle = at(peer.call("host.pickFile", {"path": str(file), "access": "read"}), "handle", str)
     file.rename(lab.folder() / "b.png")
     file.write_bytes(b"something else")
     peer.call("image.edit", _edit({"handle": handle}), timeout=30)
@@ -105,10 +106,10 @@ def _write(lab: Lab) -> None:
     file.write_bytes(b"old")
     picked = peer.call("host.pickFile", {"path": str(file), "access": "write"})
     expect(at(picked, "name") == "picked.png", f"`name` is {at(picked, 'name')!r}")
-    handle = at(picked, "handle")
-    image = at(peer.call("image.generate", drawing(output={"handle": handle}), timeout=30), "images.0")
+    handle = at(picked, "handle", str)
+    image = at(peer.call("image.generate", drawing(output={"handle": handle}), timeout=30), "images.0", dict)
     expect(at(image, "handle") == handle and "path" not in image, "the result tells a path in place of the handle")
-    expect(file.read_bytes().startswith(b"\x89PNG"), "the picked file does not hold the picture")
+    expect(content(file).startswith(b"\x89PNG"), "the picked file does not hold the picture")
     error = peer.refused("InvalidParams", "image.generate", drawing(count=2, output={"handle": handle}))
     expect(at(error, "data.path") == "$.options.count", f"`data.path` is {at(error, 'data.path')!r}")
 
@@ -118,10 +119,10 @@ def _released(lab: Lab) -> None:
     peer = lab.session(opening={"manifest": _picking()})
     file = lab.folder() / "a.png"
     file.write_bytes(_picture(peer))
-    handle = at(peer.call("host.pickFile", {"path": str(file), "access": "read"}), "handle")
+    handle = at(peer.call("host.pickFile", {"path": str(file), "access": "read"}), "handle", str)
     peer.call("host.releaseFile", {"handle": handle})
     peer.call("host.releaseFile", {"handle": handle})
-    other = at(peer.call("host.pickFile", {"path": str(file), "access": "write"}), "handle")
+    other = at(peer.call("host.pickFile", {"path": str(file), "access": "write"}), "handle", str)
     for one in (handle, other, "nobody"):
         error = peer.refused("InvalidParams", "image.edit", _edit({"handle": one}))
         expect(at(error, "data.path") == "$.image.handle", f"`data.path` is {at(error, 'data.path')!r}")
