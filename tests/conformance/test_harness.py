@@ -1,6 +1,7 @@
 """The harness itself: what it lists, how it judges, what it writes, and whose fault it says something is."""
 
 import ast
+import copy
 import json
 import os
 import re
@@ -17,13 +18,13 @@ import jsonschema
 import pytest
 
 from locara_conformance import __main__ as program
-from locara_conformance import cases, lab, page, peer, raster, report, runner
+from locara_conformance import cases, lab, page, peer, raster, report, runner, watch
 from locara_conformance.cases import Case, load
 from locara_conformance.checks import CHECKS, Check, Result, chosen
 from locara_conformance.groups import jsonrpc, replay
 from locara_conformance.lab import expect
 from locara_conformance.outcomes import Event, Failed, HarnessFault, Late, Outcome, Skip
-from locara_conformance.validator import problems
+from locara_conformance.validator import Schemas, problems
 from locara_protocol import schemas
 from support import liar
 from support.host import command
@@ -296,6 +297,67 @@ def test_a_step_that_is_no_number_is_not_the_one_that_is_waited_for(told, member
 def test_entries_without_numbers_do_not_increase(entries):
     assert not cases.fits({"$increasing": "seq"}, entries)
     assert cases.fits({"$increasing": "seq"}, [{"seq": 1}, {"seq": 2}])
+
+
+def test_a_watch_that_stumbles_is_a_fault_of_the_harness(monkeypatch):
+    monkeypatch.setattr(watch.Watch, "received", lambda _self, line: {}[line])
+    found = judged(lambda used: used.spawn().barrier())
+    assert found.outcome is Outcome.ERROR
+    assert "could not be judged: KeyError" in found.reason
+
+
+SENT = [
+    {"id": 1, "method": "image.generate", "params": {"prompt": "a", "channel": 1}},
+    {"id": "a", "method": "jobs.attach", "params": {"jobId": "j", "channel": 2}},
+    {"id": 2, "method": "ping"},
+    {"id": 2, "method": "ping"},
+    [{"id": 4, "method": "models.list"}],
+]
+CAME = [
+    {"method": "DiffusionStep", "params": {"channel": 1, "index": 0, "message": {"jobId": "j", "phase": "saving"}}},
+    {"method": "DiffusionStep", "params": {"channel": 2, "index": 0, "end": True}},
+    {"method": "DiffusionStep", "params": {"channel": 1, "index": 1, "end": True}},
+    {"id": 1, "result": {"jobId": "j", "images": [{"width": 64}]}},
+    {"id": "a", "result": {"state": "done"}},
+    {"id": 2, "error": {"code": -32600, "message": "x", "data": {"kind": "InvalidRequest", "retryable": False}}},
+    [{"id": 4, "result": {"models": [{"id": "pocket"}]}}],
+]
+ODD = [None, True, -1, 1.5, 10**30, "", "x", [], [1], [{}], {}, {"a": 1}, "__CHANNEL__:1", "InvalidParams", -32602]
+
+
+def _places(value, path=()):
+    """The paths of all members and entries."""
+    named = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for step, member in named:
+        yield (*path, step)
+        yield from _places(member, (*path, step))
+
+
+def _malformed(message):
+    """The message without each of its members, and with each of them of every other kind."""
+    for path in _places(message):
+        for odd in (..., *ODD):
+            changed = copy.deepcopy(message)
+            place = changed
+            for step in path[:-1]:
+                place = place[step]
+            if odd is ...:
+                del place[path[-1]]
+            else:
+                place[path[-1]] = odd
+            yield changed
+
+
+@pytest.mark.parametrize("message", CAME, ids=lambda one: json.dumps(one)[:40])
+def test_the_watch_judges_any_malformed_message(message):
+    schemas_, found = Schemas(), []
+    for malformed in _malformed(message):
+        judge = watch.Watch(schemas_, lambda id, sentence: found.append((id, sentence)))
+        for one in SENT:
+            judge.sent(json.dumps(one).encode())
+        for one in (malformed, *CAME):
+            judge.received(json.dumps(one).encode())
+    assert found
 
 
 def test_what_a_check_measured_is_told():

@@ -70,6 +70,8 @@ class Peer:
         """Whether its last line may lack its end: it was killed, or its host did not read."""
         self.closed = False
         """Whether the output has ended."""
+        self.fault = ""
+        """Why the harness cannot judge what comes."""
         self._began = time.monotonic()
         theirs_in, self.stdin = os.pipe()
         self._stdout, theirs_out = os.pipe()
@@ -187,6 +189,7 @@ class Peer:
         """The first message from ``start`` on for which ``found`` is true.
 
         :raises Failed: if none comes in time, or the output ends before.
+        :raises HarnessFault: if a message came that the watch could not judge.
         """
         until = time.monotonic() + (self.timeout if timeout is None else timeout)
         place = start
@@ -196,6 +199,8 @@ class Peer:
                     if found(self.inbox[place]):
                         return self.inbox[place]
                     place += 1
+                if self.fault:
+                    raise HarnessFault(f"what came could not be judged: {self.fault}")
                 if self.closed:
                     raise Failed(f"its output ended before {what}{self._status()}")
                 if not self._news.wait(max(0.0, until - time.monotonic())) and time.monotonic() >= until:
@@ -306,7 +311,11 @@ class Peer:
     def _line(self, line: bytes) -> None:
         with self._news:
             self._record("←", line)
-            message = self._watch.received(line) if self.watched else None
+            try:
+                message = self._watch.received(line) if self.watched else None
+            except Exception as error:  # noqa: BLE001  in this thread nobody would hear of it
+                message, self.fault = None, f"{type(error).__name__}: {error}"
+                self._news.notify_all()
             if message is not None:
                 self.inbox.append(message)
                 self._news.notify_all()
