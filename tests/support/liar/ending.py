@@ -131,15 +131,15 @@ class DiesWhenAPipeIsNotReady(Honest):
 
 
 class ReadsWithoutBound(Honest):
-    """Takes any number of requests for the document, whatever waits to be written."""
+    """From the first request for the document on it takes all input, whatever waits to be written."""
 
     def started(self):
         self.backlog, self.more, self.drains = [], threading.Condition(), False
 
     def inward(self, line, message):
-        if not isinstance(message, dict) or message.get("method") != "rpc.discover":
-            return [line]
         if not self.drains:
+            if not isinstance(message, dict) or message.get("method") != "rpc.discover":
+                return [line]
             self.drains = True
             threading.Thread(target=self.drain, daemon=True).start()
         with self.more:
