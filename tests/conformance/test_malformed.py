@@ -7,11 +7,12 @@ import re
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from locara_conformance import cases, lab, peer, raster, runner, watch
-from locara_conformance.checks import Check
+from locara_conformance.checks import CHECKS, Check
 from locara_conformance.groups import replay
 from locara_conformance.outcomes import Failed, HarnessFault, Outcome
 from locara_conformance.validator import Schemas
@@ -111,6 +112,18 @@ def test_what_is_no_base64_is_a_failure(data):
 def test_a_file_that_cannot_be_read_is_a_failure(tmp_path, name):
     with pytest.raises(Failed, match="cannot be read"):
         lab.content(tmp_path / name)
+
+
+@pytest.mark.parametrize("id", ["channels.small", "edit.strength", "generate.progress-end", "jobs.attach-ended"])
+def test_a_channel_on_which_nothing_comes_is_a_failure(id):
+    def call(*_arguments, **_more):
+        return SimpleNamespace(
+            result=lambda *_: {"jobId": "j", "state": "done", "images": [{"data": ""}]}, frames=list, messages=list
+        )
+
+    scripted = SimpleNamespace(start=call, call=lambda *more, **named: call().result(), events=[])
+    with pytest.raises(Failed):
+        CHECKS[id].run(SimpleNamespace(shared=lambda: scripted))
 
 
 PNG = raster.png(3, 2)
