@@ -14,15 +14,17 @@ ENGINES ?= $(if $(filter Darwin-x86_64,$(shell uname -s)-$(shell uname -m)),torc
 # worker processes of the tests; each takes up to 1.5 GB
 JOBS ?= 2
 TESTS := $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
-PROMPT ?= a large yellow star in the center of a blue background
+PROMPT ?= a smiling sun on a purple background
 
 # the files in which platforms can differ for pyright: the others take two thirds of its time
 PLATFORM_MODULES := os|signal|socket|select|fcntl|resource|termios|pwd|mmap|psutil|multiprocessing
 PLATFORM_FILES = $(shell grep -rlE "^ *(import|from) ($(PLATFORM_MODULES))\b|sys\.platform" protocol sidecar tests/bench tests/campaigns tests/faults tests/fullsize tests/support --include=*.py | grep -vE "/test_|conftest|protocol/examples|node_modules|support/evil")
 
+# cargo's target folder is outside the tree, so that a fresh clone finds what was compiled before
+RUST_TARGET ?= $(or $(CARGO_TARGET_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/locara/rust-target)
 NODE_READY := protocol/typescript/node_modules/.ready
 
-.PHONY: help setup demo test test-slow test-typescript lint types generated schemas fixtures check conformance bench bench-layout bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac
+.PHONY: help setup demo test test-slow test-typescript test-rust lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -56,13 +58,24 @@ $(NODE_READY): protocol/typescript/package.json protocol/typescript/package-lock
 	cd protocol/typescript && npm ci --prefer-offline
 	touch $@
 
+test-rust: export CARGO_TARGET_DIR := $(RUST_TARGET)
+test-rust: export LOCARA_SIDECAR := $(abspath $(BIN))/locara-sidecar
+test-rust: $(READY) ## format, lint, licences, tests and documentation of the Rust crate; needs Rust 1.88 with clippy and rustfmt
+	@command -v cargo >/dev/null || { echo "Rust 1.88 or later with cargo is needed for the Rust crate; the rest works without"; exit 1; }
+	cd protocol/rust && cargo fmt --check
+	$(abspath $(BIN))/python protocol/rust/dependencies.py
+	cd protocol/rust && cargo clippy --quiet --locked --all-targets -- -D warnings
+	cd protocol/rust && RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps
+	cd protocol/rust && cargo test --quiet --locked
+
 lint: $(READY) ## ruff, and which package may import which
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 
-types: $(READY) ## pyright, for this system and, of the files that name what differs, for macOS
+types: $(READY) ## pyright, for this system and, of the files that name what differs, for macOS and (what ships) Windows
 	$(BIN)/pyright
 	$(BIN)/pyright --pythonplatform Darwin $(PLATFORM_FILES)
+	$(BIN)/pyright --pythonplatform Windows $(filter-out tests/%,$(PLATFORM_FILES))
 
 resolves: $(READY) ## ask the package index whether the extras install on Macs (says so where it cannot be reached)
 	$(BIN)/python packaging/resolves.py
@@ -81,7 +94,7 @@ fixtures: $(READY) ## write the tiny models anew; once about 500 MB of older lib
 	$(BIN)/python fixtures/make_models.py
 	$(BIN)/python fixtures/make_published.py
 
-check: lint types resolves generated test-typescript test test-slow ## all that CI runs
+check: lint types resolves generated test-typescript test-rust test test-slow ## all that CI runs
 
 check-mac: $(READY) ## on a Mac: see all that was never run on one, and write a report to send back (FLAGS="--only PART …")
 	PYTHONPATH=packaging $(BIN)/python -m macos.check $(FLAGS)
@@ -97,6 +110,9 @@ bench-download: $(READY) ## our download against huggingface_hub's own, 2 GB ove
 
 bench-layout: $(READY) ## measure what channels-last convolutions gain on the torch engine (FLAGS="--device cuda --size N")
 	$(MEASURE) tests/bench/layout.py $(FLAGS)
+
+bench-mlx-work: $(READY) ## count what the MLX engine hands to Metal beside the products, and three peers' figures (FLAGS="--kinds NAME …")
+	$(MEASURE) -m bench.mlx_work $(FLAGS)
 
 bench-operations: $(READY) ## count the work that the MLX engine gives to the device, against what each model needs
 	$(MEASURE) tests/bench/operations.py
@@ -160,3 +176,4 @@ transcript: $(READY) ## record a real exchange into protocol/README.md, and the 
 clean: ## remove .venv and what tools leave behind
 	rm -rf $(VENV) .ruff_cache .pytest_cache .hypothesis build dist out
 	rm -rf protocol/typescript/node_modules protocol/typescript/dist protocol/typescript/build
+	rm -rf protocol/rust/target

@@ -6,7 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from locara_protocol import examples
+from locara_protocol.generation import examples
 from support.openrpc_examples import REQUESTS, play
 
 

@@ -11,17 +11,17 @@ from pathlib import Path
 from PIL import Image
 
 from locara_protocol.client import Sidecar
-from locara_sidecar.cli.drawing import manifest
+from locara_sidecar.cli.commands.drawing import manifest
 
 FOLDER = Path(__file__).resolve().parents[1] / ".github"
 _STEPS = (1, 2, 3, 6, 12)
-_PROMPT = "a large yellow star in the center of a blue background"
+_PROMPT = "a smiling sun on a purple background"
 _SHEET = (
-    "a large red heart in the center of a white background",
-    "a small green triangle at the top left on a yellow background",
-    "a large purple ring in the center of a black background",
-    "a medium orange square at the bottom left on a blue background",
-    "a large blue diamond in the center of a pink background",
+    "a cat",
+    "a rocket in 3d style",
+    "a slice of pizza, flat",
+    "a house on green",
+    "a large red heart",
 )
 _SIDE, _GAP = 160, 12
 

@@ -49,7 +49,7 @@ def _editing() -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         pictures = Path(folder) / "Pictures"
         pictures.mkdir()
-        mask = Image.new("L", (64, 64))
+        mask = Image.new("L", (128, 128))
         mask.paste(255, (10, 10, 54, 54))
         mask.save(pictures / "mask.png")
 

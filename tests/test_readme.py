@@ -44,6 +44,11 @@ def test_the_node_host_draws_and_its_daemon_ends(tmp_path):
     assert Path(done.stdout.splitlines()[-1]).parent == tmp_path
 
 
+def test_the_rust_host_is_the_example_that_the_tests_of_the_crate_run():
+    example = (ROOT / "protocol" / "rust" / "examples" / "readme.rs").read_text()
+    assert example.partition("\n\n")[2] == program("rust")
+
+
 @pytest.mark.parametrize("line", re.findall(r"^    (?:HF_TOKEN=… )?(locara-sidecar .*)", README, re.MULTILINE))
 def test_every_command_is_one(line):
     words = shlex.split(line.partition("#")[0])[1:]

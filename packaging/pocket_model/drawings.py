@@ -1,8 +1,8 @@
-"""Owns the training pictures: what a scene is, and how it becomes 64 × 64 pixels.
+"""Owns the coloured shapes: their palette and outlines, and drawings of them, 64 × 64 pixels, that test the judge.
 
 A scene is a plain background with one or two things on it. Every attribute is unambiguous by construction:
 each shape fills its bounding box exactly, sizes are well apart, centres stay well inside their cell of a 3 × 3 grid,
-and a thing never has the background's colour. ``judge`` relies on this.
+and a thing never has the background's colour. ``shape_judge`` relies on this.
 """
 
 from __future__ import annotations
@@ -60,32 +60,18 @@ class Scene:
     things: tuple[Thing, ...]
 
 
-def is_held_out(shape: str, colour: str) -> bool:
-    """Whether this shape × colour pair is kept out of training: two colours a shape, spread over the palette."""
-    step = (list(COLOURS).index(colour) - 5 * SHAPES.index(shape)) % len(COLOURS)
-    return step in (1, 6)
-
-
-HELD_OUT_PAIRS = tuple((s, c) for s in SHAPES for c in COLOURS if is_held_out(s, c))
-TRAINING_PAIRS = tuple((s, c) for s in SHAPES for c in COLOURS if not is_held_out(s, c))
-
-
-def sample_scene(rng: np.random.Generator, *, held_out: bool = False, two: bool = False) -> Scene:
-    """A random scene. With ``held_out`` every thing is a pair never trained on; without, none is.
-
-    Two things stand at least two cells apart along one axis, so that they never touch.
-    """
-    pairs = HELD_OUT_PAIRS if held_out else TRAINING_PAIRS
+def sample_scene(rng: np.random.Generator, *, two: bool = False) -> Scene:
+    """A random scene. Two things stand at least two cells apart along one axis, so that they never touch."""
     background = str(rng.choice(list(COLOURS)))
     things: list[Thing] = []
     for number in range(2 if two else 1):
-        usable = [p for p in pairs if p[1] != background]
-        shape, colour = usable[rng.integers(len(usable))]
+        shape = SHAPES[rng.integers(len(SHAPES))]
+        colours = [c for c in COLOURS if c != background]
         cells = [c for c in range(9) if number == 0 or _far_apart(c, CELLS.index(things[0].cell))]
         if two and number == 0:
             cells.remove(4)
         cell = CELLS[cells[rng.integers(len(cells))]]
-        things.append(Thing(shape, colour, cell, str(rng.choice(list(SIZES)))))
+        things.append(Thing(shape, colours[rng.integers(len(colours))], cell, str(rng.choice(list(SIZES)))))
     return Scene(background, tuple(things))
 
 
@@ -164,19 +150,3 @@ def draw(scene: Scene, rng: np.random.Generator, *, jitter: float = 1.0) -> np.n
 
 def _jittered(colour: str, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(COLOURS[colour], np.float32) + rng.uniform(-COLOUR_JITTER, COLOUR_JITTER, 3).astype(np.float32)
-
-
-def draw_anything(rng: np.random.Generator) -> np.ndarray:
-    """A picture no caption describes, for the autoencoder only: up to five overlapping shapes of any colour and size
-    on a plain or shaded ground, so that pictures of a user's own survive encoding too."""
-    top, bottom, side = rng.uniform(0, 255, (3, 3)).astype(np.float32)
-    ramp = np.linspace(0, 1, SIDE, dtype=np.float32)
-    picture = np.broadcast_to(top, (SIDE, SIDE, 3)).copy()
-    if rng.random() < 0.4:
-        picture += ramp[:, None, None] * (bottom - top)
-        picture += ramp[None, :, None] * (side - picture) * rng.random()
-    for _ in range(rng.integers(0, 6)):
-        cx, cy = rng.uniform(0, SIDE, 2)
-        alpha = coverage(SHAPES[rng.integers(len(SHAPES))], cx, cy, rng.uniform(6, 44))[..., None]
-        picture += alpha * (rng.uniform(0, 255, 3).astype(np.float32) - picture)
-    return np.rint(picture).clip(0, 255).astype(np.uint8)

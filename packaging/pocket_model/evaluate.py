@@ -1,41 +1,41 @@
-"""Measures a shipped folder, through diffusers' own pipeline, with the judge.
+"""Measures a model folder through diffusers' own pipeline, with the judge; or the judge itself, on true pictures.
 
-    python -m pocket_model.evaluate FOLDER [--steps 12] [--guidance 3] [--count 300] [--sheet sheet.png]
+    python -m pocket_model.evaluate FOLDER [--work WORK] [--things 500] [--shapes 200] [--sheet sheet.png]
+    python -m pocket_model.evaluate --check-judge
 
-Every prompt is of shape × colour pairs never trained on. Sets: ``held-out`` (complete prompts in wordings never trained
-on: the figures that count), ``vague`` (some attributes unsaid), ``two things``, ``negative`` (a negative prompt naming
-the very colour that an open prompt took without it). Picture k of a set has seed k.
+Sets: ``things`` (captions as in training, vague ones included, of pairs that training may have seen), ``new pairs``
+(thing × ground that training never saw), ``shapes in full`` and ``vague shapes``. Picture k of a set has seed k. The
+sheets show each picture with the nearest training picture at its right.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
-from PIL import Image, ImageDraw
+from diffusers import StableDiffusion3Pipeline
+from PIL import Image
 
-from pocket_model.captions import Asked, Caption, write
-from pocket_model.drawings import COLOURS, sample_scene
-from pocket_model.judge import Score, look, mark
-from pocket_model.train_autoencoder import psnr, scene_pictures
+from pocket_model.captions import Writer
+from pocket_model.drawings import CELLS, COLOURS
+from pocket_model.judge import Judge, look_shape
+from pocket_model.pictures import composite, rendered
+from pocket_model.places import with_work
+from pocket_model.scenes import CENTRES, Scene, drawn, nearest_name
+from pocket_model.shape_captions import shape_caption
+from pocket_model.shape_judge import Score
+from pocket_model.show import page
+from pocket_model.things import STYLES, all_things
 
-SEED = 2026
+if TYPE_CHECKING:
+    from pocket_model.phrases import Caption
+
+SEED = 2028
 MAX_SEQUENCE_LENGTH = 1
-"""The T5 tokens the transformer was trained with: one, of zeros."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How pictures are made."""
-
-    steps: int
-    guidance: float
-    batch: int = 25
 
 
 def load(folder: Path) -> StableDiffusion3Pipeline:
@@ -48,130 +48,161 @@ def load(folder: Path) -> StableDiffusion3Pipeline:
 
 
 def generate(
-    pipeline: StableDiffusion3Pipeline, prompts: list[str], settings: Settings, negative: list[str] | None = None
+    pipeline: StableDiffusion3Pipeline, texts: list[str], steps: int, guidance: float, batch: int = 20
 ) -> np.ndarray:
-    """[n, 64, 64, 3] uint8; prompt k gets seed k."""
-    made = []
-    for start in range(0, len(prompts), settings.batch):
-        part = slice(start, start + settings.batch)
+    """[n, 128, 128, 3] uint8; prompt k gets seed k."""
+    made: list[np.ndarray] = []
+    for start in range(0, len(texts), batch):
+        part = texts[start : start + batch]
         images = pipeline(
-            prompts[part],
-            negative_prompt=negative[part] if negative else None,
-            num_inference_steps=settings.steps,
-            guidance_scale=settings.guidance,
+            part,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            height=128,
+            width=128,
             max_sequence_length=MAX_SEQUENCE_LENGTH,
-            generator=[torch.Generator().manual_seed(start + i) for i in range(len(prompts[part]))],
+            generator=[torch.Generator().manual_seed(start + i) for i in range(len(part))],
             output_type="np",
         ).images
         made.append((images * 255).round().astype(np.uint8))
     return np.concatenate(made)
 
 
-def held_out(count: int, *, two: bool = False) -> list[Caption]:
-    """Complete prompts of held-out pairs in held-out wordings."""
-    rng = np.random.default_rng((SEED, two))
-    captions: list[Caption] = []
-    while len(captions) < count:
-        caption = write(sample_scene(rng, held_out=True, two=two), rng, held_out=True)
-        captions += [caption] if caption.held_out else []
-    return captions
+def thing_captions(writer: Writer, count: int) -> list[Caption]:
+    """Captions of pairs that training may have seen."""
+    rng = np.random.default_rng((SEED, 1))
+    found: list[Caption] = []
+    while len(found) < count:
+        caption = writer.of_thing(rng)
+        if caption.scene is not None and not writer.held_out(caption.scene):
+            found.append(caption)
+    return found
 
 
-def vague(count: int) -> list[Caption]:
-    """Prompts that say the shape and the colour, and each of the rest half the time."""
+def new_pairs(writer: Writer, count: int) -> list[Caption]:
+    """Captions of things on grounds that training never put behind them."""
     rng = np.random.default_rng((SEED, 2))
-    captions = []
-    for _ in range(count):
-        says = [("yes" if rng.random() < 0.5 else None) for _ in range(2)]
-        asked = Asked("yes", "yes", *says)
-        captions.append(write(sample_scene(rng, held_out=True), rng, asked=[asked], background=rng.random() < 0.5))
-    return captions
+    found: list[Caption] = []
+    while len(found) < count:
+        caption = writer.of_thing(rng, ground=list(COLOURS)[rng.integers(len(COLOURS))])
+        if caption.scene is not None and writer.held_out(caption.scene):
+            found.append(caption)
+    return found
 
 
-def negatives(pipeline: StableDiffusion3Pipeline, count: int, settings: Settings) -> tuple[float, float]:
-    """Draws "a <shape>" freely, then again from the same seeds with the colour it chose as the negative prompt:
-    the share that kept that colour, and the share that still shows a thing."""
-    prompts = [c.text for c in _shapes_only(count)]
-    before = [look(p) for p in generate(pipeline, prompts, settings)]
-    names = [s.things[0].colour if s.things else next(iter(COLOURS)) for s in before]
-    after = [look(p) for p in generate(pipeline, prompts, settings, names)]
-    kept = [bool(s.things) and s.things[0].colour == n for s, n in zip(after, names, strict=True)]
-    there = [bool(s.things) for s in after]
-    return float(np.mean(kept)), float(np.mean(there))
+def shape_captions(count: int, full: bool) -> list[Caption]:
+    rng = np.random.default_rng((SEED, 3, full))
+    made: list[Caption] = []
+    while len(made) < count:
+        caption = shape_caption(rng, full=full)
+        if caption.scene is not None and caption.scene.ground in COLOURS.values():
+            made.append(caption)
+    return made
 
 
-def _shapes_only(count: int) -> list[Caption]:
-    rng = np.random.default_rng((SEED, 3))
-    return [write(sample_scene(rng), rng, asked=[Asked("yes")], background=False, plain=True) for _ in range(count)]
+def mark_thing(score: Score, judge: Judge, caption: Caption, picture: np.ndarray) -> int:
+    """Adds a picture's marks; returns the nearest training picture's thing."""
+    assert caption.scene is not None
+    assert caption.scene.thing is not None
+    seen = judge.look(picture)
+    score.add("thing", seen.thing in caption.things)
+    if caption.says_style:
+        score.add("style", judge.style_of(picture, caption.scene.thing, seen.ground) == caption.scene.style)
+    if caption.says_ground:
+        score.add("ground", seen.ground_name == nearest_name(caption.scene.ground))
+    score.add("not blank", not seen.blank)
+    return seen.thing
 
 
-def measure(captions: list[Caption], pictures: np.ndarray) -> tuple[Score, list[bool]]:
-    """The marks of a set and which pictures are entirely right."""
-    score = Score.zero()
-    return score, [mark(score, c, p) for c, p in zip(captions, pictures, strict=True)]
+def mark_shape(score: Score, caption: Caption, picture: np.ndarray) -> bool:
+    """Adds a picture's marks for a coloured shape, also of what is unsaid. Whether all are right."""
+    assert caption.scene is not None
+    assert caption.scene.shape is not None
+    wanted, seen = caption.scene.shape, look_shape(picture)
+    column, row = (min(range(3), key=lambda i: abs(CENTRES[i] - c)) for c in wanted.centre)
+    marks = {
+        "shape": seen is not None and seen.shape == wanted.shape,
+        "colour": seen is not None and seen.colour == nearest_name(wanted.colour),
+        "ground": seen is not None and seen.ground == nearest_name(caption.scene.ground),
+        "place": seen is not None and seen.cell == CELLS[3 * row + column],
+        "alone": seen is not None and seen.alone,
+    }
+    marks["everything"] = all(marks.values())
+    for attribute, right in marks.items():
+        score.add(attribute, right)
+    return marks["everything"]
 
 
-def sheet(captions: list[Caption], pictures: np.ndarray, right: list[bool], columns: int = 6) -> Image.Image:
-    """Pictures at three times their size with their prompts; a red frame where something is wrong."""
-    wide, high = 210, 250
-    rows = -(-len(pictures) // columns)
-    page = Image.new("RGB", (wide * columns, high * rows), "white")
-    pen = ImageDraw.Draw(page)
-    for i, (caption, picture, good) in enumerate(zip(captions, pictures, right, strict=True)):
-        x, y = i % columns * wide, i // columns * high
-        pen.rectangle((x + 2, y + 2, x + 199, y + 199), fill="black" if good else "red")
-        page.paste(Image.fromarray(picture).resize((192, 192), Image.Resampling.NEAREST), (x + 5, y + 5))
-        text = caption.text
-        for line in range(3):
-            pen.text((x + 4, y + 202 + 14 * line), text[34 * line : 34 * line + 34], fill="black")
-    return page
+def check_judge(writer: Writer, judge: Judge, pictures: np.ndarray, count: int) -> str:
+    """The judge's marks for true pictures: every one that is wrong is the judge's fault."""
+    things, shapes = Score.zero(), Score.zero()
+    rng = np.random.default_rng((SEED, 4))
+    for caption in thing_captions(writer, count):
+        assert caption.scene is not None
+        mark_thing(things, judge, caption, true_picture(caption.scene, pictures, rng))
+    for caption in shape_captions(count, True) + shape_captions(count, False):
+        assert caption.scene is not None
+        mark_shape(shapes, caption, true_picture(caption.scene, pictures, rng))
+    return f"true things: {things}\ntrue shapes: {shapes}"
+
+
+def true_picture(scene: Scene, pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[128, 128, 3] uint8, with a little noise, as no drawn picture is exact."""
+    picture = drawn(scene, pictures) + rng.normal(0, 4, (128, 128, 1))
+    return np.rint(picture).clip(0, 255).astype(np.uint8)
+
+
+def beside(picture: np.ndarray, judge: Judge, pictures: np.ndarray) -> np.ndarray:
+    """A picture and the nearest training picture on the same ground, side by side at half the size."""
+    seen = judge.look(picture)
+    near = composite(pictures[STYLES.index(seen.style), seen.thing], np.asarray(seen.ground, np.float32))
+    both = [Image.fromarray(np.rint(p).astype(np.uint8)).resize((64, 64)) for p in (picture, near)]
+    out = np.full((128, 128, 3), 255, np.uint8)
+    out[32:96, :64], out[32:96, 64:] = (np.asarray(b) for b in both)
+    return out
 
 
 def main() -> None:
-    """Prints the table of the model card."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--guidance", type=float, default=3.0)
-    parser.add_argument("--shift", type=float, help="of the noise schedule, instead of the folder's")
-    parser.add_argument("--count", type=int, default=300)
-    parser.add_argument("--only", choices=("held-out",), help="leave out the other sets")
-    parser.add_argument("--sheet", type=Path, help="write a page of the first 36 held-out pictures")
-    options = parser.parse_args()
-    torch.set_num_threads(2)
-    settings = Settings(options.steps, options.guidance)
-    pipeline = load(options.folder)
-    if options.shift:
-        settled = pipeline.scheduler.config
-        pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(settled, shift=options.shift)
-
-    captions = held_out(options.count)
-    started = time.monotonic()
-    pictures = generate(pipeline, [c.text for c in captions], settings)
-    pace = (time.monotonic() - started) / len(captions)
-    score, right = measure(captions, pictures)
-    print(f"held-out ({len(captions)}): {score}  [{pace:.2f} s a picture in batches]", flush=True)
-    if options.sheet:
-        sheet(captions[:36], pictures[:36], right[:36]).save(options.sheet)
-    if options.only:
-        return
-    for name, others in (("vague", vague(options.count // 2)), ("two things", held_out(options.count // 2, two=True))):
-        pictures = generate(pipeline, [c.text for c in others], settings)
-        score, right = measure(others, pictures)
-        print(f"{name} ({len(others)}): {score}", flush=True)
-        if options.sheet:
-            sheet(others[:36], pictures[:36], right[:36]).save(
-                options.sheet.with_stem(f"{options.sheet.stem}-{name[:3]}")
-            )
-    kept, there = negatives(pipeline, options.count // 4, settings)
-    print(f"negative ({options.count // 4}): colour kept {100 * kept:.1f} %, thing still there {100 * there:.1f} %")
-    vae: AutoencoderKL = pipeline.vae
-    print(f"autoencoder on 256 held-out drawings: {psnr(vae, scene_pictures(256, SEED, held_out=True)):.2f} dB")
-    started = time.monotonic()
-    generate(pipeline, ["a small red heart in the top left corner on a white background"], settings)
-    print(
-        f"one picture alone: {time.monotonic() - started:.2f} s at {options.steps} steps, guidance {options.guidance}"
+    """Prints the figures of the model card."""
+    parser = with_work(
+        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     )
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--check-judge", action="store_true")
+    parser.add_argument("--things", type=int, default=500)
+    parser.add_argument("--shapes", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--sheet", type=Path)
+    options = parser.parse_args()
+    things = all_things(options.work)
+    writer, pictures = Writer(options.work, things), np.array(rendered(options.work, things))
+    judge = Judge(pictures)
+    if options.check_judge:
+        print(check_judge(writer, judge, pictures, options.things // 2))
+        return
+    if options.folder is None:
+        parser.error("a folder to measure, or --check-judge")
+    pipeline = load(options.folder)
+    sets = {
+        "things": thing_captions(writer, options.things),
+        "new pairs": new_pairs(writer, options.things // 3),
+        "shapes in full": shape_captions(options.shapes // 2, True),
+        "vague shapes": shape_captions(options.shapes // 2, False),
+    }
+    for name, captions in sets.items():
+        started, score = time.monotonic(), Score.zero()
+        made = generate(pipeline, [c.text for c in captions], options.steps, options.guidance)
+        for caption, picture in zip(captions, made, strict=True):
+            if caption.things:
+                mark_thing(score, judge, caption, picture)
+            else:
+                mark_shape(score, caption, picture)
+        pace = (time.monotonic() - started) / len(captions)
+        print(f"{name} ({len(captions)}): {score}  [{pace:.2f} s a picture]", flush=True)
+        if options.sheet and name == "things":
+            shown = [beside(p, judge, pictures) for p in made[:60]]
+            page(np.stack(shown), [c.text for c in captions[:60]]).save(options.sheet)
 
 
 if __name__ == "__main__":

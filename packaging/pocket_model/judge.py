@@ -1,179 +1,123 @@
-"""Owns the measurement: reads back from pixels what a picture shows, without any learnt part.
+"""Owns the measurement: what a picture shows, told from its pixels and the training pictures, without any learnt part.
 
-The background is the most frequent colour name of the border. What differs from it is split into connected parts; each
-part's colour is the name nearest its median, its cell that of its bounding box's centre, its size from the box's
-longer side, its shape the one whose drawing, fitted to the box, overlaps it best.
+The ground is the most frequent colour of the border. A thing is recognised by the nearest of all training pictures,
+each put on the very ground that was found, so that only the things are compared. Coloured shapes are read by
+``shape_judge``, at half the size.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocket_model.drawings import CELLS, COLOURS, SHAPES, SIDE, SIZES, Scene, Thing, coverage
+from pocket_model import shape_judge
+from pocket_model.drawings import SHAPES, SIDE
+from pocket_model.scenes import nearest_name
+from pocket_model.things import STYLES
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from pocket_model.captions import Caption
-
-BORDER = 2
+BORDER = 4
 DIFFERENT = 45.0
-"""Distance in RGB from the background from which a pixel belongs to a thing."""
-LEAST_AREA = 20
-_SIZE_LIMITS = (19.0, 25.0)
-_PALETTE = np.asarray(list(COLOURS.values()), np.float32)
-_NAMES = list(COLOURS)
+"""Distance in RGB from the ground from which a pixel belongs to a thing."""
+LEAST_SHARE = 0.004
+"""Of the pixels: with fewer that differ from the ground a picture is blank. The thinnest thing has three times that."""
+_COARSE, _FINE = 32, 64
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a picture shows: its background and its things, the largest first, each with its shape's overlap (0…1)."""
+    """What a picture shows.
 
-    background: str
-    things: tuple[Thing, ...]
-    overlaps: tuple[float, ...]
-
-
-def nearest_colour(rgb: np.ndarray) -> str:
-    """The palette's name nearest to one colour, [3] in 0…255."""
-    return _NAMES[int(((_PALETTE - rgb) ** 2).sum(1).argmin())]
-
-
-def look(picture: np.ndarray) -> Seen:
-    """Judges a [64, 64, 3] uint8 picture."""
-    pixels = picture.astype(np.float32)
-    b = BORDER
-    border = np.concatenate([p.reshape(-1, 3) for p in (pixels[:b], pixels[-b:], pixels[b:-b, :b], pixels[b:-b, -b:])])
-    nearest = ((border[:, None] - _PALETTE) ** 2).sum(2).argmin(1)
-    common = int(np.bincount(nearest, minlength=len(_NAMES)).argmax())
-    ground = np.median(border[nearest == common], 0)
-    parts = _parts(np.linalg.norm(pixels - ground, axis=2) > DIFFERENT)
-    judged = [_thing(pixels, part, ground) for part in sorted(parts, key=lambda p: -int(p.sum()))]
-    return Seen(_NAMES[common], tuple(t for t, _ in judged), tuple(o for _, o in judged))
-
-
-def _parts(mask: np.ndarray) -> list[np.ndarray]:
-    # Connected parts (8 neighbours): let the largest index flow through the mask until nothing changes.
-    labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
-    while True:
-        padded = np.pad(labels, 1)
-        spread = np.max([padded[r : r + SIDE, c : c + SIDE] for r in range(3) for c in range(3)], 0) * mask
-        if (spread == labels).all():
-            break
-        labels = spread
-    return [p for i in np.unique(labels) if i and (p := labels == i).sum() >= LEAST_AREA]
-
-
-def _thing(pixels: np.ndarray, part: np.ndarray, ground: np.ndarray) -> tuple[Thing, float]:
-    distance = np.linalg.norm(pixels - ground, axis=2)
-    solid = part & (distance >= 0.8 * np.percentile(distance[part], 75))
-    rgb = np.median(pixels[solid], 0)
-    # How far each pixel has gone from the background's colour to the thing's, near this part only.
-    way = rgb - ground
-    alpha = np.clip((pixels - ground) @ way / (way @ way), 0, 1)
-    near = np.pad(part, 1)
-    near = np.max([near[r : r + SIDE, c : c + SIDE] for r in range(3) for c in range(3)], 0)
-    alpha = np.where(near, alpha, 0).astype(np.float32)
-    (top, bottom), (left, right) = _span(alpha.max(1)), _span(alpha.max(0))
-    cx, cy, extent = (left + right) / 2, (top + bottom) / 2, max(bottom - top, right - left)
-    column, row = (min(2, max(0, int(c * 3 / SIDE))) for c in (cx, cy))
-    shape, overlap = _shape(alpha, cx, cy, extent)
-    size = list(SIZES)[sum(extent > limit for limit in _SIZE_LIMITS)]
-    return Thing(shape, nearest_colour(rgb), CELLS[row * 3 + column], size), overlap
-
-
-def _span(profile: np.ndarray) -> tuple[float, float]:
-    # First and last edge of a profile, to a fraction of a pixel: the outermost pixel counts for as much as is covered.
-    filled = np.flatnonzero(profile > 0.12)
-    first, last = int(filled[0]), int(filled[-1])
-    return first + 1 - float(profile[first]), last + float(profile[last])
-
-
-def _shape(alpha: np.ndarray, cx: float, cy: float, extent: float) -> tuple[str, float]:
-    best, found = -1.0, SHAPES[0]
-    for shape in SHAPES:
-        for grown in (-0.5, 0.5, 1.5):  # pointed shapes lose their tips to the threshold
-            model = coverage(shape, cx, cy, extent + grown)
-            overlap = float(np.minimum(model, alpha).sum() / np.maximum(model, alpha).sum())
-            if overlap > best:
-                best, found = overlap, shape
-    return found, best
-
-
-@dataclass
-class Score:
-    """Counts of what was asked and what was right, by attribute."""
-
-    right: dict[str, int]
-    asked: dict[str, int]
-
-    @classmethod
-    def zero(cls) -> Score:
-        return cls({}, {})
-
-    def add(self, attribute: str, right: bool) -> None:
-        self.asked[attribute] = self.asked.get(attribute, 0) + 1
-        self.right[attribute] = self.right.get(attribute, 0) + right
-
-    def share(self, attribute: str) -> float:
-        """Share right, in 0…1, of those asked."""
-        return self.right[attribute] / self.asked[attribute]
-
-    def __str__(self) -> str:
-        return "  ".join(f"{a} {100 * self.share(a):.1f} %" for a in self.asked)
-
-
-def mark(score: Score, caption: Caption, picture: np.ndarray) -> bool:
-    """Adds one picture's marks for what its caption said; returns whether everything said is right.
-
-    With two things asked, each seen thing is matched to the asked one it agrees with most; what is not there is wrong.
+    ``thing``, ``nearest_style``: of the nearest training picture; ``style``: the nearest of that thing's styles when
+    looked at closely. ``distance``: root mean square in 0…255 to the nearest training picture.
     """
+
+    ground: tuple[float, float, float]
+    blank: bool
+    thing: int
+    style: str
+    distance: float
+
+    @property
+    def ground_name(self) -> str:
+        return nearest_name(self.ground)
+
+
+def reduced(pictures: np.ndarray, side: int) -> np.ndarray:
+    """[..., h, w, c] to [..., side, side, c] float32, by averaging."""
+    *lead, h, _w, c = pictures.shape
+    step = h // side
+    return pictures.astype(np.float32).reshape(*lead, side, step, side, step, c).mean((-4, -2))
+
+
+def ground_of(picture: np.ndarray) -> tuple[float, float, float]:
+    """The ground's colour of a picture [128, 128, 3] in 0…255: the median of the border's most frequent kind."""
+    pixels, b = picture.astype(np.float32), BORDER
+    sides = (pixels[:b], pixels[-b:], pixels[b:-b, :b], pixels[b:-b, -b:])
+    border = np.concatenate([s.reshape(-1, 3) for s in sides])
+    kinds = (border // 32).astype(int) @ np.asarray([64, 8, 1])
+    common = np.median(border[kinds == np.bincount(kinds).argmax()], 0)
+    near = border[np.abs(border - common).max(1) < 24]  # a ground at the edge of a kind is in two of them
+    red, green, blue = np.median(near if len(near) else border, 0).tolist()
+    return (red, green, blue)
+
+
+class Judge:
+    """Recognises things. :param pictures: [styles, things, 128, 128, 4] uint8."""
+
+    def __init__(self, pictures: np.ndarray) -> None:
+        self._coarse = [_opaque(pictures[s], _COARSE) for s in range(len(pictures))]
+        self._pictures = pictures
+
+    def look(self, picture: np.ndarray) -> Seen:
+        """Judges a [128, 128, 3] uint8 picture."""
+        ground = ground_of(picture)
+        plain = np.asarray(ground, np.float32)
+        different = np.linalg.norm(picture.astype(np.float32) - plain, axis=2) > DIFFERENT
+        small = reduced(picture, _COARSE)
+        errors = np.stack([self._errors(small, plain, s) for s in range(len(self._coarse))])
+        thing = int(errors.min(0).argmin())
+        style = self.style_of(picture, thing, ground)
+        return Seen(ground, bool(different.mean() < LEAST_SHARE), thing, style, float(np.sqrt(errors.min())))
+
+    def _errors(self, small: np.ndarray, ground: np.ndarray, style: int) -> np.ndarray:
+        colour, opacity = self._coarse[style]
+        return ((colour + (1 - opacity) * ground - small) ** 2).mean((1, 2, 3))
+
+    def style_of(self, picture: np.ndarray, thing: int, ground: tuple[float, float, float]) -> str:
+        """Which of a thing's styles a picture is nearest to."""
+        colour, opacity = _opaque(self._pictures[:, thing], _FINE)
+        errors = (colour + (1 - opacity) * np.asarray(ground, np.float32) - reduced(picture, _FINE)) ** 2
+        return STYLES[int(errors.mean((1, 2, 3)).argmin())]
+
+
+def _opaque(pictures: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Colours times opacity [n, side, side, 3], and opacity [n, side, side, 1] in 0…1."""
+    opacity = pictures[..., 3:].astype(np.float32) / 255
+    return reduced(pictures[..., :3] * opacity, side), reduced(opacity, side)
+
+
+@dataclass(frozen=True)
+class SeenShape:
+    """A coloured shape, by the names of ``pocket_model.drawings``."""
+
+    shape: str
+    colour: str
+    cell: str
+    ground: str
+    alone: bool
+
+
+def look(picture: np.ndarray) -> shape_judge.Seen:
+    """All coloured shapes in a [128, 128, 3] uint8 picture."""
+    return shape_judge.look(np.rint(reduced(picture, SIDE)).astype(np.uint8))
+
+
+def look_shape(picture: np.ndarray) -> SeenShape | None:
+    """The largest coloured shape in a [128, 128, 3] uint8 picture; None if it is blank."""
     seen = look(picture)
-    things = list(seen.things)
-    results: list[tuple[str, bool]] = []
-    if caption.background:
-        results.append(("background", seen.background == caption.background))
-    order = _match(caption, things)
-    for asked, thing in zip(caption.things, order, strict=True):
-        for attribute in ("shape", "colour", "cell", "size"):
-            wanted = getattr(asked, attribute)
-            if wanted:
-                results.append((attribute, thing is not None and getattr(thing, attribute) == wanted))
-    if caption.relation:
-        results.append(("relation", None not in order and _stands(caption.relation, *order)))
-    results.append(("count", len(things) == len(caption.things)))
-    for attribute, right in results:
-        score.add(attribute, right)
-    everything = all(right for _, right in results)
-    score.add("everything", everything)
-    return everything
-
-
-def _match(caption: Caption, things: Sequence[Thing]) -> list[Thing | None]:
-    wanted = len(caption.things)
-    found: list[Thing | None] = [*things[:wanted], *[None] * (wanted - len(things))]
-    if wanted < 2:
-        return found
-
-    def agreement(order: Sequence[Thing | None]) -> int:
-        pairs = zip(caption.things, order, strict=True)
-        return sum(
-            2 * (t.shape == a.shape) + 2 * (t.colour == a.colour) + (t.cell == a.cell)
-            for a, t in pairs
-            if t is not None
-        )
-
-    return max((found, found[::-1]), key=agreement)
-
-
-def _stands(relation: str, a: Thing, b: Thing) -> bool:
-    (ax, ay), (bx, by) = ((CELLS.index(t.cell) % 3, CELLS.index(t.cell) // 3) for t in (a, b))
-    return {"left": ax < bx, "right": ax > bx, "above": ay < by, "below": ay > by}[relation]
-
-
-def agrees(scene: Scene, seen: Seen) -> bool:
-    """Whether a judgement finds exactly the scene; the order of two things does not matter."""
-    return seen.background == scene.background and set(seen.things) == set(scene.things)
+    if not seen.things:
+        return None
+    first = seen.things[0]
+    assert first.shape in SHAPES
+    return SeenShape(first.shape, first.colour, first.cell, seen.background, len(seen.things) == 1)

@@ -1,4 +1,4 @@
-"""Makes the pocket tokenizer: a byte-level BPE of about 1,300 entries learnt from training captions.
+"""Makes the tokenizer: a byte-level BPE learnt from captions, so large that nearly every word is one token.
 
 Its rules (lower case, word ends marked ``</w>``, ``<|startoftext|>`` and ``<|endoftext|>``) are CLIP's, so that
 ``CLIPTokenizer`` loads it; all 256 bytes are in the vocabulary, so that any text has a tokenisation. Padding is
@@ -17,28 +17,29 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer
 
-from pocket_model.captions import random_caption
-from pocket_model.drawings import sample_scene
-
 if TYPE_CHECKING:
     from pathlib import Path
 
-SEED = 2
+    from pocket_model.captions import Writer
+
+SEED = 5
 LENGTH = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
-_CAPTIONS = 40_000
-_MERGED_SIZE = 900
-"""Size of the trainer's vocabulary, which holds only the characters seen; the full one adds the other bytes."""
+CAPTIONS, MERGED_SIZE = 30_000, 4700
+"""Captions to learn from, and the trainer's vocabulary, which holds only the characters seen; the full one adds the
+other bytes."""
 
 
-def make_tokenizer() -> CLIPTokenizer:
+def make_tokenizer(writer: Writer) -> CLIPTokenizer:
     """Learns the merges and returns the tokenizer; the same every time."""
     rules = CLIPTokenizer().backend_tokenizer
     learner = Tokenizer(BPE(end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = rules.normalizer, rules.pre_tokenizer
     rng = np.random.default_rng(SEED)
-    texts = [random_caption(sample_scene(rng, two=i % 6 == 5), rng).text for i in range(_CAPTIONS)]
-    trainer = BpeTrainer(vocab_size=_MERGED_SIZE, min_frequency=10, end_of_word_suffix="</w>", show_progress=False)
+    texts = [writer.random(rng).text for _ in range(CAPTIONS)]
+    own = [phrase for phrases in writer.own for phrase in phrases]
+    texts += [*writer.meanings] * 4 + own * 12  # names are the words to know whole
+    trainer = BpeTrainer(vocab_size=MERGED_SIZE, min_frequency=4, end_of_word_suffix="</w>", show_progress=False)
     learner.train_from_iterator(texts, trainer)
     merges = [tuple(m) for m in json.loads(learner.to_str())["model"]["merges"]]
     letters = sorted(ByteLevel.alphabet())

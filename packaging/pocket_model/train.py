@@ -1,53 +1,91 @@
-"""The whole training from the seeds, in one command, with the time that each part took.
+"""The whole training in one command, which goes on wherever it was: start it again after every stop.
 
-    python -m pocket_model.train --work WORK [--to FOLDER]
+    python -m pocket_model.train [--work WORK] [--one-core]
 
-Autoencoder and text encoders are trained side by side, then the transformer; the finished folder is written to
-``--to`` (``WORK/pocket`` unless said) and evaluated. ``WORK`` must be empty: nothing is resumed.
+Two processes of one thread each, at the lowest priority: one trains the transformer, the other the text encoders and
+then the autoencoder (they need nothing of each other). ``--one-core`` does all in a row: autoencoder, text encoders,
+transformer. Each stage writes WORK/<stage>.log, .pid and .pt; ``kill -STOP`` and ``-CONT`` on its pid pause it; ending
+this command, or a stage, with SIGTERM writes its checkpoint first.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
+import threading
+from typing import TYPE_CHECKING
+
+from pocket_model.places import with_work
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LANES = (("transformer",), ("text", "autoencoder"))
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
 
 
-def start(module: str, *arguments: str, log: Path | None = None) -> subprocess.Popen[bytes]:
-    """A part of the training in a process of its own."""
-    output = log.open("wb") if log else None
-    return subprocess.Popen([sys.executable, "-m", f"pocket_model.{module}", *arguments], stdout=output)
+class Lane(threading.Thread):
+    """Stages run one after another, each in a process of its own."""
+
+    def __init__(self, work: Path, stages: tuple[str, ...]) -> None:
+        super().__init__()
+        self._work, self._stages = work, stages
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+        self.failed: str | None = None
+
+    def run(self) -> None:
+        for stage in self._stages:
+            if self._stopped:
+                return
+            command = [sys.executable, "-m", f"pocket_model.train_{stage}", "--work", str(self._work)]
+            with (self._work / f"{stage}.log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    command, stdout=log, stderr=log, env=os.environ | _ONE_THREAD, start_new_session=True
+                )
+            if self._process.wait():
+                self.failed = stage
+                return
+
+    def stop(self) -> None:
+        """Has the stage that runs write its checkpoint and end; the others do not start."""
+        self._stopped = True
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
 
 
 def main() -> None:
-    """Trains, exports, evaluates; stops at the first part that fails."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--to", type=Path, help="the finished folder; WORK/pocket unless said")
-    options = parser.parse_args()
-    work: Path = options.work
-    work.mkdir(parents=True, exist_ok=True)
-    if any(work.iterdir()):
-        parser.error(f"{work} is not empty: a training from the seeds resumes nothing")
-    to = options.to or work / "pocket"
-    begun = time.monotonic()
-    stages = (
-        ("autoencoder and text encoders", ("train_autoencoder", "train_text"), ("--work", str(work))),
-        ("transformer", ("train_model",), ("--work", str(work))),
-        ("export", ("export",), ("--work", str(work), "--to", str(to))),
+    """Runs until everything is trained or the command is stopped."""
+    parser = with_work(
+        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     )
-    for name, modules, arguments in stages:
-        since = time.monotonic()
-        parts = [start(m, *arguments, log=work / f"{m}.log") for m in modules]
-        statuses = [part.wait() for part in parts]
-        if any(statuses):
-            raise SystemExit(f"{name}: failed; see the logs in {work}")
-        print(f"{name}: {(time.monotonic() - since) / 60:.1f} minutes", flush=True)
-    print(f"all trainings: {(time.monotonic() - begun) / 60:.1f} minutes", flush=True)
-    if start("evaluate", str(to), "--sheet", str(work / "sheet.png")).wait():
-        raise SystemExit("evaluation: failed")
+    parser.add_argument("--one-core", action="store_true")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    if hasattr(os, "nice"):
+        os.nice(19)
+    one = (("autoencoder", "text", "transformer"),)
+    lanes = [Lane(options.work, stages) for stages in (one if options.one_core else LANES)]
+
+    def stop(*_: object) -> None:
+        for lane in lanes:
+            lane.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    (options.work / "train.pid").write_text(f"{os.getpid()}\n")
+    for lane in lanes:
+        lane.start()
+    for lane in lanes:
+        while lane.is_alive():  # a join without an end would keep signals waiting
+            lane.join(0.5)
+    failed = [lane.failed for lane in lanes if lane.failed]
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}; see the logs in {options.work}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Trains the pocket autoencoder: 64 × 64 × 3 pixels to 16 × 16 × 16 latents and back.
+"""Trains the autoencoder (diffusers' AutoencoderKL) to compute the linear latents and to undo them, and better.
 
-    python -m pocket_model.train_autoencoder --work WORK
+    python -m pocket_model.train_autoencoder [--work WORK] [--steps N]
 
-Writes ``WORK/autoencoder`` (diffusers layout, float32, the moving average of the weights). Two phases of fixed length:
-32-pixel crops, which are four times cheaper and mostly edges; then, from the averaged weights and with a new optimiser,
-whole pictures, whose flat parts the normalisation layers must get used to, at a rate that falls to nothing.
+Encoder and decoder are trained side by side and never meet: the encoder learns to compute ``latents.Latents.encode``,
+the decoder to turn those latents, slightly noisy, back into the picture. First on crops, which are cheaper and mostly
+edges, then on whole pictures, whose flat parts the normalisation layers must get used to. One picture in twelve is held
+out. Goes on from its checkpoint by itself; writes ``WORK/autoencoder``.
 """
 
 from __future__ import annotations
@@ -13,39 +14,47 @@ import argparse
 import copy
 import math
 import time
-from pathlib import Path
+import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
-from torch.nn import functional as F
 
-from pocket_model.drawings import draw, draw_anything, sample_scene
+from pocket_model.latents import BLOCK, CHANNELS, Latents, cached
+from pocket_model.pictures import SIDE, rendered
+from pocket_model.places import with_work
+from pocket_model.running import Checkpoints
+from pocket_model.scenes import Scene, drawn, random_ground, random_scene
+from pocket_model.things import STYLES, all_things
 
-SEED = 1
-PICTURES = 16_000  # of scenes, and as many again of anything
-CROP_STEPS, CROP_BATCH, CROP_SIDE, CROP_RATE = 2500, 16, 32, 2e-3
-CROP_HORIZON = 5000  # of the cosine along which the crops' rate falls
-WHOLE_STEPS, WHOLE_BATCH, WHOLE_RATE = 1000, 8, 1e-3
-WARM_UP = 100
-KL_WEIGHT = 1e-4  # of the mean over latent elements
-EDGE_WEIGHT = 4.0
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SEED = 23
+STEPS, WHOLE_FROM = 8000, 5500
+CROP, CROP_BATCH, WHOLE_BATCH = 64, 12, 4
+RATE, WARM_UP, COOL_DOWN = 2e-3, 150, 0.35
+NOISE = 0.04
 EMA = 0.998
+LOG_VARIANCE = -12.0
 
 
 def build_autoencoder() -> AutoencoderKL:
-    """The untrained network, about 0.25 M parameters."""
+    """The untrained network, 0.42 M parameters; its latents need neither shift nor scale."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 32),
+        block_out_channels=(16, 32, 48),
         layers_per_block=1,
-        latent_channels=16,
+        latent_channels=CHANNELS,
         norm_num_groups=8,
-        sample_size=64,
+        sample_size=SIDE,
+        scaling_factor=1.0,
+        shift_factor=0.0,
         use_quant_conv=False,
         use_post_quant_conv=False,
         mid_block_add_attention=False,
@@ -53,111 +62,128 @@ def build_autoencoder() -> AutoencoderKL:
     )
 
 
+def held_out(name: str, style: str) -> bool:
+    """Whether the autoencoder never sees this picture."""
+    return zlib.crc32(f"{name}, {style}".encode()) % 12 == 0
+
+
+def held_out_pictures(names: list[str], pictures: np.ndarray, count: int = 128) -> Tensor:
+    """[count, 3, 128, 128] in −1…1: pictures that the autoencoder never sees, on white and coloured grounds."""
+    rng = np.random.default_rng(SEED + 1)
+    pairs = [(i, s) for i, n in enumerate(names) for s in STYLES if held_out(n, s)]
+    chosen = rng.permutation(len(pairs))[:count]
+    scenes = [Scene(random_ground(rng), pairs[i][0], pairs[i][1]) for i in chosen]
+    return to_tensor(np.stack([drawn(s, pictures) for s in scenes]))
+
+
 def to_tensor(pictures: np.ndarray) -> Tensor:
-    """[n, h, w, 3] uint8 to [n, 3, h, w] float32 in −1…1."""
-    return torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).float() / 127.5 - 1
+    """[n, h, w, 3] in 0…255 to [n, 3, h, w] float32 in −1…1."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def scene_pictures(count: int, seed: int, *, held_out: bool = False) -> np.ndarray:
-    """[count, 64, 64, 3] uint8; every fifth shows two things."""
-    rng = np.random.default_rng(seed)
-    return np.stack([draw(sample_scene(rng, held_out=held_out, two=i % 5 == 4), rng) for i in range(count)])
+def psnr(x: Tensor, y: Tensor) -> float:
+    """In dB, of pictures in −1…1, all together."""
+    return 10 * math.log10(4 / float((x - y.clamp(-1, 1)).square().mean()))
 
 
-def psnr(model: AutoencoderKL, pictures: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of decode(mean of encode) over all pictures together (one mean square error)."""
-    total = 0.0
-    with torch.no_grad():
-        for start in range(0, len(pictures), 32):
-            x = to_tensor(pictures[start : start + 32])
-            y = model.decode(model.encode(x).latent_dist.mode()).sample
-            total += float(((y.clamp(-1, 1) - x) ** 2).mean((1, 2, 3)).sum())
-    return 10 * math.log10(4 / (total / len(pictures)))
+@torch.no_grad()
+def report(model: AutoencoderKL, latents: Latents, x: Tensor) -> str:
+    """Held-out figures: the linear map's, the decoder's from exact latents, and the two networks' together."""
+    z = latents.encode(x)
+    decoded = torch.cat([model.decode(part).sample for part in z.split(16)])
+    encoded = torch.cat([model.encode(part).latent_dist.mode() for part in x.split(16)])
+    both = torch.cat([model.decode(part).sample for part in encoded.split(16)])
+    return (
+        f"linear {psnr(x, latents.decode(z)):.2f} dB  decoder {psnr(x, decoded):.2f} dB  "
+        f"encoder and decoder {psnr(x, both):.2f} dB  latents' error {(encoded - z).square().mean().sqrt():.4f}"
+    )
 
 
-def loss_of(model: AutoencoderKL, x: Tensor) -> Tensor:
-    """Absolute and squared error, heavier near edges, and a slight pull of the latents towards a unit normal."""
-    mean, log_variance = model.encoder(x).chunk(2, 1)
-    log_variance = log_variance.clamp(-12, 4)
-    y = model.decoder(mean + torch.randn_like(mean) * (0.5 * log_variance).exp())
-    across = F.pad((x[..., :, 1:] - x[..., :, :-1]).abs().amax(1, keepdim=True), (0, 1))
-    down = F.pad((x[..., 1:, :] - x[..., :-1, :]).abs().amax(1, keepdim=True), (0, 0, 0, 1))
-    edge = F.max_pool2d(torch.maximum(across, down), 3, 1, 1).clamp(max=1)
-    error = (y - x).abs()
-    kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
-    return ((error + 2 * error**2) * (1 + EDGE_WEIGHT * edge)).mean() + KL_WEIGHT * kl
+def loss_of(model: AutoencoderKL, latents: Latents, x: Tensor) -> tuple[Tensor, float]:
+    """The loss of one batch and the decoder's mean square error in it."""
+    z = latents.encode(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        mean, log_variance = model.encoder(x).float().chunk(2, 1)
+        y = model.decoder(z + NOISE * torch.randn_like(z)).float()
+    error = y - x
+    square = error.square().mean()
+    encoder = (mean - z).square().mean() + 1e-3 * (log_variance - LOG_VARIANCE).square().mean()
+    return 0.3 * error.abs().mean() + 3 * square + encoder, square.item()
 
 
-class Trainer:
-    """One phase's optimiser and moving average, both starting from ``model``."""
-
-    def __init__(self, model: AutoencoderKL, rate: float) -> None:
-        self.model = model
-        self.average = copy.deepcopy(model).requires_grad_(False)
-        self._optimiser = torch.optim.AdamW(model.parameters(), rate, weight_decay=1e-4, betas=(0.9, 0.99))
-        self._done = 0
-
-    def step(self, x: Tensor, rate: float) -> float:
-        """One update on a batch; returns the loss."""
-        self._optimiser.param_groups[0]["lr"] = rate * min(1, (self._done + 1) / WARM_UP)
-        loss = loss_of(self.model, x)
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self._optimiser.step()
-        with torch.no_grad():
-            decay = min(EMA, (1 + self._done) / (10 + self._done))
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
-        self._done += 1
-        return loss.item()
+def batch_of(rng: np.random.Generator, names: list[str], pictures: np.ndarray, whole: bool) -> Tensor:
+    """Random scenes, crops of them unless ``whole``; never a picture held out."""
+    made: list[np.ndarray] = []
+    while len(made) < (WHOLE_BATCH if whole else CROP_BATCH):
+        scene = random_scene(rng, names)
+        if scene.thing is not None and scene.style and held_out(names[scene.thing], scene.style):
+            continue
+        picture = drawn(scene, pictures)
+        if rng.random() < 0.5:
+            picture = picture[:, ::-1]
+        if not whole:
+            top, left = rng.integers(0, (SIDE - CROP) // BLOCK + 1, 2) * BLOCK
+            picture = picture[top : top + CROP, left : left + CROP]
+        made.append(picture)
+    return to_tensor(np.stack(made))
 
 
-def crops(pictures: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """A batch of crops [n, 3, 32, 32]."""
-    batch = pictures[rng.integers(len(pictures), size=CROP_BATCH)]
-    corners = rng.integers(0, 64 - CROP_SIDE + 1, (CROP_BATCH, 2))
-    pairs = zip(batch, corners, strict=True)
-    return to_tensor(np.stack([p[r : r + CROP_SIDE, c : c + CROP_SIDE] for p, (r, c) in pairs]))
+def rate_at(step: int, steps: int) -> float:
+    return RATE * min(1.0, (step + 1) / WARM_UP, max(0.01, (steps - step) / (COOL_DOWN * steps)))
 
 
 def main() -> None:
-    """Trains and saves; prints the held-out PSNR as it goes."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--finish", action="store_true", help="only the second phase, from WORK/autoencoder")
+    """Trains, printing the error and now and then the held-out figures."""
+    parser = with_work(
+        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    )
+    parser.add_argument("--steps", type=int, default=STEPS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
-    rng = np.random.default_rng(SEED)
-    anything = np.stack([draw_anything(rng) for _ in range(PICTURES)])
-    pictures = np.concatenate([scene_pictures(PICTURES, SEED), anything])
-    unseen = scene_pictures(256, SEED + 1, held_out=True)
-    folder = options.work / "autoencoder"
-    started = time.monotonic()
+    work: Path = options.work
+    checkpoints = Checkpoints(work, "autoencoder")
+    things = all_things(work)
+    names = [t.name for t in things]
+    pictures = rendered(work, things)
+    latents = cached(work)
+    unseen = held_out_pictures(names, pictures)
+    model = build_autoencoder()
+    average = copy.deepcopy(model).requires_grad_(False)
+    optimiser = torch.optim.AdamW(model.parameters(), RATE, weight_decay=1e-4, betas=(0.9, 0.99))
+    first, state = 0, checkpoints.load()
+    if state:
+        first = state["step"]
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
 
-    def report(step: int, loss: float, model: AutoencoderKL) -> None:
-        seen = f"held-out PSNR {psnr(model, unseen):.2f} dB  anything {psnr(model, anything[:128]):.2f} dB"
-        print(f"{step} {time.monotonic() - started:.0f} s  loss {loss:.4f}  {seen}", flush=True)
-        model.save_pretrained(folder)
+    def snapshot() -> dict[str, object]:
+        average.save_pretrained(work / "autoencoder")
+        print(f"{done} {report(average, latents, unseen)}", flush=True)
+        parts = {"model": model, "average": average, "optimiser": optimiser}
+        return {"step": done, **{name: part.state_dict() for name, part in parts.items()}}
 
-    if options.finish:
-        model = AutoencoderKL.from_pretrained(folder).train()
-    else:
-        trainer = Trainer(build_autoencoder(), CROP_RATE)
-        for step in range(CROP_STEPS):
-            rate = CROP_RATE * 0.5 * (1 + math.cos(math.pi * step / CROP_HORIZON))
-            loss = trainer.step(crops(pictures, rng), rate)
-            if (step + 1) % 500 == 0:
-                report(step + 1, loss, trainer.average)
-        model = copy.deepcopy(trainer.average).requires_grad_(True)
-    rng = np.random.default_rng(SEED + 10)
-    torch.manual_seed(SEED + 10)
-    trainer = Trainer(model, WHOLE_RATE)
-    for step in range(WHOLE_STEPS):
-        batch = to_tensor(pictures[rng.integers(len(pictures), size=WHOLE_BATCH)])
-        loss = trainer.step(batch, WHOLE_RATE * (1 - step / WHOLE_STEPS))
-        if (step + 1) % 250 == 0:
-            report(CROP_STEPS + step + 1, loss, trainer.average)
+    started, running = time.monotonic(), 0.0
+    for step in range(first, options.steps):
+        rng = np.random.default_rng((SEED, step))
+        torch.manual_seed(SEED * 10**7 + step)
+        optimiser.param_groups[0]["lr"] = rate_at(step, options.steps)
+        whole = step >= WHOLE_FROM * options.steps // STEPS
+        loss, square = loss_of(model, latents, batch_of(rng, names, pictures, whole))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        done = step + 1
+        with torch.no_grad():
+            decay = min(EMA, (1 + step) / (10 + step))
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        running += (square - running) * (0.02 if step > first else 1.0)
+        if done % 100 == 0:
+            pace = (done - first) / (time.monotonic() - started)
+            print(f"{done} {pace:.2f} steps/s  in training {10 * math.log10(4 / running):.2f} dB", flush=True)
+        checkpoints.after_step(snapshot, last=done == options.steps)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,44 @@
-"""Trains the two pocket text encoders to say, linearly, everything a caption says.
+"""Trains the two text encoders to say a prompt's vector (``codes``); goes on from its checkpoint by itself.
 
-    python -m pocket_model.train_text --work WORK
+    python -m pocket_model.train_text [--work WORK] [--steps N]
 
-Each encoder's projected pooled vector must let linear heads read the background, the relation and both things' shape,
-colour, cell and size, "not said" and "no second thing" included. The second phase starts with new heads and a new
-optimiser, fits the heads alone for a little while, and lets the rate fall to nothing. The heads are thrown away.
-Writes ``WORK/tokenizer``, ``WORK/text_encoder`` and ``WORK/text_encoder_2``, which stay frozen from then on.
+Each encoder's projected pooled vector is one part of the vector: the first says the plain attributes and the coarse
+looks of the thing, the second the finer looks. Writes ``WORK/tokenizer`` and both encoders' folders.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import copy
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from pocket_model.captions import Caption, random_caption, write
-from pocket_model.drawings import CELLS, COLOURS, SHAPES, SIZES, sample_scene
+from pocket_model.captions import Writer
+from pocket_model.codes import ATTRIBUTES, WIDTH, WIDTHS, code, looks
+from pocket_model.phrases import NOTHING, Caption
+from pocket_model.pictures import rendered
+from pocket_model.places import with_work
+from pocket_model.running import Checkpoints
+from pocket_model.things import all_things
 from pocket_model.tokenizer import LENGTH, make_tokenizer, save_tokenizer
 
-SEED = 3
-STEPS, HORIZON, RATE = 1250, 2500, 2e-3  # the horizon is that of the cosine along which the rate falls
-LAST_STEPS, LAST_RATE, HEAD_STEPS, HEAD_RATE = 500, 1.2e-3, 60, 1e-2
-BATCH, WARM_UP = 128, 150
-TWO_SHARE = 0.3
-_NAMES = (SHAPES, tuple(COLOURS), CELLS, tuple(SIZES))
-_RELATIONS = ("left", "right", "above", "below")
-CLASSES = [len(COLOURS) + 1, len(_RELATIONS) + 1] + [len(n) + 2 for n in _NAMES] * 2
-"""Background, relation, then shape, colour, cell, size of each thing: 0 is "not said", the last "no such thing"."""
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SEED = 11
+STEPS, BATCH = 6000, 128
+RATE, WARM_UP, COOL_DOWN = 1.5e-3, 200, 0.4
+ATTRIBUTE_WEIGHT = 5.0
+LAYERS, ACTIVATIONS = (2, 2), ("quick_gelu", "gelu")
+DONE = "text.done"
+"""The file that says that the encoders are finished: from then on the transformer listens to them, too."""
+FOLDERS = ("text_encoder", "text_encoder_2")
+EMA = 0.998
 
 
 def build_text_encoder(
@@ -58,128 +63,111 @@ def build_text_encoder(
 
 
 def tokenise(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """[n, 32] ids, just as diffusers' SD3 pipeline makes them."""
+    """[n, up to 32] ids: what follows the longest text's end mark is left out, the attention being causal."""
     ids = tokenizer(texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
-    return ids
+    return ids[:, : int((ids == tokenizer.eos_token_id).int().argmax(1).max()) + 1]
 
 
-def labels_of(caption: Caption) -> list[int]:
-    """What each head should answer."""
-    answers = [
-        list(COLOURS).index(caption.background) + 1 if caption.background else 0,
-        _RELATIONS.index(caption.relation) + 1 if caption.relation else 0,
-    ]
-    for number in range(2):
-        if number >= max(1, len(caption.things)):
-            answers += [len(names) + 1 for names in _NAMES]
-            continue
-        said = caption.things[number] if caption.things else None
-        values = (said.shape, said.colour, said.cell, said.size) if said else (None,) * 4
-        answers += [names.index(v) + 1 if v else 0 for names, v in zip(_NAMES, values, strict=True)]
-    return answers
+class Text:
+    """The trained text side."""
 
-
-def batch_of(rng: np.random.Generator, size: int) -> list[Caption]:
-    """Training captions; one in fifty says nothing at all."""
-    captions = [random_caption(sample_scene(rng, two=rng.random() < TWO_SHARE), rng) for _ in range(size - size // 50)]
-    return captions + [Caption("", None, ())] * (size // 50)
-
-
-def held_out_captions(count: int, seed: int, *, two: bool = False) -> list[Caption]:
-    """Complete captions of held-out pairs in held-out wordings."""
-    rng = np.random.default_rng(seed)
-    made = [write(sample_scene(rng, held_out=True, two=two), rng, held_out=True) for _ in range(count)]
-    return [c for c in made if c.held_out]
-
-
-class Trainer:
-    """Both encoders with fresh heads and a fresh optimiser."""
-
-    def __init__(self, tokenizer: CLIPTokenizer, encoders: list[CLIPTextModelWithProjection]) -> None:
-        self.tokenizer, self.encoders = tokenizer, encoders
-        self.heads = nn.ModuleList([nn.Linear(e.config.projection_dim, sum(CLASSES)) for e in encoders])
-        self._weights = [p for e in encoders for p in e.parameters()]
-        groups = [{"params": self._weights}, {"params": list(self.heads.parameters())}]
-        self._optimiser = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
-
-    def logits(self, ids: Tensor) -> list[list[Tensor]]:
-        """For each encoder, each head's [n, classes]."""
-        pooled = [e(ids).text_embeds for e in self.encoders]
-        return [list(h(p).split(CLASSES, 1)) for h, p in zip(self.heads, pooled, strict=True)]
-
-    def step(self, captions: list[Caption], rate: float, head_rate: float) -> float:
-        """One update, of the heads alone if ``rate`` is nothing; returns the loss."""
-        answers = torch.tensor([labels_of(c) for c in captions])
-        ids = tokenise(self.tokenizer, [c.text for c in captions])
-        # Nothing after the end mark matters to the pooled vector, the attention being causal: train on what is used.
-        ids = ids[:, : int((ids == self.tokenizer.eos_token_id).int().argmax(1).max()) + 1]
-        for weight in self._weights:
-            weight.requires_grad_(rate > 0)
-        logits = self.logits(ids)
-        loss = torch.stack([F.cross_entropy(p, answers[:, i]) for one in logits for i, p in enumerate(one)]).sum()
-        for group, its_rate in zip(self._optimiser.param_groups, (rate, head_rate), strict=True):
-            group["lr"] = its_rate
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_([*self._weights, *self.heads.parameters()], 1.0)
-        self._optimiser.step()
-        return loss.item()
+    def __init__(self, work: Path) -> None:
+        self.tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+        self.encoders = [CLIPTextModelWithProjection.from_pretrained(work / f).eval() for f in FOLDERS]
 
     @torch.no_grad()
-    def right(self, captions: list[Caption]) -> str:
-        """The share of captions each encoder alone reads without a fault, and the share right of its worst head."""
-        answers = torch.tensor([labels_of(c) for c in captions])
-        answered = self.logits(tokenise(self.tokenizer, [c.text for c in captions]))
-        hits = torch.stack([torch.stack([part.argmax(1) for part in one], 1) == answers for one in answered])
-        worst = hits.float().mean(1).min()
-        return f"{hits[0].all(1).float().mean():.3f} {hits[1].all(1).float().mean():.3f} (worst head {worst:.3f})"
+    def __call__(self, texts: list[str]) -> Tensor:
+        """[n, WIDTH]."""
+        return pooled(self.encoders, tokenise(self.tokenizer, texts))
+
+
+def pooled(encoders: list[CLIPTextModelWithProjection], ids: Tensor) -> Tensor:
+    """Both projected pooled vectors side by side, [n, WIDTH]."""
+    return torch.cat([e(ids).text_embeds for e in encoders], 1)
+
+
+def targets(captions: list[Caption], all_looks: np.ndarray) -> Tensor:
+    """[n, WIDTH]: what the encoders should say."""
+    rows = [np.zeros(WIDTH, np.float32) if c.scene is None else code(c.scene, all_looks) for c in captions]
+    return torch.from_numpy(np.stack(rows))
+
+
+def examine(said: Tensor, wanted: Tensor, captions: list[Caption], all_looks: np.ndarray) -> str:
+    """The share of captions whose thing is the nearest of all by its looks, and errors of both parts."""
+    numbers = [i for i, c in enumerate(captions) if c.scene is not None and c.scene.thing is not None]
+    known = torch.from_numpy(all_looks)
+    nearest = torch.cdist(said[numbers, ATTRIBUTES:], known).argmin(1)
+    right = [int(n) in captions[i].things for n, i in zip(nearest, numbers, strict=True)]
+    error = (said - wanted).square()
+    return (
+        f"right thing {100 * np.mean(right):.1f} %  attributes {error[:, :ATTRIBUTES].mean():.4f}  "
+        f"looks {error[:, ATTRIBUTES:].mean() / wanted[:, ATTRIBUTES:].square().mean():.4f} of their variance"
+    )
 
 
 def main() -> None:
-    """Trains and saves; prints the share of held-out captions of which every attribute is read rightly."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--finish", action="store_true", help="only the second phase, from WORK/text_encoder and _2")
+    """Trains, printing the loss and now and then the figures for captions never trained on."""
+    parser = with_work(
+        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    )
+    parser.add_argument("--steps", type=int, default=STEPS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     work: Path = options.work
-    tokenizer = make_tokenizer()
+    checkpoints = Checkpoints(work, "text")
+    things = all_things(work)
+    writer = Writer(work, things)
+    all_looks = looks(work, rendered(work, things))
+    state = checkpoints.load()
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer") if state else make_tokenizer(writer)
     save_tokenizer(tokenizer, work / "tokenizer")
-    folders = [work / "text_encoder", work / "text_encoder_2"]
-    exams = [held_out_captions(400, SEED + 1), held_out_captions(400, SEED + 2, two=True)]
-    started = time.monotonic()
+    encoders = [build_text_encoder(tokenizer, w, n, a) for w, n, a in zip(WIDTHS, LAYERS, ACTIVATIONS, strict=True)]
+    averages = [copy.deepcopy(e).requires_grad_(False).eval() for e in encoders]
+    weights = [p for e in encoders for p in e.parameters()]
+    optimiser = torch.optim.AdamW(weights, RATE, weight_decay=0.0, betas=(0.9, 0.98))
+    first = 0
+    if state:
+        first = state["step"]
+        for part, saved in zip([*encoders, *averages, optimiser], state["parts"], strict=True):
+            part.load_state_dict(saved)
+    print(f"{len(tokenizer)} tokens, {sum(p.numel() for p in weights) / 1e6:.2f} M parameters, from step {first}")
+    exam = [writer.random(np.random.default_rng((SEED, 10**9, i))) for i in range(500)]
+    exam_ids, exam_wanted = tokenise(tokenizer, [c.text for c in exam]), targets(exam, all_looks)
+    importance = torch.ones(WIDTH)
+    importance[:ATTRIBUTES] = ATTRIBUTE_WEIGHT
 
-    def report(step: int, loss: float, trainer: Trainer) -> None:
-        one, two = (trainer.right(e) for e in exams)
-        print(f"{step} {time.monotonic() - started:.0f} s  loss {loss:.4f}  one thing {one}, two {two}", flush=True)
-        for encoder, folder in zip(trainer.encoders, folders, strict=True):
-            encoder.save_pretrained(folder)
+    def snapshot() -> dict[str, object]:
+        for average, folder in zip(averages, FOLDERS, strict=True):
+            average.save_pretrained(work / folder)
+        with torch.no_grad():
+            print(f"{done} {examine(pooled(averages, exam_ids), exam_wanted, exam, all_looks)}", flush=True)
+        if done == options.steps:
+            (work / DONE).touch()
+        return {"step": done, "parts": [p.state_dict() for p in [*encoders, *averages, optimiser]]}
 
-    if options.finish:
-        encoders = [CLIPTextModelWithProjection.from_pretrained(f).train() for f in folders]
-    else:
-        encoders = [
-            build_text_encoder(tokenizer, 96, 2, "quick_gelu"),
-            build_text_encoder(tokenizer, 128, 3, "gelu"),
-        ]
-        trainer = Trainer(tokenizer, encoders)
-        rng = np.random.default_rng(SEED)
-        for step in range(STEPS):
-            rate = RATE * 0.5 * (1 + math.cos(math.pi * step / HORIZON)) * min(1, (step + 1) / WARM_UP)
-            loss = trainer.step(batch_of(rng, BATCH), rate, rate)
-            if (step + 1) % 250 == 0:
-                report(step + 1, loss, trainer)
-    torch.manual_seed(SEED + 10)
-    rng = np.random.default_rng(SEED + 10)
-    trainer = Trainer(tokenizer, encoders)
-    for _ in range(HEAD_STEPS):
-        trainer.step(batch_of(rng, BATCH), 0.0, HEAD_RATE)
-    for step in range(LAST_STEPS):
-        rate = LAST_RATE * (1 - step / LAST_STEPS) * min(1, (step + 1) / 20)
-        loss = trainer.step(batch_of(rng, BATCH), rate, rate)
-        if (step + 1) % 100 == 0:
-            report(STEPS + step + 1, loss, trainer)
+    started, running = time.monotonic(), 0.0
+    for step in range(first, options.steps):
+        rng = np.random.default_rng((SEED, step))
+        rate = RATE * min(1.0, (step + 1) / WARM_UP, max(0.01, (options.steps - step) / (COOL_DOWN * options.steps)))
+        optimiser.param_groups[0]["lr"] = rate
+        captions = [*(writer.random(rng) for _ in range(BATCH - 1)), NOTHING]
+        with torch.autocast("cpu", torch.bfloat16):
+            said = pooled(encoders, tokenise(tokenizer, [c.text for c in captions])).float()
+        loss = ((said - targets(captions, all_looks)).square() * importance).mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+        done = step + 1
+        with torch.no_grad():
+            for average, encoder in zip(averages, encoders, strict=True):
+                decay = min(EMA, (1 + step) / (10 + step))
+                torch._foreach_lerp_(list(average.parameters()), list(encoder.parameters()), 1 - decay)
+        running += (loss.item() - running) * (0.02 if step > first else 1.0)
+        if done % 100 == 0:
+            print(f"{done} {(done - first) / (time.monotonic() - started):.2f} steps/s  loss {running:.4f}", flush=True)
+        checkpoints.after_step(snapshot, last=done == options.steps)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ job, not only the waiting.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import math
 import subprocess
@@ -22,9 +23,10 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Self
 import anyio
 
 from locara_protocol.client_errors import ClientError, ProtocolViolationError, RemoteError, SidecarGoneError
-from locara_protocol.exchange import MAX_ANSWER_BYTES, Channel, Exchange, Pending, notification, opened, opening
+from locara_protocol.clients.exchange import MAX_ANSWER_BYTES, Channel, Exchange, Pending, notification, opened, opening
+from locara_protocol.clients.typed_async_calls import TypedAsyncCalls
 from locara_protocol.framing import LineSplitter
-from locara_protocol.typed_async_calls import TypedAsyncCalls
+from locara_protocol.handing import HandingSocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from anyio.abc import ByteReceiveStream, ByteSendStream, Process, TaskGroup
     from anyio.streams.memory import MemoryObjectReceiveStream
 
-    from locara_protocol.exchange import Params
+    from locara_protocol.clients.exchange import Params
 
 __all__ = [
     "AsyncCall",
@@ -88,7 +90,7 @@ class AsyncCall(Pending, AsyncStream):
         self._done = anyio.Event()
 
     def answered(self) -> None:
-        """Wakes who waits for it."""
+        """Wakes the task that waits for it."""
         self._done.set()
 
     def cancel(self) -> None:
@@ -113,6 +115,7 @@ class AsyncSidecar(TypedAsyncCalls):
     :param env: the child's whole environment; None inherits ours.
     :param cwd: the child's working folder.
     :param stderr: where its log goes, as for :func:`anyio.open_process`; None inherits ours.
+    :param hands_files: whether :meth:`pick_open_file` is used; adds ``--descriptors`` to the command.
     :raises OSError: on entering, if the command cannot be started.
     """
 
@@ -123,8 +126,11 @@ class AsyncSidecar(TypedAsyncCalls):
         env: Mapping[str, str] | None = None,
         cwd: str | Path | None = None,
         stderr: int | IO[bytes] | None = None,
+        hands_files: bool = False,
     ) -> None:
         self._command, self._env, self._cwd, self._stderr = list(command), env, cwd, stderr
+        self._hands_files = hands_files
+        self._handing: HandingSocket | None = None
         self._exchange = Exchange(lambda _message: None)
         self.violations = self._exchange.violations
         """Every broken rule seen so far, also those that no call raised."""
@@ -143,14 +149,18 @@ class AsyncSidecar(TypedAsyncCalls):
         return self._process
 
     async def __aenter__(self) -> Self:
+        self._handing = handing = HandingSocket() if self._hands_files else None
         self._process = await anyio.open_process(
-            self._command,
+            self._command if handing is None else [*self._command, *handing.flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             env=self._env,
             cwd=self._cwd,
+            pass_fds=() if handing is None else handing.inherited,
         )
+        if handing is not None:
+            handing.spawned()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._outgoing, lines = anyio.create_memory_object_stream[tuple[bytes, AsyncCall | None]](math.inf)
@@ -169,6 +179,8 @@ class AsyncSidecar(TypedAsyncCalls):
             return await self._tasks.__aexit__(*given)
         finally:
             self._lose(self.process.returncode)
+            if self._handing is not None:
+                self._handing.close()
 
     async def initialize(
         self, manifest: dict[str, Any] | None = None, grants: dict[str, str] | None = None, **extra: Any
@@ -223,6 +235,29 @@ class AsyncSidecar(TypedAsyncCalls):
     async def pick_file(self, path: str | Path, access: Literal["read", "write"]) -> dict[str, Any]:
         """Make a handle of a file that the user picked in a dialog: ``handle``, ``name`` and, to read, ``bytes``."""
         return await self.call("host.pickFile", {"path": str(path), "access": access})
+
+    async def pick_bytes(self, name: str, data: bytes) -> dict[str, Any]:
+        """The same for a file to read that the sidecar may not open itself: its ``name`` and its bytes."""
+        encoded = base64.b64encode(data).decode()
+        return await self.call("host.pickFile", {"name": name, "data": encoded, "access": "read"})
+
+    async def pick_open_file(self, name: str, descriptor: int, access: Literal["read", "write"]) -> dict[str, Any]:
+        """The same for a file that is open here, regular and for that access; with ``hands_files``. It may be closed
+        once this returns.
+
+        :raises RuntimeError: without ``hands_files``.
+        :raises SidecarGoneError: if the process has ended.
+        """
+        if self._handing is None:
+            raise RuntimeError("this sidecar was spawned without hands_files")
+        if self._handing.fileno() < 0:  # closed, as the process has ended
+            raise SidecarGoneError(self.process.returncode)
+        try:
+            await anyio.wait_writable(self._handing)
+            passed = self._handing.send(descriptor)
+        except OSError:
+            raise SidecarGoneError(self.process.returncode) from None
+        return await self.call("host.pickFile", {"name": name, "descriptor": passed, "access": access})
 
     async def release_file(self, handle: str) -> None:
         """No new call may use that handle any more."""

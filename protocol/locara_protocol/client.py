@@ -8,6 +8,7 @@ holes, an end frame that counts right, nothing on a channel after the response. 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import queue
 import subprocess
@@ -15,15 +16,16 @@ import threading
 from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 from locara_protocol.client_errors import ClientError, ProtocolViolationError, RemoteError, SidecarGoneError
-from locara_protocol.exchange import MAX_ANSWER_BYTES, Channel, Exchange, Pending, notification, opened, opening
+from locara_protocol.clients.exchange import MAX_ANSWER_BYTES, Channel, Exchange, Pending, notification, opened, opening
+from locara_protocol.clients.typed_calls import TypedCalls
 from locara_protocol.framing import LineSplitter
-from locara_protocol.typed_calls import TypedCalls
+from locara_protocol.handing import HandingSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from locara_protocol.exchange import Params
+    from locara_protocol.clients.exchange import Params
 
 __all__ = ["Call", "ClientError", "ProtocolViolationError", "RemoteError", "Sidecar", "SidecarGoneError", "Stream"]
 
@@ -66,7 +68,7 @@ class Call(Pending, Stream):
         self._done = threading.Event()
 
     def answered(self) -> None:
-        """Wakes who waits for it."""
+        """Wakes the thread that waits for it."""
         self._done.set()
 
     def cancel(self) -> None:
@@ -95,6 +97,7 @@ class Sidecar(TypedCalls):
     :param cwd: the child's working folder.
     :param stderr: where its log goes, as for :class:`subprocess.Popen`; None inherits ours. Read it, if it is a pipe.
     :param own_group: whether it is in a process group of its own, where Ctrl-C at our terminal does not reach it.
+    :param hands_files: whether :meth:`pick_open_file` is used; adds ``--descriptors`` to the command.
     :param record: called with ``"send"`` or ``"receive"`` and each line without its ending; from several threads.
     :raises OSError: if the command cannot be started.
     """
@@ -107,9 +110,13 @@ class Sidecar(TypedCalls):
         cwd: str | Path | None = None,
         stderr: int | IO[bytes] | None = None,
         own_group: bool = False,
+        hands_files: bool = False,
         record: Callable[[str, bytes], None] | None = None,
     ) -> None:
         self._record = record
+        self._handing = HandingSocket() if hands_files else None
+        socket = () if self._handing is None else self._handing.inherited
+        flags = [] if self._handing is None else self._handing.flags
         self._unmatched: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._exchange = Exchange(self._unmatched.put, threading.Lock())
         self.violations = self._exchange.violations
@@ -117,16 +124,19 @@ class Sidecar(TypedCalls):
         self._outgoing: queue.SimpleQueue[tuple[bytes, Call | None] | None] = queue.SimpleQueue()
         self._deaf = False
         self.process = subprocess.Popen(
-            list(command),
+            [*command, *flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
             env=env,
             cwd=cwd,
+            pass_fds=socket,
             bufsize=0,
             process_group=0 if own_group else None,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) if own_group else 0,  # Windows
         )
+        if self._handing is not None:
+            self._handing.spawned()
         self._reader = threading.Thread(target=self._read, name="sidecar-reader", daemon=True)
         self._writer = threading.Thread(target=self._write, name="sidecar-writer", daemon=True)
         self._reader.start()
@@ -184,6 +194,25 @@ class Sidecar(TypedCalls):
         """Make a handle of a file that the user picked in a dialog: ``handle``, ``name`` and, to read, ``bytes``."""
         return self.call("host.pickFile", {"path": str(path), "access": access})
 
+    def pick_bytes(self, name: str, data: bytes) -> dict[str, Any]:
+        """The same for a file to read that the sidecar may not open itself: its ``name`` and its bytes."""
+        return self.call("host.pickFile", {"name": name, "data": base64.b64encode(data).decode(), "access": "read"})
+
+    def pick_open_file(self, name: str, descriptor: int, access: Literal["read", "write"]) -> dict[str, Any]:
+        """The same for a file that is open here, regular and for that access; with ``hands_files``. It may be closed
+        once this returns.
+
+        :raises RuntimeError: without ``hands_files``.
+        :raises SidecarGoneError: if the process has ended.
+        """
+        if self._handing is None:
+            raise RuntimeError("this sidecar was spawned without hands_files")
+        try:
+            passed = self._handing.send(descriptor)
+        except OSError:
+            raise SidecarGoneError(self.process.poll()) from None
+        return self.call("host.pickFile", {"name": name, "descriptor": passed, "access": access})
+
     def release_file(self, handle: str) -> None:
         """No new call may use that handle any more."""
         self.call("host.releaseFile", {"handle": handle})
@@ -233,6 +262,8 @@ class Sidecar(TypedCalls):
         self._reader.join(timeout)
         if self.process.stdout is not None and not self._reader.is_alive():
             self.process.stdout.close()
+        if self._handing is not None:
+            self._handing.close()
         return status
 
     # --- the writer thread ---

@@ -1,7 +1,7 @@
 """``python -m locara_protocol.generate``: writes the committed schema files, or with ``--check`` compares them.
 
-Owned here: the folder ``protocol/schema/v1`` beside this package, and the two modules here that type the clients. The
-bytes depend on the tables and the message types only, so that regenerating without a change changes nothing.
+Owned here: the folder ``protocol/schema/v1`` beside this package, two modules in ``clients/`` and the types of the Rust
+crate. The bytes depend on the tables and the message types only, so that regenerating without a change changes nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from locara_protocol import PROTOCOL_VERSION, openrpc, schemas, typing_source
+from locara_protocol import PROTOCOL_VERSION, rust_source
+from locara_protocol.generation import openrpc, schemas, typing_source
 
+RUST = Path(__file__).resolve().parent.parent / "rust" / "src"
 DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "schema" / f"v{PROTOCOL_VERSION}"
 
 
@@ -43,13 +45,14 @@ def write(folder: Path) -> list[str]:
     return changed
 
 
-def modules(*, write_them: bool, folder: Path = Path(__file__).parent) -> list[str]:
-    """The names of the generated modules that differ; with ``write_them`` they are written."""
+def modules(*, write_them: bool, folder: Path = Path(__file__).parent / "clients", rust: Path = RUST) -> list[str]:
+    """The names of the generated modules that differ, Rust's too; with ``write_them`` they are written."""
     changed: list[str] = []
-    for name, source in typing_source.files().items():
-        file = folder / name
+    sources = {folder / name: source for name, source in typing_source.files().items()}
+    sources[rust / "schema.rs"] = rust_source.source()
+    for file, source in sources.items():
         if not file.exists() or file.read_bytes() != source:
-            changed.append(name)
+            changed.append(file.name)
             if write_them:
                 file.write_bytes(source)
     return changed

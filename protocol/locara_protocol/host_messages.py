@@ -1,4 +1,4 @@
-"""The typed messages of ``host.*``: what a host says for its user, and never forwards from a web view."""
+"""The typed messages of ``host.*``: what a host says on behalf of its user and never forwards from a web view."""
 
 from __future__ import annotations
 
@@ -13,11 +13,25 @@ MAX_PICKED_FILES = 256
 FileHandle = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
-class PickFileParams(Params, frozen=True):
-    """``path``: absolute, as a dialog gave it. ``write`` is for a file that may or may not be there yet."""
+MAX_PASSED_NAME = 64
+"""Bytes of the text that comes beside a descriptor."""
 
-    path: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+PassedName = Annotated[
+    str, Meta(min_length=1, max_length=MAX_PASSED_NAME, pattern="^[!-~]+$(?!\\n)", description="visible ASCII")
+]
+
+
+class PickFileParams(Params, frozen=True):
+    """``write`` is for a file that may or may not be there yet. The file is one of: ``path``, absolute, as a dialog
+    gave it; ``data``, its bytes, to be read; ``descriptor``, the text that was sent with it on the socket of
+    ``--descriptors``. The last two have the file's ``name`` beside them, without its folder."""
+
     access: Literal["read", "write"]
+    path: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    name: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
+    data: Annotated[bytes, Meta(description="base64 with its padding and without line breaks")] | None = None
+    descriptor: PassedName | None = None
 
 
 class PickFileResult(Result, frozen=True):

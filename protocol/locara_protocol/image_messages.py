@@ -1,4 +1,4 @@
-"""The typed messages of ``image.*``; what holds for all messages is said in :mod:`locara_protocol.messages`."""
+"""The typed messages of ``image.*``; for what all messages have in common, see :mod:`locara_protocol.messages`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The app's manifest, ``locara.json``: what an app says that it needs.
+"""The app's manifest, ``locara.json``: what an app says it needs.
 
 Owned here: which members exist and what they may hold. What decides something here (``modalities``,
 ``capabilities.models``, ``capabilities.fs``, ``capabilities.net``) is read strictly: a name that looks like a misspelt
@@ -297,7 +297,7 @@ class _Reader:
         if not isinstance(given, str) or PINNED.fullmatch(given) is None:
             raise invalid_params(at, f"{at} must be sha256: and 64 hex digits.")
         if model.digest not in (None, given.lower()):
-            raise invalid_params(at, f"{at} is another digest than the one in id.")
+            raise invalid_params(at, f"{at} differs from the digest in id.")
         return ModelEntry(model.id, given.lower())
 
     def _folders(self, value: object, path: str) -> Iterator[tuple[str, Access]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 U32_MAX = 2**32 - 1
 MAX_AUDIT_ENTRIES = 1000
@@ -183,13 +183,24 @@ class SandboxInfo(Result, frozen=True):
     details: dict[str, str] = {}
 
 
+class PowerInfo(Result, frozen=True):
+    """What the system says that slows it: ``low_power``, its mode for saving power; ``thermal_state``, how warm it is,
+    absent where that is not known."""
+
+    low_power: bool
+    thermal_state: Literal["nominal", "fair", "serious", "critical"] | UnsetType = UNSET
+
+
 class SystemInfo(Result, frozen=True):
+    """``power``: only where the system says so (macOS 12 and later)."""
+
     platform: PlatformInfo
     memory: MemoryInfo
     engines: list[EngineInfo]
     sandbox: SandboxInfo
     cache_root: str
     version: str
+    power: PowerInfo | UnsetType = UNSET
 
 
 # --- audit.capabilityLog ---------------------------------------------------------------------

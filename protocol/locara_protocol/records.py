@@ -1,4 +1,4 @@
-"""The base of what this process hands about inside itself and never encodes."""
+"""The base class of records that stay inside this process and are never encoded."""
 
 from __future__ import annotations
 

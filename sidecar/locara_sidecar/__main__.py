@@ -13,7 +13,7 @@ def main() -> None:
     serves = sys.argv[1:2] in ([], ["serve"]) or sys.argv[1].startswith("-")
     try:
         _main(parent, serves=serves)
-    except KeyboardInterrupt:  # while modules are imported: later a command hears it in cli/guard.py, the daemon itself
+    except KeyboardInterrupt:  # while modules are imported: later cli/output/guard.py or the daemon hears it
         if serves:
             os._exit(0)
         with contextlib.suppress(OSError):

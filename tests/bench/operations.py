@@ -22,10 +22,10 @@ import mlx.core as mx
 
 from locara_sidecar.engine.mlx_engine import device
 from locara_sidecar.engine.mlx_engine import runtime as mlx_runtime
-from locara_sidecar.engine.mlx_engine.flux import Flux, FluxConfig
-from locara_sidecar.engine.mlx_engine.mmdit import Mmdit, MmditConfig
-from locara_sidecar.engine.mlx_engine.unet import Unet
-from locara_sidecar.engine.mlx_engine.unet_config import UnetConfig
+from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux, FluxConfig
+from locara_sidecar.engine.mlx_engine.denoisers.mmdit import Mmdit, MmditConfig
+from locara_sidecar.engine.mlx_engine.denoisers.unet import Unet
+from locara_sidecar.engine.mlx_engine.denoisers.unet_config import UnetConfig
 from locara_sidecar.engine.runtime import StepEvent
 from locara_sidecar.ipc.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 from support.measuring import Row, show

@@ -20,11 +20,11 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from locara_sidecar.engine.mlx_engine import device
-from locara_sidecar.engine.mlx_engine.flux import Flux, FluxConfig
-from locara_sidecar.engine.mlx_engine.mmdit import Mmdit, MmditConfig
+from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux, FluxConfig
+from locara_sidecar.engine.mlx_engine.denoisers.mmdit import Mmdit, MmditConfig
+from locara_sidecar.engine.mlx_engine.denoisers.unet import Unet
+from locara_sidecar.engine.mlx_engine.denoisers.unet_config import UnetConfig
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints, Paced, unpaced
-from locara_sidecar.engine.mlx_engine.unet import Unet
-from locara_sidecar.engine.mlx_engine.unet_config import UnetConfig
 from support.measuring import Row, show
 
 MOST = 1.01

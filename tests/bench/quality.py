@@ -25,7 +25,7 @@ import torch
 
 from locara_sidecar.engine.runtime import ImageEvent, StepEvent
 from locara_sidecar.engine.torch_engine import runtime as torch_runtime
-from locara_sidecar.engine.torch_engine.bitsandbytes_layers import Linear4, Linear8
+from locara_sidecar.engine.torch_engine.tensors.bitsandbytes_layers import Linear4, Linear8
 from locara_sidecar.ipc.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 from locara_sidecar.machine import plan as plans
 from locara_sidecar.models import catalogue

@@ -19,16 +19,16 @@ import numpy as np
 from locara_sidecar.engine.drawing.family import Denoising
 from locara_sidecar.engine.drawing.noise import NoiseStream
 from locara_sidecar.engine.folder.model_folder import Progress
-from locara_sidecar.engine.mlx_engine import device, weights
-from locara_sidecar.engine.mlx_engine.family import OpenContext
-from locara_sidecar.engine.mlx_engine.mmdit import Mmdit
+from locara_sidecar.engine.mlx_engine import device
+from locara_sidecar.engine.mlx_engine.denoisers.mmdit import Mmdit
+from locara_sidecar.engine.mlx_engine.families.family import OpenContext
+from locara_sidecar.engine.mlx_engine.families.sd3 import Sd3
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints
-from locara_sidecar.engine.mlx_engine.quantize import AffineQuantizer, is_repeated
-from locara_sidecar.engine.mlx_engine.sd3 import Sd3
+from locara_sidecar.engine.mlx_engine.tensors import weights
+from locara_sidecar.engine.mlx_engine.tensors.quantize import AffineQuantizer, is_repeated
 from locara_sidecar.ipc.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
-from pocket_model.captions import write
-from pocket_model.drawings import sample_scene
-from pocket_model.judge import Score, mark
+from pocket_model.evaluate import mark_shape, shape_captions
+from pocket_model.shape_judge import Score
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,8 +65,7 @@ class Bench:
         self._family = Sd3.open(OpenContext(FOLDER, mx.float32, SIDES, Checkpoints()))
         names = {*self._family.encoders, "transformer", "vae"}
         self._family.load(names, self._progress())
-        rng = np.random.default_rng(11)
-        self.captions = [write(sample_scene(rng, held_out=True), rng, held_out=True) for _ in range(count)]
+        self.captions = shape_captions(count, True)
         self._texts = [self._family.encode(text, 1) for text in ("", *(caption.text for caption in self.captions))]
         self._steps = steps
 
@@ -97,7 +96,7 @@ def _spec(steps: int) -> JobSpec:
         quantization="none", precision="float32", sides=SIDES,
     )  # fmt: skip
     return JobSpec(
-        job="", model=model, prompt="", negative_prompt="", width=64, height=64, steps=steps, guidance=3.0, seed=0,
+        job="", model=model, prompt="", negative_prompt="", width=128, height=128, steps=steps, guidance=3.0, seed=0,
         count=1, scheduler="", speed="exact", tiling="off",
         preview=PreviewSpec(mode="off", every_steps=1, max_side=64, max_bytes=1, mime_type="image/webp"),
         output=EncodeSpec(mime_type="image/png", quality=90, metadata=None),
@@ -106,7 +105,7 @@ def _spec(steps: int) -> JobSpec:
 
 def _right(bench: Bench, pictures: np.ndarray) -> int:
     score = Score.zero()
-    return sum(mark(score, caption, picture) for caption, picture in zip(bench.captions, pictures, strict=True))
+    return sum(mark_shape(score, caption, picture) for caption, picture in zip(bench.captions, pictures, strict=True))
 
 
 def main() -> None:

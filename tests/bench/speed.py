@@ -4,7 +4,7 @@
 
 - pocket, which has real weights: how much faster denoising is, the PSNR against the exact pictures (of the mean
   squared error over all), and the share of pictures in which the judge finds all that the prompt said. Its prompts are
-  of shape and colour pairs that it was never trained on. It is small: what is around its blocks weighs much.
+  of coloured shapes, said in full. It is small: what is around its blocks weighs much.
 - a synthetic SD3 model with SD3.5 Medium's depth: how much faster; its weights are random, so quality means nothing.
 - the tiny FLUX fixture, random too: that the mechanism works there; only its computed steps mean anything.
 
@@ -26,11 +26,12 @@ import msgspec
 import numpy as np
 
 from bench.quality import FIXTURES, PROMPTS, Control, found, job_for
+from locara_sidecar.engine.drawing.speeds import SPEEDS, Pattern
 from locara_sidecar.engine.runtime import ImageEvent, PhaseEvent, StepEvent
 from locara_sidecar.engine.torch_engine import runtime as torch_runtime
-from locara_sidecar.engine.torch_engine.step_cache import SPEEDS, Pattern
 from locara_sidecar.models import catalogue
-from pocket_model.evaluate import held_out, measure
+from pocket_model.evaluate import mark_shape, shape_captions
+from pocket_model.shape_judge import Score
 from support.measuring import ROOT, Row, show
 
 if TYPE_CHECKING:
@@ -148,13 +149,14 @@ def main() -> int:
     options = parser.parse_args()
     known = catalogue.load(FIXTURES)
 
-    captions = held_out(options.pictures)
+    captions = shape_captions(options.pictures, True)
     if options.patterns:
         return show(pattern_rows(*found(known, "pocket"), [caption.text for caption in captions]))
     drawn = at_each_speed(*found(known, "pocket"), [caption.text for caption in captions], options.steps)
     rows = rows_of("pocket", drawn, options.steps, quality=True)
     for speed, made in drawn.items():
-        score, right = measure(captions, np.stack(made.pictures))
+        score = Score.zero()
+        right = [mark_shape(score, *pair) for pair in zip(captions, made.pictures, strict=True)]
         rows.append(Row(f"pocket {speed}: pictures entirely right", 100 * float(np.mean(right)), "%", None, str(score)))
     drawn = at_each_speed(*found(known, "tiny-flux-dev"), list(PROMPTS), options.steps)
     rows += rows_of("tiny FLUX", drawn, options.steps, quality=False)

@@ -6,10 +6,10 @@ from mlx import nn
 
 from bench import operations
 from bench.operations import Work
-from locara_sidecar.engine.mlx_engine import flux
-from locara_sidecar.engine.mlx_engine.flux import FluxConfig
-from locara_sidecar.engine.mlx_engine.mmdit import MmditConfig
-from locara_sidecar.engine.mlx_engine.unet_config import UnetConfig
+from locara_sidecar.engine.mlx_engine.denoisers import flux
+from locara_sidecar.engine.mlx_engine.denoisers.flux import FluxConfig
+from locara_sidecar.engine.mlx_engine.denoisers.mmdit import MmditConfig
+from locara_sidecar.engine.mlx_engine.denoisers.unet_config import UnetConfig
 
 pytestmark = pytest.mark.slow
 

@@ -22,8 +22,8 @@ from campaigns.report import Row
 from locara_protocol.client import RemoteError, Sidecar
 from locara_sidecar.machine.engine_choice import installed
 from locara_sidecar.models import catalogue
-from locara_sidecar.models.importing import import_model
-from locara_sidecar.models.store import Store
+from locara_sidecar.models.cache.store import Store
+from locara_sidecar.models.imports.importing import import_model
 from support.measuring import ROOT, manifest
 from support.model_store import entry_data, entry_for, write_model
 

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 from campaigns.processes import children
 from campaigns.report import Row
 from locara_protocol.errors import RpcError
-from locara_sidecar.models import check, disk
-from locara_sidecar.models.download import Download
-from locara_sidecar.models.store import Store
-from locara_sidecar.models.transfer import RetryPolicy, Transfer
+from locara_sidecar.models.cache import disk
+from locara_sidecar.models.cache.store import Store
+from locara_sidecar.models.checks import check
+from locara_sidecar.models.downloads.download import Download
+from locara_sidecar.models.downloads.transfer import RetryPolicy, Transfer
 from support.granted_folders import NoSync
 from support.hub import FakeHub
 from support.model_store import NO_TOKEN, entry_for, whole, write_model

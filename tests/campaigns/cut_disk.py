@@ -42,6 +42,7 @@ class Disk:
 
     def cut(self, mode: int) -> None:
         """The power goes, now."""
+        assert sys.platform != "win32"
         fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.ioctl(fd, _SHUTDOWN, struct.pack("I", mode))

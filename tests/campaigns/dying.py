@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 HOST_PHASES = ("spawned", "open", "queued", "loading", "encoding", "denoising", "decoding", "saving")
 ENGINE_PHASES = ("starting", "loading", "encoding", "denoising", "decoding")
-SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)
+SIGNALS = tuple(signal.Signals[name] for name in ("SIGKILL", "SIGSEGV", "SIGABRT"))
 
 GONE_SECONDS = 2.0
 TOLD_SECONDS = 0.25
@@ -70,6 +70,7 @@ def kill_hosts(folder: Path, count: int, chance: random.Random, plant: str = "",
 
 def _kill_host(folder: Path, phase: str, after: float, plant: str, *, keep: bool) -> float:
     """Seconds from SIGKILL to the end of the host's daemon and engine; more than 5 when they had to be killed."""
+    assert sys.platform != "win32"
     pipes = [os.pipe() for _ in range(3)]
     (in_read, in_write), (out_read, out_write), (tell_read, tell_write) = pipes
     host = os.fork()
@@ -115,6 +116,7 @@ def _be_host(
     folder: Path, phase: str, plant: str, in_read: int, in_write: int, out_read: int, out_write: int, tell: int
 ) -> NoReturn:
     """The host's life, in a forked process: spawn, ask, say when the phase is there, and go on until killed."""
+    assert sys.platform != "win32"
     with contextlib.suppress(BaseException):
         daemon = subprocess.Popen(
             command(plant=plant),
@@ -185,6 +187,7 @@ def kill_engines(folder: Path, count: int, chance: random.Random, plant: str = "
 
 def _kill_idle(sidecar: Sidecar) -> None:
     """End an engine that has nothing to do, so that the next job has to start one."""
+    assert sys.platform != "win32"
     if (pid := sidecar.call("ping")["engine"]["pid"]) is not None:
         os.kill(pid, signal.SIGKILL)
         while sidecar.call("ping")["engine"]["pid"] is not None:

@@ -4,8 +4,12 @@ Every act of ``support/evil`` is done by the worker's own process, started by th
 (torch, mlx) was imported: as root and, from root, as an ordinary user. The same acts are done without a sandbox, which
 shows what each is worth: where the system itself refuses one to this user, the table says so. At the end nothing of
 the user's may have changed, nothing may have been left behind, and when what started the engine is killed, the engine,
-which hears nothing any more, must be gone. Prints a line an act, engine and user, and one of JSON; 1 when one does not
-hold. (Acts are added as rows there; a part of the daemon's, what an engine *says*, is tested in ``test_screen.py``.)
+which hears nothing any more, must be gone.
+
+What an engine *says* and what it makes are judged by the daemon, whichever engine it is: ``support/evil/hearing.py``
+has a child say each lie of ``support/evil/lies.py`` to a real daemon, and make each thing of
+``support/evil/making.py``. Prints a line an act, engine and user, and one of JSON; 1 when one does not hold. (Acts are
+added as rows there.)
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from campaigns.report import Row, show
 from locara_sidecar.machine.engine_choice import installed
-from support.evil import running, users
+from support.evil import hearing, running, users
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,6 +38,7 @@ _SECONDS = 60  # for a killed process to be gone; it takes milliseconds
 
 def run(engine: str, user: str, parts: Iterable[str] = ()) -> list[Row]:
     """The rows of one engine, as one user ("root", another from root, or "" for whoever this is)."""
+    assert sys.platform != "win32"
     began = time.monotonic()
     words = [sys.executable, "-m", "support.evil.running", engine, *parts]
     be = partial(users.become, user) if user not in ("", "root") else None
@@ -63,6 +68,29 @@ def run(engine: str, user: str, parts: Iterable[str] = ()) -> list[Row]:
     return _rows(f"{engine} as {user}" if user else engine, found, gone, time.monotonic() - began)
 
 
+def run_words(user: str, parts: Iterable[str] = ()) -> list[Row]:
+    """The rows of what an engine says and makes, to a daemon of that user's."""
+    began = time.monotonic()
+    be = partial(users.become, user) if user not in ("", "root") else None
+    words = [sys.executable, "-m", "support.evil.hearing", *parts]
+    who = f"daemon as {user}" if user else "daemon"
+    try:
+        done = subprocess.run(
+            words, stdout=subprocess.PIPE, text=True, env=running.environment(), preexec_fn=be, cwd="/", check=False
+        )
+    except subprocess.SubprocessError:
+        return [Row(f"{who}: it starts", "skipped: not permitted", "yes", None, 0)]
+    if done.returncode or not done.stdout:
+        return [Row(f"{who}: it tells of all acts", f"status {done.returncode}", "yes", False, 0)]
+    rows: list[Row] = []
+    for row in json.loads(done.stdout):
+        held = None if row["answer"].startswith("skipped") else not row["wrong"]
+        name = f"{who}: {row['part']}: {row['name']}"
+        rows.append(Row(name, row["answer"], "held", held, 0, "; ".join(row["wrong"])))
+    rows[-1].seconds = time.monotonic() - began
+    return rows
+
+
 def _rows(who: str, found: dict[str, Any], gone: bool, seconds: float) -> list[Row]:
     free = {(row["part"], row["name"]): row["outcome"] for row in found["free"]}
     rows: list[Row] = []
@@ -85,6 +113,7 @@ def _rows(who: str, found: dict[str, Any], gone: bool, seconds: float) -> list[R
 
 def _gone(pid: int) -> bool:
     """Whether a process that nobody may have waited for ends."""
+    assert sys.platform != "win32"
     until = time.monotonic() + _SECONDS
     while time.monotonic() < until:
         try:
@@ -101,15 +130,24 @@ def _gone(pid: int) -> bool:
 
 def main() -> int:
     """0 when every act of every engine is held."""
+    assert sys.platform != "win32"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", nargs="+", default=installed(), help="default: those that are installed")
     parser.add_argument("--users", nargs="+", default=["root", "nobody"] if os.getuid() == 0 else [""])
     parser.add_argument("--parts", nargs="*", default=[], help="parts of support/evil; default: all")
+    parser.add_argument("--only", choices=["done", "said"], help="what is done in the sandbox, or said to the daemon")
     options = parser.parse_args()
     if sys.platform != "linux":
         print("This campaign is about Linux's sandbox.", file=sys.stderr)
         return 2
-    rows = [row for engine in options.engines for user in options.users for row in run(engine, user, options.parts)]
+    said = {part for part, _ in hearing.acts()}
+    rows: list[Row] = []
+    if options.only != "said" and not said.issuperset(options.parts or [""]):
+        rows += [
+            row for engine in options.engines for user in options.users for row in run(engine, user, options.parts)
+        ]
+    if options.only != "done" and not said.isdisjoint(options.parts or said):
+        rows += [row for user in options.users for row in run_words(user, options.parts)]
     return show("hostile-engine", rows)
 
 

@@ -24,9 +24,11 @@ from campaigns.processes import children, hub_process
 from campaigns.report import Row
 from locara_protocol.errors import RpcError
 from locara_sidecar.ipc.frames import PREPARED_LAYOUT
-from locara_sidecar.models import collect, derive, disk, download, partial, staging, transfer
-from locara_sidecar.models.digest import model_digest
-from locara_sidecar.models.store import DerivedFrom, File, Installed, Origin, Store
+from locara_sidecar.models.cache import collect, disk, partial, staging
+from locara_sidecar.models.cache.digest import model_digest
+from locara_sidecar.models.cache.store import DerivedFrom, File, Installed, Origin, Store
+from locara_sidecar.models.downloads import download, transfer
+from locara_sidecar.models.imports import derive
 from support.granted_folders import NoSync
 from support.model_store import entry_for, safetensors, whole, write_model
 
@@ -256,6 +258,7 @@ def rounds(
 
 def _kill(worker: Callable[[str, int], Callable[[], object]], numbers: random.Random, found: Counter[str]) -> None:
     """Four processes, each killed at a moment of its own."""
+    assert sys.platform != "win32"
     roles = ["download", *numbers.choices(list(ROLES), k=3)]
     with children([worker(role, which) for which, role in enumerate(roles)]) as pids:
         time.sleep(numbers.uniform(0.01, _LONGEST))

@@ -126,6 +126,7 @@ def _row(one: dict[str, Any]) -> Row:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    assert sys.platform != "win32"
     for ignored in (signal.SIGHUP, signal.SIGINT):  # in the background; what is spawned would ignore them, too
         signal.signal(ignored, signal.SIG_DFL)
     sys.exit(main())

@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 from campaigns import kills
 from campaigns.cut_disk import MODES, Disk, why_not
 from campaigns.report import Row
-from locara_sidecar.capability.confined import ConfinedFolder
-from locara_sidecar.capability.system import System
-from locara_sidecar.models import collect, disk, partial
-from locara_sidecar.models.importing import import_model
-from locara_sidecar.models.staging import Staging
-from locara_sidecar.models.store import File, Origin, Store
+from locara_sidecar.capability.files.confined import ConfinedFolder
+from locara_sidecar.capability.files.system import System
+from locara_sidecar.models.cache import collect, disk, partial
+from locara_sidecar.models.cache.staging import Staging
+from locara_sidecar.models.cache.store import File, Origin, Store
+from locara_sidecar.models.imports.importing import import_model
 from support.granted_folders import grant_for
 from support.model_store import entry_for, whole, write_model
 
@@ -146,6 +146,7 @@ class _Saying:
     """What a child says is done, a line each."""
 
     def __init__(self, fd: int) -> None:
+        assert sys.platform != "win32"
         os.set_blocking(fd, False)
         self._fd = fd
         self._text = b""
@@ -171,6 +172,7 @@ class _Saying:
 @contextlib.contextmanager
 def _child(work: Callable[[Callable[[str], object]], None]) -> Iterator[_Saying]:
     """A process that works until it is killed at the end of the block."""
+    assert sys.platform != "win32"
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -233,6 +235,7 @@ def cuts(
 
     :param models: a broken way to the disk for models, ``images`` for images; then the first thing found is the last.
     """
+    assert sys.platform != "win32"
     found, pauses = Found(), random.Random(seed)
 
     def publish(tell: Callable[[str], object]) -> None:

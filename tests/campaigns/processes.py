@@ -21,6 +21,7 @@ _PR_SET_PDEATHSIG = 1
 @contextlib.contextmanager
 def children(works: list[Callable[[], object]]) -> Iterator[list[int]]:
     """A process each; status 0 when its work returned, 1 when it raised. Those that are left at the end are killed."""
+    assert sys.platform != "win32"
     pids: list[int] = []
     try:
         for work in works:

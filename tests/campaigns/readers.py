@@ -19,9 +19,9 @@ from campaigns import kills
 from campaigns.processes import children
 from campaigns.report import Row
 from locara_protocol.errors import RpcError
-from locara_sidecar.models import collect, disk, survey
-from locara_sidecar.models.digest import file_sha256
-from locara_sidecar.models.store import Installed, Store
+from locara_sidecar.models.cache import collect, disk, survey
+from locara_sidecar.models.cache.digest import file_sha256
+from locara_sidecar.models.cache.store import Installed, Store
 from support.granted_folders import NoSync
 from support.model_store import whole
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.capability.reading import ReadableFolder
+from locara_sidecar.capability.files.reading import ReadableFolder
 from support.granted_folders import read_grant_for
 from support.swapped_links import Arena, forked
 

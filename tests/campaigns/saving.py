@@ -10,6 +10,7 @@ import itertools
 import multiprocessing
 import os
 import shutil
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from locara_sidecar.capability.system import System
+    from locara_sidecar.capability.files.system import System
 
 WAYS = [(resolution, kind) for resolution in ("openat2", "walk") for kind in ("anonymous", "named")]
 """Every way that a save can take: how folders are found, and what an unfinished file is."""
@@ -96,6 +97,7 @@ def collide(where: Path, saves: int, workers: int, kind: str, system: System) ->
     for pile in range(piles):
         (where / f"pile{pile}").mkdir(parents=True)
         (where / f"pile{pile}" / "picture.png").write_bytes(_USERS_OWN)
+    assert sys.platform != "win32"
     context = multiprocessing.get_context("fork")
     results: Any = context.SimpleQueue()
     arguments = [(where, worker, piles, kind, system, results) for worker in range(workers)]

@@ -130,6 +130,7 @@ class Soak:
         time.sleep(0.5)
         daemon = psutil.Process(self._host.process.pid)
         below = daemon.children(recursive=True)
+        assert sys.platform != "win32"
         engine = max(below, key=lambda child: child.memory_info().rss)
         return Look(
             daemon=daemon.memory_info().rss,

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from campaigns import hostile_engine
-from locara_sidecar.engine.sandbox import call_numbers
-from support.evil import all_acts
+from locara_sidecar.engine.sandbox.linux import call_numbers
+from support.evil import all_acts, hearing
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the acts are Linux's"),
@@ -52,6 +52,48 @@ def test_what_an_engine_tries_with_its_own_and_with_other_processes_is_held(offe
 @pytest.mark.parametrize("user", USERS)
 def test_all_that_an_engine_tries_is_held(offered, user):
     assert len(held(user)) > 100
+
+
+def heard(user, *parts):
+    """The rows of what is said to a daemon, all of which must have been held."""
+    rows = hostile_engine.run_words(user, parts)
+    if len(rows) == 1 and rows[0].met is None:
+        pytest.skip(f"nobody can be {user} here")
+    assert [(row.name, row.figure, row.note) for row in rows if row.met is False] == []
+    return rows
+
+
+def test_what_an_engine_says_has_rows_of_every_part_and_each_has_a_name_of_its_own():
+    names = hearing.acts()
+    assert len(names) == len(set(names)) >= 70
+    assert {part for part, _ in names} == {"starting", "answers", "errors", "bytes", "floods", "prepared"}
+
+
+def test_an_engine_that_speaks_for_others_is_not_believed_by_a_real_daemon():
+    assert len(heard(USERS[0], "errors")) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("user", USERS)
+def test_all_that_an_engine_says_and_makes_is_held_by_a_real_daemon(user):
+    assert len(heard(user)) > 70
+
+
+def test_a_daemon_that_believes_its_engine_is_noticed(monkeypatch, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'support.evil' in ' '.join(sys.orig_argv):\n"
+        "    from locara_sidecar.daemon.engine_host.output import screen\n"
+        "    screen.Screen.check = lambda *_: None\n"
+    )
+    real = hostile_engine.running.environment
+    monkeypatch.setattr(
+        hostile_engine.running,
+        "environment",
+        lambda: real() | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{real()['PYTHONPATH']}"},
+    )
+    rows = hostile_engine.run_words(USERS[0], ["errors"])
+    assert {row.figure for row in rows if row.met is False} >= {"CapabilityDenied", "LicenseNotAccepted"}
 
 
 def test_an_engine_that_is_not_confined_is_noticed(monkeypatch, tmp_path):

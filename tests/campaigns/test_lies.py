@@ -7,11 +7,15 @@ from locara_conformance.checks import CHECKS, Result
 from locara_conformance.outcomes import Outcome
 from support.liar import touched
 
+NEW = {"flags": [], "nonblocking": False, "silent": False}
 PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
 PONG = b'{"jsonrpc":"2.0","id":1,"result":{"uptimeMs":1,"engine":{"state":"busy","model":null}}}'
 ERROR = b'{"jsonrpc":"2.0","id":2,"error":{"code":-32601,"message":"No.","data":{"kind":"MethodNotFound"}}}'
 UNKNOWN = b'{"jsonrpc":"2.0","id":2,"method":"x","params":{"loud":1}}'
+DISCOVER = b'{"jsonrpc":"2.0","id":1,"method":"rpc.discover"}'
+DOCUMENT = b'{"jsonrpc":"2.0","id":1,"result":{}}'
 RECORDED = [
+    ("one", 1, "+", NEW),
     ("one", 1, ">", PING),
     ("one", 1, "<", PONG),
     ("two", 2, ">", UNKNOWN),
@@ -20,6 +24,18 @@ RECORDED = [
     ("three", 2, "<", PONG),
     ("four", 3, ">", PING + b"\r"),
     ("four", 3, "<", PONG),
+    ("five", 4, "+", NEW | {"flags": ["--log-level", "debug"]}),
+    ("five", 4, "·", "end of input"),
+    ("five", 4, "x", 0),
+    ("six", 5, "+", NEW | {"flags": ["--catalogue", "x"]}),
+    ("six", 5, "x", 1),
+    ("seven", 6, "+", NEW | {"nonblocking": True, "silent": True}),
+    ("seven", 6, "<", PONG),
+    ("eight", 7, "·", "through"),
+    ("eight", 7, "·", "unread"),
+    ("nine", 8, ">", DISCOVER),
+    ("nine", 8, "<", DOCUMENT),
+    ("nine", 8, "·", "pieces"),
 ]
 
 
@@ -27,14 +43,24 @@ RECORDED = [
     ("lie", "checks"),
     [
         ("Honest", set()),
-        ("NoVersion", {"one", "two", "three", "four"}),
+        ("WritesCr", {"one", "two", "three", "four", "seven", "nine"}),
         ("AlwaysIdle", {"one", "three", "four"}),
         ("KindsDoNotFitCodes", {"two"}),
         ("DropsCrlf", {"four"}),
         ("TakesUnknownMembers", {"two", "three"}),  # what the process got was another thing from then on
         ("IgnoresSighup", {id for id in CHECKS if id.startswith("signals.")}),
-        ("WrongStatus", set(CHECKS)),
-        ("PrintsABanner", {"one", "two", "three", "four"}),
+        ("WrongStatus", {"six"}),
+        ("CutsTheLastLine", {"five", "six"}),
+        ("LogsText", {"five"}),
+        ("LeavesWithoutAnswering", {"five"}),
+        ("HidesBrokenEntries", {"six"}),
+        ("PrintsABanner", {"seven"}),
+        ("DiesWhenAPipeIsNotReady", {"seven"}),
+        ("SurvivesItsHost", {"eight"}),
+        ("StopsWhenNobodyReads", {"five", "eight"}),
+        ("LosesAnswersWhenFull", {"nine"}),
+        ("ReadsWithoutBound", {"five", "nine"}),
+        ("KeepsLongLines", {"eight", "nine"}),
     ],
 )
 def test_a_lie_bears_on_the_checks_in_which_it_changes_something(lie, checks):

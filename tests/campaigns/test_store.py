@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("fcntl")
 
 from campaigns import connections, corruptions, powercut, readers
-from locara_sidecar.capability.system import System
+from locara_sidecar.capability.files.system import System
 from locara_sidecar.machine.engine_choice import installed
-from locara_sidecar.models import disk
+from locara_sidecar.models.cache import disk
 
 pytestmark = pytest.mark.slow
 

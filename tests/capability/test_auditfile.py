@@ -17,8 +17,8 @@ from locara_protocol.methods import METHODS
 from locara_sidecar.capability.audit import AuditLog
 from locara_sidecar.capability.auditfile import NAME, OLDER, AppendedFile, AuditWriter
 from locara_sidecar.capability.authorize import AccessRequest, audit_folder, authorize
+from locara_sidecar.capability.files.system import System
 from locara_sidecar.capability.policy import Policy
-from locara_sidecar.capability.system import System
 from support.granted_folders import Faulty, grant_for, manifest
 
 

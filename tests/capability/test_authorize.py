@@ -21,7 +21,7 @@ from locara_sidecar.capability.authorize import (
     Picked,
     authorize,
 )
-from locara_sidecar.capability.confined import ConfinedFolder
+from locara_sidecar.capability.files.confined import ConfinedFolder
 from locara_sidecar.capability.policy import Policy
 from support.granted_folders import manifest
 

@@ -146,7 +146,7 @@ def test_a_root_that_no_manifest_could_name_is_a_bad_parameter(at: str):
 
 
 def test_a_read_grant_opens_nothing_for_writing(tmp_path: Path):
-    from locara_sidecar.capability.confined import ConfinedFolder
+    from locara_sidecar.capability.files.confined import ConfinedFolder
 
     app = manifest(fs={OUT: "read-write"})
     app["modalities"] = ["image-to-image"]

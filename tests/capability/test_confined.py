@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.capability.confined import ConfinedFolder
-from locara_sidecar.capability.system import AVAILABLE
+from locara_sidecar.capability.files.confined import ConfinedFolder
+from locara_sidecar.capability.files.system import AVAILABLE
 from support.granted_folders import ESCAPES, KINDS, ODD, RESOLUTIONS, NoSync, grant_for, open_folder, tree
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="this system cannot open files relative to a folder")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.capability import held, temporary
+from locara_sidecar.capability.files import held, temporary
 from support.granted_folders import KINDS, RESOLUTIONS, Faulty, NoSync, open_folder, tree
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="both strategies are there on Linux only")

@@ -3,7 +3,7 @@
 import pytest
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.capability import names
+from locara_sidecar.capability.files import names
 from support.granted_folders import ESCAPES, ODD
 
 FINE = [

@@ -10,9 +10,9 @@ import pytest
 from locara_protocol.errors import RpcError
 from locara_protocol.manifest import merge
 from locara_protocol.methods import METHODS
-from locara_sidecar.capability import picked
 from locara_sidecar.capability.authorize import AccessRequest, Grant, Picked, Source, authorize, folder_of_pick
-from locara_sidecar.capability.picked import PickedFile, PickedSource, PickedTarget
+from locara_sidecar.capability.files import picked
+from locara_sidecar.capability.files.picked import PickedFile, PickedSource, PickedTarget
 from locara_sidecar.capability.policy import Policy
 from support.granted_folders import Faulty, NoSync, manifest, tree
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.capability.reading import ReadableFolder
-from locara_sidecar.capability.system import AVAILABLE
+from locara_sidecar.capability.files.reading import ReadableFolder
+from locara_sidecar.capability.files.system import AVAILABLE
 from support.granted_folders import RESOLUTIONS, Faulty, grant_for, read_grant_for
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="this system cannot open files relative to a folder")

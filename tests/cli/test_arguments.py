@@ -11,7 +11,8 @@ HEAVY = {"torch", "mlx", "numpy", "PIL", "huggingface_hub", "rich", "shutil", "l
 
 
 def test_serve_imports_nothing_heavy():
-    code = "import sys, locara_sidecar.daemon.serve, locara_sidecar.cli.serve; from locara_sidecar.cli import arguments"
+    code = "import sys, locara_sidecar.daemon.serve, locara_sidecar.cli.commands.serve"
+    code += "; from locara_sidecar.cli import arguments"
     code += "; arguments.parser('serve').parse_args(['serve']); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not HEAVY & set(loaded)

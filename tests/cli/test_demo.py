@@ -31,7 +31,7 @@ def test_demo_prints_the_path_of_a_picture_that_is_there(tmp_path):
     (file,) = (tmp_path / "out").iterdir()
     assert str(file) in done.stdout.splitlines()
     with Image.open(file) as picture:
-        assert picture.size == (64, 64)
+        assert picture.size == (128, 128)
     lines = transcript.read_text().splitlines()
     assert all(json.loads(line.split(" ", 1)[1])["jsonrpc"] == "2.0" for line in lines)
     assert lines[0].startswith('send {"jsonrpc":"2.0","id":1,"method":"initialize"')

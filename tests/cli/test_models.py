@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from locara_sidecar.machine.engine_choice import installed
-from locara_sidecar.models import catalogue, partial
+from locara_sidecar.models import catalogue
+from locara_sidecar.models.cache import partial
 from support.hub import FakeHub
 from support.model_store import entry_data, write_model
 
@@ -58,7 +59,7 @@ def test_a_model_is_listed_downloaded_shown_checked_and_removed(models, tmp_path
     assert out.splitlines()[-1].startswith("mine is installed: 5 files, 1.2 MB, sha256:")
 
     _, out, _ = models("get", "mine")
-    assert out.startswith("Mine (mine, version 1)\n")
+    assert out.startswith("Mine (mine, version 2)\n")
     for words in ("org/mine at ", "installed   in /", "steps, guidance", "\nmemory      engine "):
         assert words in out
     assert "to get it" not in out

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from PIL import Image, ImageChops
 
-from locara_sidecar.cli import pictures
+from locara_sidecar.cli.output import pictures
 from support.played_terminal import iterm2_pictures, kitty_pictures, sixel_pictures
 
 CELL = (8, 16)

@@ -10,10 +10,11 @@ import sys
 
 import pytest
 
-from locara_sidecar.cli import arguments, guard, values
-from locara_sidecar.cli import models as models_command
+from locara_sidecar.cli import arguments, values
+from locara_sidecar.cli.commands import models as models_command
+from locara_sidecar.cli.output import guard
 from locara_sidecar.machine import engine_choice
-from locara_sidecar.models import collect
+from locara_sidecar.models.cache import collect
 from support.model_store import entry_data
 
 RUN = [sys.executable, "-m", "locara_sidecar"]

@@ -6,8 +6,9 @@ import sys
 import pytest
 from rich.console import Console
 
-from locara_sidecar.cli import doctor, tables
-from locara_sidecar.cli.console import Console as OwnConsole
+from locara_sidecar.cli.commands import doctor
+from locara_sidecar.cli.output import tables
+from locara_sidecar.cli.output.console import Console as OwnConsole
 from locara_sidecar.machine import engine_choice
 from locara_sidecar.machine.machine import Machine
 from locara_sidecar.models import catalogue
@@ -71,7 +72,7 @@ def test_how_to_get_a_model_is_what_can_be_typed(models):
 def test_a_long_path_stays_in_one_piece_and_words_are_wrapped(tmp_path):
     path = "/a" * 70
     told = [("where", path), ("why", "word " * 40)]
-    show = f"from locara_sidecar.cli.console import Console; Console().facts({told})"
+    show = f"from locara_sidecar.cli.output.console import Console; Console().facts({told})"
     terminal = PlayedTerminal([sys.executable, "-c", show], {}, size=(80, 30))
     try:
         status, shown = terminal.end()

@@ -23,7 +23,7 @@ from support.played_terminal import (
 
 FIND = """
 import json, os
-from locara_sidecar.cli import terminal
+from locara_sidecar.cli.output import terminal
 found = terminal.find(os.environ, "auto", 1, 0)
 print("found", json.dumps(found), flush=True)
 """
@@ -131,7 +131,7 @@ def test_a_signal_while_the_terminal_is_asked_waits_until_it_is_as_it_was(play, 
 
 CUT_OFF = """
 import os
-from locara_sidecar.cli import guard
+from locara_sidecar.cli.output import guard
 
 def command(options):
     os.write(1, b"\\x1b[31m\\x1b_Ga=T,f=100,m=1;AAAA")

@@ -21,11 +21,12 @@ from locara_conformance.groups import jsonrpc, replay
 from locara_conformance.lab import expect
 from locara_conformance.outcomes import Event, Failed, HarnessFault, Late, Outcome, Skip
 from locara_conformance.validator import problems
-from locara_protocol import schemas
+from locara_protocol.generation import schemas
 from support import liar
 from support.host import command
 
 ROOT = Path(__file__).resolve().parents[2]
+GROUPS = Path(replay.__file__).parent
 HONEST = [*command("--engine", "fake")]
 QUICK = ["lifecycle.initialize", "jsonrpc.shape"]
 LYING = liar.command("PrintsOnStdout", *HONEST)
@@ -53,7 +54,7 @@ def result(id, outcome, reason=""):
 
 def test_each_fixture_is_tried_by_a_check():
     asked = [one for _, _, fixtures in [*jsonrpc.ROWS, *jsonrpc.FURTHER] for one in fixtures]
-    for path in Path(replay.__file__).parent.glob("*.py"):
+    for path in GROUPS.glob("*.py"):
         calls = re.findall(r'replay\(lab, "([^"]+)"(?:, "([^"]+)")?\)', path.read_text())
         asked += calls
     used = {(case.file, case.description) for one in asked for case in replay.select(*one)}

@@ -140,7 +140,7 @@ def test_a_client_that_does_wrong_fails(wrong, tmp_path):
 def test_what_a_client_should_have_told_is_a_warning(tmp_path):
     file = tmp_path / "adapter.py"
     file.write_text(f"import sys; sys.path.insert(0, {str(ADAPTERS)!r}); import sync\n"
-                    "from locara_protocol.exchange import Channel\n"
+                    "from locara_protocol.clients.exchange import Channel\n"
                     "honest = Channel.frame\n"
                     "def lenient(self, frame): frame['index'] = self._count; return honest(self, frame)\n"
                     "Channel.frame = lenient; sync.main()\n")  # fmt: skip

@@ -80,7 +80,7 @@ def test_an_implementation_that_never_answers_fails_everything_soon():
 
 
 def test_liar_is_a_program_by_itself():
-    line = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
+    line = b'{"jsonrpc":"2.0","id":"again","method":"ping"}\n'
     spawned = liar.command("AnswersTwice", *command("--engine", "fake"))
     done = subprocess.run(spawned, input=line, capture_output=True, timeout=60)
-    assert done.stdout.count(b'"id":1') == 2
+    assert done.stdout.count(b'"id":"again"') == 2

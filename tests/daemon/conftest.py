@@ -1,9 +1,51 @@
 """What the tests of the daemon share."""
 
+import shutil
+
 import pytest
 
 from support.edit_calls import KONTEXT, MEDIUM, MODALITIES, mask, png
-from support.host import manifest
+from support.host import Hosts, manifest
+
+
+def _emptied(host):
+    for entry in host.folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    return host
+
+
+@pytest.fixture(scope="module")
+def _kept(tmp_path_factory):
+    hosts = Hosts(tmp_path_factory.mktemp("kept"))
+    yield hosts.session()
+    hosts.close()
+
+
+@pytest.fixture
+def kept(_kept):
+    """A daemon that the tests of a module use in turn, each with an empty folder: for calls that leave nothing behind
+    in it but a loaded model."""
+    yield _emptied(_kept)
+    assert not _kept.violations
+
+
+@pytest.fixture(scope="module")
+def _kept_editor(tmp_path_factory):
+    hosts = Hosts(tmp_path_factory.mktemp("kept"))
+    host = hosts.spawn()
+    host.initialize(manifest=manifest(MEDIUM, KONTEXT, modalities=MODALITIES), grants={"user-folder": str(host.folder)})
+    yield host
+    hosts.close()
+
+
+@pytest.fixture
+def kept_editor(_kept_editor):
+    """The same for a session that may edit, in a folder that holds ``in.png`` and ``mask.png``."""
+    host = _emptied(_kept_editor)
+    (host.folder / "in.png").write_bytes(png())
+    (host.folder / "mask.png").write_bytes(mask())
+    yield host
+    assert not host.violations
 
 
 @pytest.fixture

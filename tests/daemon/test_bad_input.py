@@ -35,25 +35,22 @@ PIXEL_LIMITS = [
 
 
 @pytest.mark.parametrize(("options", "path"), PIXEL_LIMITS, ids=lambda value: str(value)[:50])
-def test_an_invalid_option_is_named_with_its_path(options, path, hosts):
-    host = hosts.session()
-    error = error_of(host.begin(**options))
+def test_an_invalid_option_is_named_with_its_path(options, path, kept):
+    error = error_of(kept.begin(**options))
     assert (error.code, error.kind, error.data["path"]) == (-32602, "InvalidParams", path)
-    assert host.files() == []
-    assert host.generate(steps=1)["images"]
+    assert kept.files() == []
+    assert kept.generate(steps=1)["images"]
 
 
-def test_the_prompt_must_say_something_and_not_too_much(hosts):
-    host = hosts.session()
+def test_the_prompt_must_say_something_and_not_too_much(kept):
     for prompt in ("", " \n\t", "x" * 16385, "é" * 8193):
-        error = error_of(host.begin(prompt))
+        error = error_of(kept.begin(prompt))
         assert (error.kind, error.data["path"]) == ("InvalidParams", "$.prompt")
-    assert host.generate("x" * 16384, steps=1)["images"]
+    assert kept.generate("x" * 16384, steps=1)["images"]
 
 
-def test_null_is_the_same_as_absent(hosts):
-    host = hosts.session()
-    result = host.generate(width=None, steps=1, seed=None, preview=None, output={"path": None, "mode": None})
+def test_null_is_the_same_as_absent(kept):
+    result = kept.generate(width=None, steps=1, seed=None, preview=None, output={"path": None, "mode": None})
     assert result["images"]
 
 
@@ -182,12 +179,11 @@ def test_a_refused_call_still_ends_the_valid_channel_that_it_named(hosts):
 
 
 @pytest.mark.parametrize("channel", [-1, 2**32, 1.5, "7", "__CHANNEL__:x", True, []])
-def test_a_channel_that_is_no_u32_is_refused(channel, hosts):
-    host = hosts.session()
-    error = error_of(host.start("image.generate", {"prompt": "x", "channel": channel}))
+def test_a_channel_that_is_no_u32_is_refused(channel, kept):
+    error = error_of(kept.start("image.generate", {"prompt": "x", "channel": channel}))
     assert (error.kind, error.data["path"]) == ("InvalidParams", "$.channel")
-    assert host.files() == []
-    assert host.generate(steps=1)["images"]
+    assert kept.files() == []
+    assert kept.generate(steps=1)["images"]
 
 
 def test_cancels_of_the_unknown_and_the_finished_are_no_errors(hosts):

@@ -146,7 +146,7 @@ def test_a_cancel_of_a_hung_engine_is_answered(hosts):
 
 def test_an_unforeseen_failure_while_saving_costs_one_call_and_not_the_daemon(tmp_path):
     planted = """
-from locara_sidecar.capability.confined import ConfinedFolder
+from locara_sidecar.capability.files.confined import ConfinedFolder
 def save(*_, **__):
     raise ValueError("zanzibar")
 ConfinedFolder.save = save

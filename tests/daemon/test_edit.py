@@ -18,8 +18,8 @@ from support.image_files import icc_profile, segment, with_segments
 # --- what an edit makes ----------------------------------------------------------------------
 
 
-def test_a_picture_is_changed_where_the_mask_is_white_and_nowhere_else(editor):
-    host = editor()
+def test_a_picture_is_changed_where_the_mask_is_white_and_nowhere_else(kept_editor):
+    host = kept_editor
     (image,) = edit(host, mask=named("mask.png"), steps=4, seed=3)["images"]
     assert Path(image["path"]).parent == host.folder
     changed = pixels(image)
@@ -30,8 +30,8 @@ def test_a_picture_is_changed_where_the_mask_is_white_and_nowhere_else(editor):
     assert changed.getcolors() == [(256 * 256, RED)]
 
 
-def test_the_answer_repeats_every_option_and_makes_the_same_file_again(editor):
-    host = editor()
+def test_the_answer_repeats_every_option_and_makes_the_same_file_again(kept_editor):
+    host = kept_editor
     first = edit(host, mask=named("mask.png"), steps=2, strength=0.5)
     parameters = first["parameters"]
     assert (parameters["image"], parameters["mask"]) == (named("in.png"), named("mask.png"))
@@ -57,8 +57,8 @@ def test_an_edit_from_and_to_the_wire_needs_no_folder(editor):
     assert decoded(again["images"][0]) == decoded(result["images"][0])
 
 
-def test_the_files_metadata_has_the_hashes_of_what_was_edited_and_nothing_private(editor):
-    host = editor()
+def test_the_files_metadata_has_the_hashes_of_what_was_edited_and_nothing_private(kept_editor):
+    host = kept_editor
     by_name = decoded(edit(host, mask=named("mask.png"), seed=5, steps=2)["images"][0])
     by_wire = decoded(edit(host, image=sent(png()), mask=sent(mask()), seed=5, steps=2)["images"][0])
     assert by_name == by_wire
@@ -70,8 +70,8 @@ def test_the_files_metadata_has_the_hashes_of_what_was_edited_and_nothing_privat
     assert "mask" not in read_parameters(decoded(edit(host, seed=5, steps=2)["images"][0]))
 
 
-def test_nothing_of_the_sources_file_but_its_colours_gets_into_the_result(editor):
-    host = editor()
+def test_nothing_of_the_sources_file_but_its_colours_gets_into_the_result(kept_editor):
+    host = kept_editor
     exif = Image.Exif()
     exif[0x010E] = "secret"
     exif[0x8825] = {1: "N", 2: (47.0, 1.0, 2.0)}
@@ -103,8 +103,8 @@ def test_nothing_of_the_sources_file_but_its_colours_gets_into_the_result(editor
         assert max(abs(a - b) for a, b in zip(found, (215, 93, 31), strict=True)) <= 4
 
 
-def test_a_profile_that_is_no_use_is_told(editor):
-    host = editor()
+def test_a_profile_that_is_no_use_is_told(kept_editor):
+    host = kept_editor
     (warning,) = edit(host, image=sent(png(icc_profile=b"no profile")), steps=1)["warnings"]
     assert warning["kind"] == "ColourProfileIgnored"
 
@@ -124,8 +124,8 @@ def test_the_channel_tells_each_phase_and_the_steps_that_really_run(editor):
     assert progress == sorted(progress)
 
 
-def test_more_strength_changes_more_and_takes_more_steps(editor):
-    host = editor()
+def test_more_strength_changes_more_and_takes_more_steps(kept_editor):
+    host = kept_editor
     found = []
     for strength in (0.1, 0.5, 1):
         call = begin(host, steps=10, strength=strength, seed=1)
@@ -144,8 +144,8 @@ def test_the_steps_are_told_from_the_start_as_the_models_family_counts_them(edit
         call.result(10)
 
 
-def test_several_images_start_from_the_same_picture_with_seeds_of_their_own(editor):
-    host = editor()
+def test_several_images_start_from_the_same_picture_with_seeds_of_their_own(kept_editor):
+    host = kept_editor
     call = begin(host, mask=named("mask.png"), count=3, seed=20, steps=2, output={"path": "out.png"})
     assert {message["image"] for message in call.messages()} == {1, 2, 3}
     result = call.result(20)
@@ -155,8 +155,8 @@ def test_several_images_start_from_the_same_picture_with_seeds_of_their_own(edit
     assert edit(host, mask=named("mask.png"), seed=22, steps=2)["images"][0]["sha256"] == result["images"][2]["sha256"]
 
 
-def test_the_size_is_the_sources_unless_another_is_named(editor):
-    host = editor()
+def test_the_size_is_the_sources_unless_another_is_named(kept_editor):
+    host = kept_editor
     (host.folder / "wide.jpg").write_bytes(png((512, 256), kind="JPEG"))
     (host.folder / "odd.webp").write_bytes(png((500, 300), kind="WEBP"))
     image = edit(host, image=named("wide.jpg"), steps=1)["images"][0]
@@ -188,8 +188,8 @@ def test_an_inline_answer_that_has_no_room_for_the_sources_size_is_refused(edito
 # --- which model -----------------------------------------------------------------------------
 
 
-def test_a_model_that_follows_instructions_has_no_strength_and_no_mask(editor):
-    host = editor()
+def test_a_model_that_follows_instructions_has_no_strength_and_no_mask(kept_editor):
+    host = kept_editor
     for options, image_mask, path in (
         ({"strength": 0.5}, None, "$.options.strength"),
         ({}, named("mask.png"), "$.mask"),

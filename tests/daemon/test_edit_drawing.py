@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.quick_case
 
 RED = "a large red circle in the center of a blue background"
 GREEN = "a large green circle in the center of a blue background"
-KEPT = 6  # pixels at each border that the mask leaves as they are
+SIDE = 128
+KEPT = 12  # pixels at each border that the mask leaves as they are
 
 
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in installed()])
@@ -38,8 +39,8 @@ def host(engine, tmp_path_factory):
     assert (loaded["engine"], loaded["quantization"]) == (engine, "none")
     assert loaded["memoryBytes"] > 50e6
     host.generate(RED, seed=1, output={"path": "red.png"})
-    stencil = Image.new("L", (64, 64), 0)
-    stencil.paste(255, (KEPT, KEPT, 64 - KEPT, 64 - KEPT))
+    stencil = Image.new("L", (SIDE, SIDE), 0)
+    stencil.paste(255, (KEPT, KEPT, SIDE - KEPT, SIDE - KEPT))
     stencil.save(folder / "mask.png")
     yield host
     host.close()
@@ -73,14 +74,14 @@ def test_the_circle_is_repainted_and_the_untouched_part_stays_to_the_pixel(host)
     after = pixels(decoded(result["images"][0]))
     assert look(before).things[0].colour == "red"
     assert (look(after).things[0].shape, look(after).things[0].colour) == ("circle", "green")
-    outside = np.ones((64, 64), bool)
+    outside = np.ones((SIDE, SIDE), bool)
     outside[KEPT:-KEPT, KEPT:-KEPT] = False
     assert (after[outside] == before[outside]).all()
     steps = [message for message in messages if message["phase"] == "denoising" and message["step"]]
     assert [message["step"] for message in steps] == list(range(1, len(steps) + 1))
     assert {message["steps"] for message in messages} == {len(steps)}
     options = result["parameters"]["options"]
-    assert (options["width"], options["height"], options["precision"]) == (64, 64, result["model"]["precision"])
+    assert (options["width"], options["height"], options["precision"]) == (SIDE, SIDE, result["model"]["precision"])
     assert read_parameters(decoded(result["images"][0]))["image"]["sha256"]
 
 
@@ -99,8 +100,8 @@ def test_a_source_of_a_size_that_the_model_does_not_make_is_refused_with_the_nea
     call = host.start("image.edit", {"prompt": GREEN, "image": named("other.png")})
     error = error_of(call, 60)
     assert (error.kind, error.data["path"]) == ("InvalidParams", "$.options.width")
-    assert (error.data["width"], error.data["height"]) == (64, 64)
-    options = {"width": 64, "height": 64, "steps": 2}
+    assert (error.data["width"], error.data["height"]) == (SIDE, SIDE)
+    options = {"width": SIDE, "height": SIDE, "steps": 2}
     assert host.call("image.edit", {"prompt": GREEN, "image": named("other.png"), "options": options}, timeout=60)
 
 

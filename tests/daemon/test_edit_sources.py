@@ -94,26 +94,25 @@ BROKEN = {
 
 @pytest.mark.parametrize("member", ["image", "mask"])
 @pytest.mark.parametrize("name", BROKEN)
-def test_an_image_that_is_none_is_refused_by_name_and_the_next_call_works(editor, name, member):
-    host = editor()
+def test_an_image_that_is_none_is_refused_by_name_and_the_next_call_works(kept_editor, name, member):
     data, kind = BROKEN[name]
-    (host.folder / "bad").write_bytes(data)
-    before = host.files()
+    (kept_editor.folder / "bad").write_bytes(data)
+    before = kept_editor.files()
     for form in (sent(data, kind), named("bad")):
-        error = error_of(begin(host, **{member: form}))
+        error = error_of(begin(kept_editor, **{member: form}))
         assert (error.code, error.kind, error.data["path"]) == (-32017, "InvalidImage", f"$.{member}")
         assert error.data["reason"]
-    assert host.files() == before
-    assert edit(host, steps=1)["images"]
+    assert kept_editor.files() == before
+    assert edit(kept_editor, steps=1)["images"]
 
 
-def test_an_image_that_is_not_the_kind_that_it_was_sent_as_is_refused(editor):
-    error = error_of(begin(editor(), image=sent(png(kind="JPEG"), "image/png")))
+def test_an_image_that_is_not_the_kind_that_it_was_sent_as_is_refused(kept_editor):
+    error = error_of(begin(kept_editor, image=sent(png(kind="JPEG"), "image/png")))
     assert (error.kind, error.data["path"]) == ("InvalidImage", "$.image")
 
 
-def test_a_mask_of_another_size_than_the_picture_is_refused(editor):
-    error = error_of(begin(editor(), mask=sent(mask((128, 128), (0, 0, 9, 9)))))
+def test_a_mask_of_another_size_than_the_picture_is_refused(kept_editor):
+    error = error_of(begin(kept_editor, mask=sent(mask((128, 128), (0, 0, 9, 9)))))
     assert (error.kind, error.data["path"]) == ("InvalidImage", "$.mask")
 
 

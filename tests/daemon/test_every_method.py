@@ -28,7 +28,7 @@ FENCED = [method for method in METHODS.values() if method.need != "none"]
 
 def picture():
     out = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(out, "PNG")
+    Image.new("RGB", (128, 128)).save(out, "PNG")
     return {"data": base64.b64encode(out.getvalue()).decode(), "mimeType": "image/png"}
 
 

@@ -13,16 +13,16 @@ from support.host import PROMPT, decoded, error_of, manifest, until
 PHASES = ["queued", "loading", "encoding", "denoising", "decoding", "saving"]
 
 
-def test_a_picture_is_saved_in_the_granted_folder_and_described_in_the_answer(hosts):
-    host = hosts.session()
-    result = host.generate(width=64, height=64, steps=4, seed=7)
+def test_a_picture_is_saved_in_the_granted_folder_and_described_in_the_answer(kept):
+    host = kept
+    result = host.generate(width=128, height=128, steps=4, seed=7)
     (image,) = result["images"]
     data = Path(image["path"]).read_bytes()
     assert Path(image["path"]).parent == host.folder
     assert (image["bytes"], image["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
-    assert (image["width"], image["height"], image["seed"], image["root"]) == (64, 64, 7, "user-folder")
+    assert (image["width"], image["height"], image["seed"], image["root"]) == (128, 128, 7, "user-folder")
     with Image.open(io.BytesIO(data)) as picture:
-        assert (picture.format, picture.size, picture.mode) == ("PNG", (64, 64), "RGB")
+        assert (picture.format, picture.size, picture.mode) == ("PNG", (128, 128), "RGB")
     assert host.files() == [image["relativePath"]]
 
 
@@ -56,8 +56,8 @@ def test_progress_never_falls_and_every_message_is_small_enough_for_tauris_direc
     assert {message["image"] for message in messages} == {1, 2, 3}
 
 
-def test_sending_the_resolved_parameters_again_makes_the_same_file_bytes(hosts):
-    host = hosts.session()
+def test_sending_the_resolved_parameters_again_makes_the_same_file_bytes(kept):
+    host = kept
     first = host.generate("a lake — 湖 <&>", negativePrompt="fog", steps=3)
     again = host.call("image.generate", first["parameters"], timeout=20)
     assert again["images"][0]["sha256"] == first["images"][0]["sha256"]
@@ -65,8 +65,8 @@ def test_sending_the_resolved_parameters_again_makes_the_same_file_bytes(hosts):
     assert again["parameters"] == first["parameters"]
 
 
-def test_a_seed_that_is_not_given_is_another_one_each_time_and_told(hosts):
-    host = hosts.session()
+def test_a_seed_that_is_not_given_is_another_one_each_time_and_told(kept):
+    host = kept
     results = [host.generate(steps=1) for _ in range(3)]
     seeds = [result["parameters"]["options"]["seed"] for result in results]
     assert len(set(seeds)) == 3
@@ -75,8 +75,8 @@ def test_a_seed_that_is_not_given_is_another_one_each_time_and_told(hosts):
     assert again["images"][0]["sha256"] == results[0]["images"][0]["sha256"]
 
 
-def test_image_k_of_a_call_is_the_same_file_as_its_own_seed_alone(hosts):
-    host = hosts.session()
+def test_image_k_of_a_call_is_the_same_file_as_its_own_seed_alone(kept):
+    host = kept
     three = host.generate(count=3, seed=10, steps=2)["images"]
     alone = host.generate(seed=12, steps=2)["images"][0]
     assert [image["seed"] for image in three] == [10, 11, 12]
@@ -84,8 +84,8 @@ def test_image_k_of_a_call_is_the_same_file_as_its_own_seed_alone(hosts):
     assert three[1]["sha256"] != alone["sha256"]
 
 
-def test_previews_do_not_change_a_byte_of_the_picture(hosts):
-    host = hosts.session()
+def test_previews_do_not_change_a_byte_of_the_picture(kept):
+    host = kept
     with_previews = host.begin(seed=5, steps=4)
     assert any("preview" in message for message in with_previews.messages())
     without = host.begin(seed=5, steps=4, preview={"mode": "off"})
@@ -93,8 +93,8 @@ def test_previews_do_not_change_a_byte_of_the_picture(hosts):
     assert with_previews.result(10)["images"][0]["sha256"] == without.result(10)["images"][0]["sha256"]
 
 
-def test_each_format_carries_the_parameters_that_determine_the_picture(hosts):
-    host = hosts.session()
+def test_each_format_carries_the_parameters_that_determine_the_picture(kept):
+    host = kept
     for mime, kind in (("image/png", "PNG"), ("image/jpeg", "JPEG"), ("image/webp", "WEBP")):
         result = host.generate(seed=3, steps=2, output={"mimeType": mime})
         data = decoded(result["images"][0])
@@ -111,8 +111,8 @@ def test_each_format_carries_the_parameters_that_determine_the_picture(hosts):
         assert PROMPT.encode() not in decoded(bare["images"][0])
 
 
-def test_inline_and_both_put_the_picture_into_the_answer(hosts):
-    host = hosts.session()
+def test_inline_and_both_put_the_picture_into_the_answer(kept):
+    host = kept
     inline = host.generate(seed=1, steps=2, output={"mode": "inline"})["images"][0]
     assert host.files() == []
     assert "path" not in inline
@@ -120,8 +120,8 @@ def test_inline_and_both_put_the_picture_into_the_answer(hosts):
     assert decoded(inline) == decoded(both) == Path(both["path"]).read_bytes()
 
 
-def test_a_name_that_is_taken_is_renamed_refused_or_overwritten_as_asked(hosts):
-    host = hosts.session()
+def test_a_name_that_is_taken_is_renamed_refused_or_overwritten_as_asked(kept):
+    host = kept
     taken = host.folder / "mine.png"
     taken.write_bytes(b"the user's own")
     renamed = host.generate(steps=1, output={"path": "mine.png"})["images"][0]
@@ -133,8 +133,8 @@ def test_a_name_that_is_taken_is_renamed_refused_or_overwritten_as_asked(hosts):
     assert taken.read_bytes().startswith(b"\x89PNG")
 
 
-def test_several_pictures_with_a_path_are_numbered_before_the_extension(hosts):
-    host = hosts.session()
+def test_several_pictures_with_a_path_are_numbered_before_the_extension(kept):
+    host = kept
     images = host.generate(steps=1, count=2, output={"path": "sub/lake.webp", "mimeType": "image/webp"})["images"]
     assert [image["relativePath"] for image in images] == ["sub/lake-1.webp", "sub/lake-2.webp"]
 

@@ -138,7 +138,7 @@ def test_a_batch_whose_answers_are_long_takes_no_more_requests():
     assert [answer["id"] for answer in array] == list(range(5))
     assert ["result" in answer for answer in array] == [True, True, False, False, False]
     assert {answer["error"]["code"] for answer in array[2:]} == {-32600}
-    assert "send the rest by itself" in array[2]["error"]["message"]
+    assert "send the rest separately" in array[2]["error"]["message"]
 
 
 def test_pictures_that_were_sent_with_jobs_are_bounded_together():

@@ -160,7 +160,7 @@ def test_a_sentence_for_a_host_that_reads_nothing_is_given_up():
 
 def test_a_large_listing_is_printed_whole_into_a_non_blocking_pipe():
     code = """
-from locara_sidecar.cli.console import Console
+from locara_sidecar.cli.output.console import Console
 Console().line("ü" * 300_000)
 Console().line("end")
 """

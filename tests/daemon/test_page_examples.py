@@ -66,7 +66,7 @@ def test_the_edit_of_the_page_is_answered_as_it_shows(hosts):
     assert [message["method"] for message in sent] == ["image.edit"]
     host = hosts.spawn()
     for name in ("red.png", "mask.png"):
-        Image.new("RGB", (64, 64), "red").save(host.folder / name)
+        Image.new("RGB", (128, 128), "red").save(host.folder / name)
     app = manifest("pocket", modalities=("text-to-image", "image-to-image"))
     host.initialize(manifest=app, grants={"user-folder": str(host.folder)})
     replay(host, sent, answers)

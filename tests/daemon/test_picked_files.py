@@ -2,13 +2,18 @@
 
 import io
 import json
+import os
+import subprocess
 
 import pytest
 from PIL import Image
 
+from locara_protocol.client import RemoteError, Sidecar
 from locara_protocol.host_messages import MAX_PICKED_FILES
 from locara_protocol.manifest import merge
-from support.host import decoded, error_of, manifest, until
+from locara_sidecar.daemon.access.sizes import MAX_INLINE_IMAGE_BYTES
+from locara_sidecar.daemon.images.picked_files import MAX_SENT_BYTES
+from support.host import command, decoded, error_of, manifest, until
 
 MEDIUM = "sd3.5-medium"
 
@@ -219,4 +224,88 @@ def test_a_shutdown_answers_a_pick_that_is_under_way(host):
     (host.folder / "in.png").write_bytes(png())
     calls = [host.start("host.pickFile", {"path": str(host.folder / "in.png"), "access": "read"}) for _ in range(5)]
     assert host.close() == 0
-    assert all(call.result(5)["handle"] for call in calls)
+    for call in calls:  # it waits for none that is not there yet
+        try:
+            assert call.result(5)["handle"]
+        except RemoteError as error:
+            assert error.code == -32800  # noqa: PT017
+
+
+# --- files that come without a path ---
+
+
+def test_files_that_are_handed_over_are_as_good_as_picked_by_path(tmp_path):
+    (tmp_path / "in.png").write_bytes(png())
+    (tmp_path / "out.png").write_bytes(b"old")
+    with Sidecar(command("--engine", "fake"), hands_files=True, stderr=subprocess.DEVNULL) as sidecar:
+        sidecar.initialize(manifest=app())
+        by_path = sidecar.pick_file(tmp_path / "in.png", "read")
+        with (tmp_path / "in.png").open("rb") as opened:
+            by_descriptor = sidecar.pick_open_file("in.png", opened.fileno(), "read")
+        by_bytes = sidecar.pick_bytes("in.png", png())
+        with (tmp_path / "out.png").open("r+b") as opened:
+            out = sidecar.pick_open_file("out.png", opened.fileno(), "write")["handle"]
+        made = set()
+        for picked in (by_path, by_descriptor, by_bytes):
+            assert (picked["name"], picked["bytes"]) == ("in.png", len(png()))
+            output = {"handle": out, "mode": "both"}
+            params = {
+                "image": {"handle": picked["handle"]},
+                "options": {"model": MEDIUM, "steps": 2, "seed": 1, "output": output},
+            }
+            (image,) = sidecar.call("image.edit", {"prompt": "greener", **params}, timeout=50)["images"]
+            assert (tmp_path / "out.png").read_bytes() == decoded(image)
+            made.add(image["sha256"])
+        assert len(made) == 1
+        with pytest.raises(RemoteError) as caught, (tmp_path / "in.png").open("rb") as opened:
+            sidecar.pick_open_file("b/in.png", opened.fileno(), "read")
+        assert (caught.value.kind, caught.value.data["path"]) == ("InvalidParams", "$.name")
+        log = sidecar.call("audit.capabilityLog")["entries"]
+        assert {entry["resource"] for entry in log if entry["capability"].startswith("fs.user-selected")} == {
+            "in.png",
+            "out.png",
+        }
+
+
+def test_without_a_socket_and_without_the_declaration_nothing_is_handed_over(hosts, tmp_path):
+    host = hosts.spawn()
+    host.initialize(manifest=app())
+    with pytest.raises(RuntimeError, match="hands_files"):
+        host.pick_open_file("a.png", 0, "read")
+    params = {"name": "a.png", "descriptor": "file-1", "access": "read"}
+    error = error_of(host.start("host.pickFile", params))
+    assert (error.kind, error.data["path"]) == ("InvalidParams", "$.descriptor")
+    with Sidecar(command("--engine", "fake"), hands_files=True, stderr=subprocess.DEVNULL) as sidecar:
+        sidecar.initialize(manifest=app(False))
+        (tmp_path / "a.png").write_bytes(png())
+        with (tmp_path / "a.png").open("rb") as opened:
+            for attempt in (
+                lambda: sidecar.pick_open_file("a.png", opened.fileno(), "read"),
+                lambda: sidecar.pick_bytes("a.png", png()),
+            ):
+                with pytest.raises(RemoteError) as caught:
+                    attempt()
+                assert caught.value.kind == "CapabilityDenied"
+        held = os.listdir(f"/proc/{sidecar.process.pid}/fd")
+        places = {os.readlink(f"/proc/{sidecar.process.pid}/fd/{fd}") for fd in held}
+        assert str(tmp_path / "a.png") not in places
+
+
+def test_bytes_that_are_handed_over_are_bounded(host):
+    data = bytes(MAX_INLINE_IMAGE_BYTES)
+    handles = [host.pick_bytes("a.png", data)["handle"] for _ in range(MAX_SENT_BYTES // len(data))]
+    with pytest.raises(RemoteError) as caught:
+        host.pick_bytes("a.png", data)
+    assert (caught.value.kind, caught.value.data["errno"]) == ("StorageError", "EMFILE")
+    host.release_file(handles[0])
+    assert host.pick_bytes("a.png", data)["bytes"] == len(data)
+    with pytest.raises(RemoteError) as caught:
+        host.pick_bytes("a.png", data + b"x")
+    assert (caught.value.kind, caught.value.data["path"]) == ("InvalidParams", "$.data")
+
+
+@pytest.mark.parametrize("words", [["--descriptors", "x"], ["--descriptors", "2"], ["--descriptors", "77"]])
+def test_what_is_no_socket_is_a_wrong_command_line(words):
+    ended = subprocess.run(command(*words), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "descriptor" in ended.stderr

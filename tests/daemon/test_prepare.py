@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from locara_sidecar.capability.authorize import DOWNLOADS, MANAGEMENT
-from locara_sidecar.models.store import Store
+from locara_sidecar.models.cache.store import Store
 from support.host import decoded, error_of
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
@@ -48,7 +48,7 @@ def prepare(host, model="tiny", quantization="4bit", **params):
 
 
 def draw(host, model="tiny", **options):
-    options = {"model": model, "steps": 2, "seed": 3, "width": 64, "height": 64, "metadata": "none"} | options
+    options = {"model": model, "steps": 2, "seed": 3, "width": 128, "height": 128, "metadata": "none"} | options
     options["output"] = {"metadata": options.pop("metadata")}
     result = host.call("image.generate", {"prompt": "a red circle", "options": options}, timeout=100)
     return decoded(result["images"][0]), result
@@ -168,6 +168,7 @@ def test_a_form_of_another_version_of_the_model_is_neither_shown_nor_used(daemon
 
 
 @mlx
+@pytest.mark.slow
 def test_the_embedded_model_is_prepared_too_and_only_its_form_can_be_removed(daemon, cache):
     host = daemon(install=False)
     before, _ = draw(host, "pocket", quantization="8bit")
@@ -228,6 +229,7 @@ def large(tmp_path):
 
 
 @mlx
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["cancel", "kill"])
 def test_stopped_in_the_middle_of_the_weights_nothing_is_left(daemon, cache, large, way):
     host = daemon(folder=large)
@@ -286,14 +288,14 @@ def test_a_daemon_that_is_killed_while_preparing_leaves_what_the_next_one_sweeps
 def test_an_engine_that_keeps_no_prepared_models_says_so_and_does_not_start(daemon, engine):
     if engine == "torch":
         pytest.importorskip("torch")
-    host = daemon(engine=engine)
-    error = error_of(prepare(host))
+    host = daemon(engine=engine, install=False)
+    error = error_of(prepare(host, "pocket"))
     assert (error.kind, error.data["engine"]) == ("EngineUnavailable", engine)
     assert host.call("ping")["engine"]["state"] == "stopped"
 
 
 def test_another_engine_than_the_daemons_is_refused(daemon):
-    error = error_of(prepare(daemon(), engine="torch"))
+    error = error_of(prepare(daemon(install=False), "pocket", engine="torch"))
     assert (error.kind, error.data["engine"]) == ("EngineUnavailable", "torch")
 
 
@@ -313,7 +315,8 @@ def test_a_model_that_is_not_there_is_said_not_to_be(daemon):
     assert error_of(prepare(daemon(install=False))).kind == "ModelNotInstalled"
 
 
-@pytest.mark.parametrize("quantization", ["none", "auto", "3bit", None])
-def test_a_form_has_fewer_bits(daemon, quantization):
-    error = error_of(prepare(daemon(install=False), quantization=quantization))
-    assert (error.kind, error.data["path"]) == ("InvalidParams", "$.quantization")
+def test_a_form_has_fewer_bits(daemon):
+    host = daemon(install=False)
+    for quantization in ("none", "auto", "3bit", None):
+        error = error_of(prepare(host, quantization=quantization))
+        assert (error.kind, error.data["path"]) == ("InvalidParams", "$.quantization"), quantization

@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from locara_sidecar.models.store import Store
+from locara_sidecar.models.cache.store import Store
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def order(tmp_path, cache):
     from locara_sidecar.daemon.access.model_specs import model_spec
     from locara_sidecar.daemon.model_methods import preparing
     from locara_sidecar.daemon.model_methods.model_work import run_for_user
-    from locara_sidecar.models.importing import import_model
+    from locara_sidecar.models.imports.importing import import_model
     from support.model_store import entry_for, write_model
 
     store, entry = Store(cache), entry_for()

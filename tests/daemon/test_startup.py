@@ -17,9 +17,9 @@ LATER = {
         "PIL",
         "locara_sidecar.daemon.engine_host.client",
     ),
-    "a model": ("huggingface_hub", "httpx2", "hashlib", "locara_sidecar.models.store"),
-    "a terminal": ("rich", "shtab", "locara_sidecar.cli.console", "locara_sidecar.cli.pictures"),
-    "a session": ("ctypes", "psutil", "tempfile", "importlib.metadata", "locara_protocol.openrpc"),
+    "a model": ("huggingface_hub", "httpx2", "hashlib", "locara_sidecar.models.cache.store"),
+    "a terminal": ("rich", "shtab", "locara_sidecar.cli.output.console", "locara_sidecar.cli.output.pictures"),
+    "a session": ("ctypes", "psutil", "tempfile", "importlib.metadata", "locara_protocol.generation.openrpc"),
 }
 """Modules by what first needs them, none of which is a ping."""
 

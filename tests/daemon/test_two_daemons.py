@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from locara_sidecar.capability.authorize import MANAGEMENT
+from locara_sidecar.models.cache.store import Store
 from locara_sidecar.models.lease import Leases
-from locara_sidecar.models.store import Store
 from support.host import error_of
 
 pytest.importorskip("mlx")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from locara_sidecar.machine import awake
+from locara_sidecar.machine.macos import awake
 
 
 class Mac:
@@ -60,7 +60,7 @@ def test_every_job_of_an_engine_runs_awake(monkeypatch, spec):
 
     monkeypatch.setattr(sys, "platform", "darwin")
     mac = Mac()
-    monkeypatch.setattr("locara_sidecar.machine.darwin.Darwin", lambda: mac)
+    monkeypatch.setattr("locara_sidecar.machine.macos.darwin.Darwin", lambda: mac)
     seen = []
 
     class Ended(Exception):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from locara_sidecar.engine.sandbox import bpf, call_numbers, calls, forbidden
+from locara_sidecar.engine.sandbox import forbidden
+from locara_sidecar.engine.sandbox.linux import bpf, call_numbers, calls
 
 OWN, OTHER = 4711, 4712
 ALLOW, ERROR = 0x7FFF0000, 0x00050000

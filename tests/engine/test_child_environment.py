@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from locara_sidecar.machine.child_environment import of_engine
+from locara_sidecar.machine.processes.child_environment import of_engine
 
 SECRETS = (
     "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "HTTPS_PROXY", "https_proxy",

@@ -12,7 +12,8 @@ from PIL import Image
 
 from locara_sidecar.daemon.engine_host.lifecycle import IllegalEventError
 from locara_sidecar.ipc import frames
-from support.engines import Played, enter, finish
+from support.engine_frames import enter, finish
+from support.engines import Played
 
 
 def shape(events):

@@ -17,7 +17,8 @@ from locara_protocol.errors import RpcError
 from locara_sidecar.daemon.engine_host import pauses
 from locara_sidecar.daemon.engine_host.client import EngineClient
 from locara_sidecar.ipc import frames
-from support.engines import Engines, FakeEngine, Played, enters, finish, in_turn, ready, silent, works
+from support.engine_frames import finish, ready
+from support.engines import Engines, FakeEngine, Played, enters, in_turn, silent, works
 
 PHASES = ("loading", "encoding", "denoising", "decoding")
 CLIENT = "locara_sidecar.daemon.engine_host.client"

@@ -10,9 +10,12 @@ import anyio.lowlevel
 import msgspec
 import pytest
 
-from locara_sidecar.daemon.engine_host.transport.in_memory import InMemoryConnection
+from locara_protocol.errors import RpcError
+from locara_sidecar.daemon.engine_host.client import EngineClient
+from locara_sidecar.daemon.engine_host.transport.in_memory import InMemory, InMemoryConnection
 from locara_sidecar.ipc import frames, framing
-from support.engines import Played, dies, enter, finish, in_turn, ready, silent, works
+from support.engine_frames import enter, finish, ready
+from support.engines import Played, dies, in_turn, silent, works
 
 PHASES = ("loading", "encoding", "denoising", "decoding")
 CLIENT = "locara_sidecar.daemon.engine_host.client"
@@ -75,6 +78,40 @@ def test_an_engine_that_ends_as_it_starts_is_unavailable_unless_nobody_waits(dri
 
     start = in_turn(lambda *_: None, lambda connection, command: connection.say(ready(command)))
     drive(body, lambda: Played(finish, on_start=start))
+
+
+def interrupted(connection, job):
+    """macOS ends the job's work on the GPU, and MLX says so."""
+    enter(connection, job)
+    data = {"reason": "gpuInterrupted", "retryable": True}
+    connection.say(frames.Failed(job=job.job, kind="EngineUnavailable", message="Ended.", data=data))
+
+
+def test_an_engine_whose_work_macos_refused_is_replaced_before_the_next_job(drive, spec):
+    async def body(client):
+        error = await client.fails(spec())
+        assert (error.kind, error.retryable, error.data["reason"]) == ("EngineUnavailable", True, "gpuInterrupted")
+        assert len(client.started) == 1
+        await works(client, spec)
+        assert len(client.started) == 2
+        await works(client, spec)
+        assert len(client.started) == 2
+
+    acts = in_turn(interrupted, finish)  # over both processes
+    drive(body, lambda: Played(acts))
+
+
+def test_another_fault_that_an_engine_names_keeps_it(drive, spec):
+    def out_of_memory(connection, job):
+        enter(connection, job)
+        connection.say(frames.Failed(job=job.job, kind="InsufficientMemory", message="Too little."))
+
+    async def body(client):
+        assert (await client.fails(spec())).kind == "InsufficientMemory"
+        await works(client, spec)
+        assert len(client.started) == 1
+
+    drive(body, lambda: Played(in_turn(out_of_memory, finish)))
 
 
 def test_what_was_finished_before_a_crash_was_reported(drive, spec):
@@ -195,6 +232,52 @@ def test_whatever_keeps_an_engine_from_being_started_reaches_the_caller_and_cost
         await works(client, spec)
 
     drive(body, lambda: Played(finish), readable=readable)
+
+
+class Late(InMemory):
+    """A transport that has not started an engine yet and can be told that it will not."""
+
+    def start(self, opening, *, on_failed, **listeners):
+        connection = super().start(opening, on_failed=on_failed, **listeners)
+        self.fail = lambda error: on_failed(connection, error)
+        return connection
+
+
+async def failing_late(act, spec):
+    """A client's first start fails after ``act`` on the client; what the job is told, and the client."""
+    told, transport = [], Late(lambda: Played(on_start=lambda *_: None))
+    client = EngineClient("fake", on_log=lambda _: None, transport=transport)
+
+    async def job(client):
+        try:
+            await client.run(spec, lambda _: None)
+        except RpcError as error:
+            told.append(error.kind)
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(job, client)
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+            assert client.status().state == "starting"
+            act(client)
+            transport.fail(OSError(12, "Cannot allocate memory"))
+        await client.close()
+    return told, client
+
+
+@pytest.mark.parametrize(
+    ("act", "kind"),
+    [
+        (lambda _: None, "EngineUnavailable"),
+        (lambda client: client.cancel("job-1"), "RequestCancelled"),
+        (lambda client: client.close_now(), "RequestCancelled"),
+    ],
+)
+def test_a_start_that_fails_late_is_told_to_the_job_that_still_waits(act, kind, spec):
+    told, client = anyio.run(failing_late, act, spec())
+    assert told == [kind]
+    assert client._supervisor.gone.is_set()
 
 
 def test_an_engine_of_another_version_takes_no_job(drive, spec):

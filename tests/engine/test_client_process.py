@@ -131,7 +131,7 @@ def test_the_scratch_folder_goes_with_the_process(drive_process, spec):
         return client.connection, os.listdir(client.connection.scratch)
 
     process, held = drive_process(body)
-    process._threads[-1].join()
+    process._life.join()
     assert held == []
     assert not os.path.exists(process.scratch)
 

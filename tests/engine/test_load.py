@@ -13,7 +13,8 @@ from locara_sidecar.engine.load import run_load, run_prepare
 from locara_sidecar.engine.runtime import JobCancelled, LoadedModel, PhaseEvent
 from locara_sidecar.ipc import frames
 from locara_sidecar.ipc.errors import EngineError
-from support.engines import Played, enter
+from support.engine_frames import enter
+from support.engines import Played
 
 
 @pytest.fixture

@@ -267,3 +267,31 @@ def test_a_limit_that_somebody_has_set_is_the_one_that_counts(monkeypatch):
     assert machines.wired_limit(Mac(None)) is None
     assert machines.capacity(Machine(kind="unified", total=16 * GIB, available=0, working_set=12 * GIB)) == 12 * GIB
     assert machines.capacity(Machine(kind="unified", total=16 * GIB, available=0, working_set=32 * GIB)) == 16 * GIB
+
+
+@pytest.mark.parametrize(
+    ("side", "precision", "most"),
+    [(1024, "bfloat16", 1.8), (1024, "float32", 1.8), (2048, "bfloat16", 6), (2048, "float32", 6)],
+)
+@pytest.mark.parametrize("model", ["sd3.5-medium", "flux.1-dev", "sdxl-lightning"])
+def test_strips_keep_decoding_within_its_bounds(model, side, precision, most):
+    """Bytes of a decode with its weights, in GB; whole it takes three times as much and more."""
+    decoder = next(part for part in parts(model) if part.role == "decoder")
+    wanted = ask(model, width=side, height=side, precision=precision)
+    value = plans.VALUE_BYTES[precision]
+    strips, whole = (
+        plans._decode_bytes(decoder, wanted, value, tiled=tiled) + plans.weight_bytes(decoder, "none", precision)
+        for tiled in (True, False)
+    )
+    assert strips < most * 1e9
+    assert whole > 3 * strips
+
+
+def test_strips_never_take_more_than_the_whole_and_small_pictures_gain_nothing():
+    decoder = next(part for part in parts("pocket") if part.role == "decoder")
+    for side in (64, 256, 512):
+        strips, whole = (
+            plans._decode_bytes(decoder, ask("pocket", width=side, height=side), 4, tiled=tiled)
+            for tiled in (True, False)
+        )
+        assert strips <= whole

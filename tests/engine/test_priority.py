@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from locara_sidecar.machine import priority
+from locara_sidecar.machine.processes import priority
 
 _SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}
 _RELEASE = tuple(int(part) for part in platform.release().split(".")[:2]) if sys.platform == "linux" else (0, 0)

@@ -15,25 +15,86 @@ from locara_sidecar.daemon.engine_host.transport.process import MAX_AHEAD, Engin
 from locara_sidecar.ipc import frames, framing
 
 
-def run(argv, act):
-    """Start ``argv``, ``act`` on the process, wait until it is gone; the process, its events and lines."""
+def run(argv, act, **opening):
+    """Start ``argv`` with a command of these members, ``act`` on the process, wait until it is gone; the process, its
+    events and lines."""
     events, lines = [], []
 
     async def main():
         over = anyio.Event()
         process = EngineProcess(
             argv,
+            lambda scratch: start(scratch=scratch, **opening),
             on_events=lambda _, batch: events.extend(batch),
             on_gone=lambda _: over.set(),
+            on_failed=failed,
             on_lines=lines.extend,
         )
-        act(process)
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
+            while process.pid is None:  # noqa: ASYNC110 -- a thread sets it
+                await anyio.sleep(0.005)
+            act(process)
             await over.wait()
         assert not process.alive
         return process
 
+    def failed(_, error):
+        raise error
+
     return anyio.run(main), events, lines
+
+
+def held_up(argv, act):
+    """A process whose first command is not made before ``act`` has returned; the process, and what it failed with."""
+    release, failures = threading.Event(), []
+
+    def opening(scratch):
+        assert release.wait(20)
+        return start(scratch=scratch)
+
+    async def main():
+        over = anyio.Event()
+        process = EngineProcess(
+            argv,
+            opening,
+            on_events=lambda *_: None,
+            on_gone=lambda _: over.set(),
+            on_failed=lambda _, error: (failures.append(error), over.set()),
+            on_lines=lambda _: None,
+        )
+        act(process)
+        release.set()
+        with anyio.fail_after(20):
+            await over.wait()
+        process._life.join()
+        return process
+
+    return anyio.run(main), failures
+
+
+def test_one_that_is_killed_before_it_began_never_begins(tmp_path):
+    left = tmp_path / "left"
+    argv = [sys.executable, "-c", f"open({str(left)!r}, 'w')"]
+    process, failures = held_up(argv, lambda process: process.kill())
+    assert [type(error) for error in failures] == [OSError]
+    assert (process.pid, process.alive, left.exists()) == (None, False, False)
+    assert not os.path.exists(process.scratch)
+
+
+def test_one_that_is_being_started_is_alive_and_its_folder_goes_when_it_is_not_wanted():
+    def act(process):
+        assert process.alive
+        process.discard_scratch()
+
+    process, failures = held_up([sys.executable, "-c", "pass"], act)
+    assert [type(error) for error in failures] == [OSError]
+    assert not process.alive
+    assert not os.path.exists(process.scratch)
+
+
+def test_commands_that_come_before_the_process_does_follow_the_first():
+    process, failures = held_up(worker_argv(), lambda process: (process.send(frames.Exit()), process.close_input()))
+    assert (failures, process.exit_data()) == ([], {"status": 0})
 
 
 def start(**changes):
@@ -41,22 +102,17 @@ def start(**changes):
 
 
 def test_the_worker_ends_when_its_pipe_closes():
-    def act(process):
-        process.send(start())
-        process.close_input()
-
-    process, events, _ = run(worker_argv(), act)
+    process, events, _ = run(worker_argv(), lambda process: process.close_input())
     assert process.exit_data() == {"status": 0}
     assert not any(isinstance(event, framing.FrameError) for event in events)
 
 
 def test_the_worker_ends_when_its_pipe_closes_in_the_middle_of_a_job(spec):
     def act(process):
-        process.send(start(settings={"step_ms": "60000"}))
         process.send(frames.Generate(spec=spec()))
         process.close_input()
 
-    process, _, _ = run(worker_argv(), act)
+    process, _, _ = run(worker_argv(), act, settings={"step_ms": "60000"})
     assert process.exit_data() == {"status": 0}
 
 
@@ -76,7 +132,7 @@ def test_the_worker_steps_back_behind_the_daemon():
 
 
 def test_the_worker_refuses_a_daemon_of_another_version():
-    _, events, _ = run(worker_argv(), lambda process: process.send(start(version=frames.VERSION + 1)))
+    _, events, _ = run(worker_argv(), lambda process: None, version=frames.VERSION + 1)
     [refusal] = events
     assert isinstance(refusal, frames.Unavailable)
 

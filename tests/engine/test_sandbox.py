@@ -27,10 +27,10 @@ def missing(means):
     """Why this machine cannot confine a process by that means, or None; asked in a process of its own."""
     code = {
         "landlock": "Kernel().landlock_abi()",
-        "filter": "from locara_sidecar.engine.sandbox import calls\n"
+        "filter": "from locara_sidecar.engine.sandbox.linux import calls\n"
         "Kernel().no_new_privileges()\ncalls.apply(Kernel(), processes=False)",
     }[means]
-    lines = f"from locara_sidecar.engine.sandbox.kernel import Kernel\n{code}"
+    lines = f"from locara_sidecar.engine.sandbox.linux.kernel import Kernel\n{code}"
     done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=False)
     return None if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 

@@ -12,7 +12,7 @@ import pytest
 from locara_sidecar.daemon import system
 from locara_sidecar.engine import sandbox
 from locara_sidecar.engine.sandbox import macos, places, seatbelt
-from locara_sidecar.machine import app_sandbox, darwin
+from locara_sidecar.machine.macos import app_sandbox, darwin
 from support.played_mac import HOMES, PlayedMac, Profile, on_a_mac
 
 ESSENTIAL = ("readOutside", "writeOutside", "tcp", "udp", "otherPrograms")
@@ -187,7 +187,7 @@ def test_the_daemon_knows_at_its_start_what_it_was_started_in(monkeypatch, given
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="asks what other systems say")
 def test_elsewhere_nothing_is_given_and_nothing_of_macos_can_be_called():
-    from locara_sidecar.machine.darwin import Darwin
+    from locara_sidecar.machine.macos.darwin import Darwin
 
     assert app_sandbox.given() is None
     with pytest.raises(OSError, match="macOS"):

@@ -16,7 +16,8 @@ import pytest
 
 from locara_sidecar.daemon.engine_host.request import model_files
 from locara_sidecar.engine import sandbox
-from locara_sidecar.engine.sandbox import attempts, forbidden, landlock, network, places, privileges, report, seatbelt
+from locara_sidecar.engine.sandbox import attempts, forbidden, places, report, seatbelt
+from locara_sidecar.engine.sandbox.linux import landlock, network, privileges
 
 
 class Played:

@@ -10,7 +10,7 @@ import tempfile
 
 import pytest
 
-from locara_sidecar.machine.scratch import Scratch, sweep
+from locara_sidecar.machine.processes.scratch import Scratch, sweep
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no locks on folders")
 
@@ -33,7 +33,7 @@ def test_a_folder_in_use_is_left_alone_and_one_of_a_killed_daemon_is_removed(fol
     code = f"""
 import os, signal, tempfile
 tempfile.tempdir = {str(folder)!r}
-from locara_sidecar.machine.scratch import Scratch
+from locara_sidecar.machine.processes.scratch import Scratch
 scratch = Scratch()
 open(os.path.join(scratch.path, "large"), "w").close()
 os.kill(os.getpid(), signal.SIGKILL)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 
 import anyio
 import msgspec
@@ -12,73 +11,14 @@ import psutil
 import pytest
 
 from locara_sidecar.daemon import logs
-from locara_sidecar.daemon.engine_host.screen import LogScreen, Screen, frame_bytes
+from locara_sidecar.daemon.engine_host.output.screen import LogScreen, Screen, frame_bytes
 from locara_sidecar.ipc import frames, framing
 from locara_sidecar.ipc.errors import ENGINE_KINDS
-from support.engines import Played, beginning_of_png, done_with, enter, finish, image_of, in_turn, ready, works
-
-DEEP: dict = {}
-for _ in range(50):
-    DEEP = {"deeper": DEEP}
-
-
-def step_of(spec, **changes):
-    return frames.Step(**({"job": spec.job, "image": 1, "step": 1, "steps": spec.steps} | changes))
-
-
-def preview_of(spec, **changes):
-    members = {"data": b"RIFF\0\0\0\0WEBP", "mime_type": "image/webp", "width": 64, "height": 48, "decoder": "linear"}
-    return step_of(spec, preview=frames.Preview(**(members | changes)))
-
-
-def failed(spec, kind="InvalidOutput", message="no", **data):
-    return frames.Failed(job=spec.job, kind=kind, message=message, data=data)
-
-
-LIES = {
-    "an image twice": lambda spec: [image_of(spec), image_of(spec)],
-    "the second image first": lambda spec: [image_of(spec, image=2)],
-    "an image of another seed": lambda spec: [image_of(spec, seed=spec.seed + 1)],
-    "an image of another size": lambda spec: [image_of(spec, width=spec.width + 8)],
-    "an image of a negative size": lambda spec: [image_of(spec, width=-1)],
-    "a file of another size": lambda spec: [image_of(spec, data=beginning_of_png(1, 1))],
-    "a page named image": lambda spec: [image_of(spec, data=b"<html><script>alert(1)</script>")],
-    "another type of file": lambda spec: [image_of(spec, mime_type="image/jpeg", data=b"\xff\xd8\xff\xe0")],
-    "no image": lambda spec: [done_with(spec)],
-    "a step too many": lambda spec: [step_of(spec, step=5, steps=5)],
-    "step 0": lambda spec: [step_of(spec, step=0)],
-    "a step of image 0": lambda spec: [step_of(spec, image=0)],
-    "a drawing named preview": lambda spec: [preview_of(spec, data=b"<svg xmlns='http://www.w3.org/2000/svg'>")],
-    "a preview of another type": lambda spec: [preview_of(spec, mime_type="image/png", data=beginning_of_png(64, 48))],
-    "a preview that is too long": lambda spec: [preview_of(spec, data=b"RIFF\0\0\0\0WEBP" + bytes(4096))],
-    "a preview that is too wide": lambda spec: [preview_of(spec, width=65)],
-    "a phase of the daemon's": lambda spec: [frames.PhaseStarted(job=spec.job, phase="saving", image=1)],
-    "a fraction that is no number": lambda spec: [
-        frames.PhaseStarted(job=spec.job, phase="loading", image=1, fraction=float("nan"))
-    ],
-    "another engine": lambda spec: [image_of(spec), done_with(spec, engine="mlx")],
-    "another precision": lambda spec: [image_of(spec), done_with(spec, {"precision": "evil"})],
-    "another quantization": lambda spec: [image_of(spec), done_with(spec, {"quantization": "evil"})],
-    "a time that is no number": lambda spec: [image_of(spec), done_with(spec, load=float("inf"))],
-    "less than no memory": lambda spec: [image_of(spec), done_with(spec, peak_memory=-1)],
-    "a warning of 1 MB": lambda spec: [image_of(spec), done_with(spec, warnings=[("Evil", "x" * 1_000_000)])],
-    "a thousand warnings": lambda spec: [image_of(spec), done_with(spec, warnings=[("Evil", "x")] * 1000)],
-    "something was loaded": lambda spec: [
-        frames.Loaded(job=spec.job, engine="fake", device="cpu", quantization="none", precision="float32", memory=1)
-    ],
-    "something was prepared": lambda spec: [frames.Prepared(job=spec.job, quantization="8bit", precision="float32")],
-    "a message of 1 MB": lambda spec: [failed(spec, message="x" * 1_000_000)],
-    "data that is no JSON": lambda spec: [failed(spec, extension=msgspec.msgpack.Ext(5, b"x"))],
-    "a key that is null": lambda spec: [failed(spec, inner={None: 1})],
-    "data of great depth": lambda spec: [failed(spec, **DEEP)],
-    "data that is no number": lambda spec: [failed(spec, needed=float("inf"))],
-    "a kind in its data": lambda spec: [failed(spec, images=[])],
-    "retryable perhaps": lambda spec: [failed(spec, retryable="perhaps")],
-    "a second start": lambda spec: [
-        frames.Ready(version=frames.VERSION, engine="fake", device="cpu", pid=1, sandbox=None),
-    ],
-}
-DENIALS = ("CapabilityDenied", "LicenseNotAccepted", "ParseError", "RequestCancelled", "EngineStalled", "Whatever")
+from support.engine_frames import done_with, enter, finish, ready
+from support.engines import Played, in_turn, works
+from support.evil import speaker
+from support.evil.lies import BYTES, DENIALS, LIES, PREPARED, STARTS, failed, log_that_overwrites, names_of_loggers
+from support.evil.speaker import told
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -124,17 +64,7 @@ def test_what_an_engine_may_fail_with_is_answered_as_it_is(drive, spec, kind):
     drive(body, lambda: Played(lambda connection, job: connection.say(failed(job, kind=kind, **data))))
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"engine": "mlx"},
-        {"device": "x" * 10_000},
-        {"note": "x" * 10_000},
-        {"sandbox": frames.SandboxReport(kind="none", enforced=True, reason="x" * 10_000)},
-        {"sandbox": frames.SandboxReport(kind="none", enforced=True, reason="", details={"a": "x" * 10_000})},
-        {"sandbox": frames.SandboxReport(kind="", enforced=True, reason="", details={str(n): "" for n in range(999)})},
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("changes", STARTS.values(), ids=STARTS)
 def test_an_engine_that_lies_as_it_starts_is_unavailable(drive, spec, changes):
     async def body(client):
         error = await client.fails(spec())
@@ -145,14 +75,8 @@ def test_an_engine_that_lies_as_it_starts_is_unavailable(drive, spec, changes):
 
 
 def test_log_records_of_an_engine_are_plain_bounded_and_keep_prompts_out(drive, spec):
-    evil = {"ts": "never", "msg": "other", "deep": DEEP, "text": "a lighthouse", "n": 7, "\n": "x"}
-
     def logs_a_lot(connection, job):
-        for number in range(300):
-            connection.say(
-                frames.Log(level="evil", logger=f"l{number}x".translate({48 + i: 97 + i for i in range(10)}), msg="x")
-            )
-        connection.say(frames.Log(level="info", logger="engine", msg="it draws a lighthouse", fields=evil))
+        connection.say(*names_of_loggers(300), log_that_overwrites("it draws a lighthouse"))
         finish(connection, job)
 
     async def body(client):
@@ -177,49 +101,26 @@ def test_no_field_takes_the_place_of_a_records_own():
 def test_a_name_of_a_logger_is_a_name():
     screen = LogScreen()
     for name in ("Engine", "a" * 41, "a.b.c.d.e", "a\n", ""):
-        cleaned = screen.clean(frames.Log(level="info", logger=name, msg=""), str)
+        (cleaned,) = screen.clean(frames.Log(level="info", logger=name, msg=""), str)
         assert cleaned.logger == "unnamed"
+
+
+def test_an_engine_cannot_fill_the_log():
+    now = [0.0]
+    screen, record = LogScreen(lambda: now[0]), frames.Log(level="info", logger="engine", msg="x")
+    assert sum(len(screen.clean(record, str)) for _ in range(100_000)) == 500
+    now[0] = 1.0
+    told = [one.msg for _ in range(100) for one in screen.clean(record, str)]
+    assert told == ["99500 records of the engine were left out", *["x"] * 20]
 
 
 # --- a real child, whose bytes are no frames ------------------------------------------------
 
-CHILD = """
-import os, sys, msgspec
-from locara_sidecar.ipc import frames, framing
-
-def say(body):
-    os.write(1, len(body).to_bytes(4, "big"))
-    view = memoryview(body)
-    while view:
-        view = view[os.write(1, view):]
-
-os.write(1, framing.PREAMBLE)
-reader = framing.FrameReader()
-while data := os.read(0, 1 << 16):
-    for body in reader.feed(data):
-        command = framing.decode_command(body)
-        if isinstance(command, frames.Start):
-            say(framing.encode(frames.Ready(version=frames.VERSION, engine="fake", device="cpu", pid=os.getpid()))[4:])
-        elif isinstance(command, frames.Generate):
-            job = command.spec.job
-            {act}
-"""
-BYTES = {
-    "nested without end": "say(bytes([0x91]) * 200_000)",
-    "an extension for an event": "say(msgspec.msgpack.encode(msgspec.msgpack.Ext(3, b'x')))",
-    "a member that is no text": r"say(b'\x82\xa4type\xa6failed\xa3job\xa1\xff')",
-    "a frame of 400 MB": "os.write(1, (400_000_000).to_bytes(4, 'big')); say(bytes(300_000_000))",
-    "an image of 20 MB": (
-        "say(framing.encode(frames.Image(job=job, image=1, seed=7, data=bytes(20 << 20), mime_type='image/png', "
-        "width=128, height=96))[4:])"
-    ),
-}
-
 
 @pytest.mark.parametrize("act", BYTES)
 @pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
-def test_bytes_that_are_no_frames_cost_one_job_and_no_memory(drive_process, spec, act):
-    argv = [sys.executable, "-c", CHILD.replace("{act}", BYTES[act])]
+def test_bytes_that_are_no_frames_cost_one_job_and_no_memory(drive_process, spec, act, tmp_path):
+    argv = speaker.argv(told(tmp_path, act))
     before = psutil.Process().memory_info().rss
 
     async def body(client):
@@ -244,20 +145,7 @@ FORM = frames.PreparedForm(quantization="8bit", precision="bfloat16", path="/for
 SAID = {"quantization": "8bit", "precision": "bfloat16", "components": ["transformer"]}
 
 
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        ("auto", {"quantization": "none"}),
-        ("auto", {"quantization": "evil"}),
-        ("auto", {"precision": "evil"}),
-        ("4bit", {}),
-        ("auto", {"components": ["../vae"]}),
-        ("auto", {"components": ["a"] * 1000}),
-        ("auto", {"there": "/forms/b"}),
-        ("auto", {"there": "/forms/a", "quantization": "4bit"}),
-        ("auto", {"there": "/forms/a", "precision": "float32"}),
-    ],
-)
+@pytest.mark.parametrize(("asked", "said"), PREPARED.values(), ids=PREPARED)
 def test_what_was_prepared_is_what_was_asked_for(spec, asked, said):
     model = msgspec.structs.replace(spec().model, quantization=asked, prepared=[FORM])
     screen = Screen(frames.PrepareSpec(job="p", model=model, into="/made"), "mlx")

@@ -12,6 +12,7 @@ from locara_sidecar.engine import decoding
 from locara_sidecar.engine.drawing import source
 from locara_sidecar.ipc import frames
 from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.machine import plan
 from support.image_files import chunk, encoded, raw_png
 
 RNG = np.random.default_rng(0)
@@ -20,12 +21,12 @@ PICTURE = Image.fromarray(RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8))
 
 @pytest.fixture
 def read(spec):
-    def run(image, mask=None, *, width=0, height=0, strength=0.6, sides=None):
+    def run(image, mask=None, *, width=0, height=0, strength=0.6, sides=None, room=lambda _: None):
         job = spec(
             edit=frames.EditSpec(image=image, mask=mask, strength=strength), width=width, height=height, model="small"
         )
         allowed = msgspec.structs.replace(job.model, sides=sides or job.model.sides)
-        return source.read(msgspec.structs.replace(job, model=allowed))
+        return source.read(msgspec.structs.replace(job, model=allowed), room)
 
     return run
 
@@ -310,3 +311,20 @@ def test_what_is_told_as_nearest_is_allowed_and_keeps_the_shape():
         if 0.2 < size[0] / size[1] < 5 and min(size) > 300:
             assert abs(np.log(width / height * size[1] / size[0])) < 0.09
     assert source.nearest((1024, 1024), allowed) == (1024, 1024)
+
+
+# --- memory -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("room", "path"), [(0, "$.image"), (1, "$.mask")])
+def test_what_there_is_no_memory_for_is_refused_by_name(refused, room, path):
+    asked = []
+
+    def allow(needed):
+        asked.append(needed)
+        plan.require_room(needed, 1 << 40 if len(asked) <= room else needed - 1)
+
+    error = refused(encoded(PICTURE), encoded(PICTURE.convert("L")), room=allow)
+    assert (error.kind, error.data["path"]) == ("InsufficientMemory", path)
+    assert (error.data["needed"], error.data["available"]) == (asked[-1], asked[-1] - 1)
+    assert error.data["suggestions"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from locara_sidecar.daemon.engine_host.stderr import LineLimiter, PromptFilter
+from locara_sidecar.daemon.engine_host.output.stderr import LineLimiter, PromptFilter
 
 
 def limiter():

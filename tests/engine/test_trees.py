@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from locara_sidecar.machine.scratch import Scratch
-from locara_sidecar.machine.trees import files_below, remove_tree
+from locara_sidecar.machine.processes.scratch import Scratch
+from locara_sidecar.machine.processes.trees import files_below, remove_tree
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors of folders")
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from locara_sidecar.engine.drawing import word_list
+from locara_sidecar.engine.drawing.prompts import word_list
 
 KNOWN = word_list.WordList(frozenset({"cat", "circle", "rocket", "torch", "ñandú"}), ("a cat", "a red circle"))
 
@@ -57,14 +57,14 @@ def test_a_prompt_without_words_is_not_told_about(prompt):
 def test_unknown_words_are_named_with_known_ones_that_look_alike_and_examples():
     message = word_list.warning("a rokcet, Circel", KNOWN)
     assert "('a', 'rokcet', 'circel')" in message
-    assert "look alike: circle, rocket." in message or "look alike: rocket, circle." in message
+    assert "words that it knows: circle, rocket." in message or "words that it knows: rocket, circle." in message
     assert message.endswith("for example: a cat; a red circle.")
 
 
 def test_where_no_known_word_looks_alike_only_examples_are_named():
     message = word_list.warning("猫 на крыше", KNOWN)
     assert "'猫'" in message
-    assert "alike" not in message
+    assert "Similar" not in message
 
 
 def test_a_long_prompt_is_quoted_in_part():

@@ -53,6 +53,7 @@ def run(words: list[str], folder: Path, seconds: float | None = None) -> tuple[i
     :param words: its arguments.
     :returns: its status (-1: it had to be stopped), and a line a test that failed: its id, and perhaps the reason.
     """
+    assert sys.platform != "win32"
     with tempfile.TemporaryFile() as out:
         child = os.fork()
         if child == 0:
@@ -76,6 +77,7 @@ def run(words: list[str], folder: Path, seconds: float | None = None) -> tuple[i
 
 def _become(folder: Path, out: int) -> None:
     """Make this process one that has nothing of the project but what is in ``folder``, and a group of its own."""
+    assert sys.platform != "win32"
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(out, 1)
@@ -99,6 +101,7 @@ def _is_of_the_project(path: str | None) -> bool:
 
 def _status(child: int, seconds: float | None) -> int:
     """How it ended; -1 where it took too long and was stopped, with all that it started."""
+    assert sys.platform != "win32"
     until = None if seconds is None else time.monotonic() + seconds
     while True:
         ended, status = os.waitpid(child, 0 if until is None else os.WNOHANG)

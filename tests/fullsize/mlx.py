@@ -88,7 +88,7 @@ def in_words(plan: Plan) -> str:
     encoders = "leave after encoding" if plan.encoders_leave else "stay"
     words = ["text encoders " + ("are never there with the transformer" if plan.alone else encoders)]
     words += ["the transformer leaves before decoding"] * plan.denoiser_leaves
-    return ", ".join([*words, "decoded in tiles" if plan.tiled else "decoded whole"])
+    return ", ".join([*words, "decoded in strips" if plan.tiled else "decoded whole"])
 
 
 def _peak(plan: Plan) -> int:
@@ -100,10 +100,11 @@ def child(folder: Path, name: str, bits: int, mac: int | None, into: Path | None
     import mlx.core as mx
 
     from locara_sidecar.engine.folder import model_folder
-    from locara_sidecar.engine.mlx_engine import device, quantize
-    from locara_sidecar.engine.mlx_engine.flux import Flux
-    from locara_sidecar.engine.mlx_engine.mmdit import Mmdit
-    from locara_sidecar.engine.mlx_engine.t5 import T5Encoder
+    from locara_sidecar.engine.mlx_engine import device
+    from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux
+    from locara_sidecar.engine.mlx_engine.denoisers.mmdit import Mmdit
+    from locara_sidecar.engine.mlx_engine.tensors import quantize
+    from locara_sidecar.engine.mlx_engine.texts.t5 import T5Encoder
     from locara_sidecar.machine import memory
 
     device.choose_device()

@@ -21,11 +21,12 @@ import mlx.core as mx
 import msgspec
 from mlx.utils import tree_flatten, tree_unflatten
 
-from locara_sidecar.engine.mlx_engine import device, weights
-from locara_sidecar.engine.mlx_engine.flux import Flux, FluxConfig
-from locara_sidecar.engine.mlx_engine.mmdit import Mmdit, MmditConfig
+from locara_sidecar.engine.mlx_engine import device
+from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux, FluxConfig
+from locara_sidecar.engine.mlx_engine.denoisers.mmdit import Mmdit, MmditConfig
 from locara_sidecar.engine.mlx_engine.pace import Pace
-from locara_sidecar.engine.mlx_engine.quantize import AffineQuantizer
+from locara_sidecar.engine.mlx_engine.tensors import weights
+from locara_sidecar.engine.mlx_engine.tensors.quantize import AffineQuantizer
 from support import synthetic
 
 CASES = ("sd3.5-medium:16", "flux.1-dev:16", "flux.1-dev:4")

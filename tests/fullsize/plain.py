@@ -88,7 +88,7 @@ def main() -> None:
     import diffusers
     import torch
 
-    from locara_sidecar.engine.torch_engine.compiled import blocks_of
+    from locara_sidecar.engine.torch_engine.denoising.compiled import blocks_of
 
     cls: Any = getattr(diffusers, json.loads((options.folder / "model_index.json").read_text())["_class_name"])
     plain = Plain(options.folder, cls, options.size, options.steps)

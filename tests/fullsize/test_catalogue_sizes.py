@@ -14,7 +14,7 @@ def test_components_have_the_published_number_of_parameters(model):
     import torch
     import transformers
 
-    from locara_sidecar.engine.torch_engine import quantization
+    from locara_sidecar.engine.torch_engine.tensors import quantization
     from support import synthetic
     from support import synthetic_models as models
 

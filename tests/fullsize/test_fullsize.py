@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 from fullsize import mlx as measurement
 from fullsize import prepared
 from locara_sidecar.engine.folder.model_folder import read_component
-from locara_sidecar.engine.mlx_engine.flux import Flux
+from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux
 from support import synthetic
 from support.fixture_models import MODELS
 from support.parity import build

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from locara_sidecar.capability.system import System
-from locara_sidecar.models import disk
-from locara_sidecar.models.store import Store
+from locara_sidecar.capability.files.system import System
+from locara_sidecar.models.cache import disk
+from locara_sidecar.models.cache.store import Store
 from support.hub import FakeHub
 from support.model_store import write_model
 
@@ -38,7 +38,7 @@ def store(tmp_path, monkeypatch):
 @pytest.fixture
 def ended():
     """The name of a process that has ended."""
-    words = [sys.executable, "-c", "from locara_sidecar.models import owner; print(owner.name())"]
+    words = [sys.executable, "-c", "from locara_sidecar.models.cache import owner; print(owner.name())"]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from locara_sidecar.machine import app_sandbox
-from locara_sidecar.models import settings
+from locara_sidecar.machine.macos import app_sandbox
+from locara_sidecar.models.downloads import settings
 from support.model_store import download, entry_for, error_of, whole
 from support.played_mac import PlayedMac
 

@@ -9,7 +9,7 @@ import pytest
 
 from locara_sidecar.machine.machine import GIB, Machine
 from locara_sidecar.models import catalogue, fit
-from locara_sidecar.models.digest import model_digest
+from locara_sidecar.models.cache.digest import model_digest
 
 
 def test_sd35_medium_is_first_and_pocket_last_and_installed():

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from locara_sidecar.models import catalogue, survey
-from locara_sidecar.models.verify import verify
+from locara_sidecar.models import catalogue
+from locara_sidecar.models.cache import survey
+from locara_sidecar.models.checks.verify import verify
 from support.model_store import download, entry_for, error_of, safetensors, whole
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "models"

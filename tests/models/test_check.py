@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from locara_sidecar.models import check
+from locara_sidecar.models.checks import check
 from locara_sidecar.weights.safetensors_header import MalformedHeaderError, check_header, check_text
 from support.model_store import error_of, safetensors
 

@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.capability.system import System
-from locara_sidecar.models import collect, disk
-from locara_sidecar.models.importing import import_model
+from locara_sidecar.capability.files.system import System
+from locara_sidecar.models.cache import collect, disk
+from locara_sidecar.models.imports.importing import import_model
 from support.model_store import download, entry_for, hf_cache, whole, write_model
 
 CALLS = ("open", "write", "link", "rename", "replace", "mkdir", "chmod", "fsync", "ftruncate")
@@ -95,6 +95,7 @@ def test_writes_that_come_back_short_are_gone_on_with(store, hub, monkeypatch):
 CASES = [("download", errno.ENOSPC), ("cache", errno.EIO), ("folder", errno.EIO)]
 
 
+@pytest.mark.timeout(300)  # a hundred attempts, of which each reads and writes
 @pytest.mark.parametrize(("way", "error"), CASES, ids=lambda value: errno.errorcode.get(value, value))
 def test_a_disk_that_fails_at_any_call_leaves_nothing_partial(store, hub, tmp_path, monkeypatch, way, error):
     monkeypatch.setattr(disk, "_SYSTEM", System())

@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
-from locara_sidecar.models import collect, partial, survey
-from locara_sidecar.models import download as module
-from locara_sidecar.models.addresses import check_target
-from locara_sidecar.models.download import Download
-from locara_sidecar.models.transfer import Transfer
+from locara_sidecar.models.cache import collect, partial, survey
+from locara_sidecar.models.downloads import download as module
+from locara_sidecar.models.downloads.addresses import check_target
+from locara_sidecar.models.downloads.download import Download
+from locara_sidecar.models.downloads.transfer import Transfer
 from support.model_store import download, entry_for, error_of, safetensors, whole, write_model
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"

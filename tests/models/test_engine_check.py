@@ -10,8 +10,9 @@ import pytest
 
 from locara_protocol.errors import RpcError
 from locara_sidecar.machine import engine_choice
-from locara_sidecar.models import engine_check, worker
+from locara_sidecar.models import worker
 from locara_sidecar.models.catalogue import Entry
+from locara_sidecar.models.checks import engine_check
 from support.fixture_models import MODELS
 from support.hub import FakeHub
 from support.model_store import download, entry_for, error_of, whole, write_model

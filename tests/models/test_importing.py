@@ -11,9 +11,16 @@ from pathlib import Path
 import pytest
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.models import collect, disk
-from locara_sidecar.models.importing import import_model
-from locara_sidecar.models.staging import Staging
+from locara_sidecar.daemon.engine_host.request import model_files
+from locara_sidecar.machine.processes import trees
+from locara_sidecar.models.cache import collect, disk
+from locara_sidecar.models.cache.digest import model_digest
+from locara_sidecar.models.cache.staging import Staging
+from locara_sidecar.models.checks import check
+from locara_sidecar.models.checks.verify import verify, verify_folder
+from locara_sidecar.models.imports.importing import import_model
+from locara_sidecar.models.worker import _shown
+from support.evil import making as evil
 from support.model_store import REVISION, entry_for, error_of, hf_cache, whole, write_model
 
 
@@ -329,8 +336,8 @@ def test_what_a_killed_import_left_goes_when_the_next_one_begins(store, tmp_path
     script = f"""
 import time
 from pathlib import Path
-from locara_sidecar.models.importing import import_model
-from locara_sidecar.models.store import Store
+from locara_sidecar.models.imports.importing import import_model
+from locara_sidecar.models.cache.store import Store
 from support.model_store import entry_for
 def stay(_):
     print("here", flush=True)
@@ -359,3 +366,34 @@ def test_a_folder_that_cannot_be_begun_is_not_left(store, monkeypatch):
     with pytest.raises(OSError, match="no disk"):
         Staging(store)
     assert list(store.incoming.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' file systems take only UTF-8")
+def test_a_file_whose_name_is_no_utf8_is_refused_by_a_name_that_can_be_told(store, tmp_path):
+    folder = write_model(tmp_path / "mine")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.json")).write_text("{}")
+    error = error_of(import_model, store, entry_for(), folder, lambda _: None)
+    assert (error.kind, error.data["file"]) == ("IntegrityError", "?.json")
+    model = import_model(store, entry_for(), write_model(tmp_path / "whole"), lambda _: None)
+    Path(os.fsdecode(os.fsencode(model.folder) + b"/\xff.json")).write_text("{}")
+    error = error_of(verify, store, model, "mine", lambda _: None)
+    assert (error.kind, error.data["files"]) == ("IntegrityError", ["?.json"])
+    assert _shown({"files": ["\udcff", 7], "\udcfe": None}) == {"files": ["?", 7], "?": None}
+
+
+@pytest.mark.parametrize("how", ["deep", "wide"])
+def test_folders_without_end_are_refused_and_no_model_of_the_hosts_is_harmed_by_them(store, tmp_path, monkeypatch, how):
+    folder = write_model(tmp_path / "mine")
+    if how == "deep":
+        evil.deep(folder, folder)
+    else:
+        monkeypatch.setattr(check, "MAX_FILES", 50)
+        for number in range(check.MAX_FILES):
+            (folder / str(number)).mkdir()
+    error = error_of(import_model, store, entry_for(), folder, lambda _: None)
+    assert (error.kind, "too many folders" in error.message) == ("IntegrityError", True)
+    assert model_files(folder) == [str(folder)]
+    assert model_digest(folder).startswith("sha256:")
+    assert verify_folder(store, folder, "mine", lambda _: None)[1] == 5
+    trees.remove_tree(folder)
+    assert not folder.exists()

@@ -7,7 +7,7 @@ import tracemalloc
 import httpx2
 import pytest
 
-from locara_sidecar.models import addresses, lookup
+from locara_sidecar.models.downloads import addresses, lookup
 from support.hub import COMMIT, FakeHub
 from support.model_store import download, entry_for, error_of, whole
 

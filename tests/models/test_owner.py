@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from locara_sidecar.models import owner
+from locara_sidecar.models.cache import owner
 
-NAME = "from locara_sidecar.models import owner; print(owner.name(), flush=True); input()"
+NAME = "from locara_sidecar.models.cache import owner; print(owner.name(), flush=True); input()"
 
 
 def changed(place, value):

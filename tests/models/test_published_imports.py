@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from locara_sidecar.models import catalogue, check, worker
-from locara_sidecar.models.importing import import_model
+from locara_sidecar.models import catalogue, worker
+from locara_sidecar.models.checks import check
+from locara_sidecar.models.imports.importing import import_model
 from support.model_store import entry_for, error_of, hf_cache, whole
 
 PUBLISHED = Path(__file__).parents[2] / "fixtures" / "published"

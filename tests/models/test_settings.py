@@ -13,9 +13,10 @@ import pytest
 from locara_protocol.errors import RpcError
 from locara_protocol.messages import InitializeParams
 from locara_sidecar.daemon.session import Session
-from locara_sidecar.models import lookup, settings, worker
-from locara_sidecar.models.hub import TransientError, classify
-from locara_sidecar.models.transfer import Transfer
+from locara_sidecar.models import worker
+from locara_sidecar.models.downloads import lookup, settings
+from locara_sidecar.models.downloads.hub import TransientError, classify
+from locara_sidecar.models.downloads.transfer import Transfer
 from support.model_store import download, entry_for, error_of, whole
 
 NAMES = (

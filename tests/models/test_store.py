@@ -10,12 +10,12 @@ import time
 
 import pytest
 
-from locara_sidecar.models import collect, partial, staging, survey
-from locara_sidecar.models.digest import model_digest
+from locara_sidecar.models.cache import collect, partial, staging, survey
+from locara_sidecar.models.cache.digest import model_digest
+from locara_sidecar.models.cache.staging import Staging
+from locara_sidecar.models.cache.store import Origin
+from locara_sidecar.models.checks.verify import verify, verify_folder
 from locara_sidecar.models.lease import Leases
-from locara_sidecar.models.staging import Staging
-from locara_sidecar.models.store import Origin
-from locara_sidecar.models.verify import verify, verify_folder
 from support.hub import COMMIT
 from support.model_store import download, entry_for, error_of, whole, write_model
 from support.prepared_forms import prepare
@@ -36,7 +36,7 @@ def test_meta_says_what_the_model_is_where_it_is_from_and_when_it_was_installed_
     assert set(meta) == {
         *("format", "ids", "version", "digest", "source", "files", "bytes", "installed", "damaged", "derivedFrom"),
     }
-    assert (meta["ids"], meta["version"], meta["digest"]) == (["mine"], "1", f"sha256:{entry.folder.name}")
+    assert (meta["ids"], meta["version"], meta["digest"]) == (["mine"], "2", f"sha256:{entry.folder.name}")
     assert meta["source"] == [{"repository": "org/mine", "revision": COMMIT}]
     assert meta["bytes"] == sum(file["size"] for file in meta["files"])
     assert {file["path"] for file in meta["files"]} == {
@@ -86,7 +86,7 @@ def test_a_dry_run_changes_nothing(store, hub):
 def test_a_model_in_use_by_any_process_is_neither_collected_nor_removed(store, hub):
     entry = download(store, hub)
     script = (
-        "import sys; from pathlib import Path; from locara_sidecar.models.store import Store;"
+        "import sys; from pathlib import Path; from locara_sidecar.models.cache.store import Store;"
         "lock = Store(Path(sys.argv[1])).use(sys.argv[2]); print(lock is not None, flush=True); sys.stdin.read()"
     )
     argv = [sys.executable, "-c", script, str(store.root), entry.key]

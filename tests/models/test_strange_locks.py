@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from locara_sidecar.models import collect, disk, owner, partial, staging, survey
+from locara_sidecar.models.cache import collect, disk, owner, partial, staging, survey
 from locara_sidecar.models.lease import Leases
 from support.model_store import download, entry_for, error_of, whole, write_model
 
@@ -22,9 +22,9 @@ WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 PLAY = """
 import sys
 from pathlib import Path
-from locara_sidecar.models import collect, disk, owner, partial, staging
+from locara_sidecar.models.cache import collect, disk, owner, partial, staging
 from locara_sidecar.models.lease import Leases
-from locara_sidecar.models.store import Store
+from locara_sidecar.models.cache.store import Store
 root, locks, key = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 if locks != "real":
     disk.lock_fd = lambda fd, *, shared=False: {"always": True, "never": None}[locks]
@@ -35,7 +35,7 @@ def wait():
     return input()
 """
 DOWNLOAD = """
-from locara_sidecar.models.download import Download
+from locara_sidecar.models.downloads.download import Download
 from support.model_store import QUICK, entry_for
 Download(store, entry_for(), tell=lambda p: p.bytes > 70_000 and print("ready", flush=True), endpoint=key,
          patience=QUICK, token=False).run()
@@ -201,7 +201,7 @@ def test_what_is_being_put_together_stays_and_goes_when_its_process_was_killed(s
 
 def test_bytes_that_a_killed_download_had_put_together_stay_for_its_next_try(store, locks):
     script = """
-from locara_sidecar.models import store as store_module
+from locara_sidecar.models.cache import store as store_module
 s = staging.Staging(store)
 (store.blobs / ("a" * 64)).write_bytes(b'{}')
 s.place(store_module.File("a.json", 2, "a" * 64))

@@ -7,11 +7,11 @@ import msgspec
 import pytest
 
 from locara_sidecar.models import operations
+from locara_sidecar.models.cache.digest import META, model_digest
+from locara_sidecar.models.cache.store import Store
 from locara_sidecar.models.catalogue import Catalogue
-from locara_sidecar.models.digest import META, model_digest
+from locara_sidecar.models.checks.verify import verify
 from locara_sidecar.models.lease import Leases
-from locara_sidecar.models.store import Store
-from locara_sidecar.models.verify import verify
 from support.model_store import download, entry_for
 from support.prepared_forms import prepare, quiet
 

@@ -5,8 +5,8 @@ Power is cut for real (as far as that goes in software) by ``tests/campaigns/pow
 
 import pytest
 
-from locara_sidecar.models import disk, staging
-from locara_sidecar.models.importing import import_model
+from locara_sidecar.models.cache import disk, staging
+from locara_sidecar.models.imports.importing import import_model
 from support.model_store import download, entry_for, hf_cache, whole, write_model
 from support.prepared_forms import made_files, prepare
 

@@ -11,13 +11,14 @@ import msgspec
 import pytest
 from huggingface_hub import close_session
 
-from locara_sidecar.models import addresses, partial
-from locara_sidecar.models import download as module
-from locara_sidecar.models import transfer as transfers
-from locara_sidecar.models.addresses import check_target
-from locara_sidecar.models.download import AT_ONCE, Download
-from locara_sidecar.models.hub import RemoteFile, TransientError
-from locara_sidecar.models.transfer import RetryPolicy, StoppedError, Transfer
+from locara_sidecar.models.cache import partial
+from locara_sidecar.models.downloads import addresses
+from locara_sidecar.models.downloads import download as module
+from locara_sidecar.models.downloads import transfer as transfers
+from locara_sidecar.models.downloads.addresses import check_target
+from locara_sidecar.models.downloads.download import AT_ONCE, Download
+from locara_sidecar.models.downloads.hub import RemoteFile, TransientError
+from locara_sidecar.models.downloads.transfer import RetryPolicy, StoppedError, Transfer
 from support.model_store import QUICK, download, entry_for, error_of, safetensors, whole, write_model
 
 

@@ -1,4 +1,7 @@
-"""The shipped weights draw what they are asked for; a small sample of what ``pocket_model.evaluate`` measures."""
+"""The shipped weights draw what they are asked for; a small sample of what ``pocket_model.evaluate`` measures.
+
+The pictures that the model has learnt from are not here, so things are compared with each other.
+"""
 
 import json
 from pathlib import Path
@@ -7,8 +10,12 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "sidecar" / "locara_sidecar" / "models" / "pocket"
 
+np = pytest.importorskip("numpy")
 pytest.importorskip("diffusers")
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
+
+STEPS, GUIDANCE = 12, 2.0
+NOUNS = ("cat", "pizza", "rocket", "sun", "car", "tree", "apple", "fish")
 
 
 @pytest.fixture(scope="module")
@@ -18,26 +25,90 @@ def pipeline():
     return load(FOLDER)
 
 
+@pytest.fixture(scope="module")
+def drawn(pipeline):
+    """Pictures of the nouns, asked for in two ways, [2, 8, 128, 128, 3]; the seeds are all different."""
+    from pocket_model.evaluate import generate
+
+    texts = [*NOUNS, *(f"please draw a cute {noun}" for noun in NOUNS)]
+    return generate(pipeline, texts, STEPS, GUIDANCE).reshape(2, len(NOUNS), 128, 128, 3)
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    """[32, 3, 128, 128] in −1…1: drawings of coloured shapes."""
+    from pocket_model.scenes import Scene, drawn, random_ground, random_shape
+    from pocket_model.train_autoencoder import to_tensor
+
+    rng, made = np.random.default_rng(31), []
+    for _ in range(32):
+        ground = random_ground(rng)
+        made.append(drawn(Scene(ground, shape=random_shape(rng, ground)[0]), np.zeros(0)))
+    return to_tensor(np.stack(made))
+
+
 def test_the_folder_is_small_enough_to_ship():
-    assert sum(f.stat().st_size for f in FOLDER.rglob("*") if f.is_file()) <= 25_000_000
+    assert sum(f.stat().st_size for f in FOLDER.rglob("*") if f.is_file()) <= 40_000_000
     assert (FOLDER / "MODEL_CARD.md").exists()
+    notices = (FOLDER / "THIRD_PARTY_NOTICES").read_text()
+    assert all(name in notices for name in ("Noto", "Fluent", "emojibase", "MIT", "Apache"))
 
 
-def test_held_out_prompts_come_out_right(pipeline):
-    from pocket_model.evaluate import Settings, generate, held_out, measure
-
-    captions = held_out(24)
-    score, _ = measure(captions, generate(pipeline, [c.text for c in captions], Settings(12, 3.0)))
-    assert score.share("shape") >= 0.9
-    assert score.share("colour") >= 0.95
-    assert score.share("background") >= 0.95
-    assert score.share("cell") >= 0.9
+def test_a_thing_is_the_same_however_it_is_asked_for_and_another_one_is_another(drawn):
+    small = drawn.reshape(2, len(NOUNS), 32, 4, 32, 4, 3).astype(float).mean((3, 5)).reshape(2, len(NOUNS), -1)
+    apart = np.sqrt(((small[0][:, None] - small[1][None]) ** 2).mean(-1))  # [first wording, second]
+    right = apart.argmin(1) == np.arange(len(NOUNS))
+    assert right.sum() >= len(NOUNS) - 1, apart.round()
 
 
-def test_the_autoencoder_keeps_edges(pipeline):
-    from pocket_model.train_autoencoder import psnr, scene_pictures
+def test_no_thing_is_blank_and_what_is_unsaid_is_white_ground(drawn):
+    from pocket_model.judge import ground_of
+    from pocket_model.scenes import nearest_name
 
-    assert psnr(pipeline.vae, scene_pictures(64, 31, held_out=True)) >= 32
+    for picture in drawn.reshape(-1, 128, 128, 3):
+        ground = ground_of(picture)
+        assert nearest_name(ground) == "white"
+        assert (np.abs(picture - np.asarray(ground)).max(-1) > 45).mean() > 0.02
+
+
+def test_shapes_that_are_said_in_full_on_grounds_never_trained_come_out_right(pipeline):
+    from pocket_model.evaluate import generate, mark_shape, shape_captions
+    from pocket_model.scenes import held_out_shape, nearest_name
+    from pocket_model.shape_judge import Score
+
+    score, asked = Score.zero(), []
+    for caption in shape_captions(400, True):
+        shape, ground = caption.scene.shape, nearest_name(caption.scene.ground)
+        if held_out_shape(shape.shape, nearest_name(shape.colour), ground):
+            asked.append(caption)
+    asked = asked[:24]
+    assert len(asked) == 24
+    for caption, picture in zip(asked, generate(pipeline, [c.text for c in asked], STEPS, GUIDANCE), strict=True):
+        mark_shape(score, caption, picture)
+    assert score.share("ground") >= 0.95
+    assert score.share("colour") >= 0.9
+    assert score.share("place") >= 0.95
+    assert score.share("shape") >= 0.45  # small ones are hardest: see the model card
+
+
+def test_shapes_of_which_little_is_said_come_out_large_and_right(pipeline):
+    from pocket_model.evaluate import generate, mark_shape, shape_captions
+    from pocket_model.shape_judge import Score
+
+    score, asked = Score.zero(), shape_captions(16, False)
+    for caption, picture in zip(asked, generate(pipeline, [c.text for c in asked], STEPS, GUIDANCE), strict=True):
+        mark_shape(score, caption, picture)
+    assert score.share("everything") >= 0.9
+
+
+def test_the_autoencoder_keeps_edges(pipeline, shapes):
+    import torch
+
+    from pocket_model.train_autoencoder import psnr
+
+    with torch.no_grad():
+        again = pipeline.vae.decode(pipeline.vae.encode(shapes).latent_dist.mode()).sample
+    assert psnr(shapes, again) >= 30
 
 
 def test_every_way_of_loading_the_tokenizer_gives_the_same_ids():
@@ -53,26 +124,20 @@ def test_every_way_of_loading_the_tokenizer_gives_the_same_ids():
         assert all(t(text).input_ids == fast.encode(text).ids for t in loaders)
 
 
-def test_the_linear_preview_finds_the_colours_of_a_drawing(pipeline):
-    import numpy as np
+def test_the_linear_preview_finds_the_colours_of_a_drawing(pipeline, shapes):
     import torch
-
-    from pocket_model.train_autoencoder import scene_pictures, to_tensor
 
     preview = json.loads((FOLDER / "linear_preview.json").read_text())
     assert preview["format"] == "locara-linear-preview/1"
-    x = to_tensor(scene_pictures(16, 32))
     with torch.no_grad():
-        latent = pipeline.vae.encode(x).latent_dist.mode()
+        latent = pipeline.vae.encode(shapes).latent_dist.mode()
     rgb = latent.permute(0, 2, 3, 1).numpy() @ np.array(preview["matrix"]) + np.array(preview["bias"])
-    small = torch.nn.functional.avg_pool2d(x, 4).permute(0, 2, 3, 1).numpy()
+    small = torch.nn.functional.avg_pool2d(shapes, 4).permute(0, 2, 3, 1).numpy()
     assert np.sqrt(((rgb - small) ** 2).mean()) < 0.15
 
 
-def test_the_word_list_is_that_of_the_captions():
-    from pocket_model.captions import known_words
-
+def test_the_word_list_has_what_people_ask_for():
     stored = json.loads((FOLDER / "word_list.json").read_text())
-    assert stored["words"] == known_words()
-    assert {"circle", "red", "left", "tiny"} <= set(stored["words"])
+    assert {"cat", "pizza", "cartoon", "circle", "red", "left", "tiny", "car"} <= set(stored["words"])
+    assert "background" not in stored["words"]
     assert all(set(example.lower().split()) & set(stored["words"]) for example in stored["examples"])

@@ -11,7 +11,7 @@ from locara_protocol import generate, messages
 from locara_protocol import image_messages as images
 from locara_protocol.async_client import AsyncSidecar, ProtocolViolationError, RemoteError, SidecarGoneError
 from locara_protocol.client import Sidecar
-from locara_protocol.decoding import decoded
+from locara_protocol.clients.decoding import decoded
 from locara_protocol.methods import METHODS
 from support.host import PROMPT, command, manifest
 
@@ -180,7 +180,7 @@ def test_a_result_of_another_type_is_a_violation_and_further_members_are_not():
 
 def test_each_method_but_discovery_has_its_types():
     for name in ("typed_calls", "typed_async_calls"):
-        source = Path(images.__file__).with_name(f"{name}.py").read_text()
+        source = Path(images.__file__).with_name("clients").joinpath(f"{name}.py").read_text()
         assert [one for one in METHODS if f'Literal["{one}"]' not in source] == ["rpc.discover"]
 
 
@@ -190,3 +190,19 @@ def test_the_generated_modules_are_fresh_and_stale_ones_are_told(tmp_path):
     assert generate.modules(write_them=False, folder=tmp_path) == names
     assert generate.modules(write_them=True, folder=tmp_path) == names
     assert generate.modules(write_them=False, folder=tmp_path) == []
+
+
+async def test_files_that_the_sidecar_may_not_open_are_handed_over(anyio_backend, tmp_path):
+    del anyio_backend
+    (tmp_path / "a.png").write_bytes(b"a picture")
+    async with AsyncSidecar(command("--engine", "fake"), hands_files=True, stderr=subprocess.DEVNULL) as sidecar:
+        await sidecar.initialize(manifest=manifest(fs={"user-selected": "read"}))
+        assert (await sidecar.pick_bytes("a.png", b"bytes"))["bytes"] == 5
+        with (tmp_path / "a.png").open("rb") as opened:
+            picked = [await sidecar.pick_open_file("a.png", opened.fileno(), "read") for _ in range(3)]
+        assert [one["bytes"] for one in picked] == [9, 9, 9]
+    with pytest.raises(SidecarGoneError), (tmp_path / "a.png").open("rb") as opened:
+        await sidecar.pick_open_file("a.png", opened.fileno(), "read")
+    async with AsyncSidecar(command("--engine", "fake"), stderr=subprocess.DEVNULL) as plain:
+        with pytest.raises(RuntimeError, match="hands_files"):
+            await plain.pick_open_file("a.png", 0, "read")

@@ -5,8 +5,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from locara_protocol import manifest, schemas
+from locara_protocol import manifest
 from locara_protocol.errors import RpcError
+from locara_protocol.generation import schemas
 
 SHA = "0123456789abcdef" * 4
 

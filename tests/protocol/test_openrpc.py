@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from locara_protocol import channel_messages as channels
-from locara_protocol import errors, generate, methods, openrpc, schemas
+from locara_protocol import errors, generate, methods
 from locara_protocol import image_messages as images
+from locara_protocol.generation import openrpc, schemas
 from locara_protocol.jsonrpc import encode_notification, encode_result
 
 DOCUMENT = json.loads(openrpc.document_bytes())

@@ -3,7 +3,8 @@
 import jsonschema
 import pytest
 
-from locara_protocol import examples, methods, openrpc, schemas
+from locara_protocol import methods
+from locara_protocol.generation import examples, openrpc, schemas
 from support import openrpc_examples as wanted
 
 

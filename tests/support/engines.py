@@ -3,10 +3,8 @@
 # pyright: reportMatchNotExhaustive=false
 from __future__ import annotations
 
-import os
 import queue
 import threading
-from typing import Any
 
 from locara_sidecar.daemon.engine_host.transport.in_memory import InMemory
 from locara_sidecar.engine.fake_engine import faults
@@ -15,6 +13,7 @@ from locara_sidecar.engine.job import run_job
 from locara_sidecar.engine.load import run_load, run_prepare
 from locara_sidecar.engine.worker import JobControl
 from locara_sidecar.ipc import frames, framing
+from support.engine_frames import enter, ready
 
 RUN = {frames.JobSpec: run_job, frames.LoadSpec: run_load, frames.PrepareSpec: run_prepare}
 
@@ -29,9 +28,9 @@ class Engines(InMemory):
         super().__init__(make)
         self.started = []
 
-    def start(self, **listeners):
+    def start(self, opening, **listeners):
         assert not [engine for engine in self.started if engine.alive]
-        self.started.append(super().start(**listeners))
+        self.started.append(super().start(opening, **listeners))
         return self.started[-1]
 
 
@@ -131,44 +130,6 @@ class Played:
                     self._on_cancel(connection, self._spec)
             case frames.Exit() | None if not self._stays:
                 connection.end()
-
-
-def ready(start, **changes):
-    """The answer to a Start."""
-    members: dict[str, Any] = {"version": frames.VERSION, "engine": start.engine, "device": "cpu", "pid": os.getpid()}
-    return frames.Ready(**(members | changes))
-
-
-def enter(connection, spec, phase: Any = "denoising"):
-    """Tell that a phase begins."""
-    connection.say(frames.PhaseStarted(job=spec.job, phase=phase, image=1))
-
-
-def beginning_of_png(width, height):
-    """As much of a PNG as tells its size."""
-    return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big")
-
-
-def image_of(spec, **changes):
-    """The first image of a job, of which there is only the beginning."""
-    members: dict[str, Any] = {"job": spec.job, "image": 1, "seed": spec.seed, "mime_type": "image/png"}
-    members |= {"width": spec.width, "height": spec.height, "data": beginning_of_png(spec.width, spec.height)}
-    return frames.Image(**(members | changes))
-
-
-def done_with(spec, settled=None, **changes):
-    """That a job is done."""
-    members: dict[str, Any] = {"quantization": "none", "precision": "float32"}
-    members |= {"width": spec.width, "height": spec.height} | (settled or {})
-    times: dict[str, Any] = {"load": 0.0, "encode": 0.0, "denoise": 0.0, "decode": 0.0}
-    others: dict[str, Any] = {"job": spec.job, "engine": "fake", "device": "cpu", "peak_memory": 1, "warnings": []}
-    return frames.Done(settled=frames.Settled(**members), **(times | others | changes))
-
-
-def finish(connection, spec):
-    """Tell that a job is done: one image of nothing."""
-    enter(connection, spec)
-    connection.say(image_of(spec), done_with(spec))
 
 
 def in_turn(*acts):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from locara_protocol.methods import METHODS
 from locara_sidecar.capability.authorize import AccessRequest, FolderGrant, Source, authorize
-from locara_sidecar.capability.confined import ConfinedFolder
+from locara_sidecar.capability.files.confined import ConfinedFolder
+from locara_sidecar.capability.files.system import System
 from locara_sidecar.capability.policy import Policy
-from locara_sidecar.capability.system import System
 
 if TYPE_CHECKING:
     from pathlib import Path

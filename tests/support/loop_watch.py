@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_AUDITED = frozenset({"open", "os.listdir", "os.scandir", "os.mkdir", "os.remove", "os.rename", "os.utime"})
+_AUDITED = frozenset(
+    {"open", "os.listdir", "os.scandir", "os.mkdir", "os.remove", "os.rename", "os.utime", "subprocess.Popen"}
+)
 _PATCHED = ("stat", "lstat", "access", "readlink", "statvfs")  # these raise no audit event
 _HERE = os.path.abspath(__file__)
 

@@ -12,8 +12,8 @@ import msgspec
 
 from locara_protocol.errors import RpcError
 from locara_sidecar.models.catalogue import Entry
-from locara_sidecar.models.download import Download
-from locara_sidecar.models.transfer import RetryPolicy
+from locara_sidecar.models.downloads.download import Download
+from locara_sidecar.models.downloads.transfer import RetryPolicy
 
 NO_TOKEN: Any = False
 """As huggingface_hub has it: not even one that the user has."""

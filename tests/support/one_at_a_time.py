@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import TYPE_CHECKING
 
 try:
@@ -25,6 +26,7 @@ class Turnstile:
     @contextlib.contextmanager
     def held(self, alone: bool) -> Generator[None]:
         """Hold the lock within the block. Not inherited by forks; a process that dies lets go."""
+        assert sys.platform != "win32"
         if fcntl is None:
             yield
             return

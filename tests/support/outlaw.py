@@ -43,16 +43,19 @@ def python_udp(port):
 
 
 def local_stream(path):
+    assert sys.platform != "win32"
     with socket.socket(socket.AF_UNIX) as stream:
         stream.connect(path)
 
 
 def local_datagram(path):
+    assert sys.platform != "win32"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
         datagrams.sendto(b"local", path)
 
 
 def local_datagram_of_a_pair(path, kind=socket.SOCK_DGRAM):
+    assert sys.platform != "win32"
     one, two = socket.socketpair(socket.AF_UNIX, kind)
     with one, two:
         one.sendto(b"pair", path)

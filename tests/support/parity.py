@@ -71,7 +71,7 @@ def build(model_type: Any, component: Any, **options: Any) -> Any:
     import mlx.core as mx
 
     from locara_sidecar.engine.folder.model_folder import Progress
-    from locara_sidecar.engine.mlx_engine import weights
+    from locara_sidecar.engine.mlx_engine.tensors import weights
 
     progress = Progress(component.size, lambda _: None, lambda: None)
     return weights.build(model_type, component, mx.float32, progress, **options)

@@ -7,7 +7,7 @@ import sys
 from contextlib import contextmanager
 
 from locara_sidecar.engine.sandbox import attempts, macos, seatbelt
-from locara_sidecar.machine.darwin import NOT_PRIVILEGED
+from locara_sidecar.machine.macos.darwin import NOT_PRIVILEGED
 
 _TOKEN = re.compile(r'\(|\)|"(?:[^"\\]|\\.)*"|[^\s()"]+')
 HOMES = "/Users"
@@ -35,7 +35,7 @@ class Profile:
 
 
 class PlayedMac:
-    """:class:`~locara_sidecar.machine.darwin.Darwin` without macOS.
+    """:class:`~locara_sidecar.machine.macos.darwin.Darwin` without macOS.
 
     :param cache: the user's cache folder of the system; confined: in a sandbox before we do anything.
     """

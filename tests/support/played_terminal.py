@@ -40,6 +40,7 @@ class PlayedTerminal:
     """
 
     def __init__(self, argv, env, *, answer=b"", cell=(0, 0), typed=b"", size=(80, 40)):
+        assert sys.platform != "win32"
         self.leader, follower = os.openpty()
         columns, rows = size
         window = struct.pack("HHHH", rows, columns, columns * cell[0], rows * cell[1])
@@ -85,10 +86,12 @@ class PlayedTerminal:
 
     @property
     def settings(self):
+        assert sys.platform != "win32"
         return termios.tcgetattr(self._follower)
 
     def unread(self):
         """What was typed and nobody has read."""
+        assert sys.platform != "win32"
         os.set_blocking(self._follower, False)
         try:
             return os.read(self._follower, 4096)

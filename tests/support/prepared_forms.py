@@ -9,10 +9,10 @@ from typing import Any, Literal
 import msgspec
 
 from locara_sidecar.ipc.frames import PREPARED_LAYOUT
-from locara_sidecar.models import derive
-from locara_sidecar.models.derive import Derivation
-from locara_sidecar.models.staging import Staging
-from locara_sidecar.models.store import DerivedFrom
+from locara_sidecar.models.cache.staging import Staging
+from locara_sidecar.models.cache.store import DerivedFrom
+from locara_sidecar.models.imports import derive
+from locara_sidecar.models.imports.derive import Derivation
 from support.model_store import entry_for, safetensors
 
 WEIGHTS = "transformer/model-00001-of-00001.safetensors"

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ _AT_FDCWD = -100
 @contextlib.contextmanager
 def forked(work: Callable[[], object]) -> Iterator[int]:
     """A child that works until it is killed."""
+    assert sys.platform != "win32"
     child = os.fork()
     if child == 0:
         try:
@@ -37,6 +39,7 @@ class Arena:
     """A granted folder whose ``sub`` is a folder and a link that leads outside, in turn, as fast as it goes."""
 
     def __init__(self, where: Path) -> None:
+        assert sys.platform != "win32"
         self.root, self.outside = where / "root", where / "outside"
         for folder in (self.root / "sub", self.outside):
             (folder / "deep").mkdir(parents=True)
@@ -55,6 +58,7 @@ class Arena:
 
     def tidy(self) -> None:
         """Empty the real folder, wherever its name is now."""
+        assert sys.platform != "win32"
         for folder in ("deep", "."):
             with contextlib.suppress(OSError):
                 fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._real)

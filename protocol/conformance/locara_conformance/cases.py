@@ -117,8 +117,10 @@ def fits(expected: Any, actual: Any) -> bool:
 
 
 def _increases(entries: list[Any], member: str) -> bool:
-    numbers = [one.get(member) for one in entries]
-    return bool(numbers) and all(one < other for one, other in itertools.pairwise(numbers))
+    numbers = [cast("dict[str, Any]", one).get(member) if isinstance(one, dict) else None for one in entries]
+    if not numbers or not all(isinstance(one, int | float) for one in numbers):
+        return False
+    return all(one < other for one, other in itertools.pairwise(cast("list[float]", numbers)))
 
 
 def _may_be_absent(expected: Any) -> bool:

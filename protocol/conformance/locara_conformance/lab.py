@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from locara_conformance.cases import shorten
 from locara_conformance.outcomes import Failed
 from locara_conformance.peer import Peer
 from locara_conformance.validator import Schemas
@@ -48,6 +50,7 @@ class Lab:
         nonblocking: bool = False,
         unread_stderr: bool = False,
         through: Sequence[str] = (),
+        inherited: Sequence[int] = (),
     ) -> Peer:
         """A process without a session. ``flags`` are added to the command, ``through`` stands before it, ``env`` is
         added to the environment."""
@@ -62,6 +65,7 @@ class Lab:
             env=None if env is None else {**os.environ, **env},
             nonblocking=nonblocking,
             unread_stderr=unread_stderr,
+            inherited=inherited,
         )
         self.peers.append(peer)
         return peer
@@ -163,10 +167,13 @@ def drawing(prompt: str = PROMPT, **options: Any) -> dict[str, Any]:
     }
 
 
-def at(value: Any, path: str) -> Any:
+_KINDS = {str: "string", int: "integer", list: "array", dict: "object"}
+
+
+def at(value: Any, path: str, kind: type | None = None) -> Any:
     """The member of a message at a path such as ``images.0.sha256``.
 
-    :raises Failed: if it is not there.
+    :raises Failed: if it is not there, or is not of ``kind``, which a check needs to go on.
     """
     place = value
     for step in path.split("."):
@@ -174,7 +181,31 @@ def at(value: Any, path: str) -> Any:
             place = place[int(step) if isinstance(place, list) else step]
         except (KeyError, IndexError, TypeError, ValueError):
             raise Failed(f"{path} is missing from an answer") from None
+    if kind is not None and (not isinstance(place, kind) or isinstance(place, bool)):
+        raise Failed(f"{path} of an answer is {shorten(place)}, no {_KINDS[kind]}")
     return place
+
+
+def decoded(value: Any, path: str) -> bytes:
+    """The bytes of the base64 at a path in a message.
+
+    :raises Failed: if there are none.
+    """
+    try:
+        return base64.b64decode(at(value, path, str), validate=True)
+    except ValueError:
+        raise Failed(f"{path} of an answer is no base64") from None
+
+
+def content(file: Path) -> bytes:
+    """What is in a file that the implementation was to write.
+
+    :raises Failed: if it cannot be read.
+    """
+    try:
+        return file.read_bytes()
+    except (OSError, ValueError) as error:
+        raise Failed(f"the file {file.name!r} that is told of cannot be read: {error}") from None
 
 
 def expect(holds: bool, sentence: str | Callable[[], str]) -> None:

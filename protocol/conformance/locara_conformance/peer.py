@@ -38,6 +38,7 @@ class Peer:
     :param report: takes what the watch finds: the check's id, a sentence, and this peer.
     :param nonblocking: whether the child's ends of its pipes are non-blocking from the start.
     :param unread_stderr: whether its stderr is a pipe that nobody reads, in place of ``log``.
+    :param inherited: descriptors that it gets beside its pipes.
     :raises HarnessFault: if the command cannot be started.
     """
 
@@ -53,6 +54,7 @@ class Peer:
         env: Mapping[str, str] | None = None,
         nonblocking: bool = False,
         unread_stderr: bool = False,
+        inherited: Sequence[int] = (),
     ) -> None:
         self.number, self.timeout, self.schemas = number, timeout, schemas
         self.events: list[Event] = []
@@ -70,12 +72,15 @@ class Peer:
         """Whether its last line may lack its end: it was killed, or its host did not read."""
         self.closed = False
         """Whether the output has ended."""
+        self.fault = ""
+        """Why the harness cannot judge what comes."""
         self._began = time.monotonic()
         theirs_in, self.stdin = os.pipe()
         self._stdout, theirs_out = os.pipe()
         self.child_ends: list[int] = [os.dup(theirs_in), os.dup(theirs_out)] if nonblocking else []
-        for fd in self.child_ends:
-            os.set_blocking(fd, False)
+        if sys.platform != "win32":
+            for fd in self.child_ends:
+                os.set_blocking(fd, False)
         try:
             with log.open("ab") as stderr:
                 self.process = subprocess.Popen(
@@ -84,6 +89,7 @@ class Peer:
                     stdout=theirs_out,
                     stderr=subprocess.PIPE if unread_stderr else stderr,
                     env=env,
+                    pass_fds=tuple(inherited),
                     start_new_session=True,
                 )
         except OSError as error:
@@ -93,7 +99,8 @@ class Peer:
             os.close(theirs_out)
         if nonblocking:
             os.close(self.child_ends.pop())  # else the end of the output would never be seen
-        os.set_blocking(self.stdin, False)
+        if sys.platform != "win32":
+            os.set_blocking(self.stdin, False)
         self._reader = threading.Thread(target=self._read, daemon=True, name="conformance-reader")
         self._reader.start()
 
@@ -187,6 +194,7 @@ class Peer:
         """The first message from ``start`` on for which ``found`` is true.
 
         :raises Failed: if none comes in time, or the output ends before.
+        :raises HarnessFault: if a message came that the watch could not judge.
         """
         until = time.monotonic() + (self.timeout if timeout is None else timeout)
         place = start
@@ -196,6 +204,8 @@ class Peer:
                     if found(self.inbox[place]):
                         return self.inbox[place]
                     place += 1
+                if self.fault:
+                    raise HarnessFault(f"what came could not be judged: {self.fault}")
                 if self.closed:
                     raise Failed(f"its output ended before {what}{self._status()}")
                 if not self._news.wait(max(0.0, until - time.monotonic())) and time.monotonic() >= until:
@@ -209,11 +219,11 @@ class Peer:
 
     def unread(self) -> int:
         """Bytes of its output that wait in the pipe; 0 where the system does not tell."""
-        try:
-            import fcntl
-            import termios
-        except ImportError:  # Windows
+        if sys.platform == "win32":
             return 0
+        import fcntl
+        import termios
+
         return int.from_bytes(fcntl.ioctl(self._stdout, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def resume(self) -> None:
@@ -259,7 +269,10 @@ class Peer:
         except subprocess.TimeoutExpired:
             self.may_be_cut = True
         with contextlib.suppress(OSError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            if sys.platform == "win32":
+                self.process.kill()
+            else:
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._reader.join(2)
         while self.child_ends:
@@ -306,7 +319,11 @@ class Peer:
     def _line(self, line: bytes) -> None:
         with self._news:
             self._record("←", line)
-            message = self._watch.received(line) if self.watched else None
+            try:
+                message = self._watch.received(line) if self.watched else None
+            except Exception as error:  # noqa: BLE001  in this thread nobody would hear of it
+                message, self.fault = None, f"{type(error).__name__}: {error}"
+                self._news.notify_all()
             if message is not None:
                 self.inbox.append(message)
                 self._news.notify_all()
@@ -356,7 +373,11 @@ class Call:
             if not self._is_frame(message) or not isinstance(message["params"].get("message"), dict):
                 return self._is_mine(message)
             told = message["params"]["message"]
-            return told.get("phase") == phase and told.get("step", -1) >= step and told.get("image", 0) >= image
+            return (
+                told.get("phase") == phase
+                and _reaches(told.get("step", -1), step)
+                and _reaches(told.get("image"), image)
+            )
 
         found = self.peer.wait(f"message of phase {phase}", there, start=self._start, timeout=timeout)
         if self._is_mine(found):
@@ -375,3 +396,8 @@ class Call:
             cast("dict[str, Any]", message).get("params") if isinstance(message, dict) and "method" in message else None
         )
         return isinstance(params, dict) and cast("dict[str, Any]", params).get("channel") == self.channel
+
+
+def _reaches(told: Any, least: int) -> bool:
+    """Whether what was told is a number and as large."""
+    return isinstance(told, int | float) and told >= least

@@ -25,6 +25,9 @@ FIRST = "lifecycle.initialize"
 ALONE = ("latency",)
 """Groups that report times: nothing else runs beside them."""
 
+SHAPES = ("jsonrpc.shape", "schema.results", "schema.notifications", "schema.errors")
+"""Checks under which the watch tells of a message that has not the form that the contract gives it."""
+
 assert _groups
 
 
@@ -112,6 +115,7 @@ def _group(
 def _one(lab: Lab, check: Check) -> Result:
     began = time.monotonic()
     outcome, reason = Outcome.SUCCESS, ""
+    seen = {id: len(lab.violations.get(id, [])) for id in SHAPES}
     try:
         reason = check.run(lab) or ""
     except Failed as failed:
@@ -120,16 +124,27 @@ def _one(lab: Lab, check: Check) -> Result:
         outcome, reason = Outcome.WARNING, str(late)
     except Skip as skip:
         outcome, reason = Outcome.SKIPPED, str(skip)
-    except HarnessFault as fault:
-        outcome, reason = Outcome.ERROR, str(fault)
-    except Exception as error:  # noqa: BLE001  whatever a check did not foresee is its own fault
-        outcome, reason = Outcome.ERROR, f"{type(error).__name__}: {error}"
+    except Exception as error:  # noqa: BLE001  whatever a check did not foresee
+        why = str(error) if isinstance(error, HarnessFault) else f"{type(error).__name__}: {error}"
+        outcome, reason = _unforeseen(lab, seen, check, why)
     result = Result(check, outcome, reason, time.monotonic() - began)
     if outcome not in (Outcome.SUCCESS, Outcome.SKIPPED):
         result.exchange, result.stderr = lab.exchange(), lab.stderr()
     lab.reset(succeeded=outcome is Outcome.SUCCESS)
     result.seconds = time.monotonic() - began
     return result
+
+
+def _unforeseen(lab: Lab, seen: dict[str, int], check: Check, why: str) -> tuple[Outcome, str]:
+    """Whose fault it is that a check could not go on: the implementation's, if what came in it broke its schema.
+
+    :param seen: how many such messages there had been before.
+    """
+    malformed = [one for id in SHAPES for one, _ in lab.violations.get(id, [])[seen[id] :]]
+    if not malformed:
+        return Outcome.ERROR, why
+    outcome = Outcome.FAILURE if check.level == "MUST" else Outcome.WARNING
+    return outcome, f"{malformed[0]} (this check cannot go on: {why})"
 
 
 def _add_watched(violations: Violations, results: dict[str, Result]) -> None:

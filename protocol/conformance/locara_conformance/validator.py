@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, cast
 
 from locara_conformance.outcomes import HarnessFault
-from locara_protocol import schemas
+from locara_protocol.generation import schemas
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

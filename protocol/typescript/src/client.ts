@@ -1,6 +1,7 @@
 // The API: what an app calls, over any transport.
 
 import { Call } from "./call.js";
+import { base64 } from "./pictures.js";
 import type * as schema from "./schema.js";
 import type { Message, MethodName, Params, Result, Transport } from "./transport.js";
 
@@ -165,6 +166,11 @@ export class HostApi extends Part {
   /** A handle of a file that the user picked in a dialog, for `image`, `mask` and `options.output`. */
   pickFile(path: string, access: "read" | "write"): Promise<schema.PickFileResult> {
     return this.ask("host.pickFile", { path, access });
+  }
+
+  /** The same for a file to read that the sidecar may not open itself: its name, without a folder, and its bytes. */
+  pickBytes(name: string, bytes: Uint8Array): Promise<schema.PickFileResult> {
+    return this.ask("host.pickFile", { name, data: base64(bytes), access: "read" });
   }
 
   async releaseFile(handle: string): Promise<void> {

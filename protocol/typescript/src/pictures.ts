@@ -4,12 +4,17 @@ import type { PreviewImage } from "./schema.js";
 
 type ImageMime = PreviewImage["mimeType"];
 
-/** An image for `image` or `mask` of an edit, from its file's bytes. */
-export function inline(bytes: Uint8Array, mimeType: ImageMime): { data: string; mimeType: ImageMime } {
+/** The bytes in base64. */
+export function base64(bytes: Uint8Array): string {
   const pieces: string[] = [];
   for (let at = 0; at < bytes.length; at += 0x8000)
     pieces.push(String.fromCharCode(...bytes.subarray(at, at + 0x8000)));
-  return { data: btoa(pieces.join("")), mimeType };
+  return btoa(pieces.join(""));
+}
+
+/** An image for `image` or `mask` of an edit, from its file's bytes. */
+export function inline(bytes: Uint8Array, mimeType: ImageMime): { data: string; mimeType: ImageMime } {
+  return { data: base64(bytes), mimeType };
 }
 
 /** A `data:` URL of a preview, or of a result's image that came inline: for the `src` of an `<img>`. */

@@ -691,11 +691,16 @@ export interface NoParams {
   };
 }
 /**
- * ``path``: absolute, as a dialog gave it. ``write`` is for a file that may or may not be there yet.
+ * ``write`` is for a file that may or may not be there yet. The file is one of: ``path``, absolute, as a dialog
+ *     gave it; ``data``, its bytes, to be read; ``descriptor``, the text that was sent with it on the socket of
+ *     ``--descriptors``. The last two have the file's ``name`` beside them, without its folder.
  */
 export interface PickFileParams {
-  path: string;
   access: "read" | "write";
+  path?: string | null;
+  name?: string | null;
+  data?: string | null;
+  descriptor?: string | null;
   _meta?: {
     [k: string]: unknown | undefined;
   };
@@ -719,6 +724,14 @@ export interface PlatformInfo {
   machine: string;
   python: string;
   cpus: number;
+}
+/**
+ * What the system says that slows it: ``low_power``, its mode for saving power; ``thermal_state``, how warm it is,
+ *     absent where that is not known.
+ */
+export interface PowerInfo {
+  lowPower: boolean;
+  thermalState?: "critical" | "fair" | "nominal" | "serious";
 }
 /**
  * The model of which a quantized form is to be kept; ``precision`` and ``engine`` mean what they mean in
@@ -794,6 +807,9 @@ export interface SandboxInfo {
     [k: string]: string | undefined;
   };
 }
+/**
+ * ``power``: only where the system says so (macOS 12 and later).
+ */
 export interface SystemInfo {
   platform: PlatformInfo;
   memory: MemoryInfo;
@@ -801,6 +817,7 @@ export interface SystemInfo {
   sandbox: SandboxInfo;
   cacheRoot: string;
   version: string;
+  power?: PowerInfo;
 }
 /**
  * ``unloaded``: whether there was an engine without work, which has ended now.

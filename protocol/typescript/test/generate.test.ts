@@ -167,6 +167,10 @@ test("a picture is edited from a granted folder, inline, and as a picked file", 
     onStep: (step) => steps.push(step),
   });
   assert.equal(read.name, "first.png");
+  const bytes = await sidecar.host.pickBytes("first.png", readFileSync(path));
+  assert.equal(bytes.bytes, read.bytes);
+  const handed = await sidecar.image.edit({ prompt: "green", image: { handle: bytes.handle }, options });
+  assert.equal(handed.images[0]?.sha256, picked.images[0]?.sha256);
   assert.equal(named.images[0]?.sha256, sent.images[0]?.sha256);
   assert.equal(named.images[0]?.sha256, picked.images[0]?.sha256);
   assert.ok(existsSync(target));

@@ -1,4 +1,4 @@
-"""The record of the gate's decisions: bounded, in memory, never a prompt or a folder of the user's."""
+"""The record of the gate's decisions: bounded, in memory, without prompts or the user's folders."""
 
 from __future__ import annotations
 

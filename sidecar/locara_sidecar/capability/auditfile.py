@@ -1,4 +1,4 @@
-"""The record of decisions as a file below ``app-data``: appended, bounded, and never in anybody's way.
+"""The record of decisions as a file below ``app-data``: append-only, bounded, and no call ever waits for it.
 
 One JSON object a line, ``capability-log.jsonl``; at :data:`MAX_BYTES` it becomes ``capability-log.1.jsonl`` in
 place of the one before. The folder is held by a descriptor and the file opened below it, through no link
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from locara_sidecar.capability.authorize import FolderGrant
-from locara_sidecar.capability.system import AVAILABLE, System
+from locara_sidecar.capability.files.system import AVAILABLE, System
 
 if TYPE_CHECKING:
     from locara_protocol.messages import AuditEntry

@@ -184,6 +184,16 @@ def folder_of_pick(grant: Grant, folder: str) -> FolderGrant:
     return FolderGrant(USER_SELECTED, Path(folder), grant.picks[0], _MADE_HERE)
 
 
+def access_of_pick(grant: Grant) -> Access:
+    """What may be done with the file that is handed over in place of its path.
+
+    :raises TypeError: with leave for anything but ``host.pickFile``: a mistake of ours.
+    """
+    if type(grant) is not Grant or grant.need != "pick":
+        raise TypeError("only leave for host.pickFile picks a file")
+    return grant.picks[0]
+
+
 def _model(policy: Policy, _method: Method, wanted: AccessRequest) -> Grant:
     return _use_model(policy, wanted)
 
@@ -345,7 +355,7 @@ def _check_digests(manifest: Manifest, models: list[str], digests: Mapping[str, 
             "models",
             models[0],
             "digestMismatch",
-            f"The manifest pins another version of {models[0]} than the one that is installed.",
+            f"The manifest pins a different version of {models[0]} from the one that is installed.",
             host={"models": {model: found[0] if len(found) == 1 else found for model, found in pins.items()}},
         )
     return holding

@@ -1,4 +1,4 @@
-"""What may stand on the command line, and which command it runs.
+"""The command line's arguments, and which command they run.
 
 Imports argparse and nothing of the daemon: a command loads its own code, so that ``serve`` starts fast.
 """
@@ -27,7 +27,7 @@ _MODEL_VERBS = {
     "verify": "hash an installed model again",
     "remove": "remove from the shared cache",
     "usage": "how much room the models take",
-    "gc": "collect what no model needs",
+    "gc": "delete files that no model needs",
 }
 
 
@@ -51,32 +51,32 @@ def run(argv: Sequence[str], parent: int | None = None) -> int:
         args.insert(0, "serve")
     options = parser(args[0]).parse_args(args)
     if options.command == "serve":
-        from locara_sidecar.cli.serve import run as serve
+        from locara_sidecar.cli.commands.serve import run as serve
 
         return serve(options, parent)
-    from locara_sidecar.cli import guard
+    from locara_sidecar.cli.output import guard
 
     return guard.run(_command, options)
 
 
 def _command(options: argparse.Namespace) -> int:
     if options.command == "demo":
-        from locara_sidecar.cli.demo import run as demo
+        from locara_sidecar.cli.commands.demo import run as demo
 
         return demo(options)
     if options.command in ("draw", "edit"):
-        from locara_sidecar.cli.draw import run as draw
+        from locara_sidecar.cli.commands.draw import run as draw
 
         return draw(options)
     if options.command == "models":
-        from locara_sidecar.cli.models import run as models
+        from locara_sidecar.cli.commands.models import run as models
 
         return models(options)
     if options.command == "completion":
-        from locara_sidecar.cli.completion import run as completion
+        from locara_sidecar.cli.commands.completion import run as completion
 
         return completion(options, parser())
-    from locara_sidecar.cli.doctor import run as doctor
+    from locara_sidecar.cli.commands.doctor import run as doctor
 
     return doctor(options)
 
@@ -142,18 +142,24 @@ def _serve(parser: argparse.ArgumentParser) -> None:
         "--allow-model-management", action="store_true", help="let the app import, remove and collect models"
     )
     parser.add_argument(
+        "--descriptors",
+        metavar="FD",
+        type=values.descriptor,
+        help="an inherited Unix datagram socket, on which the host sends open files to host.pickFile",
+    )
+    parser.add_argument(
         "--idle-unload",
         metavar="SECONDS",
         type=values.seconds,
         default=300.0,
-        help="end the engine after so long without a job (300)",
+        help="end the engine after this long without a job (300)",
     )
     parser.add_argument(
         "--stall-timeout",
         metavar="SECONDS",
         type=values.positive,
         default=120.0,
-        help="kill an engine that shows no progress for so long (120)",
+        help="kill an engine that shows no progress for this long (120)",
     )
     parser.add_argument(
         "--compile",
@@ -181,12 +187,12 @@ def _draw(parser: argparse.ArgumentParser) -> None:
 
 def _edit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", type=Path, help="the picture; it stays as it is")
-    parser.add_argument("prompt", help="what it is to show, or for FLUX.1 Kontext what to change")
+    parser.add_argument("prompt", help="what the picture should show; for FLUX.1 Kontext, what to change")
     _drawing(parser)
 
 
 def _demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", nargs="?", default="a large yellow star in the center of a blue background")
+    parser.add_argument("prompt", nargs="?", default="a smiling sun on a purple background")
     _engine(parser)
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("out"), help="folder for the picture (out)")
     parser.add_argument("--model", metavar="ID", default="pocket", help="model id (pocket)")
@@ -228,7 +234,7 @@ def _model_verb(parser: argparse.ArgumentParser, verb: str) -> None:
             "--engine",
             choices=("auto", *ENGINES),
             default="auto",
-            help="which engine must be able to open the model; fake asks none (auto)",
+            help="which engine must be able to open the model; fake: none (auto)",
         )
     if verb == "prepare":
         parser.add_argument("--quantization", choices=("8bit", "4bit"), required=True, help="bits of a weight")
@@ -240,13 +246,13 @@ def _model_verb(parser: argparse.ArgumentParser, verb: str) -> None:
         )
         parser.add_argument("--engine", choices=_DRAWING, default="auto", help="which engine (auto)")
     if verb == "remove":
-        parser.add_argument("--prepared", action="store_true", help="only what was prepared of it")
+        parser.add_argument("--prepared", action="store_true", help="only its prepared forms")
     if verb == "gc":
         parser.add_argument(
             "--max-bytes",
             metavar="SIZE",
             type=values.size,
-            help="remove the least used models down to this: 500M, 20G, 20GiB",
+            help="remove the least recently used models until the cache is this small: 500M, 20G, 20GiB",
         )
     if verb in ("remove", "gc"):
         parser.add_argument("--dry-run", action="store_true", help="only show what would go")
@@ -262,7 +268,7 @@ def _drawing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=int, help="denoising steps")
     parser.add_argument("--guidance", metavar="G", type=values.number, help="how closely to follow the prompt")
     parser.add_argument("--seed", metavar="N", type=int, help="the same seed draws the same picture")
-    parser.add_argument("--count", metavar="N", type=int, help="so many pictures, with seeds one after the other (1)")
+    parser.add_argument("--count", metavar="N", type=int, help="how many pictures, with consecutive seeds (1)")
     parser.add_argument("--negative", metavar="TEXT", default="", help="what the picture should not show")
     parser.add_argument("--scheduler", metavar="NAME", help="one of the model's schedulers")
     parser.add_argument("--quantization", choices=("auto", "none", "8bit", "4bit"), help="bits of a weight (auto)")
@@ -280,7 +286,7 @@ def _drawing(parser: argparse.ArgumentParser) -> None:
 
 
 def _preview(parser: argparse.ArgumentParser) -> None:
-    from locara_sidecar.cli.terminal import PICTURES
+    from locara_sidecar.cli.output.terminal import PICTURES
 
     words = "how the terminal shows the picture; auto asks it (auto)"
     parser.add_argument("--preview", choices=("auto", *PICTURES), default="auto", help=words)

@@ -1,4 +1,4 @@
-"""What the values of arguments may be. Each raises ``ArgumentTypeError`` with what was expected."""
+"""Parsers for the values of arguments. Each raises ``ArgumentTypeError`` that says what was expected."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ def grant(text: str) -> tuple[str, str]:
     if not (separator and name and folder):
         raise argparse.ArgumentTypeError("expected NAME=DIR, as in user-folder=/home/a/Pictures/App")
     return name, folder
+
+
+def descriptor(text: str) -> int:
+    """The number of an inherited descriptor, above the three standard ones."""
+    if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) is None or int(text) < 3:
+        raise argparse.ArgumentTypeError("expected the number of an inherited descriptor, 3 or more")
+    return int(text)
 
 
 def seconds(text: str) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ def end_quietly() -> None:
     """
     for number in _numbers():
         signal.signal(number, _end)
-    if hasattr(signal, "SIGCHLD"):
+    if sys.platform != "win32":
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
@@ -41,7 +42,7 @@ def _end(*_: Any) -> None:
 def _numbers() -> list[signal.Signals]:
     """The signals that end the daemon."""
     numbers = [signal.SIGTERM, signal.SIGINT]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     return numbers
 
@@ -58,7 +59,8 @@ class Ending:
         self._overdue = overdue
         self._seconds = seconds
         self._reading, self._writing = os.pipe()
-        os.set_blocking(self._writing, False)
+        if sys.platform != "win32":  # there it can be had from Python 3.12 on
+            os.set_blocking(self._writing, False)
         self._thread = threading.Thread(target=self._run, name="ending", daemon=True)
 
     def start(self) -> None:

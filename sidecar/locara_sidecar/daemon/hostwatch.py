@@ -38,7 +38,7 @@ def _is_adopted(parent: int) -> bool:
     Who spawns a process is in its session, unless the process was given one of its own. The system's first process
     and others that adopt orphans are usually not in an app's session; where one is, this cannot be told.
     """
-    if parent < 1 or not hasattr(os, "getsid"):
+    if sys.platform == "win32" or parent < 1:
         return False
     try:
         return os.getsid(0) not in (os.getpid(), os.getsid(parent))

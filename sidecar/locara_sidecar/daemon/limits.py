@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 
 _SPACE = 128 << 20
@@ -15,7 +16,7 @@ _SPACE = 128 << 20
 :func:`_be_frugal` was called (Linux, glibc 2.36), and room for 40 threads and long lines."""
 _FILES = 96
 """Descriptors, besides those that are open: measured 23 for a session with a job and a check of a model at once, and
-64 that ``capability/picked.py`` keeps free of picked files."""
+64 that ``capability/files/picked.py`` keeps free of picked files."""
 _STACK = 1 << 20
 _M_ARENA_MAX = -8  # <malloc.h> of glibc
 
@@ -37,6 +38,8 @@ def check() -> None:
 
 def _limit(name: str) -> int | None:
     """The limit of that name in ``resource``; None where there is none, or nothing is known."""
+    if sys.platform == "win32":
+        return None
     try:
         import resource
 
@@ -60,6 +63,8 @@ def _be_frugal() -> None:
 
 
 def _has_space() -> bool:
+    if sys.platform == "win32":
+        return True
     try:
         import mmap
 

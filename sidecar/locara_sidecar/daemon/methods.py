@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from locara_sidecar.capability.descriptors import DescriptorSocket
     from locara_sidecar.capability.policy import Policy
     from locara_sidecar.daemon.engine_host.lazy import LazyEngine
     from locara_sidecar.daemon.model_methods.model_calls import ModelCalls
@@ -70,6 +71,7 @@ class Methods:
         policy: Policy | None,
         cache_root: Path,
         flags: frozenset[str] = frozenset(),
+        descriptors: DescriptorSocket | None = None,
         max_queue: int,
         max_line_bytes: int,
         on_room: Callable[[], object],
@@ -102,7 +104,7 @@ class Methods:
         self.gate = Gate(catalogue.with_cache(cache_root), engine_name, self._policy, self.decisions.record)
         use = ModelUse(self.gate, engine.status, start_task)
         shared = JobContext(outbox, engine, self.gate, use, self._in_flight, start_task)
-        picked = PickedFiles(self.gate, self._in_flight)
+        picked = PickedFiles(self.gate, self._in_flight, descriptors)
         images = ImageCalls(shared, self._turns, picked)
         engine_calls = EngineCalls(shared, self._jobs, self._turns)
         models = OffLoopHandler(self._look_at_models, self._model_call)
@@ -216,7 +218,8 @@ class Methods:
         return ModelCalls
 
     def _load_picked(self) -> None:
-        importlib.import_module("locara_sidecar.capability.picked")  # loads ctypes
+        importlib.import_module("locara_sidecar.capability.handed")  # and picked, which loads ctypes
+        importlib.import_module("locara_sidecar.capability.descriptors")
         self.decisions.get_ready()
 
     def _model_call(self, call: Call, params: Any, made_by: type[ModelCalls]) -> None:
@@ -246,7 +249,7 @@ class Methods:
 
 
 def _document() -> bytes:
-    from locara_protocol import openrpc  # built when asked for: most sessions never do
+    from locara_protocol.generation import openrpc  # built when asked for: most sessions never do
 
     return openrpc.document_bytes()
 

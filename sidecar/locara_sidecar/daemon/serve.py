@@ -80,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str
     flags: frozenset[str] = frozenset()
     compile: bool = False
+    descriptors: Any = None  # a DescriptorSocket, which most hosts give none of and which is not free to import
 
 
 class Daemon:
@@ -122,6 +123,7 @@ class Daemon:
             policy=settings.policy,
             cache_root=settings.cache_root,
             flags=settings.flags,
+            descriptors=settings.descriptors,
             max_queue=settings.queue,
             max_line_bytes=settings.max_line_bytes,
             on_room=lambda: self._call_soon(self._server.go_on),
@@ -297,7 +299,7 @@ class Daemon:
             _tell("lines could not be looked at", error)
 
     def _look(self) -> bool:
-        """Look at the lines that have been cut; False when there is to be no more of it, for now or for good."""
+        """Handle the lines that have arrived; False when this must stop, for now or for good."""
         while self._lines:
             if self._stopping or self._server.busy or self._outbox.is_full(self._resume):
                 return False

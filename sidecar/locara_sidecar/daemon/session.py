@@ -72,7 +72,7 @@ class Session:
 
 
 def _token(text: str) -> str:
-    from locara_sidecar.models.settings import token_fault  # a host without a token needs none of it
+    from locara_sidecar.models.downloads.settings import token_fault  # a host without a token needs none of it
 
     if why := token_fault(text):
         raise invalid_params("$.auth.token", f"The token {why}.")

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from locara_protocol.messages import MemoryInfo, PlatformInfo, SandboxInfo, SystemInfo
+from locara_protocol.messages import MemoryInfo, PlatformInfo, PowerInfo, SandboxInfo, SystemInfo
 from locara_sidecar import __version__
-from locara_sidecar.machine import app_sandbox, engine_choice, supported
+from locara_sidecar.machine import engine_choice, supported
 from locara_sidecar.machine.machine import Machine, host_memory, wired_limit
+from locara_sidecar.machine.macos import app_sandbox
 from locara_sidecar.machine.memory import resident, resident_of
 
 if TYPE_CHECKING:
@@ -105,11 +107,22 @@ def sandbox(engine: EngineFacts) -> SandboxInfo:
     if kind in {"app-sandbox", "inherited"}:
         reason = (
             "This daemon was started inside a sandbox, which the engine inherits; it can have no narrower one."
-            " What it covers is unknown until the engine has started and tried it."
+            " What it covers is unknown until the engine has started and tested it."
         )
     if kind == "none":
         reason = "There is no confinement for the engine on this system; it is told only the folders of granted models."
     return SandboxInfo(enforced=False, kind=kind, reason=reason)
+
+
+def _power() -> PowerInfo | UnsetType:
+    from locara_sidecar.machine.power import power
+
+    found = power()
+    if found is None:
+        return UNSET
+    return PowerInfo(
+        low_power=found.low_power, thermal_state=UNSET if found.thermal_state is None else found.thermal_state
+    )
 
 
 def info(active: str, cache: Path, engine: EngineFacts) -> SystemInfo:
@@ -129,4 +142,5 @@ def info(active: str, cache: Path, engine: EngineFacts) -> SystemInfo:
         sandbox=sandbox(engine),
         cache_root=str(cache),
         version=__version__,
+        power=_power(),
     )

@@ -1,8 +1,8 @@
 """How a process that draws ends with the one that started it, and all that it started with it (Linux).
 
-Where it may start nothing, which is the rule (``sandbox/calls.py``), the first is enough. One that may, because it was
-told to compile, has its children in its own process group, which they cannot leave: the daemon kills that as one. If
-the daemon itself is killed meanwhile, only a third process can: the guard.
+Where it may start nothing, which is the rule (``sandbox/linux/calls.py``), the first is enough. One that may, because
+it was told to compile, has its children in its own process group, which they cannot leave: the daemon kills that as
+one. If the daemon itself is killed meanwhile, only a third process can: the guard.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def stopped(job: str, error: BaseException, control: CancelFlag, report: Report)
             return frames.Failed(job=job, kind="InsufficientMemory", message=text)
         case _:
             report("a job failed", error)
-            text = "The engine failed in a way that it should not; its log says where."
+            text = "The engine failed unexpectedly; its log says where."
             return frames.Failed(job=job, kind="InternalError", message=text)
 
 

@@ -25,7 +25,8 @@ from locara_sidecar.engine.load import run_load, run_prepare
 from locara_sidecar.engine.runtime import JobCancelled, Runtime, create
 from locara_sidecar.ipc import frames, framing
 from locara_sidecar.ipc.errors import EngineError
-from locara_sidecar.machine import awake, priority
+from locara_sidecar.machine.macos import awake
+from locara_sidecar.machine.processes import priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

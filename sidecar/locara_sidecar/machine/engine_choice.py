@@ -16,7 +16,7 @@ _DRAWING = tuple(row for row in ENGINES.values() if row.draws_models)
 def on_apple_silicon() -> bool:
     """Whether this is a Mac that MLX is made for. An interpreter for Intel, translated, counts as one for Intel: there
     is no MLX for it."""
-    return sys.platform == "darwin" and os.uname().machine == "arm64"
+    return sys.platform != "win32" and sys.platform == "darwin" and os.uname().machine == "arm64"
 
 
 def choose_engine(asked: str) -> str:

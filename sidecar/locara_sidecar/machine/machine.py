@@ -13,7 +13,7 @@ import msgspec
 from locara_sidecar.machine import memory
 
 if TYPE_CHECKING:
-    from locara_sidecar.machine.darwin import Darwin
+    from locara_sidecar.machine.macos.darwin import Darwin
 
 GIB = 1 << 30
 _BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
@@ -82,7 +82,7 @@ def wired_limit(mac: Darwin | None = None) -> int | None:
     it is the system's own choice, and on other systems."""
     if sys.platform != "darwin":
         return None
-    from locara_sidecar.machine import darwin  # loads ctypes
+    from locara_sidecar.machine.macos import darwin  # loads ctypes
 
     try:
         set_to = (mac or darwin.Darwin()).number("iogpu.wired_limit_mb")
@@ -103,7 +103,10 @@ def _memory() -> tuple[int, int]:
 
     try:
         virtual = psutil.virtual_memory()
-    except OSError:  # no /proc: the C library asks the kernel, which does not count the cache of files as available
+    except OSError:
+        if sys.platform == "win32":
+            raise
+        # no /proc: the C library asks the kernel, which does not count the cache of files as available
         page = os.sysconf("SC_PAGE_SIZE")
         return os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
     return virtual.total, virtual.available

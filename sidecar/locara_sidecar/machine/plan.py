@@ -1,4 +1,4 @@
-"""The memory plan: which bits, which components at the same time, tiled or not. Pure: numbers in, a decision out.
+"""The memory plan: which bits, which components at once, decoding in strips or not. Pure: numbers in, a decision out.
 
 A model's parts are known by numbers (:class:`Part`), from the catalogue in the daemon and from the opened folder in an
 engine; both agree, and so do the fit that ``models.list`` shows and what a job then does.
@@ -10,10 +10,13 @@ A job's memory has four moments, and the highest is the plan's peak:
     decoding    decoder, what else is resident, and what decoding computes with
     loading     what is resident by then and one tensor in float32
 
+Before them an edit's picture and mask are decoded, one after the other. What that takes is known from their headers
+(``engine/decoding``) and asked for first: a model that is open leaves for it, and what then does not fit is refused.
+
 What is given up to fit, in this order, each only if the one before is not enough: the encoders leave after encoding;
-the denoiser is not there while they are (a new prompt then loads it again); decoding in tiles (changes pixels a
-little); the denoiser leaves before decoding; fewer bits. What the host names is not touched. Only when nothing fits
-is a job refused.
+the denoiser is not there while they are (a new prompt then loads it again); decoding in strips (the same pixels up to
+rounding, with some more work); the denoiser leaves before decoding; fewer bits. What the host names is not touched.
+Only when nothing fits is a job refused.
 
 What a phase computes with is proportional to the numbers it moves: :data:`DENOISING` and :data:`DECODING` were measured
 on this engine with the true widths (``tests/fullsize/README.md``), rounded up.
@@ -47,13 +50,15 @@ VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _BITS = {8: 8.5, 4: 4.5}  # a quantized weight with its share of scales and offsets, in the engine that takes more
 _SMALL_ENCODER = 1_000_000_000  # parameters: CLIP, which takes little and is left as it is
 _ENGINE = int(0.7 * GIB)  # Python, torch and the libraries, before any weight
-TILE = 512
-"""Pixels of a tile's side in tiled decoding."""
 DENOISING = 30.0
-"""Numbers in use at the height of a step, for each token and channel: FLUX 27 … 29, SD3.5 Medium 15 … 21, SDXL's UNet
+"""Numbers in use at the peak of a step, for each token and channel: FLUX 27 … 29, SD3.5 Medium 15 … 21, SDXL's UNet
 24."""
 DECODING = 11.0
-"""Numbers in use at the height of decoding, for each pixel and each of the decoder's first channels: 8 … 10."""
+"""Numbers in use at the peak of decoding, for each pixel and each of the decoder's first channels: 8 … 10."""
+STRIPS = 2.25
+"""The same in strips (``engine/drawing/strips.py``): two maps of the largest size, and the ends of a third."""
+_STRIP = 8 * 4 * (1 << 22)
+"""Bytes beside the maps: what is made of a strip on the way, some of it in float32, and what its convolution takes."""
 _KEEPING = 0.5
 """Of unified memory, which the user's other programs live in too: text encoders that are not needed any more stay only
 if the whole peak is no more than that."""
@@ -153,10 +158,10 @@ def candidates(parts: Sequence[Part], ask: PlanRequest, kind: str) -> Iterator[P
 def choose(parts: Sequence[Part], ask: PlanRequest, machine: Machine) -> Plan | None:
     """The best plan that leaves some memory free, else the one that needs least if it fits at all, else None.
 
-    On unified memory what decides about pixels, bits and tiles, follows what the machine has and not what happens to be
-    free: the same request makes the same picture, whatever other programs do. (The system makes room by compressing
-    what those hold, and its figure of what is available leaves that out.) What is resident at the same time follows the
-    moment.
+    On unified memory what decides about pixels, bits and strips, follows what the machine has and not what is free at
+    the moment: the same request makes the same picture, whatever other programs do. (The system makes room by
+    compressing what those hold, and its figure of what is available leaves that out.) What is resident at the same time
+    follows the moment.
     """
     plans = list(candidates(parts, ask, machine.kind))
     if machine.kind == "unified":
@@ -230,6 +235,26 @@ def require(parts: Sequence[Part], ask: PlanRequest, machine: Machine) -> Plan:
     )
 
 
+def room(machine: Machine, taken: int) -> int:
+    """Bytes that an engine may take for a moment beside the ``taken`` that it has.
+
+    :param machine: main memory, in which pictures are decoded.
+    """
+    return max(0, machines.limit(machine) - taken)
+
+
+def require_room(needed: int, available: int) -> None:
+    """:raises EngineError: InsufficientMemory with the figures, where decoding a picture takes more than there is."""
+    if needed > available:
+        raise EngineError(
+            "InsufficientMemory",
+            f"Decoding this picture needs {needed / GIB:.1f} GiB of memory and {available / GIB:.1f} GiB is available.",
+            needed=needed,
+            available=available,
+            suggestions=["a picture of fewer pixels", "closing other programs"],
+        )
+
+
 def _suggestions(parts: Sequence[Part], ask: PlanRequest, machine: Machine) -> list[str]:
     """What would fit, one change each; closing other programs is always one."""
     found: list[str] = []
@@ -289,7 +314,7 @@ def _base(kind: str) -> int:
 
 
 def preparing(parts: Sequence[Part], quantization: Quantization, precision: str, kind: str) -> int:
-    """Bytes at the height of preparing a model: its components are quantized one after the other."""
+    """Peak memory of preparing a model, in bytes: its components are quantized one at a time."""
     largest = max(weight_bytes(part, quantization, precision) for part in parts)
     return _base(kind) + largest + _transient(parts, quantization)
 
@@ -310,5 +335,6 @@ def _step_bytes(denoiser: Part, ask: PlanRequest, value: int) -> int:
 def _decode_bytes(decoder: Part, ask: PlanRequest, value: int, *, tiled: bool) -> int:
     pixels = ask.width * ask.height
     image = pixels * 3 * (value + 4)  # the tensor, and the picture that is made of it
-    working = min(pixels, TILE * TILE) if tiled else pixels
-    return int(working * decoder.width * value * DECODING) + image + _FIXED
+    maps = pixels * decoder.width * value
+    whole = int(maps * DECODING) + _FIXED
+    return image + (min(whole, int(maps * STRIPS) + _STRIP) if tiled else whole)

@@ -149,8 +149,8 @@ _FLUX = Family(
     network="FluxTransformer2DModel",
     tokenizers={"tokenizer": CLIP_L, "tokenizer_2": T5},
     embeds_guidance=True,
-    cached_by=frozenset({"torch"}),
-    adapters={"torch": "torch_engine.flux:Flux", "mlx": "mlx_engine.flux1:Flux1"},
+    cached_by=frozenset({"mlx", "torch"}),
+    adapters={"torch": "torch_engine.families.flux:Flux", "mlx": "mlx_engine.families.flux1:Flux1"},
 )
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({
@@ -168,8 +168,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
             tokenizers={"tokenizer": CLIP_L, "tokenizer_2": CLIP_G, "tokenizer_3": T5},
             optional=frozenset({"tokenizer_3", "text_encoder_3"}),
             negative_prompt=True,
-            cached_by=frozenset({"torch"}),
-            adapters={"torch": "torch_engine.sd3:Sd3", "mlx": "mlx_engine.sd3:Sd3"},
+            cached_by=frozenset({"mlx", "torch"}),
+            adapters={"torch": "torch_engine.families.sd3:Sd3", "mlx": "mlx_engine.families.sd3:Sd3"},
         ),
         _FLUX,
         msgspec.structs.replace(
@@ -178,7 +178,10 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
             pipeline="FluxKontextPipeline",
             modalities=frozenset({"text-to-image", "image-text-to-image"}),
             no_mask="Kontext follows the instruction alone and takes no mask.",
-            adapters={"torch": "torch_engine.flux_kontext:FluxKontext", "mlx": "mlx_engine.flux1:Flux1Kontext"},
+            adapters={
+                "torch": "torch_engine.families.flux_kontext:FluxKontext",
+                "mlx": "mlx_engine.families.flux1:Flux1Kontext",
+            },
         ),
         Family(
             name="sdxl",
@@ -191,7 +194,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
             negative_prompt=True,
             guided_as_told=False,
             rounds_down=True,
-            adapters={"torch": "torch_engine.sdxl:Sdxl", "mlx": "mlx_engine.sdxl:Sdxl"},
+            adapters={"torch": "torch_engine.families.sdxl:Sdxl", "mlx": "mlx_engine.families.sdxl:Sdxl"},
         ),
     )
 })  # fmt: skip

@@ -24,7 +24,7 @@ from locara_sidecar.weights import text_files
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from locara_sidecar.models.store import Installed, Store
+    from locara_sidecar.models.cache.store import Installed, Store
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -184,7 +184,7 @@ class Catalogue:
     def store(self) -> Store | None:
         """Locara's cache, if this catalogue knows of one."""
         if self._store is None and self._root is not None:
-            from locara_sidecar.models.store import Store  # a daemon that draws nothing needs none
+            from locara_sidecar.models.cache.store import Store  # a daemon that draws nothing needs none
 
             self._store = Store(self._root)
         return self._store
@@ -237,7 +237,7 @@ def load(extra: Path | None = None) -> Catalogue:
             try:
                 entry, folder = _read(file, extra)
                 if entry.id in seen:
-                    raise CatalogueError(f"{file}: there is another model {entry.id}")
+                    raise CatalogueError(f"{file}: there is already a model {entry.id}")
             except CatalogueError as error:
                 skipped.append(str(error))
                 continue

@@ -1,4 +1,4 @@
-"""Which prepared forms an engine may load in a model's place: those of the very model, made for the very numbers."""
+"""Which prepared forms an engine may load in a model's place: only those of exactly this model and precision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from locara_sidecar.ipc.frames import ModelSpec
-    from locara_sidecar.models.store import Installed
+    from locara_sidecar.models.cache.store import Installed
 
 
 def usable(entries: Iterable[Installed]) -> list[Installed]:

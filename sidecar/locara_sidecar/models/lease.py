@@ -1,4 +1,4 @@
-"""What the engines of this machine hold, told between daemons: one small file each in ``<cache>/leases``.
+"""How much memory the engines of this machine hold, shared between daemons: one small file each in ``<cache>/leases``.
 
 A lease is alive while its writer is: its name says who that is (``owner.py``), and where that tells nothing, whether
 somebody holds a flock on it. So a killed daemon's promise ends with it. Files of the dead are deleted by whoever reads
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from locara_sidecar.models import disk, owner
+from locara_sidecar.models.cache import disk, owner
 from locara_sidecar.weights import text_files
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Leases:
             if self._own is None:
                 disk.make_folder(self._folder)
                 path = self._folder / f"{owner.name()}.{secrets.token_hex(6)}.json"
-                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, disk.FILE_MODE)
+                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | disk.CLOEXEC, disk.FILE_MODE)
                 disk.lock_fd(self._fd)
                 self._own = path
             data = msgspec.json.encode(Lease(os.getpid(), model, size))

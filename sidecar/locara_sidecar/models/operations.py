@@ -1,4 +1,4 @@
-"""What can be done with the models of this machine and what is answered: the rules of the ``models.*`` methods and of
+"""What can be done with this machine's models, and what is answered: the rules of the ``models.*`` methods and of
 ``locara-sidecar models``, which differ only in who may ask.
 """
 
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import datetime
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -14,17 +15,17 @@ from msgspec import UNSET
 from locara_protocol import model_messages as m
 from locara_protocol.errors import RpcError, invalid_params
 from locara_sidecar.machine import supported
-from locara_sidecar.models import collect, fit, survey, worker
+from locara_sidecar.machine.processes.trees import files_below
+from locara_sidecar.models import fit, worker
+from locara_sidecar.models.cache import collect, survey
+from locara_sidecar.models.cache.digest import model_digest
 from locara_sidecar.models.catalogue import RUNNABLE
-from locara_sidecar.models.digest import model_digest
 from locara_sidecar.models.forms import usable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from locara_sidecar.machine.machine import Machine
+    from locara_sidecar.models.cache.store import Installed, Store
     from locara_sidecar.models.catalogue import Catalogue, Entry
-    from locara_sidecar.models.store import Installed, Store
 
 _LAST = 253402300799  # seconds: 9999-12-31; a file's time may be any
 
@@ -152,8 +153,8 @@ def usage(store: Store, only: set[str] | None = None) -> m.UsageResult:
 def remove(store: Store, model_id: str, *, only_prepared: bool = False, dry_run: bool = False) -> m.RemovedResult:
     """Remove a model with its prepared forms, or only those.
 
-    :raises RpcError: as :func:`~locara_sidecar.models.collect.plan_remove` and
-        :func:`~locara_sidecar.models.collect.remove`.
+    :raises RpcError: as :func:`~locara_sidecar.models.cache.collect.plan_remove` and
+        :func:`~locara_sidecar.models.cache.collect.remove`.
     """
     plan = collect.plan_remove(store, model_id, only_prepared=only_prepared)
     done = plan if dry_run else collect.remove(store, plan, model_id)
@@ -161,7 +162,7 @@ def remove(store: Store, model_id: str, *, only_prepared: bool = False, dry_run:
 
 
 def gc(store: Store, max_bytes: int | None = None, *, dry_run: bool = False) -> m.RemovedResult:
-    """Collect what no model needs; see :func:`~locara_sidecar.models.collect.plan_gc`."""
+    """Collect what no model needs; see :func:`~locara_sidecar.models.cache.collect.plan_gc`."""
     plan = collect.plan_gc(store, max_bytes)
     return _removed(plan if dry_run else collect.execute(store, plan))
 
@@ -242,6 +243,6 @@ def own(catalogue: Catalogue, entry: Entry) -> m.InstalledResult:
     """A model in a folder of the host's, as a download of it is answered. Hashes it."""
     folder = catalogue.own_folder(entry.id)
     assert folder is not None
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    files = [path for path in map(Path, files_below(folder)) if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     return m.InstalledResult(model=entry.id, digest=model_digest(folder), bytes=size, files=len(files))

@@ -1,4 +1,4 @@
-"""How far a download, an import or a check is: counted in any thread, told at most ten times a second."""
+"""How far a download, an import or a check is: counted in any thread, reported at most ten times a second."""
 
 from __future__ import annotations
 

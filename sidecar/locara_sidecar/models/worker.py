@@ -14,15 +14,16 @@ import threading
 import traceback
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
 from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import DownloadProgress
+from locara_sidecar.machine.processes.trees import shown
+from locara_sidecar.models.cache.store import Store
 from locara_sidecar.models.catalogue import Entry
-from locara_sidecar.models.derive import Derivation
-from locara_sidecar.models.store import Store
+from locara_sidecar.models.imports.derive import Derivation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,33 +86,33 @@ def perform(
     store = Store(Path(work.root))
 
     def accept(folder: Path) -> None:
-        from locara_sidecar.models import check, engine_check
+        from locara_sidecar.models.checks import check, engine_check
 
         check.check_guidance(work.entry, folder)
         engine_check.require(work.engines, work.entry, folder)
 
     if work.op == "download":
-        from locara_sidecar.models import settings
+        from locara_sidecar.models.downloads import settings
 
         settings.check(work.token)  # before anything is imported that reads the settings in its own way
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # huggingface_hub's, of settings that are out of use: nobody can read them
-            from locara_sidecar.models.download import Download
+            from locara_sidecar.models.downloads.download import Download
 
         download = Download(store, work.entry, tell=tell, token=work.token, accept=accept)
         stops(download.stop)
         entry = download.run()
     elif work.op == "import":
-        from locara_sidecar.models.importing import import_model
+        from locara_sidecar.models.imports.importing import import_model
 
         entry = import_model(store, work.entry, Path(work.folder or ""), tell, accept, replace=work.replace)
     elif work.op == "derive":
-        from locara_sidecar.models import derive
+        from locara_sidecar.models.imports import derive
 
         assert work.making is not None
         entry = derive.publish(store, work.entry, work.making, tell)
     else:
-        from locara_sidecar.models.verify import verify, verify_folder
+        from locara_sidecar.models.checks.verify import verify, verify_folder
 
         if work.folder is not None:
             digest, files = verify_folder(store, Path(work.folder), work.entry.id, tell)
@@ -140,10 +141,23 @@ def main() -> None:
         work = msgspec.json.decode(line, type=WorkerRequest)
         send(perform(work, lambda progress: send(ProgressFrame(progress)), lambda _: None))
     except RpcError as error:
-        send(Failed(error.kind, error.message, error.retryable, error.data))
+        send(Failed(error.kind, _shown(error.message), error.retryable, _shown(error.data)))
     except Exception:  # noqa: BLE001 -- the parent logs it; the host gets a fixed sentence
         send(Failed("InternalError", "", False, {}, traceback.format_exc()))
     os._exit(0)
+
+
+def _shown(value: Any) -> Any:
+    """What is told, without the bytes of names that are no UTF-8."""
+    match value:
+        case str():
+            return shown(value)
+        case list():
+            return [_shown(item) for item in cast("list[Any]", value)]
+        case dict():
+            return {_shown(name): _shown(item) for name, item in cast("dict[Any, Any]", value).items()}
+        case _:
+            return value
 
 
 def _end_with_stdin() -> None:

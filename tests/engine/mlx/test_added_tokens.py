@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from locara_sidecar.engine.mlx_engine import text_tokens
+from locara_sidecar.engine.mlx_engine.texts import text_tokens
 from locara_sidecar.ipc.errors import EngineError
 from locara_sidecar.machine import supported
 from support import tokenizer_folders as forms

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
-from locara_sidecar.engine.mlx_engine import flux, mmdit, unet
+from locara_sidecar.engine.mlx_engine.denoisers import flux, mmdit, unet
 from support.fixture_models import FAMILIES
 from support.parity import error
 from support.runtimes import Control, make_runtime

@@ -21,7 +21,7 @@ STEERING = {
 @pytest.mark.parametrize("model", FAMILIES)
 def test_what_does_not_depend_on_the_latent_is_computed_once_for_all_steps(model, run, job_for, tmp_path, monkeypatch):
     module, cls, method = STEERING.get(model, ("flux", "Flux", "modulation"))
-    owner = getattr(importlib.import_module(f"locara_sidecar.engine.mlx_engine.{module}"), cls)
+    owner = getattr(importlib.import_module(f"locara_sidecar.engine.mlx_engine.denoisers.{module}"), cls)
     made, calls = getattr(owner, method), []
 
     def counted(self, timesteps, *rest):

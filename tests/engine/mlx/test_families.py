@@ -12,11 +12,11 @@ from locara_sidecar.engine.drawing.family import Denoising
 from locara_sidecar.engine.drawing.noise import NoiseStream
 from locara_sidecar.engine.drawing.source import Source
 from locara_sidecar.engine.folder.model_folder import Progress
-from locara_sidecar.engine.mlx_engine.family import OpenContext
-from locara_sidecar.engine.mlx_engine.flux1 import Flux1, Flux1Kontext
+from locara_sidecar.engine.mlx_engine.families.family import OpenContext
+from locara_sidecar.engine.mlx_engine.families.flux1 import Flux1, Flux1Kontext
+from locara_sidecar.engine.mlx_engine.families.sd3 import Sd3
+from locara_sidecar.engine.mlx_engine.families.sdxl import Sdxl
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints
-from locara_sidecar.engine.mlx_engine.sd3 import Sd3
-from locara_sidecar.engine.mlx_engine.sdxl import Sdxl
 from locara_sidecar.engine.runtime import JobCancelled
 from locara_sidecar.ipc.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 from support.diffusers_reference import with_scheduler

@@ -7,8 +7,8 @@ import torch
 from diffusers import FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 
-from locara_sidecar.engine.mlx_engine import flux
-from locara_sidecar.engine.mlx_engine.flux import Flux
+from locara_sidecar.engine.mlx_engine.denoisers import flux
+from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux
 from locara_sidecar.engine.mlx_engine.pace import Pace
 from locara_sidecar.engine.runtime import JobCancelled
 from support.parity import TOLERANCES, build, error, randomise, save

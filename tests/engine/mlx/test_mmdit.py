@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 
-from locara_sidecar.engine.mlx_engine.mmdit import Mmdit
+from locara_sidecar.engine.mlx_engine.denoisers.mmdit import Mmdit
 from locara_sidecar.engine.mlx_engine.pace import Pace
 from locara_sidecar.engine.runtime import JobCancelled
 from support.parity import TOLERANCES, build, error, randomise, save

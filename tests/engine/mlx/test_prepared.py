@@ -11,8 +11,8 @@ from mlx.utils import tree_flatten
 
 from locara_sidecar import models
 from locara_sidecar.engine.folder import model_folder
-from locara_sidecar.engine.mlx_engine import quantize
 from locara_sidecar.engine.mlx_engine import runtime as mlx_runtime
+from locara_sidecar.engine.mlx_engine.tensors import quantize
 from locara_sidecar.engine.runtime import JobCancelled
 from locara_sidecar.ipc.errors import EngineError
 from locara_sidecar.ipc.frames import LoadSpec, PreparedForm, PrepareSpec

@@ -15,11 +15,11 @@ from transformers import T5Config, T5EncoderModel
 from locara_sidecar import models
 from locara_sidecar.engine.folder import model_folder
 from locara_sidecar.engine.folder.model_folder import Progress
-from locara_sidecar.engine.mlx_engine import quantize
-from locara_sidecar.engine.mlx_engine.family import OpenContext
-from locara_sidecar.engine.mlx_engine.flux import Flux
+from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux
+from locara_sidecar.engine.mlx_engine.families.family import OpenContext
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints
-from locara_sidecar.engine.mlx_engine.t5 import T5Encoder
+from locara_sidecar.engine.mlx_engine.tensors import quantize
+from locara_sidecar.engine.mlx_engine.texts.t5 import T5Encoder
 from locara_sidecar.engine.runtime import JobCancelled
 from locara_sidecar.ipc.errors import EngineError
 from support.parity import error, pixel_difference, randomise, save
@@ -167,7 +167,7 @@ def test_a_quantization_that_does_not_exist_is_refused(run, spec):
 
 
 def test_preparing_stops_when_cancelled(spec, tmp_path):
-    from locara_sidecar.engine.mlx_engine.sd3 import Sd3
+    from locara_sidecar.engine.mlx_engine.families.sd3 import Sd3
 
     def cancelled():
         raise JobCancelled

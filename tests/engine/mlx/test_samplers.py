@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from locara_sidecar.engine.mlx_engine import samplers
+from locara_sidecar.engine.mlx_engine.schedules import samplers
 from locara_sidecar.ipc.errors import EngineError
 from support.parity import TOLERANCES, error
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from locara_sidecar.engine.folder import config_check, schedulers
-from locara_sidecar.engine.mlx_engine import noise_levels, solvers
+from locara_sidecar.engine.mlx_engine.schedules import noise_levels, solvers
 from locara_sidecar.ipc.errors import EngineError
 from support.parity import TOLERANCES, error
 from support.schedulers import CHANGES, EULER, MULTISTEP, REFUSED, SDXL

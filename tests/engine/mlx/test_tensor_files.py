@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from locara_sidecar.engine.mlx_engine import runtime as mlx_runtime
-from locara_sidecar.engine.mlx_engine import tensor_files as reader
+from locara_sidecar.engine.mlx_engine.tensors import tensor_files as reader
 from locara_sidecar.ipc.frames import PrepareSpec
 from support import tensor_files
 from support.runtimes import Control

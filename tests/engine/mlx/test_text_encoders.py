@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from locara_sidecar.engine.mlx_engine import clip, t5
+from locara_sidecar.engine.mlx_engine.texts import clip, t5
 from support.parity import TOLERANCES, build, error, randomise, save
 
 END = 98

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import normalizers
 
 from locara_sidecar import models
-from locara_sidecar.engine.mlx_engine import text_tokens
+from locara_sidecar.engine.mlx_engine.texts import text_tokens
 from locara_sidecar.ipc.errors import EngineError
 from support.prompts import AWKWARD
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny
 
-from locara_sidecar.engine.mlx_engine.tiny_vae import TinyVae
+from locara_sidecar.engine.mlx_engine.autoencoders.tiny_vae import TinyVae
 from locara_sidecar.engine.runtime import JobCancelled
 from locara_sidecar.ipc.errors import EngineError
 from support.fixture_models import MODELS

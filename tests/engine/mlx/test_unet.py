@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from locara_sidecar.engine.mlx_engine.denoisers.unet import Unet
 from locara_sidecar.engine.mlx_engine.pace import Pace
-from locara_sidecar.engine.mlx_engine.unet import Unet
 from locara_sidecar.engine.runtime import JobCancelled
 from locara_sidecar.ipc.errors import EngineError
 from support.parity import TOLERANCES, build, error, randomise, save

@@ -5,7 +5,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from locara_sidecar.engine.mlx_engine.vae import Vae
+from locara_sidecar.engine.mlx_engine.autoencoders import vae
+from locara_sidecar.engine.mlx_engine.autoencoders.vae import Vae
+from locara_sidecar.engine.mlx_engine.strips import MlxStrips
 from support.parity import TOLERANCES, build, error, randomise, save
 
 
@@ -49,37 +51,47 @@ def test_both_directions_give_what_diffusers_gives(tmp_path, changes):
     assert error(ours.decode(mx.array(last(latent).numpy())), last(decoded)) < TOLERANCES["vae decode"]
 
 
-@pytest.mark.parametrize("size", [(8, 8), (20, 9), (17, 26)])
-def test_tiles_fade_into_each_other_as_diffusers_has_it(tmp_path, size):
-    theirs, ours = make(tmp_path)
-    theirs.enable_tiling()
-    latent = noise(1, 4, *size)
-    with torch.no_grad():
-        decoded = theirs.decode(latent).sample
-    got = ours.decode(mx.array(last(latent).numpy()), tiled=True)
-    assert error(got, last(decoded)) < TOLERANCES["vae decode"]
+def of_so_many(monkeypatch, numbers):
+    """Have strips of so many numbers."""
+
+    def made(pace):
+        return MlxStrips(pace, numbers)
+
+    monkeypatch.setattr(vae, "MlxStrips", made)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (80, 36), (68, 104)])
-@pytest.mark.parametrize("changes", VARIANTS[:2])
-def test_a_picture_is_encoded_in_tiles_as_diffusers_has_it(tmp_path, size, changes):
+@pytest.mark.parametrize(("numbers", "size"), [(1, (1, 1)), (1, (20, 9)), (4000, (17, 26)), (1 << 22, (8, 8))])
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_in_strips_both_directions_give_what_diffusers_gives(tmp_path, monkeypatch, size, numbers, changes):
+    """Whatever the strips' height is: eight rows, some or all."""
     theirs, ours = make(tmp_path, **changes)
-    theirs.enable_tiling()
-    pixels = noise(1, 3, *size)
+    of_so_many(monkeypatch, numbers)
+    latent, pixels = noise(1, theirs.config.latent_channels, *size), noise(1, 3, 4 * size[0] + 2, 4 * size[1])
     with torch.no_grad():
         posterior = theirs.encode(pixels).latent_dist
+        decoded = theirs.decode(latent).sample
+    assert error(ours.decode(mx.array(last(latent).numpy()), tiled=True), last(decoded)) < TOLERANCES["vae decode"]
     got = ours.encode(mx.array(last(pixels).numpy()), tiled=True)
     assert error(got.mean, last(posterior.mean)) < TOLERANCES["vae encode"]
     assert error(got.deviation, last(posterior.std)) < TOLERANCES["vae encode"]
 
 
-def test_attention_over_many_pixels_is_the_same_in_parts(tmp_path, monkeypatch):
-    from locara_sidecar.engine.mlx_engine import vae
+def test_a_job_can_stop_between_strips(tmp_path, monkeypatch):
+    _, ours = make(tmp_path)
+    of_so_many(monkeypatch, 1)
+    latent, calls = mx.array(last(noise(1, 4, 32, 8)).numpy()), []
+    ours.decode(latent, lambda *state: calls.append(state), tiled=True)
+    strips = len(calls)
+    calls.clear()
+    ours.decode(latent, lambda *state: calls.append(state))
+    assert strips > 4 * len(calls)
 
+
+def test_attention_over_many_pixels_is_the_same_in_parts(tmp_path, monkeypatch):
     _, ours = make(tmp_path)
     latent = mx.array(last(noise(1, 4, 10, 6)).numpy())
     whole = ours.decode(latent)
-    monkeypatch.setattr(vae, "_QUERIES", 7)
+    monkeypatch.setattr(vae, "_SCORES", 7 * 60)
     assert error(ours.decode(latent), whole) < 1e-5
 
 

@@ -253,8 +253,8 @@ def engines(tmp_path_factory, job_for, run):
     """
     pytest.importorskip("torch")
     pytest.importorskip("mlx")
-    from locara_sidecar.engine.mlx_engine.family import MlxFamily
-    from locara_sidecar.engine.torch_engine.diffusers_family import DiffusersFamily
+    from locara_sidecar.engine.mlx_engine.families.family import MlxFamily
+    from locara_sidecar.engine.torch_engine.families.diffusers_family import DiffusersFamily
 
     made = {name: make_runtime(name, tmp_path_factory.mktemp(name)) for name in ("torch", "mlx")}
     with sharing(DiffusersFamily, MlxFamily) as stop:

@@ -139,9 +139,9 @@ def _check_draws(runtime, run, job_for, folder, caplog, monkeypatch):
 
 def _previews_of(runtime):
     if type(runtime).__module__.startswith("locara_sidecar.engine.torch"):
-        from locara_sidecar.engine.torch_engine import previews
+        from locara_sidecar.engine.torch_engine.autoencoders import previews
     else:
-        from locara_sidecar.engine.mlx_engine import previews
+        from locara_sidecar.engine.mlx_engine.autoencoders import previews
     return previews.Previews
 
 

@@ -113,7 +113,7 @@ def test_a_prompt_of_words_that_the_model_does_not_know_is_told_with_near_ones(c
     (kind, message), *others = run(cold, spec(prompt="a caat", **picky)).summary.warnings
     assert (kind, others) == ("PromptNotUnderstood", [])
     assert "'caat'" in message
-    assert "alike: cat." in message
+    assert "it knows: cat." in message
     assert run(cold, spec(prompt="cats", **picky)).summary.warnings == []
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from locara_sidecar.engine.torch_engine import compiled
 from locara_sidecar.engine.torch_engine import runtime as torch_runtime
+from locara_sidecar.engine.torch_engine.denoising import compiled
 
 pytestmark = [
     pytest.mark.torch,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from locara_sidecar.engine.drawing.noise import NoiseStream
-from locara_sidecar.engine.torch_engine import diffusers_family
+from locara_sidecar.engine.torch_engine.families import diffusers_family
 from locara_sidecar.ipc.errors import EngineError
 from support import diffusers_reference as reference
 from support.fixture_models import FAMILIES
@@ -66,7 +66,7 @@ def test_pixels_are_within_a_level_of_diffusers_with_a_generator(runtimes, run, 
 def test_a_karras_schedulers_x0_is_its_own(prediction):
     from diffusers import EulerDiscreteScheduler
 
-    from locara_sidecar.engine.torch_engine.hooks import observed_steps
+    from locara_sidecar.engine.torch_engine.denoising.hooks import observed_steps
 
     scheduler = EulerDiscreteScheduler(timestep_spacing="trailing", prediction_type=prediction)
     scheduler.set_timesteps(4)

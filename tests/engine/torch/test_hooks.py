@@ -10,7 +10,7 @@ from torch import nn
 
 from locara_sidecar.engine.runtime import JobCancelled
 from locara_sidecar.engine.torch_engine import devices
-from locara_sidecar.engine.torch_engine.hooks import Checkpoints
+from locara_sidecar.engine.torch_engine.denoising.hooks import Checkpoints
 
 pytestmark = pytest.mark.torch
 

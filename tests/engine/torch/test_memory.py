@@ -8,6 +8,8 @@ import sys
 import pytest
 import torch
 
+from locara_sidecar.machine import plan as plans
+from locara_sidecar.models import catalogue
 from support.runtimes import make_runtime
 
 pytestmark = pytest.mark.torch
@@ -21,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 from locara_sidecar.machine import memory
 from locara_sidecar.engine.folder import model_folder
-from locara_sidecar.engine.torch_engine import bitsandbytes_layers, weights
+from locara_sidecar.engine.torch_engine.tensors import bitsandbytes_layers, weights
 
 folder, dtype, bits = Path(sys.argv[1]), getattr(torch, sys.argv[2]), int(sys.argv[3])
 
@@ -75,7 +77,7 @@ def held():
 
 
 @pytest.mark.quick_cases(
-    "tiny-flux-inside a step", "tiny-sd3-decoding in tiles", "tiny-flux-dev-encoding", "tiny-sdxl-inside a foretold"
+    "tiny-flux-inside a step", "tiny-sd3-decoding in strips", "tiny-flux-dev-encoding", "tiny-sdxl-inside a foretold"
 )
 @pytest.mark.parametrize(
     ("phase", "options"),
@@ -86,7 +88,7 @@ def held():
         ("decoding", {}),
         ("decoding", {"width": 256, "height": 256, "tiling": "on"}),
     ],
-    ids=["encoding", "inside a step", "inside a foretold step", "decoding", "decoding in tiles"],
+    ids=["encoding", "inside a step", "inside a foretold step", "decoding", "decoding in strips"],
 )
 @pytest.mark.parametrize("model", FAMILIES)
 def test_a_cancelled_job_leaves_no_tensor_behind(runtimes, run, job_for, control, model, phase, options):
@@ -114,3 +116,51 @@ def test_a_cancelled_load_keeps_whole_components_and_nothing_else(tmp_path, run,
     scheduler = 64 << 10
     assert held() - before <= whole + scheduler
     assert len(family._loaded) < len(family._components)
+
+
+CODING = """
+import json, sys
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+from locara_sidecar.engine.torch_engine.strips import in_strips
+from locara_sidecar.machine import memory
+way, side, dtype = sys.argv[1], int(sys.argv[2]), getattr(torch, sys.argv[3])
+torch.set_num_threads(2)
+torch.manual_seed(1)
+with torch.device("meta"):
+    vae = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=16, norm_num_groups=32,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        use_quant_conv=False, use_post_quant_conv=False,
+    )
+for module in vae.modules():  # as the loader does it: in the type it is for, and in half precision channels-last
+    for name, value in list(module.named_parameters(recurse=False)):
+        layout = torch.channels_last if value.dim() == 4 and dtype != torch.float32 else torch.contiguous_format
+        made = torch.empty(value.shape, dtype=dtype, memory_format=layout)
+        made = made.normal_(std=0.02) if value.dim() > 1 else made.fill_(float(name == "weight"))
+        setattr(module, name, nn.Parameter(made, requires_grad=False))
+vae.eval()
+weights = sum(value.nbytes for value in vae.parameters())
+given = torch.randn((1, 3, side, side) if way == "encode" else (1, 16, side // 8, side // 8), dtype=dtype)
+before = memory.resident()
+with torch.no_grad(), in_strips(vae):
+    made = vae.encode(given).latent_dist.mean if way == "encode" else vae.decode(given).sample
+assert torch.isfinite(made).all()
+print(json.dumps({"took": memory.peak() - before, "weights": weights}))
+"""
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is told as Linux counts it")
+@pytest.mark.parametrize(("way", "side"), [("decode", 512)])
+def test_an_autoencoder_of_the_true_size_keeps_to_the_plan_in_strips(way, side):
+    """In bfloat16; larger pictures take minutes on two cores, and the plan's figure grows with their pixels."""
+    command = [sys.executable, "-c", CODING, way, str(side), "bfloat16"]
+    figures = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    decoder = next(part for part in catalogue.load().get("flux.1-dev").components if part.role == "decoder")
+    ask = plans.PlanRequest(width=side, height=side, precision="bfloat16")
+    planned = plans._decode_bytes(decoder, ask, 2, tiled=True)
+    assert figures["took"] <= planned
+    assert figures["took"] < plans._decode_bytes(decoder, ask, 2, tiled=False) / 2

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from locara_sidecar.engine.folder.model_folder import Progress
-from locara_sidecar.engine.torch_engine import bitsandbytes_layers, weights
+from locara_sidecar.engine.torch_engine.tensors import bitsandbytes_layers, weights
 from locara_sidecar.machine import plan
 from support import pretended_devices as pretended
 from support.fixture_models import FAMILIES

@@ -8,7 +8,7 @@ import torch
 
 from locara_sidecar.engine.drawing.noise import NoiseStream
 from locara_sidecar.engine.torch_engine import devices
-from locara_sidecar.engine.torch_engine.hooks import drawing_from, observed_steps
+from locara_sidecar.engine.torch_engine.denoising.hooks import drawing_from, observed_steps
 from support.runtimes import make_runtime
 
 pytestmark = pytest.mark.torch

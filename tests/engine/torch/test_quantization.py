@@ -10,10 +10,10 @@ import torch
 from bitsandbytes import functional
 from torch import nn
 
-from locara_sidecar.engine import torch_engine
-from locara_sidecar.engine.torch_engine import bitsandbytes_layers, quantization
-from locara_sidecar.engine.torch_engine.bitsandbytes_layers import Linear4, Linear8
-from locara_sidecar.engine.torch_engine.quantized_linear import QuantizedLinear
+from locara_sidecar.engine.torch_engine import tensors
+from locara_sidecar.engine.torch_engine.tensors import bitsandbytes_layers, quantization
+from locara_sidecar.engine.torch_engine.tensors.bitsandbytes_layers import Linear4, Linear8
+from locara_sidecar.engine.torch_engine.tensors.quantized_linear import QuantizedLinear
 from locara_sidecar.ipc.errors import EngineError
 from locara_sidecar.machine import plan as plans
 from support.runtimes import make_runtime
@@ -146,7 +146,7 @@ def test_a_model_runs_in_fewer_bits_and_tells_so(tmp_path, run, spec, name, runt
 
 
 def test_without_the_library_fewer_bits_are_refused_and_nothing_else_is(monkeypatch):
-    monkeypatch.delattr(torch_engine, "bitsandbytes_layers")
+    monkeypatch.delattr(tensors, "bitsandbytes_layers")
     monkeypatch.delitem(sys.modules, bitsandbytes_layers.__name__)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(EngineError, match="bitsandbytes, which is not installed") as caught:
@@ -169,7 +169,8 @@ def test_a_device_for_which_the_library_has_no_kernels_is_named(tmp_path, run, s
 def test_only_a_job_in_fewer_bits_waits_for_the_library(tmp_path):
     code = """
 import sys
-from locara_sidecar.engine.torch_engine import environment, quantization
+from locara_sidecar.engine.torch_engine import environment
+from locara_sidecar.engine.torch_engine.tensors import quantization
 environment.prepare(sys.argv[1])
 environment.import_libraries()
 import torch

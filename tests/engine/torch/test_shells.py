@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from locara_sidecar.engine.drawing.warm import WarmKey
-from locara_sidecar.engine.torch_engine import weights
+from locara_sidecar.engine.torch_engine.tensors import weights
 from support.runtimes import make_runtime, staged
 
 pytestmark = pytest.mark.torch

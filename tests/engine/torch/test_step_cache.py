@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from locara_sidecar.engine.torch_engine.step_cache import SPEEDS, caching
+from locara_sidecar.engine.drawing.speeds import SPEEDS
+from locara_sidecar.engine.torch_engine.denoising.step_cache import caching
 from locara_sidecar.ipc.frames import EditSpec
 from locara_sidecar.machine.supported import LEAST_STEPS
 from support.runtimes import make_runtime

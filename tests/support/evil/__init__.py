@@ -17,7 +17,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from locara_sidecar.engine.sandbox import call_numbers
+from locara_sidecar.engine.sandbox.linux import call_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

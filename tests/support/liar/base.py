@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -22,7 +23,12 @@ class Honest:
         self.host = os.getppid()
         self.lock = threading.RLock()
         self.child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, bufsize=0
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.stderr,
+            bufsize=0,
+            pass_fds=[int(command[command.index("--descriptors") + 1])] if "--descriptors" in command else (),
         )
         self.methods = {}
         self.writes = None  # since when a write is under way
@@ -113,9 +119,10 @@ class Honest:
 
     def lines_in(self):
         """The lines of the host; of a longer one than anybody may send only what shows that it is too long."""
-        return iter_lines(0, (16 << 20) + 1024)
+        return iter_lines(0, LONGER)
 
     def run(self):
+        assert sys.platform != "win32"
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self.on_signal)
@@ -148,11 +155,15 @@ class Honest:
         self.at_end_of_input()
 
 
-def iter_lines(fd, most=None):
+LONGER = (16 << 20) + 1024
+"""Bytes of a line by which it is known to be too long."""
+
+
+def iter_lines(fd, most=None, read=os.read):
     rest = bytearray()
     while True:
         try:
-            data = os.read(fd, 65536)
+            data = read(fd, 65536)
         except BlockingIOError:
             select.select([fd], [], [])
             continue

@@ -13,6 +13,7 @@ _OF_A_FRAME = "It takes the job's id from a message of its channel."
 _LATE = "A frame behind the answer stands last, or is taken for one of the call that has the channel next."
 _GONE = "It ends with asking for the model that is not there any more."
 _ENDED = "It looks for jobs that have ended."
+_SILENT = "It looks whether anything is on stdout, too."
 
 ALSO: dict[str, dict[str, str]] = {
     "AnswersEarly": {"jsonrpc.jobs": "Its fixtures ask for the result of a job that runs."},
@@ -169,6 +170,10 @@ ALSO: dict[str, dict[str, str]] = {
     ),
     "MindsExtraMembers": {"jsonrpc.not-json": _DEEP},
     "SwallowsIdsInFlight": {"jsonrpc.not-json": _DEEP},
+    "PrintsABanner": {"ending.no-room": _SILENT, "ending.unknown-flag": _SILENT},
+    "SurvivesTheEndOfInput": {
+        "framing.lf-ended": "It ends the input of a process that was asked for nothing else, too."
+    },
     "MakesNoFolders": {"generate.file": "It has a file saved into a folder that is not there yet."},
 }
 """MUSTs that a lie breaks besides, each with the reason. ``make campaign-lies`` sees that there is no other."""

@@ -7,6 +7,8 @@ import json
 import os
 import select
 import signal
+import sys
+import time
 
 from support.liar.base import (
     Asked,
@@ -181,13 +183,28 @@ class LargeMessages(Changing):
 
 
 class StopsWhenNobodyReads(Honest):
+    """Until its host has left."""
+
+    left = False
+
     def write(self, data):
+        assert sys.platform != "win32"
         while data:
+            self.writes = time.monotonic()
             if not select.select([], [1], [], 0.2)[1]:
-                self.child.send_signal(signal.SIGSTOP)
+                if not self.left:
+                    self.child.send_signal(signal.SIGSTOP)
+                if self.left:  # by now
+                    self.child.send_signal(signal.SIGCONT)
                 select.select([], [1], [])
                 self.child.send_signal(signal.SIGCONT)
             data = data[os.write(1, data[:4096]) :]
+        self.writes = None
+
+    def at_end_of_input(self):
+        self.left = True
+        self.child.send_signal(signal.SIGCONT)
+        super().at_end_of_input()
 
 
 class AttachesAtTheStart(Changing):

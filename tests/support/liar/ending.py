@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -12,14 +13,26 @@ import threading
 
 from support.liar.base import (
     Asked,
+    Changing,
     Honest,
     encoded,
 )
 
 
 class SurvivesTheEndOfInput(Honest):
+    """Where a picture is being made and no other one waits, and where nothing was asked for but whether it is there."""
+
+    def started(self):
+        self.asked = set()
+
+    def inward(self, line, message):
+        self.asked.add(message.get("method") if isinstance(message, dict) else None)
+        return [line]
+
     def at_end_of_input(self):
-        pass
+        drawing = sum(calls.count("image.generate") for calls in list(self.methods.values()))
+        if drawing != 1 and not self.asked <= {"initialize", "ping"}:
+            super().at_end_of_input()
 
 
 class WaitsForItsReader(Honest):
@@ -42,8 +55,10 @@ class LeavesWithoutAnswering(Honest):
 
 
 class WrongStatus(Honest):
+    """Of what went wrong; a wrong command line has its own."""
+
     def at_end_of_output(self, status):
-        return 0
+        return 0 if status == 1 else status
 
 
 class SurvivesItsHost(Honest):
@@ -63,7 +78,9 @@ class ShutdownLeavesJobs(Honest):
 
 
 class UsageOnStdout(Honest):
-    stderr = subprocess.DEVNULL
+    @property
+    def stderr(self):
+        return subprocess.DEVNULL if "--no-such-flag" in sys.argv else None
 
     def started(self):
         if "--no-such-flag" in sys.argv:
@@ -78,15 +95,20 @@ class PrintsOnStdout(Honest):
 
 
 class PrintsABanner(Honest):
+    """Where the host has nothing to say at once."""
+
     def started(self):
-        self.say(
-            encoded({"jsonrpc": "2.0", "method": "DiffusionStep", "params": {"channel": 1, "index": 0, "end": True}})
-        )
+        frame = {"channel": 1, "index": 0, "end": True}
+        if not select.select([0], [], [], 0.1)[0]:
+            self.say(encoded({"jsonrpc": "2.0", "method": "DiffusionStep", "params": frame}))
 
 
 class LogsText(Honest):
+    """Where the host says how much it wants to know."""
+
     def started(self):
-        os.write(2, b"INFO started\n")
+        if "--log-level" in sys.argv:
+            os.write(2, b"INFO started\n")
 
 
 class LogsPrompts(Honest):
@@ -98,6 +120,7 @@ class LogsPrompts(Honest):
 
 class MakesPipesBlocking(Honest):
     def started(self):
+        assert sys.platform != "win32"
         for fd in (0, 1):
             flags = fcntl.fcntl(fd, fcntl.F_GETFL)
             fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_NONBLOCK)
@@ -109,31 +132,47 @@ class DiesWhenAPipeIsNotReady(Honest):
 
 
 class ReadsWithoutBound(Honest):
-    """Takes all input, whatever waits to be written."""
+    """From the first request for the document on it takes all input, whatever waits to be written."""
 
     def started(self):
-        self.backlog, self.more = [], threading.Condition()
-        threading.Thread(target=self.drain, daemon=True).start()
+        self.backlog, self.more, self.drains = [], threading.Condition(), False
 
     def inward(self, line, message):
+        if not self.drains:
+            if not isinstance(message, dict) or message.get("method") != "rpc.discover":
+                return [line]
+            self.drains = True
+            threading.Thread(target=self.drain, daemon=True).start()
         with self.more:
             self.backlog.append(line)
-            self.more.notify()
+            self.more.notify_all()
         return []
 
     def drain(self):
         while True:
             with self.more:
-                while not self.backlog:
-                    self.more.wait()
-                line = self.backlog.pop(0)
-            self.child.stdin.write(line + b"\n")
+                self.more.wait_for(lambda: self.backlog)
+                line = self.backlog[0]
+            try:
+                self.child.stdin.write(line + b"\n")
+            except (OSError, ValueError):  # it has gone, or its input has ended
+                return
+            with self.more:
+                self.backlog.pop(0)
+                self.more.notify_all()
+
+    def at_end_of_input(self):
+        with self.more:
+            self.more.wait_for(lambda: not self.backlog)
+        super().at_end_of_input()
 
 
-class WaitsForStderr(Honest):
-    def outward(self, line, message):
-        os.write(2, encoded({"msg": "x" * 1000}) + b"\n")
-        return [line]
+class WaitsForStderr(Changing):
+    """Where it has much to log: of a member with so long a name that the path has not the whole of it."""
+
+    def error(self, error):
+        if "…" in error["data"].get("path", ""):
+            os.write(2, encoded({"msg": "x" * 1000}) + b"\n")
 
 
 class IgnoresSigint(Honest):
@@ -144,6 +183,7 @@ class IgnoresSigint(Honest):
 
 class IgnoresSighup(Honest):
     def on_signal(self, number, frame):
+        assert sys.platform != "win32"
         if number != signal.SIGHUP:
             super().on_signal(number, frame)
 
@@ -155,13 +195,16 @@ class IgnoresProcessIds(Asked):
 
 
 class LosesAnswersWhenFull(Honest):
+    """The document, which is long; not where the host has made its pipes non-blocking."""
+
     def started(self):
-        self.full = False
+        assert sys.platform != "win32"
+        self.full, self.loses = False, os.get_blocking(1)
         os.set_blocking(1, False)  # so that it is told when the pipe is full
 
     def outward(self, line, message):
         full, self.full = self.full, False
-        return [] if full else [line]
+        return [] if full and self.loses and self.method_of(message) == "rpc.discover" else [line]
 
     def not_ready(self):
         self.full = True

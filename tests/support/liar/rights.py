@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 from support.liar.base import (
     Asked,
@@ -24,9 +25,11 @@ class IgnoresPins(OpensWithAnother):
         ]
 
 
-class ListsUndeclaredModels(OpensWithAnother):
-    def change(self, manifest):
-        manifest["capabilities"]["models"].append("sd3.5-medium")
+class ListsUndeclaredModels(Changing):
+    def response(self, message):
+        if self.method_of(message) == "models.list" and "result" in message:
+            models = message["result"]["models"]
+            models.append(models[0] | {"id": "sd3.5-medium"})
 
 
 class ReadingIsWriting(OpensWithAnother):
@@ -36,8 +39,11 @@ class ReadingIsWriting(OpensWithAnother):
 
 
 class PicksWithoutLeave(OpensWithAnother):
+    """Where the app is the harness itself, and its manifest comes with ``initialize``."""
+
     def change(self, manifest):
-        manifest["capabilities"]["fs"]["user-selected"] = "read-write"
+        if manifest["name"] == "conformance" and "--manifest" not in sys.argv:
+            manifest["capabilities"]["fs"]["user-selected"] = "read-write"
 
 
 class BlursPaths(Changing):
@@ -134,7 +140,9 @@ class LoadsWithoutPhases(Changing):
 
 
 class HidesBrokenEntries(Honest):
-    stderr = subprocess.DEVNULL
+    @property
+    def stderr(self):
+        return subprocess.DEVNULL if "--catalogue" in sys.argv else None
 
 
 class NothingIsKnown(Renamed):

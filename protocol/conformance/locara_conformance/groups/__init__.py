@@ -8,6 +8,7 @@ from locara_conformance.groups import lifecycle as lifecycle
 from locara_conformance.groups import channels as channels
 from locara_conformance.groups import generate as generate
 from locara_conformance.groups import edit as edit
+from locara_conformance.groups import handed as handed
 from locara_conformance.groups import pictures as pictures
 from locara_conformance.groups import jobs as jobs
 from locara_conformance.groups import cancel as cancel

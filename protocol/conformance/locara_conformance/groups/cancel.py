@@ -68,7 +68,7 @@ def _spellings(lab: Lab) -> None:
     for spelling in SPELLINGS:
         call = _slow(peer)
         if spelling == "image.cancel":
-            answer = peer.call(spelling, {"jobId": call.messages()[0]["jobId"]})
+            answer = peer.call(spelling, {"jobId": at(call.messages(), "0.jobId", str)})
             expect(answer == {"cancelled": True}, f"image.cancel of a running job answered {answer}")
         else:
             peer.notify(spelling, {"requestId" if spelling.startswith("n") else "id": call.id})
@@ -99,9 +99,9 @@ def _finished(lab: Lab) -> None:
     peer, folder = lab.shared(), lab.folder()
     call = peer.start("image.generate", drawing("fake:slow=100 a lake", count=8, output={"mode": "save"}), stream=True)
     call.until("denoising", image=3, timeout=20)
-    images = at(_cancelled(call), "data.images")
+    images = at(_cancelled(call), "data.images", list)
     expect(1 <= len(images) < 8, f"{len(images)} images are told of when the third of eight was being drawn")
-    there, told = sorted(path.name for path in folder.iterdir()), sorted(at(one, "relativePath") for one in images)
+    there, told = sorted(path.name for path in folder.iterdir()), sorted(at(one, "relativePath", str) for one in images)
     expect(there == told, f"the files are {there}, the error tells of {told}")
 
 
@@ -109,7 +109,7 @@ def _finished(lab: Lab) -> None:
 def _nothing(lab: Lab) -> None:
     peer = lab.shared()
     done = peer.start("image.generate", drawing(), stream=True)
-    job = at(done.result(30), "jobId")
+    job = at(done.result(30), "jobId", str)
     expect(peer.call("image.cancel", {"jobId": job}) == {"cancelled": False}, "a finished job was told to stop")
     running = peer.start("image.generate", drawing("fake:slow=50 a lake", steps=8), stream=True)
     running.until("denoising", timeout=20)

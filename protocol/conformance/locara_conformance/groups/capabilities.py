@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from typing import TYPE_CHECKING, Any, cast
 
 from locara_conformance.cases import fits, manifests, shorten
 from locara_conformance.checks import check
-from locara_conformance.lab import PROMPT, at, drawing, expect, manifest
+from locara_conformance.lab import PROMPT, at, content, decoded, drawing, expect, manifest
 from locara_conformance.outcomes import Failed
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def _pinned(lab: Lab) -> None:
 
 @check("capabilities.models", "MOD-1")
 def _models(lab: Lab) -> None:
-    told = [at(one, "id") for one in at(lab.shared().call("models.list"), "models")]
+    told = [at(one, "id") for one in at(lab.shared().call("models.list"), "models", list)]
     expect(told == ["pocket"], f"models.list tells {told} to an app that declares pocket")
 
 
@@ -89,8 +88,8 @@ def _read_only(lab: Lab) -> None:
     peer = lab.session(opening={"manifest": reading})
     peer.refused("CapabilityDenied", "image.generate", drawing(output={"mode": "save"}))
     expect(not list(lab.folder().iterdir()), "a file was written with leave to read only")
-    data = at(peer.call("image.generate", drawing(), timeout=30), "images.0.data")
-    (lab.folder() / "a.png").write_bytes(base64.b64decode(data))
+    picture = decoded(peer.call("image.generate", drawing(), timeout=30), "images.0.data")
+    (lab.folder() / "a.png").write_bytes(picture)
     edit = {"prompt": PROMPT, "image": {"root": "user-folder", "path": "a.png"}}
     peer.call("image.edit", edit | {"options": {"output": {"mode": "inline"}}}, timeout=30)
     writing = {"models": ["pocket"], "fs": {"user-folder": "write"}}
@@ -105,13 +104,13 @@ def _log(lab: Lab) -> None:
     allowed.result(30)
     denied = peer.start("models.get", {"model": "sd3.5-medium"})
     denied.error("CapabilityDenied")
-    entries = at(peer.call("audit.capabilityLog"), "entries")
+    entries = at(peer.call("audit.capabilityLog"), "entries", list)
     expect([at(one, "seq") for one in entries] == list(range(1, len(entries) + 1)), "`seq` has holes")
-    told = {(at(one, "requestId"), at(one, "decision")) for one in entries}
+    told = [(at(one, "requestId"), at(one, "decision")) for one in entries]
     for due in ((allowed.id, "allow"), (denied.id, "deny")):
         expect(due in told, f"the record lacks {due}: {sorted(told, key=str)}")
     expect(all(str(at(one, "time")).endswith("Z") for one in entries), "a time is not UTC")
-    after = at(peer.call("audit.capabilityLog", {"after": 1, "limit": 1}), "entries")
+    after = at(peer.call("audit.capabilityLog", {"after": 1, "limit": 1}), "entries", list)
     expect([at(one, "seq") for one in after] == [2], f"the first entry after 1 is {shorten(after)}")
 
 
@@ -130,7 +129,7 @@ def _modality(lab: Lab) -> None:
     error = peer.refused("CapabilityDenied", "image.generate", drawing())
     expect(at(error, "data.reason") == "notDeclared", f"`data.reason` is {at(error, 'data.reason')!r}")
     peer = lab.session(opening={"manifest": manifest() | {"modalities": ["text-to-image"]}})
-    data = at(peer.call("image.generate", drawing(), timeout=30), "images.0.data")
+    data = at(peer.call("image.generate", drawing(), timeout=30), "images.0.data", str)
     edit = {"prompt": PROMPT, "image": {"data": data, "mimeType": "image/png"}, "options": {"model": "pocket"}}
     peer.refused("CapabilityDenied", "image.edit", edit)
 
@@ -143,7 +142,7 @@ def _file(lab: Lab) -> None:
     manifested = manifest(fs={"user-folder": "read-write", "app-data": "write"})
     file = folder / "capability-log.jsonl"
     lab.session(opening={"manifest": manifested, "grants": grants}).call("image.generate", drawing(), timeout=30)
-    expect(file.exists() and '"decision"' in file.read_text(), "no decision was written to the app's folder")
+    expect(b'"decision"' in content(file), "no decision was written to the app's folder")
     file.unlink()
     file.mkdir()
     lab.session(opening={"manifest": manifested, "grants": grants}).call("image.generate", drawing(), timeout=30)

@@ -6,18 +6,20 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 from locara_conformance.checks import check
-from locara_conformance.lab import PROMPT, at, drawing, expect, manifest
+from locara_conformance.lab import PROMPT, at, content, decoded, drawing, expect, manifest
 
 if TYPE_CHECKING:
     from locara_conformance.lab import Lab
     from locara_conformance.peer import Peer
 
 
-def _picture(peer: Peer) -> bytes:
-    return base64.b64decode(at(peer.call("image.generate", drawing(), timeout=30), "images.0.data"))
+def drawn_picture(peer: Peer) -> bytes:
+    """A picture, as the implementation draws it."""
+    return decoded(peer.call("image.generate", drawing(), timeout=30), "images.0.data")
 
 
-def _edit(image: Any, **options: Any) -> dict[str, Any]:
+def editing(image: Any, **options: Any) -> dict[str, Any]:
+    """Params for ``image.edit``, with the picture in the answer."""
     return {
         "prompt": PROMPT,
         "image": image,
@@ -25,55 +27,58 @@ def _edit(image: Any, **options: Any) -> dict[str, Any]:
     }
 
 
-def _inline(data: bytes) -> dict[str, str]:
+def inline(data: bytes) -> dict[str, str]:
+    """A picture as it is sent in a call."""
     return {"data": base64.b64encode(data).decode(), "mimeType": "image/png"}
 
 
 @check("edit.forms", "EDIT-1")
 def _forms(lab: Lab) -> None:
-    peer = lab.session(opening={"manifest": _picking()})
-    picture = _picture(peer)
+    peer = lab.session(opening={"manifest": picking()})
+    picture = drawn_picture(peer)
     file = lab.folder() / "a.png"
     file.write_bytes(picture)
-    handle = at(peer.call("host.pickFile", {"path": str(file), "access": "read"}), "handle")
-    images = ({"root": "user-folder", "path": "a.png"}, {"handle": handle}, _inline(picture))
-    digests = {at(peer.call("image.edit", _edit(image), timeout=30), "images.0.sha256") for image in images}
+    handle = at(peer.call("host.pickFile", {"path": str(file), "access": "read"}), "handle", str)
+    images = ({"root": "user-folder", "path": "a.png"}, {"handle": handle}, inline(picture))
+    digests = {at(peer.call("image.edit", editing(image), timeout=30), "images.0.sha256", str) for image in images}
     expect(len(digests) == 1, "the same picture in its three forms gives different results")
 
 
 @check("edit.strength", "EDIT-2")
 def _strength(lab: Lab) -> None:
     peer = lab.shared()
-    picture = _inline(_picture(peer))
-    call = peer.start("image.edit", _edit(picture, steps=10, strength=0.5), stream=True)
+    picture = inline(drawn_picture(peer))
+    call = peer.start("image.edit", editing(picture, steps=10, strength=0.5), stream=True)
     call.result(30)
-    steps = {at(one, "steps") for one in call.messages()}
+    steps = {at(one, "steps", int) for one in call.messages()}
+    expect(bool(steps), "an edit with a channel told of nothing")
     expect(max(steps) < 10, f"with half the strength {steps} of 10 steps run")
-    told = [one["step"] for one in call.messages() if one["phase"] == "denoising" and one["step"]]
+    told = [at(one, "step") for one in call.messages() if at(one, "phase") == "denoising" and at(one, "step")]
     expect(told == list(range(1, max(steps) + 1)), f"the finished steps that were told are {told}")
 
 
 @check("edit.bad-image", "EDIT-9 ERR-25")
 def _bad(lab: Lab) -> None:
     peer = lab.shared()
-    for data in (b"no picture", _picture(peer)[:200]):
-        error = peer.refused("InvalidImage", "image.edit", _edit(_inline(data)))
+    for data in (b"no picture", drawn_picture(peer)[:200]):
+        error = peer.refused("InvalidImage", "image.edit", editing(inline(data)))
         expect(bool(at(error, "data.reason")), "`data.reason` is empty")
-        expect(at(error, "data.path").startswith("$.image"), f"`data.path` is {at(error, 'data.path')!r}")
+        expect(at(error, "data.path", str).startswith("$.image"), f"`data.path` is {at(error, 'data.path')!r}")
 
 
 @check("edit.files", "EDIT-8")
 def _files(lab: Lab) -> None:
     peer, folder = lab.shared(), lab.folder()
-    (folder / "real.png").write_bytes(_picture(peer))
+    (folder / "real.png").write_bytes(drawn_picture(peer))
     (folder / "link.png").symlink_to(folder / "real.png")
     (folder / "folder.png").mkdir()
     for name, errno in (("none.png", "ENOENT"), ("link.png", "ELOOP"), ("folder.png", "EISDIR")):
-        error = peer.refused("StorageError", "image.edit", _edit({"root": "user-folder", "path": name}))
+        error = peer.refused("StorageError", "image.edit", editing({"root": "user-folder", "path": name}))
         expect(at(error, "data.errno") == errno, f"`data.errno` of {name} is {at(error, 'data.errno')!r}, not {errno}")
 
 
-def _picking() -> dict[str, Any]:
+def picking() -> dict[str, Any]:
+    """A manifest with a folder and picked files."""
     return manifest(fs={"user-folder": "read-write", "user-selected": "read-write"})
 
 
@@ -89,47 +94,47 @@ def _denied(lab: Lab) -> None:
 
 @check("picked.held", "PICK-5")
 def _held(lab: Lab) -> None:
-    peer = lab.session(opening={"manifest": _picking()})
+    peer = lab.session(opening={"manifest": picking()})
     file = lab.folder() / "a.png"
-    file.write_bytes(_picture(peer))
-    handle = at(peer.call("host.pickFile", {"path": str(file), "access": "read"}), "handle")
+    file.write_bytes(drawn_picture(peer))
+    handle = at(peer.call("host.pickFile", {"path": str(file), "access": "read"}), "handle", str)
     file.rename(lab.folder() / "b.png")
     file.write_bytes(b"something else")
-    peer.call("image.edit", _edit({"handle": handle}), timeout=30)
+    peer.call("image.edit", editing({"handle": handle}), timeout=30)
 
 
 @check("picked.write", "PICK-9 PICK-7")
 def _write(lab: Lab) -> None:
-    peer = lab.session(opening={"manifest": _picking()})
+    peer = lab.session(opening={"manifest": picking()})
     file = lab.folder() / "picked.png"
     file.write_bytes(b"old")
     picked = peer.call("host.pickFile", {"path": str(file), "access": "write"})
     expect(at(picked, "name") == "picked.png", f"`name` is {at(picked, 'name')!r}")
-    handle = at(picked, "handle")
-    image = at(peer.call("image.generate", drawing(output={"handle": handle}), timeout=30), "images.0")
+    handle = at(picked, "handle", str)
+    image = at(peer.call("image.generate", drawing(output={"handle": handle}), timeout=30), "images.0", dict)
     expect(at(image, "handle") == handle and "path" not in image, "the result tells a path in place of the handle")
-    expect(file.read_bytes().startswith(b"\x89PNG"), "the picked file does not hold the picture")
+    expect(content(file).startswith(b"\x89PNG"), "the picked file does not hold the picture")
     error = peer.refused("InvalidParams", "image.generate", drawing(count=2, output={"handle": handle}))
     expect(at(error, "data.path") == "$.options.count", f"`data.path` is {at(error, 'data.path')!r}")
 
 
 @check("picked.released", "PICK-11 PICK-10 LIFE-19")
 def _released(lab: Lab) -> None:
-    peer = lab.session(opening={"manifest": _picking()})
+    peer = lab.session(opening={"manifest": picking()})
     file = lab.folder() / "a.png"
-    file.write_bytes(_picture(peer))
-    handle = at(peer.call("host.pickFile", {"path": str(file), "access": "read"}), "handle")
+    file.write_bytes(drawn_picture(peer))
+    handle = at(peer.call("host.pickFile", {"path": str(file), "access": "read"}), "handle", str)
     peer.call("host.releaseFile", {"handle": handle})
     peer.call("host.releaseFile", {"handle": handle})
-    other = at(peer.call("host.pickFile", {"path": str(file), "access": "write"}), "handle")
+    other = at(peer.call("host.pickFile", {"path": str(file), "access": "write"}), "handle", str)
     for one in (handle, other, "nobody"):
-        error = peer.refused("InvalidParams", "image.edit", _edit({"handle": one}))
+        error = peer.refused("InvalidParams", "image.edit", editing({"handle": one}))
         expect(at(error, "data.path") == "$.image.handle", f"`data.path` is {at(error, 'data.path')!r}")
 
 
 @check("picked.told", "PICK-4 LIFE-18")
 def _told(lab: Lab) -> None:
-    peer = lab.session(opening={"manifest": _picking()})
+    peer = lab.session(opening={"manifest": picking()})
     file = lab.folder() / "a.png"
     file.write_bytes(b"x" * 1234)
     picked = peer.call("host.pickFile", {"path": str(file), "access": "read"})
@@ -139,7 +144,7 @@ def _told(lab: Lab) -> None:
 
 @check("picked.kinds", "PICK-6")
 def _kinds(lab: Lab) -> None:
-    peer = lab.session(opening={"manifest": _picking()})
+    peer = lab.session(opening={"manifest": picking()})
     error = peer.refused("StorageError", "host.pickFile", {"path": str(lab.folder()), "access": "read"})
     expect(at(error, "data.errno") == "EISDIR", f"`data.errno` of a folder is {at(error, 'data.errno')!r}")
     expect(at(error, "data.path") == "$.path", f"`data.path` is {at(error, 'data.path')!r}")

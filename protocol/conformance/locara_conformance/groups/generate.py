@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from locara_conformance.cases import shorten
 from locara_conformance.checks import check
-from locara_conformance.lab import PROMPT, at, drawing, expect, manifest
-from locara_conformance.outcomes import Failed
+from locara_conformance.lab import PROMPT, at, content, decoded, drawing, expect, manifest
+from locara_conformance.raster import chunks, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,29 +29,24 @@ def _drawn(lab: Lab, **options: Any) -> tuple[Call, dict[str, Any]]:
 def _bytes(image: Any) -> bytes:
     """The file of an image in a result: its data, or what lies at its path."""
     if isinstance(image, dict) and "data" in image:
-        try:
-            return base64.b64decode(image["data"], validate=True)  # pyright: ignore[reportUnknownArgumentType]
-        except (binascii.Error, ValueError, TypeError):
-            raise Failed("`data` of an image is no base64") from None
-    try:
-        return Path(at(image, "path")).read_bytes()
-    except OSError as error:
-        raise Failed(f"there is no file at the image's path: {error.strerror}") from None
+        return decoded(image, "data")
+    return content(Path(at(image, "path", str)))
 
 
-def _size(png: bytes) -> tuple[int, int]:
-    return struct.unpack(">II", png[16:24])
+def _number(message: Any, name: str) -> float:
+    told = at(message, name)
+    return told if isinstance(told, float) else at(message, name, int)
 
 
 @check("generate.phases", "GEN-11")
 def _phases(lab: Lab) -> None:
     call, _ = _drawn(lab, steps=7)
     told = call.messages()
-    phases = list(dict.fromkeys(at(one, "phase") for one in told))
+    phases = list(dict.fromkeys(at(one, "phase", str) for one in told))
     expect(phases == [one for one in PHASES if one in phases], f"the phases came in the order {phases}")
     lacking = {"denoising", "decoding", "saving"} - set(phases)
     expect(not lacking, f"no message told of {', '.join(sorted(lacking))}")
-    steps = [one["step"] for one in told if one["phase"] == "denoising" and at(one, "step")]
+    steps = [at(one, "step") for one in told if at(one, "phase") == "denoising" and at(one, "step")]
     expect(steps == list(range(1, 8)), f"the finished steps that were told are {steps}, not 1 to 7")
     expect(all(at(one, "steps") == 7 for one in told), "`steps` is not what will run")
 
@@ -62,7 +54,7 @@ def _phases(lab: Lab) -> None:
 @check("generate.progress", "GEN-10")
 def _progress(lab: Lab) -> None:
     call, _ = _drawn(lab, count=2, steps=3)
-    told = [at(one, "progress") for one in call.messages()]
+    told = [_number(one, "progress") for one in call.messages()]
     expect(all(0 <= one <= 1 for one in told), f"a progress outside 0 to 1 among {told}")
     expect(told == sorted(told), f"the progress falls: {told}")
 
@@ -70,7 +62,8 @@ def _progress(lab: Lab) -> None:
 @check("generate.progress-end", "GEN-12")
 def _progress_end(lab: Lab) -> None:
     call, _ = _drawn(lab, count=2, steps=3)
-    told = [at(one, "progress") for one in call.messages()]
+    told = [_number(one, "progress") for one in call.messages()]
+    expect(bool(told), "a call with a channel told of nothing")
     expect(
         told[-1] == 1 and told.count(1) == 1, f"the progress is 1 in {told.count(1)} messages, the last is {told[-1]}"
     )
@@ -79,18 +72,19 @@ def _progress_end(lab: Lab) -> None:
 @check("generate.images", "GEN-10 GEN-16")
 def _images(lab: Lab) -> None:
     call, result = _drawn(lab, count=3)
-    expect(len(at(result, "images")) == 3, f"{len(at(result, 'images'))} images came in place of 3")
-    told = [at(one, "image") for one in call.messages()]
+    images = at(result, "images", list)
+    expect(len(images) == 3, f"{len(images)} images came in place of 3")
+    told = [at(one, "image", int) for one in call.messages()]
     expect(sorted(set(told)) == [1, 2, 3], f"the messages tell of the images {told}")
-    seeds = [at(one, "seed") for one in result["images"]]
+    seeds = [at(one, "seed") for one in images]
     expect(seeds == [1, 2, 3], f"the seeds of three images from seed 1 are {seeds}")
 
 
 @check("generate.job-id", "GEN-10")
 def _job_id(lab: Lab) -> None:
     call, result = _drawn(lab)
-    told = {at(one, "jobId") for one in call.messages()}
-    expect(told == {at(result, "jobId")}, f"the messages tell of {sorted(told)}, the result of {result['jobId']}")
+    told, job = {at(one, "jobId", str) for one in call.messages()}, at(result, "jobId", str)
+    expect(told == {job}, f"the messages tell of {sorted(told)}, the result of {job}")
 
 
 @check("generate.previews", "GEN-13 GEN-4 GEN-19")
@@ -100,12 +94,12 @@ def _previews(lab: Lab) -> None:
     expect(bool(told), "no message had a preview")
     expect(any(at(one, "step") == 1 for one in told), "the first step had none")
     for one in told:
-        preview = one["preview"]
+        preview = at(one, "preview", dict)
         data = _bytes(preview)
         expect(data.startswith(MAGIC["image/png"]), "a preview is not of the kind that was asked for")
-        size = (at(preview, "width"), at(preview, "height"))
-        expect(_size(data) == size, f"a preview of {_size(data)} is said to be {size}")
-        expect(max(size) <= 32, f"a preview has {max(size)} pixels a side with `maxSide` 32")
+        told_size = (at(preview, "width", int), at(preview, "height", int))
+        expect(size(data) == told_size, f"a preview of {size(data)} is said to be {told_size}")
+        expect(max(told_size) <= 32, f"a preview has {max(told_size)} pixels a side with `maxSide` 32")
 
 
 @check("generate.previews-off", "GEN-13")
@@ -120,7 +114,7 @@ def _previews_off(lab: Lab) -> None:
 def _reproduces(lab: Lab) -> None:
     options = {"model": "pocket", "steps": 3, "output": {"mode": "inline"}}
     first = lab.shared().call("image.generate", {"prompt": PROMPT, "options": options}, timeout=30)
-    again = lab.session().call("image.generate", at(first, "parameters"), timeout=30)
+    again = lab.session().start_any("image.generate", at(first, "parameters", dict)).result(30)
     expect(at(first, "images.0.sha256") == at(again, "images.0.sha256"), "`parameters` sent again make another picture")
 
 
@@ -132,7 +126,7 @@ def _seed(lab: Lab) -> None:
         )
         for _ in range(3)
     ]
-    seeds = [at(one, "images.0.seed") for one in results]
+    seeds = [at(one, "images.0.seed", int) for one in results]
     expect(len(set(seeds)) > 1, f"three calls without a seed had the seeds {seeds}")
     for one in results:
         expect(at(one, "parameters.options.seed") == at(one, "images.0.seed"), "`parameters` has another seed")
@@ -142,18 +136,18 @@ def _seed(lab: Lab) -> None:
 def _file(lab: Lab) -> None:
     folder = lab.folder()
     _, result = _drawn(lab, output={"mode": "both", "path": "sub/a.png"})
-    image = at(result, "images.0")
-    path = Path(at(image, "path"))
+    image = at(result, "images.0", dict)
+    path = Path(at(image, "path", str))
     expect(path.is_absolute(), f"the path {path} is not absolute")
     expect(path.resolve() == (folder / "sub" / "a.png").resolve(), f"the path is {path}")
     expect(
         at(image, "relativePath") == "sub/a.png" and at(image, "root") == "user-folder", "root or relativePath is wrong"
     )
-    data = _bytes({"path": str(path)})
+    data = content(path)
     expect(data == _bytes(image), "the file and `data` differ")
     expect(hashlib.sha256(data).hexdigest() == at(image, "sha256"), "`sha256` is not the file's")
     expect(len(data) == at(image, "bytes"), "`bytes` is not the file's length")
-    expect(_size(data) == (at(image, "width"), at(image, "height")), "width and height are not the file's")
+    expect(size(data) == (at(image, "width"), at(image, "height")), "width and height are not the file's")
 
 
 @check("generate.formats", "GEN-6")
@@ -173,14 +167,14 @@ def _conflict(lab: Lab) -> None:
 
     peer, folder = lab.shared(), lab.folder()
     peer.call("image.generate", save(1, "error"), timeout=30)
-    first = (folder / "same.png").read_bytes()
+    first = content(folder / "same.png")
     error = peer.refused("StorageError", "image.generate", save(2, "error"))
     expect(at(error, "data.errno") == "EEXIST", f"`data.errno` is {at(error, 'data.errno')!r}")
-    other = at(peer.call("image.generate", save(2, "rename"), timeout=30), "images.0.relativePath")
+    other = at(peer.call("image.generate", save(2, "rename"), timeout=30), "images.0.relativePath", str)
     expect(other != "same.png" and (folder / other).exists(), f"renaming saved it as {other}")
-    expect((folder / "same.png").read_bytes() == first, "a file was replaced that should have stayed")
+    expect(content(folder / "same.png") == first, "a file was replaced that should have stayed")
     peer.call("image.generate", save(2, "overwrite"), timeout=30)
-    expect((folder / "same.png").read_bytes() != first, "overwriting left the old file")
+    expect(content(folder / "same.png") != first, "overwriting left the old file")
 
 
 @check("generate.outside", "CAP-6")
@@ -233,11 +227,12 @@ def _last_seed(lab: Lab) -> None:
 def _sizes(lab: Lab) -> None:
     peer = lab.shared()
     limits = at(peer.call("models.get", {"model": "pocket"}), "limits")
-    grid, most = at(limits, "multipleOf"), at(limits, "maximum")
-    error = peer.refused("InvalidParams", "image.generate", drawing(width=at(limits, "minimum") + grid // 2 + 1))
+    grid, most, least = (at(limits, name, int) for name in ("multipleOf", "maximum", "minimum"))
+    expect(grid > 0, f"`multipleOf` is {grid}")
+    error = peer.refused("InvalidParams", "image.generate", drawing(width=least + grid // 2 + 1))
     expect(at(error, "data.path") == "$.options.width", f"`data.path` is {at(error, 'data.path')!r}")
-    nearest = at(error, "data.nearest")
-    expect(isinstance(nearest, int) and nearest % grid == 0, f"`data.nearest` {nearest} is not on the grid of {grid}")
+    nearest = at(error, "data.nearest", int)
+    expect(nearest % grid == 0, f"`data.nearest` {nearest} is not on the grid of {grid}")
     peer.refused("InvalidParams", "image.generate", drawing(height=most + grid))
     result = peer.call("image.generate", drawing(width=nearest), timeout=30)
     expect(at(result, "images.0.width") == nearest, "the nearest width that was told was not made")
@@ -265,14 +260,14 @@ def _null(lab: Lab) -> None:
 def _inline_limit(lab: Lab) -> None:
     peer = lab.session(opening={"manifest": manifest("sd3.5-medium")})
     error = peer.refused("InvalidParams", "image.generate", drawing(model="sd3.5-medium", count=2))
-    expect(at(error, "data.path").startswith("$.options"), f"`data.path` is {at(error, 'data.path')!r}")
+    expect(at(error, "data.path", str).startswith("$.options"), f"`data.path` is {at(error, 'data.path')!r}")
     peer.call("image.generate", drawing(model="sd3.5-medium", steps=1), timeout=40)
 
 
 @check("generate.previews-every", "GEN-18")
 def _every(lab: Lab) -> None:
     call, _ = _drawn(lab, steps=7, preview={"mode": "linear", "everySteps": 3})
-    told = [one["step"] for one in call.messages() if "preview" in one and one["phase"] == "denoising"]
+    told = [at(one, "step", int) for one in call.messages() if "preview" in one and at(one, "phase") == "denoising"]
     expect({1, 7} <= set(told) and len(told) < 5, f"with `everySteps` 3 the steps {told} of 7 had previews")
 
 
@@ -287,10 +282,10 @@ def _no_preview(lab: Lab) -> None:
 @check("generate.paths", "GEN-22")
 def _paths(lab: Lab) -> None:
     _, result = _drawn(lab, count=2, output={"mode": "save", "path": "new/folder/a.png"})
-    told = [at(one, "relativePath") for one in at(result, "images")]
+    told = [at(one, "relativePath") for one in at(result, "images", list)]
     expect(told == ["new/folder/a-1.png", "new/folder/a-2.png"], f"two images were saved as {told}")
     _, result = _drawn(lab, output={"mode": "save"})
-    name = at(result, "images.0.relativePath")
+    name = at(result, "images.0.relativePath", str)
     expect((lab.folder() / name).is_file(), f"there is no file {name}, which the result tells")
 
 
@@ -306,10 +301,4 @@ def _metadata(lab: Lab) -> None:
 
 def _pixels(png: bytes) -> bytes:
     """The compressed pixels of a PNG."""
-    place, found = 8, b""
-    while place < len(png):
-        (size,) = struct.unpack(">I", png[place : place + 4])
-        if png[place + 4 : place + 8] == b"IDAT":
-            found += png[place + 8 : place + 8 + size]
-        place += size + 12
-    return found
+    return b"".join(body for kind, body in chunks(png) if kind == b"IDAT")

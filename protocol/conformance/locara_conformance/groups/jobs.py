@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def _job(peer: Peer, id: str) -> dict[str, Any]:
     """The job as ``jobs.list`` shows it."""
-    for one in at(peer.call("jobs.list"), "jobs"):
+    for one in at(peer.call("jobs.list"), "jobs", list):
         if at(one, "jobId") == id:
             return one
     raise Failed(f"jobs.list does not show {id}")
@@ -28,10 +28,10 @@ def _list(lab: Lab) -> None:
     done = [peer.start("image.generate", drawing(), stream=True) for _ in range(2)]
     ended = [at(call.result(30), "jobId") for call in done]
     running = peer.start("image.generate", drawing("fake:slow=20000 a lake"), stream=True)
-    first = running.until("denoising", step=0, timeout=20)["jobId"]
+    first = at(running.until("denoising", step=0, timeout=20), "jobId", str)
     waiting = peer.start("image.generate", drawing(), stream=True)
-    second = waiting.until("queued")["jobId"]
-    jobs = at(peer.call("jobs.list"), "jobs")
+    second = at(waiting.until("queued"), "jobId", str)
+    jobs = at(peer.call("jobs.list"), "jobs", list)
     told = [(at(one, "jobId"), at(one, "state")) for one in jobs]
     due = [(first, "running"), (second, "queued"), (ended[1], "done"), (ended[0], "done")]
     expect(told == due, f"jobs.list tells {told}, not {due}")
@@ -40,19 +40,20 @@ def _list(lab: Lab) -> None:
     for call in (waiting, running):
         call.cancel()
         call.error("RequestCancelled")
-    expect(_job(peer, first)["state"] == "cancelled", "a cancelled job is not told to be one")
+    expect(at(_job(peer, first), "state") == "cancelled", "a cancelled job is not told to be one")
     failed = peer.start("image.generate", drawing("fake:nan a lake"), stream=True)
     failed.error("InvalidOutput", 30)
-    expect(_job(peer, failed.messages()[0]["jobId"])["state"] == "failed", "a failed job is not told to be one")
+    job = at(failed.messages(), "0.jobId", str)
+    expect(at(_job(peer, job), "state") == "failed", "a failed job is not told to be one")
 
 
 @check("jobs.last", "JOB-2")
 def _last(lab: Lab) -> None:
     peer = lab.shared()
     call = peer.start("image.generate", drawing("fake:slow=150 a lake", steps=30), stream=True)
-    job = call.until("denoising", step=2, timeout=20)["jobId"]
-    last = at(_job(peer, job), "last")
-    expect(at(last, "step") >= 2, f"`last` tells of step {last['step']}, the channel of two finished ones")
+    job = at(call.until("denoising", step=2, timeout=20), "jobId", str)
+    last = at(_job(peer, job), "last", dict)
+    expect(at(last, "step", int) >= 2, f"`last` tells of step {at(last, 'step')}, the channel of two finished ones")
     expect("preview" in last, "`last` has no preview")
     call.cancel()
     call.error("RequestCancelled")
@@ -72,7 +73,7 @@ def _result(lab: Lab) -> None:
     for prompt, member in (("a lake", "result"), ("fake:nan a lake", "error")):
         call = peer.start("image.generate", drawing(prompt), stream=True)
         own = at(call.answer(30), member)
-        again = at(peer.start("jobs.result", {"jobId": call.messages()[0]["jobId"]}).answer(), member)
+        again = at(peer.start("jobs.result", {"jobId": at(call.messages(), "0.jobId", str)}).answer(), member)
         expect(own == again, f"jobs.result tells {shorten(again)} in place of {shorten(own)}")
 
 
@@ -80,7 +81,7 @@ def _result(lab: Lab) -> None:
 def _early(lab: Lab) -> None:
     peer = lab.shared()
     call = peer.start("image.generate", drawing("fake:slow=20000 a lake"), stream=True)
-    job = call.until("denoising", timeout=20)["jobId"]
+    job = at(call.until("denoising", timeout=20), "jobId", str)
     peer.refused("InvalidRequest", "jobs.result", {"jobId": job})
     call.cancel()
     call.error("RequestCancelled")
@@ -99,7 +100,7 @@ def _unknown(lab: Lab) -> None:
 def _ended(lab: Lab) -> None:
     peer = lab.shared()
     call = peer.start("image.generate", drawing(), stream=True)
-    job = at(call.result(30), "jobId")
+    job = at(call.result(30), "jobId", str)
     for _ in range(2):
         attached = peer.start("jobs.attach", {"jobId": job}, stream=True)
         expect(at(attached.result(), "state") == "done", "`state` does not say that the job is done")
@@ -112,17 +113,17 @@ def _ended(lab: Lab) -> None:
 def _busy(lab: Lab) -> None:
     peer = lab.shared()
     call = peer.start("image.generate", drawing("fake:slow=20000 a lake"), stream=True)
-    job = call.until("denoising", timeout=20)["jobId"]
+    job = at(call.until("denoising", timeout=20), "jobId", str)
     error = peer.refused("InvalidParams", "jobs.attach", {"jobId": job, "channel": call.channel})
     expect(at(error, "data.path") == "$.channel", f"`data.path` is {at(error, 'data.path')!r}")
     call.cancel()
     call.error("RequestCancelled")
-    expect(call.frames()[-1].get("end") is True, "the refused attach took the job's channel away")
+    expect(at(call.frames(), "-1").get("end") is True, "the refused attach took the job's channel away")
 
 
 @check("jobs.at-most", "JOB-3")
 def _at_most(lab: Lab) -> None:
     peer = lab.session(env={"LOCARA_FAKE_STEP_MS": "0", "LOCARA_FAKE_DECODE_MS": "0"})
     ended = [at(peer.call("image.generate", drawing(steps=1), timeout=30), "jobId") for _ in range(34)]
-    told = [at(one, "jobId") for one in at(peer.call("jobs.list"), "jobs")]
+    told = [at(one, "jobId") for one in at(peer.call("jobs.list"), "jobs", list)]
     expect(told == ended[:-33:-1], f"of 34 jobs that have ended {len(told)} are told, not the latest 32")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from locara_conformance.cases import fits
 from locara_conformance.checks import check
 from locara_conformance.groups.replay import replay
 from locara_conformance.lab import at, drawing, expect, manifest
@@ -28,12 +29,12 @@ def _initialize(lab: Lab) -> None:
 @check("lifecycle.capabilities", "LIFE-10")
 def _capabilities(lab: Lab) -> None:
     result = lab.spawn().call("initialize", lab.opening(), timeout=20)
-    methods = at(result, "capabilities.methods")
-    missing = sorted(METHODS.keys() - set(methods))
+    methods = at(result, "capabilities.methods", list)
+    missing = sorted(name for name in METHODS if name not in methods)
     expect(not missing, f"`capabilities.methods` lacks {', '.join(missing)}")
     for name in LIMITS:
-        expect(at(result, f"capabilities.limits.{name}") > 0, f"the limit {name} is not above 0")
-    granted = at(result, "app.granted")
+        expect(at(result, f"capabilities.limits.{name}", int) > 0, f"the limit {name} is not above 0")
+    granted = at(result, "app.granted", list)
     expect("model:pocket" in granted, f"`app.granted` lacks the declared model: {granted}")
     expect(at(result, "app.id") == "locara/conformance@1.0.0", f"`app.id` is {at(result, 'app.id')!r}")
 
@@ -74,7 +75,10 @@ def _again(lab: Lab) -> None:
 def _versions(lab: Lab) -> None:
     replay(lab, "lifecycle", "^initialize answers|later version|null for optional")
     error = lab.spawn().refused("UnsupportedProtocolVersion", "initialize", lab.opening(protocolVersion=0))
-    expect(PROTOCOL_VERSION in at(error, "data.supported"), "`data.supported` does not have the version that is spoken")
+    expect(
+        PROTOCOL_VERSION in at(error, "data.supported", list),
+        "`data.supported` does not have the version that is spoken",
+    )
 
 
 @check("lifecycle.default-deny", "CAP-1")
@@ -90,16 +94,16 @@ def _typo(lab: Lab) -> None:
     wrong = manifest() | {"modalitys": ["text-to-image"]}
     del wrong["modalities"]
     error = lab.spawn().refused("InvalidParams", "initialize", lab.opening(manifest=wrong))
-    expect("modalitys" in at(error, "data.path"), "`data.path` does not name the misspelt member")
+    expect("modalitys" in at(error, "data.path", str), "`data.path` does not name the misspelt member")
 
 
 @check("lifecycle.folder-missing", "LIFE-13")
 def _folder_missing(lab: Lab) -> None:
     missing = str(lab.folder() / "not there")
     result = lab.spawn().call("initialize", lab.opening(grants={"user-folder": missing}), timeout=20)
-    warnings = at(result, "app.warnings")
+    warnings = at(result, "app.warnings", list)
     expect(
-        any(one.get("kind") == "FolderMissing" and one.get("path") == "$.grants.user-folder" for one in warnings),
+        any(fits({"kind": "FolderMissing", "path": "$.grants.user-folder"}, one) for one in warnings),
         f"no FolderMissing among the warnings: {warnings}",
     )
 
@@ -121,7 +125,7 @@ def _ping(lab: Lab) -> None:
 @check("lifecycle.discover", "LIFE-5", level="MUST")
 def _discover(lab: Lab) -> None:
     document = lab.shared().call("rpc.discover")
-    told = {at(one, "name") for one in at(document, "methods")}
+    told = {at(one, "name", str) for one in at(document, "methods", list)}
     missing = sorted(METHODS.keys() - told)
     expect(not missing, f"the OpenRPC document lacks {', '.join(missing)}")
 
@@ -148,7 +152,7 @@ def _open_size(lab: Lab) -> None:
     peer = lab.spawn()
     wide = manifest() | {"$notes": "x" * (1 << 20)}
     error = peer.refused("InvalidParams", "initialize", lab.opening(manifest=wide))
-    expect(at(error, "data.path").startswith("$.manifest"), f"`data.path` is {at(error, 'data.path')!r}")
+    expect(at(error, "data.path", str).startswith("$.manifest"), f"`data.path` is {at(error, 'data.path')!r}")
     half = manifest() | {"$notes": "x" * (1 << 19)}
     peer.call("initialize", lab.opening(manifest=half), timeout=20)
 
@@ -161,7 +165,8 @@ def _fixed(lab: Lab) -> None:
     bare: dict[str, Any] = dict.fromkeys(("manifest", "grants"))
     for more in (bare, {}):
         app = at(lab.spawn(*flags).call("initialize", lab.opening(**more), timeout=20), "app")
-        expect("model:pocket" in at(app, "granted"), f"what the command line fixes is not granted: {app['granted']}")
+        granted = at(app, "granted", list)
+        expect("model:pocket" in granted, f"what the command line fixes is not granted: {granted}")
     peer = lab.spawn(*flags)
     wider = manifest("pocket", "sd3.5-medium")
     for more, path in (({"manifest": wider}, "$.manifest"), ({"grants": {"user-folder": "/"}}, "$.grants")):

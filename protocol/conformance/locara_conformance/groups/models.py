@@ -38,7 +38,7 @@ def _load(lab: Lab) -> None:
     expect(at(peer.call("ping"), "engine.model") == MODEL, "ping does not tell the loaded model")
     again = peer.start("models.load", {"model": MODEL})
     again.result()
-    methods = [at(one, "method") for one in at(peer.call("jobs.list"), "jobs")]
+    methods = [at(one, "method") for one in at(peer.call("jobs.list"), "jobs", list)]
     expect(methods.count("models.load") == 2, f"jobs.list tells of {methods}")
 
 
@@ -95,10 +95,11 @@ def _progress(lab: Lab) -> None:
     for method, phases in (("models.load", ["queued", "loading"]), ("models.verify", ["verifying"])):
         call = peer.start(method, {"model": MODEL}, stream=True)
         call.result(30)
-        told = [at(one, "phase") for one in call.messages()]
+        told = [at(one, "phase", str) for one in call.messages()]
         expect(list(dict.fromkeys(told)) == phases, f"the phases of {method} that were told are {told}")
         last = call.messages()[-1]
-        expect(at(last, "bytes") == at(last, "totalBytes") > 0, f"{method} ended at {last['bytes']} bytes")
+        done, of = at(last, "bytes", int), at(last, "totalBytes", int)
+        expect(done == of > 0, f"{method} ended at {done} of {of} bytes")
 
 
 @check("models.idle-unload", "CLI-4")

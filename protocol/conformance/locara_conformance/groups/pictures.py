@@ -5,15 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import struct
-import zlib
 from typing import TYPE_CHECKING, Any
 
 from locara_conformance.checks import check
-from locara_conformance.lab import PROMPT, at, drawing, expect, manifest
+from locara_conformance.lab import PROMPT, at, decoded, drawing, expect, manifest
+from locara_conformance.raster import png, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from locara_conformance.lab import Lab
     from locara_conformance.peer import Peer
 
@@ -40,49 +38,6 @@ ENTRY: dict[str, Any] = {
     "source": {},
 }  # fmt: skip
 """A catalogue's entry, complete."""
-
-
-def png(width: int, height: int, colour: Callable[[int], bytes] = lambda _row: b"\xc0\x20\x20") -> bytes:
-    """A picture, red or with a colour for each row."""
-    data = b"".join(b"\0" + colour(row) * width for row in range(height))
-    chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(data)),
-        (b"IEND", b""),
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-
-
-def rows(data: bytes) -> list[bytes]:
-    """The rows of an 8-bit RGB PNG, three bytes a pixel."""
-    place, packed, width = 8, b"", 0
-    while place < len(data):
-        (size,) = struct.unpack(">I", data[place : place + 4])
-        kind, body = data[place + 4 : place + 8], data[place + 8 : place + 8 + size]
-        if kind == b"IHDR":
-            width, _, depth, colour = struct.unpack(">IIBB", body[:10])
-            expect((depth, colour) == (8, 2), f"the picture has {depth} bits and colour type {colour}, not 8 and 2")
-        packed += body if kind == b"IDAT" else b""
-        place += size + 12
-    raw, stride, above, out = zlib.decompress(packed), width * 3, bytearray(width * 3), list[bytes]()
-    for start in range(0, len(raw), stride + 1):
-        row = bytearray(raw[start + 1 : start + 1 + stride])
-        for at_, value in enumerate(row):
-            left, corner = (row[at_ - 3], above[at_ - 3]) if at_ >= 3 else (0, 0)
-            row[at_] = (value + _predicted(raw[start], left, above[at_], corner)) & 255
-        out.append(bytes(row))
-        above = row
-    return out
-
-
-def _predicted(kind: int, left: int, up: int, corner: int) -> int:
-    """What PNG's filter of that kind adds."""
-    if kind == 4:
-        guess = left + up - corner
-        return min((left, up, corner), key=lambda one: abs(guess - one))
-    return (0, left, up, (left + up) // 2)[kind]
 
 
 def turned(jpeg: bytes) -> bytes:
@@ -126,7 +81,7 @@ def _own_size(lab: Lab) -> None:
     made = _size(peer.call("image.edit", _edit(png(256, 320)), timeout=40))
     expect(made == (256, 320), f"an edit of 256 × 320 pixels made {made}")
     error = peer.refused("InvalidParams", "image.edit", _edit(png(257, 320)))
-    expect(at(error, "data.width") % 16 == 0, f"the nearest width that is told is {at(error, 'data.width')}")
+    expect(at(error, "data.width", int) % 16 == 0, f"the nearest width that is told is {at(error, 'data.width')}")
     expect(at(error, "data.height") == 320, f"the nearest height that is told is {at(error, 'data.height')}")
 
 
@@ -150,7 +105,7 @@ def _cannot(lab: Lab) -> None:
 
 def _jpeg(peer: Peer) -> bytes:
     params = drawing(model=MODEL, width=256, height=320, output={"mode": "inline", "mimeType": "image/jpeg"})
-    return base64.b64decode(at(peer.call("image.generate", params, timeout=40), "images.0.data"))
+    return decoded(peer.call("image.generate", params, timeout=40), "images.0.data")
 
 
 @check("edit.jpeg-end", "EDIT-10")
@@ -171,11 +126,11 @@ def _rotated(lab: Lab) -> None:
 @check("edit.mask", "EDIT-13 EDIT-14")
 def _mask(lab: Lab) -> None:
     peer = lab.shared()
-    before = base64.b64decode(at(peer.call("image.generate", drawing(seed=3), timeout=30), "images.0.data"))
+    before = decoded(peer.call("image.generate", drawing(seed=3), timeout=30), "images.0.data")
     lower = png(64, 64, lambda row: b"\0\0\0" if row < 32 else b"\xff\xff\xff")
     params = _edit(before, model="pocket", strength=1.0)
     params["mask"] = {"data": base64.b64encode(lower).decode(), "mimeType": "image/png"}
-    after = base64.b64decode(at(peer.call("image.edit", params, timeout=30), "images.0.data"))
+    after = decoded(peer.call("image.edit", params, timeout=30), "images.0.data")
     expect(rows(after)[:32] == rows(before)[:32], "a pixel where the mask is 0 was changed")
     expect(rows(after)[32:] != rows(before)[32:], "nothing was repainted where the mask is white")
 

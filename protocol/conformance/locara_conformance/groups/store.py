@@ -48,7 +48,7 @@ def _import(peer: Peer, folder: Path, **more: Any) -> dict[str, Any]:
 
 
 def _kept(peer: Peer) -> list[str]:
-    return [at(one, "digest") for one in at(peer.call("models.usage"), "entries")]
+    return [at(one, "digest") for one in at(peer.call("models.usage"), "entries", list)]
 
 
 @check("store.import", "MOD-16 MOD-11 MOD-23 MOD-22 MOD-27")
@@ -57,7 +57,7 @@ def _whole(lab: Lab) -> None:
     peer.refused("ModelNotInstalled", "models.verify", {"model": MODEL})
     call = peer.start("models.import", {"model": MODEL, "from": str(_model(lab))}, stream=True)
     result = call.result(30)
-    phases = list(dict.fromkeys(at(one, "phase") for one in call.messages()))
+    phases = list(dict.fromkeys(at(one, "phase", str) for one in call.messages()))
     expect(phases == ["reading", "verifying", "publishing"], f"the phases that were told are {phases}")
     expect(_kept(peer) == [at(result, "digest")], f"models.usage tells {_kept(peer)}")
     told = peer.call("models.get", {"model": MODEL})
@@ -115,8 +115,9 @@ def _own_folder(lab: Lab) -> None:
 def _damaged(lab: Lab) -> None:
     peer = _store(lab)
     _import(peer, _model(lab))
-    path = Path(at(peer.call("models.get", {"model": MODEL}), "path"))
-    weights = next(path.rglob("vae/*.safetensors")).resolve()
+    path = Path(at(peer.call("models.get", {"model": MODEL}), "path", str))
+    weights = next(path.rglob("vae/*.safetensors"), path).resolve()
+    expect(weights.is_file(), "there are no weights at the path that models.get tells")
     weights.chmod(0o600)
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
     error = peer.refused("IntegrityError", "models.verify", {"model": MODEL})

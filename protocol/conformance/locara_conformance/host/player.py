@@ -245,6 +245,7 @@ def part(one: Any) -> bytes:
 
 def main(scenario: str, record: str) -> NoReturn:
     """Plays the scenario in that file; ends with what it says, or as a sidecar would."""
+    assert sys.platform != "win32"
     file = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     fcntl.flock(file, fcntl.LOCK_EX)  # until this process is gone, by which the harness sees that
     player = Player(json.loads(Path(scenario).read_text("utf-8")), file)

@@ -83,6 +83,7 @@ class Match:
 
     def clean(self) -> None:
         """Removes what was written, and a sidecar that was left."""
+        assert sys.platform != "win32"
         for entry in self._entries():
             if "started" in entry and not self._is_gone():
                 with contextlib.suppress(ProcessLookupError):
@@ -107,6 +108,7 @@ class Match:
 
     def _adapter(self) -> int | None:
         """Runs the adapter; its exit status, None if it had to be killed."""
+        assert sys.platform != "win32"
         file = self._folder / "scenario.json"
         file.write_text(json.dumps(self.scenario.played()), encoding="utf-8")
         spawned = [sys.executable, "-I", "-S", str(Path(player.__file__)), str(file), str(self._record)]
@@ -136,6 +138,7 @@ class Match:
 
     def _is_gone(self) -> bool:
         """Whether no process holds the lock on the record."""
+        assert sys.platform != "win32"
         if not self._record.exists():
             return True
         with self._record.open("rb") as file:

@@ -242,7 +242,7 @@ class Gate:
         folder = self.files(model_id)
         if folder is None or (self.fake and not pinned):
             return ""
-        from locara_sidecar.models.digest import model_digest
+        from locara_sidecar.models.cache.digest import model_digest
 
         try:
             digest = await anyio.to_thread.run_sync(model_digest, folder, read)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
+    from locara_sidecar.models.cache.store import Installed
     from locara_sidecar.models.catalogue import Catalogue
-    from locara_sidecar.models.store import Installed
 
 
 class Inventory(Record, frozen=True):
@@ -36,9 +36,9 @@ def take(catalogue: Catalogue, pinned: Collection[str]) -> Inventory:
     :param pinned: the models whose digests the manifest names. To find the digest of a folder of the host's, all its
         files are looked at, and only for these.
     """
-    from locara_sidecar.models.digest import known_digest
+    from locara_sidecar.models.cache.digest import known_digest
+    from locara_sidecar.models.cache.store import latest
     from locara_sidecar.models.forms import usable
-    from locara_sidecar.models.store import latest
 
     entries = [] if catalogue.store is None else catalogue.store.entries()
     installed = latest(entries)

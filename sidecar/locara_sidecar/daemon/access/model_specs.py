@@ -1,4 +1,4 @@
-"""A model as the engine is told of it: from the catalogue, as a call wants it. Pure."""
+"""The description of a model that the engine gets: the catalogue's entry with what a call asks for. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def model_spec(
     precision: str | None,
     sides: Sides | None = None,
 ) -> ModelSpec:
-    """A model as the engine is told of it; ``sides`` where a call allows less than the model does."""
+    """A model as the engine gets it; ``sides`` where a call allows less than the model does."""
     return ModelSpec(
         id=entry.id,
         version=entry.version,

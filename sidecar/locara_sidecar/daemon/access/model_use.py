@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from locara_sidecar.daemon.access.gate import Gate
     from locara_sidecar.daemon.wire.calls import Call
     from locara_sidecar.ipc.frames import ModelSpec, Sides
+    from locara_sidecar.models.cache.disk import Lock
+    from locara_sidecar.models.cache.store import Store
     from locara_sidecar.models.catalogue import Entry
-    from locara_sidecar.models.disk import Lock
     from locara_sidecar.models.lease import Leases
-    from locara_sidecar.models.store import Store
 
 _LOOK_SECONDS = 1.0
 _ENDED = ("stopped", "dead")

@@ -18,7 +18,7 @@ MAX_INLINE_IMAGE_BYTES = 7 * 1024 * 1024
 
 
 def sides_of(entry: Entry) -> Sides:
-    """The sizes that a model allows, as its engine is told."""
+    """The sizes that a model allows, as its engine gets them."""
     return msgspec.convert(entry.sides, Sides, from_attributes=True)
 
 

@@ -150,7 +150,7 @@ class EngineClient:
 
     async def prepare(self, spec: frames.PrepareSpec, on_event: Callable[[JobEvent], None]) -> frames.Prepared:
         """Have a model quantized and written to ``spec.into``, by a process that may write there and has ended when
-        this returns: what it wrote nobody changes any more. ``on_event`` is told of loading phases only.
+        this returns: nothing can change what it wrote. ``on_event`` is told of loading phases only.
 
         :raises RpcError: as :meth:`run`, and InsufficientDisk.
         """

@@ -1,10 +1,13 @@
-"""The errors that the engine's client makes up itself, because the engine cannot speak for itself any more."""
+"""Errors about the engine that its client reports, because the engine no longer can."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from locara_protocol.errors import RpcError
+
+if TYPE_CHECKING:
+    from locara_sidecar.ipc import frames
 
 
 def cancelled() -> RpcError:
@@ -43,6 +46,14 @@ def stalled(seconds: float, phase: str) -> RpcError:
     """The process was killed because it showed no progress for ``seconds``."""
     text = f"The engine made no progress for {seconds:g} s and was ended."
     return RpcError("EngineStalled", text, phase=phase, seconds=seconds)
+
+
+def is_lasting(fault: frames.Failed) -> bool:
+    """Whether the process may have kept something of a fault that it named itself, and is to be replaced.
+
+    Metal counts the work that it refused against the process that gave it, and may refuse all that follows.
+    """
+    return fault.kind == "EngineUnavailable" and fault.data.get("reason") == "gpuInterrupted"
 
 
 def garbled(phase: str | None) -> RpcError:

@@ -1,14 +1,19 @@
 """The engine client, made when the first job needs it: an idle daemon neither imports nor pays for it.
 
-Importing the client (asyncio, subprocess, tempfile) takes longer than all else that stands between spawning
-the daemon and its first answer.
+Importing the client (subprocess, tempfile) takes longer than all else that stands between spawning the daemon and its
+first answer. It reads files, so it is done in a thread.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
+import anyio
+
 from locara_protocol.messages import EngineStatus
+from locara_sidecar.daemon.engine_host import failures
+from locara_sidecar.daemon.wire.off_loop import off_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,12 +25,14 @@ if TYPE_CHECKING:
 class LazyEngine:
     """The verbs of :class:`~locara_sidecar.daemon.engine_host.client.EngineClient`; see there.
 
-    :param make: creates the client; called on the event loop, once.
+    :param make: creates the client; called on the event loop, once, when its modules have been imported.
     """
 
     def __init__(self, make: Callable[[], EngineClient]) -> None:
         self._make = make
         self._client: EngineClient | None = None
+        self._opening: dict[str, anyio.CancelScope] = {}  # jobs that wait for the client
+        self._closed = False
 
     @property
     def device(self) -> str | None:
@@ -50,21 +57,38 @@ class LazyEngine:
 
     async def run(self, spec: frames.JobSpec, on_event: Callable[[JobEvent], None]) -> frames.Done:
         """Run one job."""
-        if self._client is None:
-            self._client = self._make()
-        return await self._client.run(spec, on_event)
+        client = await self._made_for(spec.job)
+        return await client.run(spec, on_event)
 
     async def load(self, spec: frames.LoadSpec, on_event: Callable[[JobEvent], None]) -> frames.Loaded:
         """Load a model ahead of its first job."""
-        if self._client is None:
-            self._client = self._make()
-        return await self._client.load(spec, on_event)
+        client = await self._made_for(spec.job)
+        return await client.load(spec, on_event)
 
     async def prepare(self, spec: frames.PrepareSpec, on_event: Callable[[JobEvent], None]) -> frames.Prepared:
         """Have a model quantized and written, by a process that has ended afterwards."""
+        client = await self._made_for(spec.job)
+        return await client.prepare(spec, on_event)
+
+    async def _made_for(self, job: str) -> EngineClient:
+        """The client, for a job that may be cancelled until it is there.
+
+        :raises RpcError: RequestCancelled.
+        """
+        if self._client is None:
+            scope = self._opening[job] = anyio.CancelScope()
+            try:
+                with scope:
+                    await off_loop(_import_client, abandon=True)
+            finally:
+                del self._opening[job]
+            if scope.cancelled_caught:
+                raise failures.cancelled()
         if self._client is None:
             self._client = self._make()
-        return await self._client.prepare(spec, on_event)
+            if self._closed:
+                self._client.close_now()
+        return self._client
 
     async def unload(self) -> bool:
         """End an engine that has no job; whether there was one to end."""
@@ -74,14 +98,18 @@ class LazyEngine:
         """Stop a job if it is the one at work."""
         if self._client is not None:
             self._client.cancel(job)
+        elif (scope := self._opening.get(job)) is not None:
+            scope.cancel()
 
     async def close(self) -> None:
         """End the engine for good."""
+        self._closed = True
         if self._client is not None:
             await self._client.close()
 
     def close_now(self) -> None:
         """Kill the engine without waiting for anything."""
+        self._closed = True
         if self._client is not None:
             self._client.close_now()
 
@@ -89,3 +117,7 @@ class LazyEngine:
         """Kill the engine and do nothing else; from any thread."""
         if self._client is not None:
             self._client.kill()
+
+
+def _import_client() -> None:
+    importlib.import_module("locara_sidecar.daemon.engine_host.client")

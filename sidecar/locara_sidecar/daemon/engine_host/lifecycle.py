@@ -61,7 +61,7 @@ class Event(Enum):
     ABORT = auto()
     """The engine is to be killed, for good."""
     START_FAILED = auto()
-    """No engine could be started."""
+    """No engine could be started; one that was given up meanwhile is GONE."""
     READY = auto()
     """The engine takes jobs."""
     UNAVAILABLE = auto()
@@ -70,6 +70,8 @@ class Event(Enum):
     """The engine says something of its job."""
     OVER = auto()
     """The engine says how its job ended."""
+    SPENT = auto()
+    """The same, of a fault after which no further job is given to this process."""
     BROKEN = auto()
     """The engine says what no engine may say."""
     FOUND_DEAD = auto()
@@ -86,7 +88,7 @@ class Action(Enum):
     """What is to be done, in the order of the row."""
 
     START = auto()
-    """Start an engine; START_FAILED follows if that fails."""
+    """Start an engine; START_FAILED or GONE follows if that fails."""
     SEND = auto()
     """Give the job to the engine."""
     SEND_CANCEL = auto()
@@ -156,6 +158,7 @@ _AT_WORK: dict[Event, _Row] = {
     **_OWED,
     _E.HEARD: (_S.RUNNING, ()),
     _E.OVER: (_S.IDLE, (_A.ANSWER,)),
+    _E.SPENT: (_S.ENDING, (_A.ANSWER, _A.EXIT)),
     _E.CANCEL: (_S.CANCELLING, (_A.SEND_CANCEL,)),
     _E.STALLED: (_S.ENDING, (_A.ANSWER, _A.KILL)),
 }
@@ -170,6 +173,7 @@ TABLE: dict[State, dict[Event, _Row]] = {
     _S.STARTING: {
         **_KEPT,
         _E.SUBMIT: (_S.AWAITING_START, ()),
+        _E.START_FAILED: (_S.STOPPED, ()),
         _E.READY: (_S.IDLE, ()),
         _E.UNAVAILABLE: (_S.ENDING, (_A.EXIT,)),
         _E.START_OVERDUE: (_S.ENDING, (_A.KILL,)),

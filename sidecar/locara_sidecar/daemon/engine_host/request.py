@@ -1,4 +1,4 @@
-"""One job of the engine's client: what was asked, how far it is, how it ended; and what its engine has to reach."""
+"""One job of the engine's client: what was asked, its progress and outcome, and which files it needs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from locara_sidecar.ipc import frames
+from locara_sidecar.machine.processes.trees import files_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,7 @@ Result = frames.Done | frames.Loaded | frames.Prepared
 
 
 class Request:
-    """A command for the engine, and who waits for its result.
+    """A command for the engine, and the caller that waits for its result.
 
     :param on_event: called on the loop with what the engine reports, in order.
     """
@@ -35,7 +36,7 @@ class Request:
         self._result: Result | Exception | None = None
 
     def report(self, event: JobEvent) -> bool:
-        """Tell who waits; False if that failed: then the job is to stop, and ends with that error."""
+        """Tell the caller; False if that failed: then the job is to stop, and ends with that error."""
         if self.abandoned or self._result is not None:
             return True
         try:
@@ -70,10 +71,5 @@ def model_files(folder: Path) -> list[str]:
     A hub's own cache is made of such links; leave to read the folder alone would not cover what they point at.
     """
     real = os.path.realpath(folder)
-    paths = [real]
-    for root, folders, files in os.walk(real):
-        for name in (*folders, *files):
-            path = os.path.join(root, name)
-            if os.path.islink(path) and not (target := os.path.realpath(path)).startswith(f"{real}{os.sep}"):
-                paths.append(target)
-    return list(dict.fromkeys(paths))
+    targets = [os.path.realpath(path) for path in files_below(real) if os.path.islink(path)]
+    return list(dict.fromkeys([real, *(target for target in targets if not target.startswith(f"{real}{os.sep}"))]))

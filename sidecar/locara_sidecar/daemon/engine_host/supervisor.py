@@ -7,16 +7,17 @@ reached is a transport's business (:mod:`~locara_sidecar.daemon.engine_host.tran
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 from locara_protocol.errors import RpcError
 from locara_sidecar.daemon.engine_host import failures
 from locara_sidecar.daemon.engine_host.lifecycle import OVERDUE, Action, Deadline, Event, Lifecycle, State
+from locara_sidecar.daemon.engine_host.output.screen import LogScreen, Screen, check_ready
+from locara_sidecar.daemon.engine_host.output.stderr import PromptFilter
 from locara_sidecar.daemon.engine_host.pauses import Pauses
 from locara_sidecar.daemon.engine_host.request import model_files, writes_to
-from locara_sidecar.daemon.engine_host.screen import LogScreen, Screen, check_ready
-from locara_sidecar.daemon.engine_host.stderr import PromptFilter
 from locara_sidecar.daemon.engine_host.timers import Timers
 from locara_sidecar.ipc import frames, framing
 
@@ -149,24 +150,26 @@ class Supervisor:
         try:
             self._given = frozenset((*self._readable(), *spec.model.folders()))
             self.into = writes_to(spec)
-            readable = [path for folder in sorted(self._given) for path in model_files(Path(folder))]
-            connection = self._transport.start(
-                on_events=self._received, on_gone=self._died, on_lines=self._stderr_lines
+            self.connection = self._transport.start(
+                partial(_opening, self._engine, self._settings, self._given, self.into),
+                on_events=self._received,
+                on_gone=self._died,
+                on_failed=self._not_started,
+                on_lines=self._stderr_lines,
             )
         except Exception as error:  # noqa: BLE001 -- whatever it is, the job is answered
             self.feed(Event.START_FAILED, failures.not_started(self._engine, error))
+        else:
+            self.gone.clear()
+
+    def _not_started(self, connection: Connection, error: Exception) -> None:
+        """There will be no engine behind this connection."""
+        if connection is not self.connection:
             return
-        self.connection = connection
-        self.gone.clear()
-        start = frames.Start(
-            version=frames.VERSION,
-            engine=self._engine,
-            scratch=connection.scratch,
-            settings=self._settings,
-            readable=readable,
-            writable=[] if self.into is None else [self.into],
-        )
-        connection.send(start)
+        self.connection = None
+        self.gone.set()
+        failed = self.lifecycle.allows(Event.START_FAILED)  # else it was given up before, and is gone
+        self.feed(Event.START_FAILED if failed else Event.GONE, failures.not_started(self._engine, error))
 
     def _send(self) -> None:
         request, connection = self._current()
@@ -244,7 +247,8 @@ class Supervisor:
             case framing.FrameError():
                 raise event
             case frames.Log():
-                self._on_log(self._log_screen.clean(event, self._prompts.clean))
+                for record in self._log_screen.clean(event, self._prompts.clean):
+                    self._on_log(record)
             case frames.Ready() | frames.Unavailable() if not self.lifecycle.starting:
                 raise framing.FrameError("it answers its start twice")
             case frames.Ready():
@@ -301,7 +305,8 @@ class Supervisor:
                 self.feed(Event.OVER, event)
             case frames.Failed():
                 cancelled = self.lifecycle.state is State.CANCELLING
-                self.feed(Event.OVER, None if cancelled else RpcError(event.kind, event.message, **event.data))
+                over = Event.SPENT if failures.is_lasting(event) else Event.OVER
+                self.feed(over, None if cancelled else RpcError(event.kind, event.message, **event.data))
             case frames.Cancelled():
                 self.feed(Event.OVER)
             case _:
@@ -310,3 +315,21 @@ class Supervisor:
     def _stderr_lines(self, lines: list[str]) -> None:
         for line in lines:
             self._on_log(frames.Log(level="debug", logger="engine.stderr", msg=self._prompts.clean(line)))
+
+
+def _opening(
+    engine: str, settings: dict[str, str], folders: frozenset[str], into: str | None, scratch: str
+) -> frames.Start:
+    """The first command for an engine. Walks the folders, so it is not for the event loop.
+
+    :param folders: of the models that the engine may read.
+    :param into: the folder that it may write to besides its scratch.
+    """
+    return frames.Start(
+        version=frames.VERSION,
+        engine=engine,
+        scratch=scratch,
+        settings=settings,
+        readable=[path for folder in sorted(folders) for path in model_files(Path(folder))],
+        writable=[] if into is None else [into],
+    )

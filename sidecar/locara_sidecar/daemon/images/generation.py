@@ -18,6 +18,7 @@ from locara_protocol.records import Record
 from locara_sidecar.daemon.images.progress import Progress, preview_image
 from locara_sidecar.daemon.jobs.job_runner import JobContext, cancelled_error, stopping
 from locara_sidecar.daemon.wire.off_loop import off_loop
+from locara_sidecar.daemon.wire.user_files import UserFiles
 from locara_sidecar.ipc import frames
 from locara_sidecar.machine import supported
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from locara_sidecar.capability.authorize import Grant
-    from locara_sidecar.capability.picked import PickedTarget
+    from locara_sidecar.capability.files.picked import PickedTarget
     from locara_sidecar.daemon.images.resolve import Resolved
     from locara_sidecar.daemon.images.saving import Saver
     from locara_sidecar.daemon.images.source_images import EditFiles, SourceImages
@@ -69,7 +70,7 @@ class GenerationRequest(Record, frozen=True):
         return supported.steps_at(self.entry.family, options.strength, options.steps)
 
     def job_spec(self, job: str, model: frames.ModelSpec, files: EditFiles | None) -> frames.JobSpec:
-        """The job as the engine is told of it.
+        """The job as the engine gets it.
 
         :param files: what an edit starts from.
         """
@@ -96,6 +97,7 @@ class Generation:
         self._order = order
         self._shared = shared
         order.hold()
+        self._files = UserFiles()
         self._progress = Progress(job.id, order.resolved.options.count, order.steps, time.monotonic)
 
     def queued(self) -> None:
@@ -115,10 +117,12 @@ class Generation:
             count=order.resolved.options.count,
             on_saving=lambda image: self._tell(self._progress.phase("saving", image)),
             cancelled=lambda: job.cancel_requested,
+            files=self._files,
         )
-        await saver.open()
         try:
-            files = None if order.sources is None else await order.sources.read()
+            with self._files.heeding():
+                await saver.open()
+                files = None if order.sources is None else await order.sources.read()
             async with self._held() as model:
                 if job.cancel_requested:
                     raise cancelled_error([])
@@ -144,7 +148,8 @@ class Generation:
         )
 
     def cancel(self) -> None:
-        """Have the engine stop the job."""
+        """Have the engine stop the job, and nothing wait for a file."""
+        self._files.cancel()
         self._shared.engine.cancel(self._job.id)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from locara_sidecar.daemon.images.source_images import SourceImages
 
 if TYPE_CHECKING:
     from locara_sidecar.capability.authorize import Grant
-    from locara_sidecar.capability.picked import PickedTarget
+    from locara_sidecar.capability.files.picked import PickedTarget
     from locara_sidecar.daemon.images.picked_files import PickedFiles
     from locara_sidecar.daemon.jobs.job_runner import JobContext, JobRunner
     from locara_sidecar.daemon.jobs.jobs import Job

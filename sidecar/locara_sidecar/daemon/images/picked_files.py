@@ -5,21 +5,24 @@ from __future__ import annotations
 import errno
 import os
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-import anyio.to_thread
 from msgspec import UNSET
 
 from locara_protocol.errors import RpcError, invalid_params
 from locara_protocol.host_messages import MAX_PICKED_FILES, PickFileParams, PickFileResult, ReleaseFileParams
 from locara_protocol.messages import Empty
 from locara_sidecar.capability.authorize import AccessRequest, Picked
+from locara_sidecar.daemon.access.sizes import MAX_INLINE_IMAGE_BYTES
 from locara_sidecar.daemon.images.resolve import EXTENSIONS
+from locara_sidecar.daemon.wire.off_loop import off_loop
+from locara_sidecar.daemon.wire.user_files import Handover, UserFiles, wait_for
 
 if TYPE_CHECKING:
     from locara_protocol.image_messages import ImageMime
     from locara_sidecar.capability.authorize import Grant
-    from locara_sidecar.capability.picked import PickedFile, PickedSource, PickedTarget
+    from locara_sidecar.capability.descriptors import DescriptorSocket
+    from locara_sidecar.capability.files.picked import PickedFile, PickedSource, PickedTarget
     from locara_sidecar.daemon.access.gate import Gate
     from locara_sidecar.daemon.jobs.in_flight import InFlight
     from locara_sidecar.daemon.wire.calls import Call
@@ -27,11 +30,19 @@ if TYPE_CHECKING:
 _ALL = tuple(extension for extensions in EXTENSIONS.values() for extension in extensions)
 
 
-class PickedFiles:
-    """The handlers, and what calls ask for by handle. Used on the event loop's thread."""
+MAX_SENT_BYTES = 64 * 1024 * 1024
+"""Of all picked files whose bytes came in a call: they are kept in memory."""
 
-    def __init__(self, gate: Gate, in_flight: InFlight) -> None:
+
+class PickedFiles:
+    """The handlers, and what calls ask for by handle. Used on the event loop's thread.
+
+    :param descriptors: where the host sends open files; None where it gave no socket at spawn.
+    """
+
+    def __init__(self, gate: Gate, in_flight: InFlight, descriptors: DescriptorSocket | None) -> None:
         self._gate = gate
+        self._descriptors = descriptors
         self._in_flight = in_flight
         self._files: dict[str, PickedFile] = {}
         self._coming = 0
@@ -41,18 +52,46 @@ class PickedFiles:
 
         :raises RpcError: InvalidParams, CapabilityDenied; StorageError with EMFILE for one too many.
         """
-        from locara_sidecar.capability import picked  # loads ctypes
+        name = _check_form(params)
+        fd = self._taken(params.descriptor)
+        try:
+            grant = self._gate.authorize(call, AccessRequest(picked=(Picked(params.access, name),)))
+            self._check_room(0 if params.data is None else len(params.data))
+        except RpcError as error:
+            if fd is None:
+                raise
+            self._in_flight.answer(call, partial(_refuse, error, fd))  # it was sent for this call, and goes with it
+            return
+        self._coming += 1
+        files = UserFiles()
+        self._in_flight.answer(call, partial(self._open, params, grant, name, fd, files), files.cancel)
 
-        picked.check_path(params.path)
-        wanted = AccessRequest(picked=(Picked(params.access, os.path.basename(params.path)),))
-        grant = self._gate.authorize(call, wanted)
+    def _taken(self, passed: str | None) -> int | None:
+        """The descriptor that was sent for a call, or None where the call names none.
+
+        :raises RpcError: InvalidParams where none was sent; StorageError.
+        """
+        from locara_sidecar.capability.descriptors import no_socket
+
+        if passed is None:
+            return None
+        if self._descriptors is None:
+            raise no_socket()
+        return self._descriptors.take(passed)
+
+    def _check_room(self, size: int) -> None:
+        """
+        :raises RpcError: StorageError with EMFILE.
+        """
         if len(self._files) + self._coming >= MAX_PICKED_FILES:
             message = f"{MAX_PICKED_FILES} files are picked already; release some."
             raise RpcError(
                 "StorageError", message, errno=errno.errorcode[errno.EMFILE], maxPickedFiles=MAX_PICKED_FILES
             )
-        self._coming += 1
-        self._in_flight.answer(call, partial(self._open, params, grant))
+        held = sum(file.held_bytes for file in self._files.values())
+        if size and held + size > MAX_SENT_BYTES:
+            message = f"The picked files whose bytes were sent have {held} bytes already; release some."
+            raise RpcError("StorageError", message, errno=errno.errorcode[errno.EMFILE], maxPickedBytes=MAX_SENT_BYTES)
 
     def release(self, _call: Call, params: ReleaseFileParams) -> Empty:
         """No new call may use that handle. Releasing what is released already, or never was, is no error."""
@@ -61,11 +100,27 @@ class PickedFiles:
             file.let_go()
         return Empty()
 
-    async def _open(self, params: PickFileParams, grant: Grant) -> PickFileResult:
-        from locara_sidecar.capability.picked import PickedSource, pick
+    async def _open(
+        self, params: PickFileParams, grant: Grant, name: str, fd: int | None, files: UserFiles
+    ) -> PickFileResult:
+        from locara_sidecar.capability import handed
+        from locara_sidecar.capability.files.picked import PickedSource, pick
 
         try:
-            file = await anyio.to_thread.run_sync(partial(pick, grant, params.path, params.access, _ALL))
+            if params.path is not None:
+                opening = partial(pick, grant, params.path, params.access, _ALL)
+            elif fd is not None:
+                opening = partial(handed.handed, grant, name, fd, _ALL, "$.descriptor")
+            else:
+                opening = partial(handed.sent, grant, name, params.data or b"")
+            hand = Handover()
+            try:
+                with files.heeding():
+                    file: PickedFile = await wait_for(opening, _let_go, hand)
+            except RpcError:
+                if fd is not None and not hand.started:
+                    await off_loop(os.close, fd)
+                raise
         finally:
             self._coming -= 1
         handle = f"file-{os.urandom(16).hex()}"
@@ -94,10 +149,10 @@ class PickedFiles:
         """
         at = "$.options.output.handle"
         file = self._find(handle, at)
-        from locara_sidecar.capability.picked import PickedTarget  # loaded already, where a file was picked
+        from locara_sidecar.capability.files.picked import PickedTarget  # loaded already, where a file was picked
 
         if not isinstance(file, PickedTarget):
-            raise invalid_params(at, f"{file.name} was picked to be read; pick it with the access write.")
+            raise invalid_params(at, f"{file.name} was picked for reading; pick it with access write.")
         allowed = EXTENSIONS[mime_type]
         if os.path.splitext(file.name)[1].lower() not in allowed:
             expected = " or ".join(allowed)
@@ -112,20 +167,60 @@ class PickedFiles:
         """
         if not handles:
             return {}
-        from locara_sidecar.capability.picked import PickedSource
+        from locara_sidecar.capability.files.picked import PickedSource
 
         found: dict[str, PickedSource] = {}
         for at, handle in handles.items():
             file = self._find(handle, f"{at}.handle")
             if not isinstance(file, PickedSource):
-                raise invalid_params(
-                    f"{at}.handle", f"{file.name} was picked to be written; pick it with the access read."
-                )
+                raise invalid_params(f"{at}.handle", f"{file.name} was picked for writing; pick it with access read.")
             found[at] = file
         return found
 
     def _find(self, handle: str, at: str) -> PickedFile:
         file = self._files.get(handle)
         if file is None:
-            raise invalid_params(at, "There is no picked file of this handle; it was released, or never picked.")
+            raise invalid_params(at, "No picked file has this handle; it was released, or never picked.")
         return file
+
+
+def _let_go(file: PickedFile | None) -> None:
+    """Nobody took the file that was opened."""
+    if file is not None:
+        file.let_go()
+
+
+async def _refuse(error: RpcError, fd: int) -> NoReturn:
+    await off_loop(os.close, fd)
+    raise error
+
+
+def _check_form(params: PickFileParams) -> str:
+    """Whether a call names one file in one way; the file's name.
+
+    :raises RpcError: InvalidParams.
+    """
+    from locara_sidecar.capability import handed  # loads ctypes
+    from locara_sidecar.capability.files import picked  # loads ctypes
+
+    ways = {"path": params.path, "data": params.data, "descriptor": params.descriptor}
+    given = [name for name, value in ways.items() if value is not None]
+    if not given:
+        raise invalid_params("$.path", "A file is picked by its path, or by data or descriptor with its name.")
+    if len(given) > 1:
+        raise invalid_params(f"$.{given[1]}", f"`{given[1]}` has no meaning beside {given[0]}; a file is picked once.")
+    if params.path is not None:
+        if params.name is not None:
+            raise invalid_params("$.name", "`name` has no meaning beside path, which has it.")
+        picked.check_path(params.path)
+        return os.path.basename(params.path)
+    if params.name is None:
+        raise invalid_params("$.name", f"`name` is required beside {given[0]}: the file's own, without its folder.")
+    handed.check_name(params.name)
+    if params.data is not None:
+        if params.access != "read":
+            raise invalid_params("$.data", "Bytes are a file to read; to write one, hand over its descriptor.")
+        if len(params.data) > MAX_INLINE_IMAGE_BYTES:
+            message = f"{len(params.data)} bytes are more than {MAX_INLINE_IMAGE_BYTES}; hand over a descriptor."
+            raise invalid_params("$.data", message, maxInlineImageBytes=MAX_INLINE_IMAGE_BYTES)
+    return params.name

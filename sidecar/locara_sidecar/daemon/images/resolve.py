@@ -25,7 +25,7 @@ from locara_protocol.image_messages import (
 )
 from locara_protocol.messages import U32_MAX
 from locara_protocol.records import Record
-from locara_sidecar.capability import names
+from locara_sidecar.capability.files import names
 from locara_sidecar.daemon.access.sizes import size_of
 from locara_sidecar.ipc.frames import EncodeSpec, PreviewSpec, ResolvedOptions
 
@@ -118,7 +118,7 @@ def _check_handle(out: OutputOptions, count: int) -> None:
         at = f"$.options.output.{name}"
         raise invalid_params(at, f"`{at}` has no meaning beside handle, which is one file that the user picked.")
     if out.mode == "inline":
-        message = "With the mode inline nothing is saved; leave handle out, or take save or both."
+        message = "In mode inline nothing is saved; omit handle, or use mode save or both."
         raise invalid_params("$.options.output.mode", message)
     if count > 1:
         raise invalid_params("$.options.count", f"A picked file takes one image, not {count}.")

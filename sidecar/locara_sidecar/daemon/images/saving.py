@@ -1,7 +1,8 @@
-"""Finished images of one job on their way to disk or into the answer, one after the other, in order."""
+"""One job's finished images on their way to disk or into the answer, one at a time and in order."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -10,23 +11,28 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 from msgspec import UNSET
 
 from locara_protocol.errors import RpcError
 from locara_protocol.image_messages import ImageResult
-from locara_sidecar.capability.confined import ConfinedFolder, Saved
+from locara_sidecar.capability.files.confined import ConfinedFolder, Saved
 from locara_sidecar.daemon.images.resolve import Output, file_name
 from locara_sidecar.daemon.wire.calls import unexpected
+from locara_sidecar.daemon.wire.user_files import Handover, UserFiles, wait_for
 from locara_sidecar.ipc import frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from locara_sidecar.capability.authorize import Grant
-    from locara_sidecar.capability.picked import PickedTarget
+    from locara_sidecar.capability.files.picked import PickedTarget
 
 log = logging.getLogger("locara.saving")
+
+_CLOSE_SECONDS = 1.0
+"""A share that is gone may keep a folder's closing waiting; the thread is left behind then."""
 
 
 class Saver:
@@ -35,6 +41,7 @@ class Saver:
     :param target: a picked file to save to, in place of the grant's folder.
     :param on_saving: told the 1-based number of the image whose saving begins.
     :param cancelled: asked before each image is published; what is published stays.
+    :param files: how the job's cancel reaches what waits for a file.
     """
 
     def __init__(
@@ -46,7 +53,10 @@ class Saver:
         count: int,
         on_saving: Callable[[int], None],
         cancelled: Callable[[], bool],
+        files: UserFiles,
     ) -> None:
+        self._files = files
+        self._left = False  # whether a thread that nobody waits for has the folder, and closes it
         self._grant = grant
         self._output = output
         self._target = target
@@ -69,9 +79,9 @@ class Saver:
         :raises RpcError: StorageError or InvalidParams.
         """
         if self._target is not None:
-            await anyio.to_thread.run_sync(self._target.check)
+            await self._of_target(self._target, self._target.check)
         if self._grant.folder is not None:
-            self._folder = await anyio.to_thread.run_sync(ConfinedFolder, self._grant.folder)
+            self._folder = await wait_for(partial(ConfinedFolder, self._grant.folder), _close)
 
     def put(self, image: frames.Image) -> None:
         """Queue a finished image (called on the event loop)."""
@@ -105,26 +115,66 @@ class Saver:
         """Give everything back, whatever happened."""
         self._closed = True
         self._send.close()
+        folder, self._folder = self._folder, None
         if self._running:
             await self._finished.wait()
         self._receive.close()
-        if self._folder is not None:
+        if folder is not None and not self._left:
             try:
-                await anyio.to_thread.run_sync(self._folder.close)
+                with anyio.move_on_after(_CLOSE_SECONDS):
+                    await wait_for(folder.close, lambda _: None)
             except RuntimeError:  # the system allows no thread
-                self._folder.close()
+                folder.close()
 
     async def _publish(self, image: frames.Image) -> None:
         began = time.monotonic()
         self._on_saving(image.image)
         saved: Saved | None = None
-        if self._folder is not None:
-            name = file_name(self._output, stamp=self._stamp, seed=image.seed, image=image.image, count=self._count)
-            save = partial(self._folder.save, name, image.data, self._output.on_conflict, cancelled=self._cancelled)
-            saved = await anyio.to_thread.run_sync(save)
-        if self._target is not None:
-            put = partial(self._target.save, image.data, cancelled=self._cancelled)
-            await anyio.to_thread.run_sync(put)
+        with self._files.heeding():
+            if self._folder is not None:
+                saved = await self._save(self._folder, image)
+            if self._target is not None:
+                hand = Handover()
+                put = partial(self._target.save, image.data, cancelled=self._cancelled, begin=hand.begin)
+                await self._of_target(self._target, put, hand)
+        await self._tell(image, saved)
+        self.seconds += time.monotonic() - began
+
+    async def _save(self, folder: ConfinedFolder, image: frames.Image) -> Saved:
+        name = file_name(self._output, stamp=self._stamp, seed=image.seed, image=image.image, count=self._count)
+        hand = Handover()
+        save = partial(
+            folder.save, name, image.data, self._output.on_conflict, cancelled=self._cancelled, begin=hand.begin
+        )
+        try:
+            return await wait_for(save, lambda _: folder.close(), hand)
+        except anyio.get_cancelled_exc_class():
+            self._left = hand.started
+            raise
+
+    async def _of_target(
+        self, target: PickedTarget, function: Callable[[], None], hand: Handover | None = None
+    ) -> None:
+        """What takes a picked file to save to, which stays open for the thread though nobody waits for that."""
+        target.hold()
+        hand = hand or Handover()
+        left = False
+
+        def late(_: None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                anyio.from_thread.run_sync(target.let_go)
+
+        try:
+            await wait_for(function, late, hand)
+        except anyio.get_cancelled_exc_class():
+            left = hand.started
+            raise
+        finally:
+            if not left:
+                target.let_go()
+
+    async def _tell(self, image: frames.Image, saved: Saved | None) -> None:
+        """One more is where it belongs."""
         self.images.append(
             ImageResult(
                 mime_type=image.mime_type,
@@ -140,7 +190,11 @@ class Saver:
                 data=_base64(image.data) if self._output.inline else UNSET,
             )
         )
-        self.seconds += time.monotonic() - began
+
+
+def _close(folder: ConfinedFolder | None) -> None:
+    if folder is not None:
+        folder.close()
 
 
 def _sha256(data: bytes) -> str:

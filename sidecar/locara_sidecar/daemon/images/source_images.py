@@ -9,17 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.to_thread
 import msgspec
 
 from locara_protocol.errors import RpcError, invalid_params
 from locara_sidecar.capability.authorize import Source
+from locara_sidecar.daemon.wire.user_files import wait_for
 
 if TYPE_CHECKING:
     from locara_protocol.image_messages import EditParams, ImageInput
     from locara_sidecar.capability.authorize import FolderGrant
-    from locara_sidecar.capability.picked import PickedSource
-    from locara_sidecar.capability.reading import ReadableFile
+    from locara_sidecar.capability.files.picked import PickedSource
+    from locara_sidecar.capability.files.reading import ReadableFile
 
 MAX_SOURCE_BYTES = 64 * 1024 * 1024
 """The longest file that is read as a picture or a mask."""
@@ -132,7 +132,7 @@ class SourceImages:
         """
         assert self._opened is not None
         try:
-            await anyio.to_thread.run_sync(self._open)
+            await wait_for(self._open, lambda _: None)
         except Exception as error:
             self._failure = error
             raise
@@ -150,7 +150,7 @@ class SourceImages:
             await self._opened.wait()
         if self._failure is not None:
             raise self._failure
-        return await anyio.to_thread.run_sync(self._read)
+        return await wait_for(self._read, lambda _: None)
 
     def close(self) -> None:
         """The job has ended: give the files back."""
@@ -167,7 +167,7 @@ class SourceImages:
             self._files.popitem()[1].close()
 
     def _open(self) -> None:
-        from locara_sidecar.capability.reading import ReadableFolder  # loads ctypes
+        from locara_sidecar.capability.files.reading import ReadableFolder  # loads ctypes
 
         for at, given in self._given:
             if given.path is not None:

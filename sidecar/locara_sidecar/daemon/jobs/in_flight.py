@@ -1,4 +1,4 @@
-"""The calls that somebody works on after their line was looked at, whatever they do: a job, a download, a picked file.
+"""Calls that are still being worked on after their line was handled: a job, a download, a picked file.
 
 Each is waited for when the session ends. Long ones can be cancelled, and are bounded where they are accepted: by the
 queue of jobs, by the number of downloads. *Short* ones run to their end, in threads, which a host can outrun: when

@@ -80,4 +80,4 @@ class JobCalls:
 
 
 def _unknown() -> RpcError:
-    return invalid_params("$.jobId", "There is no such job: it ended too long ago, or there never was one.")
+    return invalid_params("$.jobId", "There is no such job; it ended too long ago, or never existed.")

@@ -1,4 +1,4 @@
-"""``models.load``, ``models.unload`` and ``models.prepare``: what the engine does with a model at the host's word.
+"""``models.load``, ``models.unload`` and ``models.prepare``: what the engine does with a model when the host asks.
 
 Loading and preparing take their turn in the queue like a job that makes no image. Unloading ends an engine without
 work; while a job runs or waits it does nothing.
@@ -161,7 +161,7 @@ class _Preparing(_QueuedCall[PrepareParams]):
 
     async def _prepare(self) -> PrepareResult:
         from locara_sidecar.daemon.model_methods.model_work import run_work
-        from locara_sidecar.models.digest import model_digest
+        from locara_sidecar.models.cache.digest import model_digest
 
         store = self.shared.gate.catalogue.store
         assert store is not None

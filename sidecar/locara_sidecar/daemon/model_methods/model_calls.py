@@ -23,7 +23,8 @@ from locara_sidecar.daemon.model_methods.model_work import run_work
 from locara_sidecar.daemon.wire.off_loop import off_loop
 from locara_sidecar.daemon.wire.stop_scope import StopScope
 from locara_sidecar.machine import engine_choice
-from locara_sidecar.models import collect, operations, worker
+from locara_sidecar.models import operations, worker
+from locara_sidecar.models.cache import collect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from locara_sidecar.daemon.wire.calls import Call
     from locara_sidecar.daemon.wire.outbox import Outbox
     from locara_sidecar.machine.machine import Machine
+    from locara_sidecar.models.cache.store import Store
     from locara_sidecar.models.catalogue import Entry
-    from locara_sidecar.models.store import Store
 
 MAX_WORKS = 4
 _SWEEP_SECONDS = 0.5

@@ -6,6 +6,7 @@ checks, hashes and publishes what is there. Whatever happens, nothing of it is l
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -18,13 +19,14 @@ from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import ModelPhase, PrepareResult
 from locara_protocol.records import Record
 from locara_sidecar.ipc import frames
+from locara_sidecar.machine.processes.trees import files_below
 
 if TYPE_CHECKING:
     from locara_protocol.model_messages import DownloadProgress
     from locara_sidecar.models import worker
+    from locara_sidecar.models.cache.staging import Staging
+    from locara_sidecar.models.cache.store import Installed, Store
     from locara_sidecar.models.catalogue import Entry
-    from locara_sidecar.models.staging import Staging
-    from locara_sidecar.models.store import Installed, Store
 
 Tell = Callable[[ModelPhase, int, int], None]
 """Phase, bytes so far, bytes in all."""
@@ -60,11 +62,13 @@ class PreparationRequest(Record, frozen=True):
 async def prepare(order: PreparationRequest, engine: Engine, tell: Tell) -> PrepareResult:
     """Prepare and publish; one that is there already is told as it is.
 
-    :raises RpcError: as the engine fails, or as publishing does (``models/derive.py``).
+    :raises RpcError: as the engine fails, or as publishing does (``models/imports/derive.py``).
     """
-    from locara_sidecar.models import collect, derive, worker
-    from locara_sidecar.models.importing import storage_error
-    from locara_sidecar.models.store import DerivedFrom
+    from locara_sidecar.models import worker
+    from locara_sidecar.models.cache import collect
+    from locara_sidecar.models.cache.store import DerivedFrom
+    from locara_sidecar.models.imports import derive
+    from locara_sidecar.models.imports.importing import storage_error
 
     total = await anyio.to_thread.run_sync(weight_bytes, Path(order.model.path))
 
@@ -145,15 +149,15 @@ def result(store: Store, entry: Entry, form: Installed) -> PrepareResult:
 def weight_bytes(folder: Path) -> int:
     """The size of a model's weights on disk; 0 where it cannot be told."""
     try:
-        return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+        return sum(os.stat(path).st_size for path in files_below(folder) if path.endswith(".safetensors"))
     except OSError:
         return 0
 
 
 def _stage(store: Store) -> Staging:
     """A folder to put the form together in, with one for the engine to write to."""
-    from locara_sidecar.models import derive
-    from locara_sidecar.models.staging import Staging
+    from locara_sidecar.models.cache.staging import Staging
+    from locara_sidecar.models.imports import derive
 
     stage = Staging(store)
     (stage.folder / derive.MADE).mkdir(mode=0o700)

@@ -51,9 +51,9 @@ class Batch:
         :raises RpcError: InvalidRequest.
         """
         if not method.in_batch:
-            raise RpcError("InvalidRequest", f"{method.name} cannot stand in a batch.")
+            raise RpcError("InvalidRequest", f"{method.name} cannot be part of a batch.")
         if self._bytes >= MAX_HELD:  # they are all held until its last entry has been answered, which may take hours
-            message = f"The answers of this batch take {MAX_HELD >> 20} MiB already; send the rest by itself."
+            message = f"The answers of this batch take {MAX_HELD >> 20} MiB already; send the rest separately."
             raise RpcError("InvalidRequest", message)
 
     def done(self) -> None:
@@ -166,12 +166,12 @@ def unexpected(method: str, error: Exception) -> RpcError:
     known = METHODS.get(method)
     if number in _NO_FILE and known is not None and "StorageError" in known.errors:
         name = errno.errorcode[number]
-        return RpcError("StorageError", f"The system gives the sidecar no more open files ({name}).", errno=name)
+        return RpcError("StorageError", f"The sidecar may not open more files ({name}).", errno=name)
     if (
         isinstance(error, MemoryError)
         or number in (*_NO_FILE, errno.ENOMEM, errno.EAGAIN)
         or (isinstance(error, RuntimeError) and NO_THREAD in str(error))
     ):
-        message = "The system gives the sidecar no more memory, threads or open files; other programs take them."
+        message = "The system has no more memory, threads or open files for the sidecar; other programs are using them."
         return RpcError("InsufficientMemory", message)
     return internal_error()

@@ -208,7 +208,7 @@ class Server:
     def _notification(self, note: jsonrpc.Notification, batch: Batch | None) -> None:
         if note.method == "exit":
             if batch is not None:
-                self._refuse(None, RpcError("InvalidRequest", "exit cannot stand in a batch."), batch)
+                self._refuse(None, RpcError("InvalidRequest", "exit cannot be part of a batch."), batch)
                 return
             self._leave()
         elif self._session.state != "open":

@@ -28,6 +28,8 @@ _READ_BYTES = 1 << 16
 _WRITE_BYTES = 1 << 16
 _CHUNKS_AHEAD = 4
 _LOOK_SECONDS = 0.1
+_READABLE: int = getattr(select, "POLLIN", 0)
+_WRITABLE: int = getattr(select, "POLLOUT", 0)
 
 
 def claim() -> tuple[int, int]:
@@ -76,7 +78,7 @@ def read(fd: int, size: int) -> bytes:
         try:
             return os.read(fd, size)
         except BlockingIOError:
-            if not _ready(fd, select.POLLIN):
+            if not _ready(fd, _READABLE):
                 raise
 
 
@@ -92,12 +94,14 @@ def write_all(fd: int, data: bytes, seconds: float | None = None) -> None:
         try:
             view = view[os.write(fd, view) :]
         except BlockingIOError:
-            if not _ready(fd, select.POLLOUT, deadline):
+            if not _ready(fd, _WRITABLE, deadline):
                 raise
 
 
 def _ready(fd: int, event: int, deadline: float | None = None) -> bool:
     """Wait until the descriptor can be read or written, or is broken; False when the deadline has passed."""
+    if sys.platform == "win32":  # pipes are never non-blocking there
+        return False
     poll = select.poll()
     poll.register(fd, event)
     left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
@@ -106,7 +110,7 @@ def _ready(fd: int, event: int, deadline: float | None = None) -> bool:
 
 def _hung_up(fd: int) -> bool:
     """Whether the other side has closed its end, though there may be something left to read."""
-    if not hasattr(select, "poll"):
+    if sys.platform == "win32":
         return False
     poll = select.poll()
     poll.register(fd, getattr(select, "POLLRDHUP", 0))

@@ -3,6 +3,8 @@
 Owned here: which files are taken as pictures, and what is made of their depth, colours, transparency and rotation.
 Each format's own module picks the parts that determine the pixels; only those reach Pillow, whose opinion of the rest
 would refuse good pictures, and nothing of the rest reaches the result. Pillow's warnings decide nothing.
+
+What decoding takes is known from a file's header (:data:`HEIGHT`), and whoever calls may refuse it before it is taken.
 """
 
 from __future__ import annotations
@@ -11,22 +13,35 @@ import io
 import math
 import warnings
 import zlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image, ImageChops
 
 from locara_sidecar.engine.decoding import colour, jpeg, png, webp
 from locara_sidecar.engine.decoding.refusal import ImageError
+from locara_sidecar.ipc.errors import EngineError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
-__all__ = ["FORMATS", "MAX_BYTES", "MAX_PIXELS", "ImageError", "picture", "stencil"]
+__all__ = ["FORMATS", "HEIGHT", "MAX_BYTES", "MAX_PIXELS", "MAX_SIDE", "ImageError", "Room", "picture", "stencil"]
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_PIXELS = 1 << 26
+MAX_SIDE = (1 << 16) - 1
+"""Pixels. Pillow has a pointer for each row, and gives no row less than four bytes."""
+HEIGHT = {"PNG": 14, "JPEG": 17, "WEBP": 18}
+"""Bytes for each pixel at the height of decoding, at the most: with a profile, turned, and transparent. For a PNG 14
+are two pictures of colours (8) and, of 16 bits, one more or what is made of it; a JPEG that is progressive keeps its
+coefficients (8), and two pictures to compare; libwebp's canvases, its answer and Pillow's picture are 16.
+``tests/engine/decoding/test_memory.py`` measures each kind."""
+_COPIES = 5
+"""How often a file's own bytes are there then, at the most."""
+_FIXED = 8 << 20  # bytes: what a picture takes however small it is; profiles and their tables
 FORMATS = ("PNG", "JPEG", "WEBP")
 
+_STRIP = 256  # rows
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,12 +72,16 @@ class Picture(NamedTuple):
     warning: str | None
 
 
-def picture(data: bytes) -> Picture:
+Room = Callable[[int], None]
+"""Called with the bytes that decoding will take at its height, before it takes them; raises to refuse them."""
+
+
+def picture(data: bytes, room: Room | None = None) -> Picture:
     """A still picture, upright, in sRGB, on white where it is transparent.
 
-    :raises ImageError: for a file that is none.
+    :raises ImageError: for a file that is none; and what ``room`` raises.
     """
-    image, profile = _decode(data)
+    image, profile = _decode(data, room)
     warning = None
     alpha = None
     if image.mode in ("LA", "RGBA"):
@@ -81,12 +100,12 @@ def picture(data: bytes) -> Picture:
     return Picture(_bare(image), warning)
 
 
-def stencil(data: bytes) -> PilImage:
+def stencil(data: bytes, room: Room | None = None) -> PilImage:
     """A mask's levels (mode L), upright, 0 where it is transparent. They are no colours: a profile is passed over.
 
-    :raises ImageError: for a file that is none.
+    :raises ImageError: for a file that is none; and what ``room`` raises.
     """
-    image = _decode(data).image
+    image = _decode(data, room).image
     alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
     if image.mode not in ("L", "LA", "RGB"):
         image = image.convert("RGB")
@@ -110,14 +129,14 @@ def _bare(image: PilImage) -> PilImage:
     return bare
 
 
-def _decode(data: bytes) -> _Decoded:
+def _decode(data: bytes, room: Room | None) -> _Decoded:
     if len(data) > MAX_BYTES:
         raise ImageError(f"it has {len(data)} bytes; {MAX_BYTES} are allowed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _by_kind(data)
-        except (ImageError, MemoryError):
+            return _by_kind(data, room or (lambda _: None))
+        except (ImageError, EngineError, MemoryError):
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ImageError(f"it has too many pixels; {MAX_PIXELS} in all are allowed") from error
@@ -125,37 +144,47 @@ def _decode(data: bytes) -> _Decoded:
             raise ImageError(f"it is broken or incomplete ({type(error).__name__})") from error
 
 
-def _by_kind(data: bytes) -> _Decoded:
+def _by_kind(data: bytes, room: Room) -> _Decoded:
     if data.startswith(png.SIGNATURE):
-        return _png(data)
+        return _png(data, room)
     if data.startswith(jpeg.SIGNATURE):
-        return _jpeg(data)
+        return _jpeg(data, room)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return _webp(data)
+        return _webp(data, room)
     raise ImageError("it is not a PNG, JPEG or WebP file, or its beginning is broken")
 
 
-def _png(data: bytes) -> _Decoded:
+def _png(data: bytes, room: Room) -> _Decoded:
     found = png.parse(data)
     _require_few_pixels(found.size)
     _require_still(found.still)
+    room(_bytes("PNG", found.size, data))
     profile = None if found.profile is None else _inflated(found.profile)
     return _Decoded(_upright(png.decode(found), found.exif), b"" if found.other_space else profile)
 
 
-def _jpeg(data: bytes) -> _Decoded:
+def _jpeg(data: bytes, room: Room) -> _Decoded:
     found = jpeg.parse(data)
-    _require_few_pixels(_opened(found.data, "JPEG").size)
+    size = _opened(found.data, "JPEG").size
+    _require_few_pixels(size)
+    room(_bytes("JPEG", size, data))
     return _Decoded(_upright(_pixels_of_jpeg(found.data), found.exif), found.profile)
 
 
-def _webp(data: bytes) -> _Decoded:
+def _webp(data: bytes, room: Room) -> _Decoded:
     found = webp.parse(data)
+    _require_few_pixels(found.size)
     _require_still(found.still)
+    room(_bytes("WEBP", found.size, data))
     image = _opened(found.data, "WEBP")
     _require_few_pixels(image.size)
     image.load()
     return _Decoded(_upright(image, found.exif), found.profile)
+
+
+def _bytes(form: str, size: tuple[int, int], data: bytes) -> int:
+    """What decoding takes at its height."""
+    return _FIXED + HEIGHT[form] * math.prod(size) + _COPIES * len(data)
 
 
 def _opened(data: bytes, form: str) -> PilImage:
@@ -174,18 +203,30 @@ def _pixels_of_jpeg(data: bytes) -> PilImage:
     except OSError:
         if data.endswith(jpeg.END):
             raise
+    del image
     begun = data.rstrip(jpeg.END[:1])
-    tries = [_opened(begun + filler + jpeg.END, "JPEG") for filler in _FILLERS]
-    for one in tries:
+    first = None
+    for filler in _FILLERS:
+        one = _opened(begun + filler + jpeg.END, "JPEG")
         one.load()
-        if ImageChops.difference(one, tries[0]).getbbox() is not None:
+        first = first or one
+        if one is not first and not _same(one, first):
             raise ImageError("it is incomplete")
-    return tries[0]
+    assert first is not None
+    return first
+
+
+def _same(one: PilImage, other: PilImage) -> bool:
+    """Whether two pictures of one size are alike, compared in strips: a whole third one would be as large."""
+    width, height = one.size
+    boxes = [(0, top, width, min(top + _STRIP, height)) for top in range(0, height, _STRIP)]
+    return all(ImageChops.difference(one.crop(box), other.crop(box)).getbbox() is None for box in boxes)
 
 
 def _require_few_pixels(size: tuple[int, int]) -> None:
-    if math.prod(size) > MAX_PIXELS:
-        raise ImageError(f"it has {size[0]} × {size[1]} pixels; {MAX_PIXELS} in all are allowed")
+    if math.prod(size) > MAX_PIXELS or max(size) > MAX_SIDE:
+        limits = f"{MAX_PIXELS} in all are allowed, and {MAX_SIDE} on a side"
+        raise ImageError(f"it has {size[0]} × {size[1]} pixels; {limits}")
 
 
 def _require_still(still: bool) -> None:

@@ -18,8 +18,8 @@ _ALONE = {0x01, *range(0xD0, 0xD9)}
 """Markers that no segment follows."""
 _ICC = b"ICC_PROFILE\0"
 _EXIF = b"Exif\0\0"
-
-
+MAX_SEGMENTS = 8192
+"""Before the first scan. A profile of the largest size takes 255; each one costs more memory than it has bytes."""
 MAX_SCANS = 64
 """Each goes through the whole picture once more; programs make up to 14."""
 
@@ -38,13 +38,12 @@ def parse(data: bytes) -> Jpeg:
     :raises ImageError: for one that no decoder would take.
     """
     kept, exif, profile = [data[:2]], None, list[bytes]()
-    at = 2
+    at, segments = 2, 0
     while True:
-        at = data.find(b"\xff", at)
-        while data[at : at + 1] == b"\xff":  # markers may be padded
-            at += 1
-        if at <= 0 or at >= len(data):
-            raise ImageError("it is a broken or incomplete JPEG")
+        segments += 1
+        if segments > MAX_SEGMENTS:
+            raise ImageError(f"it has more than {MAX_SEGMENTS} segments")
+        at = _next_marker(data, at)
         marker = data[at]
         if marker == 0 or marker in _ALONE:
             at += 1
@@ -64,6 +63,16 @@ def parse(data: bytes) -> Jpeg:
             profile.append(body[len(_ICC) :])
         if _counts(marker, body):
             kept.append(b"\xff" + segment)
+
+
+def _next_marker(data: bytes, at: int) -> int:
+    """Where the next marker's number is."""
+    at = data.find(b"\xff", at)
+    while data[at : at + 1] == b"\xff":  # markers may be padded
+        at += 1
+    if at <= 0 or at >= len(data):
+        raise ImageError("it is a broken or incomplete JPEG")
+    return at
 
 
 def _require_few_scans(data: bytes, at: int) -> None:

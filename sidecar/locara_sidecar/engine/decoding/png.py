@@ -3,7 +3,7 @@
 Only the chunks that determine the pixels reach Pillow (PNG, third edition, 5.6 and 11): what is wrong with a text, a
 time or an animation's header is nothing against the picture, and Pillow refuses the file for it. Two things Pillow 13
 gets wrong, and they are done here: the transparent colour of a picture that is not 8 bits deep, and 16 bits of colour,
-which it cuts to their upper 8.
+which it cuts to their upper 8. Both are done piece by piece, so that they take little memory beside the picture.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
 _DEPTHS = {_GREY: (1, 2, 4, 8, 16), _RGB: (8, 16), _PALETTE: (1, 2, 4, 8), _GREY_ALPHA: (8, 16), _RGB_ALPHA: (8, 16)}
+_MODES = {_GREY: "L", _RGB: "RGB", _GREY_ALPHA: "LA", _RGB_ALPHA: "RGBA"}
+_NAMES = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"iCCP", b"cICP"}
+"""Chunks that are kept, besides the picture's and the animation's: a file may have millions of others."""
 _CHANNELS = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGB_ALPHA: 4}
 _SRGB_CODES = (1, 13, 0, 1)
 """cICP's code points for full-range sRGB (ITU-T H.273)."""
-_STRIP = 256  # rows that are put together at a time
+_TILE = 256  # pixels of a side of what is put together at a time
 _PIECE = 1 << 20  # bytes that are unpacked at a time
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """First column, first row, column step and row step of each pass of an interlaced picture (8.2)."""
@@ -39,7 +42,7 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 class Png(NamedTuple):
     """What a PNG says.
 
-    ``chunks``: the image data, whole chunks. ``clear``: the transparent colour, a sample for each channel. ``still``:
+    ``packed``: the image data, compressed. ``clear``: the transparent colour, a sample for each channel. ``still``:
     whether it is one picture. ``profile``: the ICC profile, still compressed. ``other_space``: it names its colours by
     code points that are not sRGB's.
     """
@@ -52,7 +55,7 @@ class Png(NamedTuple):
     palette: bytes
     palette_alpha: bytes
     clear: tuple[int, ...] | None
-    chunks: list[bytes]
+    packed: bytes
     still: bool
     exif: bytes | None
     profile: bytes | None
@@ -70,20 +73,23 @@ def parse(data: bytes) -> Png:
     :raises ImageError: for one that no decoder would take.
     """
     found: dict[bytes, bytes] = {}
-    image: list[bytes] = []
+    image, begun = bytearray(), False
     pictures = hidden = 0
+    first = True
     for name, body, sound in _chunks(data):
-        _require_known(name, sound, first=not found)
+        _require_known(name, sound, first=first)
+        first = False
         if name == b"IDAT":
-            image.append(_chunk(name, body))
+            image += body
+            begun = True
         elif name == b"fcTL":
-            hidden += bool(image) and not pictures  # the still picture is none of the animation's
+            hidden += begun and not pictures  # the still picture is none of the animation's
             pictures += 1
         elif name == b"acTL":
-            found[name] = b"" if image or name in found else body  # a second one, or a late one, makes none valid
-        elif sound and (not image or name == b"eXIf"):
+            found[name] = b"" if begun or name in found else body  # a second one, or a late one, makes none valid
+        elif sound and name in _NAMES and (not begun or name == b"eXIf"):
             found.setdefault(name, body)
-    if not image:
+    if not begun:
         raise ImageError("it is a PNG without a picture")
     width, height, depth, colour, interlaced = _header(found[b"IHDR"])
     palette, clear = found.get(b"PLTE", b""), found.get(b"tRNS", b"")
@@ -98,7 +104,7 @@ def parse(data: bytes) -> Png:
         palette,
         clear if colour == _PALETTE else b"",
         _clear_colour(clear, colour, depth),
-        image,
+        bytes(image),
         not _animates(found.get(b"acTL", b"")) or pictures + hidden <= 1,
         found.get(b"eXIf"),
         found.get(b"iCCP"),
@@ -183,8 +189,8 @@ def _require_all_rows(png: Png) -> None:
     sizes = [(-(-(png.width - x) // dx), -(-(png.height - y) // dy)) for x, y, dx, dy in passes]
     missing = sum(height * (1 + (width * bits + 7) // 8) for width, height in sizes if width > 0 and height > 0)
     stream = zlib.decompressobj()
-    for chunk in png.chunks:
-        packed = chunk[8:-4]
+    for at in range(0, len(png.packed), _PIECE):
+        packed = png.packed[at : at + _PIECE]
         while missing > 0 and packed:
             try:
                 missing -= len(stream.decompress(packed, _PIECE))
@@ -209,28 +215,36 @@ def _opened(png: Png, colour: int | None = None, depth: int | None = None) -> Im
         chunks.append(_chunk(b"PLTE", png.palette[: 3 * entries].ljust(3 * entries, b"\0")))
         if png.palette_alpha:
             chunks.append(_chunk(b"tRNS", png.palette_alpha[:entries]))
-    body = b"".join([SIGNATURE, *chunks, *png.chunks, _chunk(b"IEND", b"")])
+    body = b"".join([SIGNATURE, *chunks, _chunk(b"IDAT", png.packed), _chunk(b"IEND", b"")])
     return Image.open(io.BytesIO(body), formats=("PNG",))
 
 
 def _of_16_bits(png: Png) -> PilImage:
     """Rounded to 8 bits; the transparent colour is compared with all 16."""
-    high, low = _halves(png)
+    pair = _halves(png)
     clear = None if png.clear is None else [*(sample >> 8 for sample in png.clear), *(s & 255 for s in png.clear)]
     alpha = None if clear is None else Image.new("L", png.size)
-    for top in range(0, png.height, _STRIP):
-        box = (0, top, png.width, min(top + _STRIP, png.height))
-        upper, lower = high.crop(box), low.crop(box)
+    image = pair[0] if len(pair) == 2 else Image.new(_MODES[png.colour], png.size)
+    for box in _tiles(png.size):
+        upper, lower = _piece(pair, box)
         if alpha is not None and clear is not None:
             alpha.paste(_opaque(upper, lower, clear), box)
-        high.paste(_rounded(upper, lower), box)
+        image.paste(_rounded(upper, lower), box)
+    del pair
     if alpha is not None:
-        high.putalpha(alpha)
-    return high
+        image.putalpha(alpha)
+    return image
 
 
-def _halves(png: Png) -> tuple[PilImage, PilImage]:
-    """The upper and the lower bytes of 16-bit samples, as two pictures of that many channels.
+def _tiles(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    width, height = size
+    for top in range(0, height, _TILE):
+        for left in range(0, width, _TILE):
+            yield left, top, min(left + _TILE, width), min(top + _TILE, height)
+
+
+def _halves(png: Png) -> tuple[PilImage, ...]:
+    """The upper and the lower bytes of 16-bit samples, as two pictures; or as the bands of one, in turn.
 
     Grey, with alpha or without, has as many bytes a pixel as a kind of twice the channels and 8 bits, which is how far
     PNG's filters reach; colour is decoded twice, the second time as if the bytes were the other way round.
@@ -238,15 +252,23 @@ def _halves(png: Png) -> tuple[PilImage, PilImage]:
     if png.colour in (_GREY, _GREY_ALPHA):
         image = _opened(png, _GREY_ALPHA if png.colour == _GREY else _RGB_ALPHA, 8)
         image.load()
-        bands = image.split()
-        if png.colour == _GREY:
-            return bands[0], bands[1]
-        return Image.merge("LA", bands[::2]), Image.merge("LA", bands[1::2])
+        return (image,)
     high, low = _opened(png), _opened(png)
     high.load()
     low.tile = [low.tile[0]._replace(args=f"{low.mode};16L")]
     low.load()
     return high, low
+
+
+def _piece(pair: tuple[PilImage, ...], box: tuple[int, int, int, int]) -> tuple[PilImage, PilImage]:
+    """The upper and the lower bytes of a part of what :func:`_halves` gives, each of that many channels."""
+    pieces = [image.crop(box) for image in pair]
+    if len(pieces) == 2:
+        return pieces[0], pieces[1]
+    bands = pieces[0].split()
+    if len(bands) == 2:
+        return bands[0], bands[1]
+    return Image.merge("LA", bands[::2]), Image.merge("LA", bands[1::2])
 
 
 def _rounded(high: PilImage, low: PilImage) -> PilImage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from locara_sidecar.engine.decoding.refusal import ImageError
@@ -12,12 +13,16 @@ if TYPE_CHECKING:
 
 _ALPHA, _ANIMATION = 0x10, 0x02
 """Flags of the VP8X chunk."""
+MAX_CHUNKS = 8192
+"""A still picture has 7; each one costs more memory than it has bytes."""
 
 
 class Webp(NamedTuple):
-    """What a WebP says. ``data``: the file without what does not determine its pixels."""
+    """What a WebP says. ``data``: the file without what does not determine its pixels. ``size``: of its canvas; a
+    decoder takes memory for that before it has looked at anything else."""
 
     data: bytes
+    size: tuple[int, int]
     still: bool
     exif: bytes | None
     profile: bytes | None
@@ -28,7 +33,9 @@ def parse(data: bytes) -> Webp:
 
     :raises ImageError: for one without a picture.
     """
-    chunks = list(_chunks(data))
+    chunks = list(islice(_chunks(data), MAX_CHUNKS + 1))
+    if len(chunks) > MAX_CHUNKS:
+        raise ImageError(f"it has more than {MAX_CHUNKS} chunks")
     first = dict(reversed(chunks))  # the first of each name
     header = first.get(b"VP8X", b"")
     frames = [(name, body) for name, body in chunks if name == b"ANMF"]
@@ -42,7 +49,19 @@ def parse(data: bytes) -> Webp:
     else:
         kept = pixels[:1]
     content = b"WEBP" + b"".join(_chunk(name, body) for name, body in kept)
-    return Webp(_chunk(b"RIFF", content), len(frames) <= 1, first.get(b"EXIF"), first.get(b"ICCP"))
+    return Webp(_chunk(b"RIFF", content), _size(*kept[0]), len(frames) <= 1, first.get(b"EXIF"), first.get(b"ICCP"))
+
+
+def _size(name: bytes, body: bytes) -> tuple[int, int]:
+    """Width and height as the first chunk of a file tells them (RFC 9649, 2.5 to 2.7)."""
+    if len(body) < 10:
+        raise ImageError("it is a broken or incomplete WebP")
+    if name == b"VP8X":
+        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+    if name == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from locara_protocol.image_messages import PreviewDecoder
     from locara_sidecar.engine.drawing.noise import NoiseStream
+    from locara_sidecar.engine.drawing.prompts.truncation import Reader
     from locara_sidecar.engine.drawing.source import Source
-    from locara_sidecar.engine.drawing.truncation import Reader
     from locara_sidecar.engine.folder.model_folder import Component, Progress
     from locara_sidecar.ipc.frames import JobSpec
     from locara_sidecar.machine import supported
@@ -62,7 +62,9 @@ class Denoising:
 
 
 class Previews(Protocol):
-    """The preview decoders of a model."""
+    """The preview decoders of a model. ``tiled``: the full autoencoder decodes in strips."""
+
+    tiled: bool
 
     def prepare(self, mode: str, checkpoint: Callable[[], None]) -> None:
         """Have the decoder ready that ``mode`` needs, so that no step waits for it."""

@@ -53,20 +53,22 @@ class Source(NamedTuple):
         return self.image.height
 
 
-def read(spec: JobSpec) -> Source:
+def read(spec: JobSpec, room: decoding.Room) -> Source:
     """Decode what ``spec.edit`` holds.
 
+    :param room: asked before each file is decoded; raises where there is no memory for it.
     :raises EngineError: InvalidImage (``path`` is ``$.image`` or ``$.mask``, ``reason`` says why), or InvalidParams
-        with the nearest allowed ``width`` and ``height`` where the source's own size is none for the model.
+        with the nearest allowed ``width`` and ``height`` where the source's own size is none for the model; or what
+        ``room`` raises, with that ``path``.
     """
     edit = spec.edit
     assert edit is not None
     with _Blaming("$.image"):
-        picture, warning = decoding.picture(edit.image)
+        picture, warning = decoding.picture(edit.image, room)
     stencil = None
     if edit.mask is not None:
         with _Blaming("$.mask"):
-            stencil = decoding.stencil(edit.mask)
+            stencil = decoding.stencil(edit.mask, room)
     if stencil is not None and stencil.size != picture.size:
         sizes = f"{_by(stencil.size)} pixels and the picture {_by(picture.size)}"
         raise _refused("$.mask", f"it has {sizes}; they must be the same")
@@ -149,7 +151,7 @@ def _by(size: tuple[int, int]) -> str:
 
 
 class _Blaming:
-    """Turns a refusal of a file into the failure of the member at ``path``."""
+    """Turns a refusal of a file into the failure of the member at ``path``, and names that in others."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -161,3 +163,5 @@ class _Blaming:
         del kind, trace
         if isinstance(error, decoding.ImageError):
             raise _refused(self._path, error.reason) from error
+        if isinstance(error, EngineError):
+            error.data.setdefault("path", self._path)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from locara_sidecar.engine.drawing import drawn_sizes, source, word_list
+from locara_sidecar.engine.drawing import drawn_sizes, source
 from locara_sidecar.engine.drawing.embeddings import EmbeddingKey, Embeddings
 from locara_sidecar.engine.drawing.family import Denoising
 from locara_sidecar.engine.drawing.noise import NoiseStream
-from locara_sidecar.engine.drawing.truncation import truncation_warning
+from locara_sidecar.engine.drawing.prompts import word_list
+from locara_sidecar.engine.drawing.prompts.truncation import truncation_warning
 from locara_sidecar.engine.drawing.warm import ModelRequest, WarmModel
 from locara_sidecar.engine.folder.model_folder import Progress, broken
 from locara_sidecar.engine.runtime import (
@@ -122,7 +123,9 @@ class StagedRuntime:
         :raises EngineError: EngineUnavailable, ModelIncomplete, IntegrityError, InsufficientMemory, InvalidImage,
             InvalidParams (an edit's size) or InvalidOutput.
         """
-        edited = None if spec.edit is None else source.read(spec)
+        edited = None
+        if spec.edit is not None:
+            edited = source.read(spec, lambda needed: self.warm.make_room(needed, spec.model.reserved))
         if edited is not None:
             spec = msgspec.structs.replace(spec, width=edited.width, height=edited.height)
         demand = ModelRequest(
@@ -138,7 +141,7 @@ class StagedRuntime:
             opened.family.use_scheduler(spec.scheduler)
             least = least_steps(self.name, spec.model.family, spec.speed)
             asked, speed = spec.speed, "exact" if least is None or _steps(spec) < least else spec.speed
-            # an edit encodes its source inside the loop, in tiles if the picture is decoded so
+            # an edit encodes its source inside the loop, in strips if the picture is decoded so
             spec = msgspec.structs.replace(spec, tiling="on" if plan.tiled else "off", speed=speed)
             conditioning = self._condition(spec, edited, plan, emit, control)
             if self.warm.tight is not None:
@@ -146,6 +149,7 @@ class StagedRuntime:
             if speed != asked:
                 what = f"The {self.name} engine has no step caching for {spec.model.id} at {_steps(spec)} steps"
                 conditioning.warnings.append(("SpeedUnavailable", f"{what}; it ran at speed exact."))
+            opened.family.previews.tiled = plan.tiled
             opened.family.previews.prepare(spec.preview.mode, control.checkpoint)
             self._make_images(spec, conditioning, plan, emit, control)
         return Summary(settled=_settled(spec, opened.key), warnings=conditioning.warnings)
@@ -271,7 +275,7 @@ class StagedRuntime:
         control.checkpoint()
         picture = family.to_image(pixels)
         if picture.getbbox() is None:
-            raise EngineError("InvalidOutput", "The model gave a picture that is black throughout.")
+            raise EngineError("InvalidOutput", "The model made an entirely black picture.")
         emit(
             ImageEvent(
                 image=image,
@@ -283,7 +287,7 @@ class StagedRuntime:
 
     def _require_finite(self, array: Array, what: str) -> None:
         if not self.backend.is_finite(array):
-            raise EngineError("InvalidOutput", f"The model gave numbers that are not finite ({what}).")
+            raise EngineError("InvalidOutput", f"The model computed numbers that are not finite ({what}).")
 
 
 def _encoded(family: Family, text: str, length: int) -> Embedding:

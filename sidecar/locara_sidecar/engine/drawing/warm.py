@@ -13,6 +13,8 @@ import msgspec
 from locara_sidecar.engine.drawing import drawn_sizes
 from locara_sidecar.engine.runtime import Control, Emit, PhaseEvent
 from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.machine import machine as machines
+from locara_sidecar.machine import memory
 from locara_sidecar.machine import plan as plans
 
 if TYPE_CHECKING:
@@ -112,6 +114,23 @@ class WarmModel:
             ) from fault
 
     # --- which model is open -------------------------------------------------------------
+
+    def make_room(self, needed: int, reserved: int) -> None:
+        """Have main memory for a picture that is about to be decoded; the open model leaves where it is in the way.
+
+        :param needed: bytes. ``reserved``: what other daemons' engines hold or were promised.
+        :raises EngineError: InsufficientMemory with the figures.
+        """
+        if self.opened is not None and needed > self._room(reserved):
+            self.opened = None
+            self._backend.release()
+        plans.require_room(needed, self._room(reserved))
+
+    def _room(self, reserved: int) -> int:
+        machine = self._backend.machine(reserved)
+        if machine.kind == "gpu":  # whose memory others may have reserved; pictures are decoded beside it
+            machine = machines.of_engine(unified=False, reserved=0)
+        return plans.room(machine, memory.resident())
 
     def ready(
         self, demand: ModelRequest, emit: Emit, control: Control, require: Callable[[Family], None] = lambda _: None

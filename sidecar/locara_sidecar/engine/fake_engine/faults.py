@@ -66,6 +66,7 @@ def _abort() -> None:
 
 
 def _kill() -> None:
+    assert sys.platform != "win32"
     os.kill(os.getpid(), signal.SIGKILL)
 
 

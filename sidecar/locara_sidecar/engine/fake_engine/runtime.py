@@ -198,10 +198,16 @@ class FakeRuntime:
 
 
 def _source(spec: JobSpec) -> Source:
-    """:raises EngineError: InvalidImage or InvalidParams."""
-    from locara_sidecar.engine.drawing.source import read  # most jobs edit nothing
+    """:raises EngineError: InvalidImage, InvalidParams or InsufficientMemory."""
+    # most jobs edit nothing
+    from locara_sidecar.engine.drawing.source import read
+    from locara_sidecar.machine import machine, memory, plan
 
-    return read(spec)
+    def room(needed: int) -> None:
+        main = machine.of_engine(unified=False, reserved=spec.model.reserved)
+        plan.require_room(needed, plan.room(main, memory.resident()))
+
+    return read(spec, room)
 
 
 def _settled(spec: JobSpec, source: Source | None) -> Settled:

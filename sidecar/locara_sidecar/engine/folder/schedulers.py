@@ -88,7 +88,7 @@ class NoiseConfig:
         if self.num_train_timesteps < 2:
             raise ValueError("num_train_timesteps must be 2 or more")
         if self.trained_betas is not None and len(self.trained_betas) != self.num_train_timesteps:
-            raise ValueError("trained_betas has not one value a timestep")
+            raise ValueError("trained_betas must have one value for each timestep")
 
 
 @dataclass(frozen=True)

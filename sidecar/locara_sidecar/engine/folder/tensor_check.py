@@ -23,12 +23,12 @@ TAKEN = frozenset({"F32", "F16", "BF16"})
 WIDENED = frozenset({"F64", "F8_E4M3", "F8_E5M2"})
 """Read as a type that the engines compute with: float64 as float32, 8 bits as a type that has all their values."""
 REFUSED = {
-    "F4": "4 bits of floating point, which need scales",
-    "F6_E2M3": "6 bits of floating point, which need scales",
-    "F6_E3M2": "6 bits of floating point, which need scales",
-    "F8_E8M0": "powers of two, which are scales of other numbers",
-    "F8_E4M3FNUZ": "a form of 8 bits that only certain accelerators have",
-    "F8_E5M2FNUZ": "a form of 8 bits that only certain accelerators have",
+    "F4": "4-bit floating point, which needs scales",
+    "F6_E2M3": "6-bit floating point, which needs scales",
+    "F6_E3M2": "6-bit floating point, which needs scales",
+    "F8_E8M0": "powers of two, which scale other numbers",
+    "F8_E4M3FNUZ": "an 8-bit format that only some accelerators have",
+    "F8_E5M2FNUZ": "an 8-bit format that only some accelerators have",
     "C64": "complex numbers",
     **dict.fromkeys(("BOOL", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"), "no floating point numbers"),
 }

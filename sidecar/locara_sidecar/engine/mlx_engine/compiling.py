@@ -1,4 +1,4 @@
-"""The repeated blocks of a denoiser, compiled: what lies between the matrix products becomes a few kernels, where there
+"""The repeated blocks of a network, compiled: what lies between the matrix products becomes a few kernels, where there
 would be many that each read and write all activations.
 
 A function is compiled for each block, and not one for a step, so that a job can stop between blocks. Each is traced

@@ -125,8 +125,8 @@ def _interrupted(error: BaseException) -> EngineError | None:
     text = re.sub(r"\s", "", str(error)).lower()
     if not any(words in text for words in _INTERRUPTED):
         return None
-    helps = ["trying again", "a smaller picture", "closing what else uses the GPU or moves on the screen"]
-    message = "The system ended the engine's work on the GPU, because the screen or another program waited for it."
+    helps = ["trying again", "a smaller picture", "closing other programs that use the GPU or animate the screen"]
+    message = "The system stopped the engine's work on the GPU because the screen or another program was waiting."
     return EngineError("EngineUnavailable", message, reason="gpuInterrupted", retryable=True, suggestions=helps)
 
 

@@ -14,9 +14,10 @@ import mlx.core as mx
 from locara_sidecar.engine.drawing.backend import Backend
 from locara_sidecar.engine.drawing.staged import StagedRuntime
 from locara_sidecar.engine.folder.model_folder import Progress
-from locara_sidecar.engine.mlx_engine import device, quantize
-from locara_sidecar.engine.mlx_engine.family import OpenContext
+from locara_sidecar.engine.mlx_engine import device
+from locara_sidecar.engine.mlx_engine.families.family import OpenContext
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints
+from locara_sidecar.engine.mlx_engine.tensors import quantize
 from locara_sidecar.engine.runtime import PhaseEvent, PreparedModel
 from locara_sidecar.ipc.errors import EngineError
 from locara_sidecar.machine import machine as machines
@@ -26,7 +27,7 @@ from locara_sidecar.machine import plan as plans
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
-    from locara_sidecar.engine.mlx_engine.family import MlxFamily
+    from locara_sidecar.engine.mlx_engine.families.family import MlxFamily
     from locara_sidecar.engine.runtime import Control, Emit
     from locara_sidecar.ipc.frames import ModelSpec, PrepareSpec
     from locara_sidecar.machine.machine import Machine

@@ -1,4 +1,4 @@
-"""The engine confines itself, once, before it loads anything heavy and while it has one thread; then it tries the bars.
+"""The engine confines itself, once, before it loads anything heavy and while it has one thread; then it tests that.
 
 Linux: Landlock for files, TCP, signals and devices; an empty network namespace; no capabilities; and a filter of system
 calls for the rest of the network, other processes, what Landlock does not look at, and processes of its own, of which
@@ -16,17 +16,18 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from locara_sidecar.engine.sandbox import attempts, calls, landlock, macos, network, places, privileges
+from locara_sidecar.engine.sandbox import attempts, macos, places
+from locara_sidecar.engine.sandbox.linux import calls, landlock, network, privileges
 from locara_sidecar.ipc.frames import SandboxReport
-from locara_sidecar.machine import app_sandbox
-from locara_sidecar.machine.spelling import spelt
+from locara_sidecar.machine.macos import app_sandbox
+from locara_sidecar.machine.macos.spelling import spelt
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
     from locara_sidecar.engine.sandbox.forbidden import Outcome
-    from locara_sidecar.engine.sandbox.kernel import Kernel
-    from locara_sidecar.machine.darwin import Darwin
+    from locara_sidecar.engine.sandbox.linux.kernel import Kernel
+    from locara_sidecar.machine.macos.darwin import Darwin
 
 __all__ = ["confine"]
 
@@ -89,7 +90,7 @@ def confine(
     details: dict[str, str] = {}
     means: list[str] = []
     if sys.platform == "linux":
-        from locara_sidecar.engine.sandbox.kernel import Kernel as RealKernel
+        from locara_sidecar.engine.sandbox.linux.kernel import Kernel as RealKernel
 
         prepared_from = readable if writable else None
         _confine_linux(kernel or RealKernel(), rules, means, details, prepared_from, processes=processes)

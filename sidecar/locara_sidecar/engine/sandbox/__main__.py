@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
         return 2
     with tempfile.TemporaryDirectory(prefix="locara-probe-") as scratch:
         # a child is confined, so that this process can still clear up after it
-        child = os.fork() if hasattr(os, "fork") else 0
+        child = os.fork() if sys.platform != "win32" else 0
         if child:
             _, status = os.waitpid(child, 0)
             return os.waitstatus_to_exitcode(status)

@@ -1,5 +1,5 @@
-"""System calls that an engine must not make, each tried with arguments that name nothing: a file that is not there, a
-process that cannot be, no descriptor. The kernel then says what is missing; only a filter says no.
+"""System calls that an engine must not make, each tried with arguments that refer to nothing: a missing file, a process
+that cannot exist, no descriptor. The kernel then says what is missing; only a filter says no.
 
 A call that this kernel does not have, or refuses to this user anyway, counts as blocked: what matters is that it does
 nothing. None of them does anything where nothing is confined, either.
@@ -14,7 +14,7 @@ import os
 import sys
 from typing import Any, Literal
 
-from locara_sidecar.engine.sandbox import call_numbers
+from locara_sidecar.engine.sandbox.linux import call_numbers
 
 Outcome = Literal["blocked", "open", "unknown"]
 

@@ -2,7 +2,8 @@
 
 What is tried here comes on top of :mod:`~locara_sidecar.engine.sandbox.attempts`: the ways out that only macOS has.
 None of them sends anything: the kernel is asked, or launchd for a port that nothing is then sent to. NOT RUN by us so
-far; the tests play the calls (:class:`~locara_sidecar.machine.darwin.Darwin`) and read the profile as the kernel would.
+far; the tests play the calls (:class:`~locara_sidecar.machine.macos.darwin.Darwin`) and read the profile as the
+kernel would.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from typing import TYPE_CHECKING
 
 from locara_sidecar.engine.sandbox import attempts, seatbelt
 from locara_sidecar.ipc.frames import SandboxReport
-from locara_sidecar.machine import app_sandbox
-from locara_sidecar.machine.darwin import NOT_PRIVILEGED, Darwin
+from locara_sidecar.machine.macos import app_sandbox
+from locara_sidecar.machine.macos.darwin import NOT_PRIVILEGED, Darwin
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
     from locara_sidecar.engine.sandbox.forbidden import Outcome
-    from locara_sidecar.engine.sandbox.landlock import Right
+    from locara_sidecar.engine.sandbox.linux.landlock import Right
 
 CACHE_SUFFIX = "locara-engine"
 """Names the engine's own folder below the user's cache folder of the system (``getconf DARWIN_USER_CACHE_DIR``)."""

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 import locara_protocol
 import locara_sidecar
-from locara_sidecar.machine.spelling import spelt
+from locara_sidecar.machine.macos.spelling import spelt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from locara_sidecar.engine.sandbox.landlock import Right
+    from locara_sidecar.engine.sandbox.linux.landlock import Right
 
 _SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt"),

@@ -16,7 +16,7 @@ import ctypes
 import sys
 from typing import TYPE_CHECKING, Any
 
-from locara_sidecar.machine.spelling import spelt
+from locara_sidecar.machine.macos.spelling import spelt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -3,7 +3,7 @@
 Owned here: everything that differs between CUDA, MPS and the CPU, so that the rest of the engine does not ask.
 
 Attention is torch's fused one everywhere (diffusers' own choice). Blocks are compiled where the host asks for it
-(:mod:`.compiled`).
+(:mod:`.denoising.compiled`).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""transformers' tokenizers: opened from a model folder, and in the form that ``engine/drawing/truncation.py`` wants."""
+"""transformers' tokenizers: opened from a model folder, as ``engine/drawing/prompts/truncation.py`` wants them."""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from locara_sidecar.engine.drawing.truncation import Reader
+from locara_sidecar.engine.drawing.prompts.truncation import Reader
 from locara_sidecar.engine.folder import model_folder
 
 if TYPE_CHECKING:

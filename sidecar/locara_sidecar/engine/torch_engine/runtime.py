@@ -12,8 +12,8 @@ import torch
 from locara_sidecar.engine.drawing.backend import Backend
 from locara_sidecar.engine.drawing.staged import StagedRuntime
 from locara_sidecar.engine.torch_engine import devices, environment
-from locara_sidecar.engine.torch_engine.family import OpenContext
-from locara_sidecar.engine.torch_engine.hooks import Checkpoints
+from locara_sidecar.engine.torch_engine.denoising.hooks import Checkpoints
+from locara_sidecar.engine.torch_engine.families.family import OpenContext
 from locara_sidecar.engine.torch_engine.waiting import waiting_of
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class TorchBackend(Backend):
     def _compiles(self) -> bool:
         """Whether blocks are to be compiled; found out with the first model, it takes seconds."""
         if self._compiled:
-            from locara_sidecar.engine.torch_engine import compiled
+            from locara_sidecar.engine.torch_engine.denoising import compiled
 
             self._compiled = compiled.works(self.device)
         return self._compiled

@@ -31,20 +31,25 @@ class InMemory:
 
     def start(
         self,
+        opening: Callable[[str], frames.Start],
         *,
         on_events: Callable[[InMemoryConnection, list[frames.Event | framing.FrameError]], None],
         on_gone: Callable[[InMemoryConnection], None],
+        on_failed: Callable[[InMemoryConnection, Exception], None],  # noqa: ARG002 -- it is raised
         on_lines: Callable[[list[str]], None],
     ) -> InMemoryConnection:
-        """As every transport. Whatever is told is told in a later turn of the event loop."""
-        return InMemoryConnection(self._make(), on_events=on_events, on_gone=on_gone, on_lines=on_lines)
+        """As every transport, but that ``opening`` is called at once, with no folder, and what fails is raised.
+        Whatever is told is told in a later turn of the event loop."""
+        engine, start = self._make(), opening("")
+        connection = InMemoryConnection(engine, on_events=on_events, on_gone=on_gone, on_lines=on_lines)
+        connection.send(start)
+        return connection
 
 
 class InMemoryConnection:
     """Both ends of a :class:`~locara_sidecar.daemon.engine_host.transport.interface.Connection`."""
 
     pid: int | None = None
-    scratch = ""
 
     def __init__(
         self,

@@ -16,17 +16,12 @@ class Connection(Protocol):
 
     @property
     def pid(self) -> int | None:
-        """Its process on this machine, if it is one."""
-        ...
-
-    @property
-    def scratch(self) -> str:
-        """A folder where the engine runs, that it may write to and that goes with it."""
+        """Its process on this machine, once there is one."""
         ...
 
     @property
     def alive(self) -> bool:
-        """Whether it is there, as far as can be told now; quick."""
+        """Whether it is there or still being started, as far as can be told now; quick."""
         ...
 
     def send(self, command: frames.Command) -> None:
@@ -55,17 +50,22 @@ class Transport(Protocol):
 
     def start(
         self,
+        opening: Callable[[str], frames.Start],
         *,
         on_events: Callable[[Connection, list[frames.Event | framing.FrameError]], None],
         on_gone: Callable[[Connection], None],
+        on_failed: Callable[[Connection, Exception], None],
         on_lines: Callable[[list[str]], None],
     ) -> Connection:
-        """Start an engine; it waits for :class:`~locara_sidecar.ipc.frames.Start`. Called on the event loop.
+        """Start an engine. Called on the event loop, and waits for nothing: a disk and the system take their time.
 
+        :param opening: makes the first command, of the folder where the engine runs, that it may write to and that goes
+            with it. Called once, in any thread; it may read files.
         :param on_events: to be called on the loop with what the engine says, in order; a FrameError is the last ever.
         :param on_gone: to be called on the loop once, after the engine has ended and its last events were handed over.
+        :param on_failed: to be called on the loop, in place of ``on_gone``, with what kept the engine from starting.
         :param on_lines: to be called on the loop with lines that were printed in the engine, bounded in length and
             rate.
-        :raises OSError: when it cannot be started.
+        :raises OSError: when it is known at once that it cannot be started.
         """
         ...

@@ -1,9 +1,9 @@
 """An engine in a child process, with its three pipes, seen from the daemon; what it means is for ``client.py``.
 
-Each descriptor belongs to exactly one thread, which alone reads or writes it and closes it: the events
-reader, the stderr reader and the command writer. A fourth thread waits for the process to end. They
-report to the event loop with ``call_soon_threadsafe``, so the loop never blocks, not even on an engine
-that has stopped reading.
+One thread starts the process, waits for its end and reaps it: making a folder, walking the model's files and forking
+take as long as the disk and the system please. Each descriptor belongs to exactly one thread, which alone reads or
+writes it and closes it: the events reader, the stderr reader and the command writer. All report to the event loop with
+``call_soon_threadsafe``, so the loop never blocks, not even on an engine that has stopped reading.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import locara_protocol
 import locara_sidecar
-from locara_sidecar.daemon.engine_host.screen import frame_bytes
-from locara_sidecar.daemon.engine_host.stderr import LineLimiter
+from locara_sidecar.daemon.engine_host.output.screen import frame_bytes
+from locara_sidecar.daemon.engine_host.output.stderr import LineLimiter
 from locara_sidecar.ipc import frames, framing
-from locara_sidecar.machine import child_environment, priority
-from locara_sidecar.machine.scratch import Scratch, sweep
+from locara_sidecar.machine.processes import child_environment, priority
+from locara_sidecar.machine.processes.scratch import Scratch, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,69 +66,118 @@ class ChildProcess:
 
     def start(
         self,
+        opening: Callable[[str], frames.Start],
         *,
         on_events: Callable[[EngineProcess, list[frames.Event | framing.FrameError]], None],
         on_gone: Callable[[EngineProcess], None],
+        on_failed: Callable[[EngineProcess, Exception], None],
         on_lines: Callable[[list[str]], None],
     ) -> EngineProcess:
-        """:raises OSError: when no process can be started."""
-        return EngineProcess(self._argv or worker_argv(), on_events=on_events, on_gone=on_gone, on_lines=on_lines)
+        """:raises OSError: when the system allows no more threads."""
+        return EngineProcess(
+            self._argv,
+            opening,
+            on_events=on_events,
+            on_gone=on_gone,
+            on_failed=on_failed,
+            on_lines=on_lines,
+        )
 
 
 class EngineProcess:
-    """A :class:`~locara_sidecar.daemon.engine_host.transport.interface.Connection` to a started worker.
+    """A :class:`~locara_sidecar.daemon.engine_host.transport.interface.Connection` to a worker. Create it on the event
+    loop's thread.
 
-    Create it on the event loop's thread, and let that be one that lives as long as the daemon: on Linux the
-    worker dies with the thread that started it.
-
+    :param argv: the command that runs the worker; None: this interpreter.
+    :param opening: makes the first command of the scratch folder, in a thread.
     :param on_events: called on the loop with what arrived, in order; a FrameError is the last one ever.
     :param on_gone: called on the loop once, after the process has ended and its last events were handed over.
+    :param on_failed: called on the loop in place of ``on_gone`` with what kept the process from being started.
     :param on_lines: called on the loop with lines of its stderr (bounded in length and rate).
-    :raises OSError: when it cannot be started.
+    :raises OSError: when the system allows no more threads.
     """
+
+    pid: int | None = None
+    """The worker, once it is started."""
+    scratch = ""
+    """Its folder, once there is one."""
 
     def __init__(
         self,
-        argv: list[str],
+        argv: list[str] | None,
+        opening: Callable[[str], frames.Start],
         *,
         on_events: Callable[[EngineProcess, list[frames.Event | framing.FrameError]], None],
         on_gone: Callable[[EngineProcess], None],
+        on_failed: Callable[[EngineProcess, Exception], None],
         on_lines: Callable[[list[str]], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()  # in which anyio knows the loop, also beside sniffio
         self._on_events = on_events
         self._on_gone = on_gone
+        self._on_failed = on_failed
         self._on_lines = on_lines
         self._outgoing: queue.SimpleQueue[frames.Command | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # between reaping and signalling: a reaped pid may be somebody else's
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._killed = False
         self._reaped = False
         self._ahead = threading.Semaphore(MAX_AHEAD)
         self._longest = frame_bytes(None)  # of what it may send now, in bytes
-        self._scratch = Scratch()
-        self.scratch = self._scratch.path
+        self._folder: Scratch | None = None
+        self._folder_lock = threading.Lock()
+        self._discarded = False
+        self._threads: list[threading.Thread] = []
+        self._life = threading.Thread(target=self._live, args=(argv, opening), name="engine-life", daemon=True)
         try:
-            self._popen, command_fd, event_fd, stderr_fd = _spawn(argv, self.scratch)
-        except BaseException:
+            self._life.start()
+        except (RuntimeError, MemoryError):
+            raise _no_thread() from None
+
+    def _live(self, argv: list[str] | None, opening: Callable[[str], frames.Start]) -> None:
+        """From the start of the process to its end, in one thread: on Linux the worker dies with the thread that
+        started it."""
+        try:
+            popen = self._start(argv or worker_argv(), opening)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the caller is told
+            self._reaped = True
+            self.close_input()
             self.discard_scratch()
-            raise
-        self.pid = self._popen.pid
+            self._post(self._on_failed, self, error)
+        else:
+            self._wait(popen)
+
+    def _start(self, argv: list[str], opening: Callable[[str], frames.Start]) -> subprocess.Popen[bytes]:
+        """:raises OSError: when there can be no folder, process or thread, or it was killed before it began."""
+        with self._folder_lock:
+            if not self._discarded:
+                self._folder = Scratch()
+                self.scratch = self._folder.path
+        start = opening(self.scratch)
+        if self._killed or self._discarded:
+            raise OSError(errno.ECANCELED, "it was given up")
+        popen, command_fd, event_fd, stderr_fd = _spawn(argv, self.scratch)
+        with self._lock:
+            self._popen, self.pid = popen, popen.pid
+            if self._killed:
+                _kill_group(popen)
         self._threads = [
-            threading.Thread(target=target, args=args, name=f"engine-{self.pid}-{name}", daemon=True)
+            threading.Thread(target=target, args=args, name=f"engine-{popen.pid}-{name}", daemon=True)
             for name, target, args in (
                 ("events", self._read_events, (event_fd,)),
                 ("stderr", self._read_stderr, (stderr_fd,)),
-                ("commands", self._write_commands, (command_fd,)),
-                ("wait", self._wait, ()),
+                ("commands", self._write_commands, (command_fd, start)),
             )
         ]
-        self._start_threads((event_fd, stderr_fd, command_fd))
+        self._start_threads(popen, (event_fd, stderr_fd, command_fd))
         priority.answer_promptly()
+        return popen
 
-    def _start_threads(self, fds: tuple[int, ...]) -> None:
+    def _start_threads(self, popen: subprocess.Popen[bytes], fds: tuple[int, ...]) -> None:
         """Start them all, or end the process.
 
-        :param fds: what the first threads own, in their order.
+        :param fds: what the threads own, in their order.
         :raises OSError: when the system allows no further thread.
         """
         started = 0
@@ -137,22 +186,21 @@ class EngineProcess:
                 thread.start()
                 started += 1
         except (RuntimeError, MemoryError):
-            _kill_group(self._popen)
-            self._popen.wait()
-            self._reaped = True
-            self.close_input()
+            with self._lock:
+                _kill_group(popen)
+                popen.wait()
+                self._reaped = True
             for fd in fds[started:]:
                 os.close(fd)
-            self.discard_scratch()
-            raise OSError(errno.EAGAIN, "the system allows no more threads") from None
+            raise _no_thread() from None
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs, asked of the system and not of the pipe."""
+        """Whether the process runs, asked of the system and not of the pipe; or is being started."""
         with self._lock:
-            if self._reaped:
-                return False
-            ended = _ended(self.pid, wait=False)
+            if self._reaped or self._popen is None:
+                return not self._reaped
+            ended = _ended(self._popen.pid, wait=False)
             return self._popen.returncode is None if ended is None else not ended  # the waiting thread knows soon
 
     def send(self, command: frames.Command) -> None:
@@ -166,17 +214,19 @@ class EngineProcess:
         self._outgoing.put(None)
 
     def kill(self) -> None:
-        """SIGKILL for the process and its children; ``on_gone`` follows. From any thread."""
+        """SIGKILL for the process and its children, also if it is only being started; ``on_gone`` or ``on_failed``
+        follows. From any thread."""
+        self._killed = True
         if self._lock.acquire(timeout=_KILL_WAIT):  # else it is being reaped, for which it was killed
             try:
-                if not self._reaped:
+                if self._popen is not None and not self._reaped:
                     _kill_group(self._popen)
             finally:
                 self._lock.release()
 
     def exit_data(self) -> dict[str, Any]:
         """How the process ended, as an error's data tells it: ``{"signal": "SIGSEGV"}`` or ``{"status": 1}``."""
-        code = self._popen.returncode
+        code = None if self._popen is None else self._popen.returncode
         if code is None or code >= 0:
             return {"status": code}
         try:
@@ -186,7 +236,10 @@ class EngineProcess:
 
     def discard_scratch(self) -> None:
         """Remove the scratch folder; also done when the process has ended."""
-        self._scratch.discard()
+        with self._folder_lock:
+            self._discarded = True
+            if self._folder is not None:
+                self._folder.discard()
 
     # --- the threads ------------------------------------------------------------------------
 
@@ -233,25 +286,27 @@ class EngineProcess:
         finally:
             os.close(fd)
 
-    def _write_commands(self, fd: int) -> None:
+    def _write_commands(self, fd: int, start: frames.Start) -> None:
+        command: frames.Command | None = start
         try:
-            while (command := self._outgoing.get()) is not None:
+            while command is not None:
                 for piece in framing.in_pieces(command):
                     view = memoryview(framing.encode(piece))
                     while view:
                         view = view[os.write(fd, view) :]
+                command = self._outgoing.get()
         except OSError:  # the process has closed its end: on_gone tells
             pass
         finally:
             os.close(fd)
 
-    def _wait(self) -> None:
+    def _wait(self, popen: subprocess.Popen[bytes]) -> None:
         sweep(self.scratch)
-        if _ended(self.pid, wait=True) is None:
-            self._popen.wait()
+        if _ended(popen.pid, wait=True) is None:
+            popen.wait()
         with self._lock:
-            _kill_group(self._popen)  # children of the engine must not keep its pipes or its memory
-            self._popen.wait()
+            _kill_group(popen)  # children of the engine must not keep its pipes or its memory
+            popen.wait()
             self._reaped = True
         self.close_input()
         events, stderr, *_ = self._threads
@@ -259,6 +314,10 @@ class EngineProcess:
         self._post(self._on_gone, self)
         stderr.join(1.0)
         self.discard_scratch()
+
+
+def _no_thread() -> OSError:
+    return OSError(errno.EAGAIN, "the system allows no more threads")
 
 
 def _spawn(argv: list[str], scratch: str) -> tuple[subprocess.Popen[bytes], int, int, int]:

@@ -1,0 +1,89 @@
+"""PNG, as far as the checks write and read it: the harness needs no further package."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+from locara_conformance.lab import expect
+from locara_conformance.outcomes import Failed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def png(width: int, height: int, colour: Callable[[int], bytes] = lambda _row: b"\xc0\x20\x20") -> bytes:
+    """A picture, red or with a colour for each row."""
+    data = b"".join(b"\0" + colour(row) * width for row in range(height))
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(data)),
+        (b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+
+
+def chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    """The chunks of a PNG, each with its kind and its body.
+
+    :raises Failed: if it is none.
+    """
+    place, found = 8, list[tuple[bytes, bytes]]()
+    expect(data.startswith(b"\x89PNG\r\n\x1a\n"), "a picture is no PNG")
+    while place < len(data):
+        size = int.from_bytes(data[place : place + 4])
+        found.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + size]))
+        place += size + 12
+    expect(place == len(data), "a picture is cut off")
+    return found
+
+
+def size(data: bytes) -> tuple[int, int]:
+    """Width and height of a PNG.
+
+    :raises Failed: if it is none.
+    """
+    width, height, *_ = _head(chunks(data))
+    return width, height
+
+
+def _head(parts: list[tuple[bytes, bytes]]) -> tuple[int, int, int, int]:
+    """Width, height, bits and colour type."""
+    expect([len(body) for kind, body in parts if kind == b"IHDR"] == [13], "a picture has no head")
+    return struct.unpack(">IIBB", dict(parts)[b"IHDR"][:10])
+
+
+def rows(data: bytes) -> list[bytes]:
+    """The rows of an 8-bit RGB PNG, three bytes a pixel.
+
+    :raises Failed: if it is none.
+    """
+    parts = chunks(data)
+    width, height, depth, colour = _head(parts)
+    expect((depth, colour) == (8, 2), f"the picture has {depth} bits and colour type {colour}, not 8 and 2")
+    try:
+        raw = zlib.decompress(b"".join(body for kind, body in parts if kind == b"IDAT"))
+    except zlib.error as error:
+        raise Failed(f"a picture's pixels cannot be read: {error}") from None
+    stride, above, out = width * 3, bytearray(width * 3), list[bytes]()
+    expect(len(raw) == height * (stride + 1), "a picture has not as many pixels as its head says")
+    expect(all(raw[start] <= 4 for start in range(0, len(raw), stride + 1)), "a picture has a filter that there is not")
+    for start in range(0, len(raw), stride + 1):
+        row = bytearray(raw[start + 1 : start + 1 + stride])
+        for at_, value in enumerate(row):
+            left, corner = (row[at_ - 3], above[at_ - 3]) if at_ >= 3 else (0, 0)
+            row[at_] = (value + _predicted(raw[start], left, above[at_], corner)) & 255
+        out.append(bytes(row))
+        above = row
+    return out
+
+
+def _predicted(kind: int, left: int, up: int, corner: int) -> int:
+    """What PNG's filter of that kind adds."""
+    if kind == 4:
+        guess = left + up - corner
+        return min((left, up, corner), key=lambda one: abs(guess - one))
+    return (0, left, up, (left + up) // 2)[kind]

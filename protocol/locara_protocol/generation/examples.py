@@ -1,0 +1,22 @@
+"""The examples in the OpenRPC document, recorded from a real session by ``tests/record_examples.py``."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+
+class Example(msgspec.Struct, frozen=True):
+    """One request and what it was answered with; a call's messages are not in it."""
+
+    params: dict[str, Any]
+    result: dict[str, Any]
+
+
+@functools.cache
+def recorded() -> dict[str, Example]:
+    """Method to example; some methods have none."""
+    return msgspec.json.decode(Path(__file__).with_suffix(".json").read_bytes(), type=dict[str, Example])

@@ -1,0 +1,303 @@
+//! JSON-RPC 2.0 over lines, without I/O: whose each line is that comes.
+//!
+//! Owned here: the requests under way in one process, the channels, and what the contract says about them. What breaks
+//! it (a hole in the indexes, an answer before the end frame, a line that is no message) is noted, and fails the call
+//! that it is about; the others go on.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::error::{Error, RemoteError, Violation, WireError};
+use crate::lines::Line;
+use crate::mailbox::Sink;
+use crate::schema::STREAMS;
+
+/// Takes a call's answer; tells what is wrong with a result that is not of the contract's type.
+pub(crate) type Reply = Box<dyn FnOnce(Result<&RawValue, Error>) -> Option<Violation> + Send>;
+
+/// Told what breaks the contract.
+pub(crate) type Note = Arc<dyn Fn(&Violation) + Send + Sync>;
+
+/// A request before it is sent.
+pub(crate) struct Start {
+    /// One that no request of this host has had.
+    pub(crate) id: u64,
+    pub(crate) method: String,
+    /// A JSON object, without a channel.
+    pub(crate) params: String,
+    /// Where the messages go, if it is to have a channel.
+    pub(crate) sink: Option<Arc<dyn Sink>>,
+    /// Whether the channel outlives the answer, as that of `jobs.attach` does.
+    pub(crate) attaches: bool,
+    pub(crate) reply: Reply,
+}
+
+struct Call {
+    channel: Option<u32>,
+    attaches: bool,
+    cancelled: bool,
+    reply: Reply,
+}
+
+struct Channel {
+    sink: Arc<dyn Sink>,
+    count: u64,
+    ended: bool,
+    problem: Option<Violation>,
+    /// Only the end frame is waited for.
+    attached: bool,
+}
+
+impl Channel {
+    fn end(&mut self, problem: Option<Violation>) {
+        self.ended = true;
+        let failure = problem.clone().map(Error::from);
+        self.sink.close(failure.as_ref());
+        self.problem = problem;
+    }
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    method: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    result: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Frame<'a> {
+    channel: u32,
+    index: u64,
+    #[serde(default)]
+    end: bool,
+    #[serde(borrow, default)]
+    message: Option<&'a RawValue>,
+}
+
+pub(crate) struct Exchange {
+    calls: HashMap<u64, Call>,
+    channels: HashMap<u32, Channel>,
+    last_channel: u32,
+    note: Note,
+    /// A taker falls behind: whoever reads had better let it run.
+    pub(crate) pressed: bool,
+    /// How many calls were answered with a result.
+    pub(crate) succeeded: u64,
+}
+
+impl Exchange {
+    pub(crate) fn new(note: Note) -> Self {
+        Self { calls: HashMap::new(), channels: HashMap::new(), last_channel: 0, note, pressed: false, succeeded: 0 }
+    }
+
+    /// Registers a request, and gives back its line unless that is longer than `limit`.
+    pub(crate) fn start(&mut self, start: Start, limit: Option<usize>) -> Option<String> {
+        let channel = start.sink.is_some().then(|| self.free_channel());
+        let line = request_line(&start, channel);
+        if let Some(limit) = limit.filter(|limit| line.len() > *limit) {
+            let reason = format!("{} bytes are more than the sidecar takes in one line ({limit})", line.len());
+            (start.reply)(Err(Error::Params { method: start.method, reason }));
+            if let Some(sink) = start.sink {
+                sink.close(None);
+            }
+            return None;
+        }
+        if let (Some(number), Some(sink)) = (channel, start.sink) {
+            let fresh = Channel { sink, count: 0, ended: false, problem: None, attached: false };
+            self.channels.insert(number, fresh);
+        }
+        let call = Call { channel, attaches: start.attaches, cancelled: false, reply: start.reply };
+        self.calls.insert(start.id, call);
+        Some(line)
+    }
+
+    /// The line that cancels a call, once and if it is under way.
+    pub(crate) fn cancel(&mut self, id: u64) -> Option<String> {
+        let call = self.calls.get_mut(&id).filter(|call| !call.cancelled)?;
+        call.cancelled = true;
+        Some(format!(r#"{{"jsonrpc":"2.0","method":"$/cancelRequest","params":{{"id":{id}}}}}{}"#, '\n'))
+    }
+
+    /// Takes one line that came.
+    pub(crate) fn line(&mut self, line: &Line) {
+        let Line::Whole(bytes) = line else {
+            return self.violation("A line is too long.");
+        };
+        let Ok(text) = std::str::from_utf8(bytes) else {
+            return self.violation("A line is not UTF-8.");
+        };
+        let text = text.trim_ascii();
+        if text.is_empty() {
+            return;
+        }
+        match object::<Envelope<'_>>(text) {
+            Some(message) if message.method.is_some() => self.notification(&message),
+            Some(message) => self.answer(&message),
+            None => self.violation("A line is no message."),
+        }
+    }
+
+    /// Nothing comes any more: fails all that waits.
+    pub(crate) fn fail(&mut self, error: &Error) {
+        for (_, channel) in self.channels.drain() {
+            if !channel.ended {
+                channel.sink.close(Some(error));
+            }
+        }
+        for (_, call) in self.calls.drain() {
+            (call.reply)(Err(error.clone()));
+        }
+    }
+
+    fn answer(&mut self, message: &Envelope<'_>) {
+        let id = message.id.map_or("null", RawValue::get);
+        // an id that is text, or 1.0, is none of ours
+        let Some(call) = id.parse().ok().and_then(|id: u64| self.calls.remove(&id)) else {
+            return self.violation(format!("An answer came for {}, which no call has as its id.", shown(id)));
+        };
+        let problem = call.channel.and_then(|number| match (call.attaches, message.error) {
+            (true, Some(_)) => self.refused(number),
+            (true, None) => self.attached(number),
+            (false, _) => self.answered(number),
+        });
+        let error = message.error.and_then(|raw| object::<WireError>(raw.get()));
+        let found = if let Some(wire) = error {
+            (call.reply)(Err(Arc::new(RemoteError::from(wire)).into()))
+        } else if let Some(problem) = problem {
+            (call.reply)(Err(problem.into()))
+        } else if let Some(result) = message.result.filter(|raw| raw.get().starts_with('{')) {
+            self.succeeded += 1;
+            (call.reply)(Ok(result))
+        } else {
+            let violation = Violation::new("An answer has neither a result that is an object nor an error.");
+            (call.reply)(Err(violation.clone().into()));
+            Some(violation)
+        };
+        if let Some(violation) = found {
+            (self.note)(&violation);
+        }
+    }
+
+    /// What the answer to a call means for its channel; what is wrong with that.
+    fn answered(&mut self, number: u32) -> Option<Violation> {
+        let mut channel = self.channels.remove(&number)?;
+        if !channel.ended {
+            let problem = Violation::new(format!("Channel {number} had no end before its answer."));
+            (self.note)(&problem);
+            channel.end(Some(problem));
+        }
+        channel.problem
+    }
+
+    /// An attach that succeeds: its channel goes on until its end frame, which may have come.
+    fn attached(&mut self, number: u32) -> Option<Violation> {
+        let channel = self.channels.get_mut(&number)?;
+        channel.attached = true;
+        if channel.ended { self.channels.remove(&number)?.problem } else { None }
+    }
+
+    /// An attach that is refused sends nothing on its channel, no end frame either.
+    fn refused(&mut self, number: u32) -> Option<Violation> {
+        self.channels.remove(&number)?.end(None);
+        None
+    }
+
+    fn notification(&mut self, message: &Envelope<'_>) {
+        let method = message.method.map_or("", RawValue::get).trim_matches('"');
+        if message.id.is_some() {
+            return self.violation(format!("The sidecar asks for {}, which the contract has not.", shown(method)));
+        }
+        if !STREAMS.contains(&method) {
+            return; // one of a later version
+        }
+        match message.params.and_then(|raw| object::<Frame<'_>>(raw.get())) {
+            Some(frame) => self.frame(&frame),
+            None => self.violation(format!("{method} came without a channel's frame.")),
+        }
+    }
+
+    fn frame(&mut self, frame: &Frame<'_>) {
+        let number = frame.channel;
+        let Some(channel) = self.channels.get_mut(&number) else {
+            return self.violation(format!("A frame came on channel {number}, which is not open."));
+        };
+        if channel.problem.is_some() {
+            if frame.end && channel.attached {
+                self.channels.remove(&number);
+            }
+            return; // told already
+        }
+        let problem = if channel.ended {
+            Some(format!("A frame came after the end of channel {number}."))
+        } else if frame.index != channel.count {
+            Some(format!("Channel {number}: index {} came where {} was due.", frame.index, channel.count))
+        } else if frame.end {
+            channel.end(None);
+            if channel.attached {
+                self.channels.remove(&number);
+            }
+            return;
+        } else {
+            channel.count += 1;
+            let put = match frame.message {
+                Some(raw) => channel.sink.put(raw).map_err(|error| format!("is not of the contract's type: {error}")),
+                None => Err("is missing".to_owned()),
+            };
+            self.pressed |= *put.as_ref().unwrap_or(&false);
+            put.err().map(|why| format!("A message on channel {number} {why}."))
+        };
+        if let Some(sentence) = problem {
+            let violation = Violation::new(sentence);
+            channel.end(Some(violation.clone()));
+            (self.note)(&violation);
+        }
+    }
+
+    fn free_channel(&mut self) -> u32 {
+        loop {
+            self.last_channel = self.last_channel.wrapping_add(1);
+            if !self.channels.contains_key(&self.last_channel) {
+                return self.last_channel;
+            }
+        }
+    }
+
+    fn violation(&self, sentence: impl Into<String>) {
+        (self.note)(&Violation::new(sentence));
+    }
+}
+
+/// An object's members; serde would take an array for them, too.
+fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
+    text.starts_with('{').then(|| serde_json::from_str(text).ok()).flatten()
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(100).collect()
+}
+
+/// The line of a request; the channel becomes the last member of its params.
+fn request_line(start: &Start, channel: Option<u32>) -> String {
+    let Start { id, method, params, .. } = start;
+    let mut line = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":"#);
+    match (channel, params.strip_suffix('}')) {
+        (Some(number), Some(open)) => {
+            let comma = if open.len() > 1 { "," } else { "" };
+            let _ = write!(line, r#"{open}{comma}"channel":{number}}}"#); // a String takes all
+        }
+        _ => line.push_str(params),
+    }
+    line.push_str("}\n");
+    line
+}

@@ -1,0 +1,208 @@
+//! What calls are started and cancelled through: the way to the supervisor.
+
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::call::{Answer, Canceller, Messages};
+use crate::error::{Error, Violation};
+use crate::exchange::{Reply, Start};
+use crate::mailbox::{Mailbox, Sink};
+use crate::message::{JobAnswer, JobMessage, Message, Method};
+use crate::schema::methods::{ImageCancel, JobsAttach, JobsResult};
+use crate::schema::{AttachParams, AttachResult, CancelJobParams, CancelJobResult, InitializeResult, JobResultParams};
+
+pub(crate) enum Command {
+    Start(Start),
+    Cancel(u64),
+    /// Answered once the process has ended.
+    Close(oneshot::Sender<Option<ExitStatus>>),
+    /// Nobody can make calls any more.
+    Dropped,
+}
+
+/// What is known about the process now.
+#[derive(Default)]
+pub(crate) struct Known {
+    pub(crate) session: Option<Arc<InitializeResult>>,
+    pub(crate) pid: Option<u32>,
+    pub(crate) exit: Option<ExitStatus>,
+    /// How often a process was started.
+    pub(crate) starts: u64,
+}
+
+#[derive(Clone)]
+pub(crate) struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    ids: Arc<AtomicU64>,
+    room: Arc<Semaphore>,
+    max_calls: usize,
+    known: Arc<Mutex<Known>>,
+}
+
+impl Handle {
+    pub(crate) fn new(commands: mpsc::UnboundedSender<Command>, max_calls: usize) -> Self {
+        let max_calls = max_calls.min(Semaphore::MAX_PERMITS);
+        let room = Arc::new(Semaphore::new(max_calls));
+        Self { commands, ids: Arc::new(AtomicU64::new(1)), room, max_calls, known: Arc::default() }
+    }
+
+    /// An id that no request has had.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many calls are under way, those included that nobody waits for any more.
+    pub(crate) fn open(&self) -> usize {
+        self.max_calls.saturating_sub(self.room.available_permits())
+    }
+
+    /// Whether the supervisor took it.
+    pub(crate) fn send(&self, command: Command) -> bool {
+        self.commands.send(command).is_ok()
+    }
+
+    pub(crate) fn cancel(&self, id: u64) {
+        self.send(Command::Cancel(id));
+    }
+
+    pub(crate) fn cancel_job(&self, job: &str) {
+        let params = CancelJobParams::new(job);
+        self.ask::<CancelJobResult>(ImageCancel::NAME, &params).detach();
+    }
+
+    /// A call that streams.
+    pub(crate) fn stream<M: Message, R: DeserializeOwned + Send + 'static>(
+        &self,
+        method: &str,
+        params: &impl Serialize,
+    ) -> (Messages<M>, Answer<R>) {
+        let mailbox = Mailbox::new();
+        let answer = self.start(method, params, Some(Arc::clone(&mailbox) as Arc<dyn Sink>), false);
+        (Messages::new(mailbox), answer)
+    }
+
+    /// A call that does not.
+    pub(crate) fn ask<R: DeserializeOwned + Send + 'static>(&self, method: &str, params: &impl Serialize) -> Answer<R> {
+        self.start(method, params, None, false)
+    }
+
+    /// A job's further messages, and the answer of its own call.
+    pub(crate) fn attach(&self, job: String) -> (Messages<JobMessage>, Answer<JobAnswer>) {
+        let mailbox = Mailbox::new();
+        let (end, ended) = oneshot::channel();
+        let watched = Watched { mailbox: Arc::clone(&mailbox), end: Mutex::new(Some(end)) };
+        let params = AttachParams::new(job.clone());
+        let attached = self.start::<AttachResult>(JobsAttach::NAME, &params, Some(Arc::new(watched)), true);
+        let handle = self.clone();
+        let canceller = Canceller::of_job(job.clone(), self.clone());
+        let answer = async move {
+            attached.await?;
+            ended.await.unwrap_or_else(|_| Err(Error::closed()))?;
+            handle.ask(JobsResult::NAME, &JobResultParams::new(job)).await
+        };
+        (Messages::new(mailbox), Answer::of_job(answer, canceller))
+    }
+
+    fn start<R: DeserializeOwned + Send + 'static>(
+        &self,
+        method: &str,
+        params: &impl Serialize,
+        sink: Option<Arc<dyn Sink>>,
+        attaches: bool,
+    ) -> Answer<R> {
+        let id = self.next_id();
+        let (reply, answer) = oneshot::channel();
+        let failed = match (self.room.clone().try_acquire_owned(), object(method, params)) {
+            (Ok(permit), Ok(params)) => {
+                let reply = typed(method.to_owned(), reply, Some(permit));
+                let start = Start { id, method: method.to_owned(), params, sink, attaches, reply };
+                // a supervisor that has ended drops it, which closes the answer
+                if let Err(mpsc::error::SendError(Command::Start(start))) = self.commands.send(Command::Start(start)) {
+                    refuse(start, Error::closed());
+                }
+                return Answer::of_request(answer, Canceller::of_request(id, self.clone()));
+            }
+            (_, Err(error)) => error,
+            (Err(_), _) => Error::TooManyCalls { limit: self.max_calls },
+        };
+        if let Some(sink) = sink {
+            sink.close(Some(&failed));
+        }
+        let _ = reply.send(Err(failed));
+        Answer::of_request(answer, Canceller::of_request(id, self.clone()))
+    }
+}
+
+/// Fails a call that was not sent.
+pub(crate) fn refuse(start: Start, error: Error) {
+    if let Some(sink) = start.sink {
+        sink.close(Some(&error));
+    }
+    (start.reply)(Err(error));
+}
+
+/// Takes an answer for the one who waits for `R`; the permit is given back then.
+pub(crate) fn typed<R: DeserializeOwned + Send + 'static>(
+    method: String,
+    reply: oneshot::Sender<Result<R, Error>>,
+    permit: Option<OwnedSemaphorePermit>,
+) -> Reply {
+    Box::new(move |answer: Result<&RawValue, Error>| {
+        let (told, violation) = match answer.map(|raw| serde_json::from_str(raw.get())) {
+            Ok(Ok(result)) => (Ok(result), None),
+            Ok(Err(error)) => {
+                let violation =
+                    Violation::new(format!("The result of {method} is not of the contract's type: {error}"));
+                (Err(violation.clone().into()), Some(violation))
+            }
+            Err(error) => (Err(error), None),
+        };
+        drop(permit);
+        let _ = reply.send(told); // nobody may wait any more
+        violation
+    })
+}
+
+/// Parameters as the text of a JSON object.
+pub(crate) fn object(method: &str, params: &impl Serialize) -> Result<String, Error> {
+    let failed = |reason: String| Error::Params { method: method.to_owned(), reason };
+    let text = serde_json::to_string(params).map_err(|error| failed(error.to_string()))?;
+    if text.starts_with('{') {
+        Ok(text)
+    } else if serde_json::from_str::<Value>(&text).is_ok_and(|value| value.is_null()) {
+        Ok("{}".to_owned())
+    } else {
+        Err(failed("they are no JSON object".to_owned()))
+    }
+}
+
+/// The messages of an attached job, and the word that they have ended.
+struct Watched {
+    mailbox: Arc<Mailbox<JobMessage>>,
+    end: Mutex<Option<oneshot::Sender<Result<(), Error>>>>,
+}
+
+impl Sink for Watched {
+    fn put(&self, message: &RawValue) -> Result<bool, serde_json::Error> {
+        self.mailbox.put(message)
+    }
+
+    fn close(&self, failure: Option<&Error>) {
+        self.mailbox.close(failure);
+        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(end) = end {
+            let _ = end.send(failure.cloned().map_or(Ok(()), Err));
+        }
+    }
+}

@@ -1,0 +1,27 @@
+#![doc = include_str!("../README.md")]
+
+mod builder;
+mod call;
+mod error;
+mod exchange;
+mod handle;
+mod lines;
+mod mailbox;
+mod message;
+mod pictures;
+#[cfg(test)]
+mod properties;
+// members and values of the contract: its own page describes them, and the types that they stand in have a sentence each
+#[allow(missing_docs, clippy::struct_excessive_bools)]
+mod schema;
+mod session;
+mod sidecar;
+mod supervisor;
+
+pub use builder::{Builder, Restart};
+pub use call::{Answer, Canceller, Messages};
+pub use error::{Denied, Error, Gone, RemoteError, Violation};
+pub use message::{JobAnswer, JobMessage, Message, Method, Never, NoMessage, RequestId};
+pub use pictures::ImageInput;
+pub use schema::*;
+pub use sidecar::Sidecar;

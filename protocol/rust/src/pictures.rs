@@ -1,0 +1,76 @@
+//! Images on their way in and previews on their way out.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Violation;
+use crate::schema::{ImageMime, PreviewImage};
+
+/// An image for an edit, in one of three forms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum ImageInput {
+    /// A file below a granted root.
+    File {
+        /// The root's name, for example `user-folder`.
+        root: String,
+        /// Relative to it.
+        path: String,
+    },
+    /// A file that the user picked.
+    Handle {
+        /// What [`Sidecar::pick_file`](crate::Sidecar::pick_file) made of it.
+        handle: String,
+    },
+    /// The file itself; see [`ImageInput::inline`].
+    #[serde(rename_all = "camelCase")]
+    Inline {
+        /// In base64.
+        data: String,
+        /// Its format.
+        mime_type: ImageMime,
+    },
+}
+
+impl ImageInput {
+    /// A file below a granted root.
+    #[must_use]
+    pub fn file(root: impl Into<String>, path: impl Into<String>) -> Self {
+        Self::File { root: root.into(), path: path.into() }
+    }
+
+    /// A file that the user picked.
+    #[must_use]
+    pub fn handle(handle: impl Into<String>) -> Self {
+        Self::Handle { handle: handle.into() }
+    }
+
+    /// A file's bytes, which go with the call.
+    ///
+    /// ```
+    /// use locara_diffusion::{ImageInput, ImageMime};
+    ///
+    /// let mask = ImageInput::inline(b"\x89PNG", ImageMime::Png);
+    /// assert_eq!(serde_json::to_value(&mask)?, serde_json::json!({"data": "iVBORw==", "mimeType": "image/png"}));
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
+    #[must_use]
+    pub fn inline(bytes: &[u8], mime_type: ImageMime) -> Self {
+        Self::Inline { data: STANDARD.encode(bytes), mime_type }
+    }
+}
+
+impl PreviewImage {
+    /// The encoded image.
+    pub fn bytes(&self) -> Result<Vec<u8>, Violation> {
+        STANDARD.decode(&self.data).map_err(|error| Violation::new(format!("A preview is not in base64: {error}")))
+    }
+
+    /// For the `src` of an `<img>`.
+    #[must_use]
+    pub fn data_url(&self) -> String {
+        format!("data:{};base64,{}", self.mime_type.as_str(), self.data)
+    }
+}

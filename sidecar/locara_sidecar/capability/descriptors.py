@@ -1,0 +1,120 @@
+"""Open files that the host hands over: a socket that it gave at spawn, and one descriptor in each datagram on it.
+
+A host in macOS's App Sandbox may open what its user picked, and its child may not open the same path: the descriptor
+itself has to travel. Nothing waits here: the host sends a descriptor before the line that names it.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from locara_protocol.errors import RpcError, invalid_params
+from locara_protocol.host_messages import MAX_PASSED_NAME
+from locara_sidecar.capability.files.held import storage_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PATH = "$.descriptor"
+MAX_WAITING = 64
+"""Descriptors that were sent and that no call has named yet; the oldest is closed for one more."""
+
+
+class DescriptorSocket:
+    """The sidecar's end. Used on the event loop's thread only.
+
+    :param fd: its number, as the host gave it at spawn. It is no child's from here on.
+    :raises ValueError: in words for who spawned us, where it is no such socket.
+    """
+
+    _socket: socket.socket
+    _waiting: dict[str, int | None]
+
+    def __init__(self, fd: int) -> None:
+        if sys.platform == "win32":
+            raise ValueError("--descriptors cannot be used on Windows, where files are picked by path.")
+        try:
+            self._socket = socket.socket(fileno=fd)
+        except OSError as error:
+            raise ValueError(f"--descriptors {fd} is no open socket: {error.strerror}.") from error
+        kind = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+        if self._socket.family != socket.AF_UNIX or kind != socket.SOCK_DGRAM:
+            self._socket.detach()
+            raise ValueError(f"--descriptors {fd} is not one end of a Unix datagram socket pair.")
+        self._socket.set_inheritable(False)
+        self._socket.setblocking(False)
+        self._waiting = {}  # None: the system let no further descriptor in
+
+    def take(self, name: str) -> int:
+        """The descriptor that was sent with that name; from now on the caller's to close.
+
+        :raises RpcError: InvalidParams where none was sent; StorageError with EMFILE where too many files are open.
+        """
+        while name not in self._waiting and self._receive():
+            pass
+        if name not in self._waiting:
+            message = "No descriptor of this name was sent; it must be sent before the call, once for each call."
+            raise invalid_params(PATH, message)
+        fd = self._waiting.pop(name)
+        if fd is None:
+            raise storage_error("Too many files are open; release some.", errno.EMFILE, path=PATH)
+        return fd
+
+    def close(self) -> None:
+        """Close the socket, and what nobody has named."""
+        for name in list(self._waiting):
+            self._forget(name)
+        self._socket.close()
+
+    def _receive(self) -> bool:
+        """Look at one datagram; whether there was one."""
+        if sys.platform == "win32":
+            return False
+        room = socket.CMSG_SPACE(2 * array.array("i").itemsize)
+        try:
+            text, ancillary, flags, _ = self._socket.recvmsg(MAX_PASSED_NAME + 1, room)
+        except OSError:  # none, or the host has closed its end
+            return False
+        fds = [fd for level, kind, data in ancillary for fd in _descriptors(level, kind, data)]
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        cut = bool(flags & socket.MSG_CTRUNC)
+        name = text.decode("ascii", "replace")
+        if len(text) > MAX_PASSED_NAME or (len(fds) != 1 and not (cut and not fds)):
+            _close(fds)
+            return True
+        self._forget(name)
+        self._waiting[name] = fds[0] if fds else None
+        while len(self._waiting) > MAX_WAITING:
+            self._forget(next(iter(self._waiting)))
+        return True
+
+    def _forget(self, name: str) -> None:
+        fd = self._waiting.pop(name, None)
+        if fd is not None:
+            _close([fd])
+
+
+def no_socket() -> RpcError:
+    """What is said where the host gave none at spawn."""
+    return invalid_params(PATH, "No descriptor can come: the sidecar was spawned without --descriptors.")
+
+
+def _descriptors(level: int, kind: int, data: bytes) -> Iterable[int]:
+    if sys.platform == "win32" or level != socket.SOL_SOCKET or kind != socket.SCM_RIGHTS:
+        return []
+    found = array.array("i")
+    found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return found
+
+
+def _close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)

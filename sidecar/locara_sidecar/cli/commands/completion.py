@@ -1,0 +1,45 @@
+"""``locara-sidecar completion``: what a shell needs to complete our commands, flags, models and paths.
+
+Made by shtab from the parser, once: pressing a key then starts no Python.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import shtab
+
+from locara_sidecar.cli.output.console import Console
+from locara_sidecar.models import catalogue
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+_FILES = {"FILE": shtab.FILE, "IMAGE": shtab.FILE, "PATH": shtab.FILE, "DIR": shtab.DIRECTORY}
+
+
+def run(options: argparse.Namespace, whole: argparse.ArgumentParser) -> int:
+    """Print the script for ``options.shell``.
+
+    :param whole: the command line's parser, with all commands.
+    """
+    _teach(whole, [entry.id for entry in catalogue.load(options.catalogue)])
+    Console().line(shtab.complete(whole, options.shell))
+    return 0
+
+
+def _teach(parser: argparse.ArgumentParser, models: list[str]) -> None:
+    """Say of each argument what it may be: as a choice or as ``complete``, which is shtab's name for it."""
+    actions: list[Any] = parser._actions  # noqa: SLF001 -- argparse lists them nowhere else
+    for action in actions:
+        choices = cast("dict[str, argparse.ArgumentParser] | Sequence[str] | None", action.choices)
+        if isinstance(choices, dict):  # by name, the parsers of commands
+            for each in choices.values():
+                _teach(each, models)
+        elif action.dest == "model":
+            action.choices = models
+        elif action.dest == "folder":
+            action.complete = shtab.DIRECTORY
+        elif action.metavar in _FILES:
+            action.complete = _FILES[action.metavar]

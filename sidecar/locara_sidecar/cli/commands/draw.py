@@ -1,0 +1,89 @@
+"""``locara-sidecar draw`` and ``edit``: a picture from the command line, with any model that is installed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from locara_sidecar.cli.commands import drawing
+from locara_sidecar.cli.output.console import Console
+from locara_sidecar.cli.output.guard import say
+from locara_sidecar.models import catalogue
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+_USAGE = 2
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draw, or change a picture where one is given; the exit status."""
+    console = Console()
+    try:
+        request = request_of(options, [options.model] if options.model else _models(options))
+    except (ValueError, catalogue.CatalogueError) as error:
+        say(console, str(error))
+        return _USAGE
+    return drawing.run(request, show=options.open)
+
+
+def request_of(options: argparse.Namespace, models: list[str]) -> drawing.Request:
+    """What the command line asks for.
+
+    :raises ValueError: in a sentence for the user, for what no call can be made of.
+    """
+    pictures: dict[str, Path] = {}
+    if options.image is not None:
+        pictures["image"] = options.image.absolute()
+    if options.mask is not None:
+        if options.image is None:
+            raise ValueError("--mask says where a picture may change: name the picture with --image.")
+        pictures["mask"] = options.mask.absolute()
+    if options.strength is not None and options.image is None:
+        raise ValueError("--strength says how much of a picture changes: name the picture with --image.")
+    for flag, path in pictures.items():
+        if not path.is_file():
+            raise ValueError(f"--{flag}: there is no file {path}.")
+    width, height = options.size or (None, None)
+    asked: dict[str, Any] = {
+        "model": options.model,
+        "width": width,
+        "height": height,
+        "steps": options.steps,
+        "guidance": options.guidance,
+        "seed": options.seed,
+        "count": options.count,
+        "negativePrompt": options.negative,
+        "quantization": options.quantization,
+        "scheduler": options.scheduler,
+        "strength": options.strength,
+    }
+    folder, output = _place(options.out)
+    if output is not None:
+        asked["output"] = output
+    return drawing.Request(
+        prompt=options.prompt,
+        models=models,
+        folder=folder,
+        options={name: value for name, value in asked.items() if value not in (None, "")},
+        serve=drawing.command(options),
+        pictures=pictures,
+        preview=options.preview,
+    )
+
+
+def _place(out: Path) -> tuple[Path, dict[str, Any] | None]:
+    """A folder to save in, and the file's name and kind if ``out`` names a file."""
+    out = out.absolute()
+    suffix = out.suffix.lower()
+    if out.is_dir() or not suffix:
+        return out, None
+    if suffix not in drawing.SUFFIXES:
+        kinds = ", ".join(drawing.SUFFIXES)
+        raise ValueError(f"--out names a folder, or a file that ends in one of {kinds}; {out.name} does not.")
+    return out.parent, {"path": out.name, "mimeType": drawing.SUFFIXES[suffix]}
+
+
+def _models(options: argparse.Namespace) -> list[str]:
+    """Every model, in the catalogue's order: the daemon takes the first that is installed and can do it."""
+    return [entry.id for entry in catalogue.load(options.catalogue)]

@@ -1,0 +1,237 @@
+"""What ``draw``, ``edit`` and ``demo`` share: a daemon of their own, one call, its live preview, and how it ends.
+
+They are hosts like any other: all that they do goes through the protocol.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from locara_protocol.client import ProtocolViolationError, RemoteError, Sidecar, SidecarGoneError
+from locara_sidecar.cli.output.console import Console
+from locara_sidecar.cli.output.daemon_log import DaemonLog
+from locara_sidecar.cli.output.guard import CANCELLED, advice, reason, say
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+SUFFIXES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+"""Of a file's name, and what is written then."""
+_PHASES = {
+    "queued": "waiting",
+    "loading": "loading the model",
+    "encoding": "reading the prompt",
+    "denoising": "drawing",
+    "decoding": "finishing",
+    "saving": "saving",
+}
+_FLAGS = {
+    "options.seed": "--seed",
+    "options.steps": "--steps",
+    "options.model": "--model",
+    "options.negativePrompt": "--negative",
+    "options.width": "--size",
+    "options.height": "--size",
+    "options.guidance": "--guidance",
+    "options.count": "--count",
+    "options.strength": "--strength",
+    "options.quantization": "--quantization",
+    "options.scheduler": "--scheduler",
+    "options.output.path": "--out",
+    "options.output.mimeType": "--out",
+    "image": "--image",
+    "mask": "--mask",
+    "prompt": "the prompt",
+}
+
+
+@dataclass
+class Request:
+    """One call.
+
+    :param models: those that the call may use, the first that is installed if ``options`` names none.
+    :param folder: where the pictures are saved.
+    :param pictures: files that the user names, by the member that each becomes (``image``, ``mask``).
+    :param transcript: a file for every line sent and received.
+    :param preview: how the terminal shows pictures, as :class:`Console` takes it.
+    """
+
+    prompt: str
+    models: Sequence[str]
+    folder: Path
+    options: dict[str, Any]
+    serve: Sequence[str] = ()
+    pictures: dict[str, Path] = field(default_factory=dict[str, Path])
+    transcript: Path | None = None
+    preview: str = "auto"
+
+    @property
+    def method(self) -> str:
+        """The method of the wire that it asks for."""
+        return "image.edit" if self.pictures else "image.generate"
+
+
+def manifest(models: Sequence[str], *, edits: bool = False) -> dict[str, Any]:
+    """The smallest ``locara.json`` that may draw with ``models`` and save under ``user-folder``; with ``edits`` also
+    change pictures that the user names."""
+    modalities = ["image-to-image", "image-text-to-image"] if edits else ["text-to-image"]
+    files = {"user-folder": "write", **({"user-selected": "read"} if edits else {})}
+    return {
+        "schema": "locara/v1",
+        "name": "demo",
+        "publisher": "locara",
+        "version": "1.0.0",
+        "modalities": modalities,
+        "capabilities": {"models": list(models), "fs": files, "net": False},
+    }
+
+
+def command(options: argparse.Namespace) -> list[str]:
+    """The daemon's flags that are flags of the command, too."""
+    words = ["--engine", options.engine]
+    if options.catalogue is not None:
+        words += ["--catalogue", str(options.catalogue)]
+    if getattr(options, "cache_dir", None) is not None:
+        words += ["--cache-dir", options.cache_dir]
+    return words
+
+
+def run(request: Request, *, show: bool = False) -> int:
+    """Have it drawn; 0 when every picture was saved, 1 when not, 130 when cancelled.
+
+    :param show: open the pictures in the system's viewer.
+    """
+    console = Console(request.preview)
+    try:
+        request.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return _stop(console, f"--out needs a folder that can be written: {reason(error)}")
+    console.look()
+    with contextlib.ExitStack() as stack:
+        record: Callable[[str, bytes], None] | None = None
+        log = stack.enter_context(DaemonLog())
+        if request.transcript is not None:
+            record = partial(_note, stack.enter_context(request.transcript.open("w", encoding="utf-8")))
+        words = [sys.executable, "-m", "locara_sidecar", "serve", "--log-level", "warning", *request.serve]
+        try:
+            sidecar = stack.enter_context(Sidecar(words, own_group=True, record=record, stderr=log.fd))
+            result = _ask(console, sidecar, request)
+        except RemoteError as error:
+            for image in error.data.get("images", []):  # finished before it was cancelled
+                console.line(image["path"])
+            model = request.options.get("model") or (request.models[0] if len(request.models) == 1 else None)
+            more = advice(error.kind, error.data, model) or log.words(error.kind)
+            status = CANCELLED if error.kind == "RequestCancelled" else 1
+            return _stop(console, in_flags(error), more, status=status)
+        except (SidecarGoneError, ProtocolViolationError) as error:
+            return _stop(console, str(error), log.words(None))
+    _report(console, result)
+    return _show(console, [image["path"] for image in result["images"]]) if show else 0
+
+
+def in_flags(error: RemoteError) -> str:
+    """An error in the words of the command line: with the flag that it is about, where it is about one."""
+    message = error.message
+    for member, flag in _FLAGS.items():
+        message = message.replace(f"`$.{member}`", flag)
+    named = str(error.data.get("path", "")).removeprefix("$.")
+    flag = next((flag for member, flag in _FLAGS.items() if f"{named}.".startswith(f"{member}.")), None)
+    return message if flag is None or flag in message else f"{message} ({flag})"
+
+
+def _ask(console: Console, sidecar: Sidecar, request: Request) -> dict[str, Any]:
+    edits = bool(request.pictures)
+    sidecar.initialize(manifest=manifest(request.models, edits=edits), grants={"user-folder": str(request.folder)})
+    params: dict[str, Any] = {"prompt": request.prompt, "options": request.options}
+    for member, path in request.pictures.items():
+        picked = sidecar.call("host.pickFile", {"path": str(path), "access": "read"})
+        params[member] = {"handle": picked["handle"]}
+    console.line(f"“{request.prompt}”")
+    return _draw(console, sidecar, request.method, params)
+
+
+def _stop(console: Console, sentence: str, more: str | None = None, *, status: int = 1) -> int:
+    say(console, sentence)
+    if more is not None:
+        console.error(more)
+    return status
+
+
+def _note(file: TextIO, direction: str, line: bytes) -> None:
+    file.write(f"{direction} {line.decode(errors='replace')}\n")
+
+
+def _draw(console: Console, sidecar: Sidecar, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    call = sidecar.start(method, params, stream=True)
+    picture = None
+    try:
+        for step in call.messages():
+            if "preview" in step:
+                picture = _decode(base64.b64decode(step["preview"]["data"]))
+            console.live(picture, step["progress"], _status(step))
+        result = call.result()
+    except KeyboardInterrupt:
+        console.restore()
+        call.cancel()
+        return call.result()  # raises RequestCancelled, unless the picture was just finished
+    done = f"done in {result['timings']['totalMs'] / 1000:.1f} s"
+    console.live(_decode(Path(result["images"][-1]["path"]).read_bytes()), 1.0, done)
+    console.settle()
+    return result
+
+
+def _status(step: dict[str, Any]) -> str:
+    words = [_PHASES.get(step["phase"], str(step["phase"]))]
+    if step["images"] > 1:
+        words.append(f"picture {step['image']}/{step['images']}")
+    if step["phase"] == "denoising":
+        words.append(f"step {step['step']}/{step['steps']}")
+    if "etaMs" in step:
+        words.append(f"{step['etaMs'] / 1000:.1f} s left")
+    return "  ".join(words)
+
+
+def _decode(data: bytes) -> Any:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        return image.convert("RGB")
+
+
+def _report(console: Console, result: dict[str, Any]) -> None:
+    model, times = result["model"], result["timings"]
+    paths = [image["path"] for image in result["images"]]
+    console.line("\n".join(paths))
+    first, seeds = result["images"][0], [image["seed"] for image in result["images"]]
+    seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+    console.line(
+        f"{first['width']} × {first['height']}, {seed}, {model['id']} on {model['engine']} ({model['device']})"
+    )
+    parts = {"load": "loadMs", "encode": "encodeMs", "draw": "denoiseMs", "decode": "decodeMs"}
+    console.line(", ".join(f"{name} {times[member] / 1000:.2f} s" for name, member in parts.items()))
+    for warning in result["warnings"]:
+        console.line(f"note: {warning['message']}")
+
+
+def _show(console: Console, paths: list[str]) -> int:
+    """Open files in whatever the system shows pictures with; 1 where it has nothing."""
+    try:
+        for path in paths:
+            if sys.platform == "win32":
+                os.startfile(path)
+            else:
+                subprocess.run(["open" if sys.platform == "darwin" else "xdg-open", path], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = reason(error) if isinstance(error, OSError) else f"{error.cmd[0]} ended with status {error.returncode}"
+        return _stop(console, f"The picture was saved and cannot be opened: {why}")
+    return 0

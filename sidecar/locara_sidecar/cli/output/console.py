@@ -1,0 +1,208 @@
+"""The terminal: the only module of the command line that prints.
+
+Bars and tables are rich's. The block that is redrawn in place is not: rich's hides the cursor, which a command that is
+killed would leave hidden, and sends a picture again with every change of the bar.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Any, cast
+
+from locara_sidecar.cli.output import pictures, terminal
+from locara_sidecar.daemon.wire import stdio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import TextIO
+
+    from PIL.Image import Image
+    from rich.console import RenderableType
+    from rich.table import Table
+
+_BAR = 24
+_LABEL = 12
+_ROOM = 64, 32  # columns and rows that a picture takes at most
+_MARGIN = 2
+_ONE_LINE = 10_000  # columns of what is no terminal
+
+
+class Console:
+    """A block of lines that is redrawn in place on a terminal, and plain lines elsewhere.
+
+    :param preview: how pictures are shown: one of ``terminal.PICTURES``, or ``auto`` for what the terminal can.
+    """
+
+    def __init__(self, preview: str = "auto") -> None:
+        if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
+            cast("Any", sys.stdout).reconfigure(errors="replace")  # a terminal that has no such letter
+        self.interactive = sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self._preview = preview
+        self._terminal: terminal.Terminal | None = None
+        self._picture: Image | None = None
+        self._box = (0, 0)  # of the picture on the screen, in columns and rows
+        self._drawn = 0
+        self._number = 0
+        self._last_plain = ""
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        self._write(text + "\n")
+
+    def error(self, text: str) -> None:
+        """A line on stderr."""
+        with contextlib.suppress(OSError, AttributeError):  # closed: nobody wants to read it
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+    def table(self, table: Table) -> None:
+        """A table, as wide as the terminal; elsewhere each row is one line, however long."""
+        self._write("".join(f"{line}\n" for line in self._lines(table, self._width())))
+
+    def facts(self, rows: Iterable[tuple[str, str | Table]]) -> None:
+        """Labels and what there is to say, which may be a table; words that are longer than a line, as paths and
+        digests, stay in one piece."""
+        width = max(self._width() - _LABEL, 20)
+        for label, told in rows:
+            if isinstance(told, str):
+                lines = textwrap.wrap(told, width, break_long_words=False, break_on_hyphens=False)
+            else:
+                lines = self._lines(told, width)
+            for number, line in enumerate(lines):
+                self._write(f"{'' if number else label:{_LABEL}}{line}\n")
+
+    def json(self, value: Any) -> None:
+        """One JSON value, in ASCII: whatever the encoding of the output is, nothing of it is lost."""
+        import json
+
+        import msgspec
+
+        self.line(json.dumps(msgspec.to_builtins(value), indent=2))
+
+    def look(self) -> None:
+        """Find out what the terminal can show, while nothing else goes on."""
+        if self.interactive and self._terminal is None:
+            keys: int | None = None
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # there is none, or it was closed
+                keys = sys.stdin.fileno()
+            self._terminal = terminal.find(os.environ, self._preview, sys.stdout.fileno(), keys)
+
+    def live(self, picture: Image | None, fraction: float | None, status: str) -> None:
+        """Redraw the block: a picture, if there is one, and under it a bar and a line of words.
+
+        :param fraction: what is done, 0…1; None for no bar.
+        """
+        if not self.interactive:
+            # a log or a pipe: each new state once, no pictures
+            plain = status if fraction is None else f"{fraction * 100:3.0f} %  {status}"
+            if plain != self._last_plain:
+                self._last_plain = plain
+                self.line(plain)
+            return
+        self.look()
+        text = ""
+        if picture is not None and picture is not self._picture:
+            text += self._up(self._drawn) + self._shown(picture)
+        else:
+            text += self._up(1 if self._drawn else 0)
+        self._picture = picture
+        self._drawn = self._box[1] + 1
+        self._write(f"{text}\r\x1b[2K{self._status(fraction, status)}\n")
+
+    def settle(self) -> None:
+        """Leave the block as it is; what follows goes below."""
+        self._drawn = self._number = 0
+        self._picture, self._box = None, (0, 0)
+
+    def restore(self) -> None:
+        """Bring a terminal back from the middle of whatever was being written, as Ctrl-C leaves it."""
+        if self.interactive:
+            self._write(f"{pictures.STOP}\x1b[0m")
+
+    def _width(self) -> int:
+        return shutil.get_terminal_size().columns if self.interactive else _ONE_LINE
+
+    def _lines(self, table: Table, width: int) -> list[str]:
+        return [line.rstrip() for line in self._rendered(table, width).splitlines()]
+
+    def _up(self, lines: int) -> str:
+        return f"\x1b[{lines}A" if lines else ""
+
+    def _shown(self, picture: Image) -> str:
+        """The picture from here down, in rows that end at the left border; of the old one nothing stays."""
+        found = self._terminal
+        if found is None or found.pictures == "none":
+            return ""
+        columns, rows = shutil.get_terminal_size()
+        room = max(1, min(columns - 2 * _MARGIN, _ROOM[0])), max(1, min(rows - 4, _ROOM[1]))
+        box = pictures.fitting(picture, room, found.cell)
+        height = max(box[1], self._box[1])  # an old, higher one leaves empty rows
+        same, self._box = box == self._box, (box[0], height)
+        if found.pictures == "blocks":
+            half = pictures.blocks(picture, box, true_colour=os.environ.get("COLORTERM", "") in ("truecolor", "24bit"))
+            lines = [*half, *[""] * (height - len(half))]
+            return "".join(f"\r\x1b[2K{' ' * _MARGIN}{line}\n" for line in lines)
+        self._number = self._number or random.getrandbits(31) + 1
+        match found.pictures:
+            case "kitty":
+                data = pictures.kitty(picture, box, found.cell, self._number)
+            case "iterm2":
+                data = pictures.iterm2(picture, box, found.cell)
+            case _:
+                data = pictures.sixel(picture, box, found.cell)
+        # rows of its own, or the screen would scroll under it; then back down, wherever it has left the cursor
+        below = "\n" if same else "\r\x1b[2K\n"
+        return f"\r{below * height}{self._up(height)}\x1b[{_MARGIN}C\x1b7{data}\x1b8\x1b[{height}B\r"
+
+    def _status(self, fraction: float | None, words: str) -> str:
+        if fraction is None:
+            return words[: shutil.get_terminal_size().columns - 1]
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        row = Table.grid(padding=(0, 2))
+        bar = ProgressBar(total=1.0, completed=max(0.0, min(1.0, fraction)), width=_BAR)
+        row.add_row(bar, Text(f"{fraction * 100:3.0f} %  {words}", no_wrap=True, overflow="ellipsis"))
+        return self._rendered(row, shutil.get_terminal_size().columns - 1).rstrip("\n")
+
+    def _rendered(self, what: RenderableType, width: int) -> str:
+        from rich.console import Console as Rich
+
+        rich = Rich(
+            file=sys.stdout,
+            width=width,
+            force_terminal=self.interactive,
+            color_system="auto" if self.interactive else None,
+        )
+        with rich.capture() as captured:
+            rich.print(what)
+        return captured.get()
+
+    def _write(self, text: str) -> None:
+        if sys.stdout is None:  # closed by whoever started us
+            return
+        try:
+            if _is_non_blocking(sys.stdout):
+                stdio.write_all(sys.stdout.fileno(), text.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
+            else:
+                sys.stdout.write(text)
+                sys.stdout.flush()
+        except OSError as error:
+            # the interpreter must not flush again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if not isinstance(error, BrokenPipeError):  # the reader (head, less) has seen enough
+                raise
+
+
+def _is_non_blocking(stream: TextIO) -> bool:
+    """Whether writing to it may fail for the moment: a program that shares the terminal or pipe (Node) set it so."""
+    try:
+        return os.name == "posix" and not os.get_blocking(stream.fileno())
+    except (OSError, ValueError):  # no descriptor
+        return False

@@ -1,0 +1,86 @@
+"""What a person sees when a command fails: a sentence and an exit status, never a traceback."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from locara_sidecar.cli.output.console import Console
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+CANCELLED = 130
+"""The status of a command that Ctrl-C ended, as shells have it."""
+
+
+def run(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """Run a command; its status, or that of what stopped it.
+
+    An exception that nobody foresaw is our fault: it is written to a file, which is named.
+    """
+    console = Console()
+    logging.getLogger().addHandler(
+        logging.NullHandler()
+    )  # the sentence says it; else Python's last resort prints it too
+    try:
+        return command(options)
+    except KeyboardInterrupt:
+        console.restore()
+        say(console, "The request was cancelled.")
+        return CANCELLED
+    except OSError as error:
+        say(console, reason(error))
+        return 1
+    except Exception as error:  # noqa: BLE001 -- the last place before the interpreter's own traceback
+        say(console, f"This is a bug in locara-sidecar ({type(error).__name__}); {_written(error)}")
+        return 1
+
+
+def say(console: Console, sentence: str) -> None:
+    """An error, to stderr."""
+    console.settle()
+    console.error(f"locara-sidecar: {sentence}")
+
+
+def reason(error: OSError) -> str:
+    """What the system says, with the file that it says it of."""
+    why = error.strerror or str(error) or type(error).__name__
+    name: Any = error.filename
+    return why if name is None else f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {why}"
+
+
+def advice(
+    kind: str, data: dict[str, Any], model: str | None, *, from_hub: bool = True, retryable: bool = False
+) -> str | None:
+    """What to type next, where that would help.
+
+    :param data: the error's.
+    :param model: the model that the command was about.
+    :param from_hub: whether it can be downloaded.
+    :param retryable: whether the same may succeed another time.
+    """
+    which = data.get("model", model)
+    if kind == "ModelNotInstalled" and which:
+        how = f"download {which}" if from_hub else f"import {which} FOLDER"
+        return f"To install it: locara-sidecar models {how}"
+    if kind == "DownloadFailed" and retryable and which:
+        return f"To go on where it stopped: locara-sidecar models download {which}"
+    if kind == "ModelNotFound":
+        return "To see all models: locara-sidecar models list"
+    return None
+
+
+def _written(error: Exception) -> str:
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="locara-fault-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return "and the details could not be written to a file."
+    return f"the details are in {file.name}"

@@ -1,0 +1,116 @@
+"""What ``locara-sidecar models …`` prints for people; ``--json`` prints what the methods answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+
+from locara_protocol.model_messages import ModelProgress
+
+if TYPE_CHECKING:
+    from locara_protocol.model_messages import (
+        DownloadProgress,
+        InstalledResult,
+        PrepareResult,
+        RemovedModel,
+        RemovedResult,
+        UsageResult,
+        VerifyResult,
+    )
+    from locara_sidecar.cli.output.console import Console
+
+_STEPS = 20
+_WORDS = {"resolving": "asking the hub", "publishing": "putting it in place"}
+_IMPORT = {**_WORDS, "resolving": "looking at the files", "downloading": "reading"}
+
+
+class Progress:
+    """A bar and a line of words for each message; where the output is no terminal only every twentieth part of a phase
+    is worth a line.
+
+    :param verb: what is done; phases have other words in an import, which does not download.
+    """
+
+    def __init__(self, console: Console, verb: str, *, silent: bool) -> None:
+        self._console = console
+        self._words = _IMPORT if verb == "import" else _WORDS
+        self._silent = silent
+        self._last: tuple[str, int] | None = None
+
+    def tell(self, progress: DownloadProgress | ModelProgress) -> None:
+        """Show it, unless there is nothing new to say."""
+        share = progress.bytes / progress.total_bytes if progress.total_bytes else 0.0
+        state = progress.phase, int(share * _STEPS)
+        if self._silent or (not self._console.interactive and state == self._last):
+            return
+        self._last = state
+        phase = self._words.get(progress.phase, progress.phase)
+        if progress.total_bytes:
+            self._console.live(None, share, "  ".join([phase, *_how_far(progress)]))
+        else:
+            self._console.live(None, None, f"{phase} …")
+
+
+def _how_far(progress: DownloadProgress | ModelProgress) -> list[str]:
+    if isinstance(progress, ModelProgress):
+        return [f"{size(progress.bytes)} of {size(progress.total_bytes)}"]
+    words = [f"{progress.files} of {progress.total_files} files"]
+    if progress.phase == "downloading" and progress.bytes_per_second:
+        words.append(f"{size(progress.bytes_per_second)}/s")
+        if progress.eta_ms is not UNSET and progress.bytes < progress.total_bytes:
+            words.append(f"{_duration(max(1, progress.eta_ms // 1000))} left")
+    return words
+
+
+def of_installed(result: InstalledResult) -> list[str]:
+    """A download or an import that ended well."""
+    return [f"{result.model} is installed: {result.files} files, {size(result.bytes)}, {result.digest}"]
+
+
+def of_prepared(result: PrepareResult) -> list[str]:
+    """A prepared form that is there now."""
+    own = size(result.bytes - result.shared_bytes)
+    how = f"for {result.engine} in {result.quantization}, {result.precision}"
+    return [f"{result.model} is prepared {how}: {own} more, {result.digest}"]
+
+
+def of_verified(result: VerifyResult) -> list[str]:
+    """A check that found nothing."""
+    return [f"{result.model} is whole: {result.files} files, {result.digest}"]
+
+
+def of_usage(result: UsageResult, root: str) -> list[str]:
+    """What the cache at ``root`` takes in all."""
+    how = " (models remove ID, or models gc --max-bytes SIZE)" if result.reclaimable_bytes else ""
+    return [f"{size(result.bytes)} in {root}, {size(result.reclaimable_bytes)} can be freed{how}"]
+
+
+def of_removed(result: RemovedResult, *, dry_run: bool) -> list[str]:
+    """What went, or would go."""
+    if not result.removed and not result.bytes:
+        return ["Nothing to remove."]
+    verb = "would remove" if dry_run else "removed"
+    freed = f"{size(result.bytes)} {'would be ' if dry_run else ''}freed"
+    return [*(f"{verb} {_removed(row)} ({row.digest})" for row in result.removed), freed]
+
+
+def _removed(row: RemovedModel) -> str:
+    return row.model if row.quantization is UNSET else f"{row.model} as prepared in {row.quantization}"
+
+
+def _duration(seconds: int) -> str:
+    minutes, seconds = divmod(seconds, 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
+
+
+def size(count: int) -> str:
+    """Bytes for people, in powers of ten as disks are sold."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit != "MB" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"

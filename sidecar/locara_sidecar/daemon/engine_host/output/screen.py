@@ -1,0 +1,232 @@
+"""What an engine may say. A stranger's model or picture may have taken it over, so nothing that it says is
+believed, kept or passed on before it is found to be an answer to what was asked.
+
+An engine that says anything else has broken its protocol and is ended; the job is answered all the same.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, assert_never
+
+from locara_sidecar.ipc import errors, frames
+from locara_sidecar.ipc.framing import MAX_FRAME_BYTES, FrameError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from locara_sidecar.daemon.engine_host.request import JobEvent, Result
+
+_TEXT = 4000  # characters of a message
+_NAME = 200  # of a device, a version, a word
+_ENTRIES = 200  # of a mapping or a list
+_SIDE = 1 << 15  # pixels
+_MAGIC = {
+    "image/png": (b"\x89PNG\r\n\x1a\n", b""),
+    "image/jpeg": (b"\xff\xd8\xff", b""),
+    "image/webp": (b"RIFF", b"WEBP"),
+}
+_QUANTIZATIONS = ("none", "8bit", "4bit")
+_PRECISIONS = ("float32", "bfloat16", "float16")
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}", re.ASCII)
+_COMPONENT = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
+_LOGGER = re.compile(r"[a-z_]{1,40}(?:\.[a-z_]{1,40}){0,3}", re.ASCII)
+_LOGGERS = 100
+_BURST = 500  # log records
+_RATE = 20.0  # log records a second, once the burst is used up: whoever keeps our log has not endless room
+
+
+def frame_bytes(spec: frames.AnySpec | None) -> int:
+    """The longest frame that an engine has to send for a job, in bytes: an image of it, in which packing has saved
+    nothing, or a preview."""
+    if not isinstance(spec, frames.JobSpec):
+        return 1 << 20
+    pixels = spec.width * spec.height or spec.model.sides.max_pixels or _SIDE * _SIDE
+    return min((1 << 20) + 4 * pixels + spec.preview.max_bytes, MAX_FRAME_BYTES)
+
+
+def check_ready(event: frames.Ready, engine: str) -> None:
+    """:raises FrameError: when it is no answer to a start of ``engine``."""
+    _expect(event.engine == engine, "it is another engine")
+    _text("device", event.device, _NAME)
+    _text("note", event.note or "", _TEXT)
+    if (found := event.sandbox) is not None:
+        _text("sandbox", found.kind, _NAME)
+        _text("sandbox", found.reason, _TEXT)
+        _expect(len(found.details) <= _ENTRIES, "its sandbox has too many details")
+        for name, word in found.details.items():
+            _text("sandbox", name, _NAME)
+            _text("sandbox", word, _TEXT)
+
+
+class Screen:
+    """Checks the events of one job, in their order."""
+
+    def __init__(self, spec: frames.AnySpec, engine: str) -> None:
+        self._spec = spec
+        self._engine = engine
+        self._images = 0  # so many are out
+
+    def check(self, event: JobEvent | Result | frames.Heartbeat | frames.Failed | frames.Cancelled) -> None:
+        """:raises FrameError: when ``event`` cannot be true of this job."""
+        match event:
+            case frames.Heartbeat() | frames.Cancelled():
+                pass
+            case frames.PhaseStarted():
+                self._check_number(event.image)
+                _expect(event.phase not in ("queued", "saving"), "a phase is not the engine's")
+                _expect(0 <= event.fraction <= 1, "a fraction is out of range")
+            case frames.Step():
+                self._check_step(event, self._job())
+            case frames.Image():
+                self._check_image(event, self._job())
+            case frames.Done():
+                self._check_done(event, self._job())
+            case frames.Loaded():
+                _expect(isinstance(self._spec, frames.LoadSpec), "nothing was to be loaded")
+                self._check_ran(event.engine, event.device, event.quantization, event.precision)
+                _amount("memory", event.memory)
+            case frames.Prepared():
+                self._check_prepared(event)
+            case frames.Failed():
+                wrong = errors.wrong_with(event.kind, event.message, event.data)
+                _expect(wrong is None, wrong or "")
+            case _:
+                assert_never(event)
+
+    def _job(self) -> frames.JobSpec:
+        _expect(isinstance(self._spec, frames.JobSpec), "no image was asked for")
+        assert isinstance(self._spec, frames.JobSpec)
+        return self._spec
+
+    def _check_number(self, image: int) -> None:
+        count = self._spec.count if isinstance(self._spec, frames.JobSpec) else 1
+        _expect(1 <= image <= count, "there is no such image")
+
+    def _check_step(self, event: frames.Step, spec: frames.JobSpec) -> None:
+        self._check_number(event.image)
+        _expect(1 <= event.step <= event.steps <= spec.steps, "there is no such step")
+        if (preview := event.preview) is None:
+            return
+        asked = spec.preview
+        _expect(asked.mode != "off", "no preview was asked for")
+        _expect(preview.mime_type == asked.mime_type, "a preview is of another type")
+        _expect(len(preview.data) <= asked.max_bytes, "a preview is too large")
+        _expect(1 <= preview.width <= asked.max_side and 1 <= preview.height <= asked.max_side, "a preview is too wide")
+        _check_bytes(preview.data, preview.mime_type, preview.width, preview.height)
+
+    def _check_image(self, event: frames.Image, spec: frames.JobSpec) -> None:
+        self._images += 1
+        _expect(event.image == self._images <= spec.count, "an image is out of turn")
+        _expect(event.seed == spec.seed + event.image - 1, "an image has another seed")
+        _expect(event.mime_type == spec.output.mime_type, "an image is of another type")
+        self._check_size(event.width, event.height, spec)
+        _check_bytes(event.data, event.mime_type, event.width, event.height)
+
+    def _check_size(self, width: int, height: int, spec: frames.JobSpec) -> None:
+        if spec.width and spec.height:
+            _expect((width, height) == (spec.width, spec.height), "an image has another size")
+        _expect(1 <= width <= _SIDE and 1 <= height <= _SIDE, "an image has no size")
+
+    def _check_done(self, event: frames.Done, spec: frames.JobSpec) -> None:
+        _expect(self._images == spec.count, "images are missing")
+        settled = event.settled
+        self._check_ran(event.engine, event.device, settled.quantization, settled.precision)
+        self._check_size(settled.width, settled.height, spec)
+        for word in (settled.tiling, settled.speed):
+            _expect(_WORD.fullmatch(word) is not None, "an option is not a word")
+        for seconds in (event.load, event.encode, event.denoise, event.decode):
+            _expect(0 <= seconds < 1e8, "a time is not a number")
+        _amount("peak memory", event.peak_memory)
+        _amount("peak memory", event.peak_allocated or 0)
+        _expect(len(event.warnings) <= _ENTRIES, "there are too many warnings")
+        for kind, message in event.warnings:
+            _expect(_WORD.fullmatch(kind) is not None, "a warning's kind is not a word")
+            _text("warning", message, _TEXT)
+
+    def _check_ran(self, engine: str, device: str, quantization: str, precision: str) -> None:
+        model = self._spec.model
+        _expect(engine == self._engine, "it is another engine")
+        _text("device", device, _NAME)
+        allowed = _QUANTIZATIONS if model.quantization == "auto" else (model.quantization,)
+        _expect(quantization in allowed, "another quantization was asked for")
+        allowed = _PRECISIONS if model.precision == "auto" else (model.precision,)
+        _expect(precision in allowed, "another precision was asked for")
+
+    def _check_prepared(self, event: frames.Prepared) -> None:
+        _expect(isinstance(self._spec, frames.PrepareSpec), "nothing was to be prepared")
+        self._check_ran(self._engine, "", event.quantization, event.precision)
+        _expect(event.quantization != "none", "nothing was quantized")
+        _expect(len(event.components) <= _ENTRIES, "there are too many components")
+        _expect(all(_COMPONENT.fullmatch(name) for name in event.components), "a component has no name")
+        said = event.there, event.quantization, event.precision
+        known = {(form.path, form.quantization, form.precision) for form in self._spec.model.prepared}
+        _expect(event.there is None or said in known, "there is no such form")
+
+
+def _check_bytes(data: bytes, mime_type: str, width: int, height: int) -> None:
+    """Whether a file begins as its type does; a PNG tells its size there, too."""
+    begins, then = _MAGIC[mime_type]
+    _expect(data.startswith(begins) and data[8:].startswith(then), "a file is of a different type than it says")
+    if mime_type == "image/png":
+        size = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+        _expect(size == (width, height), "a file has a different size than it says")
+
+
+class LogScreen:
+    """Makes an engine's log records fit to be logged: known levels, few loggers, plain fields, and not too many.
+
+    :param clock: seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._loggers: set[str] = set()  # each name is kept by the process for ever
+        self._clock = clock
+        self._tokens, self._last, self._dropped = float(_BURST), clock(), 0
+
+    def clean(self, record: frames.Log, words: Callable[[str], str]) -> list[frames.Log]:
+        """The record as it may be logged, after word of those before it that were too many; nothing if it is one.
+
+        :param words: what is to be done with a text.
+        """
+        now = self._clock()
+        self._tokens, self._last = min(_BURST, self._tokens + (now - self._last) * _RATE), now
+        if self._tokens < 1:
+            self._dropped += 1
+            return []
+        self._tokens -= 1
+        told = [self._cleaned(record, words)]
+        if self._dropped:
+            left_out = f"{self._dropped} records of the engine were left out"
+            told.insert(0, frames.Log(level="warning", logger="engine", msg=left_out))
+            self._dropped = 0
+        return told
+
+    def _cleaned(self, record: frames.Log, words: Callable[[str], str]) -> frames.Log:
+        name = record.logger
+        if name not in self._loggers:
+            if len(self._loggers) < _LOGGERS and _LOGGER.fullmatch(name):
+                self._loggers.add(name)
+            else:
+                name = "unnamed"
+        fields = {
+            key: words(value) if isinstance(value, str) else value
+            for key, value in record.fields.items()
+            if _WORD.fullmatch(key.replace("_", "")) and errors.is_plain(value, 2)
+        }
+        level = record.level if record.level in ("debug", "info", "warning", "error") else "info"
+        return frames.Log(level=level, logger=name, msg=words(record.msg[:_TEXT]), fields=fields)
+
+
+def _amount(what: str, value: int) -> None:
+    _expect(0 <= value < 1 << 53, f"{what} is not an amount")
+
+
+def _text(what: str, value: str, most: int) -> None:
+    _expect(len(value) <= most, f"{what} is too long")
+
+
+def _expect(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise FrameError(otherwise)

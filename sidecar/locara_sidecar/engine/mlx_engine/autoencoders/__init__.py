@@ -1,0 +1,1 @@
+"""From latents to pixels and back: the autoencoder, its tiny version, and previews."""

@@ -1,0 +1,212 @@
+"""Texts as token ids, exactly as transformers 5 gives them, without it.
+
+The pieces and merges come from the model's folder, either ``tokenizer.json`` or ``vocab.json`` with ``merges.txt``.
+How a text is cut before they are applied does not: transformers builds that anew for each class of tokenizer, whatever
+the file says, and so does this module.
+
+CLIP (byte-level pairs): composed (NFC), runs of white space as one space, lower case; cut into words, single digits,
+runs of other signs and English endings such as ``'s``; then each byte a letter of an alphabet of 256. Start and end
+token around it.
+T5 (unigram, the most likely cut into pieces): the character map of the file, if it has one; words by white space, each
+with ``▁`` in front. End token behind it.
+
+*Added* tokens, such as ``<|endoftext|>`` or the padding token ``!`` of CLIP-G, are found in the text before anything
+else is done to it; :mod:`.added_tokens` reads them.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import BPE, Unigram
+
+from locara_sidecar.engine.folder import tokenizer_check
+from locara_sidecar.engine.folder.model_folder import broken, read_json
+from locara_sidecar.engine.mlx_engine.texts import added_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_CLIP_TOKENS = {
+    "bos_token": "<|startoftext|>",
+    "eos_token": "<|endoftext|>",
+    "unk_token": "<|endoftext|>",
+    "pad_token": "<|endoftext|>",
+}
+_T5_TOKENS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+_T5_SENTINEL = "<extra_id_{}>"
+_T5_UNKNOWN: Final = 2
+_ENDLESS: Final = 1 << 30
+
+
+class _Ends(NamedTuple):
+    """What is put around a text: tokens in front of it and behind it, and where padding and cuts are."""
+
+    before: list[int]
+    after: list[int]
+    pad: int
+    padding: str
+    truncation: str
+
+
+class TextTokenizer:
+    """One tokenizer of a model.
+
+    :ivar specials: how many tokens :meth:`ids` puts around a text.
+    :ivar longest: how many tokens the model says that its encoder takes, those included.
+    :ivar keeps_end: whether a text that does not fit loses its beginning and not its end.
+    """
+
+    def __init__(self, backend: Any, ends: _Ends, longest: int) -> None:
+        self._backend = backend
+        self._ends = ends
+        self.specials = len(ends.before) + len(ends.after)
+        self.longest = longest
+        self.keeps_end = ends.truncation == "left"
+
+    def ids(self, text: str, length: int) -> list[int]:
+        """Exactly ``length`` ids: what does not fit is cut off, what lacks is padding."""
+        ends = self._ends
+        inner: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        room = max(length - self.specials, 0)
+        kept = inner[max(len(inner) - room, 0) :] if self.keeps_end else inner[:room]
+        ids = [*ends.before, *kept, *ends.after]
+        padding = [ends.pad] * (length - len(ids))
+        return padding + ids if ends.padding == "left" else ids + padding
+
+    @property
+    def highest(self) -> int:
+        """The highest id that it can give."""
+        vocabulary: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
+        return max(vocabulary.values(), default=0)
+
+    def starts(self, text: str) -> list[int]:
+        """The index in ``text`` at which each token begins, special ones left out, none cut off."""
+        offsets: list[tuple[int, int]] = self._backend.encode(text, add_special_tokens=False).offsets
+        return [start for start, _ in offsets]
+
+
+def load(folder: Path, name: str) -> TextTokenizer:
+    """The tokenizer in ``folder / name``; its kind follows from its files, which ``tokenizer_check.py`` has looked at.
+
+    :raises EngineError: IntegrityError for files that make no tokenizer.
+    """
+    config = read_json(folder, f"{name}/tokenizer_config.json")
+    described: dict[str, Any] | None = None
+    if (folder / name / "tokenizer.json").is_file():
+        described = read_json(folder, f"{name}/tokenizer.json")
+    try:
+        model: dict[str, Any] = (described or {}).get("model", {})
+        if described is not None and tokenizer_check.kind_of(described) == "Unigram":
+            added = added_tokens.read(folder, name, config, described, _T5_TOKENS, _T5_SENTINEL)
+            return _t5(described, config, added)
+        vocab, merges = _pairs(folder, name, model)
+        added = added_tokens.read(folder, name, config, described, _CLIP_TOKENS)
+        return _clip(vocab, merges, described, config, added)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise broken(f"{name}/tokenizer_config.json", "it makes no tokenizer") from error
+    except Exception as error:
+        if type(error) is not Exception:  # what the tokenizers package raises for bad pieces and merges
+            raise
+        raise broken(
+            f"{name}/tokenizer.json" if described else f"{name}/merges.txt", "it makes no tokenizer"
+        ) from error
+
+
+def _pairs(folder: Path, name: str, model: Mapping[str, Any]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """CLIP's pieces and merges from whichever form is there."""
+    if model:
+        merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+        return dict(model["vocab"]), cast("list[tuple[str, str]]", merges)
+    if (folder / name / "tokenizer.json").is_file():
+        raise broken(f"{name}/tokenizer.json", "it makes no tokenizer")
+    return BPE.read_file(str(folder / name / "vocab.json"), str(folder / name / "merges.txt"))
+
+
+def _clip(
+    vocab: dict[str, int],
+    merges: list[tuple[str, str]],
+    described: Mapping[str, Any] | None,
+    config: Mapping[str, Any],
+    added: added_tokens.AddedTokens,
+) -> TextTokenizer:
+    backend = Tokenizer(
+        BPE(
+            vocab=vocab,
+            merges=merges,
+            continuing_subword_prefix="",
+            end_of_word_suffix="</w>",
+            unk_token=str(added.roles["unk_token"]),
+        )
+    )
+    # white space is no part of any word, but it can be of an added token that is looked for in the normalized text
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    backend.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_CLIP_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    ends = _ends(backend, added, described, config, starts=True)
+    return TextTokenizer(backend, ends, longest=int(config["model_max_length"]))
+
+
+def _t5(described: Mapping[str, Any], config: Mapping[str, Any], added: added_tokens.AddedTokens) -> TextTokenizer:
+    pieces = [(str(piece), float(score)) for piece, score in described["model"]["vocab"]]
+    backend = Tokenizer(Unigram(pieces, unk_id=_T5_UNKNOWN, byte_fallback=False))
+    if (characters := _character_map(described.get("normalizer"))) is not None:
+        backend.normalizer = normalizers.Precompiled(characters)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True),
+        ]
+    )
+    ends = _ends(backend, added, described, config, starts=False)
+    return TextTokenizer(backend, ends, _longest(config))
+
+
+def _ends(
+    backend: Any,
+    added: added_tokens.AddedTokens,
+    described: Mapping[str, Any] | None,
+    config: Mapping[str, Any],
+    *,
+    starts: bool,
+) -> _Ends:
+    """Make the tokenizer find its added tokens, and tell those around a text; the first of them if it ``starts``."""
+    backend.add_tokens(added.tokens)
+    backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
+    return _Ends(
+        before=[_id(backend, added, "bos_token")] if starts else [],
+        after=[_id(backend, added, "eos_token")],
+        pad=_id(backend, added, "pad_token"),
+        padding=added_tokens.side(config, described, "padding"),
+        truncation=added_tokens.side(config, described, "truncation"),
+    )
+
+
+def _longest(config: Mapping[str, Any]) -> int:
+    """A T5 tokenizer may name no limit, or one that means none: a job has its own."""
+    return int(min(config.get("model_max_length") or _ENDLESS, _ENDLESS))
+
+
+def _character_map(normalizer: Any) -> bytes | None:
+    """SentencePiece's compiled map of characters, from the description's normalizer or one of its parts."""
+    if not normalizer:
+        return None
+    parts: list[Any] = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
+    found = [part["precompiled_charsmap"] for part in parts if part["type"] == "Precompiled"]
+    return base64.b64decode(found[0]) if found else None
+
+
+def _id(backend: Any, added: added_tokens.AddedTokens, role: str) -> int:
+    found: int | None = backend.token_to_id(str(added.roles[role]))
+    if found is None:
+        raise ValueError(f"no token for {role}")
+    return found

@@ -1,0 +1,110 @@
+"""A system call filter, assembled: classic BPF, as ``seccomp`` takes it.
+
+No library does it for us: libseccomp is not on every machine, and an engine without a filter is one that is not
+confined. What a program looks at is ``struct seccomp_data``: the call's number, the machine that it is made for, and
+the arguments, of which the lower 32 bits are compared. (All those that are compared are ``int`` or ``unsigned int`` to
+the kernel, which drops the rest, or, as clone's flags, have nothing above.)
+
+A kernel remembers which calls a filter always allows, so those cost nothing; the others some hundred nanoseconds.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from locara_sidecar.engine.sandbox.linux import call_numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_LOAD, _EQUAL, _AT_LEAST, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
+"""``LD|W|ABS``, ``JMP|JEQ|K``, ``JMP|JGE|K``, ``ALU|AND|K``, ``RET|K``."""
+_ALLOW, _ERROR = 0x7FFF0000, 0x00050000
+_NUMBER, _MACHINE, _ARGUMENTS = 0, 4, 16  # offsets, in bytes; an argument has eight, the lower four first
+_WHOLE = 0xFFFFFFFF
+
+
+class When(NamedTuple):
+    """Where an argument (from 0) is one of ``values`` in the bits of ``mask``."""
+
+    argument: int
+    values: tuple[int, ...]
+    mask: int = _WHOLE
+
+
+class Unless(NamedTuple):
+    """Where an argument (from 0) is none of ``values`` in the bits of ``mask``."""
+
+    argument: int
+    values: tuple[int, ...]
+    mask: int = _WHOLE
+
+
+class Denial(NamedTuple):
+    """A system call that fails with ``error``, always or where an argument is as ``where`` says."""
+
+    name: str
+    error: int
+    where: When | Unless | None = None
+
+
+class _Instruction(NamedTuple):
+    code: int
+    value: int
+    if_true: int = 0  # instructions to skip
+    if_false: int = 0
+
+    def packed(self) -> bytes:
+        return struct.pack("=HBBI", self.code, self.if_true, self.if_false, self.value)
+
+
+def program(denials: Iterable[Denial], architecture: call_numbers.Architecture) -> bytes:
+    """The filter: an array of ``struct sock_filter``.
+
+    Calls for another machine (32-bit ones on x86_64) and of the x32 interface, and those that are newer than
+    :data:`call_numbers.NEWEST`, are denied; then ``denials``, of which the first that fits counts; all else is allowed.
+    """
+    code = [
+        _Instruction(_LOAD, _MACHINE),
+        _Instruction(_EQUAL, architecture.audit, if_true=1),
+        _denied(errno.EPERM),
+        _Instruction(_LOAD, _NUMBER),
+        _Instruction(_AT_LEAST, call_numbers.NEWEST + 1, if_false=1),  # x32's have a high bit set
+        _denied(errno.ENOSYS),
+    ]
+    for denial in denials:
+        number = architecture.number(denial.name)
+        if number is not None:
+            code += _rule(number, denial)
+    code.append(_Instruction(_RETURN, _ALLOW))
+    return b"".join(instruction.packed() for instruction in code)
+
+
+def _rule(number: int, denial: Denial) -> Iterator[_Instruction]:
+    """Deny, or go on with the number loaded again."""
+    if denial.where is None:
+        yield _Instruction(_EQUAL, number, if_false=1)
+        yield _denied(denial.error)
+        return
+    argument, values, mask = denial.where
+    compared = [
+        _Instruction(_LOAD, _ARGUMENTS + 8 * argument),
+        *([] if mask == _WHOLE else [_Instruction(_AND, mask)]),
+    ]
+    one_of = isinstance(denial.where, When)
+    for index, value in enumerate(values):
+        left = len(values) - index - 1  # comparisons after this one; then comes the denial
+        if one_of:
+            compared.append(_Instruction(_EQUAL, value & _WHOLE, if_true=left, if_false=0 if left else 1))
+        else:
+            compared.append(_Instruction(_EQUAL, value & _WHOLE, if_true=left + 1))
+    yield _Instruction(_EQUAL, number, if_false=len(compared) + 2)
+    yield from compared
+    yield _denied(denial.error)
+    yield _Instruction(_LOAD, _NUMBER)
+
+
+def _denied(error: int) -> _Instruction:
+    return _Instruction(_RETURN, _ERROR | error)

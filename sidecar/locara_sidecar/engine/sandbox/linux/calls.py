@@ -1,0 +1,145 @@
+"""Which system calls are denied: all that reach other processes, other people's memory or the kernel's own workings,
+and those that change a file by its name, which Landlock does not look at. What an engine needs is left: memory,
+threads, reading, writing, and the accelerators' own calls (``ioctl``).
+
+A family is a row here, and has one in ``forbidden.py``, which tries it at every start.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from locara_sidecar.engine.sandbox.linux import bpf, call_numbers, network
+from locara_sidecar.engine.sandbox.linux.bpf import Denial, Unless, When
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from locara_sidecar.engine.sandbox.linux.kernel import Kernel
+
+_BY_NAME = (
+    *("chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchownat", "utime", "utimes", "futimesat", "utimensat"),
+    *("setxattr", "lsetxattr", "setxattrat", "removexattr", "lremovexattr", "removexattrat", "file_setattr"),
+    # by a descriptor, too: a model's file is open for reading only, and its owner may change it all the same
+    *("fchmod", "fchown", "fsetxattr", "fremovexattr"),
+)
+_ATTRIBUTES = (  # of any file whose name is known: where it was downloaded from, among others
+    *("getxattr", "lgetxattr", "fgetxattr", "getxattrat", "listxattr", "llistxattr", "flistxattr", "listxattrat"),
+    "file_getattr",
+)
+_WATCHING = ("inotify_init", "inotify_init1", "inotify_add_watch", "fanotify_init", "fanotify_mark")
+_OTHERS = (
+    *("ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease", "kcmp"),
+    *("pidfd_open", "pidfd_getfd", "pidfd_send_signal"),
+)
+_SHARED = (
+    *("shmget", "shmat", "shmctl", "shmdt", "semget", "semop", "semtimedop", "semctl"),
+    *("msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink"),
+)
+_KEYS = ("add_key", "request_key", "keyctl")
+_KERNEL = (
+    *("unshare", "setns", "userfaultfd", "bpf", "perf_event_open", "memfd_secret"),
+    *("mount", "umount2", "pivot_root", "chroot", "open_tree", "open_tree_attr", "move_mount", "fsopen", "fsconfig"),
+    *("fsmount", "fspick", "mount_setattr", "statmount", "listmount", "name_to_handle_at", "open_by_handle_at"),
+    *("kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module", "reboot", "swapon", "swapoff"),
+    *("quotactl", "quotactl_fd", "acct", "syslog", "vhangup", "sethostname", "setdomainname", "iopl", "ioperm"),
+    *("modify_ldt", "lookup_dcookie", "uselib", "nfsservctl", "clock_settime", "clock_adjtime", "settimeofday"),
+    *("adjtimex", "lsm_set_self_attr"),
+    *("setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "setgroups"),
+)
+_RINGS = ("io_uring_setup", "io_uring_enter", "io_uring_register")
+
+_OF_THREADS = 0x00010000
+"""``CLONE_THREAD``."""
+_NAMESPACES = 0x7E020000
+"""``CLONE_NEWNS``, ``NEWCGROUP``, ``NEWUTS``, ``NEWIPC``, ``NEWUSER``, ``NEWPID``, ``NEWNET``."""
+_PDEATHSIG, _SUBREAPER, _SHARE_CORE = 1, 36, 62  # of prctl
+_OWNER_SIGNALS = (8, 10, 15, 1024, 1026)
+"""``F_SETOWN``, ``F_SETSIG``, ``F_SETOWN_EX`` (a signal for whom one names), ``F_SETLEASE``, ``F_NOTIFY``."""
+_REQUESTS = (
+    *(0x8901, 0x8902),  # FIOSETOWN, SIOCSPGRP: as F_SETOWN
+    *(0x540E, 0x5412, 0x541C),  # TIOCSCTTY, TIOCSTI, TIOCLINUX: typing into a terminal
+    *(0x40086602, 0x401C5820, 0x40087602, 0x40806685),  # a file's flags, project, generation, verity
+    *(0x800C6613, 0xC0506617, 0xC0406618),  # a folder's encryption and its keys
+)
+"""Of ``ioctl``: what is no accelerator's."""
+_PROCESS = 0  # PRIO_PROCESS
+_IO_PROCESS = 1  # IOPRIO_WHO_PROCESS
+_QUERY = 0xFFFFFFFF  # of personality
+_OF_A_PROCESS = 0x80000000
+"""The bit of a clock that is not the system's: how long a process or thread with a number ran, or of a device."""
+
+
+def denials(own: int, *, processes: bool) -> list[Denial]:
+    """What is denied to the process ``own``.
+
+    :param processes: whether it may start further processes and programs (a compiler). Those stay in its process
+        group, so that one signal ends them all. Without it there are none: nothing can outlive the engine.
+    """
+    return [*network.DENIED, *_always(own), *(_COMPILING if processes else _ALONE)]
+
+
+def apply(kernel: Kernel, *, processes: bool) -> str:
+    """Deny the calls for good, in every thread; returns how, in words. Needs ``no_new_privileges``.
+
+    :raises OSError: where the kernel refuses, or the machine's calls are not known here.
+    """
+    machine, own = kernel.machine(), kernel.own_pid()
+    architecture = call_numbers.ARCHITECTURES.get(machine)
+    if architecture is None:
+        raise OSError(errno.ENOSYS, f"the system calls of {machine} are not known")
+    found = denials(own, processes=processes)
+    kernel.install_filter(bpf.program(found, architecture))
+    return f"in use, {len({denial.name for denial in found})} calls" + (", with child processes" if processes else "")
+
+
+def _always(own: int) -> Iterator[Denial]:
+    for names in (_BY_NAME, _ATTRIBUTES, _WATCHING, _OTHERS, _SHARED, _KEYS, _KERNEL):
+        for name in names:
+            yield Denial(name, errno.EPERM)
+    for name in _RINGS:  # they do what other calls do, past the filter; as a kernel without them answers
+        yield Denial(name, errno.ENOSYS)
+    for name in ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"):
+        yield Denial(name, errno.EPERM, Unless(0, (own,)))
+    itself = (0, own)
+    for name in ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"):
+        yield Denial(name, errno.EPERM, Unless(0, itself))
+    for name in ("migrate_pages", "move_pages"):
+        yield Denial(name, errno.EPERM, Unless(0, itself))
+    yield from _asking(itself)
+    for name, kind in (("setpriority", _PROCESS), ("ioprio_set", _IO_PROCESS)):
+        yield Denial(name, errno.EPERM, Unless(0, (kind,)))
+        yield Denial(name, errno.EPERM, Unless(1, itself))
+    yield Denial("personality", errno.EPERM, Unless(0, (_QUERY,)))
+    # an engine dies with the daemon's process, which it may not call off
+    yield Denial("prctl", errno.EPERM, When(0, (_PDEATHSIG, _SUBREAPER, _SHARE_CORE)))
+    yield Denial("fcntl", errno.EPERM, When(1, _OWNER_SIGNALS))
+    yield Denial("ioctl", errno.EPERM, When(1, _REQUESTS))
+    # what it starts, if it may, stays in its group, which is killed as one; EACCES, because EPERM is what a leader of a
+    # group is told anyway: trying it would tell nothing
+    for name in ("setsid", "setpgid"):
+        yield Denial(name, errno.EACCES)
+    # clone3 keeps its flags where no filter can look; libraries then call clone
+    yield Denial("clone3", errno.ENOSYS)
+
+
+def _asking(itself: tuple[int, int]) -> Iterator[Denial]:
+    """About others. What sched_get… tells of a number, libraries ask of their own threads, which no filter can know."""
+    for name in ("getpgid", "getsid", "sched_getattr", "sched_rr_get_interval"):
+        yield Denial(name, errno.EPERM, Unless(0, itself))
+    for name in ("clock_gettime", "clock_getres", "clock_nanosleep", "timer_create"):
+        yield Denial(name, errno.EPERM, When(0, (_OF_A_PROCESS,), _OF_A_PROCESS))
+    for name, kind in (("getpriority", _PROCESS), ("ioprio_get", _IO_PROCESS)):
+        yield Denial(name, errno.EPERM, Unless(0, (kind,)))
+        yield Denial(name, errno.EPERM, Unless(1, itself))
+
+
+_ALONE = (
+    Denial("clone", errno.EPERM, Unless(0, (_OF_THREADS,), _OF_THREADS | _NAMESPACES)),
+    *(Denial(name, errno.EPERM) for name in ("fork", "vfork", "execve", "execveat")),
+)
+_COMPILING = (
+    Denial("clone", errno.EPERM, Unless(0, (0,), _NAMESPACES)),
+    Denial("memfd_create", errno.EPERM),  # a program could be run from there that lies in no folder
+)

@@ -1,0 +1,89 @@
+"""Landlock: what this process may still open, in the words of each version of the kernel's interface.
+
+Rights are given by folder and by file; whatever a version of the kernel can control and no rule gives is denied.
+Not controlled by any version so far: stat, chdir, and descriptors that were open before; chmod, chown, utime and
+extended attributes of what the user may change anyway, which the call filter denies (``calls.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from locara_sidecar.engine.sandbox.linux.kernel import Kernel
+
+Right = Literal["read", "run", "write", "device", "own", "rename-threads"]
+"""What a rule gives: read; read and execute; read and write (a folder of our own); a device node;
+``/proc/self``, to read; and ``/proc/self/task``, where existing files may also be written, which CUDA asks for."""
+
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+REMOVE_DIR, REMOVE_FILE, MAKE_CHAR, MAKE_DIR = 1 << 4, 1 << 5, 1 << 6, 1 << 7
+MAKE_REG, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM = 1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12
+REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
+BIND_TCP, CONNECT_TCP = 1 << 0, 1 << 1
+SCOPE_ABSTRACT_UNIX_SOCKET, SCOPE_SIGNAL = 1 << 0, 1 << 1
+
+_FIRST = (1 << 13) - 1  # what version 1 controls
+_OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
+_READ = READ_FILE | READ_DIR
+_MAKE = REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | MAKE_SOCK | MAKE_FIFO | MAKE_SYM
+_RIGHTS: dict[Right, int] = {
+    "read": _READ,
+    "own": _READ,
+    "run": _READ | EXECUTE,
+    # not EXECUTE: what the engine wrote is loaded as a library, never started as a program
+    "write": _READ | WRITE_FILE | TRUNCATE | REFER | _MAKE,
+    "device": _READ | WRITE_FILE | IOCTL_DEV,
+    "rename-threads": _READ | WRITE_FILE | TRUNCATE,  # CUDA opens a thread's name as with fopen(…, "w")
+}
+
+
+def handled(abi: int) -> tuple[int, int, int]:
+    """What a kernel of interface version ``abi`` can control: files, network, scopes."""
+    files = _FIRST
+    for version, right in ((2, REFER), (3, TRUNCATE), (5, IOCTL_DEV)):
+        if abi >= version:
+            files |= right
+    network = BIND_TCP | CONNECT_TCP if abi >= 4 else 0
+    scopes = SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL if abi >= 6 else 0
+    return files, network, scopes
+
+
+def rights(right: Right, abi: int, *, folder: bool) -> int:
+    """The bits of a rule; the kernel refuses bits that it does not handle, and folder bits on a file."""
+    bits = _RIGHTS[right] & handled(abi)[0]
+    return bits if folder else bits & _OF_FILES
+
+
+def restrict(kernel: Kernel, abi: int, rules: Iterable[tuple[str, Right]]) -> list[str]:
+    """Apply the rules to this process for good; returns the paths that were not there.
+
+    Call it while there is one thread: the kernel confines the calling thread and what that starts.
+
+    :raises OSError: when the kernel refuses; nothing is confined then.
+    """
+    missing: list[str] = []
+    size = 8 if abi < 4 else 16 if abi < 6 else 24
+    ruleset = kernel.create_ruleset(*handled(abi), size)
+    try:
+        for path, right in rules:
+            try:
+                fd, folder = kernel.open_path(path)
+            except OSError:
+                missing.append(path)
+                continue
+            try:
+                kernel.allow_beneath(ruleset, fd, rights(right, abi, folder=folder))
+            finally:
+                # a rule holds on to its file, but /proc makes its files anew once nobody has them open
+                if right not in ("own", "rename-threads"):
+                    kernel.close(fd)
+        kernel.no_new_privileges()
+        kernel.restrict_self(ruleset)
+    finally:
+        with contextlib.suppress(OSError):
+            kernel.close(ruleset)
+    return missing

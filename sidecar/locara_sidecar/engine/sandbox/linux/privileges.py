@@ -1,0 +1,83 @@
+"""Gives up what a process may do as the user that it runs as: capabilities (root's, or those of a new user namespace),
+and large or many things.
+
+Root without capabilities is an ordinary user that owns root's files, so Landlock and the call filter are what stands
+between the engine and those. The capabilities themselves go last, since the steps before need one; an ordinary user may
+not take those steps, and has nothing to give up by them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from locara_sidecar.engine.sandbox.linux.kernel import Kernel
+
+_GET_BOUNDING, _DROP_BOUNDING, _SET_SECUREBITS, _AMBIENT, _CLEAR_ALL = 23, 24, 28, 47, 4  # of prctl
+_LOCKED = 0xEF
+"""No rights by being root, by changing users, kept or ambient; and none of it can be taken back (``SECBIT_…``)."""
+_MOST_CAPABILITIES = 64
+
+_GIB = 1 << 30
+_LARGEST_FILE = _GIB
+"""Bytes of a file that the engine writes where it prepares no model: compiled kernels, caches."""
+_MOST_TASKS = 4096
+"""Threads and processes of an engine, where the system counts them for it alone."""
+
+
+def give_up(kernel: Kernel) -> str:
+    """Drop every capability, for good; returns how, in words.
+
+    Call it after what needs them (namespaces).
+
+    :raises OSError: when some could not be dropped.
+    """
+    kernel.no_new_privileges()
+    with contextlib.suppress(OSError):  # an ordinary user may not, and has none to regain
+        kernel.prctl(_AMBIENT, _CLEAR_ALL)
+    with contextlib.suppress(OSError):
+        for capability in range(_MOST_CAPABILITIES):
+            kernel.prctl(_GET_BOUNDING, capability)  # an error: there are no more
+            kernel.prctl(_DROP_BOUNDING, capability)
+    with contextlib.suppress(OSError):
+        kernel.prctl(_SET_SECUREBITS, _LOCKED)
+    kernel.drop_capabilities()
+    return "in use: none is left"
+
+
+def limit(kernel: Kernel, prepared_from: Iterable[str] | None, *, counted_alone: bool) -> str:
+    """Bound what the engine may make; returns how, in words.
+
+    :param prepared_from: files and folders of the models of which one is to be prepared, if one is: no file that is
+        made of them is larger than they are together.
+    :param counted_alone: whether this process counts as a user of its own, so that others' processes do not count.
+    :raises OSError: when the system refuses a limit.
+    """
+    assert sys.platform != "win32"
+    import resource
+
+    largest = _LARGEST_FILE + sum(map(_bytes_of, prepared_from or ()))
+    kernel.limit(resource.RLIMIT_CORE, 0)  # it would hold the prompt and the model
+    kernel.limit(resource.RLIMIT_FSIZE, largest)
+    if counted_alone:
+        kernel.limit(resource.RLIMIT_NPROC, _MOST_TASKS)
+    return f"in use: files of {largest >> 20} MiB" + (f", {_MOST_TASKS} threads" if counted_alone else "")
+
+
+def _bytes_of(path: str) -> int:
+    """Of a file, or of all files below a folder; links are not followed, what they name is given by itself."""
+    if not os.path.isdir(path):
+        with contextlib.suppress(OSError):
+            return os.stat(path).st_size
+        return 0
+    total = 0
+    for folder, _, files in os.walk(path):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total

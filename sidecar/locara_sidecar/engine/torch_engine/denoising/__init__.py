@@ -1,0 +1,1 @@
+"""What happens inside diffusers' own loop: hooks, step caching, compiled blocks."""

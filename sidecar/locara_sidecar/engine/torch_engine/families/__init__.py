@@ -1,0 +1,1 @@
+"""The families of models, each over diffusers' own pipeline."""

@@ -1,0 +1,261 @@
+"""What all families over diffusers have in common: opening a folder, loading and dropping components, decoding.
+
+A component that is not loaded is there all the same, as a *shell*: the module on torch's ``meta`` device, with its
+configuration and types and no memory. Pipelines are made around what is there, one for each call, so that none of
+them keeps a dropped component alive; making one takes a millisecond. A family adds its table of components and how
+diffusers' pipeline encodes and denoises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
+
+import numpy as np
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
+from safetensors import SafetensorError
+
+from locara_sidecar.engine.drawing.family import Family
+from locara_sidecar.engine.drawing.source import painted_patches
+from locara_sidecar.engine.folder import folder_check, model_folder
+from locara_sidecar.engine.torch_engine import devices, readers, strips
+from locara_sidecar.engine.torch_engine.autoencoders import autoencoder
+from locara_sidecar.engine.torch_engine.autoencoders.previews import Previews
+from locara_sidecar.engine.torch_engine.denoising import compiled, step_cache
+from locara_sidecar.engine.torch_engine.denoising.hooks import drawing_from, observed_steps
+from locara_sidecar.engine.torch_engine.tensors import weights
+from locara_sidecar.machine import plan
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+    from pathlib import Path
+
+    from torch import nn
+
+    from locara_sidecar.engine.drawing.family import CheckedFolder, Denoising
+    from locara_sidecar.engine.drawing.prompts.truncation import Reader
+    from locara_sidecar.engine.drawing.source import Source
+    from locara_sidecar.engine.torch_engine.families.family import OpenContext
+    from locara_sidecar.ipc.frames import JobSpec
+    from locara_sidecar.machine.plan import Part
+    from locara_sidecar.machine.supported import Tokenizer
+
+_WRONG = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    NotImplementedError,
+    ImportError,
+    OSError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What the libraries raise for a configuration or weights that make no sense."""
+
+
+class Pipelines(NamedTuple):
+    """diffusers' classes for the three ways to an image: from text alone, from a picture, from a picture and a mask."""
+
+    text: Any
+    image: Any
+    inpaint: Any
+
+
+class DiffusersFamily(Family):
+    """The base of this engine's families. A subclass gives the class variables, ``encode`` and ``denoise``."""
+
+    engine = "torch"
+    networks: ClassVar[tuple[Any, ...]]
+    """The classes of the encoders and the denoiser."""
+    pipelines: ClassVar[Pipelines]
+    scheduler_classes: ClassVar[Mapping[str, Any]] = {
+        "FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler
+    }
+    """diffusers' classes by name; a folder's own scheduler is one of them."""
+
+    _context: OpenContext
+
+    def __init__(self, context: OpenContext, read: CheckedFolder, tokenizers: dict[str, Any]) -> None:
+        super().__init__(context, read, tokenizers)
+        self._scheduler_config = read.scheduler
+        self._parts = dict.fromkeys(self.row.optional) | tokenizers
+        self._parts["scheduler"] = self._made_scheduler(read.scheduler, None)
+        context.checkpoint()
+        self._shells = {name: self._shell(name) for name in self._components}
+        self.previews = Previews(context.folder, lambda: self.module(self.decoder))
+
+    @classmethod
+    def _tokenizer(cls, folder: Path, name: str, kind: Tokenizer) -> tuple[Any, int]:
+        tokenizer = readers.open_tokenizer(folder, name, kind)
+        return tokenizer, readers.highest_id(tokenizer)
+
+    # --- the scheduler -------------------------------------------------------------------
+
+    def use_scheduler(self, name: str) -> None:
+        self._parts["scheduler"] = self._made_scheduler(self._scheduler_config, name)
+
+    @classmethod
+    def _made_scheduler(cls, described: dict[str, Any], name: str | None) -> Any:
+        """:raises EngineError: IntegrityError where diffusers makes none of the configuration."""
+        try:
+            return cls._scheduler_of(described, name)
+        except _WRONG as error:
+            raise model_folder.broken(folder_check.SCHEDULER, "it makes no schedule") from error
+
+    @classmethod
+    def _scheduler_of(cls, described: dict[str, Any], name: str | None) -> Any:
+        """diffusers' scheduler of the catalogue's ``name``, or the one that the folder itself has."""
+        del name
+        return cls.scheduler_classes[described["_class_name"]].from_config(described)
+
+    # --- components ----------------------------------------------------------------------
+
+    @property
+    def grid(self) -> int:
+        return self._factor
+
+    def _part(self, name: str) -> Part:
+        return next(part for part in self.parts if part.name == name)
+
+    def module(self, name: str) -> Any:
+        """The loaded component, or its shell."""
+        return self._loaded.get(name, self._shells[name])
+
+    def readers(self, max_sequence_length: int) -> list[Reader]:
+        return [
+            readers.reader_of(kind, self._parts[name], max_sequence_length)
+            for name, kind in self.row.tokenizers.items()
+            if self._parts[name] is not None
+        ]
+
+    def _build(self, name: str, progress: model_folder.Progress) -> Any:
+        module, context = self._shell(name), self._context
+        bits = plan.bits(self._part(name), context.quantization)
+        with self._blaming(name):
+            weights.fill(module, self._components[name], context.dtype, context.device, progress, bits)
+        blocks = compiled.compile_blocks(module) if name == self.denoiser and context.compiled else ()
+        context.checkpoints.install(module, blocks)
+        return module
+
+    def require_fit(self) -> None:
+        for name, component in self._components.items():
+            weights.require_fit(self._shells[name], component)
+
+    def _release(self) -> None:
+        devices.release(self._context.device)
+
+    def _shell(self, name: str) -> nn.Module:
+        component = self._components[name]
+        cls = next(cls for cls in (*self.networks, AutoencoderKL) if cls.__name__ == component.class_name)
+        with self._blaming(name):
+            return weights.shell(cls, component, self._context.dtype)
+
+    def _blaming(self, name: str) -> _Blame:
+        return _Blame(name, self._context.device)
+
+    # --- for the subclasses --------------------------------------------------------------
+
+    def pipeline(self, cls: Any) -> Any:
+        """diffusers' pipeline of class ``cls`` around what is loaded, and shells for the rest. Not to be kept."""
+        # diffusers asks the components for the device, and might ask a shell
+        pinned = type(cls.__name__, (cls,), {"_execution_device": torch.device(self._context.device)})
+        pipe = pinned(**self._parts | {name: self.module(name) for name in self._components})
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    @property
+    def scheduler(self) -> Any:
+        """The scheduler that :meth:`pipeline` puts into pipelines."""
+        return self._parts["scheduler"]
+
+    def way(self, spec: JobSpec, source: Source | None) -> tuple[Any, dict[str, Any]]:
+        """The pipeline that makes the job's images, and what it takes of the edit."""
+        if source is None:
+            return self.pipelines.text, {}
+        strength = 1.0 if source.strength is None else max(source.strength, self.least_strength(spec.steps))
+        edit = {"image": source.image, "strength": strength}
+        if source.mask is None:
+            return self.pipelines.image, edit
+        # the pipelines look at one pixel of each patch
+        painted = painted_patches(source.mask, self._factor)
+        patches = Image.fromarray(painted.astype(np.uint8) * 255)
+        return self.pipelines.inpaint, edit | {"mask_image": patches.resize(source.mask.size, Image.Resampling.NEAREST)}
+
+    @property
+    def _factor(self) -> int:
+        """Pixels of the image per latent."""
+        return 2 ** (len(self.module(self.decoder).config.block_out_channels) - 1)
+
+    def least_strength(self, steps: int) -> float:
+        """A strength at which one step of ``steps`` still runs; all smaller ones would run one or none."""
+        return min(1.0, math.nextafter(1.0 / steps, 2.0)) if self.row.rounds_down else 0.5 / steps
+
+    def sample(self, cls: Any, task: Denoising, **arguments: Any) -> torch.Tensor:
+        """The latent that diffusers' pipeline of class ``cls`` comes to, in the shape in which it leaves the loop."""
+        with (
+            self._decoding(tiled=task.spec.tiling == "on"),  # an edit encodes its source in there
+            drawing_from(task.noise, cls.__module__, autoencoder.MODULE, *self._drawing_schedulers()),
+            observed_steps(self.scheduler, task.on_step),
+            self._at(task.spec.speed),
+        ):
+            result = self.pipeline(cls)(
+                **arguments, num_inference_steps=task.spec.steps, output_type="latent", return_dict=False
+            )
+        return cast("torch.Tensor", result[0])
+
+    def _drawing_schedulers(self) -> list[str]:
+        """The module of the scheduler, if it draws noise."""
+        module = type(self.scheduler).__module__
+        return [module] if hasattr(sys.modules[module], "randn_tensor") else []
+
+    @contextlib.contextmanager
+    def _at(self, speed: str) -> Generator[None]:
+        """Let the denoiser answer at ``speed``."""
+        denoiser = self.module(self.denoiser)
+        if speed == "exact":
+            yield
+            return
+        with compiled.aside(denoiser), step_cache.caching(denoiser, speed):
+            yield
+
+    # --- pixels --------------------------------------------------------------------------
+
+    def decode(self, latent: torch.Tensor, *, tiled: bool) -> torch.Tensor:
+        with self._decoding(tiled=tiled):
+            return autoencoder.decoded(self.module(self.decoder), latent)
+
+    def _decoding(self, *, tiled: bool) -> contextlib.AbstractContextManager[None]:
+        """Within the block the autoencoder works in strips, or as a whole."""
+        return strips.in_strips(self.module(self.decoder)) if tiled else contextlib.nullcontext()
+
+    def to_image(self, pixels: torch.Tensor) -> Any:
+        return cast("Any", VaeImageProcessor()).postprocess(pixels, output_type="pil")[0]
+
+
+class _Blame:
+    """Turns what the libraries raise while component ``name`` is built into a failure that names its file."""
+
+    def __init__(self, name: str, device: str) -> None:
+        self._name = name
+        self._device = device
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        del kind, trace
+        if isinstance(error, _WRONG):
+            if fault := devices.memory_fault(error, self._device):
+                raise fault from error
+            raise model_folder.broken(f"{self._name}/config.json", "it does not fit the weights beside it") from error

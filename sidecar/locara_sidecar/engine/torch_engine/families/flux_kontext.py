@@ -1,0 +1,33 @@
+"""FLUX.1 Kontext over diffusers' own pipeline: FLUX.1 dev that also sees a picture, and changes it as the prompt says.
+
+The picture's latent (the mode of what the encoder gives, no draw) follows the noise as further tokens, at the same
+positions with 1 for their first axis. Without a picture it draws from text alone. There is no strength and no mask.
+
+Left to itself the pipeline moves every size towards a megapixel, and the picture to one of the shapes that Kontext was
+trained on; here both have the job's size, as the contract promises.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from diffusers.pipelines.flux.pipeline_flux_kontext import FluxKontextPipeline
+
+from locara_sidecar.engine.torch_engine.families.diffusers_family import Pipelines
+from locara_sidecar.engine.torch_engine.families.flux import Flux
+from locara_sidecar.machine.supported import FAMILIES
+
+if TYPE_CHECKING:
+    from locara_sidecar.engine.drawing.source import Source
+    from locara_sidecar.ipc.frames import JobSpec
+
+
+class FluxKontext(Flux):
+    """A Kontext model; :class:`~locara_sidecar.engine.drawing.family.Family` tells what each verb does."""
+
+    row = FAMILIES["flux-kontext"]
+    pipelines = Pipelines(FluxKontextPipeline, FluxKontextPipeline, FluxKontextPipeline)
+
+    def way(self, spec: JobSpec, source: Source | None) -> tuple[Any, dict[str, Any]]:
+        size = {"max_area": spec.width * spec.height, "_auto_resize": False}
+        return self.pipelines.text, size if source is None else size | {"image": source.image}

@@ -1,0 +1,1 @@
+"""From safetensors files to modules, whole or quantized."""

@@ -1,0 +1,78 @@
+"""Weight-only quantization of linear layers with bitsandbytes: 8 bits a row, or 4 bits in groups of 64.
+
+A layer keeps its weight in the library's form and computes in the job's precision; what a call allocates is gone after
+it. Quantized are the linear layers *inside* blocks (members of a ``ModuleList``): those hold nearly all of the weights.
+What is before and after the blocks (embeddings, projections in and out), norms, biases and convolutions stay.
+
+- 8 bits: int8 rows with one scale each, as the library's LLM.int8 keeps weights. Inputs are not quantized, which that
+  does besides: it costs accuracy, and on a processor it is several times slower.
+- 4 bits: NF4 in groups of 64 with a float32 scale, 4.5 bits a weight, through the library's ``matmul_4bit``, which has
+  kernels for CUDA, MPS and processors. A layer whose inputs are no multiple of 64 gets 8 bits: the library's kernel for
+  processors takes a group that goes on from one row to the next for two.
+
+Why bitsandbytes and not torchao, tried with torch 2.13, one 3072 x 12288 layer in bfloat16 on two cores with AMX:
+torchao 0.18 has no 4 bits for a processor or for MPS, its 8 bits are as fast as these on 512 rows and many times slower
+on one, and importing it takes 1.5 s and prints failures of its compiled parts. bitsandbytes 0.50 has both for every
+device that torch has here. Its import takes 0.7 s, so it waits for the first job that asks for fewer bits
+(``environment.py`` keeps diffusers from importing it). The layers are in ``bitsandbytes_layers.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from locara_sidecar.engine.torch_engine import environment
+from locara_sidecar.ipc.errors import EngineError
+
+
+def candidates(module: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers of ``module`` that are quantized, by their names in it."""
+    lists = [name for name, part in _named(module) if isinstance(part, nn.ModuleList)]
+    return {
+        name: part
+        for name, part in _named(module)
+        if type(part) is nn.Linear and any(name.startswith(f"{inside}.") for inside in lists)
+    }
+
+
+def prepare(module: nn.Module, bits: int, dtype: torch.dtype, precise: set[str], device: str) -> None:
+    """Put quantized layers in place of the :func:`candidates` of a shell.
+
+    :param bits: 8 or 4; 0 for nothing.
+    :param precise: parts of names whose layers compute in float32.
+    :raises EngineError: EngineUnavailable where bitsandbytes is not installed or has no kernels for ``device``.
+    """
+    if not bits:
+        return
+    layers = _layers(device)
+    for name, linear in candidates(module).items():
+        path, _, attribute = name.rpartition(".")
+        own = torch.float32 if precise.intersection(name.split(".")) else dtype
+        cls = layers.Linear4 if bits == 4 and linear.in_features % layers.GROUP == 0 else layers.Linear8
+        setattr(module.get_submodule(path), attribute, cls(linear, own))
+
+
+def _layers(device: str) -> Any:
+    """The module of the layers, once they have been seen to compute on ``device``."""
+    try:
+        with environment.uncompiled():  # on MPS bitsandbytes would compile some functions, for every shape anew
+            from locara_sidecar.engine.torch_engine.tensors import bitsandbytes_layers
+
+        for cls in (bitsandbytes_layers.Linear8, bitsandbytes_layers.Linear4):
+            tried = cls(nn.Linear(64, 64, bias=False), torch.float32)
+            tried.store(torch.ones(64, 64, device=device))
+            tried(torch.ones(2, 64, device=device))
+    except torch.OutOfMemoryError:
+        raise
+    except (ImportError, RuntimeError, OSError) as error:
+        reason = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not work on {device} here"
+        message = f"8bit and 4bit need the package bitsandbytes, which {reason}; quantization none does without it"
+        raise EngineError("EngineUnavailable", message, path="params.options.quantization") from error
+    return bitsandbytes_layers
+
+
+def _named(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    return list(cast("Any", module).named_modules())

@@ -1,0 +1,195 @@
+"""Tensors of a checked model folder (``engine/folder/model_folder.py``) as torch modules, tensor by tensor.
+
+A module is first made as a *shell* on torch's ``meta`` device, which takes no memory and no time, and then filled
+from the files: each tensor is read, converted and moved on its own, so that loading needs what the module will take
+and one tensor more. Tensors are copied into fresh memory: a mapped file would tie results to its alignment and the
+process to the file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors import safe_open as _safe_open
+from torch import nn
+
+from locara_sidecar.engine.folder import model_folder, tensor_check
+from locara_sidecar.engine.torch_engine.tensors import quantization
+from locara_sidecar.engine.torch_engine.tensors.names import TensorLocations
+from locara_sidecar.engine.torch_engine.tensors.quantized_linear import QuantizedLinear
+from locara_sidecar.machine import memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from locara_sidecar.ipc.errors import EngineError
+
+safe_open: Any = _safe_open
+_MAPPED = 256 << 20  # bytes
+_CHANNELS_LAST = {"cpu"}
+"""Devices where the convolutions of autoencoders have their channels last in half precision; torch keeps what flows
+through in that form. float32 stays as diffusers has it, to the bit.
+
+Only what was measured to pay (``make bench-layout``): on processors with bfloat16 a decode takes 0.43 of the time (with
+AMX) or 0.78 (without) and 0.7 or 0.8 of the memory; a UNet, most of which is no convolution, gains nothing. Not CUDA:
+it has not been measured there, and torch's group normalization for CUDA, which stands before nearly every convolution
+here, answers in torch's own layout whatever it is given (pytorch issue 111824), so that each of them would convert its
+input again."""
+
+
+def shell(cls: Any, component: model_folder.Component, dtype: torch.dtype) -> nn.Module:
+    """A diffusers or transformers model as its configuration has it, without memory.
+
+    :raises Exception: whatever ``cls`` raises for a configuration that makes no sense.
+    """
+    with torch.device("meta"):
+        if hasattr(cls, "from_config"):
+            module: nn.Module = cls.from_config(component.config)
+        else:
+            module = cls(cls.config_class.from_dict(component.config))
+    return module.to(dtype).eval().requires_grad_(requires_grad=False)
+
+
+@memory.large_blocks_apart()
+def fill(
+    module: nn.Module,
+    component: model_folder.Component,
+    dtype: torch.dtype,
+    device: str,
+    progress: model_folder.Progress,
+    bits: int = 0,
+) -> None:
+    """Give a shell its weights: floating ones as ``dtype``, on ``device``. Tensors that it does not know are skipped.
+
+    :param bits: 8 or 4 to quantize the layers that may be; 0 for none.
+    :raises EngineError: IntegrityError when tensors are missing, cannot be read or have another shape.
+    :raises JobCancelled: between two tensors.
+    """
+    precise: set[str] = set(getattr(module, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else set()
+    channels_last = device in _CHANNELS_LAST and type(module).__name__.startswith("Autoencoder")
+    quantization.prepare(module, bits, dtype, precise, device)
+    places = TensorLocations(module)
+    for key, tensor in _tensors(component, progress):
+        place = places.find(key)
+        if place is None:
+            continue
+        owner, path, name = place
+        if isinstance(owner, QuantizedLinear) and name == "weight":
+            _require_shape(component, key, tensor, owner.shape)
+            owner.store(tensor.to(device))
+            continue
+        there = getattr(owner, name, None)
+        if not isinstance(there, torch.Tensor):
+            continue
+        _require_shape(component, key, tensor, there.shape)
+        wanted = torch.float32 if precise.intersection(path.split(".")) else dtype
+        value = tensor.to(device, wanted if tensor.is_floating_point() else tensor.dtype, copy=True)
+        if channels_last and isinstance(owner, nn.Conv2d) and value.dim() == 4 and wanted != torch.float32:
+            value = value.contiguous(memory_format=torch.channels_last)
+        _put(owner, name, value)
+    _share(module)
+    _compute(module, device)
+    absent = [name for name, tensor in module.state_dict().items() if tensor.is_meta]
+    if absent:
+        raise _missing(component, absent)
+
+
+def require_fit(module: nn.Module, component: model_folder.Component) -> None:
+    """Whether the files have what a shell needs, in the shapes that it needs; reads their headers only.
+
+    :raises EngineError: IntegrityError, as :func:`fill` would.
+    """
+    places = TensorLocations(module)
+    found: set[str] = set()
+    for path in component.files:
+        for key, tensor in tensor_check.headers(path)[0].items():
+            place = places.find(key)
+            there = None if place is None else getattr(place.owner, place.name, None)
+            if place is None or not isinstance(there, torch.Tensor):
+                continue
+            _require_shape(component, key, tensor, there.shape)
+            found.add(f"{place.path}.{place.name}".removeprefix("."))
+    for pair in _tied(module):
+        found |= set(pair) if found.intersection(pair) else set()
+    if absent := sorted(module.state_dict().keys() - found):
+        raise _missing(component, absent)
+
+
+def _missing(component: model_folder.Component, absent: list[str]) -> EngineError:
+    reason = f"{len(absent)} tensors are missing, as {absent[0]}"
+    return model_folder.broken(f"{component.name}/{component.files[0].name}", reason)
+
+
+def _require_shape(
+    component: model_folder.Component, key: str, tensor: torch.Tensor | tensor_check.Tensor, shape: tuple[int, ...]
+) -> None:
+    if tuple(tensor.shape) != tuple(shape):
+        reason = f"it does not fit the weights beside it ({key} is {list(tensor.shape)}, not {list(shape)})"
+        raise model_folder.broken(f"{component.name}/config.json", reason)
+
+
+def _tensors(component: model_folder.Component, progress: model_folder.Progress) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and (mapped) tensor, one after the other; progress counts a tensor when the next one is asked for.
+
+    What was read of a mapping counts as the process's own memory for as long as the mapping lives. So it does not live
+    long: a file is opened anew whenever :data:`_MAPPED` of it have been read.
+    """
+    for path in component.files:
+        try:
+            left: list[str] | None = None
+            while left is None or left:
+                with safe_open(path, framework="pt") as opened:
+                    left = list(opened.keys()) if left is None else left
+                    read = 0
+                    while left and read < _MAPPED:
+                        key = left.pop(0)
+                        tensor: torch.Tensor = opened.get_tensor(key)
+                        size = tensor.nbytes
+                        yield key, _computable(tensor)
+                        del tensor
+                        read += size
+                        progress.advance(size)
+        except (SafetensorError, OSError) as error:
+            raise model_folder.broken(f"{component.name}/{path.name}", "a tensor cannot be read") from error
+
+
+def _computable(tensor: torch.Tensor) -> torch.Tensor:
+    """Numbers of a width that torch stores and hardly computes with, in one that has all their values."""
+    if tensor.is_floating_point() and tensor.itemsize == 1:
+        return tensor.to(torch.bfloat16)
+    return tensor.to(torch.float32) if tensor.dtype == torch.float64 else tensor
+
+
+def _put(owner: nn.Module, name: str, value: torch.Tensor) -> None:
+    if isinstance(getattr(owner, name), nn.Parameter):
+        setattr(owner, name, nn.Parameter(value, requires_grad=False))
+    else:
+        setattr(owner, name, value)
+
+
+def _tied(module: nn.Module) -> list[tuple[str, str]]:
+    """Names that are two of one tensor."""
+    tied: Any = getattr(module, "_tied_weights_keys", None)
+    return list(cast("dict[str, str]", tied).items()) if isinstance(tied, dict) else []
+
+
+def _share(module: nn.Module) -> None:
+    """One tensor for the two names that T5's word table has; files hold either or both."""
+    for pair in _tied(module):
+        first, second = (module.get_parameter(name) for name in pair)
+        if not first.is_meta and not second.is_meta and not torch.equal(first, second):
+            continue
+        table = second if first.is_meta else first
+        for name in pair:
+            path, _, attribute = name.rpartition(".")
+            setattr(module.get_submodule(path), attribute, table)
+
+
+def _compute(module: nn.Module, device: str) -> None:
+    """Buffers that are in no file: CLIP's position numbers."""
+    for owner in module.modules():
+        positions = getattr(owner, "position_ids", None)
+        if isinstance(positions, torch.Tensor) and positions.is_meta:
+            owner.position_ids = torch.arange(positions.shape[-1], device=device).expand(positions.shape)

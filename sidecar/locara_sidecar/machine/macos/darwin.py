@@ -1,0 +1,190 @@
+"""The calls of macOS that Python has no name for, in one table, so that a test can play them on any system.
+
+NOT RUN by us so far: names, numbers and layouts are those of Apple's published headers and sources, named beside each.
+Every method is one call and decides nothing; OSError means that this system does not have it or that it failed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import sys
+from typing import Any
+
+USER_CACHE_DIR = 65538
+"""``_CS_DARWIN_USER_CACHE_DIR`` of <unistd.h>: the user's folder for caches below /var/folders."""
+
+_FILTER_NONE, _FILTER_NAME = 0, 2
+"""``SANDBOX_FILTER_NONE`` and ``SANDBOX_FILTER_GLOBAL_NAME``, as WebKit declares them (wtf/spi/darwin/SandboxSPI.h)."""
+
+_O_EVTONLY, _F_GETPATH, _MAXPATHLEN = 0x8000, 50, 1024
+_UTF8 = 0x08000100
+"""``kCFStringEncodingUTF8``."""
+_ASSERTION_ON = 255
+"""``kIOPMAssertionLevelOn``."""
+
+NOT_PRIVILEGED = 1100
+"""``BOOTSTRAP_NOT_PRIVILEGED`` of <servers/bootstrap.h>; 1102 is a service that nobody offers."""
+
+
+class Darwin:
+    """The real calls; a test puts an object with the same methods in its place."""
+
+    def denies(self, operation: str | None, name: str | None = None) -> bool:
+        """Whether this process's confinement forbids an operation; with None whether there is one at all.
+
+        Asks the kernel and tries nothing. :raises OSError: where that cannot be asked.
+        """
+        check = _library("sandbox_check")
+        # the first three are declared, what follows is variadic: on arm64 such arguments travel differently
+        check.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
+        kind = _FILTER_NONE if name is None else _FILTER_NAME
+        more = () if name is None else (ctypes.c_char_p(name.encode()),)
+        answer = check(os.getpid(), None if operation is None else operation.encode(), kind, *more)
+        if answer < 0:
+            raise OSError(ctypes.get_errno(), "sandbox_check")
+        return bool(answer)
+
+    def look_up(self, service: str) -> int:
+        """Ask launchd for a service of the user's session and send it nothing: 0 if it was given, else why not."""
+        function = _library("bootstrap_look_up")
+        function.argtypes = (ctypes.c_uint, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint))
+        session = ctypes.c_uint.in_dll(_libc(), "bootstrap_port")
+        port = ctypes.c_uint(0)
+        return int(function(session, service.encode(), ctypes.byref(port)))
+
+    def set_user_dir_suffix(self, suffix: str) -> None:
+        """Have this process's cache and temporary folders of the system be ones of its own below the user's.
+
+        As Apple's daemons do before they confine themselves (Libc, ``confstr.c``: true means that it worked).
+        """
+        function = _library("_set_user_dir_suffix")
+        function.restype, function.argtypes = ctypes.c_bool, (ctypes.c_char_p,)
+        if not function(suffix.encode()):
+            raise OSError(ctypes.get_errno() or errno.EINVAL, "_set_user_dir_suffix")
+
+    def user_cache_dir(self) -> str:
+        """The folder in which frameworks keep what they compiled, Metal among them; the system makes it if need be."""
+        assert sys.platform != "win32"
+        return os.confstr(USER_CACHE_DIR) or ""  # pyright: ignore[reportArgumentType]  (numbers are taken, too)
+
+    def real_path(self, path: str) -> str:
+        """A file's path as the file system spells it: ``F_GETPATH`` of <sys/fcntl.h>, of a descriptor that only names
+        it (``O_EVTONLY``).
+
+        :raises OSError: where there is no such file, or it cannot be named.
+        """
+        assert sys.platform != "win32"
+        import fcntl
+
+        fd = os.open(path, _O_EVTONLY | os.O_CLOEXEC)
+        try:
+            found = fcntl.fcntl(fd, _F_GETPATH, bytes(_MAXPATHLEN))
+        finally:
+            os.close(fd)
+        return os.fsdecode(found.rstrip(b"\0"))
+
+    def text(self, name: str) -> str:
+        """A string that the system tells about itself (``sysctl``).
+
+        :raises OSError: where there is none of this name.
+        """
+        value, size = ctypes.create_string_buffer(256), ctypes.c_size_t(256)
+        if _library("sysctlbyname")(name.encode(), value, ctypes.byref(size), None, ctypes.c_size_t(0)) != 0:
+            raise OSError(ctypes.get_errno(), name)
+        return value.value.decode(errors="replace")
+
+    def number(self, name: str) -> int:
+        """A whole number of 32 or 64 bits that the system tells about itself.
+
+        :raises OSError: where there is none of this name.
+        """
+        value, size = ctypes.c_int64(0), ctypes.c_size_t(8)
+        status = _library("sysctlbyname")(
+            name.encode(), ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0)
+        )
+        if status != 0:
+            raise OSError(ctypes.get_errno(), name)
+        return value.value
+
+    def keep_awake(self, reason: str) -> int:
+        """An assertion that the machine is in use (<IOKit/pwr_mgt/IOPMLib.h>); returns what :meth:`let_sleep` takes.
+
+        :raises OSError: where it is refused.
+        """
+        foundation, power = _framework("CoreFoundation"), _framework("IOKit")
+        make, release = foundation.CFStringCreateWithCString, foundation.CFRelease
+        make.restype, make.argtypes = ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32)
+        release.restype, release.argtypes = None, (ctypes.c_void_p,)
+        kind = make(None, b"PreventUserIdleSystemSleep", _UTF8)
+        name = make(None, reason.encode(), _UTF8)
+        token = ctypes.c_uint32(0)
+        create = power.IOPMAssertionCreateWithName
+        create.argtypes = (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint32))
+        try:
+            status = create(kind, _ASSERTION_ON, name, ctypes.byref(token))
+        finally:
+            for text in (kind, name):
+                if text:
+                    release(text)
+        if status != 0:
+            raise OSError(errno.EPERM, f"IOPMAssertionCreateWithName: {status}")
+        return token.value
+
+    def power(self) -> tuple[bool, int]:
+        """Whether Low Power Mode is on, and ``NSProcessInfoThermalState`` (<Foundation/NSProcessInfo.h>).
+
+        :raises OSError: where Foundation does not have them (before macOS 12).
+        """
+        _framework("Foundation")
+        objc = _objc()
+        class_of, selector = objc.objc_getClass, objc.sel_registerName
+        class_of.restype, class_of.argtypes = ctypes.c_void_p, (ctypes.c_char_p,)
+        selector.restype, selector.argtypes = ctypes.c_void_p, (ctypes.c_char_p,)
+        address = ctypes.cast(objc.objc_msgSend, ctypes.c_void_p).value
+        if not address or not (kind := class_of(b"NSProcessInfo")):
+            raise OSError(errno.ENOSYS, "NSProcessInfo")
+        # a message is a call of a function of the method's own type, never a variadic one
+        identity = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(address)
+        answers = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(address)
+        truth = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p)(address)
+        number = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)(address)
+        info = identity(kind, selector(b"processInfo"))
+        low, state = selector(b"isLowPowerModeEnabled"), selector(b"thermalState")
+        if not info or not all(answers(info, selector(b"respondsToSelector:"), one) for one in (low, state)):
+            raise OSError(errno.ENOSYS, "isLowPowerModeEnabled")
+        return truth(info, low), number(info, state)
+
+    def let_sleep(self, token: int) -> None:
+        """Give an assertion back."""
+        _framework("IOKit").IOPMAssertionRelease(ctypes.c_uint32(token))
+
+
+def _framework(name: str) -> Any:
+    if sys.platform != "darwin":
+        raise OSError(errno.ENOSYS, "macOS only")
+    return ctypes.CDLL(f"/System/Library/Frameworks/{name}.framework/{name}")
+
+
+def _objc() -> Any:
+    if sys.platform != "darwin":
+        raise OSError(errno.ENOSYS, "macOS only")
+    return ctypes.CDLL("/usr/lib/libobjc.A.dylib")
+
+
+def _libc() -> Any:
+    if sys.platform != "darwin":
+        raise OSError(errno.ENOSYS, "macOS only")
+    return ctypes.CDLL("/usr/lib/libSystem.B.dylib", use_errno=True)
+
+
+def _library(name: str) -> Any:
+    """A function of the system's library.
+
+    :raises OSError: where it is missing.
+    """
+    try:
+        return getattr(_libc(), name)
+    except AttributeError:
+        raise OSError(errno.ENOSYS, name) from None

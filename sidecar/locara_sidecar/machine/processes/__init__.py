@@ -1,0 +1,1 @@
+"""What a process of ours is started with and leaves behind: environment, priority, scratch folder."""

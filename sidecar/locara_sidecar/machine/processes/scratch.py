@@ -1,0 +1,103 @@
+"""The engine's scratch folder: one for each process, removed with it, or by a later daemon if this one was killed.
+
+The daemon holds a lock on the folder while it lives, so whoever gets the lock knows that nobody needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+import threading
+from typing import TYPE_CHECKING
+
+from locara_sidecar.machine.processes.trees import remove_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PREFIX = "locara-engine-"
+_TRIES = 5
+
+
+class Scratch:
+    """A new folder that only this user can enter.
+
+    Where the file system keeps no locks (some network ones), the folder has none: then nobody sweeps it either.
+
+    :raises OSError: when none can be made.
+    """
+
+    def __init__(self) -> None:
+        self._lock: int | None = None
+        self._discarding = threading.Lock()
+        for _ in range(_TRIES):
+            self.path = tempfile.mkdtemp(prefix=_PREFIX)
+            try:
+                self._lock = _lock(self.path)
+            except BlockingIOError:  # a sweeper has it, and will remove it
+                continue
+            except OSError:
+                self._lock = None
+            if os.path.isdir(self.path):
+                return
+            self.discard()  # a sweeper came between the two lines above
+        raise OSError(errno.EBUSY, "its scratch folders are removed as soon as they are made")
+
+    def discard(self) -> None:
+        """Remove the folder; a second time nothing happens. From any thread."""
+        with self._discarding:
+            remove_tree(self.path)
+            lock, self._lock = self._lock, None
+            if lock is not None:
+                os.close(lock)
+
+
+def sweep(own: str) -> None:
+    """Remove this user's folders that no living daemon holds. Blocking; never fails.
+
+    :param own: a folder that is in use here, by which it is tried whether locks mean anything.
+    """
+    if sys.platform == "win32" or _can_be_locked(own):
+        return
+    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+        for entry in entries:
+            if entry.name.startswith(_PREFIX):
+                _can_be_locked(entry.path, then=remove_tree)
+
+
+def _can_be_locked(path: str, then: Callable[[str], object] = lambda _: None) -> bool:
+    """Whether a folder is this user's and nobody holds its lock; if so ``then`` is done with it, while we hold it."""
+    try:
+        lock = _lock(path, owned=True)
+    except OSError:
+        return False
+    if lock is None:
+        return False
+    then(path)
+    os.close(lock)
+    return True
+
+
+def _lock(path: str, *, owned: bool = False) -> int | None:
+    """A descriptor that holds the lock on the folder; None on a system without such locks.
+
+    :param owned: the folder must be this user's. One that was just made is, whatever the system says: over a network
+        it may call all files somebody else's.
+    :raises OSError: BlockingIOError if somebody else has the lock; any other when it cannot be had.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if owned and os.fstat(fd).st_uid != os.getuid():
+            raise PermissionError(errno.EPERM, "another user's")
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

@@ -1,0 +1,130 @@
+"""Listing and removing a folder, however deep it is: an engine may have left something harmful there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def remove_tree(path: str | os.PathLike[str]) -> None:
+    """Remove the folder ``path`` and what is in it; what cannot be removed stays. Follows no link, and never fails.
+
+    A folder in it is moved up before it is emptied, so neither the stack, nor the descriptors, nor the length of a path
+    grow with the depth.
+    """
+    if sys.platform == "win32":
+        import shutil  # here: it brings compression along, which the daemon does without
+
+        with contextlib.suppress(RecursionError):
+            shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        top = os.open(path, os.O_RDONLY | _FOLDER)
+        try:
+            _empty(top)
+        finally:
+            os.close(top)
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
+
+
+def files_below(folder: str | os.PathLike[str]) -> Iterator[str]:
+    """The paths of all that is no folder, however deep; what lies too deep to have a path, or cannot be listed, is left
+    out. Follows no link.
+    """
+    folders = [os.fspath(folder)]
+    while folders:
+        here = folders.pop()
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        yield entry.path
+        except OSError:
+            continue
+
+
+def shown(path: str) -> str:
+    """A path as it can be told: Linux has names that are no UTF-8, and neither JSON nor a terminal takes them."""
+    return path.encode("utf-8", "replace").decode()
+
+
+def _empty(top: int) -> None:
+    with contextlib.suppress(OSError):
+        if sys.platform != "win32":
+            os.fchmod(top, 0o700)
+    names = _unused(top)
+    folders = _unlink_files(top)
+    while folders:
+        name = folders.pop()
+        try:
+            folder = _open(name, top)
+        except OSError:
+            continue
+        try:
+            for inner in _unlink_files(folder):
+                moved = next(names)
+                with contextlib.suppress(OSError):
+                    _let_move(inner, folder)
+                    os.rename(inner, moved, src_dir_fd=folder, dst_dir_fd=top)
+                    folders.append(moved)
+        finally:
+            os.close(folder)
+        with contextlib.suppress(OSError):
+            os.rmdir(name, dir_fd=top)
+
+
+def _unlink_files(folder: int) -> list[str]:
+    """Remove all that is no folder; the names of those that are."""
+    inner: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    inner.append(entry.name)
+                else:
+                    os.unlink(entry.name, dir_fd=folder)
+    return inner
+
+
+def _open(name: str, parent: int) -> int:
+    """:raises OSError: when it is no folder, or not ours."""
+    _let_move(name, parent)
+    return os.open(name, os.O_RDONLY | _FOLDER, dir_fd=parent)
+
+
+def _let_move(name: str, parent: int) -> None:
+    """Give us the rights to a folder that its maker took from everybody; to nothing that it may lead to."""
+    if os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode & 0o700 == 0o700:
+        return
+    if os.chmod in os.supports_follow_symlinks:
+        os.chmod(name, 0o700, dir_fd=parent, follow_symlinks=False)
+        return
+    if sys.platform != "linux":
+        raise OSError(errno.ENOTSUP, "no rights can be given to what a name itself is")
+    held = os.open(name, os.O_PATH | _FOLDER, dir_fd=parent)  # Linux: a descriptor's own path follows nothing further
+    try:
+        os.chmod(f"/proc/self/fd/{held}", 0o700)
+    finally:
+        os.close(held)
+
+
+def _unused(top: int) -> Iterator[str]:
+    """Names that nothing in the folder has."""
+    taken = set(os.listdir(top))
+    number = 0
+    while True:
+        number += 1
+        name = f".removed-{number}"
+        if name not in taken:
+            yield name

@@ -1,0 +1,214 @@
+"""Removing models and collecting waste: first a plan, pure but for looking (``survey.py``);
+then, unless it was only to be shown, its execution. References go before bytes, and a model that any process uses is
+left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from locara_protocol.errors import RpcError
+from locara_sidecar.ipc.frames import PREPARED_LAYOUT
+from locara_sidecar.machine.processes.trees import remove_tree
+from locara_sidecar.models.cache import disk, staging
+from locara_sidecar.models.cache.store import Installed, Store
+from locara_sidecar.models.cache.survey import COPIES, Inode, Survey, abandoned, drop_blobs, files_of, inodes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+KEEP_PARTIAL_SECONDS = 7 * 24 * 3600
+"""Unfinished files and bytes without a model stay so long for the next try, unless room is asked for."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What will go: whole models, other files and folders; ``bytes`` is what the disk gets back."""
+
+    models: list[Installed]
+    waste: list[Path]
+    bytes: int
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """What went: models, and the bytes that the disk got back."""
+
+    models: list[Installed]
+    bytes: int
+
+
+def plan_gc(store: Store, max_bytes: int | None = None, *, now: float | None = None) -> Plan:
+    """What to collect.
+
+    :param max_bytes: None collects only what no model needs and is old; a number also removes the partial
+        downloads and then the models used least recently, until the cache has at most so many bytes. Prepared forms go
+        before any model: they can be made again without a network.
+    """
+    survey = Survey(store)
+    now = time.time() if now is None else now
+    waste = survey.waste(now - KEEP_PARTIAL_SECONDS)
+    digests = {entry.meta.digest for entry in survey.entries}
+    idle = _idle(store, survey.entries)
+    models = [entry for entry in idle if _stale(entry, digests, now - KEEP_PARTIAL_SECONDS)]
+    if max_bytes is not None and survey.total() - survey.freed(models, waste) > max_bytes:
+        waste = survey.waste(now + 1)
+        # least recently used first
+        for entry in sorted(idle, key=lambda entry: entry.derived_from is None):
+            if survey.total() - survey.freed(models, waste) <= max_bytes:
+                break
+            if entry not in models:
+                models.append(entry)
+    return Plan(models, waste, survey.freed(models, waste))
+
+
+def _idle(store: Store, entries: Iterable[Installed]) -> list[Installed]:
+    """Those that no process uses; who uses a form of a model uses the model."""
+    busy = [entry for entry in entries if store.in_use(entry.key)]
+    digests = {entry.meta.digest for entry in busy} | {made.digest for entry in busy if (made := entry.derived_from)}
+    return [entry for entry in entries if entry.meta.digest not in digests]
+
+
+def _stale(entry: Installed, digests: set[str], older_than: float) -> bool:
+    """Whether an entry is of no use to anybody: a model under whose id another was put, or a prepared form that is
+    damaged, or of a model that the cache does not have (it may be a folder of a host's) or an earlier layout and unused
+    for long."""
+    made = entry.derived_from
+    if made is None:
+        return not entry.meta.ids
+    lost = made.digest not in digests or made.layout != PREPARED_LAYOUT
+    return bool(entry.meta.damaged) or (lost and entry.last_used < older_than)
+
+
+def plan_remove(store: Store, model_id: str, *, only_prepared: bool = False) -> Plan:
+    """What goes with a model, its prepared forms first: without it nobody asks for them. An entry that is installed
+    under another id too stays with its forms, and frees nothing.
+
+    :param only_prepared: the forms and not the model.
+    :raises RpcError: ModelNotInstalled.
+    """
+    survey = Survey(store)  # looked at once: between two looks another process may have removed an entry
+    entries = [entry for entry in survey.entries if model_id in entry.meta.ids]
+    going = [entry for entry in entries if entry.meta.ids == [model_id]]
+    theirs = {entry.meta.digest for entry in (entries if only_prepared else going)}
+    # a form of a model that is not here, such as a host's own folder, is known by the id that it was made under
+    kept = {entry.meta.digest for entry in survey.entries if entry.derived_from is None}
+    forms = [
+        entry
+        for entry in survey.entries
+        if (made := entry.derived_from)
+        and (made.digest in theirs or (made.model == model_id and made.digest not in kept))
+    ]
+    if not forms and (only_prepared or not entries):
+        what = f"A prepared form of {model_id}" if only_prepared else f"The model {model_id}"
+        raise RpcError("ModelNotInstalled", f"{what} is not in the model cache.", model=model_id)
+    if only_prepared:
+        entries, going = [], []
+    return Plan([*forms, *entries], [], survey.freed([*forms, *going], ()))
+
+
+def remove(store: Store, plan: Plan, model_id: str) -> Removed:
+    """Carry out :func:`plan_remove`.
+
+    :raises RpcError: StorageError with ``errno`` EBUSY when a process uses the model.
+    """
+    busy = RpcError("StorageError", f"The model {model_id} is in use; unload it first.", errno="EBUSY", model=model_id)
+    going = [entry for entry in plan.models if entry.derived_from or entry.meta.ids == [model_id]]
+    if any(store.in_use(entry.key) for entry in going):
+        raise busy  # before its forms go
+    done: list[Installed] = []
+    for entry in plan.models:
+        others = [] if entry.derived_from else [other for other in entry.meta.ids if other != model_id]
+        if others:
+            with contextlib.suppress(FileNotFoundError):
+                staging.rewrite(entry, msgspec.structs.replace(entry.meta, ids=others))
+            done.append(entry)
+        elif _remove_entry(store, entry):
+            done.append(entry)
+        else:
+            raise busy
+    return Removed(done, plan.bytes)
+
+
+def supersede(store: Store, model_id: str, by: Installed) -> None:
+    """Take an id from every other entry, now that ``by`` is installed under it. What has no other id goes with its
+    prepared forms; what a process uses stays for it, and the next gc."""
+    entries = store.entries()
+    for entry in entries:
+        if model_id not in entry.meta.ids or entry.key == by.key:
+            continue
+        others = [other for other in entry.meta.ids if other != model_id]
+        try:
+            staging.rewrite(entry, msgspec.structs.replace(entry.meta, ids=others))
+        except FileNotFoundError:
+            continue
+        if not others:
+            forms = [form for form in entries if (made := form.derived_from) and made.digest == entry.meta.digest]
+            busy = [one for one in (*forms, entry) if store.in_use(one.key)]
+            for one in () if busy else (*forms, entry):
+                _remove_entry(store, one)
+
+
+def execute(store: Store, plan: Plan) -> Removed:
+    """Carry out :func:`plan_gc`; what came into use meanwhile stays."""
+    before = Survey(store).total()
+    done = [entry for entry in plan.models if _remove_entry(store, entry)]
+    used = set[Inode]()
+    if any(path.parent == store.blobs for path in plan.waste):
+        survey = Survey(store)  # a tree may have taken one of the blobs since the plan was made
+        used = survey.building.union(*survey.trees.values())
+    for path in plan.waste:
+        if path.parent == store.blobs and not used.isdisjoint(inode for _, inode, _ in files_of(path)):
+            continue
+        _delete(path)  # who goes on with an unfinished file gives it another name first
+    return Removed(done, max(0, before - Survey(store).total()))
+
+
+def _remove_entry(store: Store, entry: Installed) -> bool:
+    """The name, then the bytes; False when the model is in use."""
+    store.prepare()
+    with contextlib.ExitStack() as locks:
+        for path in (store.locks / entry.key, entry.folder):  # the folder is locked by who may only read the cache
+            lock = disk.try_lock(path, shared=False, create=path.parent == store.locks)
+            if lock is None:
+                return False
+            locks.callback(lock.release)
+        if store.marked(entry.key, _heard(store, entry.key)):
+            return False
+        gone = staging.set_aside(store, entry.key)
+        # who came to use it looked for the name after leaving word: of the two of us one has seen the other
+        if gone is not None and store.marked(entry.key, _heard(store, entry.key)):
+            with contextlib.suppress(OSError):  # the same model was installed anew meanwhile
+                os.rename(gone, entry.folder)
+                disk.sync_folder(store.models)
+                return False
+    if gone is not None:
+        _delete(gone)
+    drop_blobs(store, [store.blob(file.sha256) for file in entry.meta.files])
+    return True
+
+
+def _heard(store: Store, key: str) -> Literal["free", "unknown"]:
+    """What the model's lock tells, which we hold: nothing, if somebody else could have it at the same time."""
+    return "free" if disk.probe(store.locks / key) == "held" else "unknown"
+
+
+def sweep(store: Store) -> None:
+    """Delete what killed processes left half put together: their trees, and the bytes that no next try begins with."""
+    for folder in store.incoming.glob("tree-*"):
+        if abandoned(folder):
+            taken = inodes_of(folder) if (folder / COPIES).exists() else set[Inode]()
+            _delete(folder)
+            drop_blobs(store, [path for path, inode, _ in files_of(store.blobs) if inode in taken])
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        remove_tree(path)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()

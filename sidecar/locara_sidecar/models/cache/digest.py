@@ -1,0 +1,99 @@
+"""A model's digest: SHA-256 over the canonical list of its files' (path, size, sha256).
+
+Two folders with the same files have the same digest, wherever they lie. Hidden files do not count, nor
+does the ``meta.json`` that the store puts beside the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from locara_sidecar.machine.processes.trees import files_below
+from locara_sidecar.weights import text_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+META = "meta.json"
+"""The store's own file at the top of a model's tree; see ``models/cache/store.py``."""
+
+_CHUNK = 1 << 20
+_known: dict[tuple[str, tuple[tuple[str, int, int], ...]], str] = {}
+
+
+class RecordedDigest(msgspec.Struct, frozen=True):
+    """The part of a ``meta.json`` that says which digest the store found when it published the tree."""
+
+    digest: str
+
+
+def digest_of(rows: Iterable[tuple[str, int, str]]) -> str:
+    """``sha256:<hex>`` of a list of files: (path with ``/``, size in bytes, SHA-256 in hex), in any order."""
+    ordered = sorted(rows, key=lambda row: PurePosixPath(row[0]).parts)
+    return "sha256:" + hashlib.sha256(msgspec.json.encode(ordered)).hexdigest()
+
+
+def model_digest(folder: Path, read: Callable[[int], object] | None = None) -> str:
+    """``sha256:<hex>`` of a model's folder; hashed once per process and state of the files.
+
+    :param read: told how many bytes were hashed, now and then.
+
+    A folder of the store was hashed when it was published, and ``models.verify`` hashes it again when asked:
+    its recorded digest is taken. Any other is read in full the first time: call it off the event loop.
+
+    :raises OSError: when a file cannot be read.
+    """
+    recorded = _recorded(folder)
+    if recorded is not None:
+        return recorded
+    key = _state(folder)
+    if key not in _known:
+        rows = [(name, size, file_sha256(folder / name, read)) for name, size, _ in key[1]]
+        _known[key] = digest_of(row for row in rows if row[0] != META)
+    return _known[key]
+
+
+def known_digest(folder: Path) -> str | None:
+    """What :func:`model_digest` would say, if it can say so without reading the files; else None.
+
+    :raises OSError: when the folder cannot be looked at.
+    """
+    return _recorded(folder) or _known.get(_state(folder))
+
+
+def _state(folder: Path) -> tuple[str, tuple[tuple[str, int, int], ...]]:
+    """The folder's name and its files: name, size, time of the last change."""
+    files = sorted(
+        path
+        for path in map(Path, files_below(folder))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
+    return str(folder), tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+def _recorded(folder: Path) -> str | None:
+    try:
+        digest = msgspec.json.decode(text_files.read(folder / META), type=RecordedDigest).digest
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    # only the store names a folder by its digest; a meta.json that somebody else put there says nothing
+    return digest if digest == f"sha256:{folder.name}" else None
+
+
+def file_sha256(path: Path, read: Callable[[int], object] | None = None) -> str:
+    """The SHA-256 of a file in hex; ``read`` is told how many bytes were hashed, now and then.
+
+    :raises OSError: when it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            if read is not None:
+                read(len(chunk))
+    return digest.hexdigest()

@@ -1,0 +1,299 @@
+"""Files and locks as the store needs them: nothing half written, nothing that a power cut takes back.
+
+A lock here only keeps two processes from doing the same work, or ``gc`` from a model in use; no file is
+ever wrong because a lock was not there, or because the file system gives it to everybody (``owner.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import secrets
+import shutil
+import sys
+from typing import TYPE_CHECKING, Literal
+
+from locara_sidecar.capability.files.system import System
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+_SYSTEM = System()
+_NO_LINKS = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+FOLDER_MODE = 0o755
+FILE_MODE = 0o644
+CLOEXEC: int = getattr(os, "O_CLOEXEC", 0)
+_NONBLOCK: int = getattr(os, "O_NONBLOCK", 0)
+"""For what may be a pipe, which would be waited for."""
+"""Of what is made in the shared cache, whatever the umask: nobody else writes to it."""
+READ_ONLY = 0o444
+
+
+def sync_file(fd: int) -> None:
+    """The contents of an open file, to the disk itself."""
+    _SYSTEM.sync(fd)
+
+
+def sync_path(path: Path) -> None:
+    """The contents of a file that somebody else wrote, to the disk itself."""
+    fd = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        _SYSTEM.sync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """The names in a folder, to the disk itself (Windows has no such call, nor the need)."""
+    if os.name == "nt":
+        return
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _SYSTEM.sync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_tree(folder: Path) -> None:
+    """The names in a folder and all below it."""
+    for path, _, _ in os.walk(folder):
+        sync_folder(folder / path)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """A small file, whole or not at all, in place of what has its name.
+
+    :raises OSError: as the calls fail; then nothing has changed.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        with open(temporary, "xb", opener=_opener) as file:
+            file.write(data)
+            file.flush()
+            sync_file(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file, or a synced copy where the file system has no hard links.
+
+    :raises FileExistsError: when the name is taken.
+    :raises FileNotFoundError: when the source is not there (any more).
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        copy(source, target)
+
+
+def copy(source: Path, target: Path) -> None:
+    """A synced copy under a new name, sharing the bytes where the file system can (a clone).
+
+    :raises FileExistsError: when the name is taken.
+    """
+    if _clone_by_name(source, target):
+        sync_path(target)
+        return
+    try:
+        with source.open("rb") as old, open(target, "xb", opener=_opener) as new:
+            if not _clone(old.fileno(), new.fileno()):
+                shutil.copyfileobj(old, new, 1 << 20)
+            new.flush()
+            sync_file(new.fileno())
+    except FileExistsError:
+        raise
+    except BaseException:
+        with contextlib.suppress(OSError):
+            target.unlink()
+        raise
+
+
+def copy_opened(source: int, target: Path, size: int) -> None:
+    """A synced copy of the open file ``source`` under a new name, private and no longer than ``size`` bytes.
+
+    :raises FileExistsError: when the name is taken.
+    """
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    try:
+        if not _clone(source, fd):
+            while size > 0 and (chunk := os.read(source, min(size, 1 << 20))):
+                size -= len(chunk)
+                view = memoryview(chunk)
+                while view:
+                    view = view[os.write(fd, view) :]
+        sync_file(fd)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            target.unlink()
+        raise
+    finally:
+        os.close(fd)
+
+
+_FICLONE = 0x40049409
+
+
+def _clone_by_name(source: Path, target: Path) -> bool:
+    """As APFS clones: the name must be free."""
+    if sys.platform != "darwin":
+        return False
+    clonefile = ctypes.CDLL(None, use_errno=True).clonefile
+    return clonefile(os.fsencode(source), os.fsencode(target), 0) == 0
+
+
+def _clone(source: int, target: int) -> bool:
+    """As btrfs, XFS and their like clone."""
+    if fcntl is None or sys.platform != "linux":
+        return False
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+def is_below(error: OSError, folder: Path) -> bool:
+    """Whether a failed call was about something in a folder, or the folder itself."""
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return any(os.path.commonpath((os.path.abspath(name), str(folder))) == str(folder) for name in names)
+
+
+def available(folder: Path) -> int:
+    """Bytes that the user may still write where ``folder`` is, or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+class Lock:
+    """A lock that is held until it is released or the process ends, however it ends.
+
+    :param fd: the open file; None for an empty lock.
+    :param mark: a file that says the same where locks are not heard; it goes when the lock is released.
+    """
+
+    def __init__(self, fd: int | None, mark: Path | None = None) -> None:
+        self._fd = fd
+        self.mark = mark
+
+    @property
+    def empty(self) -> bool:
+        """Whether there was nothing to lock."""
+        return self._fd is None
+
+    def refresh(self) -> None:
+        """Say once more that it is held, to those who can only tell by the mark's age."""
+        if self.mark is not None:
+            with contextlib.suppress(OSError):
+                os.utime(self.mark)
+
+    def release(self) -> None:
+        """Give it back; twice is no error."""
+        fd, self._fd = self._fd, None
+        mark, self.mark = self.mark, None
+        if mark is not None:
+            with contextlib.suppress(OSError):
+                mark.unlink()
+        if fd is not None:
+            os.close(fd)
+
+
+def try_lock(path: Path, *, shared: bool, create: bool = True) -> Lock | None:
+    """Take a lock without waiting; None when another holder is in the way.
+
+    What may only be read (a cache that others write, a folder) is locked all the same: that needs no leave to write.
+    Where there are no locks, or nothing to lock, an empty one is returned: nothing depends on it.
+    """
+    fd = _open(path, create=create)
+    if fd is None:
+        return Lock(None)
+    taken = lock_fd(fd, shared=shared)
+    if taken is not False:
+        return Lock(fd)
+    os.close(fd)
+    return None
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags, FILE_MODE)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of the cache, and those above it that are not there.
+
+    :raises OSError: when it cannot be made.
+    """
+    for one in (*reversed(folder.parents), folder):
+        if not one.is_dir():
+            one.mkdir(mode=FOLDER_MODE, exist_ok=True)
+
+
+def probe(path: Path) -> Literal["held", "free", "unknown"]:
+    """Whether anybody holds a lock on a file or folder. ``unknown`` where locks keep nobody out, or cannot be had."""
+    fd = _open(path, create=False)
+    if fd is None:
+        return "unknown" if os.path.lexists(path) else "free"
+    try:
+        taken = lock_fd(fd)
+        if taken is not True:
+            return "unknown" if taken is None else "held"
+        # where a lock always succeeds it says nothing: it must keep a second one out
+        second = _open(path, create=False)
+        if second is None:
+            return "unknown"
+        try:
+            return "free" if lock_fd(second) is False else "unknown"
+        finally:
+            os.close(second)
+    finally:
+        os.close(fd)
+
+
+def _open(path: Path, *, create: bool) -> int | None:
+    """For locking: to read and write, where that is allowed, else to read."""
+    if fcntl is None:
+        return None
+    for flags in (os.O_RDWR | (os.O_CREAT if create else 0), os.O_RDONLY):
+        with contextlib.suppress(OSError):
+            return os.open(path, flags | CLOEXEC | _NONBLOCK, FILE_MODE)
+    return None
+
+
+def lock_fd(fd: int, *, shared: bool = False) -> bool | None:
+    """Lock an open file: True if it is ours, False if somebody else's, None where there are no locks.
+
+    True does not prove that nobody else has it: some file systems always say so (:func:`probe` finds out).
+    """
+    if sys.platform == "win32" or fcntl is None:
+        return None
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+@contextlib.contextmanager
+def held(lock: Lock) -> Generator[None]:
+    """Release a lock at the end of a block."""
+    try:
+        yield
+    finally:
+        lock.release()

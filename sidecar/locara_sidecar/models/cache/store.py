@@ -1,0 +1,304 @@
+"""Locara's shared cache of models: what is on the disk, and how it is read.
+
+The format, version 1 (``<cache>`` is ``--cache-dir``; several daemons and versions share it)::
+
+    <cache>/blobs/<sha256>            a file's bytes, once; the name is their SHA-256; read-only
+    <cache>/models/<hex digest>/      an installed model, complete: its files are hard links to blobs (copies
+                                      where the file system has no links), and meta.json, published last
+    <cache>/incoming/<key>.<owner>.<random>.part   an unfinished file, which <owner> alone writes (``owner.py``);
+                                      .json beside it holds the validator for If-Range
+    <cache>/incoming/tree-<random>/   a model being put together: lock (which names its owner), and tree/ that becomes
+                                      models/<digest>; with made/ where an engine writes what it prepares, and
+                                      copies if its bytes go with it when it comes to nothing (``staging.py``)
+    <cache>/incoming/gone-<random>/   a model that was removed and whose bytes are being deleted
+    <cache>/locks/<hex digest>        flock shared by every process that uses the model; who may only read the cache
+                                      and finds none flocks the model's folder
+    <cache>/locks/<hex digest>.<owner>.<random>    says the same where flock is not heard
+
+What holds at every moment, whatever is killed:
+
+- A folder in ``models`` is complete. It gets its name by one rename, after everything in it was synced, and
+  loses it by one rename before anything in it is deleted (references before bytes).
+- A tree needs no blob: each of its files is a link of its own. A blob without a tree is waste, never an error.
+- A *prepared form* is a model's tree whose weights an engine has quantized. It is an entry of its own, with its own
+  digest; ``derivedFrom`` says which model it was made from, and it has no catalogue id. The files that quantizing
+  leaves alone are the model's own, stored once. It is good for that very digest and no other, can be made again, and
+  goes before its model goes.
+- ``meta.json``'s modification time is when the model was last used, so noting it rewrites nothing.
+- No lock is needed for any of this. Locks, and owners' names where there are none, keep ``gc`` away from models in use
+  and two downloads from doing the same work.
+
+``digest`` is that of ``models/cache/digest.py``. Who writes: ``staging.py`` (publishing), ``collect.py`` (removing).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import time
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+
+from locara_sidecar.models.cache import disk, owner
+from locara_sidecar.models.cache.digest import META
+from locara_sidecar.weights import text_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+log = logging.getLogger("locara.models")
+
+FORMAT = 1
+STRANGERS_SECONDS = 24 * 3600.0
+"""So long a process of another machine that left word is believed to be alive, without another word."""
+_LOOKS = 50
+_LOOK_SECONDS = 0.002
+
+
+# other programs write to a shared cache, and what an engine says of a prepared form comes to stand here: a value that
+# nobody of ours writes makes an entry that is passed over, not one that is met with later
+_Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+_Digest = Annotated[str, msgspec.Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
+_Id = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,127}\Z")]
+_Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+_Text = Annotated[str, msgspec.Meta(max_length=512)]
+
+
+class File(msgspec.Struct, frozen=True):
+    """One file of a model: path with ``/``, size in bytes, SHA-256 in hex."""
+
+    path: _Text
+    size: _Size
+    sha256: _Sha256
+
+    def __post_init__(self) -> None:
+        pure = PurePosixPath(self.path)
+        plain = pure.as_posix() == self.path and self.path.isprintable() and not pure.is_absolute()
+        if not plain or any(part.startswith(".") for part in pure.parts):
+            raise ValueError("a file's path must lie in the model's folder")
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where files came from: a hub repository at a commit, or an import (whose folder is the user's own business)."""
+
+    repository: _Text | None = None
+    revision: _Text | None = None
+    imported: bool = False
+
+
+class DerivedFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """What a prepared form was made from and for: a model's digest (and an id that it had), the engine, its bits and
+    computing type, and ``layout``, the number of ``ipc/frames.py`` that its tensors are named after."""
+
+    digest: _Digest
+    model: _Id
+    engine: Literal["mlx", "torch", "fake"]
+    quantization: Literal["8bit", "4bit"]
+    precision: Literal["float32", "bfloat16", "float16"]
+    layout: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """``meta.json``. ``ids`` are the catalogue ids that are installed with exactly these files.
+
+    :param installed: UTC, as ``2026-11-23T01:44:55Z``.
+    :param damaged: paths that ``models.verify`` found wrong; such a model does not count as installed.
+    :param derived_from: for a prepared form, which has no ids.
+    """
+
+    format: int
+    ids: list[_Id]
+    version: _Text
+    digest: _Digest
+    source: list[Origin]
+    files: list[File]
+    bytes: _Size
+    installed: Annotated[str, msgspec.Meta(pattern=r"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")]
+    damaged: list[_Text] = []
+    derived_from: DerivedFrom | None = None
+
+
+class Installed(msgspec.Struct, frozen=True):
+    """A model in the store. ``last_used``: seconds since the epoch."""
+
+    folder: Path
+    meta: Meta
+    last_used: float
+
+    @property
+    def key(self) -> str:
+        """The digest's hex digits: the name of the folder and of the lock."""
+        return self.folder.name
+
+    @property
+    def derived_from(self) -> DerivedFrom | None:
+        """For a prepared form; None for what a catalogue id leads to."""
+        return None if self.meta.ids else self.meta.derived_from
+
+    @property
+    def names(self) -> list[str]:
+        """The models that it is, or is a form of, for people."""
+        return self.meta.ids if self.derived_from is None else [self.derived_from.model]
+
+
+def latest(entries: Iterable[Installed], *, damaged: bool = False) -> dict[str, Installed]:
+    """What is installed under each catalogue id, the latest if there are several.
+
+    :param damaged: whether a damaged model counts where there is no whole one.
+    """
+    found: dict[str, Installed] = {}
+    for entry in entries:
+        for model_id in entry.meta.ids if damaged or not entry.meta.damaged else ():
+            other = found.get(model_id)
+            if other is None or _rank(other) < _rank(entry):
+                found[model_id] = entry
+    return found
+
+
+def _rank(entry: Installed) -> tuple[bool, str]:
+    return not entry.meta.damaged, entry.meta.installed
+
+
+class Store:
+    """The cache below ``root``. Reading makes nothing; writers make the folders that they need."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.blobs = root / "blobs"
+        self.models = root / "models"
+        self.incoming = root / "incoming"
+        self.locks = root / "locks"
+        self._metas: dict[str, tuple[tuple[int, int], Meta | None]] = {}
+
+    def prepare(self) -> None:
+        """Make the folders, for somebody who is going to write.
+
+        :raises OSError: when they cannot be made.
+        """
+        folders = (self.blobs, self.models, self.incoming, self.locks)
+        if all(folder.is_dir() for folder in folders):
+            return
+        for folder in folders:
+            disk.make_folder(folder)
+        disk.sync_folder(self.root)
+        with contextlib.suppress(OSError):  # one that we may not read
+            disk.sync_folder(self.root.parent)
+
+    def blob(self, sha256: str) -> Path:
+        """Where the bytes of that SHA-256 are, or would be."""
+        return self.blobs / sha256
+
+    def has_blob(self, sha256: str, size: int) -> bool:
+        """Whether the bytes are there. A blob is complete as soon as it has its name."""
+        try:
+            return self.blob(sha256).stat().st_size == size
+        except OSError:
+            return False
+
+    def entries(self) -> list[Installed]:
+        """Every model that is there, damaged ones too, oldest use first."""
+        try:
+            names = os.listdir(self.models)
+        except OSError:
+            return []
+        found = [entry for name in names if (entry := self.entry(name)) is not None]
+        return sorted(found, key=lambda entry: (entry.last_used, entry.key))
+
+    def entry(self, key: str) -> Installed | None:
+        """The model of that digest (hex digits); None if there is none, or none that can be read, which is logged."""
+        folder = self.models / key
+        try:
+            stat = (folder / META).stat()
+            state = (stat.st_mtime_ns, stat.st_ino)
+            known = self._metas.get(key)
+            if known is None or known[0] != state:
+                known = self._metas[key] = state, _meta(folder, key)
+        except OSError:
+            return None
+        return None if known[1] is None else Installed(folder, known[1], stat.st_mtime)
+
+    def find(self, model_id: str, *, damaged: bool = False) -> Installed | None:
+        """The model installed under a catalogue id, the latest if there are several."""
+        return latest(self.entries(), damaged=damaged).get(model_id)
+
+    def forms(self, digest: str | None = None) -> list[Installed]:
+        """The prepared forms of the model with that digest, or all; damaged ones left out."""
+        entries = [entry for entry in self.entries() if not entry.meta.damaged]
+        return [entry for entry in entries if (made := entry.derived_from) and digest in (None, made.digest)]
+
+    # --- in use --------------------------------------------------------------------------
+
+    def use(self, key: str) -> disk.Lock | None:
+        """Say that this process uses a model, until the lock is released; None when it is gone already."""
+        with contextlib.suppress(OSError):
+            disk.make_folder(self.locks)
+        lock = self._share(key)
+        if lock is None:
+            return None
+        mark = self.locks / f"{key}.{owner.name()}.{secrets.token_hex(6)}"
+        with contextlib.suppress(OSError):
+            mark.touch(mode=disk.FILE_MODE, exist_ok=False)
+            lock.mark = mark
+        # looked at after taking the lock: who removes holds the lock while the name goes, or looks for marks afterwards
+        if self.entry(key) is None:
+            lock.release()
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(self.models / key / META)
+        return lock
+
+    def _share(self, key: str) -> disk.Lock | None:
+        """A shared lock on the model; None when somebody removes it."""
+        for _ in range(_LOOKS):
+            lock = disk.try_lock(self.locks / key, shared=True)
+            if lock is not None and lock.empty:  # a cache that we may only read
+                lock = disk.try_lock(self.models / key, shared=True, create=False)
+            if lock is not None or self.entry(key) is None:
+                return lock
+            time.sleep(_LOOK_SECONDS)  # somebody may only be looking whether it is in use
+        return None
+
+    def in_use(self, key: str) -> bool:
+        """Whether any process, this one included, uses the model now."""
+        lock = disk.probe(self.locks / key)
+        return lock == "held" or disk.probe(self.models / key) == "held" or self.marked(key, lock)
+
+    def marked(self, key: str, lock: Literal["held", "free", "unknown"] = "unknown") -> bool:
+        """Whether a process that may be alive has left word that it uses the model.
+
+        :param lock: what the model's lock says, which is heard on this system.
+        """
+        found = False
+        for mark in self.locks.glob(f"{key}.*"):
+            state = owner.state(mark.name.split(".")[1])
+            if state == "ended" or (state != "alive" and _age(mark) > STRANGERS_SECONDS):
+                with contextlib.suppress(OSError):
+                    mark.unlink()
+            elif state != "neighbour" or lock != "free":
+                found = True
+        return found
+
+
+def _meta(folder: Path, key: str) -> Meta | None:
+    """:raises OSError: when it cannot be read now."""
+    try:
+        meta = msgspec.json.decode(text_files.read(folder / META), type=Meta)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        log.warning(
+            "a model in the cache is passed over", extra={"fields": {"folder": key[:80], "reason": str(error)[:200]}}
+        )
+        return None
+    if meta.format != FORMAT or meta.digest != f"sha256:{key}":
+        return None
+    return meta
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,201 @@
+"""What a model's files may be: safetensors, JSON and plain text, and nothing that could run.
+
+Refused where a catalogue's patterns select it or a file refers to it: pickles, GGUF, archives, Python code,
+``auto_map``, ``custom_pipeline``, malformed safetensors, an index that points outside its folder. What no
+pattern selects is never looked at.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, cast
+
+from locara_protocol.errors import RpcError
+from locara_sidecar.machine import supported
+from locara_sidecar.machine.processes.trees import shown
+from locara_sidecar.models.cache.digest import META
+from locara_sidecar.weights import text_files, weight_files
+from locara_sidecar.weights.safetensors_header import MalformedHeaderError, check_header
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from locara_sidecar.models.catalogue import Entry
+
+ALLOWED = (".safetensors", ".json", ".txt", ".md")
+"""How the name of every file of a model ends."""
+
+MAX_FILES = 4096
+_MAX_PATH = 512
+_MAX_DEPTH = 8
+_CODE_KEYS = frozenset({"auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code"})
+_LIBRARIES = frozenset({"diffusers", "transformers"})
+_KINDS = {
+    ".bin": "a pickle", ".pt": "a pickle", ".pth": "a pickle", ".ckpt": "a pickle", ".pkl": "a pickle",
+    ".gguf": "GGUF", ".ggml": "GGUF", ".py": "code", ".pyc": "code", ".so": "code", ".dll": "code",
+    ".zip": "an archive", ".tar": "an archive", ".gz": "an archive", ".7z": "an archive", ".npz": "an archive",
+}  # fmt: skip
+
+
+def refused(path: str, why: str) -> RpcError:
+    """The IntegrityError that names a file, whose name may be none in UTF-8."""
+    path = shown(path)
+    return RpcError("IntegrityError", f"{path} is refused: {why}.", file=path, files=[path])
+
+
+def check_names(paths: Iterable[str]) -> None:
+    """The names that a model's tree would have.
+
+    :raises RpcError: IntegrityError naming the file.
+    """
+    seen: set[str] = set()
+    for count, path in enumerate(paths, 1):
+        pure = PurePosixPath(path)
+        plain = pure.as_posix() == path and not pure.is_absolute() and "\\" not in path and ":" not in path
+        if not plain or not path.isprintable() or any(part.startswith(".") for part in pure.parts):
+            raise refused(path, "a file's path must lie in the model's folder and not be hidden")
+        if len(path) > _MAX_PATH or len(pure.parts) > _MAX_DEPTH or count > MAX_FILES:
+            raise refused(path, "there are too many files, or its path is too long")
+        if pure.suffix.lower() not in ALLOWED:
+            kind = _KINDS.get(pure.suffix.lower(), "of a kind that is not allowed")
+            raise refused(path, f"it is {kind}; a model is made of safetensors, JSON and text")
+        if path.casefold() in seen or path.casefold() == META:
+            raise refused(path, "its name is taken")
+        seen.add(path.casefold())
+
+
+def check_file(folder: Path, path: str) -> None:
+    """One file's contents; an index or ``model_index.json`` also for what it names, but not whether that is there.
+
+    :raises RpcError: IntegrityError naming the file.
+    :raises OSError: when it cannot be read.
+    """
+    file = folder.joinpath(*PurePosixPath(path).parts)
+    if path.endswith(".safetensors"):
+        try:
+            check_header(file)
+        except MalformedHeaderError as error:
+            raise refused(path, f"its safetensors header is malformed ({error})") from error
+    elif path.endswith(".json"):
+        _check_json(path, _load(file, path))
+
+
+def check_complete(folder: Path, paths: Iterable[str]) -> None:
+    """Whether the files are a model: every part that ``model_index.json`` names, with its weights where it has some,
+    and every shard of every index.
+
+    :raises RpcError: ModelIncomplete naming what is missing.
+    """
+    there = set(paths)
+    if "model_index.json" not in there:
+        raise _missing("model_index.json")
+    index = _load(folder / "model_index.json", "model_index.json")
+    for name, value in cast("dict[str, Any]", index).items() if isinstance(index, dict) else ():
+        if not _is_component(value):
+            continue
+        part = {path for path in there if path.startswith(f"{name}/")}
+        if not part:
+            pipeline = str(cast("dict[str, Any]", index).get("_class_name"))[:64]
+            why = f", a part of its {pipeline!r}, among the files that the catalogue's entry takes"
+            raise _missing(f"{name}/", why)
+        # only what has weights is configured by a file of this name
+        if f"{name}/config.json" in part and not any(path.endswith(".safetensors") for path in part):
+            raise _missing(f"{name}/*.safetensors")
+    for path in there:
+        base, name = PurePosixPath(path).parent, PurePosixPath(path).name
+        if not weight_files.is_index(name) or not (name.endswith(".index.json") or _is_taken(path, there)):
+            continue
+        for shard in set(_weight_map(path, _load(folder / path, path)).values()):
+            if (base / shard).as_posix() not in there:
+                raise _missing((base / shard).as_posix())
+
+
+def check_guidance(entry: Entry, folder: Path) -> None:
+    """A FLUX.1 that was trained with guidance as a number, and one that was not, take each other's place without a word
+    and draw badly: the number is left out, or is 0.
+
+    :raises RpcError: IntegrityError.
+    """
+    path = "transformer/config.json"
+    row = supported.FAMILIES.get(entry.family)
+    if row is None or not row.embeds_guidance or not (folder / path).is_file():
+        return
+    config = _load(folder / path, path)
+    takes = isinstance(config, dict) and cast("dict[str, Any]", config).get("guidance_embeds") is True
+    if takes != (entry.defaults.guidance > 0):
+        trained = "was trained with guidance" if takes else "takes no guidance"
+        raise refused(path, f"this model {trained}, and {entry.id} is drawn with one of {entry.defaults.guidance:g}")
+
+
+def _is_taken(index: str, there: set[str]) -> bool:
+    """Whether an engine would go by this index of a variant."""
+    base, name = PurePosixPath(index).parent, PurePosixPath(index).name
+    beside = {PurePosixPath(path).name for path in there if PurePosixPath(path).parent == base}
+    return any(weight_files.choose(stem, beside) == name for stem in weight_files.STEMS)
+
+
+def _missing(what: str, why: str = "") -> RpcError:
+    return RpcError("ModelIncomplete", f"The model has no {what}{why}.", file=what)
+
+
+def _load(file: Path, path: str) -> Any:
+    try:
+        return json.loads(text_files.read(file))
+    except text_files.UnfitError as error:
+        raise refused(path, str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise refused(path, "it is not JSON") from error
+
+
+def _check_json(path: str, value: Any) -> None:
+    if weight_files.is_index(PurePosixPath(path).name):
+        for shard in _weight_map(path, value).values():
+            if PurePosixPath(shard).name != shard or "\\" in shard or shard.startswith("."):
+                raise refused(path, "it names a file outside its folder")
+            if not shard.endswith(".safetensors"):
+                raise refused(path, "it names weights that are not safetensors")
+        return
+    if PurePosixPath(path).name == "model_index.json" and isinstance(value, dict):
+        _check_pipeline(path, cast("dict[str, Any]", value))
+    _check_code(path, value)
+
+
+def _check_pipeline(path: str, index: dict[str, Any]) -> None:
+    """``[library, class]`` may only name diffusers' and transformers' own classes; anything else would be imported."""
+    if not isinstance(index.get("_class_name"), str):
+        raise refused(path, "it names a custom pipeline")
+    for name, value in index.items():
+        if isinstance(value, list):
+            pair = cast("list[Any]", value)
+            if pair != [None, None] and (len(pair) != 2 or pair[0] not in _LIBRARIES or not isinstance(pair[1], str)):
+                raise refused(path, f"its part {name[:64]} comes from neither diffusers nor transformers")
+
+
+def _is_component(value: Any) -> bool:
+    return isinstance(value, list) and len(cast("list[Any]", value)) == 2 and cast("list[Any]", value)[0] in _LIBRARIES
+
+
+def _check_code(path: str, value: Any) -> None:
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            members = cast("dict[str, Any]", item)
+            found = _CODE_KEYS & members.keys()
+            # a vocabulary may hold any word; code is named by a string or an object
+            if any(isinstance(members[key], str | dict | list) or members[key] is True for key in found):
+                raise refused(path, f"it asks for code to be run ({min(found)})")
+            waiting += members.values()
+        elif isinstance(item, list):
+            waiting += cast("list[Any]", item)
+
+
+def _weight_map(path: str, value: Any) -> dict[str, str]:
+    shards: Any = cast("dict[str, Any]", value).get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(shards, dict):
+        raise refused(path, "an index needs a weight_map")
+    found = cast("dict[str, Any]", shards)
+    if not all(isinstance(shard, str) and shard for shard in found.values()):
+        raise refused(path, "its weight_map must name files")
+    return found

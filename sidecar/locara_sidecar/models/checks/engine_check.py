@@ -1,0 +1,110 @@
+"""Asking the machine's engines whether they can draw with a folder, before it becomes an installed model.
+
+An engine answers in a process of its own (``engine/checking.py``). One that accepts is enough; if none does, the
+first one's reason is told.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+import locara_protocol
+import locara_sidecar
+from locara_protocol.errors import RpcError
+from locara_sidecar.ipc.errors import wrong_with
+from locara_sidecar.ipc.folder_question import Answer, Question
+from locara_sidecar.machine.processes import child_environment
+from locara_sidecar.machine.processes.scratch import Scratch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from locara_sidecar.models.catalogue import Entry
+
+_SECONDS = 300.0
+"""Importing torch from a cold disk takes up to a minute; opening a folder takes a second."""
+_LONGEST = 1 << 20  # bytes of an answer
+_BOOT = (
+    "import sys; sys.path += [p for p in sys.argv[1:] if p not in sys.path]; "
+    "from locara_sidecar.engine.checking import main; main()"
+)
+
+
+def require(engines: Sequence[str], entry: Entry, folder: Path) -> None:
+    """See to it that one of ``engines`` can draw the model of ``entry`` with the files in ``folder``. With no engine,
+    or none that starts here, nothing is asked.
+
+    :raises RpcError: ModelIncomplete or IntegrityError naming the file; EngineUnavailable for a family or a scheduler
+        that the engine does not run, with those that it runs.
+    """
+    first: Answer | None = None
+    for engine in engines:
+        answer = _asked(engine, entry, folder)
+        if answer.kind is None and answer.available:
+            return
+        first = first or (answer if answer.available else None)
+    if first is not None and first.kind is not None:
+        if not first.message or wrong_with(first.kind, first.message, first.data) is not None:
+            raise RpcError("IntegrityError", "The engine that checked the model's files gave no usable answer.")
+        raise RpcError(first.kind, first.message, **first.data)
+
+
+def _asked(engine: str, entry: Entry, folder: Path) -> Answer:
+    scratch = Scratch()
+    question = Question(
+        engine=engine,
+        folder=str(folder),
+        family=entry.family,
+        scheduler=entry.defaults.scheduler,
+        width=entry.defaults.width,
+        height=entry.defaults.height,
+        scratch=scratch.path,
+    )
+    roots = [str(Path(package.__file__ or "").resolve().parent.parent) for package in (locara_sidecar, locara_protocol)]
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", _BOOT, *roots],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=child_environment.of_engine(),
+    )
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        # stdin stays open meanwhile: its end is the end of the other process, if this one is killed
+        process.stdin.write(msgspec.json.encode(question) + b"\n")
+        process.stdin.flush()
+        line = _line_of(process)
+    except OSError:
+        line = b""
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+        scratch.discard()
+    if not line:
+        message = f"The {engine} engine's process ended while it opened the model."
+        return Answer(kind="IntegrityError", message=message, data={"files": []})
+    try:
+        return msgspec.json.decode(line, type=Answer)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return Answer(kind="InternalError", message="")  # no engine of ours says that
+
+
+def _line_of(process: subprocess.Popen[bytes]) -> bytes:
+    """What it answers; nothing if it ends or takes too long."""
+    assert process.stdout is not None
+    timer = threading.Timer(_SECONDS, process.kill)
+    timer.start()
+    try:
+        return process.stdout.readline(_LONGEST)
+    finally:
+        timer.cancel()

@@ -1,0 +1,1 @@
+"""Models from a hub: which address may be trusted, what a repository holds, and its files' bytes."""

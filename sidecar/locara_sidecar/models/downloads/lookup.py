@@ -1,0 +1,98 @@
+"""Asking a hub what a repository holds: a bounded answer, over redirects that may be trusted, of which every member
+that is used has been looked at. huggingface_hub's own way does none of that.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import httpx2
+import msgspec
+
+from locara_sidecar.models.downloads.addresses import REDIRECTS, failed, followed
+
+MAX_ANSWER = 8 << 20
+"""Bytes. A file takes some 200 of them, and a model may have 4096 files."""
+_READ = 30.0  # seconds without a byte
+_SECONDS = 120.0  # for the whole answer
+
+
+Size = Annotated[int, msgspec.Meta(le=1 << 50)]
+
+
+class Lfs(msgspec.Struct, frozen=True):
+    """Of a large file."""
+
+    sha256: str
+    size: Size
+
+
+class Sibling(msgspec.Struct, frozen=True, rename="camel"):
+    """One file of a repository."""
+
+    rfilename: str
+    size: Size | None = None
+    blob_id: str | None = None
+    lfs: Lfs | None = None
+
+
+class Repository(msgspec.Struct, frozen=True):
+    """What is used of a hub's answer about a repository: its commit and its files."""
+
+    sha: str
+    siblings: list[Sibling]
+
+
+class NoJsonError(ValueError):
+    """What answered is no hub."""
+
+
+def ask(endpoint: str, url: str, headers: dict[str, str], what: str) -> httpx2.Response:
+    """The answer to a request for a small document, read to its end.
+
+    :param endpoint: the hub's address, which says where redirects may lead.
+    :param headers: for the hub's own host.
+    :param what: what is asked for, for people.
+    :raises RpcError: DownloadFailed for a redirect to where it must not lead, or an answer that is too long.
+    :raises httpx2.HTTPError: as the connection fails.
+    """
+    headers = {**headers, "accept-encoding": "identity"}
+    ends = time.monotonic() + _SECONDS
+    with httpx2.Client(follow_redirects=False, timeout=_READ) as client:  # proxies come from the environment
+        for _ in range(REDIRECTS + 1):
+            with client.stream("GET", url, headers=headers) as response:
+                if not response.is_redirect:
+                    return _whole(response, what, ends)
+                location = response.headers.get("location", "")
+            url, headers = followed(endpoint, url, location, headers, what)
+    raise failed(f"{what} is redirected too often.")
+
+
+def _whole(response: httpx2.Response, what: str, ends: float) -> httpx2.Response:
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise failed(f"The hub's answer about {what} is compressed, which it was asked not to be.")
+    content = bytearray()
+    for chunk in response.iter_raw():
+        content += chunk
+        if len(content) > MAX_ANSWER:
+            raise failed(f"The hub's answer about {what} is longer than {MAX_ANSWER >> 20} MiB.")
+        if time.monotonic() > ends:
+            raise httpx2.ReadTimeout("the answer takes too long", request=response.request)
+    return httpx2.Response(
+        response.status_code, headers=response.headers, content=bytes(content), request=response.request
+    )
+
+
+def repository(content: bytes, what: str) -> Repository:
+    """What a hub says about a repository.
+
+    :raises NoJsonError: for what no hub says.
+    :raises RpcError: DownloadFailed naming the member that is missing or of another type.
+    """
+    try:
+        return msgspec.json.decode(content, type=Repository)
+    except msgspec.ValidationError as error:
+        raise failed(f"The hub's answer about {what} cannot be used: {error}.") from error
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise NoJsonError from error

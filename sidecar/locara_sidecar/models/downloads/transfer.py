@@ -1,0 +1,219 @@
+"""Moving one file's bytes: where it was left off, over redirects that may be trusted, until its hash is right.
+
+Retried: what can pass (connections, timeouts, 429 and 5xx, a transfer that ends early or crawls, an address
+that has expired). Not retried: what cannot (licence, 404, a redirect to where it must not lead). Bytes that
+are complete and wrong are thrown away and fetched once more, then refused.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from typing import TYPE_CHECKING
+
+import httpx2
+import msgspec
+
+from locara_protocol.errors import RpcError
+from locara_sidecar.models.checks.check import refused
+from locara_sidecar.models.downloads.addresses import REDIRECTS, failed, followed, origin
+from locara_sidecar.models.downloads.hub import TransientError, classify, status_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from locara_sidecar.models.cache.partial import Partial
+    from locara_sidecar.models.downloads.hub import RemoteFile
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How long to bear with a server; seconds.
+
+    :param tries: failures in a row, without ``good`` bytes between them, before giving up.
+    :param window: a transfer that brings fewer than ``crawl`` bytes in this time is broken off.
+    """
+
+    connect: float = 15.0
+    read: float = 30.0
+    tries: int = 6
+    good: int = 1 << 20
+    first_wait: float = 0.5
+    longest_wait: float = 20.0
+    window: float = 30.0
+    crawl: int = 30 * 1024
+
+
+class CorruptError(Exception):
+    """The bytes are complete, or too many, and not those that were announced."""
+
+
+class StoppedError(Exception):
+    """The download was asked to stop."""
+
+
+class Transfer:
+    """Fetches files of one hub.
+
+    :param headers: for the hub's own host, token included; other hosts never get the token.
+    :param on_bytes: told how many bytes came (negative when some are thrown away); called in any thread.
+    :param stopped: asked between chunks.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        headers: dict[str, str],
+        *,
+        patience: RetryPolicy,
+        on_bytes: Callable[[int], None],
+        stopped: Callable[[], bool],
+    ) -> None:
+        self._endpoint = endpoint
+        self._headers = {**headers, "accept-encoding": "identity"}
+        self._patience = patience
+        self._on_bytes = on_bytes
+        self._stopped = stopped
+        timeout = httpx2.Timeout(patience.read, connect=patience.connect)
+        self._client = httpx2.Client(follow_redirects=False, timeout=timeout)  # proxies come from the environment
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.close()
+
+    def fetch(self, remote: RemoteFile, part: Partial) -> None:
+        """Complete a part and check it.
+
+        :raises RpcError: DownloadFailed, LicenseNotAccepted, IntegrityError.
+        :raises StoppedError: when it was asked to stop; what came stays in the part.
+        :raises OSError: when the part cannot be written.
+        """
+        failures = corrupt = 0
+        while True:
+            before = part.size
+            try:
+                self._attempt(remote, part)
+                self._verify(remote, part)
+            except CorruptError as error:
+                self._discard(part)
+                corrupt += 1
+                if corrupt > 1:
+                    raise refused(remote.path, str(error)) from error
+            except (RpcError, StoppedError, OSError):
+                raise
+            except Exception as error:
+                why = error if isinstance(error, TransientError) else classify(error, remote.url, "the server")
+                if not isinstance(why, TransientError):
+                    raise why from error
+                failures = 1 if part.size - before >= self._patience.good else failures + 1
+                if failures >= self._patience.tries:
+                    raise RpcError("DownloadFailed", f"{remote.path} could not be fetched: {why}.") from error
+                self._wait(failures, why.after)
+            else:
+                return
+
+    def _discard(self, part: Partial) -> None:
+        self._on_bytes(-part.size)
+        part.reset()
+
+    def _verify(self, remote: RemoteFile, part: Partial) -> None:
+        if part.size != remote.size:
+            raise TransientError("the transfer ended early")
+        right = part.sha256 == remote.sha256 if remote.sha256 else part.git_id() == remote.git
+        if not right:
+            raise CorruptError("its bytes differ from those that the hub announced")
+
+    def _wait(self, failures: int, at_least: float) -> None:
+        wait = min(self._patience.first_wait * 2 ** (failures - 1), self._patience.longest_wait)
+        end = time.monotonic() + max(at_least, wait * random.uniform(0.5, 1.0))
+        while (left := end - time.monotonic()) > 0:
+            if self._stopped():
+                raise StoppedError
+            time.sleep(min(left, 0.1))
+
+    # --- one try -------------------------------------------------------------------------
+
+    def _attempt(self, remote: RemoteFile, part: Partial) -> None:
+        if part.size > remote.size:
+            self._discard(part)
+        if part.size == remote.size:
+            return
+        headers = dict(self._headers)
+        if part.size and part.etag is None:
+            self._discard(part)  # nothing says that the rest would belong to what is there
+        if part.size:
+            headers |= {"range": f"bytes={part.size}-", "if-range": part.etag or ""}
+        response = self._open(remote, headers)
+        try:
+            self._begin(remote, part, response)
+            self._receive(remote, part, response)
+        finally:
+            response.close()
+
+    def _open(self, remote: RemoteFile, headers: dict[str, str]) -> httpx2.Response:
+        """Follow redirects by hand, from the hub's own address each time: the others expire."""
+        url = remote.url
+        for _ in range(REDIRECTS + 1):
+            response = self._client.send(self._client.build_request("GET", url, headers=headers), stream=True)
+            if not response.is_redirect:
+                if not response.is_success and response.status_code != 416:
+                    response.close()
+                    raise self._status(response, remote, url)
+                return response
+            response.close()
+            linked = response.headers.get("x-linked-etag", "").removeprefix("W/").strip('"')
+            if remote.sha256 and len(linked) == 64 and linked != remote.sha256:
+                raise CorruptError("the hub sent different bytes from those it announced")
+            location = response.headers.get("location", "")
+            url, headers = followed(self._endpoint, url, location, headers, remote.path)
+        raise failed(f"{remote.path} is redirected too often.")
+
+    def _status(self, response: httpx2.Response, remote: RemoteFile, url: str) -> Exception:
+        if origin(url) == origin(self._endpoint):
+            return status_error(response.status_code, response.headers, remote.path, remote.page)
+        if response.status_code in (401, 403, 404, 410):
+            return TransientError(f"the address has expired ({response.status_code})")
+        error = status_error(response.status_code, response.headers, remote.path, remote.page)
+        return error if isinstance(error, TransientError) else failed(str(error))
+
+    def _begin(self, remote: RemoteFile, part: Partial, response: httpx2.Response) -> None:
+        """Bring the part to where the answer starts."""
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise TransientError("the server compressed the file")
+        if response.status_code == 206 and part.size:
+            match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+            total = match.group(3) if match else ""
+            if match is None or int(match.group(1)) != part.size or total not in ("*", str(remote.size)):
+                self._discard(part)
+                raise TransientError("the server sent a different range from the one requested")
+            return
+        if part.size:
+            self._discard(part)  # 200: it has changed there; 416: it has become shorter
+        if response.status_code != 200:
+            raise TransientError(f"the server answered {response.status_code}")
+        length = response.headers.get("content-length", "")
+        if length.isdecimal() and int(length) != remote.size:
+            raise CorruptError(f"the server has {length} bytes of it, the hub announced {remote.size}")
+        etag = response.headers.get("etag", "")
+        # a weak validator does not promise the same bytes
+        part.note(etag if etag.startswith('"') else None)
+
+    def _receive(self, remote: RemoteFile, part: Partial, response: httpx2.Response) -> None:
+        window_ends, window_bytes = time.monotonic() + self._patience.window, 0
+        for chunk in response.iter_raw():
+            if self._stopped():
+                raise StoppedError
+            if part.size + len(chunk) > remote.size:
+                raise CorruptError(f"the server sends more than the {remote.size} bytes that were announced")
+            part.write(chunk)
+            self._on_bytes(len(chunk))
+            window_bytes += len(chunk)
+            now = time.monotonic()
+            if now >= window_ends:
+                if window_bytes < self._patience.crawl and part.size < remote.size:
+                    raise TransientError("the transfer crawls")
+                window_ends, window_bytes = now + self._patience.window, 0
+        if part.size < remote.size:
+            raise TransientError("the transfer ended early")

@@ -1,0 +1,1 @@
+"""Models that are on this machine already, or that an engine has prepared, brought into the cache."""

@@ -1,0 +1,51 @@
+"""Is the model that is being imported installed already?"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from locara_protocol.errors import RpcError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from locara_sidecar.models.cache.store import Installed
+    from locara_sidecar.models.imports.local import LocalFile
+    from locara_sidecar.models.progress import Meter
+
+_CHUNK = 1 << 20
+
+
+def is_same(there: Installed, files: Sequence[LocalFile], meter: Meter) -> bool:
+    """Whether files are, byte for byte, those of an installed model. Hashes them only if names and sizes agree.
+
+    :raises OSError: when one cannot be read.
+    """
+    known = {file.path: file for file in there.meta.files}
+    if {file.path: file.size for file in files} != {path: file.size for path, file in known.items()}:
+        return False
+    meter.phase("downloading", sum(file.size for file in files), len(files))
+    for file in files:
+        digest = hashlib.sha256()
+        with file.file.open("rb") as opened:
+            while chunk := opened.read(_CHUNK):
+                digest.update(chunk)
+                meter.add(len(chunk))
+        meter.add(0, 1)
+        if digest.hexdigest() != known[file.path].sha256:
+            return False
+    return True
+
+
+def other_installed(model_id: str, there: Installed) -> RpcError:
+    """Another one is installed: what it is, and how to have it replaced."""
+    origin = "; ".join(
+        f"{one.repository} at {(one.revision or 'its latest commit')[:12]}" if one.repository else "a folder"
+        for one in there.meta.source
+    )
+    message = (
+        f"Another {model_id} is installed already, from {origin or 'elsewhere'} ({there.meta.digest[:19]}…), and was "
+        "left as it is. To put this one in its place, import it with replace (on the command line: --replace)."
+    )
+    return RpcError("StorageError", message, errno="EEXIST", model=model_id, digest=there.meta.digest)

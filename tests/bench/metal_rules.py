@@ -1,0 +1,441 @@
+"""What MLX 0.32 makes of a graph on Metal: which operations become one kernel, where arrays lie, what is copied.
+
+Read from MLX's own source: ``mlx/compile.cpp`` for fusion, ``mlx/backend/metal`` and ``mlx/backend/gpu`` for the rest.
+Nothing here was seen on Metal. A view costs nothing. A reshape costs a copy if no strides can express it. Norms,
+products and convolutions copy what lies otherwise than they take it.
+
+Owned here: the rules. ``graph_tracing.py`` brings the graphs, ``mlx_work.py`` the networks and the table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+
+VIEWS = {"Split", "StopGradient", "Copy", "Depends"}
+RESHAPES = {"Reshape", "Flatten", "Unflatten", "ExpandDims", "Squeeze"}
+PRODUCTS = {"Matmul", "AddMM", "QuantizedMatmul", "Convolution", "Attention"}
+_UNARY = """Abs ArcCos ArcSin ArcTan AsType Ceil Cos Erf Exp Expm1 Floor Log Log1p LogicalNot Negative Remainder Round
+Rsqrt Sigmoid Sign Sin Sqrt Square Tan Tanh"""
+_BINARY = """Add ArcTan2 BitwiseBinary Divide Equal Greater GreaterEqual Less LessEqual LogAddExp LogicalAnd LogicalOr
+Maximum Minimum Multiply NotEqual Power Subtract"""
+ELEMENTWISE = frozenset([*_UNARY.split(), *_BINARY.split(), "Select"])
+_DEEPEST, _MOST_INPUTS = 11, 24
+"""``max_compile_depth`` and ``max_compile_arrays``."""
+_HEADS = {64, 72, 80, 96, 128, 192, 256}
+"""Sizes of a head for which there is a kernel of the whole attention over more than eight queries."""
+_LONGEST_ROW = {"LayerNorm": 6656, "RMSNorm": 4096}
+"""Numbers of a row that a norm's kernel holds; a longer one is read again from memory."""
+
+
+@dataclass
+class Node:
+    """One primitive: its name in MLX, its arguments, the names of the arrays that go in and come out."""
+
+    kind: str
+    arguments: list[Any]
+    inputs: list[str]
+    outputs: list[str]
+    inner: Graph | None = None
+    """Of a compiled function: what it is made of."""
+
+
+@dataclass
+class Graph:
+    nodes: list[Node]
+    inputs: list[str]
+    outputs: list[str]
+    arrays: dict[str, Array]
+
+
+@dataclass
+class Array:
+    """Shape, type and where it lies: strides in numbers, 0 along what is repeated. ``memory``: the name of the array
+    whose memory it is a view of. ``constant``: the same in every call."""
+
+    shape: tuple[int, ...]
+    dtype: mx.Dtype
+    strides: tuple[int, ...] = ()
+    memory: str = ""
+    constant: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.strides) != len(self.shape):
+            self.strides = rows(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Of the numbers that are there, each counted once."""
+        return math.prod(n for n, stride in zip(self.shape, self.strides, strict=True) if stride) * self.dtype.size
+
+    @property
+    def in_rows(self) -> bool:
+        return all(n == 1 or s == r for n, s, r in zip(self.shape, self.strides, rows(self.shape), strict=True))
+
+    @property
+    def dense(self) -> bool:
+        """Without holes and repetitions, in whatever order of axes."""
+        expected = 1
+        for stride, n in sorted((s, n) for n, s in zip(self.shape, self.strides, strict=True) if n > 1):
+            if stride != expected:
+                return False
+            expected *= n
+        return True
+
+
+@dataclass
+class Count:
+    """Bytes are of what is read and written outside of products, unless it says otherwise."""
+
+    kernels: Counter[str] = field(default_factory=Counter)
+    """By primitive."""
+    types: Counter[str] = field(default_factory=Counter)
+    """Bytes by number type."""
+    bytes: Counter[str] = field(default_factory=Counter)
+    """Bytes by primitive."""
+    copies: Counter[str] = field(default_factory=Counter)
+    """The part of ``bytes`` that only lays numbers otherwise."""
+    flops: Counter[str] = field(default_factory=Counter)
+    """Of products, by number type; Winograd's as they are computed."""
+    graphs: int = 0
+    """How often work is handed to the device."""
+
+    def told(self) -> dict[str, Any]:
+        """The figures of the table. ``float32``: the share of the bytes."""
+        total = self.types.total()
+        return {
+            "kernels": self.kernels.total(),
+            "bytes": total,
+            "copies": self.copies.total(),
+            "float32": self.types["float32"] / max(total, 1),
+            "graphs": self.graphs,
+            "flops": self.flops.total(),
+        }
+
+
+def rows(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of an array whose last axis lies together."""
+    strides = [1] * len(shape)
+    for i in range(len(shape) - 2, -1, -1):
+        strides[i] = strides[i + 1] * shape[i + 1]
+    return tuple(strides)
+
+
+def viewed(array: Array, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Strides with which the same memory has another shape; None where it must be copied."""
+    runs: list[list[int]] = []  # [numbers, stride] of what lies evenly, from the outside
+    for n, stride in zip(array.shape, array.strides, strict=True):
+        if n == 1:
+            continue
+        if runs and runs[-1][1] == n * stride:
+            runs[-1] = [runs[-1][0] * n, stride]
+        else:
+            runs.append([n, stride])
+    strides: list[int] = []
+    for n in shape:
+        if n == 1:
+            strides.append(1)
+            continue
+        if not runs or runs[0][0] % n:
+            return None
+        runs[0][0] //= n
+        strides.append(runs[0][0] * runs[0][1])
+        if runs[0][0] == 1:
+            runs.pop(0)
+    return tuple(strides)
+
+
+# --- fusion ---------------------------------------------------------------------------------
+
+
+def fused(graph: Graph) -> list[Node]:
+    """The nodes of a compiled function, element-wise ones gathered into kernels as ``compile_fuse`` gathers them."""
+    nodes = _without_repetitions(graph)
+    makers = {name: node for node in nodes for name in node.outputs}
+    readers: dict[str, set[str]] = {}
+    for node in nodes:
+        for name in node.inputs:
+            readers.setdefault(name, set()).add(node.outputs[0])
+    finished, kept = set(graph.outputs), list[Node]()
+    taken: set[str] = set()
+
+    def can_join(name: str, top: str, depth: int) -> bool:
+        node = makers.get(name)
+        if node is None or depth >= _DEEPEST or node.kind not in ELEMENTWISE | {"Broadcast"}:
+            return False
+        return name not in finished or graph.arrays[name].shape == graph.arrays[top].shape
+
+    def gather(name: str, top: str, depth: int, joined: set[str], border: set[str]) -> None:
+        if name in joined:
+            return
+        if not can_join(name, top, depth):
+            border.add(name)
+            return
+        if depth and not readers[name] <= joined:  # somebody else needs it; a broadcast is then made twice
+            repeated = makers[name].kind == "Broadcast" and len(border) < _MOST_INPUTS
+            border.add(makers[name].inputs[0] if repeated else name)
+            return
+        border.discard(name)
+        if name in finished:
+            border.add(name)
+        if len(border) >= _MOST_INPUTS:
+            return
+        joined.add(name)
+        for given in makers[name].inputs:
+            gather(given, top, depth + 1, joined, border)
+
+    for node in reversed(nodes):
+        top = node.outputs[0]
+        if top in taken:
+            continue
+        joined: set[str] = set()
+        if node.kind in ELEMENTWISE:
+            gather(top, top, 0, joined, set())
+        if len(joined) > 1:
+            taken |= joined
+            given = {name for inner in joined for name in makers[inner].inputs} - joined
+            sources = [makers[n].inputs[0] if n in makers and makers[n].kind == "Broadcast" else n for n in given]
+            others = [name for name in joined if name in finished and name != top]
+            node = Node("Fused", [], sorted(set(sources)), [top, *others])
+        kept.append(node)
+    return kept[::-1]
+
+
+def _without_repetitions(graph: Graph) -> list[Node]:
+    """The same primitive of the same arrays is computed once."""
+    first: dict[Any, list[str]] = {}
+    alias: dict[str, str] = {}
+    kept: list[Node] = []
+    for node in graph.nodes:
+        inputs = [alias.get(name, name) for name in node.inputs]
+        node = Node(node.kind, node.arguments, inputs, node.outputs, node.inner)
+        known = first.setdefault((node.kind, str(node.arguments), tuple(inputs)), node.outputs)
+        if known is node.outputs or node.kind in ("Attention", "Depends") or set(node.outputs) & set(graph.outputs):
+            kept.append(node)
+        else:
+            alias |= dict(zip(node.outputs, known, strict=True))
+    return kept
+
+
+# --- costs ----------------------------------------------------------------------------------
+
+
+class Ledger:
+    """Walks over a graph, knows where each array lies, and writes down what each kernel costs.
+
+    :param arrays: all arrays of the graph by name; outputs of nodes get their strides here.
+    """
+
+    def __init__(self, arrays: dict[str, Array], count: Count) -> None:
+        self._arrays, self._count = arrays, count
+        for name, array in arrays.items():
+            array.memory = array.memory or name
+
+    def run(self, nodes: list[Node]) -> None:
+        for node in nodes:
+            if node.inner is not None:
+                self._compiled(node, node.inner)
+                continue
+            rule = getattr(self, f"_{node.kind.lower()}", None)
+            if node.kind in RESHAPES:
+                self._reshape(node)
+            elif node.kind in VIEWS:
+                for name in node.outputs:
+                    self._view(name, node.inputs[0], self._arrays[node.inputs[0]].strides)
+            elif rule is not None:
+                rule(node)
+            else:
+                self._other(node)
+
+    def _compiled(self, node: Node, inner: Graph) -> None:
+        """A compiled function, on the arrays as they lie where it is called."""
+        for ours, theirs in zip(node.inputs, inner.inputs, strict=True):
+            given = self._arrays[ours]
+            memory = f"outside {given.memory}"
+            inner.arrays[theirs] = Array(given.shape, given.dtype, given.strides, memory)
+            inner.arrays[memory] = self._arrays.get(given.memory, given)
+        inside = Ledger(inner.arrays, self._count)
+        inside.run(fused(inner))
+        for ours, theirs in zip(node.outputs, inner.outputs, strict=True):
+            self._arrays[ours].strides = inner.arrays[theirs].strides
+
+    def _pay(self, why: str, read: list[str], written: list[str], *, kernels: int = 1, copied: bool = False) -> None:
+        """Enter a kernel. Views of one memory are read once: what the second one wants is in the cache. A single number
+        counts as none: it is a constant of the kernel."""
+        self._count.kernels[why] += kernels
+        read_of: dict[str, int] = {}
+        for name in read:
+            array = self._arrays[name]
+            if array.bytes <= array.dtype.size:
+                continue
+            wanted = read_of.get(array.memory, 0) + array.bytes
+            read_of[array.memory] = min(wanted, max(self._arrays[array.memory].bytes, array.bytes))
+            self._count.types[_type(array.dtype)] += read_of[array.memory] - wanted + array.bytes
+        moved = sum(read_of.values())
+        for name in written:
+            self._count.types[_type(self._arrays[name].dtype)] += self._arrays[name].bytes
+            moved += self._arrays[name].bytes
+        self._count.bytes[why] += moved
+        if copied:
+            self._count.copies[why] += moved
+
+    def _extra(self, why: str, size: float, dtype: mx.Dtype) -> None:
+        self._count.bytes[why] += int(size)
+        self._count.types[_type(dtype)] += int(size)
+
+    def _copy(self, node: Node, name: str) -> None:
+        """``name`` is laid in rows before the node's kernel takes it."""
+        self._pay(f"Copy for {node.kind}", [name], [], copied=True)
+        array = self._arrays[name]
+        size = math.prod(array.shape) * array.dtype.size
+        self._extra(f"Copy for {node.kind}", size, array.dtype)
+        self._count.copies[f"Copy for {node.kind}"] += size
+
+    def _view(self, name: str, of: str, strides: tuple[int, ...]) -> None:
+        self._arrays[name].strides = strides
+        self._arrays[name].memory = self._arrays[of].memory
+
+    # --- views
+
+    def _reshape(self, node: Node) -> None:
+        given, made = self._arrays[node.inputs[0]], self._arrays[node.outputs[0]]
+        strides = viewed(given, made.shape)
+        if strides is None:
+            self._pay("Copy for Reshape", node.inputs, node.outputs, copied=True)
+        else:
+            self._view(node.outputs[0], node.inputs[0], strides)
+
+    def _broadcast(self, node: Node) -> None:
+        given, made = self._arrays[node.inputs[0]], self._arrays[node.outputs[0]]
+        before = len(made.shape) - len(given.shape)
+        shape, strides = (1,) * before + given.shape, (0,) * before + given.strides
+        wide = zip(shape, made.shape, strides, strict=True)
+        self._view(node.outputs[0], node.inputs[0], tuple(0 if n == 1 and m != 1 else s for n, m, s in wide))
+
+    def _transpose(self, node: Node) -> None:
+        strides = self._arrays[node.inputs[0]].strides
+        axes = node.arguments[0] if node.arguments and node.arguments[0] else range(len(strides))[::-1]
+        self._view(node.outputs[0], node.inputs[0], tuple(strides[axis] for axis in axes))
+
+    def _slice(self, node: Node) -> None:
+        strides = self._arrays[node.inputs[0]].strides
+        steps = node.arguments[2]
+        self._view(node.outputs[0], node.inputs[0], tuple(s * step for s, step in zip(strides, steps, strict=True)))
+
+    # --- products
+
+    def _matmul(self, node: Node) -> None:
+        given, made = self._arrays[node.inputs[0]], self._arrays[node.outputs[0]]
+        if 1 not in given.strides[-2:]:
+            self._copy(node, node.inputs[0])
+        self._product(node, 2 * math.prod(made.shape) * given.shape[-1])
+
+    _addmm = _matmul
+
+    def _quantizedmatmul(self, node: Node) -> None:
+        given, made = self._arrays[node.inputs[0]], self._arrays[node.outputs[0]]
+        if given.strides[-2:] != (given.shape[-1], 1):  # what lies before the last two axes does not matter
+            self._copy(node, node.inputs[0])
+        self._product(node, 2 * math.prod(made.shape) * given.shape[-1])
+
+    def _product(self, node: Node, flops: float) -> None:
+        self._count.flops[_type(self._arrays[node.inputs[0]].dtype)] += int(flops)
+        self._count.kernels[node.kind] += 1
+
+    def _convolution(self, node: Node) -> None:
+        given, made = self._arrays[node.inputs[0]], self._arrays[node.outputs[0]]
+        weight = self._arrays[node.inputs[1]].shape
+        if not given.in_rows:
+            self._copy(node, node.inputs[0])
+        flops = 2 * math.prod(made.shape) * math.prod(weight[1:])
+        before, after = given.shape[-1], weight[0]
+        large = math.prod(given.shape[:-1]) >= 4096 and before + after >= 256
+        even = before % 32 == after % 32 == 0
+        if weight[1:3] == (3, 3) and tuple(node.arguments[0]) == (1, 1) and large and even:
+            # Winograd's: 8 x 8 numbers for 6 x 6 pixels, written and read again on both sides of the products
+            size = made.dtype.size
+            pixels = math.prod(given.shape[:-1]) * before, math.prod(made.shape)
+            moved = 2 * pixels[0] + 2 * 64 / 36 * sum(pixels) + 64 / 9 * math.prod(weight)
+            self._extra("Winograd", moved * size, made.dtype)
+            flops *= 64 / 324
+        self._product(node, flops)
+
+    def _attention(self, node: Node) -> None:
+        for name in node.inputs[:3]:
+            if self._arrays[name].strides[-1] != 1:
+                self._copy(node, name)
+        given, made = self._arrays[node.inputs[0]], self._arrays[node.outputs[0]]
+        batch, heads, length, size = made.shape[0], made.shape[1], made.shape[2], made.shape[3]
+        keys = self._arrays[node.inputs[1]].shape[-2]
+        self._product(node, 4 * math.prod(given.shape) * keys)
+        made.strides = (length * heads * size, size, heads * size, 1)  # its kernel writes tokens first
+        if size not in _HEADS:  # a product, a softmax and a product instead, on scaled queries
+            self._pay("Scores", node.inputs[:1], node.inputs[:1], kernels=3)
+            self._extra("Scores", 4 * batch * heads * length * keys * made.dtype.size, made.dtype)
+            made.strides = rows(made.shape)
+
+    # --- the rest
+
+    def _norm(self, node: Node) -> None:
+        name = node.inputs[0]
+        given, made = self._arrays[name], self._arrays[node.outputs[0]]
+        length = given.shape[-1]
+        together = given.strides[-1] == 1 and (
+            len(given.shape) < 2 or given.shape[-2] == 1 or given.strides[-2] in (0, length)
+        )
+        if given.dense and together:
+            made.strides = given.strides
+        else:
+            self._copy(node, name)
+        self._pay(node.kind, [name], node.outputs)
+        if length > _LONGEST_ROW[node.kind]:
+            self._extra(node.kind, made.bytes * (2 if node.kind == "LayerNorm" else 1), given.dtype)
+
+    _layernorm = _rmsnorm = _norm
+
+    def _rope(self, node: Node) -> None:
+        given = self._arrays[node.inputs[0]]
+        heads_first = len(given.shape) == 4 and given.strides[1] == given.shape[3]
+        if not (given.in_rows or len(given.shape) == 3 or heads_first):
+            self._copy(node, node.inputs[0])
+        self._pay(node.kind, node.inputs[:1], node.outputs)
+
+    def _concatenate(self, node: Node) -> None:
+        self._pay("Concatenate", node.inputs, node.outputs, kernels=len(node.inputs), copied=True)
+
+    def _sliceupdate(self, node: Node) -> None:
+        self._pay("SliceUpdate", [node.inputs[0], node.inputs[1]], node.outputs, kernels=2, copied=True)
+
+    def _pad(self, node: Node) -> None:
+        """Filled first, then written into."""
+        self._pay("Pad", node.inputs[:1], node.outputs, kernels=2, copied=True)
+        self._extra("Pad", self._arrays[node.inputs[0]].bytes, self._arrays[node.inputs[0]].dtype)
+
+    def _gather(self, node: Node) -> None:
+        """Only the rows that are asked for are read."""
+        self._pay("Gather", node.inputs[1:], node.outputs)
+        self._extra("Gather", self._arrays[node.outputs[0]].bytes, self._arrays[node.outputs[0]].dtype)
+
+    _gatheraxis = _gather
+
+    def _contiguous(self, node: Node) -> None:
+        if self._arrays[node.inputs[0]].in_rows:
+            self._view(node.outputs[0], node.inputs[0], self._arrays[node.inputs[0]].strides)
+        else:
+            self._pay("Copy for Contiguous", node.inputs, node.outputs, copied=True)
+
+    def _other(self, node: Node) -> None:
+        """A kernel that reads what goes in and writes what comes out."""
+        if node.kind in ELEMENTWISE and len(node.inputs) == 1 and self._arrays[node.inputs[0]].dense:
+            self._arrays[node.outputs[0]].strides = self._arrays[node.inputs[0]].strides
+        self._pay(node.kind, list(dict.fromkeys(node.inputs)), node.outputs)
+
+
+def _type(dtype: mx.Dtype) -> str:
+    return str(dtype).rpartition(".")[2]

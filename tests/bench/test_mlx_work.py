@@ -1,0 +1,135 @@
+"""The count of what is handed to Metal: known calls, and the engine's own figures against their goals.
+
+Tracing wraps MLX before anything imports ``mlx.nn``, so it runs in a process of its own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from bench.metal_rules import Array, rows, viewed
+from bench.peers import PEERS
+
+TESTS = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+PROBES = """
+import json
+from functools import partial
+import mlx.core as mx
+from bench.graph_tracing import counted, stand_in
+from mlx import nn
+
+f32 = mx.float32
+x, table = stand_in((64, 128), f32), stand_in((1000, 8), f32)
+wide = stand_in((2, 8, 10_000), f32)
+heads = stand_in((1, 2, 16, 64))
+fused = mx.compile(lambda a: a[:, :64] * a[:, 64:] + 1)
+chain = mx.compile(lambda a: mx.exp(a) * 2 + 1)
+pair = mx.compile(lambda a, b: (a + b) @ b.T)
+told = {
+    "views": counted(lambda a: a.T[:5].reshape(5, 8, 8), x),
+    "copy": counted(lambda a: a.T.reshape(-1), x),
+    "one of three": counted(chain, x),
+    "three": counted(lambda a: mx.exp(a) * 2 + 1, x),
+    "halves of one array": counted(fused, x),
+    "lookup": counted(lambda ids: table[ids], stand_in((3,), mx.int32)),
+    "long rows": counted(lambda a: mx.fast.layer_norm(a, None, None, 1e-6), wide),
+    "short rows": counted(lambda a: mx.fast.layer_norm(a, None, None, 1e-6), x),
+    "moved rows": counted(lambda a: mx.fast.rms_norm(a.T, stand_in((64,), f32), 1e-6), x),
+    "attention": counted(lambda q: mx.fast.scaled_dot_product_attention(q, q, q, scale=1.0), heads),
+    "activation": counted(lambda a: nn.silu(a), x),
+    "laid otherwise": counted(lambda a: pair(a.T[:, :64], a.T[:, :64]), stand_in((64, 64), mx.bfloat16)),
+    "two together": counted(lambda a: mx.concatenate([a, a.astype(mx.bfloat16)]), x),
+}
+print(json.dumps({name: count.told() for name, count in told.items()}))
+"""
+
+
+def run(*arguments):
+    done = subprocess.run([sys.executable, *arguments], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def probes():
+    return run("-c", PROBES)
+
+
+X = 64 * 128 * 4
+
+KNOWN = {
+    "views": (0, 0, 0),
+    "copy": (1, 2 * X, 2 * X),
+    "one of three": (1, 2 * X, 0),
+    "three": (3, 6 * X, 0),
+    "halves of one array": (1, X + X // 2, 0),
+    "lookup": (1, 2 * 3 * 8 * 4 + 3 * 4, 0),
+    "long rows": (1, 4 * 2 * 8 * 10_000 * 4, 0),
+    "short rows": (1, 2 * X, 0),
+    "moved rows": (2, 4 * X, 2 * X),
+    "attention": (1, 0, 0),
+    "activation": (1, 2 * X, 0),
+    "laid otherwise": (2, 2 * 64 * 64 * 2, 0),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_known_call_costs_what_it_must(probes, name):
+    found = probes[name]
+    assert (found["kernels"], found["bytes"], found["copies"]) == KNOWN[name]
+
+
+def test_types_are_told_apart(probes):
+    # float32 is narrowed and then widened again, and two of it are laid together: 2 of 3, and 2 of 4 in the copies
+    assert 0.5 < probes["two together"]["float32"] < 1
+    assert probes["laid otherwise"]["float32"] == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "wanted", "expected"),
+    [
+        ((4, 6), (6, 1), (24,), (1,)),
+        ((4, 6), (6, 1), (2, 2, 3, 2), (12, 6, 2, 1)),
+        ((4, 6), (1, 4), (24,), None),
+        ((4, 6), (12, 1), (2, 2, 6), (24, 12, 1)),
+        ((4, 6), (12, 1), (24,), None),
+        ((1, 4, 6), (0, 6, 1), (4, 1, 6), (6, 1, 1)),
+        ((3, 4), (0, 1), (3, 2, 2), (0, 2, 1)),
+    ],
+)
+def test_a_reshape_is_a_view_where_strides_can_express_it(shape, strides, wanted, expected):
+    assert viewed(Array(shape, mx.float32, strides), wanted) == expected
+
+
+def test_an_array_knows_what_of_it_is_there():
+    assert rows((2, 3, 4)) == (12, 4, 1)
+    assert Array((5, 4), mx.bfloat16, (0, 1)).bytes == 8
+    assert Array((2, 3), mx.float32, (1, 2)).dense
+    assert not Array((2, 3), mx.float32, (4, 1)).dense
+    assert Array((2, 1, 3), mx.float32, (3, 77, 1)).in_rows
+
+
+def test_the_engine_hands_over_less_than_any_peer_in_every_cell():
+    counts = run("-m", "bench.mlx_work", "--json", *PEERS)
+    for case, peers in PEERS.items():
+        for peer, theirs in peers.items():
+            for figure, value in theirs.items():
+                assert counts[case][figure] < max(value, 0.05), (case, peer, figure)
+    assert counts["flux.1-dev"]["bytes"] < 45e9
+    assert counts["flux.1-dev"]["float32"] < 0.03
+    assert counts["flux.1-dev"]["graphs"] == 57
+
+
+def test_a_case_that_is_not_there_is_refused_with_those_that_are():
+    command = [sys.executable, "-m", "bench.mlx_work", "flux.3"]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "flux.3" in done.stderr
+    assert "flux.1-dev-4bit" in done.stderr

@@ -1,0 +1,170 @@
+"""The parts that the pocket model's training stands on, each against what it is to equal."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+np = pytest.importorskip("numpy")
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from pocket_model.channels import (  # noqa: E402
+    PUBLISHED,
+    narrowed_autoencoder,
+    narrowed_transformer,
+    widened_autoencoder,
+    widened_transformer,
+)
+from pocket_model.codes import ATTRIBUTES, LOOKS, WIDTH, code  # noqa: E402
+from pocket_model.drawings import COLOURS  # noqa: E402
+from pocket_model.export import linear_preview  # noqa: E402
+from pocket_model.latents import BLOCK, CHANNELS, fitted  # noqa: E402
+from pocket_model.network import CONTEXT_LENGTH, OneForMany, build_transformer, velocity  # noqa: E402
+from pocket_model.scenes import Scene, drawn, random_shape  # noqa: E402
+from pocket_model.train_autoencoder import build_autoencoder  # noqa: E402
+
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
+
+PACKAGING = Path(__file__).parents[2] / "packaging"
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    """[24, 3, 128, 128] in −1…1."""
+    rng = np.random.default_rng(1)
+    made = []
+    for _ in range(24):
+        ground = list(COLOURS.values())[rng.integers(len(COLOURS))]
+        made.append(drawn(Scene(ground, shape=random_shape(rng, ground)[0]), np.zeros(0)))
+    return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def test_one_context_token_counts_as_all_the_equal_ones_that_the_pipeline_gives():
+    torch.manual_seed(1)
+    model = build_transformer().eval()
+    for weight in model.parameters():  # the untrained modulations are zero: everything would be equal
+        if weight.requires_grad and not weight.any():
+            torch.nn.init.normal_(weight, std=0.1)
+    x, codes, t = torch.randn(2, CHANNELS, 32, 32), torch.randn(2, WIDTH), torch.tensor([0.2, 0.9])
+    with torch.no_grad():
+        whole = model(x, torch.randn(2, CONTEXT_LENGTH, WIDTH), codes, t * 1000).sample
+        for block in model.transformer_blocks:
+            block.attn.set_processor(OneForMany())
+        one = velocity(model, x, codes, t)
+    torch.testing.assert_close(one, whole, rtol=1e-4, atol=1e-4)
+    assert whole.std() > 0.1
+
+
+def test_latents_have_a_mean_square_of_one_and_lead_back_to_the_picture(shapes):
+    latents = fitted(shapes)
+    z = latents.encode(shapes)
+    assert z.shape == (24, CHANNELS, 32, 32)
+    assert z.square().mean().item() == pytest.approx(1, abs=0.02)
+    error = (latents.decode(z) - shapes).square().mean()
+    assert error < 0.01 * shapes.var()
+    torch.testing.assert_close(latents.encode(latents.decode(z)), z, atol=1e-3, rtol=1e-3)
+
+
+def test_the_linear_preview_is_the_mean_colour_of_a_latents_pixels(shapes):
+    latents = fitted(shapes)
+    stored = linear_preview(latents)
+    z = latents.encode(shapes)
+    colours = (
+        torch.einsum("nchw,cr->nrhw", z, torch.tensor(stored["matrix"])[:CHANNELS])
+        + torch.tensor(stored["bias"])[:, None, None]
+    )
+    wanted = torch.nn.functional.avg_pool2d(latents.decode(z), BLOCK)
+    torch.testing.assert_close(colours, wanted, atol=1e-4, rtol=1e-4)
+    assert len(stored["matrix"]) == stored["latentChannels"] == PUBLISHED
+    assert not torch.tensor(stored["matrix"])[CHANNELS:].any()
+
+
+def test_with_sd3s_channels_the_networks_compute_what_they_did():
+    torch.manual_seed(3)
+    model, vae = build_transformer().eval(), build_autoencoder().eval()
+    for weight in (*model.parameters(), *vae.parameters()):  # zeros would hide a mistake
+        torch.nn.init.normal_(weight, std=0.05)
+    x, more = torch.randn(1, CHANNELS, 32, 32), torch.randn(1, PUBLISHED - CHANNELS, 32, 32)
+    given = torch.randn(1, 3, WIDTH), torch.randn(1, WIDTH), torch.tensor([300.0])
+    picture = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        for again in (False, True):
+            wide, wide_vae = widened_transformer(model).eval(), widened_autoencoder(vae).eval()
+            moved = wide(torch.cat([x, more], 1), *given).sample
+            torch.testing.assert_close(moved[:, :CHANNELS], model(x, *given).sample, atol=1e-5, rtol=1e-5)
+            assert not moved[:, CHANNELS:].any()
+            seen = torch.cat([x, more], 1)
+            torch.testing.assert_close(wide_vae.decode(seen).sample, vae.decode(x).sample, atol=1e-5, rtol=1e-5)
+            told, wanted = wide_vae.encode(picture).latent_dist, vae.encode(picture).latent_dist
+            torch.testing.assert_close(told.mean[:, :CHANNELS], wanted.mean, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(told.logvar[:, :CHANNELS], wanted.logvar, atol=1e-5, rtol=1e-5)
+            assert not told.mean[:, CHANNELS:].any()
+            if not again:
+                model, vae = narrowed_transformer(wide).eval(), narrowed_autoencoder(wide_vae).eval()
+
+
+def test_a_code_says_the_ground_the_style_and_the_looks():
+    looks = np.random.default_rng(1).normal(size=(3, LOOKS)).astype(np.float32)
+    first = code(Scene(COLOURS["blue"], 1, "flat"), looks)
+    assert first.shape == (WIDTH,)
+    np.testing.assert_array_equal(first[ATTRIBUTES:], looks[1])
+    others = [Scene(COLOURS["green"], 1, "flat"), Scene(COLOURS["blue"], 1, "3d")]
+    for other in others:
+        np.testing.assert_array_equal(code(other, looks)[ATTRIBUTES:], looks[1])
+        assert np.abs(code(other, looks)[:ATTRIBUTES] - first[:ATTRIBUTES]).max() > 0.5
+    assert not code(Scene(COLOURS["blue"]), looks)[ATTRIBUTES:].any()
+
+
+STAGE = """
+import sys
+from pathlib import Path
+from pocket_model.running import Checkpoints  # noqa: E402
+checkpoints = Checkpoints(Path(sys.argv[1]), "stage")
+state = checkpoints.load() or {"step": 0}
+print("from", state["step"], flush=True)
+while True:
+    state["step"] += 1
+    checkpoints.after_step(lambda: state)
+"""
+
+
+def start(work):
+    command = [sys.executable, "-c", STAGE, work]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=PACKAGING, stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals and locks of Unix")
+def test_a_stage_that_is_stopped_goes_on_where_it_was_and_runs_once_only(tmp_path):
+    first = start(tmp_path)
+    assert first.stdout.readline() == "from 0\n"
+    second = start(tmp_path)
+    _, told = second.communicate(timeout=50)
+    assert second.returncode != 0
+    assert "is being trained already" in told
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=50)
+    assert first.returncode == 0
+    assert not list(tmp_path.glob("*.new"))
+    third = start(tmp_path)
+    resumed = int(third.stdout.readline().split()[1])
+    third.send_signal(signal.SIGTERM)
+    third.communicate(timeout=50)
+    assert resumed > 0
+    assert torch.load(tmp_path / "stage.pt")["step"] > resumed
+
+
+def test_the_learnt_position_table_is_what_every_loader_uses(tmp_path):
+    from diffusers import SD3Transformer2DModel
+
+    model = build_transformer()
+    with torch.no_grad():
+        model.pos_embed.pos_embed.mul_(2)
+    assert model.pos_embed.pos_embed.requires_grad
+    model.save_pretrained(tmp_path)
+    again = SD3Transformer2DModel.from_pretrained(tmp_path)
+    torch.testing.assert_close(again.pos_embed.pos_embed, model.pos_embed.pos_embed.detach())

@@ -1,0 +1,108 @@
+"""The evil engine that lies: a process that speaks a worker's frames, and says or makes what it is told to, once.
+
+It is in no sandbox: what it says and what it makes is for the daemon to judge. What it does with its next job stands in
+a file; with those after that it is honest, so that they show whether the daemon still works.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from locara_sidecar.ipc import frames, framing
+from support.engine_frames import done_with, enter, finish, ready
+from support.evil import making
+from support.evil.lies import BYTES, DENIALS, FLOODS, LIES, PREPARED, STARTS, Pipe, failed
+
+ENDLESS = "a flood that never ends"
+_TESTS = Path(__file__).parents[2]
+_BOOT = "import sys; sys.path += sys.argv[2:]; from support.evil.speaker import main; main(sys.argv[1])"
+
+
+def argv(control: Path) -> list[str]:
+    """The command that runs one. :param control: the file with its orders."""
+    return [sys.executable, "-c", _BOOT, str(control), str(_TESTS), *filter(None, sys.path)]
+
+
+def told(folder: Path, act: str) -> Path:
+    """A file with an order: do ``act`` with the next job, or as it starts."""
+    control = folder / "act"
+    control.write_text(act)
+    return control
+
+
+class Speaker:
+    """One engine."""
+
+    def __init__(self, control: str) -> None:
+        self._control = control
+        self._pipe = Pipe()
+
+    def main(self) -> None:
+        """Serve until the pipe closes."""
+        self._pipe.raw(framing.PREAMBLE)
+        reader = framing.FrameReader()
+        while data := os.read(0, 1 << 16):
+            for body in reader.feed(data):
+                command = framing.decode_command(body)
+                match command:
+                    case frames.Start():
+                        lie = STARTS[self._order()] if self._order(keep=True) in STARTS else {}
+                        self._pipe.say(ready(command, **lie))
+                    case frames.Generate():
+                        self._draw(command.spec, self._order())
+                    case frames.Prepare():
+                        self._prepare(command.spec, self._order())
+                    case frames.Cancel(job=job):
+                        self._pipe.say(frames.Cancelled(job=job))
+                    case frames.Exit():
+                        return
+                    case _:
+                        pass
+
+    def _order(self, *, keep: bool = False) -> str:
+        try:
+            with open(self._control) as file:
+                order = file.read()
+            if not keep:
+                os.unlink(self._control)
+        except FileNotFoundError:
+            return ""
+        return order
+
+    def _draw(self, spec: frames.JobSpec, order: str) -> None:
+        pipe = self._pipe
+        if order in LIES:
+            enter(pipe, spec)
+            pipe.say(*LIES[order](spec), done_with(spec))
+        elif order in DENIALS:
+            pipe.say(failed(spec, kind=order, declare={"models": ["*"]}, url="https://evil.example"))
+        elif order in BYTES:
+            BYTES[order](pipe, spec)
+        elif order == ENDLESS:
+            beats = framing.encode(frames.Heartbeat(job=spec.job)) * 1000
+            while True:
+                pipe.raw(beats)
+        else:
+            if order in FLOODS:
+                FLOODS[order](pipe, spec)
+            finish(pipe, spec)
+
+    def _prepare(self, spec: frames.PrepareSpec, order: str) -> None:
+        made = making.honest(Path(spec.into))
+        said: dict[str, Any] = {"quantization": "8bit", "precision": "float32", "components": ["transformer"]}
+        if order in PREPARED:
+            said |= PREPARED[order][1]
+        elif order in making.MADE:
+            making.MADE[order](made, making.secret_beside(self._control))
+        elif order in making.DURING:
+            threading.Thread(target=making.DURING[order], args=(made, making.secret_beside(self._control))).start()
+        self._pipe.say(frames.Prepared(job=spec.job, **said))
+
+
+def main(control: str) -> None:
+    """A worker's process."""
+    Speaker(control).main()

@@ -1,0 +1,63 @@
+"""A daemon in which one call of the file system hangs, as on a share that is gone or while macOS asks the user."""
+
+import os
+import sys
+import time
+
+from locara_protocol.client import Sidecar
+from support.host import Host
+
+_START = """
+import os, sys
+from locara_sidecar.capability.files import system
+held, gate = sys.argv[1].split(","), sys.argv[2]
+def holding(name, real):
+    def call(self, *given):
+        if os.path.exists(gate):
+            with open(gate + ".reached", "a") as reached:
+                reached.write(name + "\\n")
+            with open(gate) as opened:  # a FIFO that nobody writes to yet
+                opened.read()
+        return real(self, *given)
+    return call
+for name in held:
+    setattr(system.System, name, holding(name, getattr(system.System, name)))
+sys.argv[1:] = sys.argv[3:]
+from locara_sidecar.__main__ import main
+raise SystemExit(main())
+"""
+
+
+class HeldHost(Host):
+    """A host whose sidecar hangs in calls of :class:`~locara_sidecar.capability.files.system.System` named ``held``.
+
+    The files of ``folder`` are granted; nothing hangs before :meth:`hold`.
+    """
+
+    def __init__(self, folder, *held):
+        self.folder = folder
+        self.log_file = folder.parent / f"{folder.name}.log"
+        self._log = self.log_file.open("wb")
+        self.lines = []
+        self.gate = folder.parent / f"{folder.name}.gate"
+        command = [sys.executable, "-c", _START, ",".join(held), str(self.gate), "serve", "--engine", "fake"]
+        Sidecar.__init__(self, command, stderr=self._log)
+
+    def hold(self):
+        """From now on those calls hang."""
+        os.mkfifo(self.gate)
+
+    def wait_until_held(self, count=1):
+        """Until so many calls hang."""
+        reached = self.gate.with_name(self.gate.name + ".reached")
+        until = time.monotonic() + 60
+        while not (reached.exists() and len(reached.read_text().splitlines()) >= count):
+            assert time.monotonic() < until, "the call was never made"
+            time.sleep(0.01)
+
+    def let_go(self):
+        """Those that hang go on, and no other hangs."""
+        writer = os.open(self.gate, os.O_RDWR)  # does not wait for a reader
+        self.gate.unlink()
+        time.sleep(0.05)
+        os.close(writer)
