@@ -11,7 +11,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     while let Some(step) = steps.next().await {
         println!("{} of {}, preview: {}", step.step, step.steps, step.preview.is_some());
     }
-    println!("{:?}", picture.await?.images[0].path);
+    for image in picture.await?.images {
+        println!("{}", image.path.unwrap_or_default());
+    }
     sidecar.close().await;
     Ok(())
 }
