@@ -169,7 +169,7 @@ def _prompt(chance: random.Random) -> str:
 
 def _picture(colour: str, mode: str = "RGB") -> dict[str, str]:
     out = io.BytesIO()
-    Image.new(mode, (64, 64), colour).save(out, "PNG")
+    Image.new(mode, (128, 128), colour).save(out, "PNG")
     return {"data": base64.b64encode(out.getvalue()).decode(), "mimeType": "image/png"}
 
 

@@ -17,6 +17,7 @@ import pytest
 from locara_protocol.client import RemoteError, Sidecar
 from locara_sidecar.daemon import limits
 from locara_sidecar.daemon.images.saving import Saver
+from locara_sidecar.daemon.wire.user_files import UserFiles
 from support.host import error_of, manifest, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")]
@@ -309,6 +310,7 @@ def test_a_saver_whose_job_failed_before_it_began_does_nothing():
             count=1,
             on_saving=lambda _: None,
             cancelled=lambda: False,
+            files=UserFiles(),
         )
         await saver.open()
         await saver.aclose()

@@ -231,7 +231,7 @@ class Life(RuleBasedStateMachine):
             self.engine = None
         elif event is Event.FOUND_DEAD:
             self.engine = "told"
-        elif event is Event.OVER:
+        elif event in {Event.OVER, Event.SPENT}:
             self.has_job = False
         for action in self.lifecycle.feed(event):
             match action:

@@ -126,13 +126,16 @@ def _rotated(lab: Lab) -> None:
 @check("edit.mask", "EDIT-13 EDIT-14")
 def _mask(lab: Lab) -> None:
     peer = lab.shared()
-    before = decoded(peer.call("image.generate", drawing(seed=3), timeout=30), "images.0.data")
-    lower = png(64, 64, lambda row: b"\0\0\0" if row < 32 else b"\xff\xff\xff")
+    drawn = peer.call("image.generate", drawing(seed=3), timeout=30)
+    before = decoded(drawn, "images.0.data")
+    width, height = at(drawn, "images.0.width", int), at(drawn, "images.0.height", int)
+    half = height // 2
+    lower = png(width, height, lambda row: b"\0\0\0" if row < half else b"\xff\xff\xff")
     params = _edit(before, model="pocket", strength=1.0)
     params["mask"] = {"data": base64.b64encode(lower).decode(), "mimeType": "image/png"}
     after = decoded(peer.call("image.edit", params, timeout=30), "images.0.data")
-    expect(rows(after)[:32] == rows(before)[:32], "a pixel where the mask is 0 was changed")
-    expect(rows(after)[32:] != rows(before)[32:], "nothing was repainted where the mask is white")
+    expect(rows(after)[:half] == rows(before)[:half], "a pixel where the mask is 0 was changed")
+    expect(rows(after)[half:] != rows(before)[half:], "nothing was repainted where the mask is white")
 
 
 @check("models.catalogue", "CLI-1")
