@@ -16,6 +16,10 @@ _ENDED = "It looks for jobs that have ended."
 _SILENT = "It looks whether anything is on stdout, too."
 
 ALSO: dict[str, dict[str, str]] = {
+    "TakesNoDescriptors": {
+        "picked.handed-access": "Every descriptor to be read is one that did not come, the folder's too.",
+        "picked.handed-once": "The first call of two has none either.",
+    },
     "AnswersEarly": {"jsonrpc.jobs": "Its fixtures ask for the result of a job that runs."},
     "DoesNotTellItsVersions": {"lifecycle.again": "A fixture of it begins with another version."},
     "AllImagesAreStorage": {"edit.jpeg-end": "It sends a picture that cannot be read, too."},
