@@ -2,7 +2,7 @@
 
 from locara_sidecar.engine.runtime import PhaseEvent
 
-PLACES = {"torch": (10, 20, 20), "mlx": (6, 4, 10)}
+PLACES = {"torch": (10, 20, 20), "mlx": (8, 4, 10)}
 """At least so many places to stop: in encoding a prompt, in one step, in decoding."""
 
 

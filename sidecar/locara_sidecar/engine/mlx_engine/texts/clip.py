@@ -136,8 +136,9 @@ class ClipTextModel(nn.Module):
             x = layer(x)
             pace(x)
         # of the last layer's answer only one token is ever looked at
-        pooled = self.final_layer_norm(self._last(x, self._end(ids)))[:, 0]
-        return ClipOutput(x, pooled)
+        last = self._last(x, self._end(ids))
+        pace(last)
+        return ClipOutput(x, self.final_layer_norm(last)[:, 0])
 
     def _end(self, ids: mx.array) -> mx.array:
         """Where each text ends: at its first end token. Old files say 2 there and mean the largest id."""
