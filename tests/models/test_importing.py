@@ -382,8 +382,11 @@ def test_a_file_whose_name_is_no_utf8_is_refused_by_a_name_that_can_be_told(stor
 
 
 @pytest.mark.parametrize("how", ["deep", "wide"])
-def test_folders_without_end_are_refused_and_no_model_of_the_hosts_is_harmed_by_them(store, tmp_path, monkeypatch, how):
+def test_folders_without_end_are_refused_and_no_model_of_the_hosts_is_harmed_by_them(
+    store, tmp_path, monkeypatch, how, request
+):
     folder = write_model(tmp_path / "mine")
+    request.addfinalizer(lambda: trees.remove_tree(folder))  # pytest fails at what is so deep, sessions later
     if how == "deep":
         evil.deep(folder, folder)
     else:
