@@ -11,12 +11,19 @@ _START = """
 import os, sys
 from locara_sidecar.capability.files import system
 held, gate = sys.argv[1].split(","), sys.argv[2]
+def tell(what, name):
+    with open(f"{gate}.{what}", "a") as told:
+        told.write(name + "\\n")
 def holding(name, real):
     def call(self, *given):
         if os.path.exists(gate):
-            with open(gate + ".reached", "a") as reached:
-                reached.write(name + "\\n")
-            with open(gate) as opened:  # a FIFO that nobody writes to yet
+            tell("reached", name)
+            try:
+                opened = open(gate)  # a FIFO that nobody writes to yet
+            except FileNotFoundError:  # let go just now
+                opened = None
+            tell("past", name)
+            if opened:
                 opened.read()
         return real(self, *given)
     return call
@@ -49,15 +56,22 @@ class HeldHost(Host):
 
     def wait_until_held(self, count=1):
         """Until so many calls hang."""
-        reached = self.gate.with_name(self.gate.name + ".reached")
-        until = time.monotonic() + 60
-        while not (reached.exists() and len(reached.read_text().splitlines()) >= count):
-            assert time.monotonic() < until, "the call was never made"
-            time.sleep(0.01)
+        self._wait(lambda: self._told("reached") >= count)
 
     def let_go(self):
         """Those that hang go on, and no other hangs."""
         writer = os.open(self.gate, os.O_RDWR)  # does not wait for a reader
         self.gate.unlink()
-        time.sleep(0.05)
+        # Not closed before they have it open, or they would wait for another writer.
+        self._wait(lambda: self.process.poll() is not None or self._told("past") == self._told("reached"))
         os.close(writer)
+
+    def _told(self, what):
+        file = self.gate.with_name(f"{self.gate.name}.{what}")
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
+    def _wait(self, holds):
+        until = time.monotonic() + 60
+        while not holds():
+            assert time.monotonic() < until, "the call was never made, or never goes on"
+            time.sleep(0.01)
