@@ -1,7 +1,10 @@
 """The script for one afternoon on a Mac: that it runs anywhere, tells what it could not do, and survives its parts."""
 
 import json
+import plistlib
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +14,10 @@ from macos import check
 def test_what_is_about_macos_is_not_claimed_elsewhere(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     only_there = [name for name, part in check.PARTS.items() if part.mac]
-    assert {"metal", "open", "exfat", "tcc", "tests", "types", "prepare", "steps"} == set(only_there)
+    assert {
+        *("metal", "open", "exfat", "tcc", "power", "app-sandbox"),
+        *("tests", "types", "prepare", "steps"),
+    } == set(only_there)
     found = check.report(only_there, lambda _: None)
     assert {part["outcome"] for part in found.values()} == {check.NOT_HERE}
     assert all(part["look"] for part in found.values())
@@ -43,9 +49,37 @@ def test_the_snippets_that_run_confined_are_python():
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_parts_with_a_real_daemon_find_it_as_it_should_be():
+def test_the_parts_with_a_real_daemon_find_it_as_it_should_be(tmp_path):
     from macos import live
 
     cancelled = live.cancel_in_step("fake")
     assert cancelled["ok"], cancelled
     assert live.kill_daemon("fake")["ok"]
+    asked = live.cancel_while_asked(tmp_path, "fake", after=0)
+    assert asked["ok"], asked
+    awake = live.awake_while_drawing(lambda: "nothing", "fake")
+    assert (awake["before"], awake["during"], awake["after"]) == ("nothing",) * 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs Linux and a C compiler")
+def test_a_sidecar_behind_the_app_of_the_check_gets_open_files(tmp_path):
+    from macos import app_sandbox, live
+
+    program = app_sandbox.build(tmp_path, [tmp_path, Path("/usr/lib")])
+    info = plistlib.loads((program.parents[1] / "Info.plist").read_bytes())
+    assert (info["CFBundleExecutable"], info["CFBundleIdentifier"]) == (program.name, app_sandbox.IDENTIFIER)
+    allowed = plistlib.loads((tmp_path / "entitlements.plist").read_bytes())
+    assert allowed["com.apple.security.app-sandbox"] is True
+    found = live.open_files(tmp_path, [str(program)], "fake")
+    assert found["ok"], found
+    assert found["byPath"] == "opened"  # nothing confines it here
+
+
+def test_an_app_that_cannot_be_signed_says_why(monkeypatch, tmp_path):
+    from macos import app_sandbox
+
+    monkeypatch.setattr(app_sandbox.shutil, "which", lambda _: None)
+    with pytest.raises(FileNotFoundError, match="xcode-select"):
+        app_sandbox.build(tmp_path, [])

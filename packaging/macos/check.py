@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from macos import live
+from macos import app_sandbox, live
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,9 +150,33 @@ def _draw(out: str) -> dict[str, Any]:
 
 
 def _tcc() -> dict[str, Any]:
-    out = Path.home() / "Documents" / "locara-check.png"
+    documents = Path.home() / "Documents"
+    cancelled = live.cancel_while_asked(documents)  # first: a question that was answered is not asked again
+    out = documents / "locara-check.png"
     done = _draw(str(out))
-    return {**done, "ok": True, "saved": out.exists(), "sentence": done["stderr"][-400:]}
+    told = {"cancelled": cancelled, "saved": out.exists(), "sentence": done["stderr"][-400:]}
+    return {**done, **told, "ok": cancelled["ok"]}
+
+
+def _power() -> dict[str, Any]:
+    def pmset(what: str) -> str:
+        return _command(["/usr/bin/pmset", "-g", what], 20)["stdout"]
+
+    told = live.awake_while_drawing(lambda: pmset("assertions"))
+    ours = ["locara" in told[when].lower() for when in ("before", "during", "after")]
+    states = {what: pmset(what) for what in ("batt", "custom", "therm")}
+    return {"ok": ours == [False, True, False] and told["power"] is not None, **told, **states}
+
+
+def _app_sandbox() -> dict[str, Any]:
+    outside = {}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder).resolve()
+        outside = live.open_files(place)
+        program = app_sandbox.build(place, [Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), ROOT])
+        inside = live.open_files(place, [str(program)])
+    held = inside["sandbox"]["kind"] == "app-sandbox" and inside["byPath"] != "opened"
+    return {"ok": outside["ok"] and inside["ok"] and held, "outside": outside, "inside": inside}
 
 
 PARTS: dict[str, Part] = {
@@ -167,7 +191,19 @@ PARTS: dict[str, Part] = {
     "kill": Part(live.kill_daemon, mac=False, look="the engine is gone within 2 seconds"),
     "cancel": Part(live.cancel_in_step, mac=False, look="sameEngine; seconds; memory.engine with Metal's part"),
     "exfat": Part(_exfat, mac=True, look="both pictures are there, under two names"),
-    "tcc": Part(_tcc, mac=True, look="where the system asked and was told no: a sentence about System Settings"),
+    "tcc": Part(
+        _tcc,
+        mac=True,
+        look="answer late: cancelled.seconds and closedAfter are small; told no: a sentence about Settings",
+    ),
+    "power": Part(
+        _power, mac=True, look="assertions name us during the job only; power beside what batt, custom and therm say"
+    ),
+    "app-sandbox": Part(
+        _app_sandbox,
+        mac=True,
+        look="inside: kind app-sandbox, byPath refused, the picture written through the descriptor; what Metal needs",
+    ),
     "types": Part(lambda: _command(["make", "types"]), mac=True, look="0 errors"),
     "tests": Part(lambda: _command(["make", "test"], 3 * _HOUR), mac=True, look="failures, and what was skipped"),
     "prepare": Part(

@@ -1,7 +1,8 @@
-"""A real daemon with its engine, killed and cancelled: what a host would see."""
+"""A real daemon with its engine, killed, cancelled and given files: what a host would see."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from PIL import Image
 
 from locara_protocol.client import RemoteError, Sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator, Sequence
 
 PROMPT = "a large blue star in the center, white background"
 _PATIENCE = 120.0  # seconds
@@ -24,8 +26,8 @@ _MANIFEST = {
     "name": "check-mac",
     "publisher": "locara",
     "version": "1.0.0",
-    "modalities": ["text-to-image"],
-    "capabilities": {"models": ["pocket"], "fs": {"user-folder": "write"}},
+    "modalities": ["text-to-image", "image-to-image"],
+    "capabilities": {"models": ["pocket"], "fs": {"user-folder": "write", "user-selected": "read-write"}},
 }
 
 
@@ -74,6 +76,74 @@ def cancel_in_step(engine: str = "auto") -> dict[str, Any]:
         "sandbox": told["sandbox"],
         "timings": made.get("timings"),
         "peakMemoryBytes": made.get("peakMemoryBytes"),
+    }
+
+
+def open_files(folder: Path, before: Sequence[str] = (), engine: str = "auto") -> dict[str, Any]:
+    """A picture read from and another written to files that we have open; and whether the sidecar reaches the first one
+    by its path, too. ``before`` is put in front of the sidecar's command."""
+    source, out = folder / "in.png", folder / "out.png"
+    Image.new("RGB", (128, 128), (30, 90, 200)).save(source)
+    out.touch()
+    command = [*before, sys.executable, "-m", "locara_sidecar", "serve", "--engine", engine]
+    with (
+        Sidecar(command, own_group=True, hands_files=True) as sidecar,
+        source.open("rb") as read,
+        out.open("r+b") as write,
+    ):
+        sidecar.initialize(manifest=_MANIFEST)
+        sandbox = sidecar.call("system.info", timeout=_PATIENCE)["sandbox"]
+        try:
+            sidecar.pick_file(source, "read")
+            by_path: Any = "opened"
+        except RemoteError as error:
+            by_path = [error.kind, error.data.get("errno")]
+        image = sidecar.pick_open_file("in.png", read.fileno(), "read")["handle"]
+        saved = sidecar.pick_open_file("out.png", write.fileno(), "write")["handle"]
+        asked = {**_asked(4), "image": {"handle": image}}
+        asked["options"] |= {"output": {"handle": saved}}
+        made = sidecar.call("image.edit", asked, timeout=_PATIENCE)["images"][0]
+    with Image.open(out) as picture:
+        whole = picture.size == (made["width"], made["height"])
+    return {"ok": whole, "byPath": by_path, "bytes": out.stat().st_size, "sandbox": sandbox}
+
+
+def awake_while_drawing(assertions: Callable[[], str], engine: str = "auto") -> dict[str, Any]:
+    """What the system lists as keeping it awake before, during and after a job; what the sidecar says of its power."""
+    with tempfile.TemporaryDirectory() as folder, _opened(folder, engine) as sidecar:
+        told = [assertions()]
+        call = sidecar.start("image.generate", _asked(60), stream=True)
+        _until_step(call.messages(), 2)
+        told.append(assertions())
+        power = sidecar.call("system.info", timeout=_PATIENCE).get("power")
+        call.cancel()
+        with contextlib.suppress(RemoteError):
+            call.result(_PATIENCE)
+        told.append(assertions())
+    return {"before": told[0], "during": told[1], "after": told[2], "power": power}
+
+
+def cancel_while_asked(folder: Path, engine: str = "auto", after: float = 5.0) -> dict[str, Any]:
+    """A picture for a folder that the system asks the user about: cancelled after so many seconds, while the question
+    is open, and the session ended. Neither may wait for the user."""
+    sidecar = _opened(str(folder), engine)
+    call = sidecar.start("image.generate", _asked(2), stream=True)
+    time.sleep(after)
+    began = time.monotonic()
+    call.cancel()
+    try:
+        call.result(_PATIENCE)
+        kind = "finished"
+    except RemoteError as error:
+        kind = error.kind
+    answered = time.monotonic() - began
+    status = sidecar.close()
+    return {
+        "ok": kind in {"RequestCancelled", "finished"} and status == 0,
+        "kind": kind,
+        "seconds": round(answered, 3),
+        "closedAfter": round(time.monotonic() - began - answered, 3),
+        "status": status,
     }
 
 
