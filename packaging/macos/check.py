@@ -123,7 +123,7 @@ def _metal() -> dict[str, Any]:
 
 def _opened() -> dict[str, Any]:
     done = _python("-c", _OPEN, seconds=200)
-    tried = json.loads(done["stdout"]) if done["ok"] else {}
+    tried: dict[str, list[Any]] = json.loads(done["stdout"]) if done["ok"] else {}
     return {**done, "ok": bool(tried) and all(tried[name][0] != 0 for name in _MUST_FAIL), "tried": tried}
 
 
