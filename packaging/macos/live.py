@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from PIL import Image
 
-from locara_protocol.client import RemoteError, Sidecar
+from locara_protocol.client import Call, RemoteError, Sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -56,12 +56,7 @@ def cancel_in_step(engine: str = "auto") -> dict[str, Any]:
             _until_step(call.messages(), 2)
             before = sidecar.call("ping", timeout=_PATIENCE)["engine"]["pid"]
             began = time.monotonic()
-            call.cancel()
-            try:
-                call.result(_PATIENCE)
-                kind = "finished"
-            except RemoteError as error:
-                kind = error.kind
+            kind = _cancelled(call)
             seconds = time.monotonic() - began
             made = sidecar.call("image.generate", _asked(4), timeout=_PATIENCE)
             after = sidecar.call("ping", timeout=_PATIENCE)["engine"]["pid"]
@@ -130,12 +125,7 @@ def cancel_while_asked(folder: Path, engine: str = "auto", after: float = 5.0) -
     call = sidecar.start("image.generate", _asked(2), stream=True)
     time.sleep(after)
     began = time.monotonic()
-    call.cancel()
-    try:
-        call.result(_PATIENCE)
-        kind = "finished"
-    except RemoteError as error:
-        kind = error.kind
+    kind = _cancelled(call)
     answered = time.monotonic() - began
     status = sidecar.close()
     return {
@@ -155,6 +145,16 @@ def _opened(folder: str, engine: str) -> Sidecar:
 
 def _asked(steps: int) -> dict[str, Any]:
     return {"prompt": PROMPT, "options": {"steps": steps}}
+
+
+def _cancelled(call: Call) -> str:
+    """Cancel a call: the kind of the error that it ends with."""
+    call.cancel()
+    try:
+        call.result(_PATIENCE)
+    except RemoteError as error:
+        return error.kind
+    return "finished"
 
 
 def _until_step(messages: Generator[dict[str, Any]] | Any, step: int) -> None:

@@ -72,12 +72,13 @@ class Writer:
         words = {w for group in groups for phrase in group for w in plain(phrase).split()}
         return sorted(w for w in words - _FILLERS if len(w) > 1)
 
-    def random(self, rng: Generator, thing_share: float = 0.85) -> Caption:
-        """A training caption of a scene never held out; one in forty says nothing."""
+    def random(self, rng: Generator, thing_share: float = 0.85, style_share: float = 0.35) -> Caption:
+        """A training caption of a scene never held out; one in forty says nothing. ``style_share`` of the things' say a
+        style."""
         if rng.random() < 0.025:
             return NOTHING
         while True:
-            caption = self.of_thing(rng) if rng.random() < thing_share else shape_caption(rng)
+            caption = self.of_thing(rng, style_share=style_share) if rng.random() < thing_share else shape_caption(rng)
             if caption.scene is not None and not self.held_out(caption.scene):
                 return caption
 
@@ -98,6 +99,7 @@ class Writer:
         ground: str | None = None,
         bare: bool = False,
         says: bool | None = None,
+        style_share: float = 0.35,
     ) -> Caption:
         """A caption of one thing. Style and ground are said at random unless given; ``bare`` leaves out all ornament;
         ``says`` False says nothing but the thing."""
@@ -106,7 +108,7 @@ class Writer:
         if not own and not others:  # "blue heart" alone is a plain shape, "a 3d blue heart" is not
             own, style = [plain(self.things[number].name)], style or pick(rng, STYLES)
         phrase = pick(rng, others) if others and (not own or (not bare and rng.random() < 0.35)) else pick(rng, own)
-        if style is None and says is not False and rng.random() < 0.35:
+        if style is None and says is not False and rng.random() < style_share:
             style = pick(rng, STYLES)
         if ground is None and says is not False and rng.random() < 0.4:
             ground = pick(rng, list(COLOURS)) if rng.random() < 0.65 else pick(rng, list(COLOUR_WORDS))

@@ -10,7 +10,6 @@ sheets show each picture with the nearest training picture at its right.
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +19,11 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from PIL import Image
 
+from pocket_model import places
 from pocket_model.captions import Writer
 from pocket_model.drawings import CELLS, COLOURS
 from pocket_model.judge import Judge, look_shape
 from pocket_model.pictures import composite, rendered
-from pocket_model.places import with_work
 from pocket_model.scenes import CENTRES, Scene, drawn, nearest_name
 from pocket_model.shape_captions import shape_caption
 from pocket_model.shape_judge import Score
@@ -164,9 +163,7 @@ def beside(picture: np.ndarray, judge: Judge, pictures: np.ndarray) -> np.ndarra
 
 def main() -> None:
     """Prints the figures of the model card."""
-    parser = with_work(
-        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    )
+    parser = places.parser(__doc__)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--check-judge", action="store_true")
     parser.add_argument("--things", type=int, default=500)

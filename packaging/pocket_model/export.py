@@ -9,7 +9,6 @@ words the model has learnt from.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from pathlib import Path
@@ -18,12 +17,12 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+from pocket_model import places
 from pocket_model.captions import Writer
 from pocket_model.channels import PUBLISHED, widened_autoencoder, widened_transformer
 from pocket_model.codes import WIDTHS
 from pocket_model.latents import BLOCK, CHANNELS, Latents, cached
 from pocket_model.network import TIMESTEPS, build_transformer
-from pocket_model.places import with_work
 from pocket_model.things import all_things
 from pocket_model.tokenizer import save_tokenizer
 from pocket_model.train_autoencoder import build_autoencoder
@@ -60,9 +59,7 @@ def linear_preview(latents: Latents) -> dict[str, object]:
 
 def main() -> None:
     """Writes the folder; prints its size."""
-    parser = with_work(
-        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    )
+    parser = places.parser(__doc__)
     parser.add_argument("--to", type=Path, required=True)
     options = parser.parse_args()
     work: Path = options.work

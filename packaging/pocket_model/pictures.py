@@ -8,7 +8,6 @@ Every thing is cut to what is drawn, scaled so that its longer side has EXTENT p
 
 from __future__ import annotations
 
-import argparse
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from pocket_model import places
 from pocket_model.drawings import COLOURS
-from pocket_model.places import with_work
 from pocket_model.things import STYLES, Thing, all_things, fetched, read_json
 
 if TYPE_CHECKING:
@@ -109,9 +108,7 @@ def contact_sheet(pictures: np.ndarray, columns: int = 24, side: int = 64) -> Im
 
 def main() -> None:
     """Renders everything; writes a contact sheet of every ninth thing in all styles, on changing backgrounds."""
-    parser = with_work(
-        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    )
+    parser = places.parser(__doc__)
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--every", type=int, default=9)
     options = parser.parse_args()

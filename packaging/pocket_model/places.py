@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import argparse
 
 
 def cache_folder() -> Path:
@@ -22,7 +19,11 @@ def cache_folder() -> Path:
     return base / "locara-pocket"
 
 
-def with_work(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Adds ``--work``, the folder of downloads, pictures and checkpoints."""
-    parser.add_argument("--work", type=Path, default=cache_folder(), help="default: %(default)s")
-    return parser
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """A command's parser, with ``--work``, the folder of downloads, pictures and checkpoints.
+
+    :param about: the module's docstring, shown as it is written.
+    """
+    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--work", type=Path, default=cache_folder(), help="default: %(default)s")
+    return made

@@ -1,4 +1,4 @@
-"""What every training stage shares: checkpoints that are replaced whole, and stopping that loses nothing."""
+"""What the training stages share: a command line, checkpoints replaced whole, and stopping without losing anything."""
 
 from __future__ import annotations
 
@@ -10,11 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pocket_model import places
+
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
     from pathlib import Path
 
 CHECKPOINT_SECONDS = 300.0
+
+
+def stage_options(about: str | None, steps: int, seed: int) -> argparse.Namespace:
+    """Parse a stage's command line (``work``, ``steps``); sets one thread and the random seed."""
+    parser = places.parser(about)
+    parser.add_argument("--steps", type=int, default=steps)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    return options
 
 
 class Checkpoints:

@@ -26,7 +26,7 @@ DEFAULT_COLOURS = {
     "circle": "red", "square": "blue", "triangle": "green", "star": "yellow",
     "heart": "red", "diamond": "cyan", "cross": "red", "ring": "purple",
 }  # fmt: skip
-THING_SHARE, DEFAULT_GROUND_SHARE, PALETTE_SHARE, DEFAULT_STYLE_SHARE = 0.86, 0.45, 0.65, 0.45
+THING_SHARE, DEFAULT_GROUND_SHARE, PALETTE_SHARE, DEFAULT_STYLE_SHARE = 0.8, 0.45, 0.65, 0.1
 _SAMPLES = 3
 
 

@@ -8,7 +8,6 @@ are those that they are to learn; before the autoencoder is, latents are decoded
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from pathlib import Path
 
@@ -18,12 +17,12 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from pocket_model import places
 from pocket_model.captions import Writer
 from pocket_model.codes import WIDTH, looks
 from pocket_model.latents import CHANNELS, cached
 from pocket_model.network import OneForMany, velocity
 from pocket_model.pictures import rendered
-from pocket_model.places import with_work
 from pocket_model.things import all_things
 from pocket_model.train_text import Text, targets
 
@@ -65,9 +64,7 @@ def to_pixels(x: Tensor) -> np.ndarray:
 
 def main() -> None:
     """Writes the page."""
-    parser = with_work(
-        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    )
+    parser = places.parser(__doc__)
     parser.add_argument("prompts", nargs="*")
     parser.add_argument("--to", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=10)

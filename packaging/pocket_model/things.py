@@ -9,7 +9,6 @@ gender and direction are left out.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocket_model.places import with_work
+from pocket_model import places
 
 PACKAGES = {
     "noto": ("@iconify-json/noto", "1.2.9"),
@@ -116,7 +115,7 @@ def _wanted(name: str, group: str, subgroup: str | None) -> bool:
 
 def main() -> None:
     """Prints how many things there are, by group."""
-    options = with_work(argparse.ArgumentParser(description=__doc__)).parse_args()
+    options = places.parser(__doc__).parse_args()
     things = all_things(options.work)
     for group in dict.fromkeys(t.group for t in things):
         names = [t.name for t in things if t.group == group]

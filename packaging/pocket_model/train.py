@@ -10,7 +10,6 @@ this command, or a stage, with SIGTERM writes its checkpoint first.
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import subprocess
@@ -18,7 +17,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from pocket_model.places import with_work
+from pocket_model import places
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,9 +59,7 @@ class Lane(threading.Thread):
 
 def main() -> None:
     """Runs until everything is trained or the command is stopped."""
-    parser = with_work(
-        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    )
+    parser = places.parser(__doc__)
     parser.add_argument("--one-core", action="store_true")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,6 @@ out. Goes on from its checkpoint by itself; writes ``WORK/autoencoder``.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 import time
@@ -24,8 +23,7 @@ from torch import Tensor
 
 from pocket_model.latents import BLOCK, CHANNELS, Latents, cached
 from pocket_model.pictures import SIDE, rendered
-from pocket_model.places import with_work
-from pocket_model.running import Checkpoints
+from pocket_model.running import Checkpoints, stage_options
 from pocket_model.scenes import Scene, drawn, random_ground, random_scene
 from pocket_model.things import STYLES, all_things
 
@@ -134,13 +132,7 @@ def rate_at(step: int, steps: int) -> float:
 
 def main() -> None:
     """Trains, printing the error and now and then the held-out figures."""
-    parser = with_work(
-        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    )
-    parser.add_argument("--steps", type=int, default=STEPS)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(SEED)
+    options = stage_options(__doc__, STEPS, SEED)
     work: Path = options.work
     checkpoints = Checkpoints(work, "autoencoder")
     things = all_things(work)

@@ -8,7 +8,6 @@ looks of the thing, the second the finer looks. Writes ``WORK/tokenizer`` and bo
 
 from __future__ import annotations
 
-import argparse
 import copy
 import time
 from typing import TYPE_CHECKING
@@ -22,8 +21,7 @@ from pocket_model.captions import Writer
 from pocket_model.codes import ATTRIBUTES, WIDTH, WIDTHS, code, looks
 from pocket_model.phrases import NOTHING, Caption
 from pocket_model.pictures import rendered
-from pocket_model.places import with_work
-from pocket_model.running import Checkpoints
+from pocket_model.running import Checkpoints, stage_options
 from pocket_model.things import all_things
 from pocket_model.tokenizer import LENGTH, make_tokenizer, save_tokenizer
 
@@ -107,13 +105,7 @@ def examine(said: Tensor, wanted: Tensor, captions: list[Caption], all_looks: np
 
 def main() -> None:
     """Trains, printing the loss and now and then the figures for captions never trained on."""
-    parser = with_work(
-        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    )
-    parser.add_argument("--steps", type=int, default=STEPS)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(SEED)
+    options = stage_options(__doc__, STEPS, SEED)
     work: Path = options.work
     checkpoints = Checkpoints(work, "text")
     things = all_things(work)

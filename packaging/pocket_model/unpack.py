@@ -8,7 +8,6 @@ average in bfloat16, and no optimiser: training goes on from there, not as if it
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from pathlib import Path
 
@@ -16,16 +15,14 @@ import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from transformers import CLIPTextModelWithProjection
 
+from pocket_model import places
 from pocket_model.channels import narrowed_autoencoder, narrowed_transformer
-from pocket_model.places import with_work
 from pocket_model.train_text import DONE, FOLDERS
 
 
 def main() -> None:
     """Writes what ``train_transformer`` goes on from."""
-    parser = with_work(
-        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    )
+    parser = places.parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--step", type=int, required=True, help="how many steps the shipped transformer has seen")
     options = parser.parse_args()

@@ -8,13 +8,12 @@ clear. The best is what is trained; the judge accepts others of the same group t
 
 from __future__ import annotations
 
-import argparse
 import re
 import tomllib
 from pathlib import Path
 
+from pocket_model import places
 from pocket_model.drawings import COLOURS, SHAPES
-from pocket_model.places import with_work
 from pocket_model.things import Thing, all_things, fetched, read_json
 
 ALIASES: dict[str, list[str]] = tomllib.loads(Path(__file__).with_name("aliases.toml").read_text(encoding="utf-8"))
@@ -154,9 +153,7 @@ def meanings(work: Path, things: list[Thing]) -> dict[str, list[int]]:
 
 def main() -> None:
     """Prints what the given words mean, or every phrase of every thing."""
-    parser = with_work(
-        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    )
+    parser = places.parser(__doc__)
     parser.add_argument("words", nargs="*")
     options = parser.parse_args()
     things = all_things(options.work)
