@@ -137,8 +137,7 @@ class Runtime(Protocol):
         ...
 
     def prepare(self, spec: PrepareSpec, emit: Emit, control: Control) -> PreparedModel:
-        """Write the quantized weights of the model of ``spec`` to ``spec.into``, so that later loads read them
-        directly.
+        """Write the quantized weights of the model of ``spec`` to ``spec.into``, so that later loads only read them.
 
         Emits loading phases only.
 

@@ -106,8 +106,8 @@ def picture(data: bytes, room: Room | None = None) -> Picture:
 
 
 def stencil(data: bytes, room: Room | None = None) -> PilImage:
-    """Decode a mask to levels (mode L): upright, 0 where it is transparent. Profiles are ignored, as levels are no
-    colours.
+    """Decode a mask to levels (mode L): upright, 0 where it is transparent. Levels are not colours: profiles are
+    ignored.
 
     :raises ImageError: for a file that cannot be used as a picture. Whatever ``room`` raises is passed on.
     """
@@ -223,7 +223,7 @@ def _pixels_of_jpeg(data: bytes) -> PilImage:
 
 
 def _same(one: PilImage, other: PilImage) -> bool:
-    """Whether two pictures of one size are equal. Compares strips: a whole difference would be as large as a
+    """Whether two pictures of one size are equal. Compares strips, since a whole difference is as large as a
     picture."""
     width, height = one.size
     boxes = [(0, top, width, min(top + _STRIP, height)) for top in range(0, height, _STRIP)]

@@ -97,8 +97,7 @@ def _counts(marker: int, body: bytes) -> bool:
 
 
 def _joined(parts: list[bytes]) -> bytes | None:
-    """Join the numbered parts of an ICC profile (ICC.1, B.4). Empty, which is an invalid profile, if parts are
-    missing."""
+    """Join the numbered parts of an ICC profile (ICC.1, B.4). Empty, so that it is invalid, if parts are missing."""
     if not parts:
         return None
     parts = sorted(parts)

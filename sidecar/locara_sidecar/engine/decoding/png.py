@@ -208,8 +208,7 @@ def _require_all_rows(png: Png) -> None:
 
 
 def _opened(png: Png, colour: int | None = None, depth: int | None = None) -> ImageFile:
-    """Open the samples with Pillow, without decoding them, optionally reinterpreted as another colour type and
-    depth."""
+    """Open the samples with Pillow, without decoding them, optionally as another colour type and depth."""
     colour = png.colour if colour is None else colour
     header = struct.pack(">IIBBBBB", *png.size, depth or png.depth, colour, 0, 0, png.interlaced)
     chunks = [_chunk(b"IHDR", header)]

@@ -62,7 +62,7 @@ class Denoising:
 
 
 class Previews(Protocol):
-    """The preview decoders of a model. ``tiled``: the full autoencoder decodes in strips."""
+    """The preview decoders of a model. ``tiled``: whether the full autoencoder decodes in strips."""
 
     tiled: bool
 
@@ -184,8 +184,7 @@ class Family(ABC):
     @property
     @abstractmethod
     def grid(self) -> int:
-        """The number of pixels that both sides of a picture must be multiples of, from the size of a latent or
-        patch."""
+        """Both sides of a picture must be multiples of this many pixels: the size of a latent pixel or patch."""
 
     @abstractmethod
     def readers(self, max_sequence_length: int) -> list[Reader]:
@@ -241,8 +240,7 @@ class Family(ABC):
 
     @property
     def denoiser(self) -> str:
-        """The component that the denoising loop calls (``transformer`` or ``unet``). Nothing after the loop needs
-        it."""
+        """The component that the denoising loop calls (``transformer`` or ``unet``); not needed after the loop."""
         return self.row.denoiser
 
     @property

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Pattern(NamedTuple):
-    """Which steps are computed: the first ``warmup``, then the second step after them and every ``interval``-th from
+    """Which steps are computed: the first ``warmup``, then the second after them and every ``interval``-th from
     there."""
 
     warmup: int

@@ -218,8 +218,7 @@ class Strips(ABC, Generic[A]):
         """Convert parameters to float32."""
 
     def _spans(self, x: Bands[A], times: int = 1, *, even: bool = False) -> Iterator[tuple[int, int]]:
-        """Divide ``x`` into strips of rows: (first, one past the last). Their bounds do not change when bands are
-        released.
+        """Divide ``x`` into strips of rows: (first, one past the last). Releasing bands does not change them.
 
         :param times: how many times larger the result is.
         :param even: make the number of rows even, except in the last strip.

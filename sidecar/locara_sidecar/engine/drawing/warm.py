@@ -213,8 +213,7 @@ def _runs(family: Family, scheduler: str) -> bool:
 
 
 def _best_form(model: ModelSpec, key: WarmKey) -> ModelSpec:
-    """Return the model in the form prepared for ``key``, if any: the same values, with less to read and no
-    computation."""
+    """Return the model in the form prepared for ``key``, if any: same values, less to read, nothing to compute."""
     wanted = key.quantization, key.precision
     paths = (form.path for form in model.prepared if (form.quantization, form.precision) == wanted)
     return msgspec.structs.replace(model, path=next(paths, model.path))

@@ -53,7 +53,7 @@ def shout() -> None:
     library = ctypes.CDLL(None)
     library.puts(f"{noise} c".encode())
     library.fflush(None)
-    with contextlib.suppress(PermissionError):  # confined
+    with contextlib.suppress(PermissionError):  # in a sandbox
         subprocess.run(["/bin/sh", "-c", f"echo {noise} child; echo {noise} child >&2"], check=False)
 
 

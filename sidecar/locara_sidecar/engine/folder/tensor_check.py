@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 TAKEN = frozenset({"F32", "F16", "BF16"})
 WIDENED = frozenset({"F64", "F8_E4M3", "F8_E5M2"})
-"""Read as a type that the engines compute with: float64 as float32, 8 bits as a type that represents all their
-values."""
+"""Widths that are converted: float64 to float32, and 8 bits to a type that represents all their values."""
 REFUSED = {
     "F4": "4-bit floating point, which needs scales",
     "F6_E2M3": "6-bit floating point, which needs scales",

@@ -1,5 +1,4 @@
-"""Check a tokenizer's ``tokenizer_config.json``: members that change ids, and the length of text that its encoder
-takes.
+"""Check a tokenizer's ``tokenizer_config.json``: members that change ids, and the length that its encoder takes.
 
 The engines interpret the tokens; this module only ensures that they get nothing that they cannot read.
 """

@@ -120,8 +120,7 @@ def fault(error: BaseException) -> EngineError | None:
 
 
 def _interrupted(error: BaseException) -> EngineError | None:
-    """Return EngineUnavailable, a temporary failure, if the system ended work that kept the GPU from drawing the
-    screen.
+    """Return EngineUnavailable, a temporary failure, if the system ended work that blocked the screen.
 
     macOS 26 does so with "Impacting Interactivity" (ml-explore/mlx, issue 3267). MLX before 0.32 aborted the process.
     """

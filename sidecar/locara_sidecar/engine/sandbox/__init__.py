@@ -1,10 +1,9 @@
-"""The engine confines itself once, while it has one thread and before it loads anything heavy; then it tests the
-result.
+"""The engine confines itself once, with one thread and before it loads anything heavy; then it tests the result.
 
 Linux: Landlock for files, TCP, signals and devices; an empty network namespace; no capabilities; and a system call
 filter for the rest of the network, for other processes, for what Landlock does not cover, and against child processes,
-so that nothing outlives the engine. macOS: a Seatbelt profile, unless the app that embeds us is sandboxed itself, which
-then is the only sandbox (:mod:`~locara_sidecar.engine.sandbox.macos`). Other systems: none, and the report says so. The
+so that nothing outlives the engine. macOS: a Seatbelt profile, unless the app that embeds us is sandboxed itself; then
+that is the only sandbox (:mod:`~locara_sidecar.engine.sandbox.macos`). Other systems: none, and the report says so. The
 report contains what the attempts found, not what was requested. A sandbox cannot be widened: an engine that needs
 another model's folder is restarted.
 """

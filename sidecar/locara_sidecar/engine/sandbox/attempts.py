@@ -34,7 +34,7 @@ def all_attempts(outside: Iterable[str], writable: str) -> dict[str, Outcome]:
     :param writable: a folder that the user can write in and the engine must not.
     """
     called = forbidden.all_calls()
-    if called:  # on Linux, where each process can be looked at in /proc
+    if called:  # on Linux, where /proc shows each process
         called["otherProcesses"] = _worst([processes(), called["otherProcesses"]])
     return {
         **called,

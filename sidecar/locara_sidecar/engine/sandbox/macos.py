@@ -83,14 +83,12 @@ def further_attempts(mac: Darwin | None = None) -> dict[str, Outcome]:
 
 
 def user_folders() -> list[str]:
-    """Return what the app's sandbox denies to everything in it: the user's real home folder, which HOME no longer
-    names."""
+    """Return what the app's sandbox denies to everything in it: the user's real home folder, which is not HOME."""
     return [path for path in (app_sandbox.user_home(), "/Users") if path]
 
 
 def report_of_app(given: app_sandbox.Given, found: dict[str, Outcome]) -> SandboxReport:
-    """Report on an engine that started inside an app's sandbox. Never ``enforced``: it can reach whatever its app
-    can."""
+    """Report on an engine that started in an app's sandbox. Never ``enforced``: it can reach all that its app can."""
     home = app_sandbox.user_home()
     found = {**found, "writeUserFiles": attempts.write(home) if home else "unknown"}
     whose = (

@@ -112,8 +112,7 @@ class IdleTeams:
         self._threads: list[threading.Thread] = []
 
     def __call__(self, wanted: bool) -> None:
-        """Create or end the teams. If the system allows no more threads, there are fewer or none, and work
-        continues."""
+        """Create or end the teams. If the system allows no more threads, there are fewer or none."""
         if not wanted:
             self._end.set()
             for thread in self._threads:
@@ -151,8 +150,7 @@ def _hold(made: threading.Event, end: threading.Event) -> None:
 
 
 def delayed() -> float | None:
-    """Return the seconds that threads of this process were runnable but had no core. Excludes threads that have
-    ended."""
+    """Return how many seconds threads of this process were runnable without a core. Threads that ended do not count."""
     total = 0
     try:
         for task in os.listdir(_TASKS):

@@ -1,8 +1,7 @@
-"""The decoder of a tiny autoencoder, as in diffusers' AutoencoderTiny: plain convolutions trained to imitate the full
-decoder (TAESD).
+"""The decoder of a tiny autoencoder (TAESD), as in diffusers' AutoencoderTiny.
 
-It is used for previews only, so there is no encoder. Channels come last: latents (B, height / f, width / f, C), pixels
-(B, height, width, 3) in about -1 … 1.
+It consists of plain convolutions trained to imitate the full decoder. It is used for previews only, so there is no
+encoder. Channels come last: latents (B, height / f, width / f, C), pixels (B, height, width, 3) in about -1 … 1.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class Block(nn.Module):
 
 
 class TinyVae(nn.Module):
-    """A flat list of layers, numbered as in the files: for each size its blocks and a convolution, with upsampling
+    """A flat list of layers, numbered as in the files: per size its blocks and a convolution, with upsampling
     between."""
 
     config_type: ClassVar = TinyVaeConfig

@@ -52,8 +52,10 @@ class OpenContext(NamedTuple):
 
 
 class MlxFamily(Family):
-    """Base class of this engine's families. A subclass sets the class variables and defines ``readers``, ``encode`` and
-    ``denoise``."""
+    """Base class of this engine's families.
+
+    A subclass sets the class variables and defines ``readers``, ``encode`` and ``denoise``.
+    """
 
     engine = "mlx"
     networks: ClassVar[Mapping[str, type[nn.Module]]]

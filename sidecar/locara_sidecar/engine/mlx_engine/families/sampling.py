@@ -68,7 +68,7 @@ class Schedule(Protocol):
 
 
 class KeptRegion(NamedTuple):
-    """What stays as it is: ``mask`` (1, height, width, 1) is 1 where the model paints and 0 where it does not."""
+    """The region to keep: ``mask`` (1, height, width, 1) is 1 where the model paints and 0 where the picture stays."""
 
     clean: mx.array
     noise: mx.array
@@ -157,7 +157,7 @@ def run(start: StartLatent, predict: Predict, mix: Mix, on_step: OnStep) -> mx.a
 
 
 def together(prompt: Embedding, negative: Embedding | None) -> Embedding:
-    """Join both texts in one batch, the negative one first, so that weights are read once. Without one, the prompt
+    """Join both texts in one batch, the negative one first, so that weights are read once; or return the prompt
     alone."""
     if negative is None:
         return prompt

@@ -1,5 +1,4 @@
-"""Noise levels of models with scaled noise (SDXL): the levels of training, and those at which the steps of a picture
-stop.
+"""Noise levels of models with scaled noise (SDXL): those of training, and those at which a picture's steps stop.
 
 A level, sigma, is the ratio of noise to picture after some number of training's small additions of noise, whose sizes
 are the *betas*. All computations follow diffusers, in NumPy, and use float32 wherever diffusers does.

@@ -113,7 +113,7 @@ def _rows(x: mx.array, place: mx.array) -> mx.array:
 
 
 class ClipTextModel(nn.Module):
-    """Without a projection: FLUX's encoder, and the first one of SDXL."""
+    """CLIP without a projection: FLUX's encoder, and the first one of SDXL."""
 
     config_type: ClassVar = ClipConfig
 
@@ -152,7 +152,7 @@ class ClipTextModel(nn.Module):
 
 
 class ClipTextModelWithProjection(ClipTextModel):
-    """With a projection of ``pooled``: SD3's encoders, and the second one of SDXL."""
+    """CLIP with a projection of ``pooled``: SD3's encoders, and the second one of SDXL."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__(config)

@@ -1,9 +1,8 @@
-"""The encoder of T5 (Raffel et al., 2020, arXiv:1910.10683) and of v1.1 (gated feed-forward: Shazeer, 2020,
-arXiv:2002.05202).
+"""The encoder of T5 (Raffel et al., 2020, arXiv:1910.10683) and T5 v1.1.
 
-There are no position embeddings: attention adds a learned bias that depends on the distance between two tokens, in
-buckets that widen with the distance. Scores are not scaled by the head size. Nothing is masked: padding takes part, as
-in diffusers' pipelines.
+v1.1 has a gated feed-forward (Shazeer, 2020, arXiv:2002.05202). There are no position embeddings: attention adds a
+learned bias that depends on the distance between two tokens, in buckets that widen with the distance. Scores are not
+scaled by the head size. Nothing is masked: padding takes part, as in diffusers' pipelines.
 """
 
 from __future__ import annotations

@@ -10,8 +10,7 @@ from typing import NamedTuple
 _AUDIT_X86_64, _AUDIT_AARCH64 = 0xC000003E, 0xC00000B7
 
 NEWEST = 469
-"""The newest call that was reviewed (``file_setattr``, Linux 6.17); the filter reports newer ones as not
-implemented."""
+"""The newest call that was reviewed (``file_setattr``, Linux 6.17). To newer ones the filter answers ENOSYS."""
 
 _CALLS: dict[str, tuple[int | None, int | None]] = {
     "chmod": (90, None),

@@ -129,7 +129,7 @@ class Kernel:
     # --- the call filter ----------------------------------------------------------------
 
     def machine(self) -> str:
-        """Return the architecture of these system calls: ``x86_64``, ``aarch64`` …"""
+        """Return the architecture of these system calls, such as ``x86_64`` or ``aarch64``."""
         assert sys.platform != "win32"
         return os.uname().machine
 

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.sandbox.linux.kernel import Kernel
 
 Right = Literal["read", "run", "write", "device", "own", "rename-threads"]
-"""What a rule grants: reading; reading and executing; reading and writing (a folder of our own); a device node; reading
-``/proc/self``; and ``/proc/self/task``, where existing files may also be written, as CUDA requires."""
+"""What a rule grants.
+
+In this order: reading; reading and executing; reading and writing (a folder of our own); a device node; reading
+``/proc/self``; and ``/proc/self/task``, where existing files may also be written, as CUDA requires.
+"""
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 REMOVE_DIR, REMOVE_FILE, MAKE_CHAR, MAKE_DIR = 1 << 4, 1 << 5, 1 << 6, 1 << 7

@@ -33,8 +33,7 @@ def decoded(vae: Any, latent: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def in_range(vae: Any) -> Generator[None]:
-    """Within the block, convert a float16 autoencoder to float32 if its configuration says that it overflows (as
-    SDXL's)."""
+    """Within the block, run a float16 autoencoder that is configured as overflowing (SDXL's) in float32."""
     narrow = vae.dtype == torch.float16 and vae.config.force_upcast
     if narrow:
         vae.to(torch.float32)

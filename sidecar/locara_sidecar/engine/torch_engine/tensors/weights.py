@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 safe_open: Any = _safe_open
 _MAPPED = 256 << 20  # bytes
 _CHANNELS_LAST = {"cpu"}
-"""Devices on which autoencoders' convolutions use channels-last in half precision. torch keeps activations in that
-layout; float32 stays as in diffusers, to the bit.
+"""Devices on which autoencoders' convolutions use channels-last in half precision.
+
+torch keeps activations in that layout; float32 stays as in diffusers, to the bit.
 
 Only where it was measured to pay (``make bench-layout``): on CPUs with bfloat16 a decode takes 0.43 of the time (with
 AMX) or 0.78 (without), and 0.7 or 0.8 of the memory; a UNet, which is mostly not convolutions, gains nothing. Not CUDA:
