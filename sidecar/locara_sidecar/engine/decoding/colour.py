@@ -1,8 +1,8 @@
 """Convert pictures with an ICC profile to sRGB, which models are trained on and files show.
 
-A picture's profile is untrusted code. It is read by Little CMS (in Pillow), in the engine's sandbox, up to
-:data:`MAX_PROFILE`. If it is broken, too large or made for other channels, the pixel values stay as they are, with a
-    warning.
+A picture's profile is in effect an untrusted program. It is read by Little CMS (in Pillow), in the engine's sandbox, up
+to :data:`MAX_PROFILE`. If it is broken, too large or made for other channels, the pixel values stay as they are, with a
+warning.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def require_default(family: Family, width: int, height: int) -> None:
     """Require that the model can produce the catalogue entry's own size.
 
-    :param width: and ``height``, in pixels.
+    :param width: and ``height``: the entry's default size, in pixels.
     :raises EngineError: IntegrityError if it cannot.
     """
     longest = family.largest_side

@@ -1,7 +1,7 @@
 """Speeds with step caching: some steps are not computed but extrapolated from computed steps before them.
 
 A speed is a fixed pattern of computed steps, the same in every engine, so that the same job makes the same picture.
-``machine/supported.py`` lists the jobs that support it; ``tests/bench/README.md`` has the loss of quality.
+``machine/supported.py`` lists the jobs that support it; ``tests/bench/README.md`` has what the patterns cost in quality.
 """
 
 from __future__ import annotations

@@ -80,7 +80,8 @@ def confine(
     :param readable: folders and files of the granted models.
     :param writable: further writable folders, for preparing a model.
     :param processes: whether it may start a compiler. Its processes and it are one group, which is killed as one.
-    :param kernel: Linux's calls, and ``mac`` macOS's, which tests replace.
+    :param kernel: the calls to Linux; tests replace them.
+    :param mac: the calls to macOS; tests replace them.
     """
     readable, writable = list(readable), list(writable)
     home = os.path.expanduser("~")

@@ -166,7 +166,7 @@ def _respaced(config: FlowMatchConfig, sigmas: NDArray[Any]) -> NDArray[Any]:
 
 
 def _mu(config: FlowMatchConfig, tokens: int) -> float:
-    """Return the logarithm of the dynamic shift, by linear interpolation between two picture sizes."""
+    """Return the logarithm of the dynamic shift: linear in the tokens, through the values for two picture sizes."""
     slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
     return tokens * slope + (config.base_shift - slope * config.base_image_seq_len)
 

@@ -1,7 +1,7 @@
 """How a family of the torch engine is opened; its interface is :mod:`locara_sidecar.engine.drawing.family`.
 
-:mod:`.diffusers_family` is the base of all families. A new family is one module with a short class derived from it,
-    named in the family's row of ``machine/supported.py``.
+All families derive from :mod:`.diffusers_family`. A new one is a module with a short class, named in the family's row
+of ``machine/supported.py``.
 """
 
 from __future__ import annotations
