@@ -106,8 +106,9 @@ def picture(data: bytes, room: Room | None = None) -> Picture:
 
 
 def stencil(data: bytes, room: Room | None = None) -> PilImage:
-    """Decode a mask to levels (mode L): upright, 0 where it is transparent. Levels are not colours: profiles are
-    ignored.
+    """Decode a mask to levels (mode L): upright, 0 where it is transparent.
+
+    A profile is ignored, since levels are not colours.
 
     :raises ImageError: for a file that cannot be used as a picture. Whatever ``room`` raises is passed on.
     """
@@ -223,8 +224,10 @@ def _pixels_of_jpeg(data: bytes) -> PilImage:
 
 
 def _same(one: PilImage, other: PilImage) -> bool:
-    """Whether two pictures of one size are equal. Compares strips, since a whole difference is as large as a
-    picture."""
+    """Whether two pictures of one size are equal.
+
+    Compared in strips, since a whole difference would be as large as a picture.
+    """
     width, height = one.size
     boxes = [(0, top, width, min(top + _STRIP, height)) for top in range(0, height, _STRIP)]
     return all(ImageChops.difference(one.crop(box), other.crop(box)).getbbox() is None for box in boxes)

@@ -1,7 +1,7 @@
 """Speeds with step caching: some steps are not computed but extrapolated from computed steps before them.
 
 A speed is a fixed pattern of computed steps, the same in every engine, so that the same job makes the same picture.
-``machine/supported.py`` lists the jobs that support it; ``tests/bench/README.md`` has what the patterns cost in quality.
+``machine/supported.py`` lists the jobs that support it; ``tests/bench/README.md`` shows its cost in quality.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 
 class Pattern(NamedTuple):
-    """Which steps are computed: the first ``warmup``, then the second after them and every ``interval``-th from
-    there."""
+    """Which steps are computed.
+
+    These are the first ``warmup``, then the second step after them and every ``interval``-th from there.
+    """
 
     warmup: int
     interval: int

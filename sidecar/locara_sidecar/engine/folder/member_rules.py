@@ -52,7 +52,7 @@ def off(value: Any) -> bool:
 
 
 def text(value: Any) -> str:
-    """A string; its user knows which values are valid."""
+    """A string of any value, checked where it is used."""
     if not isinstance(value, str) or len(value) > 200:
         raise ValueError("a word")
     return value

@@ -71,8 +71,10 @@ def classes(noise: Noise) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """What all classes share: how noise was added in training, and the spacing of timesteps. Defaults as in
-    diffusers."""
+    """What all classes share: how noise was added in training, and the spacing of timesteps.
+
+    Defaults are those of diffusers.
+    """
 
     num_train_timesteps: int = 1000
     beta_start: float = 0.0001

@@ -52,8 +52,7 @@ class Block(nn.Module):
 
 
 class TinyVae(nn.Module):
-    """A flat list of layers, numbered as in the files: per size its blocks and a convolution, with upsampling
-    between."""
+    """A flat list of layers, numbered as in the files: per size its blocks and a convolution, then upsampling."""
 
     config_type: ClassVar = TinyVaeConfig
 

@@ -92,7 +92,7 @@ class Rotation(NamedTuple):
 class Halves(nn.Module):
     """A quantized linear layer on two concatenated inputs, as two layers.
 
-    Inputs and weights need not be concatenated, and are not contiguous.
+    Each part has contiguous rows of its own, so that neither inputs nor weights need to be concatenated.
 
     :param before: the original layer.
     :param at: where the second input begins; a multiple of the quantization's group size.

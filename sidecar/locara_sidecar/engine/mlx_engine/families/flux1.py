@@ -1,6 +1,6 @@
 """FLUX.1: pooled text from CLIP, tokens from T5, FLUX's transformer, flow matching. Schnell, dev and Kontext.
 
-Guidance is a model input that dev was trained with, not a second evaluation, so a negative prompt has no effect.
+Guidance is an input that the model was trained with, not a second evaluation, so a negative prompt has no effect.
 Kontext takes the picture that it changes as further tokens, and starts from noise as usual.
 """
 
@@ -31,7 +31,7 @@ _PACKED = 4
 
 
 class Flux1(MlxFamily):
-    """Schnell or dev; an edit starts from its picture."""
+    """Schnell or dev, which edit a picture by starting from it."""
 
     row = FAMILIES["flux"]
     networks: ClassVar = {
@@ -104,7 +104,7 @@ class Flux1(MlxFamily):
 
 
 class Flux1Kontext(Flux1):
-    """Kontext; an edit follows the prompt."""
+    """Kontext, which edits a picture by following the prompt."""
 
     row = FAMILIES["flux-kontext"]
 

@@ -157,8 +157,7 @@ def run(start: StartLatent, predict: Predict, mix: Mix, on_step: OnStep) -> mx.a
 
 
 def together(prompt: Embedding, negative: Embedding | None) -> Embedding:
-    """Join both texts in one batch, the negative one first, so that weights are read once; or return the prompt
-    alone."""
+    """Join both texts in one batch, the negative one first, to read weights only once; or return the prompt alone."""
     if negative is None:
         return prompt
     return Embedding(*(mx.concatenate(list(pair)) for pair in zip(negative, prompt, strict=True)))

@@ -1,10 +1,10 @@
 """Flow-matching schedules (SD3, FLUX): noise levels and Euler's method, in NumPy with float32.
 
-A latent at level sigma, 1 … 0, is ``(1 - sigma) * x0 + sigma * noise``, and the model predicts the velocity ``noise -
-x0``. Levels are *shifted* towards noise, by a fixed factor or by one that grows with the number of image tokens (Esser
-et al., 2024, arXiv:2403.03206, section 5.3.2). A step is linear: ``x + (next sigma - sigma) * answer``, and the clean
-latent that it predicts is ``x - sigma * answer``. Levels and timesteps are those of diffusers' scheduler. SDXL's are in
-:mod:`.solvers`.
+A latent at level sigma, 1 … 0, is ``(1 - sigma) * x0 + sigma * noise``, and the model predicts the velocity
+``noise - x0``. Levels are *shifted* towards noise, by a fixed factor or by one that grows with the number of image
+tokens (Esser et al., 2024, arXiv:2403.03206, section 5.3.2). A step is linear: ``x + (next sigma - sigma) * answer``,
+and the clean latent that it predicts is ``x - sigma * answer``. Levels and timesteps are those of diffusers' scheduler.
+SDXL's are in :mod:`.solvers`.
 
 A configuration may contain more options, as for video models: shifted levels may be stretched to end at a given level,
 respaced between their ends, or inverted, from picture to noise.

@@ -152,8 +152,7 @@ def making_modules() -> Generator[None]:
 
 
 def channels_last(value: mx.array) -> mx.array:
-    """Convert convolution weights from (out, in, height, width) to MLX's (out, height, width, in); others are
-    unchanged."""
+    """Convert convolution weights from (out, in, height, width) to (out, height, width, in); others are unchanged."""
     return mx.contiguous(value.transpose(0, 2, 3, 1)) if value.ndim == 4 else value
 
 

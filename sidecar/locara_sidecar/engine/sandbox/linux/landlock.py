@@ -81,7 +81,7 @@ def restrict(kernel: Kernel, abi: int, rules: Iterable[tuple[str, Right]]) -> li
             try:
                 kernel.allow_beneath(ruleset, fd, rights(right, abi, folder=folder))
             finally:
-                # a rule refers to its file, but /proc creates its files anew once nobody has them open
+                # a rule is bound to an inode, but /proc recreates its inodes once nobody has them open
                 if right not in ("own", "rename-threads"):
                     kernel.close(fd)
         kernel.no_new_privileges()

@@ -69,8 +69,7 @@ def limit(kernel: Kernel, prepared_from: Iterable[str] | None, *, counted_alone:
 
 
 def _bytes_of(path: str) -> int:
-    """Return the size of a file, or of all files below a folder. Links are not followed: their targets are listed
-    too."""
+    """Return the size of a file, or of all files below a folder. Links are not followed; their targets are listed."""
     if not os.path.isdir(path):
         with contextlib.suppress(OSError):
             return os.stat(path).st_size

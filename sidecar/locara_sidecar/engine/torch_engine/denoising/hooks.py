@@ -99,9 +99,9 @@ def observed_steps(scheduler: Any, on_step: OnStep) -> Generator[None, None, Non
     """Call ``on_step`` after every finished step of a scheduler, counted from where the loop begins.
 
     An edit skips the first steps. Schedulers of the Karras kind return the predicted clean latent along with the
-    result; DPM-Solver++ keeps it for later steps. Flow matching moves along straight lines ``x = (1 - sigma) x0 + sigma
-    noise`` with velocity ``noise - x0`` (Liu et al., 2022, arXiv:2209.03003), so there it is ``x - sigma * velocity``.
-    All of them are after guidance. The scheduler's result is passed on unchanged.
+    result; DPM-Solver++ keeps it for later steps. Flow matching moves along straight lines
+    ``x = (1 - sigma) x0 + sigma noise`` with velocity ``noise - x0`` (Liu et al., 2022, arXiv:2209.03003), so there it
+    is ``x - sigma * velocity``. All of them are after guidance. The scheduler's result is passed on unchanged.
     """
     step = scheduler.step
 

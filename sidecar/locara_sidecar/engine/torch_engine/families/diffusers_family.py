@@ -73,8 +73,10 @@ class Pipelines(NamedTuple):
 
 
 class DiffusersFamily(Family):
-    """Base class of this engine's families. Subclasses set the class variables and define ``encode`` and
-    ``denoise``."""
+    """Base class of this engine's families.
+
+    A subclass sets the class variables and defines ``encode`` and ``denoise``.
+    """
 
     engine = "torch"
     networks: ClassVar[tuple[Any, ...]]
