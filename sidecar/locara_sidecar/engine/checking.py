@@ -1,8 +1,8 @@
-"""``python -m locara_sidecar.engine.checking``: whether an engine can open a model's folder, found out by opening it.
+"""``python -m locara_sidecar.engine.checking``: check whether an engine can open a model's folder by opening it.
 
-A process of its own, confined like an engine before it looks at a file that nobody has looked at: a folder is checked
-before it is installed. stdin: one line with a :class:`Question`; then the end of stdin is the end of the process.
-stdout: one line with an :class:`Answer`. No weights are read.
+A folder is checked before it is installed, so the process is confined like an engine before it reads any of the
+untrusted files. stdin: one line with a :class:`Question`; the process ends when stdin closes. stdout: one line with an
+:class:`Answer`. No weights are read.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 _LINE = 1 << 16
 _SIDES = Sides(minimum=64, maximum=2048, multiple_of=8, max_pixels=1 << 22)
-"""Nothing is drawn; the largest picture decides only which part of a table is kept."""
+"""Placeholder, since nothing is drawn. The largest size only determines which part of a table is kept."""
 
 
 class _Uncancelled:
-    """The control of something that nobody cancels: the process is ended instead."""
+    """A control that is never cancelled: the process is killed instead."""
 
     def checkpoint(self) -> None:
         pass
 
 
 def ask(runtime: StagedRuntime, question: Question) -> Answer:
-    """Have ``runtime`` open the folder as a job would; nothing of it stays open."""
+    """Let ``runtime`` open the folder as it would for a job, then close it."""
     spec = ModelSpec(
         id=os.path.basename(question.folder),
         version="",
@@ -59,12 +59,12 @@ def main() -> None:
     """Answer one question and exit."""
     ending.die_with_parent()
     out = os.dup(1)
-    os.dup2(2, 1)  # nothing that a library prints may come before the answer
+    os.dup2(2, 1)  # nothing that a library prints may precede the answer
     question = msgspec.json.decode(sys.stdin.buffer.readline(_LINE), type=Question)
     sandbox.confine(question.scratch, [question.folder])
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
-        # whoever asks names an engine that opens folders
+        # callers only name engines that open folders
         runtime = cast("StagedRuntime", create(question.engine, question.scratch, {}))
     except (ImportError, OSError):
         answer = Answer(available=False)

@@ -1,8 +1,8 @@
-"""How a process that draws ends with the one that started it, and all that it started with it (Linux).
+"""Ensure that an engine process and all its children end with its parent (Linux).
 
-Where it may start nothing, which is the rule (``sandbox/linux/calls.py``), the first is enough. One that may, because
-it was told to compile, has its children in its own process group, which they cannot leave: the daemon kills that as
-one. If the daemon itself is killed meanwhile, only a third process can: the guard.
+By default an engine may start no processes (``sandbox/linux/calls.py``), so the parent-death signal is enough. An
+engine that may compile has its children in its own process group, which they cannot leave, and the daemon kills the
+whole group. If the daemon itself is killed meanwhile, only a third process can do that: the guard.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ _SET_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 
 
 def die_with_parent(parent: int = 0) -> None:
-    """Be killed when the thread that started this process ends; the confinement makes it final.
+    """Have the kernel kill this process when the thread that started it ends. The sandbox makes this irrevocable.
 
-    :param parent: its process id, where it is known: if it has ended already, so does this one, at once.
+    :param parent: the parent's process id, if known; if the parent has already ended, this process exits at once.
     """
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
-    if parent and os.getppid() != parent:  # it died before the line above
+    if parent and os.getppid() != parent:  # it ended before the call above
         os._exit(0)
 
 
 def guard_group() -> None:
-    """Start a process that waits for the end of this one, however it ends, and then kills what is left of its group.
+    """Start a guard process that waits for this one to end, however it ends, and kills the rest of its group.
 
-    To be called before the confinement, from the only thread, by the leader of a group; else, and where processes
-    cannot be waited for by descriptor (before Linux 5.3), nothing is done. The guard is out of reach for what is
-    confined afterwards. It has no descriptor and no group in common with it.
+    Call this before entering the sandbox, from the only thread of a process group leader. For any other process, and
+    where pidfds are not supported (before Linux 5.3), it does nothing. Confined code cannot reach the guard, which
+    shares no descriptor and no process group with it.
     """
     leader = os.getpid()
     if sys.platform != "linux" or os.getpgrp() != leader:
         return
     try:
-        # not a signal at its end: Landlock lets a confined process send none to others, not even by dying
+        # not a parent-death signal: under Landlock a confined process can send no signal to others, not even by dying
         watched = os.pidfd_open(leader)
     except OSError:
         return

@@ -1,8 +1,8 @@
-"""Python's search for garbage, in a process with large libraries in it.
+"""Keep Python's cyclic garbage collector away from large libraries.
 
-torch, transformers and diffusers are half a million objects, all of which stay to the end. Python looks at them again
-and again while they come into being, a sixth of the time that importing them takes; and a third of a second at each
-later search, which is each time that memory is given back.
+torch, transformers and diffusers create half a million objects that live until the process ends. While they are being
+created the collector scans them again and again, which takes a sixth of their import time. After that, each full
+collection takes a third of a second, and one happens whenever memory is released.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def importing() -> Generator[None]:
-    """No search while modules are imported in here, and none of what there is then in any later search; where nothing
-    is imported, nothing is changed. May be nested.
+    """Suspend garbage collection during imports, then exempt all objects that exist from later collections.
 
-    Weights must not be loaded in here: those that are part of a reference cycle would stay for ever.
+    If nothing was imported, nothing changes. Can be nested.
+
+    Do not load weights in this context: those in a reference cycle would never be freed.
     """
     searching, modules = gc.isenabled(), len(sys.modules)
     gc.disable()

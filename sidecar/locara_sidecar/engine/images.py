@@ -1,11 +1,11 @@
-"""Final images as files: PNG, JPEG or WebP bytes, with what made them inside.
+"""Encode final images as PNG, JPEG or WebP, with the parameters that made them.
 
-The same pixels and parameters give the same bytes: no times, no ids.
+The same pixels and parameters give the same bytes: there are no timestamps and no ids.
 
-The parameters are one canonical JSON object. PNG carries it in an iTXt chunk ``locara:parameters``, JPEG and
-WebP in XMP as ``locara:parameters`` (over 48 KiB as ``locara:parametersDeflate``, base64 of zlib, since a
-JPEG has 64 KiB for XMP). All three have XMP with IPTC's DigitalSourceType ``trainedAlgorithmicMedia``, the
-mark by which readers tell generated images, and name the software.
+The parameters are one canonical JSON object. PNG stores it in an iTXt chunk ``locara:parameters``; JPEG and WebP store
+it in XMP as ``locara:parameters``, or above 48 KiB as ``locara:parametersDeflate`` (base64 of zlib), because XMP in a
+JPEG is limited to 64 KiB. All three carry XMP with IPTC's DigitalSourceType ``trainedAlgorithmicMedia``, which marks
+generated images, and name the software.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from locara_sidecar import __version__
 if TYPE_CHECKING:
     from locara_sidecar.ipc.frames import EncodeSpec
 
-_WRITERS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin)  # else the first save imports all of Pillow's forty
+_WRITERS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin)  # else the first save imports all of Pillow's plugins
 _SOFTWARE = f"Locara {__version__}"
 _KEYWORD = "locara:parameters"
 _MAX_PLAIN = 48 * 1024  # bytes of XML-escaped JSON in an XMP packet
 _MAX_INFLATED = 1024 * 1024
-# JSON allows these raw; XML 1.0 does not, or not everybody's parser does.
+# JSON allows these unescaped; XML 1.0 or some of its parsers do not
 _AWKWARD = re.compile("[\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -43,10 +43,10 @@ xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:locara="ur
 
 
 def encode(pixels: Image.Image, spec: EncodeSpec, seed: int, resolved: dict[str, Any] | None = None) -> bytes:
-    """``pixels`` (RGB) as a file. What Pillow keeps beside them, a profile or a comment, is not written.
+    """Encode ``pixels`` (RGB) as a file, without anything that Pillow keeps beside them (profile, comment).
 
-    :param seed: this image's own seed; it takes the place of ``options.seed`` in ``spec.metadata``, with ``count`` 1.
-    :param resolved: options that the engine settled (what ``auto`` came to), likewise.
+    :param seed: the seed of this image; replaces ``options.seed`` in ``spec.metadata``, and ``count`` becomes 1.
+    :param resolved: options that the engine resolved from ``auto``; they replace those in ``spec.metadata``, too.
     """
     parameters = (
         None
@@ -65,7 +65,7 @@ def encode(pixels: Image.Image, spec: EncodeSpec, seed: int, resolved: dict[str,
                 info.add_itxt("XML:com.adobe.xmp", _packet(""))
             bare.save(out, "PNG", pnginfo=info)
         case "image/jpeg":
-            chroma = 0 if spec.quality >= 90 else 2  # full resolution where asked for: saturated edges show it
+            chroma = 0 if spec.quality >= 90 else 2  # subsampling shows at saturated edges
             embedded = _embedded(parameters)
             bare.save(out, "JPEG", quality=spec.quality, subsampling=chroma, optimize=True, **embedded)
         case "image/webp":
@@ -74,9 +74,9 @@ def encode(pixels: Image.Image, spec: EncodeSpec, seed: int, resolved: dict[str,
 
 
 def read_parameters(data: bytes) -> dict[str, Any] | None:
-    """The parameters inside an image that :func:`encode` made; None where there are none.
+    """Return the parameters in an image that :func:`encode` made, or None if there are none.
 
-    Safe for any bytes: no XML parser sees them, and nothing large is unpacked.
+    Safe for any input: it uses no XML parser and bounds how much it decompresses.
     """
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
@@ -91,7 +91,7 @@ def read_parameters(data: bytes) -> dict[str, Any] | None:
 
 
 def _escape(text: str) -> str:
-    """For XML text. (``xml.sax.saxutils`` has this too, and imports an HTTP client.)"""
+    """Escape for XML text. (``xml.sax.saxutils`` can do this too, but imports an HTTP client.)"""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -105,7 +105,7 @@ def _canonical(parameters: dict[str, Any]) -> str:
 
 
 def _embedded(parameters: str | None) -> dict[str, bytes]:
-    """Pillow's arguments for XMP and EXIF."""
+    """Return Pillow's arguments for XMP and EXIF."""
     if parameters is None:
         return {}
     exif = Image.Exif()
@@ -133,5 +133,5 @@ def _from_packet(xmp: object) -> str | None:
 
 
 def _of_one_image(metadata: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """``metadata`` of a whole call, as it is for one image with these ``options``."""
+    """Return the ``metadata`` of a whole call as it applies to one image with these ``options``."""
     return {**metadata, "options": {**metadata.get("options", {}), **options}}

@@ -1,4 +1,4 @@
-"""One job in the engine process: what the runtime emits becomes frames, in order, with previews and times."""
+"""Run one job in the engine process: turn the runtime's events into frames, in order, with previews and timings."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 _AUTO_MODES = ("linear", "tiny")  # what "auto" tries, cheapest first
 LOADING_EVERY = 0.1
-"""Seconds between two frames of the same phase."""
+"""Minimum number of seconds between two frames of the same phase."""
 
 Send = Callable[[frames.Event], None]
 Report = Callable[[str, BaseException], None]
 
 
 class CancelFlag(Control, Protocol):
-    """A control that also tells whether the job was cancelled."""
+    """A control that also says whether the job was cancelled."""
 
     cancelled: bool
 
@@ -45,7 +45,7 @@ class CancelFlag(Control, Protocol):
 def run_job(
     runtime: Runtime, spec: frames.JobSpec, control: CancelFlag, send: Send, report: Report
 ) -> frames.Done | frames.Failed | frames.Cancelled:
-    """Run ``spec`` to its end and return the frame that tells how it ended; it is the caller's to send.
+    """Run ``spec`` to its end and return the final frame, which the caller sends.
 
     :param report: logs an exception (where it came from, never its text).
     """
@@ -60,8 +60,11 @@ def run_job(
 
 
 def stopped(job: str, error: BaseException, control: CancelFlag, report: Report) -> frames.Failed | frames.Cancelled:
-    """The frame for what a runtime raised: Cancelled for a cancelled job, whatever it was; a fault by its name; all
-    else by a fixed text."""
+    """Return the final frame for an exception that a runtime raised.
+
+    That is Cancelled if the job was cancelled, whatever the exception; Failed with its own kind for an EngineError; and
+    Failed with a fixed text for anything else.
+    """
     if isinstance(error, JobCancelled) or control.cancelled:
         return frames.Cancelled(job=job)
     match error:
@@ -78,7 +81,7 @@ def stopped(job: str, error: BaseException, control: CancelFlag, report: Report)
 
 
 class _Run:
-    """The state of one job: which phase it is in since when, and what its previews have cost."""
+    """The state of one job: its current phase, when that began, and what its previews have cost."""
 
     def __init__(self, runtime: Runtime, spec: frames.JobSpec, send: Send, report: Report) -> None:
         self._runtime = runtime
@@ -96,7 +99,7 @@ class _Run:
         self._warnings: dict[str, str] = {}
 
     def emit(self, event: RuntimeEvent) -> None:
-        """What the runtime calls."""
+        """Handle one event of the runtime."""
         match event:
             case PhaseEvent():
                 self._enter(event)
@@ -106,7 +109,7 @@ class _Run:
                 self._image(event)
 
     def done(self, settled: frames.Settled, warnings: list[tuple[str, str]]) -> frames.Done:
-        """The last frame of a job that made all its images."""
+        """Return the final frame of a job that made all its images."""
         self._leave(time.monotonic())
         if self.sender.failed:
             self._warnings.setdefault("PreviewFailed", "A preview could not be encoded.")
@@ -162,13 +165,13 @@ class _Run:
         return wanted and (self._spec.preview.mode != "auto" or self._budget.allows())
 
     def _preview(self, event: StepEvent) -> tuple[PilImage, PreviewDecoder] | None:
-        """Decode the step's x0 here, on the sampling thread; a failure costs the previews, not the job."""
+        """Decode the step's x0 on this, the sampling thread. A failure ends the previews, not the job."""
         try:
             while self._modes:
                 picture = self._runtime.preview(event.x0, self._modes[0], self._spec.preview.max_side)
                 if picture is not None:
                     return picture
-                del self._modes[0]  # this model has none of that kind
+                del self._modes[0]  # this model has no such decoder
             if self._spec.preview.mode != "auto":
                 what = f"{self._spec.model.id} has no usable decoder for preview.mode {self._spec.preview.mode}"
                 self._warnings["PreviewUnavailable"] = f"{what}, and there were no previews; use auto."
@@ -179,7 +182,7 @@ class _Run:
         return None
 
     def _image(self, event: ImageEvent) -> None:
-        self._leave(time.monotonic())  # encoding the file is no part of the decoding phase
+        self._leave(time.monotonic())  # encoding the file is not part of the decoding phase
         self._phase = None
         pixels: Any = event.pixels
         settled = event.settled

@@ -1,5 +1,4 @@
-"""Loading a model ahead of its first job, or preparing one, in the engine process: what the runtime emits becomes
-frames."""
+"""Load or prepare a model ahead of its first job, in the engine process, turning the runtime's events into frames."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ def run_load(
     report: Report,
     clock: Callable[[], float] = time.monotonic,
 ) -> frames.Loaded | frames.Failed | frames.Cancelled:
-    """Load the model of ``spec`` and return the frame that tells how it ended; it is the caller's to send.
+    """Load the model of ``spec`` and return the final frame, which the caller sends.
 
     :param report: logs an exception (where it came from, never its text).
     """
@@ -48,7 +47,7 @@ def run_prepare(
     report: Report,
     clock: Callable[[], float] = time.monotonic,
 ) -> frames.Prepared | frames.Failed | frames.Cancelled:
-    """Prepare the model of ``spec``, as :func:`run_load` loads one."""
+    """Prepare the model of ``spec``; otherwise like :func:`run_load`."""
     try:
         made = runtime.prepare(spec, _emitter(spec.job, send, clock), control)
     except BaseException as error:  # noqa: BLE001  every failure is answered; the engine lives on
@@ -63,7 +62,7 @@ def run_prepare(
 
 
 def _emitter(job: str, send: Send, clock: Callable[[], float]) -> Emit:
-    """Sends the phases that it is given, those in between not too often."""
+    """Return a callback that sends phases as frames, with intermediate ones rate-limited."""
     told: float | None = None
 
     def emit(event: RuntimeEvent) -> None:

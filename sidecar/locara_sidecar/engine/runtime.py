@@ -1,10 +1,10 @@
-"""The interface that every engine implements, and the control that the worker hands to it.
+"""The interface that every engine implements, and the control object that the worker passes to it.
 
-A runtime is *driven by* the worker (``engine/worker.py``), on the worker's main thread, one job at a
-time. It tells what happened by calling ``emit`` rather than by yielding: diffusers' pipelines own
-their loop, and turning them inside out would take a second thread for no gain.
+The worker (``engine/worker.py``) drives a runtime on its main thread, one job at a time. The runtime reports progress
+by calling ``emit`` rather than by yielding: diffusers' pipelines own their loop, and inverting that control would take
+a second thread for no gain.
 
-An event is emitted after the work that it tells of is done (device synchronised), not before.
+An event is emitted only after the work it describes is done, with the device synchronised.
 """
 
 from __future__ import annotations
@@ -30,23 +30,25 @@ if TYPE_CHECKING:
 
 
 class JobCancelled(BaseException):
-    """Raised by :meth:`Control.checkpoint` inside a runtime; a BaseException so that no library's
-    ``except Exception`` swallows it."""
+    """Raised by :meth:`Control.checkpoint` inside a runtime.
+
+    Derives from BaseException so that no library's ``except Exception`` swallows it.
+    """
 
 
 class Control(Protocol):
     """What a runtime calls while it works."""
 
     def checkpoint(self) -> None:
-        """Note progress and stop here if asked to; cheap enough for every transformer block.
+        """Record progress, and stop here if the job was cancelled. Cheap enough to call in every transformer block.
 
-        :raises JobCancelled: when the job has been cancelled.
+        :raises JobCancelled: if the job was cancelled.
         """
         ...
 
 
 class PhaseEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A phase begins (loading, encoding, denoising, decoding) for image ``image`` (1-based)."""
+    """A phase (loading, encoding, denoising, decoding) begins for image ``image`` (1-based)."""
 
     phase: Phase
     image: int
@@ -54,8 +56,10 @@ class PhaseEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A denoising step is finished. ``x0`` is the predicted clean latent in the runtime's own array type,
-    as its :meth:`Runtime.preview` takes it."""
+    """A denoising step is finished.
+
+    ``x0`` is the predicted clean latent in the runtime's own array type, as :meth:`Runtime.preview` takes it.
+    """
 
     image: int
     step: int
@@ -64,7 +68,7 @@ class StepEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImageEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An image is finished: RGB pixels, and what ``auto`` came to (it belongs to the file's metadata)."""
+    """An image is finished: RGB pixels, and the values that ``auto`` resolved to, for the file's metadata."""
 
     image: int
     seed: int
@@ -77,15 +81,17 @@ Emit = Callable[[RuntimeEvent], None]
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a finished job tells: what really ran (``auto`` resolved) and warnings as (kind, message)."""
+    """The outcome of a finished job: the options it ran with (``auto`` resolved) and warnings as (kind, message)."""
 
     settled: Settled
     warnings: list[tuple[str, str]]
 
 
 class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """What a loaded model came to; never ``auto``. ``memory``: bytes that the engine takes with it, in the process and
-    on the device."""
+    """How a model was loaded; no value is ``auto``.
+
+    ``memory``: bytes that the engine uses with the model loaded, in the process and on the device.
+    """
 
     quantization: str
     precision: str
@@ -93,7 +99,7 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PreparedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """What preparing came to, as :class:`~locara_sidecar.ipc.frames.Prepared` tells it."""
+    """The result of preparing a model; see :class:`~locara_sidecar.ipc.frames.Prepared`."""
 
     quantization: str
     precision: str
@@ -102,63 +108,70 @@ class PreparedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Runtime(Protocol):
-    """One engine: it owns at most one loaded model and runs one job at a time.
+    """One engine. It holds at most one loaded model and runs one job at a time.
 
-    There is no verb for unloading: the daemon ends the process, which is what really gives memory back.
+    There is no unload method: only ending the process reliably frees the memory, and the daemon does that.
     """
 
     name: str
     device: str
     note: str | None
-    """A sentence about the device that the user should know, as :class:`~locara_sidecar.ipc.frames.Ready` has it."""
+    """A sentence about the device for the user; see :class:`~locara_sidecar.ipc.frames.Ready`."""
 
     def load(self, spec: LoadSpec, emit: Emit, control: Control) -> LoadedModel:
-        """Load the model of ``spec``, so that a job that asks for the same one finds it loaded. Emits loading phases
-        only, and none where nothing has to be loaded.
+        """Load the model of ``spec``, so that a later job with the same model finds it loaded.
+
+        Emits loading phases only, and none if the model is already loaded.
 
         :raises JobCancelled: from a checkpoint; the runtime is ready for the next job afterwards.
-        :raises EngineError: for failures with a name, as :meth:`generate` would have them.
+        :raises EngineError: for known failures, as in :meth:`generate`.
         """
         ...
 
     def generate(self, spec: JobSpec, emit: Emit, control: Control) -> Summary:
-        """Load what is not loaded, make every image of ``spec``, emit what happens.
+        """Load whatever is not loaded yet, make every image of ``spec`` and emit events along the way.
 
         :raises JobCancelled: from a checkpoint; the runtime is ready for the next job afterwards.
-        :raises EngineError: for failures with a name.
+        :raises EngineError: for known failures.
         """
         ...
 
     def prepare(self, spec: PrepareSpec, emit: Emit, control: Control) -> PreparedModel:
-        """Write what quantizing changes in the model of ``spec`` to ``spec.into``, so that a later load reads it as it
-        is. Emits loading phases only.
+        """Write the quantized weights of the model of ``spec`` to ``spec.into``, so that later loads only read them.
 
-        :raises JobCancelled: from a checkpoint; what was written so far is the caller's to delete.
-        :raises EngineError: EngineUnavailable where the engine cannot, InsufficientDisk, or as :meth:`load`.
+        Emits loading phases only.
+
+        :raises JobCancelled: from a checkpoint; the caller deletes what was written so far.
+        :raises EngineError: EngineUnavailable if the engine does not support this, InsufficientDisk, or as
+            :meth:`load`.
         """
         ...
 
     def preview(self, x0: Any, mode: str, max_side: int) -> tuple[PilImage, PreviewDecoder] | None:
-        """Decode a step's ``x0`` to a small RGB picture, sides at most ``max_side``; None when the mode is not
-        available for this model. Never changes the state of the running job."""
+        """Decode a step's ``x0`` to a small RGB picture, at most ``max_side`` pixels on each side.
+
+        Never changes the state of the running job. Returns None if this model does not support ``mode``.
+        """
         ...
 
     def peak_memory(self) -> int:
-        """The process's peak footprint in bytes as the operating system counts it."""
+        """Peak memory of the process in bytes, as reported by the operating system."""
         ...
 
     def peak_allocated(self) -> int | None:
-        """What the arrays took at their height, in bytes as the engine's own allocator counts them: no leftovers, no
-        libraries. None where it does not count."""
+        """Peak memory of arrays in bytes, as counted by the engine's own allocator.
+
+        Excludes the allocator's cache and libraries. None if the allocator does not count.
+        """
         ...
 
 
 def create(engine: str, scratch: str, settings: Mapping[str, str]) -> Runtime:
-    """Import an engine and make its runtime: nothing heavy is imported before this.
+    """Import an engine and create its runtime. Nothing heavy is imported before this call.
 
-    :param scratch: a folder that may be written to.
-    :param settings: the engine's own, by name.
-    :raises ImportError: for an engine that is not known, or lacks a package.
+    :param scratch: a writable folder.
+    :param settings: the engine's own settings, by name.
+    :raises ImportError: if the engine is unknown or a package it needs is missing.
     """
     if engine not in ENGINES:
         raise ImportError(f"no engine is named {engine}", name=f"the {engine} engine")
@@ -167,7 +180,7 @@ def create(engine: str, scratch: str, settings: Mapping[str, str]) -> Runtime:
 
 
 def named(place: str) -> Any:
-    """What a row of ``machine/supported.py`` names as ``module:Class``."""
+    """Import and return the object that a row of ``machine/supported.py`` names as ``module:Class``."""
     module, _, name = place.partition(":")
     full = f"locara_sidecar.engine.{module}"
     if full not in sys.modules:

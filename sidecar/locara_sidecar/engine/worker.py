@@ -1,8 +1,8 @@
-"""The engine process: claims its pipes, confines itself, loads one runtime, runs jobs one at a time.
+"""The engine process: claims its pipes, enters the sandbox, creates one runtime and runs jobs one at a time.
 
-Two threads from the start. The *listener* takes commands, so that a cancel is seen at once and a closed
-pipe ends the process at once, whatever the main thread is doing. The *main* thread belongs to the
-runtime. (A third, in :mod:`locara_sidecar.engine.job`, encodes previews while a job runs.)
+It has two threads from the start. The *listener* reads commands, so that a cancel takes effect at once and a closed
+pipe ends the process at once, whatever the main thread is doing. The *main* thread belongs to the runtime. (A third, in
+:mod:`locara_sidecar.engine.job`, encodes previews while a job runs.)
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ class JobControl:
         self.cancelled = False
 
     def checkpoint(self) -> None:
-        """:raises JobCancelled: when the job has been cancelled."""
+        """Send a heartbeat if one is due.
+
+        :raises JobCancelled: if the job was cancelled.
+        """
         if self.cancelled:
             raise JobCancelled
         now = time.monotonic()
@@ -59,7 +62,7 @@ class JobControl:
 
 
 class Pipe:
-    """The two private descriptors. A broken pipe means that the daemon is gone: so is this process then."""
+    """The two private file descriptors. A broken pipe means that the daemon is gone, so this process exits too."""
 
     def __init__(self, command_fd: int, event_fd: int) -> None:
         self._command_fd = command_fd
@@ -69,11 +72,11 @@ class Pipe:
         self._write(framing.PREAMBLE)
 
     def send(self, event: frames.Event) -> None:
-        """Write one frame; from any thread."""
+        """Write one frame. Thread-safe."""
         self._write(framing.encode(event))
 
     def commands(self) -> Iterator[list[frames.Command]]:
-        """The commands as they arrive; ends the process when the pipe closes or carries nonsense."""
+        """Yield commands as they arrive. Exits the process when the pipe closes or carries an invalid frame."""
         while True:
             try:
                 data = os.read(self._command_fd, _CHUNK)
@@ -95,7 +98,7 @@ class Pipe:
 
 
 class Worker:
-    """Commands in, events out, one runtime between."""
+    """Reads commands, drives one runtime and sends its events."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
@@ -109,7 +112,7 @@ class Worker:
         start, *rest = next(batch for batch in batches if batch)
         if not isinstance(start, frames.Start) or start.version != frames.VERSION:
             self._refuse("the daemon and the engine come from different versions of Locara")
-        # the scratch folder is known, nothing heavy is imported, and there is one thread: now or never
+        # must happen here: the scratch folder is known, nothing heavy is imported, and there is only one thread
         compiles = "compile" in start.settings
         if compiles:
             ending.guard_group()
@@ -131,7 +134,7 @@ class Worker:
             self._work(runtime)
 
     def _work(self, runtime: Runtime) -> None:
-        """The next job, when there is one, and how it ended."""
+        """Wait for the next job, run it and send its final frame."""
         spec, control = self._jobs.get()
         with awake.awake():
             match spec:
@@ -141,7 +144,7 @@ class Worker:
                     last = run_load(runtime, spec, control, self._pipe.send, self._report)
                 case frames.PrepareSpec():
                     last = run_prepare(runtime, spec, control, self._pipe.send, self._report)
-        del self._known[spec.job]  # before it is told: a cancel that comes later is for nobody
+        del self._known[spec.job]  # before the final frame is sent: a later cancel finds no job
         self._pipe.send(last)
 
     def _listen(self, first: list[frames.Command], batches: Iterator[list[frames.Command]]) -> None:
@@ -168,7 +171,7 @@ class Worker:
                 os._exit(2)
 
     def _load(self, start: frames.Start) -> Runtime:
-        """Import and create the runtime, or tell why not and end the process."""
+        """Import and create the runtime, or report why that failed and exit."""
         try:
             return create(start.engine, start.scratch, start.settings)
         except EngineError as error:
@@ -185,7 +188,7 @@ class Worker:
         os._exit(0)
 
     def _report(self, what: str, error: BaseException) -> None:
-        """Log where an exception came from. Its text stays here: it may quote a prompt."""
+        """Log where an exception came from. Its text is not logged: it may quote a prompt."""
         self._pipe.send(
             frames.Log(
                 level="error",
@@ -197,12 +200,15 @@ class Worker:
 
 
 def main(parent: int = 0) -> NoReturn:
-    """Entry of the process. :param parent: the daemon's process id, where known."""
+    """Entry point of the process.
+
+    :param parent: the daemon's process id, if known.
+    """
     pipe = _claim()
     _prepare(parent)
     try:
         Worker(pipe).main()
-    finally:  # not sys.exit: the threads of a numerical library can hang an orderly end
+    finally:  # not sys.exit: the threads of a numerical library can block an orderly shutdown
         os._exit(1)
 
 
@@ -217,7 +223,7 @@ class _LogHandler(logging.Handler):
 
 
 def _why_not_imported(error: ImportError, engine: str) -> str:
-    """What an engine lacks: a package, or what one that is there needs of the system (memory, another library)."""
+    """Say what an engine lacks: a package, or what an installed package needs from the system (memory, a library)."""
     name = error.name or "a package"
     if isinstance(error, ModuleNotFoundError) or not error.msg:
         return f"{name} cannot be imported; install it with: pip install 'locara-sidecar[{engine}]'"
@@ -225,7 +231,7 @@ def _why_not_imported(error: ImportError, engine: str) -> str:
 
 
 def _forward_logs(send: Callable[[frames.Event], None]) -> None:
-    """Our own log records, and nobody else's (theirs may quote a prompt), go to the daemon's log."""
+    """Forward our own log records to the daemon's log. Those of other libraries may quote a prompt and are left out."""
     own = logging.getLogger(_OWN)
     own.setLevel(logging.INFO)
     own.propagate = False
@@ -233,7 +239,7 @@ def _forward_logs(send: Callable[[frames.Event], None]) -> None:
 
 
 def _claim() -> Pipe:
-    """Take fd 0 and fd 1 for ourselves, before anything can read or print: what others print goes to stderr."""
+    """Take over fd 0 and fd 1 before anything else can read or print. Whatever libraries print goes to stderr."""
     pipe_in, pipe_out = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -243,13 +249,16 @@ def _claim() -> Pipe:
 
 
 def _prepare(parent: int) -> None:
-    """Die with the daemon, leave Ctrl-C to it, write no core file (it would hold the prompt and model), step back."""
+    """Set up the process: die with the daemon, ignore Ctrl-C, write no core file and lower the priority.
+
+    A core file would hold the prompt and the model.
+    """
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     priority.wait_asleep()
     sys.excepthook = _uncaught
     threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
-    if os.name == "posix":  # Windows: given at the start, by process.py
+    if os.name == "posix":  # on Windows process.py sets these at start
         import resource
 
         priority.step_back()
@@ -264,6 +273,6 @@ def _uncaught(kind: type[BaseException], _error: BaseException | None, trace: Tr
 
 
 def _where(trace: TracebackType | None) -> list[str]:
-    """A traceback as ``file:line function``, innermost last; no values."""
+    """Format a traceback as ``file:line function`` lines, innermost last, without values."""
     summary = traceback.extract_tb(trace)[-_MAX_FRAMES_LOGGED:]
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in summary]

@@ -1,10 +1,11 @@
-"""Pictures from outside, decoded: PNG, JPEG and WebP files to pixels and nothing else.
+"""Decode pictures from outside: PNG, JPEG and WebP files to pixels and nothing else.
 
-Owned here: which files are taken as pictures, and what is made of their depth, colours, transparency and rotation.
-Each format's own module picks the parts that determine the pixels; only those reach Pillow, whose opinion of the rest
-would refuse good pictures, and nothing of the rest reaches the result. Pillow's warnings decide nothing.
+This package defines which files are accepted and how their depth, colours, transparency and rotation are handled. Each
+format's module selects the parts that determine the pixels. Only those reach Pillow, which would otherwise reject good
+pictures over the rest, and nothing else reaches the result. Pillow's warnings are ignored.
 
-What decoding takes is known from a file's header (:data:`HEIGHT`), and whoever calls may refuse it before it is taken.
+Peak memory while decoding follows from a file's header (:data:`HEIGHT`), so a caller can refuse a file before that
+memory is taken.
 """
 
 from __future__ import annotations
@@ -30,15 +31,17 @@ __all__ = ["FORMATS", "HEIGHT", "MAX_BYTES", "MAX_PIXELS", "MAX_SIDE", "ImageErr
 MAX_BYTES = 64 * 1024 * 1024
 MAX_PIXELS = 1 << 26
 MAX_SIDE = (1 << 16) - 1
-"""Pixels. Pillow has a pointer for each row, and gives no row less than four bytes."""
+"""In pixels. Pillow allocates a pointer and at least four bytes for each row."""
 HEIGHT = {"PNG": 14, "JPEG": 17, "WEBP": 18}
-"""Bytes for each pixel at the height of decoding, at the most: with a profile, turned, and transparent. For a PNG 14
-are two pictures of colours (8) and, of 16 bits, one more or what is made of it; a JPEG that is progressive keeps its
-coefficients (8), and two pictures to compare; libwebp's canvases, its answer and Pillow's picture are 16.
-``tests/engine/decoding/test_memory.py`` measures each kind."""
+"""Upper bound on peak memory while decoding, in bytes per pixel: with a profile, rotation and transparency.
+
+PNG: two colour pictures (8) and, at 16 bits, a third one or what is computed from it. JPEG: a progressive file's
+coefficients (8) and two pictures to compare. WebP: libwebp's canvases, its output and Pillow's picture take 16.
+``tests/engine/decoding/test_memory.py`` measures each format.
+"""
 _COPIES = 5
-"""How often a file's own bytes are there then, at the most."""
-_FIXED = 8 << 20  # bytes: what a picture takes however small it is; profiles and their tables
+"""Upper bound on the number of copies of the file's own bytes while decoding."""
+_FIXED = 8 << 20  # bytes: fixed cost of any picture; profiles and their tables
 FORMATS = ("PNG", "JPEG", "WEBP")
 
 _STRIP = 256  # rows
@@ -52,34 +55,36 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation to what undoes it (Exif 2.32, 4.6.4 A)."""
+"""Maps an EXIF orientation to the transposition that undoes it (Exif 2.32, 4.6.4 A)."""
 _FILLERS = (b"", b"\xaa" * 64, b"\x55" * 64)
-"""What might have stood at the end of a JPEG that has none."""
+"""Alternative ends for a JPEG whose end is missing."""
 
 
 class _Decoded(NamedTuple):
-    """``image``: upright, 8 bits a channel, any mode. ``profile``: its ICC profile, None without one, empty if it is
-    lost."""
+    """``image``: upright, 8 bits per channel, any mode.
+
+    ``profile``: its ICC profile; None if it has none, empty if it cannot be read.
+    """
 
     image: PilImage
     profile: bytes | None = None
 
 
 class Picture(NamedTuple):
-    """``image``: mode RGB, sRGB. ``warning``: a sentence about its colours, if they are in doubt."""
+    """``image``: mode RGB, sRGB. ``warning``: a sentence if its colours may be wrong."""
 
     image: PilImage
     warning: str | None
 
 
 Room = Callable[[int], None]
-"""Called with the bytes that decoding will take at its height, before it takes them; raises to refuse them."""
+"""Called with the peak memory of decoding, in bytes, before it is allocated; raises to refuse it."""
 
 
 def picture(data: bytes, room: Room | None = None) -> Picture:
-    """A still picture, upright, in sRGB, on white where it is transparent.
+    """Decode a still picture: upright, in sRGB, with transparency blended onto white.
 
-    :raises ImageError: for a file that is none; and what ``room`` raises.
+    :raises ImageError: for a file that cannot be used as a picture. Whatever ``room`` raises is passed on.
     """
     image, profile = _decode(data, room)
     warning = None
@@ -101,9 +106,11 @@ def picture(data: bytes, room: Room | None = None) -> Picture:
 
 
 def stencil(data: bytes, room: Room | None = None) -> PilImage:
-    """A mask's levels (mode L), upright, 0 where it is transparent. They are no colours: a profile is passed over.
+    """Decode a mask to levels (mode L): upright, 0 where it is transparent.
 
-    :raises ImageError: for a file that is none; and what ``room`` raises.
+    A profile is ignored, since levels are not colours.
+
+    :raises ImageError: for a file that cannot be used as a picture. Whatever ``room`` raises is passed on.
     """
     image = _decode(data, room).image
     alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
@@ -116,14 +123,14 @@ def stencil(data: bytes, room: Room | None = None) -> PilImage:
 
 
 def _on(image: PilImage, alpha: PilImage, grey: int) -> PilImage:
-    """``image`` (L or RGB) on a ground of that grey."""
+    """Blend ``image`` (L or RGB) onto a grey background."""
     ground = Image.new(image.mode, image.size, (grey,) * len(image.getbands()))
-    ground.paste(image, mask=alpha)  # as Image.composite does, which takes a copy more
+    ground.paste(image, mask=alpha)  # like Image.composite, but with one copy less
     return ground
 
 
 def _bare(image: PilImage) -> PilImage:
-    """The pixels alone: what Pillow keeps beside them it would write into the next file."""
+    """Copy only the pixels: Pillow writes whatever else it keeps with an image into the next file."""
     bare = Image.new(image.mode, image.size)
     bare.paste(image)
     return bare
@@ -140,7 +147,7 @@ def _decode(data: bytes, room: Room | None) -> _Decoded:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ImageError(f"it has too many pixels; {MAX_PIXELS} in all are allowed") from error
-        except Exception as error:  # Pillow's decoders raise whatever their parsers happen to
+        except Exception as error:  # Pillow's decoders raise whatever their parsers happen to raise
             raise ImageError(f"it is broken or incomplete ({type(error).__name__})") from error
 
 
@@ -183,7 +190,7 @@ def _webp(data: bytes, room: Room) -> _Decoded:
 
 
 def _bytes(form: str, size: tuple[int, int], data: bytes) -> int:
-    """What decoding takes at its height."""
+    """Return the peak memory while decoding, in bytes."""
     return _FIXED + HEIGHT[form] * math.prod(size) + _COPIES * len(data)
 
 
@@ -192,9 +199,9 @@ def _opened(data: bytes, form: str) -> PilImage:
 
 
 def _pixels_of_jpeg(data: bytes) -> PilImage:
-    """The picture, also where only the mark of its end is missing.
+    """Decode a JPEG, even if its end marker is missing, as long as the picture is complete.
 
-    Where something is missing before that, what is put in its place shows: then it is no whole picture.
+    If anything before the marker is missing, different fillers give different pictures, and the file is rejected.
     """
     image = _opened(data, "JPEG")
     try:
@@ -217,7 +224,10 @@ def _pixels_of_jpeg(data: bytes) -> PilImage:
 
 
 def _same(one: PilImage, other: PilImage) -> bool:
-    """Whether two pictures of one size are alike, compared in strips: a whole third one would be as large."""
+    """Whether two pictures of one size are equal.
+
+    Compared in strips, since a whole difference would be as large as a picture.
+    """
     width, height = one.size
     boxes = [(0, top, width, min(top + _STRIP, height)) for top in range(0, height, _STRIP)]
     return all(ImageChops.difference(one.crop(box), other.crop(box)).getbbox() is None for box in boxes)
@@ -235,7 +245,11 @@ def _require_still(still: bool) -> None:
 
 
 def _inflated(profile: bytes) -> bytes:
-    """The profile in an iCCP chunk; empty if it is broken, too long for use if it is too long."""
+    """Decompress the profile in an iCCP chunk.
+
+    Returns b"" if it is broken. A profile that is too long is cut off just above the limit, and rejected for its
+    length.
+    """
     _, _, packed = profile.partition(b"\0")
     try:
         return zlib.decompressobj().decompress(packed[1:], colour.MAX_PROFILE + 1)
@@ -244,7 +258,7 @@ def _inflated(profile: bytes) -> bytes:
 
 
 def _upright(image: PilImage, data: bytes | None) -> PilImage:
-    """Turned as its EXIF data says; data that nobody can read says nothing."""
+    """Rotate as the EXIF data says; ignores unreadable data."""
     orientation = None
     if data is not None:
         exif = Image.Exif()

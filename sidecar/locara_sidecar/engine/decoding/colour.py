@@ -1,7 +1,7 @@
-"""Colours as they were meant: an ICC profile's numbers to sRGB's, which is what models are trained on and files show.
+"""Convert pictures with an ICC profile to sRGB, which models are trained on and files show.
 
-A profile of a picture is a program of strangers. It is read by Little CMS (in Pillow), in the engine's sandbox, up to
-:data:`MAX_PROFILE`; one that is broken, too large or made for other channels leaves the numbers as they are, with a
+A picture's profile is in effect an untrusted program. It is read by Little CMS (in Pillow), in the engine's sandbox, up
+to :data:`MAX_PROFILE`. If it is broken, too large or made for other channels, the pixel values stay as they are, with a
 warning.
 """
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
 MAX_PROFILE = 4 * 1024 * 1024
-"""Bytes. The largest that are in use, printers' tables, have about three quarters of that."""
+"""In bytes. The largest in use, printer profiles, have about three quarters of that."""
 
 _MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _CLASSES = {"mntr", "scnr", "prtr", "spac"}
-_WIDTH = 17  # levels a channel, in the sample that tells whether a profile is sRGB's
+_WIDTH = 17  # levels per channel in the sample that tells whether a profile is equivalent to sRGB
 
 
 def to_srgb(image: PilImage, profile: bytes) -> tuple[PilImage, str | None]:
-    """A picture (L, RGB or CMYK) whose numbers are sRGB's (L or RGB), and why its profile was passed over, if it was.
+    """Convert a picture (L, RGB or CMYK) to sRGB (L or RGB). Also returns why its profile was ignored, if it was.
 
-    Relative colorimetric with black point compensation: what both spaces have keeps its look, what sRGB has not
-    becomes the nearest that it has. A profile that moves no colour by more than one level is sRGB's own, and changes
-    nothing.
+    The intent is relative colorimetric with black point compensation: colours that both spaces have keep their look,
+    and out-of-gamut colours are clipped to the nearest one. A profile that moves no colour by more than one level
+    counts as sRGB, and nothing is changed.
     """
     plain = image if image.mode == "L" else image.convert("RGB")
     if not profile:
@@ -52,7 +52,7 @@ def to_srgb(image: PilImage, profile: bytes) -> tuple[PilImage, str | None]:
 
 
 def _cms() -> Any:
-    """Pillow's module, whose types are half there; few pictures need it."""
+    """Import Pillow's ImageCms. It is only partly typed, and few pictures need it."""
     from PIL import ImageCms
 
     return ImageCms

@@ -1,7 +1,7 @@
-"""JPEG: its segments, of which only those that determine the pixels reach the decoder.
+"""JPEG: select the segments that determine the pixels; only those reach the decoder.
 
-A camera's index of further pictures (MPF), previews, comments and gain maps may be broken or point anywhere: they are
-nothing against the picture.
+A camera's index of further pictures (MPF), previews, comments and gain maps may be broken or point anywhere. That is no
+reason to reject the picture.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ END = b"\xff\xd9"
 
 _SOS, _EOI, _COM = 0xDA, 0xD9, 0xFE
 _ALONE = {0x01, *range(0xD0, 0xD9)}
-"""Markers that no segment follows."""
+"""Markers without a segment."""
 _ICC = b"ICC_PROFILE\0"
 _EXIF = b"Exif\0\0"
 MAX_SEGMENTS = 8192
-"""Before the first scan. A profile of the largest size takes 255; each one costs more memory than it has bytes."""
+"""Limit before the first scan. The largest profile takes 255; each segment costs more memory than it has bytes."""
 MAX_SCANS = 64
-"""Each goes through the whole picture once more; programs make up to 14."""
+"""Each scan takes another pass over the whole picture; encoders write up to 14."""
 
 
 class Jpeg(NamedTuple):
-    """What a JPEG says. ``data``: the file without what does not determine its pixels."""
+    """The contents of a JPEG. ``data``: the file without anything that does not determine its pixels."""
 
     data: bytes
     exif: bytes | None
@@ -35,7 +35,7 @@ class Jpeg(NamedTuple):
 def parse(data: bytes) -> Jpeg:
     """Read the segments up to the first scan (ITU-T T.81, B.1).
 
-    :raises ImageError: for one that no decoder would take.
+    :raises ImageError: for a file that no decoder accepts.
     """
     kept, exif, profile = [data[:2]], None, list[bytes]()
     at, segments = 2, 0
@@ -66,7 +66,7 @@ def parse(data: bytes) -> Jpeg:
 
 
 def _next_marker(data: bytes, at: int) -> int:
-    """Where the next marker's number is."""
+    """Return the position of the next marker code."""
     at = data.find(b"\xff", at)
     while data[at : at + 1] == b"\xff":  # markers may be padded
         at += 1
@@ -76,7 +76,11 @@ def _next_marker(data: bytes, at: int) -> int:
 
 
 def _require_few_scans(data: bytes, at: int) -> None:
-    """:param at: where the first begins. Within one a 0xFF has a 0 behind it, so that no mark is met there."""
+    """Limit the number of scans. Scan data escapes 0xFF with a 0 byte, so it contains no markers.
+
+    :param at: where the first scan begins.
+    :raises ImageError: for a file with too many.
+    """
     end = data.find(END, at)
     scans = 1 + data.count(bytes((0xFF, _SOS)), at, end if end >= 0 else len(data))
     if scans > MAX_SCANS:
@@ -84,7 +88,7 @@ def _require_few_scans(data: bytes, at: int) -> None:
 
 
 def _counts(marker: int, body: bytes) -> bool:
-    """Whether a segment has a say in the pixels: of the application's, the two that tell which colours they are."""
+    """Whether a segment affects the pixels. Of the APPn segments, only the two that define the colour space do."""
     if marker == 0xE0:
         return body.startswith(b"JFIF\0") and len(body) >= 14
     if marker == 0xEE:
@@ -93,7 +97,7 @@ def _counts(marker: int, body: bytes) -> bool:
 
 
 def _joined(parts: list[bytes]) -> bytes | None:
-    """The ICC profile from its numbered parts (ICC.1, B.4); empty, which is none, if some are missing."""
+    """Join the numbered parts of an ICC profile (ICC.1, B.4). Empty, so that it is invalid, if parts are missing."""
     if not parts:
         return None
     parts = sorted(parts)

@@ -1,9 +1,9 @@
-"""PNG: its chunks, and its samples at their full depth.
+"""PNG: its chunks, and its samples at full depth.
 
-Only the chunks that determine the pixels reach Pillow (PNG, third edition, 5.6 and 11): what is wrong with a text, a
-time or an animation's header is nothing against the picture, and Pillow refuses the file for it. Two things Pillow 13
-gets wrong, and they are done here: the transparent colour of a picture that is not 8 bits deep, and 16 bits of colour,
-which it cuts to their upper 8. Both are done piece by piece, so that they take little memory beside the picture.
+Only the chunks that determine the pixels reach Pillow (PNG, third edition, 5.6 and 11): an error in a text, a time or
+an animation header is no reason to reject the picture, but Pillow would. Pillow 13 gets two things wrong, which are
+done here instead: the transparent colour of pictures that are not 8 bits deep, and 16-bit colour, of which it keeps
+only the upper 8 bits. Both are done piecewise, to need little memory besides the picture.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
 _DEPTHS = {_GREY: (1, 2, 4, 8, 16), _RGB: (8, 16), _PALETTE: (1, 2, 4, 8), _GREY_ALPHA: (8, 16), _RGB_ALPHA: (8, 16)}
 _MODES = {_GREY: "L", _RGB: "RGB", _GREY_ALPHA: "LA", _RGB_ALPHA: "RGBA"}
 _NAMES = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"iCCP", b"cICP"}
-"""Chunks that are kept, besides the picture's and the animation's: a file may have millions of others."""
+"""Chunks that are kept, besides image and animation data: a file may have millions of others."""
 _CHANNELS = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGB_ALPHA: 4}
 _SRGB_CODES = (1, 13, 0, 1)
 """cICP's code points for full-range sRGB (ITU-T H.273)."""
-_TILE = 256  # pixels of a side of what is put together at a time
-_PIECE = 1 << 20  # bytes that are unpacked at a time
+_TILE = 256  # pixels; side of the tiles in which pictures are assembled
+_PIECE = 1 << 20  # bytes that are decompressed at a time
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """First column, first row, column step and row step of each pass of an interlaced picture (8.2)."""
 
 
 class Png(NamedTuple):
-    """What a PNG says.
+    """The contents of a PNG.
 
-    ``packed``: the image data, compressed. ``clear``: the transparent colour, a sample for each channel. ``still``:
-    whether it is one picture. ``profile``: the ICC profile, still compressed. ``other_space``: it names its colours by
-    code points that are not sRGB's.
+    ``packed``: the image data, compressed. ``clear``: the transparent colour, a sample per channel. ``still``: whether
+    it is a single picture. ``profile``: the ICC profile, still compressed. ``other_space``: whether a cICP chunk
+    declares a colour space other than sRGB.
     """
 
     width: int
@@ -70,7 +70,7 @@ class Png(NamedTuple):
 def parse(data: bytes) -> Png:
     """Read the chunks of a PNG.
 
-    :raises ImageError: for one that no decoder would take.
+    :raises ImageError: for a file that no decoder accepts.
     """
     found: dict[bytes, bytes] = {}
     image, begun = bytearray(), False
@@ -83,10 +83,10 @@ def parse(data: bytes) -> Png:
             image += body
             begun = True
         elif name == b"fcTL":
-            hidden += begun and not pictures  # the still picture is none of the animation's
+            hidden += begun and not pictures  # the default image is not part of the animation
             pictures += 1
         elif name == b"acTL":
-            found[name] = b"" if begun or name in found else body  # a second one, or a late one, makes none valid
+            found[name] = b"" if begun or name in found else body  # a repeated or late chunk counts as empty
         elif sound and name in _NAMES and (not begun or name == b"eXIf"):
             found.setdefault(name, body)
     if not begun:
@@ -113,9 +113,9 @@ def parse(data: bytes) -> Png:
 
 
 def decode(png: Png) -> PilImage:
-    """Its pixels in 8 bits a channel: L, RGB, LA, RGBA or, without transparency, P.
+    """Decode to 8 bits per channel: L, RGB, LA, RGBA or, without transparency, P.
 
-    :raises ImageError: where rows are missing.
+    :raises ImageError: if rows are missing.
     """
     _require_all_rows(png)
     if png.depth == 16:
@@ -133,7 +133,7 @@ def decode(png: Png) -> PilImage:
 
 def _require_known(name: bytes, sound: bool, *, first: bool) -> None:
     if first and name != b"IHDR":
-        # "CgBI": Xcode's own variant, which its tools can turn back
+        # "CgBI" is Xcode's variant; its tools can convert it back
         raise ImageError("it is a PNG in Apple's private form" if name == b"CgBI" else "it is a broken PNG")
     if name in (b"IHDR", b"PLTE") and not sound:
         raise ImageError("it is a broken PNG")
@@ -145,7 +145,7 @@ def _require_known(name: bytes, sound: bool, *, first: bool) -> None:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
-    """Name, body and whether the checksum is right, as far as the file goes."""
+    """Yield name, body and checksum validity of each chunk, including a truncated last one."""
     at = len(SIGNATURE)
     while at + 8 <= len(data):
         (length,), name = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
@@ -171,7 +171,7 @@ def _header(body: bytes) -> tuple[int, int, int, int, int]:
 
 
 def _clear_colour(body: bytes, colour: int, depth: int) -> tuple[int, ...] | None:
-    """The samples of a tRNS chunk; of each, the bits that the depth has count (11.3.1.1)."""
+    """Return the samples of a tRNS chunk, reduced to the bits of the picture's depth (11.3.1.1)."""
     channels = _CHANNELS[colour]
     if colour not in (_GREY, _RGB) or len(body) != 2 * channels:
         return None
@@ -183,7 +183,10 @@ def _animates(body: bytes) -> bool:
 
 
 def _require_all_rows(png: Png) -> None:
-    """Pillow takes a stream that ends early for a picture, black from there on."""
+    """Reject truncated image data, for which Pillow would return a picture with black rows.
+
+    :raises ImageError: if rows are missing.
+    """
     bits = png.depth * _CHANNELS[png.colour]
     passes = _ADAM7 if png.interlaced else ((0, 0, 1, 1),)
     sizes = [(-(-(png.width - x) // dx), -(-(png.height - y) // dy)) for x, y, dx, dy in passes]
@@ -205,12 +208,12 @@ def _require_all_rows(png: Png) -> None:
 
 
 def _opened(png: Png, colour: int | None = None, depth: int | None = None) -> ImageFile:
-    """Pillow's reader of its samples, not yet decoded, or of the same bytes as if they were of another kind."""
+    """Open the samples with Pillow, without decoding them, optionally as another colour type and depth."""
     colour = png.colour if colour is None else colour
     header = struct.pack(">IIBBBBB", *png.size, depth or png.depth, colour, 0, 0, png.interlaced)
     chunks = [_chunk(b"IHDR", header)]
     if colour == _PALETTE:
-        # an index beyond the palette is black; Pillow has a grey ramp there
+        # an index beyond the palette is black; Pillow uses a grey ramp there
         entries = 1 << png.depth
         chunks.append(_chunk(b"PLTE", png.palette[: 3 * entries].ljust(3 * entries, b"\0")))
         if png.palette_alpha:
@@ -220,7 +223,7 @@ def _opened(png: Png, colour: int | None = None, depth: int | None = None) -> Im
 
 
 def _of_16_bits(png: Png) -> PilImage:
-    """Rounded to 8 bits; the transparent colour is compared with all 16."""
+    """Round samples to 8 bits; the transparent colour is compared at 16 bits."""
     pair = _halves(png)
     clear = None if png.clear is None else [*(sample >> 8 for sample in png.clear), *(s & 255 for s in png.clear)]
     alpha = None if clear is None else Image.new("L", png.size)
@@ -244,10 +247,10 @@ def _tiles(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _halves(png: Png) -> tuple[PilImage, ...]:
-    """The upper and the lower bytes of 16-bit samples, as two pictures; or as the bands of one, in turn.
+    """Return the upper and lower bytes of 16-bit samples, either as two pictures or as alternating bands of one.
 
-    Grey, with alpha or without, has as many bytes a pixel as a kind of twice the channels and 8 bits, which is how far
-    PNG's filters reach; colour is decoded twice, the second time as if the bytes were the other way round.
+    Grey, with or without alpha, is decoded as 8 bits with twice the channels: that has the same number of bytes per
+    pixel, the distance that PNG's filters depend on. Colour is decoded twice, the second time with swapped bytes.
     """
     if png.colour in (_GREY, _GREY_ALPHA):
         image = _opened(png, _GREY_ALPHA if png.colour == _GREY else _RGB_ALPHA, 8)
@@ -261,7 +264,7 @@ def _halves(png: Png) -> tuple[PilImage, ...]:
 
 
 def _piece(pair: tuple[PilImage, ...], box: tuple[int, int, int, int]) -> tuple[PilImage, PilImage]:
-    """The upper and the lower bytes of a part of what :func:`_halves` gives, each of that many channels."""
+    """Crop a tile of what :func:`_halves` returned to its upper and lower bytes, each with the picture's channels."""
     pieces = [image.crop(box) for image in pair]
     if len(pieces) == 2:
         return pieces[0], pieces[1]
@@ -272,14 +275,14 @@ def _piece(pair: tuple[PilImage, ...], box: tuple[int, int, int, int]) -> tuple[
 
 
 def _rounded(high: PilImage, low: PilImage) -> PilImage:
-    """round((256 high + low) / 257), which is high and up to 1 more or less."""
+    """Compute round((256 high + low) / 257), which is ``high`` or differs from it by 1."""
     steps = [int(difference > 128) for difference in range(256)] * len(high.getbands())
     more, less = ImageChops.subtract(low, high).point(steps), ImageChops.subtract(high, low).point(steps)
     return ImageChops.subtract(ImageChops.add(high, more), less)
 
 
 def _opaque(image: PilImage, lower: PilImage | None, clear: list[int]) -> PilImage:
-    """Mode L: 0 where all bands of ``image`` (and of ``lower``, after them) are as in ``clear``, else 255."""
+    """Return a mask (mode L): 0 where all bands of ``image`` (then of ``lower``) equal ``clear``, else 255."""
     differs = Image.new("L", image.size)
     bands = [*image.split(), *(() if lower is None else lower.split())]
     for band, sample in zip(bands, clear, strict=True):

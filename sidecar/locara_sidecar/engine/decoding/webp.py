@@ -1,4 +1,4 @@
-"""WebP: its chunks, of which only those that determine the pixels reach the decoder."""
+"""WebP: select the chunks that determine the pixels; only those reach the decoder."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 _ALPHA, _ANIMATION = 0x10, 0x02
 """Flags of the VP8X chunk."""
 MAX_CHUNKS = 8192
-"""A still picture has 7; each one costs more memory than it has bytes."""
+"""A still picture has 7; each chunk costs more memory than it has bytes."""
 
 
 class Webp(NamedTuple):
-    """What a WebP says. ``data``: the file without what does not determine its pixels. ``size``: of its canvas; a
-    decoder takes memory for that before it has looked at anything else."""
+    """The contents of a WebP. ``data``: the file without anything that does not determine its pixels.
+
+    ``size``: that of its canvas, for which a decoder allocates memory before it reads anything else.
+    """
 
     data: bytes
     size: tuple[int, int]
@@ -31,12 +33,12 @@ class Webp(NamedTuple):
 def parse(data: bytes) -> Webp:
     """Read the chunks of a WebP (RFC 9649, 2).
 
-    :raises ImageError: for one without a picture.
+    :raises ImageError: if it contains no picture.
     """
     chunks = list(islice(_chunks(data), MAX_CHUNKS + 1))
     if len(chunks) > MAX_CHUNKS:
         raise ImageError(f"it has more than {MAX_CHUNKS} chunks")
-    first = dict(reversed(chunks))  # the first of each name
+    first = dict(reversed(chunks))  # the first chunk of each name
     header = first.get(b"VP8X", b"")
     frames = [(name, body) for name, body in chunks if name == b"ANMF"]
     pixels = [(name, body) for name, body in chunks if name in (b"VP8 ", b"VP8L")]
@@ -53,7 +55,7 @@ def parse(data: bytes) -> Webp:
 
 
 def _size(name: bytes, body: bytes) -> tuple[int, int]:
-    """Width and height as the first chunk of a file tells them (RFC 9649, 2.5 to 2.7)."""
+    """Return width and height from the first chunk of a file (RFC 9649, 2.5 to 2.7)."""
     if len(body) < 10:
         raise ImageError("it is a broken or incomplete WebP")
     if name == b"VP8X":
@@ -65,7 +67,7 @@ def _size(name: bytes, body: bytes) -> tuple[int, int]:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Name and body, as far as the file goes."""
+    """Yield name and body of each chunk, including a truncated last one."""
     at = 12
     while at + 8 <= len(data):
         name, length = struct.unpack_from("<4sI", data, at)

@@ -1,1 +1,1 @@
-"""What both real engines do in the same way: stages, noise, prompts, source pictures, what stays loaded."""
+"""What both real engines share: stages, noise, prompts, source pictures and what stays loaded."""

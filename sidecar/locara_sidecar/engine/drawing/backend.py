@@ -1,4 +1,4 @@
-"""What an engine adds to the order of a job that all share (:mod:`.staged`): its device, its memory, its families."""
+"""What each engine adds to the shared course of a job (:mod:`.staged`): its device, its memory and its families."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ if TYPE_CHECKING:
 
 
 class Backend(ABC):
-    """One engine's."""
+    """The part of a runtime that differs between engines."""
 
     name: ClassVar[str]
     device: str
     note: str | None = None
-    """As :class:`~locara_sidecar.engine.runtime.Runtime` has them."""
+    """As in :class:`~locara_sidecar.engine.runtime.Runtime`."""
 
     # --- models --------------------------------------------------------------------------
 
     @abstractmethod
     def open_family(self, model: ModelSpec, precision: str, quantization: str, control: Control) -> Family:
-        """Open the model's folder with the class that :meth:`family_class` gives; nothing of the model is ``auto``.
+        """Open the model's folder with the class that :meth:`family_class` returns; no option of the model is ``auto``.
 
         :raises EngineError: EngineUnavailable, ModelIncomplete or IntegrityError.
         """
 
     @abstractmethod
     def choose_precision(self, asked: str) -> str:
-        """The computing type's name; ``auto`` is the fastest one that is sound on the device."""
+        """Return the name of the compute type. ``auto`` is the fastest one that works reliably on the device."""
 
     def saved_as(self, model: ModelSpec) -> str | None:
-        """The bits that a folder's weights were saved in; None for weights that can be loaded in any."""
+        """Return the quantization that the weights were saved in, or None if they can be loaded in any."""
         del model
         return None
 
     def prepare(self, spec: PrepareSpec, emit: Emit, control: Control) -> PreparedModel:
-        """See :meth:`Runtime.prepare`; an engine that can has its own.
+        """See :meth:`Runtime.prepare`. Engines that support it override this.
 
         :raises EngineError: EngineUnavailable.
         """
@@ -55,9 +55,9 @@ class Backend(ABC):
         raise self.unavailable(f"prepares no models: {ENGINES[self.name].unprepared}")
 
     def family_class(self, family: str) -> Any:
-        """The class that runs a family; imported when first used, because that takes a while.
+        """Return the class that runs a family. It is imported on first use, because that takes a while.
 
-        :raises EngineError: EngineUnavailable for a family that the engine does not run.
+        :raises EngineError: EngineUnavailable if the engine does not run that family.
         """
         row = FAMILIES.get(family)
         if row is None or self.name not in row.adapters:
@@ -65,41 +65,43 @@ class Backend(ABC):
         return named(row.adapters[self.name])
 
     def unavailable(self, what: str) -> EngineError:
-        """EngineUnavailable: the engine ``what``."""
+        """Return an EngineUnavailable whose message is "The … engine" followed by ``what``."""
         return EngineError("EngineUnavailable", f"The {self.name} engine {what}.")
 
     # --- the device ----------------------------------------------------------------------
 
     @abstractmethod
     def working(self, control: Control) -> contextlib.AbstractContextManager[None]:
-        """Where the device works for one job: ``control`` can stop it, out of memory gets its name, and the device is
-        idle at the end."""
+        """Wrap the device work of one job.
+
+        ``control`` can stop it, an out-of-memory error becomes an EngineError, and the device is idle afterwards.
+        """
 
     @abstractmethod
     def is_finite(self, array: Array) -> bool:
-        """Whether an array holds numbers only; waits for it."""
+        """Whether all values of an array are finite. Waits for the array."""
 
     @abstractmethod
     def synchronise(self) -> None:
-        """Wait until the device has done everything that it was given."""
+        """Wait until the device has finished all work submitted to it."""
 
     # --- memory, in bytes ----------------------------------------------------------------
 
     @abstractmethod
     def machine(self, reserved: int) -> Machine:
-        """The memory that a plan may use; what the engine has already counts as available."""
+        """Return the memory that a plan may use. What this engine already uses counts as available."""
 
     @abstractmethod
     def release(self) -> None:
-        """Give memory that nothing refers to any more back to the system."""
+        """Return unreferenced memory to the system."""
 
     def limit(self, limits: Limits) -> None:
-        """Have the allocator keep to a plan, the one that the next weights are loaded for; where it can be told."""
+        """Limit the allocator to the plan for the next weights, if it supports limits."""
         del limits
 
     @abstractmethod
     def footprint(self) -> int:
-        """What the engine takes now, in the process and on the device."""
+        """Return the memory that the engine uses now, in the process and on the device."""
 
     def peak_memory(self) -> int:
         """See :meth:`Runtime.peak_memory`."""

@@ -1,8 +1,9 @@
-"""Which sizes a model's files can be drawn at: its catalogue entry may promise more than the model that is installed
-under its id has positions for, or sizes that its latents do not fill.
+"""Check which sizes a model's files can produce.
 
-What a job chooses is the job's to change (InvalidParams); a model that cannot even be drawn as its entry has it is not
-the entry's (IntegrityError, told when it is imported).
+A catalogue entry may allow more than the model installed under its id supports: more pixels than it has positions for,
+or sides that its latents cannot represent. A size chosen by the job is reported as InvalidParams, since the job can
+change it. A model that cannot produce even its entry's own size does not match that entry: IntegrityError, raised on
+import.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
 
 def require_default(family: Family, width: int, height: int) -> None:
-    """:param width: and ``height``, the entry's own, in pixels.
+    """Require that the model can produce the catalogue entry's own size.
 
-    :raises EngineError: IntegrityError where the model cannot be drawn at that size.
+    :param width: and ``height``: the entry's default size, in pixels.
+    :raises EngineError: IntegrityError if it cannot.
     """
     longest = family.largest_side
     size = f"and its catalogue entry draws {width} × {height}"
@@ -32,8 +34,11 @@ def require_default(family: Family, width: int, height: int) -> None:
 
 
 def require_drawn(family: Family, spec: JobSpec) -> None:
-    """:raises EngineError: InvalidParams naming the side and what would do; IntegrityError where none would, or where
-    the files do not fit each other and their numbers say nothing."""
+    """Require that the model can produce the job's size.
+
+    :raises EngineError: InvalidParams naming the side and a size that works; IntegrityError if no size works, or if the
+        files do not match each other, so that their numbers mean nothing.
+    """
     sides, longest = spec.model.sides, family.largest_side
     step = max(sides.multiple_of, family.grid)
     most = sides.maximum if longest is None else min(longest, sides.maximum)

@@ -1,4 +1,4 @@
-"""Encoded texts that are kept, so that a repeated prompt needs no text encoder, loaded or not."""
+"""A cache of encoded texts, so that a repeated prompt needs no text encoder, whether or not it is loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KEPT = 16
 
 
 class EmbeddingKey(NamedTuple):
-    """What an embedding depends on: the encoders (their model, precision and quantization), the text, the length."""
+    """What an embedding depends on: the encoders (their model, precision and quantization), the text and the length."""
 
     model: Hashable
     text: str
@@ -22,7 +22,7 @@ class EmbeddingKey(NamedTuple):
 
 
 class Embeddings:
-    """The latest embeddings (a few MB each), whichever model they are of; they are independent of what is loaded."""
+    """The most recently used embeddings (a few MB each) of any model, independent of what is loaded."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[EmbeddingKey, Embedding] = OrderedDict()
@@ -31,15 +31,15 @@ class Embeddings:
         return key in self._kept
 
     def get(self, key: EmbeddingKey) -> Embedding:
-        """The embedding, which is now the last to be forgotten.
+        """Return an embedding and mark it as most recently used.
 
-        :raises KeyError: when it is not known.
+        :raises KeyError: if it is not cached.
         """
         self._kept.move_to_end(key)
         return self._kept[key]
 
     def put(self, key: EmbeddingKey, embedding: Embedding) -> None:
-        """Keep an embedding; the one that was used longest ago makes room."""
+        """Store an embedding and evict the least recently used one if the cache is full."""
         self._kept[key] = embedding
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)

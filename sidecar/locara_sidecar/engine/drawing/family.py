@@ -1,8 +1,8 @@
-"""What an opened model gives to the runtime: the same few verbs, whatever the architecture and the engine.
+"""The interface of an opened model to the runtime, the same for every architecture and engine.
 
-A family is *opened* first: its folder is checked from end to end (index, configurations, shards, headers), tokenizers
-are read, and nothing heavy. Its components are then loaded and dropped by name, as the memory plan has it. Arrays are
-the engine's own; nobody but the family looks into them.
+A family is first *opened*: its folder is fully checked (index, configurations, shards, headers) and its tokenizers are
+read, but nothing heavy. Its components are then loaded and dropped by name, following the memory plan. Arrays are the
+engine's own type; only the family looks into them.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 Array = Any
 """torch.Tensor or mlx.core.array."""
 OnStep = Callable[[int, int, Array], None]
-"""step (from 1), steps that really run, x0 in float32 in the shape of the latent."""
+"""Arguments: the step (from 1), the number of steps that really run, and x0 (float32, in the shape of the latent)."""
 
 
 class Embedding(NamedTuple):
-    """One text, encoded: ``tokens`` (1, length, width) and ``pooled`` (1, width)."""
+    """An encoded text: ``tokens`` (1, length, width) and ``pooled`` (1, width)."""
 
     tokens: Array
     pooled: Array
@@ -46,10 +46,10 @@ class Embedding(NamedTuple):
 
 @dataclass(frozen=True)
 class Denoising:
-    """The way of one image from noise to its latent.
+    """The task of turning noise into the latent of one image.
 
-    :param negative: None for no guidance.
-    :param source: what an edit starts from.
+    :param negative: None without guidance.
+    :param source: what an edit starts from; None if the job is not an edit.
     :param on_step: called after each step.
     """
 
@@ -62,25 +62,25 @@ class Denoising:
 
 
 class Previews(Protocol):
-    """The preview decoders of a model. ``tiled``: the full autoencoder decodes in strips."""
+    """The preview decoders of a model. ``tiled``: whether the full autoencoder decodes in strips."""
 
     tiled: bool
 
     def prepare(self, mode: str, checkpoint: Callable[[], None]) -> None:
-        """Have the decoder ready that ``mode`` needs, so that no step waits for it."""
+        """Prepare the decoder that ``mode`` needs, so that no step has to wait for it."""
         ...
 
     def decode(self, x0: Array, mode: str, max_side: int) -> tuple[PilImage, PreviewDecoder] | None:
-        """A step's x0 as a picture; None when the model has no decoder for ``mode``."""
+        """Decode a step's x0 to a picture. None if the model has no decoder for ``mode``."""
         ...
 
 
 class CheckedFolder(NamedTuple):
-    """A model's folder, checked from end to end.
+    """A fully checked model folder.
 
-    :param classes: the components that ``model_index.json`` names, and their classes.
-    :param components: those with weights, in the order of loading.
-    :param scheduler: its configuration, ``_class_name`` being the index's.
+    :param classes: maps the components that ``model_index.json`` names to their classes.
+    :param components: those with weights, in loading order.
+    :param scheduler: its configuration, with ``_class_name`` taken from the index.
     """
 
     classes: dict[str, str]
@@ -91,19 +91,18 @@ class CheckedFolder(NamedTuple):
 class Family(ABC):
     """An opened model. Component names are those of ``model_index.json``.
 
-    An engine's base of its families says how a component is built; an adapter names its row and has ``encode`` and
-    ``denoise``.
+    Each engine's base class defines how to build a component; each adapter defines ``row``, ``encode`` and ``denoise``.
     """
 
     row: ClassVar[supported.Family]
-    """What the models of the family are made of."""
+    """The components of this family's models."""
     engine: ClassVar[str]
     previews: Previews
 
     def __init__(self, context: Any, read: CheckedFolder, tokenizers: dict[str, Any]) -> None:
         """Used by :meth:`open` only.
 
-        :raises EngineError: IntegrityError for configurations that make nothing.
+        :raises EngineError: IntegrityError if a model cannot be built from the configurations.
         """
         self._context = context
         self._tokenizers = tokenizers
@@ -132,9 +131,9 @@ class Family(ABC):
 
     @classmethod
     def open(cls, context: Any) -> Self:
-        """Check the folder and read its tokenizers; no weights.
+        """Check the folder and read its tokenizers, but no weights.
 
-        :param context: the engine's own, with the ``folder`` and how components are to be loaded later.
+        :param context: the engine's own object, with the ``folder`` and how components are to be loaded later.
         :raises EngineError: ModelIncomplete or IntegrityError, naming the file.
         """
         read = cls.read(context.folder)
@@ -151,14 +150,14 @@ class Family(ABC):
     @classmethod
     @abstractmethod
     def _tokenizer(cls, folder: Path, name: str, kind: supported.Tokenizer) -> tuple[Any, int]:
-        """A text encoder's tokenizer, and the highest id that it gives.
+        """Return a text encoder's tokenizer and the highest id that it produces.
 
         :raises EngineError: ModelIncomplete or IntegrityError, naming the file.
         """
 
     @abstractmethod
     def _build(self, name: str, progress: Progress) -> Any:
-        """The component of that name with its weights, read tensor by tensor.
+        """Build the component of that name and read its weights, tensor by tensor.
 
         :raises EngineError: IntegrityError or InsufficientMemory.
         :raises JobCancelled: between two tensors.
@@ -166,106 +165,106 @@ class Family(ABC):
 
     @abstractmethod
     def _release(self) -> None:
-        """Give memory that nothing refers to any more back to the system."""
+        """Return unreferenced memory to the system."""
 
     @abstractmethod
     def require_fit(self) -> None:
-        """Whether configurations and weights fit together, by the names and shapes in the files' headers.
+        """Require that configurations and weights match, by the names and shapes in the files' headers.
 
         :raises EngineError: IntegrityError, as :meth:`load` would.
         """
 
     @abstractmethod
     def use_scheduler(self, name: str) -> None:
-        """Let :meth:`denoise` take the scheduler of that name, one of :attr:`schedulers`.
+        """Select the scheduler for :meth:`denoise`, one of :attr:`schedulers`.
 
-        :raises EngineError: IntegrityError for a configuration that it does not run with.
+        :raises EngineError: IntegrityError if it does not support the model's scheduler configuration.
         """
 
     @property
     @abstractmethod
     def grid(self) -> int:
-        """The sides of a picture are multiples of so many pixels: those of a latent, or of a patch of them."""
+        """Both sides of a picture must be multiples of this many pixels: the size of a latent pixel or patch."""
 
     @abstractmethod
     def readers(self, max_sequence_length: int) -> list[Reader]:
-        """The text encoders, for telling which words they lose; needs no weights."""
+        """Return the text encoders as needed for finding truncated words; needs no weights."""
 
     @abstractmethod
     def encode(self, text: str, max_sequence_length: int) -> Embedding:
-        """One prompt or negative prompt. Needs :attr:`encoders`."""
+        """Encode a prompt or negative prompt. Needs :attr:`encoders` loaded."""
 
     @abstractmethod
     def denoise(self, task: Denoising) -> Array:
-        """The finished latent of one image. Needs :attr:`denoiser` and :attr:`decoder`."""
+        """Return the finished latent of one image. Needs :attr:`denoiser` and :attr:`decoder` loaded."""
 
     @abstractmethod
     def decode(self, latent: Array, *, tiled: bool) -> Array:
-        """Pixels of one image, about -1 … 1, not yet clipped. Needs :attr:`decoder`."""
+        """Decode a latent to the pixels of one image, about -1 … 1, not clipped. Needs :attr:`decoder` loaded."""
 
     @abstractmethod
     def to_image(self, pixels: Array) -> PilImage:
-        """An RGB picture, converted exactly as diffusers does it."""
+        """Convert pixels to an RGB picture exactly as diffusers does."""
 
     # --- what an adapter may say otherwise -----------------------------------------------
 
     def require_source(self, source: Source) -> None:
-        """Whether the model can be given that edit; needs no weights.
+        """Require that the model supports this edit; needs no weights.
 
-        :raises EngineError: InvalidParams naming what it takes no edit with.
+        :raises EngineError: InvalidParams, naming what it does not support.
         """
         if self.row.no_mask:
             require_no_mask(source, self.row.no_mask)
 
     @property
     def largest_side(self) -> int | None:
-        """The longest side, in pixels, that the model has positions for; None where they are computed for any."""
+        """The longest side, in pixels, that the model has positions for. None if they are computed for any size."""
         return None
 
     # --- components ----------------------------------------------------------------------
 
     @property
     def schedulers(self) -> frozenset[str]:
-        """The catalogue's names of the schedulers that it runs."""
+        """The catalogue's names of the schedulers that the family supports."""
         return schedulers.names(self.row.noise)
 
     @property
     def negative_prompt(self) -> bool:
-        """Whether guidance over 1 sets the prompt against a negative one, which may be empty."""
+        """Whether guidance over 1 uses a negative prompt, which may be empty."""
         return self.row.negative_prompt
 
     @property
     def encoders(self) -> frozenset[str]:
-        """The components that turn text into embeddings; nothing else needs them."""
+        """The components that turn text into embeddings. Nothing else needs them."""
         return frozenset(self.row.encoders) & self._components.keys()
 
     @property
     def denoiser(self) -> str:
-        """The component that the loop calls (``transformer`` or ``unet``); nothing after the loop needs it."""
+        """The component that the denoising loop calls (``transformer`` or ``unet``); not needed after the loop."""
         return self.row.denoiser
 
     @property
     def decoder(self) -> str:
-        """The component that turns latents into pixels and, in an edit, pixels into latents."""
+        """The component that turns latents into pixels and, for an edit, pixels into latents."""
         return self.row.decoder
 
     @property
     def parts(self) -> list[Part]:
-        """The components in numbers, for the memory plan; reads headers only."""
+        """The components' sizes and shapes for the memory plan. Reads headers only."""
         if not self._numbers:
             self._numbers = parts_of(self.row, self._components.values())
         return self._numbers
 
     def missing(self, names: Collection[str]) -> list[str]:
-        """Those of ``names`` that the model has and that are not loaded, in the order of loading."""
+        """Return those of ``names`` that the model has and that are not loaded, in loading order."""
         return [name for name in self._components if name in names and name not in self._loaded]
 
     def size(self, names: Collection[str]) -> int:
-        """Bytes on disk of the components' weights."""
+        """Return the size of the components' weights on disk, in bytes."""
         return sum(component.size for name, component in self._components.items() if name in names)
 
     def load(self, names: Collection[str], progress: Progress) -> None:
-        """Load what :meth:`missing` tells, tensor by tensor; a component is there as a whole or not at all.
+        """Load what :meth:`missing` returns, tensor by tensor. A component is loaded completely or not at all.
 
         :raises EngineError: IntegrityError or InsufficientMemory.
         :raises JobCancelled: between two tensors.
@@ -274,7 +273,7 @@ class Family(ABC):
             self._loaded[name] = self._build(name, progress)
 
     def drop(self, names: Collection[str]) -> None:
-        """Forget the weights of these components; those that are not loaded are passed over."""
+        """Release the weights of these components, ignoring those that are not loaded."""
         dropped = [self._loaded.pop(name) for name in names if name in self._loaded]
         if dropped:
             dropped.clear()

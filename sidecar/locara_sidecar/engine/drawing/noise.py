@@ -1,17 +1,17 @@
-"""The noise that every engine starts from: the normal stream of torch's CPU generator, in NumPy.
+"""The initial noise of every engine: the normal random stream of torch's CPU generator, in NumPy.
 
-Owned here: which numbers a seed gives, on every chip and in both engines; nothing else may draw noise.
-The generator is MT19937 (Matsumoto and Nishimura, 1998) seeded with ``init_genrand``; normals come from
-the Box-Muller transform. Two paths, as in torch's CPU kernel:
+This module defines which numbers a seed gives, on every chip and in both engines; nothing else may generate noise. The
+generator is MT19937 (Matsumoto and Nishimura, 1998) seeded with ``init_genrand``; normals come from the Box-Muller
+transform. There are two paths, as in torch's CPU kernel:
 
-- 16 numbers or more: one 24-bit uniform each, transformed in blocks of 16 (the first eight are the radii,
-  the last eight the angles). If the size is no multiple of 16, the last 16 numbers are drawn afresh.
-- fewer: one at a time in double precision from 53-bit uniforms; each transform gives two numbers and
-  the second is kept for the next small draw, however many large ones lie between.
+- 16 numbers or more: one 24-bit uniform each, transformed in blocks of 16 (the first eight give the radii, the last
+  eight the angles). If the size is not a multiple of 16, the last 16 numbers are drawn again.
+- fewer: one at a time in double precision from 53-bit uniforms. Each transform gives two numbers; the second is kept
+  for the next small draw, no matter how many large draws come between.
 
-Logarithm, sine and cosine are computed in double precision and rounded, so that two machines agree
-wherever their mathematics libraries are right to half a unit in the last place of float32; torch's own
-vectorised approximations differ from this by less than 1e-6.
+Logarithm, sine and cosine are computed in double precision and rounded, so that two machines agree wherever their math
+libraries are accurate to half a unit in the last place of float32. torch's own vectorised approximations differ from
+this by less than 1e-6.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _CHUNK_BLOCKS = 1 << 15
 
 
 class NoiseStream:
-    """A stream of standard normals: successive draws continue where the last one ended.
+    """A stream of standard normals. Successive draws continue where the last one ended.
 
-    :param seed: 0 … 2^64-1; MT19937 uses the low 32 bits, as torch does.
+    :param seed: 0 … 2^64-1; MT19937 uses the low 32 bits, as in torch.
     """
 
     def __init__(self, seed: int) -> None:
@@ -45,7 +45,7 @@ class NoiseStream:
     def normal(self, shape: tuple[int, ...] | int) -> NDArray[np.float32]:
         """Draw float32 standard normals of ``shape``, in C order.
 
-        Equal to ``torch.randn(shape, generator=g)`` of a CPU generator ``g`` with the same seed and history.
+        Equal to ``torch.randn(shape, generator=g)`` with a CPU generator ``g`` of the same seed and history.
         """
         sizes = (shape,) if isinstance(shape, int) else tuple(shape)
         count = math.prod(sizes)
@@ -62,11 +62,11 @@ class NoiseStream:
         return out.reshape(sizes)
 
     def _words(self, count: int) -> NDArray[np.uint32]:
-        """``count`` raw outputs of the generator (the full range, so none is rejected)."""
+        """Return ``count`` raw outputs of the generator (over the full range, so that none is rejected)."""
         return self._bits.randint(0, 1 << 32, size=count, dtype=np.uint32)
 
     def _uniforms(self, count: int) -> NDArray[np.float32]:
-        """Uniforms in [0, 1), multiples of 2^-24: exact in float32."""
+        """Return uniforms in [0, 1), multiples of 2^-24, which are exact in float32."""
         return (self._words(count) & _MASK_24).astype(np.float32) * np.float32(2.0**-24)
 
     def _scalar(self) -> float:
@@ -81,7 +81,7 @@ class NoiseStream:
 
 
 def _box_muller(uniforms: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Blocks of 16 uniforms to blocks of 16 normals; every float32 rounding is where torch's kernel has it."""
+    """Transform blocks of 16 uniforms into blocks of 16 normals, rounding to float32 where torch's kernel does."""
     blocks = uniforms.reshape(-1, 2, _HALF)
     first = np.float32(1.0) - blocks[:, 0]
     logarithm = np.log(first.astype(np.float64)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A model's components in numbers for the memory plan, from the headers and configurations of an opened folder."""
+"""Sizes and shapes of a model's components for the memory plan, from the headers and configurations of its folder."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from locara_sidecar.machine.supported import Family
 
 _LINEAR = re.compile(r"\.\d+\..*\.weight$")
-_EMBEDDING = "relative_attention_bias"  # T5's table of distances, inside its first block
+_EMBEDDING = "relative_attention_bias"  # T5's table of relative positions, inside its first block
 _WORD = 32  # bits
-_PIXELS = 8  # of a side to one number of the usual latent
+_PIXELS = 8  # pixels per latent pixel along a side, in most models
 
 
 def parts_of(family: Family, components: Iterable[Component]) -> list[Part]:
-    """:class:`Part` for each component; reads the files' headers only."""
+    """Return a :class:`Part` for each component. Reads the files' headers only."""
     return [_part(component, family) for component in components]
 
 
 def _part(component: Component, family: Family) -> Part:
     parameters = quantizable = 0
-    saved: Any = component.config.get("quantization")  # in fewer bits, packed into words
+    saved: Any = component.config.get("quantization")  # in fewer bits, packed into 32-bit words
     bits: Any = cast("dict[str, Any]", saved).get("bits") if isinstance(saved, dict) else None
     in_a_word = _WORD // bits if bits in (4, 8) else 1
     for key, dtype, shape in _shapes(component):
         if in_a_word > 1 and key.endswith((".scales", ".biases")):
-            continue  # part of the weight beside them
+            continue  # belongs to the weight of the same name
         count = math.prod(shape) * (in_a_word if dtype == "U32" else 1)
         parameters += count
         if len(shape) == 2 and _LINEAR.search(key) and _EMBEDDING not in key:
@@ -51,7 +51,7 @@ def _part(component: Component, family: Family) -> Part:
         parameters=parameters,
         quantizable=quantizable,
         width=_first(channels) if channels else heads * size,
-        stride=_PIXELS if channels else 2 * _PIXELS,  # a UNet computes on every number, a transformer on 2 x 2
+        stride=_PIXELS if channels else 2 * _PIXELS,  # a UNet works on single latent pixels, a transformer on 2 x 2
     )
 
 

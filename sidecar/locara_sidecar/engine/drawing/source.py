@@ -1,14 +1,14 @@
-"""What an edit starts from: the host's picture and mask, decoded in the engine and nowhere else, at the job's size.
+"""The source of an edit: the host's picture and mask at the job's size, decoded only in the engine process.
 
-Owned here: which size an edit has, what a mask means, and that pixels outside the mask stay as they were. How a file
-becomes pixels is ``engine/decoding``'s. Every engine uses it.
+This module defines the size of an edit, what a mask means, and that pixels outside the mask stay unchanged. How a file
+becomes pixels is defined in ``engine/decoding``. Every engine uses it.
 
-- Without a size of its own the job has the source's. With another one, picture and mask are resized to it, the mask by
-  averaging, so that a thin line stays as a grey one.
-- A mask's level says how much of the model's picture a pixel of the result has: 255 all, 0 nothing, in proportion
-  between. The model works on latents, each of which stands for a patch of pixels; it paints every patch that has
-  anything above 0. (diffusers' pipelines cut a mask at half and look at one pixel of each patch: a line that misses it
-  is not painted. On masks that are black and white and follow the patches both are the same.)
+- Without a size of its own, the job gets the source's size. Otherwise picture and mask are resized to it, the mask by
+  averaging, so that a thin line remains as a grey one.
+- The mask's level is the opacity of the model's picture in the result: 255 all of it, 0 none, in proportion between.
+  The model works on latents, each of which covers a patch of pixels; it repaints every patch that has any level above
+  0. (diffusers' pipelines cut the mask off at half and look at one pixel per patch, so a line that misses it is not
+  repainted. For masks that are black and white and aligned with the patches, the results are the same.)
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 class Source(NamedTuple):
-    """A decoded edit: ``image`` (RGB) and ``mask`` (L; 255 is repainted, 0 stays) of the job's size.
+    """A decoded edit: ``image`` (RGB) and ``mask`` (L; 255 is repainted, 0 stays) at the job's size.
 
-    ``resized``: the host's picture had another size, so that no pixel of the result can be one of its own.
-    ``warnings``: kind and sentence, about what is in doubt.
+    ``resized``: the host's picture had another size, so the result cannot keep any of its pixels. ``warnings``: (kind,
+    sentence) pairs about anything doubtful.
     """
 
     image: PilImage
@@ -44,21 +44,21 @@ class Source(NamedTuple):
 
     @property
     def width(self) -> int:
-        """In pixels, as it is drawn."""
+        """In pixels, at the job's size."""
         return self.image.width
 
     @property
     def height(self) -> int:
-        """In pixels, as it is drawn."""
+        """In pixels, at the job's size."""
         return self.image.height
 
 
 def read(spec: JobSpec, room: decoding.Room) -> Source:
-    """Decode what ``spec.edit`` holds.
+    """Decode the files in ``spec.edit``.
 
-    :param room: asked before each file is decoded; raises where there is no memory for it.
-    :raises EngineError: InvalidImage (``path`` is ``$.image`` or ``$.mask``, ``reason`` says why), or InvalidParams
-        with the nearest allowed ``width`` and ``height`` where the source's own size is none for the model; or what
+    :param room: called before each file is decoded; raises if there is not enough memory.
+    :raises EngineError: InvalidImage (with ``path`` ``$.image`` or ``$.mask``, and a ``reason``); InvalidParams with
+        the nearest allowed ``width`` and ``height`` if the model does not support the source's own size; or what
         ``room`` raises, with that ``path``.
     """
     edit = spec.edit
@@ -82,13 +82,18 @@ def read(spec: JobSpec, room: decoding.Room) -> Source:
 
 
 def require_no_mask(source: Source, reason: str) -> None:
-    """:raises EngineError: InvalidParams with ``reason``, for a model that is edited without one."""
+    """Reject a mask for a model that does not support one.
+
+    :raises EngineError: InvalidParams with ``reason``.
+    """
     if source.mask is not None:
         raise EngineError("InvalidParams", reason, path="$.mask")
 
 
 def require_plain_latents(source: Source, mean: object) -> None:
-    """Under a mask diffusers' SDXL pipeline encodes a picture without the means that it decodes with.
+    """Reject a mask if the autoencoder has latent means.
+
+    With a mask, diffusers' SDXL pipeline encodes the picture without the means that it decodes with.
 
     :param mean: the autoencoder's ``latents_mean``, or None.
     :raises EngineError: InvalidParams.
@@ -98,11 +103,11 @@ def require_plain_latents(source: Source, mean: object) -> None:
 
 
 def painted_patches(mask: PilImage, factor: int) -> NDArray[np.bool_]:
-    """Which latents the model paints, (height / factor, width / factor): those with anything above 0 in their patch.
+    """Return which latents the model repaints, (height / factor, width / factor): those with any level above 0.
 
-    :param factor: pixels of the image per latent, in both directions.
+    :param factor: pixels of the image per latent pixel, in both directions.
     """
-    import numpy as np  # an installation without an engine lacks it, and the fake engine decodes too
+    import numpy as np  # imported here: installations without an engine lack it, and the fake engine decodes too
 
     height, width = mask.height // factor, mask.width // factor
     painted: NDArray[np.bool_] = np.asarray(mask).reshape(height, factor, width, factor).max(axis=(1, 3)) > 0
@@ -110,12 +115,12 @@ def painted_patches(mask: PilImage, factor: int) -> NDArray[np.bool_]:
 
 
 def composite(source: Source, pixels: PilImage) -> PilImage:
-    """``pixels`` (RGB, of the source's size) as far as the mask says, the source's own for the rest."""
+    """Blend ``pixels`` (RGB, of the source's size) over the source, with the mask as opacity."""
     return pixels if source.mask is None else Image.composite(pixels, source.image, source.mask)
 
 
 def nearest(size: tuple[int, int], sides: Sides) -> tuple[int, int]:
-    """The allowed size closest to ``size`` in shape, and in extent where the bounds let it."""
+    """Return the allowed size closest to ``size`` in aspect ratio and, within the bounds, in area."""
     step = sides.multiple_of
     least, most = math.ceil(sides.minimum / step) * step, sides.maximum // step * step
     scale = min(1.0, most / max(size), math.sqrt(sides.max_pixels / math.prod(size)))
@@ -151,7 +156,7 @@ def _by(size: tuple[int, int]) -> str:
 
 
 class _Blaming:
-    """Turns a refusal of a file into the failure of the member at ``path``, and names that in others."""
+    """Reports a rejected file as an error about the member at ``path``, and adds that path to other errors."""
 
     def __init__(self, path: str) -> None:
         self._path = path

@@ -1,7 +1,7 @@
-"""Speeds of step caching: a part of the steps is not computed, but foretold from the computed ones before it.
+"""Speeds with step caching: some steps are not computed but extrapolated from computed steps before them.
 
-A speed is a fixed pattern of computed steps, the same on every engine, so that the same job makes the same picture;
-``machine/supported.py`` tells which jobs can have it, ``tests/bench/README.md`` what the patterns cost.
+A speed is a fixed pattern of computed steps, the same in every engine, so that the same job makes the same picture.
+``machine/supported.py`` lists the jobs that support it; ``tests/bench/README.md`` shows its cost in quality.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from typing import NamedTuple
 
 
 class Pattern(NamedTuple):
-    """Which steps are computed: the first ``warmup`` ones, then the second one after them and every ``interval``-th."""
+    """Which steps are computed.
+
+    These are the first ``warmup``, then the second step after them and every ``interval``-th from there.
+    """
 
     warmup: int
     interval: int
 
     def computes(self, step: int) -> bool:
-        """Whether a step, from 0, is computed."""
+        """Whether a step (from 0) is computed."""
         return step < self.warmup or (step - self.warmup - 1) % self.interval == 0
 
 

@@ -1,7 +1,7 @@
-"""What both engines do alike: one job at a time, its images made one by one.
+"""The course of a job, shared by both engines: one job at a time, its images made one by one.
 
-Owned here: the order of phases, when the components of the open model are loaded and dropped (the memory plan says it)
-and which failures get a name. The arithmetic is the families' (:mod:`.family`), the device an engine's own
+This module defines the order of phases, when components are loaded and dropped (following the memory plan) and which
+failures become EngineErrors. The computation is the families' (:mod:`.family`), the device the engine's own
 (:mod:`.backend`).
 """
 
@@ -50,13 +50,15 @@ if TYPE_CHECKING:
 
 
 _UNFIT = (LookupError, ValueError, TypeError, ArithmeticError, AttributeError)
-"""What the libraries raise when a tokenizer or an encoder is made wrongly and that shows only with a text. Texts are
-checked long before; failures of the device and of memory are others."""
+"""What the libraries raise when a malformed tokenizer or encoder fails only on a text.
+
+Texts are validated long before; device and memory failures raise other types.
+"""
 _logger = logging.getLogger(__name__)
 
 
 class _Loading:
-    """The loading of one job: one fraction over all that it will load, in however many plan."""
+    """Loads the components of one job, in any number of calls, and reports one overall fraction."""
 
     def __init__(self, family: Family, names: Collection[str], emit: Emit, control: Control) -> None:
         self._family = family
@@ -65,7 +67,7 @@ class _Loading:
         self._fraction = 0.0
 
     def load(self, names: Collection[str]) -> None:
-        """Have these components loaded."""
+        """Load those of the components that are not loaded yet."""
         if self._family.missing(names):
             self._report(self._fraction)
             self._family.load(names, self._progress)
@@ -76,7 +78,7 @@ class _Loading:
 
 
 class _Conditioning(NamedTuple):
-    """What steers a job: its embeddings, what it edits, and warnings about both."""
+    """What steers a job: its embeddings, the source of an edit, and warnings about both."""
 
     prompt: Embedding
     negative: Embedding | None
@@ -85,7 +87,7 @@ class _Conditioning(NamedTuple):
 
 
 class StagedRuntime:
-    """The engines' :class:`~locara_sidecar.engine.runtime.Runtime`; ``backend`` is what is an engine's own."""
+    """The :class:`~locara_sidecar.engine.runtime.Runtime` of both engines; ``backend`` is what differs between them."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -97,7 +99,7 @@ class StagedRuntime:
 
     @property
     def opened(self) -> Opened | None:
-        """The model that is open."""
+        """The model that is open, if any."""
         return self.warm.opened
 
     # --- the interface -------------------------------------------------------------------
@@ -117,7 +119,7 @@ class StagedRuntime:
         return LoadedModel(quantization=key.quantization, precision=key.precision, memory=self.backend.footprint())
 
     def generate(self, spec: JobSpec, emit: Emit, control: Control) -> Summary:
-        """See :meth:`Runtime.generate`; a model that is loaded stays loaded, whatever happens to the job.
+        """See :meth:`Runtime.generate`. A loaded model stays loaded, whatever happens to the job.
 
         :raises JobCancelled: from a checkpoint, with the device idle.
         :raises EngineError: EngineUnavailable, ModelIncomplete, IntegrityError, InsufficientMemory, InvalidImage,
@@ -141,7 +143,7 @@ class StagedRuntime:
             opened.family.use_scheduler(spec.scheduler)
             least = least_steps(self.name, spec.model.family, spec.speed)
             asked, speed = spec.speed, "exact" if least is None or _steps(spec) < least else spec.speed
-            # an edit encodes its source inside the loop, in strips if the picture is decoded so
+            # an edit encodes its source inside the loop, in strips if the picture is decoded in strips
             spec = msgspec.structs.replace(spec, tiling="on" if plan.tiled else "off", speed=speed)
             conditioning = self._condition(spec, edited, plan, emit, control)
             if self.warm.tight is not None:
@@ -159,7 +161,7 @@ class StagedRuntime:
         return self.backend.prepare(spec, emit, control)
 
     def preview(self, x0: Any, mode: str, max_side: int) -> tuple[PilImage, PreviewDecoder] | None:
-        """See :meth:`Runtime.preview`. On the job's own thread a full decode ends early if the job is cancelled.
+        """See :meth:`Runtime.preview`. On the job's own thread, a full decode stops early if the job is cancelled.
 
         :raises JobCancelled: in that case.
         """
@@ -174,9 +176,9 @@ class StagedRuntime:
         return self.backend.peak_allocated()
 
     def _require(self, family: Family, spec: JobSpec, edited: Source | None) -> None:
-        """What a job's options ask and the model's files cannot give is told before a weight is read.
+        """Reject options that the model's files do not support, before any weights are read.
 
-        :raises EngineError: InvalidParams naming the option and what would do, or EngineUnavailable.
+        :raises EngineError: InvalidParams naming the option and values that work, or EngineUnavailable.
         """
         self.warm.choose_scheduler(family, spec.model, spec.scheduler)
         drawn_sizes.require_drawn(family, spec)
@@ -186,8 +188,11 @@ class StagedRuntime:
     def _condition(
         self, spec: JobSpec, edited: Source | None, plan: Plan, emit: Emit, control: Control
     ) -> _Conditioning:
-        """Both texts' embeddings, and what the encoders did not see of them; guidance up to 1 needs no negative one.
-        Afterwards everything is loaded that the loop and the decoder need."""
+        """Encode the prompts, or take them from the cache, and warn about what the encoders did not see.
+
+        Without guidance (up to 1) there is no negative prompt. Afterwards everything that the loop and the decoder need
+        is loaded.
+        """
         assert self.opened is not None
         key, family = self.opened
         length = spec.model.max_sequence_length
@@ -228,7 +233,7 @@ class StagedRuntime:
     def _make_images(
         self, spec: JobSpec, conditioning: _Conditioning, plan: Plan, emit: Emit, control: Control
     ) -> None:
-        """All images of the job: each one as a whole, or, where the denoiser has to leave, first all latents."""
+        """Make all images of the job: one after another or, if the denoiser must be dropped, first all latents."""
         assert self.opened is not None
         family, images = self.opened.family, range(1, spec.count + 1)
         for group in [images] if plan.denoiser_leaves else [range(image, image + 1) for image in images]:
@@ -241,7 +246,7 @@ class StagedRuntime:
     def _denoise(
         self, family: Family, spec: JobSpec, conditioning: _Conditioning, image: int, emit: Emit, control: Control
     ) -> Array:
-        """The latent of image ``image`` (from 1) of the job."""
+        """Return the latent of image ``image`` (from 1) of the job."""
 
         def on_step(step: int, steps: int, x0: Array) -> None:
             self.backend.synchronise()
@@ -266,7 +271,7 @@ class StagedRuntime:
         emit: Emit,
         control: Control,
     ) -> None:
-        """Image ``image`` (from 1) of the job from its latent; in an edit, its source again where the mask is black."""
+        """Decode image ``image`` (from 1) of the job; an edit gets its source back where the mask is black."""
         assert self.opened is not None
         emit(PhaseEvent(phase="decoding", image=image))
         control.checkpoint()
@@ -291,7 +296,10 @@ class StagedRuntime:
 
 
 def _encoded(family: Family, text: str, length: int) -> Embedding:
-    """:raises EngineError: IntegrityError where the model's tokenizers and encoders cannot take a text."""
+    """Encode a text.
+
+    :raises EngineError: IntegrityError if the model's tokenizers and encoders fail on the text.
+    """
     try:
         return family.encode(text, length)
     except _UNFIT as error:
@@ -299,7 +307,7 @@ def _encoded(family: Family, text: str, length: int) -> Embedding:
 
 
 def _lost(family: Family, texts: Mapping[str, str], length: int) -> list[str | None]:
-    """For each text, in the order of ``texts``, what the encoders did not see of it.
+    """Return, for each of ``texts`` in order, a warning about what the encoders did not see of it, or None.
 
     :raises EngineError: as :func:`_encoded`.
     """
@@ -316,7 +324,7 @@ def _unfit(error: Exception) -> EngineError:
 
 
 def _steps(spec: JobSpec) -> int:
-    """How many steps an image really takes."""
+    """Return how many steps an image really takes."""
     strength = None if spec.edit is None else spec.edit.strength
     return spec.steps if strength is None else steps_at(spec.model.family, strength, spec.steps)
 

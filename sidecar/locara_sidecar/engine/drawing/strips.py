@@ -1,13 +1,13 @@
-"""An autoencoder's work on a large picture, layer by layer in strips of rows, equal to the whole work up to rounding.
+"""Run an autoencoder on a large picture layer by layer, in strips of rows; exact up to rounding.
 
-A layer is done strip by strip: a convolution is given one row more on each side (its halo), and a norm over groups of
-channels has the statistics of the whole picture, which are gathered first. Between layers a map is kept in bands, and
-each band goes as soon as nothing needs it, so that at the height about two maps of the largest size are in memory, not
-eight to ten. Cutting the picture itself into tiles, as is common, holds less still but changes it: each tile then has
-statistics of its own, so brightness jumps between them.
+Each layer is computed strip by strip. A convolution gets one more row on each side (its halo), and a group norm uses
+the statistics of the whole picture, which are gathered first. Between layers a feature map is kept in bands, each
+released as soon as nothing needs it, so that the peak is about two maps of the largest size, not eight to ten. Cutting
+the picture itself into tiles, as is common, needs even less memory but changes the result: each tile then has its own
+statistics, so brightness jumps at the seams.
 
-Owned here: the order of the work, for both engines; a subclass has what differs, the layout of arrays and the
-functions of its library. Blocks are named as in diffusers.
+This module defines the order of the work for both engines. Subclasses add what differs: the array layout and the
+functions of their library. Blocks are named as in diffusers.
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 Layer = Any
-"""A callable of the engine's library that takes a map and gives one."""
+"""A callable of the engine's library from a map to a map."""
 
 NUMBERS = 1 << 22
-"""Numbers of a strip: enough for the device to be busy, and few beside a map of the largest size (2 ** 27 at 1024 x
-1024)."""
+"""Elements per strip: enough to keep the device busy, and few compared to the largest map (2 ** 27 at 1024 x 1024)."""
 _FEWEST = 8
-"""Rows of a strip, however wide: each computes two more for its halo."""
+"""Minimum number of rows per strip, however wide: each strip computes two more for its halo."""
 
 
 class Bands(Generic[A]):
-    """The rows of a map from the top down, in bands.
+    """The rows of a feature map from top to bottom, in bands.
 
-    :param axis: of the rows.
-    :param join: puts arrays together along that axis.
+    :param axis: the axis of the rows.
+    :param join: concatenates arrays along that axis.
     """
 
     def __init__(self, axis: int, join: Callable[[list[A]], A]) -> None:
@@ -46,12 +45,12 @@ class Bands(Generic[A]):
         return (band for _, band in self._bands)
 
     def add(self, band: A) -> None:
-        """Below those that are there."""
+        """Append a band at the bottom."""
         self._bands.append((self.height, band))
         self.height += self.rows_of(band)
 
     def rows(self, top: int, bottom: int) -> A:
-        """Rows from ``top`` up to before ``bottom``; none of them may have been released."""
+        """Return the rows ``top`` to ``bottom`` (exclusive); none of them may have been released."""
         found: list[A] = []
         for start, band in self._bands:
             end = start + self.rows_of(band)
@@ -60,25 +59,25 @@ class Bands(Generic[A]):
         return found[0] if len(found) == 1 else self._join(found)
 
     def release(self, row: int) -> None:
-        """Nothing above ``row`` is needed any more."""
+        """Release the bands that are entirely above ``row``."""
         while self._bands and self._bands[0][0] + self.rows_of(self._bands[0][1]) <= row:
             del self._bands[0]
 
     def part(self, band: Any, top: int, bottom: int) -> Any:
-        """Some rows of one band."""
+        """Return some rows of one band."""
         if (top, bottom) == (0, self.rows_of(band)):
             return band
         return band[(slice(None),) * self._axis + (slice(top, bottom),)]
 
     def rows_of(self, band: Any) -> int:
-        """How many rows a band has."""
+        """Return the number of rows of a band."""
         return band.shape[self._axis]
 
 
 class Strips(ABC, Generic[A]):
-    """The layers of an autoencoder in strips.
+    """The layers of an autoencoder, in strips.
 
-    :param numbers: of a strip; :data:`NUMBERS` if None.
+    :param numbers: elements per strip; :data:`NUMBERS` if None.
     """
 
     rows_axis: int
@@ -90,49 +89,49 @@ class Strips(ABC, Generic[A]):
 
     @abstractmethod
     def join(self, arrays: list[A]) -> A:
-        """Put maps together along their rows."""
+        """Concatenate maps along their rows."""
 
     @abstractmethod
     def moments(self, x: A) -> tuple[Any, Any]:
-        """Mean and variance of each channel of a map, each (B, C) in float32."""
+        """Return the mean and variance of each channel of a map, each (B, C) in float32."""
 
     @abstractmethod
     def stacked(self, values: list[Any]) -> Any:
-        """Arrays of one shape along a new first axis."""
+        """Stack arrays of one shape along a new first axis."""
 
     @abstractmethod
     def beside(self, values: list[float], array: Any) -> Any:
-        """Numbers as an array of float32 where ``array`` is."""
+        """Return numbers as a float32 array on the device of ``array``."""
 
     @abstractmethod
     def activated(self, x: A, scale: Any, shift: Any) -> A:
-        """SiLU of ``x * scale + shift``; both (B, C) in float32. In the type of ``x``."""
+        """Return SiLU of ``x * scale + shift`` in the type of ``x``; scale and shift are (B, C) in float32."""
 
     @abstractmethod
     def groups(self, norm: Layer) -> int:
-        """How many groups of channels a norm has."""
+        """Return the number of channel groups of a norm."""
 
     def finished(self, x: A) -> A:
-        """Called with each strip that was made: where lazy work is done, and where a job may stop."""
+        """Called with each finished strip, to evaluate lazy work and to let a job stop."""
         return x
 
     # --- layers
 
     def bands(self, *arrays: A) -> Bands[A]:
-        """A map of one band or of several."""
+        """Make a map from one or more bands."""
         made: Bands[A] = Bands(self.rows_axis, self.join)
         for array in arrays:
             made.add(array)
         return made
 
     def whole(self, x: Bands[A]) -> A:
-        """All of it as one array; its bands are gone then."""
+        """Return the map as one array and release its bands."""
         array = x.rows(0, x.height)
         x.release(x.height)
         return array
 
     def residual(self, block: Layer, x: Bands[A]) -> Bands[A]:
-        """A residual block; ``x`` is used up."""
+        """Apply a residual block; consumes ``x``."""
         shortcut = getattr(block, "conv_shortcut", None)
         kept, y = (x if shortcut is None else self.bands()), self.bands()
         before = self._normed(block.norm1, x)
@@ -151,7 +150,7 @@ class Strips(ABC, Generic[A]):
         return made
 
     def convolved(self, layer: Layer, x: Bands[A], norm: Layer | None = None) -> Bands[A]:
-        """A 3 x 3 convolution with padding, perhaps behind a norm and SiLU; ``x`` is used up."""
+        """Apply a 3 x 3 convolution with padding, optionally after a norm and SiLU; consumes ``x``."""
         made, before = self.bands(), None if norm is None else self._normed(norm, x)
         for top, bottom in self._spans(x):
             made.add(self._convolved(layer, x, top, bottom, before))
@@ -159,7 +158,7 @@ class Strips(ABC, Generic[A]):
         return made
 
     def enlarged(self, layer: Layer, x: Bands[A]) -> Bands[A]:
-        """Each pixel doubled on both sides and then convolved, both by ``layer``; ``x`` is used up."""
+        """Upsample by two and convolve, both done by ``layer``; consumes ``x``."""
         made = self.bands()
         for top, bottom in self._spans(x, 4):
             above, below = min(1, top), min(1, x.height - bottom)
@@ -169,7 +168,7 @@ class Strips(ABC, Generic[A]):
         return made
 
     def halved(self, layer: Layer, x: Bands[A]) -> Bands[A]:
-        """A 3 x 3 convolution at every second pixel, padded right and below by ``layer``; ``x`` is used up."""
+        """Apply a 3 x 3 convolution with stride 2, padded right and below by ``layer``; consumes ``x``."""
         made = self.bands()
         for top, bottom in self._spans(x, even=True):
             rows = (min(bottom, x.height) - top) // 2
@@ -182,19 +181,22 @@ class Strips(ABC, Generic[A]):
     # --- parts
 
     def _pass(self, x: Bands[A], bottom: int) -> None:
-        """The rows above ``bottom`` are done; the last of them is the next strip's halo."""
+        """Release the rows above ``bottom``, except for the last: it is the next strip's halo."""
         x.release(bottom if bottom == x.height else bottom - 1)
 
     def _convolved(self, layer: Layer, x: Bands[A], top: int, bottom: int, before: Callable[[A], A] | None) -> A:
-        """Some rows of a convolution. Its own padding spoils the outermost rows, which are cut off, except at the
-        edges of the picture, where it belongs."""
+        """Compute some rows of a convolution.
+
+        Its own padding spoils the outermost rows, so they are cut off, except at the edges of the picture, where it
+        belongs.
+        """
         above, below = min(1, top), min(1, x.height - bottom)
         window = x.rows(top - above, bottom + below)
         y = layer(window if before is None else before(window))
         return self.finished(x.part(y, above, above + bottom - top))
 
     def _normed(self, norm: Layer, x: Bands[A]) -> Callable[[A], A]:
-        """A norm over groups of channels with the statistics of all of ``x``, and SiLU: a function of rows."""
+        """Return a function of rows: a group norm with the statistics of all of ``x``, followed by SiLU."""
         found = [(band, *self.moments(band)) for band in x]
         of_bands: Any = self.stacked([mean for _, mean, _ in found])
         shares = self.beside([x.rows_of(band) / x.height for band, _, _ in found], of_bands)[:, None, None]
@@ -213,13 +215,13 @@ class Strips(ABC, Generic[A]):
 
     @abstractmethod
     def _wide(self, values: Any) -> Any:
-        """Parameters in float32."""
+        """Convert parameters to float32."""
 
     def _spans(self, x: Bands[A], times: int = 1, *, even: bool = False) -> Iterator[tuple[int, int]]:
-        """Strips of ``x``, from the first row to behind the last. The numbers of rows are fixed before any band goes.
+        """Divide ``x`` into strips of rows: (first, one past the last). Releasing bands does not change them.
 
-        :param times: how much larger the result is.
-        :param even: of an even number of rows each, except the last one.
+        :param times: how many times larger the result is.
+        :param even: make the number of rows even, except in the last strip.
         """
         first: Any = next(iter(x))
         numbers: int = times * (math.prod(first.shape) // x.rows_of(first))

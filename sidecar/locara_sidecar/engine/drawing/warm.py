@@ -1,6 +1,7 @@
-"""One model open and kept warm, whatever the engine: which one, and with the bits that its memory plan has.
+"""Keep one model open and warm, whatever the engine, with the quantization of its memory plan.
 
-Its folders, digest, precision and quantization are its key. What of it is loaded is for ``engine/drawing/staged.py``.
+Its key is made of its folders, digest, precision and quantization. ``engine/drawing/staged.py`` decides which of its
+components are loaded.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 
 class WarmKey(NamedTuple):
-    """What decides whether two jobs share a loaded model; nothing of it is ``auto``."""
+    """What two jobs must have in common to share a loaded model; nothing in it is ``auto``."""
 
     folders: tuple[str, ...]
     digest: str
@@ -40,19 +41,19 @@ class WarmKey(NamedTuple):
 
     @classmethod
     def of(cls, model: ModelSpec, precision: str, quantization: str) -> Self:
-        """That of a model in a computing type and bits."""
+        """Return the key of a model with that precision and quantization."""
         return cls(model.folders(prepared=False), model.digest, precision, quantization)
 
 
 class Opened(NamedTuple):
-    """A model whose folder is open; what of it is loaded is its own business."""
+    """A model whose folder is open; its components may or may not be loaded."""
 
     key: WarmKey
     family: Family
 
 
 class ModelRequest(NamedTuple):
-    """What a job or a load asks of the machine."""
+    """What a job or a load needs from the machine."""
 
     model: ModelSpec
     width: int
@@ -69,13 +70,15 @@ class WarmModel:
         self._backend = backend
         self.opened: Opened | None = None
         self.tight: str | None = None
-        """What to say of the last plan, where it takes more than is free."""
+        """A warning if the last plan needs more memory than is free."""
 
     def check(self, model: ModelSpec, scheduler: str, control: Control, size: tuple[int, int] | None = None) -> None:
-        """Open the model's folder as a job would, and close it again. No weights are read, and what is open stays so.
+        """Open the model's folder as a job would, and close it again.
 
-        :param scheduler: the catalogue's name of the one that it is drawn with.
-        :param size: width and height in pixels that it is drawn at if a job says nothing else.
+        No weights are read, and the model that is open stays open.
+
+        :param scheduler: the catalogue's name of the scheduler to use.
+        :param size: the default width and height in pixels.
         :raises EngineError: EngineUnavailable, ModelIncomplete or IntegrityError.
         """
         bits = self._backend.saved_as(model) or "none"
@@ -87,16 +90,20 @@ class WarmModel:
             drawn_sizes.require_default(family, *size)
 
     def require_scheduler(self, family: Family, scheduler: str) -> None:
-        """:raises EngineError: EngineUnavailable, naming those that the engine runs."""
+        """Require that the family supports a scheduler.
+
+        :raises EngineError: EngineUnavailable, naming those that the engine supports.
+        """
         if scheduler not in family.schedulers:
             known = ", ".join(sorted(family.schedulers))
             raise self._backend.unavailable(f"does not run the scheduler {scheduler}; with this model it runs {known}")
 
     def choose_scheduler(self, family: Family, model: ModelSpec, scheduler: str) -> None:
-        """Let ``family`` draw with a job's ``scheduler``. What stops it is the job's to change, as long as another one
-        can be run with the model's files.
+        """Select the ``scheduler`` that a job asks for.
 
-        :raises EngineError: EngineUnavailable, or InvalidParams with those that can be run.
+        If it does not work with the model's files but another one does, the job can change it: InvalidParams.
+
+        :raises EngineError: EngineUnavailable, or InvalidParams with those that work.
         """
         self.require_scheduler(family, scheduler)
         try:
@@ -116,9 +123,10 @@ class WarmModel:
     # --- which model is open -------------------------------------------------------------
 
     def make_room(self, needed: int, reserved: int) -> None:
-        """Have main memory for a picture that is about to be decoded; the open model leaves where it is in the way.
+        """Make sure that there is main memory to decode a picture, closing the open model if it is in the way.
 
-        :param needed: bytes. ``reserved``: what other daemons' engines hold or were promised.
+        :param needed: bytes.
+        :param reserved: bytes that other daemons' engines hold or were promised.
         :raises EngineError: InsufficientMemory with the figures.
         """
         if self.opened is not None and needed > self._room(reserved):
@@ -128,16 +136,16 @@ class WarmModel:
 
     def _room(self, reserved: int) -> int:
         machine = self._backend.machine(reserved)
-        if machine.kind == "gpu":  # whose memory others may have reserved; pictures are decoded beside it
+        if machine.kind == "gpu":  # others may have reserved its memory, but pictures are decoded in main memory
             machine = machines.of_engine(unified=False, reserved=0)
         return plans.room(machine, memory.resident())
 
     def ready(
         self, demand: ModelRequest, emit: Emit, control: Control, require: Callable[[Family], None] = lambda _: None
     ) -> tuple[Opened, Plan]:
-        """The model open with the bits of its plan. ``auto`` keeps the bits that it is open with if they fit.
+        """Open the model with the quantization of its plan. ``auto`` keeps the current quantization if it fits.
 
-        :param require: refuses what the job asks and the model cannot, before memory is planned for it.
+        :param require: rejects what the job asks and the model does not support, before memory is planned.
         :raises EngineError: InsufficientMemory, EngineUnavailable, or what opening raises.
         """
         model, current = demand.model, self.opened
@@ -147,7 +155,7 @@ class WarmModel:
         if model.quantization == "auto" and (saved := self._backend.saved_as(model)) is not None:
             model = msgspec.structs.replace(model, quantization=saved)
         forms = {form.quantization: form.path for form in model.prepared if form.precision == precision}
-        # the headers of a prepared form tell auto as much as those of the model itself
+        # for auto, the headers of a prepared form serve as well as those of the model itself
         first = next(iter(forms), "none") if model.quantization == "auto" else model.quantization
         key = WarmKey.of(model, precision, first)
         if model.quantization == "auto" and current is not None and current.key[:3] == key[:3]:
@@ -175,14 +183,17 @@ class WarmModel:
         return self.opened, plan
 
     def _plan(self, family: Family, ask: PlanRequest, current: str, machine: Machine) -> Plan:
-        """:param current: the bits that the family is open with."""
+        """Choose a plan.
+
+        :param current: the quantization that the family is open with.
+        """
         plan: Plan | None = None
         if not family.missing({family.denoiser}):
             plan = plans.choose(family.parts, msgspec.structs.replace(ask, quantization=current), machine)
         return plan or plans.require(family.parts, ask, machine)
 
     def _open(self, model: ModelSpec, key: WarmKey, emit: Emit, control: Control) -> Family:
-        """The model of ``key``: the one that is open, or opened now in place of it."""
+        """Return the model of ``key``: the open one, or else open it in place of that one."""
         if self.opened is None or self.opened.key != key:
             emit(PhaseEvent(phase="loading", image=1))
             if self.opened is not None:
@@ -202,8 +213,7 @@ def _runs(family: Family, scheduler: str) -> bool:
 
 
 def _best_form(model: ModelSpec, key: WarmKey) -> ModelSpec:
-    """The model in the form that was prepared for ``key``, where there is one: the same numbers, with less to read and
-    nothing to compute."""
+    """Return the model in the form prepared for ``key``, if any: same values, less to read, nothing to compute."""
     wanted = key.quantization, key.precision
     paths = (form.path for form in model.prepared if (form.quantization, form.precision) == wanted)
     return msgspec.structs.replace(model, path=next(paths, model.path))

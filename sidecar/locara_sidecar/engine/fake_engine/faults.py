@@ -1,4 +1,4 @@
-"""Faults on demand for the fake engine; its runtime's docstring lists them."""
+"""Faults on demand for the fake engine, as listed in its runtime's docstring."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _WORD = re.compile(r"fake:([a-z]+)(?:=([a-z0-9.]+))?")
 
 
 def parse(text: str) -> dict[str, str]:
-    """The words ``fake:NAME`` and ``fake:NAME=VALUE`` in ``text``."""
+    """Return the words ``fake:NAME`` and ``fake:NAME=VALUE`` in ``text``."""
     return dict(_WORD.findall(text))
 
 
 def strike(faults: dict[str, str], place: str) -> None:
-    """Commit whatever ``faults`` asks for at ``place``, a phase's name or ``start``."""
+    """Trigger whatever ``faults`` asks for at ``place``: the name of a phase, or ``start``."""
     for name, where in faults.items():
         if where == place and name in _DEADLY:
             _DEADLY[name]()
 
 
 def spoil(faults: dict[str, str], prompt: str) -> None:
-    """Fail the job, in the ways that leave the engine alive.
+    """Fail the job in one of the ways that leave the engine alive.
 
     :raises EngineError: for ``nan``.
     :raises MemoryError: for ``oom``.
@@ -44,7 +44,7 @@ def spoil(faults: dict[str, str], prompt: str) -> None:
 
 
 def shout() -> None:
-    """Print from Python, from C and, where one may be started, from a child process, to both descriptors."""
+    """Print to both descriptors from Python, from C and, where allowed, from a child process."""
     noise = "engine noise"
     for fd, name in ((1, "stdout"), (2, "stderr")):
         os.write(fd, f"{noise} python {name}\n".encode())
@@ -53,7 +53,7 @@ def shout() -> None:
     library = ctypes.CDLL(None)
     library.puts(f"{noise} c".encode())
     library.fflush(None)
-    with contextlib.suppress(PermissionError):  # confined
+    with contextlib.suppress(PermissionError):  # in a sandbox
         subprocess.run(["/bin/sh", "-c", f"echo {noise} child; echo {noise} child >&2"], check=False)
 
 
@@ -75,7 +75,7 @@ def _segfault() -> None:
 
 
 def _hang() -> None:
-    """Never return, with the interpreter lock held: no thread of this process can run any more."""
+    """Hang with the interpreter lock held, so that no thread of this process can run any more."""
     while True:
         with contextlib.suppress(AttributeError):
             ctypes.PyDLL(None).sleep(1_000_000)
@@ -83,7 +83,7 @@ def _hang() -> None:
 
 
 def _sleep() -> None:
-    """Never return, with the interpreter lock free, and never look at the cancel flag."""
+    """Hang with the interpreter lock free, and never check the cancel flag."""
     while True:
         time.sleep(1_000_000)
 

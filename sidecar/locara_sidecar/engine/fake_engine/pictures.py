@@ -1,4 +1,4 @@
-"""The fake engine's pictures: a landscape with a sun, drawn from a hash of what was asked for."""
+"""The fake engine's pictures: a landscape with a sun, drawn from a hash of the request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LATENT = 8  # pixels of the image per pixel of a latent, as in the real models
 
 
 def landscape(prompt: str, negative_prompt: str, seed: int, width: int, height: int) -> Image.Image:
-    """An RGB picture of that size; the same arguments give the same pixels."""
+    """Draw an RGB picture of that size. The same arguments give the same pixels."""
     key = "\0".join((prompt, negative_prompt, str(seed), f"{width}x{height}"))
     draw_from = random.Random(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest())
     hue = draw_from.random()
@@ -36,7 +36,7 @@ def landscape(prompt: str, negative_prompt: str, seed: int, width: int, height: 
 
 
 def edited(source: Source, picture: Image.Image) -> Image.Image:
-    """``source`` with as much of ``picture`` in it as its strength says, where its mask lets it."""
+    """Blend ``picture`` into ``source`` with its strength as opacity, where the mask allows."""
     from locara_sidecar.engine.drawing.source import composite
 
     strength = 0.5 if source.strength is None else source.strength
@@ -44,14 +44,14 @@ def edited(source: Source, picture: Image.Image) -> Image.Image:
 
 
 def predicted(thumbnail: Image.Image, step: int, steps: int) -> Image.Image:
-    """What a sampler would predict of ``thumbnail`` after ``step`` of ``steps``: blurred, sharp at the end."""
+    """Return what a sampler would predict for ``thumbnail`` after ``step`` of ``steps``: blurred, sharp at the end."""
     left = (steps - step) / steps
     radius = max(thumbnail.size) * 0.25 * left * left
     return thumbnail.filter(ImageFilter.GaussianBlur(radius)) if radius > 0 else thumbnail
 
 
 def latent_size(picture: Image.Image) -> Image.Image:
-    """``picture`` as small as a latent of it would be."""
+    """Scale ``picture`` down to the size of its latent."""
     size = (max(1, picture.width // _LATENT), max(1, picture.height // _LATENT))
     return picture.resize(size, Image.Resampling.BOX)
 

@@ -1,15 +1,15 @@
 """The fake engine: every phase, every event and deterministic pictures, without a model.
 
-Pillow only. A picture depends on prompt, negative prompt, seed and size; sizes, steps and ``count`` are
-obeyed; the x0 previews sharpen from step to step; a cancel takes milliseconds; a model once "loaded"
-stays loaded. An edit blends the source with such a picture, ``strength`` of it (half where there is none), and takes as
-many steps as that leaves; where the mask is black the source stays.
+It needs only Pillow. A picture depends on the prompt, the negative prompt, the seed and the size. Sizes, steps and
+``count`` are obeyed; the x0 previews sharpen from step to step; a cancel takes milliseconds; a model stays "loaded"
+once it is. An edit blends such a picture into the source, with ``strength`` as its opacity (half if there is none), and
+takes the steps that this strength leaves; the source stays where the mask is black.
 
-Times are settings of the engine (``EngineClient(settings={"step_ms": "5"})``) or environment
-variables of the daemon, in milliseconds:
+Durations, in milliseconds, are settings of the engine (``EngineClient(settings={"step_ms": "5"})``) or environment
+variables of the daemon:
 
 =================================  =======  =======================================================
-setting, variable                  default  time of
+setting, variable                  default  duration of
 =================================  =======  =======================================================
 ``step_ms``, LOCARA_FAKE_STEP_MS   20       one denoising step
 ``load_ms``, LOCARA_FAKE_LOAD_MS   40       loading a model
@@ -18,18 +18,18 @@ setting, variable                  default  time of
 ``start_ms``, …_START_MS           0        starting the process
 =================================  =======  =======================================================
 
-Faults are words in the prompt, or the same words in ``faults``, LOCARA_FAKE_FAULTS (then for every job).
-PHASE is loading, encoding, denoising or decoding; ``start`` too, in the setting or variable:
+Faults are words in the prompt or, for every job, the same words in the setting ``faults`` or the variable
+LOCARA_FAKE_FAULTS. PHASE is loading, encoding, denoising or decoding; in the setting or variable also ``start``:
 
 =====================  ============================================================================
-``fake:slow=MS``       a step takes that long
-``fake:load=MS``       loading takes that long, and happens again even if the model is loaded
+``fake:slow=MS``       a step takes MS milliseconds
+``fake:load=MS``       loading takes MS milliseconds, even if the model is already loaded
 ``fake:crash=PHASE``   the process ends with status 70
 ``fake:abort=PHASE``   … with SIGABRT
 ``fake:segv=PHASE``    … with SIGSEGV
 ``fake:kill=PHASE``    … with SIGKILL, as the kernel does when memory is short
 ``fake:hang=PHASE``    native code that never returns and holds the interpreter lock
-``fake:sleep=PHASE``   the same without the lock; a cancel is not seen
+``fake:sleep=PHASE``   the same without the lock; ignores cancels
 ``fake:nan``           the job fails: InvalidOutput
 ``fake:oom``           the job fails: InsufficientMemory
 ``fake:error``         the job fails: InternalError, from an exception that quotes its input
@@ -70,15 +70,15 @@ if TYPE_CHECKING:
     from locara_sidecar.ipc.frames import JobSpec, LoadSpec, ModelSpec, PrepareSpec
 
 _DEFAULTS = {"step_ms": 20.0, "load_ms": 40.0, "encode_ms": 5.0, "decode_ms": 10.0, "start_ms": 0.0}
-_MEMORY = {"none": 64 << 20, "8bit": 32 << 20, "4bit": 16 << 20}  # bytes that a model pretends to take
-_SLICE = 0.002  # seconds between two looks at the cancel flag
+_MEMORY = {"none": 64 << 20, "8bit": 32 << 20, "4bit": 16 << 20}  # bytes that a loaded model claims to use
+_SLICE = 0.002  # seconds between two checks of the cancel flag
 
 
 class FakeRuntime:
     """A :class:`~locara_sidecar.engine.runtime.Runtime` that only pretends.
 
     :param scratch: a folder of its own; not used.
-    :param settings: see the module's table; they win over the environment.
+    :param settings: see the table in the module; they take precedence over the environment.
     """
 
     name = "fake"
@@ -94,13 +94,16 @@ class FakeRuntime:
         faults.strike(self._faults, "start")
 
     def load(self, spec: LoadSpec, emit: Emit, control: Control) -> LoadedModel:
-        """Takes ``load_ms`` unless the model is loaded; the memory that it tells is made up."""
+        """Take ``load_ms`` unless the model is loaded. The reported memory is made up."""
         self._load(spec.model, self._faults, emit, control)
         quantization, precision = _resolved(spec.model)
         return LoadedModel(quantization=quantization, precision=precision, memory=_MEMORY[quantization])
 
     def generate(self, spec: JobSpec, emit: Emit, control: Control) -> Summary:
-        """:raises EngineError: and MemoryError, RuntimeError on demand."""
+        """See :meth:`Runtime.generate`.
+
+        :raises EngineError: on demand, as are MemoryError and RuntimeError.
+        """
         wanted = {**self._faults, **faults.parse(spec.prompt)}
         source = None if spec.edit is None else _source(spec)
         settled = _settled(spec, source)
@@ -113,12 +116,15 @@ class FakeRuntime:
         return Summary(settled=settled, warnings=[] if source is None else list(source.warnings))
 
     def prepare(self, spec: PrepareSpec, emit: Emit, control: Control) -> PreparedModel:
-        """:raises EngineError: there are no files that could be prepared."""
+        """Fail: a fake model has no files to prepare.
+
+        :raises EngineError: always.
+        """
         del spec, emit, control
         raise EngineError("EngineUnavailable", "The fake engine has no models that could be prepared.")
 
     def preview(self, x0: object, mode: str, max_side: int) -> tuple[Image.Image, PreviewDecoder] | None:
-        """``x0`` is the picture at latent size, or an exception to raise; every mode is available."""
+        """Return ``x0``, which is the picture at latent size, or an exception to raise. Every mode is available."""
         if isinstance(x0, Exception):
             raise x0
         assert isinstance(x0, Image.Image)
@@ -128,7 +134,7 @@ class FakeRuntime:
         return x0, cast("PreviewDecoder", mode)
 
     def peak_memory(self) -> int:
-        """The largest resident size of the process so far, in bytes; 0 where the system does not tell."""
+        """Return the peak resident size of the process in bytes, or 0 if the system does not report it."""
         if os.name != "posix":
             return 0
         import resource
@@ -137,7 +143,7 @@ class FakeRuntime:
         return peak if sys.platform == "darwin" else peak * 1024
 
     def peak_allocated(self) -> None:
-        """Nobody counts."""
+        """Return None: the fake engine has no allocator of its own."""
         return
 
     def _load(self, model: ModelSpec, wanted: dict[str, str], emit: Emit, control: Control) -> None:
@@ -180,7 +186,7 @@ class FakeRuntime:
                 faults.shout()
             x0 = pictures.predicted(thumbnail, step, steps)
             _wait(seconds - (time.monotonic() - started), control)
-            if step == (steps + 1) // 2:  # in the middle, so that some steps were told of
+            if step == (steps + 1) // 2:  # in the middle, so that some steps were reported
                 faults.strike(wanted, "denoising")
                 faults.spoil(wanted, spec.prompt)
             shown = RuntimeError("no preview") if "nopreview" in wanted else x0
@@ -198,8 +204,11 @@ class FakeRuntime:
 
 
 def _source(spec: JobSpec) -> Source:
-    """:raises EngineError: InvalidImage, InvalidParams or InsufficientMemory."""
-    # most jobs edit nothing
+    """Decode the source of an edit.
+
+    :raises EngineError: InvalidImage, InvalidParams or InsufficientMemory.
+    """
+    # most jobs are not edits
     from locara_sidecar.engine.drawing.source import read
     from locara_sidecar.machine import machine, memory, plan
 
@@ -211,7 +220,7 @@ def _source(spec: JobSpec) -> Source:
 
 
 def _settled(spec: JobSpec, source: Source | None) -> Settled:
-    """What a job claims to run with."""
+    """Return the options that a job claims to have run with."""
     quantization, precision = _resolved(spec.model)
     return Settled(
         quantization=quantization,
@@ -224,13 +233,13 @@ def _settled(spec: JobSpec, source: Source | None) -> Settled:
 
 
 def _resolved(model: ModelSpec) -> tuple[str, str]:
-    """What a model claims to be loaded with: its quantization and precision."""
+    """Return the quantization and precision that a model claims to be loaded with."""
     quantization = "none" if model.quantization == "auto" else model.quantization
     return quantization, "float32" if model.precision == "auto" else model.precision
 
 
 def _milliseconds(text: str | None, default: float) -> float:
-    """Milliseconds as text to seconds; ``default`` (seconds) for anything that is no number."""
+    """Convert milliseconds as text to seconds; returns ``default`` (in seconds) if it is not a number."""
     try:
         return default if text is None else max(0.0, float(text)) / 1000
     except ValueError:
@@ -238,9 +247,9 @@ def _milliseconds(text: str | None, default: float) -> float:
 
 
 def _wait(seconds: float, control: Control) -> None:
-    """Pretend to work, looking at the cancel flag all the time.
+    """Pretend to work, checking the cancel flag all the time.
 
-    :raises JobCancelled: when the job has been cancelled.
+    :raises JobCancelled: if the job was cancelled.
     """
     end = time.monotonic() + seconds
     control.checkpoint()

@@ -1,1 +1,1 @@
-"""A model's folder: what is in it, and whether an engine can draw with it."""
+"""A model's folder: its contents, and whether an engine can draw with it."""

@@ -1,7 +1,7 @@
-"""One configuration of a model, checked member by member and reduced to what is read; see ``config_members.py``.
+"""Check one configuration of a model member by member, and reduce it to what is read; see ``config_members.py``.
 
-Both engines take their configurations from here, so that a value is refused by both or means the same in both, and no
-value reaches a library that nobody has looked at.
+Both engines get their configurations from here, so that both reject the same values and interpret all others alike, and
+no unchecked value reaches a library.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.folder.config_members import Members
 
 QUANTIZED = ("quantization_config", "compression_config")
-"""Members that say that the weights were quantized by a library of its own."""
+"""Members that say that a library quantized the weights in a format of its own."""
 PREPARED = "quantization"
-"""The member of a component that was prepared for MLX."""
+"""Marks a component that was prepared for MLX."""
 _WRITTEN_OUT = "_use_default_values"
-"""Names of members that whoever wrote the file left to the class, and that stand there with what it took. diffusers
-passes over what stands there, and so lets a class of another default take that."""
+"""Lists members that were left at the class's defaults when the file was written, and that contain those defaults.
+
+diffusers ignores their values, so that a class with other defaults uses its own.
+"""
 
 
 def reduced(file: str, class_name: str, config: Mapping[str, Any], engine: str) -> dict[str, Any]:
-    """The members of ``config`` that are read, in their plainest form; of a class that is not known, all.
+    """Return the members of ``config`` that are read, in their plainest form; all members if the class is not known.
 
-    :param file: its name in the model's folder, for people.
+    :param file: its name in the model's folder, for messages.
     :raises EngineError: IntegrityError naming file and member.
     """
     _refuse_quantized(file, config)

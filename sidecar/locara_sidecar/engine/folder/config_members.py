@@ -1,10 +1,10 @@
-"""The members of the configurations that models have: what each may be, and which change nothing.
+"""The members of models' configurations: allowed values, and which members have no effect.
 
-From the signatures of diffusers 0.42 and transformers 5.23, and from what published repositories of 2022 to 2026 have.
-*Read* members are passed on to the engines, which then may still refuse a value that they do not run. *Harmless* ones
-are dropped, so that no library trips over them: they tell where a file came from, how it was trained, or something to
-another class (schedulers carry the members of those that they were made from). Whatever is in neither list may change
-the picture, and is refused by its name.
+They come from the signatures of diffusers 0.42 and transformers 5.23, and from repositories published from 2022 to
+2026. Members that are *read* are passed to the engines, which may still reject values that they do not support.
+*Harmless* ones are dropped, so that no library fails on them: they say where a file came from or how it was trained, or
+belong to another class (schedulers keep the members of those that they were made from). A member in neither list might
+change the picture, and is rejected by name.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ def _nothing(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Members(NamedTuple):
-    """Of one class: rules of the members that are read, and names of those that change nothing.
+    """The members of one class: rules for those that are read, and the names of those without effect.
 
-    :param runs: by engine, for members with values that other engines run and it does not: whether it runs a value.
-    :param repeated: what those members that only repeat others have to be, if they are there, given what is read.
+    :param runs: by engine, for members with values that other engines support and this one does not: whether it
+        supports a value.
+    :param repeated: returns the required values of members that only repeat others, from what was read.
     """
 
     read: dict[str, Rule]
@@ -40,8 +41,7 @@ class Members(NamedTuple):
 _WIDTH = whole(1, 1 << 16)
 _LEVELS = 16
 _VAE_LEVELS = 7
-"""Each doubles the side of a picture: up to 64 pixels for one of the latent. What a preview is fitted on has that size,
-too."""
+"""Each doubles the side: up to 64 pixels per latent pixel. Also sets the size of the pictures to fit previews on."""
 _LAYERS = whole(1, 1024)
 _SMALL = number(0, 1)
 _EPSILON = number(1e-12, 1)
@@ -53,7 +53,7 @@ _DIFFUSERS = frozenset({"_class_name", "_diffusers_version", "_name_or_path", "_
 _AVERAGED = frozenset(
     {"decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"}
 )
-"""What diffusers' moving average of weights leaves in the configuration of what it averaged."""
+"""What diffusers' moving average of weights adds to a configuration."""
 
 _VAE: dict[str, Rule] = {
     "in_channels": whole(1, 1024),
@@ -94,7 +94,7 @@ _TINY: dict[str, Rule] = {
     "force_upcast": switch,
 }
 _TINY_HARMLESS = frozenset({"latent_magnitude", "latent_shift", "block_out_channels"})
-"""For pictures of latents, which nobody makes here; the last repeats the widths."""
+"""For showing latents as pictures, which is not done here; the last one repeats the widths."""
 
 _DOWN = ("DownBlock2D", "CrossAttnDownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D",
          "SimpleCrossAttnDownBlock2D", "KDownBlock2D", "KCrossAttnDownBlock2D")  # fmt: skip
@@ -102,7 +102,7 @@ _UP = ("UpBlock2D", "CrossAttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2
        "KUpBlock2D", "KCrossAttnUpBlock2D")  # fmt: skip
 _UNET_ACTIVATION = one_of("silu", "swish", "mish", "gelu", "relu")
 _ODD = range(1, 32, 2)
-"""Sides of a convolution's window; an even one would make another size of its picture."""
+"""Kernel sizes of a convolution; an even one would change the size of the picture."""
 _DEEP = whole(0, 1024)
 _DEPTH = either(_DEEP, each(either(_DEEP, each(_DEEP, 64)), _LEVELS))
 _HEADS = either(_LAYERS, each(_LAYERS, _LEVELS))
@@ -121,7 +121,7 @@ _UNET: dict[str, Rule] = {
     "only_cross_attention": either(switch, each(switch, _LEVELS)),
     "block_out_channels": each(_WIDTH, _LEVELS),
     "layers_per_block": either(whole(1, 64), each(whole(1, 64), _LEVELS)),
-    "downsample_padding": whole(0, 1),  # with more the way up meets pictures of other sizes
+    "downsample_padding": whole(0, 1),  # with more, the way up gets pictures of other sizes
     "mid_block_scale_factor": number(1e-3, 1e3),
     "act_fn": _UNET_ACTIVATION,
     "norm_num_groups": whole(1, 1024),
@@ -148,7 +148,7 @@ _UNET: dict[str, Rule] = {
     "conv_out_kernel": one_of(*_ODD),
     "cross_attention_norm": either(null, one_of("layer_norm", "group_norm")),
     "mid_block_only_cross_attention": switch,
-    # what follows asks for a further input, which no pipeline of a text gives
+    # the options below need a further input, which text pipelines do not provide
     "class_embed_type": null,
     "num_class_embeds": null,
     "class_embeddings_concat": off,
@@ -206,14 +206,14 @@ _TRANSFORMERS = frozenset(
         "dropout_rate", "classifier_dropout",
     }
 )  # fmt: skip
-"""Where a file came from, training, and how words would be generated, which encoders do not do."""
+"""A file's origin, training, and how to generate words, which encoders do not do."""
 
 ACTIVATIONS = (
     "gelu", "gelu_python", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate", "gelu_10",
     "quick_gelu", "silu", "swish", "mish", "relu", "relu2", "relu6", "leaky_relu", "hardswish", "sigmoid", "tanh",
     "linear",
 )  # fmt: skip
-"""Those of transformers' that have no weights of their own and that both engines run."""
+"""Activations in transformers that have no weights and that both engines support."""
 
 
 def _activation(value: Any) -> str:
@@ -256,11 +256,11 @@ _T5: dict[str, Rule] = {
     "feed_forward_proj": _feed_forward,
     "tie_word_embeddings": switch,
     "pruned_heads": one_of({}),
-    "is_decoder": off,  # its attention would be causal
+    "is_decoder": off,  # attention would be causal
 }
 _T5_HARMLESS = frozenset({"dense_act_fn", "is_gated_act", "eos_token_id", "n_positions", "num_decoder_layers",
                           "output_past", "scale_decoder_outputs"})  # fmt: skip
-"""The first two repeat ``feed_forward_proj``, and transformers goes by them; the others are the decoder's."""
+"""The first two repeat ``feed_forward_proj``, but transformers uses them; the others belong to the decoder."""
 
 
 def _t5_repeated(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,7 +272,7 @@ def _t5_repeated(config: Mapping[str, Any]) -> dict[str, Any]:
 _SIGMAS: dict[str, Rule] = {
     "use_karras_sigmas": switch,
     "use_exponential_sigmas": switch,
-    "use_beta_sigmas": off,  # computed with scipy, which neither engine has
+    "use_beta_sigmas": off,  # needs scipy, which neither engine has
 }
 _BETAS: dict[str, Rule] = {
     "num_train_timesteps": _TIMESTEPS,
@@ -296,7 +296,7 @@ _FLOW_MATCH: dict[str, Rule] = _SIGMAS | {
     "invert_sigmas": switch,
     "shift_terminal": either(null, number(1e-6, 0.999)),
     "time_shift_type": one_of("exponential", "linear"),
-    "stochastic_sampling": off,  # its draws would not follow the seed
+    "stochastic_sampling": off,  # its random numbers would not depend on the seed
 }
 _LAST = one_of("zero", "sigma_min")
 _SIGMA = either(null, number(1e-9, 1e6))
@@ -343,9 +343,9 @@ _OTHER_SCHEDULERS = frozenset(
 
 
 def _scheduler(read: dict[str, Rule], *others: dict[str, Rule]) -> Members:
-    """Members of the schedulers that it may have been made from are carried along and change nothing.
+    """Allow, without effect, members of the schedulers that a scheduler may have been made from.
 
-    :param others: rules for the members of those that may be made from it, when a job asks for another one.
+    :param others: rules for members of those that may be made from it, when a job asks for another scheduler.
     """
     for rules in others:
         read = rules | read
@@ -367,7 +367,7 @@ _MLX_UNET: dict[str, Callable[[Any], bool]] = {
     "only_cross_attention": _off_everywhere,
     "dual_cross_attention": _off_everywhere,
 }
-"""No published model of a family that is run here has another value."""
+"""No published model of a supported family has other values."""
 
 _CLIP_MEMBERS = Members(_CLIP, _TRANSFORMERS)
 CLASSES: dict[str, Members] = {

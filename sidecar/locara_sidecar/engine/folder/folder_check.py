@@ -1,6 +1,7 @@
-"""What both engines check in a folder when it is opened, beyond what ``model_folder.py`` reads: the types of its
-tensors, every member of its configurations, and that its parts fit each other, as far as numbers in configurations and
-headers tell. Nothing is computed, and nothing is built from a number before it has been looked at.
+"""What both engines check when they open a folder, beyond what ``model_folder.py`` reads.
+
+That is the types of its tensors, every member of its configurations, and that its components fit together, as far as
+configurations and headers show. Nothing is computed, and no value is used to build anything before it was checked.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ _WITHOUT_SHIFT = frozenset(row.pipeline for row in FAMILIES.values() if row.nois
 def checked(
     folder: Path, pipeline: str, found: Mapping[str, str], components: Sequence[Component], engine: str
 ) -> tuple[list[Component], dict[str, Any]]:
-    """The components and the scheduler's configuration, with the members that are read and no others.
+    """Return the components and the scheduler's configuration, with only the members that are read.
 
     :param pipeline: the class of the pipeline that ``model_index.json`` names.
-    :param found: the parts that it names, and their classes.
-    :param engine: the engine that asks.
+    :param found: the components that it names, and their classes.
+    :param engine: the engine that opens the folder.
     :raises EngineError: ModelIncomplete or IntegrityError naming the file, and the tensor or member.
     """
     _require_index(read_json(folder, INDEX))
@@ -41,14 +42,17 @@ def checked(
     kept = [_component(component, engine) for component in components]
     configs = {component.name: component.config for component in kept}
     part_sizes.require_fit(pipeline, configs)
-    if pipeline not in _WITHOUT_SHIFT:  # those pipelines compute with it even where there is none
+    if pipeline not in _WITHOUT_SHIFT:  # other pipelines compute with it even if it is absent
         configs["vae"]["shift_factor"] = configs["vae"].get("shift_factor") or 0.0
     tokenizer_check.check(folder, found, configs)
     return kept, _spaced(scheduler)
 
 
 def _require_index(index: Mapping[str, Any]) -> None:
-    """What is no part is an option of the pipeline, and there are few."""
+    """Reject unknown members: whatever is not a component is an option of the pipeline, and there are few of these.
+
+    :raises EngineError: IntegrityError.
+    """
     for name, value in index.items():
         if isinstance(value, list) or value is None or name.startswith("_") or name in _OPTIONS_WITHOUT_EFFECT:
             continue
@@ -66,7 +70,10 @@ def _component(component: Component, engine: str) -> Component:
 
 
 def _spaced(scheduler: dict[str, Any]) -> dict[str, Any]:
-    """:raises EngineError: IntegrityError for members that contradict each other."""
+    """Check the scheduler's spacing.
+
+    :raises EngineError: IntegrityError for members that contradict each other.
+    """
     ways = [name for name in ("use_karras_sigmas", "use_exponential_sigmas") if scheduler.get(name)]
     if len(ways) > 1:
         raise broken(SCHEDULER, f"it has both {ways[0]} and {ways[1]}")

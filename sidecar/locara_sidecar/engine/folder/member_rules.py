@@ -1,6 +1,9 @@
-"""What a member of a configuration may be: each function here makes a rule, which gives the value back, or in its
-plainest form, or says what is wrong with it. Bounds are far beyond every model that there is, and small enough that
-nothing which is made from a number of their size takes a noticeable share of memory."""
+"""Rules for the members of a configuration. Each function is or returns a rule.
+
+A rule returns the value, possibly in a plainer form, or raises an error that says what it should be. Bounds are far
+beyond any existing model, and low enough that nothing built from a number within them uses a significant share of
+memory.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from collections.abc import Callable
 from typing import Any, cast
 
 Rule = Callable[[Any], Any]
-"""The value as it is read; raises ValueError with what it should be."""
+"""Returns the value as it is read; raises ValueError saying what it should be."""
 
 
 def whole(low: int, high: int) -> Rule:
-    """A whole number from ``low`` to ``high``; 24.0 and true are none."""
+    """An integer from ``low`` to ``high``; not 24.0 or true."""
 
     def check(value: Any) -> int:
         if type(value) is not int or not low <= value <= high:
@@ -24,18 +27,18 @@ def whole(low: int, high: int) -> Rule:
 
 
 def number(low: float, high: float) -> Rule:
-    """A number from ``low`` to ``high``, finite."""
+    """A finite number from ``low`` to ``high``."""
 
     def check(value: Any) -> float:
         if type(value) not in (int, float) or not low <= value <= high or not math.isfinite(value):
             raise ValueError(f"a number from {low:g} to {high:g}")
-        return float(value)  # transformers takes no 0 for 0.0
+        return float(value)  # transformers does not accept 0 for 0.0
 
     return check
 
 
 def switch(value: Any) -> bool:
-    """True or false; null is false, as Python programs that ask only whether it is set take it."""
+    """True or false. Null counts as false, as in Python code that only tests the value."""
     if value is not None and not isinstance(value, bool):
         raise ValueError("true or false")
     return bool(value)
@@ -49,7 +52,7 @@ def off(value: Any) -> bool:
 
 
 def text(value: Any) -> str:
-    """A word; which ones are known is for whoever uses it."""
+    """A string of any value, checked where it is used."""
     if not isinstance(value, str) or len(value) > 200:
         raise ValueError("a word")
     return value
@@ -67,7 +70,7 @@ def one_of(*values: Any) -> Rule:
 
 
 def each(rule: Rule, most: int, *, least: int = 1) -> Rule:
-    """A list of ``least`` to ``most`` values of ``rule``."""
+    """A list of ``least`` to ``most`` values that follow ``rule``."""
 
     def check(value: Any) -> list[Any]:
         try:
@@ -82,7 +85,7 @@ def each(rule: Rule, most: int, *, least: int = 1) -> Rule:
 
 
 def either(*rules: Rule) -> Rule:
-    """What any of ``rules`` takes."""
+    """A value that follows any of ``rules``."""
 
     def check(value: Any) -> Any:
         wanted: list[str] = []
@@ -97,6 +100,6 @@ def either(*rules: Rule) -> Rule:
 
 
 def null(value: Any) -> None:
-    """Nothing."""
+    """Null."""
     if value is not None:
         raise ValueError("null")

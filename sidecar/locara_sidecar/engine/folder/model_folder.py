@@ -1,8 +1,8 @@
-"""Reading a model folder in diffusers layout: what a whole folder is, before a tensor is read. Both engines use it.
+"""Read a model folder in diffusers layout, and check that it is complete before reading a tensor. Both engines use it.
 
-Everything is looked at before anything is built: every JSON file parses, every class is one that the family knows,
-every shard is there and its header agrees with its length (safetensors' own reader says so). A missing file is
-``ModelIncomplete``, a wrong one ``IntegrityError``; both name the file relative to the folder.
+Everything is checked before anything is built: every JSON file is valid, every class is known to the family, and every
+shard exists and has a header consistent with its length (according to safetensors' own reader). A missing file is
+``ModelIncomplete``, an invalid one ``IntegrityError``; both name the file relative to the folder.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from locara_sidecar.weights import safetensors_header, text_files, weight_files
 
 safe_open: Any = _safe_open
 Classes = Mapping[str, frozenset[str]]
-"""Component name to the class names that a family accepts for it."""
+"""Maps each component's name to the class names that a family accepts for it."""
 
 
 class Component(msgspec.Struct, frozen=True, kw_only=True):
-    """One subfolder that has weights: its class, its configuration and its safetensors files."""
+    """A subfolder with weights: its class, its configuration and its safetensors files."""
 
     name: str
     class_name: str
@@ -35,7 +35,7 @@ class Component(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress:
-    """How far loading is, by bytes; a cancel point at every tensor.
+    """Progress of loading, in bytes, with a cancel point at every tensor.
 
     :param total: bytes in all files.
     :param report: called with the fraction done whenever it has grown by a hundredth.
@@ -50,9 +50,9 @@ class Progress:
         self.checkpoint = checkpoint
 
     def advance(self, size: int) -> None:
-        """``size`` more bytes are read.
+        """Count ``size`` more bytes as read.
 
-        :raises JobCancelled: when the job has been cancelled.
+        :raises JobCancelled: if the job was cancelled.
         """
         self._done += size
         fraction = min(self._done / self._total, 1.0)
@@ -63,17 +63,17 @@ class Progress:
 
 
 def incomplete(file: str, more: str = "") -> EngineError:
-    """ModelIncomplete: the folder lacks ``file``, named relative to it."""
+    """Return ModelIncomplete for a missing ``file``, named relative to the folder."""
     return EngineError("ModelIncomplete", f"The model's folder lacks {file}{more}.", file=file)
 
 
 def broken(file: str, reason: str) -> EngineError:
-    """IntegrityError: ``file``, named relative to the folder, is wrong, and ``reason`` says why."""
+    """Return IntegrityError for an invalid ``file``, named relative to the folder, with the ``reason``."""
     return EngineError("IntegrityError", f"The model's file {file} cannot be used: {reason}.", files=[file])
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON object of the model.
+    """Read a JSON object of the model.
 
     :raises EngineError: ModelIncomplete or IntegrityError.
     """
@@ -91,9 +91,9 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def read_index(folder: Path, pipeline: str, classes: Classes, optional: frozenset[str]) -> dict[str, str]:
-    """The components that ``model_index.json`` names, and their classes; those of ``optional`` may be null.
+    """Return the components that ``model_index.json`` names, with their classes. Those in ``optional`` may be null.
 
-    :raises EngineError: for another pipeline, a class that is not in ``classes`` or a required component that is null.
+    :raises EngineError: for another pipeline, a class that is not in ``classes``, or a required component that is null.
     """
     name = "model_index.json"
     index = read_json(folder, name)
@@ -145,8 +145,7 @@ def read_component(folder: Path, name: str, class_name: str, stem: str) -> Compo
 
 
 def _require_headers(folder: Path, names: list[str]) -> None:
-    """Headers are kept in memory, and a stranger says how long they are: before any is read, all of a component's are
-    bounded together.
+    """Limit the total size of a component's headers before any is read: they are untrusted, and are kept in memory.
 
     :raises EngineError: IntegrityError naming the file.
     """

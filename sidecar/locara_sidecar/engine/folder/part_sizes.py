@@ -1,5 +1,8 @@
-"""Whether the parts of a model fit each other, by the numbers in their configurations: a text encoder that is wider
-than the denoiser reads, or a latent of other channels, would fail only inside the first step."""
+"""Check that a model's components fit together, by the numbers in their configurations.
+
+A text encoder wider than the denoiser's input, or a latent with other channels, would otherwise fail only in the first
+step.
+"""
 
 from __future__ import annotations
 
@@ -75,18 +78,18 @@ DEFAULTS: dict[str, Config] = {
     "FluxTransformer2DModel": _FLUX,
     "UNet2DConditionModel": _UNET,
 }
-"""What diffusers and transformers take where a member that is asked for here is absent."""
+"""The defaults of diffusers and transformers for members that are used here."""
 
 
 def layers(class_name: str, config: Config) -> int:
-    """How many blocks a network of that configuration has, roughly and not more than it really has."""
+    """Return a lower bound of the number of blocks in a network of that configuration."""
     whole = DEFAULTS.get(class_name, {}) | config
     names = ("num_hidden_layers", "num_layers", "num_single_layers")
     return sum(whole.get(name) or 0 for name in names) + _levels(whole)
 
 
 def words(config: Config) -> int:
-    """How many tokens a text encoder of that configuration has in its table."""
+    """Return the vocabulary size of a text encoder of that configuration."""
     default = _T5 if "d_model" in config or "d_ff" in config else _CLIP
     return (default | config)["vocab_size"]
 
@@ -109,7 +112,10 @@ def _a_level(value: Any, count: int) -> list[int]:
 
 
 def require_fit(pipeline: str, configs: Mapping[str, Config]) -> None:
-    """:raises EngineError: IntegrityError naming the configuration that does not fit the others."""
+    """Require that the configurations fit together.
+
+    :raises EngineError: IntegrityError naming the one that does not fit the others.
+    """
     vae = _VAE | configs["vae"]
     _require_vae(vae)
     for name, config in configs.items():
@@ -135,7 +141,10 @@ def _require_vae(vae: Config) -> None:
 
 
 def _require_flow_match(vae: Config) -> None:
-    """Those pipelines know a shift, and no mean and deviation of each channel."""
+    """Reject per-channel means and deviations, which these pipelines do not support.
+
+    :raises EngineError: IntegrityError.
+    """
     if vae.get("latents_mean") is not None:
         raise broken("vae/config.json", "its latents_mean and latents_std are not read by pipelines of this kind")
 
@@ -193,7 +202,7 @@ def _require_sdxl(configs: Mapping[str, Config], vae: Config) -> None:
         if unet.get(name) is None:
             raise broken("unet/config.json", f"it has no {name}, which this pipeline needs")
     for width in (unet["block_out_channels"][0], unet["addition_time_embed_dim"]):
-        _require("unet", "freq_shift", width // 2 > unet["freq_shift"])  # else frequencies are nothing by nothing
+        _require("unet", "freq_shift", width // 2 > unet["freq_shift"])  # otherwise frequencies would be 0 / 0
     given = 6 * unet["addition_time_embed_dim"] + clips[1]["projection_dim"]
     _require("unet", "projection_class_embeddings_input_dim", unet["projection_class_embeddings_input_dim"] == given)
 
@@ -208,4 +217,4 @@ _DENOISERS = {
     "FluxTransformer2DModel": _require_flux,
     "UNet2DConditionModel": _require_sdxl,
 }
-"""What each denoiser needs of the parts around it."""
+"""What each denoiser requires of the other components."""

@@ -1,11 +1,11 @@
-"""The schedulers of models with scaled noise (SDXL's): the catalogue's names for them, and what of a model's own
-``scheduler_config.json`` is understood. Both engines read it through this module, so that both refuse the same.
+"""Schedulers for models with scaled noise (SDXL's): the catalogue's names, and what is read of a model's configuration.
 
-A scheduler is one of diffusers' classes with the model's configuration, whatever class that was written for: how noise
-was added in training does not depend on the way back. A name may change some of it, as
-``Class.from_config(config, **changes)`` does in diffusers.
+Both engines read ``scheduler_config.json`` with this module, so that both reject the same. A scheduler is one of
+diffusers' classes with the model's configuration, whichever class that was written for: how noise was added in training
+does not depend on the solver. A name may override some members, like ``Class.from_config(config, **changes)`` in
+diffusers.
 
-A switch that changes pixels and that is not run here is refused. Members that a class does not read are passed over.
+An option that changes pixels but is not supported here is rejected. Members that a class does not read are ignored.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _STOCHASTIC = MappingProxyType({"algorithm_type": "sde-dpmsolver++", "solver_ord
 
 
 class NamedScheduler(NamedTuple):
-    """diffusers' class, and what takes the place of the model's own configuration."""
+    """diffusers' class, and what overrides the model's own configuration."""
 
     class_name: str
     changes: Mapping[str, Any]
@@ -53,26 +53,28 @@ SCALED_NOISE: Mapping[str, NamedScheduler] = MappingProxyType({
     "dpmpp-2m-sde": NamedScheduler(MULTISTEP, _STOCHASTIC),
     "dpmpp-2m-sde-karras": NamedScheduler(MULTISTEP, {**_STOCHASTIC, **_KARRAS}),
 })  # fmt: skip
-"""The catalogue's names."""
+"""By the catalogue's names."""
 FLOW_MATCH: Mapping[str, NamedScheduler] = MappingProxyType(
     {"flow-match-euler": NamedScheduler("FlowMatchEulerDiscreteScheduler", {})}
 )
 
 
 def names(noise: Noise) -> frozenset[str]:
-    """The catalogue's names of the schedulers for models that mix noise in like that."""
+    """Return the catalogue's names of the schedulers for models with that kind of noise."""
     return frozenset(SCALED_NOISE if noise == "scaled" else FLOW_MATCH)
 
 
 def classes(noise: Noise) -> frozenset[str]:
-    """What the scheduler in the folder of such a model may be."""
+    """Return the classes that the scheduler in the folder of such a model may have."""
     return frozenset(chosen.class_name for chosen in (SCALED_NOISE if noise == "scaled" else FLOW_MATCH).values())
 
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """What all classes have in common: how noise was added in training, and at which timesteps the way back stops.
-    Defaults are diffusers'."""
+    """What all classes share: how noise was added in training, and the spacing of timesteps.
+
+    Defaults are those of diffusers.
+    """
 
     num_train_timesteps: int = 1000
     beta_start: float = 0.0001
@@ -153,19 +155,18 @@ class MultistepConfig(NoiseConfig):
 
     @property
     def heun(self) -> bool:
-        """Whether second-order steps are Heun's; solvers of other classes are read as midpoint, as in diffusers."""
+        """Whether second-order steps are Heun's; other classes' solver types are read as midpoint, as in diffusers."""
         return self.solver_type == "heun"
 
 
 CONFIGS: Mapping[str, type[NoiseConfig]] = MappingProxyType(
     {EULER: EulerConfig, ANCESTRAL: AncestralConfig, MULTISTEP: MultistepConfig}
 )
-"""By diffusers' class; a model's own scheduler must be of one of them."""
+"""By diffusers' class. A model's own scheduler must be of one of them."""
 
 
 class ChosenScheduler(NamedTuple):
-    """A scheduler for a model: diffusers' class, what takes the place of the model's own configuration, and the whole
-    as this project reads it."""
+    """A scheduler for a model: diffusers' class, what overrides the model's own configuration, and the result."""
 
     class_name: str
     changes: Mapping[str, Any]
@@ -173,10 +174,10 @@ class ChosenScheduler(NamedTuple):
 
 
 def choose(described: Mapping[str, Any], own_class: str, name: str | None = None) -> ChosenScheduler:
-    """The scheduler of the catalogue's ``name`` for a model with the configuration ``described``.
+    """Return the scheduler of the catalogue's ``name`` for a model with the configuration ``described``.
 
-    :param own_class: the class that the model's index names; taken as it is if ``name`` is None.
-    :raises EngineError: IntegrityError for a configuration that is not run.
+    :param own_class: the class that the model's index names, used unchanged if ``name`` is None.
+    :raises EngineError: IntegrityError for a configuration that is not supported.
     """
     class_name, changes = SCALED_NOISE[name] if name is not None else NamedScheduler(own_class, {})
     try:
@@ -188,13 +189,19 @@ def choose(described: Mapping[str, Any], own_class: str, name: str | None = None
 
 
 def _refuse(config: Any, *names: str) -> None:
-    """:raises ValueError: when one of the switches is on."""
+    """Reject options that are not supported.
+
+    :raises ValueError: if one of them is on.
+    """
     for name in names:
         if getattr(config, name):
             raise ValueError(f"{name} is not supported")
 
 
 def _one_of(config: Any, *names: str) -> None:
-    """:raises ValueError: when more than one of the switches is on, as diffusers does."""
+    """Reject contradicting options, as diffusers does.
+
+    :raises ValueError: if more than one of them is on.
+    """
     if sum(bool(getattr(config, name)) for name in names) > 1:
         raise ValueError(f"only one of {', '.join(names)} can be on")

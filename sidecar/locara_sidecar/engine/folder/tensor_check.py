@@ -1,8 +1,8 @@
-"""What the tensors of a component may be, from its files' headers alone: no tensor is read, nothing heavy is imported.
+"""Check the tensors of a component from its files' headers alone: no tensor is read, nothing heavy is imported.
 
-Weights are floating point numbers. Every width that safetensors knows is named here, and is taken as it is, widened
-by the engines without loss, or refused by name. What holds anything else (integers, scales beside narrow numbers, parts
-of an adapter) was quantized or packed by a library of its own, and computing with it as it is would give noise.
+Weights are floating-point numbers. Each width that safetensors supports is used as it is, widened by the engines, or
+rejected by name. Anything else (integers, scales next to narrow types, parts of an adapter) was quantized or packed in
+a library's own format, and would give noise if used directly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TAKEN = frozenset({"F32", "F16", "BF16"})
 WIDENED = frozenset({"F64", "F8_E4M3", "F8_E5M2"})
-"""Read as a type that the engines compute with: float64 as float32, 8 bits as a type that has all their values."""
+"""Widths that are converted: float64 to float32, and 8 bits to a type that represents all their values."""
 REFUSED = {
     "F4": "4-bit floating point, which needs scales",
     "F6_E2M3": "6-bit floating point, which needs scales",
@@ -33,10 +33,10 @@ REFUSED = {
     **dict.fromkeys(("BOOL", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"), "no floating point numbers"),
 }
 _POSITIONS = "position_ids"
-"""Counted numbers that older files of text encoders carry; every reader makes its own."""
+"""Position ids in older files of text encoders; every reader computes its own."""
 _PACKED = ".weight"
 _WORDS = "U32"
-"""How MLX packs what it has quantized: words beside floating ``.scales`` and ``.biases``."""
+"""MLX packs quantized weights as 32-bit words next to floating-point ``.scales`` and ``.biases``."""
 _REMEDY = "; an unquantized copy of the model, in float16, bfloat16 or float32, can be used"
 _MARKS = [
     (re.compile(pattern), what)
@@ -58,24 +58,24 @@ _MARKS = [
         r"\.(weight_g|weight_v)$|\.parametrizations\.": "weights in two parts",
     }.items()
 ]
-"""Names of tensors that other libraries' ways of quantizing or adapting leave in a file."""
+"""Names of tensors that show that another library has quantized the weights or added an adapter."""
 _SCALED = frozenset({"scale", "scales", "zero_point", "zeros"})
 _METADATA = frozenset({"_quantization_metadata", "quantization_config", "quantization", "scaled_fp8"})
 
 
 class Tensor(NamedTuple):
-    """One tensor as the header of its file has it."""
+    """A tensor as described in the header of its file."""
 
     dtype: str
     shape: tuple[int, ...]
     start: int
-    """Its first byte in the file."""
+    """The offset of its first byte in the file."""
     size: int
-    """Bytes."""
+    """In bytes."""
 
 
 def headers(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A file's tensors by name, and its metadata; the file must be one that safetensors' own reader accepts."""
+    """Return a file's tensors by name, and its metadata. safetensors' own reader must accept the file."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         read: dict[str, Any] = json.loads(file.read(length))
@@ -88,9 +88,9 @@ def headers(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def check(component: Component, *, prepared: bool = False) -> dict[str, Tensor]:
-    """The component's tensors, if they are ones that the engines can compute with.
+    """Return the component's tensors after checking that the engines can compute with them.
 
-    :param prepared: its linear layers are packed as MLX packs them.
+    :param prepared: whether its linear layers are packed as by MLX.
     :raises EngineError: IntegrityError naming file and tensor.
     """
     found: dict[str, Tensor] = {}

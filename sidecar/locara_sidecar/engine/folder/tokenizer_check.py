@@ -1,6 +1,6 @@
-"""What a tokenizer's ``tokenizer_config.json`` may be: which members change ids, and how long a text its encoder takes.
+"""Check a tokenizer's ``tokenizer_config.json``: members that change ids, and the length that its encoder takes.
 
-What the tokens mean is for the engines; here is only that nothing comes to them which they cannot read.
+The engines interpret the tokens; this module only ensures that they get nothing that they cannot read.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SHORTEST = 4
-"""Tokens: start, end, and something between."""
+"""In tokens: start, end, and something between."""
 _POSITIONS = "max_position_embeddings"
 _MOST_EXTRA = 10_000
 _MOST_DIGITS = 8
 _NEVER_NULL = {"eos_token", "pad_token", "added_tokens_decoder", "extra_ids", "split_special_tokens"}
 _NO_LIMIT = 1e31
-"""transformers writes about 1e30 where a tokenizer has no limit of its own."""
+"""transformers writes about 1e30 for a tokenizer without a limit of its own."""
 
 
 def _token(value: Any) -> Any:
-    """A token's text, or its description."""
+    """A token's text or its description."""
     match value:
         case str() | {"content": str()}:
             return value
@@ -36,7 +36,7 @@ def _token(value: Any) -> Any:
 
 
 def _described(value: Any) -> Any:
-    """Descriptions of added tokens by their id in decimal."""
+    """Descriptions of added tokens by their decimal id."""
     if not isinstance(value, dict):
         raise ValueError("tokens by their ids")
     for index, token in cast("dict[str, Any]", value).items():
@@ -67,8 +67,8 @@ _RULES: dict[str, Rule] = {
     "padding_side": one_of("right", "left"),
     "truncation_side": one_of("right", "left"),
     "split_special_tokens": off,
-    # these change no ids: where a file came from, what a call says otherwise, how ids become words again, and what
-    # transformers 5 ignores for these tokenizers, because it cuts texts in one way for each class
+    # these change no ids: a file's origin, defaults that calls override, decoding, and what transformers 5 ignores for
+    # these tokenizers, because each class has its own pre-tokenization
     **dict.fromkeys(
         ("tokenizer_class", "tokenizer_type", "name_or_path", "_name_or_path", "_commit_hash", "truncation_strategy",
          "tokenizer_file", "vocab_file", "merges_file", "processor_class", "chat_template", "backend", "cache_dir",
@@ -88,9 +88,9 @@ _RULES: dict[str, Rule] = {
 
 
 def check(folder: Path, found: Mapping[str, str], configs: Mapping[str, dict[str, Any]]) -> None:
-    """Check every tokenizer that ``found`` has.
+    """Check every tokenizer in ``found``.
 
-    :param configs: those of the text encoders, which say how many tokens they take.
+    :param configs: the text encoders' configurations, which say how many tokens they take.
     :raises EngineError: ModelIncomplete, or IntegrityError naming file and member.
     """
     for name in found:
@@ -108,7 +108,10 @@ def check(folder: Path, found: Mapping[str, str], configs: Mapping[str, dict[str
 
 
 def _require_lengths(folder: Path, name: str) -> None:
-    """Libraries read what lies in this folder by themselves."""
+    """Check the size of all files in this folder, since libraries read them by themselves.
+
+    :raises EngineError: IntegrityError naming the file.
+    """
     for path in sorted((folder / name).iterdir()):
         if path.is_dir():
             continue
@@ -117,14 +120,16 @@ def _require_lengths(folder: Path, name: str) -> None:
         except text_files.UnfitError as error:
             raise broken(f"{name}/{path.name}", str(error)) from error
         except OSError:
-            continue  # a link to nothing is read by nobody
+            continue  # nothing reads a dangling link
 
 
 def _require_files(folder: Path, name: str, kind: str) -> None:
-    """A tokenizer is read from ``tokenizer.json``, one of byte pairs also from ``vocab.json`` and ``merges.txt``. Not
-    from ``spiece.model``: transformers leaves that to a package of its own, which neither engine has.
+    """Require the files of a tokenizer: ``tokenizer.json`` or, for BPE, ``vocab.json`` and ``merges.txt``.
 
-    :param kind: how its encoder's class cuts words, as the files call it; another kind would give other tokens.
+    ``spiece.model`` is not enough: transformers reads it with a separate package, which neither engine has.
+
+    :param kind: the kind of model that the encoder's class needs, as files name it; another would give other tokens.
+    :raises EngineError: ModelIncomplete or IntegrityError.
     """
     file = f"{name}/tokenizer.json"
     if (folder / file).is_file():
@@ -138,7 +143,7 @@ def _require_files(folder: Path, name: str, kind: str) -> None:
 
 
 def kind_of(described: Mapping[str, Any]) -> str:
-    """How the tokenizer that a ``tokenizer.json`` describes cuts words; older files tell it by what they have only."""
+    """Return the kind of model in a ``tokenizer.json``. Older files show it only by their members."""
     model = described.get("model")
     if not isinstance(model, dict):
         return "none"
@@ -147,10 +152,10 @@ def kind_of(described: Mapping[str, Any]) -> str:
 
 
 def require_ids(name: str, highest: int, configs: Mapping[str, dict[str, Any]]) -> None:
-    """A token past the end of its encoder's table would be an error in one engine and any number in another.
+    """Reject ids beyond the encoder's vocabulary: an error in one engine, arbitrary values in another.
 
-    :param name: the tokenizer's, as ``tokenizer_2``.
-    :param highest: the highest id that it can give.
+    :param name: the tokenizer's, such as ``tokenizer_2``.
+    :param highest: the highest id that it can produce.
     :raises EngineError: IntegrityError.
     """
     part = name.replace("tokenizer", "text_encoder")
@@ -160,7 +165,10 @@ def require_ids(name: str, highest: int, configs: Mapping[str, dict[str, Any]]) 
 
 
 def _require_length(file: str, config: Mapping[str, Any], positions: int) -> None:
-    """A CLIP encoder reads as many tokens as its tokenizer says, and has a position for each."""
+    """Require a valid length: a CLIP encoder reads as many tokens as its tokenizer says, and needs a position for each.
+
+    :raises EngineError: IntegrityError.
+    """
     longest = config.get("model_max_length")
     if type(longest) is not int or not _SHORTEST <= longest <= positions:
         shown = repr(longest)[:40] if "model_max_length" in config else "absent"

@@ -1,6 +1,6 @@
-"""The functions between two linear layers, by the names that diffusers' and transformers' configurations have for them.
+"""Activation functions by the names that diffusers' and transformers' configurations use.
 
-Which names there are is for ``engine/folder/config_members.py``, so that both engines know the same.
+``engine/folder/config_members.py`` defines which names exist, so that both engines accept the same ones.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The repeated blocks of a network, compiled: what lies between the matrix products becomes a few kernels, where there
-would be many that each read and write all activations.
+"""Compile a network's repeated blocks: the operations between matrix products become a few kernels.
 
-A function is compiled for each block, and not one for a step, so that a job can stop between blocks. Each is traced
-when it is first called with arrays of some shape and type, once, and then only run. Weights go in with the arguments:
-a function that captured them would compute with those of its first call even if they were exchanged, and would keep
-them. On the CPU compiling is off (``device.py``), and blocks run as they are.
+Uncompiled, there are many kernels, each of which reads and writes all activations. Each block is compiled on its own,
+not a whole step, so that a job can stop between blocks. A block is traced on its first call with arrays of a given
+shape and type, and only run after that. Weights are passed as arguments: a function that captured them would keep those
+of its first call and use them even after they were replaced. On the CPU compilation is off (``device.py``), and blocks
+run as they are.
 """
 
 from __future__ import annotations
@@ -20,5 +20,5 @@ if TYPE_CHECKING:
 
 
 def compiled(blocks: Sequence[nn.Module]) -> tuple[Callable[..., Any], ...]:
-    """The blocks' calls, compiled one by one. (A tuple: a module takes a list that it is given for layers.)"""
+    """Compile the blocks' calls one by one. (Returns a tuple, because a module treats a list as its layers.)"""
     return tuple(mx.compile(block, inputs=block) for block in blocks)

@@ -1,6 +1,6 @@
-"""The device: its name, the number type that is sound on it, and what MLX says when it fails.
+"""The device: its name, which precision works on it, and how to interpret MLX's errors.
 
-Owned here: everything that differs between Metal, CUDA and the CPU, so that the rest of the engine does not ask.
+All differences between Metal, CUDA and the CPU are in this module, so that the rest of the engine need not ask.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 _NO_MEMORY = ("unable to allocate", "attempting to allocate", "out of memory", "insufficient memory", "outofmemory")
 _INTERRUPTED = ("impactinginteractivity", "errortimeout", "errorhang", "innocentvictim", "submissionsignored")
-"""How Metal calls what the system does to work on the GPU that takes too long (IOGPU's codes 14, 2, 3, 5 and 4)."""
+"""Metal's errors for GPU work that the system ends because it takes too long (IOGPU's codes 14, 2, 3, 5 and 4)."""
 _TRIES = 4
 _SAID = 300  # characters
 _WANTED = re.compile(r"allocat\w* (\d+)(?: bytes)?", re.IGNORECASE)
 
 
 def choose_device() -> str:
-    """``metal``, ``cuda`` or ``cpu``: what MLX was built for and finds.
+    """Return ``metal``, ``cuda`` or ``cpu``: whatever MLX was built for and finds.
 
-    On the CPU ``mx.compile`` runs a shell and a C++ compiler at every new shape; it is switched off there. On chips
-    with units for matrices (M5 with macOS 26.2, CUDA) MLX computes products of float32 with fewer digits unless it is
-    told not to, which it asks once, at the first one. Here float32 means float32: the usual job is in bfloat16, which
-    this does not touch, and who asks for float32 wants the reference's picture. ``MLX_ENABLE_TF32=1`` overrides it.
+    On the CPU ``mx.compile`` would run a shell and a C++ compiler for every new shape, so it is switched off. On chips
+    with matrix units (M5 with macOS 26.2, CUDA) MLX computes float32 products at reduced precision by default; it reads
+    the setting once, at the first product. Here float32 means float32: jobs usually run in bfloat16, which this does
+    not affect, and whoever asks for float32 wants the reference picture. ``MLX_ENABLE_TF32=1`` overrides it.
     """
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
     if mx.default_device().type == mx.gpu:
@@ -42,25 +42,25 @@ def choose_device() -> str:
 
 
 def choose_precision(asked: str, device: str) -> str:
-    """The computing type's name; ``auto`` is the fastest one that is sound on the device."""
+    """Return the name of the compute type. ``auto`` is the fastest one that works reliably on the device."""
     if asked != "auto":
         return asked
     return "float32" if device == "cpu" else "bfloat16"
 
 
 def dtype_of(precision: str) -> mx.Dtype:
-    """The MLX type of a precision's name."""
+    """Return the MLX type of a precision by its name."""
     return _DTYPES[precision]
 
 
 def keep_to(limits: Limits) -> None:
-    """Bound what MLX's allocator holds, until the next call."""
+    """Limit the memory of MLX's allocator until the next call."""
     mx.set_memory_limit(limits.memory)
     mx.set_cache_limit(limits.cache)
 
 
 def working_set(device: str) -> int | None:
-    """What Metal recommends as the most that the GPU holds, in bytes; None on other devices."""
+    """Return Metal's recommended maximum of GPU memory in bytes; None on other devices."""
     if device != "metal":
         return None
     found = mx.device_info().get("max_recommended_working_set_size")
@@ -68,22 +68,24 @@ def working_set(device: str) -> int | None:
 
 
 def keep_resident(device: str, size: int) -> None:
-    """Have up to ``size`` bytes of arrays stay in memory while a job runs (macOS 15 or later); 0: none of them.
+    """Keep up to ``size`` bytes of arrays resident while a job runs (macOS 15 or later); 0 turns this off.
 
-    Without it the system may compress or page out weights between two steps. Between jobs nothing is kept so: that
-    memory would be missing in other programs.
+    Without it the system may compress or page out weights between two steps. It is off between jobs, since other
+    programs would lack that memory.
     """
     if (most := working_set(device)) is None:
         return
-    with contextlib.suppress(RuntimeError, ValueError):  # an older system, or another idea of what is too much
+    with contextlib.suppress(RuntimeError, ValueError):  # an older system, or a lower limit than ours
         mx.set_wired_limit(min(size, most))
 
 
 def require_computing() -> None:
-    """Compute something small, once as it is and once compiled: that MLX was built for Metal does not say that there is
-    a GPU which works (in a virtual machine, or where its kernels cannot be compiled).
+    """Run a small computation, plain and compiled, to check that the device works.
 
-    :raises EngineError: EngineUnavailable, with what MLX says.
+    That MLX was built for Metal does not mean that there is a usable GPU: in a virtual machine there may be none, or
+    its kernels may fail to compile.
+
+    :raises EngineError: EngineUnavailable, with MLX's message.
     """
     ones = mx.ones((8, 8))
     try:
@@ -99,10 +101,10 @@ def _curve(x: mx.array) -> mx.array:
 
 
 def settle() -> None:
-    """Wait until the device is idle after something failed, whatever it says: what failed is told already.
+    """Wait until the device is idle after a failure, ignoring any error, since the failure is already reported.
 
-    MLX keeps an error of the device and raises it at the next wait, once; left there it would be raised in place of
-    the failure that is under way, or in the middle of the next job.
+    MLX keeps a device error and raises it once, at the next wait. Otherwise it would replace the exception in progress,
+    or surface in the middle of the next job.
     """
     for _ in range(_TRIES):
         try:
@@ -113,12 +115,12 @@ def settle() -> None:
 
 
 def fault(error: BaseException) -> EngineError | None:
-    """The name of what the device did, if it has one."""
+    """Return the EngineError for a device failure, or None if it is not a known one."""
     return memory_fault(error) or _interrupted(error)
 
 
 def _interrupted(error: BaseException) -> EngineError | None:
-    """``EngineUnavailable`` for this moment: the system ended work that kept the GPU from drawing the screen.
+    """Return EngineUnavailable, a temporary failure, if the system ended work that blocked the screen.
 
     macOS 26 does so with "Impacting Interactivity" (ml-explore/mlx, issue 3267). MLX before 0.32 aborted the process.
     """
@@ -131,7 +133,7 @@ def _interrupted(error: BaseException) -> EngineError | None:
 
 
 def memory_fault(error: BaseException) -> EngineError | None:
-    """``InsufficientMemory`` if ``error`` says that an allocation failed, with the bytes it wanted where it tells."""
+    """Return InsufficientMemory if ``error`` is a failed allocation, with the requested bytes if known; else None."""
     text = str(error).lower()
     if not (isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)):
         return None

@@ -1,8 +1,8 @@
-"""Norms, with what follows them, in forms that take little memory traffic on Metal and give the same numbers.
+"""Norms, together with what follows them, in forms that save memory traffic on Metal and give the same numbers.
 
-On Metal ``mx.compile`` makes one kernel of element-wise operations, but not across a norm, which is a kernel of its
-own, nor across an array that must be laid otherwise. So what can be given to the norm's kernel is, and what lies
-otherwise is read as it lies by the kernel that follows.
+On Metal ``mx.compile`` fuses element-wise operations into one kernel, but not across a norm, which is a kernel of its
+own, nor across an array that must be copied to another layout. So whatever the norm's kernel accepts is passed to it,
+and the next kernel reads transposed arrays in place.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
 EPSILON = 1e-6
-"""Of the transformers' norms."""
+"""For the transformers' norms."""
 
 
 def modulated(x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:
-    """The norm without weights of its own, times ``scale``, plus ``shift``: of one picture they go into its kernel.
+    """Apply a norm without weights, then multiply by ``scale`` and add ``shift``; for a batch of one, in one kernel.
 
-    :param x: (B, tokens, width); ``shift`` and ``scale`` (B, 1, width).
+    :param x: (B, tokens, width); ``shift`` and ``scale`` are (B, 1, width).
     """
     if x.shape[0] == 1:
         return mx.fast.layer_norm(x, scale.reshape(-1), shift.reshape(-1), EPSILON)
@@ -31,19 +31,20 @@ def modulated(x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:
 
 
 def raised(made: mx.array, parts: int, scales: Collection[int]) -> mx.array:
-    """Modulation as :func:`modulated` takes it: a linear layer gives scales as steps away from 1. Once for all steps.
+    """Add 1 to the scales of a modulation, which its linear layer returns relative to 1. Done once for all steps.
 
     :param made: (..., parts x width).
-    :param scales: which of the parts are scales.
+    :param scales: indices of the parts that are scales.
     """
     ones = mx.array([[float(part in scales)] for part in range(parts)], dtype=made.dtype)
     return (made.reshape(*made.shape[:-1], parts, -1) + ones).reshape(made.shape)
 
 
 def normed(norm: nn.GroupNorm, x: mx.array, act: Callable[[mx.array], mx.array] | None = None) -> mx.array:
-    """A norm over groups of channels (B, ..., C), and a function: what ``act(norm(x))`` gives, to the bit.
+    """Compute ``act(norm(x))`` for a group norm and x (B, ..., C), bit for bit.
 
-    ``nn.GroupNorm`` lays the normed map back before it goes on; here weights, bias and ``act`` read it as it lies.
+    ``nn.GroupNorm`` restores the layout of the normed map before it applies weights and bias; here they and ``act``
+    read it transposed.
     """
     batch, channels, groups = x.shape[0], x.shape[-1], norm.num_groups
     y = x.reshape(batch, -1, groups, channels // groups).transpose(0, 2, 1, 3)
@@ -62,7 +63,7 @@ def _with_silu(x: mx.array, weight: mx.array, bias: mx.array, groups: int, epsil
 
 
 def normed_silu(norm: nn.GroupNorm, x: mx.array) -> mx.array:
-    """:func:`normed` with SiLU, compiled by itself: for places that are in no compiled block."""
+    """:func:`normed` with SiLU, compiled on its own: for use outside compiled blocks."""
     return _with_silu(x, _parameter(norm, "weight"), _parameter(norm, "bias"), norm.num_groups, norm.eps)
 
 

@@ -1,8 +1,8 @@
-"""Cancel points in lazy work: MLX computes nothing until it is told to, so a model tells its pace now and then.
+"""Cancel points in lazy work: MLX computes only on demand, so a model triggers evaluation between its blocks.
 
-A model calls ``pace(hidden)`` after each of its blocks, with all arrays that the next block starts from. Every so many
-calls the work so far is handed to the device, the hand-over before it is waited for, and the job may stop. The
-device always has the next group of blocks while Python builds the one after it, and never more than two groups.
+A model calls ``pace(hidden)`` after each of its blocks, with all arrays that the next block depends on. Every few calls
+the work so far is submitted to the device, the previous submission is awaited, and the job may stop. The device always
+has the next group of blocks while Python builds the one after it, but never more than two groups.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ class Paced(Protocol):
     """What a model calls between its blocks."""
 
     def __call__(self, *state: mx.array) -> None:
-        """:raises JobCancelled: when the job has been cancelled."""
+        """Mark the end of a block.
+
+        :raises JobCancelled: if the job was cancelled.
+        """
         ...
 
 
 class Pace:
-    """One model call's cancel points.
+    """The cancel points of one model call.
 
     :param checkpoint: the job's; raises JobCancelled.
-    :param every: blocks in a group.
+    :param every: number of blocks per group.
     """
 
     def __init__(self, checkpoint: Callable[[], None], every: int = 1) -> None:
@@ -40,7 +43,10 @@ class Pace:
         self._before: tuple[mx.array, ...] = ()
 
     def __call__(self, *state: mx.array) -> None:
-        """:raises JobCancelled: when the job has been cancelled; what is queued may still be computed."""
+        """Mark the end of a block.
+
+        :raises JobCancelled: if the job was cancelled; work already submitted may still be computed.
+        """
         self._count += 1
         if self._count % self._every:
             return
@@ -51,9 +57,9 @@ class Pace:
 
 
 class Checkpoints:
-    """Where a loaded model finds the job that runs it: its models outlive jobs, and each job can be stopped.
+    """Connects loaded models with the running job: models outlive jobs, but each job can be stopped.
 
-    :param every: blocks in a group.
+    :param every: number of blocks per group.
     """
 
     def __init__(self, every: int = 1) -> None:
@@ -62,7 +68,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def armed(self, control: Control) -> Generator[None]:
-        """Within the block the models answer to ``control``."""
+        """Within the block, models report to ``control``."""
         self._control = control
         try:
             yield
@@ -70,15 +76,18 @@ class Checkpoints:
             self._control = None
 
     def pace(self) -> Pace:
-        """For one call of a model."""
+        """Return the pace of one model call."""
         return Pace(self.checkpoint, self._every)
 
     def checkpoint(self) -> None:
-        """:raises JobCancelled: when the running job has been cancelled."""
+        """Let the running job stop here.
+
+        :raises JobCancelled: if it was cancelled.
+        """
         if self._control is not None:
             self._control.checkpoint()
 
 
 def unpaced(*state: mx.array) -> None:
-    """For calls that nobody cancels: everything stays lazy."""
+    """Do nothing: for calls that cannot be cancelled, where everything stays lazy."""
     del state

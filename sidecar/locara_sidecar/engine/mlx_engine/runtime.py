@@ -1,4 +1,4 @@
-"""The MLX engine: what is its own in :class:`~locara_sidecar.engine.drawing.staged.StagedRuntime`."""
+"""The MLX engine's part of :class:`~locara_sidecar.engine.drawing.staged.StagedRuntime`."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ class MlxBackend(Backend):
         return machines.of_engine(unified=self.device == "metal", reserved=reserved, working_set=found)
 
     def prepare(self, spec: PrepareSpec, emit: Emit, control: Control) -> PreparedModel:
-        """See :meth:`Runtime.prepare`. The model that is open stays as it is.
+        """See :meth:`Runtime.prepare`. The open model stays as it is.
 
-        :raises EngineError: EngineUnavailable for what has nothing to prepare, InsufficientDisk and InsufficientMemory
-            with the figures before anything is read, ModelIncomplete or IntegrityError.
+        :raises EngineError: EngineUnavailable if there is nothing to prepare; InsufficientDisk and InsufficientMemory
+            with the figures, before anything is read; ModelIncomplete or IntegrityError.
         :raises JobCancelled: between two tensors or files.
         """
         model, into = spec.model, Path(spec.into)
@@ -101,9 +101,9 @@ class MlxBackend(Backend):
         return PreparedModel(quantization=quantization, precision=precision, components=list(sizes))
 
     def _require_room(self, family: MlxFamily, model: ModelSpec, precision: str, size: int, into: Path) -> None:
-        """See to it that preparing has its memory and keeps to it.
+        """Require enough memory and disk space for preparing, and limit the allocator to that memory.
 
-        :raises EngineError: when memory or disk will not do.
+        :raises EngineError: InsufficientMemory or InsufficientDisk.
         """
         machine = self.machine(model.reserved)
         needed = plans.preparing(family.parts, cast("Any", model.quantization), precision, machine.kind)
@@ -145,7 +145,7 @@ class MlxBackend(Backend):
         device.keep_resident(self.device, limits.memory)
 
     def footprint(self) -> int:
-        # on Metal the system's figure has it all; on CUDA the device's memory comes on top
+        # on Metal the system's figure includes everything; on CUDA the device's memory is separate
         return memory.resident() + (mx.get_active_memory() + mx.get_cache_memory() if self.device == "cuda" else 0)
 
     def peak_memory(self) -> int:
@@ -156,9 +156,9 @@ class MlxBackend(Backend):
 
 
 def create(scratch: str = "", settings: Mapping[str, str] | None = None) -> StagedRuntime:
-    """The engine's runtime. MLX writes no files and has no settings.
+    """Create the engine's runtime. MLX writes no files and has no settings.
 
-    :raises EngineError: EngineUnavailable where the device cannot compute.
+    :raises EngineError: EngineUnavailable if the device cannot compute.
     """
     del scratch, settings
     device.require_computing()

@@ -1,6 +1,8 @@
-"""Step caching (``engine/drawing/speeds.py``): what a denoiser answers changes slowly from step to step, so a foretold
-step continues the line through the last two computed answers (the first order of TaylorSeer, Liu et al., 2025,
-arXiv:2503.06923), and no block runs. The sampler itself takes every step, foretold or not.
+"""Step caching (``engine/drawing/speeds.py``): some steps are predicted instead of computed.
+
+A denoiser's output changes slowly from step to step, so a predicted step extrapolates linearly from the last two
+computed outputs and runs no block (TaylorSeer of first order, Liu et al., 2025, arXiv:2503.06923). The sampler itself
+runs every step, predicted or not.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class Answers:
-    """A denoiser's answers in one image; for another image another one is made.
+    """A denoiser's outputs for one image. Create a new one for each image.
 
-    :param speed: a name of the contract's; ``exact`` computes every step.
+    :param speed: one of the protocol's names; ``exact`` computes every step.
     """
 
     def __init__(self, speed: str) -> None:
@@ -28,8 +30,10 @@ class Answers:
         self._step = 0
 
     def __call__(self, step: int, compute: Callable[[], mx.array]) -> mx.array:
-        """The answer at ``step``, counted from 0 in the image, in float32; ``compute`` gives it where it is computed,
-        every row of a batch from its own past."""
+        """Return the output at ``step``, counted from 0 in the image, in float32.
+
+        ``compute`` computes it if it is not predicted. Each row of a batch is predicted from its own history.
+        """
         if self._pattern is None:
             return compute()
         if self._last is not None and not self._pattern.computes(step):
@@ -38,6 +42,6 @@ class Answers:
         answer = compute()
         if self._last is not None:
             self._slope = (answer - self._last) / (step - self._step)
-            mx.async_eval(self._slope)  # now, or the answer before it would stay as well
+            mx.async_eval(self._slope)  # now, so that the previous output is freed
         self._last, self._step = answer, step
         return answer

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class MlxStrips(Strips[mx.array]):
-    """:param pace: told of every strip: the work so far is handed over, and the job may stop."""
+    """The engine's strips.
+
+    :param pace: called with every strip, which submits the work so far and lets the job stop.
+    """
 
     rows_axis = 1
 

@@ -1,1 +1,1 @@
-"""From the latent of a step to a small picture."""
+"""Previews: small pictures from the latent of a step."""

@@ -1,12 +1,12 @@
-"""Linear previews: a latent pixel's channels times a matrix, plus a bias, is roughly its colour.
+"""Linear previews: multiplying a latent pixel's channels by a matrix and adding a bias gives roughly its colour.
 
-Owned here: fitting that matrix to a model's own autoencoder by least squares, its stored form beside the model,
-and applying it. NumPy only; both engines use it. Latents are *raw*: as the autoencoder's decoder takes them
-(``z / scaling + shift``), not as the transformer does. Colours are -1 … 1.
+This module fits that matrix to a model's own autoencoder by least squares, stores it beside the model and applies it.
+NumPy only; both engines use it. Latents are *raw*: as the autoencoder's decoder takes them (``z / scaling + shift``),
+not as the denoiser does. Colours are in -1 … 1.
 
-The stored form, ``linear_preview.json``::
+The file format, ``linear_preview.json``::
 
-    {"format": "locara-linear-preview/1", "latentChannels": C, "matrix": [[r, g, b] x C], "bias": [r, g, b]}
+  {"format": "locara-linear-preview/1", "latentChannels": C, "matrix": [[r, g, b] x C], "bias": [r, g, b]}
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ FILE_NAME = "linear_preview.json"
 _PICTURES = 8
 _LATENT_SIDE = 16
 _COMFORTABLE_SIDE = 128
-"""A preview is enlarged towards this, so that small latents look like a picture; hosts scale further."""
+"""A preview is enlarged up to this side, so that small latents look like a picture; hosts scale further."""
 
 Floats = NDArray[np.float32]
 
 
 class LinearPreview(NamedTuple):
-    """``matrix``: (C, 3); ``bias``: (3,); ``residual``: root mean square error of the fit, NaN where it was read."""
+    """``matrix``: (C, 3); ``bias``: (3,); ``residual``: RMS error of the fit, NaN if read from a file."""
 
     matrix: Floats
     bias: Floats
     residual: float = math.nan
 
     def apply(self, latent: Floats) -> NDArray[np.uint8]:
-        """A raw latent (C, h, w) as RGB bytes (h, w, 3)."""
+        """Convert a raw latent (C, h, w) to RGB bytes (h, w, 3)."""
         colours = np.moveaxis(latent, 0, -1) @ self.matrix + self.bias
         return np.clip(np.nan_to_num(colours) * 127.5 + 127.5, 0, 255).round().astype(np.uint8)
 
     def picture(self, latent: Floats, factor: int, max_side: int) -> PilImage:
-        """A raw latent (C, h, w) as a small RGB picture.
+        """Convert a raw latent (C, h, w) to a small RGB picture.
 
-        :param factor: pixels to a latent pixel in the finished picture.
-        :param max_side: no side is larger.
+        :param factor: pixels of the finished picture per latent pixel, along each side.
+        :param max_side: upper limit for both sides.
         """
         picture = Image.fromarray(self.apply(latent))
         longest = max(picture.size)
@@ -66,7 +66,7 @@ class LinearPreview(NamedTuple):
         return picture if side == longest else picture.resize(scaled(picture.size, side), Image.Resampling.BICUBIC)
 
     def to_json(self) -> dict[str, Any]:
-        """As its file holds it."""
+        """Return the contents of its file."""
         return {
             "format": FORMAT,
             "latentChannels": len(self.matrix),
@@ -76,7 +76,7 @@ class LinearPreview(NamedTuple):
 
 
 def read(folder: Path, channels: int) -> LinearPreview | None:
-    """The preview stored in a model's folder; None when there is none of this form for ``channels`` channels."""
+    """Read the preview stored in a model's folder. None if there is no valid one for ``channels`` channels."""
     try:
         value = json.loads(text_files.read(folder / FILE_NAME))
         if value["format"] != FORMAT or value["latentChannels"] != channels:
@@ -91,9 +91,9 @@ def read(folder: Path, channels: int) -> LinearPreview | None:
 
 
 def fit_to_encoder(encode: Callable[[Floats], Floats], factor: int, checkpoint: Callable[[], None]) -> LinearPreview:
-    """Fit against a model's own encoder, on pictures made here, one at a time.
+    """Fit to a model's own encoder, using synthetic pictures, one at a time.
 
-    :param encode: a picture (3, side, side) in -1 … 1 to its raw latent (C, side / factor, side / factor).
+    :param encode: maps a picture (3, side, side) in -1 … 1 to its raw latent (C, side / factor, side / factor).
     :raises JobCancelled: between two pictures.
     """
     pictures = synthetic_pictures(_PICTURES, _LATENT_SIDE * factor)
@@ -107,9 +107,9 @@ def fit_to_encoder(encode: Callable[[Floats], Floats], factor: int, checkpoint: 
 
 
 def fit(latents: Floats, pictures: Floats) -> LinearPreview:
-    """Least squares from raw latents (N, C, h, w) to the mean colours of the pixels under them.
+    """Fit raw latents (N, C, h, w) to the mean colour of the pixels that each latent pixel covers (least squares).
 
-    :param pictures: (N, 3, h * k, w * k) in -1 … 1, what the latents were encoded from.
+    :param pictures: (N, 3, h * k, w * k) in -1 … 1, from which the latents were encoded.
     """
     count, channels, height, width = latents.shape
     factor = pictures.shape[2] // height
@@ -124,7 +124,7 @@ def fit(latents: Floats, pictures: Floats) -> LinearPreview:
 
 
 def synthetic_pictures(count: int, side: int, seed: int = 0) -> Floats:
-    """Pictures to fit on, (count, 3, side, side) in -1 … 1: gradients under colour patches under soft noise."""
+    """Make pictures to fit on, (count, 3, side, side) in -1 … 1: gradients, then colour patches, then soft noise."""
     rng = np.random.default_rng(seed)
     ramp = np.linspace(0.0, 1.0, side)
     pictures = np.empty((count, 3, side, side), dtype=np.float32)
@@ -140,7 +140,7 @@ def synthetic_pictures(count: int, side: int, seed: int = 0) -> Floats:
 
 
 def _soft_noise(rng: np.random.Generator, side: int) -> NDArray[np.float64]:
-    """Noise on a coarse grid, interpolated: (3, side, side)."""
+    """Make noise on a coarse grid and interpolate it to (3, side, side)."""
     grid = 8
     coarse = rng.uniform(-1, 1, (3, grid, grid))
     at = np.linspace(0, grid - 1, side)

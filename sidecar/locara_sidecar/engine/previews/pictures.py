@@ -1,4 +1,4 @@
-"""Decoded pixels as pictures. NumPy and Pillow only; both engines use it."""
+"""Turn decoded pixels into pictures. NumPy and Pillow only; both engines use it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """``size`` with its longest side ``side``."""
+    """Scale ``size`` so that its longest side is ``side``."""
     longest = max(size)
     return max(1, round(size[0] * side / longest)), max(1, round(size[1] * side / longest))
 
 
 def small(pixels: NDArray[np.float32], max_side: int) -> Image.Image:
-    """Pixels (h, w, 3), about -1 … 1, as an RGB preview with no side larger than ``max_side``."""
+    """Convert pixels (h, w, 3), about -1 … 1, to an RGB preview with no side larger than ``max_side``."""
     values = (np.nan_to_num(pixels) * 127.5 + 127.5).clip(0, 255).round().astype(np.uint8)
     picture = Image.fromarray(values)
     if max(picture.size) <= max_side:

@@ -1,7 +1,7 @@
-"""Previews on their way out: how often, under how many bytes, and in order with everything else.
+"""Send previews: limit how often they are made and how many bytes they take, and keep all frames in order.
 
-The small picture of a step is decoded on the sampling thread (``engine/job.py``). Here it is encoded on a
-thread of its own, so that compressing costs the sampling nothing.
+The small picture of a step is decoded on the sampling thread (``engine/job.py``) and encoded here on a separate thread,
+so that compression does not slow sampling down.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
     Picture = tuple[Image.Image, PreviewDecoder]
 
-_SHARE = 0.03  # of the sampling time, for previews that nobody asked for in particular
+_SHARE = 0.03  # of the sampling time, for previews in mode "auto"
 BLINK = 0.008
-"""Seconds that a preview may always cost a step: half a frame of a screen, which nobody sees."""
-_RECENT = 3  # previews, of which the cheapest tells what one costs when nothing else happens
+"""Seconds that a preview may always add to a step: half a screen frame, which nobody notices."""
+_RECENT = 3  # previews; the cheapest of them estimates the cost without interference
 _SCALES = (1.0, 0.75, 0.56, 0.42, 0.31, 0.23, 0.17, 0.12, 0.08, 0.06)
 _QUALITIES = (75, 50, 30)
-_COLOURS = (0, 64, 16)  # PNG's ladder: 0 is true colour
+_COLOURS = (0, 64, 16)  # PNG palette sizes; 0 means true colour
 _SMALLEST = 16  # pixels, longest side
-_PATIENCE = 0.05  # seconds that the sampling thread waits for the encoder between phases
-_MOST_WAITING = 2  # pictures; with more the encoder leaves the older ones out
+_PATIENCE = 0.05  # seconds that the sampling thread waits for the encoder at a phase change
+_MOST_WAITING = 2  # pictures; beyond this the encoder skips the older ones
 
 
 class PreviewBudget:
-    """Whether one more preview keeps their cost, on average, within 3 % of a step or :data:`BLINK`, whichever is more.
+    """Decides whether another preview fits the budget: on average 3 % of a step or :data:`BLINK`, whichever is more.
 
-    So a preview that costs less than that is never left out, however fast the steps are. The first preview of a job is
-    always made, and warms up what the others use: it counts for nothing here. Times in seconds.
+    A preview that costs less than that is never skipped, however fast the steps are. The first preview of a job is
+    always made and not counted, since it warms up what the others use. Times in seconds.
     """
 
     def __init__(self) -> None:
@@ -49,12 +49,12 @@ class PreviewBudget:
         self._first = True
 
     def sampled(self, seconds: float) -> None:
-        """A step took this long, previews not counted."""
+        """Record the duration of a step, without its preview."""
         self._sampled += seconds
         self._steps += 1
 
     def spent(self, seconds: float) -> None:
-        """A preview took this long on the sampling thread."""
+        """Record how long a preview took on the sampling thread."""
         if self._first:
             self._first = False
             return
@@ -62,16 +62,16 @@ class PreviewBudget:
         self._costs.append(seconds)
 
     def allows(self) -> bool:
-        """Whether a preview that costs what the latest did, without what came between, fits in."""
+        """Whether one more preview fits, at the cost of the cheapest recent one."""
         cost = min(self._costs, default=0.0)
         return self._spent + cost <= max(_SHARE * self._sampled, BLINK * self._steps)
 
 
 class PreviewEncoder:
-    """Encodes the pictures of one job under a byte budget.
+    """Encodes the pictures of one job within a byte budget.
 
-    A ladder of scales and, on each, of qualities: the rung that fitted last is where the next picture
-    starts, because the pictures of a job are alike.
+    It tries a ladder of scales with several qualities each. Since the pictures of a job are alike, each one starts at
+    the rung where the last one fitted.
     """
 
     def __init__(self, mime_type: ImageMime, max_bytes: int) -> None:
@@ -80,7 +80,7 @@ class PreviewEncoder:
         self._rung = 0
 
     def encode(self, picture: Image.Image, decoder: PreviewDecoder) -> frames.Preview | None:
-        """``picture`` (RGB) in at most the budget's bytes, with its true size; None if not even 16 pixels fit."""
+        """Encode ``picture`` (RGB) within the byte budget, with its actual size. None if not even 16 pixels fit."""
         rungs = [(scale, quality) for scale in _SCALES for quality in range(len(_QUALITIES))]
         rung = min(self._rung, len(rungs) - 1)
         while rung < len(rungs):
@@ -91,7 +91,7 @@ class PreviewEncoder:
                 self._rung = max(0, rung - 1) if small else rung
                 return self._preview(data, size, decoder)
             rung += 1
-            if len(data) > 2 * self._max_bytes:  # go where about the right number of pixels is left
+            if len(data) > 2 * self._max_bytes:  # skip to the scale where the pixel count is about right
                 target = max(size) / max(picture.size) * math.sqrt(1.5 * self._max_bytes / len(data))
                 rung = next((i for i in range(rung, len(rungs)) if rungs[i][0] <= target), max(rung, len(rungs) - 1))
         grey = picture.convert("L").convert("RGB")
@@ -122,10 +122,10 @@ class PreviewEncoder:
 
 
 class PreviewSender:
-    """Sends a job's frames in the order they were put, from a thread that encodes the previews on the way.
+    """Sends a job's frames in the order they were put, encoding previews on its own thread.
 
-    A step always gets exactly one frame. While the thread is behind by more than one step, the older
-    ones go out without their preview: the latest wins.
+    Each step gets exactly one frame. While the thread is more than one step behind, the older frames are sent without
+    their preview.
     """
 
     def __init__(self, send: Callable[[frames.Event], None], spec: frames.PreviewSpec) -> None:
@@ -133,7 +133,7 @@ class PreviewSender:
         self._encoder = PreviewEncoder(spec.mime_type, spec.max_bytes)
         self._changed = threading.Condition()
         self._waiting: deque[tuple[frames.Event, Picture | None]] = deque()
-        self._pictures = 0  # how many of them wait
+        self._pictures = 0  # number of pictures in the queue
         self._busy = False
         self._ending = False
         self._encoding = True
@@ -142,11 +142,11 @@ class PreviewSender:
         self._thread.start()
 
     def put(self, frame: frames.Event, picture: Picture | None = None) -> None:
-        """Send ``frame`` after those before it; ``picture`` only with a Step. One thread calls this.
+        """Send ``frame`` after the frames before it; ``picture`` only with a Step. Call this from one thread only.
 
-        Without a picture the frame goes out before this returns, unless the encoder is far behind: what
-        comes next may be native code that crashes or never returns, and then the phase should be known. With
-        one it waits for an encoder that is behind, :data:`BLINK` at most: steps may be faster than it.
+        Without a picture the frame is sent before this returns, unless the encoder is far behind: the next thing to run
+        may be native code that crashes or hangs, and then the phase should be known. With a picture this waits up to
+        :data:`BLINK` for an encoder that is behind, because steps may be faster than it.
         """
         with self._changed:
             if picture is None:
@@ -163,7 +163,7 @@ class PreviewSender:
             self._changed.notify_all()
 
     def finish(self, *, encode: bool = True) -> None:
-        """Return when everything is sent; without ``encode`` no more previews are made."""
+        """Wait until everything is sent. Without ``encode`` no more previews are made."""
         with self._changed:
             self._ending = True
             self._encoding = encode

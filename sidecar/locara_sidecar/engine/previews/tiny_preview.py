@@ -1,7 +1,7 @@
-"""The tiny decoder beside a model, for previews: a component ``tiny_vae`` of the class AutoencoderTiny.
+"""The tiny preview decoder of a model: an optional component ``tiny_vae`` of class AutoencoderTiny.
 
-Owned here: where it is looked for, and that a model is drawn with all the same when it cannot be used. Both engines
-use it; each builds the network in its own way.
+This module finds it, and makes sure that a model remains usable if its tiny decoder is not. Both engines use it; each
+builds the network in its own way.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DEFAULTS: dict[str, Any] = {
     "latent_channels": 4,
     "upsampling_scaling_factor": 2,
 }
-"""diffusers'."""
+"""The same as in diffusers."""
 
 
 def load(
@@ -41,10 +41,10 @@ def load(
     factor: int,
     engine: str,
 ) -> T | None:
-    """What ``build`` makes of the decoder in a model's ``folder``; None where there is none or it cannot be used.
+    """Call ``build`` on the tiny decoder in a model's ``folder``. None if there is none or it cannot be used.
 
-    :param channels: those of the model's latents.
-    :param factor: the sides of a picture in those of its latent, of the model's own decoder.
+    :param channels: channels of the model's latents.
+    :param factor: pixels per latent pixel along each side, of the model's own decoder.
     :raises JobCancelled: between two tensors.
     """
     if not (folder / NAME / "config.json").is_file():
@@ -62,7 +62,7 @@ def load(
 
 
 def _require_like(component: model_folder.Component, tensors: int, channels: int, factor: int) -> None:
-    """It has as many blocks as it has weights for, and makes pictures of the model's latents, of the same size.
+    """Require that it has weights for all its blocks, and fits the model's latent channels and picture size.
 
     :raises EngineError: IntegrityError.
     """

@@ -1,11 +1,11 @@
-"""The engine confines itself, once, before it loads anything heavy and while it has one thread; then it tests that.
+"""The engine confines itself once, with one thread and before it loads anything heavy; then it tests the result.
 
-Linux: Landlock for files, TCP, signals and devices; an empty network namespace; no capabilities; and a filter of system
-calls for the rest of the network, other processes, what Landlock does not look at, and processes of its own, of which
-it has none, so that nothing outlives it. macOS: a Seatbelt profile, unless the app that embeds us is in a sandbox of
-its own, which then is all there is (:mod:`~locara_sidecar.engine.sandbox.macos`). Elsewhere nothing, and it says so.
-What is reported is what the attempts found, not what was asked for. A confinement cannot be widened: an engine that
-needs another model's folder is started again.
+Linux: Landlock for files, TCP, signals and devices; an empty network namespace; no capabilities; and a system call
+filter for the rest of the network, for other processes, for what Landlock does not cover, and against child processes,
+so that nothing outlives the engine. macOS: a Seatbelt profile, unless the app that embeds us is sandboxed itself; then
+that is the only sandbox (:mod:`~locara_sidecar.engine.sandbox.macos`). Other systems: none, and the report says so. The
+report contains what the attempts found, not what was requested. A sandbox cannot be widened: an engine that needs
+another model's folder is restarted.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _ESSENTIAL = {
     "tcp": "connecting over TCP",
     "udp": "datagrams, and with them names",
 }
-"""Attempts that must be blocked for a confinement to count as enforced, and how each is told."""
+"""Attempts that must be blocked for the sandbox to count as enforced, and their descriptions."""
 
 _ESSENTIAL_HERE = {"darwin": {"otherPrograms": "having other programs open addresses, fetch them or look for files"}}
-"""Further ones, by platform."""
+"""More of them, by platform."""
 
 _LISTED = {"linux": ("/",), "darwin": ("/Users",)}
 """Folders that every user can list and the engine must not, by platform. Not the root on macOS: its loader reads it."""
@@ -60,7 +60,7 @@ _FURTHER = {
     "processes": "starting processes and programs",
     "outliving": "outliving the daemon",
 }
-"""The same of attempts that only some systems know; where one was made, it must be blocked, too."""
+"""Attempts that only some systems support; those that were made must be blocked, too."""
 
 
 def confine(
@@ -72,14 +72,16 @@ def confine(
     processes: bool = False,
     mac: Darwin | None = None,
 ) -> SandboxReport:
-    """Give up everything that the engine does not need, for good, and report what really holds.
+    """Give up everything that the engine does not need, irrevocably, and report what is really blocked.
 
-    Never raises: what cannot be enforced is told.
+    Never raises: what cannot be enforced is reported.
 
-    :param scratch: the folder that stays writable; ``writable``: further ones, that a model is to be prepared into.
+    :param scratch: the folder that stays writable.
     :param readable: folders and files of the granted models.
-    :param processes: whether it is to start a compiler. Its processes and it are one group, which is killed as one.
-    :param mac: macOS's own calls, which a test plays, as it does ``kernel``.
+    :param writable: further writable folders, for preparing a model.
+    :param processes: whether it may start a compiler. Its processes and it are one group, which is killed as one.
+    :param kernel: the calls to Linux; tests replace them.
+    :param mac: the calls to macOS; tests replace them.
     """
     readable, writable = list(readable), list(writable)
     home = os.path.expanduser("~")
@@ -105,13 +107,13 @@ def confine(
 
 
 def report(kind: str, found: dict[str, Outcome], details: dict[str, str], *, processes: bool = False) -> SandboxReport:
-    """What the attempts found, in words and in one flag.
+    """Report what the attempts found, in words and in one flag.
 
-    :param processes: whether it may start processes, because it was asked to compile.
+    :param processes: whether the engine may start processes, because it was asked to compile.
     """
     essential = _ESSENTIAL | _ESSENTIAL_HERE.get(sys.platform, {})
     failed = [words for name, words in essential.items() if found.get(name) != "blocked"]
-    # on macOS what is tried may not be there to be reached
+    # on macOS, the target of an attempt may not exist
     holds = {"blocked", "unknown"} if sys.platform == "darwin" else {"blocked"}
     further = [name for name in _FURTHER if name in found and not (processes and name == "processes")]
     failed += [_FURTHER[name] for name in further if found[name] not in holds]
@@ -147,7 +149,7 @@ def _confine_linux(
 ) -> None:
     if (threads := _threads()) > 1:
         told["threads"] = f"{threads} were running, and a confinement covers only the one that asks for it"
-    # the namespace first: it needs /proc/self writable, and privileges; Landlock last: it closes the rest
+    # the namespace first: it needs /proc/self writable, and privileges; Landlock last: it denies the rest
     with _telling(told, "networkNamespace"):
         told["networkNamespace"] = network.leave(kernel)
         means.append("namespace")
@@ -169,7 +171,7 @@ def _confine_linux(
 
 @contextlib.contextmanager
 def _telling(told: dict[str, str], name: str) -> Generator[None]:
-    """Tell in words why a means is not there, and go on with the others."""
+    """Record why a mechanism is not available, and continue with the others."""
     try:
         yield
     except OSError as error:
@@ -177,7 +179,7 @@ def _telling(told: dict[str, str], name: str) -> Generator[None]:
 
 
 def _outside(home: str, scratch: str, rules: list[tuple[str, landlock.Right]]) -> list[str]:
-    """Folders that the user can list and the engine must not: looked at before anything is confined."""
+    """Return folders that the user can list and the engine must not. Called before confinement."""
     given = [spelt(path) + os.sep for path, _ in rules]
     listed = _LISTED.get(sys.platform, ())
     candidates = {spelt(path) for path in (*listed, home, os.path.dirname(scratch)) if os.path.isabs(path)}
@@ -186,8 +188,10 @@ def _outside(home: str, scratch: str, rules: list[tuple[str, landlock.Right]]) -
 
 
 def _forget_binding() -> None:
-    """Have GNU's OpenMP bind no thread to a processor: the thread that does it for another one is denied that, and the
-    library would end the process."""
+    """Prevent GNU's OpenMP from binding threads to processors.
+
+    One thread does that for the others, which the filter denies, and the library would then end the process.
+    """
     for name in ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"):
         os.environ.pop(name, None)
 

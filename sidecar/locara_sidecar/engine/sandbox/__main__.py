@@ -1,4 +1,4 @@
-"""``python -m locara_sidecar.engine.sandbox --probe``: confine a process as the engine does; print what held."""
+"""``python -m locara_sidecar.engine.sandbox --probe``: confine a process like an engine, and print what was blocked."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from locara_sidecar.engine.sandbox import confine
 
 
 def main(arguments: list[str]) -> int:
-    """0 when everything forbidden was blocked, 1 when not, 2 for a usage error."""
+    """Return 0 if everything forbidden was blocked, 1 if not, 2 for a usage error."""
     if arguments != ["--probe"]:
         os.write(2, b"usage: python -m locara_sidecar.engine.sandbox --probe\n")
         return 2
     with tempfile.TemporaryDirectory(prefix="locara-probe-") as scratch:
-        # a child is confined, so that this process can still clear up after it
+        # only a child is confined, so that this process can still clean up
         child = os.fork() if sys.platform != "win32" else 0
         if child:
             _, status = os.waitpid(child, 0)

@@ -1,7 +1,7 @@
-"""The engine tries what is forbidden: the truth about a confinement is what it blocks, not what was asked for.
+"""The engine tries what is forbidden: what counts is what the sandbox blocks, not what was requested.
 
-None of the attempts sends anything: connecting a datagram socket only asks the kernel for a route, the stream socket
-goes to a port of this machine that nobody serves, local ones to a path that nobody has.
+None of the attempts sends anything. Connecting a datagram socket only asks the kernel for a route; the stream socket
+connects to a port of this machine that nothing serves, local ones to a path that does not exist.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH})
-# the last two: a system without that family of addresses
+# the last two: a system without that address family
 _NO_NETWORK = _REFUSED | _NO_ROUTE | {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
-_CLOSED_PORT = 1  # tcpmux: nobody serves it, and a service that did would only be connected to
+_CLOSED_PORT = 1  # tcpmux: nothing serves it, and if something did it would only get a connection
 _NOBODY = "/nonexistent/locara"
-_NOWHERE = "192.0.2.1"  # an address of the documentation's network
+_NOWHERE = "192.0.2.1"  # from the address block reserved for documentation
 
 
 def all_attempts(outside: Iterable[str], writable: str) -> dict[str, Outcome]:
@@ -34,7 +34,7 @@ def all_attempts(outside: Iterable[str], writable: str) -> dict[str, Outcome]:
     :param writable: a folder that the user can write in and the engine must not.
     """
     called = forbidden.all_calls()
-    if called:  # on Linux, where each process can be looked at in /proc
+    if called:  # on Linux, where /proc shows each process
         called["otherProcesses"] = _worst([processes(), called["otherProcesses"]])
     return {
         **called,
@@ -48,7 +48,7 @@ def all_attempts(outside: Iterable[str], writable: str) -> dict[str, Outcome]:
 
 
 def read(folder: str) -> Outcome:
-    """List a folder."""
+    """Try to list a folder."""
 
     def attempt() -> None:
         with os.scandir(folder) as entries:
@@ -58,7 +58,7 @@ def read(folder: str) -> Outcome:
 
 
 def write(folder: str) -> Outcome:
-    """Make a file, and take it away again if that worked."""
+    """Try to create a file, and delete it if that worked."""
     path = os.path.join(folder, f".locara-attempt-{os.urandom(8).hex()}")
 
     def attempt() -> None:
@@ -70,7 +70,7 @@ def write(folder: str) -> Outcome:
 
 
 def processes() -> Outcome:
-    """Look at what the parent process was started with."""
+    """Try to read the parent process's command line."""
 
     def attempt() -> None:
         os.close(os.open(f"/proc/{os.getppid()}/cmdline", os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
@@ -79,7 +79,7 @@ def processes() -> Outcome:
 
 
 def tcp() -> Outcome:
-    """Connect to a port of this machine; that nobody answers there means that the network is open."""
+    """Try to connect to a port of this machine. A refused connection means that the network is open."""
     import socket
 
     def attempt() -> None:
@@ -92,7 +92,7 @@ def tcp() -> Outcome:
 
 
 def udp() -> Outcome:
-    """Ask for a route for datagrams, to this machine and away from it, in both families."""
+    """Try to get a route for datagrams, to this machine and beyond, with both address families."""
     import socket
 
     def attempt(family: int, address: str) -> Callable[[], None]:
@@ -107,8 +107,10 @@ def udp() -> Outcome:
 
 
 def local_sockets() -> Outcome:
-    """Reach for a service of the desktop, by a stream and by a datagram, at an address where none is: to learn that
-    nobody is there is to have been let through."""
+    """Try to reach a local service, by a stream and by a datagram, at a path that does not exist.
+
+    The error that nothing exists there shows that the attempt was not blocked.
+    """
     import socket
 
     family = getattr(socket, "AF_UNIX", None)
@@ -128,7 +130,7 @@ def local_sockets() -> Outcome:
 
 
 def signals() -> Outcome:
-    """Ask whether the parent process could be signalled."""
+    """Try whether the parent process can be signalled."""
     parent = os.getppid()
     if parent <= 1:
         return "unknown"
@@ -146,6 +148,6 @@ def _outcome(
 
 
 def _worst(outcomes: Iterable[Outcome]) -> Outcome:
-    """Open if anything is, blocked if something is and nothing is open."""
+    """Return "open" if any outcome is, else "blocked" if any is, else "unknown"."""
     found = set(outcomes)
     return "open" if "open" in found else "blocked" if "blocked" in found else "unknown"

@@ -1,8 +1,8 @@
-"""System calls that an engine must not make, each tried with arguments that refer to nothing: a missing file, a process
-that cannot exist, no descriptor. The kernel then says what is missing; only a filter says no.
+"""System calls that an engine must not make, each tried with arguments that refer to nothing.
 
-A call that this kernel does not have, or refuses to this user anyway, counts as blocked: what matters is that it does
-nothing. None of them does anything where nothing is confined, either.
+That is a missing file, a process that cannot exist, or no descriptor. The kernel then reports what is missing; only a
+filter denies the call. A call that this kernel does not have, or denies to this user anyway, counts as blocked: all
+that matters is that it has no effect. Without confinement they have no effect either.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Outcome = Literal["blocked", "open", "unknown"]
 
 _REFUSED = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
 _NOBODY = 0x7FFFFFF0
-"""A process id above the largest that there is."""
+"""Larger than any process id."""
 _NOTHING = b"/nonexistent/locara"
 _HERE = -100  # AT_FDCWD
 _NONE = -1  # no descriptor
@@ -79,9 +79,9 @@ ROWS: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("getsid", _NOBODY),
         ("getpriority", 0, _NOBODY),
         ("ioprio_get", 1, _NOBODY),
-        ("clock_gettime", ~0x0FFFFFF0 << 3 | 2, None),  # how long one ran; a number that fits beside the kind
+        ("clock_gettime", ~0x0FFFFFF0 << 3 | 2, None),  # CPU time; a number that fits beside the clock's kind
         ("setpriority", 0, _NOBODY, 19),
-        ("setpriority", 2, _NOBODY, 19),  # of a user
+        ("setpriority", 2, _NOBODY, 19),  # all processes of a user
         ("sched_setaffinity", _NOBODY, 0, None),
         ("sched_setscheduler", _NOBODY, 0, None),
         ("sched_setparam", _NOBODY, None),
@@ -109,7 +109,7 @@ ROWS: dict[str, tuple[tuple[Any, ...], ...]] = {
     "namespaces": (
         ("unshare", 1),
         ("setns", _NONE, 0),
-        ("clone", 0x10000800, None, None, None, 0),  # CLONE_NEWUSER and, without what it needs, CLONE_SIGHAND
+        ("clone", 0x10000800, None, None, None, 0),  # CLONE_NEWUSER, and CLONE_SIGHAND without what it requires
         ("clone3", None, 0),
     ),
     "kernelInterfaces": (
@@ -150,11 +150,11 @@ ROWS: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("prctl", 1, _WRONG, 0, 0, 0),  # PR_SET_PDEATHSIG
     ),
 }
-"""What each is an example of, and its calls: a name and arguments."""
+"""Example calls for each row: a name and arguments."""
 
 
 def all_calls() -> dict[str, Outcome]:
-    """Try every row once; nothing on other systems, and "unknown" on machines whose calls are not known."""
+    """Try every row once. Empty on other systems; "unknown" on machines whose call numbers are not known."""
     if sys.platform != "linux":
         return {}
     architecture = call_numbers.ARCHITECTURES.get(os.uname().machine)
@@ -183,7 +183,7 @@ def _capable() -> bool:
     held = (ctypes.c_uint32 * 6)()
     libc = _libc()
     if libc.capget(ctypes.byref(header), ctypes.byref(held)) != 0 or any(held):
-        return True  # an ambient one is among these, too
+        return True  # includes ambient capabilities
     return libc.prctl(get_no_new_privileges, *map(ctypes.c_ulong, (0, 0, 0, 0))) != 1
 
 

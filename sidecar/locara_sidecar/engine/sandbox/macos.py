@@ -1,9 +1,9 @@
-"""The engine's confinement on macOS: a Seatbelt profile of our own, or the sandbox of the app that embeds us.
+"""The engine's confinement on macOS: our own Seatbelt profile, or the sandbox of the app that embeds us.
 
-What is tried here comes on top of :mod:`~locara_sidecar.engine.sandbox.attempts`: the ways out that only macOS has.
-None of them sends anything: the kernel is asked, or launchd for a port that nothing is then sent to. NOT RUN by us so
-far; the tests play the calls (:class:`~locara_sidecar.machine.macos.darwin.Darwin`) and read the profile as the
-kernel would.
+In addition to :mod:`~locara_sidecar.engine.sandbox.attempts`, this tries what only macOS offers. None of the attempts
+sends anything: they ask the kernel, or ask launchd for a port to which nothing is then sent. NOT RUN by us so far; the
+tests simulate the calls (:class:`~locara_sidecar.machine.macos.darwin.Darwin`) and evaluate the profile as the kernel
+would.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.sandbox.linux.landlock import Right
 
 CACHE_SUFFIX = "locara-engine"
-"""Names the engine's own folder below the user's cache folder of the system (``getconf DARWIN_USER_CACHE_DIR``)."""
+"""Names the engine's own folder in the user's cache folder (``getconf DARWIN_USER_CACHE_DIR``)."""
 
 _LOOKED_UP = (
     *("com.apple.coreservices.launchservicesd", "com.apple.pasteboard.1", "com.apple.nsurlsessiond"),
     *("com.apple.dnssd.service", "com.apple.metadata.mds", "com.apple.coreservices.appleevents"),
 )
 _LOCAL = (("/private/var/run/mDNSResponder", socket.SOCK_STREAM), ("/private/var/run/syslog", socket.SOCK_DGRAM))
-"""Sockets that every Mac has. At a path where none is the file system's answer comes before Seatbelt's."""
+"""Sockets that exist on every Mac. For a missing path, the file system's error would precede Seatbelt's."""
 _REFUSED = frozenset({errno.EPERM, errno.EACCES})
 
 
 def confine(
     rules: Iterable[tuple[str, Right]], means: list[str], told: dict[str, str], mac: Darwin | None = None
 ) -> None:
-    """Load the profile; tells in ``told`` what went wrong, and never raises."""
+    """Load the profile. Records failures in ``told`` and never raises."""
     rules = list(rules)
     write = [path for path, right in rules if right == "write"]
     run = [path for path, right in rules if right == "run" and os.path.exists(path)]
@@ -55,13 +55,13 @@ def confine(
 
 
 def own_cache(mac: Darwin) -> str:
-    """A cache folder for this program alone, below the user's; Metal keeps its compiled kernels there.
+    """Return a cache folder for this program alone, inside the user's; Metal stores compiled kernels there.
 
-    Where Metal may not write its caches, kernels are compiled anew at each start, or not at all: Chromium's profile for
-    its GPU process lets it write the whole of that folder for this reason. Ours is one that only engines share, and
-    that stays between two starts. An engine that was taken over could leave a compiled kernel there for the next one.
+    If Metal may not write its caches, it compiles kernels anew at each start, or not at all; therefore Chromium's
+    profile for its GPU process makes the whole cache folder writable. Ours is shared only by engines and kept between
+    starts. A compromised engine could leave a compiled kernel there for the next one.
 
-    :raises OSError: where the system has no such folder.
+    :raises OSError: if the system has no such folder.
     """
     mac.set_user_dir_suffix(CACHE_SUFFIX)
     folder = mac.user_cache_dir()
@@ -72,7 +72,7 @@ def own_cache(mac: Darwin) -> str:
 
 
 def further_attempts(mac: Darwin | None = None) -> dict[str, Outcome]:
-    """What only macOS has: other programs that would do what the engine may not, and sockets at paths of its own."""
+    """Try what only macOS offers: other programs that would act for the engine, and its own local sockets."""
     mac = mac or Darwin()
     ways: list[Outcome] = [
         _asked(mac, "lsopen"),
@@ -83,12 +83,12 @@ def further_attempts(mac: Darwin | None = None) -> dict[str, Outcome]:
 
 
 def user_folders() -> list[str]:
-    """What the app's sandbox keeps from everybody in it: the user's own home folder, which HOME no longer names."""
+    """Return what the app's sandbox denies to everything in it: the user's real home folder, which is not HOME."""
     return [path for path in (app_sandbox.user_home(), "/Users") if path]
 
 
 def report_of_app(given: app_sandbox.Given, found: dict[str, Outcome]) -> SandboxReport:
-    """What confines an engine that was born confined. Never ``enforced``: the engine reaches what its app does."""
+    """Report on an engine that started in an app's sandbox. Never ``enforced``: it can reach all that its app can."""
     home = app_sandbox.user_home()
     found = {**found, "writeUserFiles": attempts.write(home) if home else "unknown"}
     whose = (
@@ -110,7 +110,7 @@ def _worst(outcomes: Iterable[Outcome]) -> Outcome:
 
 
 def _asked(mac: Darwin, operation: str) -> Outcome:
-    """Trying it would open a browser, or start a program."""
+    """Ask whether an operation is denied. Trying it would open a browser or start a program."""
     try:
         return "blocked" if mac.denies(operation) else "open"
     except OSError:

@@ -1,11 +1,10 @@
-"""Which files the engine may still reach, and where the libraries' caches go.
+"""Which files the engine can still reach, and where the libraries' caches go.
 
-Readable and executable: the interpreter, its packages, the system's libraries and tools (a compiler is one: Inductor
-runs it, where processes may be started at all). Readable: the granted models, the hardware in /sys, the limits of its
-own control group, what /proc tells of the machine and of this process, and the few files of /etc that libraries ask
-for. Readable and writable: the scratch folder, the folder that a model is prepared into if the engine was started for
-that, and the device nodes of accelerators. Nothing else, so not the home folder, not the temporary folder, not the
-other models.
+Readable and executable: the interpreter, its packages, and the system's libraries and tools (such as the compiler that
+Inductor runs, if processes are allowed at all). Readable: the granted models, the hardware in /sys, the limits of its
+own control group, the machine's and this process's entries in /proc, and the few files of /etc that libraries need.
+Readable and writable: the scratch folder, the folder into which a model is prepared if the engine was started for that,
+and the device nodes of accelerators. Nothing else: not the home folder, the temporary folder or other models.
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ _MACHINE = (
     *("cmdline", "cpuinfo", "devices", "filesystems", "loadavg", "meminfo", "modules", "stat", "swaps", "uptime"),
     *("version", "vmstat", "zoneinfo", "bus", "driver", "irq", "sys"),
 )
-"""Of /proc, what tells of the machine and its drivers; the other processes are none of an engine's business."""
+"""Entries of /proc about the machine and its drivers, but not about other processes."""
 _HARDWARE = ("block", "bus", "class", "dev", "devices", "firmware", "hypervisor", "kernel/mm", "module", "power")
-"""Of /sys; its file systems are left out: the one of control groups lists every process, and what the user runs."""
+"""Parts of /sys without its file systems: that of control groups lists every process and what the user runs."""
 _LIMITS = ("memory.max", "memory.current", "memory.stat", "cpu.max")
-"""Of a control group: what may be used, and of that what is."""
+"""A control group's limits and current use."""
 _DEVICES = (
     *("null", "zero", "full", "random", "urandom"),
     *("nvidia*", "nvidia-caps/*", "dri/renderD*", "kfd", "dxg", "nvmap", "nvhost*", "accel/*"),
@@ -70,15 +69,15 @@ _CACHES = {
 
 
 def redirect_caches(scratch: str) -> None:
-    """Point the home, temporary and cache folders of this process and its children into scratch."""
+    """Redirect the home, temporary and cache folders of this process and its children into scratch."""
     import site
 
-    # child interpreters find packages of the user where they were, not below the new home
+    # child interpreters find the user's packages where they were, not in the new home
     if site.ENABLE_USER_SITE and (base := site.getuserbase()):
         os.environ["PYTHONUSERBASE"] = base
-    for name, folder in _CACHES.items():  # libraries make theirs when they need one
+    for name, folder in _CACHES.items():  # libraries create them on demand
         os.environ[name] = os.path.join(scratch, folder) if folder else scratch
-    if "tempfile" in sys.modules:  # it may have looked its folder up already
+    if "tempfile" in sys.modules:  # it may have cached its folder
         import tempfile
 
         tempfile.tempdir = None
@@ -89,10 +88,11 @@ def redirect_caches(scratch: str) -> None:
 def rules(
     scratch: str, readable: Iterable[str], home: str | None, writable: Iterable[str] = ()
 ) -> list[tuple[str, Right]]:
-    """Every rule, each path once; paths may be missing on this machine.
+    """Return every rule, each path once. Paths may be missing on this machine.
 
-    :param readable: folders and files of granted models; ``writable``: folders besides scratch.
-    :param home: the user's home folder; neither it nor a folder above it is ever given as a whole.
+    :param readable: folders and files of granted models.
+    :param home: the user's home folder; neither it nor a folder that contains it is ever granted as a whole.
+    :param writable: folders besides scratch.
     """
     found: dict[str, Right] = {}
 
@@ -115,20 +115,20 @@ def rules(
 
 
 def is_broad(path: str, home: str | None) -> bool:
-    """Whether a folder is the root, a home folder or one above it: more than any library or model needs."""
+    """Whether a folder is the root, or is or contains the home folder: more than any library or model needs."""
     real = spelt(path)
     around = [spelt(home)] if home else []
     return real == "/" or any(os.path.commonpath([real, inside]) == real for inside in around)
 
 
 def _installation(home: str | None) -> Iterator[str]:
-    """The interpreter and every place that packages are imported from."""
+    """Yield the interpreter's folders and all places that packages are imported from."""
     candidates = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix]
     candidates += [os.path.dirname(os.path.realpath(sys.executable))]
     candidates += [os.environ[name] for name in _TOOLCHAINS if os.environ.get(name)]
     candidates += [path for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if os.path.isabs(path)]
     for path in candidates:
-        if is_broad(path, home):  # a prefix such as /: the parts of it that an installation has
+        if is_broad(path, home):  # for a prefix such as /, only the parts that belong to an installation
             yield from (os.path.join(path, part) for part in _PARTS)
         else:
             yield path
@@ -138,7 +138,7 @@ def _installation(home: str | None) -> Iterator[str]:
 
 
 def _limits(group: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> Iterator[str]:
-    """The limits of this process's control group and those above it (version 2), and nothing else of the groups."""
+    """Yield the limits of this process's control group and those above it (version 2), and nothing else of them."""
     try:
         own = mounted / group.read_text().strip().rpartition("::")[2].lstrip("/")
     except OSError:

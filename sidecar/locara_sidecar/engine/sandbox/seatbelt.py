@@ -1,13 +1,13 @@
-"""Seatbelt, macOS's confinement: the profile's text and its loader. Written and loadable; NOT RUN by us so far.
+"""Seatbelt, macOS's sandbox: the text of the profile, and its loader. Written and loadable; NOT RUN by us so far.
 
-Everything is allowed that is not a file, the network or another program's help, because Metal and the frameworks below
-it talk to many system services; what is read, written, started and connected is denied and given back by path. In this
-language the last rule that matches decides.
+Everything is allowed except files, the network and the help of other programs, because Metal and the frameworks below
+it use many system services. Reading, writing, executing and connecting are denied and then allowed by path. In this
+language the last matching rule wins.
 
 Some services would do for the engine what it may not do itself: LaunchServices opens an address in a browser, the
-system fetches one in the background, the pasteboard and Spotlight hand out what is the user's. They are denied by name.
-Which services Metal needs is known from published profiles (Chromium's for its GPU process, Firefox's, WebKit's); none
-of the denied ones is among what those allow for graphics.
+system downloads one in the background, the pasteboard and Spotlight expose the user's data. They are denied by name.
+The services that Metal needs are known from published profiles (Chromium's for its GPU process, Firefox's, WebKit's);
+those allow none of the denied ones for graphics.
 """
 
 from __future__ import annotations
@@ -30,15 +30,17 @@ DENIED_SERVICES = (
     *("com.apple.nsurlsessiond", "com.apple.dnssd.service", "com.apple.secd", "com.apple.securityd.xpc"),
 )
 DENIED_FAMILIES = ("com.apple.pasteboard.", "com.apple.nsurlsession", "com.apple.metadata.")
-"""Beginnings of names."""
+"""Prefixes of service names."""
 _DENIED_PROGRAMS = ("/usr/bin/open", "/usr/bin/osascript", "/usr/bin/shortcuts", "/usr/bin/automator")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/dtracehelper")
 
 
 def profile(writable: Iterable[str], installation: Iterable[str], readable: Iterable[str]) -> str:
-    """The profile's text.
+    """Return the text of the profile. All paths are absolute.
 
-    :param writable: read and written; installation: read and executed; readable: read. All absolute.
+    :param writable: paths to read and write.
+    :param installation: paths to read and execute.
+    :param readable: paths to read.
     """
     run, own = [*_SYSTEM, *installation], list(writable)
     lines = [
@@ -56,7 +58,7 @@ def profile(writable: Iterable[str], installation: Iterable[str], readable: Iter
         "(deny file-write*)",
         *(f"(allow file-write* {_subpath(path)})" for path in own),
         *(f"(allow file-write-data file-ioctl (literal {_quoted(path)}))" for path in _DEVICES),
-        # the names of files stay visible, as with Landlock: a path is walked before it is opened
+        # file names stay visible, as with Landlock: opening a path means walking it
         "(deny file-read-data)",
         '(allow file-read-data (literal "/"))',
         *(f"(allow file-read-data {_subpath(path)})" for path in (*run, *readable, *own)),
@@ -68,9 +70,9 @@ def profile(writable: Iterable[str], installation: Iterable[str], readable: Iter
 
 
 def load(text: str) -> None:
-    """Confine this process and what it starts, for good.
+    """Confine this process and its children, irrevocably.
 
-    :raises OSError: when there is no Seatbelt here, or it refuses the profile.
+    :raises OSError: if Seatbelt is not available or rejects the profile.
     """
     if sys.platform != "darwin":
         raise OSError("Seatbelt is macOS only")
@@ -84,7 +86,7 @@ def load(text: str) -> None:
 
 
 def _subpath(path: str) -> str:
-    # the kernel compares real paths: /tmp and /var are links, and letters are what the file system has
+    # the kernel compares real paths: /tmp and /var are links, and letter case is as stored in the file system
     return f"(subpath {_quoted(spelt(path))})"
 
 

@@ -1,8 +1,8 @@
-"""The device: which one, which number type is sound on it, waiting for it, and its memory.
+"""The device: which one to use, which precisions work on it, synchronisation and memory.
 
-Owned here: everything that differs between CUDA, MPS and the CPU, so that the rest of the engine does not ask.
+All differences between CUDA, MPS and the CPU are in this module, so that the rest of the engine need not ask.
 
-Attention is torch's fused one everywhere (diffusers' own choice). Blocks are compiled where the host asks for it
+Attention is torch's fused kernel everywhere (diffusers' own choice). Blocks are compiled if the host asks for it
 (:mod:`.denoising.compiled`).
 """
 
@@ -27,15 +27,17 @@ _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 2**10, "MB
 
 
 def choose_device() -> str:
-    """``cuda``, ``mps`` or ``cpu``."""
+    """Return ``cuda``, ``mps`` or ``cpu``."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def unused_gpu(device: str) -> str | None:
-    """Why a GPU that this torch was built for, and that the system has, is not used, in a sentence; None if it is used
-    or there is none. Without it a broken driver would look like a slow machine."""
+    """Return a sentence saying why a GPU that exists, and that this torch was built for, is not used.
+
+    None if it is used or there is none. Without this, a broken driver would look like a slow machine.
+    """
     node = next((path for path, built in _NODES.items() if built and os.path.exists(path)), None)
     if device != "cpu" or node is None or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return None
@@ -49,7 +51,7 @@ def unused_gpu(device: str) -> str | None:
 
 
 def choose_precision(asked: str, device: str) -> str:
-    """The computing type's name; ``auto`` is the fastest one that is sound on the device."""
+    """Return the name of the compute type. ``auto`` is the fastest one that works reliably on the device."""
     if asked != "auto":
         return asked
     if device == "cuda":
@@ -60,7 +62,7 @@ def choose_precision(asked: str, device: str) -> str:
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """The torch type of a precision's name."""
+    """Return the torch type of a precision by its name."""
     return _DTYPES[precision]
 
 
@@ -76,7 +78,7 @@ def _mps_has_bfloat16() -> bool:
 
 
 def synchronise(device: str) -> None:
-    """Wait until the device has done everything that it was given."""
+    """Wait until the device has finished all work submitted to it."""
     if device == "cuda":
         torch.cuda.synchronize()
     elif device == "mps":
@@ -86,8 +88,8 @@ def synchronise(device: str) -> None:
 class Fence:
     """Keeps Python from running far ahead of an asynchronous device, so that a cancel takes effect soon.
 
-    At every ``every``-th :meth:`tick` it waits for the mark that it left ``every`` ticks ago: the device
-    always has work queued, but never more than two groups of blocks. On the CPU it does nothing.
+    At every ``every``-th :meth:`tick` it records an event and waits for the one before it. The device always has work
+    queued, but never more than two groups of blocks. On the CPU it does nothing.
     """
 
     def __init__(self, device: str, every: int = 4) -> None:
@@ -115,7 +117,7 @@ class Fence:
 
 
 def machine_of(device: str, reserved: int) -> machine.Machine:
-    """The memory that a plan for ``device`` may use.
+    """Return the memory that a plan for ``device`` may use.
 
     :param reserved: bytes that other daemons' engines hold or were promised.
     """
@@ -127,17 +129,17 @@ def machine_of(device: str, reserved: int) -> machine.Machine:
 
 
 def footprint(device: str) -> int:
-    """Bytes that the process takes now, as the operating system counts them, with what it holds on a CUDA device."""
+    """Return the process's current memory in bytes, as reported by the operating system, plus its CUDA memory."""
     return memory.resident() + (torch.cuda.memory_reserved() if device == "cuda" else 0)
 
 
 def peak(device: str) -> int:
-    """The most bytes that the process has taken, as :func:`footprint` counts them."""
+    """Return the process's peak memory in bytes, counted as in :func:`footprint`."""
     return memory.peak() + (torch.cuda.max_memory_reserved() if device == "cuda" else 0)
 
 
 def release(device: str) -> None:
-    """Give memory that nothing refers to any more back to the system."""
+    """Return unreferenced memory to the system."""
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
@@ -146,7 +148,7 @@ def release(device: str) -> None:
 
 
 def memory_fault(error: BaseException, device: str) -> EngineError | None:
-    """``InsufficientMemory`` if ``error`` says that an allocation failed, with the figures that are known."""
+    """Return InsufficientMemory, with the figures that are known, if ``error`` is a failed allocation; else None."""
     text = str(error)
     is_torch = isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
     if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or is_torch):

@@ -1,6 +1,6 @@
-"""What the libraries are told before they are imported: no network, no progress bars, no advice, caches in scratch.
+"""Configure the libraries before they are imported: no network, progress bars or advice, and caches in scratch.
 
-Owned here: the environment variables and the verbosity of torch's friends.
+This module sets the environment variables and the verbosity of torch and the libraries around it.
 """
 
 from __future__ import annotations
@@ -48,15 +48,18 @@ _LIBRARIES = (
 
 
 def prepare(scratch: str) -> None:
-    """Set the variables; must run before transformers, diffusers or huggingface_hub are imported."""
+    """Set the variables. Call this before importing transformers, diffusers or huggingface_hub."""
     os.environ.update(_SWITCHES)
     os.environ.update({name: str(Path(scratch) / folder) for name, folder in _CACHES.items()})
 
 
 @contextlib.contextmanager
 def _hidden(package: str) -> Generator[None]:
-    """Let nobody import ``package``: diffusers would, which takes long, for quantizers of its own that stay unused.
-    It looks for the package as it is imported itself, so afterwards (outside of an engine) nothing is hidden."""
+    """Prevent imports of ``package`` within the block.
+
+    diffusers would import it for its own quantizers, which takes long and which the engine does not use. diffusers
+    looks for the package while it is being imported itself, so afterwards (outside of an engine) nothing is hidden.
+    """
     if package in sys.modules or "diffusers" in sys.modules:
         yield
         return
@@ -69,7 +72,7 @@ def _hidden(package: str) -> Generator[None]:
 
 @contextlib.contextmanager
 def uncompiled() -> Generator[None]:
-    """What is imported in here keeps its functions as they are written, where it would have torch compile them."""
+    """Within the block, imported modules keep functions as written that they would otherwise have torch compile."""
     before = os.environ.get("TORCHDYNAMO_DISABLE")
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     try:
@@ -83,10 +86,10 @@ def uncompiled() -> Generator[None]:
 def import_libraries() -> None:
     """Import what every family needs, and silence it.
 
-    That takes seconds in which nothing can stop it, so it is done before the engine is ready: a job that is cancelled
+    This takes seconds and cannot be interrupted, so it happens before the engine is ready: a job that is cancelled
     meanwhile has not reached the engine and is answered at once, and the next one finds everything imported.
 
-    Error level matters beyond looks: diffusers' warning about a truncated prompt holds the prompt.
+    The log level "error" is not only cosmetic: diffusers' warning about a truncated prompt contains the prompt.
     """
     with _hidden("bitsandbytes"):
         for name in _LIBRARIES:
@@ -96,6 +99,6 @@ def import_libraries() -> None:
 
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises to fetch more kernels from the hub
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises downloading more kernels from the hub
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

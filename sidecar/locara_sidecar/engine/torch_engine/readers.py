@@ -1,4 +1,4 @@
-"""transformers' tokenizers: opened from a model folder, as ``engine/drawing/prompts/truncation.py`` wants them."""
+"""Open transformers' tokenizers from a model folder, for ``engine/drawing/prompts/truncation.py``."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 def open_tokenizer(folder: Path, name: str, kind: Tokenizer) -> Any:
-    """A tokenizer from ``tokenizer.json``, or from ``vocab.json`` and ``merges.txt`` as in older folders; which are
-    there ``tokenizer_check.py`` has looked at.
+    """Open a tokenizer from ``tokenizer.json`` or, as in older folders, ``vocab.json`` and ``merges.txt``.
+
+    ``tokenizer_check.py`` has checked which of them exist.
 
     :raises EngineError: IntegrityError naming the file.
     """
@@ -33,13 +34,13 @@ def open_tokenizer(folder: Path, name: str, kind: Tokenizer) -> Any:
 
 
 def highest_id(tokenizer: Any) -> int:
-    """The highest id that an opened tokenizer can give."""
+    """Return the highest id that an opened tokenizer can produce."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     return max(vocabulary.values(), default=0)
 
 
 def reader_of(kind: Tokenizer, tokenizer: Any, max_sequence_length: int) -> Reader:
-    """An opened tokenizer as a reader, in a job with so many tokens for T5."""
+    """Return an opened tokenizer as a reader, for jobs whose T5 length is ``max_sequence_length``."""
 
     def starts(text: str) -> list[int]:
         offsets: list[tuple[int, int]] = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[

@@ -1,4 +1,4 @@
-"""The torch engine: what is its own in :class:`~locara_sidecar.engine.drawing.staged.StagedRuntime`."""
+"""The torch engine's part of :class:`~locara_sidecar.engine.drawing.staged.StagedRuntime`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _logger = logging.getLogger(__name__)
 class TorchBackend(Backend):
     """:class:`~locara_sidecar.engine.drawing.backend.Backend` on torch and diffusers.
 
-    :param scratch: a folder that the libraries may write caches to.
-    :param settings: ``compile``, with any value: compile the denoisers' blocks, where that can be done.
+    :param scratch: a folder for the libraries' caches.
+    :param settings: ``compile``, with any value: compile the denoiser's blocks if possible.
     """
 
     name = "torch"
@@ -77,7 +77,7 @@ class TorchBackend(Backend):
         return self.family_class(model.family).open(context)
 
     def _compiles(self) -> bool:
-        """Whether blocks are to be compiled; found out with the first model, it takes seconds."""
+        """Whether to compile blocks. Determined with the first model, as it takes seconds."""
         if self._compiled:
             from locara_sidecar.engine.torch_engine.denoising import compiled
 
@@ -101,5 +101,5 @@ class TorchBackend(Backend):
 
 
 def create(scratch: str, settings: Mapping[str, str] | None = None) -> StagedRuntime:
-    """The engine's runtime; see :class:`TorchBackend`."""
+    """Create the engine's runtime; see :class:`TorchBackend`."""
     return StagedRuntime(TorchBackend(scratch, settings))

@@ -1,8 +1,8 @@
-"""diffusers' AutoencoderKL in strips (``engine/drawing/strips.py``).
+"""Run diffusers' AutoencoderKL in strips (``engine/drawing/strips.py``).
 
-Its encoder and decoder get another ``forward`` for the time of a block; what is around them, the small convolutions
-between latents and maps, and the distribution that an encoder gives, stays diffusers'. Layers are called as modules, so
-that the hooks on them let a job stop between strips.
+Its encoder and decoder get another ``forward`` within a context. What surrounds them stays diffusers': the small
+convolutions between latents and maps, and the distribution that an encoder returns. Layers are called as modules, so
+that their hooks can stop a job between strips.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 _SCORES = 1 << 26
-"""Numbers of attention's scores at a time, where a device has no kernel that does without them."""
+"""Maximum number of attention scores at a time, for devices without a memory-efficient kernel."""
 
 
 @contextlib.contextmanager
 def in_strips(vae: Any, strips: Strips[torch.Tensor] | None = None) -> Generator[None]:
-    """Within the block the autoencoder encodes and decodes in strips."""
+    """Within the block, the autoencoder encodes and decodes in strips."""
     made = TorchStrips() if strips is None else strips
     encoder, decoder = vae.encoder, vae.decoder
-    before = [_own_forward(part) for part in (encoder, decoder)]  # a preview's inside a job's
+    before = [_own_forward(part) for part in (encoder, decoder)]  # these exist for a preview during a job that has them
 
     def encoded(sample: torch.Tensor) -> torch.Tensor:
         with memory.large_blocks_apart():
@@ -50,7 +50,7 @@ def in_strips(vae: Any, strips: Strips[torch.Tensor] | None = None) -> Generator
 
 
 class TorchStrips(Strips[torch.Tensor]):
-    """Maps are (B, C, height, width)."""
+    """Strips of maps (B, C, height, width)."""
 
     rows_axis = 2
 
@@ -68,7 +68,7 @@ class TorchStrips(Strips[torch.Tensor]):
         return torch.tensor(values, dtype=torch.float32, device=array.device)
 
     def activated(self, x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-        y = (x * scale[:, :, None, None]).add_(shift[:, :, None, None])  # in float32, whatever the type of x
+        y = (x * scale[:, :, None, None]).add_(shift[:, :, None, None])  # float32, whatever the type of x
         return functional.silu(y.to(x.dtype), inplace=True)
 
     def groups(self, norm: Layer) -> int:
@@ -79,7 +79,7 @@ class TorchStrips(Strips[torch.Tensor]):
 
 
 def _own_forward(part: Any) -> Any:
-    """What stands in for the ``forward`` of its class, if anything does."""
+    """Return the instance attribute that overrides the ``forward`` of its class, if any."""
     return part.__dict__.get("forward")
 
 
@@ -115,7 +115,7 @@ def _middle(strips: Strips[torch.Tensor], middle: Any, x: Bands[torch.Tensor]) -
 
 
 def _attended(attention: Any, x: torch.Tensor) -> torch.Tensor:
-    """Attention over all pixels, for some of them at a time, as diffusers' processor has it."""
+    """Apply attention over all pixels as diffusers' processor does, for a part of the queries at a time."""
     batch, channels, height, width = x.shape
     pixels = height * width
     y = attention.group_norm(x.reshape(batch, channels, pixels)).transpose(1, 2)

@@ -1,14 +1,14 @@
-"""How OpenMP's threads wait for each other: they spin while the machine is quiet, and sleep while others want it.
+"""How OpenMP's threads wait for each other: by spinning on an idle machine, by sleeping when others need the CPU.
 
 A network of many short layers makes its threads wait thousands of times a second. Spinning is the fastest way to wait
-as long as every thread has a core. When another program wants one, the system takes it from a thread that works as
-readily as from one that only spins, and all others spin until that one has its turn again. Sleeping threads leave
-their core instead, but each wait costs two wake-ups. No fixed time of spinning is good at both (``make bench-waiting``
-shows it), so it is chosen again and again from how long our threads had to wait for a core, which Linux tells.
+as long as every thread has a core. When another program needs one, the scheduler takes it from a working thread as
+readily as from a spinning one, and all others spin until that thread runs again. Sleeping threads give up their core
+instead, but each wait costs two wake-ups. No fixed spin time suits both cases (see ``make bench-waiting``), so the
+choice is revised continually, based on how long our threads waited for a core, which Linux reports.
 
-GNU's runtime, which torch brings on Linux, reads its settings only once. But it stops spinning (100 turns for 300,000)
-while a process has more OpenMP threads than there are processors; its manual says so under ``GOMP_SPINCOUNT``. So
-threads are made to sleep by teams that have nothing to do, and to spin again by ending these.
+GNU's runtime, which torch ships on Linux, reads its settings only once. But it reduces spinning (from 300,000
+iterations to 100) while a process has more OpenMP threads than there are processors; see ``GOMP_SPINCOUNT`` in its
+manual. So creating idle teams makes all threads sleep, and ending these teams lets them spin again.
 """
 
 from __future__ import annotations
@@ -27,22 +27,25 @@ if TYPE_CHECKING:
 
 _SETTINGS = frozenset({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"})
 _TASKS = Path("/proc/self/task")
-_SPINNING_WINDOW = 0.1  # seconds: spinning beside others costs much, so it is noticed soon
+_SPINNING_WINDOW = 0.1  # seconds: spinning next to others is expensive, so it is detected soon
 _SLEEPING_WINDOW = 0.25
 _QUIET_WINDOWS = 2
 _BUSY = 0.2
-"""Seconds that our threads, together, waited for a core, in each second. A small SD3 on two cores: 0.00 to 0.03 on a
-quiet machine, 0.46 to 0.73 with one other program busy, whether they spin or sleep; 1.0 with two and spinning."""
+"""Seconds per second that our threads, in total, waited for a core.
+
+With a small SD3 on two cores: 0.00 to 0.03 on an idle machine, and 0.46 to 0.73 with one other busy program, whether
+spinning or sleeping; 1.0 with two busy programs and spinning.
+"""
 _QUIET = 0.1
-_FIRST_REST, _LONGEST_REST = 1.0, 30.0  # seconds of sleeping, at least, after spinning was wrong
+_FIRST_REST, _LONGEST_REST = 1.0, 30.0  # seconds: bounds of the minimum time to sleep after spinning proved wrong
 
 
 class Waiting:
-    """Chooses; to be told often while something is computed on the processor.
+    """Chooses how threads wait; call :meth:`tick` often during work on the CPU.
 
-    :param sleep: called with True when the threads are to sleep from now on, with False when they may spin again.
-    :param delayed: seconds that the threads of this process have waited for a core, ever; None where nobody knows.
-    :param clock: seconds.
+    :param sleep: called with True to make threads sleep from now on, and with False to let them spin again.
+    :param delayed: returns the total seconds that the threads of this process have waited for a core; None if unknown.
+    :param clock: in seconds.
     """
 
     def __init__(
@@ -62,18 +65,21 @@ class Waiting:
         self.sleeping = False
 
     def begin(self) -> None:
-        """Work begins. What was between two jobs does not count, what was found in the last one does: a job of a tenth
-        of a second is too short for a window of its own."""
+        """Start of work.
+
+        The time between two jobs does not count, but the last job's measurement goes on: a job of a tenth of a second
+        is too short for a window of its own.
+        """
         self._since = self._clock() - self._worked
         self._before = (self._delayed() or 0.0) - self._waited
 
     def end(self) -> None:
-        """Work ends."""
+        """End of work."""
         self._worked = self._clock() - self._since
-        self._waited = max(0.0, (self._delayed() or 0.0) - self._before)  # a thread that ended takes its delay with it
+        self._waited = max(0.0, (self._delayed() or 0.0) - self._before)  # ended threads are not counted
 
     def tick(self) -> None:
-        """Some work was done. Costs next to nothing but when it is time to look."""
+        """Called when some work was done. Costs next to nothing unless a window is over."""
         took = self._clock() - self._since
         if took < (_SLEEPING_WINDOW if self.sleeping else _SPINNING_WINDOW):
             return
@@ -99,14 +105,14 @@ class Waiting:
 
 
 class IdleTeams:
-    """Teams of OpenMP threads that have nothing to do: as long as they exist, no thread of the process spins."""
+    """Teams of idle OpenMP threads. As long as they exist, no thread of the process spins."""
 
     def __init__(self) -> None:
         self._end = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def __call__(self, wanted: bool) -> None:
-        """Have them, or not. Where the system allows no more threads there are none, and all goes on."""
+        """Create or end the teams. If the system allows no more threads, there are fewer or none."""
         if not wanted:
             self._end.set()
             for thread in self._threads:
@@ -114,7 +120,7 @@ class IdleTeams:
             self._threads.clear()
             return
         self._end = threading.Event()
-        if sys.platform != "linux":  # nobody asks for them there
+        if sys.platform != "linux":  # not needed elsewhere
             return
         for _ in range(teams(torch.get_num_threads(), len(os.sched_getaffinity(0)))):
             made = threading.Event()
@@ -128,23 +134,23 @@ class IdleTeams:
 
 
 def teams(threads: int, processors: int) -> int:
-    """How many further teams make more OpenMP threads than there are processors.
+    """Return how many more teams are needed for more OpenMP threads than processors.
 
-    :param threads: those of a team, at least 2. The runtime does not count the thread that a further team belongs to.
+    :param threads: threads per team, at least 2. The runtime does not count the thread that a further team belongs to.
     """
     return max(1, (processors - 1) // (threads - 1))
 
 
 def _hold(made: threading.Event, end: threading.Event) -> None:
     try:
-        torch.zeros(1 << 20).add_(1)  # enough for a parallel region, which makes this thread's team
+        torch.zeros(1 << 20).add_(1)  # enough for a parallel region, which creates this thread's team
     finally:
         made.set()
     end.wait()
 
 
 def delayed() -> float | None:
-    """Seconds that the threads of this process wanted to run and could not. A thread that has ended is not counted."""
+    """Return how many seconds threads of this process were runnable without a core. Threads that ended do not count."""
     total = 0
     try:
         for task in os.listdir(_TASKS):
@@ -158,8 +164,11 @@ def delayed() -> float | None:
 
 
 def waiting_of(device: str) -> Waiting | None:
-    """What chooses for this process; None where there is nothing to choose: on an accelerator, with a runtime that is
-    not GNU's, when the user's environment says how to wait, or on a kernel that does not say how long threads wait."""
+    """Return what chooses for this process, or None if there is no choice.
+
+    That is so on an accelerator, with another runtime than GNU's, if the user's environment already sets how to wait,
+    or on a kernel that does not report how long threads wait.
+    """
     if device != "cpu" or sys.platform != "linux" or torch.get_num_threads() < 2:
         return None
     if not _SETTINGS.isdisjoint(os.environ) or not _is_gnu() or delayed() is None:

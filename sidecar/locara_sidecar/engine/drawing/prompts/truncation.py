@@ -1,4 +1,4 @@
-"""Which words of a prompt a text encoder never saw."""
+"""Find the words of a prompt that a text encoder did not see."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 class Reader(NamedTuple):
-    """A text encoder as this module sees it: its name for people and what it takes.
+    """A text encoder as this module sees it: its display name and what it accepts.
 
-    ``limit``: tokens, ``specials`` of which mark the start and the end. ``starts`` tells where each token of a text
-    begins (characters from 0), without the special ones and however many there are. ``keeps_end``: a text that does not
-    fit loses its beginning.
+    ``limit``: the maximum number of tokens, ``specials`` of which mark the start and the end. ``starts`` returns the
+    position in the text (characters from 0) at which each token begins, without special tokens and without truncation.
+    ``keeps_end``: a text that is too long loses its beginning.
     """
 
     name: str
@@ -24,8 +24,11 @@ class Reader(NamedTuple):
 
 
 def lost_part(text: str, reader: Reader) -> str:
-    """The end of ``text`` that does not fit, from the first word that is cut, or its beginning up to the last one;
-    empty when all of it fits."""
+    """Return the part of ``text`` that does not fit, in whole words; empty if all of it fits.
+
+    That is the end, from the first truncated word on or, with ``keeps_end``, the beginning, up to the last truncated
+    word.
+    """
     starts = reader.starts(text)
     room = reader.limit - reader.specials
     if len(starts) <= room:
@@ -42,7 +45,7 @@ def lost_part(text: str, reader: Reader) -> str:
 
 
 def truncation_warning(text: str, readers: Sequence[Reader], what: str = "prompt") -> str | None:
-    """A sentence that names the encoders that lost words, the words, and the encoders that saw everything.
+    """Say which encoders lost words, which words, and which encoders saw everything. None if nothing was lost.
 
     :param what: ``prompt`` or ``negative prompt``.
     """

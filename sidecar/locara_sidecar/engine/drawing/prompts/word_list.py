@@ -1,12 +1,12 @@
-"""The words that a small model knows, from a list beside it: a prompt of other words gets a warning.
+"""The vocabulary of a small model, from a file beside it: a prompt without any known word gets a warning.
 
-Owned here: the list's stored form, which prompts are told about, and the sentence. A model without a list, as every
-model is that has learnt from ordinary text, is never told about. The stored form, ``word_list.json``::
+This module defines the file format, which prompts get a warning, and its text. A model without a list never causes a
+warning, as is the case for every model trained on ordinary text. The file format, ``word_list.json``::
 
     {"format": "locara-word-list/1", "words": ["cat", "blue", ...], "examples": ["a cat", "a rocket in 3d style"]}
 
-``words`` are lower-case and hold no words that say nothing to draw, such as "a", "please" or "picture". ``examples``
-are prompts that the model draws well.
+``words`` are lower-case and exclude words that describe nothing to draw, such as "a", "please" or "picture".
+``examples`` are prompts that the model draws well.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FILE_NAME = "word_list.json"
 
 _NEAR = 5
 _TOLD = 8
-"""Unknown words that a message quotes."""
+"""Number of unknown words that a message quotes."""
 _LEAST_LIKENESS = 0.7
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
@@ -39,11 +39,11 @@ class WordList(NamedTuple):
     examples: tuple[str, ...]
 
     def knows(self, word: str) -> bool:
-        """Whether a word, in lower case, is in the list; its plural and its genitive count as itself."""
+        """Whether the list has a word (in lower case), its singular, or the word without its possessive ending."""
         return any(word.removesuffix(ending) in self.words for ending in ("", "s", "es", "'s"))
 
     def near(self, words: list[str]) -> list[str]:
-        """Known words that are spelt like any of ``words``, the most alike first."""
+        """Return known words spelt like any of ``words``, most similar first."""
         alike: dict[str, float] = {}
         for word in words:
             for found in difflib.get_close_matches(word, self.words, _NEAR, _LEAST_LIKENESS):
@@ -59,9 +59,9 @@ class _Stored(msgspec.Struct):
 
 @functools.lru_cache(maxsize=4)
 def read(folder: Path, digest: str) -> WordList | None:
-    """The list in a model's folder; None when there is none, or none of this form.
+    """Read the list in a model's folder. None if there is none or it is not valid.
 
-    :param digest: the model's, so that another model in the same place is read anew.
+    :param digest: the model's; part of the cache key, so that another model in the same place is read anew.
     """
     del digest
     try:
@@ -73,9 +73,9 @@ def read(folder: Path, digest: str) -> WordList | None:
 
 
 def warning(prompt: str, known: WordList | None) -> str | None:
-    """A sentence that names the words and near ones that the model knows; None if it knows any word of the prompt.
+    """Return a warning that names the unknown words and similar known ones; None if the model knows any word.
 
-    A prompt without any word asks for nothing in particular, so there is nothing to tell.
+    A prompt without any words asks for nothing in particular, so it gets no warning.
     """
     if known is None:
         return None

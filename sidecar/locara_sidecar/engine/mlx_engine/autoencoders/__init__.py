@@ -1,1 +1,1 @@
-"""From latents to pixels and back: the autoencoder, its tiny version, and previews."""
+"""From latents to pixels and back: the autoencoder, a tiny version of it, and previews."""

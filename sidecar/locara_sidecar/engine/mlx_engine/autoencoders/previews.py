@@ -1,6 +1,6 @@
-"""Small pictures of a step's predicted clean latent, by three decoders: a matrix, a tiny network, the full autoencoder.
+"""Decode a step's predicted clean latent to a small picture: with a matrix, a tiny network or the full autoencoder.
 
-Nothing here touches the running job: no random numbers, no state of the loop.
+Nothing here affects the running job: no random numbers, no state of the loop.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class Previews:
     """The preview decoders of one model.
 
-    :param folder: the model's; may hold ``linear_preview.json`` and ``tiny_vae``.
-    :param vae: gives the model's own autoencoder, loaded.
+    :param folder: the model's folder; may contain ``linear_preview.json`` and ``tiny_vae``.
+    :param vae: returns the model's own autoencoder, loaded.
 
     ``tiled``: whether the full autoencoder decodes in strips, as the job does.
     """
@@ -45,9 +45,9 @@ class Previews:
         self.tiled = False
 
     def prepare(self, mode: str, checkpoint: Callable[[], None]) -> None:
-        """Have the decoder ready that ``mode`` needs, so that no step waits for it.
+        """Prepare the decoder that ``mode`` needs, so that no step has to wait for it.
 
-        :raises JobCancelled: while fitting; the next call starts again.
+        :raises JobCancelled: while fitting; the next call starts over.
         """
         if mode in ("auto", "linear") and self._linear is None:
             vae = self._vae()
@@ -67,7 +67,7 @@ class Previews:
             self._tiny_sought = True
 
     def decode(self, x0: mx.array, mode: str, max_side: int) -> tuple[PilImage, PreviewDecoder] | None:
-        """``x0`` (1, h, w, C) as the transformer's latent; None when the model has no decoder for ``mode``."""
+        """Decode ``x0`` (1, h, w, C), a denoiser's latent. None if the model has no decoder for ``mode``."""
         vae = self._vae()
         match mode:
             case "linear":
@@ -91,7 +91,7 @@ class Previews:
         return weights.build(TinyVae, component, self._vae().dtype, progress)
 
     def _encode(self, picture: linear_preview.Floats) -> linear_preview.Floats:
-        """A picture (3, h, w) to its raw latent (C, h, w)."""
+        """Encode a picture (3, h, w) to its raw latent (C, h, w)."""
         vae = self._vae()
         pixels = mx.array(picture.transpose(1, 2, 0)[None]).astype(vae.dtype)
         mean = vae.encode(pixels, self._checkpoints.pace()).mean[0]

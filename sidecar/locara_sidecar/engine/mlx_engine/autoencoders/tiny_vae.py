@@ -1,7 +1,7 @@
-"""The decoder of a tiny autoencoder, as diffusers' AutoencoderTiny computes it: plain convolutions that were trained to
-imitate the full decoder (TAESD). For previews only, so there is no encoder here.
+"""The decoder of a tiny autoencoder (TAESD), as in diffusers' AutoencoderTiny.
 
-Channels come last: latents (B, height / f, width / f, C), pixels (B, height, width, 3) in about -1 … 1.
+It consists of plain convolutions trained to imitate the full decoder. It is used for previews only, so there is no
+encoder. Channels come last: latents (B, height / f, width / f, C), pixels (B, height, width, 3) in about -1 … 1.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 from locara_sidecar.engine.mlx_engine.tensors.weights import channels_last
 
 _REACH = 3.0
-"""Latents are bent into this range on both sides of 0."""
+"""Latents are squashed into this range on both sides of 0."""
 
 
 @dataclass(frozen=True)
 class TinyVaeConfig:
-    """``config.json``; defaults are diffusers', and the published decoders have no other activation or resizing."""
+    """``config.json``, with diffusers' defaults. Published decoders all use this activation and resizing."""
 
     out_channels: int = 3
     decoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
@@ -38,7 +38,7 @@ class TinyVaeConfig:
 
 
 class Block(nn.Module):
-    """Three convolutions, added to what they started from."""
+    """Three convolutions with a residual connection."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -52,8 +52,7 @@ class Block(nn.Module):
 
 
 class TinyVae(nn.Module):
-    """A flat list of layers, numbered as in the files: one size after another, each with its blocks and a convolution,
-    enlarged in between."""
+    """A flat list of layers, numbered as in the files: per size its blocks and a convolution, then upsampling."""
 
     config_type: ClassVar = TinyVaeConfig
 
@@ -70,7 +69,7 @@ class TinyVae(nn.Module):
 
     @property
     def dtype(self) -> mx.Dtype:
-        """What it computes in."""
+        """The type in which it computes."""
         first: Any = self.layers[0]
         return first.weight.dtype
 
@@ -79,7 +78,7 @@ class TinyVae(nn.Module):
         return key.removeprefix("decoder."), channels_last(value)
 
     def decode(self, latent: mx.array, pace: Paced = unpaced) -> mx.array:
-        """A transformer's latent to pixels."""
+        """Decode a denoiser's latent to pixels."""
         x = to_raw(latent, self.config).astype(self.dtype)
         x = mx.tanh(x / _REACH) * _REACH
         for layer in self.layers:

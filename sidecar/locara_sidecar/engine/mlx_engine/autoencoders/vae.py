@@ -1,8 +1,8 @@
-"""The autoencoder between pixels and latents, as diffusers' AutoencoderKL computes it (Rombach et al., 2022,
-arXiv:2112.10752): residual convolutions, halved or doubled in size between levels, attention in the middle.
+"""The autoencoder between pixels and latents, as in diffusers' AutoencoderKL (Rombach et al., 2022, arXiv:2112.10752).
 
-Channels come last everywhere: pixels (B, height, width, 3) in about -1 … 1, latents (B, height / f, width / f, C).
-A latent is *raw* as the decoder takes it and the encoder gives it; the transformer's is ``(raw - shift) * scale``.
+It consists of residual convolutions, halved or doubled in size between levels, with attention in the middle. Channels
+come last everywhere: pixels (B, height, width, 3) in about -1 … 1, latents (B, height / f, width / f, C). A latent is
+*raw* as the decoder takes it and the encoder returns it; the denoiser's is ``(raw - shift) * scale``.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 
 _EPSILON = 1e-6
 _SCORES = 1 << 26
-"""Numbers of the scores that attention in the middle computes at a time: all of them, at 128 x 128, would take half a
-gigabyte, and sixteen times that at 256 x 256."""
+"""Maximum number of scores that the attention in the middle computes at a time.
+
+All of them would take half a gigabyte at 128 x 128, and sixteen times that at 256 x 256.
+"""
 
 
 @dataclass(frozen=True)
 class VaeConfig:
-    """``config.json``; defaults are diffusers'."""
+    """``config.json``, with diffusers' defaults."""
 
     in_channels: int = 3
     out_channels: int = 3
@@ -51,12 +53,12 @@ class VaeConfig:
 
     @property
     def factor(self) -> int:
-        """Pixels to a latent pixel, on each side."""
+        """Pixels per latent pixel, along each side."""
         return 2 ** (len(self.block_out_channels) - 1)
 
 
 class Scaling(Protocol):
-    """What of an autoencoder's configuration tells a transformer's latent from its own."""
+    """The part of an autoencoder's configuration that relates a denoiser's latent to a raw one."""
 
     @property
     def scaling_factor(self) -> float: ...
@@ -66,7 +68,7 @@ class Scaling(Protocol):
 
     @property
     def latents_mean(self) -> tuple[float, ...] | None:
-        """Of each channel, in the raw latent's terms; with the deviations, or neither."""
+        """Mean of each channel of the raw latent. Either both means and deviations are set, or neither."""
         ...
 
     @property
@@ -74,7 +76,7 @@ class Scaling(Protocol):
 
 
 class Posterior(NamedTuple):
-    """The encoder's answer, a normal distribution for each number of the raw latent."""
+    """The encoder's output: a normal distribution for each element of the raw latent."""
 
     mean: mx.array
     deviation: mx.array
@@ -97,7 +99,7 @@ class ResnetBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """One head over all pixels."""
+    """Attention with one head over all pixels."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -144,7 +146,7 @@ class MiddleBlock(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks at one size, then a change of size (``conv``) except at the last level."""
+    """Residual blocks at one size, followed by a change of size (``conv``) except at the last level."""
 
     def __init__(self, before: int, after: int, layers: int, groups: int, *, resize: bool) -> None:
         super().__init__()
@@ -182,7 +184,7 @@ class DownLevel(Level):
         return strips.halved(self._halved, x) if self._resize else x
 
     def _halved(self, x: mx.array) -> mx.array:
-        return self.conv(mx.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)]))  # right and below only
+        return self.conv(mx.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)]))  # right and bottom only
 
 
 class UpLevel(Level):
@@ -228,7 +230,7 @@ class Encoder(nn.Module):
         return self.conv_out(normed_silu(self.conv_norm_out, x))
 
     def in_strips(self, pixels: mx.array, pace: Paced) -> mx.array:
-        """The same, strip by strip."""
+        """Encode strip by strip."""
         strips = MlxStrips(pace)
         x = strips.convolved(self.conv_in, strips.bands(pixels))
         for level in self.down_blocks:
@@ -258,7 +260,7 @@ class Decoder(nn.Module):
         return self.conv_out(normed_silu(self.conv_norm_out, x))
 
     def in_strips(self, z: mx.array, pace: Paced) -> mx.array:
-        """The same, strip by strip."""
+        """Decode strip by strip."""
         strips = MlxStrips(pace)
         x = self.mid_block.in_strips(strips, strips.convolved(self.conv_in, strips.bands(z)), pace)
         for level in self.up_blocks:
@@ -267,7 +269,7 @@ class Decoder(nn.Module):
 
 
 class Vae(nn.Module):
-    """Both halves, and what turns a raw latent into a transformer's and back."""
+    """Encoder and decoder, and the conversion between raw latents and a denoiser's."""
 
     config_type: ClassVar = VaeConfig
 
@@ -283,7 +285,7 @@ class Vae(nn.Module):
 
     @property
     def dtype(self) -> mx.Dtype:
-        """What it computes in."""
+        """The type in which it computes."""
         return self.decoder.conv_in.weight.dtype
 
     @staticmethod
@@ -293,7 +295,7 @@ class Vae(nn.Module):
         return key, channels_last(value)
 
     def encode(self, pixels: mx.array, pace: Paced = unpaced, *, tiled: bool = False) -> Posterior:
-        """Pixels to the raw latent's distribution.
+        """Encode pixels to the distribution of the raw latent.
 
         :param tiled: see :meth:`decode`.
         """
@@ -304,7 +306,7 @@ class Vae(nn.Module):
         return Posterior(mean, mx.exp(0.5 * mx.clip(log_variance, -30.0, 20.0)))
 
     def decode(self, raw: mx.array, pace: Paced = unpaced, *, tiled: bool = False) -> mx.array:
-        """A raw latent to pixels.
+        """Decode a raw latent to pixels.
 
         :param tiled: in strips (``engine/drawing/strips.py``), which needs a quarter of the memory; the same up to
             rounding.
@@ -313,11 +315,11 @@ class Vae(nn.Module):
         return self.decoder.in_strips(z, pace) if tiled else self.decoder(z, pace)
 
     def to_raw(self, latent: mx.array) -> mx.array:
-        """A transformer's latent as the decoder takes it."""
+        """Convert a denoiser's latent to a raw one."""
         return to_raw(latent, self.config)
 
     def from_raw(self, raw: mx.array) -> mx.array:
-        """The encoder's latent as the transformer takes it."""
+        """Convert a raw latent to a denoiser's."""
         return from_raw(raw, self.config)
 
 
@@ -325,7 +327,7 @@ _RENAMED = (
     ("downsamplers.0.", ""),
     ("upsamplers.0.", ""),
     ("to_out.0.", "to_out."),
-    # of attention in files that diffusers wrote up to version 0.16
+    # names of attention layers in files written by diffusers up to 0.16
     ("attentions.0.query.", "attentions.0.to_q."),
     ("attentions.0.key.", "attentions.0.to_k."),
     ("attentions.0.value.", "attentions.0.to_v."),
@@ -334,7 +336,7 @@ _RENAMED = (
 
 
 def to_raw(latent: mx.array, config: Scaling) -> mx.array:
-    """A transformer's latent as a decoder of that configuration takes it."""
+    """Convert a denoiser's latent to a raw one for a decoder with that configuration."""
     if config.latents_mean is not None and config.latents_std is not None:
         mean, deviation = (mx.array(values, latent.dtype) for values in (config.latents_mean, config.latents_std))
         return latent * deviation / config.scaling_factor + mean
@@ -342,7 +344,7 @@ def to_raw(latent: mx.array, config: Scaling) -> mx.array:
 
 
 def from_raw(raw: mx.array, config: Scaling) -> mx.array:
-    """An encoder's latent as a transformer with an autoencoder of that configuration takes it."""
+    """Convert a raw latent to that of a denoiser whose autoencoder has that configuration."""
     if config.latents_mean is not None and config.latents_std is not None:
         mean, deviation = (mx.array(values, raw.dtype) for values in (config.latents_mean, config.latents_std))
         return (raw - mean) * config.scaling_factor / deviation
@@ -354,7 +356,7 @@ def _norm(groups: int, channels: int) -> nn.GroupNorm:
 
 
 def _doubled(x: mx.array) -> mx.array:
-    """Twice the size, each pixel repeated."""
+    """Double the size, repeating each pixel."""
     batch, height, width, channels = x.shape
     wide = mx.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
     return wide.reshape(batch, 2 * height, 2 * width, channels)

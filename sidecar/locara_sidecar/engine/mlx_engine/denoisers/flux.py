@@ -1,15 +1,15 @@
 """FLUX.1's transformer (Black Forest Labs, 2024): schnell, dev and Kontext.
 
-First come *double* blocks, as in MMDiT: image and text tokens with weights of their own meet in one attention. Then
-*single* blocks over both as one sequence, text first, whose attention and feed-forward run side by side on the same
-input and share one output layer (Dehghani et al., 2023, arXiv:2302.05442). Time, pooled text and, where the model was
-distilled with it, guidance steer every block through modulation (see ``mmdit.py``), computed for all steps at once.
+First come *double* blocks, as in MMDiT: image and text tokens have separate weights and share one attention. Then come
+*single* blocks over both as one sequence, text first, whose attention and feed-forward run in parallel on the same
+input and share one output layer (Dehghani et al., 2023, arXiv:2302.05442). Time, pooled text and, in models distilled
+with it, guidance control every block through modulation (see ``mmdit.py``), which is computed for all steps at once.
 
-Where a token is enters as a rotation of queries and keys (Su et al., 2021, arXiv:2104.09864): each pair of numbers of
-a head turns by the token's position times the pair's frequency. A head's pairs are shared out among three axes: the
-first tells the picture from Kontext's reference pictures (0 and 1), the others are row and column. Text is at 0.
-``mx.fast.rope`` knows of one place, that in the sequence; so the turning is written out and compiled with its block,
-so that one kernel reads a query or key as it lies and writes it turned.
+Positions are rotary embeddings of queries and keys (Su et al., 2021, arXiv:2104.09864): each pair of elements in a head
+is rotated by the token's position times the pair's frequency. A head's pairs are divided among three axes: the first
+distinguishes the picture from Kontext's reference pictures (0 and 1), the others are row and column. Text is at 0.
+``mx.fast.rope`` supports only one position, that in the sequence, so the rotation is written out and compiled with its
+block: one kernel then reads a query or key in place and writes it rotated.
 
 A token is 2 x 2 latent pixels, *packed*. Channels come last: latents are (B, height, width, C).
 """
@@ -38,7 +38,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class FluxConfig:
-    """``config.json``; defaults are diffusers'."""
+    """``config.json``, with diffusers' defaults."""
 
     patch_size: Literal[1] = 1
     in_channels: int = 64
@@ -62,8 +62,10 @@ class FluxConfig:
 
 
 class Modulation(NamedTuple):
-    """Shifts, scales (1 added) and gates of the double blocks' streams, the single blocks and the last norm;
-    (steps, B, 1, k x width), or after :meth:`at` (B, 1, k x width)."""
+    """Shifts, scales (1 added) and gates of the double blocks' streams, the single blocks and the last norm.
+
+    Each is (steps, B, 1, k x width), or after :meth:`at` (B, 1, k x width).
+    """
 
     image: list[mx.array]
     text: list[mx.array]
@@ -71,24 +73,29 @@ class Modulation(NamedTuple):
     out: mx.array
 
     def at(self, step: int) -> Modulation:
-        """That of one step, from 0."""
+        """Return the modulation of one step, from 0."""
         image, text, single = ([m[step] for m in part] for part in (self.image, self.text, self.single))
         return Modulation(image, text, single, self.out[step])
 
 
 class Rotation(NamedTuple):
-    """What the ``first`` number of each pair gives to both of the turned pair (cosine and sine of the token's angle),
-    and what the ``second`` one gives (minus sine and cosine); each (tokens, head size / 2, 2), float32."""
+    """The rotation of each token's pairs, as factors for a pair's two elements.
+
+    ``first`` is what the first element contributes to both rotated ones (cosine and sine of the angle), ``second`` what
+    the second one contributes (minus sine and cosine). Each is (tokens, head size / 2, 2), float32.
+    """
 
     first: mx.array
     second: mx.array
 
 
 class Halves(nn.Module):
-    """A quantized linear layer on two inputs side by side, in two layers: their rows lie apart, so neither the inputs
-    nor the weights have to be laid together.
+    """A quantized linear layer on two concatenated inputs, as two layers.
 
-    :param before: the layer; ``at``: where the second input begins, a multiple of the quantization's group.
+    Each part has contiguous rows of its own, so that neither inputs nor weights need to be concatenated.
+
+    :param before: the original layer.
+    :param at: where the second input begins; a multiple of the quantization's group size.
     """
 
     def __init__(self, before: nn.QuantizedLinear, at: int) -> None:
@@ -101,7 +108,7 @@ class Halves(nn.Module):
 
 
 class Heads(nn.Module):
-    """Queries, keys and values of one stream, each (B, heads, tokens, size), normed but not yet turned."""
+    """Queries, keys and values of one stream, each (B, heads, tokens, size), normed but not yet rotated."""
 
     def __init__(self, config: FluxConfig) -> None:
         super().__init__()
@@ -136,7 +143,12 @@ class DoubleBlock(nn.Module):
     def __call__(
         self, x: mx.array, text: mx.array, by: mx.array, by_text: mx.array, rotation: Rotation
     ) -> tuple[mx.array, mx.array]:
-        """``x`` (B, image tokens, width), ``text`` (B, text tokens, width); ``rotation`` is of text, then image."""
+        """Run one block.
+
+        :param x: (B, image tokens, width).
+        :param text: (B, text tokens, width).
+        :param rotation: for the text tokens, then the image tokens.
+        """
         shift, scale, gate, shift_ff, scale_ff, gate_ff = mx.split(by, 6, axis=-1)
         shift_t, scale_t, gate_t, shift_ff_t, scale_ff_t, gate_ff_t = mx.split(by_text, 6, axis=-1)
         ours, theirs = self.attn(modulated(x, shift, scale)), self.attn_text(modulated(text, shift_t, scale_t))
@@ -160,20 +172,20 @@ class SingleBlock(nn.Module):
         self.proj_out = nn.Linear(5 * width, width)
 
     def __call__(self, x: mx.array, by: mx.array, rotation: Rotation) -> mx.array:
-        """``x`` (B, text and image tokens, width)."""
+        """Run one block on ``x`` (B, text and image tokens, width)."""
         shift, scale, gate = mx.split(by, 3, axis=-1)
         normed = modulated(x, shift, scale)
         seen = _attention(*self.attn(normed), rotation)
         return x + gate * self._out(seen, nn.gelu_approx(self.proj_mlp(normed)))
 
     def split(self) -> None:
-        """Have a quantized output layer take both branches apart, where their border is one of its groups'."""
+        """Split a quantized output layer by branch, if their boundary is also one between groups."""
         width = self.attn.to_q.weight.shape[0]
         if isinstance(self.proj_out, nn.QuantizedLinear) and width % self.proj_out.group_size == 0:
             self.proj_out = Halves(self.proj_out, width)
 
     def _out(self, seen: mx.array, hidden: mx.array) -> mx.array:
-        """The output layer on both branches side by side, which a copy of both would cost."""
+        """Apply the output layer to both branches without copying them together, where possible."""
         out: Any = self.proj_out
         if isinstance(out, Halves):
             return out(seen, hidden)
@@ -185,7 +197,7 @@ class SingleBlock(nn.Module):
 
 
 class Flux(nn.Module):
-    """The velocity of the latent, given time, text tokens, pooled text and guidance."""
+    """Predicts the latent's velocity from time, text tokens, pooled text and guidance."""
 
     config_type: ClassVar = FluxConfig
     repeated: ClassVar = ("doubles", "singles")
@@ -213,11 +225,11 @@ class Flux(nn.Module):
         return key, value
 
     def modulation(self, timesteps: mx.array, pooled: mx.array, guidance: float) -> Modulation:
-        """All steps' modulation.
+        """Compute the modulation of all steps.
 
         :param timesteps: (steps,), 0 … 1000.
         :param pooled: (B, pooled_projection_dim).
-        :param guidance: 1 is none; passed over by a model that was not distilled with it.
+        :param guidance: 1 means none; ignored by a model that was not distilled with it.
         """
         time = self.time(sinusoids(timesteps).astype(pooled.dtype))  # (steps, width)
         if "guidance" in self:
@@ -231,13 +243,16 @@ class Flux(nn.Module):
         )
 
     def split(self) -> None:
-        """Have quantized layers in the form in which a step reads least; what is saved or loaded has the other one."""
+        """Split quantized layers so that a step reads as little as possible. Saved and loaded layers are not split."""
         for block in self.singles:
             block.split()
 
     def rotation(self, words: int, *pictures: Size) -> Rotation:
-        """How every token is turned: ``words`` of text, then pictures of so many latent pixels (height, width), the
-        one to be made first. Computed once, before the loop."""
+        """Compute every token's rotation, once before the loop.
+
+        :param words: number of text tokens.
+        :param pictures: latent pixels (height, width) of each picture, first the one to be made.
+        """
         parts = [np.zeros((words, 3))]
         for i, (height, width) in enumerate(pictures):
             grid = np.indices((height // _PACK, width // _PACK)).reshape(2, -1)
@@ -260,13 +275,13 @@ class Flux(nn.Module):
         reference: mx.array | None = None,
         pace: Paced = unpaced,
     ) -> mx.array:
-        """One evaluation.
+        """Evaluate the network once.
 
         :param latent: (B, height, width, C), even sides.
         :param tokens: (B, tokens, joint_attention_dim).
         :param by: the step's modulation.
         :param rotation: for ``tokens``, ``latent`` and ``reference``.
-        :param reference: Kontext's: a picture's latent, of any even size.
+        :param reference: for Kontext: a picture's latent, of any even size.
         :returns: the velocity, like ``latent``.
         """
         packed = pack(latent)
@@ -287,7 +302,7 @@ class Flux(nn.Module):
 
 
 def pack(latent: mx.array) -> mx.array:
-    """(B, height, width, C) to tokens of 2 x 2 pixels, (B, height / 2 x width / 2, C x 2 x 2)."""
+    """Convert (B, height, width, C) to tokens of 2 x 2 pixels, (B, height / 2 x width / 2, C x 2 x 2)."""
     batch, height, width, channels = latent.shape
     x = latent.reshape(batch, height // _PACK, _PACK, width // _PACK, _PACK, channels)
     return x.transpose(0, 1, 3, 5, 2, 4).reshape(batch, -1, channels * _PACK * _PACK)
@@ -301,16 +316,16 @@ def unpack(tokens: mx.array, size: Size) -> mx.array:
 
 
 def _attention(q: mx.array, k: mx.array, v: mx.array, rotation: Rotation) -> mx.array:
-    """(B, heads, tokens, size) to (B, tokens, heads x size)."""
+    """Attention, from (B, heads, tokens, size) to (B, tokens, heads x size)."""
     q, k = _turned(q, *rotation), _turned(k, *rotation)
     y = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
     return y.transpose(0, 2, 1, 3).reshape(q.shape[0], q.shape[2], -1)
 
 
 def _turned(x: mx.array, first: mx.array, second: mx.array) -> mx.array:
-    """Each pair (2i, 2i + 1) of the last axis turned by its angle; in float32, because angles reach hundreds.
+    """Rotate each pair (2i, 2i + 1) of the last axis by its angle; in float32, because angles reach hundreds.
 
-    Both numbers of a pair are taken apart as views and widened inside the one kernel that this becomes.
+    Both elements of a pair are read as views and converted within the one kernel that this compiles to.
 
     :param x: (..., tokens, size).
     :param first: and ``second``: see :class:`Rotation`.
@@ -321,7 +336,7 @@ def _turned(x: mx.array, first: mx.array, second: mx.array) -> mx.array:
 
 
 def _columns(layer: nn.QuantizedLinear, which: slice, *, bias: bool) -> nn.QuantizedLinear:
-    """The part of a quantized layer that takes some of the inputs."""
+    """Return the part of a quantized layer that takes some of the inputs."""
     parameters: dict[str, mx.array] = {}
     for name, of in (("weight", 32 // layer.bits), ("scales", layer.group_size), ("biases", layer.group_size)):
         start, end = which.start // of, None if which.stop is None else which.stop // of

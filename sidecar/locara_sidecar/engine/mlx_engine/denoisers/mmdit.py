@@ -1,10 +1,9 @@
 """SD3's transformer, MMDiT (Esser et al., 2024, arXiv:2403.03206), and SD3.5 Medium's, MMDiT-X.
 
-Two streams, image patches and text tokens, each with weights of its own, meet in one attention over both. Time and
-pooled text steer every block through *modulation*: layer norms have no weights of their own but a shift and a scale
-that a linear layer makes of them, and each branch is gated before it is added. MMDiT-X has, in its first blocks, a
-second attention over the patches alone. Modulation depends on the step but not on the latent, so it is computed for
-all steps at once, before the loop.
+Two streams with separate weights, image patches and text tokens, share one attention. Time and pooled text control
+every block through *modulation*: layer norms have no weights but get a shift and a scale from a linear layer, and each
+branch is gated before it is added. MMDiT-X has, in its first blocks, a second attention over the patches alone.
+Modulation depends on the step but not on the latent, so it is computed for all steps at once, before the loop.
 
 Channels come last: latents are (B, height, width, C).
 """
@@ -29,7 +28,7 @@ _FREQUENCIES = 256
 
 @dataclass(frozen=True)
 class MmditConfig:
-    """``config.json``; defaults are diffusers'."""
+    """``config.json``, with diffusers' defaults."""
 
     patch_size: int = 2
     in_channels: int = 16
@@ -50,20 +49,22 @@ class MmditConfig:
 
 
 class Modulation(NamedTuple):
-    """Shifts, scales (1 added) and gates: of each block's image and text stream, and of the last norm;
-    (steps, B, 1, k x width), or after :meth:`at` (B, 1, k x width)."""
+    """Shifts, scales (1 added) and gates of each block's image and text stream, and of the last norm.
+
+    Each is (steps, B, 1, k x width), or after :meth:`at` (B, 1, k x width).
+    """
 
     image: list[mx.array]
     text: list[mx.array]
     out: mx.array
 
     def at(self, step: int) -> Modulation:
-        """That of one step, from 0."""
+        """Return the modulation of one step, from 0."""
         return Modulation([m[step] for m in self.image], [m[step] for m in self.text], self.out[step])
 
 
 class Heads(nn.Module):
-    """One stream's queries, keys and values, each (B, heads, tokens, size); queries only where they are used."""
+    """One stream's queries, keys and values, each (B, heads, tokens, size); queries only if they are used."""
 
     def __init__(self, config: MmditConfig, *, queries: bool = True) -> None:
         super().__init__()
@@ -75,7 +76,10 @@ class Heads(nn.Module):
                 self[f"norm_{name}"] = _head_norm(config.qk_norm, config.attention_head_dim)
 
     def __call__(self, name: str, x: mx.array) -> mx.array:
-        """:param name: ``q``, ``k`` or ``v``."""
+        """Project ``x``.
+
+        :param name: ``q``, ``k`` or ``v``.
+        """
         y = self[f"to_{name}"](x).reshape(*x.shape[:2], -1, self._size)
         if f"norm_{name}" in self:
             y = self[f"norm_{name}"](y)
@@ -99,10 +103,13 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """:param dual: with the second attention over the patches.
-    :param last: nothing comes after it, so its text stream ends in keys and values.
+    """A block of both streams.
 
-    ``parts``, ``parts_text``: of how many parts each modulation is, and which of them are scales."""
+    :param dual: with the second attention over the patches.
+    :param last: no block follows, so its text stream only provides keys and values.
+
+    ``parts``, ``parts_text``: the number of parts of each modulation, and the indices of those that are scales.
+    """
 
     def __init__(self, config: MmditConfig, *, dual: bool, last: bool) -> None:
         super().__init__()
@@ -123,7 +130,7 @@ class Block(nn.Module):
             self.ff_text = FeedForward(width)
 
     def __call__(self, x: mx.array, text: mx.array, by: mx.array, by_text: mx.array) -> tuple[mx.array, mx.array]:
-        """``x`` (B, patches, width), ``text`` (B, tokens, width), ``by`` and ``by_text`` their modulation."""
+        """Run the block on ``x`` (B, patches, width) and ``text`` (B, tokens, width), with their modulations."""
         shift, scale, gate, shift_ff, scale_ff, gate_ff, *second = mx.split(by, by.shape[-1] // x.shape[-1], axis=-1)
         branch, branch_text = self._join(modulated(x, shift, scale), text, by_text)
         patches = x + gate * branch
@@ -138,7 +145,7 @@ class Block(nn.Module):
         return patches, text + gate_ff * self.ff_text(modulated(text, shift_ff, scale_ff))
 
     def _join(self, x: mx.array, text: mx.array, by_text: mx.array) -> tuple[mx.array, mx.array | None]:
-        """Attention of both streams over both; the text's part is None in the last block."""
+        """Apply the shared attention to both streams. The text's result is None in the last block."""
         goes_on = "out_text" in self
         if goes_on:
             shift, scale = mx.split(by_text, 6, axis=-1)[:2]
@@ -159,7 +166,7 @@ class Block(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a function between, SiLU if none is named, and perhaps one after them."""
+    """Two linear layers with an activation between (SiLU by default), and optionally one after them."""
 
     def __init__(self, before: int, width: int, act: str = "silu", after: str | None = None) -> None:
         super().__init__()
@@ -172,7 +179,7 @@ class Mlp(nn.Module):
 
 
 class Mmdit(nn.Module):
-    """The velocity of the latent, given time, text tokens and pooled text."""
+    """Predicts the latent's velocity from time, text tokens and pooled text."""
 
     config_type: ClassVar = MmditConfig
     repeated: ClassVar = ("blocks",)
@@ -201,7 +208,7 @@ class Mmdit(nn.Module):
         return key, channels_last(value)
 
     def modulation(self, timesteps: mx.array, pooled: mx.array) -> Modulation:
-        """All steps' modulation.
+        """Compute the modulation of all steps.
 
         :param timesteps: (steps,), 0 … 1000.
         :param pooled: (B, pooled_projection_dim).
@@ -215,9 +222,9 @@ class Mmdit(nn.Module):
         )
 
     def __call__(self, latent: mx.array, tokens: mx.array, by: Modulation, pace: Paced = unpaced) -> mx.array:
-        """One evaluation.
+        """Evaluate the network once.
 
-        :param latent: (B, height, width, C), sides multiples of the patch.
+        :param latent: (B, height, width, C), sides multiples of the patch size.
         :param tokens: (B, tokens, joint_attention_dim).
         :param by: the step's modulation.
         :returns: the velocity, like ``latent``.
@@ -236,18 +243,20 @@ class Mmdit(nn.Module):
         return y.reshape(batch, height * patch, width * patch, -1)
 
     def keep_positions(self, largest: int) -> None:
-        """Forget the position embeddings that no picture of up to ``largest`` patches a side uses: SD3.5 Medium
-        comes with 450 MB of them."""
+        """Drop the position embeddings that no picture of up to ``largest`` patches per side needs.
+
+        SD3.5 Medium comes with 450 MB of them.
+        """
         side = self._side()
         largest = min(largest, side)
-        # pictures lie in the middle of the grid: the middle of the rest must stay where it was
+        # pictures use the centre of the grid, so the centre must not move
         largest += (side - largest) % 2
         grid = self._positions(largest, largest)
         self.positions = mx.contiguous(grid.reshape(1, largest * largest, -1))
         mx.eval(self.positions)
 
     def _positions(self, height: int, width: int) -> mx.array:
-        """The middle (1, height, width, ·) of the square grid of position embeddings."""
+        """Return the centre (1, height, width, ·) of the square grid of position embeddings."""
         side = self._side()
         if max(height, width) > side:
             raise ValueError(f"{height} x {width} patches are more than the {side} x {side} that have positions")
@@ -262,9 +271,9 @@ class Mmdit(nn.Module):
 def sinusoids(
     timesteps: mx.array, count: int = _FREQUENCIES, *, shift: int = 0, cosines_first: bool = True
 ) -> mx.array:
-    """Time as (steps, count) cosines and sines of frequencies from 1 down to 1/10000, in float32.
+    """Encode time as (steps, count) cosines and sines with frequencies from 1 down to 1/10000, in float32.
 
-    :param shift: by how much the lowest frequency moves, in places: 1 to be 1/10000 itself, 0 to be the one before it.
+    :param shift: 1 if the lowest frequency is 1/10000 itself, 0 if the series stops just before it.
     """
     half = count // 2
     frequencies = mx.exp(-math.log(10000.0) / (half - shift) * mx.arange(half, dtype=mx.float32))
@@ -274,7 +283,7 @@ def sinusoids(
 
 
 def _attention(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-    """(B, heads, tokens, size) to (B, tokens, heads x size)."""
+    """Attention, from (B, heads, tokens, size) to (B, tokens, heads x size)."""
     y = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
     return y.transpose(0, 2, 1, 3).reshape(q.shape[0], q.shape[2], -1)
 

@@ -1,11 +1,12 @@
-"""SDXL's denoiser (Podell et al., 2023, arXiv:2307.01952), as diffusers' UNet2DConditionModel computes it.
+"""SDXL's denoiser (Podell et al., 2023, arXiv:2307.01952), as in diffusers' UNet2DConditionModel.
 
-A convolutional U: the latent is halved in size level by level and doubled again, and what each step of the way down
-gave is put beside the input of the matching step on the way up. A step is a residual block, which takes in the time,
-and at the smaller levels transformer blocks, which attend to the pixels and then to the text.
+It is a convolutional U: the latent is halved in size level by level and then doubled again, and the output of each
+stage on the way down is concatenated to the input of the matching stage on the way up. A stage is a residual block,
+which takes the time, followed at the smaller levels by transformer blocks, which attend to the pixels and then to the
+text.
 
-What does not depend on the latent is computed once, before the loop: the time as every residual block takes it, for
-all steps, and the keys and values that every block makes of the text.
+What does not depend on the latent is computed once, before the loop: the time embedding for every residual block and
+step, and the text's keys and values for every transformer block.
 
 Channels come last: latents are (B, height, width, C).
 """
@@ -31,28 +32,31 @@ if TYPE_CHECKING:
 
 KeysValues = tuple[mx.array, mx.array]
 _BEHIND = [(0, 0), (0, 1), (0, 1), (0, 0)]
-"""A row and a column of zeros where a picture is halved without padding around it."""
+"""Padding by a row and a column of zeros, for downsampling without padding on all sides."""
 _PIXELS_EPSILON = 1e-6
-"""Of the norm in front of transformer blocks, whatever the configuration says of the others."""
+"""For the norm before transformer blocks, whatever the configuration says about the other norms."""
 
 
 class Conditioning(NamedTuple):
-    """What steers a picture, in the order in which the network takes it.
+    """Everything that controls a picture, in the order in which the network uses it.
 
-    ``times``: for each residual block (steps, B, 1, 1, channels), or after :meth:`at` (B, 1, 1, channels).
-    ``texts``: for each transformer block the text's keys and values, each (B, heads, tokens, size).
+    ``times``: for each residual block (steps, B, 1, 1, channels), or after :meth:`at` (B, 1, 1, channels). ``texts``:
+    for each transformer block the text's keys and values, each (B, heads, tokens, size).
     """
 
     times: list[mx.array]
     texts: list[KeysValues]
 
     def at(self, step: int) -> Conditioning:
-        """That of one step, from 0."""
+        """Return the conditioning of one step, from 0."""
         return Conditioning([time[step] for time in self.times], self.texts)
 
 
 class ResnetBlock(nn.Module):
-    """:param divisor: of the sum of both branches."""
+    """A residual block.
+
+    :param divisor: divides the sum of both branches.
+    """
 
     def __init__(self, before: int, after: int, config: UnetConfig, divisor: float = 1.0) -> None:
         super().__init__()
@@ -78,7 +82,10 @@ class ResnetBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """:param source: the width of what keys and values are made of."""
+    """Attention to the pixels or to the text.
+
+    :param source: width of the input of keys and values.
+    """
 
     def __init__(self, width: int, source: int, heads: int) -> None:
         super().__init__()
@@ -127,7 +134,7 @@ class Transformer(nn.Module):
     def __init__(self, width: int, heads: int, depth: int, config: UnetConfig) -> None:
         super().__init__()
         self.norm = _norm(config.norm_num_groups, width, _PIXELS_EPSILON)
-        # at each pixel by itself both are the same, but for the shape of the weights
+        # equivalent per pixel, except for the shape of the weights
         projection = (
             partial(nn.Linear, width, width) if config.use_linear_projection else partial(nn.Conv2d, width, width, 1)
         )
@@ -146,12 +153,12 @@ class Transformer(nn.Module):
 
 
 class Level(nn.Module):
-    """The steps at one size: residual blocks, with transformer blocks behind them.
+    """The stages at one size: residual blocks, each optionally followed by transformer blocks.
 
     :param widths: channels in and out of each residual block.
     :param level: index into the configuration's values, from the largest size.
-    :param depths: how many transformer blocks stand behind each residual block; empty for none at all.
-    :param divisor: the residual blocks'.
+    :param depths: how many transformer blocks follow each residual block; empty for none at all.
+    :param divisor: that of the residual blocks.
     """
 
     def __init__(
@@ -171,18 +178,18 @@ class Level(nn.Module):
         ]
 
     def residual(self, i: int, x: mx.array, by: _Order) -> mx.array:
-        """Residual block ``i`` alone."""
+        """Run only the residual block ``i``."""
         return self._compiled[i](x, next(by.times))
 
     def step(self, i: int, x: mx.array, by: _Order, pace: Paced) -> mx.array:
-        """Residual block ``i`` and what follows it."""
+        """Run the residual block ``i`` and the transformer blocks after it."""
         x = self.residual(i, x, by)
         pace(x, *by.kept)
         return self.attentions[i](x, by.texts, by.with_kept(pace)) if self.attentions else x
 
 
 class Unet(nn.Module):
-    """The noise in a latent, given time, text and the sizes that the picture is said to have."""
+    """Predicts the noise in a latent from time, text and the picture's claimed sizes."""
 
     config_type: ClassVar = UnetConfig
     repeated: ClassVar = ("blocks",)
@@ -230,12 +237,12 @@ class Unet(nn.Module):
         return key, channels_last(value)
 
     def steering(self, timesteps: mx.array, tokens: mx.array, pooled: mx.array, sizes: mx.array) -> Conditioning:
-        """All that steers a picture, for all steps.
+        """Compute the conditioning of all steps.
 
         :param timesteps: (steps,), 0 … 1000.
         :param tokens: (B, tokens, cross_attention_dim).
         :param pooled: (B, width of the second text encoder).
-        :param sizes: (B, 6): height and width of the original, top and left of the crop, height and width wanted.
+        :param sizes: (B, 6): original height and width, top and left of the crop, target height and width.
         """
         config = self.config
         waves = partial(sinusoids, shift=config.freq_shift, cosines_first=config.flip_sin_to_cos)
@@ -254,10 +261,10 @@ class Unet(nn.Module):
         )
 
     def __call__(self, latent: mx.array, by: Conditioning, pace: Paced = unpaced) -> mx.array:
-        """One evaluation.
+        """Evaluate the network once.
 
         :param latent: (B, height, width, C), scaled for its noise level, of any size.
-        :param by: the step's steering.
+        :param by: the step's conditioning.
         :returns: the noise, like ``latent``.
         """
         order = _Order(by)
@@ -283,7 +290,7 @@ class Unet(nn.Module):
 
 
 def _middle(config: UnetConfig) -> Level | None:
-    """Two residual blocks with attention between them, one without, or nothing."""
+    """Build the middle: two residual blocks with attention between them, or one without, or nothing."""
     if config.mid_block_type is None:
         return None
     width, last, depth = config.block_out_channels[-1], len(config.block_out_channels) - 1, config.middle_depth
@@ -292,7 +299,7 @@ def _middle(config: UnetConfig) -> Level | None:
 
 
 class _Order:
-    """One evaluation's state: what comes next of the steering, and what is kept of the way down for the way up."""
+    """The state of one evaluation: the conditioning still to be used, and the skip connections."""
 
     def __init__(self, by: Conditioning) -> None:
         self.times = iter(by.times)
@@ -300,7 +307,7 @@ class _Order:
         self.kept: list[mx.array] = []
 
     def with_kept(self, pace: Paced) -> Paced:
-        """A pace that also counts in what is kept: it is part of what the next block starts from."""
+        """Return a pace that includes the skip connections, since the next block depends on them, too."""
 
         def paced(*state: mx.array) -> None:
             pace(*state, *self.kept)
@@ -313,7 +320,7 @@ def _norm(groups: int, channels: int, epsilon: float) -> nn.GroupNorm:
 
 
 def _nearest(x: mx.array, size: tuple[int, ...]) -> mx.array:
-    """``x`` at ``size`` (height, width), about twice its own: each pixel is the nearest one before it."""
+    """Resize ``x`` to ``size`` (height, width), about twice its own, by nearest neighbour (rounding down)."""
     for axis, wanted in zip((1, 2), size, strict=True):
         there = x.shape[axis]
         if wanted == 2 * there:

@@ -1,8 +1,10 @@
-"""The UNet's ``config.json``. What torch's classes run and these do not has been refused by ``config_check.py``; a few
-switches (``resnet_out_scale_factor``, ``cross_attention_norm`` …) tell something to other kinds of blocks only.
+"""The UNet's ``config.json``.
 
-Relatives are SDXL with parts left out: SSD-1B has another number of transformer blocks behind each residual block and
-no attention in the middle, Koala one residual block a step, and its smaller version no middle at all.
+``config_check.py`` has already rejected what only torch's classes support. A few members (``resnet_out_scale_factor``,
+``cross_attention_norm`` …) affect only other kinds of blocks.
+
+Related models are SDXL with parts removed: SSD-1B has other numbers of transformer blocks and no attention in the
+middle; Koala has one residual block per level, and its smaller version no middle at all.
 """
 
 from __future__ import annotations
@@ -11,12 +13,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 Depths = tuple[int | tuple[int, ...], ...]
-"""Transformer blocks behind each residual block, a level: one number for all of them or one for each."""
+"""Transformer blocks after each residual block, per level: one number for all of them or one for each."""
 
 
 @dataclass(frozen=True)
 class UnetConfig:
-    """``config.json``; defaults are diffusers'."""
+    """``config.json``, with diffusers' defaults."""
 
     block_out_channels: tuple[int, ...]
     down_block_types: tuple[Literal["DownBlock2D", "CrossAttnDownBlock2D"], ...]
@@ -26,7 +28,7 @@ class UnetConfig:
     addition_time_embed_dim: int
     projection_class_embeddings_input_dim: int
     use_linear_projection: bool = False
-    attention_head_dim: int | tuple[int, ...] = 8  # really the number of heads, as diffusers says
+    attention_head_dim: int | tuple[int, ...] = 8  # actually the number of heads, as in diffusers
     transformer_layers_per_block: int | Depths = 1
     reverse_transformer_layers_per_block: Depths | None = None
     mid_block_type: Literal["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"] | None = "UNetMidBlock2DCrossAttn"
@@ -67,25 +69,25 @@ class UnetConfig:
 
     @property
     def heads(self) -> tuple[int, ...]:
-        """Of each level, from the largest."""
+        """Number of heads per level, from the largest."""
         return self._per_level(self.attention_head_dim)
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Residual blocks of each level on the way down, from the largest; there is one more on the way up."""
+        """Residual blocks per level on the way down, from the largest; there is one more on the way up."""
         return self._per_level(self.layers_per_block)
 
     def down_depths(self, level: int) -> tuple[int, ...]:
-        """Transformer blocks behind each residual block of a level, on the way down."""
+        """Return the number of transformer blocks after each residual block of a level, on the way down."""
         return _each(self._depths[level], self.layers[level])
 
     def up_depths(self, level: int) -> tuple[int, ...]:
-        """Transformer blocks behind each residual block of a level, on the way up."""
+        """Return the number of transformer blocks after each residual block of a level, on the way up."""
         return _each(self._reverse[len(self.block_out_channels) - 1 - level], self.layers[level] + 1)
 
     @property
     def middle_depth(self) -> int | None:
-        """Transformer blocks between the two residual blocks in the middle; None where there is only one."""
+        """Transformer blocks between the two residual blocks in the middle; None if there is only one."""
         return _each(self._depths[-1], 1)[0] if self.mid_block_type == "UNetMidBlock2DCrossAttn" else None
 
     @property

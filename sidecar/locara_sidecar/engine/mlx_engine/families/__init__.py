@@ -1,1 +1,1 @@
-"""The families of models, and the loop of one image that they share."""
+"""The model families and the denoising loop that they share."""

@@ -1,10 +1,10 @@
-"""What all families have in common here: opening a folder, loading and dropping components, decoding.
+"""What all families of this engine share: opening a folder, loading and dropping components, decoding.
 
-A family is *opened* first: its folder is checked from end to end, configurations included, and no weights are read.
-Components are then loaded and dropped by name (those of ``model_index.json``). A new family is one module with a
-class over :class:`MlxFamily`, named in the family's row of ``machine/supported.py``.
+A family is first *opened*: its folder and configurations are fully checked, and no weights are read. Components are
+then loaded and dropped by their name in ``model_index.json``. A new family is one module with a class derived from
+:class:`MlxFamily`, named in the family's row of ``machine/supported.py``.
 
-Arrays keep their channels last here; noise and latents of other code (``engine/drawing/noise.py``) have them first.
+Arrays have their channels last here; noise and latents elsewhere (``engine/drawing/noise.py``) have them first.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 
 
 class OpenContext(NamedTuple):
-    """Which folder, and how its components are to be loaded later; ``sides`` bounds the pictures to come, ``bits`` are
-    those of quantized weights."""
+    """A model's folder and how to load its components later.
+
+    ``sides`` limits the pictures' size; ``bits`` are those of quantized weights.
+    """
 
     folder: Path
     dtype: mx.Dtype
@@ -50,12 +52,14 @@ class OpenContext(NamedTuple):
 
 
 class MlxFamily(Family):
-    """The base of this engine's families. A subclass gives the class variables, ``readers``, ``encode`` and
-    ``denoise``."""
+    """Base class of this engine's families.
+
+    A subclass sets the class variables and defines ``readers``, ``encode`` and ``denoise``.
+    """
 
     engine = "mlx"
     networks: ClassVar[Mapping[str, type[nn.Module]]]
-    """What runs the encoders and the denoiser, by their class in ``model_index.json``."""
+    """The modules for the encoders and the denoiser, by their class in ``model_index.json``."""
 
     _context: OpenContext
     _tokenizers: dict[str, text_tokens.TextTokenizer]
@@ -75,7 +79,7 @@ class MlxFamily(Family):
 
     @classmethod
     def _tokenizer(cls, folder: Path, name: str, kind: Tokenizer) -> tuple[text_tokens.TextTokenizer, int]:
-        del kind  # its files tell
+        del kind  # determined by its files
         tokenizer = text_tokens.load(folder, name)
         return tokenizer, tokenizer.highest
 
@@ -85,7 +89,7 @@ class MlxFamily(Family):
         self.sampler = self._sampler(self._scheduler, name)
 
     def _sampler(self, described: dict[str, Any], name: str | None) -> Any:
-        """What a scheduler is made of, for the catalogue's ``name`` or as the folder itself has it."""
+        """Read the scheduler with the catalogue's ``name``, or the folder's own if it is None."""
         del name
         return samplers.read(samplers.FlowMatchConfig, described)
 
@@ -97,11 +101,11 @@ class MlxFamily(Family):
 
     @property
     def vae(self) -> Vae:
-        """The decoder, loaded."""
+        """The decoder, which must be loaded."""
         return self.module(self.decoder)
 
     def module(self, name: str) -> Any:
-        """The loaded component."""
+        """Return a component, which must be loaded."""
         return self._loaded[name]
 
     def has(self, name: str) -> bool:
@@ -109,11 +113,11 @@ class MlxFamily(Family):
         return name in self._components
 
     def config(self, name: str) -> Any:
-        """The component's configuration."""
+        """Return the component's configuration."""
         return self._configs[name]
 
     def _network(self, component: model_folder.Component) -> type[nn.Module]:
-        """What runs a component."""
+        """Return the module class for a component."""
         return Vae if component.name == self.decoder else self.networks[component.class_name]
 
     def _build(self, name: str, progress: model_folder.Progress) -> Any:
@@ -123,7 +127,7 @@ class MlxFamily(Family):
         return model
 
     def _dtype(self, name: str) -> mx.Dtype:
-        """The computing type, or a wider one for what overflows float16: T5, and autoencoders that say so."""
+        """Return the compute type, widened for what overflows float16: T5, and autoencoders configured so."""
         dtype = self._context.dtype
         if dtype != mx.float16:
             return dtype
@@ -132,10 +136,10 @@ class MlxFamily(Family):
         return mx.float32 if getattr(self._configs[name], "force_upcast", False) else dtype
 
     def trim(self, name: str, model: Any) -> None:
-        """Forget what no job of this model uses; called when a component has been read."""
+        """Drop what no job needs of this model; called when a component was loaded."""
 
     def prepared_sizes(self) -> dict[str, int]:
-        """The components that quantizing changes, and the bytes of each afterwards."""
+        """Return the components that quantizing changes, and the size of each afterwards, in bytes."""
         bits = self._context.bits
         assert bits is not None
         sizes = {
@@ -145,11 +149,13 @@ class MlxFamily(Family):
         return {name: size for name, size in sizes.items() if size}
 
     def prepare(self, names: Collection[str], into: Path, progress: model_folder.Progress) -> None:
-        """Write these components to the folder ``into``, quantized. In place of the model's own they make a model
-        folder from which this engine reads what it needs as it is. One component is in memory at a time.
+        """Write these components, quantized, to the folder ``into``.
+
+        They replace the model's own components in a folder that this engine reads without conversion. Only one
+        component is in memory at a time.
 
         :raises EngineError: IntegrityError or InsufficientMemory.
-        :raises OSError: when the disk is full.
+        :raises OSError: if the disk is full.
         :raises JobCancelled: between two tensors or files.
         """
         bits = self._context.bits
@@ -162,7 +168,7 @@ class MlxFamily(Family):
             mx.clear_cache()
 
     def require_fit(self) -> None:
-        """See :meth:`.Family.require_fit`; what was prepared here fits itself."""
+        """See :meth:`.Family.require_fit`. Components that were prepared here are not checked."""
         for component in self._components.values():
             if config_check.PREPARED not in component.config:
                 weights.require_fit(self._network(component), component)
@@ -174,35 +180,35 @@ class MlxFamily(Family):
     # --- texts and pixels ----------------------------------------------------------------
 
     def pace(self) -> Any:
-        """Cancel points for one call of a model."""
+        """Return the cancel points for one call of a model."""
         return self._context.checkpoints.pace()
 
     def tokenizer(self, name: str) -> text_tokens.TextTokenizer:
         return self._tokenizers[name]
 
     def ids(self, tokenizer: str, text: str, length: int | None = None) -> mx.array:
-        """A text as (1, length) ids for a text encoder; ``length`` is the tokenizer's own if None."""
+        """Tokenize a text to (1, length) ids; ``length`` is the tokenizer's own limit if None."""
         reading = self._tokenizers[tokenizer]
         return mx.array([reading.ids(text, length or reading.longest)])
 
     def reader(self, title: str, name: str, limit: int | None = None) -> Reader:
-        """The tokenizer of ``name`` for ``drawing/prompts/truncation.py``; ``title`` is for people."""
+        """Return a tokenizer as needed by ``drawing/prompts/truncation.py``; ``title`` is its display name."""
         tokenizer = self._tokenizers[name]
         return Reader(title, limit or tokenizer.longest, tokenizer.specials, tokenizer.starts, tokenizer.keeps_end)
 
     def decode(self, latent: mx.array, *, tiled: bool) -> mx.array:
-        """Pixels (1, height, width, 3), about -1 … 1, not yet clipped. Needs :attr:`decoder`."""
+        """Decode a latent to pixels (1, height, width, 3), about -1 … 1, not clipped. Needs :attr:`decoder` loaded."""
         vae = self.vae
         pixels = vae.decode(vae.to_raw(latent).astype(vae.dtype), self.pace(), tiled=tiled)
         mx.eval(pixels)
         return pixels
 
     def to_image(self, pixels: mx.array) -> PilImage:
-        """An RGB picture, rounded as diffusers does it."""
+        """Convert pixels to an RGB picture, rounded as in diffusers."""
         values = np.array(pixels[0].astype(mx.float32))
         return Image.fromarray(((values / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8))
 
 
 def channels_last(noise: np.ndarray[Any, Any]) -> mx.array:
-    """Numbers drawn as (1, C, h, w) with the channels last."""
+    """Convert noise of shape (1, C, h, w) to channels last."""
     return mx.array(np.ascontiguousarray(noise.transpose(0, 2, 3, 1)))

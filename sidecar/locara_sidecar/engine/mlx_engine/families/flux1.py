@@ -1,7 +1,7 @@
-"""FLUX.1: CLIP for one vector, T5 for the tokens, FLUX's transformer, flow matching. Schnell, dev and Kontext.
+"""FLUX.1: pooled text from CLIP, tokens from T5, FLUX's transformer, flow matching. Schnell, dev and Kontext.
 
-Guidance is a number that the model was trained with, no second evaluation, so a negative prompt says nothing to it.
-Kontext takes the picture that it changes as further tokens, and starts from noise as ever.
+Guidance is an input that the model was trained with, not a second evaluation, so a negative prompt has no effect.
+Kontext takes the picture that it changes as further tokens, and starts from noise as usual.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from locara_sidecar.ipc.frames import JobSpec
 
 _PACKED = 4
-"""Latent pixels in a token."""
+"""Latent pixels per token."""
 
 
 class Flux1(MlxFamily):
-    """Schnell or dev; a picture is edited by starting from it."""
+    """Schnell or dev, which edit a picture by starting from it."""
 
     row = FAMILIES["flux"]
     networks: ClassVar = {
@@ -52,7 +52,7 @@ class Flux1(MlxFamily):
         return [self.reader("CLIP-L", "tokenizer"), self.reader("T5", "tokenizer_2", max_sequence_length)]
 
     def encode(self, text: str, max_sequence_length: int) -> Embedding:
-        """T5's tokens and CLIP's pooled vector."""
+        """Encode a text to T5's tokens and CLIP's pooled vector."""
         pooled = self.module("text_encoder")(self.ids("tokenizer", text), self.pace()).pooled
         ids = self.ids("tokenizer_2", text, max_sequence_length)
         embedding = Embedding(self.module("text_encoder_2")(ids, self.pace()).astype(pooled.dtype), pooled)
@@ -60,7 +60,7 @@ class Flux1(MlxFamily):
         return embedding
 
     def denoise(self, task: Denoising) -> mx.array:
-        """The finished latent (1, h, w, C) of one image."""
+        """Return the finished latent (1, h, w, C) of one image."""
         size, schedule = self._size(task.spec), self._schedule(task.spec)
         start = sampling.flow_match_start(self.vae, task, size, schedule, self.pace(), all_noise=False)
         return self._run(task, start, None)
@@ -94,7 +94,7 @@ class Flux1(MlxFamily):
         return samplers.flux_flow_match(self.sampler, spec.steps, height * width // _PACKED)
 
     def _size(self, spec: JobSpec) -> tuple[int, int]:
-        """Height and width in latent pixels."""
+        """Return height and width in latent pixels."""
         vae: VaeConfig = self.config("vae")
         return spec.height // vae.factor, spec.width // vae.factor
 
@@ -104,16 +104,16 @@ class Flux1(MlxFamily):
 
 
 class Flux1Kontext(Flux1):
-    """Kontext; a picture is edited by following the prompt."""
+    """Kontext, which edits a picture by following the prompt."""
 
     row = FAMILIES["flux-kontext"]
 
     def denoise(self, task: Denoising) -> mx.array:
-        """The finished latent (1, h, w, C) of one image."""
+        """Return the finished latent (1, h, w, C) of one image."""
         spec, source = task.spec, task.source
         reference: mx.array | None = None
         if source is not None:
-            # the likeliest latent, not a sample: nothing is drawn
+            # the mode, not a sample: no random numbers are drawn
             pixels = sampling.pixels_of(source.image).astype(self.vae.dtype)
             posterior = self.vae.encode(pixels, self.pace(), tiled=spec.tiling == "on")
             reference = self.vae.from_raw(posterior.mean).astype(task.prompt.tokens.dtype)

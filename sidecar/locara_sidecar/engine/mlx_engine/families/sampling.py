@@ -1,8 +1,8 @@
-"""The loop of one image, whatever the model: where it starts, one step after another, what a mask holds fast.
+"""The denoising loop of one image, for any model: its start, its steps, and what a mask preserves.
 
-An edit starts from its picture with noise of a later level, and has only the steps from there on to go. Where a mask
-is black, every step's result is replaced by the picture itself with the noise of the level reached. The order in which
-numbers are drawn is diffusers': first the autoencoder's sample of the picture, then the noise.
+An edit starts from its picture with noise of a later level, and runs only the remaining steps. Where a mask is black,
+every step's result is replaced by the picture itself with noise of the level reached. Random numbers are drawn in
+diffusers' order: first the autoencoder's sample of the picture, then the noise.
 
 Latents are (1, height, width, C) in float32; models may compute in other types.
 """
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 _STEPS_AT_ONCE = 32
 
 Predict = Callable[[mx.array, int], mx.array]
-"""The model's answer in float32 to a latent at a step, from 0."""
+"""Returns the model's output in float32 for a latent at a step, from 0."""
 Mix = Callable[[mx.array, mx.array, float], mx.array]
-"""clean, noise, sigma to the latent of that level."""
+"""Mixes a clean latent with noise to a latent at level sigma."""
 
 
 class Steps(Protocol):
-    """What steers a model, for many steps or for one."""
+    """A model's conditioning for many steps, or for one."""
 
     def at(self, step: int) -> Any: ...
 
@@ -50,7 +50,7 @@ S = TypeVar("S", bound=Steps)
 
 
 class Schedule(Protocol):
-    """The levels of one picture, and the way from each to the next: a flow's schedule or one of ``solvers.py``."""
+    """The levels of one picture and the steps between them: a flow-matching schedule or a solver of ``solvers.py``."""
 
     @property
     def sigmas(self) -> NDArray[np.float32]: ...
@@ -68,7 +68,7 @@ class Schedule(Protocol):
 
 
 class KeptRegion(NamedTuple):
-    """What stays as it is: ``mask`` (1, height, width, 1) is 1 where the model paints and 0 where it does not."""
+    """The region to keep: ``mask`` (1, height, width, 1) is 1 where the model paints and 0 where the picture stays."""
 
     clean: mx.array
     noise: mx.array
@@ -84,7 +84,7 @@ class StartLatent(NamedTuple):
 
 
 def from_noise(noise: NoiseStream, size: tuple[int, int], channels: int, schedule: Schedule) -> StartLatent:
-    """A picture of ``size`` (height, width) latent pixels, out of nothing."""
+    """Start a picture of ``size`` (height, width) latent pixels from noise alone."""
     return StartLatent(schedule.initial * channels_last(noise.normal((1, channels, *size))), schedule)
 
 
@@ -99,11 +99,11 @@ def from_picture(
     tiled: bool,
     all_noise: bool = True,
 ) -> StartLatent:
-    """An edit's beginning.
+    """Start an edit.
 
     :param left: the steps that the edit's strength leaves.
     :param tiled: encode the picture in strips.
-    :param all_noise: at full strength under a mask, begin from nothing but noise, whatever the first level is.
+    :param all_noise: at full strength with a mask, start from noise alone, whatever the first level is.
     """
     posterior = vae.encode(pixels_of(source.image).astype(vae.dtype), pace, tiled=tiled)
     mean, deviation = posterior.mean.astype(mx.float32), posterior.deviation.astype(mx.float32)
@@ -129,7 +129,7 @@ def flow_match_start(
     *,
     all_noise: bool,
 ) -> StartLatent:
-    """The beginning of a picture or an edit in flow matching; an edit of strength s has about s of the steps left.
+    """Start a picture or an edit with flow matching; an edit of strength s keeps about s of the steps.
 
     :param all_noise: as in :func:`from_picture`.
     """
@@ -143,7 +143,7 @@ def flow_match_start(
 
 
 def run(start: StartLatent, predict: Predict, mix: Mix, on_step: OnStep) -> mx.array:
-    """The finished latent; ``on_step`` is called after each step, with what it is told evaluated."""
+    """Run the loop and return the finished latent. ``on_step`` is called after each step, with evaluated arrays."""
     latent, schedule, held = start
     for step in range(schedule.steps):
         latent, x0 = schedule.step(latent, predict(latent, step), step)
@@ -157,15 +157,17 @@ def run(start: StartLatent, predict: Predict, mix: Mix, on_step: OnStep) -> mx.a
 
 
 def together(prompt: Embedding, negative: Embedding | None) -> Embedding:
-    """Both texts as one batch, the negative one first, so that the weights are read once; without one, the prompt."""
+    """Join both texts in one batch, the negative one first, to read weights only once; or return the prompt alone."""
     if negative is None:
         return prompt
     return Embedding(*(mx.concatenate(list(pair)) for pair in zip(negative, prompt, strict=True)))
 
 
 def guided(answer: mx.array, guidance: float) -> mx.array:
-    """The answer to a batch of :func:`together` as one: from the negative text's towards the prompt's and beyond (Ho
-    and Salimans, 2022, arXiv:2207.12598). A single answer is left as it is."""
+    """Combine the output for a batch of :func:`together` by classifier-free guidance.
+
+    See Ho and Salimans, 2022, arXiv:2207.12598. A single output is returned unchanged.
+    """
     if answer.shape[0] == 1:
         return answer
     without, following = mx.split(answer, 2)
@@ -173,10 +175,11 @@ def guided(answer: mx.array, guidance: float) -> mx.array:
 
 
 def made_ahead(make: Callable[[mx.array], S], timesteps: NDArray[Any], checkpoints: Checkpoints) -> Iterator[Any]:
-    """Each step's part of what ``make`` gives for many of them at a time, evaluated: what does not depend on the latent
-    is computed before the loop, because it may read a large part of all weights.
+    """Yield each step's part of what ``make`` computes for many steps at a time, evaluated.
 
-    :raises JobCancelled: between two lots.
+    What does not depend on the latent is computed before the loop, because it may read a large part of all weights.
+
+    :raises JobCancelled: between two batches of steps.
     """
     for first in range(0, len(timesteps), _STEPS_AT_ONCE):
         part = timesteps[first : first + _STEPS_AT_ONCE]
@@ -187,11 +190,11 @@ def made_ahead(make: Callable[[mx.array], S], timesteps: NDArray[Any], checkpoin
 
 
 def pixels_of(image: PilImage) -> mx.array:
-    """An RGB picture as (1, height, width, 3), -1 … 1."""
+    """Convert an RGB picture to (1, height, width, 3), -1 … 1."""
     values = np.asarray(image, dtype=np.float32)[None] / np.float32(255)
     return mx.array(values * 2 - 1)
 
 
 def _weights(painted: NDArray[Any]) -> mx.array:
-    """(1, height, width, 1): 1 where the model paints, 0 where it does not."""
+    """Return (1, height, width, 1): 1 where the model paints, 0 where it does not."""
     return mx.array(painted.astype(np.float32)[None, :, :, None])

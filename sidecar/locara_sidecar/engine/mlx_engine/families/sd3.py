@@ -1,6 +1,6 @@
 """Stable Diffusion 3 and 3.5: two CLIP encoders and T5, MMDiT, flow matching (Esser et al., 2024, arXiv:2403.03206).
 
-The third encoder may be absent; zeros of ``max_sequence_length`` tokens stand for it then, as in diffusers.
+The third encoder may be absent; zeros for ``max_sequence_length`` tokens then replace its output, as in diffusers.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class Sd3(MlxFamily):
             model.keep_positions(self._context.sides.maximum // (vae.factor * model.config.patch_size))
 
     def readers(self, max_sequence_length: int) -> list[Reader]:
-        # the second tokenizer cuts where the first one does, whatever it says itself
+        # the second tokenizer truncates where the first one does, whatever its own limit
         length = self.tokenizer("tokenizer").longest
         readers = [self.reader("CLIP-L", "tokenizer"), self.reader("CLIP-G", "tokenizer_2", length)]
         return readers + ([self.reader("T5", "tokenizer_3", max_sequence_length)] if self.has("text_encoder_3") else [])
 
     def encode(self, text: str, max_sequence_length: int) -> Embedding:
-        """Tokens: both CLIPs' side by side, filled up with zeros to T5's width, and T5's behind them."""
+        """Encode a text: both CLIPs' tokens side by side, padded with zeros to T5's width, followed by T5's."""
         length = self.tokenizer("tokenizer").longest
         first = self._clip("text_encoder", "tokenizer", text, length)
         second = self._clip("text_encoder_2", "tokenizer_2", text, length)
@@ -74,7 +74,7 @@ class Sd3(MlxFamily):
         return embedding
 
     def denoise(self, task: Denoising) -> mx.array:
-        """The finished latent (1, h, w, C) of one image, in float32; see :class:`.Family`."""
+        """Return the finished latent (1, h, w, C) of one image, in float32; see :class:`.Family`."""
         spec = task.spec
         transformer: Mmdit = self.module("transformer")
         factor, config = self.config("vae").factor, transformer.config

@@ -1,7 +1,7 @@
-"""SDXL, and what was distilled from it: two CLIP encoders, the UNet, any of the solvers of ``schedules/solvers.py``.
+"""SDXL and models distilled from it: two CLIP encoders, the UNet, any of the solvers of ``schedules/solvers.py``.
 
-The model is told the sizes that its picture is said to have had before and after cropping (Podell et al., 2023,
-arXiv:2307.01952, section 2.2): the size wanted, uncropped.
+The model's inputs include the picture's supposed size before and after cropping (Podell et al., 2023, arXiv:2307.01952,
+section 2.2): here always the target size, uncropped.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Sdxl(MlxFamily):
         require_plain_latents(source, self.config("vae").latents_mean)
 
     def readers(self, max_sequence_length: int) -> list[Reader]:
-        del max_sequence_length  # that is T5's
+        del max_sequence_length  # only T5 has one
         return [self.reader("CLIP-L", "tokenizer"), self.reader("CLIP-G", "tokenizer_2")]
 
     def encode(self, text: str, max_sequence_length: int) -> Embedding:
-        """Both CLIPs' tokens side by side, and the second one's pooled vector."""
+        """Encode a text to both CLIPs' tokens side by side, and the second one's pooled vector."""
         del max_sequence_length
         outputs: list[Any] = []
         for encoder, name in (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")):
@@ -60,7 +60,7 @@ class Sdxl(MlxFamily):
         return embedding
 
     def denoise(self, task: Denoising) -> mx.array:
-        """The finished latent (1, h, w, C) of one image."""
+        """Return the finished latent (1, h, w, C) of one image."""
         spec = task.spec
         unet: Unet = self.module("unet")
         tokens, pooled = sampling.together(task.prompt, self._negative(task))
@@ -81,7 +81,7 @@ class Sdxl(MlxFamily):
         return sampling.run(start, predict, solver.noised, task.on_step)
 
     def _negative(self, task: Denoising) -> Embedding | None:
-        """The embedding that guidance leads away from; for no text it is zeros, if the model says so."""
+        """Return the negative embedding for guidance. For an empty text it is zeros, if the model says so."""
         if task.negative is None or task.spec.negative_prompt:
             return task.negative
         index = model_folder.read_json(self._context.folder, "model_index.json")
@@ -89,7 +89,7 @@ class Sdxl(MlxFamily):
         return Embedding(*(mx.zeros_like(array) for array in task.prompt)) if zeros else task.negative
 
     def _solver(self, task: Denoising) -> solvers.Solver:
-        """The steps that are left to do; those that add noise draw it from the job's stream."""
+        """Return a solver of the remaining steps; those that add noise draw it from the job's stream."""
         spec, source = task.spec, task.source
         height, width = self._size(spec)
         shape = (1, self.config("unet").in_channels, height, width)
@@ -106,11 +106,11 @@ class Sdxl(MlxFamily):
         start = sampling.from_picture(
             self.vae, source, task.noise, solver, solver.noised, self.pace(), tiled=spec.tiling == "on"
         )
-        if source.mask is not None:  # diffusers also samples the picture without what is to be repainted, for no use
+        if source.mask is not None:  # diffusers also samples the masked picture, without using it
             task.noise.normal((1, start.latent.shape[3], *start.latent.shape[1:3]))
         return start
 
     def _size(self, spec: JobSpec) -> tuple[int, int]:
-        """Height and width in latent pixels."""
+        """Return height and width in latent pixels."""
         vae: VaeConfig = self.config("vae")
         return spec.height // vae.factor, spec.width // vae.factor

@@ -1,1 +1,1 @@
-"""Noise levels and solvers: how a picture gets from noise to an image, step by step."""
+"""Noise levels and solvers: how noise becomes an image, step by step."""

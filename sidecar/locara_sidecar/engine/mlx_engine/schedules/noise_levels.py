@@ -1,7 +1,7 @@
-"""The noise levels of scaled noise (SDXL): those of training, and where the steps of a picture stop among them.
+"""Noise levels of models with scaled noise (SDXL): those of training, and those at which a picture's steps stop.
 
-Level sigma is the ratio of noise to picture after so many of training's small additions of noise, whose sizes are the
-*betas*. All of it is diffusers' arithmetic, in float32 where diffusers computes in float32, and in NumPy.
+A level, sigma, is the ratio of noise to picture after some number of training's small additions of noise, whose sizes
+are the *betas*. All computations follow diffusers, in NumPy, and use float32 wherever diffusers does.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 _ONE = np.float32(1)
 _ALMOST_NOTHING = np.float32(2.0**-24)
-"""What is left of the picture at the last timestep where training ended in pure noise; 0 would have no level."""
+"""Remaining variance of the picture at the last timestep, if training ended in pure noise; 0 would have no level."""
 _RHO = 7.0  # Karras et al., 2022, arXiv:2206.00364, section D.1
 _MOST_BETA = 0.999
 
 
 def levels(config: NoiseConfig, steps: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """``sigmas`` (steps + 1,), which fall, and the ``timesteps`` (steps,) that the model is told.
+    """Return ``sigmas`` (steps + 1,), which decrease, and ``timesteps`` (steps,), which the model gets.
 
-    (In "leading" spacing with more steps than training had timesteps, as in diffusers, the last ones are alike.)
+    (With "leading" spacing and more steps than training timesteps, the last ones are equal, as in diffusers.)
     """
     left = _left(config)
     trained = ((_ONE - left) / left) ** np.float32(0.5)
@@ -46,11 +46,11 @@ def levels(config: NoiseConfig, steps: int) -> tuple[NDArray[np.float32], NDArra
 
 
 def _left(config: NoiseConfig) -> NDArray[np.float32]:
-    """What is left of the picture's variance at every timestep of training: the running product of 1 - beta."""
+    """Return the remaining variance of the picture at each training timestep: the cumulative product of 1 - beta."""
     betas = _betas(config)
     if not config.rescale_betas_zero_snr:
         return _product(_ONE - betas)
-    # Lin et al., 2023, arXiv:2305.08891, algorithm 1: shifted and stretched until nothing is left at the end
+    # Lin et al., 2023, arXiv:2305.08891, algorithm 1: shifted and scaled so that nothing remains at the end
     roots = np.sqrt(_product(_ONE - betas))
     first, last = roots[0].copy(), roots[-1].copy()
     roots = (roots - last) * (first / (first - last))
@@ -62,7 +62,7 @@ def _left(config: NoiseConfig) -> NDArray[np.float32]:
 
 
 def _product(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The running product, rounded to float32 at the end only, as torch does on the CPU."""
+    """Return the cumulative product, rounded to float32 only at the end, as torch does on the CPU."""
     return np.cumprod(values, dtype=np.float64).astype(np.float32)
 
 
@@ -80,7 +80,7 @@ def _betas(config: NoiseConfig) -> NDArray[np.float32]:
 
 
 def _linspace(start: float, end: float, count: int) -> NDArray[np.float32]:
-    """Evenly spaced numbers in float32, counted from both ends as torch does."""
+    """Return evenly spaced float32 numbers, counted from both ends as torch does."""
     first, last = np.float32(start), np.float32(end)
     pace = (last - first) / np.float32(count - 1)
     i = np.arange(count, dtype=np.float32)
@@ -97,7 +97,7 @@ def _timesteps(config: NoiseConfig, steps: int) -> NDArray[Any]:
 
 
 def _multistep_timesteps(config: MultistepConfig, steps: int, left: NDArray[np.float32]) -> NDArray[Any]:
-    """Whole ones, of ``steps + 1`` without the last."""
+    """Return the first ``steps`` of ``steps + 1`` integer timesteps."""
     ratios = np.log(np.sqrt(left)) - np.log(np.sqrt(_ONE - left))
     train = config.num_train_timesteps
     last = train - int(np.searchsorted(ratios[::-1], np.float32(config.lambda_min_clipped)))
@@ -115,10 +115,12 @@ def _respaced(
     timesteps: NDArray[Any],
     trained: NDArray[np.float32],
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The same number of levels spaced in another way, if the configuration says so, and the timesteps nearest to
-    them. Euler's keep the ends of its own spacing, the multistep solver's are those of training."""
+    """Respace the same number of levels if the configuration says so; returns them with the nearest timesteps.
+
+    Euler keeps the ends of its own spacing; the multistep solver uses those of training.
+    """
     multistep = isinstance(config, MultistepConfig)
-    # a step more than asked for, for one of some roundings of "trailing", is spaced as those asked for
+    # if "trailing" rounds to one step more, the spacing still has the number asked for
     high, low = (trained[-1], trained[0]) if multistep else (sigmas[0], sigmas[-1])
     high = float(high) if config.sigma_max is None else config.sigma_max
     low = float(low) if config.sigma_min is None else config.sigma_min
@@ -138,7 +140,7 @@ def _respaced(
 
 
 def _timestep(sigma: float, logarithms: NDArray[np.float32]) -> float:
-    """Where level ``sigma`` lies among those of training."""
+    """Return the position of level ``sigma`` among those of training."""
     wanted = np.log(np.maximum(sigma, 1e-10))
     below = int(np.clip(np.cumsum(wanted >= logarithms).argmax(), None, len(logarithms) - 2))
     low, high = logarithms[below], logarithms[below + 1]

@@ -1,13 +1,13 @@
-"""Schedules of flow matching (SD3, FLUX): noise levels, and one step of Euler's method; in NumPy's float32.
+"""Flow-matching schedules (SD3, FLUX): noise levels and Euler's method, in NumPy with float32.
 
-A latent at level sigma, 1 … 0, is ``(1 - sigma) * x0 + sigma * noise``, and the model gives the velocity
+A latent at level sigma, 1 … 0, is ``(1 - sigma) * x0 + sigma * noise``, and the model predicts the velocity
 ``noise - x0``. Levels are *shifted* towards noise, by a fixed factor or by one that grows with the number of image
-tokens (Esser et al., 2024, arXiv:2403.03206, section 5.3.2). A step follows a straight line:
-``x + (next sigma - sigma) * answer``, and the clean latent that it predicts is ``x - sigma * answer``. Levels and
-timesteps are those of diffusers' scheduler. SDXL's are in :mod:`.solvers`.
+tokens (Esser et al., 2024, arXiv:2403.03206, section 5.3.2). A step is linear: ``x + (next sigma - sigma) * answer``,
+and the clean latent that it predicts is ``x - sigma * answer``. Levels and timesteps are those of diffusers' scheduler.
+SDXL's are in :mod:`.solvers`.
 
-A configuration may say more, as video models' do: that the levels, once shifted, are stretched to end at a level of
-their own, spaced anew between their ends, or counted from the picture to the noise.
+A configuration may contain more options, as for video models: shifted levels may be stretched to end at a given level,
+respaced between their ends, or inverted, from picture to noise.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ C = TypeVar("C")
 
 
 class Schedule(NamedTuple):
-    """``sigmas`` (steps + 1,) fall and end in 0, or, inverted, rise to 1; ``timesteps`` (steps,), 0 … 1000, are
-    what the model is told."""
+    """``sigmas`` (steps + 1,) decrease to 0 or, inverted, increase to 1.
+
+    ``timesteps`` (steps,), 0 … 1000, are what the model gets.
+    """
 
     sigmas: NDArray[np.float32]
     timesteps: NDArray[np.float32]
@@ -44,30 +46,30 @@ class Schedule(NamedTuple):
         return len(self.timesteps)
 
     def after(self, first: int) -> Schedule:
-        """The schedule without its first ``first`` steps: what an edit has left to do."""
+        """Return the schedule without its first ``first`` steps: what remains for an edit."""
         return Schedule(self.sigmas[first:], self.timesteps[first:])
 
     @property
     def initial(self) -> float:
-        """What noise is multiplied by where a picture begins from nothing else, whatever the first level is."""
+        """Factor of the noise if a picture starts from noise alone, whatever the first level is."""
         return 1.0
 
     def step(self, latent: Any, answer: Any, step: int) -> tuple[Any, Any]:
-        """:meth:`move` and :meth:`clean`."""
+        """Return the results of :meth:`move` and :meth:`clean`."""
         return self.move(latent, answer, step), self.clean(latent, answer, step)
 
     def move(self, latent: Any, answer: Any, step: int) -> Any:
-        """The latent after step ``step``, from 0; arrays of any kind."""
+        """Return the latent after step ``step``, from 0; for arrays of any kind."""
         return latent + float(self.sigmas[step + 1] - self.sigmas[step]) * answer
 
     def clean(self, latent: Any, answer: Any, step: int) -> Any:
-        """x0, the clean latent that step ``step`` predicts."""
+        """Return x0, the clean latent that step ``step`` predicts."""
         return latent - float(self.sigmas[step]) * answer
 
 
 @dataclass(frozen=True)
 class FlowMatchConfig:
-    """``scheduler_config.json`` of diffusers' FlowMatchEulerDiscreteScheduler; defaults are diffusers'."""
+    """``scheduler_config.json`` of diffusers' FlowMatchEulerDiscreteScheduler, with diffusers' defaults."""
 
     num_train_timesteps: int = 1000
     shift: float = 1.0
@@ -89,9 +91,9 @@ class FlowMatchConfig:
 
 
 def read(config_type: type[C], described: Mapping[str, Any]) -> C:
-    """A model's ``scheduler_config.json``; members that ``config_type`` does not have are passed over.
+    """Read a model's ``scheduler_config.json``, ignoring members that ``config_type`` does not have.
 
-    :raises EngineError: IntegrityError for a switch that is not supported.
+    :raises EngineError: IntegrityError for an option that is not supported.
     """
     try:
         return msgspec.convert(described, config_type)
@@ -100,19 +102,19 @@ def read(config_type: type[C], described: Mapping[str, Any]) -> C:
 
 
 def flow_match(config: FlowMatchConfig, steps: int, tokens: int) -> Schedule:
-    """SD3's: even levels from the highest to the lowest one of training, then shifted.
+    """Return SD3's schedule: evenly spaced from the highest to the lowest level of training, then shifted.
 
     :param tokens: patches of the picture, which a dynamic shift depends on.
     """
     train = config.num_train_timesteps
     lowest = np.float32(1) / np.float32(train)
-    if not config.use_dynamic_shifting:  # diffusers shifts the ends of the range once more than the rest
+    if not config.use_dynamic_shifting:  # diffusers shifts the ends of the range twice, the rest once
         lowest = np.float32(config.shift) * lowest / (np.float32(1) + np.float32(config.shift - 1) * lowest)
     return _shifted(config, np.linspace(1.0 * train, float(lowest) * train, steps) / train, tokens)
 
 
 def flux_flow_match(config: FlowMatchConfig, steps: int, tokens: int) -> Schedule:
-    """FLUX's: ``steps`` even levels from 1 to 1 / steps, then shifted.
+    """Return FLUX's schedule: ``steps`` evenly spaced levels from 1 to 1 / steps, then shifted.
 
     :param tokens: packed latent tokens of the picture, without Kontext's reference.
     """
@@ -120,17 +122,18 @@ def flux_flow_match(config: FlowMatchConfig, steps: int, tokens: int) -> Schedul
 
 
 def first_step(steps: int, strength: float, *, whole: bool) -> int:
-    """How many of ``steps`` an edit of ``strength``, 0 … 1, leaves out: it starts from the picture with noise of that
-    step's level. At least one step is left.
+    """Return how many of ``steps`` an edit of ``strength``, 0 … 1, skips; at least one step remains.
 
-    :param whole: count whole steps before subtracting, as SDXL's pipelines do; the flow-matching ones after it.
+    The edit starts from the picture with noise of that step's level.
+
+    :param whole: round to whole steps before subtracting, as SDXL's pipelines do; flow-matching ones round after it.
     """
     kept = min(steps * strength, float(steps))
     return min(steps - int(kept) if whole else int(steps - kept), steps - 1)
 
 
 def noised(clean: A, noise: A, sigma: float) -> A:
-    """A latent of level ``sigma``."""
+    """Return a latent of level ``sigma``."""
     return sigma * noise + (1.0 - sigma) * clean  # type: ignore[operator]
 
 
@@ -149,9 +152,9 @@ def _shifted(config: FlowMatchConfig, levels: NDArray[Any], tokens: int) -> Sche
 
 
 def _respaced(config: FlowMatchConfig, sigmas: NDArray[Any]) -> NDArray[Any]:
-    """As many levels, spaced as the configuration says."""
+    """Return as many levels, spaced as the configuration says."""
     if config.shift_terminal:
-        with np.errstate(invalid="ignore"):  # one step alone cannot end elsewhere: no number, in diffusers as here
+        with np.errstate(invalid="ignore"):  # a single step cannot be stretched: not a number, as in diffusers
             sigmas = 1 - (1 - sigmas) / ((1 - sigmas[-1]) / (1 - config.shift_terminal))
     high, low = float(sigmas[0]), float(sigmas[-1])
     if config.use_karras_sigmas:
@@ -163,13 +166,16 @@ def _respaced(config: FlowMatchConfig, sigmas: NDArray[Any]) -> NDArray[Any]:
 
 
 def _mu(config: FlowMatchConfig, tokens: int) -> float:
-    """The logarithm of the dynamic shift: a straight line through two sizes of picture."""
+    """Return the logarithm of the dynamic shift: linear in the tokens, through the values for two picture sizes."""
     slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
     return tokens * slope + (config.base_shift - slope * config.base_image_seq_len)
 
 
 def _refuse(config: Any, *names: str) -> None:
-    """:raises ValueError: when one of the switches is on."""
+    """Reject options that are not supported.
+
+    :raises ValueError: if one of them is on.
+    """
     for name in names:
         if getattr(config, name):
             raise ValueError(f"{name} is not supported")

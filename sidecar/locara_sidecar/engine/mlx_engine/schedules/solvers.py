@@ -1,11 +1,11 @@
-"""The way back from scaled noise (SDXL) to a picture, step by step: three of diffusers' schedulers.
+"""Solvers for models with scaled noise (SDXL): three of diffusers' schedulers.
 
-A latent of level sigma is ``x0 + sigma * noise`` (Karras et al., 2022, arXiv:2206.00364), which
-:class:`Multistep` keeps divided by ``sqrt(sigma^2 + 1)``. A model sees it divided so; what it gives is the noise
-(``epsilon``), the clean latent (``sample``), or ``v_prediction``, a mixture of both (Salimans and Ho, 2022,
-arXiv:2202.00512). Each step turns that into x0 and goes on from there.
+A latent of level sigma is ``x0 + sigma * noise`` (Karras et al., 2022, arXiv:2206.00364); :class:`Multistep` keeps it
+divided by ``sqrt(sigma^2 + 1)``, which is also the model's input. The model predicts the noise (``epsilon``), the clean
+latent (``sample``), or a mixture of both (``v_prediction``, Salimans and Ho, 2022, arXiv:2202.00512). Each step
+converts that to x0 and continues from there.
 
-Coefficients are computed in float32 as diffusers does, in NumPy; latents may be arrays of any kind.
+Coefficients are computed in float32 as in diffusers, in NumPy; latents may be arrays of any kind.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 _ONE = np.float32(1)
 _FEW = 15
-"""With fewer steps than this the last ones are taken at a lower order, if the configuration says so."""
+"""With fewer steps than this, the last ones use a lower order, if the configuration says so."""
 
 
 class Solver(ABC):
-    """The steps of one picture. :meth:`step` is called for each of them once and in order.
+    """The steps of one picture. Call :meth:`step` once for each of them, in order.
 
     :ivar sigmas: the levels, (steps + 1,).
-    :ivar timesteps: what the model is told, (steps,).
-    :param draw: gives noise like the latent; called once a step by solvers that add noise, in diffusers' order.
+    :ivar timesteps: what the model gets, (steps,).
+    :param draw: returns noise like the latent; solvers that add noise call it once a step, in diffusers' order.
     """
 
     def __init__(self, config: NoiseConfig, steps: int, draw: Draw) -> None:
@@ -46,14 +46,14 @@ class Solver(ABC):
         self.sigmas, self.timesteps = levels(config, steps)
         self._all = len(self.timesteps)
         self.initial = self._initial()
-        """What noise is multiplied by where a picture begins from nothing else."""
+        """Factor of the noise if a picture starts from noise alone."""
 
     @property
     def steps(self) -> int:
         return len(self.timesteps)
 
     def after(self, first: int) -> Self:
-        """The same without its first ``first`` steps: what an edit has left to do. Before any step is taken."""
+        """Remove the first ``first`` steps, leaving what remains for an edit. Call this before any step."""
         self.sigmas, self.timesteps = self.sigmas[first:], self.timesteps[first:]
         return self
 
@@ -62,18 +62,18 @@ class Solver(ABC):
 
     @abstractmethod
     def seen(self, latent: Any, step: int) -> Any:
-        """The latent as the model sees it at step ``step``, from 0."""
+        """Scale the latent to the model's input at step ``step``, from 0."""
 
     @abstractmethod
     def noised(self, clean: Any, noise: Any, sigma: float) -> Any:
-        """The latent of level ``sigma``."""
+        """Return the latent of level ``sigma``."""
 
     @abstractmethod
     def step(self, latent: Any, answer: Any, step: int) -> tuple[Any, Any]:
-        """The latent after step ``step``, from 0, and x0, the clean latent that the step predicts."""
+        """Return the latent after step ``step``, from 0, and x0, the clean latent that the step predicts."""
 
     def _share(self, sigma: np.float32) -> np.float32:
-        """What of the picture is in a latent of that level, if both shares' squares make 1."""
+        """Return the picture's share in a latent of that level, if the squares of both shares sum to 1."""
         return _ONE / np.sqrt(sigma * sigma + _ONE)
 
 
@@ -84,7 +84,7 @@ class Euler(Solver):
 
     def _initial(self) -> float:
         highest = self.sigmas.max()
-        if self._config.timestep_spacing == "leading":  # which does not begin at the highest level
+        if self._config.timestep_spacing == "leading":  # it does not begin at the highest level
             return float(np.sqrt(highest * highest + _ONE))
         return float(highest)
 
@@ -113,21 +113,21 @@ class Euler(Solver):
 
 
 class EulerAncestral(Euler):
-    """A step below the next level, and noise back up to it (EulerAncestralDiscreteScheduler)."""
+    """Steps below the next level and adds noise to get back to it (EulerAncestralDiscreteScheduler)."""
 
     def step(self, latent: Any, answer: Any, step: int) -> tuple[Any, Any]:
         sigma, target = self.sigmas[step], self.sigmas[step + 1]
         x0 = self._clean(latent, answer, sigma)
         up = np.sqrt(target**2 * (sigma**2 - target**2) / sigma**2)
-        down = np.sqrt(np.maximum(target**2 - up**2, 0))  # rounded below 0 next to levels of many thousands
+        down = np.sqrt(np.maximum(target**2 - up**2, 0))  # may round below 0 next to levels of many thousands
         return self._towards(latent, x0, sigma, down) + self._draw() * float(up), x0
 
 
 class Multistep(Solver):
-    """DPM-Solver++ (Lu et al., 2022, arXiv:2211.01095): a step also looks at the clean latents of the last steps; its
-    stochastic variant draws noise (DPMSolverMultistepScheduler).
+    """DPM-Solver++ (Lu et al., 2022, arXiv:2211.01095), as in DPMSolverMultistepScheduler.
 
-    ``lambda`` is the logarithm of picture over noise; ``h`` by how much a step raises it.
+    A step also uses the clean latents of the last steps; its stochastic variant draws noise. ``lambda`` is the
+    logarithm of the ratio of picture to noise; ``h`` is its increase in a step.
     """
 
     _config: MultistepConfig
@@ -154,7 +154,7 @@ class Multistep(Solver):
         return self._moved(latent, step, noise, self._order(step)), x0
 
     def _order(self, step: int) -> int:
-        """Of how many clean latents step ``step`` is made."""
+        """Return the order of a step: how many clean latents it uses."""
         config, last = self._config, self.steps - 1
         careful = config.lower_order_final and self._all < _FEW
         if step == last and (config.euler_at_final or careful or config.final_sigmas_type == "zero"):
@@ -172,10 +172,10 @@ class Multistep(Solver):
                 return answer
 
     def _moved(self, latent: Any, step: int, noise: Any, order: int) -> Any:
-        """The weights of the latent, of x0 and of its first and second differences, and of noise, in that order."""
+        """Return the next latent: the weighted sum of the latent, x0, its first and second differences, and noise."""
         shares = [self._share(sigma) for sigma in self.sigmas]
         noises = [sigma * share for sigma, share in zip(self.sigmas, shares, strict=True)]
-        with np.errstate(divide="ignore"):  # no noise at the end: an endless lambda
+        with np.errstate(divide="ignore"):  # no noise at the end, so lambda is infinite
             ratios = np.log(np.array(shares)) - np.log(np.array(noises))
         h = ratios[step + 1] - ratios[step]
         target, twice = shares[step + 1], np.float32(2) * h
@@ -194,7 +194,7 @@ class Multistep(Solver):
     def _differences(
         self, ratios: NDArray[np.float32], step: int, order: int, target: np.float32, length: np.float32
     ) -> Any:
-        """What the clean latents of earlier steps add; ``length`` is h, or 2 h for the stochastic variant."""
+        """Return the contribution of earlier clean latents; ``length`` is h, or 2 h for the stochastic variant."""
         h = ratios[step + 1] - ratios[step]
         gone = np.exp(-length)
         near = (ratios[step] - ratios[step - 1]) / h
@@ -207,13 +207,13 @@ class Multistep(Solver):
         before = float(_ONE / far) * (self._cleans[-2] - self._cleans[-3])
         second = float(_ONE / (near + far)) * (first - before)
         first = first + float(near / (near + far)) * (first - before)
-        half = np.float32(-0.5 if self._config.stochastic else 0.5)  # diffusers' sign, which the paper does not have
+        half = np.float32(-0.5 if self._config.stochastic else 0.5)  # diffusers' sign, unlike the paper's
         bend = target * ((gone - _ONE + length) / length**2 - half)
         return float(target * ((gone - _ONE) / length + _ONE)) * first - float(bend) * second
 
 
 def make(config: NoiseConfig, steps: int, draw: Draw) -> Solver:
-    """The solver of a scheduler's configuration, for a picture of so many steps."""
+    """Create the solver for a scheduler's configuration and number of steps."""
     kinds: dict[type[NoiseConfig], type[Solver]] = {
         EulerConfig: Euler,
         AncestralConfig: EulerAncestral,

@@ -1,16 +1,16 @@
-"""Linear layers in 8 or 4 bits: quantized while they are read, or read as they were quantized before.
+"""Linear layers in 8 or 4 bits: quantized while they are read, or read in quantized form.
 
-Each 64 numbers of a row share a scale and an offset in the computing type (8.5 and 4.5 bits a weight with bfloat16).
-Only linear layers inside the repeated blocks are quantized. They hold nearly all weights; what is around them (the
-embeddings of pixels, text and time, the last modulation and projection), convolutions, norms and the CLIP encoders
-stay as they are. Chosen by ``make bench-quantization`` on the shipped model: in 4 bits all blocks together put the
-finished latents 5.7 % off, and the little around them nearly as much (time and pooled text alone 4.8 %, the last
-projection 2.9 %). Modulation (3.9 %) is little worse than the feed-forward (2.9 %), so FLUX's, a quarter of its
-weights, is quantized like the rest. In 8 bits everything together is 0.4 % off. (24 pictures of 12 steps; all of them
-show what their prompts say, however quantized.)
+Every 64 numbers of a row share a scale and an offset in the compute type (8.5 and 4.5 bits per weight with bfloat16).
+Only linear layers inside the repeated blocks are quantized. They hold nearly all weights; the layers around them (the
+embeddings of pixels, text and time, the last modulation and projection), convolutions, norms and the CLIP encoders stay
+as they are. Chosen by ``make bench-quantization`` on the shipped model: in 4 bits all blocks together change the
+finished latents by 5.7 %, and the few layers around them by nearly as much (time and pooled text alone by 4.8 %, the
+last projection by 2.9 %). Modulation (3.9 %) is little worse than the feed-forward (2.9 %), so FLUX's, a quarter of its
+weights, is quantized like the rest. In 8 bits everything together changes them by 0.4 %. (24 pictures of 12 steps; all
+of them show what their prompts say, however quantized.)
 
-A *prepared* component is one that was saved quantized: its ``config.json`` says how, its tensors have the module's own
-names and layout, and nothing is left to be computed when it is read.
+A *prepared* component was saved quantized: its ``config.json`` says how, its tensors have the module's own names and
+layout, and reading it needs no computation.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 GROUP = 64
 BITS = {"none": None, "8bit": 8, "4bit": 4}
-"""The names of the wire."""
+"""The protocol's names."""
 _KEY = "quantization"
 _SHARD_BYTES = 2_000_000_000
 
@@ -47,11 +47,11 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class AffineQuantizer:
-    """:class:`~locara_sidecar.engine.mlx_engine.tensors.weights.Quantizer` in ``bits`` bits.
+    """A :class:`~locara_sidecar.engine.mlx_engine.tensors.weights.Quantizer` to ``bits`` bits.
 
-    :param chosen: which linear layers, by their path in the module, in place of those of its repeated blocks; of
-        those, rows of whole groups only.
-    :param prepared: the tensors to come are quantized already.
+    :param chosen: selects linear layers by their path in the module, instead of those in its repeated blocks. Layers
+        whose rows are not whole groups are never quantized.
+    :param prepared: whether the tensors to be read are already quantized.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class AffineQuantizer:
             self._layers.add(path)
             return True
 
-        # what it makes of the random weights is never computed
+        # the random weights that it quantizes are never computed
         nn.quantize(module, group_size=self.group, bits=self.bits, class_predicate=choose)
 
     @property
@@ -89,16 +89,16 @@ class AffineQuantizer:
 
 
 def is_repeated(network: type[nn.Module], path: str) -> bool:
-    """Whether a layer of that path is inside one of the network's repeated blocks, which its ``repeated`` names."""
+    """Whether a layer is inside one of the network's repeated blocks, as named by its ``repeated``."""
     lists: tuple[str, ...] = getattr(network, "repeated", ())
     parts = path.split(".")
     return any(name in lists and number.isdecimal() for name, number in pairwise(parts))
 
 
 def build(model_type: type[M], component: Component, dtype: mx.Dtype, progress: Progress, bits: int | None) -> M:
-    """A model as :func:`weights.build` makes it, quantized; a prepared component as it was prepared.
+    """Build a quantized model with :func:`weights.build`; a prepared component keeps its quantization.
 
-    :raises EngineError: see there, and IntegrityError for a component that was prepared in another way.
+    :raises EngineError: see there, and IntegrityError for a component that was prepared differently.
     :raises JobCancelled: between two tensors.
     """
     prepared = component.config.get(_KEY)
@@ -115,7 +115,7 @@ def build(model_type: type[M], component: Component, dtype: mx.Dtype, progress: 
 
 
 def prepared_size(model_type: type[nn.Module], component: Component, dtype: mx.Dtype, bits: int) -> int:
-    """Bytes of a component's tensors once it is quantized; 0 for one that has no layers to quantize."""
+    """Return the size of a component's tensors once quantized, in bytes; 0 if it has no layers to quantize."""
     made = cast("Any", model_type)
     quantizer = AffineQuantizer(bits)
     config = weights.read_config(made.config_type, component)
@@ -131,9 +131,9 @@ def prepared_size(model_type: type[nn.Module], component: Component, dtype: mx.D
 
 
 def prepared_as(folder: Path) -> str | None:
-    """How the model in ``folder`` was prepared, in the wire's word; None for one that was not."""
+    """Return the quantization in which the model in ``folder`` was prepared, by the protocol's name, or None."""
     for path in sorted(folder.glob("*/config.json")):
-        if path.parent.name == tiny_preview.NAME:  # no part of the model: if it is broken, only previews are lost
+        if path.parent.name == tiny_preview.NAME:  # not part of the model: if it is broken, only previews are lost
             continue
         prepared: Any = model_folder.read_json(folder, f"{path.parent.name}/config.json").get(_KEY)
         if isinstance(prepared, dict):
@@ -145,9 +145,9 @@ def prepared_as(folder: Path) -> str | None:
 def save(model: nn.Module, component: Component, bits: int, folder: Path, checkpoint: Callable[[], None]) -> None:
     """Write a component that :func:`build` has quantized to ``folder / component.name``, in shards, with its index.
 
-    Nothing is held twice: a shard is written from the tensors where they are.
+    Shards are written from the loaded tensors without copying them.
 
-    :raises OSError: ENOSPC when the disk is full, EIO when it cannot be written.
+    :raises OSError: ENOSPC if the disk is full, EIO if writing fails.
     :raises JobCancelled: between two shards.
     """
     into = folder / component.name
@@ -176,7 +176,7 @@ def save(model: nn.Module, component: Component, bits: int, folder: Path, checkp
 def _write(path: Path, shard: dict[str, mx.array]) -> None:
     try:
         mx.save_safetensors(str(path), shard, {"format": "mlx"})
-    except RuntimeError as error:  # MLX tells no error number
+    except RuntimeError as error:  # MLX reports no error number
         if "unable to write" not in str(error).lower():
             raise
         full = shutil.disk_usage(path.parent).free < sum(value.nbytes for value in shard.values())

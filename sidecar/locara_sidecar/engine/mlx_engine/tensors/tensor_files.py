@@ -1,8 +1,8 @@
-"""Reading safetensors files of every floating width, one tensor at a time.
+"""Read safetensors files of every floating-point width, one tensor at a time.
 
-``mx.load`` forgets that 8 bits are floating point numbers (it gives bytes), and refuses a whole file that has one
-tensor of a type that it does not know. So types are read from the header here: what it gives as bytes is widened, and a
-file that it would refuse is read with NumPy.
+``mx.load`` returns 8-bit floats as plain bytes, and rejects a whole file for one tensor of a type that it does not
+know. So types are read from the header here: plain bytes are widened, and a file that ``mx.load`` would reject is read
+with NumPy.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ if TYPE_CHECKING:
 _UNKNOWN_TO_MLX = frozenset({"F64", "F8_E5M2"})
 _STORED = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F8_E5M2": np.uint8,
            "F8_E4M3": np.uint8, "I64": np.int64, "I32": np.int32, "U32": np.uint32}  # fmt: skip
-"""As NumPy reads their bytes."""
+"""The NumPy types of their bytes."""
 
 
 def tensors(path: Path) -> Iterator[tuple[str, mx.array, int]]:
-    """Name, tensor (lazy where MLX can) and its bytes in the file; float64 as float32, 8 bits of floating point as a
-    type that has all of their values. The file must have passed ``tensor_check``.
+    """Yield each tensor's name, value (lazy if MLX supports it) and size in the file in bytes.
 
-    Backwards by name: where a file has both of T5's word tables, the encoder's own is the one that it computes with,
-    and so it must come last.
+    float64 becomes float32, and 8-bit floats a type that represents all their values. The file must have passed
+    ``tensor_check``.
 
-    :raises RuntimeError: or OSError, when it cannot be read.
+    Names are in reverse order: if a file has both of T5's word embeddings, the encoder's own is the one to use, so it
+    must come last.
+
+    :raises RuntimeError: or OSError, if the file cannot be read.
     """
     described, _ = tensor_check.headers(path)
     if any(tensor.dtype in _UNKNOWN_TO_MLX for tensor in described.values()):

@@ -1,11 +1,11 @@
-"""Tensors of a checked model folder (``engine/folder/model_folder.py``) as MLX modules, tensor by tensor.
+"""Read a checked model folder (``engine/folder/model_folder.py``) into MLX modules, tensor by tensor.
 
-``mx.load`` accepts headers that lie, so it only ever sees files that safetensors' own reader has accepted. What it
-returns is lazy: a tensor's bytes are read when it is evaluated, into fresh memory. (MLX 0.32 maps no files, and takes
-no memory of others without a copy: ``mx.from_dlpack(…, copy=False)`` refuses what lies in main memory. So a prepared
-form is not mapped either, but read straight into its final arrays, with nothing converted or quantized.) Each tensor
-is renamed, converted, if wanted quantized, and evaluated before the next one is read, so that the peak is the result
-plus one tensor.
+``mx.load`` accepts inconsistent headers, so it only gets files that safetensors' own reader has accepted. It returns
+lazy arrays: a tensor's bytes are read when it is evaluated, into fresh memory. (MLX 0.32 maps no files, and takes no
+foreign memory without a copy: ``mx.from_dlpack(…, copy=False)`` rejects main memory. So a prepared form is not mapped
+either, but read straight into its final arrays, with nothing converted or quantized.) Each tensor is renamed,
+converted, quantized if requested, and evaluated before the next one is read, so that peak memory is the result plus one
+tensor.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 Named = Iterable[tuple[str, mx.array]]
 _WRONG = (ValueError, TypeError, IndexError, KeyError, ArithmeticError, RuntimeError)
-"""What building a module raises for a configuration that makes no sense."""
+"""What building a module raises for an invalid configuration."""
 
 
 class Model(Protocol):
-    """A module that this file can build: ``config_type`` is a dataclass, read from ``config.json``.
+    """A module that can be built here: ``config_type`` is a dataclass, read from ``config.json``.
 
-    ``sanitize(key, value)`` gives the module's own name and layout for one tensor of the file; a name that the
-    module does not have is passed over.
+    ``sanitize(key, value)`` converts one tensor of the file to the module's own name and layout; names that the module
+    does not have are ignored.
     """
 
     config_type: ClassVar[Any]
@@ -49,11 +49,11 @@ class Quantizer(Protocol):
     """How linear layers are quantized while they are read."""
 
     def prepare(self, module: nn.Module) -> None:
-        """Replace the layers of a module that has no weights yet by quantized ones."""
+        """Replace layers of a module without weights by quantized ones."""
         ...
 
     def store(self, name: str, value: mx.array) -> Named:
-        """One parameter, by its name in the module as it was before, as the parameters that hold it now."""
+        """Convert one parameter, under its original name in the module, to the parameters that replace it."""
         ...
 
 
@@ -62,9 +62,9 @@ C = TypeVar("C")
 
 
 def read_config(config_type: type[C], component: Component) -> C:
-    """The component's ``config.json`` as ``config_type``; members that it does not have are passed over.
+    """Read the component's ``config.json`` as ``config_type``, ignoring members that it does not have.
 
-    :raises EngineError: IntegrityError for a member of another type or a switch that is not supported.
+    :raises EngineError: IntegrityError for a member of the wrong type or an option that is not supported.
     """
     try:
         return msgspec.convert(component.config, config_type)
@@ -75,9 +75,9 @@ def read_config(config_type: type[C], component: Component) -> C:
 def build(
     model_type: type[M], component: Component, dtype: mx.Dtype, progress: Progress, quantizer: Quantizer | None = None
 ) -> M:
-    """A model from its configuration and tensors, floating ones as ``dtype``.
+    """Build a model from its configuration and tensors, floating-point ones as ``dtype``.
 
-    :raises EngineError: IntegrityError when configuration and tensors do not fit together; InsufficientMemory.
+    :raises EngineError: IntegrityError if configuration and tensors do not match; InsufficientMemory.
     :raises JobCancelled: between two tensors.
     """
     made = cast("Any", model_type)
@@ -108,7 +108,7 @@ def build(
 
 
 def require_fit(model_type: type[nn.Module], component: Component) -> None:
-    """Whether the files have what a model of that configuration needs, in the shapes that it needs; reads headers only.
+    """Require that the files have the tensors and shapes that a model of that configuration needs. Reads only headers.
 
     :raises EngineError: IntegrityError, as :func:`build` would.
     """
@@ -139,10 +139,12 @@ def _require_all(component: Component, wanted: dict[str, tuple[int, ...]], found
 
 @contextlib.contextmanager
 def making_modules() -> Generator[None]:
-    """For making modules that get their weights later. They begin with random ones, which are lazy: they cost nothing
-    until somebody looks. But each is a step on from MLX's one random key, which would so come to hang on every module
-    that was ever made, a chain that grows with each loading and that MLX walks recursively. The key is set anew
-    afterwards; the engine draws nothing from it."""
+    """Create modules that get their weights later.
+
+    They start with random weights, which are lazy and cost nothing. But each one advances MLX's global random key,
+    which would then depend on every module ever created: a chain that grows with each loading and that MLX walks
+    recursively. So the key is reset afterwards; the engine draws nothing from it.
+    """
     try:
         yield
     finally:
@@ -150,7 +152,7 @@ def making_modules() -> Generator[None]:
 
 
 def channels_last(value: mx.array) -> mx.array:
-    """A convolution's weight from (out, in, height, width) to MLX's (out, height, width, in); others as they are."""
+    """Convert convolution weights from (out, in, height, width) to (out, height, width, in); others are unchanged."""
     return mx.contiguous(value.transpose(0, 2, 3, 1)) if value.ndim == 4 else value
 
 
@@ -168,7 +170,7 @@ def _parameters(model: nn.Module) -> list[tuple[str, mx.array]]:
 
 
 def _tensors(path: Path, progress: Progress) -> Iterator[tuple[str, mx.array]]:
-    """All tensors of a file, lazy and one at a time; when the next is asked for, this one is done with."""
+    """Yield all tensors of a file, lazy and one at a time. Progress counts a tensor when the next one is requested."""
     for key, value, size in tensor_files.tensors(path):
         yield key, value
         del value

@@ -1,1 +1,1 @@
-"""From a prompt to what a denoiser takes: tokens, and the text encoders CLIP and T5."""
+"""From a prompt to a denoiser's inputs: tokenizers, and the text encoders CLIP and T5."""

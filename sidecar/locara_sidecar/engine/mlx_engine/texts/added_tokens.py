@@ -1,9 +1,9 @@
-"""The tokens that a tokenizer finds in a text before anything else is done, and those with a role (start, end …).
+"""The tokens that a tokenizer finds in a text before any other processing, and those with a role (start, end …).
 
 They are spread over ``tokenizer_config.json``, ``special_tokens_map.json``, ``added_tokens.json`` and
-``tokenizer.json``, in forms that changed over the years. This module reads them in the order in which transformers 5
-does, whose rules are not always the obvious ones: a list of tokens by id in the configuration makes it pass over the
-other three files, and a token that is named twice has the switches of the one that is added last.
+``tokenizer.json``, in formats that changed over the years. This module reads them in the same order as transformers 5,
+whose rules are not always obvious: a list of tokens by id in the configuration makes it ignore the other three files,
+and a token that is listed twice has the options of the one added last.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
 Special = str | AddedToken
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _EXTRA, _ADDITIONAL, _NAMED = "extra_special_tokens", "additional_special_tokens", "model_specific_special_tokens"
-"""Today's member for special tokens without a role, the one of older files, and the one for tokens with names of the
-model's own."""
+"""The member for special tokens without a role, its name in older files, and the one for tokens that a model names."""
 
 
 class AddedTokens(NamedTuple):
-    """``roles``: the tokens that have one. ``tokens``: all that are to be added, in this order."""
+    """``roles``: the tokens that have one. ``tokens``: all tokens to add, in this order."""
 
     roles: dict[str, Special]
     tokens: list[AddedToken]
@@ -40,14 +39,15 @@ def read(
     defaults: Mapping[str, str],
     sentinels: str | None = None,
 ) -> AddedTokens:
-    """The tokens of the tokenizer in ``folder / name``.
+    """Read the tokens of the tokenizer in ``folder / name``.
 
     :param config: its ``tokenizer_config.json``.
-    :param described: its ``tokenizer.json``, None where there is none.
-    :param defaults: what has a role if the files do not say.
-    :param sentinels: a pattern for ``format(i)`` of further tokens, ``extra_ids`` many, unless the files list others.
-    :raises EngineError: IntegrityError for a file that is no JSON.
-    :raises TypeError, ValueError, KeyError: for tokens that make no sense.
+    :param described: its ``tokenizer.json``; None if there is none.
+    :param defaults: the token for each role that the files do not define.
+    :param sentinels: a format string with the index ``i`` for ``extra_ids`` further tokens, unless the files list
+        others.
+    :raises EngineError: IntegrityError for a file that is not JSON.
+    :raises TypeError, ValueError, KeyError: for invalid tokens.
     """
     members = dict(config)
     if _ADDITIONAL in members and not members.get(_EXTRA):
@@ -77,9 +77,10 @@ def read(
 
 
 def side(config: Mapping[str, Any], described: Mapping[str, Any] | None, what: str) -> str:
-    """``left`` or ``right``: where a text is filled up (``what`` is ``padding``) or cut off (``truncation``).
+    """Return the side, ``left`` or ``right``, on which a text is padded or truncated.
 
-    :raises ValueError: for something else.
+    :param what: ``padding`` or ``truncation``.
+    :raises ValueError: for any other side.
     """
     settings: Any = (described or {}).get(what)
     found: Any = config.get(f"{what}_side", str(settings["direction"]).lower() if settings else "right")
@@ -94,7 +95,7 @@ def _names_a_token(key: str, value: Any) -> bool:
 
 
 def _merge_special_map(members: dict[str, Any], folder: Path, name: str) -> None:
-    """``special_tokens_map.json``, which older folders have, over the configuration."""
+    """Merge ``special_tokens_map.json``, which older folders have, into the configuration."""
     file = f"{name}/special_tokens_map.json"
     if not (folder / file).is_file():
         return
@@ -112,7 +113,7 @@ def _merge_special_map(members: dict[str, Any], folder: Path, name: str) -> None
 
 
 def _older_list(members: Mapping[str, Any], folder: Path, name: str) -> dict[int, AddedToken]:
-    """``added_tokens.json``: texts with their ids, as textual inversions were saved."""
+    """Read ``added_tokens.json``: texts with their ids, as saved for textual inversions."""
     file = f"{name}/added_tokens.json"
     if not (folder / file).is_file():
         return {}
@@ -131,7 +132,7 @@ def _special(fields: Mapping[str, Any]) -> AddedToken:
 
 
 def _converted(value: Any) -> Any:
-    """Descriptions that say that they are tokens, as tokens, however deep they lie."""
+    """Convert descriptions of tokens, at any depth, to tokens."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         if fields.get("__type") == "AddedToken":

@@ -1,7 +1,7 @@
-"""CLIP's text transformer (Radford et al., 2021, arXiv:2103.00020), as transformers' CLIPTextModel computes it.
+"""CLIP's text transformer (Radford et al., 2021, arXiv:2103.00020), as in transformers' CLIPTextModel.
 
-Causal attention over a fixed number of tokens. What diffusion models take of it is the state before the last layer
-(one vector a token), and the finished state at the end token, "pooled", with or without a projection.
+Causal attention over a fixed number of tokens. Diffusion models use the hidden state before the last layer (one vector
+per token), and the final state at the end token, "pooled", with or without a projection.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from locara_sidecar.engine.mlx_engine.compiling import compiled
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 
 _LARGER = ("text_model.", "clip.")
-"""What older files put before each name: an encoder may have been saved out of a larger model. Anything else that
-stands there is another model's; transformers takes no such tensor, nor does the torch engine."""
+"""Prefixes of names in older files, since an encoder may have been saved from a larger model.
+
+Tensors with any other prefix belong to another model; transformers ignores them, and so does the torch engine.
+"""
 
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """``config.json``; defaults are transformers'."""
+    """``config.json``, with transformers' defaults."""
 
     vocab_size: int = 49408
     hidden_size: int = 512
@@ -38,8 +40,10 @@ class ClipConfig:
 
 
 class ClipOutput(NamedTuple):
-    """``penultimate`` (B, L, hidden): the state before the last layer, not normalised. ``pooled`` (B, hidden or
-    projection): the normalised final state at the end token."""
+    """``penultimate`` (B, L, hidden): the state before the last layer, not normalised.
+
+    ``pooled`` (B, hidden or projection): the normalised final state at the end token.
+    """
 
     penultimate: mx.array
     pooled: mx.array
@@ -60,7 +64,7 @@ class Attention(nn.Module):
         return self._joined(mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask="causal"))
 
     def at(self, x: mx.array, row: mx.array, place: mx.array) -> mx.array:
-        """For one token of each text: ``row`` (B, 1, width) of ``x``, which stands at ``place`` (B,)."""
+        """Compute attention for one token of each text: ``row`` (B, 1, width) of ``x``, at position ``place`` (B,)."""
         q, k, v = self._split(self.q_proj(row)), self._split(self.k_proj(x)), self._split(self.v_proj(x))
         sees = (mx.arange(x.shape[1]) <= place[:, None])[:, None, None]
         return self._joined(mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=sees))
@@ -97,19 +101,19 @@ class Layer(nn.Module):
         return x + self.mlp(self.layer_norm2(x))
 
     def at(self, x: mx.array, place: mx.array) -> mx.array:
-        """The layer's answer at one token of each text, (B, 1, width); the others are not computed."""
+        """Compute the layer's output only at one token of each text, (B, 1, width)."""
         normed = self.layer_norm1(x)
         y = _rows(x, place) + self.self_attn.at(normed, _rows(normed, place), place)
         return y + self.mlp(self.layer_norm2(y))
 
 
 def _rows(x: mx.array, place: mx.array) -> mx.array:
-    """One token of each text: (B, L, width) to (B, 1, width)."""
+    """Select one token of each text: (B, L, width) to (B, 1, width)."""
     return mx.take_along_axis(x, mx.broadcast_to(place[:, None, None], (x.shape[0], 1, x.shape[2])), axis=1)
 
 
 class ClipTextModel(nn.Module):
-    """Without a projection: FLUX's encoder, and the first one of SDXL."""
+    """CLIP without a projection: FLUX's encoder, and the first one of SDXL."""
 
     config_type: ClassVar = ClipConfig
 
@@ -130,25 +134,25 @@ class ClipTextModel(nn.Module):
         return key.removeprefix("embeddings.").removeprefix("encoder."), value
 
     def __call__(self, ids: mx.array, pace: Paced = unpaced) -> ClipOutput:
-        """``ids`` (B, L) with L up to ``max_position_embeddings``."""
+        """Encode ``ids`` (B, L) with L up to ``max_position_embeddings``."""
         x = self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
         for layer in self._compiled:
             x = layer(x)
             pace(x)
-        # of the last layer's answer only one token is ever looked at
+        # only one token of the last layer's output is used
         last = self._last(x, self._end(ids))
         pace(last)
         return ClipOutput(x, self.final_layer_norm(last)[:, 0])
 
     def _end(self, ids: mx.array) -> mx.array:
-        """Where each text ends: at its first end token. Old files say 2 there and mean the largest id."""
+        """Return the position of each text's first end token. Old files say 2 but mean the largest id."""
         if self.config.eos_token_id == 2:
             return mx.argmax(ids, axis=1)
         return mx.argmax(ids == self.config.eos_token_id, axis=1)
 
 
 class ClipTextModelWithProjection(ClipTextModel):
-    """``pooled`` is projected: SD3's encoders, and the second one of SDXL."""
+    """CLIP with a projection of ``pooled``: SD3's encoders, and the second one of SDXL."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__(config)

@@ -1,9 +1,8 @@
-"""The encoder of T5 (Raffel et al., 2020, arXiv:1910.10683) and of v1.1 (gated feed-forward: Shazeer, 2020,
-arXiv:2002.05202).
+"""The encoder of T5 (Raffel et al., 2020, arXiv:1910.10683) and T5 v1.1.
 
-No position embeddings: attention adds a learned bias that depends on how far apart two tokens are, in buckets that
-widen with the distance. Scores are not scaled by the head size. Nothing is masked: like diffusers' pipelines, padding
-takes part.
+v1.1 has a gated feed-forward (Shazeer, 2020, arXiv:2002.05202). There are no position embeddings: attention adds a
+learned bias that depends on the distance between two tokens, in buckets that widen with the distance. Scores are not
+scaled by the head size. Nothing is masked: padding takes part, as in diffusers' pipelines.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class T5Config:
-    """``config.json``; defaults are transformers'."""
+    """``config.json``, with transformers' defaults."""
 
     feed_forward_proj: str = "relu"
     vocab_size: int = 32128
@@ -45,7 +44,7 @@ class T5Config:
 
     @property
     def activation(self) -> Activation:
-        """``gated-gelu`` has always meant the approximation."""
+        """``gated-gelu`` has always meant the tanh approximation."""
         name = self.feed_forward_proj.removeprefix("gated-")
         return ACTIVATIONS["gelu_new" if self.gated and name == "gelu" else name]
 
@@ -94,7 +93,7 @@ class Block(nn.Module):
 
 
 class T5Encoder(nn.Module):
-    """Token ids to one vector a token."""
+    """Encodes token ids to one vector per token."""
 
     config_type: ClassVar = T5Config
     repeated: ClassVar = ("blocks",)
@@ -110,13 +109,13 @@ class T5Encoder(nn.Module):
 
     @staticmethod
     def sanitize(key: str, value: mx.array) -> tuple[str, mx.array]:
-        key = key.removeprefix("transformer.")  # of an encoder saved out of a larger model
+        key = key.removeprefix("transformer.")  # from an encoder saved as part of a larger model
         for theirs, ours in _RENAMED:
             key = key.replace(theirs, ours)
         return key, value
 
     def __call__(self, ids: mx.array, pace: Paced = unpaced) -> mx.array:
-        """``ids`` (B, L) to (B, L, d_model)."""
+        """Encode ``ids`` (B, L) to (B, L, d_model)."""
         x = self.shared(ids)
         buckets = mx.array(relative_buckets(ids.shape[1], self.config))
         bias = self.relative_attention_bias(buckets).transpose(2, 0, 1)[None]  # (1, heads, L, L)
@@ -139,11 +138,11 @@ _RENAMED = (
 
 
 def relative_buckets(length: int, config: T5Config) -> NDArray[np.int32]:
-    """The bucket of each (query, key) pair, (length, length).
+    """Return the bucket of each (query, key) pair, (length, length).
 
-    Half of the buckets are for keys that come after the query. In each half the first half is exact, one bucket a
-    distance, and the rest grow logarithmically up to the largest distance; everything farther shares the last one.
-    In float32, so that rounding at a bucket's edge is transformers'.
+    Half of the buckets are for keys after the query. In each half, the first half is exact, one bucket per distance,
+    and the rest grow logarithmically up to the largest distance; everything farther shares the last one. Computed in
+    float32, so that rounding at a bucket's edge matches transformers.
     """
     positions = np.arange(length)
     distance = positions[None, :] - positions[:, None]

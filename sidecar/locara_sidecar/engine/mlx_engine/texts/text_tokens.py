@@ -1,17 +1,16 @@
-"""Texts as token ids, exactly as transformers 5 gives them, without it.
+"""Convert texts to token ids, exactly as transformers 5 does but without it.
 
-The pieces and merges come from the model's folder, either ``tokenizer.json`` or ``vocab.json`` with ``merges.txt``.
-How a text is cut before they are applied does not: transformers builds that anew for each class of tokenizer, whatever
-the file says, and so does this module.
+Vocabulary and merges come from the model's folder, either ``tokenizer.json`` or ``vocab.json`` with ``merges.txt``.
+Pre-tokenization does not: transformers builds it anew for each class of tokenizer, whatever the file says, and so does
+this module.
 
-CLIP (byte-level pairs): composed (NFC), runs of white space as one space, lower case; cut into words, single digits,
-runs of other signs and English endings such as ``'s``; then each byte a letter of an alphabet of 256. Start and end
-token around it.
-T5 (unigram, the most likely cut into pieces): the character map of the file, if it has one; words by white space, each
-with ``▁`` in front. End token behind it.
+CLIP (byte-level BPE): Unicode NFC, whitespace collapsed, lower case; split into words, single digits, runs of other
+symbols and English endings such as ``'s``; then each byte becomes one of an alphabet of 256 letters. A start and an end
+token are added. T5 (unigram, the most likely segmentation): the file's character map, if any; split at whitespace, with
+``▁`` before each word. An end token is added.
 
-*Added* tokens, such as ``<|endoftext|>`` or the padding token ``!`` of CLIP-G, are found in the text before anything
-else is done to it; :mod:`.added_tokens` reads them.
+*Added* tokens, such as ``<|endoftext|>`` or CLIP-G's padding token ``!``, are found in the text before any other
+processing; :mod:`.added_tokens` reads them.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ _ENDLESS: Final = 1 << 30
 
 
 class _Ends(NamedTuple):
-    """What is put around a text: tokens in front of it and behind it, and where padding and cuts are."""
+    """What is put around a text: the tokens before and after it, and the sides of padding and truncation."""
 
     before: list[int]
     after: list[int]
@@ -56,9 +55,9 @@ class _Ends(NamedTuple):
 class TextTokenizer:
     """One tokenizer of a model.
 
-    :ivar specials: how many tokens :meth:`ids` puts around a text.
-    :ivar longest: how many tokens the model says that its encoder takes, those included.
-    :ivar keeps_end: whether a text that does not fit loses its beginning and not its end.
+    :ivar specials: how many tokens :meth:`ids` adds around a text.
+    :ivar longest: how many tokens the encoder takes according to the model, including those.
+    :ivar keeps_end: whether a text that is too long loses its beginning instead of its end.
     """
 
     def __init__(self, backend: Any, ends: _Ends, longest: int) -> None:
@@ -69,7 +68,7 @@ class TextTokenizer:
         self.keeps_end = ends.truncation == "left"
 
     def ids(self, text: str, length: int) -> list[int]:
-        """Exactly ``length`` ids: what does not fit is cut off, what lacks is padding."""
+        """Return exactly ``length`` ids, truncated or padded."""
         ends = self._ends
         inner: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         room = max(length - self.specials, 0)
@@ -80,20 +79,20 @@ class TextTokenizer:
 
     @property
     def highest(self) -> int:
-        """The highest id that it can give."""
+        """The highest id that it can produce."""
         vocabulary: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
         return max(vocabulary.values(), default=0)
 
     def starts(self, text: str) -> list[int]:
-        """The index in ``text`` at which each token begins, special ones left out, none cut off."""
+        """Return the index in ``text`` at which each token begins, without special tokens or truncation."""
         offsets: list[tuple[int, int]] = self._backend.encode(text, add_special_tokens=False).offsets
         return [start for start, _ in offsets]
 
 
 def load(folder: Path, name: str) -> TextTokenizer:
-    """The tokenizer in ``folder / name``; its kind follows from its files, which ``tokenizer_check.py`` has looked at.
+    """Load the tokenizer in ``folder / name``. Its files, which ``tokenizer_check.py`` has checked, determine its kind.
 
-    :raises EngineError: IntegrityError for files that make no tokenizer.
+    :raises EngineError: IntegrityError for files that are not a valid tokenizer.
     """
     config = read_json(folder, f"{name}/tokenizer_config.json")
     described: dict[str, Any] | None = None
@@ -110,7 +109,7 @@ def load(folder: Path, name: str) -> TextTokenizer:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise broken(f"{name}/tokenizer_config.json", "it makes no tokenizer") from error
     except Exception as error:
-        if type(error) is not Exception:  # what the tokenizers package raises for bad pieces and merges
+        if type(error) is not Exception:  # which the tokenizers package raises for invalid vocabularies and merges
             raise
         raise broken(
             f"{name}/tokenizer.json" if described else f"{name}/merges.txt", "it makes no tokenizer"
@@ -118,7 +117,7 @@ def load(folder: Path, name: str) -> TextTokenizer:
 
 
 def _pairs(folder: Path, name: str, model: Mapping[str, Any]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """CLIP's pieces and merges from whichever form is there."""
+    """Read CLIP's vocabulary and merges from whichever files exist."""
     if model:
         merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
         return dict(model["vocab"]), cast("list[tuple[str, str]]", merges)
@@ -143,7 +142,7 @@ def _clip(
             unk_token=str(added.roles["unk_token"]),
         )
     )
-    # white space is no part of any word, but it can be of an added token that is looked for in the normalized text
+    # whitespace is never part of a word, but may be part of an added token, which is found in the normalized text
     spaces = normalizers.Replace(Regex(r"\s+"), " ")
     backend.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -179,7 +178,7 @@ def _ends(
     *,
     starts: bool,
 ) -> _Ends:
-    """Make the tokenizer find its added tokens, and tell those around a text; the first of them if it ``starts``."""
+    """Add the added tokens to the tokenizer, and return those around a text; a start token only if ``starts``."""
     backend.add_tokens(added.tokens)
     backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
     return _Ends(
@@ -192,12 +191,12 @@ def _ends(
 
 
 def _longest(config: Mapping[str, Any]) -> int:
-    """A T5 tokenizer may name no limit, or one that means none: a job has its own."""
+    """Return a T5 tokenizer's limit. It may have none, or a huge one that means none: a job has its own."""
     return int(min(config.get("model_max_length") or _ENDLESS, _ENDLESS))
 
 
 def _character_map(normalizer: Any) -> bytes | None:
-    """SentencePiece's compiled map of characters, from the description's normalizer or one of its parts."""
+    """Return SentencePiece's compiled character map from the normalizer's description or one of its parts."""
     if not normalizer:
         return None
     parts: list[Any] = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]

@@ -1,1 +1,1 @@
-"""Confinement on Linux: Landlock, a filter of system calls, no network, no privileges."""
+"""Confinement on Linux: Landlock, a system call filter, no network, no privileges."""

@@ -1,11 +1,11 @@
-"""A system call filter, assembled: classic BPF, as ``seccomp`` takes it.
+"""Assemble a system call filter: classic BPF, as ``seccomp`` takes it.
 
-No library does it for us: libseccomp is not on every machine, and an engine without a filter is one that is not
-confined. What a program looks at is ``struct seccomp_data``: the call's number, the machine that it is made for, and
-the arguments, of which the lower 32 bits are compared. (All those that are compared are ``int`` or ``unsigned int`` to
-the kernel, which drops the rest, or, as clone's flags, have nothing above.)
+No library is used: libseccomp is not on every machine, and an engine without a filter would not be confined. A program
+reads ``struct seccomp_data``: the call's number, the architecture, and the arguments, of which the lower 32 bits are
+compared. (All compared arguments are ``int`` or ``unsigned int`` to the kernel, which drops the upper bits, or never
+use them, like clone's flags.)
 
-A kernel remembers which calls a filter always allows, so those cost nothing; the others some hundred nanoseconds.
+The kernel caches which calls a filter always allows, so those cost nothing; the others cost a few hundred nanoseconds.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 _LOAD, _EQUAL, _AT_LEAST, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
 """``LD|W|ABS``, ``JMP|JEQ|K``, ``JMP|JGE|K``, ``ALU|AND|K``, ``RET|K``."""
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
-_NUMBER, _MACHINE, _ARGUMENTS = 0, 4, 16  # offsets, in bytes; an argument has eight, the lower four first
+_NUMBER, _MACHINE, _ARGUMENTS = 0, 4, 16  # offsets in bytes; an argument has eight, the lower four first
 _WHOLE = 0xFFFFFFFF
 
 
 class When(NamedTuple):
-    """Where an argument (from 0) is one of ``values`` in the bits of ``mask``."""
+    """If an argument (from 0) is one of ``values`` in the bits of ``mask``."""
 
     argument: int
     values: tuple[int, ...]
@@ -35,7 +35,7 @@ class When(NamedTuple):
 
 
 class Unless(NamedTuple):
-    """Where an argument (from 0) is none of ``values`` in the bits of ``mask``."""
+    """If an argument (from 0) is none of ``values`` in the bits of ``mask``."""
 
     argument: int
     values: tuple[int, ...]
@@ -43,7 +43,7 @@ class Unless(NamedTuple):
 
 
 class Denial(NamedTuple):
-    """A system call that fails with ``error``, always or where an argument is as ``where`` says."""
+    """A system call that fails with ``error``, always or if an argument matches ``where``."""
 
     name: str
     error: int
@@ -61,17 +61,17 @@ class _Instruction(NamedTuple):
 
 
 def program(denials: Iterable[Denial], architecture: call_numbers.Architecture) -> bytes:
-    """The filter: an array of ``struct sock_filter``.
+    """Return the filter: an array of ``struct sock_filter``.
 
-    Calls for another machine (32-bit ones on x86_64) and of the x32 interface, and those that are newer than
-    :data:`call_numbers.NEWEST`, are denied; then ``denials``, of which the first that fits counts; all else is allowed.
+    Denied are calls for another architecture (32-bit ones on x86_64), those of the x32 interface, and those newer than
+    :data:`call_numbers.NEWEST`; then ``denials``, of which the first match applies. Everything else is allowed.
     """
     code = [
         _Instruction(_LOAD, _MACHINE),
         _Instruction(_EQUAL, architecture.audit, if_true=1),
         _denied(errno.EPERM),
         _Instruction(_LOAD, _NUMBER),
-        _Instruction(_AT_LEAST, call_numbers.NEWEST + 1, if_false=1),  # x32's have a high bit set
+        _Instruction(_AT_LEAST, call_numbers.NEWEST + 1, if_false=1),  # x32 numbers have a high bit set
         _denied(errno.ENOSYS),
     ]
     for denial in denials:
@@ -83,7 +83,7 @@ def program(denials: Iterable[Denial], architecture: call_numbers.Architecture) 
 
 
 def _rule(number: int, denial: Denial) -> Iterator[_Instruction]:
-    """Deny, or go on with the number loaded again."""
+    """Deny a call, or continue with its number reloaded."""
     if denial.where is None:
         yield _Instruction(_EQUAL, number, if_false=1)
         yield _denied(denial.error)
@@ -95,7 +95,7 @@ def _rule(number: int, denial: Denial) -> Iterator[_Instruction]:
     ]
     one_of = isinstance(denial.where, When)
     for index, value in enumerate(values):
-        left = len(values) - index - 1  # comparisons after this one; then comes the denial
+        left = len(values) - index - 1  # number of comparisons between this one and the denial
         if one_of:
             compared.append(_Instruction(_EQUAL, value & _WHOLE, if_true=left, if_false=0 if left else 1))
         else:

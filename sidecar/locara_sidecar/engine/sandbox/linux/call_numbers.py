@@ -1,5 +1,6 @@
-"""The numbers of the system calls that the filter names: what this kernel's headers say, for the two machines that
-engines run on. ``tests/engine/test_call_filter.py`` compares them with the headers and with libseccomp, where they are.
+"""The numbers of the system calls that the filter names, from the kernel's headers, on both supported architectures.
+
+``tests/engine/test_call_filter.py`` compares them with the headers and with libseccomp where available.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import NamedTuple
 _AUDIT_X86_64, _AUDIT_AARCH64 = 0xC000003E, 0xC00000B7
 
 NEWEST = 469
-"""The newest call that was looked at (``file_setattr``, Linux 6.17); the filter denies that there are newer ones."""
+"""The newest call that was reviewed (``file_setattr``, Linux 6.17). To newer ones the filter answers ENOSYS."""
 
 _CALLS: dict[str, tuple[int | None, int | None]] = {
     "chmod": (90, None),
@@ -175,27 +176,27 @@ _CALLS: dict[str, tuple[int | None, int | None]] = {
     "socketpair": (53, 199),
     "connect": (42, 203),
 }
-"""Numbers on x86_64 and on aarch64; None where there is no such call."""
+"""Numbers on x86_64 and on aarch64; None if there is no such call."""
 
 
 class Architecture(NamedTuple):
-    """What the filter has to know of a machine.
+    """What the filter has to know about an architecture.
 
-    :ivar audit: how the kernel names it to a filter (``AUDIT_ARCH_…``).
+    :ivar audit: the kernel's identifier for it in filters (``AUDIT_ARCH_…``).
     """
 
     audit: int
     column: int
 
     def number(self, name: str) -> int | None:
-        """The number of the call ``name``; None where this machine has no such call."""
+        """Return the number of the call ``name``, or None if this architecture has no such call."""
         return _CALLS[name][self.column]
 
 
 ARCHITECTURES = {"x86_64": Architecture(_AUDIT_X86_64, 0), "aarch64": Architecture(_AUDIT_AARCH64, 1)}
-"""By what ``os.uname().machine`` says."""
+"""By the ``machine`` of ``os.uname()``."""
 
 
 def names() -> list[str]:
-    """Every call that has a number here."""
+    """Return the names of all calls that have a number here."""
     return list(_CALLS)

@@ -1,8 +1,10 @@
-"""Which system calls are denied: all that reach other processes, other people's memory or the kernel's own workings,
-and those that change a file by its name, which Landlock does not look at. What an engine needs is left: memory,
-threads, reading, writing, and the accelerators' own calls (``ioctl``).
+"""Which system calls are denied.
 
-A family is a row here, and has one in ``forbidden.py``, which tries it at every start.
+These are all calls that affect other processes, others' memory or the kernel's own workings, and those that change a
+file's attributes by name, which Landlock does not cover. What an engine needs remains: memory, threads, reading,
+writing, and the accelerators' own calls (``ioctl``).
+
+Each group is a row here, and has one in ``forbidden.py``, which tries it at every start.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ if TYPE_CHECKING:
 _BY_NAME = (
     *("chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchownat", "utime", "utimes", "futimesat", "utimensat"),
     *("setxattr", "lsetxattr", "setxattrat", "removexattr", "lremovexattr", "removexattrat", "file_setattr"),
-    # by a descriptor, too: a model's file is open for reading only, and its owner may change it all the same
+    # by descriptor, too: a model's file is open for reading only, but its owner may change it anyway
     *("fchmod", "fchown", "fsetxattr", "fremovexattr"),
 )
-_ATTRIBUTES = (  # of any file whose name is known: where it was downloaded from, among others
+_ATTRIBUTES = (  # of any file whose name is known, such as where it was downloaded from
     *("getxattr", "lgetxattr", "fgetxattr", "getxattrat", "listxattr", "llistxattr", "flistxattr", "listxattrat"),
     "file_getattr",
 )
@@ -56,34 +58,34 @@ _NAMESPACES = 0x7E020000
 """``CLONE_NEWNS``, ``NEWCGROUP``, ``NEWUTS``, ``NEWIPC``, ``NEWUSER``, ``NEWPID``, ``NEWNET``."""
 _PDEATHSIG, _SUBREAPER, _SHARE_CORE = 1, 36, 62  # of prctl
 _OWNER_SIGNALS = (8, 10, 15, 1024, 1026)
-"""``F_SETOWN``, ``F_SETSIG``, ``F_SETOWN_EX`` (a signal for whom one names), ``F_SETLEASE``, ``F_NOTIFY``."""
+"""``F_SETOWN``, ``F_SETSIG``, ``F_SETOWN_EX`` (signals to a chosen process), ``F_SETLEASE``, ``F_NOTIFY``."""
 _REQUESTS = (
-    *(0x8901, 0x8902),  # FIOSETOWN, SIOCSPGRP: as F_SETOWN
-    *(0x540E, 0x5412, 0x541C),  # TIOCSCTTY, TIOCSTI, TIOCLINUX: typing into a terminal
+    *(0x8901, 0x8902),  # FIOSETOWN, SIOCSPGRP: like F_SETOWN
+    *(0x540E, 0x5412, 0x541C),  # TIOCSCTTY, TIOCSTI, TIOCLINUX: input to a terminal
     *(0x40086602, 0x401C5820, 0x40087602, 0x40806685),  # a file's flags, project, generation, verity
     *(0x800C6613, 0xC0506617, 0xC0406618),  # a folder's encryption and its keys
 )
-"""Of ``ioctl``: what is no accelerator's."""
+"""Requests of ``ioctl`` that are not an accelerator's."""
 _PROCESS = 0  # PRIO_PROCESS
 _IO_PROCESS = 1  # IOPRIO_WHO_PROCESS
 _QUERY = 0xFFFFFFFF  # of personality
 _OF_A_PROCESS = 0x80000000
-"""The bit of a clock that is not the system's: how long a process or thread with a number ran, or of a device."""
+"""The bit of clocks other than the system's: the CPU time of a process or thread, or a device's clock."""
 
 
 def denials(own: int, *, processes: bool) -> list[Denial]:
-    """What is denied to the process ``own``.
+    """Return what is denied to the process ``own``.
 
-    :param processes: whether it may start further processes and programs (a compiler). Those stay in its process
-        group, so that one signal ends them all. Without it there are none: nothing can outlive the engine.
+    :param processes: whether it may start further processes and programs (a compiler). Those stay in its process group,
+        so that one signal ends them all. Otherwise there are none, and nothing can outlive the engine.
     """
     return [*network.DENIED, *_always(own), *(_COMPILING if processes else _ALONE)]
 
 
 def apply(kernel: Kernel, *, processes: bool) -> str:
-    """Deny the calls for good, in every thread; returns how, in words. Needs ``no_new_privileges``.
+    """Deny the calls irrevocably, in every thread; returns a description. Requires ``no_new_privileges``.
 
-    :raises OSError: where the kernel refuses, or the machine's calls are not known here.
+    :raises OSError: if the kernel refuses, or the machine's call numbers are not known.
     """
     machine, own = kernel.machine(), kernel.own_pid()
     architecture = call_numbers.ARCHITECTURES.get(machine)
@@ -98,7 +100,7 @@ def _always(own: int) -> Iterator[Denial]:
     for names in (_BY_NAME, _ATTRIBUTES, _WATCHING, _OTHERS, _SHARED, _KEYS, _KERNEL):
         for name in names:
             yield Denial(name, errno.EPERM)
-    for name in _RINGS:  # they do what other calls do, past the filter; as a kernel without them answers
+    for name in _RINGS:  # they perform other calls past the filter; ENOSYS as from a kernel without them
         yield Denial(name, errno.ENOSYS)
     for name in ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"):
         yield Denial(name, errno.EPERM, Unless(0, (own,)))
@@ -112,20 +114,23 @@ def _always(own: int) -> Iterator[Denial]:
         yield Denial(name, errno.EPERM, Unless(0, (kind,)))
         yield Denial(name, errno.EPERM, Unless(1, itself))
     yield Denial("personality", errno.EPERM, Unless(0, (_QUERY,)))
-    # an engine dies with the daemon's process, which it may not call off
+    # an engine must not cancel its parent-death signal
     yield Denial("prctl", errno.EPERM, When(0, (_PDEATHSIG, _SUBREAPER, _SHARE_CORE)))
     yield Denial("fcntl", errno.EPERM, When(1, _OWNER_SIGNALS))
     yield Denial("ioctl", errno.EPERM, When(1, _REQUESTS))
-    # what it starts, if it may, stays in its group, which is killed as one; EACCES, because EPERM is what a leader of a
-    # group is told anyway: trying it would tell nothing
+    # child processes, if allowed, stay in its group, which is killed as one; EACCES, because a group leader gets EPERM
+    # anyway, so that trying it would prove nothing
     for name in ("setsid", "setpgid"):
         yield Denial(name, errno.EACCES)
-    # clone3 keeps its flags where no filter can look; libraries then call clone
+    # clone3's flags are in memory, where no filter can read them; libraries fall back to clone
     yield Denial("clone3", errno.ENOSYS)
 
 
 def _asking(itself: tuple[int, int]) -> Iterator[Denial]:
-    """About others. What sched_get… tells of a number, libraries ask of their own threads, which no filter can know."""
+    """Deny queries about others.
+
+    The remaining sched_get… calls stay allowed: libraries pass the ids of their own threads, which no filter can know.
+    """
     for name in ("getpgid", "getsid", "sched_getattr", "sched_rr_get_interval"):
         yield Denial(name, errno.EPERM, Unless(0, itself))
     for name in ("clock_gettime", "clock_getres", "clock_nanosleep", "timer_create"):
@@ -141,5 +146,5 @@ _ALONE = (
 )
 _COMPILING = (
     Denial("clone", errno.EPERM, Unless(0, (0,), _NAMESPACES)),
-    Denial("memfd_create", errno.EPERM),  # a program could be run from there that lies in no folder
+    Denial("memfd_create", errno.EPERM),  # programs could be run from it without being in any folder
 )

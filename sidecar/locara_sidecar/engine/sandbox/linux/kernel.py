@@ -1,7 +1,7 @@
-"""The system calls that confinement needs, in one table, so that a test can play any kernel.
+"""The system calls that confinement needs, in one class, so that tests can simulate any kernel.
 
-Every method is one call and raises OSError as the call fails; nothing here decides anything. Plain ctypes: the
-standard library has none of them, and a package for three system calls would be one more to trust.
+Every method is one call and raises OSError if the call fails; nothing is decided here. Plain ctypes: the standard
+library has none of these calls, and a package for three of them would be one more to trust.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import sys
 from typing import Any
 
-_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture but Alpha
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture except Alpha
 _RULESET_VERSION = 1
 _RULE_PATH_BENEATH = 1
 _PR_SET_NO_NEW_PRIVS = 38
@@ -61,34 +61,37 @@ class Kernel:
     # --- Landlock -----------------------------------------------------------------------
 
     def landlock_abi(self) -> int:
-        """The version of Landlock's interface, from 1; ENOSYS or EOPNOTSUPP where it is missing or off."""
+        """Return the version of Landlock's interface, from 1. ENOSYS or EOPNOTSUPP if it is missing or off."""
         nothing, size = ctypes.c_void_p(None), ctypes.c_size_t(0)
         return _syscall(_CREATE_RULESET, nothing, size, ctypes.c_uint32(_RULESET_VERSION))
 
     def create_ruleset(self, fs: int, net: int, scoped: int, size: int) -> int:
-        """A descriptor. ``size``: how much of the structure this kernel knows (8, 16 or 24 bytes)."""
+        """Create a ruleset and return its descriptor.
+
+        :param size: the size of the structure that this kernel knows (8, 16 or 24 bytes).
+        """
         attributes = _RulesetAttr(fs, net, scoped)
         return _syscall(_CREATE_RULESET, ctypes.byref(attributes), ctypes.c_size_t(size), ctypes.c_uint32(0))
 
     def allow_beneath(self, ruleset: int, parent: int, access: int) -> None:
-        """Allow ``access`` to the file that ``parent`` is open on, or below the folder."""
+        """Allow ``access`` to the file that ``parent`` has open, or to everything below it if it is a folder."""
         attributes = _PathBeneathAttr(access, parent)
         kind, none = ctypes.c_int(_RULE_PATH_BENEATH), ctypes.c_uint32(0)
         _syscall(_ADD_RULE, ctypes.c_int(ruleset), kind, ctypes.byref(attributes), none)
 
     def restrict_self(self, ruleset: int) -> None:
-        """Apply to this thread and all that it starts, for good; needs :meth:`no_new_privileges`."""
+        """Apply to this thread and all its descendants, irrevocably. Requires :meth:`no_new_privileges`."""
         _syscall(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
 
     def no_new_privileges(self) -> None:
-        """No program started from here gains rights by being set-user-id."""
+        """Prevent programs started from here from gaining rights by being set-user-id."""
         zero = ctypes.c_ulong(0)
         _checked(_libc().prctl(ctypes.c_int(_PR_SET_NO_NEW_PRIVS), ctypes.c_ulong(1), zero, zero, zero))
 
     # --- files --------------------------------------------------------------------------
 
     def open_path(self, path: str) -> tuple[int, bool]:
-        """A descriptor that only names a file, and whether it is a folder; links are followed."""
+        """Return a descriptor that only identifies a file, and whether it is a folder. Follows links."""
         import stat
 
         if sys.platform != "linux":
@@ -97,21 +100,21 @@ class Kernel:
         return fd, stat.S_ISDIR(os.fstat(fd).st_mode)
 
     def close(self, fd: int) -> None:
-        """Give a descriptor back."""
+        """Close a descriptor."""
         os.close(fd)
 
     # --- namespaces ---------------------------------------------------------------------
 
     def leave_network(self) -> None:
-        """An empty network namespace, for a process that may make one."""
+        """Move to an empty network namespace, if the process may create one."""
         _checked(_libc().unshare(ctypes.c_int(_CLONE_NEWNET)))
 
     def leave_network_as_user(self) -> None:
-        """The same inside a user namespace of its own, which an ordinary user may make on many systems."""
+        """Do the same inside a new user namespace, which ordinary users may create on many systems."""
         _checked(_libc().unshare(ctypes.c_int(_CLONE_NEWUSER | _CLONE_NEWNET)))
 
     def leave_shared_memory(self) -> None:
-        """A namespace of its own for System V's shared memory, semaphores and queues, and POSIX queues."""
+        """Move to a new namespace for System V's shared memory, semaphores and queues, and POSIX queues."""
         _checked(_libc().unshare(ctypes.c_int(_CLONE_NEWIPC)))
 
     def write_proc(self, name: str, text: str) -> None:
@@ -126,17 +129,19 @@ class Kernel:
     # --- the call filter ----------------------------------------------------------------
 
     def machine(self) -> str:
-        """Whose system calls these are: ``x86_64``, ``aarch64`` …"""
+        """Return the architecture of these system calls, such as ``x86_64`` or ``aarch64``."""
         assert sys.platform != "win32"
         return os.uname().machine
 
     def own_pid(self) -> int:
-        """This process, as its calls name it."""
+        """Return the process id of this process, as its calls see it."""
         return os.getpid()
 
     def install_filter(self, program: bytes) -> None:
-        """From now on ``program`` (an array of ``struct sock_filter``) decides about every system call of every thread
-        of this process, and of what it starts; needs :meth:`no_new_privileges`."""
+        """Let ``program`` (an array of ``struct sock_filter``) decide about every system call from now on.
+
+        This applies to every thread of this process and to its children. Requires :meth:`no_new_privileges`.
+        """
         number = _SECCOMP.get(self.machine())
         if number is None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -158,7 +163,7 @@ class Kernel:
         _checked(_libc().capset(ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)())))
 
     def limit(self, what: int, most: int) -> None:
-        """Lower a limit, for good (``what``: ``resource.RLIMIT_…``); one that is lower already stays."""
+        """Lower a limit irrevocably (``what``: ``resource.RLIMIT_…``). A limit that is already lower stays."""
         assert sys.platform != "win32"
         import resource
 

@@ -1,8 +1,8 @@
-"""Landlock: what this process may still open, in the words of each version of the kernel's interface.
+"""Landlock: which files this process can still open, for each version of the kernel's interface.
 
-Rights are given by folder and by file; whatever a version of the kernel can control and no rule gives is denied.
-Not controlled by any version so far: stat, chdir, and descriptors that were open before; chmod, chown, utime and
-extended attributes of what the user may change anyway, which the call filter denies (``calls.py``).
+Rights are granted by folder or file; whatever a kernel's version can control and no rule grants is denied. No version
+so far controls stat, chdir, and descriptors that were already open; nor chmod, chown, utime and extended attributes of
+files that the user may change, which the call filter denies (``calls.py``).
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.sandbox.linux.kernel import Kernel
 
 Right = Literal["read", "run", "write", "device", "own", "rename-threads"]
-"""What a rule gives: read; read and execute; read and write (a folder of our own); a device node;
-``/proc/self``, to read; and ``/proc/self/task``, where existing files may also be written, which CUDA asks for."""
+"""What a rule grants.
+
+In this order: reading; reading and executing; reading and writing (a folder of our own); a device node; reading
+``/proc/self``; and ``/proc/self/task``, where existing files may also be written, as CUDA requires.
+"""
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 REMOVE_DIR, REMOVE_FILE, MAKE_CHAR, MAKE_DIR = 1 << 4, 1 << 5, 1 << 6, 1 << 7
@@ -34,15 +37,15 @@ _RIGHTS: dict[Right, int] = {
     "read": _READ,
     "own": _READ,
     "run": _READ | EXECUTE,
-    # not EXECUTE: what the engine wrote is loaded as a library, never started as a program
+    # not EXECUTE: what the engine wrote may be loaded as a library, but never run as a program
     "write": _READ | WRITE_FILE | TRUNCATE | REFER | _MAKE,
     "device": _READ | WRITE_FILE | IOCTL_DEV,
-    "rename-threads": _READ | WRITE_FILE | TRUNCATE,  # CUDA opens a thread's name as with fopen(…, "w")
+    "rename-threads": _READ | WRITE_FILE | TRUNCATE,  # CUDA opens the file of a thread's name as with fopen(…, "w")
 }
 
 
 def handled(abi: int) -> tuple[int, int, int]:
-    """What a kernel of interface version ``abi`` can control: files, network, scopes."""
+    """Return what interface version ``abi`` can control: files, network, scopes."""
     files = _FIRST
     for version, right in ((2, REFER), (3, TRUNCATE), (5, IOCTL_DEV)):
         if abi >= version:
@@ -53,17 +56,17 @@ def handled(abi: int) -> tuple[int, int, int]:
 
 
 def rights(right: Right, abi: int, *, folder: bool) -> int:
-    """The bits of a rule; the kernel refuses bits that it does not handle, and folder bits on a file."""
+    """Return the bits of a rule. The kernel rejects bits that it does not handle, and folder bits for a file."""
     bits = _RIGHTS[right] & handled(abi)[0]
     return bits if folder else bits & _OF_FILES
 
 
 def restrict(kernel: Kernel, abi: int, rules: Iterable[tuple[str, Right]]) -> list[str]:
-    """Apply the rules to this process for good; returns the paths that were not there.
+    """Apply the rules to this process irrevocably; returns the paths that do not exist.
 
-    Call it while there is one thread: the kernel confines the calling thread and what that starts.
+    Call it while there is one thread: the kernel confines the calling thread and its descendants.
 
-    :raises OSError: when the kernel refuses; nothing is confined then.
+    :raises OSError: if the kernel refuses; nothing is confined then.
     """
     missing: list[str] = []
     size = 8 if abi < 4 else 16 if abi < 6 else 24
@@ -78,7 +81,7 @@ def restrict(kernel: Kernel, abi: int, rules: Iterable[tuple[str, Right]]) -> li
             try:
                 kernel.allow_beneath(ruleset, fd, rights(right, abi, folder=folder))
             finally:
-                # a rule holds on to its file, but /proc makes its files anew once nobody has them open
+                # a rule is bound to an inode, but /proc recreates its inodes once nobody has them open
                 if right not in ("own", "rename-threads"):
                     kernel.close(fd)
         kernel.no_new_privileges()

@@ -1,9 +1,8 @@
-"""Gives up what a process may do as the user that it runs as: capabilities (root's, or those of a new user namespace),
-and large or many things.
+"""Give up the privileges of the user that a process runs as, and limit the size and number of what it can create.
 
-Root without capabilities is an ordinary user that owns root's files, so Landlock and the call filter are what stands
-between the engine and those. The capabilities themselves go last, since the steps before need one; an ordinary user may
-not take those steps, and has nothing to give up by them.
+The privileges are capabilities: root's, or those of a new user namespace. Root without capabilities is an ordinary user
+that owns root's files, so Landlock and the call filter protect those from the engine. Capabilities are dropped last,
+since the steps before need one; an ordinary user may not take those steps, and has nothing to lose.
 """
 
 from __future__ import annotations
@@ -20,29 +19,29 @@ if TYPE_CHECKING:
 
 _GET_BOUNDING, _DROP_BOUNDING, _SET_SECUREBITS, _AMBIENT, _CLEAR_ALL = 23, 24, 28, 47, 4  # of prctl
 _LOCKED = 0xEF
-"""No rights by being root, by changing users, kept or ambient; and none of it can be taken back (``SECBIT_…``)."""
+"""No rights from being root or changing users, none kept or ambient; and all of that locked (``SECBIT_…``)."""
 _MOST_CAPABILITIES = 64
 
 _GIB = 1 << 30
 _LARGEST_FILE = _GIB
-"""Bytes of a file that the engine writes where it prepares no model: compiled kernels, caches."""
+"""Maximum size in bytes of a file that the engine writes when it prepares no model: compiled kernels, caches."""
 _MOST_TASKS = 4096
-"""Threads and processes of an engine, where the system counts them for it alone."""
+"""Maximum number of threads and processes of an engine, if the system counts them for it alone."""
 
 
 def give_up(kernel: Kernel) -> str:
-    """Drop every capability, for good; returns how, in words.
+    """Drop every capability irrevocably; returns a description.
 
-    Call it after what needs them (namespaces).
+    Call it after everything that needs them (namespaces).
 
-    :raises OSError: when some could not be dropped.
+    :raises OSError: if some could not be dropped.
     """
     kernel.no_new_privileges()
-    with contextlib.suppress(OSError):  # an ordinary user may not, and has none to regain
+    with contextlib.suppress(OSError):  # not permitted to an ordinary user, who has none to regain
         kernel.prctl(_AMBIENT, _CLEAR_ALL)
     with contextlib.suppress(OSError):
         for capability in range(_MOST_CAPABILITIES):
-            kernel.prctl(_GET_BOUNDING, capability)  # an error: there are no more
+            kernel.prctl(_GET_BOUNDING, capability)  # fails when there are no more
             kernel.prctl(_DROP_BOUNDING, capability)
     with contextlib.suppress(OSError):
         kernel.prctl(_SET_SECUREBITS, _LOCKED)
@@ -51,18 +50,18 @@ def give_up(kernel: Kernel) -> str:
 
 
 def limit(kernel: Kernel, prepared_from: Iterable[str] | None, *, counted_alone: bool) -> str:
-    """Bound what the engine may make; returns how, in words.
+    """Limit what the engine can create; returns a description.
 
-    :param prepared_from: files and folders of the models of which one is to be prepared, if one is: no file that is
-        made of them is larger than they are together.
-    :param counted_alone: whether this process counts as a user of its own, so that others' processes do not count.
-    :raises OSError: when the system refuses a limit.
+    :param prepared_from: files and folders of the models to be prepared, if any: no file made from them is larger than
+        all of them together.
+    :param counted_alone: whether this process counts as a separate user, so that others' processes are not counted.
+    :raises OSError: if the system refuses a limit.
     """
     assert sys.platform != "win32"
     import resource
 
     largest = _LARGEST_FILE + sum(map(_bytes_of, prepared_from or ()))
-    kernel.limit(resource.RLIMIT_CORE, 0)  # it would hold the prompt and the model
+    kernel.limit(resource.RLIMIT_CORE, 0)  # it would contain the prompt and the model
     kernel.limit(resource.RLIMIT_FSIZE, largest)
     if counted_alone:
         kernel.limit(resource.RLIMIT_NPROC, _MOST_TASKS)
@@ -70,7 +69,7 @@ def limit(kernel: Kernel, prepared_from: Iterable[str] | None, *, counted_alone:
 
 
 def _bytes_of(path: str) -> int:
-    """Of a file, or of all files below a folder; links are not followed, what they name is given by itself."""
+    """Return the size of a file, or of all files below a folder. Links are not followed; their targets are listed."""
     if not os.path.isdir(path):
         with contextlib.suppress(OSError):
             return os.stat(path).st_size

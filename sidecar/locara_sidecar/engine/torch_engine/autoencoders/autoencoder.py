@@ -1,4 +1,4 @@
-"""The autoencoder's ends of an image: latents in its own terms, and decoding where float16 is too narrow for it."""
+"""Convert between latents and pixels, with the autoencoder's own scaling, and in float32 if float16 would overflow."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 MODULE = "diffusers.models.autoencoders.vae"
-"""Where diffusers draws from the distribution that an encoder gives."""
+"""Where diffusers draws from the distribution that an encoder returns."""
 
 
 def raw_latent(vae: Any, latent: torch.Tensor) -> torch.Tensor:
-    """A denoiser's latent as the decoder takes it."""
+    """Convert a denoiser's latent to a raw latent, as the decoder takes it."""
     mean, deviation = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
-    if mean is not None and deviation is not None:  # of each channel; diffusers' SDXL pipelines decode like this
+    if mean is not None and deviation is not None:  # per channel, as in diffusers' SDXL pipelines
         shape = (1, -1, 1, 1)
         mean, deviation = (torch.tensor(values).view(shape).to(latent) for values in (mean, deviation))
         return latent * deviation / vae.config.scaling_factor + mean
@@ -25,7 +25,7 @@ def raw_latent(vae: Any, latent: torch.Tensor) -> torch.Tensor:
 
 
 def decoded(vae: Any, latent: torch.Tensor) -> torch.Tensor:
-    """A denoiser's latent (1, C, h, w) as pixels (1, 3, height, width), about -1 … 1."""
+    """Decode a denoiser's latent (1, C, h, w) to pixels (1, 3, height, width), about -1 … 1."""
     with in_range(vae):
         pixels: torch.Tensor = vae.decode(raw_latent(vae, latent.to(vae.dtype)), return_dict=False)[0]
     return pixels
@@ -33,7 +33,7 @@ def decoded(vae: Any, latent: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def in_range(vae: Any) -> Generator[None]:
-    """Within the block an autoencoder whose configuration says that it overflows in float16 (SDXL's) is in float32."""
+    """Within the block, run a float16 autoencoder that is configured as overflowing (SDXL's) in float32."""
     narrow = vae.dtype == torch.float16 and vae.config.force_upcast
     if narrow:
         vae.to(torch.float32)

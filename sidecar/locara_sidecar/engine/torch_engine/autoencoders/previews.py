@@ -1,6 +1,6 @@
-"""Small pictures of a step's predicted clean latent, by three decoders: a matrix, a tiny network, the full VAE.
+"""Decode a step's predicted clean latent to a small picture: with a matrix, a tiny network or the full VAE.
 
-Nothing here touches the running job: no random numbers, no scheduler, no module state.
+Nothing here affects the running job: no random numbers, no scheduler, no module state.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class Previews:
     """The preview decoders of one loaded model.
 
-    :param folder: the model's; may hold ``linear_preview.json`` and ``tiny_vae``.
-    :param vae: gives the model's own AutoencoderKL, as it is now: its weights need not be loaded from the start.
+    :param folder: the model's folder; may contain ``linear_preview.json`` and ``tiny_vae``.
+    :param vae: returns the model's current AutoencoderKL, whose weights may be loaded later.
 
     ``tiled``: whether the full autoencoder decodes in strips, as the job does.
     """
@@ -48,9 +48,9 @@ class Previews:
         return self._get_vae()
 
     def prepare(self, mode: str, checkpoint: Callable[[], None]) -> None:
-        """Have the decoder ready that ``mode`` needs, so that no step waits for it.
+        """Prepare the decoder that ``mode`` needs, so that no step has to wait for it.
 
-        :raises JobCancelled: while fitting; the next call starts again.
+        :raises JobCancelled: while fitting; the next call starts over.
         """
         if mode in ("auto", "linear") and self._linear is None:
             self._linear = linear_preview.read(self._folder, self._vae.config.latent_channels) or self._fit(checkpoint)
@@ -66,7 +66,7 @@ class Previews:
             self._tiny_sought = True
 
     def decode(self, x0: torch.Tensor, mode: str, max_side: int) -> tuple[PilImage, PreviewDecoder] | None:
-        """``x0`` (1, C, h, w) as the transformer's latent; None when the model has no decoder for ``mode``."""
+        """Decode ``x0`` (1, C, h, w), a denoiser's latent. None if the model has no decoder for ``mode``."""
         with torch.no_grad():
             match mode:
                 case "linear":
@@ -108,4 +108,4 @@ class Previews:
 
 
 def _go_on() -> None:
-    """A checkpoint that never stops."""
+    """Do nothing: a checkpoint that never stops."""

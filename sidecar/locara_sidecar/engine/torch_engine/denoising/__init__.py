@@ -1,1 +1,1 @@
-"""What happens inside diffusers' own loop: hooks, step caching, compiled blocks."""
+"""What happens inside diffusers' denoising loop: hooks, step caching, compiled blocks."""

@@ -1,14 +1,15 @@
-"""The denoiser's repeated blocks compiled (``torch.compile``), one at a time: for hosts that ask for ``--compile``.
+"""Compile the denoiser's repeated blocks (``torch.compile``) one at a time, if the host asks for it with ``--compile``.
 
-Blocks of one kind share what was compiled for the first of them. The first picture of a size waits for that, and it is
-done once more, for all sizes, when a second size comes. The rest of the denoiser runs as it is, so that a job still
-stops between blocks. What is compiled lives and ends with the engine's process. Step caching (:mod:`.step_cache`) keeps
-its state in hooks within the blocks: a job with another speed than ``exact`` runs them as they are.
+Blocks of one kind share the code compiled for the first of them. The first picture of a size waits for compilation; a
+second size triggers one more, which then serves all sizes. The rest of the denoiser runs uncompiled, so that a job
+still stops between blocks. Compiled code lives as long as the engine process. Step caching (:mod:`.step_cache`) keeps
+its state in hooks within the blocks, so a job with any speed other than ``exact`` runs them uncompiled.
 
-It is not done unasked: it changes the last bits of a picture, cannot be cancelled from within (the daemon then ends the
-process), and pays only where many pictures are made. Measured on an H200 with diffusers' ``compile_repeated_blocks``,
-1024 x 1024 in bfloat16: FLUX.1 dev 0.175 to 0.134 s a step, SDXL Lightning 0.069 to 0.049, and the first call took 22
-and 11 s. So it is won back after about 550 steps there, 20 pictures of FLUX.1 dev; on slower GPUs sooner.
+It is off by default: it changes the last bits of a picture, cannot be cancelled from within (the daemon then kills the
+process), and pays off only if many pictures are made. Measured on an H200 with diffusers' ``compile_repeated_blocks``,
+1024 x 1024 in bfloat16: FLUX.1 dev went from 0.175 to 0.134 s a step, SDXL Lightning from 0.069 to 0.049 s, and the
+first call took 22 and 11 s. So it pays off there after about 550 steps, or 20 pictures of FLUX.1 dev; sooner on slower
+GPUs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _torch: Any = torch
 
 
 def works(device: str) -> bool:
-    """Whether anything can be compiled here (it needs a C compiler, on CUDA Triton too). Logs why not."""
+    """Whether compilation works here (it needs a C compiler and, on CUDA, Triton). Logs the reason if not."""
     if device == "mps":
         _logger.warning("--compile: not for MPS; blocks run as they are")
         return False
@@ -49,7 +50,7 @@ def _probe(x: torch.Tensor) -> torch.Tensor:
 
 
 def compile_blocks(denoiser: nn.Module) -> list[nn.Module]:
-    """Let the repeated blocks of ``denoiser`` run compiled, from their next call on; returns them."""
+    """Compile the repeated blocks of ``denoiser`` on their next call; returns the blocks."""
     blocks = blocks_of(denoiser)
     _logger.info("--compile: %d blocks will be compiled when they are first run", len(blocks))
     for block in blocks:
@@ -60,7 +61,7 @@ def compile_blocks(denoiser: nn.Module) -> list[nn.Module]:
 
 @contextlib.contextmanager
 def aside(denoiser: nn.Module) -> Generator[None]:
-    """Within the block everything runs as it is: for hooks that hold a state, which must not be compiled too."""
+    """Within the block, run everything uncompiled: for hooks with state, which must not be compiled."""
     blocks = [part for part in denoiser.modules() if _KEPT in vars(part)]
     for block in blocks:
         vars(block).pop("forward", None)
@@ -72,7 +73,7 @@ def aside(denoiser: nn.Module) -> Generator[None]:
 
 
 def blocks_of(denoiser: nn.Module) -> list[nn.Module]:
-    """The parts that repeat: what diffusers names so, else the members of the denoiser's lists."""
+    """Return the repeated blocks: those that diffusers declares, or else the members of the denoiser's lists."""
     named: set[str] = set(getattr(denoiser, "_repeated_blocks", None) or ())
     if named:
         return [part for part in denoiser.modules() if type(part).__name__ in named]

@@ -1,8 +1,8 @@
-"""The three places where the engine reaches into diffusers' own loop, each of them undone afterwards.
+"""The three places where the engine modifies diffusers' own loop, each undone afterwards.
 
-- :class:`Checkpoints`: forward pre-hooks on blocks, so that a job stops inside a step.
-- :func:`observed_steps`: wraps a scheduler's ``step`` to tell of each finished step and its predicted clean latent.
-- :func:`drawing_from`: replaces ``randn_tensor`` where the pipelines draw, so that noise comes from our stream.
+- :class:`Checkpoints`: forward pre-hooks on blocks, so that a job can stop within a step.
+- :func:`observed_steps`: wraps a scheduler's ``step`` to report each finished step and its predicted clean latent.
+- :func:`drawing_from`: replaces ``randn_tensor`` where the pipelines use it, so that noise comes from our stream.
 """
 
 from __future__ import annotations
@@ -28,20 +28,23 @@ if TYPE_CHECKING:
 _WITHIN_A_BLOCK = ("net", "to_out")  # the lists in diffusers' feed-forward and attention layers
 
 OnStep = Callable[[int, int, torch.Tensor], None]
-"""step (from 1), steps that really run, x0 in float32."""
+"""Arguments: the step (from 1), the number of steps that really run, and x0 in float32."""
 
 
 class Checkpoints:
     """Pre-hooks that call the running job's :meth:`Control.checkpoint`; inert between jobs and in other threads.
 
-    They sit on every member of a ``ModuleList`` (transformer blocks, encoder layers, feed-forward parts, residual
-    blocks) and on every convolution, which in an autoencoder can each take seconds. On an accelerator the parts of a
-    transformer block have none: the block is fast there, and Python's time for a hook is not hidden where the device
-    waits for Python (SDXL's UNet: 159 hooks for 439).
+    They are on every member of a ``ModuleList`` (transformer blocks, encoder layers, feed-forward parts, residual
+    blocks) and on every convolution, since each can take seconds in an autoencoder. On an accelerator there are none
+    inside a transformer block: the block is fast there, and where the device waits for Python, the time of each hook
+    adds up (SDXL's UNet has 159 hooks instead of 439).
     """
 
     def __init__(self, device: str, waiting: Waiting | None = None) -> None:
-        """:param waiting: told as often as a job could stop."""
+        """Create the hooks without installing them.
+
+        :param waiting: ticked at every checkpoint.
+        """
         self._fine = device == "cpu"
         self._waiting = waiting
         self._fence = Fence(device)
@@ -49,9 +52,9 @@ class Checkpoints:
         self._thread = 0
 
     def install(self, root: nn.Module, whole: Iterable[nn.Module] = ()) -> None:
-        """Put hooks into ``root``; they live as long as it does.
+        """Add hooks to ``root``, for as long as it exists.
 
-        :param whole: parts that are compiled: they may get a hook, what is in them gets none.
+        :param whole: compiled parts: these may get a hook, but nothing inside them does.
         """
         inside = {part for one in whole for part in one.modules() if part is not one}
         members: set[nn.Module] = set()
@@ -59,7 +62,7 @@ class Checkpoints:
             if isinstance(module, nn.ModuleList):
                 if not self._fine and path.rpartition(".")[2] in _WITHIN_A_BLOCK:
                     continue
-                # children(): an autoencoder's list may also hold None
+                # children() skips None, which an autoencoder's list may contain
                 members.update(child for child in module.children() if not isinstance(child, nn.Dropout))
             elif isinstance(module, nn.Conv2d):
                 members.add(module)
@@ -68,7 +71,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def armed(self, control: Control) -> Generator[None, None, None]:
-        """Let the hooks of this thread call ``control`` within the block."""
+        """Within the block, let the hooks call ``control`` in this thread."""
         self._control, self._thread = control, threading.get_ident()
         self._fence.reset()
         if self._waiting is not None:
@@ -93,13 +96,12 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def observed_steps(scheduler: Any, on_step: OnStep) -> Generator[None, None, None]:
-    """Call ``on_step`` after every finished step of a scheduler, counted from where the loop begins (an edit skips the
-    first ones).
+    """Call ``on_step`` after every finished step of a scheduler, counted from where the loop begins.
 
-    Schedulers of the Karras kind return the clean latent that a step predicts beside its result; DPM-Solver++ keeps it
-    for its next steps. Flow matching moves along straight lines ``x = (1 - sigma) x0 + sigma noise`` with velocity
-    ``noise - x0`` (Liu et al., 2022, arXiv:2209.03003), so it is ``x - sigma * velocity`` there. All are after
-    guidance. What the scheduler returns is not touched.
+    An edit skips the first steps. Schedulers of the Karras kind return the predicted clean latent along with the
+    result; DPM-Solver++ keeps it for later steps. Flow matching moves along straight lines
+    ``x = (1 - sigma) x0 + sigma noise`` with velocity ``noise - x0`` (Liu et al., 2022, arXiv:2209.03003), so there it
+    is ``x - sigma * velocity``. All of them are after guidance. The scheduler's result is passed on unchanged.
     """
     step = scheduler.step
 
@@ -127,7 +129,7 @@ def observed_steps(scheduler: Any, on_step: OnStep) -> Generator[None, None, Non
 def drawing_from(stream: NoiseStream, *modules: str) -> Generator[None, None, None]:
     """Within the block, ``randn_tensor`` in the named (imported) modules draws from ``stream``.
 
-    Drawing happens in float32 on the CPU and is then converted, so that it is the same on every device.
+    Noise is drawn in float32 on the CPU and then converted, so that it is the same on every device.
     """
 
     def randn_tensor(

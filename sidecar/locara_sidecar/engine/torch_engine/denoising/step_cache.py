@@ -1,12 +1,12 @@
-"""Step caching: some steps are not computed but predicted from the computed steps before them.
+"""Step caching: some steps are not computed but predicted from computed steps before them.
 
-What a transformer answers changes slowly from step to step. diffusers' TaylorSeer hooks (after Liu et al., 2025,
-arXiv:2503.06923) keep the last answer of the output projection and how fast it changes, and continue it along that
-line; all blocks are left out of a foretold step. The sampler itself runs every step, foretold or not.
+A transformer's output changes slowly from step to step. diffusers' TaylorSeer hooks (after Liu et al., 2025,
+arXiv:2503.06923) keep the last output of the output projection and its rate of change, and extrapolate linearly; a
+predicted step skips all blocks. The sampler itself runs every step, predicted or not.
 
-The patterns are those of ``engine/drawing/speeds.py``; ``tests/bench/speed.py`` measures them. Why TaylorSeer, of what
-diffusers 0.42.1 has, for SD3 and FLUX alike: FirstBlockCache fails on SD3, whose last block answers no text; MagCache
-needs ratios measured for each model, and without them, at as many computed steps, it is further off.
+The patterns are those of ``engine/drawing/speeds.py``; ``tests/bench/speed.py`` measures them. Of the methods in
+diffusers 0.42.1, TaylorSeer suits both SD3 and FLUX: FirstBlockCache fails on SD3, whose last block returns no text;
+MagCache needs ratios measured for each model and is less accurate without them, for the same number of computed steps.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def caching(denoiser: nn.Module, speed: str) -> Generator[None]:
-    """Let ``denoiser`` answer at ``speed`` for the one image that is made within the block.
+    """Within the block, run ``denoiser`` at ``speed``, for a single image.
 
-    The hooks and all that they keep are put in for this image and taken out after it, however it ends: nothing of it
-    reaches another image, and the denoiser is afterwards what it was.
+    The hooks and their state are added for this image and removed after it, however it ends: nothing affects other
+    images, and the denoiser is left as it was.
     """
     if speed not in SPEEDS:
         yield
@@ -47,10 +47,10 @@ def caching(denoiser: nn.Module, speed: str) -> Generator[None]:
         skip_predict_identifiers=[re.escape(name) for name in _left_out(denoiser)],
         cache_identifiers=["proj_out"],
     )
-    _take_out(denoiser)  # what FLUX's pipeline leaves behind knows of no hooks that come later
+    _take_out(denoiser)  # FLUX's pipeline leaves behind state that does not know of later hooks
     try:
         apply_taylorseer_cache(denoiser, config)
-        # for the pipelines that name no context of their own; SD3's transformer lacks the mixin and needs none of it
+        # for pipelines that set no context of their own; SD3's transformer lacks the mixin but needs nothing else of it
         with cast("Any", CacheMixin).cache_context(denoiser, "step"):
             yield
     finally:
@@ -58,8 +58,10 @@ def caching(denoiser: nn.Module, speed: str) -> Generator[None]:
 
 
 def _left_out(denoiser: nn.Module) -> Iterator[str]:
-    """The parts that a foretold step leaves out: blocks, and of one that answers no text, for which diffusers' hook has
-    no stand-in, the parts that cost something."""
+    """Yield the parts that a predicted step skips.
+
+    Those are blocks and, for a block that returns no text, which diffusers' hook cannot replace, its expensive parts.
+    """
     for name, part in denoiser.named_children():
         for number, block in enumerate(part.children() if isinstance(part, nn.ModuleList) else ()):
             inner = ("attn", "ff") if getattr(block, "context_pre_only", False) else ()
@@ -67,7 +69,7 @@ def _left_out(denoiser: nn.Module) -> Iterator[str]:
 
 
 def _take_out(denoiser: nn.Module) -> None:
-    """Remove all of diffusers' hooks from ``denoiser``, and what they keep."""
+    """Remove all of diffusers' hooks, with their state, from ``denoiser``."""
     for module in denoiser.modules():
         registry: HookRegistry | None = getattr(module, "_diffusers_hook", None)
         if registry is None:
@@ -75,4 +77,4 @@ def _take_out(denoiser: nn.Module) -> None:
         for name in list(registry.hooks):
             registry.remove_hook(name, recurse=False)
         delattr(module, "_diffusers_hook")
-        vars(module).pop("forward", None)  # the class's own, put on the module itself
+        vars(module).pop("forward", None)  # remove_hook leaves the class's method on the instance

@@ -1,1 +1,1 @@
-"""The families of models, each over diffusers' own pipeline."""
+"""The model families, each using diffusers' own pipelines."""

@@ -1,9 +1,9 @@
-"""What all families over diffusers have in common: opening a folder, loading and dropping components, decoding.
+"""What all diffusers families share: opening a folder, loading and dropping components, decoding.
 
-A component that is not loaded is there all the same, as a *shell*: the module on torch's ``meta`` device, with its
-configuration and types and no memory. Pipelines are made around what is there, one for each call, so that none of
-them keeps a dropped component alive; making one takes a millisecond. A family adds its table of components and how
-diffusers' pipeline encodes and denoises.
+A component that is not loaded still exists as a *shell*: the module on torch's ``meta`` device, with its configuration
+and types but without memory. A pipeline is built around the components for each call, which takes a millisecond, so
+that none keeps a dropped component alive. A family adds its table of components and how diffusers' pipeline encodes and
+denoises.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ _WRONG = (
     SafetensorError,
     StrictDataclassError,
 )
-"""What the libraries raise for a configuration or weights that make no sense."""
+"""What the libraries raise for invalid configurations or weights."""
 
 
 class Pipelines(NamedTuple):
-    """diffusers' classes for the three ways to an image: from text alone, from a picture, from a picture and a mask."""
+    """diffusers' pipeline classes: from text alone, from a picture, and from a picture and a mask."""
 
     text: Any
     image: Any
@@ -73,7 +73,10 @@ class Pipelines(NamedTuple):
 
 
 class DiffusersFamily(Family):
-    """The base of this engine's families. A subclass gives the class variables, ``encode`` and ``denoise``."""
+    """Base class of this engine's families.
+
+    A subclass sets the class variables and defines ``encode`` and ``denoise``.
+    """
 
     engine = "torch"
     networks: ClassVar[tuple[Any, ...]]
@@ -82,7 +85,7 @@ class DiffusersFamily(Family):
     scheduler_classes: ClassVar[Mapping[str, Any]] = {
         "FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler
     }
-    """diffusers' classes by name; a folder's own scheduler is one of them."""
+    """diffusers' scheduler classes by name. A folder's own scheduler must be one of them."""
 
     _context: OpenContext
 
@@ -107,7 +110,10 @@ class DiffusersFamily(Family):
 
     @classmethod
     def _made_scheduler(cls, described: dict[str, Any], name: str | None) -> Any:
-        """:raises EngineError: IntegrityError where diffusers makes none of the configuration."""
+        """Create a scheduler.
+
+        :raises EngineError: IntegrityError if diffusers rejects the configuration.
+        """
         try:
             return cls._scheduler_of(described, name)
         except _WRONG as error:
@@ -115,7 +121,7 @@ class DiffusersFamily(Family):
 
     @classmethod
     def _scheduler_of(cls, described: dict[str, Any], name: str | None) -> Any:
-        """diffusers' scheduler of the catalogue's ``name``, or the one that the folder itself has."""
+        """Create diffusers' scheduler of the catalogue's ``name``, or the folder's own if it is None."""
         del name
         return cls.scheduler_classes[described["_class_name"]].from_config(described)
 
@@ -129,7 +135,7 @@ class DiffusersFamily(Family):
         return next(part for part in self.parts if part.name == name)
 
     def module(self, name: str) -> Any:
-        """The loaded component, or its shell."""
+        """Return the loaded component, or its shell."""
         return self._loaded.get(name, self._shells[name])
 
     def readers(self, max_sequence_length: int) -> list[Reader]:
@@ -167,8 +173,8 @@ class DiffusersFamily(Family):
     # --- for the subclasses --------------------------------------------------------------
 
     def pipeline(self, cls: Any) -> Any:
-        """diffusers' pipeline of class ``cls`` around what is loaded, and shells for the rest. Not to be kept."""
-        # diffusers asks the components for the device, and might ask a shell
+        """Create diffusers' pipeline ``cls`` from the loaded components and shells for the rest. Do not keep it."""
+        # otherwise diffusers would ask the components for the device, possibly a shell
         pinned = type(cls.__name__, (cls,), {"_execution_device": torch.device(self._context.device)})
         pipe = pinned(**self._parts | {name: self.module(name) for name in self._components})
         pipe.set_progress_bar_config(disable=True)
@@ -176,11 +182,11 @@ class DiffusersFamily(Family):
 
     @property
     def scheduler(self) -> Any:
-        """The scheduler that :meth:`pipeline` puts into pipelines."""
+        """The scheduler that :meth:`pipeline` uses."""
         return self._parts["scheduler"]
 
     def way(self, spec: JobSpec, source: Source | None) -> tuple[Any, dict[str, Any]]:
-        """The pipeline that makes the job's images, and what it takes of the edit."""
+        """Return the class of the pipeline for a job, and the arguments that describe the edit."""
         if source is None:
             return self.pipelines.text, {}
         strength = 1.0 if source.strength is None else max(source.strength, self.least_strength(spec.steps))
@@ -194,17 +200,17 @@ class DiffusersFamily(Family):
 
     @property
     def _factor(self) -> int:
-        """Pixels of the image per latent."""
+        """Pixels of the image per latent pixel, along each side."""
         return 2 ** (len(self.module(self.decoder).config.block_out_channels) - 1)
 
     def least_strength(self, steps: int) -> float:
-        """A strength at which one step of ``steps`` still runs; all smaller ones would run one or none."""
+        """Return the lowest strength at which one of ``steps`` still runs; below it one or none would."""
         return min(1.0, math.nextafter(1.0 / steps, 2.0)) if self.row.rounds_down else 0.5 / steps
 
     def sample(self, cls: Any, task: Denoising, **arguments: Any) -> torch.Tensor:
-        """The latent that diffusers' pipeline of class ``cls`` comes to, in the shape in which it leaves the loop."""
+        """Run diffusers' pipeline ``cls`` and return the latent in the shape that leaves the loop."""
         with (
-            self._decoding(tiled=task.spec.tiling == "on"),  # an edit encodes its source in there
+            self._decoding(tiled=task.spec.tiling == "on"),  # an edit encodes its source inside
             drawing_from(task.noise, cls.__module__, autoencoder.MODULE, *self._drawing_schedulers()),
             observed_steps(self.scheduler, task.on_step),
             self._at(task.spec.speed),
@@ -215,13 +221,13 @@ class DiffusersFamily(Family):
         return cast("torch.Tensor", result[0])
 
     def _drawing_schedulers(self) -> list[str]:
-        """The module of the scheduler, if it draws noise."""
+        """Return the scheduler's module, if it draws noise."""
         module = type(self.scheduler).__module__
         return [module] if hasattr(sys.modules[module], "randn_tensor") else []
 
     @contextlib.contextmanager
     def _at(self, speed: str) -> Generator[None]:
-        """Let the denoiser answer at ``speed``."""
+        """Within the block, run the denoiser at ``speed``."""
         denoiser = self.module(self.denoiser)
         if speed == "exact":
             yield
@@ -236,7 +242,7 @@ class DiffusersFamily(Family):
             return autoencoder.decoded(self.module(self.decoder), latent)
 
     def _decoding(self, *, tiled: bool) -> contextlib.AbstractContextManager[None]:
-        """Within the block the autoencoder works in strips, or as a whole."""
+        """Within the block, the autoencoder works in strips if ``tiled``."""
         return strips.in_strips(self.module(self.decoder)) if tiled else contextlib.nullcontext()
 
     def to_image(self, pixels: torch.Tensor) -> Any:
@@ -244,7 +250,7 @@ class DiffusersFamily(Family):
 
 
 class _Blame:
-    """Turns what the libraries raise while component ``name`` is built into a failure that names its file."""
+    """Turns exceptions of the libraries while component ``name`` is built into an EngineError naming its file."""
 
     def __init__(self, name: str, device: str) -> None:
         self._name = name

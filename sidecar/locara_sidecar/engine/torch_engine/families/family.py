@@ -1,7 +1,7 @@
-"""How a family of the torch engine is opened; what it then offers is :mod:`locara_sidecar.engine.drawing.family`.
+"""How a family of the torch engine is opened; its interface is :mod:`locara_sidecar.engine.drawing.family`.
 
-:mod:`.diffusers_family` is the common part of all families; a new one is one module with a short class over it, named
-in the family's row of ``machine/supported.py``.
+All families derive from :mod:`.diffusers_family`. A new one is a module with a short class, named in the family's row
+of ``machine/supported.py``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 
 class OpenContext(NamedTuple):
-    """Which folder, and how its components are to be loaded later; ``checkpoint`` stops a cancelled job,
-    ``compiled`` is for the denoiser's blocks."""
+    """A model's folder and how to load its components later.
+
+    ``checkpoint`` stops a cancelled job; ``compiled``: whether to compile the denoiser's blocks.
+    """
 
     folder: Path
     device: str

@@ -1,8 +1,8 @@
-"""FLUX.1 schnell and dev over diffusers' own pipelines.
+"""FLUX.1 schnell and dev with diffusers' own pipelines.
 
-CLIP gives the pooled embedding, T5 the tokens; dev takes its guidance as an embedding, schnell takes none, and neither
-has a negative prompt. Inside the loop latents are packed (each 2 × 2 patch is a token, (1, h/2 * w/2, 4 * C)); here
-they leave it as pictures (1, C, h, w).
+CLIP provides the pooled embedding, T5 the tokens. dev takes guidance as an embedding, schnell takes none, and neither
+has a negative prompt. Inside the loop latents are packed (each 2 × 2 patch is a token, (1, h/2 * w/2, 4 * C)); they
+leave it here as (1, C, h, w).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Flux(DiffusersFamily):
-    """A FLUX.1 model; :class:`~locara_sidecar.engine.drawing.family.Family` tells what each verb does."""
+    """A FLUX.1 model; see :class:`~locara_sidecar.engine.drawing.family.Family` for its methods."""
 
     row = FAMILIES["flux"]
     networks = (CLIPTextModel, T5EncoderModel, FluxTransformer2DModel)
@@ -68,6 +68,6 @@ class Flux(DiffusersFamily):
 
 
 def unpacked(packed: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """Tokens (1, rows * columns, 4 * C) as a latent (1, C, 2 * rows, 2 * columns): a token is a patch of 2 × 2."""
+    """Unpack tokens (1, rows * columns, 4 * C) to a latent (1, C, 2 * rows, 2 * columns): a token is a 2 × 2 patch."""
     patches = packed.reshape(1, rows, columns, -1, 2, 2)
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(1, -1, 2 * rows, 2 * columns)

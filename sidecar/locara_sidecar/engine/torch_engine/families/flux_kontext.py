@@ -1,10 +1,11 @@
-"""FLUX.1 Kontext over diffusers' own pipeline: FLUX.1 dev that also sees a picture, and changes it as the prompt says.
+"""FLUX.1 Kontext with diffusers' own pipeline: FLUX.1 dev that also sees a picture and changes it as the prompt says.
 
-The picture's latent (the mode of what the encoder gives, no draw) follows the noise as further tokens, at the same
-positions with 1 for their first axis. Without a picture it draws from text alone. There is no strength and no mask.
+The picture's latent (the mode of the encoder's distribution, not a sample) follows the noise as further tokens, at the
+same positions but with 1 on the first axis. Without a picture it draws from text alone. There is no strength and no
+mask.
 
-Left to itself the pipeline moves every size towards a megapixel, and the picture to one of the shapes that Kontext was
-trained on; here both have the job's size, as the contract promises.
+By default the pipeline moves every size towards a megapixel, and the picture to one of the shapes that Kontext was
+trained on. Here both keep the job's size, as the protocol promises.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class FluxKontext(Flux):
-    """A Kontext model; :class:`~locara_sidecar.engine.drawing.family.Family` tells what each verb does."""
+    """A Kontext model; see :class:`~locara_sidecar.engine.drawing.family.Family` for its methods."""
 
     row = FAMILIES["flux-kontext"]
     pipelines = Pipelines(FluxKontextPipeline, FluxKontextPipeline, FluxKontextPipeline)

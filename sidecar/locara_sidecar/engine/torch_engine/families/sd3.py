@@ -1,8 +1,8 @@
-"""Stable Diffusion 3 and 3.5 over diffusers' own pipeline: its loop, its arithmetic, its configuration.
+"""Stable Diffusion 3 and 3.5 with diffusers' own pipeline: its loop, its arithmetic, its configuration.
 
-Our part is around it: loading from a folder piece by piece, encoding one text at a time so that it can be kept,
-noise from our stream, decoding as a phase of its own. With equal noise the pixels are diffusers' to the bit.
-The third encoder (T5) may be absent; the pipeline then gives zeros of ``max_sequence_length`` tokens.
+Our part surrounds it: loading component by component, encoding one text at a time so that it can be cached, noise from
+our stream, decoding as a separate phase. With equal noise the pixels are bit-identical to those of diffusers. The third
+encoder (T5) may be absent; the pipeline then uses zeros for ``max_sequence_length`` tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Sd3(DiffusersFamily):
-    """An SD3 model; :class:`~locara_sidecar.engine.drawing.family.Family` tells what each verb does."""
+    """An SD3 model; see :class:`~locara_sidecar.engine.drawing.family.Family` for its methods."""
 
     row = FAMILIES["sd3"]
     networks = (CLIPTextModelWithProjection, T5EncoderModel, SD3Transformer2DModel)

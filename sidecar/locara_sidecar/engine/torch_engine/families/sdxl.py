@@ -1,8 +1,8 @@
-"""SDXL, and what was distilled from it, over diffusers' own SDXL pipelines.
+"""SDXL and models distilled from it, with diffusers' own SDXL pipelines.
 
-Two CLIP encoders side by side give the tokens, the second one the pooled embedding. Lightning's folder is SDXL base's
-with the distilled UNet in it, and the base's scheduler: what it was distilled for is Euler with *trailing* timesteps
-and no guidance (its model card), which is what its entry in the catalogue asks for.
+Two CLIP encoders side by side provide the tokens, the second one also the pooled embedding. Lightning's folder is SDXL
+base's with the distilled UNet, and with the base's scheduler. It was distilled for Euler with *trailing* timesteps and
+no guidance (see its model card), which its catalogue entry asks for.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Sdxl(DiffusersFamily):
-    """An SDXL model; :class:`~locara_sidecar.engine.drawing.family.Family` tells what each verb does."""
+    """An SDXL model; see :class:`~locara_sidecar.engine.drawing.family.Family` for its methods."""
 
     row = FAMILIES["sdxl"]
     networks = (CLIPTextModel, CLIPTextModelWithProjection, UNet2DConditionModel)
@@ -52,7 +52,7 @@ class Sdxl(DiffusersFamily):
         return cls.scheduler_classes[chosen.class_name].from_config(described, **chosen.changes)
 
     def encode(self, text: str, max_sequence_length: int) -> Embedding:
-        del max_sequence_length  # CLIP's own
+        del max_sequence_length  # CLIP has its own
         tokens, _, pooled, _ = self.pipeline(StableDiffusionXLPipeline).encode_prompt(
             prompt=text, do_classifier_free_guidance=False
         )
@@ -63,7 +63,7 @@ class Sdxl(DiffusersFamily):
 
     def denoise(self, task: Denoising) -> torch.Tensor:
         cls, arguments = self.way(task.spec, task.source)
-        if cls is not StableDiffusionXLImg2ImgPipeline:  # that one takes the picture's
+        if cls is not StableDiffusionXLImg2ImgPipeline:  # that one uses the picture's size
             arguments |= {"height": task.spec.height, "width": task.spec.width}
         negative = self._negative(task)
         return self.sample(
@@ -78,7 +78,7 @@ class Sdxl(DiffusersFamily):
         )
 
     def _negative(self, task: Denoising) -> Embedding | None:
-        """The embedding that guidance leads away from; for no text it is zeros, if the model says so."""
+        """Return the negative embedding for guidance. For an empty text it is zeros, if the model says so."""
         if task.negative is None or task.spec.negative_prompt:
             return task.negative
         index = model_folder.read_json(self._context.folder, "model_index.json")
@@ -87,5 +87,5 @@ class Sdxl(DiffusersFamily):
 
     def pipeline(self, cls: Any) -> Any:
         pipe = super().pipeline(cls)
-        pipe.watermark = None  # diffusers' default where a certain package is installed
+        pipe.watermark = None  # diffusers adds one if a certain package is installed
         return pipe

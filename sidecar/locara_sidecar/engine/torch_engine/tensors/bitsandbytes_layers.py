@@ -1,4 +1,4 @@
-"""The quantized layers, over bitsandbytes; ``quantization.py`` tells what they are and imports them when it must."""
+"""The quantized layers, using bitsandbytes; ``quantization.py`` describes them and imports them on demand."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ kernels: Any = bitsandbytes.functional
 
 GROUP = 64
 _FEW_ROWS = {torch.bfloat16: 16, torch.float32: 1}
-"""Up to how many rows torch's kernel for int8 weights is the faster one, on the CPU."""
+"""Up to how many rows torch's int8 weight kernel is faster, on the CPU."""
 _WHOLE = 16
-"""That kernel reads past rows that are no multiple of this (torch 2.13, bfloat16): wrong numbers, or a crash."""
+"""That kernel reads past rows that are not a multiple of this (torch 2.13, bfloat16): wrong numbers, or a crash."""
 _PIECE = 1 << 20
-"""Weights quantized to 4 bits at once: on a processor three times as fast as a whole layer, and next to no memory."""
+"""Weights quantized to 4 bits at once: on a CPU three times as fast as a whole layer, and almost no extra memory."""
 
 
 class Linear8(QuantizedLinear):
@@ -35,7 +35,7 @@ class Linear8(QuantizedLinear):
         self._keep(values=values, scales=torch.empty(self.shape[0], dtype=dtype, device="meta"))
 
     def store(self, weight: torch.Tensor) -> None:
-        weight = weight.half() if weight.is_cuda else weight  # its kernel there takes nothing else
+        weight = weight.half() if weight.is_cuda else weight  # its CUDA kernel accepts nothing else
         values, largest, _ = kernels.int8_vectorwise_quant(weight)
         self._keep(values=values, scales=(largest / 127).to(self.dtype))
 
@@ -47,12 +47,13 @@ class Linear8(QuantizedLinear):
         inputs = x.shape[-1]
         count = x.numel() // inputs
         if x.device.type == "cpu" and count <= _FEW_ROWS.get(x.dtype, 0) and inputs % _WHOLE == 0:
-            rows = x.reshape(-1, inputs).contiguous()  # a UNet's are a picture's pixels, turned
+            rows = x.reshape(-1, inputs).contiguous()  # a UNet's rows are transposed pixels
             multiply = cast("Any", torch)._weight_int8pack_mm  # noqa: SLF001 -- torch has no other name for it
             y: torch.Tensor = multiply(rows, self.values, self.scales)
             y = y.view(*x.shape[:-1], -1)
             return y if self.bias is None else y + self.bias
-        # scaled is what is smaller; in float16 the weight: integers times inputs would leave its range
+        # scale whichever is smaller, weight or output; in float16 the weight, as unscaled integers times inputs would
+        # overflow
         if count > inputs // 2 or self.dtype == torch.float16:
             return functional.linear(x, self.dequantized(), self.bias)
         y = functional.linear(x, self.values.to(self.dtype))
@@ -60,7 +61,7 @@ class Linear8(QuantizedLinear):
 
 
 class Linear4(QuantizedLinear):
-    """``values`` uint8 (outputs x inputs / 2, 1), two weights a byte; ``scales`` float32, one for each group."""
+    """``values`` uint8 (outputs x inputs / 2, 1), two weights per byte; ``scales`` float32, one per group."""
 
     values: torch.Tensor
     scales: torch.Tensor

@@ -1,12 +1,12 @@
-"""Where the tensors of a file belong in a module: today's names, and those of files that older libraries wrote.
+"""Map the names of tensors in a file to a module, including names that older libraries wrote.
 
-The rules are those by which transformers 5 and diffusers 0.42 themselves read such files:
+The rules are the same by which transformers 5 and diffusers 0.42 read such files:
 
-- transformers 4 wrote every tensor of a bare CLIP encoder as ``text_model.…``, and any encoder may have been saved out
-  of a larger model, with that model's prefix (``clip.…``, ``transformer.…``), or out of a smaller one, without.
-- diffusers up to 0.16 called the layers of an autoencoder's attention ``query``, ``key``, ``value`` and ``proj_attn``.
-- What a module does not keep in its files (CLIP's position numbers, which files of transformers before 4.31 have) is
-  not taken from them either.
+- transformers 4 wrote every tensor of a bare CLIP encoder as ``text_model.…``. Any encoder may have been saved from a
+  larger model, with its prefix (``clip.…``, ``transformer.…``), or from a smaller one, without.
+- diffusers up to 0.16 named the layers of an autoencoder's attention ``query``, ``key``, ``value`` and ``proj_attn``.
+- What a module does not save (such as CLIP's position ids, which files from transformers before 4.31 contain) is not
+  read either.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TensorLocation(NamedTuple):
 
 
 class TensorLocations:
-    """The places of one module's tensors."""
+    """The locations of one module's tensors."""
 
     def __init__(self, module: nn.Module) -> None:
         self._owners: dict[str, nn.Module] = dict(cast("Any", module).named_modules())
@@ -43,7 +43,7 @@ class TensorLocations:
         self._smaller = f"{own}." if own else ""
 
     def find(self, key: str) -> TensorLocation | None:
-        """Where the tensor ``key`` of a file belongs; None where the module has no place for it."""
+        """Return where the file's tensor ``key`` belongs, or None if the module has no place for it."""
         path, _, name = key.rpartition(".")
         found = self._paths.get(path)
         while found is None and (prefix := next((each for each in self._larger if path.startswith(each)), None)):
@@ -60,6 +60,6 @@ class TensorLocations:
 
 
 def _old_attention(owners: Mapping[str, nn.Module]) -> dict[str, str]:
-    """The old paths of attention layers, and today's; diffusers marks the blocks that were renamed."""
+    """Map old paths of attention layers to current ones; diffusers marks the blocks that were renamed."""
     marked = [path for path, owner in owners.items() if getattr(owner, "_from_deprecated_attn_block", False)]
     return {f"{path}.{old}": f"{path}.{new}" for path in marked for old, new in _OLD_ATTENTION.items()}

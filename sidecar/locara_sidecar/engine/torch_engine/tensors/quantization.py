@@ -1,20 +1,21 @@
-"""Weight-only quantization of linear layers with bitsandbytes: 8 bits a row, or 4 bits in groups of 64.
+"""Weight-only quantization of linear layers with bitsandbytes: 8 bits per row, or 4 bits in groups of 64.
 
-A layer keeps its weight in the library's form and computes in the job's precision; what a call allocates is gone after
-it. Quantized are the linear layers *inside* blocks (members of a ``ModuleList``): those hold nearly all of the weights.
-What is before and after the blocks (embeddings, projections in and out), norms, biases and convolutions stay.
+A layer keeps its weight in the library's format and computes in the job's precision; a call's temporary memory is freed
+after it. Only the linear layers *inside* blocks (members of a ``ModuleList``) are quantized: they hold nearly all of
+the weights. Everything before and after the blocks (embeddings, input and output projections), norms, biases and
+convolutions stay as they are.
 
-- 8 bits: int8 rows with one scale each, as the library's LLM.int8 keeps weights. Inputs are not quantized, which that
-  does besides: it costs accuracy, and on a processor it is several times slower.
-- 4 bits: NF4 in groups of 64 with a float32 scale, 4.5 bits a weight, through the library's ``matmul_4bit``, which has
-  kernels for CUDA, MPS and processors. A layer whose inputs are no multiple of 64 gets 8 bits: the library's kernel for
-  processors takes a group that goes on from one row to the next for two.
+- 8 bits: int8 rows with one scale each, as in the library's LLM.int8. Unlike there, inputs are not quantized: that
+  would cost accuracy, and on a CPU it is several times slower.
+- 4 bits: NF4 in groups of 64 with a float32 scale (4.5 bits per weight), computed by the library's ``matmul_4bit``,
+  which has kernels for CUDA, MPS and the CPU. A layer whose number of inputs is not a multiple of 64 gets 8 bits: the
+  library's CPU kernel treats a group that spans two rows as two.
 
 Why bitsandbytes and not torchao, tried with torch 2.13, one 3072 x 12288 layer in bfloat16 on two cores with AMX:
-torchao 0.18 has no 4 bits for a processor or for MPS, its 8 bits are as fast as these on 512 rows and many times slower
-on one, and importing it takes 1.5 s and prints failures of its compiled parts. bitsandbytes 0.50 has both for every
-device that torch has here. Its import takes 0.7 s, so it waits for the first job that asks for fewer bits
-(``environment.py`` keeps diffusers from importing it). The layers are in ``bitsandbytes_layers.py``.
+torchao 0.18 has no 4 bits for the CPU or MPS; its 8 bits are as fast as these for 512 rows and many times slower for
+one; importing it takes 1.5 s and prints errors about its compiled parts. bitsandbytes 0.50 has both for every device
+that torch has here. Its import takes 0.7 s, so it is postponed until a job asks for quantization (``environment.py``
+keeps diffusers from importing it). The layers are in ``bitsandbytes_layers.py``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from locara_sidecar.ipc.errors import EngineError
 
 
 def candidates(module: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers of ``module`` that are quantized, by their names in it."""
+    """Return the linear layers of ``module`` to quantize, by their names in it."""
     lists = [name for name, part in _named(module) if isinstance(part, nn.ModuleList)]
     return {
         name: part
@@ -39,11 +40,11 @@ def candidates(module: nn.Module) -> dict[str, nn.Linear]:
 
 
 def prepare(module: nn.Module, bits: int, dtype: torch.dtype, precise: set[str], device: str) -> None:
-    """Put quantized layers in place of the :func:`candidates` of a shell.
+    """Replace the :func:`candidates` of a shell with quantized layers.
 
-    :param bits: 8 or 4; 0 for nothing.
-    :param precise: parts of names whose layers compute in float32.
-    :raises EngineError: EngineUnavailable where bitsandbytes is not installed or has no kernels for ``device``.
+    :param bits: 8 or 4; 0 for no quantization.
+    :param precise: parts of the names of layers that compute in float32.
+    :raises EngineError: EngineUnavailable if bitsandbytes is not installed or has no kernels for ``device``.
     """
     if not bits:
         return
@@ -56,9 +57,9 @@ def prepare(module: nn.Module, bits: int, dtype: torch.dtype, precise: set[str],
 
 
 def _layers(device: str) -> Any:
-    """The module of the layers, once they have been seen to compute on ``device``."""
+    """Import the layers' module after checking that it works on ``device``."""
     try:
-        with environment.uncompiled():  # on MPS bitsandbytes would compile some functions, for every shape anew
+        with environment.uncompiled():  # on MPS bitsandbytes would compile some functions for every new shape
             from locara_sidecar.engine.torch_engine.tensors import bitsandbytes_layers
 
         for cls in (bitsandbytes_layers.Linear8, bitsandbytes_layers.Linear4):

@@ -1,4 +1,4 @@
-"""What a quantized layer is to the rest of the engine, whichever library computes with it."""
+"""The interface of a quantized layer, independent of the library behind it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.nn import functional
 
 
 class QuantizedLinear(nn.Module):
-    """Stands for an ``nn.Linear`` of ``shape`` (outputs, inputs). Its weight comes through :meth:`store`."""
+    """Replaces an ``nn.Linear`` of ``shape`` (outputs, inputs). Its weight is set by :meth:`store`."""
 
     weight = None
-    """transformers' T5 converts its input to the type of this where it is a tensor; it must not."""
+    """Not a tensor, because transformers' T5 would convert its input to the tensor's type."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
@@ -22,11 +22,11 @@ class QuantizedLinear(nn.Module):
         self.bias = cast("nn.Parameter | None", linear.bias)
 
     def store(self, weight: torch.Tensor) -> None:
-        """Quantize and keep ``weight`` (outputs, inputs), on its device."""
+        """Quantize and keep ``weight`` (outputs, inputs) on its device."""
         raise NotImplementedError
 
     def dequantized(self) -> torch.Tensor:
-        """The weight as it is computed with."""
+        """Return the weight as used in computations."""
         raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,9 @@
-"""Tensors of a checked model folder (``engine/folder/model_folder.py``) as torch modules, tensor by tensor.
+"""Read a checked model folder (``engine/folder/model_folder.py``) into torch modules, tensor by tensor.
 
-A module is first made as a *shell* on torch's ``meta`` device, which takes no memory and no time, and then filled
-from the files: each tensor is read, converted and moved on its own, so that loading needs what the module will take
-and one tensor more. Tensors are copied into fresh memory: a mapped file would tie results to its alignment and the
-process to the file.
+A module is first created as a *shell* on torch's ``meta`` device, which takes no memory or time, and then filled from
+the files. Each tensor is read, converted and moved on its own, so that loading needs the module's memory plus one
+tensor. Tensors are copied into fresh memory: a mapped file would make results depend on its alignment and the process
+on the file.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ if TYPE_CHECKING:
 safe_open: Any = _safe_open
 _MAPPED = 256 << 20  # bytes
 _CHANNELS_LAST = {"cpu"}
-"""Devices where the convolutions of autoencoders have their channels last in half precision; torch keeps what flows
-through in that form. float32 stays as diffusers has it, to the bit.
+"""Devices on which autoencoders' convolutions use channels-last in half precision.
 
-Only what was measured to pay (``make bench-layout``): on processors with bfloat16 a decode takes 0.43 of the time (with
-AMX) or 0.78 (without) and 0.7 or 0.8 of the memory; a UNet, most of which is no convolution, gains nothing. Not CUDA:
-it has not been measured there, and torch's group normalization for CUDA, which stands before nearly every convolution
-here, answers in torch's own layout whatever it is given (pytorch issue 111824), so that each of them would convert its
-input again."""
+torch keeps activations in that layout; float32 stays as in diffusers, to the bit.
+
+Only where it was measured to pay (``make bench-layout``): on CPUs with bfloat16 a decode takes 0.43 of the time (with
+AMX) or 0.78 (without), and 0.7 or 0.8 of the memory; a UNet, which is mostly not convolutions, gains nothing. Not CUDA:
+it has not been measured there, and torch's group norm for CUDA, which precedes nearly every convolution here, always
+returns torch's own layout (pytorch issue 111824), so that each convolution would convert its input again.
+"""
 
 
 def shell(cls: Any, component: model_folder.Component, dtype: torch.dtype) -> nn.Module:
-    """A diffusers or transformers model as its configuration has it, without memory.
+    """Create a diffusers or transformers model from its configuration, without memory.
 
-    :raises Exception: whatever ``cls`` raises for a configuration that makes no sense.
+    :raises Exception: whatever ``cls`` raises for an invalid configuration.
     """
     with torch.device("meta"):
         if hasattr(cls, "from_config"):
@@ -61,10 +62,10 @@ def fill(
     progress: model_folder.Progress,
     bits: int = 0,
 ) -> None:
-    """Give a shell its weights: floating ones as ``dtype``, on ``device``. Tensors that it does not know are skipped.
+    """Fill a shell with its weights, on ``device``, floating-point ones as ``dtype``. Unknown tensors are skipped.
 
-    :param bits: 8 or 4 to quantize the layers that may be; 0 for none.
-    :raises EngineError: IntegrityError when tensors are missing, cannot be read or have another shape.
+    :param bits: 8 or 4 to quantize the layers that allow it; 0 for none.
+    :raises EngineError: IntegrityError if tensors are missing, unreadable or have another shape.
     :raises JobCancelled: between two tensors.
     """
     precise: set[str] = set(getattr(module, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else set()
@@ -97,7 +98,7 @@ def fill(
 
 
 def require_fit(module: nn.Module, component: model_folder.Component) -> None:
-    """Whether the files have what a shell needs, in the shapes that it needs; reads their headers only.
+    """Require that the files have the tensors and shapes that a shell needs. Reads only their headers.
 
     :raises EngineError: IntegrityError, as :func:`fill` would.
     """
@@ -131,10 +132,10 @@ def _require_shape(
 
 
 def _tensors(component: model_folder.Component, progress: model_folder.Progress) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and (mapped) tensor, one after the other; progress counts a tensor when the next one is asked for.
+    """Yield the names and (mapped) tensors. Progress counts a tensor when the next one is requested.
 
-    What was read of a mapping counts as the process's own memory for as long as the mapping lives. So it does not live
-    long: a file is opened anew whenever :data:`_MAPPED` of it have been read.
+    Pages that were read from a mapping count as the process's own memory for as long as the mapping exists. To limit
+    that, a file is reopened whenever :data:`_MAPPED` bytes of it have been read.
     """
     for path in component.files:
         try:
@@ -156,7 +157,7 @@ def _tensors(component: model_folder.Component, progress: model_folder.Progress)
 
 
 def _computable(tensor: torch.Tensor) -> torch.Tensor:
-    """Numbers of a width that torch stores and hardly computes with, in one that has all their values."""
+    """Convert float8 to bfloat16, which represents it exactly, and float64 to float32; others stay as they are."""
     if tensor.is_floating_point() and tensor.itemsize == 1:
         return tensor.to(torch.bfloat16)
     return tensor.to(torch.float32) if tensor.dtype == torch.float64 else tensor
@@ -170,13 +171,13 @@ def _put(owner: nn.Module, name: str, value: torch.Tensor) -> None:
 
 
 def _tied(module: nn.Module) -> list[tuple[str, str]]:
-    """Names that are two of one tensor."""
+    """Return the pairs of names that share a tensor."""
     tied: Any = getattr(module, "_tied_weights_keys", None)
     return list(cast("dict[str, str]", tied).items()) if isinstance(tied, dict) else []
 
 
 def _share(module: nn.Module) -> None:
-    """One tensor for the two names that T5's word table has; files hold either or both."""
+    """Tie T5's two names for its word embedding to one tensor; files contain either or both."""
     for pair in _tied(module):
         first, second = (module.get_parameter(name) for name in pair)
         if not first.is_meta and not second.is_meta and not torch.equal(first, second):
@@ -188,7 +189,7 @@ def _share(module: nn.Module) -> None:
 
 
 def _compute(module: nn.Module, device: str) -> None:
-    """Buffers that are in no file: CLIP's position numbers."""
+    """Compute buffers that no file contains: CLIP's position ids."""
     for owner in module.modules():
         positions = getattr(owner, "position_ids", None)
         if isinstance(positions, torch.Tensor) and positions.is_meta:
