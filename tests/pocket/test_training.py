@@ -168,3 +168,30 @@ def test_the_learnt_position_table_is_what_every_loader_uses(tmp_path):
     model.save_pretrained(tmp_path)
     again = SD3Transformer2DModel.from_pretrained(tmp_path)
     torch.testing.assert_close(again.pos_embed.pos_embed, model.pos_embed.pos_embed.detach())
+
+
+def test_a_shape_s_own_square_weighs_as_much_as_the_ground_up_to_a_bound():
+    from pocket_model.scenes import FILLING, Scene, Shape
+    from pocket_model.train_transformer import MOST_WEIGHT, loss_weights
+
+    white = (255.0, 255.0, 255.0)
+    thing = Scene(white, 3, "flat")
+    small, filling = (
+        Scene(white, shape=Shape("star", (255.0, 0.0, 0.0), extent, (31.0, 64.0))) for extent in (20.0, FILLING)
+    )
+    weights = loss_weights([thing, small, filling], 32)
+    assert weights.shape == (3, 1, 32, 32)
+    assert torch.allclose(weights.mean((1, 2, 3)), torch.ones(3), atol=1e-6)
+    assert weights[0].unique().tolist() == [1.0]
+    low, high = sorted(weights[1].unique().tolist())
+    assert high / low == pytest.approx(MOST_WEIGHT)
+    assert weights[1, 0, 16, 7] == high
+    assert weights[1, 0, 0, 0] == low  # far from it
+    assert weights[2, 0, 16, 7] >= weights[2, 0, 0, 31]
+
+
+def test_a_run_without_the_optimiser_s_state_warms_up_again():
+    from pocket_model.train_transformer import PEAK_RATE, WARM_UP, rate_at
+
+    assert rate_at(15_000, 90_000, 15_000) == pytest.approx(PEAK_RATE / WARM_UP)
+    assert rate_at(15_000 + WARM_UP, 90_000, 15_000) == PEAK_RATE == rate_at(15_000, 90_000)
