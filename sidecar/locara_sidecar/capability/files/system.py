@@ -53,7 +53,7 @@ def _call(function: Any, *arguments: Any) -> int:
 
 
 def _missing() -> OSError:
-    """Return an error for code that is never reached when :data:`AVAILABLE` is false."""
+    """Return the error for calls that this system lacks; never reached if :data:`AVAILABLE` is checked first."""
     return OSError(errno.ENOSYS, "this system does not have the call")
 
 

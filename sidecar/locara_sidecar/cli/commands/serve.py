@@ -89,7 +89,7 @@ def _manifest(path: Any) -> dict[str, Any] | None:
     import json
 
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a byte order mark at the start of a file
+        value = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
     except OSError as error:
         raise ValueError(f"The manifest {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
