@@ -87,7 +87,7 @@ class RpcError(Exception):
         self.data = data
 
     def to_wire(self) -> dict[str, Any]:
-        """The JSON-RPC error object: ``code``, ``message``, ``data`` with ``kind`` and ``retryable``."""
+        """Return the JSON-RPC error object: ``code``, ``message``, ``data`` with ``kind`` and ``retryable``."""
         return {
             "code": self.code,
             "message": self.message,

@@ -141,7 +141,7 @@ def decode_line(line: bytes, *, max_depth: int = DEFAULT_MAX_DEPTH, max_batch: i
 
 
 def line_too_long(max_line_bytes: int) -> Invalid:
-    """What a line over the limit decodes to (InvalidRequest with ``data.maxLineBytes``)."""
+    """Return what a line over the limit decodes to (InvalidRequest with ``data.maxLineBytes``)."""
     return _invalid(
         None, f"The line is longer than {max_line_bytes} bytes and was not read.", maxLineBytes=max_line_bytes
     )

@@ -367,9 +367,7 @@ class Call:
         return [frame["message"] for frame in self.frames() if isinstance(frame.get("message"), dict)]
 
     def until(self, phase: str, *, step: int = 0, image: int = 1, timeout: float | None = None) -> dict[str, Any]:
-        """Return its first message of that phase, with at least that many finished steps, of that image or a
-        later one.
-        """
+        """Return its first message of that phase, with at least that many finished steps, of that or a later image."""
 
         def there(message: Any) -> bool:
             if not self._is_frame(message) or not isinstance(message["params"].get("message"), dict):

@@ -48,7 +48,10 @@ def frame_bytes(spec: frames.AnySpec | None) -> int:
 
 
 def check_ready(event: frames.Ready, engine: str) -> None:
-    """:raises FrameError: when it is no answer to a start of ``engine``."""
+    """Check the answer to a start of ``engine``.
+
+    :raises FrameError: if it is not one.
+    """
     _expect(event.engine == engine, "it is another engine")
     _text("device", event.device, _NAME)
     _text("note", event.note or "", _TEXT)
