@@ -1,4 +1,4 @@
-"""A host in Python with the client that comes with the sidecar: python3 client.py FOLDER [COMMAND …]"""
+"""A host in Python, using the client that comes with the sidecar: python3 client.py FOLDER [COMMAND …]"""
 
 import base64
 import sys

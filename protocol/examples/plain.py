@@ -1,4 +1,4 @@
-"""A host in Python with nothing but what it brings: python3 plain.py FOLDER [COMMAND …]"""
+"""A host in Python, using only the standard library: python3 plain.py FOLDER [COMMAND …]"""
 
 import base64
 import json
@@ -26,7 +26,7 @@ def send(method, params, **more):
 
 
 def answer(number, on_message=lambda _: None):
-    """Read on until request ``number`` is answered; messages of its channel come before."""
+    """Read on until request ``number`` is answered; messages of its channel come first."""
     for line in sidecar.stdout:
         message = json.loads(line)
         if "message" in message.get("params", {}):

@@ -1,7 +1,8 @@
-"""The Locara image-sidecar contract as Python: framing, JSON-RPC 2.0, methods, messages.
+"""The Locara image-sidecar contract in Python: framing, JSON-RPC 2.0, methods, messages.
 
-This package imports msgspec and the standard library only, does no I/O of its own
-(but for :mod:`locara_protocol.client`, which spawns a sidecar), and never imports the sidecar.
+This package imports only msgspec and the standard library, does no I/O (except for the clients,
+:mod:`locara_protocol.client` and :mod:`locara_protocol.async_client`, which spawn a sidecar), and never imports the
+sidecar.
 """
 
 PROTOCOL_VERSION = 1

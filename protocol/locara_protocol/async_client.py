@@ -1,4 +1,4 @@
-"""The client of :mod:`locara_protocol.client` for an event loop, with anyio (which this module alone needs).
+"""The event-loop version of :mod:`locara_protocol.client`, built on anyio (which only this module needs).
 
     async with AsyncSidecar(["locara-sidecar", "serve"]) as sidecar:
         await sidecar.initialize(manifest=manifest, grants={"user-folder": folder})
@@ -7,8 +7,8 @@
             show(step)
         result = await call.result()
 
-A task that is cancelled while it waits for an answer cancels the call, too: ``with anyio.move_on_after(30)`` ends the
-job, not only the waiting.
+Cancelling a task that waits for an answer cancels the call, too: ``with anyio.move_on_after(30)`` ends the job, not
+only the waiting.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = [
 
 
 class AsyncStream(Channel):
-    """The messages of one channel; made by :meth:`AsyncSidecar.attach`, or as part of an :class:`AsyncCall`."""
+    """The messages of one channel; created by :meth:`AsyncSidecar.attach`, or as part of an :class:`AsyncCall`."""
 
     def __init__(self, channel: int | None) -> None:
         super().__init__(channel)
@@ -57,16 +57,16 @@ class AsyncStream(Channel):
         self._news = anyio.Event()
 
     def deliver(self, item: dict[str, Any] | ClientError | None) -> None:
-        """Keeps it for :meth:`messages`."""
+        """Queue an item for :meth:`messages`."""
         self._messages.append(item)
         self._news.set()
 
     async def messages(self) -> AsyncIterator[dict[str, Any]]:
-        """The channel's messages as they come, until its end frame; nothing if the call does not stream.
+        """Yield the channel's messages as they arrive, up to its end frame; nothing if the call does not stream.
 
-        Messages wait in memory until they are taken; they can be taken once.
+        Messages are kept in memory until they are consumed, and can be consumed once.
 
-        :raises ProtocolViolationError: for a hole in the indexes or a wrong count at the end.
+        :raises ProtocolViolationError: for a gap in the indexes or a wrong count at the end.
         :raises SidecarGoneError: if the process ends before the end frame.
         """
         while self.channel is not None:
@@ -82,7 +82,7 @@ class AsyncStream(Channel):
 
 
 class AsyncCall(Pending, AsyncStream):
-    """One request under way; made by :meth:`AsyncSidecar.start`."""
+    """One request in flight; created by :meth:`AsyncSidecar.start`."""
 
     def __init__(self, sidecar: AsyncSidecar, request_id: int, channel: int | None) -> None:
         super().__init__(request_id, channel)
@@ -90,15 +90,15 @@ class AsyncCall(Pending, AsyncStream):
         self._done = anyio.Event()
 
     def answered(self) -> None:
-        """Wakes the task that waits for it."""
+        """Wake the task that waits for the answer."""
         self._done.set()
 
     def cancel(self) -> None:
-        """Asks for an end; the call is still answered, with RequestCancelled or with its result."""
+        """Ask the sidecar to cancel; the call is still answered, with RequestCancelled or with its result."""
         self._sidecar.notify("$/cancelRequest", {"id": self.id})
 
     async def result(self) -> dict[str, Any]:
-        """Waits for the answer. A task that is cancelled here goes without it, and the call goes on.
+        """Wait for the answer. Cancelling a task here only ends its waiting: the call goes on.
 
         :raises RemoteError: if the answer is an error.
         :raises SidecarGoneError: if the process ended without an answer.
@@ -109,11 +109,11 @@ class AsyncCall(Pending, AsyncStream):
 
 
 class AsyncSidecar(TypedAsyncCalls):
-    """A sidecar process and the session with it; the process is there within ``async with``.
+    """A sidecar process and its session; the process runs within ``async with``.
 
     :param command: what to run, for example ``["locara-sidecar", "serve"]``.
     :param env: the child's whole environment; None inherits ours.
-    :param cwd: the child's working folder.
+    :param cwd: the child's working directory.
     :param stderr: where its log goes, as for :func:`anyio.open_process`; None inherits ours.
     :param hands_files: whether :meth:`pick_open_file` is used; adds ``--descriptors`` to the command.
     :raises OSError: on entering, if the command cannot be started.
@@ -133,14 +133,14 @@ class AsyncSidecar(TypedAsyncCalls):
         self._handing: HandingSocket | None = None
         self._exchange = Exchange(lambda _message: None)
         self.violations = self._exchange.violations
-        """Every broken rule seen so far, also those that no call raised."""
+        """Every contract violation seen so far, including those that no call raised."""
         self._deaf, self._over = False, anyio.Event()
         self._process: Process | None = None
         self._tasks: TaskGroup | None = None
 
     @property
     def process(self) -> Process:
-        """The child.
+        """The child process.
 
         :raises RuntimeError: before ``async with``.
         """
@@ -185,16 +185,16 @@ class AsyncSidecar(TypedAsyncCalls):
     async def initialize(
         self, manifest: dict[str, Any] | None = None, grants: dict[str, str] | None = None, **extra: Any
     ) -> dict[str, Any]:
-        """Opens the session. ``extra`` are further wire members, such as ``processId``; they win.
+        """Open the session. ``extra`` are further wire members, such as ``processId``; they take precedence.
 
-        :raises ProtocolViolationError: if the sidecar answers in a version of the contract that was not offered.
+        :raises ProtocolViolationError: if the sidecar answers with a contract version that was not offered.
         """
         return opened(await self.call("initialize", opening(manifest, grants, extra)))
 
     async def call(self, method: str, params: Params | None = None) -> dict[str, Any]:
-        """Sends a request and waits for its answer; raises as :meth:`AsyncCall.result`.
+        """Send a request and wait for its answer; raises like :meth:`AsyncCall.result`.
 
-        A task that is cancelled meanwhile cancels the call.
+        If the task is cancelled meanwhile, so is the call.
         """
         call = self.start(method, params)
         try:
@@ -205,10 +205,10 @@ class AsyncSidecar(TypedAsyncCalls):
             raise
 
     def start(self, method: str, params: Params | None = None, *, stream: bool = False) -> AsyncCall:
-        """Sends a request without waiting for anything, within the event loop.
+        """Send a request without awaiting anything; call it from the event loop.
 
         :param stream: adds a ``channel`` of its own to the params, so that the call has messages.
-        :raises SidecarGoneError: if the process takes no input any more.
+        :raises SidecarGoneError: if the process no longer takes input.
         """
         call = AsyncCall(self, self._exchange.next_id(), self._exchange.next_channel() if stream else None)
         try:
@@ -219,9 +219,9 @@ class AsyncSidecar(TypedAsyncCalls):
         return call
 
     async def attach(self, job_id: str) -> AsyncStream:
-        """The further messages of a job, its last one first, on a channel of its own; the one it had before ends.
+        """Stream a job's further messages, starting with its last one, on a new channel; its previous channel ends.
 
-        :raises RemoteError: for a job that is not known any more.
+        :raises RemoteError: if the job is not known any more.
         """
         stream = AsyncStream(self._exchange.next_channel())
         self._exchange.attach(stream)
@@ -233,24 +233,24 @@ class AsyncSidecar(TypedAsyncCalls):
         return stream
 
     async def pick_file(self, path: str | Path, access: Literal["read", "write"]) -> dict[str, Any]:
-        """Make a handle of a file that the user picked in a dialog: ``handle``, ``name`` and, to read, ``bytes``."""
+        """Turn a file that the user picked in a dialog into a handle: ``handle``, ``name`` and, to read, ``bytes``."""
         return await self.call("host.pickFile", {"path": str(path), "access": access})
 
     async def pick_bytes(self, name: str, data: bytes) -> dict[str, Any]:
-        """The same for a file to read that the sidecar may not open itself: its ``name`` and its bytes."""
+        """Like :meth:`pick_file`, for a file to read that the sidecar may not open itself: its ``name`` and bytes."""
         encoded = base64.b64encode(data).decode()
         return await self.call("host.pickFile", {"name": name, "data": encoded, "access": "read"})
 
     async def pick_open_file(self, name: str, descriptor: int, access: Literal["read", "write"]) -> dict[str, Any]:
-        """The same for a file that is open here, regular and for that access; with ``hands_files``. It may be closed
-        once this returns.
+        """Like :meth:`pick_file`, for a regular file that is open here with that access; needs ``hands_files``. The
+        descriptor may be closed once this returns.
 
         :raises RuntimeError: without ``hands_files``.
         :raises SidecarGoneError: if the process has ended.
         """
         if self._handing is None:
             raise RuntimeError("this sidecar was spawned without hands_files")
-        if self._handing.fileno() < 0:  # closed, as the process has ended
+        if self._handing.fileno() < 0:  # closed because the process has ended
             raise SidecarGoneError(self.process.returncode)
         try:
             await anyio.wait_writable(self._handing)
@@ -260,18 +260,18 @@ class AsyncSidecar(TypedAsyncCalls):
         return await self.call("host.pickFile", {"name": name, "descriptor": passed, "access": access})
 
     async def release_file(self, handle: str) -> None:
-        """No new call may use that handle any more."""
+        """Release a handle: no new call may use it."""
         await self.call("host.releaseFile", {"handle": handle})
 
     def notify(self, method: str, params: Params | None = None) -> None:
-        """Sends a notification; there is no answer.
+        """Send a notification; there is no answer.
 
-        :raises SidecarGoneError: if the process takes no input any more.
+        :raises SidecarGoneError: if the process no longer takes input.
         """
         self._send(notification(method, params), None)
 
     async def close(self, timeout: float = 5.0) -> int:  # noqa: ASYNC109  two waits, after which it kills
-        """Ends the session in good order, or kills the process after ``timeout`` seconds. May be repeated.
+        """Shut the session down cleanly, or kill the process after ``timeout`` seconds. May be called again.
 
         :returns: the exit status; negative for a signal.
         """
@@ -282,13 +282,13 @@ class AsyncSidecar(TypedAsyncCalls):
             with contextlib.suppress(ClientError):
                 self.notify("exit")
         self._deaf = True
-        self._outgoing.close()  # stdin is closed behind what waits
+        self._outgoing.close()  # stdin is closed after the queued lines
         with anyio.move_on_after(timeout):
             await process.wait()
         if process.returncode is None:
             process.kill()
         status = await process.wait()
-        with anyio.move_on_after(timeout):  # what it wrote at the end; something else may hold its output open
+        with anyio.move_on_after(timeout):  # drain its last output; something else may hold the pipe open
             await self._over.wait()
         return status
 
@@ -312,7 +312,7 @@ class AsyncSidecar(TypedAsyncCalls):
                         call.finish(SidecarGoneError(await self._status()))
 
     async def _status(self) -> int | None:
-        """The exit status, if the process ends about now."""
+        """The exit status, if the process is just ending."""
         with anyio.move_on_after(1):
             return await self.process.wait()
         return None

@@ -1,4 +1,4 @@
-"""Tauri's own channel frames, and which messages they carry."""
+"""Tauri's channel frames, and the messages they carry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from locara_protocol.model_messages import DownloadProgress, ModelProgress
 
 
 class ChannelFrame(Result, frozen=True):
-    """Base of Tauri's own frame around one message; ``index`` starts at 0 and has no holes."""
+    """Base of Tauri's frame around one message; ``index`` starts at 0 and has no gaps."""
 
     channel: int
     index: int

@@ -1,8 +1,8 @@
-"""A small Python client: spawns a sidecar and speaks the contract with it, from threads.
+"""A small threaded Python client: spawns a sidecar and speaks the contract with it.
 
-Owned here: the child process and the threads of one session. It also checks what it is told: channel indexes without
-holes, an end frame that counts right, nothing on a channel after the response. What goes wrong is a
-:class:`ClientError` (:mod:`locara_protocol.client_errors`). The same for an event loop is in
+This module owns the child process and the threads of one session. It also checks what it receives: channel indexes
+without gaps, a correct count in the end frame, nothing on a channel after the response. Failures are
+:class:`ClientError` (:mod:`locara_protocol.client_errors`). The event-loop version is
 :mod:`locara_protocol.async_client`.
 """
 
@@ -33,22 +33,22 @@ _READ_BYTES = 64 * 1024
 
 
 class Stream(Channel):
-    """The messages of one channel; made by :meth:`Sidecar.attach`, or as part of a :class:`Call`."""
+    """The messages of one channel; created by :meth:`Sidecar.attach`, or as part of a :class:`Call`."""
 
     def __init__(self, channel: int | None) -> None:
         super().__init__(channel)
         self._messages: queue.SimpleQueue[dict[str, Any] | ClientError | None] = queue.SimpleQueue()
 
     def deliver(self, item: dict[str, Any] | ClientError | None) -> None:
-        """Keeps it for :meth:`messages`."""
+        """Queue an item for :meth:`messages`."""
         self._messages.put(item)
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """The channel's messages as they come, until its end frame; nothing if the call does not stream.
+        """Yield the channel's messages as they arrive, up to its end frame; nothing if the call does not stream.
 
-        Messages wait in memory until they are taken; they can be taken once.
+        Messages are kept in memory until they are consumed, and can be consumed once.
 
-        :raises ProtocolViolationError: for a hole in the indexes or a wrong count at the end.
+        :raises ProtocolViolationError: for a gap in the indexes or a wrong count at the end.
         :raises SidecarGoneError: if the process ends before the end frame.
         """
         if self.channel is None:
@@ -60,7 +60,7 @@ class Stream(Channel):
 
 
 class Call(Pending, Stream):
-    """One request under way; made by :meth:`Sidecar.start`."""
+    """One request in flight; created by :meth:`Sidecar.start`."""
 
     def __init__(self, sidecar: Sidecar, request_id: int, channel: int | None) -> None:
         super().__init__(request_id, channel)
@@ -68,17 +68,17 @@ class Call(Pending, Stream):
         self._done = threading.Event()
 
     def answered(self) -> None:
-        """Wakes the thread that waits for it."""
+        """Wake the thread that waits for the answer."""
         self._done.set()
 
     def cancel(self) -> None:
-        """Asks for an end; the call is still answered, with RequestCancelled or with its result."""
+        """Ask the sidecar to cancel; the call is still answered, with RequestCancelled or with its result."""
         self._sidecar.notify("$/cancelRequest", {"id": self.id})
 
     def result(self, timeout: float | None = None) -> dict[str, Any]:
-        """Waits for the answer.
+        """Wait for the answer.
 
-        :param timeout: seconds; None waits for ever.
+        :param timeout: seconds; None waits forever.
         :raises RemoteError: if the answer is an error.
         :raises SidecarGoneError: if the process ended without an answer.
         :raises ProtocolViolationError: if the answer or the channel broke the contract.
@@ -90,13 +90,13 @@ class Call(Pending, Stream):
 
 
 class Sidecar(TypedCalls):
-    """A sidecar process and the session with it.
+    """A sidecar process and its session.
 
     :param command: what to run, for example ``["locara-sidecar", "serve"]``.
     :param env: the child's whole environment; None inherits ours.
-    :param cwd: the child's working folder.
-    :param stderr: where its log goes, as for :class:`subprocess.Popen`; None inherits ours. Read it, if it is a pipe.
-    :param own_group: whether it is in a process group of its own, where Ctrl-C at our terminal does not reach it.
+    :param cwd: the child's working directory.
+    :param stderr: where its log goes, as for :class:`subprocess.Popen`; None inherits ours. If it is a pipe, read it.
+    :param own_group: start it in its own process group, where Ctrl-C at our terminal does not reach it.
     :param hands_files: whether :meth:`pick_open_file` is used; adds ``--descriptors`` to the command.
     :param record: called with ``"send"`` or ``"receive"`` and each line without its ending; from several threads.
     :raises OSError: if the command cannot be started.
@@ -120,7 +120,7 @@ class Sidecar(TypedCalls):
         self._unmatched: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._exchange = Exchange(self._unmatched.put, threading.Lock())
         self.violations = self._exchange.violations
-        """Every broken rule seen so far, also those that no call raised."""
+        """Every contract violation seen so far, including those that no call raised."""
         self._outgoing: queue.SimpleQueue[tuple[bytes, Call | None] | None] = queue.SimpleQueue()
         self._deaf = False
         self.process = subprocess.Popen(
@@ -151,21 +151,21 @@ class Sidecar(TypedCalls):
     def initialize(
         self, manifest: dict[str, Any] | None = None, grants: dict[str, str] | None = None, **extra: Any
     ) -> dict[str, Any]:
-        """Opens the session. ``extra`` are further wire members, such as ``processId``; they win.
+        """Open the session. ``extra`` are further wire members, such as ``processId``; they take precedence.
 
-        :raises ProtocolViolationError: if the sidecar answers in a version of the contract that was not offered.
+        :raises ProtocolViolationError: if the sidecar answers with a contract version that was not offered.
         """
         return opened(self.call("initialize", opening(manifest, grants, extra)))
 
     def call(self, method: str, params: Params | None = None, *, timeout: float | None = None) -> dict[str, Any]:
-        """Sends a request and waits for its answer; raises as :meth:`Call.result`."""
+        """Send a request and wait for its answer; raises like :meth:`Call.result`."""
         return self.start(method, params).result(timeout)
 
     def start(self, method: str, params: Params | None = None, *, stream: bool = False) -> Call:
-        """Sends a request; returns at once, also where the sidecar does not take it yet.
+        """Send a request and return at once, even if the sidecar is not reading yet.
 
         :param stream: adds a ``channel`` of its own to the params, so that the call has messages.
-        :raises SidecarGoneError: if the process takes no input any more.
+        :raises SidecarGoneError: if the process no longer takes input.
         """
         call = Call(self, self._exchange.next_id(), self._exchange.next_channel() if stream else None)
         try:
@@ -177,9 +177,9 @@ class Sidecar(TypedCalls):
         return call
 
     def attach(self, job_id: str, *, timeout: float | None = None) -> Stream:
-        """The further messages of a job, its last one first, on a channel of its own; the one it had before ends.
+        """Stream a job's further messages, starting with its last one, on a new channel; its previous channel ends.
 
-        :raises RemoteError: for a job that is not known any more.
+        :raises RemoteError: if the job is not known any more.
         """
         stream = Stream(self._exchange.next_channel())
         self._exchange.attach(stream)
@@ -191,16 +191,16 @@ class Sidecar(TypedCalls):
         return stream
 
     def pick_file(self, path: str | Path, access: Literal["read", "write"]) -> dict[str, Any]:
-        """Make a handle of a file that the user picked in a dialog: ``handle``, ``name`` and, to read, ``bytes``."""
+        """Turn a file that the user picked in a dialog into a handle: ``handle``, ``name`` and, to read, ``bytes``."""
         return self.call("host.pickFile", {"path": str(path), "access": access})
 
     def pick_bytes(self, name: str, data: bytes) -> dict[str, Any]:
-        """The same for a file to read that the sidecar may not open itself: its ``name`` and its bytes."""
+        """Like :meth:`pick_file`, for a file to read that the sidecar may not open itself: its ``name`` and bytes."""
         return self.call("host.pickFile", {"name": name, "data": base64.b64encode(data).decode(), "access": "read"})
 
     def pick_open_file(self, name: str, descriptor: int, access: Literal["read", "write"]) -> dict[str, Any]:
-        """The same for a file that is open here, regular and for that access; with ``hands_files``. It may be closed
-        once this returns.
+        """Like :meth:`pick_file`, for a regular file that is open here with that access; needs ``hands_files``. The
+        descriptor may be closed once this returns.
 
         :raises RuntimeError: without ``hands_files``.
         :raises SidecarGoneError: if the process has ended.
@@ -214,27 +214,27 @@ class Sidecar(TypedCalls):
         return self.call("host.pickFile", {"name": name, "descriptor": passed, "access": access})
 
     def release_file(self, handle: str) -> None:
-        """No new call may use that handle any more."""
+        """Release a handle: no new call may use it."""
         self.call("host.releaseFile", {"handle": handle})
 
     def notify(self, method: str, params: Params | None = None) -> None:
-        """Sends a notification; there is no answer.
+        """Send a notification; there is no answer.
 
-        :raises SidecarGoneError: if the process takes no input any more.
+        :raises SidecarGoneError: if the process no longer takes input.
         """
         self._send(notification(method, params), None)
 
     def send_raw(self, line: bytes) -> None:
-        """Sends any bytes as one line; LF is added. Answers to ids of no call are in :meth:`next_unmatched`.
+        """Send arbitrary bytes as one line, adding LF. Answers that match no call end up in :meth:`next_unmatched`.
 
-        :raises SidecarGoneError: if the process takes no input any more.
+        :raises SidecarGoneError: if the process no longer takes input.
         """
         self._send(line, None)
 
     def next_unmatched(self, timeout: float | None = None) -> Any:
-        """The next line, decoded, that no call and no channel of this client took: raw answers, batches.
+        """Return the next decoded line that belongs to no call or channel of this client: raw answers, batches.
 
-        :raises TimeoutError: if there is none in time.
+        :raises TimeoutError: if none arrives in time.
         """
         try:
             return self._unmatched.get(timeout=timeout)
@@ -242,7 +242,7 @@ class Sidecar(TypedCalls):
             raise TimeoutError(f"No further message within {timeout} s.") from None
 
     def close(self, timeout: float = 5.0) -> int:
-        """Ends the session in good order, or kills the process after ``timeout`` seconds. May be repeated.
+        """Shut the session down cleanly, or kill the process after ``timeout`` seconds. May be called again.
 
         :returns: the exit status; negative for a signal.
         """
@@ -251,7 +251,7 @@ class Sidecar(TypedCalls):
                 self.call("shutdown", timeout=timeout)
             with contextlib.suppress(ClientError):
                 self.notify("exit")
-        self._outgoing.put(None)  # stdin is closed behind what waits
+        self._outgoing.put(None)  # stdin is closed after the queued lines
         try:
             status = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -293,7 +293,7 @@ class Sidecar(TypedCalls):
             stream.close()
 
     def _status(self) -> int | None:
-        """The exit status, if the process ends about now."""
+        """The exit status, if the process is just ending."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self.process.wait(1)
         return None

@@ -1,9 +1,11 @@
-"""What can go wrong with a sidecar, for both clients::
+"""The errors of both clients.
 
-ClientError
-├── RemoteError              the sidecar answered with an error
-├── SidecarGoneError         the process ended with a call outstanding, or does not take input any more
-└── ProtocolViolationError   the sidecar broke the contract
+::
+
+    ClientError
+    ├── RemoteError              the sidecar answered with an error
+    ├── SidecarGoneError         the process ended during a call, or no longer takes input
+    └── ProtocolViolationError   the sidecar broke the contract
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ _KINDS = {code: kind for kind, code in CODES.items()}
 
 
 class ClientError(Exception):
-    """Base of all that a call can raise, but for TimeoutError."""
+    """Base of everything that a call can raise, except TimeoutError."""
 
 
 class RemoteError(ClientError):
-    """The sidecar answered with an error; ``data`` as it was sent."""
+    """The sidecar answered with an error; ``data`` is as sent."""
 
     def __init__(self, code: int, message: str, data: dict[str, Any]) -> None:
         super().__init__(f"{message} ({code})")
@@ -30,7 +32,7 @@ class RemoteError(ClientError):
 
     @property
     def kind(self) -> str:
-        """The error's kind, from its data or else from its code."""
+        """The error's kind, from its data or, failing that, from its code."""
         return str(self.data.get("kind", _KINDS.get(self.code, "InternalError")))
 
     @property
@@ -40,7 +42,7 @@ class RemoteError(ClientError):
 
 
 class SidecarGoneError(ClientError):
-    """The process has ended or closed its output; ``status`` is its exit status if that is known."""
+    """The process has ended or closed its output; ``status`` is its exit status, if known."""
 
     def __init__(self, status: int | None) -> None:
         super().__init__("The sidecar is gone." if status is None else f"The sidecar ended with status {status}.")

@@ -1,7 +1,7 @@
-"""Every error of the contract: one table, name to code, and the exception that carries one.
+"""Every error of the contract: a table from kind to code, and the exception that carries one.
 
-Owned here: the codes. A new error is one row in :data:`CODES` and one in :data:`MEANINGS`; the
-OpenRPC document and the schemas are generated from them.
+A new error is one row in :data:`CODES` and one in :data:`MEANINGS`; the OpenRPC document and the schemas are generated
+from them.
 """
 
 from __future__ import annotations
@@ -62,18 +62,18 @@ MEANINGS: dict[str, str] = {
     "InvalidImage": "An image that was sent or named cannot be read.",
     "InvalidOutput": "The model made no usable picture (black, or not a number).",
 }
-"""Error kind to what it means, one sentence each, for the generated documents."""
+"""Error kind to its meaning, one sentence each, for the generated documents."""
 
 RETRYABLE = frozenset({"QueueFull", "EngineCrashed", "EngineStalled", "DownloadFailed", "RequestCancelled"})
-"""Kinds for which the same request may succeed if it is simply sent again."""
+"""Kinds for which simply sending the same request again may succeed."""
 
 
 class RpcError(Exception):
-    """An error that reaches the host as it stands.
+    """An error that is sent to the host as it is.
 
     :param kind: a key of :data:`CODES`.
     :param message: one sentence for a person; never a prompt, a token or a traceback.
-    :param retryable: whether the same request may succeed later; default by kind.
+    :param retryable: whether the same request may succeed later; the default depends on the kind.
     :param data: further members of the wire error's ``data`` (camelCase names).
     :raises KeyError: for a kind that is not in the table.
     """
@@ -87,7 +87,7 @@ class RpcError(Exception):
         self.data = data
 
     def to_wire(self) -> dict[str, Any]:
-        """The JSON-RPC error object: ``code``, ``message``, ``data`` with ``kind`` and ``retryable``."""
+        """Return the JSON-RPC error object: ``code``, ``message``, ``data`` with ``kind`` and ``retryable``."""
         return {
             "code": self.code,
             "message": self.message,
@@ -96,5 +96,5 @@ class RpcError(Exception):
 
 
 def invalid_params(path: str, message: str, **data: Any) -> RpcError:
-    """An InvalidParams error that names the member at fault, as in ``$.options.steps``."""
+    """Build an InvalidParams error that names the offending member, such as ``$.options.steps``."""
     return RpcError("InvalidParams", message, path=path, **data)

@@ -1,7 +1,7 @@
 """Bytes in, lines out: the newline framing of the wire, without any I/O.
 
-Owned here: where a message begins and ends, and the bound on how much of one is ever held.
-What a line means is the matter of :mod:`locara_protocol.jsonrpc`.
+This module decides where a message begins and ends, and bounds how much of one is held in memory. The meaning of a
+line is up to :mod:`locara_protocol.jsonrpc`.
 """
 
 from __future__ import annotations
@@ -9,27 +9,28 @@ from __future__ import annotations
 from locara_protocol.records import Record
 
 DEFAULT_MAX_LINE_BYTES = 16 * 1024 * 1024
-"""The longest message accepted by default, in bytes, its line ending not counted."""
+"""The longest message accepted by default, in bytes, excluding its line ending."""
 
 _LF = 0x0A
 _CR = 0x0D
 
 
 class LineTooLong(Record, frozen=True):
-    """Stands in the output where a line would have stood that was longer than ``max_line_bytes``."""
+    """Takes the place of a line that was longer than ``max_line_bytes``."""
 
     max_line_bytes: int
 
 
 class LineSplitter:
-    """Cuts a byte stream into messages; linear in the bytes fed, in pieces of any size.
+    """Splits a byte stream into messages; accepts chunks of any size and runs in linear time.
 
-    A message ends with LF; one CR before it belongs to the ending. Lines of whitespace only are
-    skipped. Of a line that is too long at most ``max_line_bytes`` + 1 bytes are ever held: it is
-    reported once, as soon as that is certain, and the rest is dropped up to its LF.
+    A message ends with LF; one CR before it is part of the ending. Lines of only whitespace are skipped. At most
+    ``max_line_bytes`` + 1 bytes of a line are held: a longer one is reported once, as soon as it is known to be too
+    long,
+    and the rest up to its LF is dropped.
 
     :param max_line_bytes: the longest message in bytes, at least 1.
-    :raises ValueError: for a bound below 1.
+    :raises ValueError: for a limit below 1.
     """
 
     def __init__(self, max_line_bytes: int = DEFAULT_MAX_LINE_BYTES) -> None:
@@ -41,11 +42,11 @@ class LineSplitter:
 
     @property
     def held_bytes(self) -> int:
-        """How many bytes of an unfinished line are held; never more than the bound + 1."""
+        """Bytes held of an unfinished line; never more than the limit + 1."""
         return len(self._partial)
 
     def feed(self, data: bytes) -> list[bytes | LineTooLong]:
-        """Takes the next bytes of the stream and returns what they completed, in order."""
+        """Take the next bytes of the stream and return the lines they complete, in order."""
         out: list[bytes | LineTooLong] = []
         start = 0
         while (end := data.find(b"\n", start)) >= 0:
@@ -56,13 +57,13 @@ class LineSplitter:
         return out
 
     def finish(self) -> list[bytes | LineTooLong]:
-        """Ends the stream: returns a last line that no LF ended, if there is one."""
+        """End the stream: return a last line without LF, if there is one."""
         out: list[bytes | LineTooLong] = []
         self._end_line(b"", 0, 0, out)
         return out
 
     def _end_line(self, data: bytes, start: int, end: int, out: list[bytes | LineTooLong]) -> None:
-        """Completes the line whose last part is ``data[start:end]``."""
+        """Complete the line whose last part is ``data[start:end]``."""
         if self._discarding:
             self._discarding = False
             return
@@ -83,7 +84,7 @@ class LineSplitter:
             out.append(line)
 
     def _keep(self, data: bytes, start: int, out: list[bytes | LineTooLong]) -> None:
-        """Holds ``data[start:]``, the part of a line whose LF has not come yet, or gives the line up."""
+        """Hold ``data[start:]``, the part of a line whose LF has not arrived, or give up on the line."""
         length = len(self._partial) + len(data) - start
         if length > self._max + 1 or (length == self._max + 1 and data[-1] != _CR):
             self._partial = bytearray()

@@ -1,7 +1,7 @@
-"""``python -m locara_protocol.generate``: writes the committed schema files, or with ``--check`` compares them.
+"""``python -m locara_protocol.generate`` writes the committed schema files; with ``--check`` it compares them.
 
-Owned here: the folder ``protocol/schema/v1`` beside this package, two modules in ``clients/`` and the types of the Rust
-crate. The bytes depend on the tables and the message types only, so that regenerating without a change changes nothing.
+Generates the folder ``protocol/schema/v1`` next to this package, two modules in ``clients/`` and the types of the Rust
+crate. The output depends only on the tables and the message types, so it is reproducible byte for byte.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "schema" / f"v{PROTOCO
 
 
 def files() -> dict[str, bytes]:
-    """Every generated file: name to contents."""
+    """Return every generated file: name to contents."""
     documents = {"openrpc.json": openrpc.document(), **schemas.documents()}
     return {name: msgspec.json.format(msgspec.json.encode(tree), indent=2) + b"\n" for name, tree in documents.items()}
 
 
 def stale(folder: Path) -> list[str]:
-    """The names of files in ``folder`` that are missing, different, or no longer generated."""
+    """Return the names of files in ``folder`` that are missing, different, or no longer generated."""
     wanted = files()
     present = {path.name: path.read_bytes() for path in folder.glob("*.json")}
     return sorted(name for name in wanted.keys() | present.keys() if wanted.get(name) != present.get(name))
 
 
 def write(folder: Path) -> list[str]:
-    """Brings ``folder`` up to date and returns the names that changed."""
+    """Bring ``folder`` up to date and return the names that changed."""
     wanted = files()
     folder.mkdir(parents=True, exist_ok=True)
     changed = stale(folder)
@@ -46,7 +46,7 @@ def write(folder: Path) -> list[str]:
 
 
 def modules(*, write_them: bool, folder: Path = Path(__file__).parent / "clients", rust: Path = RUST) -> list[str]:
-    """The names of the generated modules that differ, Rust's too; with ``write_them`` they are written."""
+    """Return the names of the generated modules that differ, Rust's included; with ``write_them``, write them."""
     changed: list[str] = []
     sources = {folder / name: source for name, source in typing_source.files().items()}
     sources[rust / "schema.rs"] = rust_source.source()
@@ -59,7 +59,10 @@ def modules(*, write_them: bool, folder: Path = Path(__file__).parent / "clients
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """:returns: 0, or 1 if ``--check`` found a stale file."""
+    """Run the command.
+
+    :returns: 0, or 1 if ``--check`` found a stale file.
+    """
     parser = argparse.ArgumentParser(prog="python -m locara_protocol.generate", description="The schema files.")
     parser.add_argument("--check", action="store_true", help="compare only; status 1 if a file is stale")
     parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="where the files are")

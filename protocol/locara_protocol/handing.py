@@ -1,4 +1,4 @@
-"""A host's end of the socket on which it hands open files to its sidecar (``--descriptors``); not on Windows."""
+"""The host's end of the socket over which it passes open files to its sidecar (``--descriptors``); not on Windows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import sys
 
 
 class HandingSocket:
-    """The pair of sockets: one end stays here, the other goes to the sidecar as it is spawned.
+    """A pair of sockets: one end stays here, the sidecar inherits the other.
 
-    :raises OSError: where the system has no such sockets.
+    :raises OSError: if the system has no such sockets.
     """
 
     _ours: socket.socket
@@ -26,7 +26,7 @@ class HandingSocket:
 
     @property
     def flags(self) -> list[str]:
-        """What the sidecar's command line needs."""
+        """The arguments to add to the sidecar's command line."""
         return ["--descriptors", str(self._theirs.fileno())]
 
     @property
@@ -35,18 +35,18 @@ class HandingSocket:
         return (self._theirs.fileno(),)
 
     def fileno(self) -> int:
-        """Our end's descriptor."""
+        """The descriptor of our end."""
         return self._ours.fileno()
 
     def spawned(self) -> None:
-        """The sidecar has its end: close ours of it."""
+        """Close our copy of the sidecar's end, once the sidecar has been spawned."""
         self._theirs.close()
 
     def send(self, descriptor: int) -> str:
-        """Send an open file; it may be closed here once the call that names it was answered.
+        """Send an open file; it may be closed here once the call that names it has been answered.
 
-        :returns: what ``descriptor`` is in ``host.pickFile``.
-        :raises OSError: where the sidecar is gone.
+        :returns: the value for ``descriptor`` in ``host.pickFile``.
+        :raises OSError: if the sidecar is gone.
         """
         name = f"file-{next(self._numbers)}"
         if sys.platform != "win32":
@@ -55,6 +55,6 @@ class HandingSocket:
         return name
 
     def close(self) -> None:
-        """Give both ends back."""
+        """Close both ends."""
         self._ours.close()
         self._theirs.close()

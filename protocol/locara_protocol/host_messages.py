@@ -1,4 +1,4 @@
-"""The typed messages of ``host.*``: what a host says on behalf of its user and never forwards from a web view."""
+"""The typed messages of ``host.*``: what a host sends on behalf of its user and never forwards from a web view."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FileHandle = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
 MAX_PASSED_NAME = 64
-"""Bytes of the text that comes beside a descriptor."""
+"""Maximum length, in bytes, of the text sent along with a descriptor."""
 
 
 PassedName = Annotated[
@@ -23,9 +23,11 @@ PassedName = Annotated[
 
 
 class PickFileParams(Params, frozen=True):
-    """``write`` is for a file that may or may not be there yet. The file is one of: ``path``, absolute, as a dialog
-    gave it; ``data``, its bytes, to be read; ``descriptor``, the text that was sent with it on the socket of
-    ``--descriptors``. The last two have the file's ``name`` beside them, without its folder."""
+    """``write`` is for a file that may or may not exist yet. The file is given by one of: ``path``, the absolute path
+    from
+    a dialog; ``data``, its bytes, for reading; ``descriptor``, the text sent with it over the ``--descriptors`` socket.
+    The last two come with the file's ``name``, without its folder.
+    """
 
     access: Literal["read", "write"]
     path: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
@@ -35,7 +37,7 @@ class PickFileParams(Params, frozen=True):
 
 
 class PickFileResult(Result, frozen=True):
-    """``name``: the file's own, without its folder. ``bytes``: its length, where it was picked to be read."""
+    """``name``: the file's own, without its folder. ``bytes``: its length, if it was picked for reading."""
 
     handle: str
     name: str

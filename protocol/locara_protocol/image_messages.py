@@ -1,4 +1,4 @@
-"""The typed messages of ``image.*``; for what all messages have in common, see :mod:`locara_protocol.messages`."""
+"""The typed messages of ``image.*``; for what all messages share, see :mod:`locara_protocol.messages`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PreviewOptions(Params, frozen=True):
 
 
 class OutputOptions(Params, frozen=True):
-    """``handle``: of a file that was picked to be written, in place of ``root``, ``path`` and ``on_conflict``."""
+    """``handle``: of a file picked for writing, in place of ``root``, ``path`` and ``on_conflict``."""
 
     mode: Literal["save", "inline", "both"] | None = None
     handle: FileHandle | None = None
@@ -66,7 +66,9 @@ class GenerateParams(Params, frozen=True):
 
 
 class ImageInput(Params, frozen=True):
-    """An image that the host names in a granted root, picked, or sends: exactly one of the three forms, whole."""
+    """An image: a file in a granted root, a picked file, or the bytes themselves; exactly one of the three forms,
+    complete.
+    """
 
     root: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     path: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
@@ -76,7 +78,7 @@ class ImageInput(Params, frozen=True):
 
 
 def _one_form_of(*others: dict[str, Any]) -> Meta:
-    """Says in the schema that an :class:`ImageInput` has one of its three forms, or is one of ``others``."""
+    """State in the schema that an :class:`ImageInput` has one of its three forms, or is one of ``others``."""
     forms = (("root", "path"), ("handle",), ("data", "mimeType"))
     names = [name for form in forms for name in form]
     shapes = [
@@ -95,7 +97,7 @@ class EditOptions(GenerateOptions, frozen=True):
 
 
 class EditParams(GenerateParams, frozen=True, kw_only=True):
-    """``mask``: white is repainted, black stays."""
+    """``mask``: white is repainted, black is kept."""
 
     image: Annotated[ImageInput, _one_form_of()]
     mask: Annotated[ImageInput | None, _one_form_of({"type": "null"})] = None
@@ -129,8 +131,9 @@ class DiffusionStep(Result, frozen=True):
 
 
 class ImageResult(Result, frozen=True):
-    """One finished image. ``path`` is absolute; ``handle`` in its place for a picked file; ``data`` (base64) only with
-    output mode inline or both."""
+    """One finished image. ``path`` is absolute; a picked file has ``handle`` instead; ``data`` (base64) only with
+    output mode inline or both.
+    """
 
     mime_type: ImageMime
     width: int
@@ -173,8 +176,9 @@ class Warning(Result, frozen=True):
 
 
 class GenerateResult(Result, frozen=True):
-    """``peak_memory_bytes``: the engine process's height so far as the operating system counts it;
-    ``peak_allocated_bytes``: that of its arrays alone, where its allocator counts them (MLX)."""
+    """``peak_memory_bytes``: the engine process's peak so far as the operating system measures it;
+    ``peak_allocated_bytes``: the peak of its arrays alone, if its allocator tracks it (MLX).
+    """
 
     job_id: str
     images: list[ImageResult]
@@ -191,6 +195,6 @@ class CancelJobParams(Params, frozen=True):
 
 
 class CancelJobResult(Result, frozen=True):
-    """``cancelled``: whether a queued or running job of that id was told to stop."""
+    """``cancelled``: whether a queued or running job with that id was told to stop."""
 
     cancelled: bool

@@ -1,4 +1,4 @@
-"""The typed messages of ``jobs.*``; for what all messages have in common, see :mod:`locara_protocol.messages`."""
+"""The typed messages of ``jobs.*``; for what all messages share, see :mod:`locara_protocol.messages`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ JobId = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
 class JobInfo(Result, frozen=True):
-    """A job that waits, runs or has ended.
+    """A job that is waiting, running or has ended.
 
-    ``last``: the last message of an image's job, with the latest preview of that image; ``lastProgress``: that of
+    ``last``: the last message of an image job, with the latest preview of that image; ``lastProgress``: that of
     ``models.load`` or ``models.prepare``.
     """
 
@@ -32,13 +32,13 @@ class JobInfo(Result, frozen=True):
 
 
 class JobsListResult(Result, frozen=True):
-    """Those that run or wait, in the order of their turns; then those that have ended, the latest first."""
+    """First jobs that are running or waiting, in queue order; then those that have ended, most recent first."""
 
     jobs: list[JobInfo]
 
 
 class AttachParams(Params, frozen=True):
-    """The job whose further messages are to come on ``channel``."""
+    """The job whose further messages are to be sent on ``channel``."""
 
     job_id: JobId
     channel: ChannelId
@@ -56,4 +56,4 @@ class JobResultParams(Params, frozen=True):
 
 
 class JobResult(Result, frozen=True):
-    """The result of the job's own call, member by member; its error comes as an error."""
+    """The result of the job's own call, member by member; its error is returned as an error."""

@@ -1,9 +1,9 @@
 """JSON-RPC 2.0 without any I/O: one line in, one decoded message out; answers to bytes.
 
-Owned here: the envelope. Decoding has two phases: :func:`decode_line` reads the envelope and
-leaves ``params`` as raw JSON text, the caller looks the method up, and :func:`decode_params`
-reads that text as the method's type. So an unknown method and bad parameters stay apart, and a
-large line never becomes a forest of Python objects before anyone knows what it is for.
+This module handles the envelope. Decoding has two phases: :func:`decode_line` reads the envelope and leaves ``params``
+as raw JSON text; the caller looks up the method, and :func:`decode_params` reads that text as the method's type. This
+keeps unknown methods and bad parameters apart, and a large line is not turned into a mass of Python objects before its
+purpose is known.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ DEFAULT_MAX_BATCH = 64
 MAX_ID_BYTES = 256
 """The longest string id, in bytes of UTF-8."""
 MAX_SAFE_INTEGER = 2**53 - 1
-"""The largest integer that every JSON implementation keeps exactly; ids lie within ± this."""
+"""The largest integer that every JSON implementation represents exactly; ids lie within ± this."""
 
 
 class Request(Record, frozen=True):
-    """A call that will be answered. ``params`` is raw JSON: an object (``{}`` if absent) or, wrongly, an array."""
+    """A call that needs an answer. ``params`` is raw JSON: an object (``{}`` if absent) or, wrongly, an array."""
 
     id: int | str
     method: str
@@ -69,13 +69,13 @@ class Notification(Record, frozen=True):
 
 
 class StrayResponse(Record, frozen=True):
-    """A response object; the sidecar calls nobody, so it is ignored (and logged). ``id`` if it is a valid one."""
+    """A response object; the sidecar makes no calls, so it is ignored (and logged). ``id`` is set if it is valid."""
 
     id: int | str | None = None
 
 
 class Invalid(Record, frozen=True):
-    """Something that is no message: answer it with ``encode_error(id, error)``."""
+    """Something that is not a message: answer it with ``encode_error(id, error)``."""
 
     id: int | str | None
     error: RpcError
@@ -85,7 +85,7 @@ Entry = Request | Notification | StrayResponse | Invalid
 
 
 class Batch(Record, frozen=True):
-    """One or more entries that are answered together, by one array."""
+    """One or more entries that are answered together, with one array."""
 
     entries: list[Entry]
 
@@ -94,7 +94,7 @@ Decoded = Entry | Batch
 
 
 class _Envelope(msgspec.Struct):
-    """The members that matter, each as raw JSON, so that a later duplicate always replaces an earlier one."""
+    """The relevant members, each as raw JSON, so that a later duplicate always replaces an earlier one."""
 
     jsonrpc: Raw = Raw()
     id: Raw = Raw()
@@ -116,7 +116,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def decode_line(line: bytes, *, max_depth: int = DEFAULT_MAX_DEPTH, max_batch: int = DEFAULT_MAX_BATCH) -> Decoded:
-    """Reads one line of the wire; never raises, whatever the bytes.
+    """Decode one line of the wire; never raises, whatever the bytes.
 
     :param line: the message without its line ending.
     :param max_depth: how deep arrays and objects may be nested.
@@ -141,7 +141,7 @@ def decode_line(line: bytes, *, max_depth: int = DEFAULT_MAX_DEPTH, max_batch: i
 
 
 def line_too_long(max_line_bytes: int) -> Invalid:
-    """What a line over the limit decodes to (InvalidRequest with ``data.maxLineBytes``)."""
+    """Return what a line over the limit decodes to (InvalidRequest with ``data.maxLineBytes``)."""
     return _invalid(
         None, f"The line is longer than {max_line_bytes} bytes and was not read.", maxLineBytes=max_line_bytes
     )
@@ -159,10 +159,10 @@ _batch_decoders: dict[int, msgspec.json.Decoder[Any]] = {}
 
 
 def _batch_entries(raw: Raw, max_batch: int) -> list[Raw] | None:
-    """The entries of an array, or None if there are more than ``max_batch``.
+    """Return the entries of an array, or None if there are more than ``max_batch``.
 
-    An array-like struct of that many fields skips what lies beyond them without creating
-    anything; a list of five million ``{}`` would be created before its length is looked at.
+    Decoding into an array-like struct with that many fields skips whatever lies beyond them without creating objects;
+    a list of five million ``{}`` would be created before its length could be checked.
     """
     decoder = _batch_decoders.get(max_batch)
     if decoder is None:
@@ -174,7 +174,7 @@ def _batch_entries(raw: Raw, max_batch: int) -> list[Raw] | None:
 
 
 def _entry(raw: Raw) -> Entry:
-    """One message object; its syntax has been checked already."""
+    """Decode one message object; its syntax has been checked already."""
     if first_byte(raw) != b"{":
         return _invalid(None, "A message must be a JSON object.")
     envelope = _envelope.decode(raw)
@@ -203,7 +203,7 @@ def _entry(raw: Raw) -> Entry:
 
 
 def _read_id(raw: Raw) -> int | str | None:
-    """The id if it is a valid one, else None."""
+    """Return the id if it is valid, else None."""
     text = memoryview(raw)
     if first_byte(raw) == b'"':
         if len(text) > 6 * MAX_ID_BYTES + 2:  # not even if every byte came as \\u00XX
@@ -220,43 +220,43 @@ def _read_id(raw: Raw) -> int | str | None:
 
 
 def encode(value: Any) -> Raw:
-    """A value as JSON, to be a result more than once."""
+    """Encode a value as JSON that can serve as a result more than once."""
     return Raw(_encode(value))
 
 
 def encode_result(request_id: int | str, result: Any) -> bytes:
-    """A successful response, without line ending. ``result`` is a struct, a dict, or a Raw JSON object."""
+    """Encode a successful response, without line ending. ``result`` is a struct, a dict, or a Raw JSON object."""
     return _encode({"jsonrpc": "2.0", "id": request_id, "result": result})
 
 
 def encode_error(request_id: int | str | None, error: RpcError) -> bytes:
-    """An error response, without line ending."""
+    """Encode an error response, without line ending."""
     return _encode({"jsonrpc": "2.0", "id": request_id, "error": error.to_wire()})
 
 
 def encode_notification(method: str, params: Any) -> bytes:
-    """A notification, without line ending."""
+    """Encode a notification, without line ending."""
     return _encode({"jsonrpc": "2.0", "method": method, "params": params})
 
 
 def encode_batch(responses: Sequence[bytes]) -> bytes:
-    """One array of answers that were encoded singly; the caller sends nothing for an empty batch."""
+    """Join individually encoded answers into one array; for an empty batch the caller sends nothing."""
     return b"[" + b",".join(responses) + b"]"
 
 
 def _encode(message: Any) -> bytes:
-    """UTF-8 JSON without raw line breaks, also for strings that are not Unicode and for Raw parts with breaks."""
+    """Encode as UTF-8 JSON without raw line breaks, even with invalid Unicode strings or Raw parts with breaks."""
     try:
         encoded = _encoder.encode(message)
     except UnicodeEncodeError:  # a lone surrogate, as in a file name that is not UTF-8
         encoded = _encoder.encode(_replace_surrogates(msgspec.to_builtins(message)))
-    if b"\n" in encoded or b"\r" in encoded:  # only a Raw part can bring one: strings are escaped
+    if b"\n" in encoded or b"\r" in encoded:  # only a Raw part can contain one: strings are escaped
         encoded = msgspec.json.format(encoded, indent=-1)
     return encoded
 
 
 def _replace_surrogates(value: Any) -> Any:
-    """The same tree with U+FFFD for every surrogate code point."""
+    """Return the same tree with U+FFFD for every surrogate code point."""
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value)
     if isinstance(value, dict):

@@ -1,9 +1,9 @@
 """The app's manifest, ``locara.json``: what an app says it needs.
 
-Owned here: which members exist and what they may hold. What decides something here (``modalities``,
-``capabilities.models``, ``capabilities.fs``, ``capabilities.net``) is read strictly: a name that looks like a misspelt
-one of ours is an error and never a silent "no". Manifests grow, though: any other name is carried unread, grants
-nothing, and gives a :class:`Notice`. Other capability families and the descriptive members are carried without one.
+This module defines which members exist and what they may contain. Members that grant something (``modalities``,
+``capabilities.models``, ``capabilities.fs``, ``capabilities.net``) are read strictly: a name that looks like a
+misspelling of one of ours is an error, never a silent "no". But manifests evolve, so any other name is kept unread,
+grants nothing, and gives a :class:`Notice`. Other capability families and descriptive members are kept without one.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 SCHEMA = "locara/v1"
-"""The one schema that is understood."""
+"""The only supported schema."""
 
 Access = Literal["read", "write", "read-write"]
 """What an app may do in a folder."""
 
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}")
-"""What a model id looks like; a full match is meant."""
+"""The pattern of a model id; use a full match."""
 
 CARRIED = (
     "displayName",
@@ -48,10 +48,10 @@ CARRIED = (
     "build",
 )
 MODALITIES = ("text-to-image", "image-to-image", "image-text-to-image")
-"""Those that this sidecar serves; an app may have others of other sidecars."""
+"""The modalities that this sidecar serves; an app may also list those of other sidecars."""
 
 USER_SELECTED = "user-selected"
-"""The member of ``fs`` for files that the user picked; no root, because the host grants no folder for it."""
+"""The member of ``fs`` for files that the user picked; not a root, because the host grants no folder for it."""
 
 _LABELS = ("schema", "name", "publisher", "version")
 _TOP = ("modalities", "capabilities")
@@ -60,7 +60,7 @@ _FS = ("user-folder", "app-data", "user-paths", USER_SELECTED)
 _NET = ("allowed_hosts", "allowed_ports")
 _FAMILIES = ("models", "fs", "net")
 REMARKS = ("$", "_", "//", "#", "x-")
-"""How names begin that are notes for people and tools, because JSON has no comments: carried without a notice."""
+"""Prefixes of names that are notes for people and tools, because JSON has no comments: kept without a notice."""
 ACCESS = ("read", "write", "read-write")
 SELECTED = ("read", "read-write")
 PINNED = re.compile(r"sha256:[0-9a-fA-F]{64}")
@@ -70,10 +70,11 @@ PATH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 MAX_ENTRIES = 1024
 MAX_MODALITY = 128
 MAX_NOTICES = 32
-"""How many notices a manifest gives; one more then says how many were left out."""
+"""The maximum number of notices per manifest; one more then says how many were left out."""
 
-# how like one of ours a name must be to be taken for a misspelt one, where MISSPELT would not do: at the top there are
-# two that decide; modalities share most of their letters, and image-text-to-text is a word of its own
+# how similar to one of ours a name must be to count as a misspelling, where MISSPELT does not fit: at the top level
+# only
+# two names grant something; modalities share most of their letters, and image-text-to-text is a real name
 _TOP_MISSPELT = 0.75
 _MODALITY_MISSPELT = 0.85
 
@@ -86,7 +87,7 @@ class ModelEntry(msgspec.Struct, frozen=True):
 
 
 class Network(msgspec.Struct, frozen=True):
-    """The app's own ``net``. It never widens anything here: the engine has no network whatever it says."""
+    """The app's own ``net``. It never widens anything here: the engine has no network in any case."""
 
     allowed: bool = False
     hosts: tuple[str, ...] = ()
@@ -94,7 +95,7 @@ class Network(msgspec.Struct, frozen=True):
 
 
 class Notice(msgspec.Struct, frozen=True):
-    """Something in a manifest that is carried and grants nothing; ``kind`` is UnknownMember or UnknownModality."""
+    """Something in a manifest that is kept and grants nothing; ``kind`` is UnknownMember or UnknownModality."""
 
     kind: str
     path: str
@@ -102,14 +103,14 @@ class Notice(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """A manifest that was checked.
+    """A validated manifest.
 
     :param models: in the manifest's order.
     :param folders: root name (``user-folder``, ``app-data``, ``user-paths.<name>``) or ``user-selected`` to access;
-        absent is denied.
-    :param carried: every other member as it stands, other capability families under ``capabilities``.
-    :param unread: unknown members within ``capabilities.models``, ``fs`` and ``net``, by their paths.
-    :param notices: what was carried though nobody here knows it, :data:`MAX_NOTICES` and one more at most.
+        if absent, access is denied.
+    :param carried: every other member unchanged, other capability families under ``capabilities``.
+    :param unread: unknown members within ``capabilities.models``, ``fs`` and ``net``, by path.
+    :param notices: about members that were kept but not recognized; at most :data:`MAX_NOTICES` + 1.
     """
 
     name: str
@@ -129,20 +130,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.publisher}/{self.name}@{self.version}"
 
     def allows(self, root: str, access: Literal["read", "write"]) -> bool:
-        """Whether the manifest declares that access to that root."""
+        """Whether the manifest declares this access to this root."""
         return access in self.folders.get(root, "").split("-")
 
 
 def parse(value: dict[str, Any], path: str = "$.manifest") -> Manifest:
-    """Check a manifest's JSON object. ``null`` for an optional member is the same as absent.
+    """Validate a manifest's JSON object. ``null`` for an optional member means the same as absent.
 
-    :raises RpcError: InvalidParams whose ``data.path`` starts with ``path`` and names the member at fault.
+    :raises RpcError: InvalidParams whose ``data.path`` starts with ``path`` and names the offending member.
     """
     return _Reader(path).manifest(value)
 
 
 def merge(manifest: dict[str, Any], fragment: dict[str, Any]) -> dict[str, Any]:
-    """The manifest with a ``declare`` fragment applied: objects are merged, lists appended, the rest replaced.
+    """Return the manifest with a ``declare`` fragment applied: objects are merged, lists appended, the rest replaced.
 
     Neither argument is changed.
     """
@@ -167,7 +168,7 @@ def is_root(name: str) -> bool:
 
 
 class _Reader:
-    """One reading of a manifest; collects what is carried unread on the way."""
+    """One pass over a manifest; collects the members that are kept unread."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -176,7 +177,10 @@ class _Reader:
         self._left_out = 0
 
     def manifest(self, value: object) -> Manifest:
-        """:raises RpcError: InvalidParams."""
+        """Read the manifest.
+
+        :raises RpcError: InvalidParams.
+        """
         path = self._path
         top = self._members(value, path, _TOP, (*_LABELS, *CARRIED), _TOP_MISSPELT)
         carried = {name: top[name] for name in CARRIED if name in top} | self._unread
@@ -221,9 +225,9 @@ class _Reader:
         others: Sequence[str] = (),
         likeness: float = MISSPELT,
     ) -> dict[str, Any]:
-        """An object without its nulls and without what nobody knows, which is carried.
+        """Return an object without its nulls and without unknown members, which are kept aside.
 
-        :param known: the names that decide something: one that looks like a misspelt one of them is refused.
+        :param known: the names that grant something: a name that looks like a misspelling of one is refused.
         :param others: further names that it may have.
         """
         if not isinstance(value, dict):
@@ -249,7 +253,7 @@ class _Reader:
             self._notice("UnknownMember", at, f"{at} is not known here and grants nothing.{advice}")
 
     def _capabilities(self, value: object, path: str) -> dict[str, Any]:
-        """Families of capabilities: ours and any others, whose names are for others to check."""
+        """Return the families of capabilities: ours and any others, whose contents are not checked here."""
         if not isinstance(value, dict):
             raise invalid_params(path, f"{path} must be an object.")
         families = {name: member for name, member in cast("dict[str, Any]", value).items() if member is not None}
@@ -284,7 +288,7 @@ class _Reader:
 
     def _model(self, value: dict[str, Any], path: str) -> ModelEntry:
         for name, member in value.items():
-            # under a name that is not known it would be carried, and any version of the model granted
+            # an unknown name would be kept unread, and so every version of the model granted
             known = name in _MODEL or name.startswith(REMARKS)
             if not known and isinstance(member, str) and _DIGEST_OF_ANY_FORM.fullmatch(member):
                 at = join(path, name)

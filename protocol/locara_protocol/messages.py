@@ -1,12 +1,12 @@
-"""The typed messages of the wire: what is sent, what is answered, what is streamed.
+"""The typed messages of the wire: params, results and notifications.
 
-Here are what all of them have in common, the session's own and the record of decisions; those of ``image.*`` are in
+This module has what all messages share, the session's own and the audit record; those of ``image.*`` are in
 :mod:`locara_protocol.image_messages`, those of ``models.*`` in :mod:`locara_protocol.model_messages`.
 
-Python names are snake_case, wire names camelCase. Parameters are strict (an unknown member is
-refused); results and notifications may grow, and hosts ignore members that they do not know.
-Every optional parameter also accepts ``null`` as "absent", because Rust hosts send it; defaults
-are therefore filled in by the daemon's resolver and appear resolved in a result's ``parameters``.
+Python names are snake_case, wire names camelCase. Parameters are strict (an unknown member is refused); results and
+notifications may grow, and hosts ignore members that they do not know. Every optional parameter also accepts ``null``
+for "absent", because Rust hosts send it; the daemon's resolver therefore fills in the defaults, and a result's
+``parameters`` shows the resolved values.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _U32 = (
     r"|42949[0-5][0-9]{4}|429496[0-6][0-9]{3}|4294967[01][0-9]{2}|42949672[0-8][0-9]|429496729[0-5])"
 )
 EngineName = Literal["auto", "mlx", "torch"]
-"""The engines that draw with models, and ``auto`` for the one that the daemon runs."""
+"""The engines that draw with real models, and ``auto`` for the one that the daemon runs."""
 
 _CHANNEL_WORDS = 'a channel: an integer from 0 to 4294967295, or the same as "__CHANNEL__:<integer>"'
 
 ChannelId = (
     Annotated[int, Meta(ge=0, le=U32_MAX, description=_CHANNEL_WORDS)]
-    # (?!\n) because Python's $ also matches before a last line break, which ECMA's does not
+    # (?!\n) because Python's $ also matches before a trailing line break and ECMAScript's does not
     | Annotated[str, Meta(pattern=rf"^__CHANNEL__:{_U32}$(?!\n)", description=_CHANNEL_WORDS)]
 )
-"""A Tauri channel: the bare u32, or the string ``__CHANNEL__:<u32>`` that Tauri serialises."""
+"""A Tauri channel: the bare u32, or the string ``__CHANNEL__:<u32>`` that Tauri serializes it to."""
 
 
 class Params(msgspec.Struct, rename="camel", forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -91,7 +91,7 @@ class Limits(Result, frozen=True):
 
 
 class EngineInfo(Result, frozen=True):
-    """One engine: whether it can run on this machine, on what device, and why (not)."""
+    """One engine: whether it can run on this machine, on which device, and if not, why."""
 
     name: str
     available: bool
@@ -108,7 +108,7 @@ class ServerCapabilities(Result, frozen=True):
 
 
 class AppWarning(Result, frozen=True):
-    """Something about the manifest or the grants that is no error, for the app's developer.
+    """A remark on the manifest or the grants that is not an error, for the app's developer.
 
     ``kind``: UnknownMember, UnknownModality or FolderMissing; ``path`` is the member of the params that it is about.
     """
@@ -154,7 +154,7 @@ class PingResult(Result, frozen=True):
 
 
 class MemoryInfo(Result, frozen=True):
-    """Bytes. ``total`` and ``available`` honour a container's limit; ``daemon`` and ``engine`` are resident sizes."""
+    """Bytes. ``total`` and ``available`` respect a container's limit; ``daemon`` and ``engine`` are resident sizes."""
 
     total: int
     available: int
@@ -171,10 +171,10 @@ class PlatformInfo(Result, frozen=True):
 
 
 class SandboxInfo(Result, frozen=True):
-    """What really confines the engine process on this machine, as the engine found by trying.
+    """What actually confines the engine process on this machine, as the engine found out by trying.
 
-    ``enforced``: every attempt at what is forbidden was blocked. ``reason`` says what holds and what is missing.
-    ``details``: one word for each attempt (``blocked``, ``open`` or ``unknown``), and the means in their versions.
+    ``enforced``: every forbidden attempt was blocked. ``reason`` says what holds and what is missing. ``details``: one
+    word for each attempt (``blocked``, ``open`` or ``unknown``), and the mechanisms with their versions.
     """
 
     enforced: bool
@@ -184,15 +184,17 @@ class SandboxInfo(Result, frozen=True):
 
 
 class PowerInfo(Result, frozen=True):
-    """What the system says that slows it: ``low_power``, its mode for saving power; ``thermal_state``, how warm it is,
-    absent where that is not known."""
+    """What slows the system down, as it reports it: ``low_power``, its power-saving mode; ``thermal_state``, absent if
+    it
+    is not known.
+    """
 
     low_power: bool
     thermal_state: Literal["nominal", "fair", "serious", "critical"] | UnsetType = UNSET
 
 
 class SystemInfo(Result, frozen=True):
-    """``power``: only where the system says so (macOS 12 and later)."""
+    """``power``: only on systems that report it (macOS 12 and later)."""
 
     platform: PlatformInfo
     memory: MemoryInfo
@@ -207,14 +209,14 @@ class SystemInfo(Result, frozen=True):
 
 
 class CapabilityLogParams(Params, frozen=True):
-    """At most ``limit`` decisions: the first ones behind ``after``, or the latest of all without it."""
+    """At most ``limit`` decisions: the first ones after ``after``, or the latest of all without it."""
 
     limit: Annotated[int, Meta(ge=1, le=MAX_AUDIT_ENTRIES)] | None = None
     after: Annotated[int, Meta(ge=0, le=2**53 - 1)] | None = None
 
 
 class AuditEntry(Result, frozen=True):
-    """One decision of the gate. ``seq`` starts at 1 and has no holes; ``time`` is UTC, ``2026-11-23T01:44:55.123Z``."""
+    """One decision of the gate. ``seq`` starts at 1 and has no gaps; ``time`` is UTC, ``2026-11-23T01:44:55.123Z``."""
 
     seq: int
     time: str

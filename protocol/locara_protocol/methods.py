@@ -1,7 +1,7 @@
-"""The one method table: it feeds the router, ``rpc.discover``, the schemas and the conformance harness.
+"""The method table behind the router, ``rpc.discover``, the schemas and the conformance harness.
 
-A method is added here (one row), in the daemon's handler table (one function), and nowhere else;
-the suite fails for a row without a handler and for a handler without a row.
+To add a method, add a row here and a function to the daemon's handler table; the test suite fails for a row without a
+handler and for a handler without a row.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from locara_protocol import messages as m
 from locara_protocol import model_messages as models
 
 Need = Literal["none", "generate", "edit", "pick", "model", "download", "manage", "import"]
-"""What a method needs from the manifest and the host; the gate has one rule for each word. ``none`` is said, never
-implied. ``generate``: a modality, a model and leave to write where the picture goes; ``edit``: and leave to read where
-images come from; ``pick``: files that the user picks are declared; ``model``: the model is declared; ``download``: and
-the host allows downloads, and with them that the cache grows; ``manage``: the host allows managing the model cache;
-``import``: both that and the model."""
+"""What a method needs from the manifest and the host; the gate has one rule for each word. ``none`` has to be stated.
+``generate``: a modality, a model and write access to where the picture goes; ``edit``: also read access to where
+images come from; ``pick``: picked files are declared; ``model``: the model is declared; ``download``: also, the host
+allows downloads, and so a growing cache; ``manage``: the host allows managing the model cache; ``import``: both
+``manage`` and ``model``.
+"""
 
 _ENGINE = (
     "RequestCancelled",
@@ -52,11 +53,11 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
     """One request method of the contract.
 
     :param params: its parameter type; result: its result type.
-    :param errors: kinds (keys of ``errors.CODES``) beyond those that any request may get.
+    :param errors: kinds (keys of ``errors.CODES``) in addition to those that any request may get.
     :param need: the capability rule that the gate applies.
     :param notification: the name of the messages it streams to its channel, if it is a long call.
     :param before_initialize: whether it is served before ``initialize``.
-    :param in_batch: whether it may stand in a batch.
+    :param in_batch: whether it is allowed in a batch.
     """
 
     name: str
@@ -80,7 +81,7 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DiscoverResult(m.Result, frozen=True):
-    """The OpenRPC document itself (its members are described by the OpenRPC meta-schema)."""
+    """The OpenRPC document itself (the OpenRPC meta-schema describes its members)."""
 
 
 _METHODS = (
@@ -344,4 +345,4 @@ ANY_REQUEST_ERRORS = (
     "InsufficientMemory",
     "InternalError",
 )
-"""Kinds that any request may be answered with."""
+"""Kinds of error that any request may get."""

@@ -1,4 +1,4 @@
-"""The typed messages of ``models.*``; for what all messages have in common, see :mod:`locara_protocol.messages`."""
+"""The typed messages of ``models.*``; for what all messages share, see :mod:`locara_protocol.messages`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ class ModelWorkParams(Params, frozen=True):
 
 
 class ImportParams(Params, frozen=True):
-    """``from``: an absolute folder, in diffusers' layout or a model's folder of a Hugging Face cache. ``replace``: put
-    it in the place of another one that is installed under this id."""
+    """``from``: the absolute path of a folder in diffusers' layout, or of a model's folder in a Hugging Face cache.
+    ``replace``: replace another model that is installed under this id.
+    """
 
     model: ModelId
     folder: Annotated[str, Meta(min_length=1, max_length=4096)] = msgspec.field(name="from")
@@ -39,7 +40,7 @@ class ImportParams(Params, frozen=True):
 
 
 class LoadParams(Params, frozen=True):
-    """The model that the engine is to have ready, and how; the options mean what they mean in ``image.generate``."""
+    """The model to load into the engine, and how; the options mean the same as in ``image.generate``."""
 
     model: ModelId
     quantization: Literal["auto", "none", "8bit", "4bit"] | None = None
@@ -49,8 +50,7 @@ class LoadParams(Params, frozen=True):
 
 
 class PrepareParams(Params, frozen=True):
-    """The model of which a quantized form is to be kept; ``precision`` and ``engine`` mean what they mean in
-    ``image.generate``."""
+    """The model to keep a quantized form of; ``precision`` and ``engine`` mean the same as in ``image.generate``."""
 
     model: ModelId
     quantization: Literal["8bit", "4bit"]
@@ -60,7 +60,7 @@ class PrepareParams(Params, frozen=True):
 
 
 class RemoveParams(Params, frozen=True):
-    """``prepared``: only the model's prepared forms; else they go with it."""
+    """``prepared``: remove only the model's prepared forms; otherwise they are removed with it."""
 
     model: ModelId
     prepared: bool | None = None
@@ -68,7 +68,7 @@ class RemoveParams(Params, frozen=True):
 
 
 class GcParams(Params, frozen=True):
-    """``maxBytes``: models used least recently go until the cache has at most so many; absent: only waste goes."""
+    """``maxBytes``: remove the least recently used models until the cache is within it; absent: only garbage."""
 
     max_bytes: Annotated[int, Meta(ge=0, le=2**53 - 1)] | None = None
     dry_run: bool | None = None
@@ -92,7 +92,7 @@ class ModelLimits(Result, frozen=True):
 
 
 class ModelSource(Result, frozen=True):
-    """A hub repository. ``revision``: the commit of the installed files, else what the catalogue asks for."""
+    """A hub repository. ``revision``: the commit of the installed files, else the one that the catalogue names."""
 
     repository: str
     revision: str | None
@@ -100,7 +100,8 @@ class ModelSource(Result, frozen=True):
 
 class ModelFit(Result, frozen=True):
     """Whether a model fits this machine, at its default size. Bytes; ``available`` takes other daemons' engines into
-    account."""
+    account.
+    """
 
     engine: str
     quantization: Literal["none", "8bit", "4bit"]
@@ -111,8 +112,10 @@ class ModelFit(Result, frozen=True):
 
 
 class ModelSpeed(Result, frozen=True):
-    """A ``speed`` that the model has with ``engine``: in jobs of which ``leastSteps`` steps or more really run. Jobs of
-    fewer run at ``exact``."""
+    """A ``speed`` that the model supports with ``engine``, in jobs that actually run at least ``leastSteps`` steps.
+    Shorter
+    jobs run at ``exact``.
+    """
 
     engine: str
     speed: Literal["exact", "balanced", "fast"]
@@ -120,8 +123,9 @@ class ModelSpeed(Result, frozen=True):
 
 
 class PreparedForm(Result, frozen=True):
-    """A model as an engine has quantized it, kept in the cache: what ``engine`` loads for jobs of that ``quantization``
-    and ``precision`` while the model's digest is ``derivedFrom``."""
+    """A model as quantized by an engine, kept in the cache: ``engine`` loads it for jobs with that ``quantization``
+    and ``precision`` while the model's digest is ``derivedFrom``.
+    """
 
     engine: str
     quantization: Literal["8bit", "4bit"]
@@ -132,7 +136,7 @@ class PreparedForm(Result, frozen=True):
 
 
 class Model(Result, frozen=True):
-    """A catalogue entry and its state on this machine. ``runnable``: an engine of this version draws with it."""
+    """A catalogue entry and its state on this machine. ``runnable``: an engine of this version can draw with it."""
 
     id: str
     version: str
@@ -168,7 +172,7 @@ class ModelsListResult(Result, frozen=True):
 
 
 class InstalledResult(Result, frozen=True):
-    """A model that is installed now; ``files`` is how many it has."""
+    """A model that is now installed; ``files`` is how many it has."""
 
     model: str
     digest: str
@@ -184,7 +188,7 @@ class VerifyResult(Result, frozen=True):
 
 
 class LoadResult(Result, frozen=True):
-    """A model that the engine has ready. ``memoryBytes``: what the engine takes with it."""
+    """A model that is loaded in the engine. ``memoryBytes``: what the engine takes with it."""
 
     model: str
     engine: str
@@ -194,7 +198,9 @@ class LoadResult(Result, frozen=True):
 
 
 class PrepareResult(Result, frozen=True):
-    """A prepared form that is kept now. ``bytes`` of all its files, of which ``sharedBytes`` are the model's own."""
+    """A prepared form that is now in the cache. ``bytes`` of all its files; ``sharedBytes`` of them are the model's
+    own.
+    """
 
     model: str
     digest: str
@@ -207,14 +213,15 @@ class PrepareResult(Result, frozen=True):
 
 
 class UnloadResult(Result, frozen=True):
-    """``unloaded``: whether there was an engine without work, which has ended now."""
+    """``unloaded``: whether there was an idle engine, which has now ended."""
 
     unloaded: bool
 
 
 class UsageEntry(Result, frozen=True):
-    """``sharedBytes`` of ``bytes`` belong to another entry too; ``lastUsed`` is UTC. A prepared form has
-    ``derivedFrom``, its model's digest, and ``quantization``."""
+    """``sharedBytes`` of ``bytes`` also belong to another entry; ``lastUsed`` is UTC. A prepared form has
+    ``derivedFrom``, its model's digest, and ``quantization``.
+    """
 
     model: str
     digest: str
@@ -227,7 +234,7 @@ class UsageEntry(Result, frozen=True):
 
 
 class UsageResult(Result, frozen=True):
-    """``bytes`` is what the cache takes, ``reclaimableBytes`` what collecting all that is not in use would free."""
+    """``bytes`` is the size of the cache, ``reclaimableBytes`` what collecting everything not in use would free."""
 
     bytes: int
     reclaimable_bytes: int
@@ -244,14 +251,14 @@ class RemovedModel(Result, frozen=True):
 
 
 class RemovedResult(Result, frozen=True):
-    """What went, or with ``dryRun`` what would; ``bytes`` is what the disk gets back."""
+    """What was removed, or with ``dryRun`` would be; ``bytes`` is the disk space freed."""
 
     removed: list[RemovedModel]
     bytes: int
 
 
 class DownloadProgress(Result, frozen=True):
-    """Bytes and files of all that the model has; the message of a ``models.download`` channel."""
+    """Bytes and files of the whole model; the message of a ``models.download`` channel."""
 
     model: str
     phase: DownloadPhase

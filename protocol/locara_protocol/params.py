@@ -1,8 +1,8 @@
 """The second phase of decoding: a call's raw ``params`` as the type of its method.
 
-Owned here: which member an error names. Members are read one by one, each from its own raw text,
-so that the last of two duplicates wins even when the first is invalid, an error always knows its
-path, and nothing unasked-for becomes Python objects.
+This module determines which member an error names. Members are read one by one, each from its own raw text, so that
+the last of two duplicates wins even when the first is invalid, an error always knows its path, and unknown data never
+becomes Python objects.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from locara_protocol.scan import first_byte
 T = TypeVar("T")
 
 MAX_FREE_FORM_BYTES = 1024 * 1024
-"""The longest JSON text, in bytes, of one member of open size (a map, a list, any value)."""
+"""The longest JSON text, in bytes, of one open-ended member (a map, a list, any value)."""
 
 _CHANNEL = re.compile(r"__CHANNEL__:(0|[1-9][0-9]{0,9})")
 _U32 = re.compile(rb"0|[1-9][0-9]{0,9}")
@@ -34,18 +34,19 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`\Z", re.DOTALL)
 
 
 def decode_params(type_: type[T], raw: bytes) -> T:
-    """Reads raw parameters as ``type_``, a struct type such as :class:`locara_protocol.messages.Params`.
+    """Decode raw parameters as ``type_``, a struct type such as :class:`locara_protocol.messages.Params`.
 
-    ``null`` for an optional member is the same as absent; ``_meta`` is allowed and not read.
+    ``null`` for an optional member means the same as absent; ``_meta`` is allowed and not read.
 
-    :raises RpcError: InvalidParams, with ``data.path`` naming the member at fault as in
-        ``$.options.steps``; the message says what would be right and never repeats a value.
+    :raises RpcError: InvalidParams, with ``data.path`` naming the offending member as in ``$.options.steps``; the
+        message
+        says what would be right and never repeats a value.
     """
     return cast("T", _read_struct(type_, raw, "$"))
 
 
 def parse_channel(value: object) -> int | None:
-    """The channel id that a decoded ``channel`` member names: a u32 or ``__CHANNEL__:<u32>``, else None."""
+    """Return the channel id in a decoded ``channel`` member: a u32 or ``__CHANNEL__:<u32>``, else None."""
     if isinstance(value, str):
         match = _CHANNEL.fullmatch(value)
         value = int(match[1]) if match else None
@@ -63,7 +64,7 @@ _string = msgspec.json.Decoder(str)
 
 
 def channel_of(raw: bytes) -> int | None:
-    """The valid channel id that a call names in its raw params, also when all else in them is invalid."""
+    """Return the valid channel id in a call's raw params, even if everything else in them is invalid."""
     try:
         member = _named_channel.decode(raw).channel
         text = memoryview(member)
@@ -75,8 +76,9 @@ def channel_of(raw: bytes) -> int | None:
 
 
 class _Member(Record, frozen=True):
-    """How one member is read. ``name`` is the wire's, ``attribute`` Python's; ``struct`` if it is an object of ours,
-    ``encoded`` if it is bytes in base64."""
+    """How to read one member. ``name`` is the wire's, ``attribute`` Python's; ``struct`` if it is an object of ours,
+    ``encoded`` if it is bytes in base64.
+    """
 
     name: str
     attribute: str
@@ -90,7 +92,7 @@ class _Member(Record, frozen=True):
 
 
 class _Plan(Record, frozen=True):
-    """How a struct type is read: first its members as raw text, then each by itself."""
+    """How to read a struct type: first its members as raw text, then each on its own."""
 
     members: tuple[_Member, ...]
     raw_members: msgspec.json.Decoder[Any]
@@ -123,7 +125,7 @@ def _member(field: msgspec.structs.FieldInfo) -> _Member:
 
 
 def _alternatives(type_: Any) -> list[Any]:
-    """The alternatives of a type, with unions and annotations taken apart."""
+    """Return the alternatives of a type, with unions and annotations unwrapped."""
     origin = get_origin(type_)
     args = get_args(type_)
     if origin is Annotated:
@@ -134,7 +136,7 @@ def _alternatives(type_: Any) -> list[Any]:
 
 
 def _read_struct(type_: type[Any], raw: bytes | Raw, path: str) -> Any:
-    """An object as a struct, member by member."""
+    """Read an object as a struct, member by member."""
     plan = _plan(type_)
     if first_byte(raw) == b"[":
         raise invalid_params(path, f"{wording.subject(path)} must be an object: parameters are given by name.")
@@ -168,7 +170,7 @@ def _read_member(member: _Member, text: Raw, path: str) -> Any:
 
 
 def _object_error(error: Exception, plan: _Plan, path: str) -> RpcError:
-    """What is wrong with an object as a whole: it is none, or it has a member that it must not have."""
+    """Explain what is wrong with an object as a whole: it is not one, or has a member that is not allowed."""
     unknown = _UNKNOWN.match(str(error))
     if unknown is None:
         return invalid_params(path, f"{wording.subject(path)} must be an object.")
@@ -183,10 +185,10 @@ def _object_error(error: Exception, plan: _Plan, path: str) -> RpcError:
 
 
 def _value_error(error: Exception, member: _Member, text: memoryview, path: str) -> RpcError:
-    """What is wrong with one value, in words that say what would be right."""
+    """Explain what is wrong with one value, in words that say what would be right."""
     message = str(error)
     at = _AT.search(message)
-    if at is not None:  # within a map or a list
+    if at is not None:  # inside a map or a list
         path += wording.shown(at[1])
         what = wording.shown(message[: at.start()])
         return invalid_params(path, f"{wording.subject(path)}: {what[:1].lower()}{what[1:]}.")

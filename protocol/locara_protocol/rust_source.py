@@ -1,8 +1,8 @@
-"""Writes ``protocol/rust/src/schema.rs``: the messages, the methods and the error kinds as Rust types.
+"""Generates ``protocol/rust/src/schema.rs``: the messages, the methods and the error kinds as Rust types.
 
-Owned here: how a message type looks in Rust. What a host sends is closed and refuses unknown members when it is read;
-what it receives is ``non_exhaustive``, passes unknown members over, and each of its enums has an ``Other`` for values
-of a later version. ``channel`` is left out of the params, because the client adds its own, and so is ``_meta``.
+This module decides how a message type looks in Rust. What a host sends is closed and rejects unknown members when
+deserialized; what it receives is ``non_exhaustive``, skips unknown members, and has an ``Other`` in each enum for
+values of a later version. Params have no ``channel``, because the client adds its own, and no ``_meta``.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ _ENUMS: dict[frozenset[str], tuple[str, str]] = {
     )
 }
 _SAME = {frozenset({"none", "8bit", "4bit"}): frozenset({"auto", "none", "8bit", "4bit"})}
-"""Values that are a part of those of another enum, and take its type."""
+"""Enums whose values are a subset of another's, and which use that type."""
 _VARIANTS = {"4bit": "FourBit", "8bit": "EightBit", "image/png": "Png", "image/jpeg": "Jpeg", "image/webp": "WebP"}
 _NAMES: dict[type, str] = {Warning: "ResultWarning", JobResult: "JobAnswer"}
 _BY_HAND = (ImageInput, JobResult, DiscoverResult)
 _SMALL = {"width", "height", "seed", "step", "steps", "image", "images", "count", "pid", "cpus", "channel"}
-"""Members that fit into a u32, where the contract gives no bounds."""
+"""Members that fit into a u32 although the contract sets no bounds."""
 _WIDTH = 120
-"""How wide rustfmt lets a line be, as ``protocol/rust/rustfmt.toml`` says."""
+"""The maximum line width of rustfmt, as set in ``protocol/rust/rustfmt.toml``."""
 _LEFT_OUT = ("channel", "_meta")
 _SECRET = """
 impl std::fmt::Debug for Auth {
@@ -79,12 +79,12 @@ impl std::fmt::Debug for Auth {
     }
 }
 """
-"""A token is never printed."""
+"""Never print a token."""
 _DERIVED = "#[derive(Debug, Clone, PartialEq, Serialize, Deserialize{more})]\n"
 
 
 def source() -> bytes:
-    """The module."""
+    """Return the module."""
     rows = list(METHODS.values())
     structs = _structs(rows)
     received = {_key(values) for kind in structs if issubclass(kind, Result) for values in _literals(kind)}
@@ -104,7 +104,7 @@ def source() -> bytes:
 
 
 def _structs(rows: Iterable[Method]) -> set[type[msgspec.Struct]]:
-    """All message types that methods take, give or stream."""
+    """Return all message types in the params, results and streams of methods."""
     found: set[type[msgspec.Struct]] = set()
     waiting: list[type[Any]] = [kind for row in rows for kind in (row.params, row.result)]
     waiting += [kind for row in rows if (kind := _message(row)) is not None]
@@ -165,7 +165,7 @@ def _name(kind: type[Any]) -> str:
 
 
 def _rust(kind: Any, name: str) -> str:
-    """The Rust type of a member."""
+    """Return the Rust type of a member."""
     if isinstance(kind, types.Metadata):
         return _rust(kind.type, name)
     if isinstance(kind, types.UnionType):
@@ -216,7 +216,7 @@ def _inherits_doc(kind: type[Any]) -> bool:
 
 
 def _member(field: types.Field, *, sent: bool) -> tuple[str, str]:
-    """A member's Rust type, and its lines."""
+    """Return a member's Rust type, and its lines."""
     type_ = _rust(field.type, field.name)
     unset = not field.required and field.default is msgspec.NODEFAULT and field.default_factory is msgspec.NODEFAULT
     if unset and not type_.startswith("Option<"):
@@ -291,7 +291,7 @@ def _kinds() -> str:
 
 
 def _result(row: Method) -> str:
-    """The OpenRPC document is what a JSON object is."""
+    """Return the result type; the OpenRPC document is a plain JSON object."""
     return "super::Map<String, super::Value>" if row.result is DiscoverResult else f"super::{_name(row.result)}"
 
 

@@ -1,11 +1,11 @@
-"""What a line must be before a parser may see it: UTF-8 throughout, and not nested too deep.
+"""Checks before a line may be parsed: valid UTF-8 throughout, and not nested too deep.
 
-msgspec checks neither where it skips (a member nobody asked for, a :class:`msgspec.Raw`), and deep nesting
-costs native stack. Everything else that JSON forbids (numbers, escapes, lone surrogates, control
-characters) it does check while skipping; ``tests/protocol/test_decode_fuzz.py`` holds it to that.
+msgspec checks neither in what it skips (an unknown member, a :class:`msgspec.Raw`), and deep nesting uses up native
+stack. It does check everything else that JSON forbids (numbers, escapes, lone surrogates, control characters) while
+skipping; ``tests/protocol/test_decode_fuzz.py`` verifies that.
 
-Both scans go through the line in pieces with C-speed primitives, so that 15 MB take tens of
-milliseconds in the common case and never more than a fraction of a megabyte besides the line.
+Both scans work in chunks with C-speed primitives: 15 MB take tens of milliseconds in the common case, and never more
+than a fraction of a megabyte on top of the line itself.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ def is_utf8(line: bytes) -> bool:
 
 
 def first_byte(text: bytes | memoryview | Raw) -> bytes:
-    """The first byte of a JSON text, which tells its type; empty for an absent member."""
+    """Return the first byte of a JSON text, which tells its type; empty for an absent member."""
     return bytes(memoryview(text)[:1])
 
 
 def exceeds_depth(line: bytes, max_depth: int) -> bool:
     """Whether arrays and objects are nested deeper than ``max_depth``.
 
-    Exact for every prefix that is valid JSON, which is all a parser will walk into: ``{}`` and
-    ``[]`` have depth 1, a scalar 0, and brackets within strings do not count.
+    Exact for every prefix that is valid JSON, which is all that a parser will descend into: ``{}`` and ``[]`` have
+    depth
+    1, a scalar 0, and brackets within strings do not count.
     """
     if line.count(b"[") + line.count(b"{") <= max_depth:
         return False
@@ -67,7 +68,7 @@ def exceeds_depth(line: bytes, max_depth: int) -> bool:
 
 
 def _end_of_piece(line: bytes, start: int) -> int:
-    """The end of the piece from ``start``, moved so that it does not part an escape."""
+    """Return the end of the chunk that begins at ``start``, moved so as not to split an escape."""
     end = min(start + _PIECE, len(line))
     piece = line[start:end]
     backslashes = len(piece) - len(piece.rstrip(b"\\"))
@@ -75,12 +76,12 @@ def _end_of_piece(line: bytes, start: int) -> int:
 
 
 def _brackets_outside_strings(piece: bytes, in_string: bool) -> tuple[bytes, bool]:
-    """The brackets of a piece that are outside strings, and whether the piece ends within one."""
+    """Return the brackets of a chunk that are outside strings, and whether it ends within one."""
     if b"\\" in piece:
-        # Pairs first: what then stands before a quote is an escape of that quote.
+        # Pairs first: a backslash that then remains before a quote escapes that quote.
         piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
     marks = piece.translate(None, _NOT_STRUCTURE)
-    # Two quotes side by side change neither the side nor the order of any bracket.
+    # Two adjacent quotes change neither whether a bracket is inside a string nor their order.
     marks = marks.replace(b'""', b"")
     parts = marks.split(b'"')
     ends_within = in_string ^ (len(parts) % 2 == 0)

@@ -1,7 +1,7 @@
-"""How a parameter type is put into words: "an integer from 1 to 200", "one of "exact", "fast"".
+"""Describes a parameter type in words: "an integer from 1 to 200", "one of "exact", "fast"".
 
-Owned here: the sentences of InvalidParams errors. Nothing here ever repeats what the host sent,
-except the name of an unknown member, cut to a readable length.
+These are the messages of InvalidParams errors. They never repeat what the host sent, except the name of an unknown
+member, cut to a readable length.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_SHOWN = 64
-"""The longest name, in characters, that is repeated in a message or a path."""
+"""The longest name, in characters, that a message or a path repeats."""
 
 MISSPELT = 0.8
-"""From this similarity on a name is taken for a misspelt one; below it, down to 0.7, there is advice at most."""
+"""A name at least this similar counts as misspelt; below that, down to 0.7, it only gets a suggestion."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]*")
 
@@ -29,7 +29,7 @@ def _quoted(value: Any) -> str:
 
 
 def expected(type_: Any) -> str:
-    """What a member of this type must be, as the end of "must be …"; ``null`` is not mentioned."""
+    """Describe what a member of this type must be, as the end of "must be …"; ``null`` is not mentioned."""
     return _words(mi.type_info(type_))
 
 
@@ -39,7 +39,7 @@ def _words(info: mi.Type) -> str:
             extra = cast("dict[str, Any]", cast("Any", info).extra_json_schema or {})
             return str(extra["description"]) if "description" in extra else _words(info.type)
         case mi.UnionType():
-            # Two forms of one thing (a channel) carry the same description, which is then said once.
+            # The forms of one thing (a channel) have the same description, which is then given once.
             parts = [_words(part) for part in info.types if not isinstance(part, mi.NoneType)]
             return " or ".join(dict.fromkeys(parts))
         case mi.IntType():
@@ -85,7 +85,7 @@ def _string(info: mi.StrType) -> str:
 
 
 def received(text: memoryview) -> str:
-    """What kind of JSON value came, from its text."""
+    """Name the kind of JSON value received, from its text."""
     match bytes(text[:1]):
         case b'"':
             return "a string"
@@ -103,7 +103,7 @@ def received(text: memoryview) -> str:
 
 
 def nearest(name: str, known: Sequence[str], likeness: float = 0.7) -> str | None:
-    """The known name that was probably meant, if one is at least that close (1 is the same name)."""
+    """Return the known name that was probably meant, if one is at least that similar (1 is the same name)."""
     if len(name) > MAX_SHOWN:
         return None
     folded = {candidate.lower().replace("_", ""): candidate for candidate in known}
@@ -114,7 +114,7 @@ def nearest(name: str, known: Sequence[str], likeness: float = 0.7) -> str | Non
 
 
 def join(path: str, name: str) -> str:
-    """The path of a member: ``$.options.steps``, or ``$["odd name"]``; a very long name is cut."""
+    """Return the path of a member: ``$.options.steps``, or ``$["odd name"]``; a very long name is cut."""
     name = shown(name)
     if _PLAIN_NAME.fullmatch(name):
         return f"{path}.{name}"
@@ -122,10 +122,10 @@ def join(path: str, name: str) -> str:
 
 
 def subject(path: str) -> str:
-    """How a sentence names the member at ``path``."""
+    """Name the member at ``path`` the way a sentence does."""
     return "`params`" if path == "$" else f"`{path}`"
 
 
 def shown(text: str, limit: int = MAX_SHOWN) -> str:
-    """The text, cut to ``limit`` characters."""
+    """Cut the text to ``limit`` characters."""
     return text if len(text) <= limit else text[:limit] + "…"

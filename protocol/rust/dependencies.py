@@ -1,7 +1,9 @@
-"""``python dependencies.py``: the crate may be shipped with what it depends on, and its ``rust-version`` is true.
+"""``python dependencies.py``: checks that the crate may be shipped with its dependencies, and that its ``rust-version``
+is
+true.
 
-Fails for a licence that is not listed here, for packages from several places, and for a ``rust-version`` below what a
-dependency of the crate itself (not of its tests) asks for.
+Fails for a licence that is not listed here, for packages from several sources, and for a ``rust-version`` below what a
+dependency of the crate itself (not of its tests) requires.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 ALLOWED = {"MIT", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "Unlicense", "Unicode-3.0"}
-"""Licences under which a closed app may ship a package that asks for nothing but its notice."""
+"""Licences under which a closed-source app may ship a package that requires nothing but its notice."""
 
 
 def permitted(expression: str) -> bool:
-    """Whether an SPDX expression can be met with the allowed licences alone.
+    """Whether an SPDX expression can be satisfied with the allowed licences alone.
 
-    :raises ValueError: if it is no such expression.
+    :raises ValueError: if it is not a valid expression.
     """
     spaced = expression.replace("/", " OR ")
     words = re.findall(r"[()]|\bOR\b|\bAND\b|[\w.+-]+(?: WITH [\w.+-]+)?", spaced)
@@ -31,7 +33,7 @@ def permitted(expression: str) -> bool:
 
 
 def _any(words: list[str]) -> bool:
-    """Takes ``a OR b …`` from the front."""
+    """Parse ``a OR b …`` from the front."""
     met = _all(words)
     while words and words[0] == "OR":
         words.pop(0)
@@ -40,7 +42,7 @@ def _any(words: list[str]) -> bool:
 
 
 def _all(words: list[str]) -> bool:
-    """Takes ``a AND b …`` from the front."""
+    """Parse ``a AND b …`` from the front."""
     met = _one(words)
     while words and words[0] == "AND":
         words.pop(0)
@@ -56,18 +58,18 @@ def _one(words: list[str]) -> bool:
         return word in ALLOWED
     met = _any(words)
     if words:
-        words.pop(0)  # the bracket's end
+        words.pop(0)  # the closing parenthesis
     return met
 
 
 def version(text: str | None) -> tuple[int, ...]:
-    """A ``rust-version`` to compare; a package without one asks for nothing."""
+    """Return a ``rust-version`` that can be compared; a package without one requires nothing."""
     parts = [int(part) for part in (text or "0").split(".")]
     return tuple(parts + [0] * (3 - len(parts)))
 
 
 def shipped(metadata: dict[str, Any]) -> set[str]:
-    """The ids of what the crate itself needs, on any system; what only its tests need is left out."""
+    """Return the ids of what the crate itself needs, on any system, without what only its tests need."""
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
     found: set[str] = set()
     waiting: list[str] = [metadata["resolve"]["root"]]
@@ -84,7 +86,7 @@ def shipped(metadata: dict[str, Any]) -> set[str]:
 
 
 def problems(metadata: dict[str, Any]) -> list[str]:
-    """Sentences, one for each thing that is not as it must be."""
+    """Return a sentence for each problem."""
     root: str = metadata["resolve"]["root"]
     packages: dict[str, dict[str, Any]] = {package["id"]: package for package in metadata["packages"]}
     ours = packages[root]["rust_version"]
@@ -103,7 +105,10 @@ def problems(metadata: dict[str, Any]) -> list[str]:
 
 
 def main() -> int:
-    """:returns: 0, or 1 if something is wrong."""
+    """Run the check.
+
+    :returns: 0, or 1 if something is wrong.
+    """
     command = ["cargo", "metadata", "--locked", "--format-version", "1"]
     told = subprocess.run(command, cwd=Path(__file__).parent, check=True, capture_output=True, text=True)
     found = problems(json.loads(told.stdout))

@@ -8,12 +8,12 @@ import sys
 
 
 def main() -> None:
-    """Run the command that the arguments name; ``serve`` when they name none."""
-    parent = os.getppid()  # first of all: a host that dies from here on is missed, whenever the watch begins
+    """Run the command that the arguments name; ``serve`` if they name none."""
+    parent = os.getppid()  # first of all: if the host dies from here on, the watch notices, whenever it begins
     serves = sys.argv[1:2] in ([], ["serve"]) or sys.argv[1].startswith("-")
     try:
         _main(parent, serves=serves)
-    except KeyboardInterrupt:  # while modules are imported: later cli/output/guard.py or the daemon hears it
+    except KeyboardInterrupt:  # while modules are imported; later cli/output/guard.py or the daemon handles it
         if serves:
             os._exit(0)
         with contextlib.suppress(OSError):
@@ -42,7 +42,9 @@ def _main(parent: int, *, serves: bool) -> None:
 
 
 def _lack() -> str | None:
-    """What the process lacks to serve: asked before anything large is imported, where a lack strikes with any error."""
+    """Return what the process lacks to serve. Called before any large import, which could fail with any error
+    for lack of it.
+    """
     from locara_sidecar.daemon import limits
 
     try:
@@ -53,9 +55,9 @@ def _lack() -> str | None:
 
 
 def _speak_utf8() -> None:
-    """Begin anew in UTF-8 mode where names of files would be in another encoding: the contract's are in UTF-8.
+    """Restart in UTF-8 mode if file names would be in another encoding, because the contract's are in UTF-8.
 
-    Python does so by itself in the C locale, but not if PYTHONUTF8 forbids it, nor in one of Latin-1.
+    Python does so by itself in the C locale, but not if PYTHONUTF8 forbids it, nor in a Latin-1 locale.
     """
     if os.name != "posix" or sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
         return
@@ -65,10 +67,11 @@ def _speak_utf8() -> None:
 
 
 def _leave_the_working_folder() -> None:
-    """Import nothing from the folder that the host happens to stand in, here or in our children.
+    """Import nothing from the host's working directory, here or in our child processes.
 
-    It is on the path under ``python -m``, and by an empty entry in PYTHONPATH. Where it holds packages, ours included,
-    it stays, behind all others.
+    It is on the path under ``python -m``, and through an empty entry in PYTHONPATH. If it contains packages, ours
+    included,
+    it stays, after all others.
     """
     try:
         here = os.getcwd()

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from locara_conformance.checks import Result
 
 HOLD, BROKEN, USAGE, HARNESS = 0, 1, 2, 3
-"""Exit statuses: all MUSTs hold; one does not, or an expectation is stale; a wrong command line; the harness failed."""
+"""Exit statuses: all MUSTs hold; one does not, or an expectation is stale; a usage error; the harness failed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """:returns: one of the exit statuses above; the harness's own faults come before those of the implementation."""
+    """Run the command line.
+
+    :returns: one of the exit statuses above; the harness's own faults take precedence over the implementation's.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["host"]:
         return _host(given[1:])
@@ -60,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _host(given: list[str]) -> int:
-    """``locara-conformance host``: plays scenarios to a client."""
+    """Run ``locara-conformance host``: play scenarios to a client."""
     at = given.index("--") if "--" in given else len(given)
     options, command = _host_parser().parse_args(given[:at]), given[at + 1 :]
     try:
@@ -90,7 +93,7 @@ def _host(given: list[str]) -> int:
 
 
 def mark_expected(results: Sequence[Result], expected: Sequence[str]) -> list[str]:
-    """Marks the failures that stand in the list; gives back the entries of checks that ran and did not fail."""
+    """Mark the failures that are in the list; return the entries of checks that ran and did not fail."""
     by_id = {one.check.id: one for one in results}
     stale: list[str] = []
     for id in expected:
@@ -105,7 +108,7 @@ def mark_expected(results: Sequence[Result], expected: Sequence[str]) -> list[st
 
 
 def verdict(results: Sequence[Result], stale: Sequence[str]) -> int:
-    """The exit status for results."""
+    """Return the exit status for results."""
     if any(one.outcome is Outcome.ERROR for one in results):
         return HARNESS
     broken = any(one.outcome is Outcome.FAILURE and not one.expected for one in results)
@@ -113,9 +116,9 @@ def verdict(results: Sequence[Result], stale: Sequence[str]) -> int:
 
 
 def _expected(path: Path | None, known: Container[str]) -> list[str]:
-    """The ids in a file of expected failures: one a line, what follows ``#`` is left out.
+    """Return the ids in a file of expected failures: one per line, ``#`` begins a comment.
 
-    :raises ValueError: for an id that there is not.
+    :raises ValueError: for an unknown id.
     """
     if path is None:
         return []

@@ -1,4 +1,4 @@
-"""The fixtures: what is sent and what must come back, as data (their form is in ``fixtures/README.md``)."""
+"""The fixtures: what is sent and what must come back, as data (see ``fixtures/README.md`` for the format)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ABSENT = {"$absent": True}
 
 @dataclass(frozen=True)
 class Case:
-    """One case of a fixture file; ``file`` is its name without the ending, ``number`` the case's place from 1."""
+    """One case of a fixture file; ``file`` is its name without the extension, ``number`` the case's position from 1."""
 
     file: str
     number: int
@@ -27,14 +27,14 @@ class Case:
     any_order: bool
     last: bool
     needs: str
-    """``protocol`` if the protocol package alone can answer it, ``sidecar`` if it takes a process."""
+    """``protocol`` if the protocol package alone can answer it, ``sidecar`` if it needs a process."""
 
     def lines(self) -> list[tuple[bytes, bytes]]:
-        """The lines to send, each with its ending; made anew each time, because some are large."""
+        """Return the lines to send, each with its ending; built each time, because some are large."""
         return [_expand(line) for line in self.send]
 
     def problem(self, answers: list[Any]) -> str | None:
-        """What is wrong with the answers, or None."""
+        """Return what is wrong with the answers, or None."""
         expected, left = list(self.expect), list(answers)
         if self.any_order:
             expected, left = [_ordered(one) for one in expected], [_ordered(one) for one in left]
@@ -50,9 +50,9 @@ class Case:
 
 @functools.cache
 def load() -> list[Case]:
-    """All cases, file by file.
+    """Return all cases, file by file.
 
-    :raises HarnessFault: if the files are not where they should be.
+    :raises HarnessFault: if the files are missing.
     """
     return [
         Case(
@@ -73,14 +73,14 @@ def load() -> list[Case]:
 
 @functools.cache
 def manifests(file: str) -> list[dict[str, Any]]:
-    """The cases of ``manifests/taken.json`` or ``refused.json``."""
+    """Return the cases of ``manifests/taken.json`` or ``refused.json``."""
     return json.loads((folder("manifests") / f"{file}.json").read_text("utf-8"))
 
 
 def folder(name: str) -> Path:
-    """Where fixtures are: in the project, else beside this module.
+    """Return a fixture folder: in the project, else next to this module.
 
-    :raises HarnessFault: if they are in neither place.
+    :raises HarnessFault: if it is in neither place.
     """
     here = Path(__file__).resolve()
     for folder in (*here.parents[3:4], here.parent):
@@ -90,7 +90,8 @@ def folder(name: str) -> Path:
 
 
 def fits(expected: Any, actual: Any) -> bool:
-    """Whether ``actual`` is what is expected: objects may have more members, ``1`` is neither ``1.0`` nor ``true``.
+    """Whether ``actual`` matches what is expected: objects may have more members, ``1`` is neither ``1.0`` nor
+    ``true``.
 
     ``$absent``, ``$oneOf``, ``$length`` and ``$increasing`` are explained in ``fixtures/README.md``.
     """
@@ -124,7 +125,7 @@ def _increases(entries: list[Any], member: str) -> bool:
 
 
 def _may_be_absent(expected: Any) -> bool:
-    """Whether a member that is not there is what is expected."""
+    """Whether a missing member matches what is expected."""
     if not isinstance(expected, dict):
         return False
     members = cast("dict[str, Any]", expected)
@@ -132,7 +133,7 @@ def _may_be_absent(expected: Any) -> bool:
 
 
 def shorten(value: Any) -> str:
-    """JSON of a value for a person, cut where it is long."""
+    """Format a value as JSON for a person, truncated if it is long."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 200 else f"{text[:197]}..."
 
@@ -150,7 +151,7 @@ def _part(part: Any) -> bytes:
 
 
 def _ordered(answer: Any) -> Any:
-    """A batch's answers in an order of their own, so that concurrent entries compare."""
+    """Sort a batch's answers, so that concurrent entries compare."""
     if not isinstance(answer, list):
         return answer
     entries = cast("list[Any]", answer)

@@ -1,4 +1,4 @@
-"""The list of checks: each has a stable id, the clauses of the contract that it tries, and a level."""
+"""The list of checks: each has a stable id, the clauses of the contract that it tests, and a level."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Level = Literal["MUST", "SHOULD"]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that is tried.
+    """One test.
 
-    :param id: ``group.name``; never given to another check later.
+    :param id: ``group.name``; never reused for another check.
     :param clauses: ids of clauses of the contract (see :mod:`locara_conformance.clauses`).
     :param level: a MUST that does not hold is a FAILURE, a SHOULD a WARNING.
-    :param run: tries it; returns if the clause held, with what it measured if
-        anything; raises one of :mod:`locara_conformance.outcomes` if not.
+    :param run: tests it; returns if the clause held, with a measurement if there is one; otherwise raises one of
+        :mod:`locara_conformance.outcomes`.
     :param watched: whether the watch over all messages judges it, too (see :mod:`locara_conformance.watch`).
     """
 
@@ -37,7 +37,7 @@ class Check:
 
     @property
     def group(self) -> str:
-        """The part of the id before the first point."""
+        """The part of the id before the first dot."""
         return self.id.partition(".")[0]
 
     @property
@@ -49,7 +49,7 @@ class Check:
 
 @dataclass
 class Result:
-    """What one check came to. ``exchange`` is what crossed the pipes, for checks that did not succeed."""
+    """The outcome of one check. ``exchange`` is what crossed the pipes, for checks that did not succeed."""
 
     check: Check
     outcome: Outcome
@@ -58,7 +58,7 @@ class Result:
     exchange: list[Event] = field(default_factory=list[Event])
     stderr: str = ""
     expected: bool = False
-    """Whether the failure stands in the list of expected failures."""
+    """Whether the failure is in the list of expected failures."""
 
 
 CHECKS: dict[str, Check] = {}
@@ -68,10 +68,10 @@ CHECKS: dict[str, Check] = {}
 def check(
     id: str, tried: str, *, level: Level = "MUST", watched: bool = False
 ) -> Callable[[Callable[[Lab], str | None]], Callable[[Lab], str | None]]:
-    """Adds the decorated function to :data:`CHECKS`.
+    """Add the decorated function to :data:`CHECKS`.
 
-    :param tried: ids of clauses, with spaces between them.
-    :raises ValueError: for an id that is taken.
+    :param tried: ids of clauses, separated by spaces.
+    :raises ValueError: for a duplicate id.
     """
 
     def add(run: Callable[[Lab], str | None]) -> Callable[[Lab], str | None]:
@@ -84,9 +84,9 @@ def check(
 
 
 def chosen(only: list[str]) -> list[Check]:
-    """The checks whose id is one of ``only`` or begins with one of them and a point; all of them for none.
+    """Return the checks whose id is one of ``only`` or begins with one of them and a dot; all if ``only`` is empty.
 
-    :raises KeyError: for a name that chooses nothing.
+    :raises KeyError: for a name that matches nothing.
     """
     if not only:
         return list(CHECKS.values())

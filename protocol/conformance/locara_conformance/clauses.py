@@ -1,8 +1,8 @@
-"""The clauses of the contract: what ``protocol/README.md`` promises, sentence by sentence, each with an id that stays.
+"""The clauses of the contract: what ``protocol/README.md`` promises, sentence by sentence, each with a stable id.
 
 In the page a clause ends with its id in brackets, ``[CHAN-3]``, or ``[CHAN-3 SHOULD]``; without a level it is a MUST.
-``requirements.json`` is the list of them for a version of the contract; ``python -m locara_conformance.clauses`` writes
-it from the page, ``--check`` says whether it is fresh.
+``requirements.json`` lists them for a version of the contract; ``python -m locara_conformance.clauses`` generates it
+from the page, ``--check`` says whether it is up to date.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ INFORMATIVE = {"A real exchange", "From Python", "Conformance", "Changing the co
     "`--json`",
     "Pictures in the terminal",
 }
-"""Sections that show and explain, and promise nothing; and those about commands of this program, not about the wire."""
+"""Sections that show and explain but promise nothing, and those about this program's commands instead of the wire."""
 
 ID = re.compile(r" ?\[([A-Z]+-[0-9]+)(?: (SHOULD))?\]")
 NORMATIVE = re.compile(
@@ -55,7 +55,7 @@ class Sentence:
 
 
 def sentences(page: str) -> Iterator[Sentence]:
-    """All sentences of the sections that promise something."""
+    """Yield all sentences of the sections that promise something."""
     section = ""
     for block in _blocks(page):
         if heading := re.fullmatch(r"#+ (.*)", block):
@@ -67,9 +67,9 @@ def sentences(page: str) -> Iterator[Sentence]:
 
 
 def requirements(page: str) -> dict[str, Any]:
-    """What the file holds: ``version`` and, by id, ``level``, ``section`` and ``text``.
+    """Return what goes into the file: ``version`` and, by id, ``level``, ``section`` and ``text``.
 
-    :raises ValueError: for an id that stands twice.
+    :raises ValueError: for a duplicate id.
     """
     found: dict[str, Any] = {}
     for one in sentences(page):
@@ -81,17 +81,17 @@ def requirements(page: str) -> dict[str, Any]:
 
 
 VERSION = "1.1"
-"""Of the list: a change of its ids or levels needs a new one. The first number is the protocol's version."""
+"""The list's version: a change of its ids or levels needs a new one. The first number is the protocol's version."""
 
 
 @functools.cache
 def load() -> dict[str, dict[str, str]]:
-    """The clauses by id, as in the file."""
+    """Return the clauses by id, as in the file."""
     return json.loads(FILE.read_text("utf-8"))["requirements"]
 
 
 def _blocks(page: str) -> Iterator[str]:
-    """Headings, paragraphs, entries of lists and rows of tables, each on one line; no code and no comments."""
+    """Yield headings, paragraphs, list items and table rows, each on one line, without code and comments."""
     page = re.sub(r"^```.*?^```$|<!--.*?-->", "", page, flags=re.DOTALL | re.MULTILINE)
     block: list[str] = []
     for line in [*page.splitlines(), ""]:
@@ -110,14 +110,14 @@ def _blocks(page: str) -> Iterator[str]:
 
 
 def _split(block: str) -> list[str]:
-    """The sentences of a block. What stands in backquotes is one word."""
+    """Split a block into sentences. Text in backquotes counts as one word."""
     masked = re.sub(r"`[^`]*`", lambda code: "_" * len(code[0]), block)
     cuts = [0, *(match.end() for match in _END.finditer(masked)), len(block)]
     return [block[begin:end] for begin, end in itertools.pairwise(cuts) if block[begin:end].strip()]
 
 
 def main(arguments: list[str]) -> int:
-    """Writes the file, or says whether it is fresh."""
+    """Write the file, or say whether it is up to date."""
     made = json.dumps(requirements(PAGE.read_text("utf-8")), indent=1, ensure_ascii=False) + "\n"
     if arguments != ["--check"]:
         FILE.write_text(made, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a check works with: it spawns the implementation, opens sessions, and cleans up behind the check."""
+"""The environment of a check: spawns the implementation, opens sessions, and cleans up after the check."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROMPT = "a red circle on a blue background"
 
 
 class Lab:
-    """The processes and folders of one check after the other.
+    """The processes and folders of consecutive checks.
 
     :param command: the implementation, as a host would spawn it.
     :param timeout: seconds to wait for an answer.
@@ -36,7 +36,7 @@ class Lab:
         self.root = Path(tempfile.mkdtemp(prefix="locara-conformance-"))
         self.schemas = Schemas()
         self.peers: list[Peer] = []
-        """The processes of the check that runs, the shared one too if it was used."""
+        """The processes of the current check, including the shared one if it was used."""
         self.violations: dict[str, list[tuple[str, list[Event]]]] = {}
         """What the watch found, by the id of the check that it belongs to, with what had crossed the pipe before."""
         self._shared: dict[str, Peer] = {}
@@ -52,8 +52,10 @@ class Lab:
         through: Sequence[str] = (),
         inherited: Sequence[int] = (),
     ) -> Peer:
-        """A process without a session. ``flags`` are added to the command, ``through`` stands before it, ``env`` is
-        added to the environment."""
+        """Start a process without a session. ``flags`` are appended to the command, ``through`` is put before it,
+        ``env`` is
+        added to the environment.
+        """
         self._spawned += 1
         peer = Peer(
             [*through, *self.command, *flags],
@@ -71,17 +73,17 @@ class Lab:
         return peer
 
     def session(self, *flags: str, opening: dict[str, Any] | None = None, **more: Any) -> Peer:
-        """A process with a session that may draw with the model ``pocket`` and save in :meth:`folder`."""
+        """Start a process with a session that may draw with the model ``pocket`` and save in :meth:`folder`."""
         peer = self.spawn(*flags, **more)
         peer.call("initialize", self.opening(**(opening or {})), timeout=max(20.0, self.timeout))
         return peer
 
     def shared(self) -> Peer:
-        """A session that checks share if they leave it as it was; a new one after a check that did not succeed."""
+        """Return a session shared by checks that leave it as it was; a new one after a check that did not succeed."""
         return self.kept("session") or self.keep("session", self.session())
 
     def kept(self, key: str) -> Peer | None:
-        """The process that was kept under that name, if it is there and has not ended."""
+        """Return the process kept under that name, if there is one and it has not ended."""
         peer = self._shared.get(key)
         if peer is None or peer.closed:
             return None
@@ -91,12 +93,12 @@ class Lab:
         return peer
 
     def keep(self, key: str, peer: Peer) -> Peer:
-        """Leaves a process to the checks that follow."""
+        """Keep a process for later checks."""
         self._shared[key] = peer
         return peer
 
     def opening(self, **more: Any) -> dict[str, Any]:
-        """Params for ``initialize``; ``more`` are members that win."""
+        """Return params for ``initialize``; ``more`` are members that take precedence."""
         return {
             "protocolVersion": PROTOCOL_VERSION,
             "clientInfo": {"name": "locara-conformance", "version": "1"},
@@ -105,21 +107,21 @@ class Lab:
         } | more
 
     def folder(self) -> Path:
-        """The folder that is granted as ``user-folder``."""
+        """Return the folder that is granted as ``user-folder``."""
         folder = self.root / "pictures"
         folder.mkdir(exist_ok=True)
         return folder
 
     def exchange(self) -> list[Event]:
-        """What crossed the pipes of the check that runs."""
+        """Return what crossed the pipes of the current check."""
         return [event for peer in self.peers for event in peer.events[self._marks.get(peer, 0) :]]
 
     def stderr(self) -> str:
-        """The end of what the check's processes wrote to stderr."""
+        """Return the end of what the check's processes wrote to stderr."""
         return "".join(peer.stderr()[-2000:].decode(errors="replace") for peer in self.peers)[-4000:]
 
     def reset(self, *, succeeded: bool) -> None:
-        """Ends the processes of a check; the shared ones only if it did not succeed."""
+        """End the processes of a check; the shared ones only if it did not succeed."""
         shared = {} if not succeeded else self._shared
         _end([peer for peer in self.peers if peer not in shared.values()])
         self._shared = {key: one for key, one in self._shared.items() if succeeded or one not in self.peers}
@@ -129,7 +131,7 @@ class Lab:
             self.folder()
 
     def close(self) -> None:
-        """Ends all processes and removes what they left."""
+        """End all processes and remove what they left."""
         _end([*self.peers, *self._shared.values()])
         shutil.rmtree(self.root, ignore_errors=True)
 
@@ -138,7 +140,7 @@ class Lab:
 
 
 def _end(peers: Sequence[Peer]) -> None:
-    """All at the same time: each takes a while to go."""
+    """End all in parallel, because each takes a while."""
     for peer in peers:
         peer.resume()
         peer.close_stdin()
@@ -147,7 +149,7 @@ def _end(peers: Sequence[Peer]) -> None:
 
 
 def manifest(*models: str, **capabilities: Any) -> dict[str, Any]:
-    """A manifest that declares text to image with ``models`` (``pocket``) and a folder to write."""
+    """Return a manifest that declares text to image with ``models`` (``pocket``) and a folder to write to."""
     return {
         "schema": "locara/v1",
         "name": "conformance",
@@ -160,7 +162,7 @@ def manifest(*models: str, **capabilities: Any) -> dict[str, Any]:
 
 
 def drawing(prompt: str = PROMPT, **options: Any) -> dict[str, Any]:
-    """Params for ``image.generate``: two steps, the picture in the answer and no file."""
+    """Return params for ``image.generate``: two steps, the picture in the answer and no file."""
     return {
         "prompt": prompt,
         "options": {"model": MODEL, "steps": 2, "seed": 1, "output": {"mode": "inline"}} | options,
@@ -171,9 +173,9 @@ _KINDS = {str: "string", int: "integer", list: "array", dict: "object"}
 
 
 def at(value: Any, path: str, kind: type | None = None) -> Any:
-    """The member of a message at a path such as ``images.0.sha256``.
+    """Return the member of a message at a path such as ``images.0.sha256``.
 
-    :raises Failed: if it is not there, or is not of ``kind``, which a check needs to go on.
+    :raises Failed: if it does not exist, or is not of type ``kind``, which the check needs to continue.
     """
     place = value
     for step in path.split("."):
@@ -187,9 +189,9 @@ def at(value: Any, path: str, kind: type | None = None) -> Any:
 
 
 def decoded(value: Any, path: str) -> bytes:
-    """The bytes of the base64 at a path in a message.
+    """Decode the base64 at a path in a message.
 
-    :raises Failed: if there are none.
+    :raises Failed: if there is none.
     """
     try:
         return base64.b64decode(at(value, path, str), validate=True)
@@ -198,7 +200,7 @@ def decoded(value: Any, path: str) -> bytes:
 
 
 def content(file: Path) -> bytes:
-    """What is in a file that the implementation was to write.
+    """Read a file that the implementation should have written.
 
     :raises Failed: if it cannot be read.
     """
@@ -209,7 +211,8 @@ def content(file: Path) -> bytes:
 
 
 def expect(holds: bool, sentence: str | Callable[[], str]) -> None:
-    """
+    """Require a condition.
+
     :raises Failed: with the sentence, if it does not hold.
     """
     if not holds:

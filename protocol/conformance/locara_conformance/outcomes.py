@@ -1,4 +1,4 @@
-"""What a check can come to, and the exceptions by which it says so."""
+"""The possible outcomes of a check, and the exceptions that signal them."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ class Outcome(StrEnum):
 
 
 class Failed(Exception):
-    """The implementation broke the clause of the check that is running."""
+    """The implementation violated the clause of the current check."""
 
 
 class Late(Exception):
-    """It did what the clause says, but not in the time that the clause gives: a WARNING, as machines are shared."""
+    """It did what the clause says, but not within the clause's time: a WARNING, because machines are shared."""
 
 
 class Skip(Exception):
-    """This platform cannot try the clause. What the implementation lacks is :class:`Failed` instead."""
+    """This platform cannot test the clause. Something missing in the implementation is :class:`Failed` instead."""
 
 
 class HarnessFault(Exception):
-    """The harness itself did something wrong, such as sending what it should not."""
+    """The harness itself did something wrong, such as sending something invalid."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One line that crossed a pipe, or a note of the harness.
+    """One line that crossed a pipe, or a note by the harness.
 
     :param peer: which process of the check, from 1; seconds: since that process was spawned.
     :param way: ``→`` sent, ``←`` received, ``·`` a note.
-    :param text: the line, cut if it is long; size: its whole length in bytes.
+    :param text: the line, truncated if it is long; size: its full length in bytes.
     """
 
     peer: int

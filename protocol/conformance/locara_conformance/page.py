@@ -1,4 +1,4 @@
-"""Results as one HTML page without anything beside it: a table by group, and the exchange behind each failure."""
+"""Results as one self-contained HTML page: a table by group, and the exchange behind each failure."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 
 
 def page(command: Sequence[str], results: Sequence[Result], stale: Sequence[str]) -> str:
-    """The page."""
+    """Return the page."""
     count = Counter(result.outcome for result in results)
     badges = "".join(f'<span class="badge {one}">{count[one]} {one}</span>' for one in Outcome if count[one])
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -112,12 +112,12 @@ def _cut(words: str, most: int) -> str:
 
 
 def _plain(clause: str) -> str:
-    """Without Markdown's links, which lead nowhere from here, and its cells."""
+    """Remove Markdown's links, which lead nowhere from here, and its table cells."""
     return re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", clause).replace(" | ", " – ")
 
 
 def _excerpt(events: Sequence[Event]) -> list[Event]:
-    """The first lines and the last, where there are many."""
+    """Return the first and the last lines if there are many."""
     if len(events) <= 60:
         return list(events)
     left = len(events) - 60

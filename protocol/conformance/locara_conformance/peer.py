@@ -30,15 +30,15 @@ _EVENTS = 4000
 
 
 class Peer:
-    """Spawns the command with pipes and reads all that it writes.
+    """Spawns the command with pipes and reads everything that it writes.
 
     :param number: of the process within its check, for the record.
-    :param log: the file that takes its stderr.
-    :param timeout: seconds to wait for an answer, where a check does not say otherwise.
-    :param report: takes what the watch finds: the check's id, a sentence, and this peer.
+    :param log: the file for its stderr.
+    :param timeout: seconds to wait for an answer, unless a check says otherwise.
+    :param report: called with what the watch finds: the check's id, a sentence, and this peer.
     :param nonblocking: whether the child's ends of its pipes are non-blocking from the start.
-    :param unread_stderr: whether its stderr is a pipe that nobody reads, in place of ``log``.
-    :param inherited: descriptors that it gets beside its pipes.
+    :param unread_stderr: whether its stderr is a pipe that nobody reads, instead of ``log``.
+    :param inherited: descriptors that it gets in addition to its pipes.
     :raises HarnessFault: if the command cannot be started.
     """
 
@@ -59,7 +59,7 @@ class Peer:
         self.number, self.timeout, self.schemas = number, timeout, schemas
         self.events: list[Event] = []
         self.inbox: list[Any] = []
-        """Every message that came, in order: objects, and arrays for batches."""
+        """Every message received, in order: objects, and arrays for batches."""
         self.log = log
         self._ids, self._channels, self._probes = itertools.count(1), itertools.count(1), itertools.count(1)
         self._news = threading.Condition(threading.RLock())
@@ -67,13 +67,13 @@ class Peer:
         self._paused = threading.Event()
         self._paused.set()
         self.watched = True
-        """Whether the watch judges what comes."""
+        """Whether the watch judges what arrives."""
         self.may_be_cut = False
-        """Whether its last line may lack its end: it was killed, or its host did not read."""
+        """Whether its last line may be incomplete: it was killed, or its host did not read."""
         self.closed = False
         """Whether the output has ended."""
         self.fault = ""
-        """Why the harness cannot judge what comes."""
+        """Why the harness cannot judge what arrives."""
         self._began = time.monotonic()
         theirs_in, self.stdin = os.pipe()
         self._stdout, theirs_out = os.pipe()
@@ -98,7 +98,7 @@ class Peer:
             os.close(theirs_in)
             os.close(theirs_out)
         if nonblocking:
-            os.close(self.child_ends.pop())  # else the end of the output would never be seen
+            os.close(self.child_ends.pop())  # or the end of the output would never be seen
         if sys.platform != "win32":
             os.set_blocking(self.stdin, False)
         self._reader = threading.Thread(target=self._read, daemon=True, name="conformance-reader")
@@ -107,11 +107,11 @@ class Peer:
     # --- sending ---
 
     def send(self, message: Any) -> None:
-        """Sends a message, or a batch."""
+        """Send a message, or a batch."""
         self.send_line(json.dumps(message, ensure_ascii=False).encode())
 
     def send_line(self, line: bytes, ending: bytes = b"\n", *, pieces: Sequence[int] = ()) -> None:
-        """Sends any bytes as a line; ``pieces`` are the places in it where the host pauses.
+        """Send arbitrary bytes as a line; ``pieces`` are the positions at which the host pauses.
 
         :raises Failed: if the process does not take it in time, or is gone.
         """
@@ -126,7 +126,7 @@ class Peer:
         self.write((line[start:] if start else line) + ending)
 
     def write(self, data: bytes) -> None:
-        """Writes raw bytes, which the record does not have."""
+        """Write raw bytes, which are not recorded."""
         until = time.monotonic() + max(20.0, self.timeout)
         rest = memoryview(data)
         while rest:
@@ -141,9 +141,9 @@ class Peer:
                 raise Failed(f"it closed its input{self._status()}") from error
 
     def start(self, method: str, params: dict[str, Any] | None = None, *, stream: bool = False) -> Call:
-        """Sends a request that the contract allows; ``stream`` gives it a channel of its own.
+        """Send a request that the contract allows; ``stream`` gives it a channel of its own.
 
-        :raises HarnessFault: if the params do not fit the contract's own schema.
+        :raises HarnessFault: if the params do not match the contract's own schema.
         """
         members = dict(params or {})
         channel = next(self._channels) if stream else members.get("channel")
@@ -154,7 +154,7 @@ class Peer:
         return self.start_any(method, members if members or params is not None else None)
 
     def start_any(self, method: str, params: Any, id: int | str | None = None) -> Call:
-        """Sends a request of which the schema is not asked; ``id`` in place of the next number."""
+        """Send a request without validating it; ``id`` replaces the next number."""
         request: dict[str, Any] = {"jsonrpc": "2.0", "id": next(self._ids) if id is None else id, "method": method}
         if params is not None:
             request["params"] = params
@@ -166,35 +166,35 @@ class Peer:
     def call(
         self, method: str, params: dict[str, Any] | None = None, *, timeout: float | None = None
     ) -> dict[str, Any]:
-        """A request and its result."""
+        """Send a request and return its result."""
         return self.start(method, params).result(timeout)
 
     def refused(self, kind: str, method: str, params: Any = None) -> dict[str, Any]:
-        """A request that must be answered with an error of that kind; gives back the error."""
+        """Send a request that must be answered with an error of that kind; return the error."""
         return self.start_any(method, params).error(kind)
 
     def notify(self, method: str, params: Any = None) -> None:
-        """Sends a notification."""
+        """Send a notification."""
         self.send({"jsonrpc": "2.0", "method": method} | ({} if params is None else {"params": params}))
 
     def barrier(self) -> Call:
-        """Waits for a ping that is answered after all that was sent before was looked at; its id is no number."""
+        """Wait for a ping that is answered after everything sent before it was looked at; its id is not a number."""
         ping = self.start_any("ping", None, f"conformance-{next(self._probes)}")
         ping.result()
         return ping
 
     def settled(self) -> None:
-        """Tells the watch that nothing is due any more."""
+        """Tell the watch that no more answers are due."""
         with self._news:
             self._watch.settled()
 
     # --- waiting ---
 
     def wait(self, what: str, found: Callable[[Any], bool], *, start: int = 0, timeout: float | None = None) -> Any:
-        """The first message from ``start`` on for which ``found`` is true.
+        """Return the first message from ``start`` on for which ``found`` is true.
 
-        :raises Failed: if none comes in time, or the output ends before.
-        :raises HarnessFault: if a message came that the watch could not judge.
+        :raises Failed: if none arrives in time, or the output ends first.
+        :raises HarnessFault: if a message arrived that the watch could not judge.
         """
         until = time.monotonic() + (self.timeout if timeout is None else timeout)
         place = start
@@ -213,12 +213,12 @@ class Peer:
                     raise Failed(f"no {what} within {seconds:g} s")
 
     def pause(self) -> None:
-        """Stops reading its output, like a host that does not."""
+        """Stop reading its output, like a host that does not read."""
         self._paused.clear()
         self.may_be_cut = True
 
     def unread(self) -> int:
-        """Bytes of its output that wait in the pipe; 0 where the system does not tell."""
+        """Return the bytes of its output waiting in the pipe; 0 if the system does not say."""
         if sys.platform == "win32":
             return 0
         import fcntl
@@ -227,20 +227,20 @@ class Peer:
         return int.from_bytes(fcntl.ioctl(self._stdout, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def resume(self) -> None:
-        """Reads again."""
+        """Resume reading."""
         self._paused.set()
 
     # --- the end ---
 
     def close_stdin(self) -> None:
-        """Ends its input."""
+        """Close its input."""
         if self.stdin >= 0:
             self.note("stdin is closed")
             os.close(self.stdin)
             self.stdin = -1
 
     def wait_exit(self, timeout: float, after: str) -> int:
-        """Its exit status; negative for a signal.
+        """Return its exit status; negative for a signal.
 
         :raises Failed: if it does not end in time.
         """
@@ -253,7 +253,7 @@ class Peer:
         return status
 
     def wait_output_end(self, timeout: float, after: str) -> float:
-        """Waits until nobody holds the other end of its stdout; gives back the seconds that took."""
+        """Wait until nobody holds the other end of its stdout; return the seconds that took."""
         began = time.monotonic()
         self._reader.join(timeout)
         if self._reader.is_alive():
@@ -261,7 +261,7 @@ class Peer:
         return time.monotonic() - began
 
     def end(self) -> None:
-        """Ends it in good order if it goes, else by force; may be repeated."""
+        """End it cleanly if possible, else by force; may be called again."""
         self.resume()
         self.close_stdin()
         try:
@@ -281,11 +281,11 @@ class Peer:
             self.process.stderr.close()
 
     def stderr(self) -> bytes:
-        """All that it has written to stderr."""
+        """Return everything that it has written to stderr."""
         return self.log.read_bytes()
 
     def note(self, text: str) -> None:
-        """A remark in the record."""
+        """Add a note to the record."""
         self._record("·", text.encode())
 
     def _status(self) -> str:
@@ -330,24 +330,24 @@ class Peer:
 
 
 class Call:
-    """A request under way; made by :meth:`Peer.start`."""
+    """A request in flight; created by :meth:`Peer.start`."""
 
     def __init__(self, peer: Peer, id: int | str, method: str, channel: Any, start: int) -> None:
         self.peer, self.id, self.method, self.channel, self._start = peer, id, method, channel, start
 
     def answer(self, timeout: float | None = None) -> dict[str, Any]:
-        """The response."""
+        """Return the response."""
         return self.peer.wait(f"answer to {self.method}", self._is_mine, start=self._start, timeout=timeout)
 
     def result(self, timeout: float | None = None) -> dict[str, Any]:
-        """The result, which must be one."""
+        """Return the result, which must be one."""
         answer = self.answer(timeout)
         if not isinstance(answer.get("result"), dict):
             raise Failed(f"{self.method} was answered with {shorten(answer.get('error', answer))}")
         return answer["result"]
 
     def error(self, kind: str, timeout: float | None = None) -> dict[str, Any]:
-        """The error, which must be one of that kind."""
+        """Return the error, which must be of that kind."""
         answer = self.answer(timeout)
         error = answer.get("error")
         if not isinstance(error, dict) or error.get("code") != CODES[kind]:  # pyright: ignore[reportUnknownMemberType]
@@ -359,15 +359,15 @@ class Call:
         return any(self._is_mine(message) for message in self.peer.inbox[self._start :])
 
     def frames(self) -> list[dict[str, Any]]:
-        """The frames of its channel that came so far."""
+        """Return the frames received on its channel so far."""
         return [message["params"] for message in self.peer.inbox[self._start :] if self._is_frame(message)]
 
     def messages(self) -> list[dict[str, Any]]:
-        """The messages of its channel that came so far."""
+        """Return the messages received on its channel so far."""
         return [frame["message"] for frame in self.frames() if isinstance(frame.get("message"), dict)]
 
     def until(self, phase: str, *, step: int = 0, image: int = 1, timeout: float | None = None) -> dict[str, Any]:
-        """Its first message of that phase, with that many finished steps or more, of that image or a later one."""
+        """Return its first message of that phase, with at least that many finished steps, of that or a later image."""
 
         def there(message: Any) -> bool:
             if not self._is_frame(message) or not isinstance(message["params"].get("message"), dict):
@@ -385,7 +385,7 @@ class Call:
         return found["params"]["message"]
 
     def cancel(self) -> None:
-        """Asks for its end."""
+        """Ask the sidecar to cancel."""
         self.peer.notify("$/cancelRequest", {"id": self.id})
 
     def _is_mine(self, message: Any) -> bool:
@@ -399,5 +399,5 @@ class Call:
 
 
 def _reaches(told: Any, least: int) -> bool:
-    """Whether what was told is a number and as large."""
+    """Whether the reported value is a number and at least that large."""
     return isinstance(told, int | float) and told >= least

@@ -1,4 +1,4 @@
-"""PNG, as far as the checks write and read it: the harness needs no further package."""
+"""The parts of PNG that the checks write and read, so that the harness needs no further package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def png(width: int, height: int, colour: Callable[[int], bytes] = lambda _row: b"\xc0\x20\x20") -> bytes:
-    """A picture, red or with a colour for each row."""
+    """Return a picture, red or with a colour for each row."""
     data = b"".join(b"\0" + colour(row) * width for row in range(height))
     parts = [
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
@@ -27,9 +27,9 @@ def png(width: int, height: int, colour: Callable[[int], bytes] = lambda _row: b
 
 
 def chunks(data: bytes) -> list[tuple[bytes, bytes]]:
-    """The chunks of a PNG, each with its kind and its body.
+    """Return the chunks of a PNG, each with its type and its body.
 
-    :raises Failed: if it is none.
+    :raises Failed: if it is not a PNG.
     """
     place, found = 8, list[tuple[bytes, bytes]]()
     expect(data.startswith(b"\x89PNG\r\n\x1a\n"), "a picture is no PNG")
@@ -42,24 +42,24 @@ def chunks(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def size(data: bytes) -> tuple[int, int]:
-    """Width and height of a PNG.
+    """Return width and height of a PNG.
 
-    :raises Failed: if it is none.
+    :raises Failed: if it is not a PNG.
     """
     width, height, *_ = _head(chunks(data))
     return width, height
 
 
 def _head(parts: list[tuple[bytes, bytes]]) -> tuple[int, int, int, int]:
-    """Width, height, bits and colour type."""
+    """Return width, height, bits and colour type."""
     expect([len(body) for kind, body in parts if kind == b"IHDR"] == [13], "a picture has no head")
     return struct.unpack(">IIBB", dict(parts)[b"IHDR"][:10])
 
 
 def rows(data: bytes) -> list[bytes]:
-    """The rows of an 8-bit RGB PNG, three bytes a pixel.
+    """Return the rows of an 8-bit RGB PNG, three bytes per pixel.
 
-    :raises Failed: if it is none.
+    :raises Failed: if it is not one.
     """
     parts = chunks(data)
     width, height, depth, colour = _head(parts)
@@ -82,7 +82,7 @@ def rows(data: bytes) -> list[bytes]:
 
 
 def _predicted(kind: int, left: int, up: int, corner: int) -> int:
-    """What PNG's filter of that kind adds."""
+    """Return what PNG's filter of that type adds."""
     if kind == 4:
         guess = left + up - corner
         return min((left, up, corner), key=lambda one: abs(guess - one))

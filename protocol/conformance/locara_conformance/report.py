@@ -20,14 +20,14 @@ _LINES = 14
 
 
 def line(result: Result) -> str:
-    """One line of text, with the reason where there is one."""
+    """Return one line of text, with the reason if there is one."""
     outcome = f"{result.outcome} (expected)" if result.expected else str(result.outcome)
     why = f": {result.reason}" if result.reason else ""
     return f"{outcome:8} {result.check.level:6} {result.check.id}{why}"
 
 
 def text(results: Sequence[Result], stale: Iterable[str], *, all_lines: bool = True) -> str:
-    """A line for each check, the exchange behind each that did not hold, and a summary."""
+    """Return a line for each check, the exchange behind each that did not hold, and a summary."""
     out = [line(result) for result in results if all_lines or result.expected]
     for result in results:
         if result.outcome in (Outcome.FAILURE, Outcome.WARNING, Outcome.ERROR) and not result.expected:
@@ -39,14 +39,14 @@ def text(results: Sequence[Result], stale: Iterable[str], *, all_lines: bool = T
 
 
 def event_line(event: Event) -> str:
-    """One line that crossed a pipe, cut for a screen."""
+    """Return one line that crossed a pipe, truncated for a screen."""
     shown = event.text if len(event.text) <= 240 else f"{event.text[:240]}…"
     cut = f" ({event.size} bytes)" if len(shown) < len(event.text) or event.size > len(event.text.encode()) else ""
     return f"{event.peer}  {event.seconds:7.3f} s  {event.way} {shown}{cut}"
 
 
 def summary(results: Sequence[Result]) -> str:
-    """How many of each outcome, and what that means."""
+    """Return the number of each outcome, and what that means."""
     count = Counter(result.outcome for result in results)
     counts = ", ".join(f"{count[outcome]} {outcome}" for outcome in Outcome if count[outcome])
     musts = [one for one in results if one.check.level == "MUST"]
@@ -56,7 +56,7 @@ def summary(results: Sequence[Result]) -> str:
 
 
 def as_json(command: Sequence[str], results: Sequence[Result], stale: Sequence[str]) -> str:
-    """One object: ``command``, ``summary`` (outcome to number), ``stale``, and ``results`` with the exchange."""
+    """Return one object: ``command``, ``summary`` (outcome to number), ``stale``, and ``results`` with the exchange."""
     count = Counter(str(result.outcome) for result in results)
     tree = {
         "command": list(command),
@@ -85,7 +85,7 @@ def _tree(result: Result) -> dict[str, Any]:
 
 
 def junit(results: Sequence[Result]) -> str:
-    """JUnit's XML: a test case a check; ERROR is ``error``, FAILURE ``failure``, the rest ``skipped``."""
+    """Return JUnit XML, with a test case per check; ERROR is ``error``, FAILURE ``failure``, the rest ``skipped``."""
     suites = ElementTree.Element("testsuites", name="locara-conformance")
     for group in dict.fromkeys(one.check.group for one in results):
         mine = [one for one in results if one.check.group == group]
@@ -120,5 +120,5 @@ def _case(suite: ElementTree.Element, result: Result) -> None:
 
 
 def _plain(words: str) -> str:
-    """Without the characters that XML cannot hold."""
+    """Remove the characters that XML cannot contain."""
     return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", words)

@@ -1,4 +1,4 @@
-"""Runs checks and gives each its result: those of a group one after the other, several groups at the same time."""
+"""Runs checks and collects their results: sequentially within a group, several groups in parallel."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     Violations = dict[str, list[tuple[str, list[Event]]]]
 
 FIRST = "lifecycle.initialize"
-"""Without this nothing else can be tried."""
+"""Without this nothing else can be tested."""
 ALONE = ("latency",)
-"""Groups that report times: nothing else runs beside them."""
+"""Groups that report times: nothing else runs at the same time."""
 
 SHAPES = ("jsonrpc.shape", "schema.results", "schema.notifications", "schema.errors")
-"""Checks under which the watch tells of a message that has not the form that the contract gives it."""
+"""Checks under which the watch reports a message that does not have the contract's form."""
 
 assert _groups
 
@@ -39,12 +39,13 @@ def run(
     at_once: int = 1,
     progress: Callable[[Result], None] = lambda _result: None,
 ) -> list[Result]:
-    """The result of each of ``checks``, and of those that the watch found broken besides.
+    """Return the results of ``checks``, and of any others that the watch found violated.
 
     :param command: the implementation; :param timeout: seconds to wait for an answer.
-    :param at_once: how many groups run at the same time; each has processes and folders of its own, so that what comes
-        of it does not depend on this.
-    :param progress: told of each result as soon as it is certain: those that are watched at the end. Called by one
+    :param at_once: how many groups run in parallel; each has its own processes and folders, so that the outcome does
+        not
+        depend on this.
+    :param progress: called with each result as soon as it is certain: watched ones at the end. Called by one
         thread at a time.
     """
     if not checks:
@@ -63,11 +64,11 @@ def run(
         try:
             done = list(pool.map(one, together))
         finally:
-            stopped.set()  # after an interrupt no further check begins
+            stopped.set()  # after an interrupt no further check starts
     stopped.clear()
     done += [one(name) for name in by_group if name in ALONE]
     if len(rest) == len(checks):
-        results.clear()  # it was not asked for
+        results.clear()  # it was not requested
     for more, found in done:
         results += more
         for id, sentences in found.items():
@@ -91,7 +92,9 @@ def _group(
     stopped: threading.Event | None = None,
     told: threading.Lock | None = None,
 ) -> tuple[list[Result], Violations]:
-    """Checks that share processes, and what the watch found in them; ``first`` is what they all need."""
+    """Run checks that share processes, and collect what the watch found in them; ``first`` is their common
+    prerequisite.
+    """
     lab = Lab(command, timeout=timeout)
     results: list[Result] = []
     try:
@@ -136,7 +139,7 @@ def _one(lab: Lab, check: Check) -> Result:
 
 
 def _unforeseen(lab: Lab, seen: dict[str, int], check: Check, why: str) -> tuple[Outcome, str]:
-    """Whose fault it is that a check could not go on: the implementation's, if what came in it broke its schema.
+    """Decide whose fault it is that a check could not continue: the implementation's, if it sent something invalid.
 
     :param seen: how many such messages there had been before.
     """
@@ -148,7 +151,7 @@ def _unforeseen(lab: Lab, seen: dict[str, int], check: Check, why: str) -> tuple
 
 
 def _add_watched(violations: Violations, results: dict[str, Result]) -> None:
-    """What the watch found fails its check, also one that was not chosen."""
+    """Fail the checks of what the watch found, even if they were not selected."""
     for id, found in violations.items():
         check = CHECKS[id]
         result = results.setdefault(id, Result(check, Outcome.SUCCESS))

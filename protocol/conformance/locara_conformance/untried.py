@@ -1,4 +1,4 @@
-"""Clauses that nothing here tries, each with the reason; one that is tried all the same fails the suite."""
+"""Clauses that nothing here tests, each with the reason; testing one of them nevertheless fails the suite."""
 
 UNTRIED = {
     "GEN-7": "takes an installed model whose configuration one of its schedulers cannot take; the fake engine asks no "

@@ -1,7 +1,8 @@
-"""JSON Schema (draft 2020-12), as far as the contract's schemas use it: the harness needs no further package.
+"""The part of JSON Schema (draft 2020-12) that the contract's schemas use, so that the harness needs no further
+package.
 
-A keyword that is not known here is a fault of the harness, never passed over; the suite compares the verdicts with
-the ``jsonschema`` package's.
+An unknown keyword is a fault of the harness, never ignored; the test suite compares the verdicts with those of the
+``jsonschema`` package.
 """
 
 from __future__ import annotations
@@ -37,19 +38,20 @@ class Schemas:
         self._documents = schemas.documents() if documents is None else documents
 
     def problems(self, name: str, part: str, value: Any) -> list[str]:
-        """What is wrong with ``value`` as the params or the result of a method or notification; empty if nothing is.
+        """Return what is wrong with ``value`` as the params or the result of a method or notification; empty if nothing
+        is.
 
         :raises KeyError: if the contract has no such schema.
         """
         return list(problems(self._documents[schemas.file_name(name, part)], value))
 
     def error_problems(self, value: Any) -> list[str]:
-        """What is wrong with ``value`` as an error object."""
+        """Return what is wrong with ``value`` as an error object."""
         return list(problems(self._documents["error.json"], value))
 
 
 def problems(document: dict[str, Any], value: Any) -> Iterator[str]:
-    """Sentences about ``value``, each with its path from ``$``."""
+    """Yield sentences about ``value``, each with its path from ``$``."""
     return _problems(document, document, value, "$")
 
 
@@ -116,7 +118,7 @@ def _names(document: dict[str, Any], schema: Any, value: dict[str, Any], path: s
 
 
 def _further(document: dict[str, Any], schema: dict[str, Any], value: dict[str, Any], path: str) -> Iterator[str]:
-    """Members that ``properties`` does not have: by ``patternProperties``, else by ``additionalProperties``."""
+    """Check members that are not in ``properties``: against ``patternProperties``, else ``additionalProperties``."""
     patterns = schema.get("patternProperties", {})
     for name, member in value.items():
         fitting = [branch for pattern, branch in patterns.items() if re.search(pattern, name)]

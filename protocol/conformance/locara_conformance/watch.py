@@ -1,8 +1,8 @@
-"""The watch over every message of every check: what must hold always, not only where a check looks.
+"""The watch over every message of every check: rules that must always hold, not only where a check looks.
 
-One :class:`Watch` follows one process. It is told each line that was sent and each that came, and reports what breaks
-the contract under the id of the check that owns that clause. The checks themselves look at answers only, so a broken
-promise of this kind is told once and not by everything that happens to run while it is broken.
+One :class:`Watch` follows one process. It gets each line sent and received, and reports violations under the id of the
+check that owns the clause. The checks themselves look only at answers, so such a violation is reported once and not by
+everything that happens to run meanwhile.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Call:
 
 @dataclass
 class _Stream:
-    """A channel in use: how many messages came, whether the end frame did."""
+    """A channel in use: how many messages arrived, and whether the end frame did."""
 
     call: _Call
     messages: int = 0
@@ -58,14 +58,14 @@ class Watch:
         self._report = report
         self._calls: dict[tuple[type, Any], list[_Call]] = {}
         self._streams: dict[int, list[_Stream]] = {}
-        """By channel, those that may have it: a call may be sent before the one that has the channel is answered."""
+        """By channel, the streams that may own it: a call may be sent before the current owner is answered."""
 
     # --- what was sent ---
 
     def sent(self, line: bytes) -> None:
-        """Remembers the requests of a line, as far as it has valid ones."""
+        """Remember the valid requests in a line."""
         try:
-            message = json.loads(line)  # takes a number beyond every float, which is JSON
+            message = json.loads(line)  # accepts a number beyond every float, which is valid JSON
         except (ValueError, RecursionError):
             return
         for one in cast("list[Any]", message) if isinstance(message, list) else [message]:
@@ -86,14 +86,14 @@ class Watch:
         self._calls.setdefault(_key(request["id"]), []).append(call)
 
     def settled(self) -> None:
-        """All that was sent has been answered or refused without its id: nothing is due any more."""
+        """Note that everything sent has been answered or refused without its id: no more answers are due."""
         self._calls.clear()
         self._streams.clear()
 
     # --- what came ---
 
     def received(self, line: bytes) -> Any:
-        """Judges a line, without its LF, and gives back the message; None if it is none."""
+        """Judge a line, without its LF, and return the message; None if it is not one."""
         if b"\r" in line:
             self._report("framing.lf-only", "a CR was written")
             line = line.strip(b"\r")
@@ -116,7 +116,7 @@ class Watch:
         return [self._response(one) for one in entries]
 
     def ended(self, rest: bytes) -> None:
-        """The output has ended with ``rest`` after the last LF."""
+        """Note that the output has ended with ``rest`` after the last LF."""
         if rest:
             self._report("framing.lf-ended", f"the output ended in the middle of a line: {rest[:120]!r}")
 
@@ -150,7 +150,7 @@ class Watch:
             calls = self._calls.get(_key(message["id"]))
             if not calls:
                 return message
-        again = len(calls) > 1 and code_of(message) == CODES["InvalidRequest"]  # the later one, of an id in flight
+        again = len(calls) > 1 and code_of(message) == CODES["InvalidRequest"]  # the later one, with an id in flight
         call = calls.pop(-1 if again else 0)
         if "result" in message and call.method in METHODS:
             for sentence in self._schemas.problems(call.method, "result", message["result"])[:3]:
@@ -159,7 +159,9 @@ class Watch:
         return message
 
     def _stray(self, message: dict[str, Any]) -> dict[str, Any]:
-        """An answer to an id that is not under way; if one is that only looks the same, the answer is taken for it."""
+        """Handle an answer to an id that is not in flight; if one differs only in its type, count the answer as
+        its own.
+        """
         given = message["id"]
         alike = next((key for key, calls in self._calls.items() if calls and str(key[1]) == str(given)), None)
         if alike is None:
@@ -217,7 +219,7 @@ class Watch:
             stream.messages = index + 1
 
     def _close(self, call: _Call, message: dict[str, Any]) -> None:
-        """A call was answered: its channel has ended, or is another job's from now on."""
+        """Note that a call was answered: its channel has ended, or is another job's from now on."""
         if call.channel is None:
             return
         streams = self._streams[call.channel]
@@ -225,7 +227,7 @@ class Watch:
         sent = stream.messages or stream.ended
         if call.method == "jobs.attach":
             if "result" in message and not stream.ended:
-                call.channel = None  # the frame that ends it frees it
+                call.channel = None  # freed by the frame that ends it
                 return
             if "error" in message and sent:
                 self._report("channels.silent", "an attach that was refused sent a frame")
@@ -235,13 +237,13 @@ class Watch:
 
 
 def code_of(message: dict[str, Any]) -> Any:
-    """The code of an error response, else None."""
+    """Return the code of an error response, else None."""
     error = message.get("error")
     return cast("dict[str, Any]", error).get("code") if isinstance(error, dict) else None
 
 
 def _without_channel(message: dict[str, Any]) -> bool:
-    """Whether a call was refused so early, or for its channel, that it has none."""
+    """Whether a call was refused so early, or because of its channel, that it has none."""
     if code_of(message) in _UNOPENED:
         return True
     data = message["error"].get("data") if code_of(message) == CODES["InvalidParams"] else None
@@ -257,14 +259,14 @@ def answers(message: Any, id: Any) -> bool:
 
 
 def is_id(value: Any) -> bool:
-    """Whether a request of this id must be answered with it."""
+    """Whether a request with this id must be answered with it."""
     if isinstance(value, str):
         return len(value.encode(errors="replace")) <= 256
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _SAFE
 
 
 def channel_of(value: Any) -> int | None:
-    """The number of a channel in either of its spellings, or None."""
+    """Return a channel's number from either spelling, or None."""
     if isinstance(value, str) and (spelt := _CHANNEL.fullmatch(value)):
         value = int(spelt[1])
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32 else None

@@ -1,1 +1,1 @@
-"""What the two clients share: the exchange of lines without I/O, and calls with typed results."""
+"""Code shared by the two clients: the exchange of lines without I/O, and calls with typed results."""

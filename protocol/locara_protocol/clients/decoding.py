@@ -1,4 +1,4 @@
-"""Results as the contract's types."""
+"""Decoding of results into the contract's types."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from locara_protocol.methods import METHODS
 
 
 def decoded(method: str, result: dict[str, Any]) -> Any:
-    """A result as the type that the method table has for it; members that are not known are left out.
+    """Decode a result into its type in the method table, dropping unknown members.
 
-    :raises KeyError: for a method that the contract has not.
-    :raises ProtocolViolationError: if it is not of that type.
+    :raises KeyError: for a method that is not in the contract.
+    :raises ProtocolViolationError: if the result does not match the type.
     """
     try:
         return msgspec.convert(result, METHODS[method].result)

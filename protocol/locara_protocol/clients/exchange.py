@@ -1,7 +1,7 @@
-"""The host's half of the contract, without I/O: what is sent for a call, and which call each incoming line belongs to.
+"""The host's half of the contract, without I/O: what to send for a call, and which call an incoming line belongs to.
 
-Owned here: which requests are under way, the channels and their indexes, and what breaks the contract. Both clients
-give it the lines that they read, and are told through :class:`Channel` and :class:`Pending`.
+This module tracks the requests in flight, the channels and their indexes, and detects violations of the contract.
+Both clients pass it the lines that they read, and get callbacks through :class:`Channel` and :class:`Pending`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     Params = Mapping[str, Any] | msgspec.Struct
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
-"""A longer line is passed over; the contract's own bound is 8 MiB, but for the answer to a batch."""
+"""Longer lines are skipped; the contract's own limit is 8 MiB, except for the answer to a batch."""
 
 
 class Channel:
-    """The messages of one channel as they come in; what becomes of them is :meth:`deliver`'s matter."""
+    """The incoming messages of one channel; :meth:`deliver` decides what to do with them."""
 
     def __init__(self, channel: int | None) -> None:
         self.channel = channel
@@ -35,14 +35,14 @@ class Channel:
         self._count = 0
 
     def deliver(self, item: dict[str, Any] | ClientError | None) -> None:
-        """Takes a message, or None for the end, or the error that ends it."""
+        """Take a message, None for the end, or the error that ends the channel."""
         raise NotImplementedError
 
     def frame(self, frame: dict[str, Any]) -> ProtocolViolationError | None:
-        """Takes one channel frame; gives back what is wrong with it, once."""
+        """Take one channel frame; return what is wrong with it, the first time only."""
         if self.ended:
             if self.problem is not None:
-                return None  # said already
+                return None  # already reported
             self.problem = ProtocolViolationError(f"A frame came after the end of channel {self.channel}.")
             return self.problem
         index = frame.get("index")
@@ -62,7 +62,7 @@ class Channel:
         return None
 
     def lost(self, problem: ClientError) -> bool:
-        """No more frames will come; whether the end frame is missing."""
+        """Mark the channel as lost: no more frames will come. Return whether its end frame is missing."""
         if self.ended:
             return False
         self.ended = True
@@ -71,7 +71,7 @@ class Channel:
 
 
 class Pending(Channel):
-    """A request under way, with its channel if it has one."""
+    """A request in flight, with its channel if it has one."""
 
     id: int
 
@@ -81,11 +81,11 @@ class Pending(Channel):
         self._answer: dict[str, Any] | ClientError = SidecarGoneError(None)
 
     def answered(self) -> None:
-        """Told once :meth:`outcome` has something to say."""
+        """Called once :meth:`outcome` is available."""
         raise NotImplementedError
 
     def finish(self, answer: dict[str, Any] | ClientError) -> ProtocolViolationError | None:
-        """Takes the answer, which is the last thing that may happen to a call."""
+        """Take the answer, which must be the last event of a call."""
         problem = answer if isinstance(answer, ProtocolViolationError) else None
         if isinstance(answer, SidecarGoneError):
             self.lost(answer)
@@ -96,7 +96,7 @@ class Pending(Channel):
         return problem
 
     def outcome(self) -> dict[str, Any]:
-        """The result; raises what the call came to otherwise."""
+        """Return the result, or raise the error that the call ended with."""
         if isinstance(self._answer, ClientError):
             raise self._answer
         if self.problem is not None:
@@ -105,10 +105,10 @@ class Pending(Channel):
 
 
 class Exchange:
-    """One session's requests and channels.
+    """The requests and channels of one session.
 
-    :param unmatched: takes each message that belongs to no call and no channel.
-    :param lock: guards what several threads touch; none is needed within one event loop.
+    :param unmatched: receives each message that belongs to no call or channel.
+    :param lock: guards the state shared between threads; not needed within one event loop.
     """
 
     def __init__(
@@ -127,21 +127,21 @@ class Exchange:
 
     @property
     def busy(self) -> bool:
-        """Whether calls are under way."""
+        """Whether calls are in flight."""
         return bool(self._calls)
 
     def next_id(self) -> int:
-        """An id that no request has had."""
+        """Return an id that no request has used."""
         return next(self._ids)
 
     def next_channel(self) -> int:
-        """A channel that no call has had."""
+        """Return a channel that no call has used."""
         return next(self._channels)
 
     def request(self, call: Pending, method: str, params: Params | None) -> bytes:
-        """Registers a call and gives back the line to send.
+        """Register a call and return the line to send.
 
-        :raises SidecarGoneError: if nothing will ever come any more.
+        :raises SidecarGoneError: if the session has ended.
         """
         message: dict[str, Any] = {"jsonrpc": "2.0", "id": call.id, "method": method}
         members: dict[str, Any] = {} if params is None else cast("dict[str, Any]", msgspec.to_builtins(params))
@@ -156,22 +156,22 @@ class Exchange:
         return msgspec.json.encode(message)
 
     def unsent(self, call: Pending) -> bool:
-        """Takes a call back whose line could not be sent; whether it was still under way."""
+        """Withdraw a call whose line could not be sent; return whether it was still in flight."""
         with self._lock:
             return self._calls.pop(call.id, None) is not None
 
     def attach(self, stream: Channel) -> None:
-        """Has a channel's frames go to ``stream``, beside those of calls."""
+        """Route a channel's frames to ``stream``, in addition to those of calls."""
         with self._lock:
             self._attached[cast("int", stream.channel)] = stream
 
     def detach(self, stream: Channel) -> None:
-        """Takes that back."""
+        """Undo :meth:`attach`."""
         with self._lock:
             self._attached.pop(cast("int", stream.channel), None)
 
     def end(self) -> tuple[list[Pending], list[Channel]]:
-        """Nothing comes any more; gives back what is left to be told that."""
+        """End the session; return the calls and channels that still have to be told."""
         with self._lock:
             self.gone = True
             calls, streams = list(self._calls.values()), list(self._attached.values())
@@ -180,7 +180,7 @@ class Exchange:
         return calls, streams
 
     def line(self, line: bytes | LineTooLong) -> None:
-        """Takes one line that came."""
+        """Take one incoming line."""
         if isinstance(line, LineTooLong):
             self._note(ProtocolViolationError(f"A line was longer than {line.max_line_bytes} bytes."))
             return
@@ -193,7 +193,7 @@ class Exchange:
             self._unmatched(message)
 
     def _dispatch(self, message: dict[str, Any]) -> bool:
-        """Gives a message to its call; False if it belongs to none."""
+        """Pass a message to its call; False if it belongs to none."""
         if "method" in message:
             return self._frame(message.get("params"))
         request_id: Any = message.get("id")
@@ -229,7 +229,7 @@ class Exchange:
 
 
 def answer_of(message: dict[str, Any]) -> dict[str, Any] | ClientError:
-    """What a response object says."""
+    """Return the result or the error in a response object."""
     error: Any = message.get("error")
     if isinstance(error, dict):
         members = cast("dict[str, Any]", error)
@@ -244,7 +244,7 @@ def answer_of(message: dict[str, Any]) -> dict[str, Any] | ClientError:
 
 
 def notification(method: str, params: Params | None) -> bytes:
-    """The line of a notification."""
+    """Encode a notification as a line."""
     message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
     if params is not None:
         message["params"] = params
@@ -252,7 +252,7 @@ def notification(method: str, params: Params | None) -> bytes:
 
 
 def opening(manifest: dict[str, Any] | None, grants: dict[str, str] | None, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Params of ``initialize``; ``extra`` are further wire members, which win."""
+    """Build the params of ``initialize``; ``extra`` are further wire members, which take precedence."""
     given = {"manifest": manifest, "grants": grants}
     return {
         "protocolVersion": PROTOCOL_VERSION,
@@ -263,7 +263,7 @@ def opening(manifest: dict[str, Any] | None, grants: dict[str, str] | None, extr
 
 
 def opened(result: dict[str, Any]) -> dict[str, Any]:
-    """The result of ``initialize``.
+    """Check the result of ``initialize`` and return it.
 
     :raises ProtocolViolationError: if it names a version that this client does not speak.
     """

@@ -10,7 +10,7 @@ import msgspec
 
 
 class Example(msgspec.Struct, frozen=True):
-    """One request and what it was answered with; a call's messages are not in it."""
+    """One request and its answer, without the messages of a call."""
 
     params: dict[str, Any]
     result: dict[str, Any]
@@ -18,5 +18,5 @@ class Example(msgspec.Struct, frozen=True):
 
 @functools.cache
 def recorded() -> dict[str, Example]:
-    """Method to example; some methods have none."""
+    """Return the examples by method; some methods have none."""
     return msgspec.json.decode(Path(__file__).with_suffix(".json").read_bytes(), type=dict[str, Example])

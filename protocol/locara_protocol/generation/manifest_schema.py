@@ -1,7 +1,7 @@
-"""The JSON Schema of ``locara.json``, from the names and patterns that :mod:`locara_protocol.manifest` uses.
+"""The JSON Schema of ``locara.json``, from the names and patterns in :mod:`locara_protocol.manifest`.
 
-For editors and build tools: what it accepts is what :func:`~locara_protocol.manifest.parse` accepts, but for names that
-look like misspelt ones. No schema can say that, so it takes them for the unknown members that a manifest may have.
+It is for editors and build tools, and accepts what :func:`~locara_protocol.manifest.parse` accepts, with one
+exception: a schema cannot recognize a misspelt name, so it accepts one like any unknown member.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from locara_protocol import manifest
 
 
 def schema() -> dict[str, Any]:
-    """The schema's members, without its dialect."""
+    """Return the schema's members, without its dialect."""
     label = {"type": "string", "pattern": _whole(manifest.LABEL)}
     modality = {"type": "string", "minLength": 1, "maxLength": manifest.MAX_MODALITY}
     top: dict[str, Any] = {
@@ -58,7 +58,7 @@ def _capabilities() -> dict[str, Any]:
 
 
 def _object(members: dict[str, Any], required: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Other members than these are carried, and grant nothing here."""
+    """Build an object schema; further members are allowed and grant nothing here."""
     document: dict[str, Any] = {"type": "object", "properties": members}
     return document | ({"required": list(required)} if required else {})
 
@@ -68,10 +68,10 @@ def _list(items: dict[str, Any]) -> dict[str, Any]:
 
 
 def _nullable(document: dict[str, Any]) -> dict[str, Any]:
-    """``null`` is the same as absent."""
+    """Allow ``null``, which means the same as absent."""
     return {"anyOf": [document, {"type": "null"}]}
 
 
 def _whole(pattern: re.Pattern[str]) -> str:
-    # (?!\n) because Python's $ also matches before a last line break, which ECMA's does not
+    # (?!\n) because Python's $ also matches before a trailing line break and ECMAScript's does not
     return f"^(?:{pattern.pattern})$(?!\\n)"

@@ -1,9 +1,8 @@
-"""The OpenRPC document of the contract, built from the tables: what ``rpc.discover`` answers.
+"""The OpenRPC document of the contract, built from the tables: the result of ``rpc.discover``.
 
-Owned here: how a row of the method table is shown as OpenRPC. Beyond the standard a method has
-``x-capability`` (the rule the gate applies), ``x-notification`` (what it streams to its channel),
-``x-batch`` (whether it may stand in a batch) and ``x-before-initialize``; the document has
-``x-notifications``, because OpenRPC has no word for them.
+This module maps a row of the method table to OpenRPC. Extensions to the standard: a method has ``x-capability`` (the
+rule that the gate applies), ``x-notification`` (what it streams to its channel), ``x-batch`` (whether it is allowed in
+a batch) and ``x-before-initialize``; the document has ``x-notifications``, because OpenRPC does not cover them.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _REF = "#/components/schemas/{name}"
 
 
 def document() -> dict[str, Any]:
-    """The document as a fresh tree of dicts and lists."""
+    """Build the document as a fresh tree of dicts and lists."""
     types = {method.params: None for method in methods.METHODS.values()}
     types |= {method.result: None for method in methods.METHODS.values()}
     for note in methods.NOTIFICATIONS.values():
@@ -47,7 +46,7 @@ def document() -> dict[str, Any]:
 
 @functools.cache
 def document_bytes() -> bytes:
-    """The document as one line of JSON, built once; fit to be a Raw result."""
+    """Return the document as one line of JSON, built once; can be used as a Raw result."""
     return msgspec.json.encode(document())
 
 
@@ -73,7 +72,7 @@ def _method(method: methods.Method, named: dict[str, Any], refs: dict[type[Any],
 
 
 def _example(name: str, params: list[dict[str, Any]], example: examples.Example) -> dict[str, Any]:
-    """Tools take an example's params by their place: those before the last one that it gives are there, too."""
+    """Build an example. Tools match its params by position, so any before the last given one are included, too."""
     places = [descriptor["name"] for descriptor in params]
     last = max((places.index(member) for member in example.params), default=-1)
     given = [{"name": member, "value": example.params.get(member)} for member in places[: last + 1]]
@@ -81,7 +80,7 @@ def _example(name: str, params: list[dict[str, Any]], example: examples.Example)
 
 
 def _params(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """One content descriptor for each member; required ones first, as OpenRPC asks."""
+    """Return one content descriptor per member; required ones first, as OpenRPC demands."""
     required = set(schema.get("required", ()))
     shown = [
         {"name": name, "required": name in required, "schema": member} for name, member in schema["properties"].items()

@@ -1,7 +1,7 @@
-"""JSON Schemas (draft 2020-12) of everything that crosses the wire, from the message types.
+"""JSON Schemas (draft 2020-12) of everything on the wire, from the message types.
 
-Owned here: which types are roots, and what their files are called. The types themselves are in
-:mod:`locara_protocol.messages` and the modules beside it; nothing is described twice.
+This module decides which types are roots, and how their files are named. The types themselves are in
+:mod:`locara_protocol.messages` and the modules next to it; nothing is described twice.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def file_name(wire_name: str, part: str) -> str:
-    """The schema file of a method or notification; ``part`` is params or result."""
+    """Return the name of a method's or notification's schema file; ``part`` is params or result."""
     return f"{wire_name.removeprefix('$/').replace('/', '.')}.{part}.json"
 
 
 def notification_types(note: methods.Notification) -> tuple[type[Any], ...]:
-    """The types that a notification's params may have: a channel's messages have an end frame beside them."""
+    """Return the types of a notification's params: a channel's messages, and its end frame."""
     return (note.params, channels.ChannelEnd) if issubclass(note.params, channels.ChannelFrame) else (note.params,)
 
 
 def components(types: Iterable[type[Any]], ref_template: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The schemas of ``types`` and, by name, of all that they refer to."""
+    """Return the schemas of ``types`` and, by name, those of everything they refer to."""
     roots, named = msgspec.json.schema_components(types, ref_template=ref_template)
     for type_ in _struct_types(m.Result):
         if type_.__name__ in named:
@@ -51,7 +51,7 @@ def _may_be_unset(type_: Any) -> bool:
 
 
 def error_object() -> dict[str, Any]:
-    """The schema of a JSON-RPC error object."""
+    """Return the schema of a JSON-RPC error object."""
     return {
         "title": "Error",
         "type": "object",
@@ -73,7 +73,7 @@ def error_object() -> dict[str, Any]:
 
 
 def documents() -> dict[str, dict[str, Any]]:
-    """Every schema file: name to document."""
+    """Return every schema file: name to document."""
     out: dict[str, dict[str, Any]] = {}
     for method in methods.METHODS.values():
         out[file_name(method.name, "params")] = _document(f"{method.name} params", (method.params,))

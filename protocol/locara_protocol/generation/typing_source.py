@@ -1,4 +1,4 @@
-"""Writes ``typed_calls.py`` and ``typed_async_calls.py``: what each method takes and gives, from the method table."""
+"""Generates ``typed_calls.py`` and ``typed_async_calls.py`` from the method table."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ _SYNC = {
     "passed": ", timeout=timeout",
 }
 _ASYNC = {"define": "async def", "wait": "await ", "seconds": "", "exploded": "", "passed": ""}
-"""An event loop's own scopes say how long to wait."""
+"""An event loop has its own cancel scopes for timeouts."""
 
 
 def files() -> dict[str, bytes]:
-    """Both modules: name to source."""
+    """Return both modules: name to source."""
     return {
         "typed_calls.py": _module("TypedCalls", **_SYNC).encode(),
         "typed_async_calls.py": _module("TypedAsyncCalls", **_ASYNC).encode(),

@@ -640,7 +640,7 @@ pub struct AppInfo {
     pub warnings: Vec<AppWarning>,
 }
 
-/// Something about the manifest or the grants that is no error, for the app's developer.
+/// A remark on the manifest or the grants that is not an error, for the app's developer.
 ///
 /// `kind`: UnknownMember, UnknownModality or FolderMissing; `path` is the member of the params that it is about.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -652,7 +652,7 @@ pub struct AppWarning {
     pub path: String,
 }
 
-/// The job whose further messages are to come on `channel`.
+/// The job whose further messages are to be sent on `channel`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AttachParams {
@@ -676,7 +676,7 @@ pub struct AttachResult {
     pub state: JobState,
 }
 
-/// One decision of the gate. `seq` starts at 1 and has no holes; `time` is UTC, `2026-11-23T01:44:55.123Z`.
+/// One decision of the gate. `seq` starts at 1 and has no gaps; `time` is UTC, `2026-11-23T01:44:55.123Z`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -727,7 +727,7 @@ impl CancelJobParams {
     }
 }
 
-/// `cancelled`: whether a queued or running job of that id was told to stop.
+/// `cancelled`: whether a queued or running job with that id was told to stop.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -735,7 +735,7 @@ pub struct CancelJobResult {
     pub cancelled: bool,
 }
 
-/// At most `limit` decisions: the first ones behind `after`, or the latest of all without it.
+/// At most `limit` decisions: the first ones after `after`, or the latest of all without it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CapabilityLogParams {
@@ -788,7 +788,7 @@ pub struct DiffusionStep {
     pub preview: Option<PreviewImage>,
 }
 
-/// Bytes and files of all that the model has; the message of a `models.download` channel.
+/// Bytes and files of the whole model; the message of a `models.download` channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -844,7 +844,7 @@ pub struct EditOptions {
     pub strength: Option<f64>,
 }
 
-/// `mask`: white is repainted, black stays.
+/// `mask`: white is repainted, black is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EditParams {
@@ -870,7 +870,7 @@ impl EditParams {
 #[non_exhaustive]
 pub struct Empty {}
 
-/// One engine: whether it can run on this machine, on what device, and why (not).
+/// One engine: whether it can run on this machine, on which device, and if not, why.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -896,7 +896,7 @@ pub struct EngineStatus {
     pub last_progress_ms: Option<u64>,
 }
 
-/// `maxBytes`: models used least recently go until the cache has at most so many; absent: only waste goes.
+/// `maxBytes`: remove the least recently used models until the cache is within it; absent: only garbage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GcParams {
@@ -961,8 +961,8 @@ impl GenerateParams {
     }
 }
 
-/// `peak_memory_bytes`: the engine process's height so far as the operating system counts it;
-/// `peak_allocated_bytes`: that of its arrays alone, where its allocator counts them (MLX).
+/// `peak_memory_bytes`: the engine process's peak so far as the operating system measures it;
+/// `peak_allocated_bytes`: the peak of its arrays alone, if its allocator tracks it (MLX).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -978,7 +978,7 @@ pub struct GenerateResult {
     pub peak_allocated_bytes: Option<u64>,
 }
 
-/// One finished image. `path` is absolute; `handle` in its place for a picked file; `data` (base64) only with
+/// One finished image. `path` is absolute; a picked file has `handle` instead; `data` (base64) only with
 /// output mode inline or both.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -1002,8 +1002,8 @@ pub struct ImageResult {
     pub data: Option<String>,
 }
 
-/// `from`: an absolute folder, in diffusers' layout or a model's folder of a Hugging Face cache. `replace`: put
-/// it in the place of another one that is installed under this id.
+/// `from`: the absolute path of a folder in diffusers' layout, or of a model's folder in a Hugging Face cache.
+/// `replace`: replace another model that is installed under this id.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ImportParams {
@@ -1057,7 +1057,7 @@ pub struct InitializeResult {
     pub app: AppInfo,
 }
 
-/// A model that is installed now; `files` is how many it has.
+/// A model that is now installed; `files` is how many it has.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -1077,9 +1077,9 @@ pub struct JobCounts {
     pub queued: u64,
 }
 
-/// A job that waits, runs or has ended.
+/// A job that is waiting, running or has ended.
 ///
-/// `last`: the last message of an image's job, with the latest preview of that image; `lastProgress`: that of
+/// `last`: the last message of an image job, with the latest preview of that image; `lastProgress`: that of
 /// `models.load` or `models.prepare`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -1114,7 +1114,7 @@ impl JobResultParams {
     }
 }
 
-/// Those that run or wait, in the order of their turns; then those that have ended, the latest first.
+/// First jobs that are running or waiting, in queue order; then those that have ended, most recent first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -1134,7 +1134,7 @@ pub struct Limits {
     pub max_prompt_bytes: u64,
 }
 
-/// The model that the engine is to have ready, and how; the options mean what they mean in `image.generate`.
+/// The model to load into the engine, and how; the options mean the same as in `image.generate`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LoadParams {
@@ -1155,7 +1155,7 @@ impl LoadParams {
     }
 }
 
-/// A model that the engine has ready. `memoryBytes`: what the engine takes with it.
+/// A model that is loaded in the engine. `memoryBytes`: what the engine takes with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -1167,7 +1167,7 @@ pub struct LoadResult {
     pub memory_bytes: u64,
 }
 
-/// Bytes. `total` and `available` honour a container's limit; `daemon` and `engine` are resident sizes.
+/// Bytes. `total` and `available` respect a container's limit; `daemon` and `engine` are resident sizes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -1179,7 +1179,7 @@ pub struct MemoryInfo {
     pub engine: Option<u64>,
 }
 
-/// A catalogue entry and its state on this machine. `runnable`: an engine of this version draws with it.
+/// A catalogue entry and its state on this machine. `runnable`: an engine of this version can draw with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -1279,7 +1279,7 @@ pub struct ModelProgress {
     pub total_bytes: u64,
 }
 
-/// A hub repository. `revision`: the commit of the installed files, else what the catalogue asks for.
+/// A hub repository. `revision`: the commit of the installed files, else the one that the catalogue names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -1289,8 +1289,9 @@ pub struct ModelSource {
     pub revision: Option<String>,
 }
 
-/// A `speed` that the model has with `engine`: in jobs of which `leastSteps` steps or more really run. Jobs of
-/// fewer run at `exact`.
+/// A `speed` that the model supports with `engine`, in jobs that actually run at least `leastSteps` steps.
+/// Shorter
+/// jobs run at `exact`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -1342,7 +1343,7 @@ pub struct ModelsListResult {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NoParams {}
 
-/// `handle`: of a file that was picked to be written, in place of `root`, `path` and `on_conflict`.
+/// `handle`: of a file picked for writing, in place of `root`, `path` and `on_conflict`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OutputOptions {
@@ -1364,9 +1365,10 @@ pub struct OutputOptions {
     pub metadata: Option<FileMetadata>,
 }
 
-/// `write` is for a file that may or may not be there yet. The file is one of: `path`, absolute, as a dialog
-/// gave it; `data`, its bytes, to be read; `descriptor`, the text that was sent with it on the socket of
-/// `--descriptors`. The last two have the file's `name` beside them, without its folder.
+/// `write` is for a file that may or may not exist yet. The file is given by one of: `path`, the absolute path
+/// from
+/// a dialog; `data`, its bytes, for reading; `descriptor`, the text sent with it over the `--descriptors` socket.
+/// The last two come with the file's `name`, without its folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PickFileParams {
@@ -1389,7 +1391,7 @@ impl PickFileParams {
     }
 }
 
-/// `name`: the file's own, without its folder. `bytes`: its length, where it was picked to be read.
+/// `name`: the file's own, without its folder. `bytes`: its length, if it was picked for reading.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -1422,8 +1424,9 @@ pub struct PlatformInfo {
     pub cpus: u32,
 }
 
-/// What the system says that slows it: `low_power`, its mode for saving power; `thermal_state`, how warm it is,
-/// absent where that is not known.
+/// What slows the system down, as it reports it: `low_power`, its power-saving mode; `thermal_state`, absent if
+/// it
+/// is not known.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -1433,8 +1436,7 @@ pub struct PowerInfo {
     pub thermal_state: Option<ThermalState>,
 }
 
-/// The model of which a quantized form is to be kept; `precision` and `engine` mean what they mean in
-/// `image.generate`.
+/// The model to keep a quantized form of; `precision` and `engine` mean the same as in `image.generate`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PrepareParams {
@@ -1454,7 +1456,8 @@ impl PrepareParams {
     }
 }
 
-/// A prepared form that is kept now. `bytes` of all its files, of which `sharedBytes` are the model's own.
+/// A prepared form that is now in the cache. `bytes` of all its files; `sharedBytes` of them are the model's
+/// own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -1469,7 +1472,7 @@ pub struct PrepareResult {
     pub shared_bytes: u64,
 }
 
-/// A model as an engine has quantized it, kept in the cache: what `engine` loads for jobs of that `quantization`
+/// A model as quantized by an engine, kept in the cache: `engine` loads it for jobs with that `quantization`
 /// and `precision` while the model's digest is `derivedFrom`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -1527,7 +1530,7 @@ impl ReleaseFileParams {
     }
 }
 
-/// `prepared`: only the model's prepared forms; else they go with it.
+/// `prepared`: remove only the model's prepared forms; otherwise they are removed with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RemoveParams {
@@ -1559,7 +1562,7 @@ pub struct RemovedModel {
     pub quantization: Option<String>,
 }
 
-/// What went, or with `dryRun` what would; `bytes` is what the disk gets back.
+/// What was removed, or with `dryRun` would be; `bytes` is the disk space freed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -1577,10 +1580,10 @@ pub struct ResultWarning {
     pub message: String,
 }
 
-/// What really confines the engine process on this machine, as the engine found by trying.
+/// What actually confines the engine process on this machine, as the engine found out by trying.
 ///
-/// `enforced`: every attempt at what is forbidden was blocked. `reason` says what holds and what is missing.
-/// `details`: one word for each attempt (`blocked`, `open` or `unknown`), and the means in their versions.
+/// `enforced`: every forbidden attempt was blocked. `reason` says what holds and what is missing. `details`: one
+/// word for each attempt (`blocked`, `open` or `unknown`), and the mechanisms with their versions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -1613,7 +1616,7 @@ pub struct ServerInfo {
     pub version: String,
 }
 
-/// `power`: only where the system says so (macOS 12 and later).
+/// `power`: only on systems that report it (macOS 12 and later).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -1642,7 +1645,7 @@ pub struct Timings {
     pub total_ms: u64,
 }
 
-/// `unloaded`: whether there was an engine without work, which has ended now.
+/// `unloaded`: whether there was an idle engine, which has now ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -1650,7 +1653,7 @@ pub struct UnloadResult {
     pub unloaded: bool,
 }
 
-/// `sharedBytes` of `bytes` belong to another entry too; `lastUsed` is UTC. A prepared form has
+/// `sharedBytes` of `bytes` also belong to another entry; `lastUsed` is UTC. A prepared form has
 /// `derivedFrom`, its model's digest, and `quantization`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -1668,7 +1671,7 @@ pub struct UsageEntry {
     pub quantization: Option<String>,
 }
 
-/// `bytes` is what the cache takes, `reclaimableBytes` what collecting all that is not in use would free.
+/// `bytes` is the size of the cache, `reclaimableBytes` what collecting everything not in use would free.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]

@@ -1,7 +1,8 @@
 // Generated from protocol/schema/v1 by scripts/generate.mjs. Do not edit: npm run generate
 
 /**
- * An image that the host names in a granted root, picked, or sends: exactly one of the three forms, whole.
+ * An image: a file in a granted root, a picked file, or the bytes themselves; exactly one of the three forms,
+ *     complete.
  */
 export type ImageInput = (
   | {
@@ -45,7 +46,7 @@ export interface AppInfo {
   warnings: AppWarning[];
 }
 /**
- * Something about the manifest or the grants that is no error, for the app's developer.
+ * A remark on the manifest or the grants that is not an error, for the app's developer.
  *
  *     ``kind``: UnknownMember, UnknownModality or FolderMissing; ``path`` is the member of the params that it is about.
  */
@@ -55,7 +56,7 @@ export interface AppWarning {
   path: string;
 }
 /**
- * The job whose further messages are to come on ``channel``.
+ * The job whose further messages are to be sent on ``channel``.
  */
 export interface AttachParams {
   jobId: string;
@@ -72,7 +73,7 @@ export interface AttachResult {
   state: "cancelled" | "done" | "failed" | "queued" | "running";
 }
 /**
- * One decision of the gate. ``seq`` starts at 1 and has no holes; ``time`` is UTC, ``2026-11-23T01:44:55.123Z``.
+ * One decision of the gate. ``seq`` starts at 1 and has no gaps; ``time`` is UTC, ``2026-11-23T01:44:55.123Z``.
  */
 export interface AuditEntry {
   seq: number;
@@ -99,7 +100,7 @@ export interface CancelJobParams {
   };
 }
 /**
- * ``cancelled``: whether a queued or running job of that id was told to stop.
+ * ``cancelled``: whether a queued or running job with that id was told to stop.
  */
 export interface CancelJobResult {
   cancelled: boolean;
@@ -124,7 +125,7 @@ export interface CancelledParams {
   };
 }
 /**
- * At most ``limit`` decisions: the first ones behind ``after``, or the latest of all without it.
+ * At most ``limit`` decisions: the first ones after ``after``, or the latest of all without it.
  */
 export interface CapabilityLogParams {
   limit?: number | null;
@@ -189,7 +190,7 @@ export interface ClientInfo {
   };
 }
 /**
- * The OpenRPC document itself (its members are described by the OpenRPC meta-schema).
+ * The OpenRPC document itself (the OpenRPC meta-schema describes its members).
  */
 export interface DiscoverResult {}
 /**
@@ -201,7 +202,7 @@ export interface DownloadMessage {
   message: DownloadProgress;
 }
 /**
- * Bytes and files of all that the model has; the message of a ``models.download`` channel.
+ * Bytes and files of the whole model; the message of a ``models.download`` channel.
  */
 export interface DownloadProgress {
   model: string;
@@ -246,7 +247,7 @@ export interface PreviewOptions {
   };
 }
 /**
- * ``handle``: of a file that was picked to be written, in place of ``root``, ``path`` and ``on_conflict``.
+ * ``handle``: of a file picked for writing, in place of ``root``, ``path`` and ``on_conflict``.
  */
 export interface OutputOptions {
   mode?: ("both" | "inline" | "save") | null;
@@ -262,7 +263,7 @@ export interface OutputOptions {
   };
 }
 /**
- * ``mask``: white is repainted, black stays.
+ * ``mask``: white is repainted, black is kept.
  */
 export interface EditParams {
   prompt: string;
@@ -299,7 +300,8 @@ export interface EditParams {
     );
 }
 /**
- * An image that the host names in a granted root, picked, or sends: exactly one of the three forms, whole.
+ * An image: a file in a granted root, a picked file, or the bytes themselves; exactly one of the three forms,
+ *     complete.
  */
 export interface ImageInput1 {
   root?: string | null;
@@ -316,7 +318,7 @@ export interface ImageInput1 {
  */
 export interface Empty {}
 /**
- * One engine: whether it can run on this machine, on what device, and why (not).
+ * One engine: whether it can run on this machine, on which device, and if not, why.
  */
 export interface EngineInfo {
   name: string;
@@ -334,7 +336,7 @@ export interface EngineStatus {
   lastProgressMs: number | null;
 }
 /**
- * ``maxBytes``: models used least recently go until the cache has at most so many; absent: only waste goes.
+ * ``maxBytes``: remove the least recently used models until the cache is within it; absent: only garbage.
  */
 export interface GcParams {
   maxBytes?: number | null;
@@ -373,8 +375,8 @@ export interface GenerateParams {
   };
 }
 /**
- * ``peak_memory_bytes``: the engine process's height so far as the operating system counts it;
- *     ``peak_allocated_bytes``: that of its arrays alone, where its allocator counts them (MLX).
+ * ``peak_memory_bytes``: the engine process's peak so far as the operating system measures it;
+ *     ``peak_allocated_bytes``: the peak of its arrays alone, if its allocator tracks it (MLX).
  */
 export interface GenerateResult {
   jobId: string;
@@ -387,7 +389,7 @@ export interface GenerateResult {
   peakAllocatedBytes?: number;
 }
 /**
- * One finished image. ``path`` is absolute; ``handle`` in its place for a picked file; ``data`` (base64) only with
+ * One finished image. ``path`` is absolute; a picked file has ``handle`` instead; ``data`` (base64) only with
  *     output mode inline or both.
  */
 export interface ImageResult {
@@ -429,8 +431,8 @@ export interface ResultWarning {
   message: string;
 }
 /**
- * ``from``: an absolute folder, in diffusers' layout or a model's folder of a Hugging Face cache. ``replace``: put
- *     it in the place of another one that is installed under this id.
+ * ``from``: the absolute path of a folder in diffusers' layout, or of a model's folder in a Hugging Face cache.
+ *     ``replace``: replace another model that is installed under this id.
  */
 export interface ImportParams {
   model: string;
@@ -479,7 +481,7 @@ export interface Limits {
   maxPromptBytes: number;
 }
 /**
- * A model that is installed now; ``files`` is how many it has.
+ * A model that is now installed; ``files`` is how many it has.
  */
 export interface InstalledResult {
   model: string;
@@ -492,9 +494,9 @@ export interface JobCounts {
   queued: number;
 }
 /**
- * A job that waits, runs or has ended.
+ * A job that is waiting, running or has ended.
  *
- *     ``last``: the last message of an image's job, with the latest preview of that image; ``lastProgress``: that of
+ *     ``last``: the last message of an image job, with the latest preview of that image; ``lastProgress``: that of
  *     ``models.load`` or ``models.prepare``.
  */
 export interface JobInfo {
@@ -517,7 +519,7 @@ export interface ModelProgress {
   totalBytes: number;
 }
 /**
- * The result of the job's own call, member by member; its error comes as an error.
+ * The result of the job's own call, member by member; its error is returned as an error.
  */
 export interface JobResult {}
 export interface JobResultParams {
@@ -527,13 +529,13 @@ export interface JobResultParams {
   };
 }
 /**
- * Those that run or wait, in the order of their turns; then those that have ended, the latest first.
+ * First jobs that are running or waiting, in queue order; then those that have ended, most recent first.
  */
 export interface JobsListResult {
   jobs: JobInfo[];
 }
 /**
- * The model that the engine is to have ready, and how; the options mean what they mean in ``image.generate``.
+ * The model to load into the engine, and how; the options mean the same as in ``image.generate``.
  */
 export interface LoadParams {
   model: string;
@@ -546,7 +548,7 @@ export interface LoadParams {
   };
 }
 /**
- * A model that the engine has ready. ``memoryBytes``: what the engine takes with it.
+ * A model that is loaded in the engine. ``memoryBytes``: what the engine takes with it.
  */
 export interface LoadResult {
   model: string;
@@ -556,7 +558,7 @@ export interface LoadResult {
   memoryBytes: number;
 }
 /**
- * Bytes. ``total`` and ``available`` honour a container's limit; ``daemon`` and ``engine`` are resident sizes.
+ * Bytes. ``total`` and ``available`` respect a container's limit; ``daemon`` and ``engine`` are resident sizes.
  */
 export interface MemoryInfo {
   total: number;
@@ -565,7 +567,7 @@ export interface MemoryInfo {
   engine: number | null;
 }
 /**
- * A catalogue entry and its state on this machine. ``runnable``: an engine of this version draws with it.
+ * A catalogue entry and its state on this machine. ``runnable``: an engine of this version can draw with it.
  */
 export interface Model {
   id: string;
@@ -613,8 +615,9 @@ export interface ModelLimits {
   maxPixels: number;
 }
 /**
- * A ``speed`` that the model has with ``engine``: in jobs of which ``leastSteps`` steps or more really run. Jobs of
- *     fewer run at ``exact``.
+ * A ``speed`` that the model supports with ``engine``, in jobs that actually run at least ``leastSteps`` steps.
+ *     Shorter
+ *     jobs run at ``exact``.
  */
 export interface ModelSpeed {
   engine: string;
@@ -622,7 +625,7 @@ export interface ModelSpeed {
   leastSteps: number;
 }
 /**
- * A hub repository. ``revision``: the commit of the installed files, else what the catalogue asks for.
+ * A hub repository. ``revision``: the commit of the installed files, else the one that the catalogue names.
  */
 export interface ModelSource {
   repository: string;
@@ -641,7 +644,7 @@ export interface ModelFit {
   available: number;
 }
 /**
- * A model as an engine has quantized it, kept in the cache: what ``engine`` loads for jobs of that ``quantization``
+ * A model as quantized by an engine, kept in the cache: ``engine`` loads it for jobs with that ``quantization``
  *     and ``precision`` while the model's digest is ``derivedFrom``.
  */
 export interface PreparedForm {
@@ -691,9 +694,10 @@ export interface NoParams {
   };
 }
 /**
- * ``write`` is for a file that may or may not be there yet. The file is one of: ``path``, absolute, as a dialog
- *     gave it; ``data``, its bytes, to be read; ``descriptor``, the text that was sent with it on the socket of
- *     ``--descriptors``. The last two have the file's ``name`` beside them, without its folder.
+ * ``write`` is for a file that may or may not exist yet. The file is given by one of: ``path``, the absolute path
+ *     from
+ *     a dialog; ``data``, its bytes, for reading; ``descriptor``, the text sent with it over the ``--descriptors`` socket.
+ *     The last two come with the file's ``name``, without its folder.
  */
 export interface PickFileParams {
   access: "read" | "write";
@@ -706,7 +710,7 @@ export interface PickFileParams {
   };
 }
 /**
- * ``name``: the file's own, without its folder. ``bytes``: its length, where it was picked to be read.
+ * ``name``: the file's own, without its folder. ``bytes``: its length, if it was picked for reading.
  */
 export interface PickFileResult {
   handle: string;
@@ -726,16 +730,16 @@ export interface PlatformInfo {
   cpus: number;
 }
 /**
- * What the system says that slows it: ``low_power``, its mode for saving power; ``thermal_state``, how warm it is,
- *     absent where that is not known.
+ * What slows the system down, as it reports it: ``low_power``, its power-saving mode; ``thermal_state``, absent if
+ *     it
+ *     is not known.
  */
 export interface PowerInfo {
   lowPower: boolean;
   thermalState?: "critical" | "fair" | "nominal" | "serious";
 }
 /**
- * The model of which a quantized form is to be kept; ``precision`` and ``engine`` mean what they mean in
- *     ``image.generate``.
+ * The model to keep a quantized form of; ``precision`` and ``engine`` mean the same as in ``image.generate``.
  */
 export interface PrepareParams {
   model: string;
@@ -748,7 +752,8 @@ export interface PrepareParams {
   };
 }
 /**
- * A prepared form that is kept now. ``bytes`` of all its files, of which ``sharedBytes`` are the model's own.
+ * A prepared form that is now in the cache. ``bytes`` of all its files; ``sharedBytes`` of them are the model's
+ *     own.
  */
 export interface PrepareResult {
   model: string;
@@ -767,7 +772,7 @@ export interface ReleaseFileParams {
   };
 }
 /**
- * ``prepared``: only the model's prepared forms; else they go with it.
+ * ``prepared``: remove only the model's prepared forms; otherwise they are removed with it.
  */
 export interface RemoveParams {
   model: string;
@@ -787,17 +792,17 @@ export interface RemovedModel {
   quantization?: string;
 }
 /**
- * What went, or with ``dryRun`` what would; ``bytes`` is what the disk gets back.
+ * What was removed, or with ``dryRun`` would be; ``bytes`` is the disk space freed.
  */
 export interface RemovedResult {
   removed: RemovedModel[];
   bytes: number;
 }
 /**
- * What really confines the engine process on this machine, as the engine found by trying.
+ * What actually confines the engine process on this machine, as the engine found out by trying.
  *
- *     ``enforced``: every attempt at what is forbidden was blocked. ``reason`` says what holds and what is missing.
- *     ``details``: one word for each attempt (``blocked``, ``open`` or ``unknown``), and the means in their versions.
+ *     ``enforced``: every forbidden attempt was blocked. ``reason`` says what holds and what is missing. ``details``: one
+ *     word for each attempt (``blocked``, ``open`` or ``unknown``), and the mechanisms with their versions.
  */
 export interface SandboxInfo {
   enforced: boolean;
@@ -808,7 +813,7 @@ export interface SandboxInfo {
   };
 }
 /**
- * ``power``: only where the system says so (macOS 12 and later).
+ * ``power``: only on systems that report it (macOS 12 and later).
  */
 export interface SystemInfo {
   platform: PlatformInfo;
@@ -820,13 +825,13 @@ export interface SystemInfo {
   power?: PowerInfo;
 }
 /**
- * ``unloaded``: whether there was an engine without work, which has ended now.
+ * ``unloaded``: whether there was an idle engine, which has now ended.
  */
 export interface UnloadResult {
   unloaded: boolean;
 }
 /**
- * ``sharedBytes`` of ``bytes`` belong to another entry too; ``lastUsed`` is UTC. A prepared form has
+ * ``sharedBytes`` of ``bytes`` also belong to another entry; ``lastUsed`` is UTC. A prepared form has
  *     ``derivedFrom``, its model's digest, and ``quantization``.
  */
 export interface UsageEntry {
@@ -840,7 +845,7 @@ export interface UsageEntry {
   quantization?: string;
 }
 /**
- * ``bytes`` is what the cache takes, ``reclaimableBytes`` what collecting all that is not in use would free.
+ * ``bytes`` is the size of the cache, ``reclaimableBytes`` what collecting everything not in use would free.
  */
 export interface UsageResult {
   bytes: number;

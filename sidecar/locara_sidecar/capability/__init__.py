@@ -1,1 +1,1 @@
-"""What an app may do: the gate, confined folders, the record of decisions."""
+"""What an app may do: the gate, confined folders, the audit record."""

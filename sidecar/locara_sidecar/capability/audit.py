@@ -1,4 +1,4 @@
-"""The record of the gate's decisions: bounded, in memory, without prompts or the user's folders."""
+"""The in-memory record of the gate's decisions: bounded, without prompts or the user's folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_RESOURCE = 256
 
 
 class AuditLog:
-    """The latest ``capacity`` decisions; safe to use from several threads."""
+    """The latest ``capacity`` decisions; thread-safe."""
 
     def __init__(self, capacity: int = MAX_AUDIT_ENTRIES) -> None:
         self._entries: collections.deque[AuditEntry] = collections.deque(maxlen=capacity)
@@ -36,7 +36,7 @@ class AuditLog:
         reason: str,
         request_id: int | str | None,
     ) -> AuditEntry:
-        """Add a decision and return it; the oldest goes when the log is full."""
+        """Add a decision and return it; the oldest is dropped when the log is full."""
         now = datetime.datetime.now(datetime.UTC)
         with self._lock:
             entry = AuditEntry(
@@ -72,9 +72,9 @@ class AuditLog:
         )
 
     def entries(self, limit: int | None = None, after: int | None = None) -> list[AuditEntry]:
-        """Decisions, oldest first.
+        """Return decisions, oldest first.
 
-        :param limit: at most so many: the first ones behind ``after``, or the latest of all without it.
+        :param limit: maximum number: the first ones after ``after``, or the latest of all without it.
         :param after: only those with a greater ``seq``.
         """
         with self._lock:

@@ -1,11 +1,10 @@
-"""The record of decisions as a file below ``app-data``: append-only, bounded, and no call ever waits for it.
+"""The record of decisions as a file in ``app-data``: append-only, bounded, and no call ever waits for it.
 
-One JSON object a line, ``capability-log.jsonl``; at :data:`MAX_BYTES` it becomes ``capability-log.1.jsonl`` in
-place of the one before. The folder is held by a descriptor and the file opened below it, through no link
-and only if it is a regular file with one name, so that nobody can make the daemon write elsewhere.
+One JSON object per line, in ``capability-log.jsonl``; at :data:`MAX_BYTES` it is renamed to ``capability-log.1.jsonl``,
+replacing the previous one. The folder is held by a descriptor, and the file is opened relative to it, without following
+links and only if it is a regular file with a single name, so that nobody can make the daemon write elsewhere.
 
-It never fails a job: writing happens on a thread of its own, from a bounded queue, and what cannot be
-written is counted and left out.
+It never fails a job: a separate thread writes from a bounded queue, and what cannot be written is counted and dropped.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ log = logging.getLogger("locara.audit")
 NAME = "capability-log.jsonl"
 OLDER = "capability-log.1.jsonl"
 MAX_BYTES = 1 << 20
-"""A file that would grow over this is rotated; two such files are all there ever is."""
+"""A file that would grow beyond this is rotated; there are never more than two such files."""
 
 _MAX_WAITING = 1000
 
 
 class AppendedFile:
-    """A granted folder's log file; each call of :meth:`append` finds it anew, so that it may be moved or deleted.
+    """A granted folder's log file; each :meth:`append` looks it up again, so it may be moved or deleted.
 
-    :raises OSError: when the folder cannot be opened.
+    :raises OSError: if the folder cannot be opened.
     """
 
     def __init__(self, grant: FolderGrant, *, system: System | None = None, max_bytes: int = MAX_BYTES) -> None:
@@ -53,15 +52,15 @@ class AppendedFile:
         self._folder = self._system.open_root(str(grant.folder))
 
     def close(self) -> None:
-        """Give the folder back."""
+        """Close the folder."""
         folder, self._folder = self._folder, -1
         if folder >= 0:
             self._system.close(folder)
 
     def append(self, line: bytes) -> None:
-        """Add a line in one write, rotating first where it would not fit.
+        """Append a line in one write, rotating first if it would not fit.
 
-        :raises OSError: when it cannot be written; the file then has the line's beginning at most.
+        :raises OSError: if it cannot be written; the file then has at most the line's beginning.
         """
         fd = self._open()
         try:
@@ -76,7 +75,7 @@ class AppendedFile:
         fd = self._system.open_append(NAME, self._folder)
         try:
             status = self._system.file_status(fd)
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # a second name could be a file of the user's
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # a second name could be a user's file
                 raise OSError(errno.EINVAL, "not a regular file of one name")
         except OSError:
             self._system.close(fd)
@@ -84,9 +83,9 @@ class AppendedFile:
         return fd
 
     def _rotate(self, fd: int, needed: int) -> bool:
-        """Give the full file its other name; whether a new one is to be opened.
+        """Rename the full file; return whether to open a new one.
 
-        Another daemon of the same app may rotate at this moment: the lock decides who, and the loser looks again.
+        Another daemon of the same app may rotate at this moment: the lock decides, and the loser looks again.
         """
         try:
             self._system.try_lock(fd)
@@ -107,9 +106,9 @@ class AppendedFile:
 
 
 class AuditWriter:
-    """Takes entries without waiting and appends them on a thread of its own.
+    """Accepts entries without waiting and appends them in a separate thread.
 
-    :param session: told in each line, so that the lines of several daemons can be told apart.
+    :param session: included in each line, to tell the lines of several daemons apart.
     """
 
     def __init__(self, grant: FolderGrant, session: str, *, max_bytes: int = MAX_BYTES) -> None:
@@ -126,7 +125,7 @@ class AuditWriter:
         threading.Thread(target=self._run, name="audit", daemon=True).start()
 
     def put(self, entry: AuditEntry) -> None:
-        """Queue an entry; never blocks and never raises for what the disk does."""
+        """Queue an entry; never blocks, and never raises because of the disk."""
         line = msgspec.json.encode({**msgspec.to_builtins(entry), "session": self._session}) + b"\n"
         with self._changed:
             if len(self._waiting) >= _MAX_WAITING:
@@ -137,7 +136,7 @@ class AuditWriter:
             self._changed.notify()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until everything queued is written or given up, ``seconds`` at most; whether it is."""
+        """Wait until everything queued is written or dropped, for at most ``seconds``; return whether it is."""
         return self._idle.wait(seconds)
 
     def _run(self) -> None:
@@ -157,7 +156,7 @@ class AuditWriter:
                 file = self._give_up(file, error)
 
     def _give_up(self, file: AppendedFile | None, error: OSError) -> None:
-        """Drop the line and, if the folder itself went, look for it again next time; said once in the log."""
+        """Drop the line and, if the folder itself is gone, look for it again next time; logged once."""
         self.dropped += 1
         if not self._failed:
             self._failed = True
@@ -169,5 +168,5 @@ class AuditWriter:
 
 
 def session_name() -> str:
-    """A short name of this daemon's run."""
+    """Return a short name for this run of the daemon."""
     return os.urandom(4).hex()

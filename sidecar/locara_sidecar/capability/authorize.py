@@ -1,7 +1,7 @@
-"""The gate: may this app make this call? Pure, default deny, one rule for each word of ``Method.need``.
+"""The gate: decides whether this app may make this call. Pure, default deny, one rule for each word of ``Method.need``.
 
-Whoever touches files or models asks for a :class:`Grant`, and only this module makes one; so a new
-method cannot reach them without passing here.
+Code that touches files or models requires a :class:`Grant`, and only this module creates one; so a new method cannot
+reach them without passing the gate.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Access = Literal["read", "write"]
 class Source(Record, frozen=True):
     """A file to read.
 
-    :param at: the parameter that names its root, as ``$.image.root``.
+    :param at: the parameter that names its root, such as ``$.image.root``.
     """
 
     root: str
@@ -43,7 +43,7 @@ class Source(Record, frozen=True):
 
 
 class Picked(Record, frozen=True):
-    """A file that the user picked, or picks now.
+    """A file that the user picked, or is just picking.
 
     :param name: its own, without its folder, for the record.
     """
@@ -55,13 +55,13 @@ class Picked(Record, frozen=True):
 class AccessRequest(Record, frozen=True):
     """What a call needs.
 
-    :param models: candidates in order: one if the call names it, else every catalogue id that would do.
-    :param modalities: the modality that a candidate takes, where it is not the method's usual one.
+    :param models: candidates in order: one if the call names it, else every suitable catalogue id.
+    :param modalities: the modality that a candidate needs, if it is not the method's usual one.
     :param digests: installed models' digests (``sha256:<hex>``); looked up only for models that a manifest pins.
-    :param root: the root to save into, or None when the images stay in the answer.
+    :param root: the root to save into, or None if the images stay in the answer.
     :param sources: the files to read.
     :param picked: the picked files that are used.
-    :param installed: ids with files on this machine; a denial proposes the first candidate among them.
+    :param installed: ids with files on this machine; a denial suggests the first candidate among them.
     """
 
     models: tuple[str, ...] = ()
@@ -74,19 +74,19 @@ class AccessRequest(Record, frozen=True):
 
     @property
     def folders(self) -> list[tuple[str, Access]]:
-        """Every root that is used and how, each once."""
+        """Return every root that is used and how, each once."""
         writes: list[tuple[str, Access]] = [] if self.root is None else [(self.root, "write")]
         reads: list[tuple[str, Access]] = [(source.root, "read") for source in self.sources]
         return list(dict.fromkeys([*writes, *reads]))
 
     def undeclared_picks(self, manifest: Manifest) -> list[tuple[str, Access]]:
-        """What is done with picked files that the manifest does not declare."""
+        """Return the uses of picked files that the manifest does not declare."""
         picks: list[tuple[str, Access]] = [(USER_SELECTED, file.access) for file in self.picked]
         return [pick for pick in dict.fromkeys(picks) if not manifest.allows(*pick)]
 
 
 class FolderGrant(Record, frozen=True):
-    """Leave to use one folder; made by :func:`authorize` alone.
+    """Permission to use one folder; created only by :func:`authorize`.
 
     :param folder: absolute, as the host resolved it; not for error messages.
     """
@@ -101,13 +101,13 @@ class FolderGrant(Record, frozen=True):
 
 
 class Grant(Record, frozen=True):
-    """Leave for one call; made by :func:`authorize` alone.
+    """Permission for one call; created only by :func:`authorize`.
 
     :param models: the granted candidates, in order.
     :param folder: where to save; sources: where to read each of the files, in order.
     :param capability: and ``resource``: what was granted, for the record.
     :param picks: what may be done with each of the picked files, in order.
-    :param need: the rule that gave it: leave to read what a model is, is no leave to download it.
+    :param need: the rule that gave it: permission to describe a model is no permission to download it.
     """
 
     models: tuple[str, ...]
@@ -123,9 +123,9 @@ class Grant(Record, frozen=True):
         _check(self)
 
     def require(self, model: str, *needs: Need) -> None:
-        """What loads, downloads, imports or checks a model asks this first.
+        """Check the grant; called by everything that loads, downloads, imports or checks a model.
 
-        :raises TypeError: when it is leave for another model, or for something else: a mistake of ours.
+        :raises TypeError: if it is for another model, or another purpose: a bug of ours.
         """
         if model not in self.models or self.need not in needs:
             raise TypeError(f"a grant of {self.need} for {', '.join(self.models)} is none of {needs} for {model}")
@@ -134,14 +134,14 @@ class Grant(Record, frozen=True):
 def _check(grant: Grant | FolderGrant) -> None:
     if grant.key is not _MADE_HERE:
         raise TypeError("a grant is made by authorize() only")
-    msgspec.structs.force_setattr(grant, "key", None)  # a copy with other members has none either
+    msgspec.structs.force_setattr(grant, "key", None)  # a copy with other members has no key either
 
 
 def authorize(policy: Policy, method: Method, wanted: AccessRequest) -> Grant:
-    """The grant for a call, or why there is none.
+    """Return the grant for a call, or raise why there is none.
 
-    :raises RpcError: CapabilityDenied with ``capability``, ``resource``, ``reason`` and, to mend it, ``declare``
-        (the manifest fragment that grants *all* that this call lacks) and ``host`` (what the host must supply);
+    :raises RpcError: CapabilityDenied with ``capability``, ``resource``, ``reason`` and, as a remedy, ``declare``
+        (the manifest fragment that grants *everything* this call lacks) and ``host`` (what the host must supply);
         InvalidParams for a root or a model id that no manifest could name.
     """
     rule = _RULES.get(method.need)
@@ -163,7 +163,7 @@ def _edit(policy: Policy, _method: Method, wanted: AccessRequest) -> Grant:
 
 
 def _pick(policy: Policy, _method: Method, wanted: AccessRequest) -> Grant:
-    """The rule of ``host.pickFile``: the host answers for the file, the manifest must declare that there are such."""
+    """The rule of ``host.pickFile``: the host vouches for the file, the manifest must declare picked files."""
     manifest = policy.manifest or _EMPTY
     (file,) = wanted.picked
     capability = f"fs.{USER_SELECTED}"
@@ -175,9 +175,9 @@ def _pick(policy: Policy, _method: Method, wanted: AccessRequest) -> Grant:
 
 
 def folder_of_pick(grant: Grant, folder: str) -> FolderGrant:
-    """Leave to open the folder of the file that was picked, for that file.
+    """Return permission to open the picked file's folder, for that file.
 
-    :raises TypeError: with leave for anything but ``host.pickFile``: a mistake of ours.
+    :raises TypeError: with a grant for anything but ``host.pickFile``: a bug of ours.
     """
     if grant.need != "pick":
         raise TypeError(f"a grant of {grant.need} picks no file")
@@ -185,9 +185,9 @@ def folder_of_pick(grant: Grant, folder: str) -> FolderGrant:
 
 
 def access_of_pick(grant: Grant) -> Access:
-    """What may be done with the file that is handed over in place of its path.
+    """Return what may be done with a file that is handed over instead of its path.
 
-    :raises TypeError: with leave for anything but ``host.pickFile``: a mistake of ours.
+    :raises TypeError: with a grant for anything but ``host.pickFile``: a bug of ours.
     """
     if type(grant) is not Grant or grant.need != "pick":
         raise TypeError("only leave for host.pickFile picks a file")
@@ -221,11 +221,11 @@ _RULES: dict[str, Callable[[Policy, Method, AccessRequest], Grant]] = {
     "import": _import,
     "manage": _manage,
 }
-"""One rule for each word of ``Method.need``; a word that is not here is denied."""
+"""One rule for each word of ``Method.need``; any other word is denied."""
 
 
 def _use_model(policy: Policy, wanted: AccessRequest, flag: str | None = None) -> Grant:
-    """The rule of calls about one model: the manifest declares it and, where it takes one, the host set the flag."""
+    """The rule of calls about one model: the manifest declares it and, if a flag is needed, the host set it."""
     _check_names(wanted, "$.model")
     manifest = policy.manifest or _EMPTY
     model = wanted.models[0]
@@ -247,7 +247,7 @@ def _check_flag(policy: Policy, flag: str, resource: str) -> None:
 
 
 def _make(policy: Policy, wanted: AccessRequest, usual: str) -> Grant:
-    """The rule of calls that make images: a model, the modality that it takes, and a folder for each file that is
+    """The rule of calls that make images: a model, the modality that it needs, and a folder for each file that is
     saved or read.
 
     :param usual: the modality of candidates that name none of their own.
@@ -269,7 +269,7 @@ def _make(policy: Policy, wanted: AccessRequest, usual: str) -> Grant:
             declare["modalities"] = [needed]
         if not declared:
             missing.append(("models", model, f"the model {model}"))
-            if model:  # an empty catalogue has nothing to propose
+            if model:  # an empty catalogue has nothing to suggest
                 declare["capabilities"] = {"models": [model]}
     lacking = [folder for folder in wanted.folders if not manifest.allows(*folder)]
     lacking += wanted.undeclared_picks(manifest)
@@ -304,7 +304,7 @@ def _folder(policy: Policy, root: str, access: Access) -> FolderGrant:
 
 
 def audit_folder(policy: Policy) -> FolderGrant | None:
-    """Leave to append the record of decisions under ``app-data``: the one grant that the daemon takes unasked.
+    """Return permission to append the audit record in ``app-data``: the only grant that the daemon gives itself.
 
     None unless the manifest declares that root writable and the host granted a folder for it.
     """
@@ -331,11 +331,11 @@ def _proposal(wanted: AccessRequest, candidates: Sequence[str]) -> str:
 
 
 def _fs_fragment(manifest: Manifest, lacking: Sequence[tuple[str, Access]]) -> dict[str, Any]:
-    """The ``fs`` members that declare all of ``lacking``."""
+    """Return the ``fs`` members that declare all of ``lacking``."""
     fragment: dict[str, Any] = {}
     for root in dict.fromkeys(root for root, _ in lacking):
         wanted = {access for name, access in lacking if name == root}
-        # what is there already is replaced by a merge, so the new word must say both
+        # a merge replaces the existing word, so the new one must cover both
         both = root in manifest.folders or len(wanted) > 1 or (root == USER_SELECTED and "write" in wanted)
         word = "read-write" if both else next(iter(wanted))
         kind, _, name = root.partition(".")
@@ -347,7 +347,7 @@ def _fs_fragment(manifest: Manifest, lacking: Sequence[tuple[str, Access]]) -> d
 
 
 def _check_digests(manifest: Manifest, models: list[str], digests: Mapping[str, str]) -> tuple[str, ...]:
-    """Those of the declared ``models`` whose pinned digest, if they have one, is the installed model's."""
+    """Return the declared ``models`` whose pinned digest, if any, is the installed model's."""
     holding = tuple(model for model in models if _digest_holds(manifest, model, digests))
     if not holding:
         pins = {model: _pins(manifest, model) for model in models}
@@ -362,7 +362,9 @@ def _check_digests(manifest: Manifest, models: list[str], digests: Mapping[str, 
 
 
 def _pins(manifest: Manifest, model: str) -> list[str]:
-    """The digests that it may have; none: any. An entry without one takes nothing back of what another one pins."""
+    """Return the digests that it may have; none means any. An entry without a digest does not lift another
+    one's pin.
+    """
     return [entry.digest for entry in manifest.models if entry.id == model and entry.digest is not None]
 
 
@@ -371,7 +373,7 @@ def _digest_holds(manifest: Manifest, model: str, digests: Mapping[str, str]) ->
     if not pins:
         return True
     installed = digests.get(model)
-    # one that is not installed is granted: that it is missing is the next check's to say
+    # one that is not installed is granted: the next check reports that it is missing
     return installed is None or installed.lower() in pins
 
 

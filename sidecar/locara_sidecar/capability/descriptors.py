@@ -1,7 +1,7 @@
-"""Open files that the host hands over: a socket that it gave at spawn, and one descriptor in each datagram on it.
+"""Open files passed by the host: over a socket given at spawn, with one descriptor in each datagram.
 
-A host in macOS's App Sandbox may open what its user picked, and its child may not open the same path: the descriptor
-itself has to travel. Nothing waits here: the host sends a descriptor before the line that names it.
+A host in macOS's App Sandbox may open what its user picked, but its child may not open the same path: the descriptor
+itself has to be passed. Nothing waits here: the host sends a descriptor before the line that names it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 PATH = "$.descriptor"
 MAX_WAITING = 64
-"""Descriptors that were sent and that no call has named yet; the oldest is closed for one more."""
+"""Descriptors that were sent but not yet named by a call; one more closes the oldest."""
 
 
 class DescriptorSocket:
-    """The sidecar's end. Used on the event loop's thread only.
+    """The sidecar's end of the socket. Used on the event loop's thread only.
 
-    :param fd: its number, as the host gave it at spawn. It is no child's from here on.
-    :raises ValueError: in words for who spawned us, where it is no such socket.
+    :param fd: its number, as the host gave it at spawn. From here on no child inherits it.
+    :raises ValueError: if it is not such a socket, in words for whoever spawned us.
     """
 
     _socket: socket.socket
@@ -49,12 +49,12 @@ class DescriptorSocket:
             raise ValueError(f"--descriptors {fd} is not one end of a Unix datagram socket pair.")
         self._socket.set_inheritable(False)
         self._socket.setblocking(False)
-        self._waiting = {}  # None: the system let no further descriptor in
+        self._waiting = {}  # None: the system refused another descriptor
 
     def take(self, name: str) -> int:
-        """The descriptor that was sent with that name; from now on the caller's to close.
+        """Return the descriptor sent with that name; the caller then has to close it.
 
-        :raises RpcError: InvalidParams where none was sent; StorageError with EMFILE where too many files are open.
+        :raises RpcError: InvalidParams if none was sent; StorageError with EMFILE if too many files are open.
         """
         while name not in self._waiting and self._receive():
             pass
@@ -67,19 +67,19 @@ class DescriptorSocket:
         return fd
 
     def close(self) -> None:
-        """Close the socket, and what nobody has named."""
+        """Close the socket, and all descriptors that no call has named."""
         for name in list(self._waiting):
             self._forget(name)
         self._socket.close()
 
     def _receive(self) -> bool:
-        """Look at one datagram; whether there was one."""
+        """Receive one datagram; return whether there was one."""
         if sys.platform == "win32":
             return False
         room = socket.CMSG_SPACE(2 * array.array("i").itemsize)
         try:
             text, ancillary, flags, _ = self._socket.recvmsg(MAX_PASSED_NAME + 1, room)
-        except OSError:  # none, or the host has closed its end
+        except OSError:  # there is none, or the host has closed its end
             return False
         fds = [fd for level, kind, data in ancillary for fd in _descriptors(level, kind, data)]
         for fd in fds:
@@ -102,7 +102,7 @@ class DescriptorSocket:
 
 
 def no_socket() -> RpcError:
-    """What is said where the host gave none at spawn."""
+    """Return the error for a host that gave no socket at spawn."""
     return invalid_params(PATH, "No descriptor can come: the sidecar was spawned without --descriptors.")
 
 

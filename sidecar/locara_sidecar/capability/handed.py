@@ -1,8 +1,8 @@
-"""Picked files that the host hands over in place of their path: their bytes in the call, or an open descriptor.
+"""Picked files that the host hands over instead of their path: as bytes in the call, or as an open descriptor.
 
-Both are for a host that may open what this process may not (a child in macOS's App Sandbox). A file to write has then
-no folder in which another could take its place, so it is written as it lies: room is taken first, and a picture that
-cannot be written whole leaves either what was there or nothing.
+Both are for a host that may open what this process may not (a child in macOS's App Sandbox). For a descriptor there is
+no folder in which a new file could replace the old one, so it is written in place: disk space is allocated first, and a
+picture that cannot be written whole leaves either the old content or nothing.
 """
 
 from __future__ import annotations
@@ -39,31 +39,31 @@ class SentFile(ReadableFile):
         self._data = data
 
     def seen_at(self, at: str) -> ReadableFile:
-        """The same bytes for another call."""
+        """Return the same bytes for another call."""
         return SentFile(self._data, self._names[0], at)
 
     def size(self) -> int:
-        """In bytes."""
+        """The size in bytes."""
         return len(self._data)
 
     def head(self, size: int) -> bytes:
-        """The first bytes."""
+        """Return the first bytes."""
         return self._data[:size]
 
     def read(self, limit: int) -> bytes:
-        """All; they were counted when they came, and no ``limit`` of a file is below that."""
+        """Return everything; the size was checked on arrival, and no file's ``limit`` is below that."""
         del limit
         return self._data
 
     def close(self) -> None:
-        """Let the bytes go."""
+        """Release the bytes."""
         self._data = b""
 
 
 class HandedTarget(PickedTarget):
     """A file to write that came as a descriptor.
 
-    :param fd: this object's to close.
+    :param fd: owned and closed by this object.
     """
 
     def __init__(self, name: str, fd: int, system: System) -> None:
@@ -73,9 +73,9 @@ class HandedTarget(PickedTarget):
         self._named = system.file_status(fd).st_nlink > 0
 
     def check(self) -> None:
-        """Whether it could be saved now.
+        """Check that it could be saved now.
 
-        :raises RpcError: StorageError with ENOENT where the file was removed meanwhile.
+        :raises RpcError: StorageError with ENOENT if the file was removed meanwhile.
         """
         try:
             gone = self._named and self._system.file_status(self._fd).st_nlink == 0
@@ -87,11 +87,11 @@ class HandedTarget(PickedTarget):
     def save(
         self, data: bytes, *, cancelled: Callable[[], bool] | None = None, begin: Callable[[], bool] | None = None
     ) -> None:
-        """Make ``data`` all that the file holds. It blocks; call it in a thread.
+        """Replace the file's contents with ``data``. Blocks; call it in a thread.
 
-        A disk that is full is found out while what was there is whole still. Any other failure leaves an empty file.
+        A full disk is detected while the old content is still intact. Any other failure leaves an empty file.
 
-        :param cancelled: asked before the first byte, as ``begin`` is after it.
+        :param cancelled: called before the first byte, and ``begin`` after it.
         :raises RpcError: InsufficientDisk, RequestCancelled, StorageError.
         """
         self.check()
@@ -118,7 +118,7 @@ class HandedTarget(PickedTarget):
             raise _explained(error, self.name) from error
 
     def _extend(self, data: bytes, before: int) -> None:
-        """Write what lies beyond the old end; without room the file is as it was."""
+        """Write what lies beyond the old end; if there is no room, the file is left unchanged."""
         try:
             self._write(data[before:], before)
         except BaseException:
@@ -136,9 +136,9 @@ class HandedTarget(PickedTarget):
 
 
 def sent(grant: Grant, name: str, data: bytes) -> PickedSource:
-    """A file to read whose bytes are ``data``.
+    """Create a file to read from ``data``.
 
-    :param grant: the gate's leave for this very call.
+    :param grant: the gate's grant for this very call.
     """
     if access_of_pick(grant) != "read":
         raise TypeError("bytes are a file to read")
@@ -150,12 +150,12 @@ def sent(grant: Grant, name: str, data: bytes) -> PickedSource:
 def handed(
     grant: Grant, name: str, fd: int, extensions: tuple[str, ...], at: str, system: System | None = None
 ) -> PickedFile:
-    """The file that is open as ``fd``, which is closed with it, and at once where this fails.
+    """Create the file that is open as ``fd``; the descriptor is closed with it, or at once if this fails.
 
-    :param grant: the gate's leave for this very call.
-    :param extensions: one of which the name of a file to write must have, in lower case.
+    :param grant: the gate's grant for this very call.
+    :param extensions: allowed extensions of a file to write, in lower case.
     :param at: the parameter that names it, for errors.
-    :raises RpcError: InvalidParams for a name that cannot be; StorageError with ``errno``.
+    :raises RpcError: InvalidParams for an invalid name; StorageError with ``errno``.
     """
     system = system or System()
     access = access_of_pick(grant)
@@ -179,7 +179,7 @@ def handed(
 
 
 def check_name(name: str) -> None:
-    """Whether a file may be called that.
+    """Check a file's name.
 
     :raises RpcError: InvalidParams.
     """
@@ -188,8 +188,9 @@ def check_name(name: str) -> None:
 
 
 def _check(fd: int, access: str, system: System) -> None:
-    """
-    :raises OSError: where it is no regular file, or not open for that.
+    """Check the open file.
+
+    :raises OSError: if it is not a regular file, or not open for that access.
     """
     status = system.file_status(fd)
     if not stat.S_ISREG(status.st_mode):

@@ -1,7 +1,7 @@
 """What one app was granted: its manifest and the folders that the host resolved for it.
 
-Fixed when it is made; two policies are equal when they grant the same, which is how a repeated
-``initialize`` is held against what was fixed at spawn.
+Immutable; two policies are equal if they grant the same, which is how a repeated ``initialize`` is compared with what
+was fixed at spawn.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_PATH_BYTES = 4096
 class Policy(msgspec.Struct, frozen=True):
     """A manifest, if there is one, and the folder of each granted root (absolute; it need not exist yet).
 
-    :param flags: what the host allowed at spawn, of ``--allow-downloads`` and ``--allow-model-management``.
+    :param flags: what the host allowed at spawn, out of ``--allow-downloads`` and ``--allow-model-management``.
     """
 
     manifest: Manifest | None = None
@@ -34,7 +34,7 @@ class Policy(msgspec.Struct, frozen=True):
 
     @classmethod
     def build(cls, manifest: dict[str, Any] | None, grants: Mapping[str, str] | None) -> Policy:
-        """Check what a host sent. A folder that does not exist is no error here; saving into it is.
+        """Validate what a host sent. A folder that does not exist is no error here, only when saving into it.
 
         :param manifest: the object of ``locara.json``; None grants nothing.
         :param grants: root name to absolute folder.
@@ -49,10 +49,9 @@ class Policy(msgspec.Struct, frozen=True):
         return None if self.manifest is None else self.manifest.app_id
 
     def granted(self) -> list[str]:
-        """What the app may really use, for people: ``modality:…``, ``model:…`` and ``fs.<root>:<access>``.
+        """Return what the app may actually use, for people: ``modality:…``, ``model:…`` and ``fs.<root>:<access>``.
 
-        A folder is listed only when the manifest declares it and the host granted it. An unknown modality is none that
-        may be used.
+        A folder is listed only if the manifest declares it and the host granted it. Unknown modalities are not listed.
         """
         if self.manifest is None:
             return []

@@ -1,6 +1,6 @@
 """The command line's arguments, and which command they run.
 
-Imports argparse and nothing of the daemon: a command loads its own code, so that ``serve`` starts fast.
+Imports argparse but nothing of the daemon: each command loads its own code, so that ``serve`` starts fast.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Print what a shell needs to complete commands, flags, models and paths. To keep 
 
 
 def run(argv: Sequence[str], parent: int | None = None) -> int:
-    """Parse and run; returns the exit status (2 for a usage error, with a sentence on stderr).
+    """Parse and run; return the exit status (2 for a usage error, with a sentence on stderr).
 
     :param parent: the process that spawned this one, as it was at the very start.
     """
@@ -82,7 +82,9 @@ def _command(options: argparse.Namespace) -> int:
 
 
 class _Formatter(argparse.HelpFormatter):
-    """argparse's, told the width: it asks shutil at each argument, which imports all compressors."""
+    """argparse's formatter with a fixed width; otherwise it asks shutil for each argument, which imports all
+    compressors.
+    """
 
     def __init__(self, prog: str) -> None:
         try:
@@ -98,15 +100,15 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The command line's parser.
+    """Build the command line's parser.
 
-    :param command: the one command that it needs to know; to build all of them takes longer than to parse.
+    :param command: the only command that it has to know; building all of them takes longer than parsing.
     """
     whole = _Parser(
         prog="locara-sidecar", description="Local image generation for desktop apps: JSON-RPC 2.0 on stdin and stdout."
     )
     whole.add_argument("--version", action="version", version=f"locara-sidecar {__version__}")
-    # with its own prog, or argparse formats its usage to have one
+    # with an explicit prog, or argparse formats its usage to get one
     commands = whole.add_subparsers(dest="command", required=True, metavar=_one_of(COMMANDS), prog=whole.prog)
     for name in (command,) if command in COMMANDS else COMMANDS:
         words, build = COMMANDS[name]

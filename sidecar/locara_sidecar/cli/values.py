@@ -1,4 +1,4 @@
-"""Parsers for the values of arguments. Each raises ``ArgumentTypeError`` that says what was expected."""
+"""Parsers for the values of arguments. Each raises an ``ArgumentTypeError`` that says what was expected."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 
 
 def pixels(text: str) -> tuple[int, int]:
-    """Width and height, as 1024x768."""
+    """Parse width and height, such as 1024x768."""
     match = re.fullmatch(r"(\d{1,5})\s*[x×*]\s*(\d{1,5})", text.strip().lower(), re.ASCII)
     if match is None:
         raise argparse.ArgumentTypeError("expected width and height, as 1024x768")
@@ -16,7 +16,7 @@ def pixels(text: str) -> tuple[int, int]:
 
 
 def grant(text: str) -> tuple[str, str]:
-    """A root's name and its folder, as NAME=DIR."""
+    """Parse a root's name and its folder, as NAME=DIR."""
     name, separator, folder = text.partition("=")
     if not (separator and name and folder):
         raise argparse.ArgumentTypeError("expected NAME=DIR, as in user-folder=/home/a/Pictures/App")
@@ -24,14 +24,14 @@ def grant(text: str) -> tuple[str, str]:
 
 
 def descriptor(text: str) -> int:
-    """The number of an inherited descriptor, above the three standard ones."""
+    """Parse the number of an inherited descriptor, above the three standard ones."""
     if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) is None or int(text) < 3:
         raise argparse.ArgumentTypeError("expected the number of an inherited descriptor, 3 or more")
     return int(text)
 
 
 def seconds(text: str) -> float:
-    """Seconds, 0 or more; ``inf`` too."""
+    """Parse seconds, 0 or more; also ``inf``."""
     value = number(text)
     if value < 0 or math.isnan(value):
         raise argparse.ArgumentTypeError("expected seconds, 0 or more")
@@ -39,7 +39,7 @@ def seconds(text: str) -> float:
 
 
 def positive(text: str) -> float:
-    """Seconds, more than 0; ``inf`` too."""
+    """Parse seconds, more than 0; also ``inf``."""
     value = number(text)
     if not value > 0:
         raise argparse.ArgumentTypeError("expected seconds, more than 0")
@@ -47,7 +47,7 @@ def positive(text: str) -> float:
 
 
 def number(text: str) -> float:
-    """A number."""
+    """Parse a number."""
     try:
         return float(text)
     except ValueError:
@@ -55,7 +55,7 @@ def number(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A whole number, 0 or more."""
+    """Parse an integer, 0 or more."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError("expected a whole number, 0 or more")
     return int(text)
@@ -65,7 +65,8 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 
 
 def size(text: str) -> int:
-    """Bytes: a number, perhaps with K, M, G or T (powers of 1000, as disks are sold) or KiB, MiB, GiB, TiB (of 1024).
+    """Parse bytes: a number, optionally with K, M, G or T (powers of 1000, as disks are sold) or KiB, MiB, GiB, TiB (of
+    1024).
 
     :raises ArgumentTypeError: for anything else.
     """
@@ -78,7 +79,7 @@ def size(text: str) -> int:
 
 
 def line_bytes(text: str) -> int:
-    """Bytes of a line, at least 1024."""
+    """Parse a line length in bytes, at least 1024."""
     value = count(text)
     if value < 1024:
         raise argparse.ArgumentTypeError("expected at least 1024")

@@ -1,9 +1,9 @@
-"""What asks the daemon to end, and makes sure that it does: signals, and the deadline of a stop.
+"""Ends the daemon, on signals and within the deadline of a stop.
 
-A signal may interrupt the main thread while it holds any lock, so its handler does nothing. The interpreter's own
-handler, in C, writes the signal's number to a pipe; a thread reads it and may then do whatever a thread may. The same
-thread ends the process when a stop takes too long. It exists from the start, because at that moment the system may
-allow no new one.
+A signal may interrupt the main thread while it holds any lock, so the Python handler does nothing. The interpreter's
+own handler, in C, writes the signal's number to a pipe; a thread reads it and may then do anything that a thread may.
+The same thread ends the process when a stop takes too long. It is started at the beginning, because by then the system
+might refuse a new one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ _BEGUN = b"\0"  # no signal has this number
 
 
 def end_quietly() -> None:
-    """Until the daemon reads its first line, a signal simply ends it: there is nothing to answer yet.
+    """Let a signal simply end the daemon until it reads its first line: there is nothing to answer yet.
 
-    Undoes what was inherited from the host: a signal mask; SIGTERM and SIGINT ignored; SIGCHLD ignored, which would
-    keep from us how an engine ended. SIGHUP stays ignored if it was: that is what ``nohup`` is for.
+    Undoes what was inherited from the host: a signal mask; ignored SIGTERM and SIGINT; ignored SIGCHLD, which would
+    hide
+    how an engine ended. SIGHUP stays ignored if it was: that is what ``nohup`` is for.
     """
     for number in _numbers():
         signal.signal(number, _end)
@@ -40,7 +41,7 @@ def _end(*_: Any) -> None:
 
 
 def _numbers() -> list[signal.Signals]:
-    """The signals that end the daemon."""
+    """Return the signals that end the daemon."""
     numbers = [signal.SIGTERM, signal.SIGINT]
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
@@ -48,10 +49,10 @@ def _numbers() -> list[signal.Signals]:
 
 
 class Ending:
-    """The thread that hears signals and ends what does not end by itself.
+    """The thread that receives signals and enforces the deadline.
 
     :param stop: called in the thread with a signal's name; may raise, but should call :meth:`begin` first.
-    :param overdue: called in the thread, ``seconds`` after :meth:`begin`, if the process still lives.
+    :param overdue: called in the thread, ``seconds`` after :meth:`begin`, if the process is still alive.
     """
 
     def __init__(self, stop: Callable[[str], None], overdue: Callable[[], object], seconds: float) -> None:
@@ -59,14 +60,14 @@ class Ending:
         self._overdue = overdue
         self._seconds = seconds
         self._reading, self._writing = os.pipe()
-        if sys.platform != "win32":  # there it can be had from Python 3.12 on
+        if sys.platform != "win32":  # available there only from Python 3.12 on
             os.set_blocking(self._writing, False)
         self._thread = threading.Thread(target=self._run, name="ending", daemon=True)
 
     def start(self) -> None:
-        """Hear signals from now on, until the process has ended; to be called on the main thread.
+        """Receive signals from now until the process ends; call it on the main thread.
 
-        :raises RuntimeError: when the system allows no thread.
+        :raises RuntimeError: if the system refuses a thread.
         """
         self._thread.start()
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
@@ -74,13 +75,13 @@ class Ending:
             signal.signal(number, _heard)
 
     def begin(self) -> None:
-        """The process is to end, within ``seconds``. From any thread; never blocks and never raises."""
+        """Start the deadline: the process has to end within ``seconds``. From any thread; never blocks or raises."""
         with contextlib.suppress(OSError):  # full: the thread has enough to read
             os.write(self._writing, _BEGUN)
 
     def _run(self) -> None:
         while (number := os.read(self._reading, 1)) != _BEGUN:
-            with contextlib.suppress(ValueError):  # a number without a name is none of ours
+            with contextlib.suppress(ValueError):  # a number without a name is not one of our signals
                 name = signal.Signals(number[0]).name
                 try:
                     self._stop(name)
@@ -91,4 +92,4 @@ class Ending:
 
 
 def _heard(*_: Any) -> None:
-    """The pipe has the signal's number already."""
+    """Do nothing: the pipe has the signal's number already."""

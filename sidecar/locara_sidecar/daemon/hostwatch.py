@@ -1,7 +1,7 @@
-"""Tells when the host is gone, even if something else still holds our stdin open.
+"""Detects that the host is gone, even if something else still holds our stdin open.
 
-Watches the process that spawned us and the ``processId`` of ``initialize``. Linux and macOS tell of a
-process's end through a descriptor; elsewhere, or where that is refused, it is asked twice a second.
+Watches the process that spawned us and the ``processId`` of ``initialize``. Linux and macOS report a process's end
+through a descriptor; elsewhere, or if that is refused, the process is polled twice a second.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _POLL_SECONDS = 0.5
 def watch_parent(parent: int, on_gone: Callable[[], None]) -> None:
     """Call ``on_gone`` (in a thread) when the process that spawned us ends, or has ended already.
 
-    :param parent: the parent's id as it was at the very start: later it may be that of whoever adopted us.
-        Nothing is watched where that is the system's first process and seems to have spawned us, or there is none.
-    :raises RuntimeError: when the system allows no thread.
+    :param parent: the parent's id at the very start: later it may be that of the process that adopted us.
+        Nothing is watched if there is no parent, or if it is the system's first process and seems to have spawned us.
+    :raises RuntimeError: if the system refuses a thread.
     """
     if _is_adopted(parent):
         on_gone()
@@ -33,24 +33,25 @@ def watch_parent(parent: int, on_gone: Callable[[], None]) -> None:
 
 
 def _is_adopted(parent: int) -> bool:
-    """Whether ``parent`` cannot have spawned us: then who did has ended before our first line ran.
+    """Whether ``parent`` cannot have spawned us: then the process that did ended before our first line ran.
 
-    Who spawns a process is in its session, unless the process was given one of its own. The system's first process
-    and others that adopt orphans are usually not in an app's session; where one is, this cannot be told.
+    A process starts in its parent's session, unless it was given its own. The system's first process and others that
+    adopt
+    orphans are usually not in an app's session; if one is, we cannot tell.
     """
     if sys.platform == "win32" or parent < 1:
         return False
     try:
         return os.getsid(0) not in (os.getpid(), os.getsid(parent))
-    except OSError:  # it has just ended, which the watch tells; or the system does not say
+    except OSError:  # it has just ended, which the watch reports; or the system does not say
         return False
 
 
 def watch_process(pid: int, on_gone: Callable[[], None], start_task: Callable[..., object]) -> None:
     """Call ``on_gone`` (in a thread, or on the event loop) when process ``pid`` ends.
 
-    :param start_task: starts a coroutine function with arguments on the event loop: it asks for the process now and
-        then where the system allows no thread.
+    :param start_task: starts a coroutine function with arguments on the event loop, to poll the process if the system
+        refuses a thread.
     """
     try:
         _start(pid, on_gone, lambda: exists(pid))
@@ -78,9 +79,9 @@ def _watch(pid: int, on_gone: Callable[[], None], alive: Callable[[], bool]) -> 
 
 
 def _wait_for_end(pid: int, alive: Callable[[], bool]) -> bool:
-    """Block until the process ends; False where the system does not offer to.
+    """Block until the process ends; False if the system does not support that.
 
-    ``alive`` is asked once the descriptor is there: before, another process may have got the id of one that ended.
+    ``alive`` is called once the descriptor exists: before that, another process may have got the id of one that ended.
     """
     try:
         if sys.platform == "linux":
@@ -111,7 +112,7 @@ def _wait_for_end(pid: int, alive: Callable[[], bool]) -> bool:
 
 
 def exists(pid: int) -> bool:
-    """Whether there is a process with this id; True where the system does not tell."""
+    """Whether there is a process with this id; True if the system does not say."""
     if os.name == "nt":
         return True  # signal 0 would end the process there
     try:

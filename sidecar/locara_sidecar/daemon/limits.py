@@ -1,7 +1,7 @@
-"""What the daemon needs of its process's limits, looked at before anything is accepted.
+"""Checks the process's resource limits before anything is accepted.
 
-A lack that is met later strikes anywhere: in an import, in the event loop's own pipes, in a thread that dies before it
-runs. So a host whose limits are too low is told at the start, and which one to raise.
+Running out later can strike anywhere: in an import, in the event loop's own pipes, in a thread that dies before it
+runs. So a host whose limits are too low is told at startup which one to raise.
 """
 
 from __future__ import annotations
@@ -12,23 +12,26 @@ import sys
 import threading
 
 _SPACE = 128 << 20
-"""Address space in bytes, besides what the interpreter has: measured 41 MiB for a session with a job where
-:func:`_be_frugal` was called (Linux, glibc 2.36), and room for 40 threads and long lines."""
+"""Address space in bytes, on top of the interpreter's: measured 41 MiB for a session with a job after
+:func:`_be_frugal`
+(Linux, glibc 2.36), plus room for 40 threads and long lines.
+"""
 _FILES = 96
-"""Descriptors, besides those that are open: measured 23 for a session with a job and a check of a model at once, and
-64 that ``capability/files/picked.py`` keeps free of picked files."""
+"""Descriptors, in addition to those already open: measured 23 for a session with a job and a model check at once, plus
+64 that ``capability/files/picked.py`` keeps free of picked files.
+"""
 _STACK = 1 << 20
 _M_ARENA_MAX = -8  # <malloc.h> of glibc
 
 
 def check() -> None:
-    """Make sure of them, and get along with little address space where that is limited. Before any thread is started.
+    """Check the limits, and use little address space if that is limited. Call it before any thread is started.
 
-    :raises RuntimeError: with what is missing and what would mend it.
+    :raises RuntimeError: with what is missing and how to fix it.
     """
     if os.name != "posix":
         return
-    if not _has_files():  # first: the other needs some
+    if not _has_files():  # first, because the other check needs some
         raise RuntimeError(f"it needs {_FILES} open files more than it has; {_files_advice()}")
     if _limit("RLIMIT_AS") is not None or _limit("RLIMIT_DATA") is not None:
         _be_frugal()
@@ -37,7 +40,7 @@ def check() -> None:
 
 
 def _limit(name: str) -> int | None:
-    """The limit of that name in ``resource``; None where there is none, or nothing is known."""
+    """Return the limit with that name in ``resource``; None if there is none, or it is unknown."""
     if sys.platform == "win32":
         return None
     try:
@@ -50,10 +53,11 @@ def _limit(name: str) -> int | None:
 
 
 def _be_frugal() -> None:
-    """Reserve 1 MiB for each thread, in place of a stack of 8 MiB and, with glibc, a heap of 64 MiB.
+    """Reserve 1 MiB for each thread, instead of a stack of 8 MiB and, with glibc, a heap of 64 MiB.
 
-    They are only reserved, so nothing is gained where address space is not limited. Under a limit the heaps take all
-    of it, and what comes next (a stack, a library) finds none.
+    These are only reservations, so this gains nothing if address space is unlimited. Under a limit the heaps would use
+    it
+    up, and whatever comes next (a stack, a library) would find none.
     """
     threading.stack_size(_STACK)
     with contextlib.suppress(OSError, ImportError, AttributeError, MemoryError):  # AttributeError: not glibc
@@ -77,7 +81,7 @@ def _has_space() -> bool:
 def _has_files() -> bool:
     held: list[int] = []
     try:
-        held.extend(os.pipe())  # of no file system, which may lack what it should have
+        held.extend(os.pipe())  # unrelated to any file system, which may lack files that should exist
         while len(held) < _FILES:
             held.append(os.dup(held[0]))
     except OSError:

@@ -1,7 +1,7 @@
-"""Structured stderr: one JSON object a line, bounded, never blocking the daemon.
+"""Structured logging to stderr: one JSON object per line, bounded, never blocking the daemon.
 
-A host may leave stderr unread; then lines are dropped and counted, and nothing waits. Every record has
-``ts``, ``level``, ``logger``, ``msg`` and fields. No caller ever passes a prompt or a token here.
+If a host does not read stderr, lines are dropped and counted, and nothing waits. Every record has ``ts``, ``level``,
+``logger``, ``msg`` and fields. No caller ever passes a prompt or a token here.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Sink:
             self._condition.notify()
 
     def dropped(self) -> None:
-        """One line could not be made."""
+        """Count a line that could not be built."""
         self._dropped += 1
 
     def flush(self, seconds: float) -> None:
@@ -113,7 +113,7 @@ def _frames(error: BaseException) -> list[str]:
 
 
 def start(level: str) -> None:
-    """Send all logging of this process to stderr as JSON lines, from ``level`` (``debug`` … ``error``) on."""
+    """Send all logging of this process to stderr as JSON lines, from ``level`` (``debug`` … ``error``) up."""
     _sink.start()
     root = logging.getLogger()
     root.handlers[:] = [_Handler()]
@@ -131,5 +131,5 @@ def _uncaught(what: threading.ExceptHookArgs) -> None:
 
 
 def flush(seconds: float) -> None:
-    """Wait until what was logged is written, ``seconds`` at most."""
+    """Wait until the log is written, for at most ``seconds``."""
     _sink.flush(seconds)

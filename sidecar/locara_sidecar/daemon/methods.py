@@ -1,4 +1,4 @@
-"""The methods of a session: what each one is handled by, and the few that are about the session itself."""
+"""The methods of a session: the handler of each, including those about the session itself."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ log = logging.getLogger("locara.server")
 
 
 class Methods:
-    """One session's.
+    """The methods of one session.
 
-    :param policy: what was fixed at spawn, or None when ``initialize`` decides.
+    :param policy: what was fixed at spawn, or None if ``initialize`` decides.
     :param flags: what the command line allowed.
     :param on_room: called when further calls may be accepted.
-    :param stop: ends the process in order, with an exit status (thread-safe).
+    :param stop: shuts the process down, with an exit status (thread-safe).
     :param start_task: starts a coroutine function with arguments in the daemon's task group.
     """
 
@@ -97,8 +97,7 @@ class Methods:
         ended = EndedJobs()
         self._in_flight = InFlight(start_task, on_room)
         self.is_full = self._in_flight.is_full
-        """Whether so many calls are in flight that no further one may be accepted; ``on_room`` is called when that has
-        changed."""
+        """Whether too many calls are in flight to accept another; ``on_room`` is called when that changes."""
         self._turns = JobRunner(self._jobs, ended, outbox, self._in_flight, start_task)
         job_calls = JobCalls(self._jobs, ended, self._turns, calls, outbox)
         self.gate = Gate(catalogue.with_cache(cache_root), engine_name, self._policy, self.decisions.record)
@@ -133,7 +132,7 @@ class Methods:
         """By method."""
 
     def _policy(self) -> Policy:
-        """What the session may do, and what the host allowed at spawn."""
+        """The session's policy: what it may do, and what the host allowed at spawn."""
         return msgspec.structs.replace(self.session.policy, flags=self._flags)
 
     # --- the session itself --------------------------------------------------------------
@@ -196,13 +195,15 @@ class Methods:
             call.succeed(m.Empty())
 
     def shut_down(self) -> None:
-        """The process ends before ``shutdown`` was answered, as when ``exit`` came right behind it: that is what it
-        asked for."""
+        """Answer a pending ``shutdown`` because the process is ending, as when ``exit`` follows right behind it: ending
+        is
+        what it asked for.
+        """
         if self._shutting_down is not None and not self._shutting_down.answered:
             self._shutting_down.succeed(m.Empty())
 
     def leave(self) -> None:
-        """The host said ``exit``."""
+        """Handle the host's ``exit``."""
         self._stop(0 if self.session.state == "shutdown" else 1, "exit")
 
     # --- models --------------------------------------------------------------------------
@@ -249,11 +250,11 @@ class Methods:
 
 
 def _document() -> bytes:
-    from locara_protocol.generation import openrpc  # built when asked for: most sessions never do
+    from locara_protocol.generation import openrpc  # built on request: most sessions never ask
 
     return openrpc.document_bytes()
 
 
 def _then(handler: Callable[[Call, Any], Any]) -> Callable[[Call, Any, Any], Any]:
-    """The handler, after something that it needs nothing of."""
+    """Return the handler as a second step that ignores the first one's result."""
     return lambda call, params, _: handler(call, params)

@@ -1,9 +1,8 @@
-"""``locara-sidecar serve``: wires descriptors, threads, event loop, server and engine; and ends them all in time.
+"""``locara-sidecar serve``: sets up descriptors, threads, event loop, server and engine, and ends them all in time.
 
-Ending: whatever the reason, :meth:`Daemon.stop` is called once, a thread that exists from the start ends the process
-after 1.5 s even if the event loop is stuck, and the engine is killed before anything is waited for. Nothing on this way
-needs what a machine at its limits may refuse (a thread, a descriptor), and no step of it is left out because another
-one failed.
+Ending: whatever the reason, :meth:`Daemon.stop` takes effect once. A thread that exists from the start ends the process
+after 1.5 s even if the event loop is stuck, and the engine is killed before anything is waited for. No step needs what
+an exhausted machine may refuse (a thread, a descriptor), and none is skipped because another one failed.
 """
 
 from __future__ import annotations
@@ -57,11 +56,11 @@ _AUDIT_SECONDS = 0.2
 _LATE_SECONDS = 0.2
 _LEFT_SECONDS = 0.6
 _RESERVE_BYTES = 8 << 20
-_QUIETLY = contextlib.suppress(Exception)  # made where there is memory for it
+_QUIETLY = contextlib.suppress(Exception)  # created while there is memory for it
 
 
 class _Mark(enum.Enum):
-    """Stands among the lines that have been cut."""
+    """A marker among the lines that have been split off."""
 
     CHUNK_END = 1
     STDIN_END = 2
@@ -80,14 +79,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str
     flags: frozenset[str] = frozenset()
     compile: bool = False
-    descriptors: Any = None  # a DescriptorSocket, which most hosts give none of and which is not free to import
+    descriptors: Any = None  # a DescriptorSocket, which few hosts pass and which is slow to import
 
 
 class Daemon:
     """The process: everything that lives from spawn to exit.
 
-    Requests are served before there is an event loop: :meth:`run` looks at what the host has already sent
-    as soon as the dispatcher exists, and only then imports asyncio (which takes longer than all the rest).
+    Requests are served before there is an event loop: :meth:`run` looks at what the host has already sent as soon as
+    the
+    dispatcher exists, and only then imports asyncio (which takes longer than all the rest).
     """
 
     def __init__(self, settings: Settings, known: Catalogue, read_fd: int, write_fd: int, parent: int) -> None:
@@ -101,14 +101,14 @@ class Daemon:
         self._lock = threading.Lock()
         self._stopping = False
         self._status = 0
-        self._reserve = mmap.mmap(-1, _RESERVE_BYTES)  # never touched: address space, for the last steps
+        self._reserve = mmap.mmap(-1, _RESERVE_BYTES)  # never touched: address space reserved for the last steps
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._context: contextvars.Context | None = None  # in which anyio knows the loop, also beside sniffio
+        self._context: contextvars.Context | None = None  # anyio needs it to find the loop, also without sniffio
         self._stop_event: anyio.Event | None = None
         self._tasks: TaskGroup | None = None
         self._early: list[tuple[Any, ...]] = []
         self._ending = Ending(lambda name: self.stop(0, name), self._hard_end, _HARD_END_SECONDS)
-        self._ending.start()  # before anything is read: what was accepted is answered, whatever asks us to end
+        self._ending.start()  # before anything is read: what was accepted is answered, whatever tells us to end
         hostwatch.watch_parent(parent, lambda: self.stop(0, "the parent process is gone"))
         self._reader.start()
         name = engine_choice.choose_engine(settings.engine)
@@ -142,7 +142,7 @@ class Daemon:
             is_full=self._methods.is_full,
             resume=self._drain,
         )
-        # made now: at the end there may be no memory for them
+        # created now: at the end there may be no memory for them
         self._failure: Exception = internal_error()
         self._when_ended = (
             self._methods.shut_down,
@@ -154,11 +154,12 @@ class Daemon:
             lambda: _tell("the daemon failed", self._failure),
             partial(logs.flush, _FLUSH_SECONDS),
         )
-        # last: while this thread waits for that one to run, the reading one hands over what the host has already sent
+        # last: while this thread waits for that one to start, the reading thread delivers what the host has already
+        # sent
         self._writer.start()
 
     def run(self) -> int:
-        """Serve until the end; returns the exit status."""
+        """Serve until the end; return the exit status."""
         try:
             self._drain()
             anyio.run(self._main)
@@ -175,7 +176,7 @@ class Daemon:
     # --- ending --------------------------------------------------------------------------
 
     def stop(self, status: int, reason: str) -> None:
-        """Begin to end the process, from any thread; the first call decides."""
+        """Begin to end the process, from any thread; the first call wins."""
         with self._lock:
             if self._stopping:
                 return
@@ -190,7 +191,7 @@ class Daemon:
     def _hard_end(self) -> None:
         try:
             self._engine.kill()
-            # beside this thread, which ends the process whatever becomes of it
+            # a separate thread, because this one ends the process whatever happens to it
             late = threading.Thread(target=self._answer_late, daemon=True)
             late.start()
             late.join(_LATE_SECONDS)
@@ -198,14 +199,15 @@ class Daemon:
             os._exit(self._status)
 
     def _answer_late(self) -> None:
-        """The main thread is held up, perhaps by the import of asyncio on a busy machine. It may answer a call at this
-        very moment: whoever closes it first has answered it."""
+        """Answer open calls while the main thread is held up, perhaps importing asyncio on a busy machine. It may be
+        answering a call at this very moment: whichever thread closes the call first has answered it.
+        """
         self._calls.fail_all(cancelled_error([]))
         self._outbox.close()
         self._writer.wait(_LATE_SECONDS)
 
     async def _end(self) -> None:
-        """Answer what is open, end the engine, write what the host still takes."""
+        """Answer open calls, end the engine, and write what the host still reads."""
         _attempt(self._methods.cancel_all)
         _attempt(self._engine.close_now)
         try:
@@ -213,13 +215,14 @@ class Daemon:
                 await self._methods.wait_until_idle()
         except Exception as error:  # noqa: BLE001 -- whatever it is, the daemon goes on, or to its end
             _tell("ending: calls were not waited for", error)
-        # blocks the loop, which has nothing to do any more: threads of its own the system may refuse, and a task that
-        # waits for a disk would keep it from ever getting further
+        # blocks the loop, which has nothing left to do: the system may refuse new threads, and a task that waits for a
+        # disk
+        # would prevent any further progress
         for step in self._when_ended:
             _attempt(step)
 
     def _last_steps(self, fail_all: Callable[[], object]) -> tuple[Callable[[], object], ...]:
-        """What is done when nothing more can be waited for; a second time it is quick.
+        """Return the steps for when nothing more can be waited for; repeating them is quick.
 
         :param fail_all: answers the calls that are still open.
         """
@@ -255,7 +258,7 @@ class Daemon:
             self._tasks.start_soon(_guarded, function, *args)
 
     def _start_aside(self, function: Any, *args: Any) -> bool:
-        """Start a coroutine function, if there is an event loop to run it beside what else there is to do."""
+        """Start a coroutine function as a task, if there is an event loop to run it."""
         if self._loop is not None:
             self._start_task(function, *args)
         return self._loop is not None
@@ -263,20 +266,20 @@ class Daemon:
     def _call_soon(self, function: Callable[..., object]) -> None:
         """Run a function on the event loop, from any thread, without waiting for it."""
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended: so has everything
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and everything with it
                 self._loop.call_soon_threadsafe(function, context=self._context)
 
     # --- lines ---------------------------------------------------------------------------
 
     def _deliver(self, chunk: bytes) -> None:
-        """A chunk from stdin, in the reading thread; empty at its end."""
+        """Take a chunk from stdin, in the reading thread; empty at the end of stdin."""
         self._inbox.append(chunk)
         self._call_soon(self._drain)
 
     def _left(self) -> None:
-        """In the reading thread: stdin is closed, and not looked at to its end because answers wait to be taken.
+        """Handle, in the reading thread, that stdin was closed but not read to its end because answers wait to be read.
 
-        A host that still takes them gets the answer to all that it asked. One that does not has left.
+        A host that still reads them gets the answers to all its requests. One that does not is gone.
         """
         now = time.monotonic()
         if self._outbox.taken != self._taken:
@@ -285,7 +288,7 @@ class Daemon:
             self.stop(0, "stdin has ended")
 
     def _drain(self) -> None:
-        """Look at the lines that have arrived, in order, on the main thread, as far as the host takes the answers."""
+        """Process the lines that have arrived, in order, on the main thread, as long as the host reads the answers."""
         try:
             while self._look() and self._inbox:
                 if chunk := self._inbox.popleft():
@@ -299,7 +302,7 @@ class Daemon:
             _tell("lines could not be looked at", error)
 
     def _look(self) -> bool:
-        """Handle the lines that have arrived; False when this must stop, for now or for good."""
+        """Handle the lines that have arrived; False if this must stop, for now or for good."""
         while self._lines:
             if self._stopping or self._server.busy or self._outbox.is_full(self._resume):
                 return False
@@ -316,12 +319,12 @@ class Daemon:
         return True
 
     def _resume(self) -> None:
-        """The host has taken answers."""
+        """Continue after the host has read some answers."""
         self._call_soon(self._drain)
 
 
 async def _guarded(function: Callable[..., Awaitable[object]], *args: Any) -> None:
-    """Run a task so that one that fails does not take the daemon with it. Its call is answered by what it runs."""
+    """Run a task so that its failure does not end the daemon. What it runs answers its call."""
     try:
         await function(*args)
     except Exception as error:  # noqa: BLE001 -- whatever it is, the daemon goes on, or to its end
@@ -329,7 +332,7 @@ async def _guarded(function: Callable[..., Awaitable[object]], *args: Any) -> No
 
 
 def _attempt(step: Callable[[], object]) -> None:
-    """One step of the end; the next one follows whatever happens."""
+    """Run one step of the end; the next one follows whatever happens."""
     try:
         step()
     except Exception as error:  # noqa: BLE001 -- whatever it is, the daemon goes on, or to its end
@@ -337,7 +340,7 @@ def _attempt(step: Callable[[], object]) -> None:
 
 
 def _tell(what: str, error: Exception) -> None:
-    """Log an exception, if there is memory for that. Our handler leaves its text out."""
+    """Log an exception, if there is memory for that. Our handler omits its text."""
     with _QUIETLY:
         log.error(what, exc_info=error)
 
@@ -356,7 +359,7 @@ def _make_client(settings: Settings, name: str, readable: Callable[[], list[str]
 
 
 def _forward_log(record: frames.Log) -> None:
-    """An engine's log record, in the daemon's log."""
+    """Log an engine's log record in the daemon's log."""
     logger = logging.getLogger(f"locara.engine.{record.logger}")
     level = logging.getLevelNamesMapping().get(record.level.upper(), logging.INFO)
     logger.log(level, "%s", record.msg, extra={"fields": record.fields})
@@ -367,7 +370,7 @@ def serve(settings: Settings, known: Catalogue, descriptors: tuple[int, int], pa
 
     :param parent: the process that spawned this one.
 
-    Ends with ``os._exit``: threads may still be blocked in a read or a write that will never return.
+    Ends with ``os._exit``: threads may be blocked in a read or a write that will never return.
     """
     logs.start(settings.log_level)
     for words in known.skipped:
@@ -377,5 +380,5 @@ def serve(settings: Settings, known: Catalogue, descriptors: tuple[int, int], pa
     try:
         status = daemon.run()
         logs.flush(0.2)
-    finally:  # nothing may get from here to who says that it cannot start
+    finally:  # no exception may reach the caller, which would report that the daemon cannot start
         os._exit(status)

@@ -1,4 +1,4 @@
-"""Where a session stands: uninitialised, open, shut down; and what it was given."""
+"""The state of the session (uninitialized, open, shut down) and what it was given."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 class Session:
     """One host's session on this process's stdio; there is never a second.
 
-    :param fixed: the policy given at spawn (``--manifest``, ``--grant``), or None when the first
-        ``initialize`` decides.
+    :param fixed: the policy given at spawn (``--manifest``, ``--grant``), or None if the first ``initialize`` decides.
     """
 
     def __init__(self, fixed: Policy | None) -> None:
@@ -29,7 +28,7 @@ class Session:
         self.process_id: int | None = None
 
     def admit(self, method: Method | None) -> None:
-        """Whether a request may run in this state.
+        """Check that a request may run in this state.
 
         :raises RpcError: NotInitialized, or InvalidRequest after ``shutdown``.
         """
@@ -39,9 +38,9 @@ class Session:
             raise RpcError("NotInitialized", "Send initialize first.")
 
     def initialize(self, params: InitializeParams) -> None:
-        """Open the session; on an error it stays as it was.
+        """Open the session; on an error its state is unchanged.
 
-        :raises RpcError: InvalidRequest for a second time, UnsupportedProtocolVersion, InvalidParams.
+        :raises RpcError: InvalidRequest the second time, UnsupportedProtocolVersion, InvalidParams.
         """
         if self.state != "new":
             raise RpcError("InvalidRequest", "The session is initialised already.")
@@ -64,7 +63,7 @@ class Session:
         if not self.fixed:
             self.policy = Policy.build(params.manifest, params.grants)
             return
-        # a part that is not repeated is simply not repeated: compare only what was sent
+        # the host may repeat only a part: compare only what was sent
         if params.manifest is not None and Policy.build(params.manifest, None).manifest != self.policy.manifest:
             raise invalid_params("$.manifest", "The manifest was fixed when the sidecar was started and cannot change.")
         if params.grants is not None and Policy.build(None, params.grants).grants != self.policy.grants:
@@ -72,7 +71,7 @@ class Session:
 
 
 def _token(text: str) -> str:
-    from locara_sidecar.models.downloads.settings import token_fault  # a host without a token needs none of it
+    from locara_sidecar.models.downloads.settings import token_fault  # a host without a token does not need it
 
     if why := token_fault(text):
         raise invalid_params("$.auth.token", f"The token {why}.")

@@ -1,4 +1,4 @@
-"""What this machine is: platform, memory, folders."""
+"""Facts about this machine: platform, memory, folders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class EngineFacts(NamedTuple):
-    """What the engine's client knows of its process, on the event loop."""
+    """What the engine's client knows about its process; read on the event loop."""
 
     pid: int | None
     device: str | None
@@ -35,21 +35,21 @@ class EngineFacts(NamedTuple):
 
 
 def facts_of(engine: LazyEngine) -> EngineFacts:
-    """What the engine's client knows now."""
+    """Return what the engine's client knows now."""
     return EngineFacts(engine.status().pid, engine.device, engine.note, engine.sandbox)
 
 
 def memory(engine_pid: int | None) -> MemoryInfo:
-    """Bytes, as the operating system counts them; a container's limit bounds total and available."""
+    """Return memory in bytes, as the operating system counts it; a container's limit bounds total and available."""
     total, available = host_memory()
     engine = None if engine_pid is None else resident_of(engine_pid)
     return MemoryInfo(total=total, available=available, daemon=resident(), engine=engine)
 
 
 def machine(root: Path, engine: str) -> Machine:
-    """This machine as the memory plan of ``engine`` sees it.
+    """Return this machine as the memory plan of ``engine`` sees it.
 
-    :param root: the cache, where other daemons tell what their engines take.
+    :param root: the cache, where other daemons record what their engines take.
     """
     from locara_sidecar.machine import gpu  # loads ctypes
     from locara_sidecar.models.lease import Leases
@@ -63,14 +63,14 @@ def machine(root: Path, engine: str) -> Machine:
 
 
 def machines(root: Path, engines: Iterable[str]) -> dict[str, Machine]:
-    """:func:`machine` for each of ``engines``."""
+    """Return :func:`machine` for each of ``engines``."""
     return {engine: machine(root, engine) for engine in engines}
 
 
 def cache_root(asked: str | None) -> Path:
-    """``--cache-dir``, else ``LOCARA_CACHE_DIR``, else the platform's cache folder, ``Locara``.
+    """Return ``--cache-dir``, else ``LOCARA_CACHE_DIR``, else ``Locara`` in the platform's cache folder.
 
-    :raises FileNotFoundError: for a relative one where the working folder was deleted.
+    :raises FileNotFoundError: for a relative path if the working directory was deleted.
     """
     named = asked or os.environ.get("LOCARA_CACHE_DIR")
     if named:
@@ -80,11 +80,13 @@ def cache_root(asked: str | None) -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", _home() / "AppData" / "Local")) / "Locara" / "Cache"
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (cache if cache.is_absolute() else _home() / ".cache") / "Locara"  # relative ones are to be ignored
+    return (cache if cache.is_absolute() else _home() / ".cache") / "Locara"  # relative ones have to be ignored
 
 
 def _home() -> Path:
-    """The user's home folder; the root folder, as for a login, for a user without any (in a container, a service)."""
+    """Return the user's home folder; for a user without one (in a container, a service) the root folder, as for
+    a login.
+    """
     try:
         return _absolute(Path.home(), "HOME must be an absolute path")
     except RuntimeError:
@@ -99,7 +101,7 @@ def _absolute(path: Path, rule: str) -> Path:
 
 
 def sandbox(engine: EngineFacts) -> SandboxInfo:
-    """What the last engine found when it tried its bars; before one has started nothing is known for sure."""
+    """Return what the last engine found out about its sandbox; before the first one, nothing is certain."""
     if engine.sandbox is not None:
         return msgspec.convert(engine.sandbox, SandboxInfo, from_attributes=True)
     kind = app_sandbox.given() or {"linux": "landlock", "darwin": "seatbelt"}.get(sys.platform, "none")
@@ -126,8 +128,8 @@ def _power() -> PowerInfo | UnsetType:
 
 
 def info(active: str, cache: Path, engine: EngineFacts) -> SystemInfo:
-    """The answer of ``system.info``; looks at the disk."""
-    import platform  # asked for rarely, and not free to import
+    """Build the result of ``system.info``; accesses the disk."""
+    import platform  # rarely needed, and slow to import
 
     return SystemInfo(
         platform=PlatformInfo(

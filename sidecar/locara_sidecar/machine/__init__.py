@@ -1,2 +1,4 @@
-"""What this computer is, what fits into it, and which engines and families this version has. Needs nothing of models,
-daemon or engine."""
+"""What this computer is, what fits into it, and which engines and families this version has. Independent of models,
+daemon
+and engine.
+"""

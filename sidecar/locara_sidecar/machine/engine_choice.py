@@ -1,4 +1,4 @@
-"""Which engines are installed, and which one ``--engine auto`` means. Imports none of them to find out."""
+"""Which engines are installed, and which one ``--engine auto`` means; found out without importing any of them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ _DRAWING = tuple(row for row in ENGINES.values() if row.draws_models)
 
 
 def on_apple_silicon() -> bool:
-    """Whether this is a Mac that MLX is made for. An interpreter for Intel, translated, counts as one for Intel: there
-    is no MLX for it."""
+    """Whether this is a Mac that supports MLX. An Intel interpreter, running translated, counts as Intel, because there
+    is no
+    MLX for it.
+    """
     return sys.platform != "win32" and sys.platform == "darwin" and os.uname().machine == "arm64"
 
 
 def choose_engine(asked: str) -> str:
-    """The engine that ``--engine`` means on this machine; of several, one that is installed."""
+    """Return the engine that ``--engine`` means on this machine; of several, one that is installed."""
     if asked != "auto":
         return asked
     return next(iter(installed()), preferred()[0])
 
 
 def engines(active: str, device: str | None, note: str | None = None) -> list[EngineInfo]:
-    """Every engine of this version. ``device`` and ``note``: what the running engine ``active`` has told, if it has."""
+    """Return every engine of this version. ``device`` and ``note``: what the running engine ``active`` has
+    reported, if any.
+    """
     real = [_engine(row.name, *((device, note) if row.name == active else (None, None))) for row in _DRAWING]
     fake = EngineInfo(
         name="fake",
@@ -39,18 +43,25 @@ def engines(active: str, device: str | None, note: str | None = None) -> list[En
 
 
 def installed() -> list[str]:
-    """The engines that draw with models and whose packages are there; first the one that ``auto`` takes."""
+    """Return the engines that draw with models and whose packages are installed; first the one that ``auto``
+    selects.
+    """
     return [name for name in preferred() if not missing(name)]
 
 
 def asked_about_folders(name: str) -> list[str]:
-    """The engines that must be able to open a model before it is installed: the one that draws here; none where that is
-    the fake one, which needs no model, or where its packages are missing."""
+    """Return the engines that must be able to open a model before it is installed: the active one; none if that is the
+    fake
+    one, which needs no model, or if its packages are missing.
+    """
     return [name] if name in installed() else []
 
 
 def require_preparing(name: str) -> None:
-    """:raises RpcError: EngineUnavailable for an engine that keeps no prepared models."""
+    """Check that an engine supports prepared models.
+
+    :raises RpcError: EngineUnavailable if it does not.
+    """
     row = ENGINES[name]
     if not row.keeps_prepared:
         able = " and ".join(each.name for each in _DRAWING if each.keeps_prepared)
@@ -59,12 +70,12 @@ def require_preparing(name: str) -> None:
 
 
 def missing(name: str) -> list[str]:
-    """The packages that an engine needs and that are not there."""
+    """Return the packages that an engine needs but that are not installed."""
     return [module for module in ENGINES[name].packages if importlib.util.find_spec(module) is None]
 
 
 def preferred() -> list[str]:
-    """The engines that draw with models, installed or not; first the one that is made for this machine."""
+    """Return the engines that draw with models, installed or not; first the one made for this machine."""
     apple = on_apple_silicon()
     return [row.name for row in sorted(_DRAWING, key=lambda row: row.apple != apple)]
 

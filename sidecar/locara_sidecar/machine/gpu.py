@@ -1,6 +1,6 @@
-"""The memory of an NVIDIA GPU, asked of its driver's own library (NVML): the daemon imports no torch.
+"""The memory of an NVIDIA GPU, from the driver's own library (NVML), because the daemon does not import torch.
 
-Only for what ``models.list`` shows and leases promise; the engine asks its device itself before it loads anything.
+Only for ``models.list`` and for leases; the engine asks its device itself before it loads anything.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class _Memory(ctypes.Structure):
 
 
 def memory() -> tuple[int, int] | None:
-    """(total, free) bytes of the first GPU that CUDA may see; None where there is none, or torch cannot use it."""
+    """Return (total, free) bytes of the first GPU visible to CUDA; None if there is none, or torch cannot use it."""
     if _torch_has_no_cuda():
         return None
     try:
@@ -40,16 +40,18 @@ def memory() -> tuple[int, int] | None:
 
 
 def _find(nvml: Any, device: ctypes.c_void_p) -> int:
-    """NVML's own status; ``CUDA_VISIBLE_DEVICES`` names GPUs by number or by UUID, none if it is empty."""
+    """Find the GPU and return NVML's status; ``CUDA_VISIBLE_DEVICES`` names GPUs by number or by UUID, none if
+    it is empty.
+    """
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip()
     if first.isdecimal():
         return nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(int(first)), ctypes.byref(device))
     return nvml.nvmlDeviceGetHandleByUUID(first.encode(), ctypes.byref(device))
 
 
-@functools.cache  # looking it up lists all that is installed
+@functools.cache  # the lookup lists all installed packages
 def _torch_has_no_cuda() -> bool:
-    """Whether torch is not there, or was built for processors alone."""
+    """Whether torch is missing, or was built for CPUs only."""
     try:
         return metadata.version("torch").endswith("+cpu")
     except metadata.PackageNotFoundError:

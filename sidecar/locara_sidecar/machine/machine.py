@@ -1,4 +1,6 @@
-"""How much memory this machine has for an engine. The limits are the operating systems' own, not measured by us."""
+"""How much memory this machine has for an engine. The limits are those of the operating systems, not our
+measurements.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """Memory in bytes, container limits applied.
 
     :param kind: ``unified`` (Apple silicon), ``gpu`` (``total`` and ``available`` are the GPU's own) or ``ram``.
-    :param available: what could be had now; for an engine that asks, what it has already counts as available.
-    :param reserved: what other daemons' engines hold or were promised.
-    :param working_set: of unified memory, what the GPU may hold, where the system tells.
+    :param available: what could be allocated now; for an engine, including what it already holds.
+    :param reserved: what other daemons' engines hold or have reserved.
+    :param working_set: of unified memory, what the GPU may hold, if the system says.
     """
 
     kind: Literal["unified", "gpu", "ram"]
@@ -37,33 +39,34 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def capacity(machine: Machine) -> int:
-    """The most that one engine may use, in bytes, when nothing else needs memory."""
+    """Return the most that one engine may use, in bytes, when nothing else needs memory."""
     if machine.kind == "gpu":
         return max(0, machine.total - _DRIVER)
     if machine.kind == "unified":
-        # what Metal recommends as the largest working set: two thirds, three quarters from 36 GiB on (its figures as
-        # llama.cpp prints them: 22906 MB of 32 GiB, 28991 MB of 36, 51540 MB of 64)
+        # Metal's recommended maximum working set: two thirds, three quarters from 36 GiB on (its figures as printed by
+        # llama.cpp: 22906 MB of 32 GiB, 28991 MB of 36, 51540 MB of 64)
         usual = machine.total * 3 // 4 if machine.total >= 36 * GIB else machine.total * 2 // 3
         return min(machine.working_set or usual, machine.total)
     return machine.total * 9 // 10
 
 
 def free(machine: Machine) -> int:
-    """What an engine could get now: what the system says, less what is promised to others but not yet taken."""
+    """Return what an engine could get now: what the system says, minus what others have reserved but not yet used."""
     return max(0, min(machine.available, capacity(machine) - machine.reserved))
 
 
 def limit(machine: Machine) -> int:
-    """What an engine may plan with. Apple's system makes room by compressing what others hold, so there it is the
-    capacity; elsewhere whoever takes more than what is free is killed or refused."""
+    """Return the limit for planning. macOS makes room by compressing other programs' memory, so there it is the
+    capacity; elsewhere a process that takes more than what is free is killed or refused.
+    """
     return max(0, capacity(machine) - machine.reserved) if machine.kind == "unified" else free(machine)
 
 
 def of_engine(*, unified: bool, reserved: int, working_set: int | None = None) -> Machine:
-    """This machine as an engine in main memory sees it; what this process has already counts as available.
+    """Return this machine as seen by an engine in main memory; what this process already holds counts as available.
 
-    :param reserved: bytes that other daemons' engines hold or were promised.
-    :param working_set: what the GPU says that it may hold, in bytes.
+    :param reserved: bytes that other daemons' engines hold or have reserved.
+    :param working_set: what the GPU says it may hold, in bytes.
     """
     total, available = host_memory()
     if not unified:
@@ -78,8 +81,9 @@ def of_engine(*, unified: bool, reserved: int, working_set: int | None = None) -
 
 
 def wired_limit(mac: Darwin | None = None) -> int | None:
-    """What somebody has set as the most that the GPU may hold (``sysctl iogpu.wired_limit_mb``), in bytes; None where
-    it is the system's own choice, and on other systems."""
+    """Return the user-defined limit on what the GPU may hold (``sysctl iogpu.wired_limit_mb``), in bytes; None if
+    it is left to the system, and on other systems.
+    """
     if sys.platform != "darwin":
         return None
     from locara_sidecar.machine.macos import darwin  # loads ctypes
@@ -92,7 +96,7 @@ def wired_limit(mac: Darwin | None = None) -> int | None:
 
 
 def host_memory() -> tuple[int, int]:
-    """(total, available) bytes of this machine's main memory; a container's limit bounds both."""
+    """Return (total, available) bytes of this machine's main memory; a container's limit bounds both."""
     whole = _memory()
     total, available = _container() or whole
     return min(total, whole[0]), min(available, whole[1])
@@ -106,7 +110,7 @@ def _memory() -> tuple[int, int]:
     except OSError:
         if sys.platform == "win32":
             raise
-        # no /proc: the C library asks the kernel, which does not count the cache of files as available
+        # no /proc: the C library asks the kernel, which does not count the file cache as available
         page = os.sysconf("SC_PAGE_SIZE")
         return os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
     return virtual.total, virtual.available
@@ -115,8 +119,9 @@ def _memory() -> tuple[int, int]:
 def _container(
     group: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")
 ) -> tuple[int, int] | None:
-    """(limit, available) of this process's control group and those above it, the tightest of each, on Linux
-    (version 2); None where none is limited. The cache of files counts as available: the kernel drops it first."""
+    """Return (limit, available) of this process's cgroup and those above it, the tightest of each, on Linux
+    (version 2); None if none is limited. The file cache counts as available, because the kernel drops it first.
+    """
     try:
         own = mounted / group.read_text().strip().rpartition("::")[2].lstrip("/")
     except OSError:
@@ -127,7 +132,7 @@ def _container(
 
 
 def _limits(folder: Path) -> tuple[int, int] | None:
-    """(limit, available) of one control group."""
+    """Return (limit, available) of one cgroup."""
     try:
         limit = (folder / "memory.max").read_text().strip()
         if limit == "max":
@@ -141,7 +146,7 @@ def _limits(folder: Path) -> tuple[int, int] | None:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself; without that it is slower than float32."""
+    """Whether the CPU has bfloat16 multiplication; without that it is slower than float32."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,6 +1,6 @@
-"""The memory of this process and others, as the operating system counts it; in bytes.
+"""The memory of this process and others, as the operating system measures it; in bytes.
 
-On a Mac that is the *footprint*: resident memory leaves out what Metal has allocated and what was compressed.
+On a Mac that is the *footprint*: resident memory does not include what Metal has allocated and what was compressed.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     import ctypes
     from collections.abc import Generator
 
-# <libproc.h>, <sys/resource.h>: struct rusage_info_v4 is a UUID and 35 numbers of 64 bits
+# <libproc.h>, <sys/resource.h>: struct rusage_info_v4 is a UUID and 35 64-bit integers
 _RUSAGE_INFO_V4 = 4
 _RUSAGE = struct.Struct("=16x35Q")
 _PHYS_FOOTPRINT, _LIFETIME_MAX_PHYS_FOOTPRINT = 7, 28
-# <malloc.h> of glibc: mallopt's parameters, and where glibc itself ends up after large blocks were freed
+# <malloc.h> of glibc: mallopt's parameters, and the values at which glibc itself arrives after large blocks were freed
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE, _LARGEST, _TRIM = 256 << 10, 32 << 20, 64 << 20  # bytes
 
 
 def peak() -> int:
-    """The process's largest footprint so far."""
+    """Return the process's largest footprint so far."""
     if (footprints := _mac_footprints()) is not None:
         return footprints[1]
     if (highest := _highest(Path("/proc/self/status"))) is not None:
@@ -40,7 +40,7 @@ def peak() -> int:
 
 
 def resident() -> int:
-    """What the process takes now."""
+    """Return what the process takes now."""
     if (footprints := _mac_footprints()) is not None:
         return footprints[0]
     import psutil
@@ -52,7 +52,7 @@ def resident() -> int:
 
 
 def resident_of(pid: int) -> int | None:
-    """What another process of ours takes now; None where it has ended or the system does not tell."""
+    """Return what another process of ours takes now; None if it has ended or the system does not say."""
     if (footprints := _mac_footprints(pid)) is not None:
         return footprints[0]
     import psutil
@@ -63,7 +63,7 @@ def resident_of(pid: int) -> int | None:
 
 
 def peak_of(pid: int) -> int | None:
-    """The largest footprint so far of another process of ours; None where the system does not tell."""
+    """Return the largest footprint so far of another process of ours; None if the system does not say."""
     if (footprints := _mac_footprints(pid)) is not None:
         return footprints[1]
     return _highest(Path(f"/proc/{pid}/status"))
@@ -71,12 +71,13 @@ def peak_of(pid: int) -> int | None:
 
 @contextlib.contextmanager
 def large_blocks_apart() -> Generator[None]:
-    """Within the block, glibc's ``malloc`` gives every large piece of memory a mapping of its own, which the system has
-    back as soon as it is freed.
+    """Within the block, let glibc's ``malloc`` give every large allocation its own mapping, which is returned to the
+    system
+    as soon as it is freed.
 
-    Otherwise what is made on the way and what stays come to lie between each other in one heap, whose holes then fit
-    nothing: quantizing 64 layers of 2 MB while loading them took up to 187 MB, of which 67 MB were the result; now it
-    is 90 MB each time (2 cores, Linux, glibc 2.36). Elsewhere this does nothing.
+    Otherwise temporary and permanent blocks alternate in one heap, and the holes that remain fit nothing: quantizing 64
+    layers of 2 MB while loading them took up to 187 MB, of which 67 MB were the result; now it is 90 MB each time
+    (2 cores, Linux, glibc 2.36). Does nothing elsewhere.
     """
     glibc = _glibc()
     if glibc is None:
@@ -87,14 +88,15 @@ def large_blocks_apart() -> Generator[None]:
         yield
     finally:
         glibc.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
-        glibc.mallopt(_M_TRIM_THRESHOLD, _TRIM)  # a threshold that was set no longer follows the other one
+        glibc.mallopt(_M_TRIM_THRESHOLD, _TRIM)  # once a threshold is set, it no longer follows the other one
 
 
 def give_back() -> None:
-    """Have glibc return to the system what is free within its heap; takes a millisecond or two.
+    """Make glibc return the free memory within its heap to the system; takes a millisecond or two.
 
-    It does so by itself only at the heap's end. It slows the growth of a daemon that passes on many pictures and does
-    not end it (``make campaign-soak``). Elsewhere it does nothing.
+    By itself it does so only at the heap's end. This slows the growth of a daemon that passes on many pictures, but
+    does
+    not stop it (``make campaign-soak``). Does nothing elsewhere.
     """
     glibc = _glibc()
     if glibc is not None:
@@ -102,7 +104,7 @@ def give_back() -> None:
 
 
 def _glibc() -> ctypes.CDLL | None:
-    """The C library, if it is glibc."""
+    """Return the C library, if it is glibc."""
     if sys.platform != "linux":
         return None
     import ctypes
@@ -112,13 +114,13 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def footprints(rusage: bytes) -> tuple[int, int]:
-    """(now, largest so far) of a ``rusage_info_v4``."""
+    """Return (now, largest so far) from a ``rusage_info_v4``."""
     numbers = _RUSAGE.unpack(rusage)
     return numbers[_PHYS_FOOTPRINT], numbers[_LIFETIME_MAX_PHYS_FOOTPRINT]
 
 
 def _highest(status: Path) -> int | None:
-    """What Linux tells of a process's height."""
+    """Return a process's peak memory as Linux reports it."""
     with contextlib.suppress(OSError):
         for line in status.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
@@ -127,11 +129,13 @@ def _highest(status: Path) -> int | None:
 
 
 def _mac_footprints(pid: int | None = None) -> tuple[int, int] | None:
-    """:func:`footprints` of this process, or another of the same user; None where the system has no such thing or does
-    not tell."""
+    """Return :func:`footprints` of this process, or of another one of the same user; None if the system does not have
+    this or
+    does not say.
+    """
     if sys.platform != "darwin":
         return None
-    import ctypes  # the daemon's first answer does not wait for it
+    import ctypes  # slow, and not needed for the daemon's first answer
 
     buffer = ctypes.create_string_buffer(_RUSAGE.size)
     try:

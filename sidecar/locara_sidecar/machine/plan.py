@@ -1,25 +1,27 @@
 """The memory plan: which bits, which components at once, decoding in strips or not. Pure: numbers in, a decision out.
 
-A model's parts are known by numbers (:class:`Part`), from the catalogue in the daemon and from the opened folder in an
-engine; both agree, and so do the fit that ``models.list`` shows and what a job then does.
+A model's parts are described by numbers (:class:`Part`), from the catalogue in the daemon and from the opened folder in
+an engine; both agree, and so does the fit in ``models.list`` with what a job then does.
 
-A job's memory has four moments, and the highest is the plan's peak:
+A job's memory has four phases, and the highest is the plan's peak:
 
     encoding    encoders, decoder, the denoiser if it is resident
-    denoising   denoiser, decoder, the encoders if they are resident, and what a step computes with
-    decoding    decoder, what else is resident, and what decoding computes with
+    denoising   denoiser, decoder, the encoders if they are resident, and a step's working memory
+    decoding    decoder, whatever else is resident, and the decoding's working memory
     loading     what is resident by then and one tensor in float32
 
-Before them an edit's picture and mask are decoded, one after the other. What that takes is known from their headers
-(``engine/decoding``) and asked for first: a model that is open leaves for it, and what then does not fit is refused.
+Before that, an edit's picture and mask are decoded, one after the other. The memory for that is computed from their
+headers (``engine/decoding``) and reserved first: an open model is unloaded for it, and what then does not fit is
+refused.
 
-What is given up to fit, in this order, each only if the one before is not enough: the encoders leave after encoding;
-the denoiser is not there while they are (a new prompt then loads it again); decoding in strips (the same pixels up to
-rounding, with some more work); the denoiser leaves before decoding; fewer bits. What the host names is not touched.
-Only when nothing fits is a job refused.
+To make a job fit, the plan gives up the following, in this order, and only as much as needed: the encoders are unloaded
+after encoding; the denoiser is not loaded while they are (a new prompt then loads it again); decoding in strips (the
+same pixels up to rounding, with some more work); the denoiser is unloaded before decoding; fewer bits. What the host
+specifies is not changed. A job is refused only if nothing fits.
 
-What a phase computes with is proportional to the numbers it moves: :data:`DENOISING` and :data:`DECODING` were measured
-on this engine with the true widths (``tests/fullsize/README.md``), rounded up.
+A phase's working memory is proportional to the number of elements it handles: :data:`DENOISING` and :data:`DECODING`
+were
+measured on this engine with the real widths (``tests/fullsize/README.md``), rounded up.
 """
 
 from __future__ import annotations
@@ -40,38 +42,42 @@ QUANTIZATIONS: tuple[Quantization, ...] = ("none", "8bit", "4bit")
 """Best quality first."""
 
 COMFORT = 0.85
-"""The share of the free memory that a plan fills without need."""
+"""The share of free memory that a plan may fill before anything is given up."""
 
 HEADROOM = 0.25
-"""How far an allocator may go over its plan, as a part of the plan's peak: the figures of a plan are rounded up, and
-a limit that bites makes every step slower."""
+"""How far an allocator may exceed its plan, as a fraction of the plan's peak: a plan's figures are rounded up, and
+an allocator at its limit makes every step slower.
+"""
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_BITS = {8: 8.5, 4: 4.5}  # a quantized weight with its share of scales and offsets, in the engine that takes more
-_SMALL_ENCODER = 1_000_000_000  # parameters: CLIP, which takes little and is left as it is
+_BITS = {8: 8.5, 4: 4.5}  # a quantized weight with its share of scales and biases, in the engine that takes more
+_SMALL_ENCODER = 1_000_000_000  # parameters: CLIP, which is small and not quantized
 _ENGINE = int(0.7 * GIB)  # Python, torch and the libraries, before any weight
 DENOISING = 30.0
-"""Numbers in use at the peak of a step, for each token and channel: FLUX 27 … 29, SD3.5 Medium 15 … 21, SDXL's UNet
-24."""
+"""Elements in use at a step's peak, per token and channel: FLUX 27 … 29, SD3.5 Medium 15 … 21, SDXL's UNet
+24.
+"""
 DECODING = 11.0
-"""Numbers in use at the peak of decoding, for each pixel and each of the decoder's first channels: 8 … 10."""
+"""Elements in use at the peak of decoding, per pixel and channel of the decoder's last stage: 8 … 10."""
 STRIPS = 2.25
 """The same in strips (``engine/drawing/strips.py``): two maps of the largest size, and the ends of a third."""
 _STRIP = 8 * 4 * (1 << 22)
-"""Bytes beside the maps: what is made of a strip on the way, some of it in float32, and what its convolution takes."""
+"""Bytes in addition to the maps: a strip's intermediate results, some in float32, and its convolution's workspace."""
 _KEEPING = 0.5
-"""Of unified memory, which the user's other programs live in too: text encoders that are not needed any more stay only
-if the whole peak is no more than that."""
+"""Share of unified memory, which the user's other programs need too: text encoders that are no longer needed stay
+loaded
+only if the whole peak is below it.
+"""
 _TENSORS = 256 << 20  # bytes of a few large tensors
-_FIXED = 100 << 20  # bytes that a step or a decode takes however small it is
+_FIXED = 100 << 20  # minimum bytes of a step or a decode, however small
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """One component with weights.
 
-    :param parameters: all of them; ``quantizable``: those in layers that may be quantized.
-    :param width: channels that the denoiser (of a token) or the decoder (of a pixel) works with; 0 for encoders.
-    :param stride: pixels of a side that make one token of the denoiser.
+    :param parameters: total; ``quantizable``: those in layers that may be quantized.
+    :param width: channels of the denoiser (per token) or the decoder (per pixel); 0 for encoders.
+    :param stride: pixels along each side of one of the denoiser's tokens.
     """
 
     name: str
@@ -83,9 +89,10 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
 
 
 class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job wants. ``precision`` is never ``auto``; ``guided``: two predictions a step; ``edits``: there is a
+    """What a job needs. ``precision`` is never ``auto``; ``guided``: two predictions per step; ``edits``: there is a
     source image, whose tokens (instruction editing) or encoding come on top; ``prepared``: the quantizations in which
-    the model is kept, so that nothing is quantized while it is read."""
+    the model is kept, so that loading quantizes nothing.
+    """
 
     width: int
     height: int
@@ -99,11 +106,11 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is done.
+    """What to do.
 
     :param weights: bytes of all components together.
     :param peak: bytes at the highest moment.
-    :param step: of them, what a step computes with.
+    :param step: of these, a step's working memory.
     """
 
     quantization: Quantization
@@ -117,10 +124,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes that an engine's allocator may hold, for engines whose allocator can be told.
+    """Bytes that an engine's allocator may hold, for engines whose allocator has limits.
 
-    :param memory: with what it keeps for reuse; above it the allocator gives that back first, and lets no more work
-        wait in its queue than is under way.
+    :param memory: including its cache; above this the allocator frees the cache first, and then queues no more work
+        than
+        is in progress.
     :param cache: what it may keep for reuse.
     """
 
@@ -129,7 +137,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def bits(part: Part, quantization: str) -> int:
-    """The bits of a part's quantizable layers; 0 where they keep the job's precision."""
+    """Return the bits of a part's quantizable layers; 0 if they keep the job's precision."""
     small = part.role == "encoder" and part.parameters < _SMALL_ENCODER
     if quantization == "none" or part.role == "decoder" or small:
         return 0
@@ -137,7 +145,7 @@ def bits(part: Part, quantization: str) -> int:
 
 
 def weight_bytes(part: Part, quantization: str, precision: str) -> int:
-    """What a part's weights take in memory."""
+    """Return the bytes of a part's weights in memory."""
     kept, value = bits(part, quantization), VALUE_BYTES[precision]
     if not kept:
         return part.parameters * value
@@ -145,7 +153,7 @@ def weight_bytes(part: Part, quantization: str, precision: str) -> int:
 
 
 def candidates(parts: Sequence[Part], ask: PlanRequest, kind: str) -> Iterator[Plan]:
-    """Every plan that ``ask`` allows, the best one first."""
+    """Yield every plan that ``ask`` allows, the best one first."""
     wanted = QUANTIZATIONS if ask.quantization == "auto" else (ask.quantization,)
     tilings = {"on": (True,), "off": (False,)}.get(ask.tiling, (False, True))
     ways = [(tiled, *way, False) for tiled in tilings for way in ((False, False), (True, False), (True, True))]
@@ -156,12 +164,12 @@ def candidates(parts: Sequence[Part], ask: PlanRequest, kind: str) -> Iterator[P
 
 
 def choose(parts: Sequence[Part], ask: PlanRequest, machine: Machine) -> Plan | None:
-    """The best plan that leaves some memory free, else the one that needs least if it fits at all, else None.
+    """Return the best plan that leaves some memory free, else the smallest if that fits at all, else None.
 
-    On unified memory what decides about pixels, bits and strips, follows what the machine has and not what is free at
+    On unified memory, whatever affects pixels (bits and strips) depends on the machine's memory, not on what is free at
     the moment: the same request makes the same picture, whatever other programs do. (The system makes room by
-    compressing what those hold, and its figure of what is available leaves that out.) What is resident at the same time
-    follows the moment.
+    compressing their memory, which its figure for available memory does not include.) What is resident at the same time
+    depends on the moment.
     """
     plans = list(candidates(parts, ask, machine.kind))
     if machine.kind == "unified":
@@ -177,13 +185,13 @@ def choose(parts: Sequence[Part], ask: PlanRequest, machine: Machine) -> Plan | 
 
 
 def _first(plans: Iterable[Plan], comfortable: float, machine: Machine) -> Plan | None:
-    """The first plan that takes no more than ``comfortable`` bytes."""
+    """Return the first plan that takes no more than ``comfortable`` bytes."""
     keeping = min(comfortable, machine.total * _KEEPING) if machine.kind == "unified" else comfortable
     return next((plan for plan in plans if plan.peak <= (comfortable if plan.encoders_leave else keeping)), None)
 
 
 def tight(plan: Plan, machine: Machine) -> str | None:
-    """What to say of a plan that takes more than is free now, on a machine whose system makes room for it."""
+    """Return a warning about a plan that takes more than is free now, on a machine whose system makes room for it."""
     free = machines.free(machine)
     if machine.kind != "unified" or plan.peak <= free:
         return None
@@ -195,18 +203,21 @@ def tight(plan: Plan, machine: Machine) -> str | None:
 
 
 def limits(plan: Plan, machine: Machine) -> Limits:
-    """The allocator's share of ``plan``: its peak and :data:`HEADROOM` of it, within what the machine has, less what
-    the process takes beside the allocator.
+    """Return the allocator's limits for ``plan``: its peak plus :data:`HEADROOM`, within the machine's memory, minus
+    what
+    the process takes outside the allocator.
 
-    Kept for reuse is what one step computes with, because the next step computes with the same again. So between two
-    steps weights and leftovers together are what a step needs anyway, and the system's figure for the process stays
-    near the height of what the allocator has in use.
+    The cache may hold one step's working memory, because the next step needs the same again. So between two steps,
+    weights
+    and cache together are what a step needs anyway, and the system's figure for the process stays near the peak of what
+    the
+    allocator has in use.
     """
     return _limits(plan.peak, plan.step, machine)
 
 
 def limits_of_preparing(needed: int, machine: Machine) -> Limits:
-    """The same while a model is prepared, which takes ``needed`` bytes at its height: tensors come and go then."""
+    """Return the limits for preparing a model, which has a peak of ``needed`` bytes: tensors come and go then."""
     return _limits(needed, _TENSORS, machine)
 
 
@@ -216,7 +227,7 @@ def _limits(peak: int, kept: int, machine: Machine) -> Limits:
 
 
 def require(parts: Sequence[Part], ask: PlanRequest, machine: Machine) -> Plan:
-    """:func:`choose`, or a refusal with the figures.
+    """Return the plan of :func:`choose`, or refuse with the figures.
 
     :raises EngineError: InsufficientMemory with ``needed``, ``available`` and ``suggestions``.
     """
@@ -236,7 +247,7 @@ def require(parts: Sequence[Part], ask: PlanRequest, machine: Machine) -> Plan:
 
 
 def room(machine: Machine, taken: int) -> int:
-    """Bytes that an engine may take for a moment beside the ``taken`` that it has.
+    """Return the bytes that an engine may briefly take in addition to the ``taken`` that it has.
 
     :param machine: main memory, in which pictures are decoded.
     """
@@ -244,7 +255,10 @@ def room(machine: Machine, taken: int) -> int:
 
 
 def require_room(needed: int, available: int) -> None:
-    """:raises EngineError: InsufficientMemory with the figures, where decoding a picture takes more than there is."""
+    """Check that there is enough memory to decode a picture.
+
+    :raises EngineError: InsufficientMemory with the figures if there is not.
+    """
     if needed > available:
         raise EngineError(
             "InsufficientMemory",
@@ -256,7 +270,7 @@ def require_room(needed: int, available: int) -> None:
 
 
 def _suggestions(parts: Sequence[Part], ask: PlanRequest, machine: Machine) -> list[str]:
-    """What would fit, one change each; closing other programs is always one."""
+    """Return what would fit, one change each; closing other programs is always one."""
     found: list[str] = []
     changes: dict[str, dict[str, Any]] = {
         "quantization 4bit": {"quantization": "4bit"},
@@ -309,19 +323,21 @@ def _plan(
 
 
 def _base(kind: str) -> int:
-    """What the engine's process takes before any weight; on a GPU that is not what is short."""
+    """Return what the engine process takes before any weight; on a GPU that is not the scarce resource."""
     return 0 if kind == "gpu" else _ENGINE
 
 
 def preparing(parts: Sequence[Part], quantization: Quantization, precision: str, kind: str) -> int:
-    """Peak memory of preparing a model, in bytes: its components are quantized one at a time."""
+    """Return the peak memory of preparing a model, in bytes: its components are quantized one at a time."""
     largest = max(weight_bytes(part, quantization, precision) for part in parts)
     return _base(kind) + largest + _transient(parts, quantization)
 
 
 def _transient(parts: Sequence[Part], quantization: str, *, prepared: bool = False) -> int:
-    """One large tensor in float32, and its copy, while it is quantized. Taken as a fortieth of the largest part; those
-    that were prepared are read to where they stay."""
+    """Return the bytes of one large tensor in float32, and of its copy, while it is quantized. Estimated as a fortieth
+    of the
+    largest part; prepared ones are read into their final place.
+    """
     largest = max((part.parameters for part in parts if not (prepared and bits(part, quantization))), default=0)
     return largest // 40 * (8 if quantization != "none" and not prepared else 4)
 
@@ -334,7 +350,7 @@ def _step_bytes(denoiser: Part, ask: PlanRequest, value: int) -> int:
 
 def _decode_bytes(decoder: Part, ask: PlanRequest, value: int, *, tiled: bool) -> int:
     pixels = ask.width * ask.height
-    image = pixels * 3 * (value + 4)  # the tensor, and the picture that is made of it
+    image = pixels * 3 * (value + 4)  # the tensor, and the picture made from it
     maps = pixels * decoder.width * value
     whole = int(maps * DECODING) + _FIXED
     return image + (min(whole, int(maps * STRIPS) + _STRIP) if tiled else whole)

@@ -1,7 +1,7 @@
-"""Whether the machine itself slows what runs on it, as far as its system says: Low Power Mode, and how warm it is.
+"""Whether the system reports that it slows down: Low Power Mode, and the thermal state.
 
-macOS only, from ``NSProcessInfo`` (``isLowPowerModeEnabled``, ``thermalState``). It tells why steps may take longer
-than they did; how much longer nobody says, so the time that is left is always reckoned from the last steps. NOT RUN by
+macOS only, from ``NSProcessInfo`` (``isLowPowerModeEnabled``, ``thermalState``). It explains why steps may take longer
+than before; by how much is not reported, so the remaining time is always estimated from the latest steps. NOT RUN by
 us so far.
 """
 
@@ -19,14 +19,14 @@ _STATES: tuple[ThermalState, ...] = ("nominal", "fair", "serious", "critical")
 
 
 class Power(NamedTuple):
-    """``thermal_state`` is None where the system gave a number that is not known."""
+    """``thermal_state`` is None if the system returned an unknown number."""
 
     low_power: bool
     thermal_state: ThermalState | None
 
 
 def power(mac: Darwin | None = None) -> Power | None:
-    """What the system says now; None where it says nothing."""
+    """Return what the system reports now; None if it reports nothing."""
     if sys.platform != "darwin":
         return None
     from locara_sidecar.machine.macos import darwin  # loads ctypes

@@ -1,7 +1,7 @@
-"""The engines of this version and the families of models that they run: one row each, and nothing heavy is imported.
+"""The engines of this version and the model families that they support: one row each, with no heavy imports.
 
 Daemon, engines, catalogue and memory plan read these rows. A new family is a row here, an adapter for each engine that
-runs it, and the rules for its configuration in ``engine/folder``; a new engine is a row here and a package of its own.
+supports it, and the rules for its configuration in ``engine/folder``; a new engine is a row here and its own package.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from locara_sidecar.machine.plan import QUANTIZATIONS, Quantization
 
 LEAST_STEPS = 12
-"""Step caching needs so many: with fewer there is little to foretell from, and little to gain."""
+"""The minimum for step caching: with fewer steps there is little to predict from, and little to gain."""
 
 # --- engines -----------------------------------------------------------------------------------
 
@@ -23,15 +23,16 @@ LEAST_STEPS = 12
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """One engine.
 
-    :param runtime: ``module:name`` under ``locara_sidecar.engine`` of what makes it of a scratch folder and settings.
-    :param packages: what must be installed, as the extra ``locara-sidecar[name]`` does.
+    :param runtime: ``module:name``, under ``locara_sidecar.engine``, of its factory, which takes a scratch folder and
+        settings.
+    :param packages: what must be installed, as by the extra ``locara-sidecar[name]``.
     :param draws_models: whether it needs a model at all.
-    :param apple: preferred on Apple silicon, and otherwise everywhere else.
-    :param chosen: what ``system.info`` says where ``auto`` takes it because it is preferred.
-    :param nvidia: plans with the memory of an NVIDIA GPU, where there is one.
-    :param compiles: can be told to compile what it draws with.
+    :param apple: preferred on Apple silicon if true, and everywhere else if not.
+    :param chosen: what ``system.info`` says if ``auto`` selects it because it is preferred.
+    :param nvidia: plans with the memory of an NVIDIA GPU, if there is one.
+    :param compiles: can compile the models' blocks.
     :param quantizations: what it can load, best quality first.
-    :param keeps_prepared: whether it keeps prepared models; ``unprepared``: why not, where there is more to say.
+    :param keeps_prepared: whether it keeps prepared models; ``unprepared``: why not, if there is more to say.
     """
 
     name: str
@@ -75,9 +76,11 @@ ENGINES: Mapping[str, Engine] = MappingProxyType({
 
 
 class Tokenizer(NamedTuple):
-    """How a text encoder's tokenizer is read: ``title`` is its name for people, ``classes`` are those that a folder may
-    name for it. ``package``: transformers' of tokenizer and encoder. ``own_limit``: it reads as many tokens as its
-    configuration says, and not as many as the job does."""
+    """How to read a text encoder's tokenizer: ``title`` is its name for people, ``classes`` are those that a folder may
+    name for it. ``package``: transformers' package of tokenizer and encoder. ``own_limit``: the number of tokens is set
+    by
+    its configuration, not by the job.
+    """
 
     title: str
     classes: frozenset[str]
@@ -95,22 +98,22 @@ Noise = Literal["flow-match", "scaled"]
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True):
-    """What models of one family are made of, and what they can do.
+    """What models of one family consist of, and what they can do.
 
     :param name: the catalogue's ``family``.
     :param pipeline: ``_class_name`` in ``model_index.json``.
-    :param encoders: the components that read text and their classes, in the order of loading.
-    :param denoiser: the component that the loop calls, and ``network``, its class.
-    :param tokenizers: in the order in which lost words are told.
+    :param encoders: the text encoder components and their classes, in the order of loading.
+    :param denoiser: the component that the sampling loop calls, and ``network``, its class.
+    :param tokenizers: in the order in which truncated words are reported.
     :param optional: components that a folder may lack.
-    :param noise: how noise is mixed in, which decides the schedulers (``engine/folder/schedulers.py``).
-    :param negative_prompt: whether guidance over 1 sets the prompt against a negative one, which may be empty.
-    :param embeds_guidance: some of its models were trained with guidance as a number, and others without.
+    :param noise: how noise is added, which decides the schedulers (``engine/folder/schedulers.py``).
+    :param negative_prompt: whether guidance over 1 contrasts the prompt with a negative one, which may be empty.
+    :param embeds_guidance: some of its models were trained with guidance as an input, others without.
     :param guided_as_told: whether an entry without a negative prompt is guided if its default guidance is over 0.
-    :param modalities: what an entry of the catalogue may say that it does.
-    :param no_mask: why an edit takes no mask; empty where one can be inpainted.
+    :param modalities: what a catalogue entry may list.
+    :param no_mask: why an edit takes no mask; empty if inpainting is supported.
     :param rounds_down: diffusers' pipelines round the steps of an edit down, not up.
-    :param cached_by: the engines whose step caching knows its denoiser.
+    :param cached_by: the engines whose step caching supports its denoiser.
     :param adapters: by engine, ``module:Class`` under ``locara_sidecar.engine``.
     """
 
@@ -134,11 +137,11 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def components(self) -> dict[str, str]:
-        """The components with weights and their classes, in the order of loading."""
+        """Return the components with weights and their classes, in the order of loading."""
         return {**self.encoders, self.denoiser: self.network, self.decoder: "AutoencoderKL"}
 
     def stem(self, component: str) -> str:
-        """The name of a component's weight files: text encoders were saved by another library."""
+        """Return the base name of a component's weight files: text encoders were saved by another library."""
         return "model" if component in self.encoders else "diffusion_pytorch_model"
 
 
@@ -198,12 +201,14 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
         ),
     )
 })  # fmt: skip
-"""The families that the engines of this version run."""
+"""The families that the engines of this version support."""
 
 
 def least_steps(engine: str, family: str, speed: str) -> int | None:
-    """From how many steps on, of those that really run, ``engine`` can run at ``speed``, a name of the contract's; None
-    where it never can. ``exact`` always can, and an engine without models at any speed."""
+    """Return the minimum number of steps, of those that actually run, with which ``engine`` can run at ``speed`` (a
+    name of
+    the contract); None if it never can. ``exact`` always works, and an engine without models supports any speed.
+    """
     if speed == "exact" or not ENGINES[engine].draws_models:
         return 1
     row = FAMILIES.get(family)
@@ -211,9 +216,9 @@ def least_steps(engine: str, family: str, speed: str) -> int | None:
 
 
 def steps_at(family: str, strength: float, steps: int) -> int:
-    """How many of ``steps`` an edit of ``strength`` in (0, 1] runs: the last ones, at least one of them.
+    """Return how many of ``steps`` an edit of ``strength`` in (0, 1] runs: the last ones, at least one.
 
-    As diffusers counts them: its pipelines round up, those of SDXL down.
+    Counted as in diffusers: its pipelines round up, those of SDXL down.
     """
     row = FAMILIES.get(family)
     down = row is not None and row.rounds_down

@@ -1,1 +1,1 @@
-"""The catalogue of models, the store that holds their files, and what brings files into it."""
+"""The catalogue of models, the store that holds their files, and the ways to get files into it."""

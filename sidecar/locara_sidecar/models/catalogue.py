@@ -1,11 +1,11 @@
-"""The catalogue: one JSON file a model, and the folder that it is installed in.
+"""The catalogue: one JSON file per model, and the folder that the model is installed in.
 
-The files in ``models/catalogue/`` ship with the package; a host adds its own with ``--catalogue DIR``
-(the same form; ``source.path`` may name a folder beside the file that holds the model). Order matters:
-``order`` decides which granted and installed model is the default. An entry without a folder of its own is
-installed when Locara's cache (``store.py``) has it.
+The files in ``models/catalogue/`` ship with the package; a host adds its own with ``--catalogue DIR`` (the same format;
+``source.path`` may name a folder next to the file that contains the model). ``order`` decides which granted and
+installed model is the default. An entry without a folder of its own is installed if it is in Locara's cache
+(``store.py``).
 
-No entry names a revision that nobody has seen: without one, the commit that the first download finds is recorded.
+No entry names a revision that nobody has seen: if it names none, the commit found by the first download is recorded.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_u
     ``package`` for the model that ships inside this package).
 
     :param revision: a published commit, branch or tag; None is ``main``.
-    :param files: patterns of the files that belong to the model, as ``fnmatch`` has them; ``exclude`` takes away again.
-    :param place: the path in the model's tree of a file that lies elsewhere in its repository.
+    :param files: ``fnmatch`` patterns of the files that belong to the model; ``exclude`` removes some again.
+    :param place: the path in the model's tree of a file that has another path in its repository.
     """
 
     repository: str | None = None
@@ -46,7 +46,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_u
 
 
 class Sides(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """The sizes a model allows, in pixels: each side a multiple of ``multiple_of`` within the bounds."""
+    """The sizes a model allows, in pixels: each side a multiple of ``multiple_of`` within the limits."""
 
     minimum: int
     maximum: int
@@ -55,7 +55,7 @@ class Sides(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """What a job takes that asks for nothing else; sizes in pixels, ``max_sequence_length`` in tokens of T5."""
+    """The defaults of a job; sizes in pixels, ``max_sequence_length`` in T5 tokens."""
 
     width: int
     height: int
@@ -68,10 +68,12 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid
 class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """One model of the catalogue.
 
-    :param lookalikes: what files of other models are, by their SHA-256, which could stand in this one's place and would
-        be drawn with settings that are not theirs; an import refuses them.
-    :param speeds: what ``speed`` may be, with an engine that can (``machine/supported.py``); more than ``exact`` only
-        for a model that is made for many steps.
+    :param lookalikes: descriptions, by SHA-256, of other models' files that could be mistaken for this one's and would
+        be
+        run with the wrong settings; an import refuses them.
+    :param speeds: what ``speed`` may be, with an engine that supports it (``machine/supported.py``); more than
+        ``exact``
+        only for a model made for many steps.
     """
 
     id: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")]
@@ -99,25 +101,31 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
 
     @property
     def sources(self) -> list[Source]:
-        """The source, or the several repositories that the model is made of."""
+        """The source, or the several repositories that make up the model."""
         return self.source if isinstance(self.source, list) else [self.source]
 
     @property
     def edit_modality(self) -> str | None:
-        """What ``image.edit`` needs for this model: ``image-text-to-image`` for one that follows an instruction,
-        ``image-to-image`` for one that repaints, None for one that does neither."""
+        """The modality that ``image.edit`` needs for this model: ``image-text-to-image`` if it follows an instruction,
+        ``image-to-image`` if it repaints, None if it does neither.
+        """
         kinds = ("image-text-to-image", "image-to-image")
         return next((modality for modality in kinds if modality in self.modalities), None)
 
     @property
     def guidable(self) -> bool:
-        """Whether ``guidance`` changes anything: by a negative prompt, or because the model was trained with such a
-        number as FLUX dev was; one that was trained without it has 0 here."""
+        """Whether ``guidance`` has an effect: through a negative prompt, or because the model was trained with it as an
+        input,
+        as FLUX dev was; a model trained without it has 0 here.
+        """
         row = supported.FAMILIES.get(self.family)
         return self.classifier_free_guidance or (self.defaults.guidance > 0 and (row is None or row.guided_as_told))
 
     def require_runnable(self) -> None:
-        """:raises RpcError: EngineUnavailable where no engine runs the family."""
+        """Check that an engine supports the family.
+
+        :raises RpcError: EngineUnavailable if none does.
+        """
         if self.family not in RUNNABLE:
             message = f"No engine of this version runs {self.display_name} yet."
             raise RpcError("EngineUnavailable", message, model=self.id, family=self.family)
@@ -132,11 +140,11 @@ SHIPPED = Path(__file__).parent / "catalogue"
 """The entries that come with the package."""
 
 RUNNABLE = frozenset(supported.FAMILIES)
-"""The families that the engines of this version run; the others are listed and can be downloaded."""
+"""The families that this version's engines can run; others are listed and can be downloaded."""
 
 
 class CatalogueError(Exception):
-    """A catalogue file cannot be read or is not of the form; the message names it."""
+    """A catalogue file is unreadable or invalid; the message names it."""
 
 
 class Catalogue:
@@ -156,11 +164,11 @@ class Catalogue:
         return iter(self._entries.values())
 
     def get(self, model_id: str) -> Entry | None:
-        """The entry of that id, or None."""
+        """Return the entry with that id, or None."""
         return self._entries.get(model_id)
 
     def named(self, model_id: str) -> Entry:
-        """The entry of that id.
+        """Return the entry with that id.
 
         :raises RpcError: ModelNotFound.
         """
@@ -171,30 +179,32 @@ class Catalogue:
         return entry
 
     def with_cache(self, root: Path) -> Catalogue:
-        """The same catalogue, which also finds what is installed in Locara's cache."""
+        """Return the same catalogue, including what is installed in Locara's cache."""
         return Catalogue([(entry, self._folders[entry.id]) for entry in self._entries.values()], root, self.skipped)
 
     @property
     def note(self) -> str:
-        """What to add where a model is missing: a host's file may have been left out. Empty if none was."""
+        """A note for errors about a missing model: a host's file may have been left out. Empty if none was."""
         names = ", ".join(Path(words.partition(": ")[0]).name for words in self.skipped)
         return f" Left out, because they cannot be used: {names}." if names else ""
 
     @property
     def store(self) -> Store | None:
-        """Locara's cache, if this catalogue knows of one."""
+        """Locara's cache, if this catalogue has one."""
         if self._store is None and self._root is not None:
-            from locara_sidecar.models.cache.store import Store  # a daemon that draws nothing needs none
+            from locara_sidecar.models.cache.store import Store  # a daemon that draws nothing does not need it
 
             self._store = Store(self._root)
         return self._store
 
     def own_folder(self, model_id: str) -> Path | None:
-        """The folder that the catalogue itself names for a model (it may not be there), or None for the store's."""
+        """Return the folder that the catalogue itself names for a model (it may not exist), or None if it
+        belongs in the store.
+        """
         return self._folders.get(model_id)
 
     def folder(self, model_id: str) -> Path | None:
-        """The installed model's folder (diffusers layout), or None where it is not installed."""
+        """Return the installed model's folder (diffusers layout), or None if it is not installed."""
         folder = self._folders.get(model_id)
         if folder is None and self.store is not None and model_id in self._entries:
             installed = self.store.find(model_id)
@@ -202,9 +212,9 @@ class Catalogue:
         return folder if folder is not None and _is_model(folder) else None
 
     def folders(self, installed: Mapping[str, Installed]) -> dict[str, Path]:
-        """The folders of all models that are installed, by model id.
+        """Return the folders of all installed models, by model id.
 
-        :param installed: what the store has, by model id.
+        :param installed: what is in the store, by model id.
         """
         found: dict[str, Path] = {}
         for model_id in self._entries:
@@ -221,10 +231,11 @@ def _is_model(folder: Path) -> bool:
 
 
 def load(extra: Path | None = None) -> Catalogue:
-    """Read the package's catalogue and, after it, a host's own folder. A file of the host's that cannot be used is left
-    out, and told in :attr:`Catalogue.skipped`: it must not take the other models with it.
+    """Read the package's catalogue and then a host's own folder. An invalid file of the host's is left out, and
+    reported in
+    :attr:`Catalogue.skipped`: it must not take the other models down with it.
 
-    :raises CatalogueError: when the folder is none.
+    :raises CatalogueError: if there is no such folder.
     """
     package = Path(__file__).parent
     pairs = [_read(file, package) for file in sorted(SHIPPED.glob("*.json"))]

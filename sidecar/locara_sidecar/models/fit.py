@@ -1,9 +1,9 @@
-"""Does a model fit this machine? Pure: numbers in, a verdict out.
+"""Decides whether a model fits this machine. Pure: numbers in, a verdict out.
 
-The figures are the memory plan's (:mod:`locara_sidecar.machine.plan`), from the sizes of the model's components in the
-catalogue: the same function decides when a job runs, so that what ``models.list`` promises is what happens.
+The figures come from the memory plan (:mod:`locara_sidecar.machine.plan`), based on the sizes of the model's components
+in the catalogue. The same function decides when a job runs, so what ``models.list`` says is what happens.
 
-``no``: more than the machine can ever give to one process. ``tight``: it can, but not with what is free just now.
+``no``: more than the machine can ever give to one process. ``tight``: it can, but not with what is free right now.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CLIP_TOKENS = 77
 
 
 def ask_of(entry: Entry, machine: Machine) -> PlanRequest:
-    """What a job with the model's defaults asks for on this machine."""
+    """Return what a job with the model's defaults needs on this machine."""
     slow_halves = machine.kind == "ram" and not machines.cpu_has_bfloat16()
     return plans.PlanRequest(
         width=entry.defaults.width,
@@ -43,9 +43,9 @@ def ask_of(entry: Entry, machine: Machine) -> PlanRequest:
 def table(
     entry: Entry, machine: Machine, engines: Iterable[str], prepared: Collection[tuple[str, str]] = ()
 ) -> list[ModelFit]:
-    """Every engine and quantization that there is for a model, the engines in the order given, best quality first.
+    """Rate every engine and quantization that a model supports, engines in the given order, best quality first.
 
-    :param prepared: engine and quantization of the forms that are kept, for which nothing is quantized while reading.
+    :param prepared: engine and quantization of the prepared forms, for which loading quantizes nothing.
     """
     ask = ask_of(entry, machine)
     rows: list[ModelFit] = []
@@ -68,7 +68,7 @@ def table(
 
 
 def assess(entry: Entry, ask: PlanRequest, machine: Machine) -> tuple[Fit, Plan]:
-    """The verdict, and the plan that it is about: the one that would be taken, or the one that needs least."""
+    """Return the verdict, and the plan that it is about: the one that would be used, or the smallest."""
     chosen = plans.choose(entry.components, ask, machine)
     plan = chosen or min(plans.candidates(entry.components, ask, machine.kind), key=lambda plan: plan.peak)
     if plan.peak > machines.capacity(machine):
@@ -77,12 +77,12 @@ def assess(entry: Entry, ask: PlanRequest, machine: Machine) -> tuple[Fit, Plan]
 
 
 def promise(entry: Entry, machine: Machine) -> int:
-    """Bytes that a job with the model's defaults takes on this machine, at its height."""
+    """Return the peak memory, in bytes, of a job with the model's defaults on this machine."""
     return assess(entry, ask_of(entry, machine), machine)[1].peak
 
 
 def recommend(rows: Iterable[ModelFit]) -> ModelFit | None:
-    """The first that fits; else the smallest that would if others gave memory back; else None."""
+    """Return the first that fits; else the smallest that would fit if others freed memory; else None."""
     rows = list(rows)
     fitting = [row for row in rows if row.fit == "fits"]
     tight = sorted((row for row in rows if row.fit == "tight"), key=lambda row: row.peak)

@@ -1,4 +1,4 @@
-"""Which prepared forms an engine may load in a model's place: only those of exactly this model and precision."""
+"""The prepared forms that an engine may load in a model's place: only those of exactly this model and precision."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def usable(entries: Iterable[Installed]) -> list[Installed]:
-    """Those of the store's entries that are prepared forms which the engines of this version can load."""
+    """Return the entries that are prepared forms which the engines of this version can load."""
     whole = [entry for entry in entries if not entry.meta.damaged]
     return [entry for entry in whole if (made := entry.derived_from) and made.layout == PREPARED_LAYOUT]
 
 
 def forms_for(entries: Iterable[Installed], model: ModelSpec, engine: str) -> list[PreparedForm]:
-    """The prepared forms among the store's entries that a job may load in place of this very model."""
+    """Return the prepared forms among the entries that a job may load in place of this exact model."""
     return [
         PreparedForm(quantization=made.quantization, precision=made.precision, path=str(entry.folder))
         for entry in usable(entries)

@@ -1,8 +1,8 @@
-"""How much memory the engines of this machine hold, shared between daemons: one small file each in ``<cache>/leases``.
+"""How much memory this machine's engines hold, shared between daemons: one small file each in ``<cache>/leases``.
 
-A lease is alive while its writer is: its name says who that is (``owner.py``), and where that tells nothing, whether
-somebody holds a flock on it. So a killed daemon's promise ends with it. Files of the dead are deleted by whoever reads
-them; those of another machine say nothing of this one's memory. Advice for the memory plan; nothing depends on it.
+A lease is alive while its writer is: its name identifies the process (``owner.py``), and if that is inconclusive, a
+flock on the file does. So a killed daemon's reservation ends with it. Files of ended writers are deleted by whoever
+reads them; those of another machine say nothing about this one's memory. Leases only advise the memory plan.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Leases:
         self._fd = -1
 
     def hold(self, model: str, size: int) -> None:
-        """Promise memory to this process's engine, in place of an earlier promise. Failing is no error."""
+        """Reserve memory for this process's engine, replacing an earlier reservation. Failing is no error."""
         with contextlib.suppress(OSError):
             if self._own is None:
                 disk.make_folder(self._folder)
@@ -52,7 +52,7 @@ class Leases:
             os.ftruncate(self._fd, len(data))
 
     def release(self) -> None:
-        """The engine has ended."""
+        """Release the reservation: the engine has ended."""
         if self._own is not None:
             with contextlib.suppress(OSError):
                 self._own.unlink()
@@ -61,7 +61,7 @@ class Leases:
             self._own, self._fd = None, -1
 
     def others(self) -> list[Lease]:
-        """The living leases of other daemons."""
+        """Return the live leases of other daemons."""
         found: list[Lease] = []
         with contextlib.suppress(OSError):
             for path in sorted(self._folder.glob("*.json")):
@@ -70,7 +70,7 @@ class Leases:
         return found
 
     def reserved(self) -> int:
-        """Bytes that the engines of other daemons hold or were promised."""
+        """Return the bytes that the engines of other daemons hold or have reserved."""
         return sum(promise.bytes for promise in self.others() if promise.pid != os.getpid())
 
 
@@ -85,4 +85,4 @@ def _read(path: Path) -> list[Lease]:
     try:
         return [msgspec.json.decode(text_files.read(path), type=Lease)]
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
-        return []  # it is being written just now
+        return []  # it is being written right now

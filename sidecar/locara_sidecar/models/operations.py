@@ -1,4 +1,4 @@
-"""What can be done with this machine's models, and what is answered: the rules of the ``models.*`` methods and of
+"""Operations on this machine's models: the rules shared by the ``models.*`` methods and
 ``locara-sidecar models``, which differ only in who may ask.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from locara_sidecar.models.cache.store import Installed, Store
     from locara_sidecar.models.catalogue import Catalogue, Entry
 
-_LAST = 253402300799  # seconds: 9999-12-31; a file's time may be any
+_LAST = 253402300799  # seconds: 9999-12-31; a file may have any time
 
 # --- list and get ----------------------------------------------------------------------------
 
@@ -35,10 +35,11 @@ _LAST = 253402300799  # seconds: 9999-12-31; a file's time may be any
 def describe(
     catalogue: Catalogue, entry: Entry, machines: dict[str, Machine], engines: list[str], *, granted: bool = True
 ) -> m.Model:
-    """A model as ``models.list`` shows it.
+    """Return a model as shown by ``models.list``.
 
-    :param machines: by engine, for which of them the fit is told, in this order; what is recommended is for the first.
-    :param engines: those that may draw with it, whose speeds are told.
+    :param machines: the engines to rate the fit for, in this order, with the machine; the first gets the
+        recommendation.
+    :param engines: those that may draw with it, whose speeds are listed.
     """
     installed = None if catalogue.store is None else catalogue.store.find(entry.id)
     folder = catalogue.folder(entry.id)
@@ -82,7 +83,7 @@ def describe(
 
 
 def _speeds(entry: Entry, engines: list[str]) -> list[m.ModelSpeed]:
-    """What ``speed`` can be with each engine that draws with the model, ``exact`` first."""
+    """Return what ``speed`` can be with each engine that can draw with the model, ``exact`` first."""
     able = [engine for engine in engines if engine == "fake" or entry.family in RUNNABLE]
     return [
         m.ModelSpeed(engine=engine, speed=name, least_steps=least)
@@ -93,8 +94,9 @@ def _speeds(entry: Entry, engines: list[str]) -> list[m.ModelSpeed]:
 
 
 def _forms(catalogue: Catalogue, entry: Entry, installed: Installed | None) -> list[m.PreparedForm]:
-    """The prepared forms that the installed model has. A folder of the host's is not hashed to find out: its are those
-    that were made under its id, and their ``derivedFrom`` tells."""
+    """Return the installed model's prepared forms. A host's folder is not hashed to find them: its forms are those made
+    under its id, as their ``derivedFrom`` says.
+    """
     store = catalogue.store
     if store is None:
         return []
@@ -111,7 +113,7 @@ def _forms(catalogue: Catalogue, entry: Entry, installed: Installed | None) -> l
 
 
 def _prepared_form(form: Installed) -> m.PreparedForm:
-    """A prepared form as ``models.list`` shows it."""
+    """Return a prepared form as shown by ``models.list``."""
     made = form.derived_from
     assert made is not None
     return m.PreparedForm(
@@ -128,9 +130,9 @@ def _prepared_form(form: Installed) -> m.PreparedForm:
 
 
 def usage(store: Store, only: set[str] | None = None) -> m.UsageResult:
-    """How much room the models take.
+    """Report how much space the models take.
 
-    :param only: of these models alone; None for the whole cache.
+    :param only: these models alone; None for the whole cache.
     """
     report = survey.usage(store, only)
     entries = [
@@ -168,7 +170,10 @@ def gc(store: Store, max_bytes: int | None = None, *, dry_run: bool = False) -> 
 
 
 def _removed(gone: collect.Plan | collect.Removed, ids: list[str] | None = None) -> m.RemovedResult:
-    """:param ids: those that were removed; None for all ids of each entry."""
+    """Build the result of a removal.
+
+    :param ids: those that were removed; None for all ids of each entry.
+    """
     removed = [
         m.RemovedModel(model=name, digest=entry.meta.digest, **_of_form(entry))
         for entry in gone.models
@@ -200,10 +205,10 @@ def work(
     replace: bool = False,
     token: str | None = None,
 ) -> worker.WorkerRequest | None:
-    """What a worker is to do; None for a download of what lies in a folder of the host's, which :func:`own` tells.
+    """Build a worker's request; None for a download of a model in a host's folder, which :func:`own` answers.
 
     :param there: the folder that the model is installed in.
-    :param folder: where an import takes it from; ``replace``: in the place of another one.
+    :param folder: where to import from; ``replace``: replace another model.
     :param token: the hub's.
     :raises RpcError: ModelNotInstalled, InvalidParams, DownloadFailed.
     """
@@ -214,7 +219,7 @@ def work(
             raise RpcError("ModelNotInstalled", f"The model {entry.id} is not installed.", model=entry.id)
         folder = own
     elif op == "import" and own is not None:
-        # the catalogue says where such a model lies; nothing can be put in its place
+        # the catalogue says where such a model is; nothing can replace it
         message = f"{entry.id} is used from the folder that the catalogue names for it; it cannot be imported."
         raise invalid_params("$.model", message)
     elif own is not None and there is not None:
@@ -233,14 +238,14 @@ def work(
 
 
 def result(work: worker.WorkerRequest, done: worker.WorkerResult) -> m.InstalledResult | m.VerifyResult:
-    """A worker's last word as the method answers it."""
+    """Convert a worker's result to the method's."""
     if work.op == "verify":
         return m.VerifyResult(model=work.entry.id, digest=done.digest, files=done.files)
     return m.InstalledResult(model=work.entry.id, digest=done.digest, bytes=done.bytes, files=done.files)
 
 
 def own(catalogue: Catalogue, entry: Entry) -> m.InstalledResult:
-    """A model in a folder of the host's, as a download of it is answered. Hashes it."""
+    """Return the answer to a download of a model in a host's folder. Hashes it."""
     folder = catalogue.own_folder(entry.id)
     assert folder is not None
     files = [path for path in map(Path, files_below(folder)) if path.is_file()]

@@ -1,4 +1,4 @@
-"""How far a download, an import or a check is: counted in any thread, reported at most ten times a second."""
+"""The progress of a download, an import or a check: counted in any thread, reported at most ten times a second."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from locara_protocol.model_messages import DownloadPhase, DownloadProgress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_INTERVAL = 0.2  # with the phases, which are always told, that makes at most ten in any second
+_INTERVAL = 0.2  # together with the phases, which are always reported, at most ten in any second
 _SPEED_SECONDS = 5.0
 
 
 class Meter:
     """Bytes and files so far.
 
-    :param tell: called with each message, never more than one at a time; a new phase and the end are always told.
+    :param tell: called with each message, never concurrently; a new phase and the end are always reported.
     """
 
     def __init__(self, model: str, tell: Callable[[DownloadProgress], None]) -> None:
@@ -34,7 +34,7 @@ class Meter:
         self._samples: deque[tuple[float, int]] = deque()
 
     def phase(self, phase: DownloadPhase, total: int = 0, files: int = 0, done: int = 0, done_files: int = 0) -> None:
-        """A phase begins, with ``done`` of ``total`` bytes and ``done_files`` of ``files`` there already."""
+        """Begin a phase, with ``done`` of ``total`` bytes and ``done_files`` of ``files`` done already."""
         with self._lock:
             self._phase, self._total, self._total_files = phase, total, files
             self._bytes, self._files = done, done_files
@@ -42,7 +42,7 @@ class Meter:
             self._send(time.monotonic())
 
     def add(self, count: int, files: int = 0) -> None:
-        """So many bytes more (fewer, if negative) and files."""
+        """Add bytes (negative to subtract) and files."""
         with self._lock:
             self._bytes += count
             self._files += files
@@ -51,7 +51,7 @@ class Meter:
                 self._send(now)
 
     def finish(self) -> None:
-        """Tell the last state of a phase."""
+        """Report the final state of a phase."""
         with self._lock:
             self._send(time.monotonic())
 

@@ -1,9 +1,9 @@
-"""``python -m locara_sidecar.models.worker``: downloads, imports, verifies or publishes one model in a process of its
-own.
+"""``python -m locara_sidecar.models.worker``: downloads, imports, verifies or publishes one model in a separate
+process.
 
-So the daemon stays light (huggingface_hub is imported here only) and its ``ping`` fast, and stopping is killing.
-stdin: one line with a :class:`WorkerRequest`; then the end of stdin is the end of the process, however its parent died.
-stdout: lines of :data:`Event`; the last one is Done or Failed.
+This keeps the daemon small (only this process imports huggingface_hub) and its ``ping`` fast, and a worker is stopped
+by killing it. stdin: one line with a :class:`WorkerRequest`; when stdin ends, so does the process, however its parent
+died. stdout: lines of :data:`Event`; the last one is Done or Failed.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class WorkerRequest(msgspec.Struct, kw_only=True, frozen=True):
     """What to do, for which model, in which cache.
 
     :param folder: import: where from; verify: a model that is not in the store, else None.
-    :param replace: import: in the place of another one of that id.
+    :param replace: import: replace another model with that id.
     :param making: derive: what an engine has made.
-    :param engines: download, import: one of them must be able to open the model. With none, nothing is asked.
+    :param engines: download, import: one of them must be able to open the model. With none, nothing is checked.
     """
 
     op: Literal["download", "import", "verify", "derive"]
@@ -49,13 +49,13 @@ class WorkerRequest(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ProgressFrame(msgspec.Struct, tag="told", frozen=True):
-    """How far it is."""
+    """A progress report."""
 
     progress: DownloadProgress
 
 
 class WorkerResult(msgspec.Struct, tag="done", frozen=True):
-    """The last word of one that ended well: digest, bytes and number of files of the model."""
+    """The last event of a successful run: digest, bytes and number of files of the model."""
 
     digest: str
     bytes: int
@@ -78,9 +78,9 @@ Event = ProgressFrame | WorkerResult | Failed
 def perform(
     work: WorkerRequest, tell: Callable[[DownloadProgress], None], stops: Callable[[Callable[[], None]], None]
 ) -> WorkerResult:
-    """Do it, in this process. The command line calls this too.
+    """Do the work, in this process. The command line calls this too.
 
-    :param stops: is given a function that ends a download soon, from any thread.
+    :param stops: called with a function that ends a download soon, from any thread.
     :raises RpcError: as the operations do.
     """
     store = Store(Path(work.root))
@@ -94,9 +94,9 @@ def perform(
     if work.op == "download":
         from locara_sidecar.models.downloads import settings
 
-        settings.check(work.token)  # before anything is imported that reads the settings in its own way
+        settings.check(work.token)  # before importing anything that reads the settings in its own way
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # huggingface_hub's, of settings that are out of use: nobody can read them
+            warnings.simplefilter("ignore")  # huggingface_hub's, about deprecated settings: nobody would see them
             from locara_sidecar.models.downloads.download import Download
 
         download = Download(store, work.entry, tell=tell, token=work.token, accept=accept)
@@ -126,9 +126,9 @@ def perform(
 
 
 def main() -> None:
-    """Serve one job and exit; the process ends at once when stdin does."""
+    """Run one request and exit; the process ends at once when stdin does."""
     out = os.dup(1)
-    os.dup2(2, 1)  # nothing that a library prints may come between the events
+    os.dup2(2, 1)  # keep anything that a library prints out of the events
 
     def send(event: Event) -> None:
         data = memoryview(msgspec.json.encode(event) + b"\n")
@@ -148,7 +148,7 @@ def main() -> None:
 
 
 def _shown(value: Any) -> Any:
-    """What is told, without the bytes of names that are no UTF-8."""
+    """Replace invalid UTF-8 in what is reported, such as file names."""
     match value:
         case str():
             return shown(value)

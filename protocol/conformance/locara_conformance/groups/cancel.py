@@ -1,4 +1,4 @@
-"""Cancelling: in every phase and spelling, always answered, never anybody else's."""
+"""Cancelling: in every phase and spelling, always answered, never another job."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ SPELLINGS = ("$/cancelRequest", "$/cancel_request", "notifications/cancelled", "
 
 
 def _slow(peer: Peer, **options: Any) -> Call:
-    """A call in the middle of its steps that takes very long."""
+    """Return a very slow call in the middle of its steps."""
     call = peer.start("image.generate", drawing("fake:slow=20000 a lake", **options), stream=True)
     call.until("denoising", timeout=20)
     return call
 
 
 def _cancelled(call: Call) -> dict[str, Any]:
-    """Cancels, and gives back the error; late after 2 s and what a shared machine may take."""
+    """Cancel, and return the error; late after 2 s plus the allowance for a shared machine."""
     began = time.monotonic()
     call.cancel()
     error = call.error("RequestCancelled")

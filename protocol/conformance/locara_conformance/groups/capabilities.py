@@ -1,4 +1,4 @@
-"""What an app may do: manifests as strangers have them, what is denied, what would grant it, and the record of both."""
+"""What an app may do: real-world manifests, what is denied, what would grant it, and the record of both."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _declare(lab: Lab) -> None:
 
 
 def merged(given: Any, fragment: Any) -> Any:
-    """A manifest with a fragment put into it: objects member by member, arrays one behind the other."""
+    """Merge a fragment into a manifest: objects member by member, arrays concatenated."""
     if isinstance(given, dict) and isinstance(fragment, dict):
         one, other = cast("dict[str, Any]", given), cast("dict[str, Any]", fragment)
         return one | {name: merged(one[name], value) if name in one else value for name, value in other.items()}

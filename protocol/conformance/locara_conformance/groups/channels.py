@@ -1,4 +1,4 @@
-"""Channels: order, indexes without holes, the end frame, readers that are slow or stop."""
+"""Channels: order, indexes without gaps, the end frame, readers that are slow or stop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _calls(lab: Lab) -> None:
-    """Calls that succeed, fail, are refused and are cancelled, each with a channel."""
+    """Make calls that succeed, fail, are refused and are cancelled, each with a channel."""
     peer = lab.shared()
     for prompt, options in (("a lake", {"steps": 4}), ("fake:nan a lake", {}), ("a lake", {"width": 1})):
         call = peer.start("image.generate", drawing(prompt, **options), stream=True)

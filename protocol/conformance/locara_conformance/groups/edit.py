@@ -1,4 +1,4 @@
-"""``image.edit`` and files that the user picked: what comes in, and what never gets out."""
+"""``image.edit`` and picked files: what is accepted, and what never leaks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def drawn_picture(peer: Peer) -> bytes:
-    """A picture, as the implementation draws it."""
+    """Return a picture drawn by the implementation."""
     return decoded(peer.call("image.generate", drawing(), timeout=30), "images.0.data")
 
 
 def editing(image: Any, **options: Any) -> dict[str, Any]:
-    """Params for ``image.edit``, with the picture in the answer."""
+    """Return params for ``image.edit``, with the picture in the answer."""
     return {
         "prompt": PROMPT,
         "image": image,
@@ -28,7 +28,7 @@ def editing(image: Any, **options: Any) -> dict[str, Any]:
 
 
 def inline(data: bytes) -> dict[str, str]:
-    """A picture as it is sent in a call."""
+    """Return a picture as sent inline in a call."""
     return {"data": base64.b64encode(data).decode(), "mimeType": "image/png"}
 
 
@@ -78,7 +78,7 @@ def _files(lab: Lab) -> None:
 
 
 def picking() -> dict[str, Any]:
-    """A manifest with a folder and picked files."""
+    """Return a manifest with a folder and picked files."""
     return manifest(fs={"user-folder": "read-write", "user-selected": "read-write"})
 
 

@@ -1,4 +1,4 @@
-"""How it ends: shutdown and exit, the end of stdin, signals, the host's death, a wrong command line."""
+"""How the process ends: shutdown and exit, the end of stdin, signals, the host's death, a usage error."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from locara_conformance.peer import Call, Peer
 
 SECONDS = 2.0
-"""The contract's time to be gone in."""
+"""The contract's time limit for ending."""
 SLACK = 0.5
-"""What a shared machine may take besides."""
+"""Additional allowance for a shared machine."""
 PATIENCE = 6.0
-"""Longer than that is a failure, between the two it is late: machines are shared."""
+"""Beyond this it is a failure, before it only late, because machines are shared."""
 
 ANSWERED = "WIRE-10"
 HOST = "import subprocess, sys; sys.exit(subprocess.Popen(sys.argv[1:]).wait())"
-"""A host that gives its own pipes to the sidecar and waits."""
+"""A host that passes its own pipes to the sidecar and waits."""
 
 
 def _busy(peer: Peer, **options: Any) -> Call:
@@ -77,7 +77,7 @@ def _eof(lab: Lab) -> None:
 
 
 def _accepted(lab: Lab, after: str, end: Callable[[Peer], None]) -> None:
-    """Jobs that run and wait when the end comes, each of which is answered before the process is gone."""
+    """Test that jobs which run and wait when the end comes are all answered before the process is gone."""
     peer = lab.session()
     calls = [_busy(peer), *(peer.start("image.generate", drawing(), stream=True) for _ in range(3))]
     peer.barrier()

@@ -19,7 +19,7 @@ PING = b'{"jsonrpc":"2.0","id":"%s","method":"ping"}'
 
 
 def _traffic(lab: Lab) -> None:
-    """What the watch looks at: a result, an error, the frames of a call, the longest result that there is."""
+    """Produce traffic for the watch: a result, an error, the frames of a call, the longest possible result."""
     peer = lab.shared()
     peer.call("rpc.discover")
     peer.refused("MethodNotFound", "nobody.knows.this")
@@ -111,7 +111,7 @@ def _own_limit(lab: Lab) -> None:
 
 
 def _resident(pid: int) -> int:
-    """Resident memory in bytes of a process and what it started."""
+    """Return the resident memory, in bytes, of a process and its children."""
     if sys.platform == "win32":
         raise Skip("the memory of a process cannot be read on this system")
     try:

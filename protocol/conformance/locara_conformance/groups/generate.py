@@ -27,7 +27,7 @@ def _drawn(lab: Lab, **options: Any) -> tuple[Call, dict[str, Any]]:
 
 
 def _bytes(image: Any) -> bytes:
-    """The file of an image in a result: its data, or what lies at its path."""
+    """Return the file of an image in a result: its data, or the file at its path."""
     if isinstance(image, dict) and "data" in image:
         return decoded(image, "data")
     return content(Path(at(image, "path", str)))
@@ -300,5 +300,5 @@ def _metadata(lab: Lab) -> None:
 
 
 def _pixels(png: bytes) -> bytes:
-    """The compressed pixels of a PNG."""
+    """Return the compressed pixels of a PNG."""
     return b"".join(body for kind, body in chunks(png) if kind == b"IDAT")

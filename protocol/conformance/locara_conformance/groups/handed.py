@@ -1,4 +1,4 @@
-"""Picked files that come without a path: their bytes, or an open descriptor."""
+"""Picked files without a path: as bytes, or as an open descriptor."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _sent(lab: Lab) -> None:
 
 @contextlib.contextmanager
 def _handing(lab: Lab) -> Generator[tuple[Peer, HandingSocket]]:
-    """A session that was given a socket at spawn, and the host's end of it."""
+    """Yield a session that was given a socket at spawn, and the host's end of it."""
     if sys.platform == "win32":
         raise Skip("open files are handed over on a Unix socket")
     socket = HandingSocket()
@@ -56,7 +56,7 @@ def _handing(lab: Lab) -> Generator[tuple[Peer, HandingSocket]]:
 
 
 def _hand(peer: Peer, socket: HandingSocket, file: Path, access: str) -> Call:
-    """Sends the open file, and then the call that names it."""
+    """Send the open file, and then the call that names it."""
     with file.open("rb" if access == "read" else "r+b") as opened:
         passed = socket.send(opened.fileno())
     return peer.start("host.pickFile", {"name": file.name, "descriptor": passed, "access": access})

@@ -1,4 +1,4 @@
-"""Jobs: a web view that was loaded again finds its job, its further messages, and its answer."""
+"""Jobs: after a reload, a web view finds its job, its further messages, and its answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _job(peer: Peer, id: str) -> dict[str, Any]:
-    """The job as ``jobs.list`` shows it."""
+    """Return the job's entry in ``jobs.list``."""
     for one in at(peer.call("jobs.list"), "jobs", list):
         if at(one, "jobId") == id:
             return one

@@ -1,4 +1,4 @@
-"""JSON-RPC 2.0: each row of the page's table of fine points, with the fixtures, and what holds for every message."""
+"""JSON-RPC 2.0: each row of the page's table of fine points, through the fixtures, and what holds for every message."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ ROWS: list[tuple[str, str, list[tuple[str, ...]]]] = [
     ),
     ("extra-members", "RPC-20", [("envelope", "extra members")]),
 ]
-"""Each row of the table: the check's name, the row's first cell, the fixtures that try it."""
+"""Each row of the table: the check's name, the row's clauses, the fixtures that test it."""
 
 FURTHER: list[tuple[str, str, list[tuple[str, ...]]]] = [
     (
@@ -89,7 +89,7 @@ FURTHER: list[tuple[str, str, list[tuple[str, ...]]]] = [
     ),
     ("jobs", "JOB-8", [("jobs",)]),
 ]
-"""Clauses outside the table that fixtures try."""
+"""Clauses outside the table that fixtures test."""
 
 
 def _row(name: str, clause: str, fixtures: list[tuple[str, ...]]) -> None:
@@ -126,7 +126,7 @@ def _answered_once(lab: Lab) -> None:
     call = peer.start("image.generate", drawing(), stream=True)
     call.result(30)
     for _ in range(2):
-        start = len(peer.inbox)  # before it is sent: the answer may be there at once
+        start = len(peer.inbox)  # before it is sent: the answer may arrive at once
         peer.send({"jsonrpc": "2.0", "id": "again", "method": "ping"})
         peer.wait("answer to an id that is used again", lambda one: answers(one, "again"), start=start)
         peer.barrier()

@@ -1,4 +1,4 @@
-"""How soon it answers under load. The times are reported; what is judged is only whether it hangs."""
+"""Latency under load. The times are only reported; a check fails only if an answer never comes."""
 
 from __future__ import annotations
 

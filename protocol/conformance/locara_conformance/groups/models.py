@@ -1,4 +1,4 @@
-"""Models: what is listed, loading and unloading, and what only a host's flag allows."""
+"""Models: what is listed, loading and unloading, and what requires a flag of the host."""
 
 from __future__ import annotations
 

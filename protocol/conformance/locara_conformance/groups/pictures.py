@@ -37,17 +37,17 @@ ENTRY: dict[str, Any] = {
     "sides": {"minimum": 64, "maximum": 512, "multipleOf": 16, "maxPixels": 262144},
     "source": {},
 }  # fmt: skip
-"""A catalogue's entry, complete."""
+"""A complete catalogue entry."""
 
 
 def turned(jpeg: bytes) -> bytes:
-    """The JPEG with an EXIF orientation that turns it by 90 degrees."""
+    """Return the JPEG with an EXIF orientation that turns it by 90 degrees."""
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
 
 
 def catalogue(lab: Lab, *entries: dict[str, Any]) -> str:
-    """A folder for ``--catalogue``, with a file in it that is no entry."""
+    """Create a folder for ``--catalogue``, including one file that is not an entry."""
     folder = lab.root / "catalogue"
     folder.mkdir(exist_ok=True)
     (folder / "broken.json").write_text("{")

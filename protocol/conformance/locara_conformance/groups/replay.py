@@ -1,4 +1,4 @@
-"""Fixture cases against the implementation."""
+"""Plays fixture cases to the implementation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def select(file: str, pattern: str = "", without: str = "$^") -> list[Case]:
-    """The cases of a file whose description matches ``pattern`` and not ``without``.
+    """Return the cases of a file whose description matches ``pattern`` and not ``without``.
 
-    :raises HarnessFault: if there is none.
+    :raises HarnessFault: if there are none.
     """
     found = [
         case
@@ -30,7 +30,7 @@ def select(file: str, pattern: str = "", without: str = "$^") -> list[Case]:
 
 
 def replay(lab: Lab, file: str, pattern: str = "", without: str = "$^") -> None:
-    """Plays the cases that :func:`select` finds.
+    """Play the cases that :func:`select` returns.
 
     :raises Failed: naming each case that was not answered as the contract says.
     """
@@ -58,7 +58,7 @@ def _play(lab: Lab, case: Case) -> str | None:
 
 
 def _peer(lab: Lab, case: Case) -> Peer:
-    """A process in the state that the case asks for; ``initialized`` means without manifest and grants."""
+    """Return a process in the state that the case needs; ``initialized`` means without manifest and grants."""
     key = "with a bare session" if case.initialized else "without a session"
     if not case.last and (peer := lab.kept(key)) is not None:
         return peer
@@ -69,7 +69,7 @@ def _peer(lab: Lab, case: Case) -> Peer:
 
 
 def _answers(peer: Peer, case: Case, start: int) -> list[Any]:
-    """The answers to a case: as many as are due, and what comes before a ping behind them is answered."""
+    """Return the answers to a case: as many as are due, and any that arrive before the answer to a later ping."""
     seen = 0
 
     def enough(message: Any) -> bool:
@@ -92,5 +92,5 @@ def _answers(peer: Peer, case: Case, start: int) -> list[Any]:
 
 
 def is_answer(message: Any) -> bool:
-    """Whether it is a response or a batch's answers, and no notification."""
+    """Whether it is a response or a batch's answers, not a notification."""
     return isinstance(message, list) or "method" not in message

@@ -1,4 +1,6 @@
-"""Every message against the contract's JSON Schemas. The watch does it for all; these see that there are some."""
+"""Validates messages against the contract's JSON Schemas. The watch does it for all; these checks ensure there
+are some.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SECRET = "zanzibar-marzipan"
 _FULL = 1 << 14
-"""Bytes that a pipe holds at least, on every system."""
+"""The minimum capacity of a pipe, in bytes, on every system."""
 
 
 @check("stdout.messages-only", "WIRE-3 FAKE-13", watched=True)
@@ -60,7 +60,9 @@ def _private(lab: Lab) -> None:
 
 
 def _busy_log(lab: Lab) -> bytes:
-    """What is logged at most while jobs succeed and fail whose prompt, and the session's token, hold SECRET."""
+    """Return the log at its most verbose, of jobs that succeed and fail with SECRET in their prompts and in the
+    token.
+    """
     peer = lab.session("--log-level", "debug", opening={"auth": {"token": SECRET}})
     for word in ("", "fake:error ", "fake:abort=encoding "):
         peer.start("image.generate", drawing(f"{word}{SECRET}"), stream=True).answer(30)
@@ -99,11 +101,11 @@ def _full(lab: Lab) -> None:
 
 
 def _flood(peer: Any) -> None:
-    """Far more answers than a pipe holds while nobody reads, all of which come once somebody does."""
+    """Request far more answers than a pipe holds without reading; all must arrive once somebody reads."""
     peer.pause()
     calls = [peer.start("rpc.discover") for _ in range(20)]
     until = time.monotonic() + 10
-    while peer.unread() < _FULL and time.monotonic() < until:  # a busy machine takes its time
+    while peer.unread() < _FULL and time.monotonic() < until:  # a busy machine needs time
         time.sleep(0.02)
     time.sleep(0.3)
     peer.resume()

@@ -1,6 +1,6 @@
-"""The model store: import from a folder, verify, use, removal and collection, each in a cache of the check's own.
+"""The model store: import from a folder, verification, use, removal and collection, each in the check's own cache.
 
-The imported model is of a few bytes: the fake engine asks nothing of it. Downloads take a hub and are not tried.
+The imported model has a few bytes: the fake engine checks nothing. Downloads need a hub and are not tested.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _store(lab: Lab) -> Peer:
 
 
 def _model(lab: Lab, value: float = 0.0, name: str = "model") -> Path:
-    """A folder in diffusers' layout with one number for weights."""
+    """Create a folder in diffusers' layout with a single number as its weights."""
     folder = lab.root / name
     classes = {"transformer": "SD3Transformer2DModel", "vae": "AutoencoderKL"}
     header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()

@@ -1,9 +1,10 @@
-"""``player.py SCENARIO RECORD``: the sidecar of a scenario. A client under test spawns it in place of a real one.
+"""``player.py SCENARIO RECORD``: a scenario's sidecar. A client under test spawns it in place of a real one.
 
-Standard library only and by itself, so that it starts at once whatever environment the client gives it. What it gets
-goes into the file RECORD, one JSON object a line: ``started`` (process id), ``received`` (a line of the host's, cut
-where it is long, with its ``bytes``), ``eof`` (``rest``: bytes after the last LF), ``signal``, ``exit``, ``lost`` (the
-host was not there for a step) and ``fault`` (of the scenario, not the host), each with ``seconds`` since the start.
+Self-contained and standard library only, so that it starts at once in any environment that the client gives it. It
+writes what happens to the file RECORD, one JSON object per line: ``started`` (process id), ``received`` (a line from
+the host, truncated if it is long, with its ``bytes``), ``eof`` (``rest``: bytes after the last LF), ``signal``,
+``exit``, ``lost`` (the host was gone during a step) and ``fault`` (of the scenario, not the host), each with
+``seconds`` since the start.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from typing import Any, NoReturn, cast
 CANCELS = {"$/cancelRequest", "$/cancel_request", "notifications/cancelled"}
 _KEPT = 4000
 _SECONDS = 120
-"""No scenario plays longer, whatever its host does."""
+"""The maximum duration of a scenario, whatever its host does."""
 
 
 class HostFault(Exception):
-    """The host left out what the scenario needs."""
+    """The host omitted what the scenario needs."""
 
 
 class Player:
     """One scenario being played; :meth:`run` returns when there is nothing left to do but wait for the end.
 
     :param scenario: as in the file, with ``values``, the standard answers.
-    :param record: the descriptor that takes what happened.
+    :param record: the descriptor to record to.
     """
 
     def __init__(self, scenario: dict[str, Any], record: int) -> None:
@@ -51,7 +52,7 @@ class Player:
         self._own = {step["receive"] for step in self._plays if "receive" in step}
 
     def run(self) -> None:
-        """Plays every step."""
+        """Play every step."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         threading.Thread(target=self._read, daemon=True).start()
@@ -59,17 +60,17 @@ class Player:
             verb = next(iter(step))
             try:
                 getattr(self, f"_{verb}")(step)
-            except (OSError, HostFault) as error:  # the host does not listen any more, or left something out
+            except (OSError, HostFault) as error:  # the host no longer reads, or omitted something
                 self.note(lost=f"step {at}: {error}")
                 return
 
     def note(self, **what: Any) -> None:
-        """Writes one line of the record."""
+        """Write one line of the record."""
         line = json.dumps({"seconds": round(time.monotonic() - self._began, 4), **what})
         os.write(self._record, line.encode() + b"\n")
 
     def end(self, status: int) -> NoReturn:
-        """Ends the process with that status."""
+        """End the process with that status."""
         self.note(exit=status)
         os._exit(status)
 
@@ -160,7 +161,7 @@ class Player:
     # --- lines ---
 
     def _lines(self, one: dict[str, Any]) -> list[bytes]:
-        """The lines, without their endings, that an entry of ``send`` stands for."""
+        """Return the lines, without their endings, of an entry of ``send``."""
         if "parts" in one:
             return [b"".join(self._part(part) for part in one["parts"])]
         if "message" in one:
@@ -176,14 +177,14 @@ class Player:
         return part(one)
 
     def _answered(self, request: dict[str, Any], given: dict[str, Any]) -> bytes:
-        """A response; without ``result`` and ``error`` it has the standard result of the method."""
+        """Build a response; without ``result`` and ``error`` it has the method's standard result."""
         answer = {name: given[name] for name in ("result", "error") if name in given}
         standard = self._values["results"].get(request["method"], {})
         answer = answer or {"result": standard | given.get("with", {})}
         return self._encoded({"jsonrpc": "2.0", "id": request.get("id"), **self._filled(answer)})
 
     def _frame(self, one: dict[str, Any], index: int) -> bytes:
-        """A channel frame; its message is the standard one unless it has its own or is an end frame."""
+        """Build a channel frame; its message is the standard one unless it has its own or is an end frame."""
         params: dict[str, Any] = {"channel": self._channel(one["frame"]), "index": index}
         if one.get("end"):
             params["end"] = True
@@ -193,7 +194,7 @@ class Player:
         return self._encoded({"jsonrpc": "2.0", "method": one.get("notification", "DiffusionStep"), "params": params})
 
     def _filled(self, value: Any) -> Any:
-        """With ``$id``, ``$channel``, ``$cancelled`` (each of a named message) and ``$repeat`` put in."""
+        """Replace ``$id``, ``$channel``, ``$cancelled`` (each of a named message) and ``$repeat`` by their values."""
         if isinstance(value, list):
             return [self._filled(one) for one in cast("list[Any]", value)]
         if not isinstance(value, dict):
@@ -237,17 +238,17 @@ class Player:
 
 
 def part(one: Any) -> bytes:
-    """The bytes of a part of a line: a string, ``{"hex": …}`` or ``{"repeat": …, "times": …}``."""
+    """Return the bytes of a part of a line: a string, ``{"hex": …}`` or ``{"repeat": …, "times": …}``."""
     if isinstance(one, str):
         return one.encode()
     return bytes.fromhex(one["hex"]) if "hex" in one else one["repeat"].encode() * one["times"]
 
 
 def main(scenario: str, record: str) -> NoReturn:
-    """Plays the scenario in that file; ends with what it says, or as a sidecar would."""
+    """Play the scenario in that file; end as it says, or as a sidecar would."""
     assert sys.platform != "win32"
     file = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    fcntl.flock(file, fcntl.LOCK_EX)  # until this process is gone, by which the harness sees that
+    fcntl.flock(file, fcntl.LOCK_EX)  # held until this process is gone, which tells the harness
     player = Player(json.loads(Path(scenario).read_text("utf-8")), file)
     player.note(started=os.getpid())
     try:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from locara_conformance.host.scenarios import Scenario
 
 GONE_SECONDS = 2.0
-"""So long after the client's end its sidecar may still be there."""
+"""How long its sidecar may outlive the client."""
 
 
 def run(
@@ -38,7 +38,7 @@ def run(
     timeout: float = 30.0,
     progress: Callable[[Result], None] = lambda _result: None,
 ) -> list[Result]:
-    """The result of each scenario.
+    """Return the result of each scenario.
 
     :param command: the adapter of the client under test; :param timeout: seconds for a whole scenario.
     """
@@ -66,7 +66,7 @@ class Match:
         self._warnings: list[str] = []
 
     def play(self) -> Result:
-        """Plays and judges."""
+        """Play and judge."""
         check = Check(self.scenario.id, self.scenario.clauses, "MUST", lambda _lab: None, False)
         began, outcome, reason = time.monotonic(), Outcome.SUCCESS, ""
         try:
@@ -82,7 +82,7 @@ class Match:
         return result
 
     def clean(self) -> None:
-        """Removes what was written, and a sidecar that was left."""
+        """Remove the files written, and a sidecar left behind."""
         assert sys.platform != "win32"
         for entry in self._entries():
             if "started" in entry and not self._is_gone():
@@ -107,7 +107,7 @@ class Match:
             time.sleep(0.02)
 
     def _adapter(self) -> int | None:
-        """Runs the adapter; its exit status, None if it had to be killed."""
+        """Run the adapter; return its exit status, None if it had to be killed."""
         assert sys.platform != "win32"
         file = self._folder / "scenario.json"
         file.write_text(json.dumps(self.scenario.played()), encoding="utf-8")
@@ -193,9 +193,9 @@ class Match:
                 raise Failed(f"the host did not send {shorten(one)} in its place")
 
     def _message(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """A line that the host sent, which must be a message that the contract knows."""
+        """Decode a line that the host sent, which must be a message of the contract."""
         text: str = entry["received"]
-        if entry["bytes"] > len(text.encode()):  # cut by the player
+        if entry["bytes"] > len(text.encode()):  # truncated by the player
             return {"cut": text}
         try:
             message: Any = json.loads(text)
@@ -212,7 +212,7 @@ class Match:
         return members
 
     def _exchange(self) -> list[Event]:
-        """What is played, what the player got, and what the adapter printed."""
+        """Return what was played, what the player received, and what the adapter printed."""
         what = self.scenario.description
         events = [Event(1, 0.0, "·", what, len(what.encode()))]
         for entry in self._entries():

@@ -1,4 +1,4 @@
-"""The scenarios, as data (their form is in ``protocol/conformance/README.md``)."""
+"""The scenarios, as data (see ``protocol/conformance/README.md`` for the format)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ JUDGED = ("expect", "should")
 class Scenario:
     """One scenario.
 
-    :param id: ``file.name``; never given to another one later.
-    :param clauses: ids of the clauses of the contract that it tries.
+    :param id: ``file.name``; never reused for another one.
+    :param clauses: ids of the clauses of the contract that it tests.
     :param steps: what the client is told to do, with what its caller must (``expect``) and should (``should``) see.
-    :param sent: messages that the client must have sent, in that order; others may stand between.
+    :param sent: messages that the client must have sent, in that order; there may be others in between.
     """
 
     id: str
@@ -30,19 +30,19 @@ class Scenario:
     ignores: tuple[str, ...]
     sent: list[Any]
     command: list[str] | None
-    """In place of the player, for what cannot be spawned."""
+    """Replaces the player, for what cannot be spawned."""
 
     def given(self) -> list[dict[str, Any]]:
-        """The steps as the client gets them: without what is expected, and with long texts written out."""
+        """Return the steps for the client: without the expectations, and with long texts expanded."""
         return [{name: written_out(step[name]) for name in step if name not in JUDGED} for step in self.steps]
 
     def played(self) -> dict[str, Any]:
-        """What the player gets."""
+        """Return the player's part."""
         return {"plays": self.plays, "ignores": list(self.ignores), "values": values()}
 
 
 def written_out(value: Any) -> Any:
-    """With ``{"$repeat": TEXT, "times": N}`` replaced by the text that it stands for."""
+    """Expand ``{"$repeat": TEXT, "times": N}``."""
     if isinstance(value, list):
         return [written_out(one) for one in cast("list[Any]", value)]
     if not isinstance(value, dict):
@@ -55,9 +55,9 @@ def written_out(value: Any) -> Any:
 
 @functools.cache
 def load() -> dict[str, Scenario]:
-    """All scenarios by id, file by file.
+    """Return all scenarios by id, file by file.
 
-    :raises HarnessFault: if the files are not where they should be.
+    :raises HarnessFault: if the files are missing.
     """
     found = [
         Scenario(
@@ -79,14 +79,14 @@ def load() -> dict[str, Scenario]:
 
 @functools.cache
 def values() -> dict[str, Any]:
-    """The standard answers: ``results`` by method, and the ``message`` of a frame."""
+    """Return the standard answers: ``results`` by method, and the ``message`` of a frame."""
     return json.loads((folder("hosts") / "values.json").read_text("utf-8"))
 
 
 def chosen(names: list[str]) -> list[Scenario]:
-    """The scenarios whose id or file is named; all for no name.
+    """Return the scenarios whose id or file is named; all if no names are given.
 
-    :raises KeyError: for a name that chooses nothing.
+    :raises KeyError: for a name that matches nothing.
     """
     every = load()
     for name in names:

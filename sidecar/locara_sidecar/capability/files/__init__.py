@@ -1,1 +1,1 @@
-"""The user's files, read and written below a granted folder or as picked, and nowhere else."""
+"""The user's files, read and written in a granted folder or as picked, and nowhere else."""

@@ -1,7 +1,7 @@
-"""Saving into a granted folder: never outside it, never half a file, and never over an existing file by accident.
+"""Saves into a granted folder: never outside it, never a partial file, and never over an existing file by accident.
 
-How the folder is held and gone down from is in :mod:`locara_sidecar.capability.files.held`. A folder that is moved away
-while a file is being saved into it takes the file along, as it would a moment later.
+Holding the folder open and walking down from it is in :mod:`locara_sidecar.capability.files.held`. If a folder is moved
+while a file is being saved into it, the file moves with it, as it would a moment later.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OnConflict = Literal["rename", "error", "overwrite"]
 Kind = Literal["auto", "anonymous", "named", "claimed"]
 
 MAX_NUMBER = 10_000
-"""How many files of one name ``rename`` will number."""
+"""The highest number that ``rename`` appends to a file's name."""
 
 _RACES = 16
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -52,9 +52,9 @@ class Saved:
 class ConfinedFolder(HeldFolder):
     """A granted folder, open for saving.
 
-    :param resolution: how folders below it are found; ``auto`` takes openat2 where the system has it.
-    :param temporary: what an unfinished file is; ``auto`` takes an anonymous one where the file system has them.
-    :raises RpcError: StorageError when the folder is not there or cannot be opened.
+    :param resolution: how folders below it are found; ``auto`` uses openat2 if the system has it.
+    :param temporary: the kind of an unfinished file; ``auto`` uses an anonymous one if the file system has them.
+    :raises RpcError: StorageError if the folder does not exist or cannot be opened.
     """
 
     def __init__(
@@ -82,14 +82,15 @@ class ConfinedFolder(HeldFolder):
         cancelled: Callable[[], bool] | None = None,
         begin: Callable[[], bool] | None = None,
     ) -> Saved:
-        """Publish ``data`` as the file ``relative``, with the folders on the way. It blocks; call it in a thread.
+        """Publish ``data`` as the file ``relative``, creating missing folders. Blocks; call it in a thread.
 
-        When it raises, nothing was published and nothing is left over, with one exception: a file that
-        ``overwrite`` replaced stays replaced, complete, if only the folder's own sync failed.
+        If it raises, nothing was published and nothing is left behind, with one exception: a file that ``overwrite``
+        replaced
+        stays replaced, complete, if only the folder's own sync failed.
 
-        :param on_conflict: for a name that is taken: take ``name-2.png``, fail, or replace the file.
-        :param cancelled: asked until shortly before the file gets its name.
-        :param begin: asked last, once for each way in which that is tried; False where nobody waits for it any more.
+        :param on_conflict: if the name is taken: use ``name-2.png``, fail, or replace the file.
+        :param cancelled: called repeatedly until shortly before the file gets its name.
+        :param begin: called last, once for each way of publishing that is tried; False if nobody waits for it any more.
         :raises RpcError: InvalidParams for a path that is never allowed; InsufficientDisk; RequestCancelled;
             StorageError with ``errno`` for everything else.
         """
@@ -131,7 +132,9 @@ class ConfinedFolder(HeldFolder):
 
     @contextlib.contextmanager
     def _entered(self, folders: list[str]) -> Generator[int]:
-        """A descriptor of the folder, made where it is missing; what was made goes again if the block fails."""
+        """Yield a descriptor of the folder, created if missing; what was created is removed again if the block
+        fails.
+        """
         made: list[tuple[str, int]] = []
         with contextlib.ExitStack() as stack:
             try:
@@ -211,7 +214,7 @@ class ConfinedFolder(HeldFolder):
         raise FileExistsError(errno.EEXIST, "every number is taken")
 
     def _replace(self, file: Temporary, parent: int, name: str) -> bool:
-        """Publish over a regular file, or as a new one; whether there was one."""
+        """Publish over a regular file, or as a new one; return whether there was one."""
         for _ in range(_RACES):
             try:
                 there = self._system.status(name, parent)
@@ -231,16 +234,16 @@ class ConfinedFolder(HeldFolder):
         raise FileExistsError(errno.EEXIST, "the file keeps appearing and disappearing")
 
     def _check_replaced(self, there: os.stat_result) -> None:
-        """Whether the regular file that is there may be replaced.
+        """Check that the existing file is a regular one that may be replaced.
 
-        :raises OSError: where it may not.
+        :raises OSError: if it may not.
         """
 
     def _sync_folder(self, fd: int) -> None:
         try:
             self._system.sync(fd)
         except OSError as error:
-            if error.errno not in NOT_SUPPORTED:  # some network file systems sync files only
+            if error.errno not in NOT_SUPPORTED:  # some network file systems can sync only files
                 raise
 
     # --- errors --------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""A granted folder, held open, and how to walk down from it: one component at a time, following no link.
+"""A granted folder, held open, and how to walk down from it: one component at a time, without following links.
 
-The folder is held by a descriptor and every further name is looked up from there, so that swapping folders and links
-meanwhile leads nowhere else (comparing resolved paths does not hold against that). The granted folder itself may be
-reached through links: the host resolved it and answers for it.
+The folder is held by a descriptor and every name is looked up relative to it, so that swapping folders and links
+meanwhile leads nowhere else (comparing resolved paths does not protect against that). The granted folder itself may be
+reached through links: the host resolved it and vouches for it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_SHOWN = 256
 """The longest path, in characters, that a message repeats."""
 
 NOT_A_FILE = {stat.S_IFLNK: errno.ELOOP, stat.S_IFDIR: errno.EISDIR}
-"""What is wrong with something that has a file's name; EINVAL for all else that is not a regular file."""
+"""The error for something that has a file's name but is not one; EINVAL for any other non-regular file."""
 
 _PASSING = (errno.EAGAIN, errno.EBUSY, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT)
 _NO_ROOT = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a folder"}
@@ -36,9 +36,9 @@ _NO_ROOT = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a folder"}
 class HeldFolder:
     """A granted folder, open.
 
-    :param access: what the grant must give leave for.
-    :param resolution: how folders below it are found; ``auto`` takes openat2 where the system has it.
-    :raises RpcError: StorageError when the folder is not there or cannot be opened.
+    :param access: what the grant must permit.
+    :param resolution: how folders below it are found; ``auto`` uses openat2 if the system has it.
+    :raises RpcError: StorageError if the folder does not exist or cannot be opened.
     """
 
     def __init__(self, grant: FolderGrant, access: Access, resolution: Resolution, system: System | None) -> None:
@@ -67,11 +67,11 @@ class HeldFolder:
         self.close()
 
     def descriptor(self) -> int:
-        """The folder's descriptor; -1 once it was given back."""
+        """The folder's descriptor; -1 once it has been closed."""
         return self._fd
 
     def close(self) -> None:
-        """Give the folder back; closing twice is no error."""
+        """Close the folder; closing it twice is no error."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             self._close(fd)
@@ -89,7 +89,7 @@ class HeldFolder:
         return self._fd
 
     def _find(self, folders: Sequence[str], stack: contextlib.ExitStack) -> int:
-        """A descriptor of the folder that many components down, which must be there; closed with ``stack``."""
+        """Return a descriptor of an existing folder any number of components down; closed with ``stack``."""
         parent = self._root()
         if self._one_call and folders:
             return self._held(self._system.open_beneath("/".join(folders), parent), stack)
@@ -98,7 +98,7 @@ class HeldFolder:
         return parent
 
     def _step(self, folder: str, parent: int) -> int:
-        """One component down."""
+        """Go one component down."""
         enter = self._system.open_beneath if self._one_call else self._system.open_folder
         try:
             return enter(folder, parent)
@@ -117,8 +117,9 @@ class HeldFolder:
 
 
 def privacy(number: int | None) -> str | None:
-    """What to do about EPERM on macOS, where it is not the file's permissions that say no but the user, or nobody yet:
-    the system asks once whether an app may use Documents, Desktop, Downloads, a network volume or a removable one."""
+    """Advise what to do about EPERM on macOS if it comes from the privacy settings and not from the file's permissions:
+    the system asks once whether an app may use Documents, Desktop, Downloads, a network volume or a removable one.
+    """
     if sys.platform != "darwin" or number != errno.EPERM:
         return None
     return (
@@ -127,6 +128,6 @@ def privacy(number: int | None) -> str | None:
 
 
 def storage_error(message: str, number: int | None, **data: str) -> RpcError:
-    """A StorageError with the symbol of a system's error number."""
+    """Build a StorageError with the symbol of a system's error number."""
     symbol = errno.errorcode.get(number or 0, str(number))
     return RpcError("StorageError", message, retryable=number in _PASSING, errno=symbol, **data)

@@ -1,8 +1,8 @@
-"""Which relative paths may name a file in a granted folder. Pure: no file is looked at.
+"""Which relative paths may name a file in a granted folder. Pure: no file is accessed.
 
-A name that we give must mean the same thing on every system and to every eye: what is refused here is refused
-everywhere, also where this machine's file system would take it. A file that is there already has the name that it
-has; of those only what could lead out of the folder is refused.
+A new name must mean the same on every system and to every reader: what is refused here is refused everywhere, even if
+this machine's file system would accept it. An existing file has the name it has; only names that could lead out of the
+folder are refused there.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u
 
 
 def split(relative: str, at: str = _PATH) -> tuple[str, ...]:
-    """The components of a relative path, in Unicode normal form C; the last is the file's name.
+    """Return the components of a relative path, in Unicode normal form C; the last is the file's name.
 
-    :param at: the parameter that holds it.
+    :param at: the parameter that contains it.
     :raises RpcError: InvalidParams that says why the path cannot be used.
     """
     try:
@@ -40,9 +40,9 @@ def split(relative: str, at: str = _PATH) -> tuple[str, ...]:
 
 
 def existing(relative: str, at: str) -> tuple[str, ...]:
-    """The components, as they stand, of a relative path that names a file to read; the last is the file's name.
+    """Return the components, unchanged, of a relative path that names a file to read; the last is the file's name.
 
-    :param at: the parameter that holds it.
+    :param at: the parameter that contains it.
     :raises RpcError: InvalidParams that says why the path cannot be used.
     """
     try:
@@ -57,7 +57,7 @@ def existing(relative: str, at: str) -> tuple[str, ...]:
 
 
 def numbered(name: str, number: int) -> str:
-    """``name-2.png`` for ``name.png`` and 2, its stem cut where it would be longer than a file system allows."""
+    """Return ``name-2.png`` for ``name.png`` and 2, its stem cut if it would be longer than a file system allows."""
     dot = name.rfind(".")
     stem, extension = (name[:dot], name[dot:]) if dot > 0 else (name, "")
     suffix = f"-{number}{extension}"
@@ -88,7 +88,9 @@ def _components(relative: str, form: Literal["NFC"] | None) -> tuple[str, ...]:
 
 
 def _check_step(part: str) -> str:
-    """Refuse what is no step down, or too long; the part without what some file systems and most eyes skip."""
+    """Refuse what is not a step down, or too long; return the part without what some file systems and most
+    readers ignore.
+    """
     if not part:
         raise _RefusedError("a component is empty, or it ends with a slash")
     plain = "".join(character for character in part if unicodedata.category(character) != "Cf")

@@ -1,7 +1,7 @@
 """Files that the user picked in a dialog, and only those.
 
-A file to read is opened when it is picked. For one to write its folder is held and the file that was there, if one was,
-is remembered: what the user confirmed in the dialog is that this file be replaced, and no other that takes its name
+A file to read is opened when it is picked. For a file to write, its folder is held open and the existing file, if any,
+is remembered: the user confirmed in the dialog that this file may be replaced, not another one that takes its name
 later. Links are followed once, at that moment; a rename or a link made afterwards leads nowhere else.
 """
 
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
 PATH = "$.path"
 _SPARE = 64
-"""Descriptors that are left for the daemon's own work; a system may allow a process no more than 256."""
+"""Descriptors left for the daemon's own work; a system may allow a process no more than 256."""
 
 
 class PickedFile:
     """One picked file. It stays open until it is released and the last call that uses it has ended.
 
-    Used on the event loop's thread only, but for what reads and saves.
+    Used on the event loop's thread only, except for reading and saving.
 
     :param name: the file's own, without its folder.
     """
 
     access: Access
     held_bytes = 0
-    """How much memory it takes while it is open."""
+    """How much memory it takes while it is open, in bytes."""
 
     def __init__(self, name: str, close: Callable[[], None]) -> None:
         self.name = name
@@ -50,13 +50,13 @@ class PickedFile:
         self._users = 1
 
     def hold(self) -> None:
-        """One more call uses it."""
+        """Count one more call that uses it."""
         if not self._users:
             raise ValueError("the file was given back")
         self._users += 1
 
     def let_go(self) -> None:
-        """One user less: a call, or who picked it."""
+        """Count one user less: a call, or the pick itself."""
         self._users -= 1
         if not self._users:
             self._close()
@@ -76,7 +76,7 @@ class PickedSource(PickedFile):
         self.size = file.size()
 
     def seen_at(self, at: str) -> ReadableFile:
-        """The file for one call; it is not that call's to close.
+        """Return the file for one call, which must not close it.
 
         :param at: the parameter that names it there, for errors.
         """
@@ -93,16 +93,16 @@ class PickedTarget(PickedFile):
         self._folder = folder
 
     def check(self) -> None:
-        """Whether it could be saved now; it blocks as the file system does.
+        """Check that it could be saved now; may block on the file system.
 
-        :raises RpcError: StorageError where another file has its name by now.
+        :raises RpcError: StorageError if another file has its name by now.
         """
         self._folder.check()
 
     def save(
         self, data: bytes, *, cancelled: Callable[[], bool] | None = None, begin: Callable[[], bool] | None = None
     ) -> None:
-        """Publish ``data`` as the picked file, whole or not at all. It blocks; call it in a thread.
+        """Publish ``data`` as the picked file, whole or not at all. Blocks; call it in a thread.
 
         :raises RpcError: as :meth:`ConfinedFolder.save`.
         """
@@ -110,7 +110,7 @@ class PickedTarget(PickedFile):
 
 
 class _TargetFolder(ConfinedFolder):
-    """The folder of a file to write, which takes that one file only."""
+    """The folder of a file to write, which accepts only that file."""
 
     def __init__(self, grant: FolderGrant, name: str, *, system: System | None = None) -> None:
         super().__init__(grant, system=system)
@@ -120,7 +120,7 @@ class _TargetFolder(ConfinedFolder):
             self.close()
             raise _explained(error, name) from error
         try:
-            # one that is there has the name that it has; a new one gets a name that means the same everywhere
+            # an existing file has the name it has; a new one gets a name that means the same everywhere
             self.name = name if self._ours is not None else names.split(name, PATH)[-1]
         except RpcError:
             self.close()
@@ -153,7 +153,7 @@ class _TargetFolder(ConfinedFolder):
 
     def _publish(self, file: Temporary, parent: int, name: str, on_conflict: OnConflict) -> str:
         published = super()._publish(file, parent, name, on_conflict)
-        self._ours = file.identity()  # saved again, it is replaced
+        self._ours = file.identity()  # the next save replaces it
         return published
 
     def _check_replaced(self, there: os.stat_result) -> None:
@@ -161,9 +161,9 @@ class _TargetFolder(ConfinedFolder):
             raise FileExistsError(errno.EEXIST, "another file has taken the name")
 
     def _look(self, name: str) -> tuple[int, int] | None:
-        """Which file has that name; None for none.
+        """Return the identity of the file with that name; None if there is none.
 
-        :raises OSError: for what is not a regular file.
+        :raises OSError: if it is not a regular file.
         """
         try:
             there = self._system.status(name, self._root())
@@ -177,11 +177,11 @@ class _TargetFolder(ConfinedFolder):
 def pick(
     grant: Grant, path: str, access: Literal["read", "write"], extensions: tuple[str, ...], system: System | None = None
 ) -> PickedFile:
-    """Open what the user picked. It blocks as the file system does; call it in a thread.
+    """Open what the user picked. May block on the file system; call it in a thread.
 
-    :param grant: the gate's leave for this very call.
+    :param grant: the gate's grant for this very call.
     :param path: absolute.
-    :param extensions: one of which a file to write must have, in lower case.
+    :param extensions: allowed extensions of a file to write, in lower case.
     :raises RpcError: InvalidParams for a path that is never allowed; StorageError with ``errno``.
     """
     folder, name = os.path.split(os.path.realpath(path))
@@ -206,7 +206,7 @@ def pick(
 
 
 def check_extension(at: str, name: str, extensions: tuple[str, ...]) -> None:
-    """Whether a file to write is called as a picture is.
+    """Check that a file to write has a picture's extension.
 
     :raises RpcError: InvalidParams.
     """
@@ -215,7 +215,7 @@ def check_extension(at: str, name: str, extensions: tuple[str, ...]) -> None:
 
 
 def check_room(descriptor: int, at: str) -> None:
-    """Whether enough descriptors are left beside this one.
+    """Check that enough descriptors are left besides this one.
 
     :raises RpcError: StorageError with EMFILE.
     """
@@ -224,7 +224,7 @@ def check_room(descriptor: int, at: str) -> None:
 
 
 def check_path(path: str) -> None:
-    """Whether a path could be one that a dialog gave; no file is looked at.
+    """Check that a path could come from a dialog, without accessing the file.
 
     :raises RpcError: InvalidParams.
     """
@@ -241,7 +241,7 @@ def check_path(path: str) -> None:
 
 
 def _descriptors() -> int:
-    """How many descriptors this process may have."""
+    """Return how many descriptors this process may have."""
     if sys.platform == "win32":
         return 1 << 20
     import resource

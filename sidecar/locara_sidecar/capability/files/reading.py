@@ -1,6 +1,6 @@
-"""Reading a file below a granted folder: never outside it, only regular files, and only up to a limit.
+"""Reads a file in a granted folder: never outside it, only regular files, and only up to a limit.
 
-A file is opened once and read from its descriptor later, so that what is read is what was looked at, whatever
+A file is opened once and read from its descriptor later, so that the file read is the one that was checked, whatever
 happens to its name meanwhile.
 """
 
@@ -27,19 +27,20 @@ _CHUNK = 1 << 20
 class ReadableFolder(HeldFolder):
     """A granted folder, open for reading.
 
-    :param resolution: how folders below it are found; ``auto`` takes openat2 where the system has it.
-    :raises RpcError: StorageError when the folder is not there or cannot be opened.
+    :param resolution: how folders below it are found; ``auto`` uses openat2 if the system has it.
+    :raises RpcError: StorageError if the folder does not exist or cannot be opened.
     """
 
     def __init__(self, grant: FolderGrant, *, resolution: Resolution = "auto", system: System | None = None) -> None:
         super().__init__(grant, "read", resolution, system)
 
     def open(self, relative: str, at: str) -> ReadableFile:
-        """The regular file ``relative``. It blocks as the file system does; call it in a thread.
+        """Open the regular file ``relative``. May block on the file system; call it in a thread.
 
         :param at: the parameter that names the file, for errors.
-        :raises RpcError: InvalidParams for a path that is never allowed; StorageError with ``errno`` for a file that is
-            not there, not regular (ELOOP: a link, or reached through one) or not to be read.
+        :raises RpcError: InvalidParams for a path that is never allowed; StorageError with ``errno`` for a file that
+            does
+            not exist, is not regular (ELOOP: a link, or reached through one) or cannot be read.
         """
         *folders, name = names.existing(relative, at)
         try:
@@ -50,10 +51,10 @@ class ReadableFolder(HeldFolder):
         return ReadableFile(fd, self._system, relative, self._grant.root, at)
 
     def _open(self, name: str, parent: int) -> int:
-        _check_regular(self._system.status(name, parent))  # first, because opening a device may do something
+        _check_regular(self._system.status(name, parent))  # first, because opening a device may have side effects
         fd = self._system.open_read(name, parent)
         try:
-            _check_regular(self._system.file_status(fd))  # again: it may be another by now
+            _check_regular(self._system.file_status(fd))  # again, because it may be a different file by now
         except BaseException:
             self._close(fd)
             raise
@@ -61,7 +62,7 @@ class ReadableFolder(HeldFolder):
 
 
 class ReadableFile:
-    """One regular file, open; made by :class:`ReadableFolder`."""
+    """One open regular file; created by :class:`ReadableFolder`."""
 
     _shared = False
 
@@ -71,7 +72,7 @@ class ReadableFile:
         self._names = relative, root, at
 
     def seen_at(self, at: str) -> ReadableFile:
-        """The same open file for another call, which does not close it.
+        """Return the same open file for another call, which does not close it.
 
         :param at: the parameter that names it there.
         """
@@ -81,11 +82,11 @@ class ReadableFile:
         return view
 
     def descriptor(self) -> int:
-        """The file's descriptor; -1 once it was given back."""
+        """The file's descriptor; -1 once it has been closed."""
         return self._fd
 
     def size(self) -> int:
-        """In bytes, now.
+        """Its current size in bytes.
 
         :raises RpcError: StorageError.
         """
@@ -95,7 +96,7 @@ class ReadableFile:
             raise _explained(error, *self._names) from error
 
     def head(self, size: int) -> bytes:
-        """The first bytes, fewer where the file is shorter.
+        """Return the first bytes, fewer if the file is shorter.
 
         :raises RpcError: StorageError.
         """
@@ -105,15 +106,16 @@ class ReadableFile:
             raise _explained(error, *self._names) from error
 
     def read(self, limit: int) -> bytes:
-        """All of the file as it is now.
+        """Return the whole file as it is now.
 
-        :raises RpcError: InvalidImage with ``maxBytes`` for more than ``limit`` bytes, however they come; StorageError.
+        :raises RpcError: InvalidImage with ``maxBytes`` for more than ``limit`` bytes, even if the file grew;
+            StorageError.
         """
         parts: list[bytes] = []
         have = 0
         try:
             size = self._system.file_status(self._fd).st_size
-            # one call takes all and lets other threads run meanwhile; joining a large file's parts would not
+            # a single call reads everything and releases the GIL meanwhile; joining a large file's parts would not
             while size <= limit and (part := self._system.read(self._fd, max(size + 1 - have, _CHUNK), have)):
                 parts.append(part)
                 have += len(part)
@@ -127,7 +129,7 @@ class ReadableFile:
         return b"".join(parts)
 
     def close(self) -> None:
-        """Give the descriptor back; closing twice is no error."""
+        """Close the descriptor; closing it twice is no error."""
         fd, self._fd = self._fd, -1
         if fd >= 0 and not self._shared:
             with contextlib.suppress(OSError):

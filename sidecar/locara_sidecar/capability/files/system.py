@@ -1,7 +1,6 @@
-"""The system calls that saving and reading a file need, in one table, so that a test can fail each of them in turn.
+"""The system calls for saving and reading files, in one table, so that a test can make each of them fail in turn.
 
-Every method is one call (or the one call that the platform has instead) and raises OSError as the
-call fails. Nothing here decides anything.
+Every method is one call (or the platform's equivalent) and raises OSError if it fails. Nothing here makes decisions.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ DIRECTORY = getattr(os, "O_RDONLY", 0) | getattr(os, "O_DIRECTORY", 0) | getattr
 NOFOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
 CLOEXEC: int = getattr(os, "O_CLOEXEC", 0)
 TMPFILE: int = getattr(os, "O_TMPFILE", 0)
-"""0 where the system has no anonymous files."""
+"""0 if the system has no anonymous files."""
 
 AVAILABLE = os.open in os.supports_dir_fd and os.mkdir in os.supports_dir_fd and NOFOLLOW != 0
 """Whether this system can open a file relative to a held folder."""
 
 NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTTY})
-"""How file systems and kernels say that they do not have a call."""
+"""The errors by which file systems and kernels say that they do not support a call."""
 
 _OPENAT2 = 437
 _RESOLVE = 0x02 | 0x04 | 0x08  # NO_MAGICLINKS, NO_SYMLINKS, BENEATH
@@ -43,7 +42,7 @@ def _libc() -> Any:
 
 
 def _call(function: Any, *arguments: Any) -> int:
-    """A C function's result; tried again where a signal came between, as Python's own calls do."""
+    """Return a C function's result; retry if a signal interrupted it, as Python's own calls do."""
     while True:
         result: int = function(*arguments)
         if result >= 0:
@@ -54,7 +53,7 @@ def _call(function: Any, *arguments: Any) -> int:
 
 
 def _missing() -> OSError:
-    """Where :data:`AVAILABLE` is false nothing gets as far as this."""
+    """Return the error for calls that this system lacks; never reached if :data:`AVAILABLE` is checked first."""
     return OSError(errno.ENOSYS, "this system does not have the call")
 
 
@@ -62,15 +61,15 @@ class System:
     """The real calls; a test wraps an instance."""
 
     def open_root(self, path: str) -> int:
-        """The granted folder itself. A link there is followed: the host resolved the folder and answers for it."""
+        """Open the granted folder itself. A link is followed: the host resolved the folder and vouches for it."""
         return os.open(path, DIRECTORY)
 
     def open_folder(self, name: str, parent: int) -> int:
-        """One component, never through a link."""
+        """Open one component, never through a link."""
         return os.open(name, DIRECTORY | NOFOLLOW, dir_fd=parent)
 
     def open_beneath(self, path: str, parent: int) -> int:
-        """A folder some components down, through no link and never above ``parent`` (Linux 5.6)."""
+        """Open a folder some components down, without following links and never above ``parent`` (Linux 5.6)."""
         if sys.platform != "linux":
             raise OSError(errno.ENOSYS, "openat2 is Linux only")
         how = _OpenHow(DIRECTORY, 0, _RESOLVE)
@@ -80,42 +79,42 @@ class System:
         return _call(_libc().syscall, number, ctypes.c_int(parent), encoded, ctypes.byref(how), size)
 
     def make_folder(self, name: str, parent: int) -> None:
-        """A folder with the user's umask."""
+        """Create a folder with the user's umask."""
         os.mkdir(name, 0o777, dir_fd=parent)
 
     def remove_folder(self, name: str, parent: int) -> None:
-        """Fails for a folder that is not empty."""
+        """Remove a folder; fails if it is not empty."""
         os.rmdir(name, dir_fd=parent)
 
     def create_anonymous(self, parent: int) -> int:
-        """A file without a name in that folder, with the user's umask."""
+        """Create a file without a name in that folder, with the user's umask."""
         if not TMPFILE:
             raise OSError(errno.EOPNOTSUPP, "there are no anonymous files on this system")
         return os.open(".", TMPFILE | os.O_WRONLY | CLOEXEC, 0o666, dir_fd=parent)
 
     def create_named(self, name: str, parent: int) -> int:
-        """A new file with the user's umask."""
+        """Create a new file with the user's umask."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOEXEC | NOFOLLOW
         return os.open(name, flags, 0o666, dir_fd=parent)
 
     def open_append(self, name: str, parent: int) -> int:
-        """A file to add to, made with the user's umask where it is missing; never through a link.
+        """Open a file for appending, created with the user's umask if missing; never through a link.
 
-        Not blocking, because what has the name may be a pipe that nobody reads.
+        Non-blocking, because the name may belong to a pipe that nobody reads.
         """
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | CLOEXEC | NOFOLLOW | getattr(os, "O_NONBLOCK", 0)
         return os.open(name, flags, 0o666, dir_fd=parent)
 
     def open_read(self, name: str, parent: int) -> int:
-        """A file to read; never through a link.
+        """Open a file for reading; never through a link.
 
-        Not blocking, because what has the name may be a pipe that nobody writes, and never a controlling terminal.
+        Non-blocking, because the name may belong to a pipe that nobody writes to, and never as a controlling terminal.
         """
         flags = os.O_RDONLY | CLOEXEC | NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
         return os.open(name, flags, dir_fd=parent)
 
     def try_lock(self, fd: int) -> None:
-        """An exclusive lock that goes with the descriptor; BlockingIOError when another process has it."""
+        """Take an exclusive lock that belongs to the descriptor; BlockingIOError if another process has it."""
         if sys.platform == "win32":
             raise _missing()
         import fcntl
@@ -123,21 +122,21 @@ class System:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def write(self, fd: int, data: memoryview) -> int:
-        """Bytes written, which may be fewer than given."""
+        """Return the bytes written, which may be fewer than given."""
         return os.write(fd, data)
 
     def write_at(self, fd: int, data: memoryview, offset: int) -> int:
-        """Bytes written at ``offset``, which may be fewer than given."""
+        """Return the bytes written at ``offset``, which may be fewer than given."""
         if sys.platform == "win32":
             raise _missing()
         return os.pwrite(fd, data, offset)
 
     def set_size(self, fd: int, size: int) -> None:
-        """Cut the file there."""
+        """Truncate the file to that size."""
         os.ftruncate(fd, size)
 
     def open_flags(self, fd: int) -> int:
-        """How the file was opened: O_RDONLY, O_WRONLY, O_RDWR, O_APPEND and such."""
+        """Return how the file was opened: O_RDONLY, O_WRONLY, O_RDWR, O_APPEND and such."""
         if sys.platform == "win32":
             raise _missing()
         import fcntl
@@ -145,19 +144,19 @@ class System:
         return fcntl.fcntl(fd, fcntl.F_GETFL)
 
     def read(self, fd: int, size: int, offset: int) -> bytes:
-        """At most ``size`` bytes from ``offset``; none at the end."""
+        """Return at most ``size`` bytes from ``offset``; none at the end."""
         if sys.platform == "win32":
             raise _missing()
         return os.pread(fd, size, offset)
 
     def set_mode(self, fd: int, mode: int) -> None:
-        """The file's permissions."""
+        """Set the file's permissions."""
         if sys.platform == "win32":
             raise _missing()
         os.fchmod(fd, mode)
 
     def sync(self, fd: int) -> None:
-        """Contents and size to the disk itself."""
+        """Flush contents and size to disk."""
         if sys.platform == "darwin":
             import fcntl
 
@@ -166,12 +165,12 @@ class System:
             except OSError as error:
                 if error.errno not in NOT_SUPPORTED:
                     raise
-                os.fsync(fd)  # network and foreign file systems have no more
+                os.fsync(fd)  # network and foreign file systems support no more
         else:
             os.fsync(fd)
 
     def link_anonymous(self, fd: int, name: str, parent: int) -> None:
-        """Give an anonymous file its name; EEXIST when it is taken."""
+        """Give an anonymous file its name; EEXIST if it is taken."""
         try:
             os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=parent, follow_symlinks=True)
         except FileNotFoundError:  # /proc is not mounted
@@ -179,11 +178,11 @@ class System:
             _call(_libc().linkat, ctypes.c_int(fd), b"", ctypes.c_int(parent), os.fsencode(name), flag)
 
     def link_named(self, old: str, new: str, parent: int) -> None:
-        """A second name; EEXIST when it is taken."""
+        """Create a second name; EEXIST if it is taken."""
         os.link(old, new, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
 
     def rename_new(self, old: str, new: str, parent: int) -> None:
-        """Rename; EEXIST when the new name is taken."""
+        """Rename; EEXIST if the new name is taken."""
         name = {"linux": "renameat2", "darwin": "renameatx_np"}.get(sys.platform, "")
         flag = _RENAME_NOREPLACE if sys.platform == "linux" else _RENAME_EXCL
         rename = getattr(_libc(), name, None) if name else None
@@ -193,28 +192,28 @@ class System:
         _call(rename, folder, os.fsencode(old), folder, os.fsencode(new), ctypes.c_uint(flag))
 
     def rename_over(self, old: str, new: str, parent: int) -> None:
-        """Rename; what has the new name is replaced, a link itself and not what it points to."""
+        """Rename, replacing what has the new name; a link itself, not its target."""
         os.rename(old, new, src_dir_fd=parent, dst_dir_fd=parent)
 
     def unlink(self, name: str, parent: int) -> None:
-        """Take a name out of the folder ``parent``."""
+        """Remove a name from the folder ``parent``."""
         os.unlink(name, dir_fd=parent)
 
     def status(self, name: str, parent: int) -> os.stat_result:
-        """Of the name itself, also where it is a link."""
+        """Return the status of the name itself, even if it is a link."""
         return os.stat(name, dir_fd=parent, follow_symlinks=False)
 
     def file_status(self, fd: int) -> os.stat_result:
-        """Of an open file."""
+        """Return the status of an open file."""
         return os.fstat(fd)
 
     def available(self, fd: int) -> int:
-        """Bytes that the user may still write to this file system."""
+        """Return the bytes that the user may still write to this file system."""
         if sys.platform == "win32":
             raise _missing()
         disk = os.fstatvfs(fd)
         return disk.f_bavail * disk.f_frsize
 
     def close(self, fd: int) -> None:
-        """Give a descriptor back."""
+        """Close a descriptor."""
         os.close(fd)

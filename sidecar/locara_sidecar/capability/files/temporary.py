@@ -1,8 +1,8 @@
 """A file before it is published: written in full without a name or under a hidden one, then published in one step.
 
-Three kinds with one interface. :class:`AnonymousTemporary` leaves nothing behind when the process is killed;
-:class:`NamedTemporary` is for systems and file systems without anonymous files. :class:`ClaimedName` is for those that
-have neither a rename that replaces nothing nor hard links (exFAT, SMB on macOS): there the name is taken first.
+There are three kinds with one interface. :class:`AnonymousTemporary` leaves nothing behind if the process is killed;
+:class:`NamedTemporary` is for systems and file systems without anonymous files. :class:`ClaimedName` is for those with
+neither exclusive renames nor hard links (exFAT, SMB on macOS): there the name is taken first.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _NO_LINKS = NOT_SUPPORTED | {errno.EPERM, errno.EXDEV, errno.EMLINK}
 
 
 class UnsupportedError(Exception):
-    """This file system has no such temporary; another kind may do."""
+    """This file system does not support this kind; another may work."""
 
 
 class Temporary:
-    """A file being written in the folder ``parent``. It is discarded on leaving unless it was published."""
+    """A file being written in the folder ``parent``. It is discarded on exit unless it was published."""
 
     def __init__(self, system: System, parent: int) -> None:
         self._system = system
@@ -43,16 +43,16 @@ class Temporary:
 
     def __exit__(self, *_: object) -> None:
         self._discard()
-        # closing tells nothing new: the contents were synced before, or the file is given up
+        # an error from closing adds nothing: the contents were synced before, or the file is discarded
         if self._fd >= 0:
             with contextlib.suppress(OSError):
                 self._system.close(self._fd)
 
     def fill(self, data: bytes, check: Callable[[], None]) -> None:
-        """Write everything and bring it to the disk.
+        """Write everything and flush it to disk.
 
-        :param check: called before each part; what it raises ends the writing.
-        :raises OSError: as the calls fail; ENOSPC when the system takes no more bytes without saying why.
+        :param check: called before each part; raising ends the writing.
+        :raises OSError: if a call fails; ENOSPC if the system takes no more bytes without saying why.
         """
         rest = memoryview(data)
         while rest:
@@ -65,7 +65,7 @@ class Temporary:
         self._system.sync(self._fd)
 
     def set_mode(self, mode: int) -> None:
-        """The permissions of the file that this one will replace, where the file system has permissions."""
+        """Copy the permissions of the file that this one will replace, if the file system has permissions."""
         try:
             self._system.set_mode(self._fd, mode)
         except OSError as error:
@@ -73,7 +73,7 @@ class Temporary:
                 raise
 
     def identity(self) -> tuple[int, int]:
-        """Device and inode."""
+        """Return device and inode."""
         mine = self._system.file_status(self._fd)
         return mine.st_dev, mine.st_ino
 
@@ -85,13 +85,13 @@ class Temporary:
     def publish_new(self, name: str) -> None:
         """Give the file its name.
 
-        :raises FileExistsError: when the name is taken; the file can still be published under another.
-        :raises UnsupportedError: when this kind cannot be published here.
+        :raises FileExistsError: if the name is taken; the file can still be published under another.
+        :raises UnsupportedError: if this kind cannot be published here.
         """
         raise NotImplementedError
 
     def publish_over(self, name: str) -> None:
-        """Give the file its name in place of what has it now."""
+        """Give the file its name, replacing what has it now."""
         raise NotImplementedError
 
     def _create(self) -> None:
@@ -129,7 +129,7 @@ class AnonymousTemporary(Temporary):
             raise _unsupported(error, _NO_ANONYMOUS) from error
 
     def publish_over(self, name: str) -> None:
-        """Link it under a hidden name and rename that: a link replaces nothing."""
+        """Link it under a hidden name and rename that, because a link cannot replace a file."""
         hidden = self._hidden()
         self.publish_new(hidden)
         try:
@@ -143,7 +143,7 @@ class AnonymousTemporary(Temporary):
 
 
 class NamedTemporary(Temporary):
-    """A hidden name in the same folder, exclusively made."""
+    """A hidden name in the same folder, created exclusively."""
 
     _name = ""
 
@@ -153,13 +153,13 @@ class NamedTemporary(Temporary):
         self._name = name
 
     def publish_new(self, name: str) -> None:
-        """Rename the hidden name, or link it where renaming would replace a file."""
+        """Rename the hidden name, or link it if renaming would replace a file."""
         try:
             self._system.rename_new(self._name, name, self._parent)
         except OSError as error:
             if error.errno not in NOT_SUPPORTED:
                 raise
-            self._link(name)  # the hidden name is taken away on leaving
+            self._link(name)  # the hidden name is removed on exit
         else:
             self._name = ""
 
@@ -180,10 +180,10 @@ class NamedTemporary(Temporary):
 
 
 class ClaimedName(Temporary):
-    """The final name, exclusively made, and written into: nothing is ever overwritten, and a failure leaves nothing.
+    """The final name, created exclusively and written to: nothing is ever overwritten, and a failure leaves nothing.
 
-    What is lost: until it is complete, others see a file that grows, and a kill or a power cut leaves a part of it.
-    Replacing a file goes by a hidden name as elsewhere, whole or not at all.
+    The drawback: until it is complete, others see a growing file, and a kill or a power cut leaves a partial one.
+    Replacing a file goes through a hidden name as elsewhere, whole or not at all.
     """
 
     def __init__(self, system: System, parent: int) -> None:
@@ -197,7 +197,7 @@ class ClaimedName(Temporary):
         self._data = data
 
     def set_mode(self, mode: int) -> None:
-        """Keep them until there is a file that can have them."""
+        """Keep the permissions until there is a file to apply them to."""
         self._mode = mode
 
     def publish_new(self, name: str) -> None:

@@ -1,6 +1,6 @@
-"""``locara-sidecar completion``: what a shell needs to complete our commands, flags, models and paths.
+"""``locara-sidecar completion``: shell completion of our commands, flags, models and paths.
 
-Made by shtab from the parser, once: pressing a key then starts no Python.
+shtab generates a script from the parser once, so that pressing a key does not start Python.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def run(options: argparse.Namespace, whole: argparse.ArgumentParser) -> int:
 
 
 def _teach(parser: argparse.ArgumentParser, models: list[str]) -> None:
-    """Say of each argument what it may be: as a choice or as ``complete``, which is shtab's name for it."""
+    """Set each argument's possible values: as choices or as ``complete``, shtab's attribute."""
     actions: list[Any] = parser._actions  # noqa: SLF001 -- argparse lists them nowhere else
     for action in actions:
         choices = cast("dict[str, argparse.ArgumentParser] | Sequence[str] | None", action.choices)
-        if isinstance(choices, dict):  # by name, the parsers of commands
+        if isinstance(choices, dict):  # the parsers of the commands, by name
             for each in choices.values():
                 _teach(each, models)
         elif action.dest == "model":

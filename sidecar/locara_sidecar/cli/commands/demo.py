@@ -1,4 +1,4 @@
-"""``locara-sidecar demo``: one picture with the embedded model, as a host would ask for it."""
+"""``locara-sidecar demo``: draws one picture with the embedded model, through the protocol."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draw ``options.prompt``; returns 0 when a picture was saved, 1 when not, 130 when cancelled."""
+    """Draw ``options.prompt``; return 0 if a picture was saved, 1 if not, 130 if cancelled."""
     asked: dict[str, Any] = {
         "model": options.model,
         "seed": options.seed,

@@ -1,6 +1,6 @@
-"""``locara-sidecar doctor``: what this machine offers, asked of a real daemon over the real wire.
+"""``locara-sidecar doctor``: reports what this machine offers, by asking a real daemon over the real wire.
 
-Only the sandbox is asked of a probe: a daemon knows it once its engine has started.
+Only the sandbox is tested by a probe: a daemon knows it only once its engine has started.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NOTHING = "Nothing is wrong."
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the machine's state and, last, what is wrong; 0 when at least one real engine is available, else 1."""
+    """Print the machine's state and, last, what is wrong; return 0 if at least one real engine is available, else 1."""
     console = Console()
     command = [sys.executable, "-m", "locara_sidecar", "serve", "--engine", options.engine, "--log-level", "error"]
     if options.cache_dir:
@@ -52,10 +52,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def problems(info: dict[str, Any], engine: str) -> Iterator[str]:
-    """What is wrong, each in a line that says what to type or do; the worst first.
+    """Yield what is wrong, each in a line that says what to type or do; the worst first.
 
-    :param info: the answer of ``system.info``.
-    :param engine: the one that was asked about, or ``auto``.
+    :param info: the result of ``system.info``.
+    :param engine: the requested engine, or ``auto``.
     """
     root = Path(info["cacheRoot"])
     if not any(engine["available"] for engine in _real(info)):
@@ -77,7 +77,7 @@ def problems(info: dict[str, Any], engine: str) -> Iterator[str]:
 
 
 def _nearest(path: Path) -> Path:
-    """The folder itself, or the one that it would be made in."""
+    """Return the folder itself, or its nearest existing parent."""
     return next((each for each in (path, *path.parents) if each.exists()), path)
 
 
@@ -86,7 +86,7 @@ def _real(info: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _sandbox() -> dict[str, Any] | None:
-    """What a process that confines itself as the engine does found; None if it could not tell."""
+    """Return what a process found that confines itself like the engine; None if it could not tell."""
     words = [sys.executable, "-P", "-m", "locara_sidecar.engine.sandbox", "--probe"]
     try:
         found = subprocess.run(words, capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False)

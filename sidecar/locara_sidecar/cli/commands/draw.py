@@ -1,4 +1,4 @@
-"""``locara-sidecar draw`` and ``edit``: a picture from the command line, with any model that is installed."""
+"""``locara-sidecar draw`` and ``edit``: a picture from the command line, with any installed model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _USAGE = 2
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draw, or change a picture where one is given; the exit status."""
+    """Draw, or edit a picture if one is given; return the exit status."""
     console = Console()
     try:
         request = request_of(options, [options.model] if options.model else _models(options))
@@ -28,9 +28,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def request_of(options: argparse.Namespace, models: list[str]) -> drawing.Request:
-    """What the command line asks for.
+    """Build the request from the command line.
 
-    :raises ValueError: in a sentence for the user, for what no call can be made of.
+    :raises ValueError: with a sentence for the user, if no valid call can be made.
     """
     pictures: dict[str, Path] = {}
     if options.image is not None:
@@ -73,7 +73,7 @@ def request_of(options: argparse.Namespace, models: list[str]) -> drawing.Reques
 
 
 def _place(out: Path) -> tuple[Path, dict[str, Any] | None]:
-    """A folder to save in, and the file's name and kind if ``out`` names a file."""
+    """Return a folder to save in, and the file's name and type if ``out`` names a file."""
     out = out.absolute()
     suffix = out.suffix.lower()
     if out.is_dir() or not suffix:
@@ -85,5 +85,5 @@ def _place(out: Path) -> tuple[Path, dict[str, Any] | None]:
 
 
 def _models(options: argparse.Namespace) -> list[str]:
-    """Every model, in the catalogue's order: the daemon takes the first that is installed and can do it."""
+    """Return all models, in the catalogue's order: the daemon uses the first suitable one that is installed."""
     return [entry.id for entry in catalogue.load(options.catalogue)]

@@ -1,6 +1,6 @@
-"""What ``draw``, ``edit`` and ``demo`` share: a daemon of their own, one call, its live preview, and how it ends.
+"""What ``draw``, ``edit`` and ``demo`` share: starting a daemon, one call, its live preview, and the outcome.
 
-They are hosts like any other: all that they do goes through the protocol.
+They are hosts like any other: everything they do goes through the protocol.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 SUFFIXES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
-"""Of a file's name, and what is written then."""
+"""File extensions and the formats written for them."""
 _PHASES = {
     "queued": "waiting",
     "loading": "loading the model",
@@ -59,11 +59,11 @@ _FLAGS = {
 class Request:
     """One call.
 
-    :param models: those that the call may use, the first that is installed if ``options`` names none.
+    :param models: those that the call may use; the first installed one if ``options`` names none.
     :param folder: where the pictures are saved.
     :param pictures: files that the user names, by the member that each becomes (``image``, ``mask``).
     :param transcript: a file for every line sent and received.
-    :param preview: how the terminal shows pictures, as :class:`Console` takes it.
+    :param preview: how the terminal shows pictures, as for :class:`Console`.
     """
 
     prompt: str
@@ -77,13 +77,15 @@ class Request:
 
     @property
     def method(self) -> str:
-        """The method of the wire that it asks for."""
+        """The wire method that it calls."""
         return "image.edit" if self.pictures else "image.generate"
 
 
 def manifest(models: Sequence[str], *, edits: bool = False) -> dict[str, Any]:
-    """The smallest ``locara.json`` that may draw with ``models`` and save under ``user-folder``; with ``edits`` also
-    change pictures that the user names."""
+    """Return the smallest ``locara.json`` that may draw with ``models`` and save in ``user-folder``; with ``edits``
+    also
+    edit pictures that the user names.
+    """
     modalities = ["image-to-image", "image-text-to-image"] if edits else ["text-to-image"]
     files = {"user-folder": "write", **({"user-selected": "read"} if edits else {})}
     return {
@@ -97,7 +99,7 @@ def manifest(models: Sequence[str], *, edits: bool = False) -> dict[str, Any]:
 
 
 def command(options: argparse.Namespace) -> list[str]:
-    """The daemon's flags that are flags of the command, too."""
+    """Return the daemon's flags that are also flags of the command."""
     words = ["--engine", options.engine]
     if options.catalogue is not None:
         words += ["--catalogue", str(options.catalogue)]
@@ -107,7 +109,7 @@ def command(options: argparse.Namespace) -> list[str]:
 
 
 def run(request: Request, *, show: bool = False) -> int:
-    """Have it drawn; 0 when every picture was saved, 1 when not, 130 when cancelled.
+    """Run a request; return 0 if every picture was saved, 1 if not, 130 if cancelled.
 
     :param show: open the pictures in the system's viewer.
     """
@@ -140,7 +142,7 @@ def run(request: Request, *, show: bool = False) -> int:
 
 
 def in_flags(error: RemoteError) -> str:
-    """An error in the words of the command line: with the flag that it is about, where it is about one."""
+    """Word an error for the command line, naming the flag it is about, if any."""
     message = error.message
     for member, flag in _FLAGS.items():
         message = message.replace(f"`$.{member}`", flag)
@@ -183,7 +185,7 @@ def _draw(console: Console, sidecar: Sidecar, method: str, params: dict[str, Any
     except KeyboardInterrupt:
         console.restore()
         call.cancel()
-        return call.result()  # raises RequestCancelled, unless the picture was just finished
+        return call.result()  # raises RequestCancelled, unless the picture has just been finished
     done = f"done in {result['timings']['totalMs'] / 1000:.1f} s"
     console.live(_decode(Path(result["images"][-1]["path"]).read_bytes()), 1.0, done)
     console.settle()
@@ -224,7 +226,7 @@ def _report(console: Console, result: dict[str, Any]) -> None:
 
 
 def _show(console: Console, paths: list[str]) -> int:
-    """Open files in whatever the system shows pictures with; 1 where it has nothing."""
+    """Open files in the system's picture viewer; return 1 if there is none."""
     try:
         for path in paths:
             if sys.platform == "win32":

@@ -29,7 +29,7 @@ VERBS = ("list", "get", "download", "import", "prepare", "verify", "remove", "us
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what ``options.verb`` says; 0, or 1 with a sentence on stderr, or 130 when cancelled."""
+    """Run the subcommand ``options.verb``; return 0, or 1 with a sentence on stderr, or 130 if cancelled."""
     console = Console()
     known: Catalogue | None = None
     try:
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
         shown = _RUN[options.verb](options, known, known.store, console)
     except RpcError as error:
         say(console, error.message)
-        # who removes a model does not want to hear how to install it
+        # after a removal, advice on installing the model would be out of place
         more = None if options.verb == "remove" else _advice(error, known, getattr(options, "model", ""))
         if more is not None:
             console.error(more)
@@ -97,7 +97,7 @@ def _work(options: argparse.Namespace, known: Catalogue, _store: Store, console:
 
 
 def _asked_engines(options: argparse.Namespace) -> list[str]:
-    """The engines that must be able to open what is downloaded or imported."""
+    """Return the engines that must be able to open what is downloaded or imported."""
     if options.verb == "verify":
         return []
     return engine_choice.asked_about_folders(engine_choice.choose_engine(options.engine))
@@ -118,7 +118,7 @@ def _prepare(options: argparse.Namespace, known: Catalogue, _store: Store, conso
 
 
 def _stop_on_interrupt(stop: Callable[[], None]) -> None:
-    """Ctrl-C ends a download in order (what has come stays), a second one at once."""
+    """Stop a download cleanly on Ctrl-C (what has arrived is kept), and at once on a second one."""
 
     def handler(*_: object) -> None:
         stop()
@@ -129,7 +129,7 @@ def _stop_on_interrupt(stop: Callable[[], None]) -> None:
 
 
 def _remove(options: argparse.Namespace, _known: Catalogue, store: Store, _console: Console) -> Any:
-    # in no need of a catalogue that names it: what an app's own had downloaded is the user's to remove
+    # needs no catalogue that names it: the user may remove what an app with its own catalogue downloaded
     return operations.remove(store, options.model, only_prepared=options.prepared, dry_run=options.dry_run)
 
 
@@ -155,7 +155,7 @@ _RUN: dict[str, Callable[[argparse.Namespace, Catalogue, Store, Console], Any]] 
 
 
 def _show(console: Console, options: argparse.Namespace, shown: Any, store: Store) -> None:
-    """What ``--json`` gives to programs, for people."""
+    """Print for people what ``--json`` prints for programs."""
     from locara_sidecar.cli.output import tables
 
     engines = engine_choice.installed()

@@ -1,4 +1,4 @@
-"""``locara-sidecar models prepare``: the code of ``models.prepare`` with an engine of its own."""
+"""``locara-sidecar models prepare``: the code of ``models.prepare``, with its own engine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def prepare(
     precision: str,
     tell: Callable[[ModelProgress], None],
 ) -> PrepareResult:
-    """Prepare an installed model; Ctrl-C ends it and leaves nothing.
+    """Prepare an installed model; Ctrl-C stops it and leaves nothing behind.
 
     :raises RpcError: ModelNotInstalled, EngineUnavailable, and what preparing raises.
     """

@@ -17,10 +17,10 @@ _NO_MEMORY = "it needs more memory; raise `ulimit -v` or `ulimit -d` if one is s
 
 
 def run(options: argparse.Namespace, parent: int | None = None) -> int:
-    """Serve; returns only when it cannot: one sentence on stderr, nothing on stdout, and status 2 for a usage error, 1
-    where the system refuses what is needed (memory, threads, descriptors).
+    """Serve; returns only on failure: one sentence on stderr, nothing on stdout, and status 2 for a usage error, 1
+    if the system refuses what is needed (memory, threads, descriptors).
 
-    :param parent: the process that spawned this one; None for whoever is the parent now.
+    :param parent: the process that spawned this one; None for the current parent.
     """
     try:
         return _run(options, os.getppid() if parent is None else parent)
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace, parent: int | None = None) -> int:
 
 def _run(options: argparse.Namespace, parent: int) -> int:
     descriptors = stdio.claim()
-    # what follows may import anything: from here on nothing can reach the host's stdout by accident
+    # the following imports may run any code: from here on nothing can reach the host's stdout by accident
     from locara_protocol.errors import RpcError
     from locara_sidecar.capability.authorize import DOWNLOADS, MANAGEMENT
     from locara_sidecar.capability.policy import Policy
@@ -77,7 +77,7 @@ def _socket(fd: int) -> DescriptorSocket:
 
 
 def _complain(message: str, status: int) -> int:
-    """One sentence on stderr, as far as the host takes it; the status to end with."""
+    """Print one sentence on stderr, as far as the host accepts it; return the exit status."""
     with contextlib.suppress(OSError):
         stdio.write_all(2, (message + "\n").encode(errors="backslashreplace"), 1.0)
     return status
@@ -89,7 +89,7 @@ def _manifest(path: Any) -> dict[str, Any] | None:
     import json
 
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte order mark
+        value = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
     except OSError as error:
         raise ValueError(f"The manifest {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -105,7 +105,7 @@ def _manifest(path: Any) -> dict[str, Any] | None:
 
 
 def _reason(error: Exception) -> str:
-    """What the system says, with the file that it says it of."""
+    """Return the system's message, with the file that it is about."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return str(error) or _NO_MEMORY

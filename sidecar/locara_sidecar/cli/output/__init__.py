@@ -1,1 +1,1 @@
-"""What a person sees: text, tables, pictures, errors."""
+"""What the user sees: text, tables, pictures, errors."""

@@ -1,7 +1,7 @@
 """The terminal: the only module of the command line that prints.
 
-Bars and tables are rich's. The block that is redrawn in place is not: rich's hides the cursor, which a command that is
-killed would leave hidden, and sends a picture again with every change of the bar.
+Bars and tables are rich's. The live block is not: rich's hides the cursor, which would stay hidden if the command were
+killed, and sends a picture again with every change of the bar.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 _BAR = 24
 _LABEL = 12
-_ROOM = 64, 32  # columns and rows that a picture takes at most
+_ROOM = 64, 32  # maximum columns and rows of a picture
 _MARGIN = 2
-_ONE_LINE = 10_000  # columns of what is no terminal
+_ONE_LINE = 10_000  # columns if the output is not a terminal
 
 
 class Console:
     """A block of lines that is redrawn in place on a terminal, and plain lines elsewhere.
 
-    :param preview: how pictures are shown: one of ``terminal.PICTURES``, or ``auto`` for what the terminal can.
+    :param preview: how pictures are shown: one of ``terminal.PICTURES``, or ``auto`` for what the terminal supports.
     """
 
     def __init__(self, preview: str = "auto") -> None:
         if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
-            cast("Any", sys.stdout).reconfigure(errors="replace")  # a terminal that has no such letter
+            cast("Any", sys.stdout).reconfigure(errors="replace")  # a terminal that cannot encode a character
         self.interactive = sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self._preview = preview
         self._terminal: terminal.Terminal | None = None
@@ -51,22 +51,24 @@ class Console:
         self._last_plain = ""
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         self._write(text + "\n")
 
     def error(self, text: str) -> None:
-        """A line on stderr."""
+        """Print a line on stderr."""
         with contextlib.suppress(OSError, AttributeError):  # closed: nobody wants to read it
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
 
     def table(self, table: Table) -> None:
-        """A table, as wide as the terminal; elsewhere each row is one line, however long."""
+        """Print a table as wide as the terminal; elsewhere each row is one line, however long."""
         self._write("".join(f"{line}\n" for line in self._lines(table, self._width())))
 
     def facts(self, rows: Iterable[tuple[str, str | Table]]) -> None:
-        """Labels and what there is to say, which may be a table; words that are longer than a line, as paths and
-        digests, stay in one piece."""
+        """Print labels with their values, which may be tables; words longer than a line, such as paths and digests, are
+        not
+        broken.
+        """
         width = max(self._width() - _LABEL, 20)
         for label, told in rows:
             if isinstance(told, str):
@@ -77,7 +79,7 @@ class Console:
                 self._write(f"{'' if number else label:{_LABEL}}{line}\n")
 
     def json(self, value: Any) -> None:
-        """One JSON value, in ASCII: whatever the encoding of the output is, nothing of it is lost."""
+        """Print one JSON value in ASCII, so that nothing is lost whatever the output's encoding."""
         import json
 
         import msgspec
@@ -85,7 +87,7 @@ class Console:
         self.line(json.dumps(msgspec.to_builtins(value), indent=2))
 
     def look(self) -> None:
-        """Find out what the terminal can show, while nothing else goes on."""
+        """Find out what the terminal supports, while nothing else is going on."""
         if self.interactive and self._terminal is None:
             keys: int | None = None
             with contextlib.suppress(OSError, ValueError, AttributeError):  # there is none, or it was closed
@@ -93,9 +95,9 @@ class Console:
             self._terminal = terminal.find(os.environ, self._preview, sys.stdout.fileno(), keys)
 
     def live(self, picture: Image | None, fraction: float | None, status: str) -> None:
-        """Redraw the block: a picture, if there is one, and under it a bar and a line of words.
+        """Redraw the block: a picture, if there is one, and below it a bar and a line of text.
 
-        :param fraction: what is done, 0…1; None for no bar.
+        :param fraction: how much is done, 0…1; None for no bar.
         """
         if not self.interactive:
             # a log or a pipe: each new state once, no pictures
@@ -115,12 +117,12 @@ class Console:
         self._write(f"{text}\r\x1b[2K{self._status(fraction, status)}\n")
 
     def settle(self) -> None:
-        """Leave the block as it is; what follows goes below."""
+        """Leave the block as it is; further output goes below it."""
         self._drawn = self._number = 0
         self._picture, self._box = None, (0, 0)
 
     def restore(self) -> None:
-        """Bring a terminal back from the middle of whatever was being written, as Ctrl-C leaves it."""
+        """Reset a terminal that Ctrl-C interrupted in the middle of any output."""
         if self.interactive:
             self._write(f"{pictures.STOP}\x1b[0m")
 
@@ -134,14 +136,14 @@ class Console:
         return f"\x1b[{lines}A" if lines else ""
 
     def _shown(self, picture: Image) -> str:
-        """The picture from here down, in rows that end at the left border; of the old one nothing stays."""
+        """Return the picture from here down, in rows that end at the left border and leave nothing of the old one."""
         found = self._terminal
         if found is None or found.pictures == "none":
             return ""
         columns, rows = shutil.get_terminal_size()
         room = max(1, min(columns - 2 * _MARGIN, _ROOM[0])), max(1, min(rows - 4, _ROOM[1]))
         box = pictures.fitting(picture, room, found.cell)
-        height = max(box[1], self._box[1])  # an old, higher one leaves empty rows
+        height = max(box[1], self._box[1])  # a higher old one leaves empty rows
         same, self._box = box == self._box, (box[0], height)
         if found.pictures == "blocks":
             half = pictures.blocks(picture, box, true_colour=os.environ.get("COLORTERM", "") in ("truecolor", "24bit"))
@@ -155,7 +157,7 @@ class Console:
                 data = pictures.iterm2(picture, box, found.cell)
             case _:
                 data = pictures.sixel(picture, box, found.cell)
-        # rows of its own, or the screen would scroll under it; then back down, wherever it has left the cursor
+        # new rows first, or the screen would scroll under the picture; then back down, wherever it left the cursor
         below = "\n" if same else "\r\x1b[2K\n"
         return f"\r{below * height}{self._up(height)}\x1b[{_MARGIN}C\x1b7{data}\x1b8\x1b[{height}B\r"
 
@@ -185,7 +187,7 @@ class Console:
         return captured.get()
 
     def _write(self, text: str) -> None:
-        if sys.stdout is None:  # closed by whoever started us
+        if sys.stdout is None:  # closed by the process that started us
             return
         try:
             if _is_non_blocking(sys.stdout):
@@ -201,7 +203,9 @@ class Console:
 
 
 def _is_non_blocking(stream: TextIO) -> bool:
-    """Whether writing to it may fail for the moment: a program that shares the terminal or pipe (Node) set it so."""
+    """Whether writing to it may fail temporarily, because a program that shares the terminal or pipe (Node)
+    made it so.
+    """
     try:
         return os.name == "posix" and not os.get_blocking(stream.fileno())
     except (OSError, ValueError):  # no descriptor

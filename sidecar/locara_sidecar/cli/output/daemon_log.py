@@ -1,4 +1,4 @@
-"""The log of a daemon that a command has spawned: kept off the terminal, and named if it has anything to say."""
+"""The log of a daemon started by a command: kept off the terminal, and mentioned if it contains anything."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TOLD = frozenset({"InternalError", "EngineCrashed", "EngineStalled"})
 
 
 class DaemonLog:
-    """A file for a daemon's stderr; deleted at the end unless :meth:`words` has named it."""
+    """A file for a daemon's stderr; deleted at the end unless :meth:`words` has mentioned it."""
 
     def __init__(self) -> None:
         self.fd, name = tempfile.mkstemp(prefix="locara-log-", suffix=".txt")
@@ -33,10 +33,11 @@ class DaemonLog:
                 self.path.unlink()
 
     def words(self, kind: str | None) -> str | None:
-        """What to add to an error: the daemon's own sentence, if it ended with one, else where its log is; None where
-        the error says all.
+        """Return what to add to an error: the daemon's own last sentence, if it ended with one, else where its log is;
+        None if
+        the error says everything.
 
-        :param kind: the error's; None where the daemon has ended.
+        :param kind: the error's; None if the daemon has ended.
         """
         try:
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()

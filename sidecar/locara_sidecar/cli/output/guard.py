@@ -1,4 +1,4 @@
-"""What a person sees when a command fails: a sentence and an exit status, never a traceback."""
+"""What the user sees when a command fails: a sentence and an exit status, never a traceback."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CANCELLED = 130
-"""The status of a command that Ctrl-C ended, as shells have it."""
+"""The status of a command ended by Ctrl-C, as in shells."""
 
 
 def run(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    """Run a command; its status, or that of what stopped it.
+    """Run a command; return its status, or that of what stopped it.
 
-    An exception that nobody foresaw is our fault: it is written to a file, which is named.
+    An unexpected exception is our fault: it is written to a file, whose path is printed.
     """
     console = Console()
     logging.getLogger().addHandler(
         logging.NullHandler()
-    )  # the sentence says it; else Python's last resort prints it too
+    )  # the sentence says it; otherwise logging's last resort would print it, too
     try:
         return command(options)
     except KeyboardInterrupt:
@@ -42,13 +42,13 @@ def run(command: Callable[[argparse.Namespace], int], options: argparse.Namespac
 
 
 def say(console: Console, sentence: str) -> None:
-    """An error, to stderr."""
+    """Print an error to stderr."""
     console.settle()
     console.error(f"locara-sidecar: {sentence}")
 
 
 def reason(error: OSError) -> str:
-    """What the system says, with the file that it says it of."""
+    """Return the system's message, with the file that it is about."""
     why = error.strerror or str(error) or type(error).__name__
     name: Any = error.filename
     return why if name is None else f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {why}"
@@ -57,12 +57,12 @@ def reason(error: OSError) -> str:
 def advice(
     kind: str, data: dict[str, Any], model: str | None, *, from_hub: bool = True, retryable: bool = False
 ) -> str | None:
-    """What to type next, where that would help.
+    """Suggest what to type next, if that would help.
 
     :param data: the error's.
     :param model: the model that the command was about.
     :param from_hub: whether it can be downloaded.
-    :param retryable: whether the same may succeed another time.
+    :param retryable: whether the same command may succeed later.
     """
     which = data.get("model", model)
     if kind == "ModelNotInstalled" and which:

@@ -1,4 +1,4 @@
-"""What ``locara-sidecar models …`` prints for people; ``--json`` prints what the methods answer."""
+"""What ``locara-sidecar models …`` prints for people; ``--json`` prints the methods' results."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _IMPORT = {**_WORDS, "resolving": "looking at the files", "downloading": "readin
 
 
 class Progress:
-    """A bar and a line of words for each message; where the output is no terminal only every twentieth part of a phase
-    is worth a line.
+    """Shows a bar and a line of text for each message; if the output is not a terminal, only one line per 5 % of a
+    phase.
 
-    :param verb: what is done; phases have other words in an import, which does not download.
+    :param verb: the operation; an import has other names for the phases, because it downloads nothing.
     """
 
     def __init__(self, console: Console, verb: str, *, silent: bool) -> None:
@@ -39,7 +39,7 @@ class Progress:
         self._last: tuple[str, int] | None = None
 
     def tell(self, progress: DownloadProgress | ModelProgress) -> None:
-        """Show it, unless there is nothing new to say."""
+        """Show a message, unless it says nothing new."""
         share = progress.bytes / progress.total_bytes if progress.total_bytes else 0.0
         state = progress.phase, int(share * _STEPS)
         if self._silent or (not self._console.interactive and state == self._last):
@@ -64,30 +64,30 @@ def _how_far(progress: DownloadProgress | ModelProgress) -> list[str]:
 
 
 def of_installed(result: InstalledResult) -> list[str]:
-    """A download or an import that ended well."""
+    """Describe a successful download or import."""
     return [f"{result.model} is installed: {result.files} files, {size(result.bytes)}, {result.digest}"]
 
 
 def of_prepared(result: PrepareResult) -> list[str]:
-    """A prepared form that is there now."""
+    """Describe a finished prepared form."""
     own = size(result.bytes - result.shared_bytes)
     how = f"for {result.engine} in {result.quantization}, {result.precision}"
     return [f"{result.model} is prepared {how}: {own} more, {result.digest}"]
 
 
 def of_verified(result: VerifyResult) -> list[str]:
-    """A check that found nothing."""
+    """Describe a check that found nothing."""
     return [f"{result.model} is whole: {result.files} files, {result.digest}"]
 
 
 def of_usage(result: UsageResult, root: str) -> list[str]:
-    """What the cache at ``root`` takes in all."""
+    """Describe the total size of the cache at ``root``."""
     how = " (models remove ID, or models gc --max-bytes SIZE)" if result.reclaimable_bytes else ""
     return [f"{size(result.bytes)} in {root}, {size(result.reclaimable_bytes)} can be freed{how}"]
 
 
 def of_removed(result: RemovedResult, *, dry_run: bool) -> list[str]:
-    """What went, or would go."""
+    """Describe what was, or would be, removed."""
     if not result.removed and not result.bytes:
         return ["Nothing to remove."]
     verb = "would remove" if dry_run else "removed"
@@ -107,7 +107,7 @@ def _duration(seconds: int) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes for people, in powers of ten as disks are sold."""
+    """Format bytes for people, in powers of ten as disks are sold."""
     value = float(count)
     for unit in ("B", "kB", "MB"):
         if value < 1000:

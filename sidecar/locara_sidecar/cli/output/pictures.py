@@ -1,7 +1,7 @@
-"""A picture as a terminal takes it: kitty's and iTerm2's graphics (PNG), sixel, or half blocks.
+"""Encodes a picture for a terminal: kitty's and iTerm2's graphics (PNG), sixel, or half blocks.
 
 A character cell is about twice as high as it is wide, so the upper half block "▀" with a foreground and a background
-colour shows two square pixels. Colours are 24-bit where the terminal has them, else of the 256-colour cube.
+colour shows two square pixels. Colours are 24-bit if the terminal supports them, else from the 256-colour cube.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 STOP = "\x1b\\"
-"""Ends any sequence that was cut off in the middle; nothing, where none was."""
-_CHUNK = 4096  # bytes of base64 in one sequence of kitty's, at most
-_COLOURS = 128  # of a sixel picture: fewer registers than any terminal of today has
+"""Ends any escape sequence that was cut off; no effect if there was none."""
+_CHUNK = 4096  # maximum bytes of base64 in one of kitty's sequences
+_COLOURS = 128  # of a sixel picture: fewer registers than any current terminal has
 _RESET = "\x1b[0m"
-_LEVELS = 0, 95, 135, 175, 215, 255  # of the cube, as xterm has them
+_LEVELS = 0, 95, 135, 175, 215, 255  # of the cube, as in xterm
 _LEVEL = [min(range(6), key=lambda level: abs(_LEVELS[level] - part)) for part in range(256)]
 
 
 def fitting(picture: Image, room: tuple[int, int], cell: tuple[int, int]) -> tuple[int, int]:
-    """Columns and rows that a picture takes of ``room``, as large as its shape allows.
+    """Return the columns and rows that a picture takes of ``room``, as large as its aspect ratio allows.
 
     :param cell: width and height of a character cell, in pixels.
     """
@@ -34,9 +34,9 @@ def fitting(picture: Image, room: tuple[int, int], cell: tuple[int, int]) -> tup
 
 
 def kitty(picture: Image, box: tuple[int, int], cell: tuple[int, int], number: int) -> str:
-    """kitty's graphics protocol: a PNG that takes ``box`` cells and leaves the cursor where it is, unanswered.
+    """Encode for kitty's graphics protocol: a PNG of ``box`` cells that does not move the cursor, without a reply.
 
-    :param number: 1…2^32 - 1; a picture takes the place of the one before it under the same number.
+    :param number: 1…2^32 - 1; a picture replaces the previous one with the same number.
     """
     data = base64.standard_b64encode(_png(picture, box, cell)).decode()
     chunks = [data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK)]
@@ -48,14 +48,14 @@ def kitty(picture: Image, box: tuple[int, int], cell: tuple[int, int], number: i
 
 
 def iterm2(picture: Image, box: tuple[int, int], cell: tuple[int, int]) -> str:
-    """iTerm2's inline picture: a PNG that takes ``box`` cells."""
+    """Encode as iTerm2's inline image: a PNG of ``box`` cells."""
     data = _png(picture, box, cell)
     members = f"inline=1;size={len(data)};width={box[0]};height={box[1]};preserveAspectRatio=0"
     return f"\x1b]1337;File={members}:{base64.standard_b64encode(data).decode()}\x07"
 
 
 def sixel(picture: Image, box: tuple[int, int], cell: tuple[int, int]) -> str:
-    """DEC's sixel graphics: at most ``box`` cells, 128 colours of the picture's own."""
+    """Encode as DEC's sixel graphics: at most ``box`` cells, with a palette of 128 colours."""
     size = box[0] * cell[0], box[1] * cell[1] // 6 * 6 or 6  # whole bands of six rows
     small = picture.convert("RGB").resize(size).quantize(_COLOURS)
     palette = small.getpalette() or []
@@ -91,7 +91,7 @@ def _run(match: re.Match[bytes]) -> bytes:
 
 
 def blocks(picture: Image, box: tuple[int, int], *, true_colour: bool) -> list[str]:
-    """A line of half blocks for each row of the box."""
+    """Return a line of half blocks for each row of the box."""
     small = picture.convert("RGB").resize((box[0], 2 * box[1]))
     data = small.tobytes()
     row = 3 * box[0]
@@ -109,13 +109,13 @@ def _true(colour: bytes) -> str:
 
 
 def _cube(colour: bytes) -> str:
-    """The nearest colour of the 6 × 6 × 6 cube of a 256-colour terminal."""
+    """Return the nearest colour in the 6 × 6 × 6 cube of a 256-colour terminal."""
     red, green, blue = (_LEVEL[part] for part in colour)
     return f"5;{16 + 36 * red + 6 * green + blue}"
 
 
 def _png(picture: Image, box: tuple[int, int], cell: tuple[int, int]) -> bytes:
-    """The picture itself, or a smaller one where it has more pixels than are shown: a slow line carries it, too."""
+    """Encode the picture, scaled down if it has more pixels than are shown, so that a slow connection can carry it."""
     shown = box[0] * cell[0], box[1] * cell[1]
     if picture.width > shown[0] and picture.height > shown[1]:
         picture = picture.resize(shown)

@@ -1,4 +1,4 @@
-"""The tables of the command line. On a terminal they are as wide as it is; ids are never wrapped."""
+"""The tables of the command line. On a terminal they use its width; ids are never wrapped."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _BITS = {"none": "no", "8bit": "8 bits", "4bit": "4 bits"}
 
 
 def of_list(models: list[Model], engines: list[str]) -> Table:
-    """A row for each model.
+    """Return a row for each model.
 
-    :param engines: those that are installed; what fits is told of the first, which is the one that ``auto`` takes.
+    :param engines: the installed ones; the fit is given for the first, which ``auto`` selects.
     """
     table = _headed()
     table.add_column("Model", no_wrap=True)
@@ -47,9 +47,9 @@ def of_list(models: list[Model], engines: list[str]) -> Table:
 
 
 def of_model(model: Model, engines: list[str]) -> list[tuple[str, str | Table]]:
-    """All that there is to say about one model, each with a label.
+    """Return everything about one model, each with a label.
 
-    :param engines: those that are installed.
+    :param engines: the installed ones.
     """
     defaults, limits = model.defaults, model.limits
     sources = [f"{source.repository} at {source.revision or 'its latest commit'}" for source in model.source]
@@ -72,7 +72,7 @@ def of_model(model: Model, engines: list[str]) -> list[tuple[str, str | Table]]:
 
 
 def of_usage(result: UsageResult) -> Table:
-    """A row for each model and prepared form of the cache."""
+    """Return a row for each model and prepared form in the cache."""
     table = _headed()
     table.add_column("Model", no_wrap=True)
     table.add_column("Prepared in", no_wrap=True)
@@ -93,7 +93,7 @@ def of_usage(result: UsageResult) -> Table:
 
 
 def how_to_get(model: Model) -> list[str]:
-    """What to do and to type to have a model that is not installed; nothing for one that is."""
+    """Return what to do and type to get a model that is not installed; nothing for one that is."""
     if model.installed:
         return []
     if not model.source:
@@ -110,7 +110,7 @@ def how_to_get(model: Model) -> list[str]:
 
 
 def no_engine() -> str:
-    """What to type where nothing can be drawn."""
+    """Return what to type if no engine is installed."""
     name = engine_choice.preferred()[0]
     return f"No engine is installed, so nothing can be drawn. To install one: pip install 'locara-sidecar[{name}]'"
 
@@ -125,7 +125,7 @@ def _yes(value: bool) -> str:
 
 def _fitting(model: Model, engines: list[str]) -> str:
     if not model.runnable:
-        return "not yet"  # no engine of this version runs it
+        return "not yet"  # no engine of this version supports it
     if not engines:
         return "no engine"
     if not model.fit:
@@ -138,7 +138,7 @@ def _fitting(model: Model, engines: list[str]) -> str:
 
 
 def _size_of(model: Model) -> str:
-    """Of the files that are here, else of those to download; empty where the entry does not say."""
+    """Return the size of the installed files, else of those to download; empty if the entry does not say."""
     if model.path is UNSET:
         return size(model.download_bytes) if model.download_bytes else ""
     return size(sum(os.stat(path).st_size for path in files_below(model.path) if os.path.isfile(path)))
@@ -151,7 +151,7 @@ def _installed(model: Model) -> str:
 
 
 def _memory(model: Model) -> Table:
-    """What each engine would take, quantized or not, at the default size."""
+    """Return what each engine would take, quantized or not, at the default size."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for justify in ("left", "left", "left", "right", "right", "right", "left"):
         table.add_column(justify=justify, no_wrap=True)

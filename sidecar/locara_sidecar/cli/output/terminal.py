@@ -1,11 +1,12 @@
-"""How the terminal shows pictures: known from its name, or asked in a way that no terminal minds.
+"""Finds out how the terminal can show pictures: from its name, or by a query that every terminal tolerates.
 
-Names of terminals are believed only where no multiplexer is in between, as theirs are inherited from outside. All
-others are asked for their primary device attributes, which every terminal since the VT100 answers; a 4 among them means
-sixel. kitty's own question is not asked: some terminals print it as text.
+Terminal names are trusted only if there is no multiplexer in between, because it inherits them from outside. All others
+are queried for their primary device attributes, which every terminal since the VT100 reports; a 4 among them means
+sixel. kitty's own query is not used, because some terminals print it as text.
 
-Why no library: term-image forbids today's Pillow and has no sixel; textual-image has no iTerm2, is LGPL, and asks while
-it is imported, with limits so short that a slow answer lands on the screen; rich-pixels has half blocks only.
+Why no library: term-image does not allow current Pillow and has no sixel; textual-image has no iTerm2, is LGPL, and
+queries while it is imported, with such short timeouts that a slow reply ends up on the screen; rich-pixels has half
+blocks only.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
 Pictures = Literal["kitty", "iterm2", "sixel", "blocks", "none"]
 PICTURES: tuple[Pictures, ...] = ("kitty", "iterm2", "sixel", "blocks", "none")
-_PATIENCE = 1.0  # seconds; what comes later would land on the screen
+_PATIENCE = 1.0  # seconds; a later reply would end up on the screen
 _PATIENCE_FAR = 3.0  # through ssh
-_QUESTION = b"\x1b[16t\x1b[c"  # the size of a cell, which some answer, and the attributes, which all do: so the last
+_QUESTION = b"\x1b[16t\x1b[c"  # the cell size, which some report, and the attributes, which all do, so they come last
 _ATTRIBUTES = re.compile(rb"\x1b\[\?([\d;]*)c")
 _CELL = re.compile(rb"\x1b\[6;(\d{1,3});(\d{1,3})t")
 _USUAL_CELL = 8, 16
@@ -34,32 +35,32 @@ _NAMED: tuple[tuple[str, str, Pictures], ...] = (
     ("TERM", "xterm-kitty", "kitty"),
     ("TERM", "xterm-ghostty", "kitty"),
     ("TERM_PROGRAM", "iTerm.app", "iterm2"),
-    ("LC_TERMINAL", "iTerm2", "iterm2"),  # comes through ssh
+    ("LC_TERMINAL", "iTerm2", "iterm2"),  # passed on by ssh
     ("TERM_PROGRAM", "WezTerm", "iterm2"),
     ("TERM_PROGRAM", "mintty", "iterm2"),
 )
 
 
 class Terminal(NamedTuple):
-    """``cell``: width and height of a character in pixels, as far as the terminal tells, else small usual ones."""
+    """``cell``: width and height of a character in pixels, if the terminal reports them, else typical small values."""
 
     pictures: Pictures
     cell: tuple[int, int] = _USUAL_CELL
 
 
 class Answer(NamedTuple):
-    """What a terminal has said. ``attributes``: after the first, its class; empty where it said nothing."""
+    """A terminal's reply. ``attributes``: without the first, its class; empty if it did not reply."""
 
     attributes: frozenset[int] = frozenset()
     cell: tuple[int, int] | None = None
 
 
 def find(environ: Mapping[str, str], wish: str, screen: int, keys: int | None) -> Terminal:
-    """What a terminal can show, which is no dumb one.
+    """Return what a terminal supports, unless it is a dumb one.
 
     :param screen: the descriptor that writes to it.
-    :param keys: the one that reads from it, if there is one: else nothing is asked.
-    :param wish: one of :data:`PICTURES`, which is taken without asking, or ``auto``.
+    :param keys: the one that reads from it; without one, the terminal is not queried.
+    :param wish: one of :data:`PICTURES`, which is used without a query, or ``auto``.
     """
     if environ.get("NO_COLOR") or wish == "none":
         return Terminal("none")
@@ -79,8 +80,10 @@ def _by_name(environ: Mapping[str, str]) -> Pictures | None:
 
 
 def ask(screen: int, keys: int, patience: float) -> Answer:
-    """What the terminal answers within ``patience`` seconds; nothing where asking could do harm: from the background,
-    where it would stop us, or when something was typed already, which would be lost."""
+    """Return the terminal's reply within ``patience`` seconds; none if a query could do harm: from the background,
+    where it
+    would stop us, or after something was typed, which would be lost.
+    """
     if os.name != "posix":
         return Answer()
     import termios
@@ -94,7 +97,7 @@ def ask(screen: int, keys: int, patience: float) -> Answer:
         return Answer()
     with _uninterrupted():
         try:
-            tty.setcbreak(keys, termios.TCSANOW)  # leaves Ctrl-C what it is, and shows nothing of what comes
+            tty.setcbreak(keys, termios.TCSANOW)  # leaves Ctrl-C working, and does not echo the reply
             if select.select([keys], [], [], 0)[0]:
                 return Answer()
             os.write(screen, _QUESTION)
@@ -107,7 +110,7 @@ def ask(screen: int, keys: int, patience: float) -> Answer:
 
 
 def _read(keys: int, deadline: float) -> bytes:
-    """All that comes until the attributes have; they are answered last."""
+    """Read until the attributes have arrived, which come last."""
     got = b""
     while _ATTRIBUTES.search(got) is None and (left := deadline - time.monotonic()) > 0 and len(got) < 4096:
         if not select.select([keys], [], [], left)[0] or not (more := os.read(keys, 256)):
@@ -125,7 +128,7 @@ def _understood(answer: bytes) -> Answer:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Generator[None]:
-    """Hold back what would end or stop the process, for as long as the terminal is not as it was."""
+    """Hold back signals that would end or stop the process while the terminal's mode is changed."""
     if sys.platform == "win32":
         yield
         return

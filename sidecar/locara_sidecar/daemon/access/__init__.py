@@ -1,1 +1,1 @@
-"""What the session may use: decisions, models, and keeping them while they are used."""
+"""What the session may use: access decisions, models, and keeping models in place while they are in use."""

@@ -1,6 +1,4 @@
-"""What ``initialize`` tells the app's developer though it is no error: members that nobody here knows, folders that are
-not there.
-"""
+"""The warnings in ``initialize``'s result, for the app's developer: unknown members, missing folders."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ _MOST = 64
 
 
 def warnings_of(policy: Policy) -> list[AppWarning]:
-    """What is worth saying about a policy; waits a quarter of a second at most for file systems that do not answer."""
+    """Return the warnings about a policy; waits at most a quarter of a second for file systems that do not respond."""
     notices = () if policy.manifest is None else policy.manifest.notices
     unknown = [AppWarning(kind=notice.kind, message=notice.message, path=notice.path) for notice in notices]
     return [*unknown, *_missing(policy.grants)]
@@ -40,16 +38,16 @@ def _missing(grants: Mapping[str, Path]) -> list[AppWarning]:
                 found.append(AppWarning(kind="FolderMissing", message=message, path=join("$.grants", root)))
 
     if grants:
-        # not on this thread: a network file system may not answer for minutes, and nothing waits for that
+        # not on this thread: a network file system may take minutes to respond, and nothing should wait for that
         thread = threading.Thread(target=look, name="grants", daemon=True)
-        with contextlib.suppress(RuntimeError):  # the system allows no thread: the session opens without the warning
+        with contextlib.suppress(RuntimeError):  # the system refuses a thread: the session opens without the warning
             thread.start()
             thread.join(_SECONDS)
     return list(found)
 
 
 def _state(folder: Path) -> str | None:
-    """What is wrong with a granted folder, for a sentence; None for nothing."""
+    """Describe what is wrong with a granted folder; None if nothing is."""
     if folder.is_dir():
         return None
     return "is not a folder" if os.path.lexists(folder) else "does not exist"

@@ -1,4 +1,4 @@
-"""The record of the gate's decisions: the audit log, a line on stderr and, where that is granted, a file."""
+"""Records the gate's decisions: in the audit log, as a line on stderr and, if granted, in a file."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ log = logging.getLogger("locara.server")
 
 
 class Decisions:
-    """One session's.
+    """The decisions of one session.
 
-    :param session: its policy, as it is at each decision, says whether there is a file.
+    :param session: its policy at the time of each decision says whether there is a file.
     """
 
     def __init__(self, session: Session) -> None:
@@ -34,12 +34,12 @@ class Decisions:
         self._file: AuditWriter | None = None
 
     def get_ready(self) -> None:
-        """Load what recording needs. Off the event loop, before the first decision."""
+        """Load the modules that recording needs. Call it off the event loop, before the first decision."""
         if audit_folder(self._session.policy) is not None:
             importlib.import_module("locara_sidecar.capability.auditfile")  # loads ctypes
 
     def record(self, call: Call, wanted: AccessRequest, decision: Grant | RpcError) -> None:
-        """Write down what :func:`authorize` returned or raised for a call."""
+        """Record what :func:`authorize` returned or raised for a call."""
         entry = self._log.record_decision(method=call.method, wanted=wanted, decision=decision, request_id=call.id)
         log.info("capability decision", extra={"fields": msgspec.to_builtins(entry)})
         if self._file is None and (folder := audit_folder(self._session.policy)) is not None:
@@ -47,16 +47,16 @@ class Decisions:
 
             try:
                 self._file = AuditWriter(folder, session_name())
-            except RuntimeError:  # tried again at the next decision
+            except RuntimeError:  # retried at the next decision
                 log.warning("the capability log cannot be written: the system allows no more threads")
         if self._file is not None:
             self._file.put(entry)
 
     def list(self, _call: Call, params: CapabilityLogParams) -> CapabilityLogResult:
-        """The handler of ``audit.capabilityLog``."""
+        """Handle ``audit.capabilityLog``."""
         return CapabilityLogResult(entries=self._log.entries(params.limit, params.after))
 
     def flush(self, seconds: float) -> None:
-        """Block until the record is on its file, ``seconds`` at most."""
+        """Block until the record has been written to its file, for at most ``seconds``."""
         if self._file is not None:
             self._file.flush(seconds)

@@ -1,7 +1,7 @@
-"""The gate as a session asks it: what a call may use, which models are installed, and which one it gets.
+"""The session's gate: what a call may use, which models are installed, and which one the call gets.
 
-The rules are in :mod:`locara_sidecar.capability.authorize`; here is what they are asked with, and nowhere else. Nothing
-here but :meth:`Gate.look` and :meth:`Gate.digest`, which say so, looks at the disk.
+The rules are in :mod:`locara_sidecar.capability.authorize`; this module alone collects the facts they are applied to.
+Only :meth:`Gate.look` and :meth:`Gate.digest` access the disk, as their docstrings say.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 class Gate:
-    """One session's.
+    """The gate of one session.
 
-    :param engine: the name of this daemon's engine; the fake one needs no weights, so that with it every model
-        counts as installed.
-    :param policy: gives the session's policy as it is now.
-    :param record: writes a decision of the gate down.
+    :param engine: the name of this daemon's engine; the fake one needs no weights, so with it every model counts as
+        installed.
+    :param policy: returns the session's current policy.
+    :param record: records a decision.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Gate:
         self.engine = engine
         self._policy = policy
         self._record = record
-        self._proven: set[str] = set()  # models whose pinned digest was found to hold
+        self._proven: set[str] = set()  # models whose pinned digest was verified
         self._lock = threading.Lock()
         self._looks = 0
         self._seen: tuple[int, Inventory] | None = None
@@ -60,9 +60,9 @@ class Gate:
     # --- what is installed ---------------------------------------------------------------
 
     def look(self) -> None:
-        """Look at the disk: what is installed now is what everything else here goes by until the next look.
+        """Look at the disk. Everything else here relies on what is found, until the next look.
 
-        Blocks, and belongs off the event loop. Of looks that overlap, the one that was begun last counts.
+        Blocks, so call it off the event loop. When looks overlap, the one that began last wins.
         """
         with self._lock:
             self._looks += 1
@@ -74,21 +74,21 @@ class Gate:
 
     @property
     def _inventory(self) -> Inventory:
-        if self._seen is None:  # a model that nobody has looked for would pass for one without a digest
+        if self._seen is None:  # without a look, a model would seem to have no digest
             raise RuntimeError("nobody has looked which models are installed")
         return self._seen[1]
 
     def folder(self, model_id: str) -> Path | None:
-        """The installed model's folder, ``Path()`` where it needs none, or None where it is not installed."""
+        """Return the installed model's folder, ``Path()`` if it needs none, or None if it is not installed."""
         folder = self._inventory.folders.get(model_id)
         return Path() if folder is None and self.fake and self.catalogue.get(model_id) else folder
 
     def files(self, model_id: str) -> Path | None:
-        """The installed model's own folder, whether the engine needs it or not; None where it has none."""
+        """Return the installed model's own folder, whether or not the engine needs it; None if it has none."""
         return self._inventory.folders.get(model_id)
 
     def forms(self, model: ModelSpec) -> list[PreparedForm]:
-        """The prepared forms of this very model that its job may load."""
+        """Return the prepared forms of this exact model that its job may load."""
         if self.fake or model.quantization == "none":
             return []
         from locara_sidecar.models.forms import forms_for
@@ -96,10 +96,11 @@ class Gate:
         return forms_for(self._inventory.forms, model, self.engine)
 
     def readable(self) -> list[str]:
-        """The folders of granted and installed models, and of their prepared forms, which the engine may read.
+        """Return the folders that the engine may read: those of granted, installed models and of their prepared forms.
 
-        A pinned model counts once a call has found that its digest holds: until then it is not granted, and
-        hashing it here would take long.
+        A pinned model is included once a call has verified its digest: until then it is not granted, and hashing it
+        here
+        would take long.
         """
         manifest = self._policy().manifest
         declared = () if manifest is None else manifest.models
@@ -110,7 +111,9 @@ class Gate:
         return [str(folder) for folder in (*folders, *self._forms_of(folders)) if folder.is_absolute()]
 
     def _forms_of(self, folders: list[Path]) -> list[Path]:
-        """What was prepared of the models in these folders of the store's, so that using it needs no other engine."""
+        """Return the prepared forms of the models in these folders of the store, so that using one needs no new
+        engine.
+        """
         store = self.catalogue.store
         if store is None or self.fake:
             return []
@@ -132,10 +135,10 @@ class Gate:
         sources: tuple[Source, ...] = (),
         picked: tuple[Picked, ...] = (),
     ) -> AccessRequest:
-        """What a call that uses models asks the gate for.
+        """Build the request that a call which uses models makes to the gate.
 
-        :param asked: the model that the call names; None for any that can do it.
-        :param modality: what a model takes for it; None for one that cannot.
+        :param asked: the model that the call names; None for any suitable one.
+        :param modality: the modality that a model needs for the call; None for a model that cannot do it.
         """
         found = {entry.id: needed for entry in self.catalogue if (needed := modality(entry)) is not None}
         return AccessRequest(
@@ -149,7 +152,7 @@ class Gate:
         )
 
     def authorize(self, call: Call, wanted: AccessRequest) -> Grant:
-        """Ask the gate, and write down what it decides.
+        """Ask the gate, and record its decision.
 
         :raises RpcError: CapabilityDenied or InvalidParams.
         """
@@ -162,7 +165,7 @@ class Gate:
         return grant
 
     def about(self, call: Call, model: str | None) -> tuple[Entry | None, Grant]:
-        """Leave for a call about one model, installed or not, or about none.
+        """Authorize a call about one model, installed or not, or about none.
 
         :raises RpcError: as :meth:`authorize`; ModelNotFound.
         """
@@ -170,7 +173,7 @@ class Gate:
         return None if model is None else self.catalogue.named(model), grant
 
     def named(self, call: Call, model: str, engine: str | None) -> tuple[Entry, Grant]:
-        """The installed model that a call names, once all has been checked, in the contract's order.
+        """Return the installed model that a call names, after all checks, in the contract's order.
 
         :param engine: the engine that the call names.
         :raises RpcError: as :meth:`authorize`, :meth:`choose` and :meth:`check_engine`.
@@ -181,14 +184,14 @@ class Gate:
         return entry, grant
 
     def choose(self, models: tuple[str, ...], *, explicit: bool) -> Entry:
-        """The first of the granted models that is installed.
+        """Return the first of the granted models that is installed.
 
         :param explicit: whether the call named it.
         :raises RpcError: ModelNotFound or ModelNotInstalled.
         """
         entries = [entry for model in models if (entry := self.catalogue.get(model)) is not None]
         if not entries:
-            known = ", ".join(entry.id for entry in self.catalogue if entry.id in self.declared())  # no others
+            known = ", ".join(entry.id for entry in self.catalogue if entry.id in self.declared())  # mention no others
             what = f"There is no model {models[0]} in the catalogue"
             what += f"; of those that the manifest names it has {known}." if known else "."
             raise RpcError("ModelNotFound", what + self.catalogue.note, model=models[0])
@@ -198,11 +201,14 @@ class Gate:
             advice = "" if explicit else " None of the granted models is."
             message = f"The model {which} is not installed on this machine.{advice}"
             raise RpcError("ModelNotInstalled", message, model=which)
-        # a model that no engine runs is the default only where there is no other
+        # default to a model that no engine can run only if there is no other
         return next((entry for entry in installed if entry.family in RUNNABLE), installed[0])
 
     def check_engine(self, asked: str | None, entry: Entry) -> None:
-        """:raises RpcError: EngineUnavailable where this daemon's engine is another, or does not run the family."""
+        """Check that this daemon's engine is the requested one and supports the model's family.
+
+        :raises RpcError: EngineUnavailable if not.
+        """
         if self.fake:
             return
         if asked not in (None, "auto", self.engine):
@@ -211,7 +217,7 @@ class Gate:
         entry.require_runnable()
 
     def declared(self) -> set[str]:
-        """The models that the manifest names."""
+        """Return the models that the manifest names."""
         manifest = self._policy().manifest
         return set() if manifest is None else {entry.id for entry in manifest.models}
 
@@ -220,7 +226,7 @@ class Gate:
         return MANAGEMENT in self._policy().flags
 
     def holds(self, model: str) -> bool:
-        """Whether a declared model may be used as it is: another one than the manifest pins may not."""
+        """Whether a declared model may be used as installed, that is, matches the digest that the manifest pins."""
         try:
             authorize(self._policy(), METHODS["models.get"], self.wanted(model, lambda _: None))
         except RpcError:
@@ -230,13 +236,15 @@ class Gate:
     # --- digests -------------------------------------------------------------------------
 
     async def digest(self, call: Call, model_id: str, read: Callable[[int], object]) -> str:
-        """The installed model's digest, held against the manifest's if that pins one; empty where it has no files.
+        """Return the installed model's digest, checked against the one the manifest pins, if any; empty if it has no
+        files.
 
-        The gate was asked when the call came, but a large folder of the host's takes minutes to hash, and nobody was
-        to wait for that.
+        The gate was asked when the call arrived, but hashing a large folder of the host's takes minutes, and the call
+        should
+        not wait for that.
 
-        :param read: told how many bytes were hashed, now and then, in another thread; what it raises ends the hashing.
-        :raises RpcError: ModelIncomplete; CapabilityDenied for another model than the manifest pins.
+        :param read: called now and then, in another thread, with the number of bytes hashed; raising ends the hashing.
+        :raises RpcError: ModelIncomplete; CapabilityDenied if the manifest pins another digest.
         """
         pinned = model_id in self._pinned()
         folder = self.files(model_id)
@@ -259,7 +267,7 @@ class Gate:
         return digest
 
     def _pinned(self) -> set[str]:
-        """The models of which the manifest allows certain versions only."""
+        """Return the models for which the manifest allows certain versions only."""
         manifest = self._policy().manifest
         models = () if manifest is None else manifest.models
         return {entry.id for entry in models} - {entry.id for entry in models if entry.digest is None}

@@ -1,4 +1,4 @@
-"""What is installed on this machine, as one look at the disk found it."""
+"""What is installed on this machine, as found by one look at the disk."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 
 
 class Inventory(Record, frozen=True):
-    """A snapshot; it is never changed, and whoever needs a newer one looks again.
+    """An immutable snapshot; for newer information, look again.
 
     :param folders: of the installed models, by model id.
-    :param digests: ``sha256:<hex>`` of installed models, by model id, as far as they are known without reading the
-        models.
+    :param digests: ``sha256:<hex>`` of installed models, by model id, as far as known without reading the models.
     :param forms: the prepared forms that the engines of this version can load.
     """
 
@@ -31,10 +30,10 @@ class Inventory(Record, frozen=True):
 
 
 def take(catalogue: Catalogue, pinned: Collection[str]) -> Inventory:
-    """Look at the disk. It blocks: call it off the event loop.
+    """Look at the disk. Blocks: call it off the event loop.
 
-    :param pinned: the models whose digests the manifest names. To find the digest of a folder of the host's, all its
-        files are looked at, and only for these.
+    :param pinned: the models whose digests the manifest names. Only for these is the digest of a host's folder
+        determined, because that takes a look at all of its files.
     """
     from locara_sidecar.models.cache.digest import known_digest
     from locara_sidecar.models.cache.store import latest
@@ -50,7 +49,7 @@ def take(catalogue: Catalogue, pinned: Collection[str]) -> Inventory:
         elif model_id in pinned:
             try:
                 digest = known_digest(folder)
-            except OSError:  # what cannot be looked at is not known; loading it will fail
+            except OSError:  # if it cannot be inspected, it is unknown; loading it will fail
                 continue
             if digest is not None:
                 digests[model_id] = digest

@@ -1,4 +1,4 @@
-"""The description of a model that the engine gets: the catalogue's entry with what a call asks for. Pure."""
+"""The description of a model that the engine gets: the catalogue's entry plus the call's options. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def model_spec(
     precision: str | None,
     sides: Sides | None = None,
 ) -> ModelSpec:
-    """A model as the engine gets it; ``sides`` where a call allows less than the model does."""
+    """Build the engine's description of a model; ``sides`` if a call allows fewer sizes than the model does."""
     return ModelSpec(
         id=entry.id,
         version=entry.version,

@@ -1,6 +1,8 @@
-"""Holds a model while a job uses it, and says to other processes what this daemon's engine has loaded: a shared lock
-that keeps ``gc`` away from the model, and a lease that tells other daemons' memory plans. Both are given back when the
-engine has ended."""
+"""Keeps a model in place while a job uses it, and tells other processes what this daemon's engine has loaded.
+
+A shared lock keeps ``gc`` away from the model, and a lease informs other daemons' memory plans. Both are released when
+the engine has ended.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,10 @@ _ENDED = ("stopped", "dead")
 
 
 class ModelUse:
-    """At most one model at a time, as the engine has.
+    """The model in use; at most one at a time, like the engine.
 
-    :param gate: knows what is installed, and the store that other processes share; without one there is nobody to tell.
-    :param status: the engine's state now.
+    :param gate: knows what is installed, and the store shared with other processes, if there is one.
+    :param status: returns the engine's current state.
     :param start_task: starts a coroutine function in the daemon's task group.
     """
 
@@ -50,10 +52,10 @@ class ModelUse:
         self._gate = gate
         self._status = status
         self._start_task = start_task
-        self._changing: anyio.Lock | None = None  # what follows is changed by threads, one at a time
+        self._changing: anyio.Lock | None = None  # guards what follows, which threads change one at a time
         self._leases: Leases | None = None
         self._folder: Path | None = None
-        self._locks: dict[str, Lock] = {}  # by the store's key: the model and what was prepared of it
+        self._locks: dict[str, Lock] = {}  # by the store's key: for the model and its prepared form
         self._jobs = 0
 
     @contextlib.asynccontextmanager
@@ -68,14 +70,17 @@ class ModelUse:
         sides: Sides | None = None,
         read: Callable[[int], object],
     ) -> AsyncGenerator[ModelSpec]:
-        """While a job uses the model: it as the engine is told of it, held first and described then, so that it is on
-        this machine as it is described. Afterwards the engine may keep it.
+        """Hold the model while a job uses it, and yield its description for the engine.
 
-        :param grant: leave to load that model.
-        :param quantization: and ``precision``: as the call asks; None for any.
-        :param sides: where the call allows less than the model does.
+        It is held first and described afterwards, so that the description is true of the disk. Afterwards the engine
+        may
+        keep the model.
+
+        :param grant: permission to load that model.
+        :param quantization: and ``precision``: as requested by the call; None for any.
+        :param sides: set if the call allows fewer sizes than the model does.
         :param read: see :meth:`Gate.digest`.
-        :raises RpcError: ModelNotInstalled when it was removed a moment ago; as :meth:`Gate.digest`.
+        :raises RpcError: ModelNotInstalled if it has just been removed; as :meth:`Gate.digest`.
         """
         grant.require(entry.id, "generate", "edit", "model", "download")
         await off_loop(self._gate.look)
@@ -106,7 +111,7 @@ class ModelUse:
 
     async def _begin(self, store: Store, entry: Entry, folder: Path) -> None:
         async with self._one():
-            self._jobs += 1  # from now on nothing is given back because no job is left
+            self._jobs += 1  # from now on, nothing is released for lack of jobs
             before = self._folder
             try:
                 await off_loop(self._take, store, entry, folder)
@@ -117,7 +122,7 @@ class ModelUse:
                 self._start_task(self._watch, folder)
 
     def _take(self, store: Store, entry: Entry, folder: Path) -> None:
-        """Hold a folder in place of others, and promise its memory. In a thread."""
+        """Hold a folder in place of others, and reserve its memory. Runs in a thread."""
         if folder != self._folder:
             lock = None
             if folder.parent == store.models:
@@ -129,7 +134,7 @@ class ModelUse:
             if lock is not None:
                 self._locks[folder.name] = lock
         if self._leases is None:
-            from locara_sidecar.models.lease import Leases  # a daemon that draws nothing needs none
+            from locara_sidecar.models.lease import Leases  # a daemon that draws nothing does not need it
 
             self._leases = Leases(store.root)
         if entry.components:
@@ -138,8 +143,10 @@ class ModelUse:
             self._leases.hold(entry.id, fit.promise(entry, system.machine(store.root, self._gate.engine)))
 
     def _hold(self, store: Store, model: ModelSpec) -> ModelSpec:
-        """Hold all folders of a model, and tell of it what stays while the job runs, and the bytes of memory that other
-        daemons' engines hold or were promised. In a thread."""
+        """Hold all folders of a model. Return the description that stays true during the job, with the bytes of memory
+        that
+        other daemons' engines hold or have reserved. Runs in a thread.
+        """
         for folder in map(Path, model.folders()):
             key = folder.name
             # what an earlier job may have loaded stays held as long as the engine has the model
@@ -154,7 +161,7 @@ class ModelUse:
         )
 
     async def settle(self) -> None:
-        """Give everything back if the engine has ended; it is looked at every second, too."""
+        """Release everything if the engine has ended; a task also checks this every second."""
         async with self._one():
             if self._jobs == 0 and self._folder is not None and self._status().state in _ENDED:
                 await off_loop(self._release)

@@ -1,4 +1,4 @@
-"""Which sizes a call's images may have. Pure."""
+"""The sizes that a call's images may have. Pure."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from locara_sidecar.models.catalogue import Entry
 
 MAX_INLINE_IMAGE_BYTES = 7 * 1024 * 1024
-"""Room for all images of one inline answer, counted raw (3 bytes a pixel) in base64."""
+"""The limit for all images of one inline answer, counted as raw pixels (3 bytes each) in base64."""
 
 
 def sides_of(entry: Entry) -> Sides:
-    """The sizes that a model allows, as its engine gets them."""
+    """Return the sizes that a model allows, in the engine's format."""
     return msgspec.convert(entry.sides, Sides, from_attributes=True)
 
 
 def size_of(options: GenerateOptions, entry: Entry, *, inline: bool, edit: bool) -> tuple[int, int, Sides]:
-    """Width and height in pixels, and what the engine may allow where it finds out itself.
+    """Return width and height in pixels, and what the engine may allow if it determines the size itself.
 
-    In an edit a side that the host did not name is 0: it is the source's, which only the engine learns.
+    In an edit, a side that the host did not set is 0: it is the source's, which only the engine learns.
 
-    :raises RpcError: InvalidParams with the nearest size that is allowed.
+    :raises RpcError: InvalidParams with the nearest allowed size.
     """
     sides = sides_of(entry)
     width = _side(entry, "width", options.width, 0 if edit else entry.defaults.width)
@@ -42,7 +42,7 @@ def size_of(options: GenerateOptions, entry: Entry, *, inline: bool, edit: bool)
         return width, height, sides
     count = options.count or 1
     room = MAX_INLINE_IMAGE_BYTES // (count * 4)
-    # sides that are not known yet are at least the smallest that the model makes
+    # an unknown side is at least the smallest that the model supports
     if (width or sides.minimum) * (height or sides.minimum) > room:
         size = f" of {width} × {height}" if width and height else ""
         raise invalid_params(
@@ -54,7 +54,7 @@ def size_of(options: GenerateOptions, entry: Entry, *, inline: bool, edit: bool)
 
 
 def _side(entry: Entry, name: str, asked: int | None, usual: int) -> int:
-    """A side that the host asked for, if the model makes it; else the ``usual`` one."""
+    """Return the requested side, if the model supports it; ``usual`` if none was requested."""
     if asked is None:
         return usual
     sides = entry.sides

@@ -1,1 +1,1 @@
-"""The daemon's side of the engine process: starting it, talking to it, noticing how it ends."""
+"""The daemon's side of the engine process: starting it, talking to it, detecting its end."""

@@ -1,8 +1,7 @@
-"""The daemon's side of the engine: one at a time, kept warm, watched, replaced after a crash.
+"""The engine's client: runs one engine at a time, keeps it warm, watches it, and replaces it after a crash.
 
-Everything here runs on the event loop's thread (asyncio, as anyio's backend) and nothing blocks it. When an engine
-lives and dies is decided by :mod:`~locara_sidecar.daemon.engine_host.supervisor`; what a job means is the daemon's
-business.
+Everything here runs on the event loop's thread (asyncio, as anyio's backend) and never blocks it. When to start and end
+an engine is up to :mod:`~locara_sidecar.daemon.engine_host.supervisor`; what a job means is up to the daemon.
 """
 
 from __future__ import annotations
@@ -33,20 +32,20 @@ _EXIT_GRACE = 1.0  # seconds from Exit to SIGKILL
 
 
 class EngineClient:
-    """One engine of one kind. Create it and use it on one event loop.
+    """One engine of one kind. Create and use it on one event loop.
 
     :param engine: ``fake``, ``torch`` or ``mlx``.
     :param idle_unload: seconds without a job after which the process is ended; ``inf`` never.
-    :param stall_timeout: seconds without any sign of progress inside a job after which the engine is killed.
+    :param stall_timeout: seconds without any sign of progress in a job after which the engine is killed.
     :param on_log: called on the loop with the engine's log records and the lines of its stderr (level debug).
-    :param readable: gives the folders of the models that an engine started now may read; the one of the job that
-        it is started for comes on top. An engine that lacks a job's folder is replaced: a sandbox cannot be widened.
+    :param readable: returns the folders of the models that a newly started engine may read, in addition to the one that
+        its job needs. An engine that lacks a job's folder is replaced, because a sandbox cannot be widened.
     :param settings: switches for the engine itself (torch's ``compile``, the fake engine's faults).
     :param transport: where engines are started; default: as child processes of this one.
-    :param cancel_grace: seconds that the engine has to stop a cancelled job before it is killed; more where the job's
-        blocks were seen to take long (``pauses.py``).
-    :param start_timeout: seconds from spawning the process to its first answer (importing its libraries included).
-    :param stuck_after: seconds of silence inside a job after which :meth:`status` calls the engine stuck.
+    :param cancel_grace: seconds that the engine has to stop a cancelled job before it is killed; more if the job's
+        blocks have been slow so far (``pauses.py``).
+    :param start_timeout: seconds from spawning the process to its first answer, including the import of its libraries.
+    :param stuck_after: seconds of silence in a job after which :meth:`status` reports the engine as stuck.
     """
 
     def __init__(
@@ -84,28 +83,28 @@ class EngineClient:
 
     @property
     def engine(self) -> str:
-        """The engine's name as it was asked for."""
+        """The engine's name as requested."""
         return self._engine
 
     @property
     def device(self) -> str | None:
-        """The device that the running engine told, or None while there is none."""
+        """The device that the running engine reported; None if no engine runs."""
         return None if (ready := self._supervisor.ready) is None else ready.device
 
     @property
     def note(self) -> str | None:
-        """What the running engine told of its device in words, if anything."""
+        """The running engine's remark on its device, if any."""
         return None if (ready := self._supervisor.ready) is None else ready.note
 
     @property
     def sandbox(self) -> frames.SandboxReport | None:
-        """What the last engine that started found about its confinement; None before the first."""
+        """What the most recently started engine found out about its confinement; None before the first."""
         return self._supervisor.sandbox
 
     def status(self) -> EngineStatus:
-        """The engine's state as of now; a dead process is told at once, also before its pipe was read.
+        """The engine's current state; a dead process is reported at once, even before its pipe has been read.
 
-        ``last_progress_ms`` is the time since the last sign of progress, where progress is expected.
+        ``last_progress_ms`` is the time since the last sign of progress, while progress is expected.
         """
         lifecycle, connection = self._supervisor.lifecycle, self._supervisor.connection
         if connection is None or not lifecycle.live or not connection.alive:
@@ -126,10 +125,10 @@ class EngineClient:
         )
 
     async def run(self, spec: frames.JobSpec, on_event: Callable[[JobEvent], None]) -> frames.Done:
-        """Run one job, starting the engine if need be; ``on_event`` is called on the loop, in order.
+        """Run one job, starting the engine if needed; ``on_event`` is called on the loop, in order.
 
-        If the caller's task is cancelled, the job is cancelled too. A job that finished before the
-        cancel reached it returns its :class:`~locara_sidecar.ipc.frames.Done`.
+        Cancelling the caller's task cancels the job too. A job that finished before the cancel reached it returns its
+        :class:`~locara_sidecar.ipc.frames.Done`.
 
         :raises RpcError: EngineUnavailable (it cannot start; ``reason``, or ``signal``/``status``),
             EngineCrashed (``signal`` or ``status``, ``phase``), EngineStalled (``phase``, ``seconds``),
@@ -140,7 +139,7 @@ class EngineClient:
         return done
 
     async def load(self, spec: frames.LoadSpec, on_event: Callable[[JobEvent], None]) -> frames.Loaded:
-        """Load a model ahead of its first job, as :meth:`run` runs one; ``on_event`` is told of loading phases only.
+        """Load a model ahead of its first job, like :meth:`run`; ``on_event`` gets loading phases only.
 
         :raises RpcError: as :meth:`run`.
         """
@@ -149,8 +148,9 @@ class EngineClient:
         return loaded
 
     async def prepare(self, spec: frames.PrepareSpec, on_event: Callable[[JobEvent], None]) -> frames.Prepared:
-        """Have a model quantized and written to ``spec.into``, by a process that may write there and has ended when
-        this returns: nothing can change what it wrote. ``on_event`` is told of loading phases only.
+        """Quantize a model and write it to ``spec.into``, in a process that may write there and that has ended by the
+        time
+        this returns, so that nothing can change the files. ``on_event`` gets loading phases only.
 
         :raises RpcError: as :meth:`run`, and InsufficientDisk.
         """
@@ -163,9 +163,9 @@ class EngineClient:
         return prepared
 
     async def _end_after(self, spec: frames.PrepareSpec) -> None:
-        """End the engine that was started for ``spec``, if it is still there, and return when it is gone."""
+        """End the engine that was started for ``spec``, if it still runs, and return when it is gone."""
         supervisor = self._supervisor
-        if (request := supervisor.request) is not None and request.spec is spec:  # given up: it is being cancelled
+        if (request := supervisor.request) is not None and request.spec is spec:  # abandoned: it is being cancelled
             await request.ended.wait()
         if supervisor.into == spec.into:
             supervisor.offer(Event.RELEASE)
@@ -188,13 +188,13 @@ class EngineClient:
         return request.result()
 
     def cancel(self, job: str) -> None:
-        """Stop job ``job`` if it is the one at work; anything else, or a second time: nothing happens."""
+        """Stop job ``job`` if it is running; otherwise, or the second time, do nothing."""
         request = self._supervisor.request
         if request is not None and request.spec.job == job:
             self._supervisor.offer(Event.CANCEL)
 
     async def unload(self) -> bool:
-        """End an engine that has no job and give its memory back; whether there was one to end."""
+        """End an engine without a job, freeing its memory; return whether there was one."""
         if not self._supervisor.offer(Event.UNLOAD):
             return False
         await self._supervisor.gone.wait()
@@ -206,9 +206,9 @@ class EngineClient:
         await self._supervisor.gone.wait()
 
     def close_now(self) -> None:
-        """Kill the engine without waiting for anything, for a daemon that is about to exit.
+        """Kill the engine without waiting, for a daemon that is about to exit.
 
-        A running job ends with RequestCancelled, if the loop ever gets to it.
+        A running job ends with RequestCancelled, if the loop still gets to it.
         """
         self.kill()
         self._supervisor.feed(Event.ABORT)
@@ -216,5 +216,5 @@ class EngineClient:
             connection.discard_scratch()
 
     def kill(self) -> None:
-        """Kill the engine and do nothing else; from any thread, whatever the event loop is doing."""
+        """Only kill the engine; from any thread, whatever the event loop is doing."""
         self._supervisor.kill()

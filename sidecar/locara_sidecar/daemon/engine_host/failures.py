@@ -1,4 +1,4 @@
-"""Errors about the engine that its client reports, because the engine no longer can."""
+"""Errors that the engine's client reports because the engine no longer can."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 
 def cancelled() -> RpcError:
-    """The job was stopped because it was asked to."""
+    """The job was stopped on request."""
     return RpcError("RequestCancelled", "The request was cancelled.")
 
 
 def unavailable(engine: str, reason: str) -> RpcError:
-    """The engine said, or the system did, that it cannot run here."""
+    """The engine, or the system, says that it cannot run here."""
     return RpcError("EngineUnavailable", f"The {engine} engine is not available: {reason}.", reason=reason)
 
 
 def not_started(engine: str, error: Exception) -> Exception:
-    """No process could be started; an error that the system does not raise is passed on."""
+    """No process could be started; an error that does not come from the system is returned unchanged."""
     if not isinstance(error, (OSError, MemoryError)):
         return error
     why = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
@@ -29,7 +29,7 @@ def not_started(engine: str, error: Exception) -> Exception:
 
 
 def ended(how: dict[str, Any], phase: str | None) -> RpcError:
-    """The process ended by itself.
+    """The process ended on its own.
 
     :param how: ``{"signal": "SIGSEGV"}`` or ``{"status": 1}``.
     :param phase: of the running job; None while the engine was still starting.
@@ -43,21 +43,21 @@ def ended(how: dict[str, Any], phase: str | None) -> RpcError:
 
 
 def stalled(seconds: float, phase: str) -> RpcError:
-    """The process was killed because it showed no progress for ``seconds``."""
+    """The process was killed because it made no progress for ``seconds``."""
     text = f"The engine made no progress for {seconds:g} s and was ended."
     return RpcError("EngineStalled", text, phase=phase, seconds=seconds)
 
 
 def is_lasting(fault: frames.Failed) -> bool:
-    """Whether the process may have kept something of a fault that it named itself, and is to be replaced.
+    """Whether a reported fault may have lasting effects on the process, so that it has to be replaced.
 
-    Metal counts the work that it refused against the process that gave it, and may refuse all that follows.
+    Metal counts refused work against the process that submitted it, and may refuse everything after that.
     """
     return fault.kind == "EngineUnavailable" and fault.data.get("reason") == "gpuInterrupted"
 
 
 def garbled(phase: str | None) -> RpcError:
-    """The process was killed because what it sent is no message."""
+    """The process was killed because it sent something that is not a message."""
     text = "The engine sent something that is not a message and was ended."
     if phase is None:
         return RpcError("EngineUnavailable", text, reason="protocol")

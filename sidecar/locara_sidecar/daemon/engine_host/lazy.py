@@ -1,7 +1,7 @@
-"""The engine client, made when the first job needs it: an idle daemon neither imports nor pays for it.
+"""Creates the engine client when the first job needs it, so that an idle daemon does not import it.
 
-Importing the client (subprocess, tempfile) takes longer than all else that stands between spawning the daemon and its
-first answer. It reads files, so it is done in a thread.
+Importing the client (subprocess, tempfile) takes longer than everything else between spawning the daemon and its first
+answer. It reads files, so it is done in a thread.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class LazyEngine:
-    """The verbs of :class:`~locara_sidecar.daemon.engine_host.client.EngineClient`; see there.
+    """The methods of :class:`~locara_sidecar.daemon.engine_host.client.EngineClient`; see there.
 
-    :param make: creates the client; called on the event loop, once, when its modules have been imported.
+    :param make: creates the client; called once, on the event loop, after its modules have been imported.
     """
 
     def __init__(self, make: Callable[[], EngineClient]) -> None:
@@ -36,21 +36,21 @@ class LazyEngine:
 
     @property
     def device(self) -> str | None:
-        """The device that the running engine told, or None while there is none."""
+        """The device that the running engine reported; None if no engine runs."""
         return None if self._client is None else self._client.device
 
     @property
     def note(self) -> str | None:
-        """What the running engine told of its device in words, if anything."""
+        """The running engine's remark on its device, if any."""
         return None if self._client is None else self._client.note
 
     @property
     def sandbox(self) -> frames.SandboxReport | None:
-        """What the last engine that started found about its confinement; None before the first."""
+        """What the most recently started engine found out about its confinement; None before the first."""
         return None if self._client is None else self._client.sandbox
 
     def status(self) -> EngineStatus:
-        """The engine's state as of now; ``stopped`` before the first job."""
+        """The engine's current state; ``stopped`` before the first job."""
         if self._client is None:
             return EngineStatus(state="stopped", pid=None, model=None, last_progress_ms=None)
         return self._client.status()
@@ -66,12 +66,12 @@ class LazyEngine:
         return await client.load(spec, on_event)
 
     async def prepare(self, spec: frames.PrepareSpec, on_event: Callable[[JobEvent], None]) -> frames.Prepared:
-        """Have a model quantized and written, by a process that has ended afterwards."""
+        """Quantize a model and write it, in a process that has ended afterwards."""
         client = await self._made_for(spec.job)
         return await client.prepare(spec, on_event)
 
     async def _made_for(self, job: str) -> EngineClient:
-        """The client, for a job that may be cancelled until it is there.
+        """Return the client, for a job that can be cancelled while waiting for it.
 
         :raises RpcError: RequestCancelled.
         """
@@ -91,11 +91,11 @@ class LazyEngine:
         return self._client
 
     async def unload(self) -> bool:
-        """End an engine that has no job; whether there was one to end."""
+        """End an engine without a job; return whether there was one."""
         return self._client is not None and await self._client.unload()
 
     def cancel(self, job: str) -> None:
-        """Stop a job if it is the one at work."""
+        """Stop a job if it is running."""
         if self._client is not None:
             self._client.cancel(job)
         elif (scope := self._opening.get(job)) is not None:
@@ -108,13 +108,13 @@ class LazyEngine:
             await self._client.close()
 
     def close_now(self) -> None:
-        """Kill the engine without waiting for anything."""
+        """Kill the engine without waiting."""
         self._closed = True
         if self._client is not None:
             self._client.close_now()
 
     def kill(self) -> None:
-        """Kill the engine and do nothing else; from any thread."""
+        """Only kill the engine; from any thread."""
         if self._client is not None:
             self._client.kill()
 

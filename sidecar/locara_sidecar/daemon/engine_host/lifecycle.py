@@ -1,10 +1,10 @@
-"""The life of an engine as a table: what happens (events), what is to be done about it (actions). No I/O, no clock.
+"""The engine's life cycle as a state table: events in, actions out. No I/O, no clock.
 
-One engine at a time, one job at a time. :data:`TABLE` has a row for everything that may happen in a state; what has
-none raises :class:`IllegalEventError`. :data:`DEADLINES` says which deadlines run in a state, and :data:`OVERDUE` what
-happens when one passes; a deadline that two states share runs on from one to the other.
+One engine at a time, one job at a time. :data:`TABLE` has a row for each event that may happen in a state; any other
+raises :class:`IllegalEventError`. :data:`DEADLINES` says which deadlines run in a state, and :data:`OVERDUE` what
+happens when one passes; a deadline that two states share keeps running from one to the other.
 
-:class:`~locara_sidecar.daemon.engine_host.client.EngineClient` feeds the events and carries the actions out.
+:class:`~locara_sidecar.daemon.engine_host.client.EngineClient` feeds in the events and carries out the actions.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from enum import Enum, auto
 
 
 class State(Enum):
-    """Where the engine and its job stand."""
+    """The state of the engine and its job."""
 
     STOPPED = auto()
     """There is no engine and no job."""
     STARTING = auto()
-    """The engine starts; the job that it was started for has been cancelled."""
+    """The engine is starting; the job that it was started for has been cancelled."""
     AWAITING_START = auto()
-    """The engine starts; a job waits for it."""
+    """The engine is starting; a job waits for it."""
     AWAITING_RESTART = auto()
-    """As before, and the job has lost an engine already: it is not tried a third time."""
+    """As before, but the job has lost one engine already: it is not tried a third time."""
     IDLE = auto()
     """The engine is ready and has no job."""
     SENT = auto()
-    """The engine has been given a job and has said nothing of it: it may have died before."""
+    """The engine has been given a job but has not reported on it: it may have died before."""
     RUNNING = auto()
-    """The engine has been given a job, and its end is the job's end."""
+    """The engine is working on a job; if it ends, so does the job."""
     CANCELLING = auto()
     """The engine has been told to stop its job."""
     ENDING = auto()
-    """The engine was told to end or was killed, and may still be there; it takes no more jobs."""
+    """The engine was told to end or was killed, and may still exist; it takes no more jobs."""
     REPLACING = auto()
     """As before, and a job waits for the next engine."""
     CLOSING = auto()
@@ -44,40 +44,40 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What may happen."""
+    """What can happen."""
 
     SUBMIT = auto()
-    """A job comes that the engine can do, if there is one."""
+    """A job arrives that the engine, if there is one, can do."""
     SUBMIT_ELSEWHERE = auto()
-    """A job comes that needs another engine: this one may not reach its model."""
+    """A job arrives that needs another engine: this one may not read its model."""
     CANCEL = auto()
-    """The job is to stop."""
+    """The job has to stop."""
     UNLOAD = auto()
-    """An engine without a job is to end."""
+    """An engine without a job has to end."""
     RELEASE = auto()
-    """An engine without a job is to end at once."""
+    """An engine without a job has to end at once."""
     CLOSE = auto()
-    """The engine is to end for good."""
+    """The engine has to end for good."""
     ABORT = auto()
-    """The engine is to be killed, for good."""
+    """The engine has to be killed, for good."""
     START_FAILED = auto()
-    """No engine could be started; one that was given up meanwhile is GONE."""
+    """No engine could be started; if the start was given up meanwhile, the event is GONE."""
     READY = auto()
-    """The engine takes jobs."""
+    """The engine accepts jobs."""
     UNAVAILABLE = auto()
-    """The engine says that it cannot run here."""
+    """The engine reports that it cannot run here."""
     HEARD = auto()
-    """The engine says something of its job."""
+    """The engine reports on its job."""
     OVER = auto()
-    """The engine says how its job ended."""
+    """The engine reports how its job ended."""
     SPENT = auto()
-    """The same, of a fault after which no further job is given to this process."""
+    """As before, with a fault after which this process gets no further job."""
     BROKEN = auto()
-    """The engine says what no engine may say."""
+    """The engine violated its protocol."""
     FOUND_DEAD = auto()
-    """The engine has ended, which was found out by looking; GONE follows."""
+    """The engine was found to have ended; GONE follows."""
     GONE = auto()
-    """The engine has ended and all that it said was heard, or its end is not waited for any longer."""
+    """The engine has ended and all its output was processed, or its end is no longer waited for."""
     START_OVERDUE = auto()
     STALLED = auto()
     CANCEL_OVERDUE = auto()
@@ -85,7 +85,7 @@ class Event(Enum):
 
 
 class Action(Enum):
-    """What is to be done, in the order of the row."""
+    """What has to be done, in the row's order."""
 
     START = auto()
     """Start an engine; START_FAILED or GONE follows if that fails."""
@@ -98,11 +98,11 @@ class Action(Enum):
     KILL = auto()
     """End the engine by force."""
     ANSWER = auto()
-    """Give the job its result; it is no longer ours."""
+    """Give the job its result; the job is then no longer ours."""
 
 
 class Deadline(Enum):
-    """What is waited for only so long."""
+    """Waits that are limited in time."""
 
     START = auto()
     """The engine's first answer."""
@@ -113,13 +113,13 @@ class Deadline(Enum):
     IDLE = auto()
     """The next job."""
     EXIT = auto()
-    """The end of an engine that was told to end; then it is killed."""
+    """The end of an engine that was told to end; after that it is killed."""
     GONE = auto()
     """The end of an engine, killed or not."""
 
 
 class IllegalEventError(AssertionError):
-    """This cannot happen in this state; the caller is wrong."""
+    """The event cannot happen in this state; the caller is at fault."""
 
 
 _S, _E, _A = State, Event, Action
@@ -143,16 +143,16 @@ _OWED: dict[Event, _Row] = {
     _E.BROKEN: (_S.ENDING, (_A.ANSWER, _A.KILL)),
     _E.GONE: (_S.STOPPED, (_A.ANSWER,)),
 }
-"""An engine with a job, given to it or not."""
+"""An engine with a job, sent or not."""
 
 _AWAITED: dict[Event, _Row] = {
     **_OWED,
     _E.START_FAILED: (_S.STOPPED, (_A.ANSWER,)),
     _E.UNAVAILABLE: (_S.ENDING, (_A.ANSWER, _A.EXIT)),
     _E.START_OVERDUE: (_S.ENDING, (_A.ANSWER, _A.KILL)),
-    _E.CANCEL: (_S.STARTING, (_A.ANSWER,)),  # the start goes on, for the next job
+    _E.CANCEL: (_S.STARTING, (_A.ANSWER,)),  # the start continues, for the next job
 }
-"""An engine that starts for a job."""
+"""An engine that is starting for a job."""
 
 _AT_WORK: dict[Event, _Row] = {
     **_OWED,
@@ -183,7 +183,7 @@ TABLE: dict[State, dict[Event, _Row]] = {
     _S.IDLE: {**_KEPT, _E.SUBMIT: (_S.SENT, (_A.SEND,))},
     _S.SENT: {
         **_AT_WORK,
-        _E.GONE: (_S.AWAITING_RESTART, (_A.START,)),  # it died, idle for all we know, as the job was sent
+        _E.GONE: (_S.AWAITING_RESTART, (_A.START,)),  # it died as the job was sent, as far as we know while idle
     },
     _S.RUNNING: _AT_WORK,
     _S.CANCELLING: {
@@ -239,7 +239,7 @@ DEADLINES: dict[State, frozenset[Deadline]] = {
     _S.REPLACING: _END,
     _S.CLOSING: _END,
 }
-"""The deadlines that run in a state; none in the others. ABORTED has none because no event loop may be left."""
+"""The deadlines that run in a state; none in the others. ABORTED has none because the event loop may be gone."""
 
 OVERDUE: dict[Deadline, Event] = {
     Deadline.START: _E.START_OVERDUE,
@@ -254,33 +254,36 @@ OVERDUE: dict[Deadline, Event] = {
 STARTING = frozenset({_S.STARTING, _S.AWAITING_START, _S.AWAITING_RESTART})
 AT_WORK = frozenset({_S.SENT, _S.RUNNING, _S.CANCELLING})
 LIVE = STARTING | AT_WORK | {_S.IDLE}
-"""There is an engine that nobody has told to end."""
+"""There is an engine that has not been told to end."""
 NEVER_AGAIN = frozenset({_S.CLOSING, _S.ABORTED, _S.CLOSED})
 
 _FAILURES = frozenset({_E.BROKEN, _E.FOUND_DEAD, _E.GONE, _E.STALLED})
 
 
 class Lifecycle:
-    """Where one engine stands. Its client alone feeds it."""
+    """The state of one engine. Only its client feeds it."""
 
     def __init__(self) -> None:
         self.state = State.STOPPED
         self.lost = False
-        """Whether the last engine ended, or had to be ended, without being asked to."""
+        """Whether the last engine ended, or had to be killed, without having been asked to end."""
 
     def allows(self, event: Event) -> bool:
         """Whether ``event`` may happen now."""
         return event in TABLE[self.state]
 
     def require(self, event: Event) -> None:
-        """:raises IllegalEventError: when ``event`` may not happen now."""
+        """Raise if ``event`` may not happen now.
+
+        :raises IllegalEventError: if it may not.
+        """
         if not self.allows(event):
             raise IllegalEventError(f"{event.name} cannot happen to an engine that is {self.state.name}")
 
     def feed(self, event: Event) -> tuple[Action, ...]:
-        """What is to be done about ``event``.
+        """Return the actions for ``event``.
 
-        :raises IllegalEventError: when it may not happen now; nothing has changed then.
+        :raises IllegalEventError: if it may not happen now; nothing has changed then.
         """
         self.require(event)
         before = self.state
@@ -293,7 +296,7 @@ class Lifecycle:
 
     @property
     def live(self) -> bool:
-        """Whether there is an engine that may be spoken to."""
+        """Whether there is an engine that can be talked to."""
         return self.state in LIVE
 
     @property
@@ -308,7 +311,7 @@ class Lifecycle:
 
     @property
     def closed(self) -> bool:
-        """Whether there will be no further engine."""
+        """Whether there will be no more engines."""
         return self.state in NEVER_AGAIN
 
     @property

@@ -1,4 +1,4 @@
-"""One job of the engine's client: what was asked, its progress and outcome, and which files it needs."""
+"""One job of the engine's client: its command, progress and outcome, and the files it needs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Request:
         self._result: Result | Exception | None = None
 
     def report(self, event: JobEvent) -> bool:
-        """Tell the caller; False if that failed: then the job is to stop, and ends with that error."""
+        """Tell the caller. Return False if that failed: then the job has to stop, and ends with that error."""
         if self.abandoned or self._result is not None:
             return True
         try:
@@ -47,13 +47,13 @@ class Request:
         return True
 
     def answer(self, result: Result | Exception) -> None:
-        """It has ended; the first result counts."""
+        """End the request; the first result counts."""
         if self._result is None:
             self._result = result
         self.ended.set()
 
     def result(self) -> Result:
-        """What it ended with, or raise it."""
+        """Return what it ended with, or raise it."""
         if isinstance(self._result, Exception):
             raise self._result
         assert self._result is not None
@@ -61,14 +61,14 @@ class Request:
 
 
 def writes_to(spec: frames.AnySpec) -> str | None:
-    """The folder that a job writes to besides its engine's scratch."""
+    """Return the folder that a job writes to besides its engine's scratch folder."""
     return spec.into if isinstance(spec, frames.PrepareSpec) else None
 
 
 def model_files(folder: Path) -> list[str]:
-    """What must be readable to load a model: its folder, and the files that links in it lead to.
+    """Return what must be readable to load a model: its folder, and the files that its links lead to.
 
-    A hub's own cache is made of such links; leave to read the folder alone would not cover what they point at.
+    A hub's own cache consists of such links; permission to read the folder alone would not cover their targets.
     """
     real = os.path.realpath(folder)
     targets = [os.path.realpath(path) for path in files_below(real) if os.path.islink(path)]

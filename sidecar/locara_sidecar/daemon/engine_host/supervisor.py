@@ -1,7 +1,7 @@
-"""Keeps one engine at a time: tells the table what happens to it, and does what the table says.
+"""Runs one engine at a time: feeds events to the state table, and carries out the actions that it returns.
 
-What may happen and what is done about it: :mod:`~locara_sidecar.daemon.engine_host.lifecycle`. How an engine is
-reached is a transport's business (:mod:`~locara_sidecar.daemon.engine_host.transport`).
+What may happen and what is then done is in :mod:`~locara_sidecar.daemon.engine_host.lifecycle`. How to reach an engine
+is up to a transport (:mod:`~locara_sidecar.daemon.engine_host.transport`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _REASON = 500  # characters
 
 
 class Supervisor:
-    """One engine of one kind, on one event loop, which nothing here blocks.
+    """One engine of one kind, on one event loop, which it never blocks.
 
     The parameters are those of :class:`~locara_sidecar.daemon.engine_host.client.EngineClient`.
 
-    :param seconds: how long each deadline is; ``inf``: it never passes.
+    :param seconds: the length of each deadline; ``inf``: it never passes.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Supervisor:
         self._pauses = Pauses()
         self._prompts = PromptFilter()
         self._log_screen = LogScreen()
-        self._screen: Screen | None = None  # of the job that was sent last
+        self._screen: Screen | None = None  # for the job that was sent last
         self._given: frozenset[str] = frozenset()  # the model folders that the engine may read
 
         self.lifecycle = Lifecycle()
@@ -68,20 +68,20 @@ class Supervisor:
         """Set while there is no engine."""
         self.gone.set()
         self.request: Request | None = None
-        """The job that is owed an answer."""
+        """The job that still needs an answer."""
         self.ready: frames.Ready | None = None
-        """What the running engine told of itself."""
+        """What the running engine reported about itself."""
         self.sandbox: frames.SandboxReport | None = None
-        """What the last engine that started found about its confinement."""
+        """What the most recently started engine found out about its confinement."""
         self.into: str | None = None
-        """The folder that the engine may write to besides its scratch."""
+        """The folder that the engine may write to besides its scratch folder."""
         self.model: str | None = None
         """The model that the engine has loaded."""
         self.progress = 0.0
         """The loop's time of the last sign of life."""
 
     def submit(self, request: Request) -> None:
-        """Have a job done; the one before must have been answered."""
+        """Submit a job; the one before must have been answered."""
         if self.lifecycle.live and self.connection is not None and not self.connection.alive:
             self.feed(Event.FOUND_DEAD)
         suits = self._given.issuperset(request.spec.model.folders()) and writes_to(request.spec) == self.into
@@ -91,22 +91,22 @@ class Supervisor:
         self.feed(event)
 
     def offer(self, event: Event) -> bool:
-        """Let ``event`` happen if it may happen now; whether it did."""
+        """Feed in ``event`` if it may happen now; return whether it did."""
         allowed = self.lifecycle.allows(event)
         if allowed:
             self.feed(event)
         return allowed
 
     def kill(self) -> None:
-        """Kill the engine and do nothing else; from any thread, whatever the event loop is doing."""
+        """Only kill the engine; from any thread, whatever the event loop is doing."""
         if (connection := self.connection) is not None:
             connection.kill()
 
     def feed(self, event: Event, result: Result | Exception | None = None) -> None:
-        """Let ``event`` happen.
+        """Feed in ``event``.
 
-        :param result: what the job is answered if ``event`` ends it; None: that it was cancelled.
-        :raises IllegalEventError: when it may not happen now.
+        :param result: the job's answer if ``event`` ends it; None: that it was cancelled.
+        :raises IllegalEventError: if it may not happen now.
         """
         actions = self.lifecycle.feed(event)
         if not self.lifecycle.live:
@@ -163,7 +163,7 @@ class Supervisor:
             self.gone.clear()
 
     def _not_started(self, connection: Connection, error: Exception) -> None:
-        """There will be no engine behind this connection."""
+        """Handle a connection for which no engine could be started."""
         if connection is not self.connection:
             return
         self.connection = None
@@ -204,10 +204,11 @@ class Supervisor:
                 self.feed(OVERDUE[deadline])
 
     def _stalled(self, *, sure: bool = False) -> None:
-        """The stall timer: fires again for the rest of the time if there was progress since it was set.
+        """Handle the stall timer: if there was progress since it was set, run it again for the rest of the time.
 
-        A machine that was suspended (or a stopped process group) comes back with the timer overdue and the
-        engine's signs of life unread, so the first alarm only sets a second, short one.
+        A machine that was suspended (or a stopped process group) resumes with the timer overdue and the engine's signs
+        of
+        life unread, so the first alarm only sets a second, short one.
         """
         assert self.request is not None
         allowed = self._seconds[Deadline.STALL]
@@ -222,7 +223,7 @@ class Supervisor:
     # --- what the engine says ---------------------------------------------------------------
 
     def _died(self, connection: Connection) -> None:
-        """The engine is gone and everything it said was heard (or a killed one takes too long to go)."""
+        """Handle an engine that is gone, with all its output processed (or a killed one that takes too long to go)."""
         if connection is not self.connection:
             return
         self.connection = None
@@ -230,13 +231,13 @@ class Supervisor:
         self.feed(Event.GONE, failures.ended(connection.exit_data(), self._phase()))
 
     def _phase(self) -> str | None:
-        """The phase of the job at work; None while the engine is still starting."""
+        """Return the phase of the running job; None while the engine is still starting."""
         return None if self.request is None or self.ready is None else self.request.phase
 
     def _received(self, connection: Connection, events: list[frames.Event | framing.FrameError]) -> None:
         for event in events:
             if connection is not self.connection or not self.lifecycle.live:
-                return  # what an engine says after it was given up concerns nobody
+                return  # what an engine sends after it was given up does not matter
             try:
                 self._handle(event)
             except framing.FrameError as error:
@@ -281,7 +282,7 @@ class Supervisor:
         self.feed(Event.UNAVAILABLE, failures.unavailable(self._engine, reason[:_REASON]))
 
     def _broken(self, error: framing.FrameError) -> None:
-        """The connection is of no further use, and so is the engine."""
+        """Give up the connection, and with it the engine."""
         why = self._prompts.clean(str(error)[:_REASON])
         self._on_log(frames.Log(level="error", logger="engine", msg=f"the engine broke its protocol: {why}"))
         self.feed(Event.BROKEN, failures.garbled(self._phase()))
@@ -320,10 +321,10 @@ class Supervisor:
 def _opening(
     engine: str, settings: dict[str, str], folders: frozenset[str], into: str | None, scratch: str
 ) -> frames.Start:
-    """The first command for an engine. Walks the folders, so it is not for the event loop.
+    """Build the first command for an engine. Walks the folders, so keep it off the event loop.
 
     :param folders: of the models that the engine may read.
-    :param into: the folder that it may write to besides its scratch.
+    :param into: the folder that it may write to besides its scratch folder.
     """
     return frames.Start(
         version=frames.VERSION,

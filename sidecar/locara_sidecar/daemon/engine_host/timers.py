@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class Timers:
-    """At most one pending call for each deadline."""
+    """At most one pending call per deadline."""
 
     def __init__(self) -> None:
         self._pending: dict[Deadline, asyncio.TimerHandle | None] = {}
 
     def keep(self, wanted: AbstractSet[Deadline], start: Callable[[Deadline], None]) -> None:
-        """Forget all deadlines but these; those that do not run yet are started by ``start``."""
+        """Drop all deadlines but these; start those that do not run yet with ``start``."""
         for deadline in self._pending.keys() - wanted:
             if timer := self._pending.pop(deadline):
                 timer.cancel()
@@ -28,7 +28,7 @@ class Timers:
             start(deadline)
 
     def start(self, deadline: Deadline, seconds: float, call: Callable[..., None], *args: object) -> None:
-        """Call ``call`` in ``seconds`` (``inf``: never), in place of what was to be called then."""
+        """Call ``call`` in ``seconds`` (``inf``: never), replacing the pending call."""
         if timer := self._pending.get(deadline):
             timer.cancel()
         never = math.isinf(seconds)

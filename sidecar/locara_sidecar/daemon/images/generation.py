@@ -1,6 +1,6 @@
-"""One accepted image call at its turn: load, draw, save, answer.
+"""One accepted image call when its turn comes: load, draw, save, answer.
 
-Saving the last images of a job may overlap with nothing else, so that the answer always tells what is on disk.
+A job's last images are saved before the engine takes the next job, so that the answer always says what is on disk.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class GenerationRequest(Record, frozen=True):
-    """What a queued job will do; ``accepted`` on the monotonic clock; ``target`` is a picked file to save to."""
+    """What a queued job will do; ``accepted`` is monotonic time; ``target`` is a picked file to save to."""
 
     call: Call
     params: GenerateParams
@@ -48,14 +48,14 @@ class GenerationRequest(Record, frozen=True):
     target: PickedTarget | None = None
 
     def hold(self) -> None:
-        """Keep the picked files open until :meth:`close`, though they be released meanwhile."""
+        """Keep the picked files open until :meth:`close`, even if they are released meanwhile."""
         if self.sources is not None:
             self.sources.hold()
         if self.target is not None:
             self.target.hold()
 
     def close(self) -> None:
-        """Give back what was held."""
+        """Release what was held."""
         if self.sources is not None:
             self.sources.close()
         if self.target is not None:
@@ -63,14 +63,14 @@ class GenerationRequest(Record, frozen=True):
 
     @property
     def steps(self) -> int:
-        """How many steps an image will take, for all that is known before the engine runs."""
+        """Return how many steps an image will take, as far as is known before the engine runs."""
         options = self.resolved.options
         if options.strength is UNSET:
             return options.steps
         return supported.steps_at(self.entry.family, options.strength, options.steps)
 
     def job_spec(self, job: str, model: frames.ModelSpec, files: EditFiles | None) -> frames.JobSpec:
-        """The job as the engine gets it.
+        """Build the engine's description of the job.
 
         :param files: what an edit starts from.
         """
@@ -90,7 +90,7 @@ class GenerationRequest(Record, frozen=True):
 
 
 class Generation:
-    """The :class:`~locara_sidecar.daemon.jobs.job_runner.JobTask` of one order."""
+    """The :class:`~locara_sidecar.daemon.jobs.job_runner.JobTask` of one request."""
 
     def __init__(self, job: Job, order: GenerationRequest, shared: JobContext) -> None:
         self._job = job
@@ -101,11 +101,14 @@ class Generation:
         self._progress = Progress(job.id, order.resolved.options.count, order.steps, time.monotonic)
 
     def queued(self) -> None:
-        """Tell the channel that the job waits."""
+        """Report on the channel that the job is waiting."""
         self._tell(self._progress.phase("queued", 1))
 
     async def run(self) -> GenerateResult:
-        """:raises RpcError: with ``images``, what was finished before, unless nothing was begun."""
+        """Run the job.
+
+        :raises RpcError: with the finished images in ``images``, unless nothing was begun.
+        """
         job, order = self._job, self._order
         started = time.monotonic()
         self._tell(self._progress.phase("loading", 1))
@@ -148,12 +151,12 @@ class Generation:
         )
 
     def cancel(self) -> None:
-        """Have the engine stop the job, and nothing wait for a file."""
+        """Make the engine stop the job, and end all waits for files."""
         self._files.cancel()
         self._shared.engine.cancel(self._job.id)
 
     def close(self) -> None:
-        """Give its files back."""
+        """Release its files."""
         self._order.close()
 
     async def _drive(self, spec: frames.JobSpec, saver: Saver) -> frames.Done:

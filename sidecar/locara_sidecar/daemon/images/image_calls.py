@@ -1,5 +1,6 @@
-"""``image.generate`` and ``image.edit`` from the call to the queue: every check that needs no engine, in the contract's
-order."""
+"""``image.generate`` and ``image.edit`` from the call to the queue: all checks that need no engine, in the contract's
+order.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +33,10 @@ class ImageCalls:
         self._turns = turns
 
     def generate(self, call: Call, params: GenerateParams) -> None:
-        """:raises RpcError: for whatever the checks find."""
+        """Queue a call.
+
+        :raises RpcError: for whatever the checks find.
+        """
         output = resolve.check_request(params)
         asked = params.options and params.options.model
         picked = self._picked.uses(output.handle, {})
@@ -41,7 +45,10 @@ class ImageCalls:
         self._accept(call, params, output, grant, self._target(output))
 
     def edit(self, call: Call, params: EditParams) -> None:
-        """:raises RpcError: for whatever the checks find; a file that cannot be used is told a moment later."""
+        """Queue a call.
+
+        :raises RpcError: for whatever the checks find; an unusable file is reported a moment later.
+        """
         output = resolve.check_request(params)
         named, handles = source_images.check_forms(params)
         asked = params.options and params.options.model
@@ -88,10 +95,10 @@ class ImageCalls:
 
 
 def _root(output: resolve.Output) -> str | None:
-    """The root that is saved into, if one is."""
+    """Return the root to save into, if there is one."""
     return output.root if output.save and output.handle is None else None
 
 
 def _random_seed(count: int) -> int:
-    """A seed from which ``count`` images can be counted up."""
+    """Return a random seed that leaves room for ``count`` images."""
     return int.from_bytes(os.urandom(8)) % (U32_MAX + 2 - count)

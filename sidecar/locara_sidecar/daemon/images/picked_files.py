@@ -31,13 +31,13 @@ _ALL = tuple(extension for extensions in EXTENSIONS.values() for extension in ex
 
 
 MAX_SENT_BYTES = 64 * 1024 * 1024
-"""Of all picked files whose bytes came in a call: they are kept in memory."""
+"""Total limit for picked files whose bytes came in a call: they are kept in memory."""
 
 
 class PickedFiles:
-    """The handlers, and what calls ask for by handle. Used on the event loop's thread.
+    """The handlers, and the lookup of handles for other calls. Used on the event loop's thread.
 
-    :param descriptors: where the host sends open files; None where it gave no socket at spawn.
+    :param descriptors: the socket on which the host sends open files; None if it gave none at spawn.
     """
 
     def __init__(self, gate: Gate, in_flight: InFlight, descriptors: DescriptorSocket | None) -> None:
@@ -48,7 +48,7 @@ class PickedFiles:
         self._coming = 0
 
     def pick(self, call: Call, params: PickFileParams) -> None:
-        """Check a call; the file is opened in a thread, and the answer comes then.
+        """Check a call; the file is then opened in a thread, and the answer follows.
 
         :raises RpcError: InvalidParams, CapabilityDenied; StorageError with EMFILE for one too many.
         """
@@ -60,16 +60,16 @@ class PickedFiles:
         except RpcError as error:
             if fd is None:
                 raise
-            self._in_flight.answer(call, partial(_refuse, error, fd))  # it was sent for this call, and goes with it
+            self._in_flight.answer(call, partial(_refuse, error, fd))  # sent for this call, so closed with it
             return
         self._coming += 1
         files = UserFiles()
         self._in_flight.answer(call, partial(self._open, params, grant, name, fd, files), files.cancel)
 
     def _taken(self, passed: str | None) -> int | None:
-        """The descriptor that was sent for a call, or None where the call names none.
+        """Return the descriptor sent for a call, or None if the call names none.
 
-        :raises RpcError: InvalidParams where none was sent; StorageError.
+        :raises RpcError: InvalidParams if none was sent; StorageError.
         """
         from locara_sidecar.capability.descriptors import no_socket
 
@@ -80,7 +80,8 @@ class PickedFiles:
         return self._descriptors.take(passed)
 
     def _check_room(self, size: int) -> None:
-        """
+        """Check that there is room for one more file.
+
         :raises RpcError: StorageError with EMFILE.
         """
         if len(self._files) + self._coming >= MAX_PICKED_FILES:
@@ -94,7 +95,7 @@ class PickedFiles:
             raise RpcError("StorageError", message, errno=errno.errorcode[errno.EMFILE], maxPickedBytes=MAX_SENT_BYTES)
 
     def release(self, _call: Call, params: ReleaseFileParams) -> Empty:
-        """No new call may use that handle. Releasing what is released already, or never was, is no error."""
+        """Release a handle for new calls. Releasing an unknown or released handle is no error."""
         file = self._files.pop(params.handle, None)
         if file is not None:
             file.let_go()
@@ -131,7 +132,7 @@ class PickedFiles:
     # --- what calls ask for ----------------------------------------------------------------
 
     def uses(self, output: str | None, sources: dict[str, str]) -> tuple[Picked, ...]:
-        """What a call with these handles asks the gate for.
+        """Return what a call with these handles requests from the gate.
 
         :param sources: parameter to handle.
         """
@@ -143,13 +144,13 @@ class PickedFiles:
         return "unknown" if file is None else file.name
 
     def target(self, handle: str, mime_type: ImageMime) -> PickedTarget:
-        """The file to save to.
+        """Return the file to save to.
 
         :raises RpcError: InvalidParams.
         """
         at = "$.options.output.handle"
         file = self._find(handle, at)
-        from locara_sidecar.capability.files.picked import PickedTarget  # loaded already, where a file was picked
+        from locara_sidecar.capability.files.picked import PickedTarget  # loaded already if a file was picked
 
         if not isinstance(file, PickedTarget):
             raise invalid_params(at, f"{file.name} was picked for reading; pick it with access write.")
@@ -161,7 +162,7 @@ class PickedFiles:
         return file
 
     def sources(self, handles: dict[str, str]) -> dict[str, PickedSource]:
-        """The files to read, by parameter.
+        """Return the files to read, by parameter.
 
         :raises RpcError: InvalidParams.
         """
@@ -185,7 +186,7 @@ class PickedFiles:
 
 
 def _let_go(file: PickedFile | None) -> None:
-    """Nobody took the file that was opened."""
+    """Close a file that was opened but not taken."""
     if file is not None:
         file.let_go()
 
@@ -196,7 +197,7 @@ async def _refuse(error: RpcError, fd: int) -> NoReturn:
 
 
 def _check_form(params: PickFileParams) -> str:
-    """Whether a call names one file in one way; the file's name.
+    """Check that a call gives exactly one file in one way; return its name.
 
     :raises RpcError: InvalidParams.
     """

@@ -1,7 +1,7 @@
-"""One job's progress as its host sees it: engine events in, ``DiffusionStep`` messages out. Pure but for a clock.
+"""One job's progress as the host sees it: engine events in, ``DiffusionStep`` messages out. Pure except for a clock.
 
-``progress`` never falls. Its shares: setting up (load and encode) 8 %, then each image an equal part, of
-which denoising takes 92 %, decoding to 98 % and saving the rest.
+``progress`` never decreases. Its shares: setup (loading and encoding) takes 8 %, then each image an equal part; within
+an image, denoising goes up to 92 %, decoding to 98 % and saving takes the rest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DENOISED, _DECODED = 0.92, 0.98
 
 
 class Progress:
-    """The running state of one job; every method returns the message that tells of it.
+    """The running state of one job; every method returns the message to send.
 
     :param clock: seconds, monotonic.
     """
@@ -46,7 +46,7 @@ class Progress:
         self._tail_started: float | None = None
 
     def phase(self, phase: Phase, image: int, fraction: float = 0.0) -> DiffusionStep:
-        """A phase begins, or, for ``loading``, is ``fraction`` (0…1) done."""
+        """Begin a phase; or report that ``loading`` is ``fraction`` (0…1) done."""
         now = self._clock()
         if phase == "saving" and image < self._image:  # the next one is being drawn already
             told = self._message(self._progress, None)
@@ -63,7 +63,7 @@ class Progress:
         self._phase = phase
         if phase == "loading":
             self._loaded = fraction
-        # encoding may come between two parts of the loading: what is loaded after it must still show
+        # encoding may come between two parts of loading: what is loaded after it must still show
         loaded = 0.6 * _SETUP * self._loaded
         share = {"queued": 0.0, "loading": loaded, "encoding": loaded}.get(phase)
         if share is None or image > 1:
@@ -72,11 +72,11 @@ class Progress:
         return self._message(share, None)
 
     def step(self, image: int, step: int, steps: int, preview: PreviewImage | None) -> DiffusionStep:
-        """A denoising step is finished."""
+        """Report a finished denoising step."""
         now = self._clock()
         took = now - self._step_done
         self._step_done = now
-        # the first step often pays for warming up: it counts only until there is a second one
+        # the first step often includes warming up: it counts only until there is a second one
         if self._step_seconds is None or step == 2:
             self._step_seconds = took
         elif step > 2:
@@ -85,7 +85,7 @@ class Progress:
         return self._message(self._overall(_DENOISED * step / max(steps, 1)), preview)
 
     def done(self) -> DiffusionStep:
-        """The last image is where it belongs: the last message of a job that succeeds."""
+        """Report that the last image is in place: the last message of a job that succeeds."""
         self._phase, self._image, self._step = "saving", self._images, self._steps
         return self._message(1.0, None)
 
@@ -116,7 +116,7 @@ class Progress:
 
 
 def preview_image(preview: frames.Preview | None) -> PreviewImage | None:
-    """A preview as a message carries it."""
+    """Convert a preview to the wire's type."""
     if preview is None:
         return None
     import base64

@@ -1,7 +1,7 @@
-"""From what a host sent to what will run: every option filled in, every rule checked. Pure.
+"""Resolves a request: fills in every option and checks every rule. Pure.
 
-Two steps, because the contract fixes the order of checks: :func:`check_request` needs no model,
-:func:`resolve` runs once the gate has chosen one. Each runs once a call, when the call comes.
+There are two steps, because the contract fixes the order of checks: :func:`check_request` needs no model,
+:func:`resolve` runs once the gate has chosen one. Each runs once per call, when the call arrives.
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ EXTENSIONS: dict[str, tuple[str, ...]] = {
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Where finished images go, and how they are encoded; every option has its value. ``path`` is what the host asked
-    for, relative to the root, or None. With ``handle`` it is a picked file, and neither root nor path says anything."""
+    """Where finished images go, and how they are encoded, with all defaults filled in. ``path`` is the host's, relative
+    to
+    the root, or None. With ``handle`` it is a picked file, and neither root nor path has a meaning.
+    """
 
     mode: Literal["save", "inline", "both"]
     root: str
@@ -65,18 +67,18 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def inline(self) -> bool:
-        """Whether the answer holds the picture."""
+        """Whether the answer contains the picture."""
         return self.mode != "save"
 
     def shown(self) -> dict[str, Any]:
-        """As the answer's ``parameters`` repeat it: without what has no value or says nothing."""
+        """Return it as shown in the answer's ``parameters``, without members that have no value or no meaning."""
         silent = () if self.handle is None else ("root", "onConflict")
         told: dict[str, Any] = msgspec.to_builtins(self)
         return {name: value for name, value in told.items() if value is not None and name not in silent}
 
 
 def check_request(params: GenerateParams) -> Output:
-    """Check what can be checked without a model.
+    """Check everything that can be checked without a model.
 
     :raises RpcError: InvalidParams naming the member.
     """
@@ -112,7 +114,7 @@ def check_request(params: GenerateParams) -> Output:
 
 
 def _check_handle(out: OutputOptions, count: int) -> None:
-    """A handle is one file that the user confirmed: there is nothing else to say about where it goes."""
+    """Check an output with a handle: it is one file that the user confirmed, so nothing else may say where it goes."""
     others = {"root": out.root, "path": out.path, "onConflict": out.on_conflict}
     for name in (name for name, value in others.items() if value is not None):
         at = f"$.options.output.{name}"
@@ -133,9 +135,9 @@ def _check_text(path: str, text: str) -> None:
 
 
 class Resolved(Record, frozen=True):
-    """A call's options with nothing left open.
+    """A call's options, fully resolved.
 
-    :param sides: what the engine may allow where it finds the size out itself.
+    :param sides: what the engine may allow if it determines the size itself.
     """
 
     options: ResolvedOptions
@@ -145,15 +147,18 @@ class Resolved(Record, frozen=True):
     warnings: list[Warning]
 
     def drawing(self, model: str) -> dict[str, Any]:
-        """What determines the images, as ``parameters`` and a file's metadata tell it."""
+        """Return what determines the images, for ``parameters`` and a file's metadata."""
         return {"model": model, **msgspec.to_builtins(self.options)}
 
     def shown(self, model: str) -> dict[str, Any]:
-        """The options as ``parameters`` repeat them; they make the same pixels again."""
+        """Return the options as shown in ``parameters``; they reproduce the same pixels."""
         return {**self.drawing(model), "preview": msgspec.to_builtins(self.preview), "output": self.output.shown()}
 
     def encoding(self, prompt: str, model: ModelSpec, hashes: dict[str, Any]) -> EncodeSpec:
-        """:param hashes: of what an edit started from."""
+        """Build the engine's encoding options.
+
+        :param hashes: of what an edit started from.
+        """
         told = None
         if self.output.metadata == "full":
             used = {"id": model.id, "version": model.version, "digest": model.digest}
@@ -162,10 +167,11 @@ class Resolved(Record, frozen=True):
 
 
 def strength_of(params: GenerateParams, entry: Entry) -> float | None:
-    """How much an edit changes, in (0, 1]; None for what has no strength.
+    """Return how much an edit changes, in (0, 1]; None for what has no strength.
 
-    :raises RpcError: InvalidParams for a model that cannot edit, or that follows an instruction and was given a
-        strength or a mask.
+    :raises RpcError: InvalidParams for a model that cannot edit, or that follows an instruction but was given a
+        strength
+        or a mask.
     """
     if not isinstance(params, EditParams):
         return None
@@ -183,10 +189,10 @@ def strength_of(params: GenerateParams, entry: Entry) -> float | None:
 
 
 def resolve(params: GenerateParams, entry: Entry, *, engine: str, seed: int, output: Output) -> Resolved:
-    """Fill in the model's defaults and check its own limits. An option that neither needs is taken as it was sent,
+    """Fill in the model's defaults and check its own limits. An option that needs neither is taken as sent,
     or has the default of :class:`ResolvedOptions`.
 
-    :param engine: the engine of this daemon, by name; seed: what is used where the host gave none.
+    :param engine: the name of this daemon's engine; seed: used if the host gave none.
     :raises RpcError: InvalidParams naming the member and the model.
     """
     options = params.options or GenerateOptions()
@@ -227,14 +233,16 @@ def resolve(params: GenerateParams, entry: Entry, *, engine: str, seed: int, out
 
 
 def _sent(options: GenerateOptions) -> dict[str, Any]:
-    """The options that the host gave."""
+    """Return the options that the host gave."""
     names = ResolvedOptions.__struct_fields__
     return {name: value for name in names if (value := getattr(options, name, None)) is not None}
 
 
 def _warnings(options: GenerateOptions, entry: Entry, speed: str) -> list[Warning]:
-    """What was asked for and the model cannot give, where the picture can be made all the same. (The engine adds what
-    it cannot give.)"""
+    """Return warnings about requested options that the model does not support but can draw without. (The engine adds
+    its
+    own.)
+    """
     found: list[Warning] = []
     if options.guidance and not entry.guidable:
         what = f"{entry.id} was made to run without guidance; {options.guidance:g} had no effect"
@@ -256,9 +264,9 @@ def _preview(options: PreviewOptions) -> PreviewSpec:
 
 
 def file_name(output: Output, *, stamp: str, seed: int, image: int, count: int) -> str:
-    """The relative path of image ``image`` (1-based) of ``count``: the host's, numbered, or one of our own.
+    """Return the relative path of image ``image`` (1-based) of ``count``: the host's, numbered, or a generated one.
 
-    :param stamp: the time for a name of our own, as ``20261123-014455``. A prompt is never part of a name.
+    :param stamp: the time for a generated name, as ``20261123-014455``. A prompt is never part of a name.
     """
     path = output.path or f"image-{stamp}-{seed}{EXTENSIONS[output.mime_type][0]}"
     if count == 1 or output.path is None:

@@ -1,4 +1,4 @@
-"""One job's finished images on their way to disk or into the answer, one at a time and in order."""
+"""Saves one job's finished images to disk or into the answer, one at a time and in order."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("locara.saving")
 
 _CLOSE_SECONDS = 1.0
-"""A share that is gone may keep a folder's closing waiting; the thread is left behind then."""
+"""A network share that is gone may block closing a folder; after this time, in seconds, the thread is abandoned."""
 
 
 class Saver:
     """Takes images from the engine's events and publishes each before it looks at the next.
 
-    :param target: a picked file to save to, in place of the grant's folder.
-    :param on_saving: told the 1-based number of the image whose saving begins.
-    :param cancelled: asked before each image is published; what is published stays.
-    :param files: how the job's cancel reaches what waits for a file.
+    :param target: a picked file to save to, instead of the grant's folder.
+    :param on_saving: called with the 1-based number of each image when its saving begins.
+    :param cancelled: called before each image is published; what is published stays.
+    :param files: how the job's cancel ends waits for files.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Saver:
         files: UserFiles,
     ) -> None:
         self._files = files
-        self._left = False  # whether a thread that nobody waits for has the folder, and closes it
+        self._left = False  # whether an abandoned thread has the folder, and will close it
         self._grant = grant
         self._output = output
         self._target = target
@@ -74,7 +74,7 @@ class Saver:
         self.seconds = 0.0
 
     async def open(self) -> None:
-        """Open the granted folder before any work is done, so that a missing one costs nobody a picture.
+        """Open the granted folder before any work is done, so that no picture is drawn in vain.
 
         :raises RpcError: StorageError or InvalidParams.
         """
@@ -84,12 +84,12 @@ class Saver:
             self._folder = await wait_for(partial(ConfinedFolder, self._grant.folder), _close)
 
     def put(self, image: frames.Image) -> None:
-        """Queue a finished image (called on the event loop)."""
+        """Queue a finished image; call it on the event loop."""
         self._send.send_nowait(image)
 
     async def run(self) -> None:
-        """Publish what is put until :meth:`finish`; never raises: see :attr:`failure`."""
-        if self._closed:  # the job failed before this task had its turn
+        """Publish queued images until :meth:`finish`; never raises: see :attr:`failure`."""
+        if self._closed:  # the job failed before this task started
             return
         self._running = True
         try:
@@ -99,7 +99,7 @@ class Saver:
         except RpcError as error:
             self.failure = error
             self.on_failure()
-        except Exception as error:  # this is a task of its own: its caller looks at the failure
+        except Exception as error:  # this is a separate task: its caller checks the failure
             log.exception("saving failed unexpectedly")
             self.failure = unexpected("image.generate", error)
             self.on_failure()
@@ -107,12 +107,12 @@ class Saver:
             self._finished.set()
 
     async def finish(self) -> None:
-        """No more images: wait until the last is published."""
+        """Signal that there are no more images, and wait until the last is published."""
         self._send.close()
         await self._finished.wait()
 
     async def aclose(self) -> None:
-        """Give everything back, whatever happened."""
+        """Release everything, whatever happened."""
         self._closed = True
         self._send.close()
         folder, self._folder = self._folder, None
@@ -123,7 +123,7 @@ class Saver:
             try:
                 with anyio.move_on_after(_CLOSE_SECONDS):
                     await wait_for(folder.close, lambda _: None)
-            except RuntimeError:  # the system allows no thread
+            except RuntimeError:  # the system refuses a thread
                 folder.close()
 
     async def _publish(self, image: frames.Image) -> None:
@@ -155,7 +155,9 @@ class Saver:
     async def _of_target(
         self, target: PickedTarget, function: Callable[[], None], hand: Handover | None = None
     ) -> None:
-        """What takes a picked file to save to, which stays open for the thread though nobody waits for that."""
+        """Call something on the picked file to save to; the file stays open for the thread even if nobody waits
+        for it.
+        """
         target.hold()
         hand = hand or Handover()
         left = False
@@ -174,7 +176,7 @@ class Saver:
                 target.let_go()
 
     async def _tell(self, image: frames.Image, saved: Saved | None) -> None:
-        """One more is where it belongs."""
+        """Record that one more image is in place."""
         self.images.append(
             ImageResult(
                 mime_type=image.mime_type,

@@ -1,7 +1,7 @@
-"""The picture and the mask of one edit on their way to the engine, never decoded here.
+"""The picture and the mask of one edit, on their way to the engine; never decoded here.
 
-A file is opened when the call is accepted and read when the job has its turn: a missing one is told at once, what was
-named then is what is used, and a queue of large files takes no memory. What was sent inline is held from the start.
+A file is opened when the call is accepted and read when the job has its turn: a missing file is reported at once, the
+file then named is the one used, and a queue of large files takes no memory. Inline images are held from the start.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from locara_sidecar.capability.files.reading import ReadableFile
 
 MAX_SOURCE_BYTES = 64 * 1024 * 1024
-"""The longest file that is read as a picture or a mask."""
+"""The largest file, in bytes, that is read as a picture or a mask."""
 
 _HEAD = 16
 
@@ -30,8 +30,7 @@ _HEAD = 16
 class EditFiles(msgspec.Struct, frozen=True, kw_only=True):
     """What an edit starts from: whole files.
 
-    ``shown``: ``image`` and ``mask`` as the answer's ``parameters`` repeat them; ``hashes``: as a file's metadata holds
-    them.
+    ``shown``: ``image`` and ``mask`` as in the answer's ``parameters``; ``hashes``: as in a file's metadata.
     """
 
     image: bytes
@@ -41,9 +40,9 @@ class EditFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_forms(params: EditParams) -> tuple[tuple[Source, ...], dict[str, str]]:
-    """Check that picture and mask each come in one form, whole.
+    """Check that picture and mask are each given in one form, complete.
 
-    :returns: the files that are named, in order; and the handles of picked ones, by parameter.
+    :returns: the named files, in order; and the handles of picked ones, by parameter.
     :raises RpcError: InvalidParams that names the member.
     """
     found: list[Source] = []
@@ -79,8 +78,8 @@ def _check_form(at: str, given: ImageInput) -> None:
 class SourceImages:
     """The picture and the mask of one call.
 
-    :param grants: leave to read each named file, in the order of :func:`check_forms`.
-    :param picked: the files that were picked before, by parameter.
+    :param grants: permission to read each named file, in the order of :func:`check_forms`.
+    :param picked: the files picked earlier, by parameter.
     """
 
     def __init__(
@@ -106,18 +105,20 @@ class SourceImages:
 
     @property
     def sent(self) -> int:
-        """Bytes that came inline, and are held from the start."""
+        """Bytes sent inline, which are held from the start."""
         return sum(len(given.data) for _, given in self._given if given.data is not None)
 
     def hold(self) -> None:
-        """The job has been queued: picked files stay open until it ends, though they be released."""
+        """Keep picked files open until the job ends, even if they are released meanwhile. Call it when the job
+        is queued.
+        """
         for at, file in self._picked.items():
             file.hold()
             self._files[at] = file.seen_at(f"{at}.handle")
         self._held = True
 
     def check_sent(self) -> None:
-        """A first look at what was sent inline.
+        """Check the signatures of inline images.
 
         :raises RpcError: InvalidImage.
         """
@@ -126,7 +127,7 @@ class SourceImages:
                 _check_kind(at, given.data[:_HEAD], given.mime_type)
 
     async def open(self) -> None:
-        """Open the named files and take a first look. Call it once, if there are any.
+        """Open the named files and check their signatures. Call it once, if there are any.
 
         :raises RpcError: InvalidParams, StorageError or InvalidImage; :meth:`read` will raise it too.
         """
@@ -142,7 +143,7 @@ class SourceImages:
                 self._close_files()
 
     async def read(self) -> EditFiles:
-        """Everything, for the engine; waits for :meth:`open` where it is under way.
+        """Read everything, for the engine; waits for :meth:`open` if it is running.
 
         :raises RpcError: as :meth:`open`; InvalidImage for a file that is too large.
         """
@@ -153,7 +154,7 @@ class SourceImages:
         return await wait_for(self._read, lambda _: None)
 
     def close(self) -> None:
-        """The job has ended: give the files back."""
+        """Release the files when the job has ended."""
         self._closed = True
         if self._held:
             self._held = False
@@ -192,7 +193,7 @@ class SourceImages:
 
 
 def _shown(given: ImageInput, digest: str) -> dict[str, Any]:
-    """A picture as the answer's ``parameters`` repeat it."""
+    """Return a picture as shown in the answer's ``parameters``."""
     if given.handle is not None:
         return {"handle": given.handle}
     if given.data is None:
@@ -201,7 +202,7 @@ def _shown(given: ImageInput, digest: str) -> dict[str, Any]:
 
 
 def _check_kind(at: str, head: bytes, said: str | None) -> None:
-    """Whether a file begins as one of the three kinds does, and as the kind that it is said to be.
+    """Check that a file has the signature of one of the three types, and of the type it is declared as.
 
     :raises RpcError: InvalidImage.
     """

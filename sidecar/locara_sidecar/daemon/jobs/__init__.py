@@ -1,1 +1,1 @@
-"""Long calls: their queue, their states, and the calls about them."""
+"""Long calls: their queue, their states, and the methods about them."""

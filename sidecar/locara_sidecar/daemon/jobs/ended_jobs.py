@@ -1,7 +1,7 @@
-"""Jobs that have ended, for a while: what they were answered with and what they told last.
+"""Jobs that have ended, kept for a while with their answer and their last message.
 
-Bounded three ways: so many jobs, so long, and so many bytes of results (pictures in an answer are large). The latest
-one is kept however large it is. Used on the event loop's thread only.
+Bounded in three ways: number of jobs, age, and bytes of results (answers that contain pictures are large). The latest
+job is kept however large it is. Used on the event loop's thread only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_BYTES = 16 * 1024 * 1024
 
 
 class EndedJob(Record, frozen=True):
-    """``outcome``: what the call was answered with, a result as JSON; ``at`` on the clock of the collection."""
+    """``outcome``: the call's answer, a result as JSON; ``at`` is by the collection's clock."""
 
     info: JobInfo
     last: Streamed | None
@@ -40,12 +40,12 @@ class EndedJob(Record, frozen=True):
 
     @property
     def state(self) -> JobState:
-        """The final one."""
+        """The final state."""
         return self.info.state
 
 
 class EndedJobs:
-    """The latest ones.
+    """The jobs that ended most recently.
 
     :param clock: seconds, monotonic.
     """
@@ -59,20 +59,20 @@ class EndedJobs:
         info = msgspec.structs.replace(job.info(), channel=UNSET)
         raw = outcome
         if isinstance(outcome, RpcError):
-            raw = jsonrpc.encode(outcome.to_wire())  # finished images are in it
-            # another one, because the one that was raised keeps all that its traceback reaches
+            raw = jsonrpc.encode(outcome.to_wire())  # it contains finished images
+            # a copy, because the raised one keeps everything alive that its traceback references
             outcome = RpcError(outcome.kind, outcome.message, retryable=outcome.retryable, **outcome.data)
         assert isinstance(raw, msgspec.Raw)
         self._jobs[job.id] = EndedJob(info, job.last, outcome, len(memoryview(raw)), self._clock())
         self._forget()
 
     def get(self, job_id: str) -> EndedJob | None:
-        """The job of that id, if it is still kept."""
+        """Return the job with that id, if it is still kept."""
         self._forget()
         return self._jobs.get(job_id)
 
     def all(self) -> list[EndedJob]:
-        """The latest first."""
+        """Return all, most recent first."""
         self._forget()
         return list(reversed(self._jobs.values()))
 

@@ -1,9 +1,10 @@
-"""Calls that are still being worked on after their line was handled: a job, a download, a picked file.
+"""Calls still in progress after their line was handled: jobs, downloads, picked files.
 
-Each is waited for when the session ends. Long ones can be cancelled, and are bounded where they are accepted: by the
-queue of jobs, by the number of downloads. *Short* ones run to their end, in threads, which a host can outrun: when
-:data:`MAX_SHORT` of them are in flight no further line is looked at until one has been answered. Long ones do not
-count, so that a cancel never waits in the pipe for what it is to cancel: at the most it waits for a disk.
+The end of the session waits for each. Long ones can be cancelled, and are limited where they are accepted: by the job
+queue, by the number of downloads. *Short* ones run to completion in threads, and a host can send them faster than they
+finish: while :data:`MAX_SHORT` of them are in flight, no further line is looked at until one has been answered. Long
+ones do not count, so that a cancel never waits in the pipe behind the call that it cancels; at most it waits for a
+disk.
 
 Used on the event loop's thread only.
 """
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("locara.calls")
 
 MAX_SHORT = 32
-"""Less than the 40 threads that anyio has: whatever a host asks for, jobs read and save their files."""
+"""Less than anyio's 40 threads, so that whatever a host asks for, jobs can read and save their files."""
 
 
 class InFlight:
-    """One session's.
+    """The calls in flight of one session.
 
     :param start_task: starts a coroutine function in the daemon's task group.
     :param on_room: called when there is room for a short call again.
@@ -39,23 +40,23 @@ class InFlight:
         self._start_task = start_task
         self._on_room = on_room
         self._short = 0
-        self._cancels: dict[int | str, Callable[[], None] | None] = {}  # by request: 1 and "1" are two
-        self._none: anyio.Event | None = None  # made when it is waited for: making one imports asyncio
+        self._cancels: dict[int | str, Callable[[], None] | None] = {}  # by request id: 1 and "1" differ
+        self._none: anyio.Event | None = None  # created when it is waited for: creating one imports asyncio
 
     def enter(self, call: Call, cancel: Callable[[], None] | None = None) -> None:
-        """One more.
+        """Add a call.
 
-        :param cancel: has it end soon; None for what is short and runs to its end.
+        :param cancel: makes it end soon; None for a short call, which runs to completion.
         """
         self._cancels[call.id] = cancel
         self._short += cancel is None
 
     def is_full(self) -> bool:
-        """Whether so many short calls are in flight that no more may be accepted."""
+        """Whether too many short calls are in flight to accept another."""
         return self._short >= MAX_SHORT
 
     def leave(self, call: Call) -> None:
-        """It has been answered, or is answered now."""
+        """Remove a call that has been answered, or is just being answered."""
         full = self.is_full()
         self._short -= self._cancels.pop(call.id) is None
         if not self._cancels and self._none is not None:
@@ -65,7 +66,7 @@ class InFlight:
             self._on_room()
 
     def answer(self, call: Call, work: Callable[[], Awaitable[Any]], cancel: Callable[[], None] | None = None) -> None:
-        """Answer a call with what ``work`` returns or raises, in a task of its own."""
+        """Answer a call with what ``work`` returns or raises, in a separate task."""
         self.enter(call, cancel)
         self._start_task(self._answer, call, work)
 
@@ -80,14 +81,16 @@ class InFlight:
             self.leave(call)
 
     def cancel(self, request_id: int | str) -> None:
-        """Cancel the call of a request; nothing happens where there is none, or none that can be cancelled."""
+        """Cancel the call with a request id, if there is one and it can be cancelled."""
         cancel = self._cancels.get(request_id)
         if cancel is not None:
             cancel()
 
     def cancel_all(self) -> None:
-        """Cancel all that can be, the latest first, so that no job starts because one before it ended. One that cannot
-        be cancelled does not keep the others."""
+        """Cancel everything that can be, latest first, so that no job starts because the one before it ended. A cancel
+        that
+        raises does not stop the others.
+        """
         for request_id in reversed(list(self._cancels)):
             try:
                 self.cancel(request_id)
@@ -95,7 +98,7 @@ class InFlight:
                 log.error("a call could not be cancelled", exc_info=error)  # noqa: TRY400 -- leaves the text out
 
     async def wait_until_idle(self) -> None:
-        """Return when there are none; at once if that is so already."""
+        """Return when no calls are in flight."""
         while self._cancels:
             if self._none is None:
                 self._none = anyio.Event()

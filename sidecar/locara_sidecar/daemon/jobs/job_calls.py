@@ -1,4 +1,6 @@
-"""``jobs.*``: which jobs there are, their further messages on another channel, and what ended ones were answered."""
+"""The ``jobs.*`` methods: list jobs, move a job's messages to another channel, and fetch the answer of one that
+ended.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class JobCalls:
-    """The handlers. A session is one app's, so that every job here is its own."""
+    """The handlers. A session is one app's, so every job here belongs to it."""
 
     def __init__(self, queue: JobQueue, ended: EndedJobs, turns: JobRunner, calls: Calls, outbox: Outbox) -> None:
         self._queue = queue
@@ -30,16 +32,16 @@ class JobCalls:
         self._outbox = outbox
 
     def list(self, _call: Call, _params: NoParams) -> JobsListResult:
-        """The handler of ``jobs.list``: those that run or wait, then those that ended a while ago."""
+        """Handle ``jobs.list``: first jobs that are running or waiting, then recently ended ones."""
         open_jobs = [job.info() for job in self._queue.all()]
         return JobsListResult(jobs=[*open_jobs, *(job.info for job in self._ended.all())])
 
     def attach(self, call: Call, params: AttachParams) -> AttachResult:
         """Give a job another channel, whose first message is the job's last one.
 
-        A job that has ended has that message and the end frame, before the answer.
+        For a job that has ended, that message and the end frame come before the answer.
 
-        :raises RpcError: InvalidParams for no such job, or a channel that a running call uses.
+        :raises RpcError: InvalidParams for an unknown job, or a channel that a running call uses.
         """
         channel_id = parse_channel(params.channel)
         if channel_id is None:
@@ -59,9 +61,9 @@ class JobCalls:
         return AttachResult(job_id=ended.info.job_id, state=ended.state)
 
     def result(self, _call: Call, params: JobResultParams) -> Any:
-        """The very result or error that the job's call was answered with.
+        """Return or raise exactly what the job's call was answered with.
 
-        :raises RpcError: that error; InvalidParams for no such job; InvalidRequest for one that has not ended.
+        :raises RpcError: that error; InvalidParams for an unknown job; InvalidRequest for one that has not ended.
         """
         ended = self._ended.get(params.job_id)
         if ended is None and self._queue.get(params.job_id) is not None:

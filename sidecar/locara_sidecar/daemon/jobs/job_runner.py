@@ -1,6 +1,6 @@
-"""Whose turn it is: accepted long calls have the engine one at a time, in order, and each is answered once.
+"""Runs accepted long calls on the engine one at a time, in order, and answers each once.
 
-Owns the job queue and the moves of its jobs. What a job does is its :class:`JobTask`.
+Owns the job queue and the transitions of its jobs. What a job does is up to its :class:`JobTask`.
 """
 
 from __future__ import annotations
@@ -35,30 +35,32 @@ if TYPE_CHECKING:
 
 
 class JobTask(Protocol):
-    """What one job does. Its methods are called on the event loop: ``queued``, ``run`` if it gets a turn, ``close``."""
+    """The work of one job. Its methods are called on the event loop: ``queued``, ``run`` if it gets a turn,
+    ``close``.
+    """
 
     def queued(self) -> None:
-        """The job has been accepted: tell its channel."""
+        """Report on the job's channel that it has been accepted."""
         ...
 
     async def run(self) -> Result:
-        """The job has the engine: do it.
+        """Do the job, which now has the engine.
 
-        :raises RpcError: RequestCancelled once the job's ``cancel_requested`` was heeded, or what went wrong.
+        :raises RpcError: RequestCancelled once the job's ``cancel_requested`` took effect, or what went wrong.
         """
         ...
 
     def cancel(self) -> None:
-        """The job has the engine and its ``cancel_requested`` was set: have it stop soon, and answer once it has."""
+        """Stop soon, and answer after that. Called when the job has the engine and its ``cancel_requested`` was set."""
         ...
 
     def close(self) -> None:
-        """The job has ended, however it did: give back what was held for it."""
+        """Release what was held for the job, however it ended."""
         ...
 
 
 class JobContext(Record, frozen=True):
-    """What the works of a session share.
+    """What the jobs of a session share.
 
     :param gate: what calls may use, and what is installed.
     :param use: keeps the model in use from being collected.
@@ -73,7 +75,7 @@ class JobContext(Record, frozen=True):
     start_task: Callable[..., object]
 
     def tell(self, job: Job, message: Streamed) -> None:
-        """A job has come further: what its channel carries and ``jobs.list`` tells."""
+        """Report a job's progress, on its channel and in ``jobs.list``."""
         job.note(message)
         if job.channel is not None:
             self.outbox.push(job.channel, message)
@@ -82,7 +84,7 @@ class JobContext(Record, frozen=True):
 class JobRunner:
     """The queue in front of the engine.
 
-    :param ended: is given the jobs that end.
+    :param ended: receives the jobs that end.
     :param in_flight: where accepted calls are cancelled and waited for.
     :param start_task: starts a coroutine function in the daemon's task group.
     """
@@ -106,15 +108,15 @@ class JobRunner:
         """Queue a call that has passed all checks; its answer comes later.
 
         :param model: the id of the model that it is about.
-        :param work_of: makes the work of the call's job.
+        :param work_of: creates the task of the call's job.
         :param weight: the bytes that the call holds until it has ended.
-        :raises RpcError: QueueFull; no work is then made.
+        :raises RpcError: QueueFull; no task is created then.
         """
         self._queue.check_room(weight)
         job = Job(self._queue.next_id(), call.id, call.method, call.channel)
         job.weight = weight
         job.model = model
-        work = work_of(job)  # before the job is anywhere: one without its work would hold up the queue for good
+        work = work_of(job)  # before the job is queued: one without its task would block the queue for good
         self._queue.add(job)
         self._works[job.id] = call, work
         self._in_flight.enter(call, partial(self.cancel, job))
@@ -123,8 +125,10 @@ class JobRunner:
         return job
 
     def attach(self, job: Job, channel: Channel) -> None:
-        """The messages of a queued or running job go to ``channel`` from now on, its last one first; the one that it
-        had ends. Its call ends with this one."""
+        """Send the messages of a queued or running job to ``channel`` from now on, starting with its last one; its
+        previous
+        channel ends. The job's call ends together with this channel.
+        """
         call, _ = self._works[job.id]
         old, call.channel, job.channel = call.channel, channel, channel
         if job.last is not None:
@@ -133,7 +137,7 @@ class JobRunner:
             self._outbox.close_channel(old, None, replaced=True)
 
     def fail(self, job: Job, error: Exception) -> None:
-        """What a queued job needs turned out to be missing; one that has its turn finds that out by itself."""
+        """Fail a queued job because something it needs is missing; a running one finds that out itself."""
         if job.state == "queued":
             self._finish(job, "failed", error)
 
@@ -164,7 +168,7 @@ class JobRunner:
         else:
             self._finish(job, "done", result)
         if not self._queue.all():
-            with contextlib.suppress(RuntimeError):  # the system allows no thread: then without
+            with contextlib.suppress(RuntimeError):  # the system refuses a thread: then do without
                 await anyio.to_thread.run_sync(memory.give_back)
 
     def _finish(self, job: Job, state: JobState, outcome: Result | Exception) -> None:
@@ -187,7 +191,7 @@ class JobRunner:
 
 
 def stopping(job: Job) -> Callable[[object], None]:
-    """For what works in a thread and tells how far it is: a callback that ends it once ``job`` has been cancelled.
+    """Return a progress callback, for work in a thread, that ends the work once ``job`` has been cancelled.
 
     The callback raises RequestCancelled.
     """
@@ -200,5 +204,5 @@ def stopping(job: Job) -> Callable[[object], None]:
 
 
 def cancelled_error(images: list[Any]) -> RpcError:
-    """The answer to a cancelled request; ``images`` are those that were finished before."""
+    """Return the answer to a cancelled request; ``images`` are those finished before."""
     return RpcError("RequestCancelled", "The request was cancelled.", images=msgspec.to_builtins(images))

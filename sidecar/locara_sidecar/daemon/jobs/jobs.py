@@ -1,4 +1,4 @@
-"""Jobs: their states, the queue, and which one runs. Pure bookkeeping; ``generation.py`` does the work."""
+"""Jobs: their states, the queue, and which one runs. Only bookkeeping; ``generation.py`` does the work."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 
 
 MAX_HELD = 64 << 20
-"""Bytes of pictures that were sent inline, of all jobs that run or wait. One job alone may hold what a line takes."""
+"""Bytes of inline pictures held by all running and waiting jobs. A single job may hold as much as a line can carry."""
 
 
 class Job:
@@ -48,25 +48,25 @@ class Job:
         self.last: Streamed | None = None
         self.cancel_requested = False
         self.weight = 0
-        """Bytes that it holds until it has ended: pictures that were sent inline."""
+        """Bytes held until it has ended: pictures sent inline."""
 
     def move(self, state: JobState) -> None:
-        """Go to another state.
+        """Change to another state.
 
-        :raises ValueError: for a step that :data:`TRANSITIONS` does not have.
+        :raises ValueError: for a transition that is not in :data:`TRANSITIONS`.
         """
         if state not in TRANSITIONS[self.state]:
             raise ValueError(f"a job cannot go from {self.state} to {state}")
         self.state = state
 
     def note(self, message: Streamed) -> None:
-        """A message is being told."""
+        """Note a message that is being sent."""
         if isinstance(message, DiffusionStep) and isinstance(self.last, DiffusionStep):
             message = with_preview(message, self.last)
         self.last = message
 
     def info(self) -> JobInfo:
-        """As ``jobs.list`` tells it."""
+        """Return its entry in ``jobs.list``."""
         return JobInfo(
             job_id=self.id,
             method=self.method,
@@ -88,17 +88,17 @@ class JobQueue:
         self._jobs: OrderedDict[str, Job] = OrderedDict()
 
     def next_id(self) -> str:
-        """An id that no job of the session had."""
+        """Return an id that no job of the session has had."""
         return f"job-{next(self._numbers)}"
 
     def check_room(self, weight: int = 0) -> None:
-        """Whether one more may be accepted.
+        """Check that one more job can be accepted.
 
         :param weight: the bytes that it would hold while it waits.
         :raises RpcError: QueueFull.
         """
         waiting = sum(job.state == "queued" for job in self._jobs.values())
-        # a job that is accepted while nothing runs starts at once and takes no waiting place
+        # a job that is accepted while nothing runs starts at once and needs no place in the queue
         if waiting >= self._limit + (self.running() is None):
             raise RpcError(
                 "QueueFull", f"{waiting} jobs are waiting already; try again when one is done.", maxQueue=self._limit
@@ -110,33 +110,33 @@ class JobQueue:
             raise RpcError("QueueFull", message, maxQueue=self._limit)
 
     def add(self, job: Job) -> None:
-        """Put an accepted job at the end."""
+        """Append an accepted job."""
         self._jobs[job.id] = job
 
     def remove(self, job: Job) -> None:
-        """Forget a job that has been answered."""
+        """Remove a job that has been answered."""
         self._jobs.pop(job.id, None)
 
     def running(self) -> Job | None:
-        """The job that has the engine, if one has."""
+        """Return the job that has the engine, if there is one."""
         return next((job for job in self._jobs.values() if job.state == "running"), None)
 
     def next_waiting(self) -> Job | None:
-        """The job to start now, or None when one runs or none waits."""
+        """Return the job to start now, or None if one is running or none is waiting."""
         if self.running() is not None:
             return None
         return next((job for job in self._jobs.values() if job.state == "queued"), None)
 
     def get(self, job_id: str) -> Job | None:
-        """The waiting or running job of that id, if there is one."""
+        """Return the waiting or running job with that id, if there is one."""
         return self._jobs.get(job_id)
 
     def all(self) -> list[Job]:
-        """The jobs that run or wait, in order."""
+        """Return the running and waiting jobs, in order."""
         return list(self._jobs.values())
 
     def counts(self) -> JobCounts:
-        """How many run and how many wait."""
+        """Return how many run and how many wait."""
         running = sum(job.state == "running" for job in self._jobs.values())
         queued = sum(job.state == "queued" for job in self._jobs.values())
         return JobCounts(running=running, queued=queued)

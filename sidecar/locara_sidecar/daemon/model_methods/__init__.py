@@ -1,1 +1,1 @@
-"""models.*: what a host asks of the cache, and loading and preparing."""
+"""The models.* methods: those about the cache, and loading and preparing."""

@@ -1,7 +1,7 @@
-"""``models.load``, ``models.unload`` and ``models.prepare``: what the engine does with a model when the host asks.
+"""``models.load``, ``models.unload`` and ``models.prepare``: the methods that use the engine.
 
-Loading and preparing take their turn in the queue like a job that makes no image. Unloading ends an engine without
-work; while a job runs or waits it does nothing.
+Loading and preparing queue like a job that makes no image. Unloading ends an idle engine; while a job runs or waits it
+does nothing.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class EngineCalls:
         self._turns.accept(call, entry.id, lambda job: _Loading(job, call, entry, params, grant, self._shared))
 
     def prepare(self, call: Call, params: PrepareParams) -> None:
-        """As :meth:`load`.
+        """Check and queue a call, like :meth:`load`.
 
         :raises RpcError: for whatever the checks find.
         """
@@ -59,7 +59,7 @@ class EngineCalls:
         self._turns.accept(call, entry.id, lambda job: _Preparing(job, call, entry, params, grant, self._shared))
 
     def unload(self, call: Call, _params: NoParams) -> UnloadResult | None:
-        """End the engine if it has no work; the answer comes when it is gone."""
+        """End the engine if it is idle; the answer comes when it is gone."""
         if self._queue.all():
             return UnloadResult(unloaded=False)
         self._shared.in_flight.answer(call, self._unload)
@@ -67,12 +67,14 @@ class EngineCalls:
 
     async def _unload(self) -> UnloadResult:
         unloaded = await self._shared.engine.unload()
-        await self._shared.use.settle()  # what was loaded may be removed as soon as the host has the answer
+        await self._shared.use.settle()  # once it has the answer, the host may remove what was loaded
         return UnloadResult(unloaded=unloaded)
 
 
 class _QueuedCall(Generic[P]):
-    """Most of the :class:`~locara_sidecar.daemon.jobs.job_runner.JobTask` of a call about one installed model."""
+    """The common part of a :class:`~locara_sidecar.daemon.jobs.job_runner.JobTask` for a call about one
+    installed model.
+    """
 
     def __init__(self, job: Job, call: Call, entry: Entry, params: P, grant: Grant, shared: JobContext) -> None:
         self.job = job
@@ -89,7 +91,9 @@ class _QueuedCall(Generic[P]):
         pass
 
     def held(self) -> AbstractAsyncContextManager[frames.ModelSpec]:
-        """The model, held and described; see :meth:`~locara_sidecar.daemon.access.model_use.ModelUse.held`."""
+        """Hold the model and yield its description; see
+        :meth:`~locara_sidecar.daemon.access.model_use.ModelUse.held`.
+        """
         return self.shared.use.held(
             self.call,
             self.grant,
@@ -100,16 +104,19 @@ class _QueuedCall(Generic[P]):
         )
 
     def tell(self, phase: ModelPhase, done: int, total: int) -> None:
-        """``done`` of ``total`` bytes."""
+        """Report progress: ``done`` of ``total`` bytes."""
         message = ModelProgress(model=self.entry.id, phase=phase, bytes=done, total_bytes=total)
         self.shared.tell(self.job, message)
 
 
 class _Loading(_QueuedCall[LoadParams]):
     async def run(self) -> LoadResult:
-        """:raises RpcError: as the engine fails."""
+        """Load the model.
+
+        :raises RpcError: as the engine fails.
+        """
         entry, fake, total = self.entry, self.shared.gate.fake, 0
-        if fake:  # that engine counts to what the catalogue says
+        if fake:  # that engine uses the catalogue's sizes
             total = sum(2 * part.parameters for part in entry.components)  # as published
         self.tell("loading", 0, total)
         async with self.held() as model:
@@ -148,14 +155,17 @@ class _Preparing(_QueuedCall[PrepareParams]):
         return StopScope()
 
     async def run(self) -> PrepareResult:
-        """:raises RpcError: as preparing fails."""
+        """Prepare the model.
+
+        :raises RpcError: as preparing fails.
+        """
         done: PrepareResult | None = None
         with self._scope:
             done = await self._prepare()
         if done is None:
             raise cancelled_error([])
         phase, read, total = self._last
-        if read < total:  # it was there already
+        if read < total:  # it existed already
             self.tell(phase, total, total)
         return done
 

@@ -1,6 +1,6 @@
-"""The ``models.*`` methods: check, then work in a thread (what is quick) or in a process of its own (what is long).
+"""The ``models.*`` methods: check the call, then do the work in a thread (if quick) or in a separate process (if long).
 
-Long calls do not take the engine's place in the queue; at most :data:`MAX_WORKS` run at once.
+Long calls do not occupy the engine's queue; at most :data:`MAX_WORKS` run at once.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class ModelCalls:
         return operations.result(work, done)
 
     async def _sweep(self) -> None:
-        """Delete what a worker that was killed had half put together; a disk that is slow at it is not waited for."""
+        """Delete what a killed worker left half-finished, without waiting for a slow disk."""
         with contextlib.suppress(OSError, RuntimeError), anyio.move_on_after(_SWEEP_SECONDS):  # no thread: later
             await anyio.to_thread.run_sync(collect.sweep, self._store, abandon_on_cancel=True)
 
@@ -181,7 +181,10 @@ class ModelCalls:
 
 
 async def _in_thread(function: Callable[[], Result]) -> Result:
-    """:raises RpcError: as the function does; StorageError where it fails with an OSError."""
+    """Call a function in a thread.
+
+    :raises RpcError: as the function does; StorageError if it fails with an OSError.
+    """
     try:
         return await anyio.to_thread.run_sync(function)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Running ``models/worker.py`` from the event loop: progress while it works, its result or error at the end."""
+"""Runs ``models/worker.py`` from the event loop: reports its progress, returns its result or raises its error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger("locara.models")
 _MAX_LINE = 1 << 20
 _ENDING_SECONDS = 1.0
 _NEEDS: dict[str, Need] = {"download": "download", "import": "import", "verify": "model", "derive": "download"}
-# as for the engine: the working directory stays off sys.path, our own packages are found where we found them
+# as for the engine: the working directory stays off sys.path, and our own packages are found where we found them
 _BOOT = (
     "import sys; sys.path += [p for p in sys.argv[1:] if p not in sys.path]; "
     "from locara_sidecar.models.worker import main; main()"
@@ -46,9 +46,9 @@ def _argv() -> list[str]:
 async def run_work(
     grant: Grant, work: worker.WorkerRequest, tell: Callable[[DownloadProgress], None]
 ) -> worker.WorkerResult:
-    """Do it in a process of its own, for an app.
+    """Do the work in a separate process, on behalf of an app.
 
-    :param grant: leave to do this to that model.
+    :param grant: permission to do this to that model.
     :raises RpcError: as :func:`run_for_user`.
     """
     grant.require(work.entry.id, _NEEDS[work.op])
@@ -56,10 +56,11 @@ async def run_work(
 
 
 async def run_for_user(work: worker.WorkerRequest, tell: Callable[[DownloadProgress], None]) -> worker.WorkerResult:
-    """Do it in a process of its own; asked for by the user, whose cache it is. If the caller's task is cancelled the
-    process is killed.
+    """Do the work in a separate process, on behalf of the user who owns the cache. Cancelling the caller's task kills
+    the
+    process.
 
-    :raises RpcError: as the operation does; InternalError when the process dies without a word.
+    :raises RpcError: as the operation does; InternalError if the process dies without a report.
     """
     process = await anyio.open_process(
         _argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
@@ -74,8 +75,9 @@ async def run_for_user(work: worker.WorkerRequest, tell: Callable[[DownloadProgr
         raise
     finally:
         with anyio.CancelScope(shield=True):
-            # having told its last it ends by itself. To kill it then would take its exit status from under asyncio,
-            # which complains on stderr
+            # after its last report it ends by itself. Killing it now would take its exit status away from asyncio,
+            # which
+            # complains on stderr
             with anyio.move_on_after(_ENDING_SECONDS):
                 await process.wait()
             _kill(process)

@@ -1,7 +1,7 @@
-"""Keeping a model as the engine has quantized it, from beginning to end; the command line uses this too.
+"""Keeps a quantized form of a model, from beginning to end; also used by the command line.
 
-An engine process of its own writes into a folder that the store has made for it, and ends. Then a worker process
-checks, hashes and publishes what is there. Whatever happens, nothing of it is left but a whole prepared form.
+A separate engine process writes into a folder that the store created for it, and ends. Then a worker process checks,
+hashes and publishes the files. Whatever happens, only a complete prepared form is left behind.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from locara_sidecar.models.catalogue import Entry
 
 Tell = Callable[[ModelPhase, int, int], None]
-"""Phase, bytes so far, bytes in all."""
+"""Phase, bytes so far, total bytes."""
 
 
 class Engine(Protocol):
-    """What is needed of :class:`~locara_sidecar.daemon.engine_host.client.EngineClient`."""
+    """The part of :class:`~locara_sidecar.daemon.engine_host.client.EngineClient` that is needed."""
 
     async def prepare(
         self, spec: frames.PrepareSpec, on_event: Callable[[frames.PhaseStarted | frames.Step | frames.Image], None]
@@ -43,11 +43,11 @@ class Engine(Protocol):
 
 
 class PreparationRequest(Record, frozen=True):
-    """What is to be prepared; the caller keeps the model in use meanwhile.
+    """What to prepare; the caller keeps the model in use meanwhile.
 
-    :param model: with the folder, the digest, the quantization and the forms that are there already.
-    :param digest: gives the model's digest as it is now.
-    :param run_work: does what is left to a worker process, for who asked.
+    :param model: with the folder, the digest, the quantization and the existing forms.
+    :param digest: returns the model's current digest.
+    :param run_work: runs the rest in a worker process, on behalf of the caller.
     """
 
     job: str
@@ -60,7 +60,7 @@ class PreparationRequest(Record, frozen=True):
 
 
 async def prepare(order: PreparationRequest, engine: Engine, tell: Tell) -> PrepareResult:
-    """Prepare and publish; one that is there already is told as it is.
+    """Prepare and publish; an existing form is returned as it is.
 
     :raises RpcError: as the engine fails, or as publishing does (``models/imports/derive.py``).
     """
@@ -84,7 +84,9 @@ async def prepare(order: PreparationRequest, engine: Engine, tell: Tell) -> Prep
     try:
         await anyio.to_thread.run_sync(order.store.prepare)
         await anyio.to_thread.run_sync(collect.sweep, order.store)
-        # a few empty folders, made here: a cancel (Ctrl-C's is none of anyio's) must not come between this and the try
+        # a few empty folders, created synchronously: a cancel (Ctrl-C's does not go through anyio) must not come
+        # between this
+        # and the try
         stage = _stage(order.store)
     except OSError as error:
         raise storage_error(order.store, error, total) from error
@@ -98,7 +100,7 @@ async def prepare(order: PreparationRequest, engine: Engine, tell: Tell) -> Prep
                 folder=str(stage.folder),
                 source=order.model.path,
                 components=made.components,
-                derived_from=msgspec.convert(  # which checks it
+                derived_from=msgspec.convert(  # which validates it
                     {
                         "digest": order.model.digest,
                         "model": order.entry.id,
@@ -124,7 +126,7 @@ async def prepare(order: PreparationRequest, engine: Engine, tell: Tell) -> Prep
 
 
 def result(store: Store, entry: Entry, form: Installed) -> PrepareResult:
-    """A prepared form as the method answers it."""
+    """Return the method's result for a prepared form."""
     made = form.derived_from
     assert made is not None
     source = store.entry(made.digest.removeprefix("sha256:"))
@@ -147,7 +149,7 @@ def result(store: Store, entry: Entry, form: Installed) -> PrepareResult:
 
 
 def weight_bytes(folder: Path) -> int:
-    """The size of a model's weights on disk; 0 where it cannot be told."""
+    """Return the size of a model's weights on disk; 0 if unknown."""
     try:
         return sum(os.stat(path).st_size for path in files_below(folder) if path.endswith(".safetensors"))
     except OSError:
@@ -155,7 +157,7 @@ def weight_bytes(folder: Path) -> int:
 
 
 def _stage(store: Store) -> Staging:
-    """A folder to put the form together in, with one for the engine to write to."""
+    """Create a folder for assembling the form, with one inside for the engine to write to."""
     from locara_sidecar.models.cache.staging import Staging
     from locara_sidecar.models.imports import derive
 

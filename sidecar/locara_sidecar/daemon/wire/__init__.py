@@ -1,1 +1,1 @@
-"""Lines in, lines out: framing, dispatch, answers and channels. Knows no feature."""
+"""Lines in, lines out: framing, dispatch, answers and channels, independent of any feature."""

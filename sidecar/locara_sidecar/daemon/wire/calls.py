@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("locara.calls")
 
 MAX_HELD = 8 << 20
-"""Bytes of a batch's answers, beyond which no more of its requests are accepted: as long as one answer may be."""
+"""Maximum bytes of a batch's answers, as for one answer; beyond that no more of its requests are accepted."""
 _NO_FILE = (errno.EMFILE, errno.ENFILE)
 
 
 class Batch:
-    """Collects the answers of a batch and sends them as one array when the last is in.
+    """Collects the answers of a batch and sends them as one array after the last.
 
     :param outbox: where the array goes.
     """
@@ -36,28 +36,28 @@ class Batch:
         self._open = 1  # the batch itself, until all its entries have been looked at
 
     def expect(self) -> None:
-        """One more entry will be answered."""
+        """Count one more entry that will be answered."""
         self._open += 1
 
     def add(self, line: bytes) -> None:
-        """One more answer."""
+        """Add an answer."""
         self._lines.append(line)
         self._bytes += len(line)
         self.done()
 
     def require_room(self, method: Method) -> None:
-        """Whether a request of this method may stand here, behind what has been answered.
+        """Check that a request of this method may be part of the batch, after what has been answered so far.
 
         :raises RpcError: InvalidRequest.
         """
         if not method.in_batch:
             raise RpcError("InvalidRequest", f"{method.name} cannot be part of a batch.")
-        if self._bytes >= MAX_HELD:  # they are all held until its last entry has been answered, which may take hours
+        if self._bytes >= MAX_HELD:  # all are held until the last entry has been answered, which may take hours
             message = f"The answers of this batch take {MAX_HELD >> 20} MiB already; send the rest separately."
             raise RpcError("InvalidRequest", message)
 
     def done(self) -> None:
-        """One entry less to wait for; called once more when all entries have been looked at."""
+        """Count one entry as done; called once more when all entries have been looked at."""
         self._open -= 1
         if self._open == 0 and self._lines:
             self._outbox.answer(jsonrpc.encode_batch(self._lines))
@@ -71,21 +71,21 @@ class Calls:
         self._in_flight: dict[int | str, Call] = {}
 
     def open(self, request_id: int | str, method: str, batch: Batch | None) -> Call:
-        """A request has come; it is in flight until it is answered."""
+        """Add a request; it is in flight until it is answered."""
         call = Call(self, request_id, method, batch)
         self._in_flight[request_id] = call
         return call
 
     def get(self, request_id: int | str) -> Call | None:
-        """The request in flight of that id, if there is one."""
+        """Return the request in flight with that id, if there is one."""
         return self._in_flight.get(request_id)
 
     def channel_in_use(self, channel_id: int) -> bool:
-        """Whether a request in flight tells its progress on that channel."""
+        """Whether a request in flight reports its progress on that channel."""
         return any(call.channel is not None and call.channel.id == channel_id for call in self._in_flight.values())
 
     def closed(self, call: Call) -> None:
-        """A request has been answered."""
+        """Remove a request that has been answered."""
         del self._in_flight[call.id]
 
     def others(self, call: Call) -> bool:
@@ -93,11 +93,11 @@ class Calls:
         return any(other is not call for other in self._in_flight.values())
 
     def count(self) -> int:
-        """How many are in flight."""
+        """Return how many are in flight."""
         return len(self._in_flight)
 
     def fail_all(self, error: Exception) -> None:
-        """Answer everything that is in flight: the process ends, and nobody will come back to it."""
+        """Answer everything in flight, because the process is ending and nothing else will."""
         for call in list(self._in_flight.values()):
             try:
                 call.fail(error if isinstance(error, RpcError) else unexpected(call.method, error))
@@ -106,7 +106,7 @@ class Calls:
 
 
 class Call:
-    """A request that has been accepted for an answer. ``channel`` is set once it has named a valid, free one."""
+    """A request that will be answered. ``channel`` is set once it has named a valid, free one."""
 
     def __init__(self, calls: Calls, request_id: int | str, method: str, batch: Batch | None) -> None:
         self._calls = calls
@@ -118,7 +118,7 @@ class Call:
 
     @property
     def answered(self) -> bool:
-        """Whether the answer has been given, if only because the process ends."""
+        """Whether the answer has been given, if only because the process is ending."""
         return self._answered
 
     def succeed(self, result: Any) -> None:
@@ -127,12 +127,12 @@ class Call:
 
     def fail(self, error: RpcError) -> None:
         """Answer with an error."""
-        with contextlib.suppress(MemoryError):  # the answer matters more
+        with contextlib.suppress(MemoryError):  # the answer is more important
             log.info("request failed", extra={"fields": {"method": self.method, "id": self.id, "kind": error.kind}})
         self._answer(jsonrpc.encode_error(self.id, error))
 
     def fail_unexpectedly(self, error: Exception) -> None:
-        """Answer with a fixed text; what happened goes to the log."""
+        """Answer with a fixed text; the details go to the log."""
         with contextlib.suppress(MemoryError):
             fields = {"method": self.method, "id": self.id}
             log.error("a request failed unexpectedly", exc_info=error, extra={"fields": fields})
@@ -156,12 +156,12 @@ class Call:
 
 
 def internal_error() -> RpcError:
-    """The one text for what nobody foresaw; details stay in the log."""
+    """Return the error for unexpected failures; details stay in the log."""
     return RpcError("InternalError", "Something went wrong inside the sidecar; its log on stderr says where.")
 
 
 def unexpected(method: str, error: Exception) -> RpcError:
-    """What a call of ``method`` is answered with when ``error`` was not foreseen where it came up."""
+    """Return the answer to a call of ``method`` that failed with an unexpected ``error``."""
     number = error.errno if isinstance(error, OSError) else None
     known = METHODS.get(method)
     if number in _NO_FILE and known is not None and "StorageError" in known.errors:

@@ -1,4 +1,4 @@
-"""Running what may wait for a disk away from the event loop."""
+"""Runs what may wait for a disk off the event loop."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NO_THREAD = "start new thread"
-"""CPython's words for a thread that the system refuses; it has no exception of its own for that."""
+"""CPython's message when the system refuses a thread; it has no exception type for that."""
 
 Result = TypeVar("Result")
 
 
 async def off_loop(function: Callable[..., Result], *args: object, abandon: bool = False) -> Result:
-    """Call a function in a thread; on this one where the system allows no more threads, because late is better than
+    """Call a function in a thread; or on this one if the system refuses more threads, because late is better than
     never.
 
-    :param abandon: whether the thread is left alone when the task is cancelled: for what changes nothing.
+    :param abandon: whether to abandon the thread when the task is cancelled: for functions that change nothing.
     """
     try:
         return await anyio.to_thread.run_sync(function, *args, abandon_on_cancel=abandon)

@@ -1,13 +1,13 @@
-"""What waits to be written: answers first, then the channels' frames, each bounded.
+"""The output queue: answers first, then the channels' frames, each bounded.
 
-Filled by the event loop, emptied by the writer thread; one lock. Three rules of the contract live here:
+Filled by the event loop, emptied by the writer thread; one lock. It implements three rules of the contract:
 
 - an answer never waits behind another call's frames; the answer of a call with a channel comes after that
   channel's own frames and its end frame;
-- a frame gets its ``index`` when it is taken for writing, never when it is queued, so dropping one
-  leaves no hole (Tauri's client waits for ever on a lost index);
+- a frame gets its ``index`` when it is taken for writing, not when it is queued, so dropping one
+  leaves no gap (Tauri's client waits forever for a missing index);
 - a channel holds at most :data:`MAX_PENDING` unwritten messages: the newest one absorbs what comes
-  after, keeping an earlier preview of the same image when the later has none.
+  after, keeping an earlier preview of the same image if the later has none.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 MAX_PENDING = 16
 _REPLACED_BYTES = 2048
 HIGH_WATER_BYTES = 4 * 1024 * 1024
-"""While more than this waits unwritten, no further line is looked at. Small answers take twice the memory."""
+"""While more than this is queued, no further line is looked at. Small answers take twice the memory."""
 
 
 class Channel:
-    """One call's channel: its Tauri id, the notification it carries and what is not yet written."""
+    """One call's channel: its Tauri id, the notification it carries and its unwritten messages."""
 
     def __init__(self, channel_id: int, notification: str) -> None:
         self.id = channel_id
@@ -43,7 +43,7 @@ class Channel:
 
 
 class _Closing(msgspec.Struct, frozen=True):
-    """A channel whose call has ended or has another: its frames, the end frame, then the answer if there is one.
+    """A channel whose call has ended or moved to another: its frames, the end frame, then the answer if there is one.
 
     ``weight``: the bytes that it counts for while it waits.
     """
@@ -54,7 +54,7 @@ class _Closing(msgspec.Struct, frozen=True):
 
 
 class Outbox:
-    """Lines to write; see the module's rules. All methods are thread-safe and none blocks but :meth:`take`."""
+    """Lines to write; see the module's rules. All methods are thread-safe, and only :meth:`take` blocks."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -64,7 +64,7 @@ class Outbox:
         self._on_room: Callable[[], None] | None = None
         self._closed = False
         self.taken = 0
-        """Bytes that were taken so far: it grows while the host reads."""
+        """Total bytes taken; grows while the host reads."""
 
     def answer(self, line: bytes) -> None:
         """Queue a response line (without its LF)."""
@@ -74,7 +74,7 @@ class Outbox:
             self._condition.notify()
 
     def push(self, channel: Channel, message: Streamed) -> None:
-        """Queue a message for a channel, absorbed by the newest pending one when the host does not keep up."""
+        """Queue a message for a channel; the newest pending one absorbs it if the host does not keep up."""
         with self._condition:
             pending = channel.pending
             if len(pending) >= MAX_PENDING:
@@ -87,10 +87,11 @@ class Outbox:
             self._condition.notify()
 
     def close_channel(self, channel: Channel, answer: bytes | None, *, replaced: bool = False) -> None:
-        """The call has ended: queue the rest of its frames, its end frame and, unless it is in a batch, its answer.
+        """Close the channel: queue the rest of its frames, its end frame and, unless it is in a batch, the call's
+        answer.
 
         :param replaced: the call goes on with another channel. A host may do that any number of times without reading,
-            and so the frames that this one leaves behind count for the backlog.
+            so the frames left on this one count towards the backlog.
         """
         with self._condition:
             if channel in self._streams:
@@ -101,14 +102,14 @@ class Outbox:
             self._condition.notify()
 
     def backlog(self) -> int:
-        """Bytes of answers that the host has not taken yet."""
+        """Return the bytes of answers that the host has not read yet."""
         with self._condition:
             return self._answer_bytes
 
     def is_full(self, on_room: Callable[[], None]) -> bool:
-        """Whether too many answers wait to be taken.
+        """Whether too many answers are waiting to be read.
 
-        :param on_room: if so, called once when it is no longer so, by the thread that takes them.
+        :param on_room: if so, called once when that changes, by the thread that takes them.
         """
         with self._condition:
             if self._answer_bytes <= HIGH_WATER_BYTES:
@@ -117,15 +118,15 @@ class Outbox:
             return True
 
     def close(self) -> None:
-        """Nothing more will come: :meth:`take` returns None once all is taken."""
+        """Close the queue: :meth:`take` returns None once it is empty."""
         with self._condition:
             self._closed = True
             self._condition.notify()
 
     def take(self, max_bytes: int) -> bytes | None:
-        """The next lines, each with its LF, about ``max_bytes`` at most (one line may be longer).
+        """Return the next lines, each with its LF, about ``max_bytes`` at most (one line may be longer).
 
-        Blocks while there is nothing; None when the outbox is closed and empty.
+        Blocks while there are none; None when the outbox is closed and empty.
         """
         with self._condition:
             while not (self._answers or self._streams):
@@ -174,7 +175,7 @@ class Outbox:
 
 
 def with_preview(message: DiffusionStep, last: DiffusionStep) -> DiffusionStep:
-    """The later message, with the preview of the one before it if it has none and both tell of the same image."""
+    """Return the later message, with the earlier one's preview if it has none and both are about the same image."""
     if message.preview is UNSET and last.preview is not UNSET and last.image == message.image:
         return msgspec.structs.replace(message, preview=last.preview)
     return message

@@ -1,9 +1,9 @@
-"""From a line to what happens: dispatch in arrival order, on the event loop, without ever blocking it.
+"""Dispatches lines in arrival order, on the event loop, without ever blocking it.
 
-Registering a request, ``initialize`` and cancels are complete before the next line is looked at; the work
-of a long call goes on elsewhere. Where a call cannot be accepted or refused without a look at the disk, that look is
-taken in a thread and the next line waits for it, so that calls are accepted in their order. This is the one place
-where exceptions become wire errors. What the methods do is not known here.
+Registering a request, ``initialize`` and cancels are complete before the next line is looked at; the work of a long
+call goes on elsewhere. If a call can only be accepted or refused after a look at the disk, a thread takes that look and
+the next line waits for it, so that calls are accepted in order. This is the only place where exceptions become wire
+errors. It does not know what the methods do.
 """
 
 from __future__ import annotations
@@ -30,22 +30,26 @@ _CANCELLING = frozenset({"$/cancelRequest", "$/cancel_request", "notifications/c
 
 
 class Admission(Protocol):
-    """Which requests the session takes."""
+    """Decides which requests the session accepts."""
 
     @property
     def state(self) -> str:
-        """``open`` while notifications are heeded."""
+        """``open`` while notifications are handled."""
         ...
 
     def admit(self, method: Method | None) -> None:
-        """:raises RpcError: why a request of this method, None for one that there is not, may not run now."""
+        """Check that a request of this method (None if there is no such method) may run now.
+
+        :raises RpcError: why it may not.
+        """
         ...
 
 
 class OffLoopHandler(NamedTuple):
-    """How a call is handled that needs something from a disk: ``first`` gets it, away from the event loop, and changes
-    nothing; ``then`` is given it, and is as other handlers. ``given``: what ``first`` is called with, as it is when the
-    call comes."""
+    """A handler that needs something from a disk. ``first`` fetches it off the event loop and changes nothing; ``then``
+    gets
+    it and is like other handlers. ``given``: the argument for ``first``, evaluated when the call arrives.
+    """
 
     first: Callable[..., Any]
     then: Callable[[Call, Any, Any], Any]
@@ -60,11 +64,10 @@ class Server:
     """One session's dispatcher.
 
     :param handlers: by method.
-    :param cancel: cancels the long call of a request's id, if there is one.
-    :param leave: the host said ``exit``.
-    :param start_aside: starts a coroutine function in a task; False where there is no event loop yet.
-    :param is_full: whether so many calls are in flight that no further one may be accepted; when that has changed,
-        :meth:`go_on` is to be called.
+    :param cancel: cancels the long call with a request id, if there is one.
+    :param leave: called when the host sends ``exit``.
+    :param start_aside: starts a coroutine function in a task; False if there is no event loop yet.
+    :param is_full: whether too many calls are in flight to accept another; when that changes, call :meth:`go_on`.
     :param resume: called when the server is no longer :attr:`busy`.
     """
 
@@ -98,12 +101,13 @@ class Server:
 
     @property
     def busy(self) -> bool:
-        """While a call waits for what it needs from a disk, or too many are in flight, or a batch is not at its end, no
-        other line may be looked at; the loop has its hands free for the calls that were accepted before."""
+        """Whether no further line may be looked at: a call waits for a disk, too many are in flight, or a batch is not
+        finished. Meanwhile the loop is free for the calls accepted before.
+        """
         return self._at_disk or self._rest is not None or self._is_full()
 
     def handle_line(self, line: bytes) -> None:
-        """One line of the wire, without its line ending. Never raises."""
+        """Handle one line of the wire, without its line ending. Never raises."""
         decoded = jsonrpc.decode_line(line)
         if not isinstance(decoded, jsonrpc.Batch):
             self._entry(decoded, None)
@@ -119,13 +123,13 @@ class Server:
         batch.done()
 
     def _look_at_rest(self) -> None:
-        """Look at the rest of a batch, as far as nothing has to be waited for."""
+        """Process the rest of a batch until something has to be waited for."""
         while self._rest is not None and not (self._at_disk or self._is_full()):
             if next(self._rest, self) is self:
                 self._rest = None
 
     def go_on(self) -> None:
-        """What was waited for has come: the rest of a batch, then the lines behind it."""
+        """Continue after a wait: with the rest of a batch, then the lines after it."""
         try:
             self._look_at_rest()
         finally:
@@ -133,7 +137,7 @@ class Server:
                 self._resume()
 
     def handle_long_line(self) -> None:
-        """A line that was over the limit and has been skipped."""
+        """Handle a line that was over the limit and has been skipped."""
         self._entry(jsonrpc.line_too_long(self._max_line_bytes), None)
 
     def _entry(self, entry: jsonrpc.Entry, batch: Batch | None) -> None:
@@ -177,7 +181,7 @@ class Server:
                 _give(call, handler(call, params))
             elif self._start_aside(self._after_disk, call, handler, params):
                 self._at_disk = True
-            else:  # there is nobody yet who would have to wait
+            else:  # nobody else has to wait yet
                 _give(call, handler.then(call, params, handler.first(*handler.given())))
 
     async def _after_disk(self, call: Call, handler: OffLoopHandler, params: Any) -> None:
@@ -186,7 +190,7 @@ class Server:
                 found = await off_loop(handler.first, *handler.given(), abandon=True)
                 if not call.answered:
                     _give(call, handler.then(call, params, found))
-        except Exception:  # there is no memory for an answer: the lines behind it may have better luck
+        except Exception:  # there is no memory for an answer: later lines may have better luck
             self._free()
             raise
         self._free()
@@ -230,7 +234,7 @@ class Server:
 
 @contextlib.contextmanager
 def _answering(call: Call) -> Generator[None]:
-    """Answer a call with what goes wrong with it: the one place that turns the unforeseen into an answer."""
+    """Answer a call with any error raised in the block: the only place that turns unexpected errors into answers."""
     try:
         yield
     except RpcError as error:

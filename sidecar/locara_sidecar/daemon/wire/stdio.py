@@ -1,15 +1,14 @@
 """The daemon's descriptors: claims stdin and stdout, reads bytes in, writes lines out.
 
-Owns fd 0 and fd 1. After :func:`claim` nothing but :class:`LineWriter` can reach the host's end of
-stdout: fd 1 points at stderr, so a native library, a child or a stray ``print`` lands in the log.
+Owns fd 0 and fd 1. After :func:`claim`, only :class:`LineWriter` can reach the host's end of stdout: fd 1 points at
+stderr, so output of a native library, a child or a stray ``print`` lands in the log.
 
-Reading and writing are plain blocking calls in daemon threads. That is the one way that takes every
-kind of descriptor (pipe, socket, file, null device) on every system and still lets the process end
-while a read is pending; event-loop readiness fails on files, and buffered ``sys.stdin`` can abort the
-interpreter at exit.
+Reading and writing are plain blocking calls in daemon threads. Only this works with every kind of descriptor (pipe,
+socket, file, null device) on every system and still lets the process end while a read is pending; event-loop readiness
+fails on files, and buffered ``sys.stdin`` can abort the interpreter at exit.
 
-A descriptor that is shared with the host may be non-blocking, at any time: the flag belongs to what both have open,
-and Node sets it. It stays as the host wants it; where a call would block, we wait for the descriptor with ``poll``.
+A descriptor that is shared with the host may become non-blocking at any time: the flag belongs to the shared open file
+description, and Node sets it. We leave it as the host wants it; where a call would block, we wait with ``poll``.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ _WRITABLE: int = getattr(select, "POLLOUT", 0)
 
 
 def claim() -> tuple[int, int]:
-    """Take stdin and stdout away from everybody else; return private descriptors (read, write).
+    """Take stdin and stdout away from all other code; return private descriptors (read, write).
 
-    Descriptors that the host closed are replaced by the null device, so that no file opened later
-    can land on 0, 1 or 2.
+    Descriptors that the host closed are replaced by the null device, so that no file opened later can land on 0, 1 or
+    2.
     """
     for fd in (0, 1, 2):
         try:
@@ -51,7 +50,7 @@ def claim() -> tuple[int, int]:
     os.dup2(null, 0, inheritable=True)
     os.close(null)
     os.dup2(2, 1, inheritable=True)
-    if sys.platform == "win32":  # the C runtime would otherwise turn LF into CRLF
+    if sys.platform == "win32":  # otherwise the C runtime would turn LF into CRLF
         import msvcrt
 
         for fd in (read_fd, write_fd):
@@ -60,7 +59,7 @@ def claim() -> tuple[int, int]:
 
 
 def _private(fd: int) -> int:
-    """A close-on-exec duplicate above the three standard descriptors."""
+    """Return a close-on-exec duplicate above the three standard descriptors."""
     copies = [os.dup(fd)]
     while copies[-1] <= 2:
         copies.append(os.dup(fd))
@@ -70,9 +69,9 @@ def _private(fd: int) -> int:
 
 
 def read(fd: int, size: int) -> bytes:
-    """What there is to read, ``size`` bytes at most, as soon as there is something; empty at the end.
+    """Return what there is to read, up to ``size`` bytes, as soon as there is something; empty at the end.
 
-    :raises OSError: when it cannot be read.
+    :raises OSError: if it cannot be read.
     """
     while True:
         try:
@@ -83,10 +82,10 @@ def read(fd: int, size: int) -> bytes:
 
 
 def write_all(fd: int, data: bytes, seconds: float | None = None) -> None:
-    """Write all of ``data``, waiting until it is taken.
+    """Write all of ``data``, waiting until it has been taken.
 
-    :param seconds: how long to wait in all, at most; None for ever.
-    :raises OSError: when it cannot be written, or (BlockingIOError) not in time.
+    :param seconds: how long to wait in total; None for no limit.
+    :raises OSError: if it cannot be written, or (BlockingIOError) not in time.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     view = memoryview(data)
@@ -99,7 +98,7 @@ def write_all(fd: int, data: bytes, seconds: float | None = None) -> None:
 
 
 def _ready(fd: int, event: int, deadline: float | None = None) -> bool:
-    """Wait until the descriptor can be read or written, or is broken; False when the deadline has passed."""
+    """Wait until the descriptor can be read or written, or is broken; False if the deadline has passed."""
     if sys.platform == "win32":  # pipes are never non-blocking there
         return False
     poll = select.poll()
@@ -109,7 +108,7 @@ def _ready(fd: int, event: int, deadline: float | None = None) -> bool:
 
 
 def _hung_up(fd: int) -> bool:
-    """Whether the other side has closed its end, though there may be something left to read."""
+    """Whether the other side has closed its end; there may still be something left to read."""
     if sys.platform == "win32":
         return False
     poll = select.poll()
@@ -118,13 +117,15 @@ def _hung_up(fd: int) -> bool:
 
 
 class ByteReader:
-    """Reads a descriptor in a thread and hands the chunks on, a few ahead of their consumer at most.
+    """Reads a descriptor in a thread and delivers the chunks, staying at most a few ahead of the consumer.
 
     :param deliver: called *in the reading thread* with each chunk, ``b""`` at the end of the stream.
-        The consumer calls :meth:`done` for every chunk that it has dealt with; until then at most four
-        are outstanding, which is what bounds the daemon's memory when a host writes faster than it reads.
-    :param on_left: called in the reading thread, several times a second, while the other side has closed its end and
-        the consumer does not get on to that because it has not dealt with what was read before.
+            The consumer calls :meth:`done` for every chunk that it has processed; at most four are outstanding, which
+        bounds
+        the daemon's memory when a host writes faster than it reads.
+    :param on_left: called in the reading thread, several times a second, while the other side has closed its end but
+        the
+        consumer does not get there because it has not processed earlier chunks.
     """
 
     def __init__(self, fd: int, deliver: Callable[[bytes], None], on_left: Callable[[], None] | None = None) -> None:
@@ -136,15 +137,15 @@ class ByteReader:
         self._thread = threading.Thread(target=self._run, name="stdin", daemon=True)
 
     def start(self) -> None:
-        """Begin to read, in a thread of its own."""
+        """Start reading in a separate thread."""
         self._thread.start()
 
     def done(self) -> None:
-        """One delivered chunk has been dealt with."""
+        """Mark one delivered chunk as processed."""
         self._slots.release()
 
     def ended(self) -> None:
-        """The end of the stream has been dealt with."""
+        """Mark the end of the stream as processed."""
         self._end_seen.set()
 
     def _run(self) -> None:
@@ -166,15 +167,15 @@ class ByteReader:
 
 
 class LineSource(Protocol):
-    """Where the writer takes its lines from (the outbox)."""
+    """Supplies the writer's lines (the outbox)."""
 
     def take(self, max_bytes: int) -> bytes | None:
-        """Block until there is something to write; None when all is written and the source is closed."""
+        """Block until there is something to write; None when everything is written and the source is closed."""
         ...
 
 
 class LineWriter:
-    """Writes what a :class:`LineSource` gives, in a thread, until the source is closed or the host is gone."""
+    """Writes what a :class:`LineSource` supplies, in a thread, until the source is closed or the host is gone."""
 
     def __init__(self, fd: int, source: LineSource, on_broken: Callable[[], None]) -> None:
         self._fd = fd
@@ -184,11 +185,11 @@ class LineWriter:
         self._thread = threading.Thread(target=self._run, name="stdout", daemon=True)
 
     def start(self) -> None:
-        """Begin to write, in a thread of its own."""
+        """Start writing in a separate thread."""
         self._thread.start()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until everything is written; False when it did not happen in time (the host does not read)."""
+        """Wait until everything is written; False if that takes longer (the host does not read)."""
         return self._finished.wait(seconds)
 
     def _run(self) -> None:

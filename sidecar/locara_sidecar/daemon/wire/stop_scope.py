@@ -1,4 +1,4 @@
-"""What a long call's work is cancelled by, from the moment that the call is accepted."""
+"""Cancellation of a long call's work, usable from the moment that the call is accepted."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class StopScope:
-    """A cancel scope for one task, which it enters once.
+    """A cancel scope for one task, which enters it once.
 
-    It may be made and cancelled before that task has begun, and before there is an event loop: lines that come together
-    with ``initialize`` are looked at before the loop runs, and anyio's own scope cannot be made then.
+    It can be created and cancelled before that task has begun, and before there is an event loop: lines that arrive
+    together with ``initialize`` are looked at before the loop runs, when anyio's own scope cannot be created.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class StopScope:
         self._scope: anyio.CancelScope | None = None
 
     def cancel(self) -> None:
-        """Have the task end soon, or as soon as it begins."""
+        """Make the task end soon, or as soon as it begins."""
         self._cancelled = True
         if self._scope is not None:
             self._scope.cancel()

@@ -1,7 +1,7 @@
-"""Waiting for the user's files, which may take for ever: a folder that macOS asks the user about, a share that is gone.
+"""Waits for the user's files, which may take forever: a folder that macOS asks the user about, a share that is gone.
 
-The calls of the file system run in threads. A task that waits for one is freed at once by its call's cancel; the thread
-is left behind, and what it finds too late is thrown away by the thread itself.
+File system calls run in threads. Cancelling a call frees a task that waits for one at once; the thread is abandoned,
+and it disposes of a late result itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 MAX_THREADS = 16
-"""Of the 40 that anyio has, so that files that hang do not keep all else from running."""
+"""Of anyio's 40 threads, so that hanging files do not stop everything else."""
 
 _limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("user_files")
 
@@ -35,16 +35,16 @@ class UserFiles:
         self._cancelled = False
 
     def cancel(self) -> None:
-        """End the waits that there are and those that come."""
+        """End all current and future waits."""
         self._cancelled = True
         for scope in self._scopes:
             scope.cancel()
 
     @contextmanager
     def heeding(self) -> Generator[None]:
-        """A block whose waits end with :meth:`cancel`.
+        """Run a block whose waits end with :meth:`cancel`.
 
-        :raises RpcError: RequestCancelled then.
+        :raises RpcError: RequestCancelled in that case.
         """
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
@@ -59,7 +59,7 @@ class UserFiles:
 
 
 class Handover:
-    """Between a thread that works and the task that waits for it: which of them is first."""
+    """Settles who is first: a working thread or the task that waits for it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -68,21 +68,21 @@ class Handover:
         """Whether the thread had begun its work; does not change after :meth:`leave`."""
 
     def start(self) -> bool:
-        """In the thread, first of all. False where nobody waits any more."""
+        """Called first in the thread. False if nobody waits any more."""
         with self._lock:
             self.started = self._state != "left"
             return self.started
 
     def begin(self) -> bool:
-        """In the thread: what cannot be undone comes now. False where nobody waits any more."""
+        """Called in the thread before something irreversible. False if nobody waits any more."""
         return self._move("begun")
 
     def end(self) -> bool:
-        """In the thread: the work is done. False where nobody takes the result."""
+        """Called in the thread when the work is done. False if nobody takes the result."""
         return self._move("done")
 
     def leave(self) -> bool:
-        """The task does not wait any longer; False where it must: the thread has begun, or is done."""
+        """Called when the task wants to stop waiting; False if it must wait: the thread has begun, or is done."""
         with self._lock:
             if self._state != "open":
                 return False
@@ -100,11 +100,13 @@ class Handover:
 async def wait_for(
     function: Callable[[], Result], late: Callable[[Result | None], object], handover: Handover | None = None
 ) -> Result:
-    """What a function returns that runs in a thread. A cancelled task goes without it unless the thread has begun what
-    cannot be undone.
+    """Run a function in a thread and return its result. A cancelled task goes on without it, unless the thread has
+    begun
+    something irreversible.
 
-    :param late: given, in the thread, what comes when nobody waits any more; None where the function failed. It is not
-        called where the function was not: see :attr:`Handover.started`.
+    :param late: called in the thread with a result that nobody waits for any more; None if the function failed. It is
+        not
+        called if the function was not: see :attr:`Handover.started`.
     """
     hand = handover or Handover()
     outcome: list[Result] = []
@@ -136,7 +138,7 @@ async def wait_for(
 
 
 def _threads() -> anyio.CapacityLimiter:
-    """The limit of this event loop."""
+    """Return the limiter of this event loop."""
     limiter = _limiter.get(None)
     if limiter is None:
         limiter = anyio.CapacityLimiter(MAX_THREADS)

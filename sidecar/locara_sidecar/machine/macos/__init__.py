@@ -1,1 +1,1 @@
-"""What only macOS knows or does; elsewhere each function here says so, or does nothing."""
+"""macOS-specific facts and calls; elsewhere each function here says so, or does nothing."""

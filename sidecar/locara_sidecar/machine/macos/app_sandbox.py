@@ -1,8 +1,9 @@
-"""Whether this process was started confined: inside the App Sandbox of the app that embeds it, on macOS.
+"""Detects whether this process was started confined: inside the App Sandbox of the app that embeds it, on macOS.
 
-An app from the App Store, and any other with the entitlement ``com.apple.security.app-sandbox``, hands its confinement
-down to what it starts. A process inside cannot confine itself any further (``sandbox_init`` fails), HOME is the app's
-container, and without ``com.apple.security.network.client`` nothing connects. Written from Apple's documentation of
+An app from the App Store, or any other with the entitlement ``com.apple.security.app-sandbox``, passes its confinement
+on
+to its child processes. A process inside cannot confine itself any further (``sandbox_init`` fails), HOME is the app's
+container, and without ``com.apple.security.network.client`` nothing can connect. Written from Apple's documentation of
 entitlements and WebKit's declarations of the calls; NOT RUN by us so far.
 """
 
@@ -20,21 +21,22 @@ if TYPE_CHECKING:
     from locara_sidecar.machine.macos.darwin import Darwin
 
 Given = Literal["app-sandbox", "inherited"]
-"""What confines us from outside: the App Sandbox, or something else that whoever started us was in."""
+"""What confines us from outside: the App Sandbox, or another sandbox that our parent was in."""
 
 NETWORK = "com.apple.security.network.client"
-"""The entitlement without which nothing in the App Sandbox connects."""
+"""The entitlement without which nothing in the App Sandbox can connect."""
 
 _CONTAINER = "APP_SANDBOX_CONTAINER_ID"
-"""The system sets it for every process of a sandboxed app; alone it proves nothing, since anybody can set it."""
+"""The system sets it for every process of a sandboxed app; it proves nothing by itself, since anybody can set it."""
 _CLOSED_PORT = 1
 _REFUSED = frozenset({errno.EPERM, errno.EACCES})
 
 
 def given(mac: Darwin | None = None, environ: Mapping[str, str] = os.environ) -> Given | None:
-    """What confines this process already; None where nothing does, where it cannot be told, and on other systems.
+    """Return what already confines this process; None if nothing does, if it cannot be determined, and on other
+    systems.
 
-    Asked before a process confines itself: afterwards its own confinement would be told.
+    Call it before the process confines itself: afterwards it would report that confinement.
     """
     if sys.platform != "darwin":
         return None
@@ -47,7 +49,7 @@ def given(mac: Darwin | None = None, environ: Mapping[str, str] = os.environ) ->
 
 
 def has_network() -> bool:
-    """Whether this process may connect at all: tried at a port of this machine that nobody serves."""
+    """Whether this process can connect at all, tested with a local port that nobody serves."""
     import socket
 
     try:
@@ -60,7 +62,7 @@ def has_network() -> bool:
 
 
 def user_home() -> str | None:
-    """The user's own home folder, which HOME does not name in a container."""
+    """Return the user's own home folder, which is not HOME inside a container."""
     if sys.platform == "win32":
         return None
     try:

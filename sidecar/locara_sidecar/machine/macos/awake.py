@@ -1,7 +1,8 @@
-"""Keeps the machine awake while a job runs, even if nobody touches the keyboard; its screen may turn off.
+"""Keeps the machine awake while a job runs, even without user input; the display may turn off.
 
-macOS: a power assertion, as ``caffeinate -i`` holds one, which ends with the process if nothing else ends it. Elsewhere
-nothing is done. A lid that is closed, and the user's own "Sleep", are heeded as always. NOT RUN by us so far.
+On macOS this is a power assertion like that of ``caffeinate -i``, which ends with the process at the latest. Elsewhere
+it
+does nothing. Closing the lid and the user's own "Sleep" work as always. NOT RUN by us so far.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
     from locara_sidecar.machine.macos.darwin import Darwin
 
 REASON = "Locara is drawing a picture"
-"""What ``pmset -g assertions`` shows; nothing of the job."""
+"""Shown by ``pmset -g assertions``; says nothing about the job."""
 
 
 @contextlib.contextmanager
 def awake(mac: Darwin | None = None) -> Generator[None]:
-    """Within the block the machine stays awake; where that cannot be had, the block runs all the same."""
+    """Keep the machine awake within the block; if that is not possible, the block runs all the same."""
     held: tuple[Darwin, int] | None = None
     if sys.platform == "darwin":
         from locara_sidecar.machine.macos import darwin  # loads ctypes

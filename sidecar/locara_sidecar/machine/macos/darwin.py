@@ -1,7 +1,7 @@
-"""The calls of macOS that Python has no name for, in one table, so that a test can play them on any system.
+"""macOS calls that Python does not expose, in one table, so that a test can simulate them on any system.
 
-NOT RUN by us so far: names, numbers and layouts are those of Apple's published headers and sources, named beside each.
-Every method is one call and decides nothing; OSError means that this system does not have it or that it failed.
+NOT RUN by us so far: names, numbers and layouts are those of Apple's published headers and sources, cited at each.
+Every method is one call and makes no decision; OSError means that this system does not have it or that it failed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 USER_CACHE_DIR = 65538
-"""``_CS_DARWIN_USER_CACHE_DIR`` of <unistd.h>: the user's folder for caches below /var/folders."""
+"""``_CS_DARWIN_USER_CACHE_DIR`` of <unistd.h>: the user's cache folder below /var/folders."""
 
 _FILTER_NONE, _FILTER_NAME = 0, 2
 """``SANDBOX_FILTER_NONE`` and ``SANDBOX_FILTER_GLOBAL_NAME``, as WebKit declares them (wtf/spi/darwin/SandboxSPI.h)."""
@@ -25,19 +25,21 @@ _ASSERTION_ON = 255
 """``kIOPMAssertionLevelOn``."""
 
 NOT_PRIVILEGED = 1100
-"""``BOOTSTRAP_NOT_PRIVILEGED`` of <servers/bootstrap.h>; 1102 is a service that nobody offers."""
+"""``BOOTSTRAP_NOT_PRIVILEGED`` of <servers/bootstrap.h>; 1102 is an unknown service."""
 
 
 class Darwin:
-    """The real calls; a test puts an object with the same methods in its place."""
+    """The real calls; a test substitutes an object with the same methods."""
 
     def denies(self, operation: str | None, name: str | None = None) -> bool:
-        """Whether this process's confinement forbids an operation; with None whether there is one at all.
+        """Whether this process's sandbox forbids an operation; with None, whether there is a sandbox at all.
 
-        Asks the kernel and tries nothing. :raises OSError: where that cannot be asked.
+        Asks the kernel without trying anything.
+
+        :raises OSError: if it cannot be asked.
         """
         check = _library("sandbox_check")
-        # the first three are declared, what follows is variadic: on arm64 such arguments travel differently
+        # the first three are declared, the rest is variadic: on arm64 such arguments are passed differently
         check.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
         kind = _FILTER_NONE if name is None else _FILTER_NAME
         more = () if name is None else (ctypes.c_char_p(name.encode()),)
@@ -47,7 +49,9 @@ class Darwin:
         return bool(answer)
 
     def look_up(self, service: str) -> int:
-        """Ask launchd for a service of the user's session and send it nothing: 0 if it was given, else why not."""
+        """Look up a service of the user's session in launchd without sending anything; return 0 on success,
+        else the error.
+        """
         function = _library("bootstrap_look_up")
         function.argtypes = (ctypes.c_uint, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint))
         session = ctypes.c_uint.in_dll(_libc(), "bootstrap_port")
@@ -55,9 +59,9 @@ class Darwin:
         return int(function(session, service.encode(), ctypes.byref(port)))
 
     def set_user_dir_suffix(self, suffix: str) -> None:
-        """Have this process's cache and temporary folders of the system be ones of its own below the user's.
+        """Give this process its own cache and temporary folders below the user's.
 
-        As Apple's daemons do before they confine themselves (Libc, ``confstr.c``: true means that it worked).
+        Apple's daemons do this before they confine themselves (Libc, ``confstr.c``: true means success).
         """
         function = _library("_set_user_dir_suffix")
         function.restype, function.argtypes = ctypes.c_bool, (ctypes.c_char_p,)
@@ -65,15 +69,17 @@ class Darwin:
             raise OSError(ctypes.get_errno() or errno.EINVAL, "_set_user_dir_suffix")
 
     def user_cache_dir(self) -> str:
-        """The folder in which frameworks keep what they compiled, Metal among them; the system makes it if need be."""
+        """Return the folder in which frameworks, among them Metal, cache what they compiled; the system creates
+        it if needed.
+        """
         assert sys.platform != "win32"
         return os.confstr(USER_CACHE_DIR) or ""  # pyright: ignore[reportArgumentType]  (numbers are taken, too)
 
     def real_path(self, path: str) -> str:
-        """A file's path as the file system spells it: ``F_GETPATH`` of <sys/fcntl.h>, of a descriptor that only names
-        it (``O_EVTONLY``).
+        """Return a file's path as the file system spells it: ``F_GETPATH`` of <sys/fcntl.h>, on a descriptor opened
+        with ``O_EVTONLY``.
 
-        :raises OSError: where there is no such file, or it cannot be named.
+        :raises OSError: if there is no such file, or its path cannot be determined.
         """
         assert sys.platform != "win32"
         import fcntl
@@ -86,9 +92,9 @@ class Darwin:
         return os.fsdecode(found.rstrip(b"\0"))
 
     def text(self, name: str) -> str:
-        """A string that the system tells about itself (``sysctl``).
+        """Return a string value from ``sysctl``.
 
-        :raises OSError: where there is none of this name.
+        :raises OSError: if there is none with this name.
         """
         value, size = ctypes.create_string_buffer(256), ctypes.c_size_t(256)
         if _library("sysctlbyname")(name.encode(), value, ctypes.byref(size), None, ctypes.c_size_t(0)) != 0:
@@ -96,9 +102,9 @@ class Darwin:
         return value.value.decode(errors="replace")
 
     def number(self, name: str) -> int:
-        """A whole number of 32 or 64 bits that the system tells about itself.
+        """Return a 32- or 64-bit integer from ``sysctl``.
 
-        :raises OSError: where there is none of this name.
+        :raises OSError: if there is none with this name.
         """
         value, size = ctypes.c_int64(0), ctypes.c_size_t(8)
         status = _library("sysctlbyname")(
@@ -109,9 +115,10 @@ class Darwin:
         return value.value
 
     def keep_awake(self, reason: str) -> int:
-        """An assertion that the machine is in use (<IOKit/pwr_mgt/IOPMLib.h>); returns what :meth:`let_sleep` takes.
+        """Create an assertion that the machine is in use (<IOKit/pwr_mgt/IOPMLib.h>); return the token for
+        :meth:`let_sleep`.
 
-        :raises OSError: where it is refused.
+        :raises OSError: if it is refused.
         """
         foundation, power = _framework("CoreFoundation"), _framework("IOKit")
         make, release = foundation.CFStringCreateWithCString, foundation.CFRelease
@@ -133,9 +140,9 @@ class Darwin:
         return token.value
 
     def power(self) -> tuple[bool, int]:
-        """Whether Low Power Mode is on, and ``NSProcessInfoThermalState`` (<Foundation/NSProcessInfo.h>).
+        """Return whether Low Power Mode is on, and ``NSProcessInfoThermalState`` (<Foundation/NSProcessInfo.h>).
 
-        :raises OSError: where Foundation does not have them (before macOS 12).
+        :raises OSError: if Foundation does not have them (before macOS 12).
         """
         _framework("Foundation")
         objc = _objc()
@@ -145,7 +152,7 @@ class Darwin:
         address = ctypes.cast(objc.objc_msgSend, ctypes.c_void_p).value
         if not address or not (kind := class_of(b"NSProcessInfo")):
             raise OSError(errno.ENOSYS, "NSProcessInfo")
-        # a message is a call of a function of the method's own type, never a variadic one
+        # sending a message means calling a function with the method's exact type, never a variadic one
         identity = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(address)
         answers = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(address)
         truth = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p)(address)
@@ -157,7 +164,7 @@ class Darwin:
         return truth(info, low), number(info, state)
 
     def let_sleep(self, token: int) -> None:
-        """Give an assertion back."""
+        """Release an assertion."""
         _framework("IOKit").IOPMAssertionRelease(ctypes.c_uint32(token))
 
 
@@ -180,9 +187,9 @@ def _libc() -> Any:
 
 
 def _library(name: str) -> Any:
-    """A function of the system's library.
+    """Return a function of the system's library.
 
-    :raises OSError: where it is missing.
+    :raises OSError: if it is missing.
     """
     try:
         return getattr(_libc(), name)

@@ -1,8 +1,8 @@
-"""A path as the file system itself spells it, which is how a kernel compares it.
+"""A path as the file system itself spells it, which is how the kernel compares it.
 
-On macOS ``/users/A`` and ``/Users/a`` are one folder, and so are two ways to write an accent; ``os.path.realpath``
-keeps what was typed. A rule for what was typed would give nothing, and a home folder in other letters would not be
-known.
+On macOS ``/users/A`` and ``/Users/a`` are the same folder, and so are two ways to write an accent; ``os.path.realpath``
+keeps what was typed. A sandbox rule for the typed path would permit nothing, and a home folder in different case would
+not be recognized.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def spelt(path: str, mac: Darwin | None = None) -> str:
-    """``path`` without links, in the file system's own letters as far as it can be opened."""
+    """Return ``path`` without links, in the file system's own spelling as far as it can be opened."""
     real = os.path.realpath(path)
     if sys.platform != "darwin":
         return real
@@ -24,5 +24,5 @@ def spelt(path: str, mac: Darwin | None = None) -> str:
 
     try:
         return (mac or darwin.Darwin()).real_path(real)
-    except OSError:  # not there (yet), or not ours
+    except OSError:  # it does not exist (yet), or is not ours
         return real

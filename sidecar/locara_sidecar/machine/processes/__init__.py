@@ -1,1 +1,1 @@
-"""What a process of ours is started with and leaves behind: environment, priority, scratch folder."""
+"""What our processes start with and leave behind: environment, priority, scratch folder."""

@@ -1,7 +1,8 @@
-"""Which of the daemon's environment variables an engine gets: those that an interpreter, a library or a driver needs.
+"""The environment variables that an engine gets from the daemon: those that an interpreter, a library or a driver
+needs.
 
-Everything else stays here. Hosts and users keep tokens in theirs, under names that nobody can list, so what is passed
-on is listed instead.
+All others are withheld. Hosts and users keep tokens in theirs, under names that nobody can list, so the ones to pass on
+are listed instead.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?
 
 
 def of_engine(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables for an engine's process. Names count in capitals, as Windows takes them."""
+    """Return the variables for an engine process. Names are compared in upper case, as Windows does."""
     return {name: value for name, value in environ.items() if _is_passed_on(name.upper())}
 
 

@@ -1,4 +1,4 @@
-"""The engine's scratch folder: one for each process, removed with it, or by a later daemon if this one was killed.
+"""The engine's scratch folder: one per process, removed with it, or by a later daemon if this one was killed.
 
 The daemon holds a lock on the folder while it lives, so whoever gets the lock knows that nobody needs it.
 """
@@ -25,9 +25,9 @@ _TRIES = 5
 class Scratch:
     """A new folder that only this user can enter.
 
-    Where the file system keeps no locks (some network ones), the folder has none: then nobody sweeps it either.
+    If the file system has no locks (some network ones), the folder has none, and nobody sweeps it.
 
-    :raises OSError: when none can be made.
+    :raises OSError: if none can be created.
     """
 
     def __init__(self) -> None:
@@ -43,11 +43,11 @@ class Scratch:
                 self._lock = None
             if os.path.isdir(self.path):
                 return
-            self.discard()  # a sweeper came between the two lines above
+            self.discard()  # a sweeper came in between
         raise OSError(errno.EBUSY, "its scratch folders are removed as soon as they are made")
 
     def discard(self) -> None:
-        """Remove the folder; a second time nothing happens. From any thread."""
+        """Remove the folder; the second time, do nothing. From any thread."""
         with self._discarding:
             remove_tree(self.path)
             lock, self._lock = self._lock, None
@@ -56,9 +56,9 @@ class Scratch:
 
 
 def sweep(own: str) -> None:
-    """Remove this user's folders that no living daemon holds. Blocking; never fails.
+    """Remove this user's folders that no living daemon holds. Blocks; never fails.
 
-    :param own: a folder that is in use here, by which it is tried whether locks mean anything.
+    :param own: a folder in use here, to test whether locks work.
     """
     if sys.platform == "win32" or _can_be_locked(own):
         return
@@ -69,7 +69,7 @@ def sweep(own: str) -> None:
 
 
 def _can_be_locked(path: str, then: Callable[[str], object] = lambda _: None) -> bool:
-    """Whether a folder is this user's and nobody holds its lock; if so ``then`` is done with it, while we hold it."""
+    """Whether a folder is this user's and nobody holds its lock; if so, call ``then`` with it while we hold it."""
     try:
         lock = _lock(path, owned=True)
     except OSError:
@@ -82,11 +82,12 @@ def _can_be_locked(path: str, then: Callable[[str], object] = lambda _: None) ->
 
 
 def _lock(path: str, *, owned: bool = False) -> int | None:
-    """A descriptor that holds the lock on the folder; None on a system without such locks.
+    """Return a descriptor that holds the lock on the folder; None on a system without such locks.
 
-    :param owned: the folder must be this user's. One that was just made is, whatever the system says: over a network
-        it may call all files somebody else's.
-    :raises OSError: BlockingIOError if somebody else has the lock; any other when it cannot be had.
+    :param owned: the folder must belong to this user. A newly created one does, whatever the system says: over a
+        network
+        all files may seem to belong to somebody else.
+    :raises OSError: BlockingIOError if somebody else has the lock; any other if it cannot be taken.
     """
     if sys.platform == "win32":
         return None

@@ -1,4 +1,4 @@
-"""Listing and removing a folder, however deep it is: an engine may have left something harmful there."""
+"""Lists and removes a folder of any depth, because an engine may have left something malicious there."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr
 
 
 def remove_tree(path: str | os.PathLike[str]) -> None:
-    """Remove the folder ``path`` and what is in it; what cannot be removed stays. Follows no link, and never fails.
+    """Remove the folder ``path`` and its contents; what cannot be removed stays. Follows no links, and never fails.
 
-    A folder in it is moved up before it is emptied, so neither the stack, nor the descriptors, nor the length of a path
-    grow with the depth.
+    A subfolder is moved up before it is emptied, so neither the stack, nor the descriptors, nor the length of a path
+    grows with the depth.
     """
     if sys.platform == "win32":
-        import shutil  # here: it brings compression along, which the daemon does without
+        import shutil  # slow: it imports compression modules, which the daemon does not need
 
         with contextlib.suppress(RecursionError):
             shutil.rmtree(path, ignore_errors=True)
@@ -37,8 +37,9 @@ def remove_tree(path: str | os.PathLike[str]) -> None:
 
 
 def files_below(folder: str | os.PathLike[str]) -> Iterator[str]:
-    """The paths of all that is no folder, however deep; what lies too deep to have a path, or cannot be listed, is left
-    out. Follows no link.
+    """Yield the paths of everything except folders, at any depth; what lies too deep to have a path, or cannot be
+    listed, is
+    left out. Follows no links.
     """
     folders = [os.fspath(folder)]
     while folders:
@@ -55,7 +56,9 @@ def files_below(folder: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def shown(path: str) -> str:
-    """A path as it can be told: Linux has names that are no UTF-8, and neither JSON nor a terminal takes them."""
+    """Return a printable path: names on Linux need not be valid UTF-8, and neither JSON nor a terminal accepts
+    those.
+    """
     return path.encode("utf-8", "replace").decode()
 
 
@@ -85,7 +88,7 @@ def _empty(top: int) -> None:
 
 
 def _unlink_files(folder: int) -> list[str]:
-    """Remove all that is no folder; the names of those that are."""
+    """Remove everything except folders; return the folders' names."""
     inner: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -98,13 +101,16 @@ def _unlink_files(folder: int) -> list[str]:
 
 
 def _open(name: str, parent: int) -> int:
-    """:raises OSError: when it is no folder, or not ours."""
+    """Open a folder.
+
+    :raises OSError: if it is not a folder, or not ours.
+    """
     _let_move(name, parent)
     return os.open(name, os.O_RDONLY | _FOLDER, dir_fd=parent)
 
 
 def _let_move(name: str, parent: int) -> None:
-    """Give us the rights to a folder that its maker took from everybody; to nothing that it may lead to."""
+    """Give us back the permissions on a folder whose creator removed them all; never on a link's target."""
     if os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode & 0o700 == 0o700:
         return
     if os.chmod in os.supports_follow_symlinks:
@@ -112,7 +118,7 @@ def _let_move(name: str, parent: int) -> None:
         return
     if sys.platform != "linux":
         raise OSError(errno.ENOTSUP, "no rights can be given to what a name itself is")
-    held = os.open(name, os.O_PATH | _FOLDER, dir_fd=parent)  # Linux: a descriptor's own path follows nothing further
+    held = os.open(name, os.O_PATH | _FOLDER, dir_fd=parent)  # Linux: a descriptor's own path follows no further links
     try:
         os.chmod(f"/proc/self/fd/{held}", 0o700)
     finally:
@@ -120,7 +126,7 @@ def _let_move(name: str, parent: int) -> None:
 
 
 def _unused(top: int) -> Iterator[str]:
-    """Names that nothing in the folder has."""
+    """Yield names that do not exist in the folder."""
     taken = set(os.listdir(top))
     number = 0
     while True:

@@ -1,6 +1,6 @@
-"""Removing models and collecting waste: first a plan, pure but for looking (``survey.py``);
-then, unless it was only to be shown, its execution. References go before bytes, and a model that any process uses is
-left alone.
+"""Removes models and collects garbage: first a plan, which only looks (``survey.py``), then its execution, unless it
+was
+a dry run. References are removed before bytes, and a model that any process uses is left alone.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 KEEP_PARTIAL_SECONDS = 7 * 24 * 3600
-"""Unfinished files and bytes without a model stay so long for the next try, unless room is asked for."""
+"""How long unfinished files and bytes without a model are kept for the next attempt, unless space is requested."""
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What will go: whole models, other files and folders; ``bytes`` is what the disk gets back."""
+    """What to remove: whole models, other files and folders; ``bytes`` is the disk space freed."""
 
     models: list[Installed]
     waste: list[Path]
@@ -36,18 +36,18 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """What went: models, and the bytes that the disk got back."""
+    """What was removed: models, and the disk space freed, in bytes."""
 
     models: list[Installed]
     bytes: int
 
 
 def plan_gc(store: Store, max_bytes: int | None = None, *, now: float | None = None) -> Plan:
-    """What to collect.
+    """Decide what to collect.
 
-    :param max_bytes: None collects only what no model needs and is old; a number also removes the partial
-        downloads and then the models used least recently, until the cache has at most so many bytes. Prepared forms go
-        before any model: they can be made again without a network.
+    :param max_bytes: None collects only old data that no model needs; a number also removes partial downloads and then
+        the least recently used models, until the cache is no larger than that. Prepared forms are removed before any
+        model: they can be made again without a network.
     """
     survey = Survey(store)
     now = time.time() if now is None else now
@@ -67,16 +67,18 @@ def plan_gc(store: Store, max_bytes: int | None = None, *, now: float | None = N
 
 
 def _idle(store: Store, entries: Iterable[Installed]) -> list[Installed]:
-    """Those that no process uses; who uses a form of a model uses the model."""
+    """Return those that no process uses; whoever uses a form of a model uses the model."""
     busy = [entry for entry in entries if store.in_use(entry.key)]
     digests = {entry.meta.digest for entry in busy} | {made.digest for entry in busy if (made := entry.derived_from)}
     return [entry for entry in entries if entry.meta.digest not in digests]
 
 
 def _stale(entry: Installed, digests: set[str], older_than: float) -> bool:
-    """Whether an entry is of no use to anybody: a model under whose id another was put, or a prepared form that is
-    damaged, or of a model that the cache does not have (it may be a folder of a host's) or an earlier layout and unused
-    for long."""
+    """Whether an entry is useless: a model that another replaced under its id, or a prepared form that is damaged, or
+    one
+    that has not been used for long and whose layout is outdated or whose model is not in the cache (it may be a host's
+    folder).
+    """
     made = entry.derived_from
     if made is None:
         return not entry.meta.ids
@@ -85,17 +87,17 @@ def _stale(entry: Installed, digests: set[str], older_than: float) -> bool:
 
 
 def plan_remove(store: Store, model_id: str, *, only_prepared: bool = False) -> Plan:
-    """What goes with a model, its prepared forms first: without it nobody asks for them. An entry that is installed
-    under another id too stays with its forms, and frees nothing.
+    """Decide what to remove for a model: first its prepared forms, which are useless without it. An entry that is also
+    installed under another id stays with its forms, and frees nothing.
 
-    :param only_prepared: the forms and not the model.
+    :param only_prepared: remove the forms but not the model.
     :raises RpcError: ModelNotInstalled.
     """
-    survey = Survey(store)  # looked at once: between two looks another process may have removed an entry
+    survey = Survey(store)  # a single look: between two, another process might remove an entry
     entries = [entry for entry in survey.entries if model_id in entry.meta.ids]
     going = [entry for entry in entries if entry.meta.ids == [model_id]]
     theirs = {entry.meta.digest for entry in (entries if only_prepared else going)}
-    # a form of a model that is not here, such as a host's own folder, is known by the id that it was made under
+    # forms of a model that is not here, such as a host's own folder, are found by the id they were made under
     kept = {entry.meta.digest for entry in survey.entries if entry.derived_from is None}
     forms = [
         entry
@@ -112,14 +114,14 @@ def plan_remove(store: Store, model_id: str, *, only_prepared: bool = False) -> 
 
 
 def remove(store: Store, plan: Plan, model_id: str) -> Removed:
-    """Carry out :func:`plan_remove`.
+    """Execute :func:`plan_remove`.
 
-    :raises RpcError: StorageError with ``errno`` EBUSY when a process uses the model.
+    :raises RpcError: StorageError with ``errno`` EBUSY if a process uses the model.
     """
     busy = RpcError("StorageError", f"The model {model_id} is in use; unload it first.", errno="EBUSY", model=model_id)
     going = [entry for entry in plan.models if entry.derived_from or entry.meta.ids == [model_id]]
     if any(store.in_use(entry.key) for entry in going):
-        raise busy  # before its forms go
+        raise busy  # before its forms are removed
     done: list[Installed] = []
     for entry in plan.models:
         others = [] if entry.derived_from else [other for other in entry.meta.ids if other != model_id]
@@ -135,8 +137,10 @@ def remove(store: Store, plan: Plan, model_id: str) -> Removed:
 
 
 def supersede(store: Store, model_id: str, by: Installed) -> None:
-    """Take an id from every other entry, now that ``by`` is installed under it. What has no other id goes with its
-    prepared forms; what a process uses stays for it, and the next gc."""
+    """Take an id away from every other entry, now that ``by`` is installed under it. Entries without another id are
+    removed
+    with their prepared forms; those in use are left to the next gc.
+    """
     entries = store.entries()
     for entry in entries:
         if model_id not in entry.meta.ids or entry.key == by.key:
@@ -154,7 +158,7 @@ def supersede(store: Store, model_id: str, by: Installed) -> None:
 
 
 def execute(store: Store, plan: Plan) -> Removed:
-    """Carry out :func:`plan_gc`; what came into use meanwhile stays."""
+    """Execute :func:`plan_gc`; what has come into use meanwhile is kept."""
     before = Survey(store).total()
     done = [entry for entry in plan.models if _remove_entry(store, entry)]
     used = set[Inode]()
@@ -164,15 +168,15 @@ def execute(store: Store, plan: Plan) -> Removed:
     for path in plan.waste:
         if path.parent == store.blobs and not used.isdisjoint(inode for _, inode, _ in files_of(path)):
             continue
-        _delete(path)  # who goes on with an unfinished file gives it another name first
+        _delete(path)  # a process that resumes an unfinished file renames it first
     return Removed(done, max(0, before - Survey(store).total()))
 
 
 def _remove_entry(store: Store, entry: Installed) -> bool:
-    """The name, then the bytes; False when the model is in use."""
+    """Remove the name, then the bytes; False if the model is in use."""
     store.prepare()
     with contextlib.ExitStack() as locks:
-        for path in (store.locks / entry.key, entry.folder):  # the folder is locked by who may only read the cache
+        for path in (store.locks / entry.key, entry.folder):  # processes that may only read the cache lock the folder
             lock = disk.try_lock(path, shared=False, create=path.parent == store.locks)
             if lock is None:
                 return False
@@ -180,9 +184,9 @@ def _remove_entry(store: Store, entry: Installed) -> bool:
         if store.marked(entry.key, _heard(store, entry.key)):
             return False
         gone = staging.set_aside(store, entry.key)
-        # who came to use it looked for the name after leaving word: of the two of us one has seen the other
+        # a new user marks the model and then looks for its name, so one of the two processes has seen the other
         if gone is not None and store.marked(entry.key, _heard(store, entry.key)):
-            with contextlib.suppress(OSError):  # the same model was installed anew meanwhile
+            with contextlib.suppress(OSError):  # the same model was installed again meanwhile
                 os.rename(gone, entry.folder)
                 disk.sync_folder(store.models)
                 return False
@@ -193,12 +197,12 @@ def _remove_entry(store: Store, entry: Installed) -> bool:
 
 
 def _heard(store: Store, key: str) -> Literal["free", "unknown"]:
-    """What the model's lock tells, which we hold: nothing, if somebody else could have it at the same time."""
+    """Return what the model's lock, which we hold, proves: nothing, if somebody else could hold it at the same time."""
     return "free" if disk.probe(store.locks / key) == "held" else "unknown"
 
 
 def sweep(store: Store) -> None:
-    """Delete what killed processes left half put together: their trees, and the bytes that no next try begins with."""
+    """Delete what killed processes left half-finished: their trees, and bytes that no retry would resume from."""
     for folder in store.incoming.glob("tree-*"):
         if abandoned(folder):
             taken = inodes_of(folder) if (folder / COPIES).exists() else set[Inode]()

@@ -1,7 +1,7 @@
 """A model's digest: SHA-256 over the canonical list of its files' (path, size, sha256).
 
-Two folders with the same files have the same digest, wherever they lie. Hidden files do not count, nor
-does the ``meta.json`` that the store puts beside the files.
+Two folders with the same files have the same digest, wherever they are. Hidden files do not count, nor does the
+``meta.json`` that the store adds to the files.
 """
 
 from __future__ import annotations
@@ -26,26 +26,25 @@ _known: dict[tuple[str, tuple[tuple[str, int, int], ...]], str] = {}
 
 
 class RecordedDigest(msgspec.Struct, frozen=True):
-    """The part of a ``meta.json`` that says which digest the store found when it published the tree."""
+    """The part of a ``meta.json`` with the digest that the store found when it published the tree."""
 
     digest: str
 
 
 def digest_of(rows: Iterable[tuple[str, int, str]]) -> str:
-    """``sha256:<hex>`` of a list of files: (path with ``/``, size in bytes, SHA-256 in hex), in any order."""
+    """Return ``sha256:<hex>`` of a list of files: (path with ``/``, size in bytes, SHA-256 in hex), in any order."""
     ordered = sorted(rows, key=lambda row: PurePosixPath(row[0]).parts)
     return "sha256:" + hashlib.sha256(msgspec.json.encode(ordered)).hexdigest()
 
 
 def model_digest(folder: Path, read: Callable[[int], object] | None = None) -> str:
-    """``sha256:<hex>`` of a model's folder; hashed once per process and state of the files.
+    """Return ``sha256:<hex>`` of a model's folder; hashed once per process and state of the files.
 
-    :param read: told how many bytes were hashed, now and then.
+    A folder of the store was hashed when it was published, and ``models.verify`` hashes it again on request, so its
+    recorded digest is used. Any other folder is read in full the first time: call this off the event loop.
 
-    A folder of the store was hashed when it was published, and ``models.verify`` hashes it again when asked:
-    its recorded digest is taken. Any other is read in full the first time: call it off the event loop.
-
-    :raises OSError: when a file cannot be read.
+    :param read: called now and then with the number of bytes hashed.
+    :raises OSError: if a file cannot be read.
     """
     recorded = _recorded(folder)
     if recorded is not None:
@@ -58,15 +57,15 @@ def model_digest(folder: Path, read: Callable[[int], object] | None = None) -> s
 
 
 def known_digest(folder: Path) -> str | None:
-    """What :func:`model_digest` would say, if it can say so without reading the files; else None.
+    """Return what :func:`model_digest` would, if that is known without reading the files; else None.
 
-    :raises OSError: when the folder cannot be looked at.
+    :raises OSError: if the folder cannot be accessed.
     """
     return _recorded(folder) or _known.get(_state(folder))
 
 
 def _state(folder: Path) -> tuple[str, tuple[tuple[str, int, int], ...]]:
-    """The folder's name and its files: name, size, time of the last change."""
+    """Return the folder's name and its files: name, size, modification time."""
     files = sorted(
         path
         for path in map(Path, files_below(folder))
@@ -81,14 +80,14 @@ def _recorded(folder: Path) -> str | None:
         digest = msgspec.json.decode(text_files.read(folder / META), type=RecordedDigest).digest
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    # only the store names a folder by its digest; a meta.json that somebody else put there says nothing
+    # only the store names a folder by its digest; a meta.json that somebody else put there proves nothing
     return digest if digest == f"sha256:{folder.name}" else None
 
 
 def file_sha256(path: Path, read: Callable[[int], object] | None = None) -> str:
-    """The SHA-256 of a file in hex; ``read`` is told how many bytes were hashed, now and then.
+    """Return the SHA-256 of a file in hex; ``read`` is called now and then with the number of bytes hashed.
 
-    :raises OSError: when it cannot be read.
+    :raises OSError: if it cannot be read.
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""Files and locks as the store needs them: nothing half written, nothing that a power cut takes back.
+"""File and lock primitives for the store: no partial writes, nothing that a power cut undoes.
 
-A lock here only keeps two processes from doing the same work, or ``gc`` from a model in use; no file is
-ever wrong because a lock was not there, or because the file system gives it to everybody (``owner.py``).
+A lock here only keeps two processes from doing the same work, or ``gc`` from a model in use. No file is ever wrong
+because a lock was missing, or because the file system grants it to everybody (``owner.py``).
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _SYSTEM = System()
 _NO_LINKS = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 FOLDER_MODE = 0o755
 FILE_MODE = 0o644
+"""The mode of what is created in the shared cache, whatever the umask: nobody else may write to it."""
 CLOEXEC: int = getattr(os, "O_CLOEXEC", 0)
 _NONBLOCK: int = getattr(os, "O_NONBLOCK", 0)
-"""For what may be a pipe, which would be waited for."""
-"""Of what is made in the shared cache, whatever the umask: nobody else writes to it."""
+"""For opening what may be a pipe, which would block."""
 READ_ONLY = 0o444
 
 
 def sync_file(fd: int) -> None:
-    """The contents of an open file, to the disk itself."""
+    """Flush the contents of an open file to disk."""
     _SYSTEM.sync(fd)
 
 
 def sync_path(path: Path) -> None:
-    """The contents of a file that somebody else wrote, to the disk itself."""
+    """Flush the contents of a file that another process wrote to disk."""
     fd = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         _SYSTEM.sync(fd)
@@ -52,7 +52,7 @@ def sync_path(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """The names in a folder, to the disk itself (Windows has no such call, nor the need)."""
+    """Flush the names in a folder to disk (Windows has no such call, and no need for one)."""
     if os.name == "nt":
         return
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -63,15 +63,15 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """The names in a folder and all below it."""
+    """Flush the names in a folder and everything below it to disk."""
     for path, _, _ in os.walk(folder):
         sync_folder(folder / path)
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """A small file, whole or not at all, in place of what has its name.
+    """Write a small file, whole or not at all, replacing any file with that name.
 
-    :raises OSError: as the calls fail; then nothing has changed.
+    :raises OSError: if a call fails; nothing has changed then.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
@@ -88,10 +88,10 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A second name for a file, or a synced copy where the file system has no hard links.
+    """Give a file a second name, or make a synced copy if the file system has no hard links.
 
-    :raises FileExistsError: when the name is taken.
-    :raises FileNotFoundError: when the source is not there (any more).
+    :raises FileExistsError: if the name is taken.
+    :raises FileNotFoundError: if the source does not exist (any more).
     """
     try:
         os.link(source, target)
@@ -102,9 +102,9 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """A synced copy under a new name, sharing the bytes where the file system can (a clone).
+    """Make a synced copy under a new name, sharing the bytes if the file system can (a clone).
 
-    :raises FileExistsError: when the name is taken.
+    :raises FileExistsError: if the name is taken.
     """
     if _clone_by_name(source, target):
         sync_path(target)
@@ -124,9 +124,9 @@ def copy(source: Path, target: Path) -> None:
 
 
 def copy_opened(source: int, target: Path, size: int) -> None:
-    """A synced copy of the open file ``source`` under a new name, private and no longer than ``size`` bytes.
+    """Make a synced copy of the open file ``source`` under a new name, private and at most ``size`` bytes long.
 
-    :raises FileExistsError: when the name is taken.
+    :raises FileExistsError: if the name is taken.
     """
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     try:
@@ -149,7 +149,7 @@ _FICLONE = 0x40049409
 
 
 def _clone_by_name(source: Path, target: Path) -> bool:
-    """As APFS clones: the name must be free."""
+    """Clone the APFS way: the target must not exist."""
     if sys.platform != "darwin":
         return False
     clonefile = ctypes.CDLL(None, use_errno=True).clonefile
@@ -157,7 +157,7 @@ def _clone_by_name(source: Path, target: Path) -> bool:
 
 
 def _clone(source: int, target: int) -> bool:
-    """As btrfs, XFS and their like clone."""
+    """Clone the way of btrfs, XFS and others."""
     if fcntl is None or sys.platform != "linux":
         return False
     try:
@@ -168,23 +168,23 @@ def _clone(source: int, target: int) -> bool:
 
 
 def is_below(error: OSError, folder: Path) -> bool:
-    """Whether a failed call was about something in a folder, or the folder itself."""
+    """Whether a failed call concerned something in a folder, or the folder itself."""
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     return any(os.path.commonpath((os.path.abspath(name), str(folder))) == str(folder) for name in names)
 
 
 def available(folder: Path) -> int:
-    """Bytes that the user may still write where ``folder`` is, or will be."""
+    """Return the bytes that the user may still write where ``folder`` is, or will be."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 class Lock:
-    """A lock that is held until it is released or the process ends, however it ends.
+    """A lock held until it is released or the process ends, for whatever reason.
 
     :param fd: the open file; None for an empty lock.
-    :param mark: a file that says the same where locks are not heard; it goes when the lock is released.
+    :param mark: a file that says the same where locks do not work; deleted when the lock is released.
     """
 
     def __init__(self, fd: int | None, mark: Path | None = None) -> None:
@@ -197,13 +197,13 @@ class Lock:
         return self._fd is None
 
     def refresh(self) -> None:
-        """Say once more that it is held, to those who can only tell by the mark's age."""
+        """Renew the mark, for processes that can judge only by its age."""
         if self.mark is not None:
             with contextlib.suppress(OSError):
                 os.utime(self.mark)
 
     def release(self) -> None:
-        """Give it back; twice is no error."""
+        """Release the lock; releasing it twice is no error."""
         fd, self._fd = self._fd, None
         mark, self.mark = self.mark, None
         if mark is not None:
@@ -214,10 +214,11 @@ class Lock:
 
 
 def try_lock(path: Path, *, shared: bool, create: bool = True) -> Lock | None:
-    """Take a lock without waiting; None when another holder is in the way.
+    """Take a lock without waiting; None if another holder prevents it.
 
-    What may only be read (a cache that others write, a folder) is locked all the same: that needs no leave to write.
-    Where there are no locks, or nothing to lock, an empty one is returned: nothing depends on it.
+    Read-only files (in a cache that others write) and folders are locked too: that needs no write permission. If there
+    are
+    no locks, or there is nothing to lock, an empty one is returned: nothing depends on it.
     """
     fd = _open(path, create=create)
     if fd is None:
@@ -234,9 +235,9 @@ def _opener(path: str, flags: int) -> int:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder of the cache, and those above it that are not there.
+    """Create a folder of the cache, and its missing parents.
 
-    :raises OSError: when it cannot be made.
+    :raises OSError: if it cannot be created.
     """
     for one in (*reversed(folder.parents), folder):
         if not one.is_dir():
@@ -244,7 +245,7 @@ def make_folder(folder: Path) -> None:
 
 
 def probe(path: Path) -> Literal["held", "free", "unknown"]:
-    """Whether anybody holds a lock on a file or folder. ``unknown`` where locks keep nobody out, or cannot be had."""
+    """Whether anybody holds a lock on a file or folder. ``unknown`` if locks exclude nobody, or are not available."""
     fd = _open(path, create=False)
     if fd is None:
         return "unknown" if os.path.lexists(path) else "free"
@@ -252,7 +253,7 @@ def probe(path: Path) -> Literal["held", "free", "unknown"]:
         taken = lock_fd(fd)
         if taken is not True:
             return "unknown" if taken is None else "held"
-        # where a lock always succeeds it says nothing: it must keep a second one out
+        # a lock that always succeeds says nothing: it has to exclude a second one
         second = _open(path, create=False)
         if second is None:
             return "unknown"
@@ -265,7 +266,7 @@ def probe(path: Path) -> Literal["held", "free", "unknown"]:
 
 
 def _open(path: Path, *, create: bool) -> int | None:
-    """For locking: to read and write, where that is allowed, else to read."""
+    """Open a file for locking: for reading and writing if that is allowed, else for reading."""
     if fcntl is None:
         return None
     for flags in (os.O_RDWR | (os.O_CREAT if create else 0), os.O_RDONLY):
@@ -275,7 +276,7 @@ def _open(path: Path, *, create: bool) -> int | None:
 
 
 def lock_fd(fd: int, *, shared: bool = False) -> bool | None:
-    """Lock an open file: True if it is ours, False if somebody else's, None where there are no locks.
+    """Lock an open file: True if we have it, False if somebody else does, None if there are no locks.
 
     True does not prove that nobody else has it: some file systems always say so (:func:`probe` finds out).
     """

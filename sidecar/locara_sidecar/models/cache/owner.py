@@ -1,7 +1,7 @@
-"""Who made a file of the cache, and whether that process still runs: a name that says so without any lock.
+"""Names for the owners of cache files, from which others can tell, without locks, whether the process still runs.
 
-Locks are not to be had everywhere: on some network file systems ``flock`` fails, on others it always succeeds or is
-heard on one machine only. What a process has in its hands in the cache therefore carries the process's name.
+Locks do not work everywhere: on some network file systems ``flock`` fails, on others it always succeeds or is seen on
+one machine only. So whatever a process is working on in the cache carries the process's name.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import sys
 from typing import Literal
 
 State = Literal["alive", "ended", "neighbour", "stranger"]
-"""``neighbour``: of this running system but of another container, whose processes cannot be seen from here;
-``stranger``: of another machine, or nothing is known."""
+"""``neighbour``: on this running system but in another container, whose processes are not visible from here;
+``stranger``: on another machine, or nothing is known.
+"""
 
 _NAME = re.compile(r"([0-9a-f]{8})-([0-9a-f]{8})-([0-9a-f]{8})-(\d+)-(\d+)")
 _places: list[tuple[str, str, str]] = []
@@ -26,15 +27,15 @@ _UNKNOWN_START = 0
 
 
 def name() -> str:
-    """This process's name: machine, its run since it was started, the processes' namespace, process, its start."""
+    """Return this process's name: machine, boot id, pid namespace, pid, start time."""
     pid = os.getpid()
     return "-".join((*_place(), str(pid), str(_start(pid) or _UNKNOWN_START)))
 
 
 def state(owner: str) -> State:
-    """What has become of the process that called itself so.
+    """Return the state of the process with that name.
 
-    ``ended`` is certain. A stranger, or a name that is none, may be alive.
+    ``ended`` is certain. A stranger, or an invalid name, may be alive.
     """
     match = _NAME.fullmatch(owner)
     if match is None:
@@ -43,7 +44,7 @@ def state(owner: str) -> State:
     if match[1] != machine:
         return "stranger" if match[2] != run else "neighbour"
     if match[2] != run:
-        return "ended"  # this machine, before it was started anew
+        return "ended"  # this machine, before its last boot
     if match[3] != space:
         return "neighbour"
     pid, start = int(match[4]), int(match[5])
@@ -56,8 +57,10 @@ def state(owner: str) -> State:
 
 
 def _place() -> tuple[str, str, str]:
-    """Machine, run and namespace, as far as the system tells; what it does not tell is made up, so that nobody else's
-    process is ever taken for one that must be visible here."""
+    """Return machine, boot id and namespace, as far as the system knows them; an unknown one is made up, so that no
+    foreign
+    process is ever mistaken for one that would have to be visible here.
+    """
     if not _places:
         made_up = secrets.token_hex(16)
         machine = _text("/etc/machine-id") or _text("/var/lib/dbus/machine-id") or _sysctl("kern.uuid")
@@ -66,7 +69,7 @@ def _place() -> tuple[str, str, str]:
         with contextlib.suppress(OSError):
             space = os.readlink("/proc/self/ns/pid")
         named = f"{machine} {socket.gethostname()}" if machine else ""
-        known = (named if run else "", run, space)  # without a run "ended" could not be told
+        known = (named if run else "", run, space)  # without a boot id, "ended" could not be told
         _places.append((_short(known[0] or made_up), _short(known[1] or made_up), _short(known[2] or made_up)))
     return _places[0]
 
@@ -84,7 +87,7 @@ def _text(path: str) -> str:
 
 
 def _sysctl(what: str) -> str:
-    """A string that macOS tells about itself."""
+    """Return a string from macOS's sysctl."""
     if sys.platform != "darwin":
         return ""
     value, size = ctypes.create_string_buffer(256), ctypes.c_size_t(256)
@@ -96,7 +99,7 @@ def _sysctl(what: str) -> str:
 
 
 def _exists(pid: int) -> bool:
-    if sys.platform == "win32":  # where signal 0 is one that ends the process
+    if sys.platform == "win32":  # signal 0 would end the process there
         import psutil
 
         return psutil.pid_exists(pid)
@@ -104,16 +107,18 @@ def _exists(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # somebody else's
+    except (OSError, OverflowError):  # another user's
         return True
     return True
 
 
 def _start(pid: int) -> int | None:
-    """When a process was started, in the system's own count; 0 where that cannot be told, None for one that has ended
-    and that nobody has asked after yet."""
+    """Return when a process was started, in the system's own units; 0 if unknown, None for one that has ended but has
+    not
+    been reaped.
+    """
     if os.path.exists("/proc/self/stat"):  # Linux
-        # after the command's name, which is in brackets and may hold anything
+        # the fields after the command's name, which is in parentheses and may contain anything
         fields = _bytes(f"/proc/{pid}/stat").rpartition(b")")[2].split()
         if fields[:1] in ([b"Z"], [b"X"]):
             return None

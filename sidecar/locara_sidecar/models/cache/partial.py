@@ -1,9 +1,10 @@
-"""An unfinished file in ``<cache>/incoming``: whose it is, how far it is, what its bytes hash to.
+"""An unfinished file in ``<cache>/incoming``: its owner, its progress, and the hash of its bytes.
 
-What keeps published bytes whole, whatever ``flock`` says: a part has one writer for all its life. Its name holds the
-writer's (``owner.py``), and nobody else opens it for writing. Another process goes on with it by giving it a name of
-its own first, which only one can, and only once the writer is known to have ended; else with a copy. So no process
-has a descriptor on a file that another one publishes. And a file that has got a second name is never written, nor cut.
+One rule keeps published bytes intact, whether or not ``flock`` works: a part has a single writer for all its life. Its
+name contains the writer's (``owner.py``), and nobody else opens it for writing. Another process resumes it by first
+renaming it to a name of its own, which only one process can do, and only once the writer is known to have ended;
+otherwise it resumes a copy. So no process has a descriptor on a file that another one publishes. And a file with a
+second name is never written or truncated.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ _CHUNK = 1 << 20
 _TRIES = 16
 _FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 SILENT_SECONDS = 15 * 60.0
-"""A part of a living process that has not grown for so long is not waited for: longer than any download bears with a
-server."""
+"""A live process's part that has not grown for this long is not waited for: longer than any download tolerates from a
+server.
+"""
 
 _own = set[str]()
-"""The paths of the parts that this process has open or is about to make: downloads of one process may be at the same
-bytes, and a part that is there before its path is here would be taken for one that nobody writes."""
+"""The paths of the parts that this process has open or is about to create: several downloads of one process may want
+the
+same bytes, and a part that exists before its path is listed here would seem to have no writer.
+"""
 
 
 class _Note(msgspec.Struct):
@@ -40,7 +44,7 @@ class _Note(msgspec.Struct):
 
 
 class Partial:
-    """A part that this process alone writes; made by :func:`claim`. Hashes from the first byte on.
+    """A part that only this process writes; created by :func:`claim`. Hashes from the first byte on.
 
     ``etag`` is the validator of the server that sent the first byte, for If-Range.
     """
@@ -58,9 +62,9 @@ class Partial:
             self.etag = msgspec.json.decode(text_files.read(self._note), type=_Note).etag
 
     def write(self, data: bytes) -> None:
-        """Append.
+        """Append data.
 
-        :raises OSError: as the call fails; the part then may hold more than it hashed and must be given up.
+        :raises OSError: as the call fails; the part may then contain more than was hashed and must be discarded.
         """
         if os.fstat(self._fd).st_nlink > 1:
             self._replace(keep=True)
@@ -70,7 +74,7 @@ class Partial:
         self._hash(data)
 
     def reset(self) -> None:
-        """Start from the first byte."""
+        """Start over from the first byte."""
         if os.fstat(self._fd).st_nlink > 1:
             self._replace(keep=False)
         os.ftruncate(self._fd, 0)
@@ -79,7 +83,7 @@ class Partial:
         self.note(None)
 
     def _replace(self, *, keep: bool) -> None:
-        """Go on with another file under the part's name: what the descriptor leads to belongs to somebody else too."""
+        """Continue with a new file under the part's name: the open one also belongs to somebody else."""
         fresh = self.path.with_name(f".{self.path.name}.{secrets.token_hex(6)}")
         fd = os.open(fresh, _FLAGS | os.O_CREAT | os.O_EXCL, disk.FILE_MODE)
         try:
@@ -100,7 +104,7 @@ class Partial:
         disk.lock_fd(fd)
 
     def note(self, etag: str | None) -> None:
-        """Remember the validator for the next try."""
+        """Record the validator for the next attempt."""
         self.etag = etag
         with contextlib.suppress(OSError):
             if etag is None:
@@ -110,22 +114,24 @@ class Partial:
 
     @property
     def sha256(self) -> str:
-        """Of all that is there, in hex."""
+        """Return the SHA-256 of everything written, in hex."""
         return self._sha256.hexdigest()
 
     def git_id(self) -> str:
-        """The id that git gives these bytes. Reads them again: only small files are checked by it."""
+        """Return the git id of the contents. Reads them again: only small files are checked by it."""
         digest = hashlib.sha1(f"blob {self.size}\0".encode(), usedforsecurity=False)
         digest.update(self.path.read_bytes())
         return digest.hexdigest()
 
     def sync(self) -> None:
-        """See to it that what is there is on the disk."""
+        """Flush everything written to disk."""
         disk.sync_file(self._fd)
 
     def close(self, *, delete: bool = False) -> None:
-        """Let go of it; what is there stays for the next try unless it is to be deleted: it is finished then, and so
-        is everything that others who have ended left of it."""
+        """Close the part. The file is kept for the next attempt, unless ``delete`` is set because it is finished: then
+        the
+        parts that ended processes left of it are deleted, too.
+        """
         if self._fd < 0:
             return
         _own.discard(str(self.path))
@@ -147,12 +153,12 @@ class Partial:
 
 
 def claim(incoming: Path, key: str) -> Partial | None:
-    """The part of what has that key, where it was left off; None while another process writes it.
+    """Return the part with that key, resuming where it was left; None while another process writes it.
 
-    :raises OSError: when it cannot be opened.
+    :raises OSError: if it cannot be opened.
     """
     for _ in range(_TRIES):
-        # what grew furthest is gone on with
+        # resume the longest
         found = sorted(_parts(incoming, key), key=_size, reverse=True)
         writers = {path: writer(path) for path in found}
         if any(who == "alive" and _age(path) < SILENT_SECONDS for path, who in writers.items()):
@@ -172,7 +178,7 @@ def claim(incoming: Path, key: str) -> Partial | None:
                 _own.discard(str(path))
         if part is None:
             continue
-        # two may begin at the same moment: the one of the lesser name goes on
+        # two processes may begin at the same moment: the one with the lesser name continues
         if not found and any(_size(other) or other < path for other in _parts(incoming, key) if other != path):
             part.close(delete=True)
             return None
@@ -181,29 +187,33 @@ def claim(incoming: Path, key: str) -> Partial | None:
 
 
 def started(incoming: Path, key: str) -> int:
-    """How many bytes of what has that key are there for the next try."""
+    """Return how many bytes with that key exist for the next attempt."""
     return max((_size(path) for path in _parts(incoming, key)), default=0)
 
 
 def key_of(path: Path) -> str:
-    """What a part, or the note beside it, will be when it is whole: the SHA-256, or the git id, of all its bytes."""
+    """Return what a part, or the note next to it, will be when complete: the SHA-256, or the git id, of all its
+    bytes.
+    """
     return path.name.partition(".")[0]
 
 
 def writer(path: Path) -> Literal["alive", "none", "perhaps"]:
-    """Whether somebody writes a part: ``perhaps`` where its process cannot be seen from here and locks tell nothing."""
+    """Whether a process is writing a part: ``perhaps`` if that process is not visible from here and locks tell
+    nothing.
+    """
     if str(path) in _own:
         return "alive"
     named = path.name.split(".")[1]
     if named == owner.name():
-        return "none"  # closed by this very process
+        return "none"  # closed by this process
     state = owner.state(named)
     if state in ("alive", "ended"):
         return "alive" if state == "alive" else "none"
     lock = disk.probe(path)
     if lock == "held":
         return "alive"
-    # a lock of another machine need not be heard here, one of this system is
+    # a lock held on another machine may not be seen here, one on this system is
     return "none" if lock == "free" and state == "neighbour" else "perhaps"
 
 
@@ -222,7 +232,7 @@ def _create(path: Path) -> int:
 
 
 def _take(path: Path, own: Path) -> Partial | None:
-    """Go on with a part whose writer has ended; None when another process was faster."""
+    """Resume a part whose writer has ended; None if another process was faster."""
     try:
         os.rename(path, own)
     except FileNotFoundError:
@@ -232,7 +242,7 @@ def _take(path: Path, own: Path) -> Partial | None:
     try:
         fd = os.open(own, _FLAGS)
     except PermissionError:
-        fd = -1  # finished and made read-only by somebody who was killed before he could delete this name
+        fd = -1  # finished and made read-only by a process that was killed before it could delete this name
     if fd < 0 or os.fstat(fd).st_nlink > 1:
         if fd >= 0:
             os.close(fd)
@@ -247,19 +257,19 @@ def _take(path: Path, own: Path) -> Partial | None:
         _delete(own)
         return part
     disk.lock_fd(fd)
-    os.utime(own)  # it is in good hands from now on
+    os.utime(own)  # its new owner is active
     return Partial(own, fd)
 
 
 def _copy(path: Path, own: Path) -> Partial | None:
-    """Go on with a copy, and leave the part to whom it may belong; None when it is gone."""
+    """Resume a copy, and leave the part to its possible owner; None if it is gone."""
     try:
         disk.copy(path, own)
     except FileNotFoundError:
         return None
     with contextlib.suppress(OSError):
         disk.copy(path.with_suffix(".json"), own.with_suffix(".json"))
-    os.chmod(own, 0o644)  # a clone is as read-only as what it is of
+    os.chmod(own, 0o644)  # a clone of a read-only file is read-only
     fd = os.open(own, _FLAGS)
     disk.lock_fd(fd)
     return Partial(own, fd)

@@ -1,7 +1,7 @@
-"""Putting a model together and publishing it: the only code that makes a folder in ``<cache>/models``.
+"""Assembles a model and publishes it: the only code that creates a folder in ``<cache>/models``.
 
-The order is what makes it safe (see ``store.py``): bytes are synced before they get the name of their hash,
-the tree is synced before it gets the name of its digest, and ``meta.json`` is the last file in it.
+The order makes it safe (see ``store.py``): bytes are synced before they are named by their hash, the tree is synced
+before it is named by its digest, and ``meta.json`` is the last file in it.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _RACES = 16
 
 
 class BlobMissingError(Exception):
-    """Bytes that were there a moment ago are gone: somebody collected them."""
+    """Bytes that existed a moment ago are gone: they were collected."""
 
 
 class Staging:
-    """A model being put together; left without :meth:`publish`, nothing of it stays, but the blobs of a download.
+    """A model being assembled. If it is left without :meth:`publish`, everything is removed except a download's blobs.
 
-    :param folder: another process's, which waits for this one and removes it afterwards; None makes one.
-    :param copies: its bytes are copies of what the user has: no next try would begin with them.
-    :raises OSError: when the cache cannot be written.
+    :param folder: another process's, which waits for this one and removes it afterwards; None creates one.
+    :param copies: its bytes are copies of the user's files, so no retry would resume from them.
+    :raises OSError: if the cache cannot be written.
     """
 
     def __init__(self, store: Store, folder: Path | None = None, *, copies: bool = False) -> None:
@@ -63,9 +63,9 @@ class Staging:
             self.folder.mkdir(mode=disk.FOLDER_MODE)
         disk.make_folder(self.tree)
         if self._own:
-            # while it is held gc leaves the folder alone; a killed process's folder is waste
+            # while it is held, gc leaves the folder alone; a killed process's folder is garbage
             self._lock = disk.try_lock(self.folder / "lock", shared=False)
-            (self.folder / "lock").write_text(owner.name(), encoding="ascii")  # for where locks are not heard
+            (self.folder / "lock").write_text(owner.name(), encoding="ascii")  # for where locks do not work
         if self._copies:
             (self.folder / COPIES).touch(mode=disk.FILE_MODE)
 
@@ -82,9 +82,9 @@ class Staging:
             self._made = []
 
     def place(self, file: File) -> None:
-        """Give a blob its place in the tree.
+        """Put a blob into the tree.
 
-        :raises BlobMissingError: when the blob is not there.
+        :raises BlobMissingError: if there is no such blob.
         """
         target = self._target(file.path)
         try:
@@ -94,8 +94,8 @@ class Staging:
         self.files[file.path] = file
 
     def adopt(self, path: Path, file: File, *, read_only: bool = True) -> None:
-        """A finished, synced file whose contents were hashed: its place in the tree first, so that no gc can come
-        between, then the name of its hash.
+        """Add a finished, synced and hashed file: to the tree first, so that gc cannot remove it in between, then as a
+        blob.
 
         :param path: the file, which the caller may delete afterwards.
         :param read_only: False for a file that somebody else has too: its permissions are not ours to change.
@@ -111,8 +111,10 @@ class Staging:
         self.files[file.path] = file
 
     def move(self, path: Path, file: File) -> None:
-        """A finished, synced file in this staging's own folder, whose contents were hashed and which no other model
-        will ever have: it gets no blob, so that nothing of it outlives the tree."""
+        """Move a finished, synced and hashed file from this staging's own folder into the tree. No other model will
+        ever share
+        it, so it gets no blob and does not outlive the tree.
+        """
         target = self._target(file.path)
         os.rename(path, target)
         os.chmod(target, disk.READ_ONLY)
@@ -126,10 +128,10 @@ class Staging:
     def publish(
         self, model_id: str, version: str, source: Sequence[Origin], derived_from: DerivedFrom | None = None
     ) -> Installed:
-        """Make the model visible, in one step; what has the same files already only gets one more id.
+        """Make the model visible, in one step; if the same files are already installed, they only get one more id.
 
         :param derived_from: makes it a prepared form, which gets no id.
-        :raises OSError: as the calls fail; then the model is not visible.
+        :raises OSError: if a call fails; the model is not visible then.
         """
         files = sorted(self.files.values(), key=lambda file: PurePosixPath(file.path).parts)
         meta = Meta(
@@ -168,14 +170,14 @@ class Staging:
 
 
 def settled(store: Store, entry: Installed) -> Installed:
-    """An entry that another process may have published a moment ago: its name is on the disk when this returns."""
-    with contextlib.suppress(OSError):  # a cache that only others may write
+    """Sync and return an entry that another process may have just published: afterwards its name is on disk."""
+    with contextlib.suppress(OSError):  # a cache that only others may write to
         disk.sync_folder(store.models)
     return entry
 
 
 def _join(store: Store, there: Installed, model_id: str, derived_from: DerivedFrom | None) -> Installed | None:
-    """What is there already also becomes what was to be published; None when it is gone meanwhile."""
+    """Make the existing entry also the one to be published; None if it has disappeared meanwhile."""
     if derived_from is None:
         return add_id(store, there, model_id)
     if there.meta.derived_from != derived_from:
@@ -187,7 +189,7 @@ def _join(store: Store, there: Installed, model_id: str, derived_from: DerivedFr
 
 
 def add_id(store: Store, entry: Installed, model_id: str) -> Installed | None:
-    """Install an entry under one more id; None when it is gone meanwhile."""
+    """Install an entry under one more id; None if it has disappeared meanwhile."""
     for _ in range(_RACES):
         if model_id in entry.meta.ids:
             return entry
@@ -195,7 +197,7 @@ def add_id(store: Store, entry: Installed, model_id: str) -> Installed | None:
             rewrite(entry, msgspec.structs.replace(entry.meta, ids=[*entry.meta.ids, model_id]))
         except FileNotFoundError:
             return None
-        # somebody may have added another id at the same moment and dropped ours: look again
+        # another process may have added an id at the same moment and dropped ours: look again
         again = store.entry(entry.key)
         if again is None:
             return None
@@ -204,9 +206,9 @@ def add_id(store: Store, entry: Installed, model_id: str) -> Installed | None:
 
 
 def rewrite(entry: Installed, meta: Meta) -> None:
-    """Replace an entry's ``meta.json``, keeping when it was last used.
+    """Replace an entry's ``meta.json``, keeping the time of its last use.
 
-    :raises OSError: when the entry is gone.
+    :raises OSError: if the entry is gone.
     """
     path = entry.folder / META
     disk.write_new(path, msgspec.json.format(msgspec.json.encode(meta), indent=1))
@@ -215,7 +217,7 @@ def rewrite(entry: Installed, meta: Meta) -> None:
 
 
 def set_aside(store: Store, key: str) -> Path | None:
-    """Take a model out of sight in one step; returns where it lies now, None when it was gone already."""
+    """Hide a model in one step; return where it is now, None if it was gone already."""
     gone = store.incoming / f"gone-{secrets.token_hex(8)}"
     try:
         os.rename(store.models / key, gone)

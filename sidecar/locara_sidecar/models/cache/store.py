@@ -1,34 +1,35 @@
-"""Locara's shared cache of models: what is on the disk, and how it is read.
+"""Locara's shared cache of models: the format on disk, and how to read it.
 
 The format, version 1 (``<cache>`` is ``--cache-dir``; several daemons and versions share it)::
 
-    <cache>/blobs/<sha256>            a file's bytes, once; the name is their SHA-256; read-only
+    <cache>/blobs/<sha256>            a file's bytes, stored once; the name is their SHA-256; read-only
     <cache>/models/<hex digest>/      an installed model, complete: its files are hard links to blobs (copies
-                                      where the file system has no links), and meta.json, published last
-    <cache>/incoming/<key>.<owner>.<random>.part   an unfinished file, which <owner> alone writes (``owner.py``);
-                                      .json beside it holds the validator for If-Range
-    <cache>/incoming/tree-<random>/   a model being put together: lock (which names its owner), and tree/ that becomes
+                                      if the file system has no links), and meta.json, published last
+    <cache>/incoming/<key>.<owner>.<random>.part   an unfinished file, which only <owner> writes (``owner.py``);
+                                      .json next to it holds the validator for If-Range
+    <cache>/incoming/tree-<random>/   a model being assembled: lock (which names its owner), and tree/ that becomes
                                       models/<digest>; with made/ where an engine writes what it prepares, and
-                                      copies if its bytes go with it when it comes to nothing (``staging.py``)
-    <cache>/incoming/gone-<random>/   a model that was removed and whose bytes are being deleted
-    <cache>/locks/<hex digest>        flock shared by every process that uses the model; who may only read the cache
-                                      and finds none flocks the model's folder
-    <cache>/locks/<hex digest>.<owner>.<random>    says the same where flock is not heard
+                                      copies if its bytes are deleted with it on failure (``staging.py``)
+    <cache>/incoming/gone-<random>/   a removed model whose bytes are being deleted
+    <cache>/locks/<hex digest>        flock shared by every process that uses the model; a process that may only
+                                      read the cache and finds none flocks the model's folder
+    <cache>/locks/<hex digest>.<owner>.<random>    says the same where flock does not work
 
-What holds at every moment, whatever is killed:
+Invariants, whatever is killed at any moment:
 
 - A folder in ``models`` is complete. It gets its name by one rename, after everything in it was synced, and
   loses it by one rename before anything in it is deleted (references before bytes).
-- A tree needs no blob: each of its files is a link of its own. A blob without a tree is waste, never an error.
+- A tree needs no blob: each of its files is a link of its own. A blob without a tree is garbage, never an error.
 - A *prepared form* is a model's tree whose weights an engine has quantized. It is an entry of its own, with its own
-  digest; ``derivedFrom`` says which model it was made from, and it has no catalogue id. The files that quantizing
-  leaves alone are the model's own, stored once. It is good for that very digest and no other, can be made again, and
-  goes before its model goes.
-- ``meta.json``'s modification time is when the model was last used, so noting it rewrites nothing.
-- No lock is needed for any of this. Locks, and owners' names where there are none, keep ``gc`` away from models in use
+  digest; ``derivedFrom`` says which model it was made from, and it has no catalogue id. Files that quantization leaves
+  unchanged are the model's own, stored once. It is valid for that exact digest only, can be made again, and is removed
+  before its model.
+- ``meta.json``'s modification time is when the model was last used, so recording a use rewrites nothing.
+- None of this needs a lock. Locks, and owners' names where there are none, keep ``gc`` away from models in use
   and two downloads from doing the same work.
 
-``digest`` is that of ``models/cache/digest.py``. Who writes: ``staging.py`` (publishing), ``collect.py`` (removing).
+``digest`` is that of ``models/cache/digest.py``. The writers are ``staging.py`` (publishing) and ``collect.py``
+(removing).
 """
 
 from __future__ import annotations
@@ -54,13 +55,13 @@ log = logging.getLogger("locara.models")
 
 FORMAT = 1
 STRANGERS_SECONDS = 24 * 3600.0
-"""So long a process of another machine that left word is believed to be alive, without another word."""
+"""How long a process on another machine is believed to be alive after it last renewed its mark."""
 _LOOKS = 50
 _LOOK_SECONDS = 0.002
 
 
-# other programs write to a shared cache, and what an engine says of a prepared form comes to stand here: a value that
-# nobody of ours writes makes an entry that is passed over, not one that is met with later
+# other programs write to a shared cache, and what an engine says about a prepared form is recorded here: an entry with
+# a value that our own code never writes is skipped right away, instead of causing trouble later
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _Digest = Annotated[str, msgspec.Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
 _Id = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,127}\Z")]
@@ -83,7 +84,7 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where files came from: a hub repository at a commit, or an import (whose folder is the user's own business)."""
+    """Where files came from: a hub repository at a commit, or an import (whose folder is not recorded)."""
 
     repository: _Text | None = None
     revision: _Text | None = None
@@ -91,8 +92,10 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DerivedFrom(msgspec.Struct, frozen=True, kw_only=True):
-    """What a prepared form was made from and for: a model's digest (and an id that it had), the engine, its bits and
-    computing type, and ``layout``, the number of ``ipc/frames.py`` that its tensors are named after."""
+    """What a prepared form was made from and for: a model's digest (and one of its ids), the engine, its bits and
+    compute
+    type, and ``layout``, the version in ``ipc/frames.py`` of its tensor names.
+    """
 
     digest: _Digest
     model: _Id
@@ -106,7 +109,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """``meta.json``. ``ids`` are the catalogue ids that are installed with exactly these files.
 
     :param installed: UTC, as ``2026-11-23T01:44:55Z``.
-    :param damaged: paths that ``models.verify`` found wrong; such a model does not count as installed.
+    :param damaged: paths that ``models.verify`` found to be wrong; such a model does not count as installed.
     :param derived_from: for a prepared form, which has no ids.
     """
 
@@ -136,19 +139,19 @@ class Installed(msgspec.Struct, frozen=True):
 
     @property
     def derived_from(self) -> DerivedFrom | None:
-        """For a prepared form; None for what a catalogue id leads to."""
+        """Set for a prepared form; None for an entry with a catalogue id."""
         return None if self.meta.ids else self.meta.derived_from
 
     @property
     def names(self) -> list[str]:
-        """The models that it is, or is a form of, for people."""
+        """Return the models that it is, or is a form of, for people."""
         return self.meta.ids if self.derived_from is None else [self.derived_from.model]
 
 
 def latest(entries: Iterable[Installed], *, damaged: bool = False) -> dict[str, Installed]:
-    """What is installed under each catalogue id, the latest if there are several.
+    """Return what is installed under each catalogue id, the latest if there are several.
 
-    :param damaged: whether a damaged model counts where there is no whole one.
+    :param damaged: whether a damaged model counts if there is no intact one.
     """
     found: dict[str, Installed] = {}
     for entry in entries:
@@ -164,7 +167,7 @@ def _rank(entry: Installed) -> tuple[bool, str]:
 
 
 class Store:
-    """The cache below ``root``. Reading makes nothing; writers make the folders that they need."""
+    """The cache below ``root``. Reading creates nothing; writers create the folders that they need."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -175,9 +178,9 @@ class Store:
         self._metas: dict[str, tuple[tuple[int, int], Meta | None]] = {}
 
     def prepare(self) -> None:
-        """Make the folders, for somebody who is going to write.
+        """Create the folders, for a process that is going to write.
 
-        :raises OSError: when they cannot be made.
+        :raises OSError: if they cannot be created.
         """
         folders = (self.blobs, self.models, self.incoming, self.locks)
         if all(folder.is_dir() for folder in folders):
@@ -189,18 +192,18 @@ class Store:
             disk.sync_folder(self.root.parent)
 
     def blob(self, sha256: str) -> Path:
-        """Where the bytes of that SHA-256 are, or would be."""
+        """Return where the bytes with that SHA-256 are, or would be."""
         return self.blobs / sha256
 
     def has_blob(self, sha256: str, size: int) -> bool:
-        """Whether the bytes are there. A blob is complete as soon as it has its name."""
+        """Whether the bytes exist. A blob is complete as soon as it has its name."""
         try:
             return self.blob(sha256).stat().st_size == size
         except OSError:
             return False
 
     def entries(self) -> list[Installed]:
-        """Every model that is there, damaged ones too, oldest use first."""
+        """Return every existing model, damaged ones too, least recently used first."""
         try:
             names = os.listdir(self.models)
         except OSError:
@@ -209,7 +212,9 @@ class Store:
         return sorted(found, key=lambda entry: (entry.last_used, entry.key))
 
     def entry(self, key: str) -> Installed | None:
-        """The model of that digest (hex digits); None if there is none, or none that can be read, which is logged."""
+        """Return the model with that digest (hex digits); None if there is none, or if it cannot be read, which
+        is logged.
+        """
         folder = self.models / key
         try:
             stat = (folder / META).stat()
@@ -222,18 +227,18 @@ class Store:
         return None if known[1] is None else Installed(folder, known[1], stat.st_mtime)
 
     def find(self, model_id: str, *, damaged: bool = False) -> Installed | None:
-        """The model installed under a catalogue id, the latest if there are several."""
+        """Return the model installed under a catalogue id, the latest if there are several."""
         return latest(self.entries(), damaged=damaged).get(model_id)
 
     def forms(self, digest: str | None = None) -> list[Installed]:
-        """The prepared forms of the model with that digest, or all; damaged ones left out."""
+        """Return the prepared forms of the model with that digest, or all; without damaged ones."""
         entries = [entry for entry in self.entries() if not entry.meta.damaged]
         return [entry for entry in entries if (made := entry.derived_from) and digest in (None, made.digest)]
 
     # --- in use --------------------------------------------------------------------------
 
     def use(self, key: str) -> disk.Lock | None:
-        """Say that this process uses a model, until the lock is released; None when it is gone already."""
+        """Mark a model as used by this process, until the lock is released; None if it is gone already."""
         with contextlib.suppress(OSError):
             disk.make_folder(self.locks)
         lock = self._share(key)
@@ -243,7 +248,7 @@ class Store:
         with contextlib.suppress(OSError):
             mark.touch(mode=disk.FILE_MODE, exist_ok=False)
             lock.mark = mark
-        # looked at after taking the lock: who removes holds the lock while the name goes, or looks for marks afterwards
+        # check after taking the lock: a remover holds the lock while it removes the name, or looks for marks afterwards
         if self.entry(key) is None:
             lock.release()
             return None
@@ -252,25 +257,25 @@ class Store:
         return lock
 
     def _share(self, key: str) -> disk.Lock | None:
-        """A shared lock on the model; None when somebody removes it."""
+        """Take a shared lock on the model; None if it is being removed."""
         for _ in range(_LOOKS):
             lock = disk.try_lock(self.locks / key, shared=True)
             if lock is not None and lock.empty:  # a cache that we may only read
                 lock = disk.try_lock(self.models / key, shared=True, create=False)
             if lock is not None or self.entry(key) is None:
                 return lock
-            time.sleep(_LOOK_SECONDS)  # somebody may only be looking whether it is in use
+            time.sleep(_LOOK_SECONDS)  # somebody may only be checking whether it is in use
         return None
 
     def in_use(self, key: str) -> bool:
-        """Whether any process, this one included, uses the model now."""
+        """Whether any process, including this one, uses the model now."""
         lock = disk.probe(self.locks / key)
         return lock == "held" or disk.probe(self.models / key) == "held" or self.marked(key, lock)
 
     def marked(self, key: str, lock: Literal["held", "free", "unknown"] = "unknown") -> bool:
-        """Whether a process that may be alive has left word that it uses the model.
+        """Whether a process that may be alive has marked the model as used.
 
-        :param lock: what the model's lock says, which is heard on this system.
+        :param lock: the state of the model's lock, which is reliable on this system.
         """
         found = False
         for mark in self.locks.glob(f"{key}.*"):
@@ -284,7 +289,10 @@ class Store:
 
 
 def _meta(folder: Path, key: str) -> Meta | None:
-    """:raises OSError: when it cannot be read now."""
+    """Read an entry's ``meta.json``.
+
+    :raises OSError: if it cannot be read now.
+    """
     try:
         meta = msgspec.json.decode(text_files.read(folder / META), type=Meta)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

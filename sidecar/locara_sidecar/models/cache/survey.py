@@ -1,6 +1,6 @@
-"""The cache as it is on the disk now: which file has which bytes, who else has them, what is in use.
+"""The cache as it is on disk now: which file holds which bytes, which others share them, what is in use.
 
-Looks at every file's entry and reads none.
+Stats every file and reads none.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 Inode = tuple[int, int]
 
 COPIES = "copies"
-"""A file in the folder of a model being put together whose bytes are of no use to a next try."""
+"""A file in the folder of a model being assembled, if its bytes are of no use to the next attempt."""
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """One installed model: all its bytes, those that another model has too, and whether it is in use."""
+    """One installed model: all its bytes, those shared with another model, and whether it is in use."""
 
     entry: Installed
     bytes: int
@@ -44,9 +44,9 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def usage(store: Store, only: Collection[str] | None = None) -> Report:
-    """How much room the models take.
+    """Report how much space the models take.
 
-    :param only: ids of models; what is told is of these and their prepared forms alone. None for the whole cache.
+    :param only: ids of models, to report only these and their prepared forms. None for the whole cache.
     """
     survey = Survey(store)
     models: list[Usage] = []
@@ -71,7 +71,7 @@ def usage(store: Store, only: Collection[str] | None = None) -> Report:
 
 
 class Survey:
-    """The cache as it is now: which file holds which bytes, counted once whatever the number of its names."""
+    """A snapshot of the cache: which file holds which bytes, counted once however many names it has."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -92,7 +92,7 @@ class Survey:
         return sum(self.sizes.values())
 
     def waste(self, older_than: float) -> list[Path]:
-        """Blobs that no tree has, and what was left in ``incoming``, if last changed before ``older_than``."""
+        """Return blobs in no tree, and leftovers in ``incoming``, if last changed before ``older_than``."""
         used = self.building.union(*self.trees.values())
         found = [path for path, inode in self.blobs.items() if inode not in used and _changed(path) < older_than]
         with contextlib.suppress(OSError):
@@ -106,7 +106,7 @@ class Survey:
         return found
 
     def _given_up(self, path: Path, older_than: float) -> bool:
-        """Whether nobody will go on with an unfinished file: it is old, or what it was to become is there."""
+        """Whether nobody will resume an unfinished file: it is old, or the finished file exists."""
         part = path.with_suffix(".part")
         who = partial.writer(part) if part.exists() else "none"
         if who == "alive":
@@ -116,18 +116,18 @@ class Survey:
         return _changed(path) < (older_than if who == "none" else min(older_than, time.time() - STRANGERS_SECONDS))
 
     def freed(self, models: Iterable[Installed], waste: Iterable[Path]) -> int:
-        """Bytes that the disk gets back when these go together."""
+        """Return the disk space, in bytes, that removing all of these together frees."""
         going = {entry.key for entry in models}
         stays = self.building.union(*(inodes for key, inodes in self.trees.items() if key not in going))
         gone = set[Inode]().union(*(self.trees[key] for key in going))
         for path in waste:
             gone |= inodes_of(path) if path.is_dir() else {inode for _, inode, _ in files_of(path)}
-        # a blob of a removed model is its second name and goes with it
+        # a blob of a removed model is its second name and is removed with it
         return sum(self.sizes.get(inode, 0) for inode in gone - stays)
 
 
 def files_of(folder: Path) -> Iterable[tuple[Path, Inode, int]]:
-    """Every file below (or the file itself): path, identity, size."""
+    """Return every file below (or the file itself): path, identity, size."""
     paths = [folder] if folder.is_file() else map(Path, files_below(folder))
     for path in paths:
         with contextlib.suppress(OSError):
@@ -136,15 +136,16 @@ def files_of(folder: Path) -> Iterable[tuple[Path, Inode, int]]:
 
 
 def inodes_of(folder: Path) -> set[Inode]:
-    """The files below a folder, each once whatever the number of its names."""
+    """Return the files below a folder, each once however many names it has."""
     return {inode for _, inode, _ in files_of(folder)}
 
 
 def drop_blobs(store: Store, blobs: Iterable[Path], but: Path | None = None) -> None:
-    """Delete those that no tree has, finished or not. Who was going to give one a place finds it gone, and has it made
-    anew.
+    """Delete blobs that are in no tree, finished or not. A process that was about to use one finds it gone, and has it
+    made
+    again.
 
-    :param but: the folder of a tree that is given up.
+    :param but: the folder of a tree that is being given up.
     """
     blobs = list(blobs)
     if not blobs:
@@ -160,19 +161,19 @@ def drop_blobs(store: Store, blobs: Iterable[Path], but: Path | None = None) -> 
 
 
 def abandoned(folder: Path) -> bool:
-    """Whether the process that was building here has ended."""
+    """Whether the process that was assembling a model here has ended."""
     lock = disk.probe(folder / "lock")
     if lock == "held":
         return False
     try:
         named = text_files.read(folder / "lock").decode("ascii", errors="replace")
     except (OSError, text_files.UnfitError):
-        named = ""  # it is being made just now, or deleted
+        named = ""  # it is being created or deleted right now
     state = owner.state(named)
     if state in ("alive", "ended"):
         return state == "ended"
     if lock == "free" and (state == "neighbour" or not named):
-        return _changed(folder) < time.time() - 60  # a moment to take the lock
+        return _changed(folder) < time.time() - 60  # allow a moment to take the lock
     newest = max((_changed(path) for path, _, _ in files_of(folder)), default=_changed(folder))
     return max(newest, _changed(folder)) < time.time() - STRANGERS_SECONDS
 

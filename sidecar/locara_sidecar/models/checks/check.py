@@ -1,8 +1,8 @@
-"""What a model's files may be: safetensors, JSON and plain text, and nothing that could run.
+"""Checks that a model's files are safetensors, JSON or plain text, and nothing that could be executed.
 
-Refused where a catalogue's patterns select it or a file refers to it: pickles, GGUF, archives, Python code,
-``auto_map``, ``custom_pipeline``, malformed safetensors, an index that points outside its folder. What no
-pattern selects is never looked at.
+Refused if a catalogue's patterns select it or a file refers to it: pickles, GGUF, archives, Python code, ``auto_map``,
+``custom_pipeline``, malformed safetensors, an index that points outside its folder. Files that no pattern selects are
+never looked at.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from locara_sidecar.models.catalogue import Entry
 
 ALLOWED = (".safetensors", ".json", ".txt", ".md")
-"""How the name of every file of a model ends."""
+"""The allowed suffixes of a model's files."""
 
 MAX_FILES = 4096
 _MAX_PATH = 512
@@ -39,13 +39,13 @@ _KINDS = {
 
 
 def refused(path: str, why: str) -> RpcError:
-    """The IntegrityError that names a file, whose name may be none in UTF-8."""
+    """Build the IntegrityError that names a file, even if its name is not valid UTF-8."""
     path = shown(path)
     return RpcError("IntegrityError", f"{path} is refused: {why}.", file=path, files=[path])
 
 
 def check_names(paths: Iterable[str]) -> None:
-    """The names that a model's tree would have.
+    """Check the file names of a model's tree.
 
     :raises RpcError: IntegrityError naming the file.
     """
@@ -66,10 +66,10 @@ def check_names(paths: Iterable[str]) -> None:
 
 
 def check_file(folder: Path, path: str) -> None:
-    """One file's contents; an index or ``model_index.json`` also for what it names, but not whether that is there.
+    """Check one file's contents, including the names in an index or ``model_index.json``, but not whether those exist.
 
     :raises RpcError: IntegrityError naming the file.
-    :raises OSError: when it cannot be read.
+    :raises OSError: if it cannot be read.
     """
     file = folder.joinpath(*PurePosixPath(path).parts)
     if path.endswith(".safetensors"):
@@ -82,7 +82,7 @@ def check_file(folder: Path, path: str) -> None:
 
 
 def check_complete(folder: Path, paths: Iterable[str]) -> None:
-    """Whether the files are a model: every part that ``model_index.json`` names, with its weights where it has some,
+    """Check that the files form a model: every component in ``model_index.json``, with its weights if it has any,
     and every shard of every index.
 
     :raises RpcError: ModelIncomplete naming what is missing.
@@ -99,7 +99,7 @@ def check_complete(folder: Path, paths: Iterable[str]) -> None:
             pipeline = str(cast("dict[str, Any]", index).get("_class_name"))[:64]
             why = f", a part of its {pipeline!r}, among the files that the catalogue's entry takes"
             raise _missing(f"{name}/", why)
-        # only what has weights is configured by a file of this name
+        # only components with weights have a config file of this name
         if f"{name}/config.json" in part and not any(path.endswith(".safetensors") for path in part):
             raise _missing(f"{name}/*.safetensors")
     for path in there:
@@ -112,8 +112,9 @@ def check_complete(folder: Path, paths: Iterable[str]) -> None:
 
 
 def check_guidance(entry: Entry, folder: Path) -> None:
-    """A FLUX.1 that was trained with guidance as a number, and one that was not, take each other's place without a word
-    and draw badly: the number is left out, or is 0.
+    """Check that a FLUX.1 has the expected guidance input. A model with it and one without can be swapped unnoticed,
+    and then
+    draw badly: the guidance is ignored, or is 0.
 
     :raises RpcError: IntegrityError.
     """
@@ -129,7 +130,7 @@ def check_guidance(entry: Entry, folder: Path) -> None:
 
 
 def _is_taken(index: str, there: set[str]) -> bool:
-    """Whether an engine would go by this index of a variant."""
+    """Whether an engine would use this index of a variant."""
     base, name = PurePosixPath(index).parent, PurePosixPath(index).name
     beside = {PurePosixPath(path).name for path in there if PurePosixPath(path).parent == base}
     return any(weight_files.choose(stem, beside) == name for stem in weight_files.STEMS)
@@ -162,7 +163,7 @@ def _check_json(path: str, value: Any) -> None:
 
 
 def _check_pipeline(path: str, index: dict[str, Any]) -> None:
-    """``[library, class]`` may only name diffusers' and transformers' own classes; anything else would be imported."""
+    """Check that ``[library, class]`` only names diffusers' and transformers' own classes; others would be imported."""
     if not isinstance(index.get("_class_name"), str):
         raise refused(path, "it names a custom pipeline")
     for name, value in index.items():
@@ -183,7 +184,7 @@ def _check_code(path: str, value: Any) -> None:
         if isinstance(item, dict):
             members = cast("dict[str, Any]", item)
             found = _CODE_KEYS & members.keys()
-            # a vocabulary may hold any word; code is named by a string or an object
+            # a vocabulary may contain any word; code is referenced by a string or an object
             if any(isinstance(members[key], str | dict | list) or members[key] is True for key in found):
                 raise refused(path, f"it asks for code to be run ({min(found)})")
             waiting += members.values()

@@ -1,7 +1,7 @@
-"""Asking the machine's engines whether they can draw with a folder, before it becomes an installed model.
+"""Asks the machine's engines whether they can draw with a folder, before it becomes an installed model.
 
-An engine answers in a process of its own (``engine/checking.py``). One that accepts is enough; if none does, the
-first one's reason is told.
+An engine answers in a separate process (``engine/checking.py``). One that accepts is enough; if none does, the first
+one's reason is reported.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _BOOT = (
 
 
 def require(engines: Sequence[str], entry: Entry, folder: Path) -> None:
-    """See to it that one of ``engines`` can draw the model of ``entry`` with the files in ``folder``. With no engine,
-    or none that starts here, nothing is asked.
+    """Check that one of ``engines`` can draw the model of ``entry`` with the files in ``folder``. With no engine,
+    or none that starts here, nothing is checked.
 
     :raises RpcError: ModelIncomplete or IntegrityError naming the file; EngineUnavailable for a family or a scheduler
-        that the engine does not run, with those that it runs.
+        that the engine does not support, listing those that it does.
     """
     first: Answer | None = None
     for engine in engines:
@@ -77,7 +77,7 @@ def _asked(engine: str, entry: Entry, folder: Path) -> Answer:
     try:
         assert process.stdin is not None
         assert process.stdout is not None
-        # stdin stays open meanwhile: its end is the end of the other process, if this one is killed
+        # stdin stays open meanwhile: when it closes because this process was killed, the other one ends
         process.stdin.write(msgspec.json.encode(question) + b"\n")
         process.stdin.flush()
         line = _line_of(process)
@@ -96,11 +96,11 @@ def _asked(engine: str, entry: Entry, folder: Path) -> Answer:
     try:
         return msgspec.json.decode(line, type=Answer)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        return Answer(kind="InternalError", message="")  # no engine of ours says that
+        return Answer(kind="InternalError", message="")  # none of our engines says that
 
 
 def _line_of(process: subprocess.Popen[bytes]) -> bytes:
-    """What it answers; nothing if it ends or takes too long."""
+    """Return the answer; nothing if the process ends or takes too long."""
     assert process.stdout is not None
     timer = threading.Timer(_SECONDS, process.kill)
     timer.start()

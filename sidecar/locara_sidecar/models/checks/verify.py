@@ -1,5 +1,6 @@
-"""Hashing an installed model again. Damaged files are named, and their bytes are taken out of the store, so
-that the next download fetches them anew."""
+"""Hashes an installed model again. Damaged files are reported, and their bytes are taken out of the store, so
+that the next download fetches them again.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def verify(
     """Compare every file of a model, and of its prepared ``forms``, with what was published.
 
     :raises RpcError: IntegrityError with ``files``, after which the model no longer counts as installed if one of them
-        is its own, and ``prepared``, the digests of forms that are no longer used; StorageError when a file cannot be
+        is its own, and ``prepared``, the digests of forms that are no longer used; StorageError if a file cannot be
         read.
     """
     entries = [entry, *forms]
@@ -55,7 +56,10 @@ def verify(
 
 
 def _damaged(model_id: str, paths: list[str], prepared: list[str], *, own: bool) -> RpcError:
-    """:param prepared: digests of the forms that have some of the ``paths``; ``own``: whether the model has some."""
+    """Build the IntegrityError.
+
+    :param prepared: digests of the forms that have some of the ``paths``; ``own``: whether the model has some.
+    """
     whose = model_id if own else f"the prepared form of {model_id}"
     shown = ", ".join(paths[:_SHOWN]) + (f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else "")
     files = "1 file" if len(paths) == 1 else f"{len(paths)} files"
@@ -69,7 +73,7 @@ def _damaged(model_id: str, paths: list[str], prepared: list[str], *, own: bool)
 
 
 def _check(store: Store, entry: Installed, meter: Meter) -> list[str]:
-    """The paths that are wrong; an entry that has some is taken out of use."""
+    """Return the damaged paths; an entry with any is taken out of use."""
     wrong = [file for file in entry.meta.files if not _holds(entry.folder, file, meter)]
     extra = _extra(entry)
     if not wrong and not extra:
@@ -85,8 +89,9 @@ def _check(store: Store, entry: Installed, meter: Meter) -> list[str]:
 def verify_folder(
     store: Store, folder: Path, model_id: str, tell: Callable[[DownloadProgress], None]
 ) -> tuple[str, int]:
-    """Check a model that is not in the store, for which nothing is recorded: (digest, number of files). Its prepared
-    forms are, and are compared with what was published.
+    """Check a model outside the store, for which nothing is recorded; return its digest and number of files. Its
+    prepared
+    forms have records, and are compared with what was published.
 
     :raises RpcError: IntegrityError naming the file, and ``prepared`` as :func:`verify`; StorageError.
     """
@@ -137,7 +142,7 @@ def _extra(entry: Installed) -> list[str]:
 
 
 def _withdraw(store: Store, entry: Installed, file: File) -> None:
-    """A blob that holds the same damaged bytes must not be given to the next download."""
+    """Remove a blob with the same damaged bytes, so that the next download does not get it."""
     blob = store.blob(file.sha256)
     with contextlib.suppress(OSError):
         same = os.path.samefile(blob, entry.folder / file.path)

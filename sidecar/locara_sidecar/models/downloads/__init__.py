@@ -1,1 +1,1 @@
-"""Models from a hub: which address may be trusted, what a repository holds, and its files' bytes."""
+"""Models from a hub: which addresses to trust, what a repository contains, and its files' bytes."""

@@ -1,4 +1,4 @@
-"""Where a hub may send us: the rules for redirects, of what it says about a model and of the model's files alike."""
+"""The rules for a hub's redirects, both for its answers about a model and for the model's files."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from urllib.parse import urljoin, urlsplit
 from locara_protocol.errors import RpcError
 
 REDIRECTS = 5
-"""As many in a row are followed."""
+"""The maximum number of redirects in a row."""
 
 
 def failed(message: str) -> RpcError:
-    """A DownloadFailed that will not pass by itself."""
+    """Build a DownloadFailed that retrying will not fix."""
     return RpcError("DownloadFailed", message, retryable=False)
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port: what a token may be sent to.
+    """Return scheme, host and port: where a token may be sent.
 
-    :raises ValueError: for what is not an address.
+    :raises ValueError: if it is not a valid URL.
     """
     parts = urlsplit(url)
     return parts.scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def origin_of(url: str) -> str:
-    """Scheme and host of an address, for people."""
+    """Return scheme and host of a URL, for people."""
     return "://".join(urlsplit(url)[:2])
 
 
 def followed(endpoint: str, url: str, location: str, headers: dict[str, str], what: str) -> tuple[str, dict[str, str]]:
-    """Where a redirect leads, and the headers to send there: the token only to the host that it was for.
+    """Return the target of a redirect, and the headers to send there: the token only to the host that it is for.
 
-    :param endpoint: the hub's address.
-    :param url: what was asked, with ``headers``.
-    :param what: what was asked for, for people.
-    :raises RpcError: DownloadFailed for where it must not lead.
+    :param endpoint: the hub's URL.
+    :param url: what was requested, with ``headers``.
+    :param what: what was requested, for people.
+    :raises RpcError: DownloadFailed if the target is not allowed.
     """
     try:
         target = urljoin(url, location)
@@ -51,7 +51,7 @@ def followed(endpoint: str, url: str, location: str, headers: dict[str, str], wh
 
 
 def check_target(endpoint: str, target: str, what: str) -> None:
-    """A redirect may lead to plain http, or to this machine or its network, only if the hub itself is there.
+    """Check that a redirect leads to plain http, or to this machine or its network, only if the hub itself is there.
 
     :raises RpcError: DownloadFailed.
     """
@@ -65,7 +65,7 @@ def check_target(endpoint: str, target: str, what: str) -> None:
 
 
 def _is_local(url: str) -> bool:
-    """Whether an address is on this machine or in its network. A name is looked up, if it can be."""
+    """Whether a URL is on this machine or in its network. A name is resolved, if possible."""
     host = (urlsplit(url).hostname or "").lower()
     if host in ("", "localhost") or host.endswith((".localhost", ".local", ".internal")):
         return True
@@ -76,5 +76,5 @@ def _is_local(url: str) -> bool:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
-        return False  # behind a proxy names need not be known here
+        return False  # behind a proxy, names may not resolve here
     return any(not ipaddress.ip_address(str(info[4][0]).partition("%")[0]).is_global for info in found)

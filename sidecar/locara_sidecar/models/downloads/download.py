@@ -1,7 +1,7 @@
-"""Getting a model from the hub into the store: resolve, check the room, transfer, check, publish.
+"""Downloads a model from the hub into the store: resolve, check disk space, transfer, check, publish.
 
-Blocking; the daemon runs it in a process of its own (``worker.py``), so that stopping it is killing it: whatever
-has come by then is where the next try finds it.
+Blocking; the daemon runs it in a separate process (``worker.py``) and stops it by killing that: the next attempt
+resumes from whatever has arrived.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from locara_sidecar.models.catalogue import Entry, Source
 
 AT_ONCE = 4
-"""Files that are transferred at the same time."""
+"""The number of files transferred in parallel."""
 
-_SPARE = 64 * 1024 * 1024  # bytes of the disk that are left to others
+_SPARE = 64 * 1024 * 1024  # bytes of the disk left to others
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -43,8 +43,8 @@ class Download:
     """One model's download.
 
     :param endpoint: the hub; None takes ``HF_ENDPOINT`` or huggingface_hub's own.
-    :param tell: gets the progress.
-    :param accept: is given the finished folder before it becomes the model, and may refuse it.
+    :param tell: called with the progress.
+    :param accept: called with the finished folder before it becomes the model; raises to refuse it.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Download:
         self._needed = _SPARE
 
     def stop(self) -> None:
-        """End :meth:`run` soon, from any thread; what has come stays for the next try."""
+        """End :meth:`run` soon, from any thread; what has arrived is kept for the next attempt."""
         self._stop.set()
 
     def run(self) -> Installed:
@@ -109,8 +109,10 @@ class Download:
         return entry
 
     def _pinned(self, source: Source) -> Source:
-        """The source at the commit that it came from before, where the catalogue names none: what is mended must not
-        become another model."""
+        """Return the source at the commit used before, if the catalogue names none: repairing a model must not change
+        it into
+        another.
+        """
         damaged = self._store.find(self._entry.id, damaged=True)
         origins = () if damaged is None else damaged.meta.source
         known = {origin.repository: origin.revision for origin in origins}
@@ -132,7 +134,9 @@ class Download:
     # --- the bytes -----------------------------------------------------------------------
 
     def _transfer(self, staging: Staging, files: Sequence[RemoteFile]) -> None:
-        """All files into the tree: configurations first, so that a model that is refused costs no weights."""
+        """Transfer all files into the tree: configurations first, so that refusing a model does not cost its
+        weights.
+        """
         missing = [file for file in files if not self._from_store(staging, file)]
         waiting = sum(file.size - self._started(file) for file in missing)
         self._needed, available = waiting + _SPARE, disk.available(self._store.incoming)
@@ -180,7 +184,7 @@ class Download:
                 return
             part = partial.claim(self._store.incoming, remote.key)
             if part is None:
-                time.sleep(0.1)  # another download is at the same bytes: they will be in the store, or left to us
+                time.sleep(0.1)  # another download is fetching the same bytes: they will be in the store, or left to us
                 continue
             try:
                 transfer.fetch(remote, part)

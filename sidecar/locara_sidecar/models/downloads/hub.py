@@ -1,7 +1,7 @@
-"""What huggingface_hub is asked for: who we are, what a repository holds, where its files are.
+"""Our use of huggingface_hub: the user's token, a repository's contents, the location of its files.
 
-The only module that imports huggingface_hub, and only the download's own process imports this one. Contents are
-moved and checked by ``transfer.py``.
+The only module that imports huggingface_hub, and only the download's process imports this one. Contents are
+transferred and checked by ``transfer.py``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class TransientError(Exception):
-    """A failure that may pass; ``after`` seconds is when the server wants to be asked again."""
+    """A failure that may pass; ``after`` is the delay in seconds that the server asks for."""
 
     def __init__(self, message: str, after: float = 0.0) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class TransientError(Exception):
 class RemoteFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file to fetch. The hub gives a SHA-256 for large files only; small ones have a git blob id.
 
-    :param path: where it goes in the model's tree.
+    :param path: its path in the model's tree.
     """
 
     path: str
@@ -53,7 +53,7 @@ class RemoteFile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """What its contents are called while nobody has hashed them."""
+        """The identity of its contents before they have been hashed."""
         return self.sha256 or f"git-{self.git}"
 
 
@@ -67,7 +67,7 @@ class Listing(msgspec.Struct, frozen=True):
 class Hub:
     """The hub at ``endpoint`` (default: ``HF_ENDPOINT`` or huggingface_hub's own).
 
-    :param token: a user's token; None takes it from huggingface_hub's usual places, if it is there.
+    :param token: a user's token; None takes it from huggingface_hub's usual places, if there is one.
     """
 
     def __init__(self, endpoint: str | None = None, token: str | None = None) -> None:
@@ -77,9 +77,9 @@ class Hub:
         self._token = token
 
     def headers(self) -> dict[str, str]:
-        """The headers for files of the hub itself, with the token if there is one.
+        """Return the headers for files on the hub itself, with the token if there is one.
 
-        :raises RpcError: DownloadFailed where the user's token cannot be read.
+        :raises RpcError: DownloadFailed if the user's token cannot be read.
         """
         try:
             return build_hf_headers(token=self._token, library_name="locara-sidecar", library_version=__version__)
@@ -87,11 +87,11 @@ class Hub:
             raise classify(error, self.endpoint, "the hub") from error
 
     def listing(self, source: Source) -> Listing:
-        """Ask for a repository's files.
+        """List a repository's files.
 
-        :raises RpcError: LicenseNotAccepted, DownloadFailed for what cannot pass, IntegrityError for an answer
-            that makes no sense.
-        :raises TransientError: for what can.
+        :raises RpcError: LicenseNotAccepted, DownloadFailed for permanent failures, IntegrityError for an invalid
+            answer.
+        :raises TransientError: for temporary failures.
         """
         repository = source.repository or ""
         page = f"{self.endpoint}/{repository}"
@@ -118,7 +118,10 @@ class Hub:
         return Listing(info.sha, _select(source, [file for file in files if file is not None], repository))
 
     def _info(self, repository: str, revision: str) -> lookup.Repository:
-        """:raises Exception: whatever huggingface_hub would, among others."""
+        """Fetch what the hub says about a repository.
+
+        :raises Exception: anything that huggingface_hub raises, among others.
+        """
         validate_repo_id(repository)
         if settings.is_true("HF_HUB_OFFLINE") or settings.is_true("TRANSFORMERS_OFFLINE"):
             raise hub_errors.OfflineModeIsEnabled
@@ -170,7 +173,7 @@ def _is_hex(text: str, length: int) -> bool:
 
 
 def license_not_accepted(page: str) -> RpcError:
-    """LicenseNotAccepted, with the page where that is done."""
+    """Build LicenseNotAccepted, with the page where the user can accept."""
     message = (
         f"The model's licence must be accepted at {page}, and the download needs a token of the account that did: "
         "in the variable HF_TOKEN, by the command hf auth login, or from the host (auth.token of initialize)."
@@ -179,16 +182,17 @@ def license_not_accepted(page: str) -> RpcError:
 
 
 def no_hub(endpoint: str) -> RpcError:
-    """What answers speaks another language."""
+    """Build the error for a server that is not a hub."""
     why = "is HF_ENDPOINT right, or does a proxy or a sign-in page answer in its place?"
     return failed(f"{endpoint} does not answer as a hub does: {why}")
 
 
 def classify(error: BaseException, url: str, who: str) -> RpcError | TransientError:
-    """What an exception of the transport means, whatever it is: something that may pass, or a DownloadFailed that says
-    what to do. None of them is a fault of ours.
+    """Map any exception of the transport to something temporary, or to a DownloadFailed that says what to do. None of
+    them
+    is our own fault.
 
-    :param url: what was asked, whose proxy is named if it goes by one.
+    :param url: what was requested; if it goes through a proxy, that is named.
     """
     causes = _causes(error)
     proxy = settings.used_proxy(url)
@@ -222,7 +226,7 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 
 def status_error(status: int, headers: Any, what: str, page: str) -> RpcError | TransientError:
-    """What an HTTP status from the hub itself means."""
+    """Map an HTTP status from the hub itself to an error."""
     if status in (401, 403):
         return license_not_accepted(page)
     if status in (408, 425, 429) or status >= 500:

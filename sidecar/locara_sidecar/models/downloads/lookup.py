@@ -1,5 +1,6 @@
-"""Asking a hub what a repository holds: a bounded answer, over redirects that may be trusted, of which every member
-that is used has been looked at. huggingface_hub's own way does none of that.
+"""Asks a hub what a repository contains: a bounded answer, over trusted redirects only, with every used member
+validated.
+huggingface_hub's own code does none of that.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Size = Annotated[int, msgspec.Meta(le=1 << 50)]
 
 
 class Lfs(msgspec.Struct, frozen=True):
-    """Of a large file."""
+    """The LFS data of a large file."""
 
     sha256: str
     size: Size
@@ -38,23 +39,23 @@ class Sibling(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Repository(msgspec.Struct, frozen=True):
-    """What is used of a hub's answer about a repository: its commit and its files."""
+    """The used part of a hub's answer about a repository: its commit and its files."""
 
     sha: str
     siblings: list[Sibling]
 
 
 class NoJsonError(ValueError):
-    """What answered is no hub."""
+    """The server that answered is not a hub."""
 
 
 def ask(endpoint: str, url: str, headers: dict[str, str], what: str) -> httpx2.Response:
-    """The answer to a request for a small document, read to its end.
+    """Request a small document and return the answer, read to its end.
 
-    :param endpoint: the hub's address, which says where redirects may lead.
+    :param endpoint: the hub's URL, which determines where redirects may lead.
     :param headers: for the hub's own host.
-    :param what: what is asked for, for people.
-    :raises RpcError: DownloadFailed for a redirect to where it must not lead, or an answer that is too long.
+    :param what: what is requested, for people.
+    :raises RpcError: DownloadFailed for a redirect to a forbidden target, or an answer that is too long.
     :raises httpx2.HTTPError: as the connection fails.
     """
     headers = {**headers, "accept-encoding": "identity"}
@@ -85,10 +86,10 @@ def _whole(response: httpx2.Response, what: str, ends: float) -> httpx2.Response
 
 
 def repository(content: bytes, what: str) -> Repository:
-    """What a hub says about a repository.
+    """Decode a hub's answer about a repository.
 
-    :raises NoJsonError: for what no hub says.
-    :raises RpcError: DownloadFailed naming the member that is missing or of another type.
+    :raises NoJsonError: if it does not come from a hub.
+    :raises RpcError: DownloadFailed naming the member that is missing or of the wrong type.
     """
     try:
         return msgspec.json.decode(content, type=Repository)

@@ -1,7 +1,7 @@
 """This machine's settings for reaching the hub (proxy, token, certificates), checked before the hub is asked anything.
 
-huggingface_hub and httpx2 read many environment variables; what is wrong with one shows as an exception of any kind
-from anywhere, or as a server that never answers. Here each is named in a sentence, at once.
+huggingface_hub and httpx2 read many environment variables; a bad one shows up as any kind of exception from anywhere,
+or as a server that never answers. Here each is reported in a sentence, at once.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _WHOLE_NUMBERS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
 _PLACES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN_PATH", "XDG_CACHE_HOME")
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-_TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads them
+_TRUE = ("1", "ON", "YES", "TRUE")  # as in huggingface_hub
 _PROXY_KINDS = ("http", "https", "socks5", "socks5h")
 
 
 def wrong(setting: str, why: str) -> RpcError:
-    """The DownloadFailed that names a setting, which will not pass by itself."""
+    """Build the DownloadFailed that names a setting; retrying will not fix it."""
     return RpcError("DownloadFailed", f"{setting} {why}.", retryable=False, setting=setting)
 
 
 def token_fault(token: str) -> str | None:
-    """What keeps a text from being a token, or None."""
+    """Return why a text cannot be a token, or None."""
     if not token:
         return "is empty"
     if not token.isascii():
@@ -42,7 +42,8 @@ def token_fault(token: str) -> str | None:
 
 
 def require_network() -> None:
-    """Inside an app's sandbox that lets nobody connect nothing can be downloaded, whatever the host allows.
+    """Check that an app's sandbox, if any, permits connections; otherwise nothing can be downloaded, whatever the host
+    allows.
 
     :raises RpcError: DownloadFailed, not retryable.
     """
@@ -57,7 +58,7 @@ def require_network() -> None:
 
 
 def check(token: str | None = None) -> None:
-    """Look at every setting. An empty variable counts as none, and is taken out of this process's environment.
+    """Check every setting. An empty variable counts as unset, and is removed from this process's environment.
 
     :param token: the caller's; None takes the user's.
     :raises RpcError: InvalidParams for the caller's token; DownloadFailed, not retryable, with ``setting``.
@@ -78,19 +79,19 @@ def check(token: str | None = None) -> None:
     origin = os.environ.get("HF_HUB_USER_AGENT_ORIGIN", "")
     if not (origin.isascii() and origin.isprintable()):
         raise wrong("HF_HUB_USER_AGENT_ORIGIN", "has characters that a header may not have")
-    # else huggingface_hub asks the hub for a list and keeps it for a day: also what a sign-in page answered instead
+    # otherwise huggingface_hub fetches a list from the hub and caches it for a day, even if it is really a sign-in page
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     if token is None and not is_true("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
         _check_own_token()
 
 
 def is_true(name: str) -> bool:
-    """Whether a switch is on, as huggingface_hub reads it."""
+    """Whether a switch is on, by huggingface_hub's rules."""
     return os.environ.get(name, "").upper() in _TRUE
 
 
 def proxy_fault(address: str) -> str | None:
-    """What keeps an address from being a proxy's, or None. Never quotes it: there may be a password in it."""
+    """Return why a URL cannot be a proxy's, or None. Never quotes it, because it may contain a password."""
     text = address if "://" in address else f"http://{address}"
     try:
         parts = urlsplit(text)
@@ -106,7 +107,7 @@ def proxy_fault(address: str) -> str | None:
 
 
 def used_proxy(url: str) -> str | None:
-    """The name of the variable whose proxy a request to ``url`` goes by, if it goes by one."""
+    """Return the name of the variable whose proxy a request to ``url`` uses, if it uses one."""
     from urllib.request import getproxies, proxy_bypass
 
     parts = urlsplit(url)
@@ -120,7 +121,7 @@ def used_proxy(url: str) -> str | None:
 def _proxies() -> Iterator[tuple[str, str]]:
     for name in _PROXIES:
         for spelt in (name, name.lower()):
-            # HTTP_PROXY could come from a request's header where programs answer requests; then nobody reads it
+            # in a CGI program HTTP_PROXY could come from a request's header; then it is not used
             if os.environ.get(spelt) and not (spelt == "HTTP_PROXY" and "REQUEST_METHOD" in os.environ):
                 yield spelt, os.environ[spelt]
 
@@ -147,13 +148,13 @@ def _check_endpoint(endpoint: str | None) -> None:
 
 
 def _check_certificates() -> None:
-    import ssl  # takes its time, and a session that looks at a token needs none
+    import ssl  # slow to import, and a session that checks a token does not need it
 
     file, folder = (os.environ.get(name) for name in _CERTIFICATES)
     if file is not None:
         try:
             ssl.create_default_context(cafile=file)
-        except OSError as error:  # an SSLError is one too
+        except OSError as error:  # includes SSLError
             raise wrong("SSL_CERT_FILE", f"names a file without certificates that can be read: {file}") from error
     elif folder is not None and not os.path.isdir(folder):
         raise wrong("SSL_CERT_DIR", f"names no folder: {folder}")
@@ -183,7 +184,7 @@ def _check_own_token() -> None:
 
 
 def _token_path() -> str:
-    """Where huggingface_hub looks for the user's token."""
+    """Return where huggingface_hub looks for the user's token."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     home = os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")
     path = os.environ.get("HF_TOKEN_PATH") or os.path.join(os.path.expandvars(os.path.expanduser(home)), "token")

@@ -1,8 +1,8 @@
-"""Moving one file's bytes: where it was left off, over redirects that may be trusted, until its hash is right.
+"""Transfers one file: resumes it, follows trusted redirects only, and verifies its hash.
 
-Retried: what can pass (connections, timeouts, 429 and 5xx, a transfer that ends early or crawls, an address
-that has expired). Not retried: what cannot (licence, 404, a redirect to where it must not lead). Bytes that
-are complete and wrong are thrown away and fetched once more, then refused.
+Retried: temporary failures (connections, timeouts, 429 and 5xx, a transfer that ends early or stalls, a URL that has
+expired). Not retried: permanent ones (licence, 404, a redirect to a forbidden target). Complete but wrong bytes are
+discarded and fetched once more, then refused.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How long to bear with a server; seconds.
+    """How patient to be with a server; times in seconds.
 
-    :param tries: failures in a row, without ``good`` bytes between them, before giving up.
-    :param window: a transfer that brings fewer than ``crawl`` bytes in this time is broken off.
+    :param tries: consecutive failures, without ``good`` bytes in between, before giving up.
+    :param window: a transfer that receives fewer than ``crawl`` bytes in this time is aborted.
     """
 
     connect: float = 15.0
@@ -47,19 +47,19 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CorruptError(Exception):
-    """The bytes are complete, or too many, and not those that were announced."""
+    """The bytes are complete, or too many, but not those that were announced."""
 
 
 class StoppedError(Exception):
-    """The download was asked to stop."""
+    """The download was stopped on request."""
 
 
 class Transfer:
-    """Fetches files of one hub.
+    """Fetches files from one hub.
 
-    :param headers: for the hub's own host, token included; other hosts never get the token.
-    :param on_bytes: told how many bytes came (negative when some are thrown away); called in any thread.
-    :param stopped: asked between chunks.
+    :param headers: for the hub's own host, including the token; other hosts never get the token.
+    :param on_bytes: called with the number of bytes received (negative when some are discarded); in any thread.
+    :param stopped: called between chunks.
     """
 
     def __init__(
@@ -80,15 +80,15 @@ class Transfer:
         self._client = httpx2.Client(follow_redirects=False, timeout=timeout)  # proxies come from the environment
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._client.close()
 
     def fetch(self, remote: RemoteFile, part: Partial) -> None:
         """Complete a part and check it.
 
         :raises RpcError: DownloadFailed, LicenseNotAccepted, IntegrityError.
-        :raises StoppedError: when it was asked to stop; what came stays in the part.
-        :raises OSError: when the part cannot be written.
+        :raises StoppedError: if it was told to stop; what arrived stays in the part.
+        :raises OSError: if the part cannot be written.
         """
         failures = corrupt = 0
         while True:
@@ -142,7 +142,7 @@ class Transfer:
             return
         headers = dict(self._headers)
         if part.size and part.etag is None:
-            self._discard(part)  # nothing says that the rest would belong to what is there
+            self._discard(part)  # nothing guarantees that the rest would match what we have
         if part.size:
             headers |= {"range": f"bytes={part.size}-", "if-range": part.etag or ""}
         response = self._open(remote, headers)
@@ -153,7 +153,7 @@ class Transfer:
             response.close()
 
     def _open(self, remote: RemoteFile, headers: dict[str, str]) -> httpx2.Response:
-        """Follow redirects by hand, from the hub's own address each time: the others expire."""
+        """Follow redirects by hand, starting from the hub's own URL each time, because the others expire."""
         url = remote.url
         for _ in range(REDIRECTS + 1):
             response = self._client.send(self._client.build_request("GET", url, headers=headers), stream=True)
@@ -179,7 +179,7 @@ class Transfer:
         return error if isinstance(error, TransientError) else failed(str(error))
 
     def _begin(self, remote: RemoteFile, part: Partial, response: httpx2.Response) -> None:
-        """Bring the part to where the answer starts."""
+        """Move the part to where the answer starts."""
         if response.headers.get("content-encoding", "identity") != "identity":
             raise TransientError("the server compressed the file")
         if response.status_code == 206 and part.size:
@@ -197,7 +197,7 @@ class Transfer:
         if length.isdecimal() and int(length) != remote.size:
             raise CorruptError(f"the server has {length} bytes of it, the hub announced {remote.size}")
         etag = response.headers.get("etag", "")
-        # a weak validator does not promise the same bytes
+        # a weak validator does not guarantee the same bytes
         part.note(etag if etag.startswith('"') else None)
 
     def _receive(self, remote: RemoteFile, part: Partial, response: httpx2.Response) -> None:

@@ -1,1 +1,1 @@
-"""Models that are on this machine already, or that an engine has prepared, brought into the cache."""
+"""Brings models into the cache that are already on this machine, or that an engine has prepared."""

@@ -1,7 +1,8 @@
-"""Publishing what an engine has prepared: a model's tree with some components replaced by the engine's own.
+"""Publishes what an engine has prepared: a model's tree with some components replaced by the engine's own files.
 
-The engine is not trusted with the store, nor is what may have outlived it. Its files are opened without following a
-link and copied; the copies, which it never had, are hashed, checked as those of a download are, and published.
+The engine is not trusted with the store, nor is any process that may have outlived it. Its files are opened without
+following links and copied; the copies, which it never had access to, are hashed, checked like a download's, and
+published.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from locara_sidecar.models.imports.local import LocalFile
 
 MADE = "made"
-"""Where the engine writes, in a staging's folder."""
+"""Name of the folder within a staging folder where the engine writes."""
 _CHUNK = 1 << 20
 _MOST_FILES = 1000
 _FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC if os.name == "posix" else 0
@@ -44,7 +45,7 @@ _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC if os.name == "posix" else 
 class Derivation(msgspec.Struct, frozen=True, kw_only=True):
     """What was made.
 
-    :param folder: a staging's; whoever made it removes it afterwards.
+    :param folder: a staging folder; its creator removes it afterwards.
     :param source: the folder of the model that it was made from, which is kept in use meanwhile.
     :param components: folders of the model that are replaced.
     """
@@ -89,7 +90,7 @@ def publish(store: Store, entry: Entry, making: Derivation, tell: Callable[[Down
 
 
 class _MadeFile(NamedTuple):
-    """An engine's file, by the folder that it is in; what its name leads to is looked at when it is opened."""
+    """An engine's file and its folder's descriptor; the file itself is checked when it is opened."""
 
     folder: int
     name: str
@@ -97,9 +98,9 @@ class _MadeFile(NamedTuple):
 
 
 def _made(folder: Path, components: list[str], most: int, opened: contextlib.ExitStack) -> dict[str, _MadeFile]:
-    """The engine's files by their path in the tree.
+    """Return the engine's files by their path in the tree.
 
-    :param most: bytes that they may have in all.
+    :param most: the maximum of their total size, in bytes.
     :param opened: closes the folders.
     :raises RpcError: IntegrityError for anything but plain files in the components' folders, and for too many bytes.
     """
@@ -124,22 +125,23 @@ def _made(folder: Path, components: list[str], most: int, opened: contextlib.Exi
 
 
 def _most(source: Path, components: list[str]) -> int:
-    """How many bytes can be made of a model's components, whose weights get no longer: even those of one byte each, but
-    for their scales."""
+    """Return the maximum size, in bytes, of what can be made from a model's components: quantization makes no weights
+    longer, not even one-byte ones, except for their scales.
+    """
     there = sum(os.stat(path).st_size for name in components for path in files_below(source / name))
     return there + there // 4 + (64 << 20)
 
 
 def _take(staging: Staging, path: str, made: _MadeFile, meter: Meter) -> None:
-    """Put a copy of the engine's file into the tree, hashed; the file itself goes, so that there is room for the next.
+    """Put a copy of the engine's file into the tree, hashed; the original is deleted to make room for the next.
 
-    :raises RpcError: IntegrityError when it is another one than it was a moment ago.
+    :raises RpcError: IntegrityError if it is not the same file as a moment ago.
     """
     copy = staging.folder / f"copy-{secrets.token_hex(6)}"
     fd = os.open(made.name, os.O_RDONLY | _FILE, dir_fd=made.folder)
     try:
         status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # which may be another name of a file of the user's
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # it may be another name of one of the user's files
             raise check.refused(path, "the engine made something that is not a plain file of its own")
         disk.copy_opened(fd, copy, made.size)
     finally:
@@ -152,7 +154,7 @@ def _take(staging: Staging, path: str, made: _MadeFile, meter: Meter) -> None:
 
 
 def _rest(store: Store, entry: Entry, source: Path, components: list[str]) -> tuple[list[File], list[LocalFile]]:
-    """The model's other files: those that the store has, and those of a folder of the host's, to be copied."""
+    """Return the model's other files: those in the store, and those in a host's folder, to be copied."""
 
     def other(path: str) -> bool:
         return path.partition("/")[0] not in components
@@ -167,7 +169,7 @@ def _rest(store: Store, entry: Entry, source: Path, components: list[str]) -> tu
 
 
 def _share(staging: Staging, source: Path, file: File) -> None:
-    """A file of the model in the store: the same bytes under one more name."""
+    """Give a file of the model in the store one more name."""
     try:
         staging.place(file)
     except BlobMissingError:

@@ -1,7 +1,7 @@
-"""Taking a model that is on this machine already: a folder in diffusers' layout, or a Hugging Face cache.
+"""Imports a model that is already on this machine: a folder in diffusers' layout, or a Hugging Face cache.
 
-Without a second copy where that is safe: hard links only from a Hugging Face cache, whose blobs nobody edits;
-from elsewhere a clone where the file system can, else a copy. Everything is hashed and checked as a download is.
+Avoids a second copy if that is safe: hard links only from a Hugging Face cache, whose blobs nobody edits; from
+elsewhere a clone if the file system supports it, else a copy. Everything is hashed and checked like a download.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from locara_sidecar.models.catalogue import Entry, Source
 
 _CHUNK = 1 << 20
-_MAX_DEPTH = 64  # folders within each other
+_MAX_DEPTH = 64  # nested folders
 _SHOWN = 200  # characters of a path
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -47,13 +47,13 @@ def import_model(
     *,
     replace: bool = False,
 ) -> Installed:
-    """Install the model of ``entry`` from ``folder``; if that very one is installed already it is returned as it is.
+    """Install the model of ``entry`` from ``folder``; if the same one is installed already, it is returned as it is.
 
     :param folder: absolute: diffusers' layout, a snapshot, a model's folder or the root of a Hugging Face cache.
-    :param accept: is given the finished folder before it becomes the model, and may refuse it.
-    :param replace: put it in the place of another one that is installed under the same id.
-    :raises RpcError: InvalidParams when there is no such model, IntegrityError, ModelIncomplete,
-        InsufficientDisk, StorageError (with ``errno`` EEXIST where another one is installed), or what ``accept``
+    :param accept: called with the finished folder before it becomes the model; raises to refuse it.
+    :param replace: replace another model that is installed under the same id.
+    :raises RpcError: InvalidParams if there is no such model, IntegrityError, ModelIncomplete,
+        InsufficientDisk, StorageError (with ``errno`` EEXIST if another one is installed), or what ``accept``
         raises.
     """
     meter = Meter(entry.id, tell)
@@ -90,9 +90,9 @@ def import_model(
 
 
 def storage_error(store: Store, error: OSError, needed: int) -> RpcError:
-    """What a failed system call is called on the wire.
+    """Map a failed system call to its wire error.
 
-    :param needed: bytes that were going to be written, as far as that is known.
+    :param needed: bytes that were to be written, as far as known.
     """
     if error.errno in _FULL:
         available = disk.available(store.root)
@@ -106,9 +106,9 @@ def storage_error(store: Store, error: OSError, needed: int) -> RpcError:
 
 
 def find_files(entry: Entry, folder: Path) -> tuple[list[LocalFile], list[Origin]]:
-    """The files that are the model of ``entry`` in a folder, and where they came from.
+    """Return the files in a folder that make up the model of ``entry``, and where they came from.
 
-    :raises RpcError: InvalidParams when there is no such model, IntegrityError.
+    :raises RpcError: InvalidParams if there is no such model, IntegrityError.
     """
     if not folder.is_dir():
         if folder.exists():
@@ -122,7 +122,7 @@ def find_files(entry: Entry, folder: Path) -> tuple[list[LocalFile], list[Origin
         if len(entry.sources) == 1:
             files = _snapshot(folder, entry.sources[0])
             return files, [Origin(repository=entry.sources[0].repository, revision=folder.name)]
-        given, folder = folder, folder.parents[2]  # what the model has from other repositories is in the same cache
+        given, folder = folder, folder.parents[2]  # files from the model's other repositories are in the same cache
     files: list[LocalFile] = []
     origins: list[Origin] = []
     placed = [path for source in entry.sources for path in source.place.values()]
@@ -138,7 +138,7 @@ def find_files(entry: Entry, folder: Path) -> tuple[list[LocalFile], list[Origin
 
 
 def _cached_as(source: Source) -> str:
-    """The folder of a repository in a Hugging Face cache."""
+    """Return a repository's folder name in a Hugging Face cache."""
     return "models--" + (source.repository or "").replace("/", "--")
 
 
@@ -148,7 +148,7 @@ def _find_snapshot(folder: Path, source: Source) -> Path:
     repository = next((path for path in candidates if (path / "snapshots").is_dir()), None)
     if repository is None or not source.repository:
         message = "The folder is neither a model in diffusers' layout nor a Hugging Face cache with this model."
-        if source.repository:  # a model may be made of several, of which others are there
+        if source.repository:  # of a model made up of several, others may be there
             message = f"{message[:-1]}: there is no {source.repository}."
         raise invalid_params("$.from", message)
     wanted = [source.revision or ""]
@@ -166,13 +166,16 @@ def _find_snapshot(folder: Path, source: Source) -> Path:
 
 
 def _blobs_of(snapshot: Path) -> Path | None:
-    """The folder that a snapshot's links lead to, if it is one."""
+    """Return the folder that a snapshot's links lead to, if it is one."""
     blobs = snapshot.parent.parent / "blobs"
     return blobs if snapshot.parent.name == "snapshots" and blobs.is_dir() else None
 
 
 def _snapshot(folder: Path, source: Source, elsewhere: Iterable[str] = ()) -> list[LocalFile]:
-    """:param elsewhere: paths of the model's tree that come from other repositories."""
+    """List a snapshot's files.
+
+    :param elsewhere: paths in the model's tree that come from other repositories.
+    """
     blobs = _blobs_of(folder)
     found: list[LocalFile] = []
     files = {file.relative_to(folder).as_posix(): file for file in _walk(folder)}
@@ -194,7 +197,7 @@ def _snapshot(folder: Path, source: Source, elsewhere: Iterable[str] = ()) -> li
 def _plain(entry: Entry, folder: Path) -> list[LocalFile]:
     found: list[LocalFile] = []
     files = {file.relative_to(folder).as_posix(): file for file in _walk(folder)}
-    # what a repository has under another name than the model is there twice in a clone of the repository
+    # in a clone of the repository, a file that the model places under another name exists twice
     placed = {name: path for source in entry.sources for name, path in source.place.items()}
     paths = [path for path in files if _belongs(entry, path) and placed.get(path) not in files]
     for path in paths + _variants(paths, files):
@@ -206,7 +209,7 @@ def _plain(entry: Entry, folder: Path) -> list[LocalFile]:
 
 
 def _belongs(entry: Entry, path: str) -> bool:
-    """Whether a path of the finished tree is one of the model's; without patterns, all that a model may have is."""
+    """Whether a path in the finished tree belongs to the model; without patterns, every allowed file does."""
     if not any(source.files for source in entry.sources):
         return PurePosixPath(path).suffix in check.ALLOWED
     return any(path in source.place.values() or _matches(source, path) for source in entry.sources)
@@ -220,8 +223,9 @@ def _matches(source: Source, path: str) -> bool:
 
 
 def _variants(taken: Collection[str], there: Collection[str]) -> list[str]:
-    """What else is taken: for a component that would be without weights, those of a variant such as ``fp16``, which
-    the patterns of an entry leave out because a repository has the others beside them."""
+    """Return additional files for components that would have no weights: those of a variant such as ``fp16``, which an
+    entry's patterns leave out because the repository has them next to the regular ones.
+    """
     found: list[str] = []
     weighted = {PurePosixPath(path).parent for path in taken if path.endswith(".safetensors")}
     configured = {PurePosixPath(path).parent for path in taken if PurePosixPath(path).name == "config.json"}
@@ -233,7 +237,7 @@ def _variants(taken: Collection[str], there: Collection[str]) -> list[str]:
 
 
 def _walk(folder: Path) -> list[Path]:
-    """Every file that is not hidden, in a fixed order; folders that are links are not entered."""
+    """Return every file that is not hidden, in a fixed order; links to folders are not followed."""
     found: list[Path] = []
     left, entered = [(folder, 0)], 0
     while left:
@@ -243,7 +247,7 @@ def _walk(folder: Path) -> list[Path]:
             shown = os.path.relpath(here, folder)[:_SHOWN]
             raise check.refused(shown, "the folder has too many folders, or they lie too deep")
         folders: list[Path] = []
-        with os.scandir(here) as entries:  # what we may not list would look like a model without that part
+        with os.scandir(here) as entries:  # a folder that we may not list would look like a missing component
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
@@ -259,7 +263,10 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def _size(file: Path, path: str) -> int:
-    """:raises RpcError: IntegrityError for a pipe or a device, which might be read for ever."""
+    """Return a file's size.
+
+    :raises RpcError: IntegrityError for a pipe or a device, which might be read forever.
+    """
     about = file.stat()
     if not stat.S_ISREG(about.st_mode):
         raise check.refused(path, "it is not a regular file")
@@ -270,9 +277,9 @@ def _size(file: Path, path: str) -> int:
 
 
 def check_room(store: Store, files: list[LocalFile], more: int = 0) -> int:
-    """The bytes that are going to be written.
+    """Return the bytes that are going to be written.
 
-    :param more: so many besides the files.
+    :param more: bytes in addition to the files.
     :raises RpcError: InsufficientDisk.
     """
     device = store.incoming.stat().st_dev
@@ -288,13 +295,13 @@ def take(staging: Staging, local: LocalFile, meter: Meter) -> File:
     """Put a file into the tree, hashed."""
     if local.linked:
         file = File(local.path, local.size, _hashed(local, local.file, meter))
-        disk.sync_path(local.file)  # whoever wrote it a moment ago may have left that to the system
+        disk.sync_path(local.file)  # it may have been written a moment ago without a sync
         staging.adopt(local.file, file, read_only=False)
         return file
     temporary = staging.tree.parent / f"copy-{secrets.token_hex(6)}"
     disk.copy(local.file, temporary)
     try:
-        # the copy is hashed, not the original: that may change under us
+        # hash the copy, not the original, which may still change
         file = File(local.path, temporary.stat().st_size, _hashed(local, temporary, meter))
         staging.adopt(temporary, file)
     finally:

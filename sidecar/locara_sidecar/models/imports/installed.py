@@ -1,4 +1,4 @@
-"""Is the model that is being imported installed already?"""
+"""Checks whether the model being imported is installed already."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _CHUNK = 1 << 20
 
 
 def is_same(there: Installed, files: Sequence[LocalFile], meter: Meter) -> bool:
-    """Whether files are, byte for byte, those of an installed model. Hashes them only if names and sizes agree.
+    """Whether files are, byte for byte, those of an installed model. Hashes them only if names and sizes match.
 
-    :raises OSError: when one cannot be read.
+    :raises OSError: if one cannot be read.
     """
     known = {file.path: file for file in there.meta.files}
     if {file.path: file.size for file in files} != {path: file.size for path, file in known.items()}:
@@ -39,7 +39,7 @@ def is_same(there: Installed, files: Sequence[LocalFile], meter: Meter) -> bool:
 
 
 def other_installed(model_id: str, there: Installed) -> RpcError:
-    """Another one is installed: what it is, and how to have it replaced."""
+    """Build the error for another installed model: what it is, and how to replace it."""
     origin = "; ".join(
         f"{one.repository} at {(one.revision or 'its latest commit')[:12]}" if one.repository else "a folder"
         for one in there.meta.source

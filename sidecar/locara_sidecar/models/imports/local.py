@@ -1,4 +1,4 @@
-"""A file on this machine that an import takes."""
+"""A local file to import."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class LocalFile(msgspec.Struct, frozen=True):
-    """A file to take. ``announced`` is the SHA-256 that a Hugging Face cache names it by, or None.
+    """A file to import. ``announced`` is the SHA-256 in its name in a Hugging Face cache, or None.
 
     :param linked: whether it may be hard linked.
     """

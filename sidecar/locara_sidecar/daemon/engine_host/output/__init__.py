@@ -1,1 +1,1 @@
-"""What an engine says, and what the libraries in it print: checked and bounded before anything else sees it."""
+"""Checks and bounds what an engine sends, and what its libraries print, before anything else sees it."""

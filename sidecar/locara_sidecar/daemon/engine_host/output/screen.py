@@ -1,7 +1,7 @@
-"""What an engine may say. A stranger's model or picture may have taken it over, so nothing that it says is
-believed, kept or passed on before it is found to be an answer to what was asked.
+"""Checks what an engine sends. A malicious model or picture may have taken it over, so nothing is believed, kept or
+passed on before it is known to be a valid answer to what was asked.
 
-An engine that says anything else has broken its protocol and is ended; the job is answered all the same.
+An engine that sends anything else has violated its protocol and is ended; the job still gets an answer.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ _COMPONENT = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _LOGGER = re.compile(r"[a-z_]{1,40}(?:\.[a-z_]{1,40}){0,3}", re.ASCII)
 _LOGGERS = 100
 _BURST = 500  # log records
-_RATE = 20.0  # log records a second, once the burst is used up: whoever keeps our log has not endless room
+_RATE = 20.0  # log records a second once the burst is used up: the log has limited space
 
 
 def frame_bytes(spec: frames.AnySpec | None) -> int:
-    """The longest frame that an engine has to send for a job, in bytes: an image of it, in which packing has saved
-    nothing, or a preview."""
+    """Return the longest frame, in bytes, that an engine has to send for a job: one of its images at zero compression,
+    or a preview.
+    """
     if not isinstance(spec, frames.JobSpec):
         return 1 << 20
     pixels = spec.width * spec.height or spec.model.sides.max_pixels or _SIDE * _SIDE
@@ -47,7 +48,10 @@ def frame_bytes(spec: frames.AnySpec | None) -> int:
 
 
 def check_ready(event: frames.Ready, engine: str) -> None:
-    """:raises FrameError: when it is no answer to a start of ``engine``."""
+    """Check the answer to a start of ``engine``.
+
+    :raises FrameError: if it is not one.
+    """
     _expect(event.engine == engine, "it is another engine")
     _text("device", event.device, _NAME)
     _text("note", event.note or "", _TEXT)
@@ -66,10 +70,13 @@ class Screen:
     def __init__(self, spec: frames.AnySpec, engine: str) -> None:
         self._spec = spec
         self._engine = engine
-        self._images = 0  # so many are out
+        self._images = 0  # images sent so far
 
     def check(self, event: JobEvent | Result | frames.Heartbeat | frames.Failed | frames.Cancelled) -> None:
-        """:raises FrameError: when ``event`` cannot be true of this job."""
+        """Check one event.
+
+        :raises FrameError: if ``event`` cannot be true of this job.
+        """
         match event:
             case frames.Heartbeat() | frames.Cancelled():
                 pass
@@ -166,7 +173,7 @@ class Screen:
 
 
 def _check_bytes(data: bytes, mime_type: str, width: int, height: int) -> None:
-    """Whether a file begins as its type does; a PNG tells its size there, too."""
+    """Check that a file has its type's signature, and a PNG the right size in its header."""
     begins, then = _MAGIC[mime_type]
     _expect(data.startswith(begins) and data[8:].startswith(then), "a file is of a different type than it says")
     if mime_type == "image/png":
@@ -175,20 +182,20 @@ def _check_bytes(data: bytes, mime_type: str, width: int, height: int) -> None:
 
 
 class LogScreen:
-    """Makes an engine's log records fit to be logged: known levels, few loggers, plain fields, and not too many.
+    """Makes an engine's log records fit for our log: known levels, few loggers, plain fields, a limited number.
 
     :param clock: seconds, monotonic.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._loggers: set[str] = set()  # each name is kept by the process for ever
+        self._loggers: set[str] = set()  # the process keeps each name forever
         self._clock = clock
         self._tokens, self._last, self._dropped = float(_BURST), clock(), 0
 
     def clean(self, record: frames.Log, words: Callable[[str], str]) -> list[frames.Log]:
-        """The record as it may be logged, after word of those before it that were too many; nothing if it is one.
+        """Return the record as it may be logged, after a note on earlier ones over the limit; nothing if it is over it.
 
-        :param words: what is to be done with a text.
+        :param words: applied to each text.
         """
         now = self._clock()
         self._tokens, self._last = min(_BURST, self._tokens + (now - self._last) * _RATE), now

@@ -1,4 +1,4 @@
-"""What native libraries print in the engine, made fit for the daemon's log: bounded, and without prompts."""
+"""Makes what native libraries print in the engine fit for the daemon's log: bounded, and without prompts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _MAX_LINE = 2048  # bytes
 _BURST = 200  # lines
 _RATE = 20.0  # lines a second, once the burst is used up
-_WINDOW = 10  # letters and digits of a prompt that identify it
+_WINDOW = 10  # length of a run of a prompt's letters and digits that identifies it
 
 
 class LineLimiter:
@@ -30,7 +30,7 @@ class LineLimiter:
         self._cut = False
 
     def feed(self, data: bytes) -> list[str]:
-        """The complete lines that ``data`` ends and that the rate allows."""
+        """Return the lines that ``data`` completes and the rate allows."""
         now = self._clock()
         self._tokens = min(_BURST, self._tokens + (now - self._last) * _RATE)
         self._last = now
@@ -43,7 +43,7 @@ class LineLimiter:
         return lines
 
     def end(self) -> list[str]:
-        """The last, unfinished line."""
+        """Return the last, unfinished line."""
         return self._take() if self._line else []
 
     def _append(self, part: bytes) -> None:
@@ -55,7 +55,7 @@ class LineLimiter:
         raw, cut = bytes(self._line), self._cut
         self._line.clear()
         self._cut = False
-        # a progress bar redraws its line: the last state is the line
+        # a progress bar redraws its line: keep the last state
         text = raw.decode("utf-8", "replace").rstrip("\r").rpartition("\r")[2]
         if not text.strip():
             return []
@@ -69,10 +69,10 @@ class LineLimiter:
 
 
 class PromptFilter:
-    """Withholds lines that quote a prompt: libraries print what they truncate.
+    """Withholds lines that quote a prompt, because libraries print what they truncate.
 
-    A line quotes a prompt when they share a run of ten letters and digits, spaces and punctuation aside (tokenizers
-    change those), or when it holds the whole of a shorter prompt as words.
+    A line quotes a prompt when they share a run of ten letters and digits, ignoring spaces and punctuation (tokenizers
+    change those), or when it contains the whole of a shorter prompt as words.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class PromptFilter:
         self._short: list[re.Pattern[str]] = []
 
     def watch(self, *prompts: str) -> None:
-        """From now on keep these texts, and no earlier ones, out of the log."""
+        """Keep these texts out of the log from now on, instead of any earlier ones."""
         self._runs.clear()
         self._short.clear()
         for prompt in prompts:
@@ -91,7 +91,7 @@ class PromptFilter:
                 self._short.append(re.compile(rf"(?<!\w){re.escape(prompt.strip())}(?!\w)", re.IGNORECASE))
 
     def clean(self, line: str) -> str:
-        """``line``, or a note in its place."""
+        """Return ``line``, or a note in its place."""
         plain = _plain(line) if self._runs else ""
         if any(plain[i : i + _WINDOW] in self._runs for i in range(len(plain) - _WINDOW + 1)) or any(
             pattern.search(line) for pattern in self._short

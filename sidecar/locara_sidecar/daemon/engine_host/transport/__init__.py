@@ -1,1 +1,1 @@
-"""The ways to an engine: a child process, or a function in this process."""
+"""The ways to reach an engine: a child process, or a function in this process."""

@@ -1,4 +1,4 @@
-"""An engine in this process's memory: no process and no pipe, but every message is encoded as if there were one."""
+"""An engine in this process: no child process and no pipe, but every message is encoded as if there were."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from locara_sidecar.ipc import frames
 
     Engine = Callable[["InMemoryConnection", frames.Command | None], None]
-    """What is called on the loop with each command, in order, and with None when there are no more. One that raises
-    has ended, with status 1."""
+    """Called on the loop with each command, in order, and with None when there are no more. One that raises has ended,
+    with
+    status 1.
+    """
 
 
 class InMemory:
-    """A :class:`~locara_sidecar.daemon.engine_host.transport.interface.Transport` to engines that are functions.
+    """A :class:`~locara_sidecar.daemon.engine_host.transport.interface.Transport` whose engines are functions.
 
-    :param engine: makes the function behind a new connection; may raise OSError.
+    :param engine: creates the function behind a new connection; may raise OSError.
     """
 
     def __init__(self, engine: Callable[[], Engine]) -> None:
@@ -38,8 +40,10 @@ class InMemory:
         on_failed: Callable[[InMemoryConnection, Exception], None],  # noqa: ARG002 -- it is raised
         on_lines: Callable[[list[str]], None],
     ) -> InMemoryConnection:
-        """As every transport, but that ``opening`` is called at once, with no folder, and what fails is raised.
-        Whatever is told is told in a later turn of the event loop."""
+        """Start an engine like any transport, except that ``opening`` is called at once, with no folder, and that
+        failures are
+        raised. Callbacks run in a later turn of the event loop.
+        """
         engine, start = self._make(), opening("")
         connection = InMemoryConnection(engine, on_events=on_events, on_gone=on_gone, on_lines=on_lines)
         connection.send(start)
@@ -60,7 +64,7 @@ class InMemoryConnection:
         on_lines: Callable[[list[str]], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._context = contextvars.copy_context()  # in which anyio knows the loop, also beside sniffio
+        self._context = contextvars.copy_context()  # anyio needs it to find the loop, also without sniffio
         self._engine = engine
         self._on_events = on_events
         self._on_gone = on_gone
@@ -76,13 +80,13 @@ class InMemoryConnection:
         return self._exit is None
 
     def send(self, command: frames.Command) -> None:
-        """Hand over a command; an edit's files go first, in pieces, as through a pipe."""
+        """Pass on a command; an edit's files go first, in pieces, as through a pipe."""
         for piece in framing.in_pieces(command):
             for body in framing.FrameReader().feed(framing.encode(piece)):
                 self._post(self._take, framing.decode_command(body))
 
     def close_input(self) -> None:
-        """There are no more commands."""
+        """Signal that there are no more commands."""
         self._post(self._take, None)
 
     def kill(self) -> None:
@@ -90,28 +94,28 @@ class InMemoryConnection:
         self.end(signal="SIGKILL")
 
     def exit_data(self) -> dict[str, Any]:
-        """How the engine ended; ``{"status": None}`` while it has not."""
+        """Return how the engine ended; ``{"status": None}`` while it has not."""
         return {"status": None} if self._exit is None else dict(self._exit)
 
     def discard_scratch(self) -> None:
-        """There is none."""
+        """Do nothing: there is no scratch folder."""
 
     # --- the engine's end -------------------------------------------------------------------
 
     def say(self, *events: frames.Event | framing.FrameError) -> None:
-        """Tell the daemon something; from any thread, and void once the engine has ended.
+        """Send something to the daemon; from any thread, no effect once the engine has ended.
 
-        A FrameError stands for bytes that are no message.
+        A FrameError stands for bytes that are not a message.
         """
         if self.alive:
             self._post(self._on_events, self, [_through(event) for event in events])
 
     def print(self, *lines: str) -> None:
-        """Lines as a library would print them; from any thread."""
+        """Print lines as a library would; from any thread."""
         self._post(self._on_lines, list(lines))
 
     def end(self, status: int = 0, signal: str | None = None) -> None:
-        """The engine has ended; what it said before is heard first. From any thread; later ends change nothing."""
+        """End the engine; what it sent before is delivered first. From any thread; further calls have no effect."""
         with self._lock:
             if self._exit is not None:
                 return

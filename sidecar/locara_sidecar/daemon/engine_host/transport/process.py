@@ -1,8 +1,8 @@
-"""An engine in a child process, with its three pipes, seen from the daemon; what it means is for ``client.py``.
+"""An engine in a child process with three pipes, as seen from the daemon; ``client.py`` interprets what it sends.
 
-One thread starts the process, waits for its end and reaps it: making a folder, walking the model's files and forking
-take as long as the disk and the system please. Each descriptor belongs to exactly one thread, which alone reads or
-writes it and closes it: the events reader, the stderr reader and the command writer. All report to the event loop with
+One thread starts the process, waits for its end and reaps it: creating a folder, walking the model's files and forking
+take as long as disk and system please. Each descriptor belongs to exactly one thread, which alone reads or writes and
+closes it: the events reader, the stderr reader and the command writer. All report to the event loop with
 ``call_soon_threadsafe``, so the loop never blocks, not even on an engine that has stopped reading.
 """
 
@@ -38,11 +38,11 @@ _WINDOWS_FLAGS = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(
 )
 _KILL_WAIT = 0.1  # seconds
 MAX_AHEAD = 64
-"""So many readings of its pipe, 256 KiB each at most, wait to be looked at; then the engine waits."""
+"""Maximum number of unprocessed reads of its pipe, at most 256 KiB each; beyond that the engine waits."""
 _DRAIN = 0.15  # seconds to read what a dead process has left in its pipe
 
-# ``-P`` keeps the working directory off sys.path. The places that the daemon's own packages came from are
-# passed along, last in line, so that the worker finds them however they were installed.
+# ``-P`` keeps the working directory off sys.path. The paths that the daemon's own packages came from are passed along
+# and go last, so that the worker finds the packages however they were installed.
 _BOOT = (
     "import sys; sys.path += [p for p in sys.argv[2:] if p not in sys.path]; "
     "from locara_sidecar.engine.worker import main; main(int(sys.argv[1]))"
@@ -50,7 +50,7 @@ _BOOT = (
 
 
 def worker_argv() -> list[str]:
-    """The command line that runs the worker with this interpreter."""
+    """Return the command line that runs the worker with this interpreter."""
     roots = [str(Path(package.__file__ or "").resolve().parent.parent) for package in (locara_sidecar, locara_protocol)]
     return [sys.executable, "-P", "-c", _BOOT, str(os.getpid()), *roots]
 
@@ -73,7 +73,10 @@ class ChildProcess:
         on_failed: Callable[[EngineProcess, Exception], None],
         on_lines: Callable[[list[str]], None],
     ) -> EngineProcess:
-        """:raises OSError: when the system allows no more threads."""
+        """Start a worker.
+
+        :raises OSError: if the system refuses another thread.
+        """
         return EngineProcess(
             self._argv,
             opening,
@@ -89,16 +92,16 @@ class EngineProcess:
     loop's thread.
 
     :param argv: the command that runs the worker; None: this interpreter.
-    :param opening: makes the first command of the scratch folder, in a thread.
-    :param on_events: called on the loop with what arrived, in order; a FrameError is the last one ever.
-    :param on_gone: called on the loop once, after the process has ended and its last events were handed over.
-    :param on_failed: called on the loop in place of ``on_gone`` with what kept the process from being started.
+    :param opening: builds the first command from the scratch folder, in a thread.
+    :param on_events: called on the loop with what arrived, in order; a FrameError is the last event.
+    :param on_gone: called on the loop once, after the process has ended and its last events were delivered.
+    :param on_failed: called on the loop instead of ``on_gone`` with what kept the process from starting.
     :param on_lines: called on the loop with lines of its stderr (bounded in length and rate).
-    :raises OSError: when the system allows no more threads.
+    :raises OSError: if the system refuses another thread.
     """
 
     pid: int | None = None
-    """The worker, once it is started."""
+    """The worker's process id, once it is started."""
     scratch = ""
     """Its folder, once there is one."""
 
@@ -113,18 +116,18 @@ class EngineProcess:
         on_lines: Callable[[list[str]], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._context = contextvars.copy_context()  # in which anyio knows the loop, also beside sniffio
+        self._context = contextvars.copy_context()  # anyio needs it to find the loop, also without sniffio
         self._on_events = on_events
         self._on_gone = on_gone
         self._on_failed = on_failed
         self._on_lines = on_lines
         self._outgoing: queue.SimpleQueue[frames.Command | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # between reaping and signalling: a reaped pid may be somebody else's
+        self._lock = threading.Lock()  # between reaping and signalling: a reaped pid may belong to another process
         self._popen: subprocess.Popen[bytes] | None = None
         self._killed = False
         self._reaped = False
         self._ahead = threading.Semaphore(MAX_AHEAD)
-        self._longest = frame_bytes(None)  # of what it may send now, in bytes
+        self._longest = frame_bytes(None)  # longest frame it may send now, in bytes
         self._folder: Scratch | None = None
         self._folder_lock = threading.Lock()
         self._discarded = False
@@ -136,8 +139,9 @@ class EngineProcess:
             raise _no_thread() from None
 
     def _live(self, argv: list[str] | None, opening: Callable[[str], frames.Start]) -> None:
-        """From the start of the process to its end, in one thread: on Linux the worker dies with the thread that
-        started it."""
+        """Run the process from start to end, in one thread: on Linux the worker dies with the thread that
+        started it.
+        """
         try:
             popen = self._start(argv or worker_argv(), opening)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the caller is told
@@ -149,7 +153,10 @@ class EngineProcess:
             self._wait(popen)
 
     def _start(self, argv: list[str], opening: Callable[[str], frames.Start]) -> subprocess.Popen[bytes]:
-        """:raises OSError: when there can be no folder, process or thread, or it was killed before it began."""
+        """Start the process.
+
+        :raises OSError: if there can be no folder, process or thread, or it was killed before it began.
+        """
         with self._folder_lock:
             if not self._discarded:
                 self._folder = Scratch()
@@ -175,10 +182,10 @@ class EngineProcess:
         return popen
 
     def _start_threads(self, popen: subprocess.Popen[bytes], fds: tuple[int, ...]) -> None:
-        """Start them all, or end the process.
+        """Start all threads, or end the process.
 
-        :param fds: what the threads own, in their order.
-        :raises OSError: when the system allows no further thread.
+        :param fds: the descriptors that the threads own, in their order.
+        :raises OSError: if the system refuses another thread.
         """
         started = 0
         try:
@@ -196,28 +203,29 @@ class EngineProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs, asked of the system and not of the pipe; or is being started."""
+        """Whether the process runs or is being started; asks the system, not the pipe."""
         with self._lock:
             if self._reaped or self._popen is None:
                 return not self._reaped
             ended = _ended(self._popen.pid, wait=False)
-            return self._popen.returncode is None if ended is None else not ended  # the waiting thread knows soon
+            return self._popen.returncode is None if ended is None else not ended  # the waiting thread will know soon
 
     def send(self, command: frames.Command) -> None:
-        """Queue a command; never blocks, and is void when the process is gone."""
+        """Queue a command; never blocks, and has no effect when the process is gone."""
         if isinstance(command, (frames.Generate, frames.Load, frames.Prepare)):
             self._longest = frame_bytes(command.spec)
         self._outgoing.put(command)
 
     def close_input(self) -> None:
-        """Close the command pipe after what is queued: the worker ends at the end of its input."""
+        """Close the command pipe after the queued commands: the worker ends at the end of its input."""
         self._outgoing.put(None)
 
     def kill(self) -> None:
-        """SIGKILL for the process and its children, also if it is only being started; ``on_gone`` or ``on_failed``
-        follows. From any thread."""
+        """Send SIGKILL to the process and its children, even if it is still starting; ``on_gone`` or ``on_failed``
+        follows. From any thread.
+        """
         self._killed = True
-        if self._lock.acquire(timeout=_KILL_WAIT):  # else it is being reaped, for which it was killed
+        if self._lock.acquire(timeout=_KILL_WAIT):  # else it is being reaped, so it is dead already
             try:
                 if self._popen is not None and not self._reaped:
                     _kill_group(self._popen)
@@ -225,7 +233,7 @@ class EngineProcess:
                 self._lock.release()
 
     def exit_data(self) -> dict[str, Any]:
-        """How the process ended, as an error's data tells it: ``{"signal": "SIGSEGV"}`` or ``{"status": 1}``."""
+        """Return how the process ended, as in an error's data: ``{"signal": "SIGSEGV"}`` or ``{"status": 1}``."""
         code = None if self._popen is None else self._popen.returncode
         if code is None or code >= 0:
             return {"status": code}
@@ -235,7 +243,7 @@ class EngineProcess:
             return {"signal": f"SIG{-code}"}
 
     def discard_scratch(self) -> None:
-        """Remove the scratch folder; also done when the process has ended."""
+        """Remove the scratch folder; otherwise done when the process has ended."""
         with self._folder_lock:
             self._discarded = True
             if self._folder is not None:
@@ -252,7 +260,7 @@ class EngineProcess:
         preamble: bytes | None = b""
         try:
             while data := _read(fd):
-                if preamble is not None:  # whatever start-up code printed before the worker took the pipe
+                if preamble is not None:  # whatever start-up code printed before the worker took over the pipe
                     preamble = (preamble + data)[-framing.MAX_PREAMBLE_BYTES :]
                     _, found, data = preamble.partition(framing.PREAMBLE)
                     if not found:
@@ -270,7 +278,7 @@ class EngineProcess:
             os.close(fd)
 
     def _take(self, events: list[frames.Event | framing.FrameError]) -> None:
-        """On the event loop: what one reading has brought."""
+        """Process what one read returned, on the event loop."""
         self._ahead.release()
         if events:
             self._on_events(self, events)
@@ -295,7 +303,7 @@ class EngineProcess:
                     while view:
                         view = view[os.write(fd, view) :]
                 command = self._outgoing.get()
-        except OSError:  # the process has closed its end: on_gone tells
+        except OSError:  # the process has closed its end: on_gone follows
             pass
         finally:
             os.close(fd)
@@ -305,7 +313,7 @@ class EngineProcess:
         if _ended(popen.pid, wait=True) is None:
             popen.wait()
         with self._lock:
-            _kill_group(popen)  # children of the engine must not keep its pipes or its memory
+            _kill_group(popen)  # the engine's children must not keep its pipes or its memory
             popen.wait()
             self._reaped = True
         self.close_input()
@@ -321,10 +329,10 @@ def _no_thread() -> OSError:
 
 
 def _spawn(argv: list[str], scratch: str) -> tuple[subprocess.Popen[bytes], int, int, int]:
-    """Start ``argv`` with three pipes; returns the process and the daemon's ends: commands, events, stderr.
+    """Start ``argv`` with three pipes; return the process and the daemon's ends: commands, events, stderr.
 
-    A process group of its own: Ctrl-C in a terminal reaches the daemon alone, which decides. It works in
-    its scratch folder, so that nothing is dropped where the host happened to stand.
+    It gets its own process group: Ctrl-C in a terminal reaches only the daemon, which decides. It runs in its scratch
+    folder, so that nothing is left in the host's working directory.
     """
     fds: list[int] = []
     try:
@@ -352,8 +360,10 @@ def _spawn(argv: list[str], scratch: str) -> tuple[subprocess.Popen[bytes], int,
 
 
 def _ended(pid: int, *, wait: bool) -> bool | None:
-    """Whether a child has ended, which is left to be reaped; None where one cannot look without reaping it (Windows,
-    and macOS before Python 3.13). ``wait``: until it has."""
+    """Whether a child has ended, without reaping it; None if that is not possible (Windows, and macOS before Python
+    3.13).
+    With ``wait``, wait until it has.
+    """
     if sys.platform != "win32" and (sys.platform != "darwin" or sys.version_info >= (3, 13)):
         with contextlib.suppress(ChildProcessError):
             return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | (0 if wait else os.WNOHANG)) is not None
@@ -362,7 +372,7 @@ def _ended(pid: int, *, wait: bool) -> bool | None:
 
 
 def _kill_group(popen: subprocess.Popen[bytes]) -> None:
-    """SIGKILL for the process and its group; gone already is fine."""
+    """Send SIGKILL to the process and its group; it may be gone already."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if os.name == "posix":
             os.killpg(popen.pid, signal.SIGKILL)
