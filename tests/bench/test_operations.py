@@ -6,7 +6,7 @@ from mlx import nn
 
 from bench import operations
 from bench.operations import Work
-from locara_sidecar.engine.mlx_engine.denoisers import flux
+from locara_sidecar.engine.mlx_engine.denoisers import rotary
 from locara_sidecar.engine.mlx_engine.denoisers.flux import FluxConfig
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import MmditConfig
 from locara_sidecar.engine.mlx_engine.denoisers.unet_config import UnetConfig
@@ -71,8 +71,8 @@ def test_the_count_is_the_same_where_blocks_are_compiled(case):
 
 
 def test_waste_shows(monkeypatch):
-    turned = flux._turned
-    monkeypatch.setattr(flux, "_turned", lambda x, *rotation: turned(x @ mx.ones((16, 16)), *rotation))
+    turned = rotary.turned
+    monkeypatch.setattr(rotary, "turned", lambda x, *rotation: turned(x @ mx.ones((16, 16)), *rotation))
     needs, issues = CASES["flux"]()
     assert issues.products > operations.MOST * needs.products
 

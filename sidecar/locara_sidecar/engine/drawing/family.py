@@ -38,7 +38,7 @@ OnStep = Callable[[int, int, Array], None]
 
 
 class Embedding(NamedTuple):
-    """One text, encoded: ``tokens`` (1, length, width) and ``pooled`` (1, width)."""
+    """One text, encoded: ``tokens`` (1, length, width) and ``pooled`` (1, width), None where a model takes none."""
 
     tokens: Array
     pooled: Array

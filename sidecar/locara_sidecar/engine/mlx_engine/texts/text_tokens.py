@@ -43,7 +43,7 @@ _T5_UNKNOWN: Final = 2
 _ENDLESS: Final = 1 << 30
 
 
-class _Ends(NamedTuple):
+class Ends(NamedTuple):
     """What is put around a text: tokens in front of it and behind it, and where padding and cuts are."""
 
     before: list[int]
@@ -61,7 +61,7 @@ class TextTokenizer:
     :ivar keeps_end: whether a text that does not fit loses its beginning and not its end.
     """
 
-    def __init__(self, backend: Any, ends: _Ends, longest: int) -> None:
+    def __init__(self, backend: Any, ends: Ends, longest: int) -> None:
         self._backend = backend
         self._ends = ends
         self.specials = len(ends.before) + len(ends.after)
@@ -104,7 +104,7 @@ def load(folder: Path, name: str) -> TextTokenizer:
         if described is not None and tokenizer_check.kind_of(described) == "Unigram":
             added = added_tokens.read(folder, name, config, described, _T5_TOKENS, _T5_SENTINEL)
             return _t5(described, config, added)
-        vocab, merges = _pairs(folder, name, model)
+        vocab, merges = pairs(folder, name, model)
         added = added_tokens.read(folder, name, config, described, _CLIP_TOKENS)
         return _clip(vocab, merges, described, config, added)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -117,8 +117,11 @@ def load(folder: Path, name: str) -> TextTokenizer:
         ) from error
 
 
-def _pairs(folder: Path, name: str, model: Mapping[str, Any]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """CLIP's pieces and merges from whichever form is there."""
+def pairs(folder: Path, name: str, model: Mapping[str, Any]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Pieces and merges of byte pairs from whichever form is there.
+
+    :param model: what a ``tokenizer.json`` describes; empty where there is none.
+    """
     if model:
         merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
         return dict(model["vocab"]), cast("list[tuple[str, str]]", merges)
@@ -152,8 +155,8 @@ def _clip(
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    ends = _ends(backend, added, described, config, starts=True)
-    return TextTokenizer(backend, ends, longest=int(config["model_max_length"]))
+    around = ends(backend, added, described, config)
+    return TextTokenizer(backend, around, longest=int(config["model_max_length"]))
 
 
 def _t5(described: Mapping[str, Any], config: Mapping[str, Any], added: added_tokens.AddedTokens) -> TextTokenizer:
@@ -167,31 +170,35 @@ def _t5(described: Mapping[str, Any], config: Mapping[str, Any], added: added_to
             pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True),
         ]
     )
-    ends = _ends(backend, added, described, config, starts=False)
-    return TextTokenizer(backend, ends, _longest(config))
+    around = ends(backend, added, described, config, starts=False)
+    return TextTokenizer(backend, around, longest(config))
 
 
-def _ends(
+def ends(
     backend: Any,
     added: added_tokens.AddedTokens,
     described: Mapping[str, Any] | None,
     config: Mapping[str, Any],
     *,
-    starts: bool,
-) -> _Ends:
-    """Make the tokenizer find its added tokens, and tell those around a text; the first of them if it ``starts``."""
+    starts: bool = True,
+    around: bool = True,
+) -> Ends:
+    """Make the tokenizer find its added tokens, and tell those around a text.
+
+    :param starts: whether one stands in front; ``around``: whether any stands there.
+    """
     backend.add_tokens(added.tokens)
     backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
-    return _Ends(
-        before=[_id(backend, added, "bos_token")] if starts else [],
-        after=[_id(backend, added, "eos_token")],
+    return Ends(
+        before=[_id(backend, added, "bos_token")] if starts and around else [],
+        after=[_id(backend, added, "eos_token")] if around else [],
         pad=_id(backend, added, "pad_token"),
         padding=added_tokens.side(config, described, "padding"),
         truncation=added_tokens.side(config, described, "truncation"),
     )
 
 
-def _longest(config: Mapping[str, Any]) -> int:
+def longest(config: Mapping[str, Any]) -> int:
     """A T5 tokenizer may name no limit, or one that means none: a job has its own."""
     return int(min(config.get("model_max_length") or _ENDLESS, _ENDLESS))
 
