@@ -30,7 +30,7 @@ _WORDS = (
     r"|\s+(?!\S)"
     r"|\s+"
 )
-_TOKENS = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>")
+_TOKENS: dict[str, str] = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>")
 
 
 class ConversationTokenizer(text_tokens.TextTokenizer):

@@ -190,10 +190,11 @@ def _share(module: nn.Module) -> None:
 def _compute(module: nn.Module, device: str) -> None:
     """Buffers that are in no file: CLIP's position numbers, and the frequencies by which Qwen3 tells places."""
     for owner in module.modules():
-        if hasattr(owner, "compute_default_rope_parameters"):
-            frequencies, owner.attention_scaling = owner.compute_default_rope_parameters(owner.config)
-            owner.inv_freq = frequencies.to(device)  # in float32, whatever the weights are
-            owner.original_inv_freq = owner.inv_freq.clone()
+        computed: Any = getattr(owner, "compute_default_rope_parameters", None)
+        if computed is not None:
+            frequencies, _ = computed(owner.config)
+            for name in ("inv_freq", "original_inv_freq"):
+                setattr(owner, name, frequencies.to(device, copy=True))  # in float32, whatever the weights are
         positions = getattr(owner, "position_ids", None)
         if isinstance(positions, torch.Tensor) and positions.is_meta:
             owner.position_ids = torch.arange(positions.shape[-1], device=device).expand(positions.shape)
