@@ -55,7 +55,8 @@ class Sides(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """What a job takes that asks for nothing else; sizes in pixels, ``max_sequence_length`` in tokens of T5."""
+    """What a job takes that asks for nothing else; sizes in pixels, ``max_sequence_length`` in tokens of T5 or
+    Qwen3."""
 
     width: int
     height: int
