@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from locara_sidecar.models.catalogue import Entry
 
-ALLOWED = (".safetensors", ".json", ".txt", ".md")
-"""How the name of every file of a model ends."""
+ALLOWED = (".safetensors", ".json", ".txt", ".md", ".jinja")
+"""How the name of every file of a model ends. The last are chat templates: texts that are looked at and never run."""
 
 MAX_FILES = 4096
 _MAX_PATH = 512
