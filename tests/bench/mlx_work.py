@@ -97,6 +97,27 @@ def sdxl() -> tracing.Count:
     return step(model, by, 4, 1, lambda x, given: model(x, given, _pace()))
 
 
+def z_image(bits: int | None = None) -> tracing.Count:
+    from locara_sidecar.engine.mlx_engine.denoisers.zimage import ZImageConfig, ZImageTransformer
+
+    config = ZImageConfig()
+    model = quantized(ZImageTransformer(config), bits)
+    places, words = model.places(512, 128, 128), stand_in((1, 512, config.dim))
+    by = model.modulation(stand_in((8,), mx.float32)).at(0)
+    turns = (by, places)
+    return step(model, turns, 16, 1, lambda x, given: model(x, words, *given, _pace()))
+
+
+def qwen3(bits: int | None = None) -> tracing.Count:
+    from locara_sidecar.engine.mlx_engine.texts.qwen3 import Qwen3Config, Qwen3Penultimate
+
+    config = Qwen3Config(
+        hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8
+    )
+    model = quantized(Qwen3Penultimate(config), bits)
+    return tracing.counted(lambda ids: model(ids, pace=_pace())[0], stand_in((1, 512), mx.int32))
+
+
 def t5(bits: int | None = None) -> tracing.Count:
     from locara_sidecar.engine.mlx_engine.texts.t5 import T5Config, T5Encoder
 
@@ -132,6 +153,9 @@ CASES: dict[str, Callable[[], tracing.Count]] = {
     "sd3.5-medium": sd3,
     "sd3.5-medium-4bit": lambda: sd3(4),
     "sdxl": sdxl,
+    "z-image-turbo": z_image,
+    "z-image-turbo-8bit": lambda: z_image(8),
+    "qwen3-4b": qwen3,
     "vae-decode": lambda: vae("decode"),
     "vae-decode-strips": lambda: vae("decode", tiled=True),
     "vae-encode": lambda: vae("encode"),

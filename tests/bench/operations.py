@@ -26,6 +26,7 @@ from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux, FluxConfig
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import Mmdit, MmditConfig
 from locara_sidecar.engine.mlx_engine.denoisers.unet import Unet
 from locara_sidecar.engine.mlx_engine.denoisers.unet_config import UnetConfig
+from locara_sidecar.engine.mlx_engine.denoisers.zimage import ZImageConfig, ZImageTransformer
 from locara_sidecar.engine.runtime import StepEvent
 from locara_sidecar.ipc.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
 from support.measuring import Row, show
@@ -87,6 +88,18 @@ def mmdit_needs(config: MmditConfig, words: int) -> Work:
     work += linear(PATCHES, d, 12 * d) + linear(words, d, 2 * d) + attention(PATCHES, tokens, d)
     work += (linear(PATCHES, d, 4 * d) + attention(PATCHES, PATCHES, d)) * len(config.dual_attention_layers)
     return work + linear(PATCHES, d, patch * (config.out_channels or config.in_channels))
+
+
+def zimage_needs(config: ZImageConfig, words: int) -> Work:
+    """``words``: a multiple of 32. Their refinement knows no time and is needed once, so it is no part of a step."""
+    d, patch, hidden = config.dim, 4 * config.in_channels, config.hidden
+    tokens = PATCHES + words
+
+    def block(rows: int) -> Work:
+        return linear(rows, d, 4 * d) + linear(rows, d, 3 * hidden) + attention(rows, rows, d)
+
+    work = linear(PATCHES, patch, d) + linear(PATCHES, d, patch)
+    return work + block(PATCHES) * config.n_refiner_layers + block(tokens) * config.n_layers
 
 
 def unet_needs(config: UnetConfig, words: int) -> Work:
@@ -180,6 +193,16 @@ def mmdit_issues(config: MmditConfig, words: int, steps: int) -> tuple[Work, Wor
     by = model.modulation(times, pooled).at(0)
     once = issued(lambda t, p: _leaves(model.modulation(t, p)), times, pooled)
     return issued(lambda x: model(x, tokens, _zeros(by)), latent), once
+
+
+def zimage_issues(config: ZImageConfig, words: int, steps: int) -> tuple[Work, Work]:
+    model = ZImageTransformer(config)
+    latent, tokens = mx.zeros((1, 128, 128, config.in_channels)), mx.zeros((1, words, config.cap_feat_dim))
+    places, times = model.places(words, 128, 128), mx.zeros((steps,))
+    by = model.modulation(times).at(0)
+    text = mx.zeros(model.refined(tokens, places).shape)
+    once = issued(lambda t, w: [*_leaves(model.modulation(t)), model.refined(w, places)], times, tokens)
+    return issued(lambda x: model(x, text, _zeros(by), places), latent), once
 
 
 def unet_issues(config: UnetConfig, words: int, steps: int) -> tuple[Work, Work]:
@@ -290,6 +313,7 @@ TINY = (
     ("tiny-flux-dev", "flux", "flow-match-euler", 3.5),
     ("tiny-flux-kontext", "flux-kontext", "flow-match-euler", 2.5),
     ("tiny-sdxl", "sdxl", "euler-trailing", 0.0),
+    ("tiny-z-image", "z-image", "flow-match-euler", 0.0),
 )
 
 
@@ -302,6 +326,7 @@ def main() -> int:
         "FLUX.1 Kontext, editing": (flux_needs(dev, 512, PATCHES), flux_issues(dev, 512, 28, kontext=True), 28),
         "SD3.5 Medium": (mmdit_needs(MEDIUM, 333), mmdit_issues(MEDIUM, 333, 28), 28),
         "SD3.5 Large": (mmdit_needs(LARGE, 333), mmdit_issues(LARGE, 333, 28), 28),
+        "Z-Image-Turbo": (zimage_needs(ZImageConfig(), 512), zimage_issues(ZImageConfig(), 512, 8), 8),
         "SDXL Lightning": (unet_needs(SDXL, 77), unet_issues(SDXL, 77, 4), 4),
     }
     rows: list[Row] = []

@@ -6,10 +6,11 @@ from mlx import nn
 
 from bench import operations
 from bench.operations import Work
-from locara_sidecar.engine.mlx_engine.denoisers import flux
+from locara_sidecar.engine.mlx_engine.denoisers import rotary
 from locara_sidecar.engine.mlx_engine.denoisers.flux import FluxConfig
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import MmditConfig
 from locara_sidecar.engine.mlx_engine.denoisers.unet_config import UnetConfig
+from locara_sidecar.engine.mlx_engine.denoisers.zimage import ZImageConfig
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +28,9 @@ UNET = UnetConfig(
     attention_head_dim=(2, 4, 6), cross_attention_dim=24, norm_num_groups=8, use_linear_projection=True,
     addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 1280,
 )  # fmt: skip
+
+
+Z_IMAGE = ZImageConfig(dim=64, n_layers=3, n_refiner_layers=2, n_heads=2, cap_feat_dim=24, axes_dims=(8, 12, 12))
 
 
 def test_products_convolutions_and_attention_are_counted():
@@ -48,6 +52,7 @@ CASES = {
         operations.flux_issues(FLUX, 32, 4, kontext=True)[0],
     ),
     "sd3": lambda: (operations.mmdit_needs(MMDIT, 32), operations.mmdit_issues(MMDIT, 32, 4)[0]),
+    "z-image": lambda: (operations.zimage_needs(Z_IMAGE, 32), operations.zimage_issues(Z_IMAGE, 32, 4)[0]),
     "sdxl": lambda: (operations.unet_needs(UNET, 32), operations.unet_issues(UNET, 32, 4)[0]),
 }
 
@@ -71,8 +76,8 @@ def test_the_count_is_the_same_where_blocks_are_compiled(case):
 
 
 def test_waste_shows(monkeypatch):
-    turned = flux._turned
-    monkeypatch.setattr(flux, "_turned", lambda x, *rotation: turned(x @ mx.ones((16, 16)), *rotation))
+    turned = rotary.turned
+    monkeypatch.setattr(rotary, "turned", lambda x, *rotation: turned(x @ mx.ones((16, 16)), *rotation))
     needs, issues = CASES["flux"]()
     assert issues.products > operations.MOST * needs.products
 
@@ -80,5 +85,5 @@ def test_waste_shows(monkeypatch):
 @pytest.mark.parametrize("case", operations.TINY, ids=[case[0] for case in operations.TINY])
 def test_a_step_hands_over_its_blocks_and_itself_and_nothing_more(case):
     residual, transformer = 3 * 2 + 1 + 3 * 3, 2 * (1 + 2) + 2 + 3 * (2 + 1)
-    blocks = residual + transformer if case[0] == "tiny-sdxl" else 4
+    blocks = residual + transformer if case[0] == "tiny-sdxl" else 4  # tiny-z-image: two that refine, two for all
     assert operations.graphs(*case) == blocks + 1

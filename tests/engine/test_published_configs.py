@@ -17,6 +17,7 @@ PIPELINES = {
     "black-forest-labs/FLUX.1-Kontext-dev": "FluxKontextPipeline",
     "black-forest-labs/FLUX.1-dev": "FluxPipeline",
     "black-forest-labs/FLUX.1-schnell": "FluxPipeline",
+    "Tongyi-MAI/Z-Image-Turbo": "ZImagePipeline",
     "stabilityai/stable-diffusion-3-medium-diffusers": "StableDiffusion3Pipeline",
     "stabilityai/stable-diffusion-3.5-large": "StableDiffusion3Pipeline",
     "stabilityai/stable-diffusion-3.5-medium": "StableDiffusion3Pipeline",
@@ -28,6 +29,8 @@ PIPELINES = {
 def class_of(part, config):
     if part.startswith("tokenizer"):
         return config["tokenizer_class"]
+    if config.get("model_type") == "qwen3":  # whose file names the model that it was cut out of
+        return "Qwen3Model"
     return config.get("_class_name") or config["architectures"][0]
 
 

@@ -51,6 +51,8 @@ CASES = {
     "flux": [Case("flux.1-dev", 4, 24, 9.0, 8.0)],
     "sd3.5-medium": [Case("sd3.5-medium", 8, 16), Case("sd3.5-medium", 4, 16)],
     "sd3.5-large": [Case("sd3.5-large", 8, 24), Case("sd3.5-large", 4, 24)],
+    "z-image-turbo": [Case("z-image-turbo", 8, 16, None, 9.0), Case("z-image-turbo", 4, 8, None, 5.0)],
+    "qwen3": [Case("qwen3-4b", 4)],
     "t5": [Case("t5-xxl", 4)],
 }
 SIDE = 1024
@@ -103,7 +105,9 @@ def child(folder: Path, name: str, bits: int, mac: int | None, into: Path | None
     from locara_sidecar.engine.mlx_engine import device
     from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux
     from locara_sidecar.engine.mlx_engine.denoisers.mmdit import Mmdit
+    from locara_sidecar.engine.mlx_engine.denoisers.zimage import ZImageTransformer
     from locara_sidecar.engine.mlx_engine.tensors import quantize
+    from locara_sidecar.engine.mlx_engine.texts.qwen3 import Qwen3Penultimate
     from locara_sidecar.engine.mlx_engine.texts.t5 import T5Encoder
     from locara_sidecar.machine import memory
 
@@ -116,6 +120,8 @@ def child(folder: Path, name: str, bits: int, mac: int | None, into: Path | None
         "FluxTransformer2DModel": Flux,
         "SD3Transformer2DModel": Mmdit,
         "T5EncoderModel": T5Encoder,
+        "ZImageTransformer2DModel": ZImageTransformer,
+        "Qwen3Model": Qwen3Penultimate,
     }
     published = synthetic.PUBLISHED[name]
     bare = memory.resident()

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.torch
 KNOWN = catalogue.load()
 
 
-@pytest.mark.parametrize("model", ["flux.1-schnell", "sd3.5-medium", "sd3.5-large"])
+@pytest.mark.parametrize("model", ["flux.1-schnell", "sd3.5-medium", "sd3.5-large", "z-image-turbo"])
 def test_components_have_the_published_number_of_parameters(model):
     import torch
     import transformers
@@ -28,7 +28,9 @@ def test_components_have_the_published_number_of_parameters(model):
                 import diffusers
 
                 module = getattr(diffusers, published.class_name).from_config(published.config)
-                assert part.width == published.config["num_attention_heads"] * published.config["attention_head_dim"]
+                config = published.config
+                width = config.get("dim") or config["num_attention_heads"] * config["attention_head_dim"]
+                assert part.width == width
             else:
                 cls = getattr(transformers, published.class_name)
                 module = cls(cls.config_class.from_dict(published.config))

@@ -119,6 +119,29 @@ def test_sdxl_lightning_is_put_together_from_two_repositories(store, hub, tmp_pa
     ]
 
 
+def test_z_image_comes_with_its_chat_template_and_the_autoencoder_that_flux_has_too_is_stored_once(
+    store, hub, tmp_path
+):
+    flux(hub, tmp_path, "flux.1-dev")
+    files = tree(FIXTURES / "tiny-z-image")
+    assert "tokenizer/chat_template.jinja" in files
+    decoys = [
+        "README.md",
+        "assets/showcase.jpg",
+        "assets/DMDR.webp",
+        "text_encoder/model.safetensors",
+        ".gitattributes",
+    ]
+    serve(hub, tmp_path, "Tongyi-MAI/Z-Image-Turbo", files, decoys, gated=False)
+    _, first = fetched(store, hub, "flux.1-dev")
+    found, entry = fetched(store, hub, "z-image-turbo")
+    assert found == files
+    name = "vae/diffusion_pytorch_model.safetensors"
+    assert (first.folder / name).stat().st_ino == (entry.folder / name).stat().st_ino
+    sha256 = hub.repositories["Tongyi-MAI/Z-Image-Turbo"].files[name][1]
+    assert len(hub.requests(f"/cdn/{sha256}")) == 1, "and fetched once"
+
+
 def test_a_repository_that_has_moved_the_weights_elsewhere_gives_no_model(store, hub, tmp_path):
     files = flux(hub, tmp_path, "flux.1-dev")
     moved = {name.replace("transformer/diff", "elsewhere/diff"): data for name, data in files.items()}

@@ -21,6 +21,7 @@ FOLDERS = {
     "flux.1-schnell": "flux-schnell",
     "flux.1-dev": "flux-dev",
     "flux.1-kontext-dev": "flux-kontext",
+    "z-image-turbo": "z-image",
 }
 ENTRIES = catalogue.load()
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")

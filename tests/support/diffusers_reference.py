@@ -19,6 +19,7 @@ PIPELINES = {
     "tiny-flux-dev": ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"),
     "tiny-flux-kontext": ("FluxKontextPipeline", "FluxKontextPipeline", None),
     "tiny-sdxl": ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
+    "tiny-z-image": ("ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
 }
 TEXT, IMAGE, INPAINT = range(3)
 
@@ -66,6 +67,8 @@ def picture(model, job, way=TEXT, output_type="pil", **more):
         arguments["negative_prompt"] = job.negative_prompt
     if model == "tiny-sdxl":  # where no text is not an empty one
         arguments.setdefault("negative_prompt", job.negative_prompt or None)
+    if model == "tiny-z-image":  # where any number above 0 would set a negative prompt against it
+        arguments["guidance_scale"] = 0.0
     if model == "tiny-flux-kontext":
         arguments |= {"max_area": job.width * job.height, "_auto_resize": False}
     with torch.no_grad():

@@ -34,6 +34,7 @@ FAMILIES = {
     "sdxl": Published(
         "sdxl", ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"), 0.0, 77, "euler-trailing"
     ),
+    "z-image": Published("z-image", ("ZImagePipeline", "ZImageImg2ImgPipeline"), 0.0, 64),
 }
 
 

@@ -39,6 +39,19 @@ T5: dict[str, Any] = {
 }  # fmt: skip
 
 
+QWEN3_4B: dict[str, Any] = {
+    "model_type": "qwen3", "vocab_size": 151936, "hidden_size": 2560, "intermediate_size": 9728,
+    "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
+    "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1_000_000.0, "max_position_embeddings": 40960,
+    "attention_bias": False, "use_sliding_window": False, "tie_word_embeddings": True,
+}  # fmt: skip
+Z_IMAGE: dict[str, Any] = {
+    "all_patch_size": [2], "all_f_patch_size": [1], "in_channels": 16, "dim": 3840, "n_layers": 30,
+    "n_refiner_layers": 2, "n_heads": 30, "n_kv_heads": 30, "norm_eps": 1e-5, "qk_norm": True, "cap_feat_dim": 2560,
+    "rope_theta": 256.0, "t_scale": 1000.0, "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512],
+}  # fmt: skip
+
+
 class Published(NamedTuple):
     """A component of a published model: the class that runs it elsewhere, and its configuration."""
 
@@ -65,6 +78,8 @@ PUBLISHED = {
         "SD3Transformer2DModel",
         SD3 | {"num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "pos_embed_max_size": 192},
     ),
+    "z-image-turbo": Published("diffusers", "ZImageTransformer2DModel", Z_IMAGE),
+    "qwen3-4b": Published("transformers", "Qwen3Model", QWEN3_4B),
     "t5-xxl": Published("transformers", "T5EncoderModel", T5),
 }
 

@@ -72,6 +72,11 @@ PARTS = {
     "flux.1-dev": DEV_PARTS,
     "flux.1-kontext-dev": DEV_PARTS,
     "flux.1-schnell": DEV_PARTS | {"transformer": SCHNELL},
+    "z-image-turbo": {
+        "text_encoder": PUBLISHED["qwen3-4b"],
+        "transformer": PUBLISHED["z-image-turbo"],
+        "vae": DEV_PARTS["vae"],
+    },
 }
 
 
@@ -88,7 +93,10 @@ def write_model(folder: Path, model: str) -> int:
 
     into = folder / model
     flux, sdxl = model.startswith("flux"), model.startswith("sdxl")
-    if sdxl:
+    if model == "z-image-turbo":
+        index, scheduler, clips, t5 = made.Z_IMAGE_INDEX, made.Z_IMAGE_SCHEDULER, (), None
+        made.write_tokenizer(into / "tokenizer", made.qwen_tokenizer())
+    elif sdxl:
         index, scheduler, clips, t5 = made.SDXL_INDEX, made.SDXL_SCHEDULER, ("tokenizer", "tokenizer_2"), None
     elif flux:
         index, clips, t5 = made.FLUX_INDEX, ("tokenizer",), "tokenizer_2"

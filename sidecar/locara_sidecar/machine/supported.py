@@ -77,21 +77,45 @@ ENGINES: Mapping[str, Engine] = MappingProxyType({
 
 class Tokenizer(NamedTuple):
     """How to read a text encoder's tokenizer: ``title`` is its name for people, ``classes`` are those that a folder may
-    name for it. ``package``: transformers' package of tokenizer and encoder. ``own_limit``: the number of tokens is set
-    by
-    its configuration, not by the job.
+    name for it. ``package``: transformers' package of tokenizer and encoder; ``encoder``: that of the encoder, if it is
+    another. ``own_limit``: the number of tokens is set by its configuration, not by the job. ``before`` and ``after``:
+    the chat template around a prompt, for encoders that are chat models.
     """
 
     title: str
     classes: frozenset[str]
     package: str
     own_limit: bool
+    encoder: str = ""
+    before: str = ""
+    after: str = ""
+
+    @property
+    def packages(self) -> tuple[str, str]:
+        """transformers' packages of the tokenizer and of the encoder."""
+        return self.package, self.encoder or self.package
+
+    @property
+    def converses(self) -> bool:
+        """Whether a prompt is given as what a person says in a conversation."""
+        return bool(self.before)
 
 
 _CLIP_CLASSES = frozenset({"CLIPTokenizer", "CLIPTokenizerFast"})
 CLIP_L = Tokenizer("CLIP-L", _CLIP_CLASSES, "clip", own_limit=True)
 CLIP_G = Tokenizer("CLIP-G", _CLIP_CLASSES, "clip", own_limit=True)
 T5 = Tokenizer("T5", frozenset({"T5Tokenizer", "T5TokenizerFast"}), "t5", own_limit=False)
+QWEN3 = Tokenizer(
+    "Qwen3",
+    frozenset({"Qwen2Tokenizer", "Qwen2TokenizerFast"}),
+    "qwen2",
+    own_limit=False,
+    encoder="qwen3",
+    before="<|im_start|>user\n",
+    after="<|im_end|>\n<|im_start|>assistant\n",
+)
+"""As its own chat template has it where the answer may begin with thoughts; :data:`QWEN3_TERSE`: where it may not."""
+QWEN3_TERSE = QWEN3._replace(after=f"{QWEN3.after}<think>\n\n</think>\n\n")
 
 
 Noise = Literal["flow-match", "scaled"]
@@ -198,6 +222,14 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
             guided_as_told=False,
             rounds_down=True,
             adapters={"torch": "torch_engine.families.sdxl:Sdxl", "mlx": "mlx_engine.families.sdxl:Sdxl"},
+        ),
+        Family(
+            name="z-image",
+            pipeline="ZImagePipeline",
+            encoders={"text_encoder": "Qwen3Model"},
+            network="ZImageTransformer2DModel",
+            tokenizers={"tokenizer": QWEN3},
+            adapters={"torch": "torch_engine.families.z_image:ZImage", "mlx": "mlx_engine.families.z_image:ZImage"},
         ),
     )
 })  # fmt: skip

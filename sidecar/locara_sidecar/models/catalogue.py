@@ -55,7 +55,7 @@ class Sides(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """The defaults of a job; sizes in pixels, ``max_sequence_length`` in T5 tokens."""
+    """The defaults of a job; sizes in pixels, ``max_sequence_length`` in T5 or Qwen3 tokens."""
 
     width: int
     height: int

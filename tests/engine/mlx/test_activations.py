@@ -6,7 +6,7 @@ import torch
 from diffusers.models.activations import ACT2CLS
 from transformers.activations import ACT2FN
 
-from locara_sidecar.engine.folder import config_members
+from locara_sidecar.engine.folder import text_members
 from locara_sidecar.engine.mlx_engine.activations import ACTIVATIONS
 from support.parity import error
 
@@ -14,7 +14,7 @@ VALUES = torch.cat([torch.linspace(-12, 12, 481), torch.tensor([-80.0, 80.0])])
 
 
 def test_every_name_that_a_configuration_may_have_is_run():
-    assert set(ACTIVATIONS) == set(config_members.ACTIVATIONS)
+    assert set(ACTIVATIONS) == set(text_members.ACTIVATIONS)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

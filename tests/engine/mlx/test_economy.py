@@ -14,6 +14,7 @@ pytestmark = pytest.mark.mlx
 STEERING = {
     "tiny-sdxl": ("unet", "Unet", "steering"),
     "tiny-sd3": ("mmdit", "Mmdit", "modulation"),
+    "tiny-z-image": ("zimage", "ZImageTransformer", "modulation"),
 }
 """By model, the module, class and method that makes what does not depend on the latent."""
 
@@ -44,6 +45,7 @@ def test_in_float16_what_would_overflow_has_a_wider_type(model, run, job_for, tm
     family = runtime.opened.family
     assert types_of(family.module(family.denoiser)) == {mx.float16}
     assert types_of(family.vae) == {mx.float32 if model == "tiny-sdxl" else mx.float16}
-    t5 = {"tiny-sd3": "text_encoder_3", "tiny-sdxl": None}.get(model, "text_encoder_2")
-    if t5 is not None:
-        assert types_of(family.module(t5)) == {mx.bfloat16}
+    wide = {"tiny-sd3": "text_encoder_3", "tiny-sdxl": None, "tiny-z-image": "text_encoder"}
+    encoder = wide.get(model, "text_encoder_2")
+    if encoder is not None:
+        assert types_of(family.module(encoder)) == {mx.bfloat16}

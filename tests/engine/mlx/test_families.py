@@ -16,6 +16,7 @@ from locara_sidecar.engine.mlx_engine.families.family import OpenContext
 from locara_sidecar.engine.mlx_engine.families.flux1 import Flux1, Flux1Kontext
 from locara_sidecar.engine.mlx_engine.families.sd3 import Sd3
 from locara_sidecar.engine.mlx_engine.families.sdxl import Sdxl
+from locara_sidecar.engine.mlx_engine.families.z_image import ZImage
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints
 from locara_sidecar.engine.runtime import JobCancelled
 from locara_sidecar.ipc.frames import EncodeSpec, JobSpec, ModelSpec, PreviewSpec, Sides
@@ -30,6 +31,7 @@ FAMILIES = {
     "tiny-flux-dev": Flux1,
     "tiny-flux-kontext": Flux1Kontext,
     "tiny-sdxl": Sdxl,
+    "tiny-z-image": ZImage,
 }
 PIPELINES = {
     "tiny-sd3": "StableDiffusion3Pipeline",
@@ -37,6 +39,7 @@ PIPELINES = {
     "tiny-flux-dev": "FluxPipeline",
     "tiny-flux-kontext": "FluxKontextPipeline",
     "tiny-sdxl": "StableDiffusionXLPipeline",
+    "tiny-z-image": "ZImagePipeline",
 }
 PROMPT = "a red circle on the blue square, é 🙂"
 # diffusers 0.42 converts its levels in a way that NumPy 2 warns of
@@ -158,7 +161,9 @@ def theirs(pipe, spec, **more):
     } | more  # fmt: skip
     if "XL" not in kind:
         arguments["max_sequence_length"] = spec.model.max_sequence_length
-    if "Flux" not in kind:
+    if "ZImage" in kind:  # any guidance above 0 would set a negative prompt against it
+        arguments["guidance_scale"] = 0.0
+    elif "Flux" not in kind:
         # where no text is not an empty one
         arguments["negative_prompt"] = spec.negative_prompt or (None if "XL" in kind else "")
     arguments = {name: value for name, value in arguments.items() if value is not None}
@@ -206,6 +211,7 @@ EDITS = {
     "tiny-sd3": ("StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline"),
     "tiny-flux-dev": ("FluxImg2ImgPipeline", "FluxInpaintPipeline"),
     "tiny-sdxl": ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
+    "tiny-z-image": ("ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
 }
 
 

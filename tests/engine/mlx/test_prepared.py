@@ -19,7 +19,7 @@ from locara_sidecar.ipc.frames import LoadSpec, PreparedForm, PrepareSpec
 from locara_sidecar.machine import plan as plans
 from support.runtimes import Control
 
-TINY = ("tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny-sdxl")
+TINY = ("tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny-sdxl", "tiny-z-image")
 POCKET = Path(models.__file__).parent / "pocket"
 
 

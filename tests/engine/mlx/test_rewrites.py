@@ -9,7 +9,7 @@ from mlx import nn
 
 from locara_sidecar.engine.mlx_engine import norms
 from locara_sidecar.engine.mlx_engine.autoencoders import vae
-from locara_sidecar.engine.mlx_engine.denoisers import flux
+from locara_sidecar.engine.mlx_engine.denoisers import flux, rotary
 from locara_sidecar.engine.mlx_engine.texts import clip
 from locara_sidecar.engine.mlx_engine.texts.t5 import T5Config, T5Encoder
 from support.parity import error
@@ -42,9 +42,9 @@ def test_turning_in_one_kernel_is_turning_pair_by_pair(dtype):
     x = drawn(1, 2, 3, rotation.first.shape[0], 128, dtype=dtype)
     cos, sin = rotation.first[..., 0], rotation.first[..., 1]
     assert error(cos**2 + sin**2, np.ones(cos.shape)) < 1e-6
-    same(flux._turned(x, *rotation), turned_pair_by_pair(x, cos, sin))
+    same(rotary.turned(x, *rotation), turned_pair_by_pair(x, cos, sin))
     laid = drawn(2, 2, rotation.first.shape[0], 3, 128, dtype=dtype).transpose(0, 2, 1, 3)
-    same(flux._turned(laid, *rotation), turned_pair_by_pair(laid, cos, sin))
+    same(rotary.turned(laid, *rotation), turned_pair_by_pair(laid, cos, sin))
 
 
 def test_modulation_in_the_norms_kernel_is_modulation_behind_it():

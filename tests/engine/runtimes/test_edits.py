@@ -12,7 +12,7 @@ from locara_sidecar.machine import plan
 from support.edits import edit, patches, photo, stencil
 from support.image_files import encoded
 
-STRENGTH = ["tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-sdxl"]
+STRENGTH = ["tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-sdxl", "tiny-z-image"]
 """Those that an edit starts from its picture with; Kontext follows an instruction."""
 
 

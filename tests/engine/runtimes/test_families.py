@@ -8,7 +8,7 @@ from locara_sidecar.engine.previews import linear_preview
 from support.latents import encoded
 from support.runtimes import staged
 
-DISTILLED = ["tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny-sdxl"]
+DISTILLED = ["tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny-sdxl", "tiny-z-image"]
 
 
 def test_every_step_predicts_a_picture_and_the_last_one_the_result(runtimes, run, job_for, model):
@@ -52,7 +52,8 @@ def test_a_linear_preview_resembles_what_its_latent_decodes_to(engine, runtimes,
 
 
 @pytest.mark.parametrize(
-    ("model", "precision"), [*((model, "bfloat16") for model in DISTILLED), ("tiny-sdxl", "float16")]
+    ("model", "precision"),
+    [*((model, "bfloat16") for model in DISTILLED), ("tiny-sdxl", "float16"), ("tiny-z-image", "float16")],
 )
 def test_half_precision_gives_nearly_the_same_picture(cold, runtimes, run, job_for, model, precision):
     expected = np.asarray(run(runtimes(model), job_for(model)).images[0], float)
@@ -61,7 +62,7 @@ def test_half_precision_gives_nearly_the_same_picture(cold, runtimes, run, job_f
     assert np.corrcoef(expected.ravel(), np.asarray(half.images[0], float).ravel())[0, 1] > 0.9
 
 
-@pytest.mark.parametrize("model", ["tiny-flux", "tiny-flux-dev", "tiny-flux-kontext"])
+@pytest.mark.parametrize("model", ["tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny-z-image"])
 def test_a_distilled_model_reads_no_negative_prompt(runtimes, run, job_for, monkeypatch, model):
     runtime = runtimes(model)
     plain = run(runtime, job_for(model, guidance=3.0))
@@ -75,7 +76,7 @@ def test_a_distilled_model_reads_no_negative_prompt(runtimes, run, job_for, monk
 
 @pytest.mark.parametrize(
     ("model", "changes"),
-    [("tiny-sd3", True), ("tiny-flux-dev", True), ("tiny-flux", False), ("tiny-sdxl", True)],
+    [("tiny-sd3", True), ("tiny-flux-dev", True), ("tiny-flux", False), ("tiny-sdxl", True), ("tiny-z-image", False)],
 )
 def test_guidance_steers_the_models_that_have_it_and_no_other(runtimes, run, job_for, model, changes):
     first, second = (run(runtimes(model), job_for(model, guidance=g)).images[0].tobytes() for g in (1.5, 6.0))

@@ -1,10 +1,12 @@
 """Texts: what the encoders lose is told, and what was encoded once is kept."""
 
 import json
+import shutil
 
 import pytest
 
 from locara_sidecar.ipc.errors import EngineError
+from support.fixture_models import MODELS
 
 SHORT = "a red circle"
 LONG = "a red circle and " * 24 + "the yellow dog"
@@ -119,3 +121,24 @@ def test_a_prompt_of_words_that_the_model_does_not_know_is_told_with_near_ones(c
 
 def test_a_model_without_a_list_of_words_gives_no_such_warning(runtime, run, spec):
     assert run(runtime, spec(prompt="xyzzy plugh")).summary.warnings == []
+
+
+def test_a_model_of_conversations_tells_the_words_that_it_lost_and_none_of_the_marks_around_them(
+    runtimes, run, job_for
+):
+    runtime = runtimes("tiny-z-image")
+    assert run(runtime, job_for("tiny-z-image", prompt=SHORT, steps=1)).summary.warnings == []
+    message = warnings_of(run(runtime, job_for("tiny-z-image", prompt=LONG, steps=1)))["PromptTruncated"]
+    assert message.startswith("Qwen3 reads only 64 tokens of the prompt")
+    assert message.count("the yellow dog'") == 1
+    assert "im_end" not in message
+
+
+def test_a_models_chat_template_is_known_by_its_marks_and_never_run(runtimes, cold, run, job_for, tmp_path):
+    """It is a program, and a stranger wrote it."""
+    expected = run(runtimes("tiny-z-image"), job_for("tiny-z-image")).images[0]
+    folder = shutil.copytree(MODELS / "tiny-z-image", tmp_path / "model")
+    path = folder / "tokenizer" / "chat_template.jinja"
+    path.write_text(path.read_text() + "{{ 1 / 0 }}")
+    made = run(cold, job_for("tiny-z-image", path=str(folder))).images[0]
+    assert made.tobytes() == expected.tobytes()

@@ -11,7 +11,7 @@ from support.edits import edit, patches, photo, stencil
 
 pytestmark = pytest.mark.torch
 
-STRENGTH = ["tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-sdxl"]
+STRENGTH = ["tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-sdxl", "tiny-z-image"]
 
 
 @pytest.fixture(autouse=True)

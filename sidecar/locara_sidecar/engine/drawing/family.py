@@ -38,7 +38,7 @@ OnStep = Callable[[int, int, Array], None]
 
 
 class Embedding(NamedTuple):
-    """An encoded text: ``tokens`` (1, length, width) and ``pooled`` (1, width)."""
+    """An encoded text: ``tokens`` (1, length, width) and ``pooled`` (1, width), None for a model without one."""
 
     tokens: Array
     pooled: Array

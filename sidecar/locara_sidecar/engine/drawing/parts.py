@@ -45,12 +45,13 @@ def _part(component: Component, family: Family) -> Part:
     if component.name != family.denoiser:
         return Part(name=component.name, role="encoder", parameters=parameters, quantizable=quantizable)
     heads, size = config.get("num_attention_heads") or 0, config.get("attention_head_dim") or 0
+    width = _first(channels) if channels else config.get("dim") or heads * size
     return Part(
         name=component.name,
         role="denoiser",
         parameters=parameters,
         quantizable=quantizable,
-        width=_first(channels) if channels else heads * size,
+        width=width,
         stride=_PIXELS if channels else 2 * _PIXELS,  # a UNet works on single latent pixels, a transformer on 2 x 2
     )
 

@@ -13,6 +13,7 @@ import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from locara_sidecar.engine.folder import text_members
 from locara_sidecar.engine.folder.member_rules import Rule, each, either, null, number, off, one_of, switch, whole
 
 if TYPE_CHECKING:
@@ -189,85 +190,24 @@ _FLUX: dict[str, Rule] = {
     "axes_dims_rope": each(whole(2, 4096), 3, least=3),
 }
 
-_TRANSFORMERS = frozenset(
-    {
-        "_name_or_path", "_commit_hash", "_attn_implementation_autoset", "architectures", "model_type",
-        "transformers_version", "torch_dtype", "dtype", "return_dict", "output_hidden_states", "output_attentions",
-        "use_cache", "torchscript", "use_bfloat16", "tf_legacy_loss", "id2label", "label2id", "num_labels",
-        "problem_type", "finetuning_task", "task_specific_params", "tokenizer_class", "prefix", "bos_token_id",
-        "pad_token_id", "sep_token_id", "decoder_start_token_id", "is_encoder_decoder", "is_decoder",
-        "add_cross_attention", "cross_attention_hidden_size", "tie_encoder_decoder", "chunk_size_feed_forward",
-        "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups",
-        "diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty",
-        "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences",
-        "output_scores", "return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id",
-        "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens",
-        "gradient_checkpointing", "initializer_factor", "initializer_range", "attention_dropout", "dropout",
-        "dropout_rate", "classifier_dropout",
-    }
-)  # fmt: skip
-"""A file's origin, training, and how to generate words, which encoders do not do."""
-
-ACTIVATIONS = (
-    "gelu", "gelu_python", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate", "gelu_10",
-    "quick_gelu", "silu", "swish", "mish", "relu", "relu2", "relu6", "leaky_relu", "hardswish", "sigmoid", "tanh",
-    "linear",
-)  # fmt: skip
-"""Activations in transformers that have no weights and that both engines support."""
-
-
-def _activation(value: Any) -> str:
-    if value not in ACTIVATIONS:
-        raise ValueError("the name of an activation, as 'gelu' or 'quick_gelu'")
-    return value
-
-
-def _feed_forward(value: Any) -> str:
-    if not isinstance(value, str) or value.removeprefix("gated-") not in ACTIVATIONS:
-        raise ValueError("the name of an activation, as 'relu', or one behind 'gated-', as 'gated-gelu'")
-    return value
-
-
-_CLIP: dict[str, Rule] = {
-    "vocab_size": whole(2, 1 << 20),
-    "hidden_size": _WIDTH,
-    "intermediate_size": _WIDTH,
-    "projection_dim": _WIDTH,
-    "num_hidden_layers": _LAYERS,
-    "num_attention_heads": _LAYERS,
-    "max_position_embeddings": whole(4, 1 << 16),
-    "hidden_act": _activation,
-    "layer_norm_eps": _EPSILON,
-    "eos_token_id": whole(0, 1 << 20),
-    "pruned_heads": one_of({}),
-    "tie_word_embeddings": switch,
+_Z_IMAGE: dict[str, Rule] = {
+    "all_patch_size": each(one_of(2), 1),
+    "all_f_patch_size": each(one_of(1), 1),
+    "in_channels": whole(1, 1024),
+    "dim": _WIDTH,
+    "n_layers": _LAYERS,
+    "n_refiner_layers": whole(0, 64),
+    "n_heads": _LAYERS,
+    "n_kv_heads": _LAYERS,  # as many as n_heads: diffusers does not read it
+    "norm_eps": _EPSILON,
+    "qk_norm": switch,
+    "cap_feat_dim": _WIDTH,
+    "siglip_feat_dim": null,
+    "rope_theta": number(1, 1e9),
+    "t_scale": number(1e-3, 1e6),
+    "axes_dims": each(whole(2, 4096), 3, least=3),
+    "axes_lens": each(whole(1, 1 << 16), 3, least=3),
 }
-
-_T5: dict[str, Rule] = {
-    "vocab_size": whole(2, 1 << 20),
-    "d_model": _WIDTH,
-    "d_kv": _WIDTH,
-    "d_ff": _WIDTH,
-    "num_layers": _LAYERS,
-    "num_heads": _LAYERS,
-    "relative_attention_num_buckets": whole(4, 1 << 16),
-    "relative_attention_max_distance": whole(4, 1 << 20),
-    "layer_norm_epsilon": _EPSILON,
-    "feed_forward_proj": _feed_forward,
-    "tie_word_embeddings": switch,
-    "pruned_heads": one_of({}),
-    "is_decoder": off,  # attention would be causal
-}
-_T5_HARMLESS = frozenset({"dense_act_fn", "is_gated_act", "eos_token_id", "n_positions", "num_decoder_layers",
-                          "output_past", "scale_decoder_outputs"})  # fmt: skip
-"""The first two repeat ``feed_forward_proj``, but transformers uses them; the others belong to the decoder."""
-
-
-def _t5_repeated(config: Mapping[str, Any]) -> dict[str, Any]:
-    described = str(config.get("feed_forward_proj", "relu"))
-    function = "gelu_new" if described == "gated-gelu" else described.removeprefix("gated-")
-    return {"dense_act_fn": function, "is_gated_act": described.startswith("gated-")}
-
 
 _SIGMAS: dict[str, Rule] = {
     "use_karras_sigmas": switch,
@@ -369,16 +309,24 @@ _MLX_UNET: dict[str, Callable[[Any], bool]] = {
 }
 """No published model of a supported family has other values."""
 
-_CLIP_MEMBERS = Members(_CLIP, _TRANSFORMERS)
+_CLIP_MEMBERS = Members(text_members.CLIP, text_members.TRANSFORMERS)
 CLASSES: dict[str, Members] = {
     "AutoencoderKL": Members(_VAE, _DIFFUSERS | _AVERAGED),
     "AutoencoderTiny": Members(_TINY, _DIFFUSERS | _TINY_HARMLESS),
     "UNet2DConditionModel": Members(_UNET, _DIFFUSERS | _AVERAGED | {"dropout"}, {"mlx": _MLX_UNET}),
     "SD3Transformer2DModel": Members(_SD3, _DIFFUSERS | _AVERAGED),
     "FluxTransformer2DModel": Members(_FLUX, _DIFFUSERS | _AVERAGED),
+    "ZImageTransformer2DModel": Members(_Z_IMAGE, _DIFFUSERS | _AVERAGED),
     "CLIPTextModel": _CLIP_MEMBERS,
     "CLIPTextModelWithProjection": _CLIP_MEMBERS,
-    "T5EncoderModel": Members(_T5, _TRANSFORMERS | _T5_HARMLESS, repeated=_t5_repeated),
+    "T5EncoderModel": Members(
+        text_members.T5, text_members.TRANSFORMERS | text_members.T5_HARMLESS, repeated=text_members.t5_repeated
+    ),
+    "Qwen3Model": Members(
+        text_members.QWEN3,
+        text_members.TRANSFORMERS | text_members.QWEN3_HARMLESS,
+        repeated=text_members.qwen3_repeated,
+    ),
     "FlowMatchEulerDiscreteScheduler": Members(
         _FLOW_MATCH, _DIFFUSERS | frozenset((_EULER.keys() | _DPM.keys() | _OTHER_SCHEDULERS) - _FLOW_MATCH.keys())
     ),

@@ -59,6 +59,24 @@ _FLUX: Config = {
     "pooled_projection_dim": 768,
     "axes_dims_rope": [16, 56, 56],
 }
+_QWEN3: Config = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "head_dim": 128,
+    "vocab_size": 151936,
+}
+_Z_IMAGE: Config = {
+    "in_channels": 16,
+    "dim": 3840,
+    "n_layers": 30,
+    "n_refiner_layers": 2,
+    "n_heads": 30,
+    "cap_feat_dim": 2560,
+    "axes_dims": [32, 48, 48],
+    "axes_lens": [1024, 512, 512],
+}
 _UNET: Config = {
     "in_channels": 4,
     "out_channels": 4,
@@ -73,6 +91,8 @@ DEFAULTS: dict[str, Config] = {
     "CLIPTextModel": _CLIP,
     "CLIPTextModelWithProjection": _CLIP,
     "T5EncoderModel": _T5,
+    "Qwen3Model": _QWEN3,
+    "ZImageTransformer2DModel": _Z_IMAGE,
     "AutoencoderKL": _VAE,
     "SD3Transformer2DModel": _SD3,
     "FluxTransformer2DModel": _FLUX,
@@ -84,14 +104,19 @@ DEFAULTS: dict[str, Config] = {
 def layers(class_name: str, config: Config) -> int:
     """Return a lower bound of the number of blocks in a network of that configuration."""
     whole = DEFAULTS.get(class_name, {}) | config
-    names = ("num_hidden_layers", "num_layers", "num_single_layers")
+    names = ("num_hidden_layers", "num_layers", "num_single_layers", "n_layers", "n_refiner_layers")
     return sum(whole.get(name) or 0 for name in names) + _levels(whole)
 
 
 def words(config: Config) -> int:
     """Return the vocabulary size of a text encoder of that configuration."""
-    default = _T5 if "d_model" in config or "d_ff" in config else _CLIP
+    default = _T5 if "d_model" in config or "d_ff" in config else _QWEN3 if _is_qwen3(config) else _CLIP
     return (default | config)["vocab_size"]
+
+
+def _is_qwen3(config: Config) -> bool:
+    """Whether a text encoder's members are Qwen3's, and not CLIP's."""
+    return not config.keys().isdisjoint({"head_dim", "num_key_value_heads", "rms_norm_eps", "rope_theta"})
 
 
 def _levels(config: Config) -> int:
@@ -119,7 +144,7 @@ def require_fit(pipeline: str, configs: Mapping[str, Config]) -> None:
     vae = _VAE | configs["vae"]
     _require_vae(vae)
     for name, config in configs.items():
-        if name.startswith("text_encoder") and "num_attention_heads" in config:
+        if name.startswith("text_encoder") and "num_attention_heads" in config and not _is_qwen3(config):
             clip = _CLIP | config
             _require(name, "num_attention_heads", clip["hidden_size"] % clip["num_attention_heads"] == 0)
     network = next((row.network for row in FAMILIES.values() if row.pipeline == pipeline), "")
@@ -186,6 +211,29 @@ def _require_flux(configs: Mapping[str, Config], vae: Config) -> None:
     _require("text_encoder_2", "d_model", t5["d_model"] == transformer["joint_attention_dim"])
 
 
+def _require_z_image(configs: Mapping[str, Config], vae: Config) -> None:
+    _require_flow_match(vae)
+    transformer = _Z_IMAGE | configs["transformer"]
+    _require("transformer", "in_channels", transformer["in_channels"] == vae["latent_channels"])
+    axes = transformer["axes_dims"]
+    whole = sum(axes) * transformer["n_heads"] == transformer["dim"] and all(size % 2 == 0 for size in axes)
+    _require("transformer", "axes_dims", whole)
+    qwen = _require_qwen3(configs, least=2)
+    _require("transformer", "cap_feat_dim", transformer["cap_feat_dim"] == qwen["hidden_size"])
+
+
+def _require_qwen3(configs: Mapping[str, Config], *, least: int) -> Config:
+    """:param least: layers that the pipeline needs."""
+    qwen = _QWEN3 | configs["text_encoder"]
+    keys = qwen["num_key_value_heads"] or qwen["num_attention_heads"]
+    _require("text_encoder", "num_key_value_heads", qwen["num_attention_heads"] % keys == 0)
+    _require("text_encoder", "head_dim", qwen["head_dim"] % 2 == 0)
+    _require("text_encoder", "num_hidden_layers", qwen["num_hidden_layers"] >= least)
+    types = qwen.get("layer_types")
+    _require("text_encoder", "layer_types", types is None or len(types) == qwen["num_hidden_layers"])
+    return qwen
+
+
 def _require_sdxl(configs: Mapping[str, Config], vae: Config) -> None:
     if vae.get("shift_factor"):
         raise broken("vae/config.json", "its shift_factor is not read by pipelines of this kind")
@@ -216,5 +264,6 @@ _DENOISERS = {
     "SD3Transformer2DModel": _require_sd3,
     "FluxTransformer2DModel": _require_flux,
     "UNet2DConditionModel": _require_sdxl,
+    "ZImageTransformer2DModel": _require_z_image,
 }
 """What each denoiser requires of the other components."""

@@ -22,6 +22,8 @@ _POSITIONS = "max_position_embeddings"
 _MOST_EXTRA = 10_000
 _MOST_DIGITS = 8
 _NEVER_NULL = {"eos_token", "pad_token", "added_tokens_decoder", "extra_ids", "split_special_tokens"}
+_MARKS = ("<|im_start|>", "<|im_end|>", "enable_thinking", "</think>")
+"""What Qwen3's chat template is known by; another one would have the encoder given other texts."""
 _NO_LIMIT = 1e31
 """transformers writes about 1e30 for a tokenizer without a limit of its own."""
 
@@ -44,6 +46,13 @@ def _described(value: Any) -> Any:
             raise ValueError("tokens by their ids")
         _token(token)
     return cast("Any", value)
+
+
+def _prose(value: Any) -> Any:
+    """A text of any length that a file may have."""
+    if not isinstance(value, str):
+        raise ValueError("a text")
+    return value
 
 
 def _map(value: Any) -> Any:
@@ -71,7 +80,7 @@ _RULES: dict[str, Rule] = {
     # these tokenizers, because each class has its own pre-tokenization
     **dict.fromkeys(
         ("tokenizer_class", "tokenizer_type", "name_or_path", "_name_or_path", "_commit_hash", "truncation_strategy",
-         "tokenizer_file", "vocab_file", "merges_file", "processor_class", "chat_template", "backend", "cache_dir",
+         "tokenizer_file", "vocab_file", "merges_file", "processor_class", "backend", "cache_dir",
          "revision", "subfolder", "special_tokens_map_file"),
         text,
     ),
@@ -80,6 +89,8 @@ _RULES: dict[str, Rule] = {
          "spaces_between_special_tokens", "do_lower_case", "add_prefix_space", "legacy"),
         switch,
     ),
+    "chat_template": _prose,
+    "add_bos_token": off,
     **dict.fromkeys(("max_len", "max_length", "stride", "pad_to_multiple_of", "pad_token_type_id"), _COUNT),
     "errors": one_of("replace", "strict", "ignore"),
     "model_input_names": _NAMES,
@@ -99,12 +110,31 @@ def check(folder: Path, found: Mapping[str, str], configs: Mapping[str, dict[str
         file = f"{name}/tokenizer_config.json"
         config = read_json(folder, file)
         encoder = configs.get(name.replace("tokenizer", "text_encoder"), {})
-        clip = found[name].startswith("CLIP")
+        clip, converses = found[name].startswith("CLIP"), found[name].startswith("Qwen")
         _require_lengths(folder, name)
-        _require_files(folder, name, "BPE" if clip else "Unigram")
+        _require_files(folder, name, "BPE" if clip or converses else "Unigram")
         _require_members(file, config, _NEVER_NULL | ({"bos_token"} if clip else set()))
         if clip:
             _require_length(file, config, int(encoder.get(_POSITIONS, 77)))
+        if converses:
+            _require_conversation(folder, name, config)
+
+
+def _require_conversation(folder: Path, name: str, config: Mapping[str, Any]) -> None:
+    """The chat template is known by its marks and never run: it is a program, and a stranger wrote it."""
+    alone = folder / name / "chat_template.jinja"
+    file, template = f"{name}/tokenizer_config.json", config.get("chat_template")
+    if alone.is_file():  # as libraries write it since 2025; it counts where both are
+        file = f"{name}/{alone.name}"
+        template = text_files.read(alone).decode("utf-8", "replace")
+    if template is None:
+        raise broken(file, "it has no chat_template, which tells what the text encoder is given around a prompt")
+    if missing := [mark for mark in _MARKS if mark not in template]:
+        raise broken(file, f"its chat template has no {missing[0]}, so it is not Qwen3's")
+    if config.get("padding_side") == "left":
+        raise broken(
+            f"{name}/tokenizer_config.json", "its padding_side is 'left', and this encoder reads no such texts"
+        )
 
 
 def _require_lengths(folder: Path, name: str) -> None:

@@ -34,7 +34,7 @@ _CACHES = {
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",
 }
-_TEXT_PACKAGES = sorted({kind.package for row in FAMILIES.values() for kind in row.tokenizers.values()})
+_TEXT_PACKAGES = sorted({kind.packages[1] for row in FAMILIES.values() for kind in row.tokenizers.values()})
 _LIBRARIES = (
     "transformers",
     "transformers.modeling_utils",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from locara_sidecar.engine.drawing.prompts import conversation
 from locara_sidecar.engine.drawing.prompts.truncation import Reader
 from locara_sidecar.engine.folder import model_folder
 
@@ -28,9 +29,12 @@ def open_tokenizer(folder: Path, name: str, kind: Tokenizer) -> Any:
     module: Any = importlib.import_module(f"transformers.models.{kind.package}.tokenization_{kind.package}")
     cls = next(getattr(module, own) for own in sorted(kind.classes) if hasattr(module, own))
     try:
-        return cls.from_pretrained(str(folder / name), local_files_only=True)
+        tokenizer = cls.from_pretrained(str(folder / name), local_files_only=True)
     except Exception as error:  # tokenizers raises bare Exception
         raise model_folder.broken(f"{name}/{present[0]}", "it is not a tokenizer") from error
+    if kind.converses:
+        tokenizer.chat_template = conversation.template(kind)
+    return tokenizer
 
 
 def highest_id(tokenizer: Any) -> int:
@@ -43,10 +47,11 @@ def reader_of(kind: Tokenizer, tokenizer: Any, max_sequence_length: int) -> Read
     """Return an opened tokenizer as a reader, for jobs whose T5 length is ``max_sequence_length``."""
 
     def starts(text: str) -> list[int]:
-        offsets: list[tuple[int, int]] = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
+        said = conversation.said(kind, text)
+        offsets: list[tuple[int, int]] = tokenizer(said, add_special_tokens=False, return_offsets_mapping=True)[
             "offset_mapping"
         ]
-        return [start for start, _ in offsets]
+        return conversation.starts(kind, text, [start for start, _ in offsets])
 
     limit: int = tokenizer.model_max_length if kind.own_limit else max_sequence_length
     return Reader(kind.title, limit, tokenizer.num_special_tokens_to_add(), starts, tokenizer.truncation_side == "left")

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from locara_sidecar.models.catalogue import Entry
 
-ALLOWED = (".safetensors", ".json", ".txt", ".md")
-"""The allowed suffixes of a model's files."""
+ALLOWED = (".safetensors", ".json", ".txt", ".md", ".jinja")
+"""The allowed suffixes of a model's files. ``.jinja`` is a chat template, which is inspected and never executed."""
 
 MAX_FILES = 4096
 _MAX_PATH = 512

@@ -5,11 +5,8 @@ First come *double* blocks, as in MMDiT: image and text tokens have separate wei
 input and share one output layer (Dehghani et al., 2023, arXiv:2302.05442). Time, pooled text and, in models distilled
 with it, guidance control every block through modulation (see ``mmdit.py``), which is computed for all steps at once.
 
-Positions are rotary embeddings of queries and keys (Su et al., 2021, arXiv:2104.09864): each pair of elements in a head
-is rotated by the token's position times the pair's frequency. A head's pairs are divided among three axes: the first
-distinguishes the picture from Kontext's reference pictures (0 and 1), the others are row and column. Text is at 0.
-``mx.fast.rope`` supports only one position, that in the sequence, so the rotation is written out and compiled with its
-block: one kernel then reads a query or key in place and writes it rotated.
+Positions are rotary embeddings of queries and keys (:mod:`.rotary`) on three axes: the first distinguishes the picture
+from Kontext's reference pictures (0 and 1), the others are row and column. Text is at 0.
 
 A token is 2 x 2 latent pixels, *packed*. Channels come last: latents are (B, height, width, C).
 """
@@ -24,6 +21,7 @@ import numpy as np
 from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.compiling import compiled
+from locara_sidecar.engine.mlx_engine.denoisers import rotary
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import FeedForward, Mlp, sinusoids
 from locara_sidecar.engine.mlx_engine.norms import EPSILON, modulated, raised
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
@@ -78,17 +76,6 @@ class Modulation(NamedTuple):
         return Modulation(image, text, single, self.out[step])
 
 
-class Rotation(NamedTuple):
-    """The rotation of each token's pairs, as factors for a pair's two elements.
-
-    ``first`` is what the first element contributes to both rotated ones (cosine and sine of the angle), ``second`` what
-    the second one contributes (minus sine and cosine). Each is (tokens, head size / 2, 2), float32.
-    """
-
-    first: mx.array
-    second: mx.array
-
-
 class Halves(nn.Module):
     """A quantized linear layer on two concatenated inputs, as two layers.
 
@@ -141,7 +128,7 @@ class DoubleBlock(nn.Module):
         self.ff_text = FeedForward(width)
 
     def __call__(
-        self, x: mx.array, text: mx.array, by: mx.array, by_text: mx.array, rotation: Rotation
+        self, x: mx.array, text: mx.array, by: mx.array, by_text: mx.array, rotation: rotary.Rotation
     ) -> tuple[mx.array, mx.array]:
         """Run one block.
 
@@ -153,7 +140,7 @@ class DoubleBlock(nn.Module):
         shift_t, scale_t, gate_t, shift_ff_t, scale_ff_t, gate_ff_t = mx.split(by_text, 6, axis=-1)
         ours, theirs = self.attn(modulated(x, shift, scale)), self.attn_text(modulated(text, shift_t, scale_t))
         q, k, v = (mx.concatenate([b, a], axis=2) for a, b in zip(ours, theirs, strict=True))
-        y = _attention(q, k, v, rotation)
+        y = rotary.attended(q, k, v, rotation)
         words = text.shape[1]
         x = x + gate * self.out(y[:, words:])
         x = x + gate_ff * self.ff(modulated(x, shift_ff, scale_ff))
@@ -171,11 +158,11 @@ class SingleBlock(nn.Module):
         self.proj_mlp = nn.Linear(width, 4 * width)
         self.proj_out = nn.Linear(5 * width, width)
 
-    def __call__(self, x: mx.array, by: mx.array, rotation: Rotation) -> mx.array:
+    def __call__(self, x: mx.array, by: mx.array, rotation: rotary.Rotation) -> mx.array:
         """Run one block on ``x`` (B, text and image tokens, width)."""
         shift, scale, gate = mx.split(by, 3, axis=-1)
         normed = modulated(x, shift, scale)
-        seen = _attention(*self.attn(normed), rotation)
+        seen = rotary.attended(*self.attn(normed), rotation)
         return x + gate * self._out(seen, nn.gelu_approx(self.proj_mlp(normed)))
 
     def split(self) -> None:
@@ -247,7 +234,7 @@ class Flux(nn.Module):
         for block in self.singles:
             block.split()
 
-    def rotation(self, words: int, *pictures: Size) -> Rotation:
+    def rotation(self, words: int, *pictures: Size) -> rotary.Rotation:
         """Compute every token's rotation, once before the loop.
 
         :param words: number of text tokens.
@@ -258,20 +245,14 @@ class Flux(nn.Module):
             grid = np.indices((height // _PACK, width // _PACK)).reshape(2, -1)
             parts.append(np.stack([np.full(grid.shape[1], float(i > 0)), *grid], axis=1))
         places = np.concatenate(parts)
-        angles = [
-            places[:, axis, None] * _BASE ** (-np.arange(0, size, 2) / size)
-            for axis, size in enumerate(self.config.axes_dims_rope)
-        ]
-        turns = np.concatenate(angles, axis=1)
-        cos, sin = np.cos(turns).astype(np.float32), np.sin(turns).astype(np.float32)
-        return Rotation(*(mx.array(np.stack(pair, axis=-1)) for pair in ((cos, sin), (-sin, cos))))
+        return rotary.rotation_at(places, self.config.axes_dims_rope, _BASE)
 
     def __call__(
         self,
         latent: mx.array,
         tokens: mx.array,
         by: Modulation,
-        rotation: Rotation,
+        rotation: rotary.Rotation,
         reference: mx.array | None = None,
         pace: Paced = unpaced,
     ) -> mx.array:
@@ -313,26 +294,6 @@ def unpack(tokens: mx.array, size: Size) -> mx.array:
     batch, (height, width) = tokens.shape[0], size
     x = tokens.reshape(batch, height // _PACK, width // _PACK, -1, _PACK, _PACK)
     return x.transpose(0, 1, 4, 2, 5, 3).reshape(batch, height, width, -1)
-
-
-def _attention(q: mx.array, k: mx.array, v: mx.array, rotation: Rotation) -> mx.array:
-    """Attention, from (B, heads, tokens, size) to (B, tokens, heads x size)."""
-    q, k = _turned(q, *rotation), _turned(k, *rotation)
-    y = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
-    return y.transpose(0, 2, 1, 3).reshape(q.shape[0], q.shape[2], -1)
-
-
-def _turned(x: mx.array, first: mx.array, second: mx.array) -> mx.array:
-    """Rotate each pair (2i, 2i + 1) of the last axis by its angle; in float32, because angles reach hundreds.
-
-    Both elements of a pair are read as views and converted within the one kernel that this compiles to.
-
-    :param x: (..., tokens, size).
-    :param first: and ``second``: see :class:`Rotation`.
-    """
-    pairs = x.reshape(*x.shape[:-1], -1, 2)
-    a, b = pairs[..., :1].astype(mx.float32), pairs[..., 1:].astype(mx.float32)
-    return (a * first + b * second).astype(x.dtype).reshape(x.shape)
 
 
 def _columns(layer: nn.QuantizedLinear, which: slice, *, bias: bool) -> nn.QuantizedLinear:

@@ -23,8 +23,7 @@ from locara_sidecar.engine.mlx_engine.autoencoders.previews import Previews
 from locara_sidecar.engine.mlx_engine.autoencoders.vae import Vae
 from locara_sidecar.engine.mlx_engine.schedules import samplers
 from locara_sidecar.engine.mlx_engine.tensors import quantize, weights
-from locara_sidecar.engine.mlx_engine.texts import text_tokens
-from locara_sidecar.engine.mlx_engine.texts.t5 import T5Config
+from locara_sidecar.engine.mlx_engine.texts import qwen_tokens, text_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -79,8 +78,7 @@ class MlxFamily(Family):
 
     @classmethod
     def _tokenizer(cls, folder: Path, name: str, kind: Tokenizer) -> tuple[text_tokens.TextTokenizer, int]:
-        del kind  # determined by its files
-        tokenizer = text_tokens.load(folder, name)
+        tokenizer = qwen_tokens.load(folder, name, kind) if kind.converses else text_tokens.load(folder, name)
         return tokenizer, tokenizer.highest
 
     # --- the scheduler -------------------------------------------------------------------
@@ -127,11 +125,11 @@ class MlxFamily(Family):
         return model
 
     def _dtype(self, name: str) -> mx.Dtype:
-        """Return the compute type, widened for what overflows float16: T5, and autoencoders configured so."""
+        """Return the compute type, widened for what overflows float16: T5, Qwen3, and autoencoders configured so."""
         dtype = self._context.dtype
         if dtype != mx.float16:
             return dtype
-        if isinstance(self._configs[name], T5Config):
+        if getattr(self._configs[name], "overflows_float16", False):
             return mx.bfloat16
         return mx.float32 if getattr(self._configs[name], "force_upcast", False) else dtype
 

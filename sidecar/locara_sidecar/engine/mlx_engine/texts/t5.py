@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 class T5Config:
     """``config.json``, with transformers' defaults."""
 
+    overflows_float16: ClassVar = True
+
     feed_forward_proj: str = "relu"
     vocab_size: int = 32128
     d_model: int = 512

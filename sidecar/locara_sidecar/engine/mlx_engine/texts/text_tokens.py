@@ -42,7 +42,7 @@ _T5_UNKNOWN: Final = 2
 _ENDLESS: Final = 1 << 30
 
 
-class _Ends(NamedTuple):
+class Ends(NamedTuple):
     """What is put around a text: the tokens before and after it, and the sides of padding and truncation."""
 
     before: list[int]
@@ -60,7 +60,7 @@ class TextTokenizer:
     :ivar keeps_end: whether a text that is too long loses its beginning instead of its end.
     """
 
-    def __init__(self, backend: Any, ends: _Ends, longest: int) -> None:
+    def __init__(self, backend: Any, ends: Ends, longest: int) -> None:
         self._backend = backend
         self._ends = ends
         self.specials = len(ends.before) + len(ends.after)
@@ -103,7 +103,7 @@ def load(folder: Path, name: str) -> TextTokenizer:
         if described is not None and tokenizer_check.kind_of(described) == "Unigram":
             added = added_tokens.read(folder, name, config, described, _T5_TOKENS, _T5_SENTINEL)
             return _t5(described, config, added)
-        vocab, merges = _pairs(folder, name, model)
+        vocab, merges = pairs(folder, name, model)
         added = added_tokens.read(folder, name, config, described, _CLIP_TOKENS)
         return _clip(vocab, merges, described, config, added)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -116,8 +116,11 @@ def load(folder: Path, name: str) -> TextTokenizer:
         ) from error
 
 
-def _pairs(folder: Path, name: str, model: Mapping[str, Any]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Read CLIP's vocabulary and merges from whichever files exist."""
+def pairs(folder: Path, name: str, model: Mapping[str, Any]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Read byte-pair vocabulary and merges from whichever files exist.
+
+    :param model: what a ``tokenizer.json`` describes; empty if there is none.
+    """
     if model:
         merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
         return dict(model["vocab"]), cast("list[tuple[str, str]]", merges)
@@ -151,8 +154,8 @@ def _clip(
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    ends = _ends(backend, added, described, config, starts=True)
-    return TextTokenizer(backend, ends, longest=int(config["model_max_length"]))
+    around = ends(backend, added, described, config)
+    return TextTokenizer(backend, around, longest=int(config["model_max_length"]))
 
 
 def _t5(described: Mapping[str, Any], config: Mapping[str, Any], added: added_tokens.AddedTokens) -> TextTokenizer:
@@ -166,31 +169,35 @@ def _t5(described: Mapping[str, Any], config: Mapping[str, Any], added: added_to
             pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True),
         ]
     )
-    ends = _ends(backend, added, described, config, starts=False)
-    return TextTokenizer(backend, ends, _longest(config))
+    around = ends(backend, added, described, config, starts=False)
+    return TextTokenizer(backend, around, longest(config))
 
 
-def _ends(
+def ends(
     backend: Any,
     added: added_tokens.AddedTokens,
     described: Mapping[str, Any] | None,
     config: Mapping[str, Any],
     *,
-    starts: bool,
-) -> _Ends:
-    """Add the added tokens to the tokenizer, and return those around a text; a start token only if ``starts``."""
+    starts: bool = True,
+    around: bool = True,
+) -> Ends:
+    """Add the added tokens to the tokenizer, and return those around a text.
+
+    :param starts: whether there is a start token; ``around``: whether there are any.
+    """
     backend.add_tokens(added.tokens)
     backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
-    return _Ends(
-        before=[_id(backend, added, "bos_token")] if starts else [],
-        after=[_id(backend, added, "eos_token")],
+    return Ends(
+        before=[_id(backend, added, "bos_token")] if starts and around else [],
+        after=[_id(backend, added, "eos_token")] if around else [],
         pad=_id(backend, added, "pad_token"),
         padding=added_tokens.side(config, described, "padding"),
         truncation=added_tokens.side(config, described, "truncation"),
     )
 
 
-def _longest(config: Mapping[str, Any]) -> int:
+def longest(config: Mapping[str, Any]) -> int:
     """Return a T5 tokenizer's limit. It may have none, or a huge one that means none: a job has its own."""
     return int(min(config.get("model_max_length") or _ENDLESS, _ENDLESS))
 

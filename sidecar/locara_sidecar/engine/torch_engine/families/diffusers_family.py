@@ -149,10 +149,15 @@ class DiffusersFamily(Family):
         module, context = self._shell(name), self._context
         bits = plan.bits(self._part(name), context.quantization)
         with self._blaming(name):
-            weights.fill(module, self._components[name], context.dtype, context.device, progress, bits)
+            weights.fill(module, self._components[name], self._dtype(name), context.device, progress, bits)
         blocks = compiled.compile_blocks(module) if name == self.denoiser and context.compiled else ()
         context.checkpoints.install(module, blocks)
         return module
+
+    def _dtype(self, name: str) -> torch.dtype:
+        """The type that a component computes in: the job's, or a wider one for what leaves its range."""
+        del name
+        return self._context.dtype
 
     def require_fit(self) -> None:
         for name, component in self._components.items():
@@ -165,7 +170,7 @@ class DiffusersFamily(Family):
         component = self._components[name]
         cls = next(cls for cls in (*self.networks, AutoencoderKL) if cls.__name__ == component.class_name)
         with self._blaming(name):
-            return weights.shell(cls, component, self._context.dtype)
+            return weights.shell(cls, component, self._dtype(name))
 
     def _blaming(self, name: str) -> _Blame:
         return _Blame(name, self._context.device)

@@ -189,8 +189,13 @@ def _share(module: nn.Module) -> None:
 
 
 def _compute(module: nn.Module, device: str) -> None:
-    """Compute buffers that no file contains: CLIP's position ids."""
+    """Compute buffers that no file contains: CLIP's position ids, and the frequencies of Qwen3's rotary embeddings."""
     for owner in module.modules():
+        computed: Any = getattr(owner, "compute_default_rope_parameters", None)
+        if computed is not None:
+            frequencies, _ = computed(owner.config)
+            for name in ("inv_freq", "original_inv_freq"):
+                setattr(owner, name, frequencies.to(device, copy=True))  # in float32, whatever the weights are
         positions = getattr(owner, "position_ids", None)
         if isinstance(positions, torch.Tensor) and positions.is_meta:
             owner.position_ids = torch.arange(positions.shape[-1], device=device).expand(positions.shape)

@@ -1,0 +1,292 @@
+"""Z-Image's transformer (Tongyi-MAI, 2025, arXiv:2511.22699): one stream of picture and text tokens.
+
+Patches of the latent and tokens of the text are first *refined*, each by blocks of their own, and then run through one
+stack of blocks as one sequence, picture first. Time scales the input of every branch and gates what it gives (through
+tanh) before it is added; the text's refinement knows of no time, so it is computed once a picture. A token's place is a
+rotation (:mod:`.rotary`) on three axes: text counts along the first one from 1, the picture stands behind it and has
+its row and column on the others. Both are filled up to a multiple of 32 with tokens that were learned for that, and
+that take part in attention.
+
+Numbers inside grow beyond float16 (65,504): gates and values of the feed-forward multiply to 3e5, and its output and
+the sum of all branches go further. So in float16 the sum is kept in float32, and values are computed as a 64th of
+themselves: a norm follows, which takes the factor out again.
+
+The model says how the latent changes towards the picture; what is given here is the velocity, which points to noise.
+Channels come last: latents are (B, height, width, C).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+
+from locara_sidecar.engine.mlx_engine.compiling import compiled
+from locara_sidecar.engine.mlx_engine.denoisers import rotary
+from locara_sidecar.engine.mlx_engine.denoisers.mmdit import sinusoids
+from locara_sidecar.engine.mlx_engine.norms import EPSILON, raised
+from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
+
+_FREQUENCIES = 256
+_TIME = 256
+"""The most numbers that tell the time to a block."""
+_HIDDEN = 1024
+_HEAD_EPSILON = 1e-5
+_PATCH = 2
+_MULTIPLE = 32
+_LESS = 64
+"""A power of two: dividing by it changes no digit."""
+
+
+@dataclass(frozen=True)
+class ZImageConfig:
+    """``config.json``; defaults are diffusers'. ``n_kv_heads`` says nothing: there is one key head for each query's."""
+
+    all_patch_size: tuple[Literal[2], ...] = (2,)
+    all_f_patch_size: tuple[Literal[1], ...] = (1,)
+    in_channels: int = 16
+    dim: int = 3840
+    n_layers: int = 30
+    n_refiner_layers: int = 2
+    n_heads: int = 30
+    norm_eps: float = 1e-5
+    qk_norm: bool = True
+    cap_feat_dim: int = 2560
+    rope_theta: float = 256.0
+    t_scale: float = 1000.0
+    axes_dims: tuple[int, int, int] = (32, 48, 48)
+
+    def __post_init__(self) -> None:
+        if sum(self.axes_dims) * self.n_heads != self.dim or any(size % 2 for size in self.axes_dims):
+            raise ValueError("axes_dims does not share out a head's pairs")
+
+    @property
+    def hidden(self) -> int:
+        """Numbers inside the feed-forward."""
+        return int(self.dim / 3 * 8)
+
+    @property
+    def time(self) -> int:
+        return min(self.dim, _TIME)
+
+
+class Modulation(NamedTuple):
+    """Scales (1 added) and gates (after tanh) of the blocks that know the time, in their order, and the last scale;
+    (steps, 1, 1, k x width), or after :meth:`at` (1, 1, k x width)."""
+
+    blocks: list[mx.array]
+    out: mx.array
+
+    def at(self, step: int) -> Modulation:
+        """That of one step, from 0."""
+        return Modulation([made[step] for made in self.blocks], self.out[step])
+
+
+class Places(NamedTuple):
+    """How tokens are turned: the text's, the picture's, and both as one sequence, picture first."""
+
+    text: rotary.Rotation
+    image: rotary.Rotation
+    both: rotary.Rotation
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ZImageConfig) -> None:
+        super().__init__()
+        self._size = config.dim // config.n_heads
+        self.to_q = nn.Linear(config.dim, config.dim, bias=False)
+        self.to_k = nn.Linear(config.dim, config.dim, bias=False)
+        self.to_v = nn.Linear(config.dim, config.dim, bias=False)
+        self.to_out = nn.Linear(config.dim, config.dim, bias=False)
+        if config.qk_norm:
+            self.norm_q = nn.RMSNorm(self._size, eps=_HEAD_EPSILON)
+            self.norm_k = nn.RMSNorm(self._size, eps=_HEAD_EPSILON)
+
+    def __call__(self, x: mx.array, rotation: rotary.Rotation) -> mx.array:
+        """``x`` (B, tokens, dim)."""
+        q, k, v = (layer(x).reshape(*x.shape[:2], -1, self._size) for layer in (self.to_q, self.to_k, self.to_v))
+        if "norm_q" in self:
+            q, k = self.norm_q(q), self.norm_k(k)
+        q, k, v = (y.transpose(0, 2, 1, 3) for y in (q, k, v))
+        return self.to_out(rotary.attended(q, k, v, rotation))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: ZImageConfig) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(config.dim, config.hidden, bias=False)
+        self.w2 = nn.Linear(config.hidden, config.dim, bias=False)
+        self.w3 = nn.Linear(config.dim, config.hidden, bias=False)
+
+    def __call__(self, x: mx.array, norm: nn.RMSNorm) -> mx.array:
+        """The normed output.
+
+        :param norm: what follows; it undoes that float16 computes with less.
+        """
+        gates, values = nn.silu(self.w1(x)), self.w3(x)
+        if x.dtype != mx.float16:
+            return norm(self.w2(gates * values))
+        less = self.w2(gates * (values * (1 / _LESS)))
+        weight: mx.array = norm.weight
+        return mx.fast.rms_norm(less, weight, norm.eps / _LESS**2)
+
+
+class Block(nn.Module):
+    """:param timed: whether the time scales and gates it."""
+
+    def __init__(self, config: ZImageConfig, *, timed: bool) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.attention_norm1 = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.attention_norm2 = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.ffn_norm1 = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.ffn_norm2 = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        if timed:
+            self.modulation = nn.Linear(config.time, 4 * config.dim)
+
+    def __call__(self, x: mx.array, rotation: rotary.Rotation, by: mx.array | None = None) -> mx.array:
+        """``x`` (B, tokens, dim), in float32 where the weights are in float16; ``by`` the step's modulation."""
+        weight: mx.array = self.attention_norm1.weight
+        normed, normed_ff = self.attention_norm1, self.ffn_norm1
+        if by is None:
+            x = x + self.attention_norm2(self.attention(normed(x).astype(weight.dtype), rotation))
+            return x + self.feed_forward(normed_ff(x).astype(weight.dtype), self.ffn_norm2)
+        scale, gate, scale_ff, gate_ff = mx.split(by, 4, axis=-1)
+        seen = self.attention((normed(x) * scale).astype(weight.dtype), rotation)
+        x = x + gate * self.attention_norm2(seen)
+        return x + gate_ff * self.feed_forward((normed_ff(x) * scale_ff).astype(weight.dtype), self.ffn_norm2)
+
+
+class ZImageTransformer(nn.Module):
+    """The velocity of the latent, given time and text."""
+
+    config_type: ClassVar = ZImageConfig
+    repeated: ClassVar = ("noise_refiner", "context_refiner", "layers")
+
+    def __init__(self, config: ZImageConfig) -> None:
+        super().__init__()
+        self.config = config
+        patch = _PATCH**2 * config.in_channels
+        self.image = nn.Linear(patch, config.dim)
+        self.text_norm = nn.RMSNorm(config.cap_feat_dim, eps=config.norm_eps)
+        self.text = nn.Linear(config.cap_feat_dim, config.dim)
+        self.time_in = nn.Linear(_FREQUENCIES, _HIDDEN)
+        self.time_out = nn.Linear(_HIDDEN, config.time)
+        self.x_pad_token = mx.zeros((1, config.dim))
+        self.cap_pad_token = mx.zeros((1, config.dim))
+        self.noise_refiner = [Block(config, timed=True) for _ in range(config.n_refiner_layers)]
+        self.context_refiner = [Block(config, timed=False) for _ in range(config.n_refiner_layers)]
+        self.layers = [Block(config, timed=True) for _ in range(config.n_layers)]
+        self._noise, self._context = compiled(self.noise_refiner), compiled(self.context_refiner)
+        self._layers = compiled(self.layers)
+        self.modulation_out = nn.Linear(config.time, config.dim)
+        self.proj_out = nn.Linear(config.dim, patch)
+
+    @staticmethod
+    def sanitize(key: str, value: mx.array) -> tuple[str, mx.array]:
+        for theirs, ours in _RENAMED:
+            key = key.replace(theirs, ours)
+        return key, value
+
+    def modulation(self, timesteps: mx.array) -> Modulation:
+        """All steps' modulation. :param timesteps: (steps,), 1000 … 0 as the scheduler has them."""
+        times = (1000.0 - timesteps) / 1000.0 * self.config.t_scale
+        known = sinusoids(times).astype(self.x_pad_token.dtype)
+        time = self.time_out(nn.silu(self.time_in(known)))[:, None, None]  # (steps, 1, 1, time)
+        timed: list[Any] = [*self.noise_refiner, *self.layers]
+        return Modulation(
+            [_gated(block.modulation(time)) for block in timed],
+            raised(self.modulation_out(nn.silu(time)), 1, (0,)),
+        )
+
+    def places(self, words: int, height: int, width: int) -> Places:
+        """How every token of ``words`` of text and a picture of so many latent pixels is turned."""
+        filled = _filled(words)
+        text = np.zeros((filled, 3))
+        text[:, 0] = np.arange(1, filled + 1)
+        rows, columns = height // _PATCH, width // _PATCH
+        image = np.zeros((_filled(rows * columns), 3))  # those that fill up stand nowhere
+        grid = np.indices((rows, columns)).reshape(2, -1)
+        image[: grid.shape[1]] = np.stack([np.full(grid.shape[1], filled + 1), *grid], axis=1)
+        sizes, base = self.config.axes_dims, self.config.rope_theta
+        parts = (text, image, np.concatenate([image, text]))
+        return Places(*(rotary.rotation_at(part, sizes, base, rounded=True) for part in parts))
+
+    def refined(self, tokens: mx.array, places: Places, pace: Paced = unpaced) -> mx.array:
+        """The text as the blocks read it, the same in every step.
+
+        :param tokens: (B, words, cap_feat_dim), of any floating type.
+        """
+        weight: mx.array = self.text_norm.weight
+        text = _filled_up(self.text(self.text_norm(tokens).astype(weight.dtype)), self.cap_pad_token)
+        text = _summed(text)
+        for block in self._context:
+            text = block(text, places.text)
+            pace(text)
+        return text
+
+    def __call__(
+        self, latent: mx.array, text: mx.array, by: Modulation, places: Places, pace: Paced = unpaced
+    ) -> mx.array:
+        """One evaluation.
+
+        :param latent: (B, height, width, C), even sides.
+        :param text: from :meth:`refined`.
+        :param by: the step's modulation.
+        :returns: the velocity, like ``latent``.
+        """
+        batch, height, width, channels = latent.shape
+        rows, columns = height // _PATCH, width // _PATCH
+        patches = latent.reshape(batch, rows, _PATCH, columns, _PATCH, channels).transpose(0, 1, 3, 2, 4, 5)
+        x = self.image(patches.reshape(batch, rows * columns, -1))
+        x = _summed(_filled_up(x, self.x_pad_token))
+        known = iter(by.blocks)
+        for block in self._noise:
+            x = block(x, places.image, next(known))
+            pace(x)
+        x = mx.concatenate([x, text], axis=1)
+        for block in self._layers:
+            x = block(x, places.both, next(known))
+            pace(x)
+        x = mx.fast.layer_norm(x[:, : rows * columns], None, None, EPSILON)
+        out = self.proj_out((x * by.out).astype(latent.dtype))
+        out = out.reshape(batch, rows, columns, _PATCH, _PATCH, channels).transpose(0, 1, 3, 2, 4, 5)
+        return -out.reshape(latent.shape)
+
+
+def _gated(made: mx.array) -> mx.array:
+    """Scale, gate, scale, gate of a block, as it takes them."""
+    scale, gate, scale_ff, gate_ff = mx.split(made, 4, axis=-1)
+    return mx.concatenate([1 + scale, mx.tanh(gate), 1 + scale_ff, mx.tanh(gate_ff)], axis=-1)
+
+
+def _summed(x: mx.array) -> mx.array:
+    """``x`` in a type that holds the sum of all branches."""
+    return x.astype(mx.float32) if x.dtype == mx.float16 else x
+
+
+def _filled(count: int) -> int:
+    return -(-count // _MULTIPLE) * _MULTIPLE
+
+
+def _filled_up(x: mx.array, token: mx.array) -> mx.array:
+    """(B, tokens, dim) with ``token`` as often behind them as it takes."""
+    lacking = _filled(x.shape[1]) - x.shape[1]
+    return mx.concatenate([x, mx.broadcast_to(token[None], (x.shape[0], lacking, x.shape[2]))], axis=1)
+
+
+_RENAMED = (
+    ("all_x_embedder.2-1.", "image."),
+    ("all_final_layer.2-1.linear.", "proj_out."),
+    ("all_final_layer.2-1.adaLN_modulation.1.", "modulation_out."),
+    ("adaLN_modulation.0.", "modulation."),
+    ("t_embedder.mlp.0.", "time_in."),
+    ("t_embedder.mlp.2.", "time_out."),
+    ("cap_embedder.0.", "text_norm."),
+    ("cap_embedder.1.", "text."),
+    ("attention.to_out.0.", "attention.to_out."),
+)

@@ -1,0 +1,110 @@
+"""Z-Image-Turbo over diffusers' own pipelines: text to image, image to image, inpainting.
+
+It was distilled to run without guidance (the pipelines' own default is 5, and their 50 steps are the base model's).
+float16 is too narrow for what happens inside its blocks and in its text encoder: see :func:`fit_into_float16`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
+from diffusers.pipelines.z_image.pipeline_z_image import ZImagePipeline
+from diffusers.pipelines.z_image.pipeline_z_image_img2img import ZImageImg2ImgPipeline
+from diffusers.pipelines.z_image.pipeline_z_image_inpaint import ZImageInpaintPipeline
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
+
+from locara_sidecar.engine.drawing.family import Embedding
+from locara_sidecar.engine.torch_engine.families.diffusers_family import DiffusersFamily, Pipelines
+from locara_sidecar.machine.supported import FAMILIES
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from locara_sidecar.engine.drawing.family import Denoising
+    from locara_sidecar.engine.folder.model_folder import Progress
+
+_LESS = 64
+"""A power of two: dividing by it changes no digit."""
+
+
+class ZImage(DiffusersFamily):
+    """A model of the family; :class:`~locara_sidecar.engine.drawing.family.Family` tells what each verb does."""
+
+    row = FAMILIES["z-image"]
+    networks = (Qwen3Model, ZImageTransformer2DModel)
+    pipelines = Pipelines(ZImagePipeline, ZImageImg2ImgPipeline, ZImageInpaintPipeline)
+
+    @property
+    def grid(self) -> int:
+        return 2 * super().grid
+
+    @property
+    def largest_side(self) -> int:
+        return min(self.module(self.denoiser).config.axes_lens[1:]) * self.grid
+
+    def _dtype(self, name: str) -> torch.dtype:
+        narrow = self._context.dtype == torch.float16
+        return torch.bfloat16 if narrow and name in self.row.encoders else super()._dtype(name)
+
+    def _build(self, name: str, progress: Progress) -> Any:
+        module = super()._build(name, progress)
+        if self._context.dtype == torch.float16:
+            if name == self.denoiser:
+                fit_into_float16(module)
+            if name == self.decoder:  # a source comes to it in the type of the text's embedding
+                module.encoder.register_forward_pre_hook(_as_the_weights)
+        return module
+
+    def encode(self, text: str, max_sequence_length: int) -> Embedding:
+        tokens, _ = self.pipeline(self.pipelines.text).encode_prompt(
+            prompt=text, do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
+        )
+        wide = tokens[0].float() if self._context.dtype == torch.float16 else tokens[0]
+        return Embedding(wide[None], None)
+
+    def denoise(self, task: Denoising) -> torch.Tensor:
+        cls, edit = self.way(task.spec, task.source)
+        return self.sample(
+            cls,
+            task,
+            prompt_embeds=[task.prompt.tokens[0]],
+            height=task.spec.height,
+            width=task.spec.width,
+            guidance_scale=0.0,
+            max_sequence_length=task.spec.model.max_sequence_length,
+            **edit,
+        )
+
+
+def fit_into_float16(transformer: Any) -> None:
+    """Let the transformer compute in float16 without leaving its range (65,504).
+
+    Gates and values of a feed-forward multiply to 3e5, and its output goes to 1e6: the values are divided by 64, which
+    the norm behind it takes out again (its epsilon is divided alike, so the result is the same). The sum of all
+    branches grows, too: it is kept in float32, as it begins behind the two layers that embed picture and text; each
+    block's norms bring its branches back to float16.
+    """
+    for block in (*transformer.noise_refiner, *transformer.context_refiner, *transformer.layers):
+        block.feed_forward.w3.register_forward_hook(_a_part)
+        block.ffn_norm2.eps /= _LESS**2
+    for layer in (*transformer.all_x_embedder.values(), transformer.cap_embedder):
+        layer.register_forward_hook(_widened)
+    for layer in transformer.all_final_layer.values():
+        layer.linear.register_forward_pre_hook(_as_the_weights)
+
+
+def _a_part(layer: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+    del layer, args
+    return output / _LESS
+
+
+def _widened(layer: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+    del layer, args
+    return output.float()
+
+
+def _as_the_weights(layer: nn.Module, args: Any) -> Any:
+    first, *others = args
+    return (cast("torch.Tensor", first).to(next(layer.parameters()).dtype), *others)
