@@ -110,7 +110,7 @@ class FakeHub:
 
     @contextlib.contextmanager
     def counting(self):
-        """Return how many files are being sent at the moment."""
+        """Count how many files are being sent at once."""
         with self._lock:
             self.sending += 1
             self.most_at_once = max(self.most_at_once, self.sending)

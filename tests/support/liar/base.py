@@ -58,7 +58,7 @@ class Honest:
         self.child.send_signal(number)
 
     def host_left(self) -> None:
-        """Return whether the process that spawned it is gone."""
+        """Kill the implementation and exit, because the process that spawned this one is gone."""
         self.child.kill()
         os._exit(0)
 
@@ -113,7 +113,8 @@ class Honest:
             self.methods.setdefault(json.dumps(message["id"]), []).append(message["method"])
 
     def waiting_for(self, message):
-        """Return the request that a response answers; if two share one id, the later one is the one that is refused."""
+        """Find the waiting request that a response answers: the calls with its id, and the index in them. Of two with
+        one id, the later one is the one that is refused."""
         calls = self.methods.get(json.dumps(message.get("id")))
         if not calls or "method" in message:
             return None
