@@ -138,7 +138,7 @@ def test_what_is_damaged_is_named_with_what_mends_it(models, tmp_path):
     file.write_text("{}")
     status, _, err = models("verify", "mine")
     assert status == 1
-    assert "1 file of mine is not what was installed: transformer/config.json. " in err
+    assert "1 file of mine differs from what was installed: transformer/config.json. " in err
     assert models("download", "mine")[0] == 0
     assert models("verify", "mine")[0] == 0
 

@@ -265,7 +265,7 @@ def test_an_error_names_its_member(where: str, value: Any, at: str):
 
 
 def test_a_misspelt_member_is_told_what_was_meant():
-    with pytest.raises(RpcError, match="Was user-folder meant"):
+    with pytest.raises(RpcError, match="Did you mean user-folder"):
         manifest.parse(changed("capabilities/fs/user-floder", "write"))
 
 
