@@ -1,7 +1,8 @@
-"""Whether the extras can be installed on the Macs that they are for, and stay away where there is nothing to install.
+"""Checks that the extras can be installed on the Macs that they are for, and install nothing where they cannot work.
 
-Asks the package index what it would take (``uv pip compile``; nothing is installed or built). Without an index it says
-so and ends with 0: a machine without a network learns nothing here. NOT a test on a Mac: wheels may be there and fail.
+Asks the package index what would be installed (``uv pip compile``; nothing is installed or built). Without access to an
+index it says so and exits with 0: a machine without a network learns nothing here. This is NOT a test on a Mac: wheels
+may exist and still fail.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 OLDEST = "14.0"
-"""macOS that MLX's wheels need at least."""
+"""The oldest macOS that MLX's wheels support."""
 _UNREACHABLE = ("failed to fetch", "client error", "dns error", "error sending request", "network", "timed out")
 
 
 class Case(NamedTuple):
-    """A kind of Mac, the extras that are asked for, and whether MLX must be among what is taken."""
+    """A kind of Mac, the extras that are requested, and whether MLX must be among the packages."""
 
     platform: str
     extras: tuple[str, ...]
@@ -34,7 +35,7 @@ CASES = (
 
 
 def ask(case: Case, python: str) -> tuple[list[str] | None, str]:
-    """The packages that would be taken, or None and what uv said."""
+    """Return the packages that would be installed, or None, and uv's output."""
     extras = [word for extra in case.extras for word in ("--extra", extra)]
     words = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--only-binary", ":all:"]
     words += ["--python-platform", case.platform, "--python-version", python, *extras, str(ROOT / "pyproject.toml")]
@@ -45,17 +46,17 @@ def ask(case: Case, python: str) -> tuple[list[str] | None, str]:
 
 
 def is_unreachable(said: str) -> bool:
-    """Whether uv could not ask at all."""
+    """Return whether uv could not reach the index at all."""
     return any(words in said.lower() for words in _UNREACHABLE)
 
 
 def verdict(case: Case, packages: list[str]) -> bool:
-    """Whether what would be taken is what must be."""
+    """Return whether the packages are as required."""
     return any(name.startswith("mlx==") for name in packages) is case.mlx
 
 
 def main() -> int:
-    """0 where every case is as it must be, or nothing could be asked."""
+    """Return 0 if every case is as required, or if nothing could be asked."""
     failed = False
     for case in CASES:
         for python in PYTHONS:

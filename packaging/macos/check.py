@@ -65,7 +65,7 @@ _MUST_FAIL = ("/usr/bin/open", "/usr/bin/osascript")
 
 
 class Part(NamedTuple):
-    """One part. ``mac``: it is about macOS. ``look``: what to look at in it."""
+    """One part. ``mac``: whether it is about macOS. ``look``: what to look for in its result."""
 
     run: Callable[[], dict[str, Any]]
     mac: bool
@@ -151,7 +151,7 @@ def _draw(out: str) -> dict[str, Any]:
 
 def _tcc() -> dict[str, Any]:
     documents = Path.home() / "Documents"
-    cancelled = live.cancel_while_asked(documents)  # first: a question that was answered is not asked again
+    cancelled = live.cancel_while_asked(documents)  # first: once a question was answered, it is not asked again
     out = documents / "locara-check.png"
     done = _draw(str(out))
     told = {"cancelled": cancelled, "saved": out.exists(), "sentence": done["stderr"][-400:]}
@@ -218,7 +218,7 @@ PARTS: dict[str, Part] = {
 
 
 def report(names: list[str], told: Callable[[str], None] = print) -> dict[str, Any]:
-    """Run parts; what each found, by name. A part that fails in itself is told, and the next one runs."""
+    """Run parts; return what each found, by name. A part that itself fails is reported, and the next one runs."""
     found: dict[str, Any] = {}
     for name in names:
         part = PARTS[name]
@@ -236,7 +236,7 @@ def report(names: list[str], told: Callable[[str], None] = print) -> dict[str, A
 
 
 def main() -> int:
-    """Write the report; 0 where nothing that ran failed."""
+    """Write the report; return 0 if nothing that ran failed."""
     parser = argparse.ArgumentParser(description="Check this project on a Mac and write one report.")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--report", type=Path, default=ROOT / "locara-mac-report.json")

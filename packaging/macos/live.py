@@ -1,4 +1,5 @@
-"""A real daemon with its engine, killed, cancelled and given files: what a host would see."""
+"""Drives a real daemon with its engine: kills it, cancels jobs and gives it files, and records what a host would
+see."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ _MANIFEST = {
 
 
 def kill_daemon(engine: str = "auto") -> dict[str, Any]:
-    """SIGKILL for the daemon in the middle of a step: is the engine gone, and how soon?"""
+    """SIGKILL the daemon in the middle of a step: is the engine gone, and how soon?"""
     with tempfile.TemporaryDirectory() as folder:
         sidecar = _opened(folder, engine)
         call = sidecar.start("image.generate", _asked(60), stream=True)
@@ -48,7 +49,7 @@ def kill_daemon(engine: str = "auto") -> dict[str, Any]:
 
 
 def cancel_in_step(engine: str = "auto") -> dict[str, Any]:
-    """A cancel in the middle of a step: is it the same engine that makes the next picture?"""
+    """Cancel in the middle of a step: does the same engine make the next picture?"""
     with tempfile.TemporaryDirectory() as folder:
         sidecar = _opened(folder, engine)
         with sidecar:
@@ -104,7 +105,8 @@ def open_files(folder: Path, before: Sequence[str] = (), engine: str = "auto") -
 
 
 def awake_while_drawing(assertions: Callable[[], str], engine: str = "auto") -> dict[str, Any]:
-    """What the system lists as keeping it awake before, during and after a job; what the sidecar says of its power."""
+    """Report what the system lists as keeping it awake before, during and after a job, and what the sidecar says about
+    power."""
     with tempfile.TemporaryDirectory() as folder, _opened(folder, engine) as sidecar:
         told = [assertions()]
         call = sidecar.start("image.generate", _asked(60), stream=True)
@@ -148,7 +150,7 @@ def _asked(steps: int) -> dict[str, Any]:
 
 
 def _cancelled(call: Call) -> str:
-    """Cancel a call: the kind of the error that it ends with."""
+    """Cancel a call; return the kind of the error that it ends with."""
     call.cancel()
     try:
         call.result(_PATIENCE)

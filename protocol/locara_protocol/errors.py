@@ -37,15 +37,15 @@ CODES: dict[str, int] = {
 """Error kind to JSON-RPC code."""
 
 MEANINGS: dict[str, str] = {
-    "ParseError": "The line is not one valid JSON text in UTF-8, or is nested too deep.",
+    "ParseError": "The line is not one valid JSON text in UTF-8, or is nested too deeply.",
     "InvalidRequest": "The message is not a valid request, or not one that may be sent now.",
-    "MethodNotFound": "There is no request method of this name.",
+    "MethodNotFound": "There is no request method with this name.",
     "InvalidParams": "A parameter is missing, unknown, of the wrong type or out of range; `path` names it.",
     "InternalError": "A fault of the sidecar itself; its log says more.",
     "RequestCancelled": "The request was cancelled; `images` holds what had been finished.",
     "CapabilityDenied": "The app's manifest or the host does not grant this; `reason` says which.",
     "NotInitialized": "The session has not been opened with `initialize`.",
-    "ModelNotFound": "The catalogue has no model of this id.",
+    "ModelNotFound": "The catalogue has no model with this id.",
     "ModelNotInstalled": "The model is known but not installed.",
     "ModelIncomplete": "Files of the installed model are missing.",
     "IntegrityError": "Files of the model differ from their digests.",
@@ -54,11 +54,11 @@ MEANINGS: dict[str, str] = {
     "InsufficientMemory": "The request does not fit this machine; `suggestions` lists what would.",
     "InsufficientDisk": "There is not enough room on the disk.",
     "EngineUnavailable": "The engine asked for cannot run on this machine.",
-    "EngineCrashed": "The engine process died; it is started anew for the next request.",
+    "EngineCrashed": "The engine process died; it is restarted for the next request.",
     "QueueFull": "Too many jobs are waiting.",
     "StorageError": "Reading or writing a file failed; `errno` names the reason.",
     "EngineStalled": "The engine made no progress for too long and was stopped.",
-    "UnsupportedProtocolVersion": "No version of the contract is shared; `supported` lists the sidecar's.",
+    "UnsupportedProtocolVersion": "The host and the sidecar share no protocol version; `supported` lists its versions.",
     "InvalidImage": "An image that was sent or named cannot be read.",
     "InvalidOutput": "The model made no usable picture (black, or not a number).",
 }

@@ -241,7 +241,7 @@ class _Reader:
             at = join(path, name)
             meant = nearest(name, known, likeness)
             if meant and not name.startswith(REMARKS):
-                raise invalid_params(at, f"{path} has no member {shown(name)}. Was {meant} meant?")
+                raise invalid_params(at, f"{path} has no member {shown(name)}. Did you mean {meant}?")
             self._carry(name, member, at, known)
         return found
 
@@ -249,7 +249,7 @@ class _Reader:
         self._unread[at if at.startswith(f"{self._path}.capabilities") else name] = member
         if not name.startswith(REMARKS):
             meant = nearest(name, known)
-            advice = f" Was {meant} meant?" if meant else ""
+            advice = f" Did you mean {meant}?" if meant else ""
             self._notice("UnknownMember", at, f"{at} is not known here and grants nothing.{advice}")
 
     def _capabilities(self, value: object, path: str) -> dict[str, Any]:
@@ -261,7 +261,7 @@ class _Reader:
             ours = name in _FAMILIES or name.startswith(REMARKS)
             if not ours and (meant := nearest(name, _FAMILIES, MISSPELT)):
                 at = join(path, name)
-                self._notice("UnknownMember", at, f"{at} grants nothing here. Was {meant} meant?")
+                self._notice("UnknownMember", at, f"{at} grants nothing here. Did you mean {meant}?")
         return families
 
     def _modalities(self, value: object, path: str) -> Iterator[str]:
@@ -271,8 +271,8 @@ class _Reader:
             if item not in MODALITIES:
                 meant = nearest(item.replace(" ", "-"), MODALITIES, _MODALITY_MISSPELT)
                 if meant:
-                    raise invalid_params(at, f"{at} is no modality. Was {meant} meant?")
-                self._notice("UnknownModality", at, f"{shown(item)} is not served here and grants nothing.")
+                    raise invalid_params(at, f"{at} is not a modality. Did you mean {meant}?")
+                self._notice("UnknownModality", at, f"{shown(item)} is not supported here and grants nothing.")
             yield item
 
     def _models(self, value: object, path: str) -> Iterator[ModelEntry]:
@@ -292,7 +292,7 @@ class _Reader:
             known = name in _MODEL or name.startswith(REMARKS)
             if not known and isinstance(member, str) and _DIGEST_OF_ANY_FORM.fullmatch(member):
                 at = join(path, name)
-                raise invalid_params(at, f"{at} does not pin the model to a digest. Was digest meant?")
+                raise invalid_params(at, f"{at} does not pin the model to a digest. Did you mean digest?")
         entry = self._members(value, path, _MODEL)
         model = _model(entry.get("id"), join(path, "id"))
         given, at = entry.get("digest"), join(path, "digest")
@@ -371,7 +371,7 @@ def _label(top: dict[str, Any], name: str, path: str) -> str:
     value = top.get(name)
     if not isinstance(value, str) or LABEL.fullmatch(value) is None:
         at = join(path, name)
-        raise invalid_params(at, f"{at} must be 1 to 128 characters without / and @, and without spaces around it.")
+        raise invalid_params(at, f"{at} must be 1 to 128 characters without / and @, with no space at either end.")
     return value
 
 

@@ -97,7 +97,7 @@ _METHODS = (
     ),
     Method(
         name="ping",
-        summary="Is the daemon alive, what is the engine doing, how many jobs are there.",
+        summary="Whether the daemon is alive, what the engine is doing and how many jobs there are.",
         params=m.NoParams,
         result=m.PingResult,
         need="none",
@@ -120,7 +120,7 @@ _METHODS = (
     ),
     Method(
         name="host.pickFile",
-        summary="A handle of a file that the user picked in a dialog. Never forwarded from a web view.",
+        summary="A handle for a file that the user picked in a dialog. Never forwarded from a web view.",
         params=host.PickFileParams,
         result=host.PickFileResult,
         errors=("CapabilityDenied", "StorageError"),
@@ -128,28 +128,28 @@ _METHODS = (
     ),
     Method(
         name="host.releaseFile",
-        summary="Take a handle back: no new call may use it. Never forwarded from a web view.",
+        summary="Release a handle: no new call may use it. Never forwarded from a web view.",
         params=host.ReleaseFileParams,
         result=m.Empty,
         need="none",
     ),
     Method(
         name="jobs.list",
-        summary="The app's jobs that wait, run or ended lately, each with its last state and preview.",
+        summary="The app's jobs that are waiting, running or ended recently, each with its last state and preview.",
         params=m.NoParams,
         result=jobs.JobsListResult,
         need="none",
     ),
     Method(
         name="jobs.attach",
-        summary="Have a job's further messages on another channel, as after a web view was loaded again.",
+        summary="Receive a job's further messages on another channel, for example after a web view reloads.",
         params=jobs.AttachParams,
         result=jobs.AttachResult,
         need="none",
     ),
     Method(
         name="jobs.result",
-        summary="What a job that ended lately was answered with.",
+        summary="The answer to a job that ended recently.",
         params=jobs.JobResultParams,
         result=jobs.JobResult,
         errors=tuple(dict.fromkeys((*_DRAWING, "InvalidImage"))),
@@ -205,7 +205,7 @@ _METHODS = (
     ),
     Method(
         name="models.download",
-        summary="Download a model into the shared cache, from where the last try stopped.",
+        summary="Download a model into the shared cache; resumes an interrupted download.",
         params=models.ModelWorkParams,
         result=models.InstalledResult,
         errors=(
@@ -230,7 +230,7 @@ _METHODS = (
     ),
     Method(
         name="models.import",
-        summary="Take a model from a folder or a Hugging Face cache into the shared cache.",
+        summary="Import a model from a folder or a Hugging Face cache into the shared cache.",
         params=models.ImportParams,
         result=models.InstalledResult,
         errors=(*_DOWNLOADING, "EngineUnavailable", "InsufficientDisk", "StorageError"),
@@ -248,7 +248,7 @@ _METHODS = (
     ),
     Method(
         name="models.prepare",
-        summary="Keep a model in the shared cache as the engine has quantized it, so that it loads sooner.",
+        summary="Save a model in the shared cache in quantized form, so that it loads faster.",
         params=models.PrepareParams,
         result=models.PrepareResult,
         errors=(*_ENGINE, "InsufficientDisk", "StorageError"),
@@ -257,7 +257,7 @@ _METHODS = (
     ),
     Method(
         name="models.unload",
-        summary="End an engine that has no work and give its memory back.",
+        summary="Stop an idle engine and free its memory.",
         params=m.NoParams,
         result=models.UnloadResult,
         need="none",
@@ -272,7 +272,7 @@ _METHODS = (
     ),
     Method(
         name="models.usage",
-        summary="The room that models in the shared cache take; other apps' only where the host allows managing it.",
+        summary="The disk space that shared-cache models use; other apps' only where the host allows managing it.",
         params=m.NoParams,
         result=models.UsageResult,
         errors=("StorageError",),
@@ -280,7 +280,7 @@ _METHODS = (
     ),
     Method(
         name="models.gc",
-        summary="Collect what no model needs and, down to maxBytes, the models used least recently.",
+        summary="Remove what no model needs and, down to maxBytes, the least recently used models.",
         params=models.GcParams,
         result=models.RemovedResult,
         errors=("CapabilityDenied", "StorageError"),

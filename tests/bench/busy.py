@@ -36,10 +36,10 @@ _MOST_SLOWED = 3.0
 
 @contextlib.contextmanager
 def other_programs(count: int) -> Generator[None]:
-    """So many processes that never pause."""
+    """Run ``count`` processes that never pause."""
     loops = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
     try:
-        time.sleep(0.5)  # they have started, and the scheduler has placed them
+        time.sleep(0.5)  # by then they have started, and the scheduler has placed them
         yield
     finally:
         for loop in loops:
@@ -48,7 +48,7 @@ def other_programs(count: int) -> Generator[None]:
 
 
 def measure(known: catalogue.Catalogue, name: str, entries: Path, rounds: int) -> list[Row]:
-    """Both sides under each load.
+    """Measure both sides under each load.
 
     :param known: a catalogue with the model ``name``, which is of the SD 3 family.
     :param entries: the folder with the entries that are not the package's own.
@@ -69,8 +69,8 @@ def measure(known: catalogue.Catalogue, name: str, entries: Path, rounds: int) -
         for load, count in loads.items():
             for turn in range(rounds + 1):
                 if turn == 0 and count:
-                    continue  # the first turn of all loads
-                prompt = f"{_PROMPT}, number {turn} {load}"  # neither side finds its embeddings in a cache
+                    continue  # the first turn under each load is a warm-up
+                prompt = f"{_PROMPT}, number {turn} {load}"  # so that neither side finds its embeddings in a cache
                 with other_programs(count):
                     plain = direct.draw(prompt)
                     call = sidecar.start("image.generate", {"prompt": prompt, "options": options}, stream=True)

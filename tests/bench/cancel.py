@@ -14,7 +14,7 @@ from support.measuring import Row, host, percentile
 
 STEPS = 4
 TRIES = 8
-"""For each cancel that is to land while a picture is being saved."""
+"""For each cancel that should land while a picture is being saved."""
 
 
 def measure(model: dict[str, Any], catalogue: Path, runs: int) -> list[Row]:
@@ -89,7 +89,7 @@ def _saving(sidecar: Sidecar, options: dict[str, Any], runs: int) -> Row:
 
 
 def _loading(sidecar: Sidecar, options: dict[str, Any]) -> float:
-    """Seconds from the start of a job to the end of its loading, with an engine that is not there yet."""
+    """Return the seconds from the start of a job to the end of loading, when no engine is running yet."""
     call = sidecar.start("image.generate", {"prompt": "cold", "options": options}, stream=True)
     began = time.perf_counter()
     for message in call.messages():
@@ -102,8 +102,8 @@ def _loading(sidecar: Sidecar, options: dict[str, Any]) -> float:
 
 
 def _cancel(sidecar: Sidecar, options: dict[str, Any], phase: str, after: float) -> list[float]:
-    """One cancel, ``after`` seconds into a phase; empty when the picture was finished first."""
-    prompt = f"cancelled in {phase} {time.perf_counter_ns()}"  # a new one, so that it is encoded
+    """Cancel once, ``after`` seconds into a phase; the result is empty if the picture was finished first."""
+    prompt = f"cancelled in {phase} {time.perf_counter_ns()}"  # a new prompt, so that it must be encoded
     call = sidecar.start("image.generate", {"prompt": prompt, "options": options}, stream=True)
     for message in call.messages():
         if message["phase"] == phase:
@@ -115,7 +115,7 @@ def _cancel(sidecar: Sidecar, options: dict[str, Any], phase: str, after: float)
 
 
 def _ended(call: Any) -> bool:
-    """Wait for the answer; whether it was RequestCancelled."""
+    """Wait for the answer; return whether it was RequestCancelled."""
     try:
         call.result()
     except RemoteError as error:

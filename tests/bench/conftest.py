@@ -1,4 +1,4 @@
-"""The benchmarks' own tests: of those that measure the MLX engine, where it is installed."""
+"""Skips the tests of the MLX benchmarks where that engine is not installed."""
 
 from __future__ import annotations
 

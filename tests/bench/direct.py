@@ -44,7 +44,7 @@ class Direct:
         self._child.__exit__(kind, error, trace)
 
     def draw(self, prompt: str) -> float:
-        """Seconds from the prompt to the saved picture; the first time with loading."""
+        """Return the seconds from the prompt to the saved picture; the first call includes loading."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._child.stdin.write(prompt + "\n")

@@ -44,14 +44,14 @@ _trace = _Trace()
 
 
 def stand_in(shape: tuple[int, ...], dtype: mx.Dtype = mx.bfloat16) -> mx.array:
-    """An array that is there and takes no memory."""
+    """Return an array that exists but takes no memory."""
     array = mx.broadcast_to(mx.array(0, dtype), shape)
     _real["eval"](array)
     return array
 
 
 def weightless(model: Any, dtype: mx.Dtype = mx.bfloat16) -> Any:
-    """The model with parameters of the right shapes, floating ones as ``dtype``, that take no memory."""
+    """Return the model with parameters of the right shapes, floating-point ones as ``dtype``, that take no memory."""
     from mlx.utils import tree_map
 
     def light(value: mx.array) -> mx.array:
@@ -69,7 +69,7 @@ def leaves(tree: Any) -> list[mx.array]:
 
 
 def counted(call: Call, *arrays: mx.array) -> Count:
-    """What ``call(*arrays)`` gives Metal to do."""
+    """Count what ``call(*arrays)`` asks Metal to do."""
     global _trace
     _trace = _Trace()
     graph = _graph(lambda *given: leaves(call(*given)), arrays)
@@ -141,7 +141,7 @@ def _compile(fun: Any = None, *rest: Any, **named: Any) -> Any:
     def marked(*args: Any, **kwargs: Any) -> Any:
         if not _trace.depth:
             return real(*args, **kwargs)
-        if _trace.compiled:  # inside another one it is part of that
+        if _trace.compiled:  # inside another one it is part of that one
             return fun(*args, **kwargs)
         from mlx.utils import tree_map
 

@@ -51,7 +51,7 @@ def random_part(kind: str, config: dict[str, Any], device: str) -> nn.Module:
 
 
 def set_layout(part: nn.Module, layout: torch.memory_format) -> None:
-    """Lay the kernels out as ``weights.py`` does; what flows through follows them."""
+    """Lay the kernels out as ``weights.py`` does; activations follow their layout."""
     for module in part.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=layout)
@@ -92,7 +92,7 @@ PARTS = {"a call of the UNet": unet, "encoding": encoding, "decoding": decoding,
 
 
 def seconds(work: Callable[[], object], device: str) -> float:
-    """One call, to its end on the device."""
+    """Time one call until the device has finished."""
     _finish(device)
     began = time.perf_counter()
     work()
@@ -101,7 +101,7 @@ def seconds(work: Callable[[], object], device: str) -> float:
 
 
 def taken_by(work: Callable[[], object], device: str) -> int | None:
-    """Bytes that a call takes at its height, the weights left out; None where nothing tells."""
+    """Return the peak bytes of a call without the weights; None if they cannot be measured."""
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -114,7 +114,7 @@ def taken_by(work: Callable[[], object], device: str) -> int | None:
         gc.collect()
         memory.give_back()
         before = psutil.Process().memory_info().rss
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is counted from here
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is counted from here on
         work()
     return memory.peak() - before
 

@@ -71,7 +71,7 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Of the numbers that are there, each counted once."""
+        """Size of the numbers that are there, each counted once."""
         return math.prod(n for n, stride in zip(self.shape, self.strides, strict=True) if stride) * self.dtype.size
 
     @property
@@ -80,7 +80,7 @@ class Array:
 
     @property
     def dense(self) -> bool:
-        """Without holes and repetitions, in whatever order of axes."""
+        """Whether it has no gaps and repetitions, in any order of axes."""
         expected = 1
         for stride, n in sorted((s, n) for n, s in zip(self.shape, self.strides, strict=True) if n > 1):
             if stride != expected:
@@ -100,11 +100,11 @@ class Count:
     bytes: Counter[str] = field(default_factory=Counter)
     """Bytes by primitive."""
     copies: Counter[str] = field(default_factory=Counter)
-    """The part of ``bytes`` that only lays numbers otherwise."""
+    """The part of ``bytes`` that only changes the layout."""
     flops: Counter[str] = field(default_factory=Counter)
-    """Of products, by number type; Winograd's as they are computed."""
+    """FLOPs of products, by number type; Winograd's as they are actually computed."""
     graphs: int = 0
-    """How often work is handed to the device."""
+    """How often work is submitted to the device."""
 
     def told(self) -> dict[str, Any]:
         """The figures of the table. ``float32``: the share of the bytes."""
@@ -128,7 +128,7 @@ def rows(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def viewed(array: Array, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Strides with which the same memory has another shape; None where it must be copied."""
+    """Return the strides that give the same memory another shape; None if it must be copied."""
     runs: list[list[int]] = []  # [numbers, stride] of what lies evenly, from the outside
     for n, stride in zip(array.shape, array.strides, strict=True):
         if n == 1:
@@ -208,7 +208,7 @@ def fused(graph: Graph) -> list[Node]:
 
 
 def _without_repetitions(graph: Graph) -> list[Node]:
-    """The same primitive of the same arrays is computed once."""
+    """Compute the same primitive of the same arrays only once."""
     first: dict[Any, list[str]] = {}
     alias: dict[str, str] = {}
     kept: list[Node] = []
@@ -413,12 +413,12 @@ class Ledger:
         self._pay("SliceUpdate", [node.inputs[0], node.inputs[1]], node.outputs, kernels=2, copied=True)
 
     def _pad(self, node: Node) -> None:
-        """Filled first, then written into."""
+        """It is filled first, then written into."""
         self._pay("Pad", node.inputs[:1], node.outputs, kernels=2, copied=True)
         self._extra("Pad", self._arrays[node.inputs[0]].bytes, self._arrays[node.inputs[0]].dtype)
 
     def _gather(self, node: Node) -> None:
-        """Only the rows that are asked for are read."""
+        """Only the requested rows are read."""
         self._pay("Gather", node.inputs[1:], node.outputs)
         self._extra("Gather", self._arrays[node.outputs[0]].bytes, self._arrays[node.outputs[0]].dtype)
 
@@ -431,7 +431,7 @@ class Ledger:
             self._pay("Copy for Contiguous", node.inputs, node.outputs, copied=True)
 
     def _other(self, node: Node) -> None:
-        """A kernel that reads what goes in and writes what comes out."""
+        """A kernel that reads its inputs and writes its outputs."""
         if node.kind in ELEMENTWISE and len(node.inputs) == 1 and self._arrays[node.inputs[0]].dense:
             self._arrays[node.outputs[0]].strides = self._arrays[node.inputs[0]].strides
         self._pay(node.kind, list(dict.fromkeys(node.inputs)), node.outputs)

@@ -44,7 +44,7 @@ def step(model: Any, by: Any, channels: int, batch: int, answer: Callable[..., m
 
 
 def refilled(tree: Any, values: Any) -> Any:
-    """``tree`` with other arrays."""
+    """Return ``tree`` with other arrays."""
     if isinstance(tree, mx.array):
         return next(values)
     parts = [refilled(part, values) for part in tree]
@@ -52,7 +52,7 @@ def refilled(tree: Any, values: Any) -> Any:
 
 
 def quantized(model: Any, bits: int | None) -> Any:
-    """As it is loaded in so many bits."""
+    """Return the model quantized to so many bits, as the engine loads it."""
     from locara_sidecar.engine.mlx_engine.tensors.quantize import AffineQuantizer
 
     if bits is not None:

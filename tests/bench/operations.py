@@ -174,7 +174,7 @@ def issued(call: Callable[..., Any], *arrays: mx.array) -> Work:
 
 
 def flux_issues(config: FluxConfig, words: int, steps: int, *, kontext: bool = False) -> tuple[Work, Work]:
-    """One call, and what is made once for all steps."""
+    """Count one call, and separately what is computed once for all steps."""
     model = Flux(config)
     latent, tokens = mx.zeros((1, 128, 128, config.in_channels // 4)), mx.zeros((1, words, config.joint_attention_dim))
     pooled, times = mx.zeros((1, config.pooled_projection_dim)), mx.zeros((steps,))
@@ -223,7 +223,7 @@ def _leaves(tree: Any) -> list[mx.array]:
 
 
 def _zeros(tree: Any) -> Any:
-    """Like ``tree``, of zeros."""
+    """Return zeros in the structure of ``tree``."""
     if isinstance(tree, mx.array):
         return mx.zeros(tree.shape)
     parts = [_zeros(part) for part in tree]
@@ -234,7 +234,7 @@ def _zeros(tree: Any) -> Any:
 
 
 class Handed:
-    """Counts how often work is handed to the device; waiting for what was handed over before is none."""
+    """Count how often work is submitted to the device; waiting for submitted work does not count."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -268,7 +268,7 @@ class _NeverStops:
 
 
 def graphs(model: str, family: str, scheduler: str, guidance: float) -> float:
-    """Graphs handed over in a step, on the average of the second and the third of three."""
+    """Return how many graphs are submitted per step, averaged over the second and the third of three steps."""
     spec = JobSpec(
         job="", prompt="a cat", negative_prompt="", width=64, height=64, steps=3, guidance=guidance, seed=1, count=1,
         scheduler=scheduler, speed="exact", tiling="off",

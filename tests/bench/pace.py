@@ -35,7 +35,7 @@ Call = Callable[[Paced], mx.array]
 """One evaluation of a denoiser, with the pace that it is to keep."""
 
 Clock = Callable[[], tuple[float, float]]
-"""Seconds of wall and of processor time, from any start."""
+"""Returns seconds of wall time and of processor time, from any starting point."""
 
 
 class Cost(NamedTuple):

@@ -28,11 +28,11 @@ class _Control:
     cancelled = False
 
     def checkpoint(self) -> None:
-        """Nothing stops this."""
+        """Nothing stops these jobs."""
 
 
 class _Watched(StagedRuntime):
-    """Knows how long the sampling thread was busy with previews."""
+    """Measures how long the sampling thread was busy with previews."""
 
     spent = 0.0
 

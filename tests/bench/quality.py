@@ -51,7 +51,7 @@ class Drawn(NamedTuple):
 
 class Control:
     def checkpoint(self) -> None:
-        """Nothing stops this."""
+        """Nothing stops these jobs."""
 
 
 def job_for(entry: catalogue.Entry, folder: Path) -> JobSpec:
@@ -88,7 +88,7 @@ def job_for(entry: catalogue.Entry, folder: Path) -> JobSpec:
 
 
 def found(known: catalogue.Catalogue, name: str) -> tuple[catalogue.Entry, Path]:
-    """A model that is there, and its folder."""
+    """Return an available model and its folder."""
     entry, folder = known.get(name), known.folder(name)
     assert entry is not None
     assert folder is not None

@@ -70,7 +70,7 @@ class Bench:
         self._steps = steps
 
     def with_layers(self, bits: int, chosen: Callable[[str], bool]) -> None:
-        """Read the transformer anew with these linear layers quantized."""
+        """Reload the transformer with these linear layers quantized."""
         component = self._family._components["transformer"]  # the bench looks behind the verbs
         quantizer = AffineQuantizer(bits, chosen)
         self._family._loaded["transformer"] = weights.build(Mmdit, component, mx.float32, self._progress(), quantizer)

@@ -25,7 +25,7 @@ _BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 def machine() -> str:
-    """What the figures were taken on, in words."""
+    """Describe the machine on which the figures were taken."""
     try:
         names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -35,7 +35,7 @@ def machine() -> str:
 
 
 def table(rows: list[Row], minutes: float) -> str:
-    """The rows as tests/MEASURED.md shows them."""
+    """Format the rows as in tests/MEASURED.md."""
     lines = [f"{machine()}; `make bench` took {minutes:.0f} minutes:", "", "| | measured | goal |", "|---|---|---|"]
     for row in rows:
         name = f"{row.name} ({row.note})" if row.note else row.name
@@ -45,14 +45,14 @@ def table(rows: list[Row], minutes: float) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Put ``text`` in place of what stands between the two marks of a file."""
+    """Replace the part of a file between the two marks with ``text``."""
     before, rest = path.read_text(encoding="utf-8").split(_BEGIN)
     _, after = rest.split(_END)
     path.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{after}", encoding="utf-8")
 
 
 def main() -> int:
-    """0 when every goal is met."""
+    """Return 0 if every goal is met."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds: does it run at all")
     parser.add_argument("--only", choices=("startup", "overhead", "busy", "cancel"), help="one part")

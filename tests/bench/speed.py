@@ -42,7 +42,7 @@ _PATTERNS = [Pattern(*pair) for pair in ((6, 2), (6, 3), (6, 4), (4, 4), (4, 5),
 
 
 class Drawn(NamedTuple):
-    """Pictures at one speed; ``seconds`` from the beginning of denoising to its last step."""
+    """Pictures at one speed; ``seconds`` run from the start of denoising to its last step."""
 
     seconds: list[float]
     pictures: list[Any]
@@ -50,7 +50,7 @@ class Drawn(NamedTuple):
 
 
 class Timed:
-    """Draws pictures and tells how long denoising took and in how many steps a block was computed."""
+    """Draws pictures and records how long denoising took and in how many steps a block was computed."""
 
     def __init__(self, runtime: StagedRuntime) -> None:
         self._runtime = runtime

@@ -1,4 +1,4 @@
-"""The count of operations sees what is there, and waste."""
+"""The count of operations is right for known graphs, and finds waste."""
 
 import mlx.core as mx
 import pytest

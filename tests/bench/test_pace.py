@@ -16,7 +16,7 @@ STEP, COST = 0.5, 0.004
 
 
 class PlayedClock:
-    """Stands still, but for what the test says passes."""
+    """A clock that stands still, except for the time that a test lets pass."""
 
     def __init__(self):
         self.wall = self.processor = 0.0

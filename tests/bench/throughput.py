@@ -52,7 +52,7 @@ print(time.perf_counter() - began)
 
 
 def write_files(folder: Path, size: int) -> None:
-    """A model of that many bytes in several files; well-formed, random contents."""
+    """Write a model of ``size`` bytes in several files; well-formed, with random contents."""
     write_model(folder, size=1000)
     block = random.Random(1).randbytes(_BLOCK)
     for number, share in enumerate(_FILES):
@@ -67,7 +67,7 @@ def write_files(folder: Path, size: int) -> None:
 
 
 def measure(where: Path, size: int, rounds: int) -> list[Row]:
-    """Both, turn by turn, ``rounds`` times."""
+    """Measure both in turns, ``rounds`` times."""
     write_files(where / "served", size)
     env = {
         **os.environ,
@@ -88,7 +88,7 @@ def measure(where: Path, size: int, rounds: int) -> list[Row]:
         for turn in range(2 * rounds):
             if sys.platform != "win32":
                 os.sync()
-            if turn % 4 in (0, 3):  # who comes first changes
+            if turn % 4 in (0, 3):  # the one that goes first changes
                 (seconds,) = _clocked(OURS, [], json.dumps(work), env)
                 ours.append(seconds)
             else:
@@ -109,7 +109,7 @@ def measure(where: Path, size: int, rounds: int) -> list[Row]:
 
 
 def _size(folder: Path) -> int:
-    """Bytes below a folder, each file once whatever its names."""
+    """Count the bytes below a folder, each file once however many names it has."""
     stats = (path.lstat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return sum({(stat.st_dev, stat.st_ino): stat.st_size for stat in stats}.values())
 
@@ -121,7 +121,7 @@ def _clocked(script: str, arguments: list[str], text: str, env: dict[str, str]) 
 
 
 def main() -> int:
-    """0 when the goal is met."""
+    """Return 0 if the goal is met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bytes", type=int, default=2_000_000_000, help="size of the model (2,000,000,000)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (3)")

@@ -31,9 +31,9 @@ _CLEAR = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "CHOSEN")
 
 
 class Network:
-    """Takes steps in a process of its own, as many as it is asked for.
+    """Runs steps on request, in a process of its own.
 
-    :param environment: how its threads wait.
+    :param environment: sets how its threads wait.
     """
 
     def __init__(self, environment: dict[str, str]) -> None:
@@ -47,7 +47,7 @@ class Network:
         )
 
     def step(self, count: int) -> list[float]:
-        """Milliseconds of each step."""
+        """Return the milliseconds of each step."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._child.stdin.write(f"{count}\n")
@@ -93,7 +93,7 @@ def _serve() -> None:
 
 
 def measure(rounds: int, steps: int) -> list[Row]:
-    """Every way under every load."""
+    """Measure every way of waiting under every load."""
     cores = os.cpu_count() or 1
     loads = {"quiet": 0, "one core busy": 1, f"all {cores} cores busy": cores}
     networks = {way: Network(environment) for way, environment in _WAYS.items()}

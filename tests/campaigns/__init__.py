@@ -1,1 +1,2 @@
-"""Long runs by hand: each prints a report, and shows beside every zero the planted fault that is not zero."""
+"""Long runs, started by hand. Each prints a report; next to every zero it shows a planted fault whose figure is not
+zero."""

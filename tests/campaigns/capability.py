@@ -20,7 +20,7 @@ _CHUNK = 20_000  # collisions whose files lie on the disk at a time
 
 
 def races(where: Path, saves: int) -> list[Row]:
-    """Saves in every way against a swapper, and the naive way."""
+    """Save in every way while links are swapped, and also in the naive way."""
     rows: list[Row] = []
     for resolution, kind in saving.WAYS:
         began = time.monotonic()
@@ -38,7 +38,7 @@ def races(where: Path, saves: int) -> list[Row]:
 
 
 def raced_reads(where: Path, reads: int) -> list[Row]:
-    """Reads in both ways against a swapper, and the naive way."""
+    """Read in both ways while links are swapped, and also in the naive way."""
     rows: list[Row] = []
     for resolution in ("openat2", "walk"):
         began = time.monotonic()
@@ -56,7 +56,7 @@ def raced_reads(where: Path, reads: int) -> list[Row]:
 
 
 def collisions(where: Path, saves: int, workers: int) -> list[Row]:
-    """Several processes that want one name, and a rename that clobbers."""
+    """Let several processes save under one name; as a control, also with a rename that overwrites."""
     rows: list[Row] = []
     for kind in ("anonymous", "named"):
         began, left, said, wrong = time.monotonic(), saves // 2, 0, 0
@@ -72,7 +72,7 @@ def collisions(where: Path, saves: int, workers: int) -> list[Row]:
 
 
 def corpus(where: Path) -> list[Row]:
-    """Awkward names, and a save that takes them as they come."""
+    """Try awkward names; as a control, also with a save that does not check names."""
     for folder in ("names", "naive"):
         (where / folder).mkdir()
     began = time.monotonic()
@@ -87,7 +87,7 @@ def corpus(where: Path) -> list[Row]:
 
 
 def main() -> int:
-    """0 when every goal is met and every planted fault is caught."""
+    """Return 0 if every goal is met and every planted fault is caught."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--saves", type=int, default=1_000_000, help="raced saves (1,000,000)")
     parser.add_argument("--reads", type=int, default=1_000_000, help="raced reads (1,000,000)")

@@ -43,7 +43,7 @@ _MAKES = re.compile(r"\bsocket\(AF_INET6?,.*\) = \d")  # the engine's check of i
 
 
 def why_not() -> str | None:
-    """Why nothing can be traced here, or None. Tries it."""
+    """Return why nothing can be traced here, or None. It tries to."""
     strace = shutil.which("strace")
     if strace is None:
         return "there is no strace"
@@ -92,7 +92,7 @@ def calls_of_a_session(where: Path, *, engine: str, missing: bool = False) -> tu
 
 
 def _install_families(store: Store, entries: Path) -> list[str]:
-    """The fixture models into the store, under entries that name a hub's repository; the ids."""
+    """Put the fixture models into the store, under entries that name a hub repository; return the ids."""
     for model in FAMILIES:
         data = json.loads((_FIXTURES / f"{model}.json").read_text())
         data["source"] = {"repository": f"org/{model}", "files": _FILES}
@@ -120,7 +120,7 @@ def _asked(where: Path) -> list[tuple[str, dict[str, object]]]:
 
 
 def _draw_and_edit(sidecar: Sidecar, model: str) -> None:
-    """One picture with a preview, and that picture edited from its file."""
+    """Draw one picture with a preview, and edit that picture from its file."""
     options = {"model": model, "steps": 1, "output": {"path": f"{model}.png"}}
     call = sidecar.start("image.generate", {"prompt": "a red circle", "options": options}, stream=True)
     assert any("preview" in message for message in call.messages())
@@ -132,7 +132,7 @@ def _draw_and_edit(sidecar: Sidecar, model: str) -> None:
 
 
 def rows(where: Path, engines: list[str] | None = None) -> list[Row]:
-    """The campaign's rows.
+    """Return the campaign's rows.
 
     :param engines: the engines that draw; None for all that are installed here.
     """

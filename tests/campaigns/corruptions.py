@@ -40,7 +40,7 @@ _IMPATIENT = RetryPolicy(connect=5, read=5, tries=2, first_wait=0.001, longest_w
 
 
 class Target:
-    """A hub with one small model, and a store that is empty again after each try."""
+    """A hub with one small model, and a store that is emptied after each try."""
 
     def __init__(self, where: Path, seed: str) -> None:
         self.hub = FakeHub()
@@ -58,7 +58,7 @@ class Target:
         check.check_file = check_file
 
     def corrupt(self) -> bool:
-        """One transfer with something wrong in it; whether it was refused as it must be, with nothing to see."""
+        """Run one corrupted transfer; return whether it was refused correctly, with nothing visible."""
         files = self.hub.repositories["org/mine"].files
         self._wrong = self.numbers.choice(sorted(files))
         _, sha256, _, size, lfs = files[self._wrong]
@@ -84,7 +84,7 @@ def _quiet(_: object) -> None:
 
 
 def corruptions(where: Path, count: int, seed: int, plant: Callable[[], None] | None = None) -> tuple[int, int, int]:
-    """(transfers, those that were not refused, those whose wrong bytes a parser saw)."""
+    """Return (transfers, transfers not refused, transfers whose wrong bytes reached a parser)."""
     reading, writing = os.pipe()
 
     def worker(number: int) -> Callable[[], object]:
@@ -116,7 +116,7 @@ def _no_hash() -> None:
 
 
 def rows(where: Path, count: int, seed: int) -> list[Row]:
-    """The campaign's rows."""
+    """Return the campaign's rows."""
     began = time.monotonic()
     done, accepted, parsed = corruptions(where / "corruptions", count, seed)
     figure, note = f"{accepted} of {done}", f"{parsed} were parsed first; {', '.join(KINDS)}"

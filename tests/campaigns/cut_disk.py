@@ -13,16 +13,16 @@ import time
 from pathlib import Path
 
 MODES = {"log flushed": 1, "log dropped": 2}
-"""What becomes of the file system's log: written to its end, or not."""
+"""Whether the file system's log is flushed before the cut."""
 
 _SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32)
 _BYTES = 128 << 20
 
 
 class Disk:
-    """An ext4 in a file, mounted while the block lasts.
+    """An ext4 in a file, mounted for the duration of the block.
 
-    :raises OSError: when it cannot be mounted.
+    :raises OSError: if it cannot be mounted.
     """
 
     def __init__(self, where: Path) -> None:
@@ -41,7 +41,7 @@ class Disk:
         self._unmount()
 
     def cut(self, mode: int) -> None:
-        """The power goes, now."""
+        """Cut the power now."""
         assert sys.platform != "win32"
         fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -50,7 +50,7 @@ class Disk:
             os.close(fd)
 
     def restart(self) -> None:
-        """The power is back: the log is replayed."""
+        """Restore the power: the log is replayed."""
         self._unmount()
         self._mount()
 
@@ -64,7 +64,7 @@ class Disk:
             except OSError:
                 if attempt == 99:
                     raise
-                time.sleep(0.02)  # a killed process is still on its way out
+                time.sleep(0.02)  # a killed process is still exiting
             else:
                 return
 
@@ -80,7 +80,7 @@ def _run(*argv: str) -> None:
 
 
 def why_not(where: Path) -> str | None:
-    """Why power cannot be cut here, or None. Tries it."""
+    """Return why power cannot be cut here, or None. It tries to."""
     if sys.platform != "linux":
         return "only Linux has ext4"
     if os.geteuid() != 0:

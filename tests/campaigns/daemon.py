@@ -34,14 +34,15 @@ def _dead(name: str, goal: str, attempt: Callable[[], dying.Found]) -> Row:
 
 
 def _planted(name: str, attempt: Callable[[], object]) -> Row:
-    """A fault that must be found: ``attempt`` gives what was found, which is false when nothing was."""
+    """Return the row of a fault that must be found: ``attempt`` returns what it found, which is false if it was
+    nothing."""
     began = time.monotonic()
     found = attempt()
     return Row(f"planted: {name}", "found" if found else "not found", "found", bool(found), time.monotonic() - began)
 
 
 def deaths(folder: Path, options: argparse.Namespace) -> list[Row]:
-    """Hosts, engines and hangs."""
+    """Kill hosts and engines, and make engines hang."""
     chance = random.Random(options.seed)
     return [
         _dead("hosts whose daemon stayed", "gone in 2 s", lambda: dying.kill_hosts(folder, options.hosts, chance)),
@@ -62,7 +63,7 @@ def deaths(folder: Path, options: argparse.Namespace) -> list[Row]:
 
 
 def silence(folder: Path, options: argparse.Namespace) -> list[Row]:
-    """Hosts that do not read."""
+    """Run hosts that do not read."""
     rows: list[Row] = []
     began = time.monotonic()
     runs = [hostile.stop_reading(folder) for _ in range(options.silent)]
@@ -95,7 +96,7 @@ def _growth(name: str, runs: list[tuple[float, list[str]]], seconds: float) -> R
 
 
 def wire(folder: Path, options: argparse.Namespace) -> list[Row]:
-    """Long lines, foreign bytes, hostile JSON."""
+    """Send long lines, foreign bytes and hostile JSON."""
     rows: list[Row] = []
     began = time.monotonic()
     lines = list(hostile.long_lines(options.line_mib << 20))
@@ -139,7 +140,7 @@ def wire(folder: Path, options: argparse.Namespace) -> list[Row]:
 
 
 def main() -> int:
-    """0 when every goal is met and every planted fault is found."""
+    """Return 0 if every goal is met and every planted fault is found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hosts", type=int, default=1000, help="hosts that are killed (1000)")
     parser.add_argument("--engines", type=int, default=1000, help="engines that are killed (1000)")

@@ -34,7 +34,7 @@ _PATIENCE = 5.0
 
 @dataclass
 class Found:
-    """What became of the rounds: seconds that each took, and what was wrong with some."""
+    """The outcome of the rounds: the seconds that each took, and what was wrong with some."""
 
     seconds: list[float] = field(default_factory=list[float])
     wrong: list[str] = field(default_factory=list[str])
@@ -81,7 +81,7 @@ def _kill_host(folder: Path, phase: str, after: float, plant: str, *, keep: bool
         os.close(fd)
     with os.fdopen(tell_read, "rb") as told:
         daemon = psutil.Process(int(told.readline()))
-        told.readline()  # the phase is there
+        told.readline()  # the phase has been reached
         if keep and phase == "spawned":
             _until_claimed(daemon.pid)
     time.sleep(after)
@@ -186,7 +186,7 @@ def kill_engines(folder: Path, count: int, chance: random.Random, plant: str = "
 
 
 def _kill_idle(sidecar: Sidecar) -> None:
-    """End an engine that has nothing to do, so that the next job has to start one."""
+    """End an idle engine, so that the next job has to start one."""
     assert sys.platform != "win32"
     if (pid := sidecar.call("ping")["engine"]["pid"]) is not None:
         os.kill(pid, signal.SIGKILL)
@@ -195,7 +195,7 @@ def _kill_idle(sidecar: Sidecar) -> None:
 
 
 def _engine_in(sidecar: Sidecar, call: Any, phase: str) -> int:
-    """The engine's process id, once the job is in a phase."""
+    """Return the engine's process id once the job is in a phase."""
     if phase == "starting":
         while (engine := sidecar.call("ping")["engine"])["state"] != "starting":
             pass
@@ -207,7 +207,7 @@ def _engine_in(sidecar: Sidecar, call: Any, phase: str) -> int:
 
 
 def _error_of(call: Any, timeout: float) -> tuple[str | None, dict[str, Any]]:
-    """Kind and data of the error that a call is answered with; None when there is none in time."""
+    """Return kind and data of the error that a call ends with; None if there is none in time."""
     try:
         return "a result", call.result(timeout)
     except RemoteError as error:
@@ -238,7 +238,7 @@ def hang_engines(folder: Path, count: int, plant: str = "") -> Found:
             kind, data = _error_of(call, STALL_SECONDS + 2 * GONE_SECONDS)
             found.seconds.append(time.monotonic() - began)
             late = found.seconds[-1] > STALL_SECONDS + GONE_SECONDS
-            # on a loaded machine the engine may hang before it has told of its last phase
+            # on a loaded machine the engine may hang before it has reported its last phase
             if kind != "EngineStalled" or data.get("phase") != told or late:
                 found.wrong.append(f"hung in {phase}: {kind} {data} after {found.seconds[-1]:.2f} s")
             if kind is None:

@@ -51,14 +51,14 @@ class Wire:
         self.process.communicate()
 
     def send(self, data: bytes) -> None:
-        """Write all of it; blocks while the daemon does not read."""
+        """Write all of ``data``; blocks while the daemon does not read."""
         view = memoryview(data)
         with contextlib.suppress(BrokenPipeError):
             while view:
                 view = view[os.write(self._out, view) :]
 
     def lines(self) -> Iterator[bytes]:
-        """Lines as they come, each once; ends when none comes for long, or the daemon has gone."""
+        """Yield each line as it arrives; ends after a long silence, or when the daemon has exited."""
         while True:
             while self._whole:
                 yield self._whole.popleft()
@@ -75,7 +75,7 @@ class Wire:
         return resident(self.process.pid)
 
     def until(self, request_id: int | str) -> list[bytes] | None:
-        """The lines up to and with the answer to a request; None when it does not come."""
+        """Return the lines up to and including the answer to a request; None if it does not come."""
         seen: list[bytes] = []
         mark = b'"id":' + json.dumps(request_id).encode()
         for one in self.lines():

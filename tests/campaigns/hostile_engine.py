@@ -69,7 +69,7 @@ def run(engine: str, user: str, parts: Iterable[str] = ()) -> list[Row]:
 
 
 def run_words(user: str, parts: Iterable[str] = ()) -> list[Row]:
-    """The rows of what an engine says and makes, to a daemon of that user's."""
+    """Return the rows for what an engine says and writes to a daemon of that user."""
     began = time.monotonic()
     be = partial(users.become, user) if user not in ("", "root") else None
     words = [sys.executable, "-m", "support.evil.hearing", *parts]
@@ -129,7 +129,7 @@ def _gone(pid: int) -> bool:
 
 
 def main() -> int:
-    """0 when every act of every engine is held."""
+    """Return 0 if every act of every engine is blocked."""
     assert sys.platform != "win32"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", nargs="+", default=installed(), help="default: those that are installed")

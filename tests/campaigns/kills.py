@@ -51,7 +51,7 @@ def _download(store: Store, numbers: random.Random) -> None:
 
 
 def fetch(store: Store, which: int) -> Installed:
-    """One of the hub's models into the store."""
+    """Download one of the hub's models into the store."""
     entry = entry_for(f"m{which}", f"org/m{which}")
     endpoint = os.environ["HF_ENDPOINT"]  # which huggingface_hub reads when it is imported, and the hub came later
     return download.Download(store, entry, tell=_quiet, endpoint=endpoint, patience=_FAST, token=False).run()  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def fetch(store: Store, which: int) -> Installed:
 
 @contextlib.contextmanager
 def removed_at_once() -> Iterator[None]:
-    """Let pass what publishing answers when somebody removed the model the moment it was there, and nothing else."""
+    """Ignore the error that publishing gives if somebody removed the model immediately, and nothing else."""
     try:
         yield
     except RpcError as error:
@@ -72,7 +72,7 @@ def _quiet(_: object) -> None:
 
 
 def publish(store: Store, numbers: random.Random) -> None:
-    """One of a few models from bytes of our own; two processes may be at the same."""
+    """Publish one of a few models from bytes of our own; two processes may do it at the same time."""
     which = numbers.randrange(4)
     with staging.Staging(store) as stage:
         for place in range(5):
@@ -131,16 +131,16 @@ def paths(entry: Installed) -> set[str]:
 
 
 def gc(store: Store, numbers: random.Random) -> None:
-    """Down to some size, or only what nobody needs."""
+    """Collect down to some size, or only what nobody needs."""
     collect.execute(store, collect.plan_gc(store, numbers.choice([None, None, 0, 1_000_000, 2_000_000])))
 
 
 def remove(store: Store, numbers: random.Random) -> None:
-    """One of the models that are there, by its name."""
+    """Remove one of the installed models by name."""
     there = [name for entry in store.entries() for name in entry.meta.ids]
     if there:
         name = numbers.choice(there)
-        with contextlib.suppress(RpcError):  # gone meanwhile, or in use
+        with contextlib.suppress(RpcError):  # gone in the meantime, or in use
             collect.remove(store, collect.plan_remove(store, name), name)
     time.sleep(0.002)
 

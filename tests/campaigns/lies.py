@@ -32,7 +32,7 @@ MUSTS = frozenset(id for id, one in CHECKS.items() if one.level == "MUST")
 
 
 def due(lie: str) -> set[str]:
-    """The MUSTs that must fail."""
+    """Return the MUSTs that must fail."""
     return {*CAUGHT.get(lie, ()), *ALSO.get(lie, {})}
 
 
@@ -71,7 +71,7 @@ def tried(lie: str, checks: set[str]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """The exit status: 0 if each lie is caught by its own checks and by no other."""
+    """Return the exit status: 0 if each lie is caught by its own checks and by no other."""
     parser = argparse.ArgumentParser(prog="make campaign-lies")
     parser.add_argument("--lies", nargs="*", default=[], metavar="LIE", help="only these")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="every Nth lie, from the Ith")

@@ -45,7 +45,7 @@ _PLANTED_CUTS = 40
 
 
 class _ForgetsFiles(System):
-    """A planted fault: what is in a file is left to the system to write some time."""
+    """A planted fault: file contents are not synced."""
 
     def sync(self, fd: int) -> None:
         if not os.path.isdir(f"/proc/self/fd/{fd}"):
@@ -54,7 +54,7 @@ class _ForgetsFiles(System):
 
 
 class _ForgetsFolders(System):
-    """A planted fault: names are left to the system to write some time."""
+    """A planted fault: folders are not synced."""
 
     def sync(self, fd: int) -> None:
         if os.path.isdir(f"/proc/self/fd/{fd}"):
@@ -95,7 +95,7 @@ def _publish(store: Store, numbers: random.Random, count: int, tell: Callable[[s
 
 
 def _import(store: Store, count: int, tell: Callable[[str], object]) -> None:
-    """A model from a Hugging Face cache that was written a moment ago and that nobody has synced."""
+    """Import a model from a Hugging Face cache that was just written and never synced."""
     source = write_model(store.root.parent / f"source{count}", t5=count, seed=count)
     repository = store.root.parent / f"hub{count}" / "models--org--mine"
     for path in [path for path in source.rglob("*") if path.is_file()]:
@@ -143,7 +143,7 @@ def _images(folder: Path, seed: str, tell: Callable[[str], object], system: Syst
 
 
 class _Saying:
-    """What a child says is done, a line each."""
+    """What a child reports as done, one line each."""
 
     def __init__(self, fd: int) -> None:
         assert sys.platform != "win32"
@@ -156,7 +156,7 @@ class _Saying:
         select.select([self._fd], [], [], seconds)
 
     def said(self) -> list[list[str]]:
-        """All of it until the end of the child; the last piece is what was not said to its end."""
+        """Return everything that the child said until its end; the last piece is an unfinished line."""
         return [line.decode().split(" ") for line in self._text.split(b"\n")[:-1]]
 
     def close(self) -> None:
@@ -171,7 +171,7 @@ class _Saying:
 
 @contextlib.contextmanager
 def _child(work: Callable[[Callable[[str], object]], None]) -> Iterator[_Saying]:
-    """A process that works until it is killed at the end of the block."""
+    """Run a process that works until it is killed at the end of the block."""
     assert sys.platform != "win32"
     reading, writing = os.pipe()
     child = os.fork()

@@ -54,9 +54,9 @@ def _run(work: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def hub_process(repositories: dict[str, Path], home: Path, *, pace: float = 0.0) -> Iterator[str]:
-    """The fake hub in a process of its own, where this process and its children will look for it.
+    """Run the fake hub in a process of its own, where this process and its children will look for it.
 
-    :param pace: seconds that it waits after every 16 KiB.
+    :param pace: seconds to wait after every 16 KiB.
     """
     argv = [sys.executable, "-m", "support.hub", "--pace", str(pace)]
     argv += [f"{name}={folder}" for name, folder in repositories.items()]

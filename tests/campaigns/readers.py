@@ -35,7 +35,7 @@ _HELD = 3
 
 
 class BrokenError(Exception):
-    """A model in use went, or is not whole."""
+    """A model in use disappeared or is damaged."""
 
 
 class Reader:
@@ -48,9 +48,9 @@ class Reader:
         self.did = Counter[str]()
 
     def step(self) -> None:
-        """One random operation.
+        """Do one random operation.
 
-        :raises BrokenError: when what must hold does not.
+        :raises BrokenError: if a requirement is broken.
         """
         does = self.numbers.choices(
             [self.publish, self.use, self.look, self.let_go, self.collect, self.remove, self.survey],
@@ -88,7 +88,7 @@ class Reader:
         there = [name for entry in self.store.entries() for name in entry.meta.ids]
         if there:
             name = self.numbers.choice(there)
-            with contextlib.suppress(RpcError):  # gone meanwhile, or in use
+            with contextlib.suppress(RpcError):  # gone in the meantime, or in use
                 collect.remove(self.store, collect.plan_remove(self.store, name), name)
 
     def survey(self) -> None:
@@ -139,7 +139,7 @@ def operations(where: Path, count: int, seed: int, plant: Callable[[], None] | N
         told = list(_TOLD.iter_unpack(file.read()))
     faults = sum(row[1] for row in told)
     if plant is None:
-        faults += sum(status != 0 for status in ends)  # an error that nobody should meet
+        faults += sum(status != 0 for status in ends)  # an error that nobody should see
         try:
             whole(Store(where))
         except (AssertionError, OSError) as error:
@@ -176,7 +176,7 @@ PLANTED: dict[str, Callable[[], None]] = {
 
 
 def rows(where: Path, count: int, seed: int) -> list[Row]:
-    """The campaign's rows."""
+    """Return the campaign's rows."""
     began = time.monotonic()
     done, faults = operations(where / "readers", count, seed)
     note = f"{PROCESSES} processes"

@@ -19,7 +19,7 @@ _LIMIT = 1 << 20
 
 
 def arena_of_pictures(where: Path) -> Arena:
-    """An arena with a picture of the same name on either side."""
+    """Create an arena with a picture of the same name on either side."""
     arena = Arena(where)
     for folder, data in ((arena.root / "sub", INSIDE), (arena.outside, OUTSIDE)):
         for name in ("picture.png", "deep/picture.png"):
@@ -29,7 +29,7 @@ def arena_of_pictures(where: Path) -> Arena:
 
 @dataclass
 class RacedReads:
-    """What became of the reads; ``escaped``: those that gave anything but what lies inside."""
+    """The outcome of the reads; ``escaped``: those that returned anything but the file inside."""
 
     read: int = 0
     refused: int = 0
@@ -38,7 +38,7 @@ class RacedReads:
 
 
 def race_reads(where: Path, reads: int, resolution: str) -> RacedReads:
-    """Read so often while another process swaps; every refusal must be a StorageError."""
+    """Read ``reads`` times while another process swaps links; every refusal must be a StorageError."""
     arena, found = arena_of_pictures(where), RacedReads()
     grant = read_grant_for(arena.root)
     with forked(arena.swap), ReadableFolder(grant, resolution=cast("Any", resolution)) as folder:
@@ -61,13 +61,13 @@ def race_reads(where: Path, reads: int, resolution: str) -> RacedReads:
 
 
 def race_reads_naive(where: Path, most: int) -> int | None:
-    """The planted fault: resolve, compare the prefix, read. The number of the read that got out."""
+    """The planted fault: resolve, compare the prefix, read. Returns the number of the read that escaped."""
     arena = arena_of_pictures(where)
     target = arena.root / "sub/picture.png"
     try:
         with forked(arena.swap):
             for number in range(1, most + 1):
-                with contextlib.suppress(OSError):  # the swap may come in the middle of resolving
+                with contextlib.suppress(OSError):  # the swap may happen in the middle of resolving
                     if target.resolve().is_relative_to(arena.root) and target.read_bytes() == OUTSIDE:
                         return number
         return None

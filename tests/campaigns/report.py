@@ -1,4 +1,4 @@
-"""The form of a campaign's report: a row a claim, with its goal, and one line of JSON."""
+"""The format of a campaign's report: one row per claim, with its goal, and one line of JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass
 class Row:
-    """One claim. ``met``: whether the figure is what it must be; None: skipped. ``note``: how it came about."""
+    """One claim. ``met``: whether the figure is as required; None: skipped. ``note``: how it was obtained."""
 
     name: str
     figure: str
@@ -19,7 +19,7 @@ class Row:
 
 
 def show(campaign: str, rows: list[Row]) -> int:
-    """Print the table and the JSON; 0 when every goal is met."""
+    """Print the table and the JSON; return 0 if every goal is met."""
     width = max(len(row.name) for row in rows)
     for row in rows:
         mark = {None: "", True: "met", False: "MISSED"}[row.met]

@@ -32,7 +32,7 @@ _TIDY_EVERY = 5000
 
 
 class Clobbering(NoSync):
-    """A planted fault: a rename that replaces what is there."""
+    """A planted fault: a rename that replaces an existing file."""
 
     def rename_new(self, old: str, new: str, parent: int) -> None:
         self.rename_over(old, new, parent)
@@ -40,7 +40,7 @@ class Clobbering(NoSync):
 
 @dataclass
 class Raced:
-    """What became of the saves."""
+    """The outcome of the saves."""
 
     saved: int = 0
     refused: int = 0
@@ -49,7 +49,7 @@ class Raced:
 
 
 def race(where: Path, saves: int, resolution: str, kind: str) -> Raced:
-    """Save so often while another process swaps; every refusal must be a StorageError."""
+    """Save ``saves`` times while another process swaps links; every refusal must be a StorageError."""
     arena, found = Arena(where), Raced()
     with forked(arena.swap), open_folder(arena.root, resolution, kind) as folder:
         for number in range(saves):
@@ -69,13 +69,13 @@ def race(where: Path, saves: int, resolution: str, kind: str) -> Raced:
 
 
 def race_naive(where: Path, most: int) -> int | None:
-    """The planted fault: resolve, compare the prefix, write. The number of the save that escaped."""
+    """The planted fault: resolve, compare the prefix, write. Returns the number of the save that escaped."""
     arena = Arena(where)
     try:
         with forked(arena.swap):
             for number in range(1, most + 1):
                 target = arena.root / "sub" / f"{number}.png"
-                with contextlib.suppress(OSError):  # the swap may come in the middle of resolving
+                with contextlib.suppress(OSError):  # the swap may happen in the middle of resolving
                     if target.parent.resolve().is_relative_to(arena.root):
                         target.write_bytes(b"x")
                 if arena.escaped():
@@ -147,7 +147,7 @@ _PARTS = (
 
 
 def names() -> Iterator[str]:
-    """Every way to join up to three awkward parts, with and without a slash around."""
+    """Yield every way to join up to three awkward parts, with and without a slash around."""
     for count in (1, 2, 3):
         for parts in itertools.product(_PARTS, repeat=count):
             path = "/".join(parts)
@@ -195,7 +195,7 @@ def try_names_naively(where: Path, most: int) -> int:
     with contextlib.chdir(where / "current" / "folder"):  # the link through /proc leads to the current folder
         for path in itertools.islice(names(), most):
             if path.startswith("/"):
-                continue  # an absolute path would really be written
+                continue  # an absolute path would really be written to
             with contextlib.suppress(OSError, ValueError):
                 (root / path).write_bytes(b"x")
     return len(os.listdir(where / "outside")) + len(set(os.listdir(where)) - before)

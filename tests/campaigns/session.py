@@ -43,7 +43,7 @@ def noise():
         time.sleep(0.002)
 threading.Thread(target=noise, daemon=True).start()
 """
-"""A daemon that prints in every way there is, for as long as it lives."""
+"""Makes a daemon print in every possible way, for as long as it lives."""
 
 
 def command(*flags: str, plant: str = "") -> list[str]:
@@ -58,7 +58,7 @@ def environment(**milliseconds: int) -> dict[str, str]:
 
 
 def opening(folder: Path) -> dict[str, Any]:
-    """The params of ``initialize`` for an app that may draw and save in ``folder``."""
+    """Return the params of ``initialize`` for an app that may draw and save in ``folder``."""
     manifest = {
         "schema": "locara/v1",
         "name": "campaign",
@@ -76,7 +76,7 @@ def opening(folder: Path) -> dict[str, Any]:
 
 
 def line(request_id: int | str, method: str, params: dict[str, Any] | None = None) -> bytes:
-    """A request as it goes over the wire, with its LF."""
+    """Return a request as it goes over the wire, with its LF."""
     message = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params or {}}
     return json.dumps(message).encode() + b"\n"
 
@@ -89,6 +89,6 @@ def session(folder: Path, *flags: str, plant: str = "", **milliseconds: int) -> 
 
 
 def resident(pid: int, field: str = "VmRSS") -> int:
-    """Resident bytes of a process: now, or the most ever (``VmHWM``)."""
+    """Return the resident bytes of a process: now, or its peak (``VmHWM``)."""
     with open(f"/proc/{pid}/status", encoding="ascii") as status:
         return next(int(row.split()[1]) * 1024 for row in status if row.startswith(f"{field}:"))

@@ -63,7 +63,7 @@ class Look(NamedTuple):
 
 
 class Soak:
-    """A session, the calls it makes and what came of them."""
+    """A session, the calls it makes and their outcomes."""
 
     def __init__(self, folder: Path, engine: str, plant: str, chance: random.Random) -> None:
         start = (
@@ -93,7 +93,7 @@ class Soak:
                 self._end("a denial", ("CapabilityDenied",), call)
 
     def round(self, calls: int) -> Look:
-        """So many calls, then a look."""
+        """Make ``calls`` calls, then look."""
         going: list[tuple[str, tuple[str, ...], Call]] = []
         for _ in range(calls):
             while len(going) >= _AT_ONCE:
@@ -141,13 +141,13 @@ class Soak:
         )
 
     def close(self) -> None:
-        """End the session; what broke the contract on the way is wrong, too."""
+        """End the session; violations of the contract during it count as wrong, too."""
         self._host.close()
         self.wrong += [str(violation) for violation in self._host.violations]
 
 
 def _drawing(chance: random.Random) -> dict[str, Any]:
-    """Options of any picture."""
+    """Return the options of a random picture."""
     output = chance.choice(
         [{"mode": "save"}, {"mode": "save", "path": "one.png", "onConflict": "rename"}, {"mode": "inline"}]
     )
@@ -221,11 +221,11 @@ _KINDS = {
     "a question": (4, _ask),
     "loading": (1, _load),
 }
-"""Kinds of calls, with how often they come."""
+"""Kinds of calls, with how often each occurs."""
 
 
 def drift(values: list[int]) -> float:
-    """How much more the last third is than the third before it, as a part."""
+    """Return how much larger the last third is than the third before it, as a fraction."""
     third = len(values) // 3
     return statistics.median(values[-third:]) / statistics.median(values[-2 * third : -third]) - 1
 
@@ -245,7 +245,7 @@ def soak(engine: str, seconds: float, calls: int, seed: int, plant: str = "") ->
 
 
 def rows_of(engine: str, looks: list[Look], one: Soak, seconds: float) -> list[Row]:
-    """What a run must keep to."""
+    """Return the rows for what a run must keep to."""
     rows: list[Row] = []
     for name in ("daemon", "engine"):
         values = [getattr(look, name) for look in looks]
@@ -273,7 +273,7 @@ def rows_of(engine: str, looks: list[Look], one: Soak, seconds: float) -> list[R
 
 
 def main() -> int:
-    """0 when every goal is met and every planted fault is found."""
+    """Return 0 if every goal is met and every planted fault is found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60, help="for each engine (60)")
     parser.add_argument("--engine", choices=("torch", "mlx", "fake"), nargs="*", default=["torch", "mlx"])

@@ -18,7 +18,7 @@ PARTS = ("powercuts", "kills", "readers", "corruptions", "connections")
 
 
 def main() -> int:
-    """0 when every goal is met and every planted fault is caught."""
+    """Return 0 if every goal is met and every planted fault is caught."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cuts", type=int, default=1000, help="power cuts in each mode (1,000)")
     parser.add_argument("--kills", type=int, default=10_000, help="killed processes (10,000)")

@@ -20,14 +20,14 @@ USERS = ["root", "nobody"] if os.name == "posix" and os.getuid() == 0 else [""]
 
 @pytest.fixture(scope="module")
 def offered():
-    """Skip where the system offers no whole confinement."""
+    """Skip where the system offers no complete confinement."""
     words = [sys.executable, "-m", "locara_sidecar.engine.sandbox", "--probe"]
     if (done := subprocess.run(words, capture_output=True, text=True, check=False)).returncode:
         pytest.skip(f"no whole confinement here: {done.stdout}")
 
 
 def held(user, *parts):
-    """The rows of the lightest engine, all of which must have been held."""
+    """Return the rows of the lightest engine, all of which must have been blocked."""
     rows = hostile_engine.run("fake", user, parts)
     if rows[0].met is None and len(rows) == 1:
         pytest.skip(f"nobody can be {user} here")
@@ -55,7 +55,7 @@ def test_all_that_an_engine_tries_is_held(offered, user):
 
 
 def heard(user, *parts):
-    """The rows of what is said to a daemon, all of which must have been held."""
+    """Return the rows of what is said to a daemon, all of which must have been rejected."""
     rows = hostile_engine.run_words(user, parts)
     if len(rows) == 1 and rows[0].met is None:
         pytest.skip(f"nobody can be {user} here")
@@ -97,7 +97,7 @@ def test_a_daemon_that_believes_its_engine_is_noticed(monkeypatch, tmp_path):
 
 
 def test_an_engine_that_is_not_confined_is_noticed(monkeypatch, tmp_path):
-    """Its daemon's code is the real one, its sandbox is not there."""
+    """Its daemon's code is real, but its sandbox is missing."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "if 'support.evil.engine' in ' '.join(sys.orig_argv):\n"
@@ -105,7 +105,7 @@ def test_an_engine_that_is_not_confined_is_noticed(monkeypatch, tmp_path):
         "    sandbox.confine = lambda *_, **__: None\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(hostile_engine, "_SECONDS", 2)  # what is left behind here stays
+    monkeypatch.setattr(hostile_engine, "_SECONDS", 2)  # what is left behind here stays running
     real = hostile_engine.running.environment
     monkeypatch.setattr(
         hostile_engine.running,

@@ -1,4 +1,4 @@
-"""The campaign of the lies: which checks a lie can bear on, and what is said of it."""
+"""The campaign of the lies: which checks a lie can affect, and what is reported about it."""
 
 import pytest
 

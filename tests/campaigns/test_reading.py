@@ -1,4 +1,4 @@
-"""Reads while links are swapped: none gets out, and the same race against the way that does not hold does."""
+"""Reads while links are swapped: none escapes, while the same race against the unsafe way does."""
 
 import sys
 import time
@@ -28,5 +28,5 @@ def test_no_read_gets_out_while_links_are_swapped(tmp_path: Path, resolution: st
 
 
 def test_control_comparing_resolved_paths_does_read_outside(tmp_path: Path):
-    """The planted fault: the same race against the way that does not hold."""
+    """The planted fault: the same race against the unsafe way."""
     assert race_reads_naive(tmp_path, 100_000) is not None

@@ -44,7 +44,7 @@ def test_no_save_escapes_while_links_are_swapped(tmp_path: Path, resolution: str
 
 
 def test_control_comparing_resolved_paths_does_let_saves_escape(tmp_path: Path):
-    """The planted fault: the same race against the way that does not hold."""
+    """The planted fault: the same race against the unsafe way."""
     assert race_naive(tmp_path, 100_000) is not None
 
 

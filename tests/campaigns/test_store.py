@@ -1,4 +1,4 @@
-"""The store's campaigns, a few rounds of each: what they count is nothing, and their planted faults are found."""
+"""The store's campaigns, a few rounds of each: they find nothing, except for their planted faults."""
 
 import json
 import os
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def _restored(monkeypatch):
-    """The campaigns leave syncing out, in this process too."""
+    """The campaigns switch syncing off, in this process too."""
     monkeypatch.setattr(disk, "_SYSTEM", System())
     monkeypatch.setenv("HF_ENDPOINT", "")
     monkeypatch.delenv("HF_ENDPOINT")
@@ -63,7 +63,7 @@ def test_wrong_bytes_are_refused_before_anything_parses_them(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has ext4 and its shutdown")
 def test_power_cuts_lose_nothing_and_break_nothing_and_a_missing_sync_is_found(tmp_path):
-    """On a loop-mounted ext4."""
+    """Uses a loop-mounted ext4."""
     missing = powercut.why_not(tmp_path)
     if missing:
         pytest.skip(f"power cannot be cut here: {missing}")

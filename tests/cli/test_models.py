@@ -67,7 +67,7 @@ def test_a_model_is_listed_downloaded_shown_checked_and_removed(models, tmp_path
     assert ("\nspeeds      balanced from 12 steps on (torch); fast from 12" in out) == ("torch" in installed())
     assert "True" not in out
 
-    assert models("verify", "mine")[1].splitlines()[-1].startswith("mine is whole: 5 files, sha256:")
+    assert models("verify", "mine")[1].splitlines()[-1].startswith("mine is intact: 5 files, sha256:")
     assert f"1.2 MB in {tmp_path / 'cache'}, 1.2 MB can be freed (models remove ID, or" in models("usage")[1]
     assert models("gc")[1] == "Nothing to remove.\n"
     assert models("gc", "--max-bytes", "0", "--dry-run")[1].splitlines()[-1] == "1.2 MB would be freed"
@@ -123,7 +123,7 @@ def test_an_import_that_was_not_done_is_not_said_to_have_succeeded(models, tmp_p
     other = write_model(tmp_path / "other", seed=1)
     status, out, err = models("import", "mine", str(other))
     assert (status, "is installed" in out) == (1, False)
-    assert "is installed already, from a folder" in err
+    assert "is already installed from a folder" in err
     assert "--replace" in err
     assert models("import", "mine", str(other), "--replace")[0] == 0
     assert models("verify", "mine")[0] == 0
@@ -138,7 +138,7 @@ def test_what_is_damaged_is_named_with_what_mends_it(models, tmp_path):
     file.write_text("{}")
     status, _, err = models("verify", "mine")
     assert status == 1
-    assert "1 file of mine is not what was installed: transformer/config.json. " in err
+    assert "1 file of mine differs from what was installed: transformer/config.json. " in err
     assert models("download", "mine")[0] == 0
     assert models("verify", "mine")[0] == 0
 
@@ -176,7 +176,7 @@ def test_an_import_and_a_check_draw_their_bars_too(models, tmp_path):
     assert "downloading" not in shown
     checked = at_a_terminal(models, "verify", "mine")
     assert "100 %  verifying  5 of 5 files" in checked
-    assert checked.rstrip().splitlines()[-1].startswith("mine is whole")
+    assert checked.rstrip().splitlines()[-1].startswith("mine is intact")
 
 
 def test_the_users_token_file_opens_a_gated_model_and_without_it_the_page_is_named(models, hub, tmp_path):

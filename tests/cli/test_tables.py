@@ -121,12 +121,16 @@ def test_doctor_says_that_the_engine_that_was_named_is_not_there(tmp_path):
 def test_doctor_says_that_the_cache_may_not_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: path != tmp_path)
     (told,) = doctor.problems(state(tmp_path), "auto")
-    assert "may not be written" in told
+    assert "is not writable" in told
 
 
 @pytest.mark.parametrize(
     ("problems", "last"),
-    [([], "Nothing is wrong."), (["Type this."], "Type this."), (["Type this.", "b", "c"], "Type this. (And 2 more: ")],
+    [
+        ([], "No problems found."),
+        (["Type this."], "Type this."),
+        (["Type this.", "b", "c"], "Type this. (And 2 more: "),
+    ],
 )
 def test_the_last_line_is_what_is_wrong(tmp_path, capsys, problems, last):
     platform = {"system": "Linux", "release": "6", "machine": "x86_64", "cpus": 2, "python": "3.11"}

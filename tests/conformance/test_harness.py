@@ -78,8 +78,8 @@ def test_it_imports_the_protocol_package_only():
         ([{"id": 1}], [{"id": 1, "more": 2}], False, None),
         ([{"id": 1}, {"id": 2}], [{"id": 2}, {"id": 1}], True, None),
         ([{"id": 1}, {"id": 2}], [{"id": 2}, {"id": 1}], False, "came where"),
-        ([{"id": 1}], [{"id": 1}, {"id": 1}], False, "without being due"),
-        ([{"id": 1}], [{"id": 1}, {"id": 1}], True, "without being due"),
+        ([{"id": 1}], [{"id": 1}, {"id": 1}], False, "came unexpectedly"),
+        ([{"id": 1}], [{"id": 1}, {"id": 1}], True, "came unexpectedly"),
         ([{"id": 1}], [], False, "no answer like"),
         ([{"id": 1}], [{"id": True}], False, "came where"),
         ([{"id": 1}], [{"id": 1.0}], True, "no answer like"),
@@ -213,7 +213,7 @@ def test_a_conforming_implementation_ends_with_0_and_a_liar_with_1(tmp_path):
     flags = [part for kind, path in files.items() for part in (f"--{kind}", str(path))]
     done = run_program("--only", "stdout.messages-only", "--timeout", "5", *flags, spawned=LYING)
     assert done.returncode == 1
-    assert "FAILURE  MUST   stdout.messages-only: a line is no JSON: b'loading pipeline" in done.stdout
+    assert "FAILURE  MUST   stdout.messages-only: a line is not JSON: b'loading pipeline" in done.stdout
     (told,) = [one for one in json.loads(files["json"].read_text())["results"] if one["outcome"] == "FAILURE"]
     assert any("loading pipeline" in event["text"] for event in told["exchange"])
     assert ElementTree.parse(files["junit"]).getroot().find(".//failure") is not None

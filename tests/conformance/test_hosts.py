@@ -85,12 +85,12 @@ def tell(step, **what):
 OPENING = {"protocolVersion": 1, "clientInfo": {"name": "a", "version": "1"}}
 """
 WRONG = {
-    "prints text": ("print('hello')", "printed what is no JSON"),
+    "prints text": ("print('hello')", "printed what is not JSON"),
     "tells nothing": ("pass", "step 0 (open) ended the adapter (status 0)"),
     "fails": ("raise SystemExit(3)", "step 0 (open) ended the adapter (status 3)"),
     "hangs": ("tell(0, ok={}); time.sleep(99)", "step 1 (close) did not end within 3 s"),
-    "does not end": ("tell(0, ok={}); tell(1, ok={}); time.sleep(99)", "did all steps and did not end"),
-    "numbers wrongly": ("tell(1, ok={})", "not an object with its number"),
+    "does not end": ("tell(0, ok={}); tell(1, ok={}); time.sleep(99)", "finished all steps but did not exit"),
+    "numbers wrongly": ("tell(1, ok={})", "not as an object with its number"),
     "tells too much": ("tell(0, ok={}); tell(1, ok={}); tell(2, ok={})", "more lines than there are steps"),
     "saw something else": ("tell(0, error={'type': 'gone'}); tell(1, ok={})", "the caller saw"),
     "leaves the sidecar": (
@@ -121,7 +121,7 @@ WRONG = {
     ),
     "sends text": (
         "c = spawn(); c.stdin.write(b'hello\\n'); c.stdin.close(); c.wait(); tell(0, ok={}); tell(1, ok={})",
-        "sent what is no JSON",
+        "sent something that is not JSON",
     ),
 }
 
@@ -146,7 +146,7 @@ def test_what_a_client_should_have_told_is_a_warning(tmp_path):
                     "Channel.frame = lenient; sync.main()\n")  # fmt: skip
     (found,) = referee.run([sys.executable, str(file)], scenarios.chosen(["channels.hole"]))
     assert found.outcome is Outcome.WARNING
-    assert "and better" in found.reason
+    assert "ideally" in found.reason
 
 
 # --- the program ---

@@ -61,7 +61,7 @@ def test_a_model_that_nobody_knows_is_not_found_once_it_is_granted(hosts):
     assert error.message == "There is no model dream-9 in the catalogue."  # what else it has is not this app's business
     both = hosts.session(models=("dream-9", "pocket"))
     known = error_of(both.begin(model="dream-9")).message
-    assert known == "There is no model dream-9 in the catalogue; of those that the manifest names it has pocket."
+    assert known == "There is no model dream-9 in the catalogue; of the models that the manifest names, it has pocket."
     assert host.files() == []
     assert error_of(host.begin(model="pocket")).kind == "CapabilityDenied"
     assert host.call("ping")["jobs"] == {"running": 0, "queued": 0}

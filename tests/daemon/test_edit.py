@@ -266,7 +266,7 @@ def test_pictures_that_are_sent_with_waiting_jobs_are_bounded_by_their_bytes(edi
     waiting = [begin(host, image=large) for _ in range(5)]
     refused = error_of(begin(host, image=large), 30)
     assert (refused.kind, refused.retryable) == ("QueueFull", True)
-    assert "bytes of pictures wait" in refused.message
+    assert "bytes of pictures are held" in refused.message
     waiting.append(begin(host, image=named("in.png"), steps=2))
     until(waiting[-1], "queued")
     waiting[0].cancel()

@@ -196,7 +196,7 @@ def test_every_call_about_a_pinned_model_goes_by_the_digest_that_is_known(tmp_pa
     policy = Policy.build(manifest({"id": "own", "digest": "sha256:" + "0" * 64}), None)
     gate = Gate(known, "fake", lambda: policy, lambda *_: None)
     call = SimpleNamespace(id=1, method="models.get")
-    with pytest.raises(RuntimeError, match="nobody has looked"):
+    with pytest.raises(RuntimeError, match="have not been looked up"):
         gate.about(call, "own")
     gate.look()
     assert gate.about(call, "own")[0].id == "own"  # nobody knows its digest yet

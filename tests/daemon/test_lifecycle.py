@@ -205,7 +205,7 @@ def test_stdin_may_be_a_file_a_socket_or_the_null_device(tmp_path):
         ("folder", "cannot be read: Is a directory."),
         (b"\xff", "is not in UTF-8 (byte 0)."),
         (b'{"schema": ', "is not JSON (line 1, column 12: Expecting value)."),
-        (b"[" * 100_000, "is nested too deep."),
+        (b"[" * 100_000, "is nested too deeply."),
         (b"[]", "does not hold a JSON object."),
     ],
 )

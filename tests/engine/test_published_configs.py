@@ -195,7 +195,7 @@ def test_what_repeats_another_member_says_the_same(member, value, repeats):
     if repeats:
         config_check.reduced("a/config.json", "T5EncoderModel", config | {member: value}, "torch")
         return
-    with pytest.raises(EngineError, match=rf"its {member} is {value!r}, where its other members say"):
+    with pytest.raises(EngineError, match=rf"its {member} is {value!r}, but its other members say"):
         config_check.reduced("a/config.json", "T5EncoderModel", config | {member: value}, "torch")
 
 

@@ -111,7 +111,7 @@ def test_an_engine_cannot_fill_the_log():
     assert sum(len(screen.clean(record, str)) for _ in range(100_000)) == 500
     now[0] = 1.0
     told = [one.msg for _ in range(100) for one in screen.clean(record, str)]
-    assert told == ["99500 records of the engine were left out", *["x"] * 20]
+    assert told == ["99500 log records of the engine were dropped", *["x"] * 20]
 
 
 # --- a real child, whose bytes are no frames ------------------------------------------------

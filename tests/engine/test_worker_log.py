@@ -34,7 +34,7 @@ def test_only_our_own_records_are_forwarded(own):
         (ImportError(name="torch"), "torch cannot be imported; install it with: pip"),
         (
             ImportError("libtorch_cpu.so: failed to map segment from shared object\nmore", name="_C"),
-            "_C is installed and cannot be loaded (libtorch_cpu.so: failed to map segment from shared object)",
+            "_C is installed but cannot be loaded (libtorch_cpu.so: failed to map segment from shared object)",
         ),
     ],
 )

@@ -196,7 +196,7 @@ def test_every_part_its_weights_and_every_shard_must_be_there(lacking, named, tm
 def test_a_part_that_an_entry_of_another_family_does_not_take_is_told_with_the_pipeline_that_it_is_of(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps(INDEX))
     message = error_of(check.check_complete, tmp_path, ["model_index.json"]).message
-    assert message == "The model has no unet/, a part of its 'X', among the files that the catalogue's entry takes."
+    assert message == "The model has no unet/, a part of its 'X', among the files that its catalogue entry lists."
 
 
 @pytest.mark.parametrize("data", [b"\x80\x04", b"[" * 100_000, b"not json"])

@@ -67,7 +67,7 @@ def test_a_look_up_goes_only_where_a_file_may_come_from(monkeypatch, target, why
 def test_a_look_up_does_not_go_round_for_ever(monkeypatch):
     asked = _hub_that_redirects(monkeypatch, "/again")
     error = error_of(lookup.ask, "https://hub.example", "https://hub.example/api", {}, "org/mine")
-    assert "too often" in error.message
+    assert "too many times" in error.message
     assert len(asked) == 1 + addresses.REDIRECTS
 
 
@@ -129,7 +129,7 @@ def test_what_is_no_hub_is_said_to_be_none(store, hub, body):
     told(hub, body)
     error = error_of(download, store, hub)
     assert (error.kind, error.retryable) == ("DownloadFailed", False)
-    assert "does not answer as a hub does" in error.message
+    assert "does not answer like a hub" in error.message
 
 
 def test_members_that_are_not_used_may_be_absent(store, hub):

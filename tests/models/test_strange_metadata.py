@@ -97,7 +97,7 @@ def test_an_entry_that_cannot_be_read_is_passed_over_and_said_so(store, good, ca
     fresh = Store(store.root)
     assert fresh.entry(KEY) is None
     assert fresh.entry(KEY) is None
-    (record,) = [record for record in caplog.records if "passed over" in record.message]
+    (record,) = [record for record in caplog.records if "was skipped" in record.message]
     assert record.fields["folder"] == KEY
     assert told(store, good) == before
 

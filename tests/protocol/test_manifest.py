@@ -104,7 +104,7 @@ def test_a_string_and_an_object_name_the_same_model(digest: str):
 def test_a_family_that_looks_like_one_of_ours_is_told_with_the_name_that_was_meant(name: str, meant: str, beside: Any):
     parsed = manifest.parse({**REAL, "capabilities": {**beside, name: ["sd3.5-medium"]}})
     told = [notice for notice in parsed.notices if notice.path == f"$.manifest.capabilities.{name}"]
-    assert [notice.message.endswith(f"Was {meant} meant?") for notice in told] == [True]
+    assert [notice.message.endswith(f"Did you mean {meant}?") for notice in told] == [True]
     assert [entry.id for entry in parsed.models] == beside.get("models", [])
 
 
@@ -124,7 +124,7 @@ def test_models_that_are_no_array_are_told_what_one_is(given: Any):
 @pytest.mark.parametrize("name", ["sha256", "hash", "pin", "digst", "revision"])
 @pytest.mark.parametrize("value", [SHA, f"sha256:{SHA}", f"SHA256-{SHA.upper()}"])
 def test_a_digest_under_another_name_is_refused_and_told_how_to_pin(name: str, value: str):
-    with pytest.raises(RpcError, match="Was digest meant") as raised:
+    with pytest.raises(RpcError, match="Did you mean digest") as raised:
         manifest.parse({**REAL, "capabilities": {"models": [{"id": "pocket", name: value}]}})
     assert raised.value.data["path"] == f"$.manifest.capabilities.models[0].{name}"
     noted = {"id": "pocket", "reason": SHA, "$hash": value}
@@ -152,7 +152,7 @@ def test_what_nobody_knows_is_carried_and_noticed_and_grants_nothing():
 def test_a_notice_has_advice_where_a_name_is_only_rather_like_one_of_ours():
     (notice, *_) = manifest.parse(changed("capabilities/fs/user-files", "write")).notices[1:]
     assert notice.path == "$.manifest.capabilities.fs.user-files"
-    assert "Was user-folder meant?" in notice.message
+    assert "Did you mean user-folder?" in notice.message
 
 
 def test_notices_and_their_length_are_bounded():
@@ -265,7 +265,7 @@ def test_an_error_names_its_member(where: str, value: Any, at: str):
 
 
 def test_a_misspelt_member_is_told_what_was_meant():
-    with pytest.raises(RpcError, match="Was user-folder meant"):
+    with pytest.raises(RpcError, match="Did you mean user-folder"):
         manifest.parse(changed("capabilities/fs/user-floder", "write"))
 
 

@@ -1,4 +1,4 @@
-"""Values that no model has for the members of a configuration, one at a time, and what the shared check says."""
+"""Unusual values for the members of a configuration, one at a time, and what the shared check says about each."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ABSURD = (
     "huge", "two to the 31st", "two to the 63rd", "past every number", "a huge fraction", "the largest fraction",
     "the smallest fraction", "not a number", "infinite",
 )  # fmt: skip
-"""Of :data:`VALUES`, those that no member may have that is a number."""
+"""Those of :data:`VALUES` that no numeric member may have."""
 STEMS = {"transformer": "diffusion_pytorch_model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 ALLOWED = {"IntegrityError", "ModelIncomplete", "InvalidOutput"}
 TOKENIZER = (
@@ -50,13 +50,13 @@ TOKENIZER = (
 
 
 class Mutation(NamedTuple):
-    """One member of one file with another value."""
+    """One member of one file, with a different value."""
 
     file: str
     member: str
     value: str
     around: tuple[Any, ...] = ()
-    """For a member that is a list: what it has but for its last item, in whose place the value is put."""
+    """For a member that is a list: its items without the last one, which the value replaces."""
 
     @property
     def changed(self) -> Any:
@@ -64,7 +64,7 @@ class Mutation(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """A fixture, read once: what the check is given."""
+    """A fixture, read once: the input of the check."""
 
     folder: Path
     pipeline: str
@@ -85,7 +85,7 @@ def shape_of(model: str) -> Shape:
 
 
 def mutations(shape: Shape) -> list[Mutation]:
-    """Every member that is read, or that the file has, with every value."""
+    """Return every member that is read or that the file has, with every value."""
     made: list[Mutation] = []
     for part, class_name in shape.found.items():
         kind = "tokenizer_config" if part.startswith("tokenizer") else "config"
@@ -106,7 +106,7 @@ def mutations(shape: Shape) -> list[Mutation]:
 
 
 def fault_of(shape: Shape, mutation: Mutation, engine: str) -> EngineError | None:
-    """What the shared check refuses with, without a file being written."""
+    """Return the shared check's refusal, or None. No file is written."""
     part = mutation.file.split("/")[0]
     components = [
         msgspec.structs.replace(component, config=component.config | {mutation.member: mutation.changed})

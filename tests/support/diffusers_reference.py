@@ -1,4 +1,4 @@
-"""diffusers' own pipelines, loaded and called as its documentation says, on the engine's device, to compare with."""
+"""diffusers' own pipelines on the engine's device, loaded and called as its documentation says, as a reference."""
 
 import contextlib
 import functools
@@ -26,7 +26,7 @@ TEXT, IMAGE, INPAINT = range(3)
 
 @functools.cache
 def pipeline(model, way=TEXT):
-    """The pipeline that diffusers loads from the fixture's folder."""
+    """Return the pipeline that diffusers loads from the fixture's folder."""
     import diffusers
 
     name = PIPELINES[model][way]
@@ -34,14 +34,15 @@ def pipeline(model, way=TEXT):
     pipe = getattr(diffusers, name).from_pretrained(
         str(MODELS / model), dtype=torch.float32, local_files_only=True, add_watermarker=False
     )
-    if name.startswith("StableDiffusionXL"):  # as SDXL Lightning's model card has it
+    if name.startswith("StableDiffusionXL"):  # as SDXL Lightning's model card says
         with_scheduler(pipe, "euler-trailing")
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(devices.choose_device())
 
 
 def with_scheduler(pipe, name):
-    """The pipeline with the scheduler of the catalogue's ``name``, made of the one that it was loaded with."""
+    """Return the pipeline with the scheduler that the catalogue calls ``name``, built from the one it was loaded
+    with."""
     import diffusers
 
     own = vars(pipe).setdefault("_own_scheduler", pipe.scheduler)
@@ -51,7 +52,7 @@ def with_scheduler(pipe, name):
 
 
 def picture(model, job, way=TEXT, output_type="pil", **more):
-    """diffusers' result for a job."""
+    """Return diffusers' result for a job."""
     pipe = pipeline(model, way)
     arguments = {
         "prompt": job.prompt,
@@ -65,7 +66,7 @@ def picture(model, job, way=TEXT, output_type="pil", **more):
         arguments["max_sequence_length"] = job.model.max_sequence_length
     if model == "tiny-sd3":
         arguments["negative_prompt"] = job.negative_prompt
-    if model == "tiny-sdxl":  # where no text is not an empty one
+    if model == "tiny-sdxl":  # here no text differs from an empty text
         arguments.setdefault("negative_prompt", job.negative_prompt or None)
     if model == "tiny-z-image":  # where any number above 0 would set a negative prompt against it
         arguments["guidance_scale"] = 0.0
@@ -77,7 +78,7 @@ def picture(model, job, way=TEXT, output_type="pil", **more):
 
 @contextlib.contextmanager
 def drawing(model, way, seed):
-    """Let the pipeline's draws come from ``seed``'s stream; yields the shapes that were drawn, in order."""
+    """Make the pipeline draw its random numbers from the stream of ``seed``; yields the shapes drawn, in order."""
     shapes, stream = [], NoiseStream(seed)
 
     def draw(shape, generator=None, device=None, dtype=None, layout=None):

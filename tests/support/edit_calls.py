@@ -1,4 +1,4 @@
-"""Calls of ``image.edit`` as a host makes them: pictures, masks, and both ways to name them."""
+"""Calls of ``image.edit`` as a host makes them: pictures, masks, and the two ways to name them."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ def png(size=(256, 256), colour=RED, kind="PNG", **options):
 
 
 def mask(size=(256, 256), box=(64, 64, 192, 192)):
-    """White within the box, which is repainted."""
+    """Return a mask that is white inside the box, which is repainted."""
     picture = Image.new("L", size, 0)
     picture.paste(255, box)
     out = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What tests edit: a picture of soft shapes, a mask that is not on the grid of the latents."""
+"""What tests edit: a picture of soft shapes, and a mask that is not aligned with the latent grid."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def stencil(width: int = 64, height: int = 64) -> PilImage:
 
 
 def patches(mask: PilImage, factor: int = 8) -> PilImage:
-    """``mask`` with every patch white that has anything above black: what diffusers has to be given."""
+    """Return ``mask`` with every patch white that contains anything above black, which is what diffusers must be
+    given."""
     levels = np.array(mask)
     for y in range(0, mask.height, factor):
         for x in range(0, mask.width, factor):

@@ -1,4 +1,4 @@
-"""What engines of tests say of a job: plain frames, for those in memory and for those in a process of their own."""
+"""Plain frames that test engines send about a job, whether they run in memory or in their own process."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from locara_sidecar.ipc import frames
 
 
 def ready(start, **changes):
-    """The answer to a Start."""
+    """Return the answer to a Start."""
     members: dict[str, Any] = {"version": frames.VERSION, "engine": start.engine, "device": "cpu", "pid": os.getpid()}
     return frames.Ready(**(members | changes))
 
 
 def enter(connection, spec, phase: Any = "denoising"):
-    """Tell that a phase begins."""
+    """Report that a phase begins."""
     connection.say(frames.PhaseStarted(job=spec.job, phase=phase, image=1))
 
 
 def beginning_of_png(width, height):
-    """As much of a PNG as tells its size."""
+    """Return just enough of a PNG to give its size."""
     return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big")
 
 
 def image_of(spec, **changes):
-    """The first image of a job, of which there is only the beginning."""
+    """Return the first image of a job; only the beginning of the file is there."""
     members: dict[str, Any] = {"job": spec.job, "image": 1, "seed": spec.seed, "mime_type": "image/png"}
     members |= {"width": spec.width, "height": spec.height, "data": beginning_of_png(spec.width, spec.height)}
     return frames.Image(**(members | changes))
 
 
 def done_with(spec, settled=None, **changes):
-    """That a job is done."""
+    """Return the frame that ends a job."""
     members: dict[str, Any] = {"quantization": "none", "precision": "float32"}
     members |= {"width": spec.width, "height": spec.height} | (settled or {})
     times: dict[str, Any] = {"load": 0.0, "encode": 0.0, "denoise": 0.0, "decode": 0.0}
@@ -41,6 +41,6 @@ def done_with(spec, settled=None, **changes):
 
 
 def finish(connection, spec):
-    """Tell that a job is done: one image of nothing."""
+    """Report that a job is done, with one empty image."""
     enter(connection, spec)
     connection.say(image_of(spec), done_with(spec))

@@ -19,7 +19,7 @@ RUN = {frames.JobSpec: run_job, frames.LoadSpec: run_load, frames.PrepareSpec: r
 
 
 class Engines(InMemory):
-    """A transport that knows every engine that it started; each must find those before it gone.
+    """A transport that remembers every engine it started; each new engine must find its predecessors gone.
 
     :param make: makes the function behind each connection.
     """
@@ -35,7 +35,7 @@ class Engines(InMemory):
 
 
 class Control(JobControl):
-    """Also stops the job of an engine that was killed."""
+    """Also stop the job of an engine that was killed."""
 
     def __init__(self, job, connection):
         self._asked = False
@@ -52,7 +52,7 @@ class Control(JobControl):
 
 
 class FakeEngine:
-    """What ``engine/worker.py`` does with the fake engine's runtime, without a process; so no fault that ends one."""
+    """What ``engine/worker.py`` does with the fake engine's runtime, but without a process, so no fault may end one."""
 
     def __init__(self):
         self._jobs = queue.SimpleQueue()
@@ -86,7 +86,7 @@ class FakeEngine:
 
         while connection.alive:
             try:
-                spec = self._jobs.get(timeout=0.5)  # then look whether it was killed
+                spec = self._jobs.get(timeout=0.5)  # then check whether it was killed
             except queue.Empty:
                 continue
             last = RUN[type(spec)](runtime, spec, self._known[spec.job], connection.say, report)
@@ -95,7 +95,7 @@ class FakeEngine:
 
 
 def deadly(text):
-    """The faults in ``text`` that would end or stop this process."""
+    """Return the faults in ``text`` that would end or stop this process."""
     return faults._DEADLY.keys() & faults.parse(text).keys()
 
 
@@ -133,7 +133,7 @@ class Played:
 
 
 def in_turn(*acts):
-    """What an engine does with its first job, its second … ; the last one again and again."""
+    """Return what an engine does with its first job, its second and so on; the last entry repeats."""
     left = list(acts)
 
     def act(connection, spec):
@@ -143,19 +143,19 @@ def in_turn(*acts):
 
 
 def enters(phase):
-    """Whether an event is the beginning of that phase."""
+    """Return a test for whether an event begins that phase."""
     return lambda event: isinstance(event, frames.PhaseStarted) and event.phase == phase
 
 
 async def works(client, spec):
-    """The next job is done; what it is answered."""
+    """Require that the next job succeeds; return its answer."""
     done = await client.make(spec(job="next"))
     assert len(client.of(frames.Image)) == 1
     return done
 
 
 def dies(phase, **how):
-    """What an engine does with a job in which it ends."""
+    """Return what an engine does with a job during which it exits."""
 
     def act(connection, spec):
         if phase is not None:
@@ -166,5 +166,5 @@ def dies(phase, **how):
 
 
 def silent(connection, spec):
-    """Says that a phase begins and no more."""
+    """Report that a phase begins, and nothing more."""
     enter(connection, spec)

@@ -22,7 +22,7 @@ FAMILIES = ["tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny
 
 @pytest.fixture(scope="session")
 def job_for(spec: Any) -> Any:
-    """Makes a job for a fixture model from its catalogue entry, as the daemon would."""
+    """Return a function that makes a job for a fixture model from its catalogue entry, as the daemon would."""
 
     def make(model: str, **changes: Any) -> JobSpec:
         entry = json.loads((MODELS / f"{model}.json").read_text())
@@ -41,7 +41,7 @@ def job_for(spec: Any) -> Any:
 
 
 def warm(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """Gives a runtime for each model's id, the same one every time."""
+    """Return a function that gives a runtime for each model id, always the same one."""
     made: dict[str, Any] = {}
 
     def get(model: str) -> Any:

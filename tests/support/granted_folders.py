@@ -1,4 +1,4 @@
-"""Folders that a policy grants, to save in and to read from; system calls that can fail; names that lead elsewhere."""
+"""Folders that a policy grants for saving and reading, system calls that can fail, and names that lead elsewhere."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ ODD = [
 
 
 class NoSync(System):
-    """The real calls without the disk's."""
+    """The real calls, but without syncing to disk."""
 
     def sync(self, fd: int) -> None:
         pass
@@ -104,7 +104,7 @@ def manifest(**capabilities: Any) -> dict[str, Any]:
 
 
 def grant_for(folder: Path) -> FolderGrant:
-    """A grant to write, made the only way there is."""
+    """Return a grant to write, obtained in the only way there is."""
     manifest = {
         "schema": "locara/v1",
         "name": "campaign",
@@ -126,7 +126,7 @@ def open_folder(
 
 
 def read_grant_for(folder: Path) -> FolderGrant:
-    """A grant to read, made the only way there is."""
+    """Return a grant to read, obtained in the only way there is."""
     manifest = {
         "schema": "locara/v1",
         "name": "campaign",
@@ -141,7 +141,7 @@ def read_grant_for(folder: Path) -> FolderGrant:
 
 
 class Faulty:
-    """Fails call number ``fail_at`` of all; ``calls`` are the names of those that were made."""
+    """Fail the call with the number ``fail_at``; ``calls`` are the names of the calls that were made."""
 
     def __init__(self, fail_at: int | None = None, number: int = errno.EIO) -> None:
         self.calls: list[str] = []
@@ -162,7 +162,7 @@ class Faulty:
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
-    """Every name below, hidden ones too, with contents (None for a folder)."""
+    """Return every name below ``folder``, including hidden ones, with its contents (None for a folder)."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""A daemon in which one call of the file system hangs, as on a share that is gone or while macOS asks the user."""
+"""A daemon in which one file-system call hangs, as on a lost network share or while macOS asks the user."""
 
 import os
 import sys
@@ -51,15 +51,15 @@ class HeldHost(Host):
         Sidecar.__init__(self, command, stderr=self._log)
 
     def hold(self):
-        """From now on those calls hang."""
+        """Make those calls hang from now on."""
         os.mkfifo(self.gate)
 
     def wait_until_held(self, count=1):
-        """Until so many calls hang."""
+        """Wait until ``count`` calls hang."""
         self._wait(lambda: self._told("reached") >= count)
 
     def let_go(self):
-        """Those that hang go on, and no other hangs."""
+        """Let the hanging calls continue; no further call hangs."""
         writer = os.open(self.gate, os.O_RDWR)  # does not wait for a reader
         self.gate.unlink()
         # Not closed before they have it open, or they would wait for another writer.

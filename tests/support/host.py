@@ -1,4 +1,4 @@
-"""A host for tests: spawns the real daemon, keeps its log, checks that nothing but protocol came out."""
+"""A host for tests: starts the real daemon, keeps its log, and checks that only protocol messages came out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def command(*flags):
 
 
 class Host(Sidecar):
-    """A client with a folder of its own and a few short cuts."""
+    """A client with a folder of its own and a few shortcuts."""
 
     def __init__(self, folder: Path, *flags, env=None):
         self.folder = folder
@@ -54,7 +54,7 @@ class Host(Sidecar):
         return self.log_file.read_text()
 
     def files(self):
-        """Every entry below the folder, hidden ones and temporaries included."""
+        """Return every entry below the folder, including hidden and temporary ones."""
         return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*"))
 
     def close(self, timeout=5.0):
@@ -64,14 +64,14 @@ class Host(Sidecar):
 
 
 class Hosts:
-    """Makes hosts in folders below ``root``."""
+    """Create hosts in folders below ``root``."""
 
     def __init__(self, root: Path):
         self._root = root
         self._made = []
 
     def spawn(self, *flags, engine="fake", folder=None, env=None):
-        """A daemon that has not been initialised."""
+        """Start a daemon, without initialising it."""
         if folder is None:
             folder = self._root / f"pictures{len(self._made)}"
             folder.mkdir()
@@ -80,7 +80,7 @@ class Hosts:
         return host
 
     def session(self, *flags, models=("pocket",), engine="fake", folder=None, env=None):
-        """An initialised daemon that may draw with ``models`` and save in its folder."""
+        """Start and initialise a daemon that may draw with ``models`` and save in its folder."""
         host = self.spawn(*flags, engine=engine, folder=folder, env=env)
         host.open(*models)
         return host
@@ -92,7 +92,7 @@ class Hosts:
 
 
 def error_of(call, timeout=30):
-    """The error that a call is answered with."""
+    """Return the error that a call ends with."""
     try:
         result = call.result(timeout)
     except RemoteError as error:
@@ -101,7 +101,7 @@ def error_of(call, timeout=30):
 
 
 def until(call, phase, step=0):
-    """Read a call's messages until a phase (and step) is there; returns that message."""
+    """Read a call's messages until it reaches a phase (and step); return that message."""
     for message in call.messages():
         if message["phase"] == phase and message["step"] >= step:
             return message
@@ -109,5 +109,5 @@ def until(call, phase, step=0):
 
 
 def decoded(image):
-    """The bytes of a picture in a result: inline data, or the saved file."""
+    """Return the bytes of a picture in a result: inline data, or the saved file."""
     return base64.b64decode(image["data"]) if "data" in image else Path(image["path"]).read_bytes()

@@ -66,7 +66,7 @@ class _Repository:
 
 
 class FakeHub:
-    """Serves until it is closed. ``token`` is what opens gated repositories."""
+    """Serve until closed. ``token`` is the one that opens gated repositories."""
 
     def __init__(self, token="good-token") -> None:
         self.token = token
@@ -74,7 +74,7 @@ class FakeHub:
         self.faults = []
         self.log = []
         self.sent = 0
-        self.pace = 0.0  # seconds between pieces
+        self.pace = 0.0  # seconds to wait between pieces
         self.sending = self.most_at_once = 0
         self._lock = threading.Lock()
         hub = self
@@ -85,7 +85,7 @@ class FakeHub:
         Handler.hub = hub
         self._server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self.cdn = self.url.replace("127.0.0.1", "localhost")  # another host to a client, as the real one is
+        self.cdn = self.url.replace("127.0.0.1", "localhost")  # a different host for a client, like the real one
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
@@ -110,7 +110,7 @@ class FakeHub:
 
     @contextlib.contextmanager
     def counting(self):
-        """How many files are being sent at once."""
+        """Count how many files are being sent at once."""
         with self._lock:
             self.sending += 1
             self.most_at_once = max(self.most_at_once, self.sending)
@@ -130,7 +130,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request, client_address) -> None:
-        """A client that was killed is what the tests are about."""
+        """Ignore it: clients that are killed are part of the tests."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -185,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
         return found
 
     def _tree(self, name: str) -> None:
-        """What huggingface_hub's own download asks for (ours asks for the model's info)."""
+        """Answer what huggingface_hub's own download asks for (ours asks for the model's info)."""
         repository = self._repository(name)
         if repository is not None:
             rows = [
@@ -320,7 +320,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _ignored:
-    """A client that goes away is no error of the server's."""
+    """Ignore a client that goes away; the server is not at fault."""
 
     def __enter__(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Picture files written by hand, for what Pillow does not write."""
+"""Picture files written by hand, for variants that Pillow cannot write."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def png_header(width: int, height: int, depth: int, colour: int, interlaced: boo
 
 
 def raw_png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: bytes) -> bytes:
-    """A PNG of ``rows``, each with its filter's number, with ``extra`` chunks before them."""
+    """Return a PNG of ``rows``, each starting with its filter number, with ``extra`` chunks before them."""
     return png_of(png_header(width, height, depth, colour), *extra, chunk(b"IDAT", zlib.compress(rows)))
 
 
 def png_of_samples(samples: NDArray[Any], depth: int, colour: int, *extra: bytes, interlaced: bool = False) -> bytes:
-    """A PNG of ``samples`` (height, width, channels); its rows use all five filters in turn."""
+    """Return a PNG of ``samples`` (height, width, channels) whose rows use all five filters in turn."""
     height, width, channels = samples.shape
     reach = max(1, depth * channels // 8)
     passes = [samples[y::dy, x::dx] for y, x, dy, dx in _ADAM7] if interlaced else [samples]
@@ -56,7 +56,7 @@ def png_of_samples(samples: NDArray[Any], depth: int, colour: int, *extra: bytes
 
 
 def _packed(samples: NDArray[Any], depth: int) -> NDArray[Any]:
-    """Rows of bytes."""
+    """Return the packed bytes of the rows."""
     rows = samples.reshape(samples.shape[0], -1)
     if depth == 16:
         return rows.astype(">u2").view(np.uint8)
@@ -86,7 +86,7 @@ def segment(marker: int, body: bytes) -> bytes:
 
 
 def with_segments(jpeg: bytes, *segments: bytes) -> bytes:
-    """``jpeg`` with ``segments`` right after its beginning."""
+    """Return ``jpeg`` with ``segments`` inserted right after its start marker."""
     return jpeg[:2] + b"".join(segments) + jpeg[2:]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def encoded(engine: str, vae: Any, picture: Any) -> Any:
-    """A picture (3, h, w) in -1 … 1 as the transformer's latent, in the engine's own arrays."""
+    """Encode a picture (3, h, w) in -1 … 1 as the transformer's latent, in the engine's own arrays."""
     if engine == "torch":
         import torch
 

@@ -1,4 +1,4 @@
-"""Tells of every file system call that a callback of an event loop makes.
+"""Reports every file-system call that a callback of an event loop makes.
 
 ``python -m support.loop_watch NOTES serve …`` runs the daemon under it.
 """
@@ -24,9 +24,9 @@ _HERE = os.path.abspath(__file__)
 
 
 def install(note: Callable[[str], object]) -> None:
-    """From now on, for good.
+    """Install the watch for the rest of the process.
 
-    :param note: is told of each call, with the places that it was made from, the innermost first.
+    :param note: called for each call, with the places that it was made from, the innermost first.
     """
     state = threading.local()
     run = asyncio.events.Handle._run
@@ -42,7 +42,7 @@ def install(note: Callable[[str], object]) -> None:
 
     def told(what: str, path: object) -> None:
         if getattr(state, "inside", False):
-            state.inside = False  # what follows is our own
+            state.inside = False  # what follows is our own code
             try:
                 note(f"{what} {path!r} {_places()}")
             finally:

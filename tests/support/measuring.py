@@ -1,4 +1,4 @@
-"""What the benchmarks share: a host, percentiles, the form of a row."""
+"""What the benchmarks share: a host, percentiles, and the format of a row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Row:
-    """One figure. ``goal`` bounds it from above; None where it is only told."""
+    """One figure. ``goal`` is its upper bound; None if it is only reported."""
 
     name: str
     value: float
@@ -30,7 +30,7 @@ class Row:
 
     @property
     def figure(self) -> str:
-        """The value with its unit: ratios to three decimals, all else to three significant digits."""
+        """Return the value with its unit: ratios with three decimals, all else with three significant digits."""
         digits = 3 if self.unit == "x" else 0
         if self.value and self.unit != "x":
             digits = max(0, 2 - math.floor(math.log10(abs(self.value))))
@@ -38,7 +38,7 @@ class Row:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The smallest value that at least ``share`` (0…1) of all do not exceed."""
+    """Return the smallest value that at least ``share`` (0…1) of all values do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
@@ -55,21 +55,21 @@ def manifest(*models: str) -> dict[str, Any]:
 
 
 def command(*more: str) -> list[str]:
-    """The command as a host spawns it: the installed script where there is one."""
+    """Return the command that a host spawns: the installed script if there is one."""
     script = Path(sys.executable).with_name("locara-sidecar")
     start = [str(script)] if script.exists() else [sys.executable, "-m", "locara_sidecar"]
     return [*start, "serve", "--log-level", "error", *more]
 
 
 def host(folder: Path, *more: str, models: tuple[str, ...] = ("pocket",)) -> Sidecar:
-    """An initialised session that may draw with ``models`` and save in ``folder``."""
+    """Open an initialised session that may draw with ``models`` and save in ``folder``."""
     sidecar = Sidecar(command(*more))
     sidecar.initialize(manifest=manifest(*models), grants={"user-folder": str(folder)})
     return sidecar
 
 
 def show(rows: list[Row]) -> int:
-    """Print the table, then one line of JSON; 0 when every goal is met."""
+    """Print the table, then one line of JSON; return 0 if every goal is met."""
     for row in rows:
         goal = "" if row.goal is None else f"<= {row.goal:g}"
         mark = {None: "", True: "met", False: "MISSED"}[row.met]

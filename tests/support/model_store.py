@@ -16,7 +16,7 @@ from locara_sidecar.models.downloads.download import Download
 from locara_sidecar.models.downloads.transfer import RetryPolicy
 
 NO_TOKEN: Any = False
-"""As huggingface_hub has it: not even one that the user has."""
+"""huggingface_hub's way to say: use no token, not even the user's own."""
 QUICK = RetryPolicy(
     connect=2, read=0.5, tries=3, good=1 << 20, first_wait=0.01, longest_wait=0.02, window=0.3, crawl=4096
 )
@@ -27,7 +27,7 @@ REVISION = "c0ffee" * 6 + "c0ff"
 
 
 def safetensors(size: int, seed: int | str = 0, name: str = "weight") -> bytes:
-    """A well-formed file with one tensor of ``size`` random bytes."""
+    """Return a well-formed file with one tensor of ``size`` random bytes."""
     header = json.dumps({name: {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
     return struct.pack("<Q", len(header)) + header + random.Random(seed).randbytes(size)
 
@@ -35,7 +35,7 @@ def safetensors(size: int, seed: int | str = 0, name: str = "weight") -> bytes:
 def write_model(
     folder: Path, *, t5: int | str = 1, size: int = 60_000, seed: int = 0, extra: dict[str, bytes | None] | None = None
 ) -> Path:
-    """A folder in diffusers' layout. ``t5`` seeds the text encoder, so that models can share it."""
+    """Write a folder in diffusers' layout. ``t5`` seeds the text encoder, so that models can share it."""
     index = {
         "_class_name": "StableDiffusion3Pipeline",
         "text_encoder": ["transformers", "T5EncoderModel"],
@@ -58,7 +58,7 @@ def write_model(
 
 
 def hf_cache(root, model):
-    """The layout that huggingface_hub makes: blobs, and snapshots of links to them."""
+    """Create the layout that huggingface_hub uses: blobs, and snapshots of links to them."""
     repository = root / "models--org--mine"
     for path in sorted(model.rglob("*")):
         if path.is_file():
@@ -99,7 +99,7 @@ def error_of(function, *arguments, **more):
 
 
 def whole(store):
-    """Every visible model is complete and every blob is what its name says; returns the visible ids."""
+    """Require that every visible model is complete and every blob matches its name; return the visible ids."""
     for entry in store.entries():
         for file in entry.meta.files:
             data = (entry.folder / file.path).read_bytes()

@@ -1,4 +1,4 @@
-"""A lock between processes: many may hold it together, or one alone; who wants it alone is not kept waiting."""
+"""A lock between processes: many may share it, or one may hold it alone. Those who want it alone are not starved."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 try:
     import fcntl
-except ImportError:  # no such locks: everything is run together
+except ImportError:  # there are no such locks: everything runs together
     fcntl = None
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The examples of the OpenRPC document: in which order they make a session, and what of an answer varies."""
+"""The examples of the OpenRPC document: the order in which they form a session, and which parts of an answer vary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDER = "/Users/a/Pictures"
-"""Stands in the examples for the folder that the host grants."""
+"""Stands for the folder that the host grants, in the examples."""
 
 _MANIFEST = {
     "schema": "locara/v1",
@@ -54,7 +54,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "models.unload": {},
     "shutdown": {},
 }
-"""Method to params, in the order in which they make a session with the fake engine."""
+"""Method to params, in an order in which they form a session with the fake engine."""
 
 WITHOUT = {
     "rpc.discover": "its answer is the document",
@@ -76,11 +76,12 @@ VARIES = frozenset(
         *("timings", "time", "handle", "sha256", "bytes", "methods"),
     }
 )
-"""Members whose value is another one each time, or the version's; of these the type is compared."""
+"""Members whose value changes each time or with the version; only their types are compared."""
 
 
 def play(folder: Path, requests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The results of ``requests``, sent one after the other to the real daemon; ``folder`` in place of FOLDER."""
+    """Send ``requests`` to the real daemon one after the other; return the results, with ``folder`` in place of
+    FOLDER."""
 
     def moved(value: Any, old: str, new: str) -> Any:
         return json.loads(json.dumps(value).replace(old, new))
@@ -93,7 +94,7 @@ def play(folder: Path, requests: dict[str, dict[str, Any]]) -> dict[str, dict[st
 
 
 def masked(value: Any) -> Any:
-    """``value`` with the type in place of what varies, and without pictures of a job's last state."""
+    """Return ``value`` with types in place of what varies, and without the pictures of a job's last state."""
     if isinstance(value, list):
         return [masked(item) for item in value]
     if not isinstance(value, dict):

@@ -93,7 +93,7 @@ def native_open(libc, path, flags):
 
 
 def child(code, *words):
-    """The same in a process of its own, which tells its errno by its status."""
+    """Do the same in a process of its own, which reports its errno as its exit status."""
     text = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import outlaw\ntry: outlaw.{code}\n"
     text += "except OSError as error: sys.exit(error.errno if error.errno and 0 < error.errno < 200 else 201)"
     status = subprocess.run([sys.executable, "-c", text, *words], stderr=subprocess.DEVNULL, check=False).returncode
@@ -102,7 +102,7 @@ def child(code, *words):
 
 
 def shell(command, path):
-    """The same with a program of the system."""
+    """Do the same with a program of the system."""
     words = ["/bin/sh", "-c", command, "sh", path]
     if subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode:
         raise PermissionError(errno.EACCES, "the shell could not")

@@ -26,7 +26,8 @@ TOLERANCES = {
 
 
 def error(ours: Any, theirs: Any) -> float:
-    """The largest difference of two arrays (MLX, torch or NumPy), as a part of the largest value of ``theirs``."""
+    """Return the largest difference of two arrays (MLX, torch or NumPy), as a fraction of the largest value of
+    ``theirs``."""
     mine, reference = _floats(ours), _floats(theirs)
     assert mine.shape == reference.shape
     assert np.isfinite(reference).all()
@@ -35,7 +36,7 @@ def error(ours: Any, theirs: Any) -> float:
 
 
 def pixel_difference(ours: Any, theirs: Any) -> float:
-    """The mean absolute difference of two pictures of the same size, in steps of 8 bits."""
+    """Return the mean absolute difference of two pictures of the same size, in 8-bit steps."""
     mine, reference = _floats(ours), _floats(theirs)
     assert mine.shape == reference.shape
     return float(np.abs(mine - reference).mean())
@@ -57,7 +58,7 @@ def randomise(model: Any, seed: int = 0) -> Any:
 
 
 def save(model: Any, folder: Path, name: str, shard: str | int = "10GB") -> Any:
-    """Write a torch model as a component ``name`` of ``folder``; our reader's description of it."""
+    """Write a torch model as the component ``name`` of ``folder``; return our reader's description of it."""
     from locara_sidecar.engine.folder import model_folder
 
     model.save_pretrained(folder / name, max_shard_size=shard)
@@ -67,7 +68,7 @@ def save(model: Any, folder: Path, name: str, shard: str | int = "10GB") -> Any:
 
 
 def build(model_type: Any, component: Any, **options: Any) -> Any:
-    """An MLX model of a component, in float32."""
+    """Build an MLX model of a component, in float32."""
     import mlx.core as mx
 
     from locara_sidecar.engine.folder.model_folder import Progress

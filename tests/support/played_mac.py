@@ -1,4 +1,4 @@
-"""A played macOS: its calls, and a reader of Seatbelt profiles that decides as the kernel does (the last rule wins)."""
+"""A simulated macOS: its calls, and a reader of Seatbelt profiles that decides like the kernel (the last rule wins)."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ HOMES = "/Users"
 
 
 class Profile:
-    """The rules of a profile's text, for the filters that we write."""
+    """The rules of a profile, for the filters that we write."""
 
     def __init__(self, text):
         self.rules = []
@@ -24,7 +24,7 @@ class Profile:
                 self.rules.append((rule[0], operations, [word for word in rule[1:] if isinstance(word, list)]))
 
     def allows(self, operation, subject=""):
-        """Whether a process inside may do ``operation`` to ``subject``: a path, or a service's name."""
+        """Return whether a process inside may do ``operation`` to ``subject``: a path, or the name of a service."""
         answer = False
         for verdict, operations, filters in self.rules:
             if any(_covers(one, operation) for one in operations) and (

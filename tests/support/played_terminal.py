@@ -1,4 +1,4 @@
-"""A terminal that a program runs in: a pseudo terminal that answers what it is asked, as the played one would."""
+"""A simulated terminal for a program: a pseudo-terminal that answers queries like a real one."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell ignores it for what it r
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
-"""Takes the terminal for its own before it becomes the program, as a shell's would."""
+"""Makes the terminal its controlling terminal before it becomes the program, as a shell would."""
 
 _SIZE = ("COLUMNS", "LINES")
 _NAMES = ("COLORTERM", "NO_COLOR", "FORCE_COLOR", "TMUX", "STY", "ZELLIJ", "TERM_PROGRAM", "LC_TERMINAL", "SSH_TTY")
-"""What our own terminal is called, which the played one is not."""
+"""What identifies our own terminal, which the simulated one is not."""
 
 QUESTION = b"\x1b[c"
 TOKEN = re.compile(rb"\x1b[P_\]^X].*?(?:\x1b\\|\x07)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-Z\\^-~]|[^\x1b]+", re.DOTALL)
-"""A whole sequence, or text."""
+"""One complete escape sequence, or text."""
 
 
 class PlayedTerminal:
@@ -80,7 +80,7 @@ class PlayedTerminal:
         os.write(self.leader, keys)
 
     def end(self, timeout=50):
-        """Waits for the end; (status, all that was shown)."""
+        """Wait for the end; return (status, everything that was shown)."""
         self.until(None, timeout)
         return self.process.wait(), self.shown
 
@@ -90,7 +90,7 @@ class PlayedTerminal:
         return termios.tcgetattr(self._follower)
 
     def unread(self):
-        """What was typed and nobody has read."""
+        """Return what was typed but not read."""
         assert sys.platform != "win32"
         os.set_blocking(self._follower, False)
         try:
@@ -106,14 +106,15 @@ class PlayedTerminal:
 
 
 def is_whole(shown):
-    """Whether a terminal that has taken all this is in the middle of no sequence, and colours nothing."""
+    """Return whether a terminal that has received all this is in the middle of no sequence and has its colours
+    reset."""
     rest = TOKEN.sub(b"", shown)
     colours = re.findall(rb"\x1b\[([\d;]*)m", shown)
     return rest == b"" and (not colours or colours[-1] in (b"", b"0"))
 
 
 def kitty_pictures(shown):
-    """(the members of the first sequence, the picture) of each that kitty would show."""
+    """Return (the members of the first sequence, the picture) of each picture that kitty would show."""
     found, members, data = [], None, b""
     for control, payload in re.findall(rb"\x1b_G([^;]*);([^\x1b]*)\x1b\\", shown):
         pairs = dict(each.split("=") for each in control.decode().split(","))
@@ -127,7 +128,7 @@ def kitty_pictures(shown):
 
 
 def iterm2_pictures(shown):
-    """(the members, the picture) of each that iTerm2 would show."""
+    """Return (the members, the picture) of each picture that iTerm2 would show."""
     return [
         (dict(each.split("=") for each in members.decode().split(";")), _picture(data))
         for members, data in re.findall(rb"\x1b\]1337;File=([^:]*):([^\x07]*)\x07", shown)
@@ -135,7 +136,7 @@ def iterm2_pictures(shown):
 
 
 def sixel_pictures(shown):
-    """Each that a terminal with sixel would show; a pixel that none has set is magenta."""
+    """Return each picture that a sixel terminal would show; pixels that were not set are magenta."""
     return [_sixel(body.decode()) for body in re.findall(rb"\x1bP[\d;]*q([^\x1b]*)\x1b\\", shown)]
 
 

@@ -1,4 +1,4 @@
-"""What an engine makes of a model, as the store is given it."""
+"""A prepared form of a model, as an engine hands it to the store."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def origin(digest: str, bits: Literal["8bit", "4bit"] = "4bit", **changes: Any) 
 
 @contextlib.contextmanager
 def making(store, source, digest, files=None, bits: Literal["8bit", "4bit"] = "4bit", **changes):
-    """What an engine has just made from the model in ``source``."""
+    """Return what an engine has just made from the model in ``source``."""
     with Staging(store) as stage:
         (stage.folder / "made").mkdir()
         for path, data in (made_files(bits) if files is None else files).items():

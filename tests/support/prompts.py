@@ -1,4 +1,4 @@
-"""Prompts that break tokenizers: for holding two of them against each other."""
+"""Prompts that break tokenizers, for comparing two of them."""
 
 AWKWARD = [
     "",

@@ -1,4 +1,4 @@
-"""Models in the form in which they are published, and what diffusers draws from such a folder."""
+"""Models in their published form, and what diffusers draws from such a folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FAMILIES = {
 
 
 def job(spec: Any, model: str, **changes: Any) -> JobSpec:
-    """A job for a model of this name; ``path`` in ``changes`` for another folder of its kind."""
+    """Return a job for a model of this name; ``path`` in ``changes`` names another folder of its kind."""
     about = FAMILIES[model]
     members = {
         "id": model,
@@ -56,7 +56,7 @@ def job(spec: Any, model: str, **changes: Any) -> JobSpec:
 
 
 def edits(spec: Any, model: str, **changes: Any) -> JobSpec:
-    """A job that changes a photo."""
+    """Return a job that edits a photo."""
     strength = None if model == "flux-kontext" else 0.6
     return job(spec, model, edit=edit(photo(96, 64), strength=strength), **changes)
 
@@ -84,7 +84,7 @@ def picture(model: str, job: JobSpec, **options: Any) -> Any:
     }
     if job.edit is not None:
         arguments |= {"image": photo(96, 64)} | ({} if model == "flux-kontext" else {"strength": job.edit.strength})
-    if model == "sdxl":  # as SDXL Lightning's model card has it
+    if model == "sdxl":  # as SDXL Lightning's model card says
         del arguments["max_sequence_length"]
         if job.edit is not None:
             del arguments["width"], arguments["height"]
@@ -99,7 +99,7 @@ def picture(model: str, job: JobSpec, **options: Any) -> Any:
 
 
 def _drawn(pipe: Any, seed: int, arguments: dict[str, Any]) -> Any:
-    """The pipeline's picture, its draws from ``seed``'s stream."""
+    """Return the pipeline's picture; its random numbers come from the stream of ``seed``."""
     import torch
 
     stream = NoiseStream(seed)

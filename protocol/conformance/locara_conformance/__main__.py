@@ -171,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _number(word: str) -> int:
     if not word.isascii() or not word.isdigit() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is no number from 1 on")
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number of at least 1")
     return int(word)
 
 
@@ -180,7 +180,7 @@ def _host_parser() -> argparse.ArgumentParser:
         prog="locara-conformance host",
         usage="locara-conformance host [OPTIONS] [SCENARIO …] -- ADAPTER …",
         description="Tests a host's client library: plays a sidecar that is slow, bursty, out of spec or dying, and "
-        "judges what the client's caller saw. The adapter is a small program around the client; its form is in "
+        "checks what the client's caller saw. The adapter is a small program around the client; its form is in "
         "protocol/conformance/README.md.",
         epilog="Status: as without `host`.",
     )
@@ -191,14 +191,14 @@ def _host_parser() -> argparse.ArgumentParser:
 
 
 def _add_reports(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--list", action="store_true", help="list what there is and run nothing")
+    parser.add_argument("--list", action="store_true", help="list everything and run nothing")
     parser.add_argument(
         "--expected-failures",
         type=Path,
         metavar="FILE",
-        help="ids that may fail, one a line; one that does not fail is stale",
+        help="ids that may fail, one per line; an id that does not fail is stale",
     )
-    parser.add_argument("--text", type=Path, metavar="FILE", help="write the text there in place of standard output")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="write the text there instead of to standard output")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write JSON with the exchanges")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one HTML page")

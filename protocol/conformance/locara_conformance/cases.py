@@ -43,9 +43,9 @@ class Case:
             if place is None or place >= len(left):
                 return f"no answer like {shorten(one)} came" + (f", but {shorten(left)}" if left else "")
             if not fits(one, left[place]):
-                return f"{shorten(left[place])} came where {shorten(one)} was due"
+                return f"{shorten(left[place])} came where {shorten(one)} was expected"
             del left[place]
-        return f"{shorten(left)} came without being due" if left else None
+        return f"{shorten(left)} came unexpectedly" if left else None
 
 
 @functools.cache

@@ -75,7 +75,7 @@ def requirements(page: str) -> dict[str, Any]:
     for one in sentences(page):
         for id, level in one.ids:
             if id in found:
-                raise ValueError(f"the id {id} stands twice in the page")
+                raise ValueError(f"the id {id} appears twice in the page")
             found[id] = {"level": level, "section": one.section, "text": one.text}
     return {"version": VERSION, "requirements": found}
 

@@ -169,7 +169,7 @@ def drawing(prompt: str = PROMPT, **options: Any) -> dict[str, Any]:
     }
 
 
-_KINDS = {str: "string", int: "integer", list: "array", dict: "object"}
+_KINDS = {str: "a string", int: "an integer", list: "an array", dict: "an object"}
 
 
 def at(value: Any, path: str, kind: type | None = None) -> Any:
@@ -184,7 +184,7 @@ def at(value: Any, path: str, kind: type | None = None) -> Any:
         except (KeyError, IndexError, TypeError, ValueError):
             raise Failed(f"{path} is missing from an answer") from None
     if kind is not None and (not isinstance(place, kind) or isinstance(place, bool)):
-        raise Failed(f"{path} of an answer is {shorten(place)}, no {_KINDS[kind]}")
+        raise Failed(f"{path} of an answer is {shorten(place)}, not {_KINDS[kind]}")
     return place
 
 
@@ -196,7 +196,7 @@ def decoded(value: Any, path: str) -> bytes:
     try:
         return base64.b64decode(at(value, path, str), validate=True)
     except ValueError:
-        raise Failed(f"{path} of an answer is no base64") from None
+        raise Failed(f"{path} of an answer is not base64") from None
 
 
 def content(file: Path) -> bytes:
@@ -207,7 +207,7 @@ def content(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except (OSError, ValueError) as error:
-        raise Failed(f"the file {file.name!r} that is told of cannot be read: {error}") from None
+        raise Failed(f"the reported file {file.name!r} cannot be read: {error}") from None
 
 
 def expect(holds: bool, sentence: str | Callable[[], str]) -> None:

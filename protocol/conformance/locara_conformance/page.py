@@ -62,7 +62,7 @@ def page(command: Sequence[str], results: Sequence[Result], stale: Sequence[str]
         f'<li><a href="#{one.check.id}"><code>{one.check.id}</code></a> {_cut(one.reason, 160)}</li>' for one in broken
     )
     gone = "".join(
-        f"<p><b>Stale:</b> <code>{escape(one)}</code> is among the expected failures and did not fail.</p>"
+        f"<p><b>Stale:</b> <code>{escape(one)}</code> is among the expected failures but did not fail.</p>"
         for one in stale
     )
     return (

@@ -205,7 +205,7 @@ class Peer:
                         return self.inbox[place]
                     place += 1
                 if self.fault:
-                    raise HarnessFault(f"what came could not be judged: {self.fault}")
+                    raise HarnessFault(f"what came could not be checked: {self.fault}")
                 if self.closed:
                     raise Failed(f"its output ended before {what}{self._status()}")
                 if not self._news.wait(max(0.0, until - time.monotonic())) and time.monotonic() >= until:
@@ -351,7 +351,7 @@ class Call:
         answer = self.answer(timeout)
         error = answer.get("error")
         if not isinstance(error, dict) or error.get("code") != CODES[kind]:  # pyright: ignore[reportUnknownMemberType]
-            raise Failed(f"{self.method} was answered with {shorten(answer)} in place of {kind} ({CODES[kind]})")
+            raise Failed(f"{self.method} was answered with {shorten(answer)} instead of {kind} ({CODES[kind]})")
         return cast("dict[str, Any]", error)
 
     def answered(self) -> bool:

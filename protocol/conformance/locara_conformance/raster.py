@@ -32,7 +32,7 @@ def chunks(data: bytes) -> list[tuple[bytes, bytes]]:
     :raises Failed: if it is not a PNG.
     """
     place, found = 8, list[tuple[bytes, bytes]]()
-    expect(data.startswith(b"\x89PNG\r\n\x1a\n"), "a picture is no PNG")
+    expect(data.startswith(b"\x89PNG\r\n\x1a\n"), "a picture is not a PNG")
     while place < len(data):
         size = int.from_bytes(data[place : place + 4])
         found.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + size]))
@@ -52,7 +52,7 @@ def size(data: bytes) -> tuple[int, int]:
 
 def _head(parts: list[tuple[bytes, bytes]]) -> tuple[int, int, int, int]:
     """Return width, height, bits and colour type."""
-    expect([len(body) for kind, body in parts if kind == b"IHDR"] == [13], "a picture has no head")
+    expect([len(body) for kind, body in parts if kind == b"IHDR"] == [13], "a picture has no header")
     return struct.unpack(">IIBB", dict(parts)[b"IHDR"][:10])
 
 
@@ -69,8 +69,8 @@ def rows(data: bytes) -> list[bytes]:
     except zlib.error as error:
         raise Failed(f"a picture's pixels cannot be read: {error}") from None
     stride, above, out = width * 3, bytearray(width * 3), list[bytes]()
-    expect(len(raw) == height * (stride + 1), "a picture has not as many pixels as its head says")
-    expect(all(raw[start] <= 4 for start in range(0, len(raw), stride + 1)), "a picture has a filter that there is not")
+    expect(len(raw) == height * (stride + 1), "a picture does not have as many pixels as its header says")
+    expect(all(raw[start] <= 4 for start in range(0, len(raw), stride + 1)), "a picture has an unknown filter")
     for start in range(0, len(raw), stride + 1):
         row = bytearray(raw[start + 1 : start + 1 + stride])
         for at_, value in enumerate(row):

@@ -34,7 +34,7 @@ def text(results: Sequence[Result], stale: Iterable[str], *, all_lines: bool = T
             out += ["", line(result), f"  the contract: {result.check.clause}"]
             out += [f"  {event_line(event)}" for event in result.exchange[-_LINES:]]
             out += [f"  stderr: {one}" for one in result.stderr.splitlines()[-3:]]
-    out += ["", *(f"STALE    {id} is among the expected failures and did not fail" for id in stale)]
+    out += ["", *(f"STALE    {id} is among the expected failures but did not fail" for id in stale)]
     return "\n".join([*out, summary(results)]).lstrip("\n") + "\n"
 
 

@@ -58,7 +58,7 @@ def problems(document: dict[str, Any], value: Any) -> Iterator[str]:
 def _problems(document: dict[str, Any], schema: Any, value: Any, path: str) -> Iterator[str]:
     if isinstance(schema, bool):
         if not schema:
-            yield f"{path}: nothing may stand here"
+            yield f"{path}: no value is allowed here"
         return
     for keyword, argument in schema.items():
         yield from _keyword(document, keyword, argument, value, path)
@@ -81,7 +81,7 @@ def _keyword(document: dict[str, Any], keyword: str, argument: Any, value: Any, 
         if not _PLAIN[keyword](argument, value):
             yield f"{path}: {_short(value)} breaks {keyword} {argument!r}"
     elif keyword not in _SAID:
-        raise HarnessFault(f"the validator does not know the keyword {keyword}")
+        raise HarnessFault(f"the validator does not support the keyword {keyword}")
 
 
 def _resolve(document: dict[str, Any], reference: str) -> Any:

@@ -105,7 +105,7 @@ class Watch:
         try:
             message = msgspec.json.decode(line)
         except (msgspec.MsgspecError, RecursionError):
-            self._report("stdout.messages-only", f"a line is no JSON: {line[:120]!r}")
+            self._report("stdout.messages-only", f"a line is not JSON: {line[:120]!r}")
             return None
         if isinstance(message, dict):
             return self._one(cast("dict[str, Any]", message), len(line))
@@ -139,7 +139,7 @@ class Watch:
         if "error" in message:
             self._error(message["error"])
         elif not isinstance(message["result"], dict):
-            self._report("jsonrpc.shape", f"a result that is no object: {shorten(message)}")
+            self._report("jsonrpc.shape", f"a result that is not an object: {shorten(message)}")
         if message["id"] is None:
             if "result" in message:
                 self._report("jsonrpc.shape", "a result for the id null")
@@ -165,7 +165,7 @@ class Watch:
         given = message["id"]
         alike = next((key for key, calls in self._calls.items() if calls and str(key[1]) == str(given)), None)
         if alike is None:
-            self._report("jsonrpc.answered-once", f"an answer to {given!r}, which is not waiting for one")
+            self._report("jsonrpc.answered-once", f"an answer to {given!r}, which awaits none")
             return message
         self._report("jsonrpc.id-echo", f"the id {alike[1]!r} came back as {given!r}")
         return message | {"id": alike[1]}
@@ -183,7 +183,7 @@ class Watch:
         name = message["method"]
         note = NOTIFICATIONS.get(name) if isinstance(name, str) else None
         if note is None or note.direction != "sidecar" or "id" in message:
-            self._report("schema.notifications", f"no notification of the contract: {shorten(message)}")
+            self._report("schema.notifications", f"not a notification of the contract: {shorten(message)}")
             return
         for sentence in self._schemas.problems(name, "params", message.get("params"))[:3]:
             self._report("schema.notifications", f"{name}: {sentence}")
@@ -215,7 +215,7 @@ class Watch:
                 streams.remove(stream)
         else:
             if index != stream.messages:
-                self._report("channels.gapless", f"index {index} came where {stream.messages} was due")
+                self._report("channels.gapless", f"index {index} came where {stream.messages} was expected")
             stream.messages = index + 1
 
     def _close(self, call: _Call, message: dict[str, Any]) -> None:

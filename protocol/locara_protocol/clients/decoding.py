@@ -19,4 +19,4 @@ def decoded(method: str, result: dict[str, Any]) -> Any:
     try:
         return msgspec.convert(result, METHODS[method].result)
     except msgspec.ValidationError as error:
-        raise ProtocolViolationError(f"The result of {method} is not what the contract says: {error}") from None
+        raise ProtocolViolationError(f"The result of {method} does not match the contract: {error}") from None

@@ -49,7 +49,7 @@ class Channel:
         if type(index) is not int or index != self._count:
             self.ended = True
             self.problem = ProtocolViolationError(
-                f"Channel {self.channel}: index {index!r} came where {self._count} was due."
+                f"Channel {self.channel}: index {index!r} came where {self._count} was expected."
             )
             self.deliver(self.problem)
             return self.problem

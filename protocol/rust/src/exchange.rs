@@ -241,7 +241,7 @@ impl Exchange {
         let problem = if channel.ended {
             Some(format!("A frame came after the end of channel {number}."))
         } else if frame.index != channel.count {
-            Some(format!("Channel {number}: index {} came where {} was due.", frame.index, channel.count))
+            Some(format!("Channel {number}: index {} came where {} was expected.", frame.index, channel.count))
         } else if frame.end {
             channel.end(None);
             if channel.attached {

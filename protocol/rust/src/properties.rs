@@ -257,7 +257,7 @@ fn what_breaks_the_contract_is_noted_once_and_fails_its_own_call() {
         ));
     }
     exchange.line(&line(r#"{"id":1,"result":{}}"#));
-    let hole = "Channel 1: index 2 came where 1 was due.";
+    let hole = "Channel 1: index 2 came where 1 was expected.";
     assert_eq!(*noted.lock().unwrap(), [hole]);
     assert_eq!(*seen.messages.lock().unwrap(), [5]);
     assert!(matches!(&seen.answers.lock().unwrap()[0], Err(Error::Violation(violation)) if violation.sentence == hole));

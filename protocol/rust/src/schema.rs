@@ -1696,11 +1696,11 @@ pub struct VerifyResult {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The line is not one valid JSON text in UTF-8, or is nested too deep.
+    /// The line is not one valid JSON text in UTF-8, or is nested too deeply.
     ParseError,
     /// The message is not a valid request, or not one that may be sent now.
     InvalidRequest,
-    /// There is no request method of this name.
+    /// There is no request method with this name.
     MethodNotFound,
     /// A parameter is missing, unknown, of the wrong type or out of range; `path` names it.
     InvalidParams,
@@ -1712,7 +1712,7 @@ pub enum ErrorKind {
     CapabilityDenied,
     /// The session has not been opened with `initialize`.
     NotInitialized,
-    /// The catalogue has no model of this id.
+    /// The catalogue has no model with this id.
     ModelNotFound,
     /// The model is known but not installed.
     ModelNotInstalled,
@@ -1730,7 +1730,7 @@ pub enum ErrorKind {
     InsufficientDisk,
     /// The engine asked for cannot run on this machine.
     EngineUnavailable,
-    /// The engine process died; it is started anew for the next request.
+    /// The engine process died; it is restarted for the next request.
     EngineCrashed,
     /// Too many jobs are waiting.
     QueueFull,
@@ -1738,7 +1738,7 @@ pub enum ErrorKind {
     StorageError,
     /// The engine made no progress for too long and was stopped.
     EngineStalled,
-    /// No version of the contract is shared; `supported` lists the sidecar's.
+    /// The host and the sidecar share no protocol version; `supported` lists its versions.
     UnsupportedProtocolVersion,
     /// An image that was sent or named cannot be read.
     InvalidImage,
@@ -1828,7 +1828,7 @@ pub mod methods {
         type Message = super::NoMessage;
     }
 
-    /// Is the daemon alive, what is the engine doing, how many jobs are there.
+    /// Whether the daemon is alive, what the engine is doing and how many jobs there are.
     #[derive(Debug)]
     pub struct Ping(super::Never);
 
@@ -1861,7 +1861,7 @@ pub mod methods {
         type Message = super::NoMessage;
     }
 
-    /// A handle of a file that the user picked in a dialog. Never forwarded from a web view.
+    /// A handle for a file that the user picked in a dialog. Never forwarded from a web view.
     #[derive(Debug)]
     pub struct HostPickFile(super::Never);
 
@@ -1872,7 +1872,7 @@ pub mod methods {
         type Message = super::NoMessage;
     }
 
-    /// Take a handle back: no new call may use it. Never forwarded from a web view.
+    /// Release a handle: no new call may use it. Never forwarded from a web view.
     #[derive(Debug)]
     pub struct HostReleaseFile(super::Never);
 
@@ -1883,7 +1883,7 @@ pub mod methods {
         type Message = super::NoMessage;
     }
 
-    /// The app's jobs that wait, run or ended lately, each with its last state and preview.
+    /// The app's jobs that are waiting, running or ended recently, each with its last state and preview.
     #[derive(Debug)]
     pub struct JobsList(super::Never);
 
@@ -1894,7 +1894,7 @@ pub mod methods {
         type Message = super::NoMessage;
     }
 
-    /// Have a job's further messages on another channel, as after a web view was loaded again.
+    /// Receive a job's further messages on another channel, for example after a web view reloads.
     #[derive(Debug)]
     pub struct JobsAttach(super::Never);
 
@@ -1905,7 +1905,7 @@ pub mod methods {
         type Message = super::JobMessage;
     }
 
-    /// What a job that ended lately was answered with.
+    /// The answer to a job that ended recently.
     #[derive(Debug)]
     pub struct JobsResult(super::Never);
 
@@ -1982,7 +1982,7 @@ pub mod methods {
         type Message = super::NoMessage;
     }
 
-    /// Download a model into the shared cache, from where the last try stopped.
+    /// Download a model into the shared cache; resumes an interrupted download.
     #[derive(Debug)]
     pub struct ModelsDownload(super::Never);
 
@@ -2004,7 +2004,7 @@ pub mod methods {
         type Message = super::ModelProgress;
     }
 
-    /// Take a model from a folder or a Hugging Face cache into the shared cache.
+    /// Import a model from a folder or a Hugging Face cache into the shared cache.
     #[derive(Debug)]
     pub struct ModelsImport(super::Never);
 
@@ -2026,7 +2026,7 @@ pub mod methods {
         type Message = super::ModelProgress;
     }
 
-    /// Keep a model in the shared cache as the engine has quantized it, so that it loads sooner.
+    /// Save a model in the shared cache in quantized form, so that it loads faster.
     #[derive(Debug)]
     pub struct ModelsPrepare(super::Never);
 
@@ -2037,7 +2037,7 @@ pub mod methods {
         type Message = super::ModelProgress;
     }
 
-    /// End an engine that has no work and give its memory back.
+    /// Stop an idle engine and free its memory.
     #[derive(Debug)]
     pub struct ModelsUnload(super::Never);
 
@@ -2059,7 +2059,7 @@ pub mod methods {
         type Message = super::NoMessage;
     }
 
-    /// The room that models in the shared cache take; other apps' only where the host allows managing it.
+    /// The disk space that shared-cache models use; other apps' only where the host allows managing it.
     #[derive(Debug)]
     pub struct ModelsUsage(super::Never);
 
@@ -2070,7 +2070,7 @@ pub mod methods {
         type Message = super::NoMessage;
     }
 
-    /// Collect what no model needs and, down to maxBytes, the models used least recently.
+    /// Remove what no model needs and, down to maxBytes, the least recently used models.
     #[derive(Debug)]
     pub struct ModelsGc(super::Never);
 

@@ -186,7 +186,7 @@ export class Connection implements Transport {
     } else if (index !== channel.count) {
       channel.end(
         this.#violation(
-          `Channel ${channel.number}: index ${JSON.stringify(index)} came where ${channel.count} was due.`,
+          `Channel ${channel.number}: index ${JSON.stringify(index)} came where ${channel.count} was expected.`,
         ),
       );
     } else if (end === true) {

@@ -925,21 +925,21 @@ export interface Manifest {
 export interface Methods {
   /** Open the session: versions, the app's manifest, the host's folder grants. */
   "initialize": { params: InitializeParams; result: InitializeResult; message: never };
-  /** Is the daemon alive, what is the engine doing, how many jobs are there. */
+  /** Whether the daemon is alive, what the engine is doing and how many jobs there are. */
   "ping": { params: NoParams; result: PingResult; message: never };
   /** The OpenRPC document of this server. */
   "rpc.discover": { params: NoParams; result: DiscoverResult; message: never };
   /** Platform, memory, engines, sandbox, cache folder. */
   "system.info": { params: NoParams; result: SystemInfo; message: never };
-  /** A handle of a file that the user picked in a dialog. Never forwarded from a web view. */
+  /** A handle for a file that the user picked in a dialog. Never forwarded from a web view. */
   "host.pickFile": { params: PickFileParams; result: PickFileResult; message: never };
-  /** Take a handle back: no new call may use it. Never forwarded from a web view. */
+  /** Release a handle: no new call may use it. Never forwarded from a web view. */
   "host.releaseFile": { params: ReleaseFileParams; result: Empty; message: never };
-  /** The app's jobs that wait, run or ended lately, each with its last state and preview. */
+  /** The app's jobs that are waiting, running or ended recently, each with its last state and preview. */
   "jobs.list": { params: NoParams; result: JobsListResult; message: never };
-  /** Have a job's further messages on another channel, as after a web view was loaded again. */
+  /** Receive a job's further messages on another channel, for example after a web view reloads. */
   "jobs.attach": { params: AttachParams; result: AttachResult; message: never };
-  /** What a job that ended lately was answered with. */
+  /** The answer to a job that ended recently. */
   "jobs.result": { params: JobResultParams; result: JobResult; message: never };
   /** Text to image, with live previews on a channel. */
   "image.generate": { params: GenerateParams; result: GenerateResult; message: DiffusionStep };
@@ -953,23 +953,23 @@ export interface Methods {
   "models.list": { params: NoParams; result: ModelsListResult; message: never };
   /** One model of the catalogue. */
   "models.get": { params: ModelParams; result: Model; message: never };
-  /** Download a model into the shared cache, from where the last try stopped. */
+  /** Download a model into the shared cache; resumes an interrupted download. */
   "models.download": { params: ModelWorkParams; result: InstalledResult; message: DownloadProgress };
   /** Hash an installed model's files again and compare. */
   "models.verify": { params: ModelWorkParams; result: VerifyResult; message: ModelProgress };
-  /** Take a model from a folder or a Hugging Face cache into the shared cache. */
+  /** Import a model from a folder or a Hugging Face cache into the shared cache. */
   "models.import": { params: ImportParams; result: InstalledResult; message: ModelProgress };
   /** Have the engine load a model ahead of its first job. */
   "models.load": { params: LoadParams; result: LoadResult; message: ModelProgress };
-  /** Keep a model in the shared cache as the engine has quantized it, so that it loads sooner. */
+  /** Save a model in the shared cache in quantized form, so that it loads faster. */
   "models.prepare": { params: PrepareParams; result: PrepareResult; message: ModelProgress };
-  /** End an engine that has no work and give its memory back. */
+  /** Stop an idle engine and free its memory. */
   "models.unload": { params: NoParams; result: UnloadResult; message: never };
   /** Remove a model from the shared cache. */
   "models.remove": { params: RemoveParams; result: RemovedResult; message: never };
-  /** The room that models in the shared cache take; other apps' only where the host allows managing it. */
+  /** The disk space that shared-cache models use; other apps' only where the host allows managing it. */
   "models.usage": { params: NoParams; result: UsageResult; message: never };
-  /** Collect what no model needs and, down to maxBytes, the models used least recently. */
+  /** Remove what no model needs and, down to maxBytes, the least recently used models. */
   "models.gc": { params: GcParams; result: RemovedResult; message: never };
   /** Cancel all jobs and get ready for exit. */
   "shutdown": { params: NoParams; result: Empty; message: never };
@@ -977,11 +977,11 @@ export interface Methods {
 
 /** Error kinds and their JSON-RPC codes. */
 export const CODES = {
-  /** The line is not one valid JSON text in UTF-8, or is nested too deep. */
+  /** The line is not one valid JSON text in UTF-8, or is nested too deeply. */
   ParseError: -32700,
   /** The message is not a valid request, or not one that may be sent now. */
   InvalidRequest: -32600,
-  /** There is no request method of this name. */
+  /** There is no request method with this name. */
   MethodNotFound: -32601,
   /** A parameter is missing, unknown, of the wrong type or out of range; `path` names it. */
   InvalidParams: -32602,
@@ -993,7 +993,7 @@ export const CODES = {
   CapabilityDenied: -32001,
   /** The session has not been opened with `initialize`. */
   NotInitialized: -32002,
-  /** The catalogue has no model of this id. */
+  /** The catalogue has no model with this id. */
   ModelNotFound: -32003,
   /** The model is known but not installed. */
   ModelNotInstalled: -32004,
@@ -1011,7 +1011,7 @@ export const CODES = {
   InsufficientDisk: -32010,
   /** The engine asked for cannot run on this machine. */
   EngineUnavailable: -32011,
-  /** The engine process died; it is started anew for the next request. */
+  /** The engine process died; it is restarted for the next request. */
   EngineCrashed: -32012,
   /** Too many jobs are waiting. */
   QueueFull: -32013,
@@ -1019,7 +1019,7 @@ export const CODES = {
   StorageError: -32014,
   /** The engine made no progress for too long and was stopped. */
   EngineStalled: -32015,
-  /** No version of the contract is shared; `supported` lists the sidecar's. */
+  /** The host and the sidecar share no protocol version; `supported` lists its versions. */
   UnsupportedProtocolVersion: -32016,
   /** An image that was sent or named cannot be read. */
   InvalidImage: -32017,

@@ -60,7 +60,7 @@ test("a hole in the indexes fails the call, once it is answered", async () => {
   sidecar.say(frame(channel, 0, step(1)), frame(channel, 2, step(3)), end(channel, 3), result(id));
   assert.ok((await failure(call)) instanceof ProtocolViolationError);
   assert.deepEqual(seen, [step(1)]);
-  assert.deepEqual(sidecar.violations, [`Channel ${channel}: index 2 came where 1 was due.`]);
+  assert.deepEqual(sidecar.violations, [`Channel ${channel}: index 2 came where 1 was expected.`]);
 });
 
 test("an end frame that counts wrong, and none at all, fail the call", async () => {

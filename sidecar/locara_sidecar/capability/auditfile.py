@@ -44,7 +44,7 @@ class AppendedFile:
 
     def __init__(self, grant: FolderGrant, *, system: System | None = None, max_bytes: int = MAX_BYTES) -> None:
         if type(grant) is not FolderGrant or grant.access != "write":
-            raise TypeError("a file is appended to with a grant to write")
+            raise TypeError("appending to a file needs a grant to write")
         if not AVAILABLE:
             raise OSError(errno.ENOSYS, "files cannot be opened safely on this system")
         self._system = system or System()
@@ -76,7 +76,7 @@ class AppendedFile:
         try:
             status = self._system.file_status(fd)
             if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # a second name could be a user's file
-                raise OSError(errno.EINVAL, "not a regular file of one name")
+                raise OSError(errno.EINVAL, "not a regular file with a single name")
         except OSError:
             self._system.close(fd)
             raise
@@ -102,7 +102,7 @@ class AppendedFile:
 
     def _write(self, fd: int, line: bytes) -> None:
         if self._system.write(fd, memoryview(line)) != len(line):
-            raise OSError(errno.ENOSPC, "only a part was taken")
+            raise OSError(errno.ENOSPC, "only part of it was written")
 
 
 class AuditWriter:

@@ -128,12 +128,12 @@ class Grant(Record, frozen=True):
         :raises TypeError: if it is for another model, or another purpose: a bug of ours.
         """
         if model not in self.models or self.need not in needs:
-            raise TypeError(f"a grant of {self.need} for {', '.join(self.models)} is none of {needs} for {model}")
+            raise TypeError(f"a grant of {self.need} for {', '.join(self.models)} does not cover {needs} for {model}")
 
 
 def _check(grant: Grant | FolderGrant) -> None:
     if grant.key is not _MADE_HERE:
-        raise TypeError("a grant is made by authorize() only")
+        raise TypeError("only authorize() makes a grant")
     msgspec.structs.force_setattr(grant, "key", None)  # a copy with other members has no key either
 
 
@@ -146,7 +146,7 @@ def authorize(policy: Policy, method: Method, wanted: AccessRequest) -> Grant:
     """
     rule = _RULES.get(method.need)
     if rule is None:
-        raise _denied(method.name, str(method.need), "noRule", f"There is no rule that allows {method.name}.")
+        raise _denied(method.name, str(method.need), "noRule", f"No rule allows {method.name}.")
     return msgspec.structs.replace(rule(policy, method, wanted), need=method.need, key=_MADE_HERE)
 
 
@@ -180,7 +180,7 @@ def folder_of_pick(grant: Grant, folder: str) -> FolderGrant:
     :raises TypeError: with a grant for anything but ``host.pickFile``: a bug of ours.
     """
     if grant.need != "pick":
-        raise TypeError(f"a grant of {grant.need} picks no file")
+        raise TypeError(f"a grant of {grant.need} does not allow a file to be picked")
     return FolderGrant(USER_SELECTED, Path(folder), grant.picks[0], _MADE_HERE)
 
 
@@ -190,7 +190,7 @@ def access_of_pick(grant: Grant) -> Access:
     :raises TypeError: with a grant for anything but ``host.pickFile``: a bug of ours.
     """
     if type(grant) is not Grant or grant.need != "pick":
-        raise TypeError("only leave for host.pickFile picks a file")
+        raise TypeError("only a grant for host.pickFile allows a file to be picked")
     return grant.picks[0]
 
 
@@ -321,7 +321,7 @@ def _check_names(wanted: AccessRequest, path: str) -> None:
     named = [(source.root, source.at) for source in wanted.sources]
     for root, at in [(wanted.root, "$.options.output.root"), *named]:
         if root is not None and not is_root(root):
-            message = f"{shown(root)} is not a root; there are user-folder, app-data and user-paths.<name>."
+            message = f"{shown(root)} is not a root; the roots are user-folder, app-data and user-paths.<name>."
             raise invalid_params(at, message)
 
 

@@ -42,7 +42,7 @@ class DescriptorSocket:
         try:
             self._socket = socket.socket(fileno=fd)
         except OSError as error:
-            raise ValueError(f"--descriptors {fd} is no open socket: {error.strerror}.") from error
+            raise ValueError(f"--descriptors {fd} is not an open socket: {error.strerror}.") from error
         kind = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
         if self._socket.family != socket.AF_UNIX or kind != socket.SOCK_DGRAM:
             self._socket.detach()
@@ -59,7 +59,7 @@ class DescriptorSocket:
         while name not in self._waiting and self._receive():
             pass
         if name not in self._waiting:
-            message = "No descriptor of this name was sent; it must be sent before the call, once for each call."
+            message = "No descriptor with this name was sent; send it before the call, once for each call."
             raise invalid_params(PATH, message)
         fd = self._waiting.pop(name)
         if fd is None:
@@ -103,7 +103,7 @@ class DescriptorSocket:
 
 def no_socket() -> RpcError:
     """Return the error for a host that gave no socket at spawn."""
-    return invalid_params(PATH, "No descriptor can come: the sidecar was spawned without --descriptors.")
+    return invalid_params(PATH, "Descriptors cannot be received: the sidecar was started without --descriptors.")
 
 
 def _descriptors(level: int, kind: int, data: bytes) -> Iterable[int]:

@@ -131,7 +131,7 @@ class HandedTarget(PickedTarget):
         while rest:
             written = self._system.write_at(self._fd, rest[:_CHUNK], offset)
             if written <= 0:
-                raise OSError(errno.ENOSPC, "no more bytes were taken")
+                raise OSError(errno.ENOSPC, "no more bytes were written")
             rest, offset = rest[written:], offset + written
 
 
@@ -206,7 +206,7 @@ _WHY = {
     errno.EBADF: "its descriptor is not open for this access (to write: O_WRONLY or O_RDWR, without O_APPEND)",
     errno.EISDIR: "it is a folder",
     errno.EINVAL: "it is not a regular file",
-    errno.ENOENT: "it was removed meanwhile",
+    errno.ENOENT: "it has been removed",
 }
 
 

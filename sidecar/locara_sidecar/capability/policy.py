@@ -71,7 +71,7 @@ def _folder(name: str, folder: str) -> Path:
     path = join("$.grants", name)
     if not manifests.is_root(name):
         raise invalid_params(
-            path, f"{shown(name)} is not a root; there are user-folder, app-data and user-paths.<name>."
+            path, f"{shown(name)} is not a root; the roots are user-folder, app-data and user-paths.<name>."
         )
     if "\0" in folder:
         raise invalid_params(path, f"The folder of {name} must not contain a NUL character.")

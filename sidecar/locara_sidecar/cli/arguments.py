@@ -21,19 +21,19 @@ _DRAWING = ("auto", *(row.name for row in ENGINES.values() if row.draws_models))
 _MODEL_VERBS = {
     "list": "every model: installed or not, and whether it fits",
     "get": "one model",
-    "download": "download into the shared cache, from where the last try stopped",
-    "import": "take a model from a folder or a Hugging Face cache",
-    "prepare": "keep a model as the engine has quantized it, so that it loads sooner",
-    "verify": "hash an installed model again",
+    "download": "download into the shared cache; resumes an interrupted download",
+    "import": "import a model from a folder or a Hugging Face cache",
+    "prepare": "save a model in quantized form, so that it loads faster",
+    "verify": "check an installed model's files against their digests",
     "remove": "remove from the shared cache",
-    "usage": "how much room the models take",
+    "usage": "how much disk space the models use",
     "gc": "delete files that no model needs",
 }
 
 
 _COMPLETION = """\
-Print what a shell needs to complete commands, flags, models and paths. To keep it where the shell looks
-(make the folder first, where there is none):
+Print a script that completes commands, flags, models and paths in a shell. To install it
+(create the folder first if it does not exist):
 
   bash   locara-sidecar completion bash > ~/.local/share/bash-completion/completions/locara-sidecar
   zsh    locara-sidecar completion zsh > ~/.zfunc/_locara-sidecar
@@ -123,7 +123,7 @@ def _one_of(names: Iterable[str]) -> str:
 def _serve(parser: argparse.ArgumentParser) -> None:
     _engine(parser)
     parser.add_argument(
-        "--manifest", metavar="FILE", type=Path, help="the app's locara.json; fixes what the app may do"
+        "--manifest", metavar="FILE", type=Path, help="the app's locara.json, which fixes what the app may do"
     )
     parser.add_argument(
         "--grant",
@@ -131,12 +131,12 @@ def _serve(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=values.grant,
         default=[],
-        help="a folder for a root of the manifest, such as user-folder=/home/a/Pictures/App",
+        help="the folder for one of the manifest's roots, such as user-folder=/home/a/Pictures/App",
     )
     parser.add_argument(
-        "--cache-dir", metavar="DIR", help="Locara's shared cache (else LOCARA_CACHE_DIR, else the platform's)"
+        "--cache-dir", metavar="DIR", help="Locara's shared cache (default: LOCARA_CACHE_DIR or the platform's)"
     )
-    parser.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of further model entries")
+    parser.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of additional model entries")
     parser.add_argument(
         "--allow-downloads", action="store_true", help="let the app download (and prepare) models that it declares"
     )
@@ -161,34 +161,37 @@ def _serve(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=values.positive,
         default=120.0,
-        help="kill an engine that shows no progress for this long (120)",
+        help="kill an engine that makes no progress for this long (120)",
     )
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="torch: compile the models' blocks; steps get faster, the first picture of a size much later",
+        help="torch: compile the models' blocks; faster steps, but the first picture of each size takes much longer",
     )
-    parser.add_argument("--queue", metavar="N", type=values.count, default=16, help="jobs that may wait (16)")
+    parser.add_argument("--queue", metavar="N", type=values.count, default=16, help="how many jobs may wait (16)")
     parser.add_argument(
         "--max-line-bytes",
         metavar="N",
         type=values.line_bytes,
         default=16 * 1024 * 1024,
-        help="the longest line that is read (16777216)",
+        help="the longest line accepted, in bytes (16777216)",
     )
     parser.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="stderr's detail (info)"
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="detail of the log on stderr (info)",
     )
 
 
 def _draw(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help="what to draw")
     _drawing(parser)
-    parser.add_argument("--image", metavar="FILE", type=Path, help="a picture to change, as edit does")
+    parser.add_argument("--image", metavar="FILE", type=Path, help="a picture to edit")
 
 
 def _edit(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE", type=Path, help="the picture; it stays as it is")
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="the picture to edit; the file itself is not changed")
     parser.add_argument("prompt", help="what the picture should show; for FLUX.1 Kontext, what to change")
     _drawing(parser)
 
@@ -201,7 +204,7 @@ def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="N", type=int, help="the same seed draws the same picture")
     parser.add_argument("--steps", metavar="N", type=int, help="denoising steps")
     parser.add_argument("--negative", default="", metavar="TEXT", help="what the picture should not show")
-    parser.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of further model entries")
+    parser.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of additional model entries")
     parser.add_argument("--transcript", metavar="FILE", type=Path, help="write every line sent and received")
     _preview(parser)
 
@@ -216,7 +219,7 @@ def _completion(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = _COMPLETION
     parser.add_argument("shell", choices=("bash", "zsh", "fish"))
-    parser.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of further model entries")
+    parser.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of additional model entries")
 
 
 def _models(parser: argparse.ArgumentParser) -> None:
@@ -229,22 +232,22 @@ def _model_verb(parser: argparse.ArgumentParser, verb: str) -> None:
     if verb not in ("list", "usage", "gc"):
         parser.add_argument("model", help="model id")
     if verb == "import":
-        parser.add_argument("folder", type=Path, help="diffusers' layout, or a Hugging Face cache")
-        parser.add_argument("--replace", action="store_true", help="in the place of another one that is installed")
+        parser.add_argument("folder", type=Path, help="a model in diffusers' layout, or a Hugging Face cache")
+        parser.add_argument("--replace", action="store_true", help="replace a different one that is installed")
     if verb in ("download", "import"):
         parser.add_argument(
             "--engine",
             choices=("auto", *ENGINES),
             default="auto",
-            help="which engine must be able to open the model; fake: none (auto)",
+            help="the engine that must be able to open the model; fake: no check (auto)",
         )
     if verb == "prepare":
-        parser.add_argument("--quantization", choices=("8bit", "4bit"), required=True, help="bits of a weight")
+        parser.add_argument("--quantization", choices=("8bit", "4bit"), required=True, help="bits per weight")
         parser.add_argument(
             "--precision",
             choices=("auto", "float32", "bfloat16", "float16"),
             default="auto",
-            help="computing type (auto)",
+            help="floating-point type to compute in (auto)",
         )
         parser.add_argument("--engine", choices=_DRAWING, default="auto", help="which engine (auto)")
     if verb == "remove":
@@ -257,40 +260,46 @@ def _model_verb(parser: argparse.ArgumentParser, verb: str) -> None:
             help="remove the least recently used models until the cache is this small: 500M, 20G, 20GiB",
         )
     if verb in ("remove", "gc"):
-        parser.add_argument("--dry-run", action="store_true", help="only show what would go")
+        parser.add_argument("--dry-run", action="store_true", help="only show what would be removed")
     parser.add_argument("--cache-dir", metavar="DIR", help="Locara's shared cache")
-    parser.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of further model entries")
+    parser.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of additional model entries")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _drawing(parser: argparse.ArgumentParser) -> None:
     _engine(parser)
-    parser.add_argument("--model", metavar="ID", help="the first of `locara-sidecar models list` that is installed")
-    parser.add_argument("--size", metavar="WxH", type=values.pixels, help="width and height in pixels, as 1024x768")
+    parser.add_argument("--model", metavar="ID", help="the first installed one of `locara-sidecar models list`")
+    parser.add_argument(
+        "--size", metavar="WxH", type=values.pixels, help="width and height in pixels, such as 1024x768"
+    )
     parser.add_argument("--steps", metavar="N", type=int, help="denoising steps")
     parser.add_argument("--guidance", metavar="G", type=values.number, help="how closely to follow the prompt")
     parser.add_argument("--seed", metavar="N", type=int, help="the same seed draws the same picture")
     parser.add_argument("--count", metavar="N", type=int, help="how many pictures, with consecutive seeds (1)")
     parser.add_argument("--negative", metavar="TEXT", default="", help="what the picture should not show")
     parser.add_argument("--scheduler", metavar="NAME", help="one of the model's schedulers")
-    parser.add_argument("--quantization", choices=("auto", "none", "8bit", "4bit"), help="bits of a weight (auto)")
+    parser.add_argument("--quantization", choices=("auto", "none", "8bit", "4bit"), help="bits per weight (auto)")
     parser.add_argument("--mask", metavar="FILE", type=Path, help="white where the picture may change")
     parser.add_argument(
         "--strength", metavar="S", type=values.number, help="how much of the picture changes, 0 to 1 (0.6)"
     )
     parser.add_argument(
-        "--out", metavar="PATH", type=Path, default=Path(), help="a folder, or a file (.png, .jpg, .webp); here"
+        "--out",
+        metavar="PATH",
+        type=Path,
+        default=Path(),
+        help="a folder, or a file (.png, .jpg, .webp); default: the current folder",
     )
     parser.add_argument("--open", action="store_true", help="open the picture when it is done")
     _preview(parser)
     parser.add_argument("--cache-dir", metavar="DIR", help="Locara's shared cache")
-    parser.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of further model entries")
+    parser.add_argument("--catalogue", metavar="DIR", type=Path, help="a folder of additional model entries")
 
 
 def _preview(parser: argparse.ArgumentParser) -> None:
     from locara_sidecar.cli.output.terminal import PICTURES
 
-    words = "how the terminal shows the picture; auto asks it (auto)"
+    words = "how the terminal shows the picture; auto asks the terminal (auto)"
     parser.add_argument("--preview", choices=("auto", *PICTURES), default="auto", help=words)
 
 
@@ -300,10 +309,10 @@ def _engine(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = {
     "serve": ("speak the protocol on stdin and stdout (the default)", _serve),
-    "draw": ("draw a prompt, with a live preview in the terminal", _draw),
-    "edit": ("change a picture as a prompt says", _edit),
-    "demo": ("draw a prompt as a host would, with a live preview in the terminal", _demo),
+    "draw": ("draw a picture from a prompt, with a live preview in the terminal", _draw),
+    "edit": ("edit a picture according to a prompt", _edit),
+    "demo": ("draw a picture as a host would, with a live preview in the terminal", _demo),
     "doctor": ("what this machine offers: engines, memory, sandbox, folders", _doctor),
     "models": ("list, download, import, prepare, verify, remove, collect", _models),
-    "completion": ("what a shell needs to complete commands, flags, models and paths", _completion),
+    "completion": ("print a script that completes commands, flags, models and paths in a shell", _completion),
 }

@@ -11,7 +11,7 @@ def pixels(text: str) -> tuple[int, int]:
     """Parse width and height, such as 1024x768."""
     match = re.fullmatch(r"(\d{1,5})\s*[x×*]\s*(\d{1,5})", text.strip().lower(), re.ASCII)
     if match is None:
-        raise argparse.ArgumentTypeError("expected width and height, as 1024x768")
+        raise argparse.ArgumentTypeError("expected width and height, such as 1024x768")
     return int(match[1]), int(match[2])
 
 
@@ -19,7 +19,7 @@ def grant(text: str) -> tuple[str, str]:
     """Parse a root's name and its folder, as NAME=DIR."""
     name, separator, folder = text.partition("=")
     if not (separator and name and folder):
-        raise argparse.ArgumentTypeError("expected NAME=DIR, as in user-folder=/home/a/Pictures/App")
+        raise argparse.ArgumentTypeError("expected NAME=DIR, such as user-folder=/home/a/Pictures/App")
     return name, folder
 
 
@@ -72,7 +72,7 @@ def size(text: str) -> int:
     """
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?i?)b?", text.strip().lower(), re.ASCII)
     if match is None or match[2] not in _UNITS:
-        raise argparse.ArgumentTypeError("expected a size, as 500M, 20G or 20GiB")
+        raise argparse.ArgumentTypeError("expected a size, such as 500M, 20G or 20GiB")
     from decimal import Decimal
 
     return int(Decimal(match[1]) * _UNITS[match[2]])

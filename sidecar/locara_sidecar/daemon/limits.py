@@ -32,11 +32,11 @@ def check() -> None:
     if os.name != "posix":
         return
     if not _has_files():  # first, because the other check needs some
-        raise RuntimeError(f"it needs {_FILES} open files more than it has; {_files_advice()}")
+        raise RuntimeError(f"it needs {_FILES} more open files than it has; {_files_advice()}")
     if _limit("RLIMIT_AS") is not None or _limit("RLIMIT_DATA") is not None:
         _be_frugal()
     if not _has_space():
-        raise RuntimeError(f"it needs {_SPACE >> 20} MiB of address space more than it has; {_space_advice()}")
+        raise RuntimeError(f"it needs {_SPACE >> 20} MiB more address space than it has; {_space_advice()}")
 
 
 def _limit(name: str) -> int | None:
@@ -95,11 +95,11 @@ def _has_files() -> bool:
 def _space_advice() -> str:
     for name, letter in (("RLIMIT_AS", "v"), ("RLIMIT_DATA", "d")):
         if (limit := _limit(name)) is not None:
-            return f"raise `ulimit -{letter}`, which is {limit >> 10} KiB here and best unlimited"
+            return f"raise `ulimit -{letter}`, which is {limit >> 10} KiB here; unlimited is best"
     return "raise `ulimit -v` or `ulimit -d` if one is set, or end other programs"
 
 
 def _files_advice() -> str:
     limit = _limit("RLIMIT_NOFILE")
-    now = "," if limit is None else f", which is {limit} here and"
-    return f"raise `ulimit -n`{now} best 256 or more"
+    now = "" if limit is None else f", which is {limit} here,"
+    return f"raise `ulimit -n`{now} to at least 256"

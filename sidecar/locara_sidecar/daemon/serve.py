@@ -298,8 +298,8 @@ class Daemon:
                     self._lines += self._splitter.finish()
                     self._lines.append(_Mark.STDIN_END)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the daemon goes on, or to its end
-            self.stop(1, "stdin could not be read on")
-            _tell("lines could not be looked at", error)
+            self.stop(1, "stdin could not be read any further")
+            _tell("lines could not be processed", error)
 
     def _look(self) -> bool:
         """Handle the lines that have arrived; False if this must stop, for now or for good."""

@@ -33,7 +33,7 @@ class Session:
         :raises RpcError: NotInitialized, or InvalidRequest after ``shutdown``.
         """
         if self.state == "shutdown":
-            raise RpcError("InvalidRequest", "The session is shut down; only the exit notification is left.")
+            raise RpcError("InvalidRequest", "The session is shut down; only the exit notification may follow.")
         if self.state == "new" and not (method is not None and method.before_initialize):
             raise RpcError("NotInitialized", "Send initialize first.")
 

@@ -105,14 +105,14 @@ def sandbox(engine: EngineFacts) -> SandboxInfo:
     if engine.sandbox is not None:
         return msgspec.convert(engine.sandbox, SandboxInfo, from_attributes=True)
     kind = app_sandbox.given() or {"linux": "landlock", "darwin": "seatbelt"}.get(sys.platform, "none")
-    reason = "Unknown until the engine has started: it confines itself then and tries what is forbidden."
+    reason = "Unknown until the engine starts: it then confines itself and tries what is forbidden."
     if kind in {"app-sandbox", "inherited"}:
         reason = (
             "This daemon was started inside a sandbox, which the engine inherits; it can have no narrower one."
             " What it covers is unknown until the engine has started and tested it."
         )
     if kind == "none":
-        reason = "There is no confinement for the engine on this system; it is told only the folders of granted models."
+        reason = "The engine cannot be confined on this system; it is given only the folders of granted models."
     return SandboxInfo(enforced=False, kind=kind, reason=reason)
 
 

@@ -174,10 +174,10 @@ class _Run:
                 del self._modes[0]  # this model has no such decoder
             if self._spec.preview.mode != "auto":
                 what = f"{self._spec.model.id} has no usable decoder for preview.mode {self._spec.preview.mode}"
-                self._warnings["PreviewUnavailable"] = f"{what}, and there were no previews; use auto."
+                self._warnings["PreviewUnavailable"] = f"{what}, so there were no previews; use auto."
         except Exception as error:  # noqa: BLE001
             self._modes.clear()
-            self._warnings["PreviewFailed"] = "A preview could not be decoded; this job goes on without."
+            self._warnings["PreviewFailed"] = "A preview could not be decoded; this job continues without previews."
             self._report("a preview failed", error)
         return None
 

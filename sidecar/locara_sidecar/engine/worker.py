@@ -227,7 +227,7 @@ def _why_not_imported(error: ImportError, engine: str) -> str:
     name = error.name or "a package"
     if isinstance(error, ModuleNotFoundError) or not error.msg:
         return f"{name} cannot be imported; install it with: pip install 'locara-sidecar[{engine}]'"
-    return f"{name} is installed and cannot be loaded ({error.msg.splitlines()[0][:_MAX_REASON]})"
+    return f"{name} is installed but cannot be loaded ({error.msg.splitlines()[0][:_MAX_REASON]})"
 
 
 def _forward_logs(send: Callable[[frames.Event], None]) -> None:

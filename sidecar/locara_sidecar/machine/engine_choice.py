@@ -66,7 +66,7 @@ def require_preparing(name: str) -> None:
     if not row.keeps_prepared:
         able = " and ".join(each.name for each in _DRAWING if each.keeps_prepared)
         why = f": {row.unprepared}. Only {able} does." if row.unprepared else f"; only {able} does."
-        raise RpcError("EngineUnavailable", f"The {name} engine keeps no prepared models{why}", engine=name)
+        raise RpcError("EngineUnavailable", f"The {name} engine does not support prepared models{why}", engine=name)
 
 
 def missing(name: str) -> list[str]:

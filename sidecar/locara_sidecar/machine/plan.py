@@ -196,9 +196,9 @@ def tight(plan: Plan, machine: Machine) -> str | None:
     if machine.kind != "unified" or plan.peak <= free:
         return None
     return (
-        f"This takes {plan.peak / GIB:.1f} GiB of memory and {free / GIB:.1f} GiB are free: the system has to take the"
-        " rest from other programs, which makes it slow. Closing some helps; so does a smaller quantization, which"
-        " changes the picture and is not chosen for that reason."
+        f"This takes {plan.peak / GIB:.1f} GiB of memory, but only {free / GIB:.1f} GiB are free: the system must take"
+        " the rest from other programs, which is slow. Closing some of them helps. So does a smaller quantization,"
+        " which is not chosen automatically, since it changes the picture."
     )
 
 
@@ -239,7 +239,7 @@ def require(parts: Sequence[Part], ask: PlanRequest, machine: Machine) -> Plan:
     available = machines.limit(machine)
     raise EngineError(
         "InsufficientMemory",
-        f"This needs {needed / GIB:.1f} GiB of memory and {available / GIB:.1f} GiB is available.",
+        f"This needs {needed / GIB:.1f} GiB of memory; {available / GIB:.1f} GiB is available.",
         needed=needed,
         available=available,
         suggestions=_suggestions(parts, ask, machine),
@@ -262,10 +262,10 @@ def require_room(needed: int, available: int) -> None:
     if needed > available:
         raise EngineError(
             "InsufficientMemory",
-            f"Decoding this picture needs {needed / GIB:.1f} GiB of memory and {available / GIB:.1f} GiB is available.",
+            f"Decoding this picture needs {needed / GIB:.1f} GiB of memory; {available / GIB:.1f} GiB is available.",
             needed=needed,
             available=available,
-            suggestions=["a picture of fewer pixels", "closing other programs"],
+            suggestions=["a picture with fewer pixels", "closing other programs"],
         )
 
 

@@ -225,7 +225,7 @@ def work(
     elif own is not None and there is not None:
         return None
     elif op == "download" and (own is not None or not entry.downloadable):
-        message = f"{entry.id} comes from a folder of the host's, not from a hub."
+        message = f"{entry.id} comes from a folder of the host, not from a hub."
         raise RpcError("DownloadFailed", message, retryable=False)
     return worker.WorkerRequest(
         op=op,

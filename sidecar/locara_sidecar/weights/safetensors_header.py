@@ -67,11 +67,11 @@ def check_text(text: bytes, data_bytes: int) -> int:
     tensors = cast("dict[str, Any]", header)
     metadata = tensors.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in cast("dict[str, Any]", metadata).values()):
-        raise MalformedHeaderError("its metadata is not made of strings")
+        raise MalformedHeaderError("its metadata has a value that is not a string")
     end = 0
     for begin, stop in sorted(_range(tensor) for tensor in tensors.values()):
         if begin != end:
-            raise MalformedHeaderError("its tensors overlap" if begin < end else "its tensors leave a hole")
+            raise MalformedHeaderError("its tensors overlap" if begin < end else "its tensors leave a gap")
         end = stop
     if end != data_bytes:
         raise MalformedHeaderError(
@@ -102,7 +102,7 @@ def _range(tensor: Any) -> tuple[int, int]:
 def _multiplied(count: int, side: int) -> int:
     product = count * side
     if product >= _MAX_COUNT:  # 64-bit readers would wrap around
-        raise MalformedHeaderError("a tensor's size wraps around")
+        raise MalformedHeaderError("a tensor's size overflows")
     return product
 
 
@@ -118,7 +118,7 @@ def _integers(value: Any) -> list[int]:
         raise MalformedHeaderError("a shape or a range is not a list")
     numbers = cast("list[Any]", value)
     if not all(type(number) is int and 0 <= number < _MAX_COUNT for number in numbers):
-        raise MalformedHeaderError("a shape or a range is not made of sizes")
+        raise MalformedHeaderError("a shape or a range contains something that is not a size")
     return numbers
 
 
@@ -130,4 +130,4 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> Any:
-    raise MalformedHeaderError(f"{name} is no number")
+    raise MalformedHeaderError(f"{name} is not a number")

@@ -188,7 +188,7 @@ HUGE = {
 @pytest.mark.parametrize("data", HUGE.values(), ids=HUGE)
 def test_what_is_too_large_is_refused_before_a_decoder_has_seen_it(monkeypatch, data):
     monkeypatch.setattr(decoding, "_opened", None)
-    with pytest.raises(decoding.ImageError, match="67108864 in all are allowed, and 65535 on a side"):
+    with pytest.raises(decoding.ImageError, match="67108864 in all are allowed, and 65535 per side"):
         decoding.picture(data)
 
 

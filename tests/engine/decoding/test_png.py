@@ -205,7 +205,7 @@ BAD = {
     "a short header": (png_of(chunk(b"IHDR", bytes(12)), IMAGE), "broken"),
     "a depth that the kind has not": (raw_png(16, 16, 4, 2, b"\0" * 200), "broken"),
     "no rows": (raw_png(16, 0, 8, 2, b""), "broken"),
-    "no picture": (png_of(HEADER), "without a picture"),
+    "no picture": (png_of(HEADER), "without image data"),
     "no palette": (raw_png(16, 16, 8, 3, b"\0" * 17 * 16), "without its palette"),
     "a palette with a wrong checksum": (
         raw_png(16, 16, 8, 3, b"\0" * 17 * 16, chunk(b"PLTE", b"abc", sound=False)), "broken"),
@@ -214,7 +214,7 @@ BAD = {
     "rows without their passes": (
         png_of(png_header(16, 16, 8, RGB, True), chunk(b"IDAT", zlib.compress(bytes(49 * 16)))), "incomplete"),
     "Apple's private form": (png_of(chunk(b"CgBI", b"\x50\0\x20\2"), HEADER, IMAGE), "Apple"),
-    "a chunk that one must know": (png_of(HEADER, chunk(b"NEWx", b""), IMAGE), "unknown kind"),
+    "a chunk that one must know": (png_of(HEADER, chunk(b"NEWx", b""), IMAGE), "unknown critical chunk"),
     "an animation": (png_of(HEADER, animation(2), control(0), IMAGE, control(1)), "animated"),
     "an animation beside the picture": (png_of(HEADER, animation(1), IMAGE, control(0)), "animated"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The adapter of the async Python client for ``locara-conformance host``; may be told on which event loop."""
+"""The ``locara-conformance host`` adapter for the async Python client. An argument can choose the event loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from locara_protocol.async_client import AsyncCall, AsyncSidecar, ClientError, S
 
 
 class Adapter:
-    """Does the steps of one scenario with one sidecar."""
+    """Perform the steps of one scenario with one sidecar."""
 
     def __init__(self, command, tasks):
         self.sidecar = AsyncSidecar(command, stderr=subprocess.DEVNULL)
@@ -59,7 +59,7 @@ class Adapter:
 
 
 class Watched:
-    """A call, and what its caller has seen of it."""
+    """A call, and what its caller has seen of it so far."""
 
     def __init__(self):
         self.call: AsyncCall | None = None
@@ -75,7 +75,7 @@ class Watched:
                     self.seen.append(message)
                     self.more.notify_all()
         except ClientError:
-            pass  # result() tells it
+            pass  # result() reports it
         self.taken.set()
 
     async def result(self):

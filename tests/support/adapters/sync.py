@@ -1,6 +1,6 @@
-"""The adapter of the Python client for ``locara-conformance host``.
+"""The ``locara-conformance host`` adapter for the Python client.
 
-Its form is in ``protocol/conformance/README.md``.
+The format of its input and output is described in ``protocol/conformance/README.md``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from locara_protocol.client import ClientError, ProtocolViolationError, RemoteEr
 
 
 class Adapter:
-    """Does the steps of one scenario with one sidecar."""
+    """Perform the steps of one scenario with one sidecar."""
 
     def __init__(self, command):
         self.command = command
@@ -57,7 +57,7 @@ class Adapter:
 
 
 class Watched:
-    """A call, and what its caller has seen of it."""
+    """A call, and what its caller has seen of it so far."""
 
     def __init__(self):
         self.call, self._messages, self._more = None, [], threading.Condition()
@@ -77,7 +77,7 @@ class Watched:
                     self._messages.append(message)
                     self._more.notify()
         except ClientError:
-            pass  # result() tells it
+            pass  # result() reports it
 
     def count(self, least):
         with self._more:
@@ -97,7 +97,7 @@ class Watched:
 
 
 def described(error):
-    """An error as the adapter prints it."""
+    """Return an error in the form in which the adapter prints it."""
     if isinstance(error, RemoteError):
         more = {"code": error.code, "kind": error.kind, "retryable": error.retryable, "data": error.data}
         return {"type": "remote", "message": error.message, **more}

@@ -1,10 +1,10 @@
-"""What an engine that a stranger's model has taken over tries, act by act.
+"""What an engine tries once a malicious model has taken it over, act by act.
 
-An act is a row: a function with ``@act(part, name)`` that does it, in the engine's own process, after its runtime was
-imported. It returns when it got through and raises OSError when it was held; Skipped where this machine has no such
-thing. To add one, write the function into the module of its part; ``make campaign-hostile-engine`` then runs it in
-every engine's sandbox, as every user, and without a sandbox, to see what it is worth. Acts name only what the
-:class:`World` made for them: it is theirs to break.
+An act is a function with ``@act(part, name)``. It runs in the engine's own process, after the engine's runtime was
+imported. It returns if it succeeded, raises OSError if it was blocked, and raises Skipped if this machine has no such
+thing. To add one, write the function in the module of its part. ``make campaign-hostile-engine`` then runs it in every
+engine's sandbox, as every user, and once without a sandbox as a control. Acts touch only what :class:`World` created
+for them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class World:
-    """A user's things, made for the acts.
+    """A user's things, created for the acts.
 
     :ivar home: a folder with ``secret`` (0600) and ``long``; ``model``: a granted one with ``weights``.
-    :ivar victim: a process of the same user, with a segment, a semaphore set and a queue (System V) of its own.
+    :ivar victim: a process of the same user, with its own System V memory segment, semaphore set and message queue.
     :ivar ia32: whether this system runs 32-bit calls at all.
     """
 
@@ -56,7 +56,7 @@ class World:
 
 @dataclass
 class Act:
-    """One row."""
+    """One act."""
 
     part: str
     name: str
@@ -71,7 +71,7 @@ ACTS: list[Act] = []
 
 
 def act(part: str, name: str) -> Callable[[Callable[[World], object]], Callable[[World], object]]:
-    """Make a function an act."""
+    """Register a function as an act."""
 
     def add(do: Callable[[World], object]) -> Callable[[World], object]:
         ACTS.append(Act(part, name, do))
@@ -81,9 +81,9 @@ def act(part: str, name: str) -> Callable[[Callable[[World], object]], Callable[
 
 
 def raw(name: str, *arguments: Any) -> int:
-    """A system call by its number, past all libraries.
+    """Make a system call by number, without going through any library.
 
-    :raises OSError: as it fails; Skipped where this machine has no such call.
+    :raises OSError: if it fails; Skipped if this machine has no such call.
     """
     number = call_numbers.ARCHITECTURES[os.uname().machine].number(name)
     if number is None:
@@ -92,7 +92,7 @@ def raw(name: str, *arguments: Any) -> int:
 
 
 def numbered(number: int, *arguments: Any) -> int:
-    """The system call of this number."""
+    """Make the system call with this number."""
     given = [
         one if not isinstance(one, (int, bytes, type(None))) else
         ctypes.c_char_p(one) if isinstance(one, bytes) else ctypes.c_long(one or 0)
@@ -105,9 +105,9 @@ def numbered(number: int, *arguments: Any) -> int:
 
 
 def reached(name: str, *arguments: Any) -> None:
-    """Make a call with arguments that are wrong: to be told what is wrong with them is to have been let through.
+    """Make a call with invalid arguments: an error about them proves that the call was allowed.
 
-    :raises OSError: when it was refused, or is not there.
+    :raises OSError: if it was refused or does not exist.
     """
     try:
         raw(name, *arguments)
@@ -117,15 +117,15 @@ def reached(name: str, *arguments: Any) -> None:
 
 
 def all_acts() -> list[Act]:
-    """Every act, of all parts."""
-    # the order counts: the last ones would change the process for those after them
+    """Return every act, of all parts."""
+    # the order matters: the last ones would change the process for the others
     for part in ("files", "processes", "reaching", "kernel", "privileges"):
         importlib.import_module(f"support.evil.{part}")
     return ACTS
 
 
 def perform(world: World, parts: set[str], tell: Callable[[dict[str, Any]], None]) -> None:
-    """Do the acts of ``parts`` (all, if empty), in their order; tell of each that it begins, and how it went."""
+    """Perform the acts of ``parts`` (all, if empty) in order; report the start and the outcome of each."""
     for one in all_acts():
         if parts and one.part not in parts:
             continue

@@ -23,7 +23,7 @@ WORLD, ACTS, END = "world.json", "acts.jsonl", "ACTS DONE"
 
 
 def do_acts(scratch: str) -> None:
-    """Do what ``world.json`` asks for; each line is on its way before the next act begins."""
+    """Do what ``world.json`` asks for; each line is written before the next act begins."""
     with open(f"{scratch}/{WORLD}") as file:
         world, parts = World.loaded(file.readline()), set(json.loads(file.readline()))
     fd = os.open(f"{scratch}/{ACTS}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -36,7 +36,7 @@ def do_acts(scratch: str) -> None:
 
 
 def main(parent: int) -> NoReturn:
-    """A worker with this runtime."""
+    """Run a worker with this runtime."""
     from locara_sidecar.engine import worker
 
     real = worker.create
@@ -44,7 +44,7 @@ def main(parent: int) -> NoReturn:
     def create(engine: str, scratch: str, settings: dict[str, str]) -> Runtime:
         runtime = real(engine, scratch, settings)
         never = threading.Event()
-        os._exit = lambda _: never.wait()  # the end of its pipe ends it no more
+        os._exit = lambda _: never.wait()  # so that closing its pipe no longer ends it
         do_acts(scratch)
         never.wait()
         return runtime

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GROWTH = 64 << 20
-"""Bytes: the engine's pipe has 16 MiB ahead at the most, twice that with what is made of them."""
+"""In bytes: the engine's pipe buffers at most 16 MiB, and decoding it takes up to twice that."""
 PROMPT = "the secret wish of a user"
 _SECONDS = 120
 _TESTS = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ Facts = dict[str, str]
 
 
 def acts() -> list[tuple[str, str]]:
-    """Part and name of every act."""
+    """Return the part and the name of every act."""
     lists: dict[str, Any] = {
         "starting": STARTS,
         "answers": LIES,
@@ -137,7 +137,7 @@ class Judge:
         return answer
 
     def _damage(self, part: str) -> Iterator[str]:
-        """What is not as it has to be."""
+        """Yield everything that is not as it should be."""
         try:
             self._host.call("ping", timeout=_SECONDS)
             told = self._host.call("system.info", timeout=_SECONDS)
@@ -183,10 +183,10 @@ class Judge:
 
 
 def _right(part: str, name: str, answer: str) -> bool:
-    """Whether a call was answered as it has to be."""
+    """Return whether a call got the answer that it should get."""
     if name == speaker.ENDLESS:
         return answer == "RequestCancelled"
-    if name in making.DURING:  # which of the two comes first is chance
+    if name in making.DURING:  # which of the two comes first is random
         return answer in ("done", "IntegrityError", "StorageError", "ModelIncomplete")
     if name in making.MADE:
         return answer in ("IntegrityError", "StorageError", "ModelIncomplete")
@@ -207,7 +207,7 @@ def _answered(call: Any) -> str:
 
 
 def _catalogue(folder: Path) -> Path:
-    """A folder with an entry for a tiny model that the store may have."""
+    """Create a folder with an entry for a tiny model that may be in the store."""
     (folder / "catalogue").mkdir()
     entry = json.loads((_MODELS / "tiny-flux.json").read_text())
     source = {"repository": "org/tiny", "files": ["*.json", "*.txt", "*.safetensors"]}
@@ -221,7 +221,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def run(parts: set[str]) -> list[dict[str, Any]]:
-    """Every act of ``parts`` (all, if empty): its part and name, what it was answered, and what is wrong."""
+    """Perform every act of ``parts`` (all, if empty); return its part, its name, the answer and what is wrong."""
     rows: list[dict[str, Any]] = []
     for engine, of_engine in (("fake", lambda part: part != "prepared"), ("mlx", lambda part: part == "prepared")):
         chosen = [(part, name) for part, name in acts() if of_engine(part) and (not parts or part in parts)]

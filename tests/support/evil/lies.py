@@ -113,19 +113,19 @@ PREPARED: dict[str, tuple[str, dict[str, Any]]] = {
     "a form of other bits": ("auto", {"there": "/forms/a", "quantization": "4bit"}),
     "a form of another precision": ("auto", {"there": "/forms/a", "precision": "float32"}),
 }
-"""The bits that were asked for, and what is other than it should be in the answer of 8 bits and bfloat16."""
+"""The bits requested, and what is wrong in an answer of 8 bits and bfloat16."""
 
 # --- log records ----------------------------------------------------------------------------
 
 
 def names_of_loggers(count: int) -> list[frames.Event]:
-    """Records of so many loggers, each of a name that there may be, at a level that there is not."""
+    """Return records of ``count`` loggers, each with a valid name but an invalid level."""
     letters = {48 + digit: 97 + digit for digit in range(10)}
     return [frames.Log(level="evil", logger=f"l{n}x".translate(letters), msg="x") for n in range(count)]
 
 
 def log_that_overwrites(msg: str, text: str = "a lighthouse") -> frames.Log:
-    """A record whose fields would be those of every record; ``msg`` and ``text`` hold the prompt."""
+    """Return a record whose fields collide with those of every record; ``msg`` and ``text`` hold the prompt."""
     evil = {"ts": "never", "msg": "other", "deep": DEEP, "text": text, "n": 7, "\n": "x"}
     return frames.Log(level="info", logger="engine", msg=msg, fields=evil)
 
@@ -134,21 +134,21 @@ def log_that_overwrites(msg: str, text: str = "a lighthouse") -> frames.Log:
 
 
 class Pipe:
-    """The end of an engine's pipe on which it speaks."""
+    """The engine's end of its pipe."""
 
     def raw(self, data: bytes) -> None:
-        """Bytes as they are."""
+        """Send raw bytes."""
         view = memoryview(data)
         while view:
             view = view[os.write(1, view) :]
 
     def body(self, data: bytes) -> None:
-        """A frame of these bytes."""
+        """Send a frame with these bytes as its body."""
         self.raw(len(data).to_bytes(4, "big"))
         self.raw(data)
 
     def say(self, *events: frames.Event) -> None:
-        """Frames as they should be."""
+        """Send well-formed frames."""
         self.raw(b"".join(map(framing.encode, events)))
 
 
@@ -203,4 +203,4 @@ FLOODS: dict[str, Callable[[Pipe, frames.JobSpec], None]] = {
         log_that_overwrites(f"it draws {spec.prompt}", spec.prompt)
     ),
 }
-"""All of it may be said of a job, and then the job is done as it should be."""
+"""Each of these may be said about a job, which then ends normally."""

@@ -1,6 +1,5 @@
-"""What an engine in a stranger's hands makes when it was to prepare a model: for the tests of the store and, in a
-child, for the campaign. Each gets the folder of the component that it was to write, and a file of the user's.
-"""
+"""What a malicious engine writes instead of a prepared model, for the tests of the store and, in a child process, for
+the campaign. Each function gets the folder of the component that it should write, and one of the user's files."""
 
 from __future__ import annotations
 
@@ -17,12 +16,12 @@ _WEIGHTS = "model-00001-of-00001.safetensors"
 
 
 def secret_beside(control: str) -> Path:
-    """The user's file, which lies beside the evil engine's orders."""
+    """Return the user's file, which lies next to the evil engine's orders."""
     return Path(control).with_name(SECRET)
 
 
 def honest(into: Path) -> Path:
-    """Write what should be written; the component's folder."""
+    """Write what should be written; return the component's folder."""
     from support.prepared_forms import made_files  # loads the store, which most acts do without
 
     for path, data in made_files("8bit").items():
@@ -36,41 +35,41 @@ def _weights(made: Path) -> Path:
 
 
 def sparse(made: Path, _: Path) -> None:
-    """8 GiB that take no room."""
+    """8 GiB that use no disk space."""
     with (made / "more.safetensors").open("wb") as file:
         file.truncate(8 << 30)
 
 
 def many(made: Path, _: Path) -> None:
-    """More files than a component has."""
+    """More files than a component may have."""
     for number in range(1001):
         (made / f"{number}.json").write_text("{}")
 
 
 def pipe(made: Path, _: Path) -> None:
-    """Something that whoever opens it waits for."""
+    """A FIFO, which blocks whoever opens it."""
     os.mkfifo(made / "more.safetensors")
 
 
 def link(made: Path, secret: Path) -> None:
-    """A link out."""
+    """A link that leads outside."""
     _weights(made).unlink()
     _weights(made).symlink_to(secret)
 
 
 def folder_link(made: Path, secret: Path) -> None:
-    """A link for a folder."""
+    """A link in place of a folder."""
     (made / "deeper").symlink_to(secret.parent)
 
 
 def second_name(made: Path, secret: Path) -> None:
-    """Another name of a file that is the user's."""
+    """A second name (hard link) for one of the user's files."""
     _weights(made).unlink()
     os.link(secret, _weights(made))
 
 
 def deep(made: Path, _: Path) -> None:
-    """Folders within folders, deeper than a path may be long."""
+    """Nested folders, deeper than a path may be long."""
     here = os.open(made, os.O_RDONLY)
     for _level in range(3000):
         os.mkdir("d", dir_fd=here)
@@ -81,12 +80,12 @@ def deep(made: Path, _: Path) -> None:
 
 
 def program(made: Path, _: Path) -> None:
-    """A file that somebody would run."""
+    """An executable file."""
     (made / "attack.py").write_text("raise SystemExit")
 
 
 def _swap(made: Path, secret: Path) -> None:
-    """The weights and a link to the user's file under their name, in turn, as long as they are there."""
+    """Alternate between the weights and a link to the user's file under the same name, as long as they are there."""
     real, other = _weights(made).with_name("kept"), _weights(made)
     with contextlib.suppress(OSError):
         os.rename(other, real)
@@ -98,7 +97,7 @@ def _swap(made: Path, secret: Path) -> None:
 
 
 def _write_on(made: Path, _: Path) -> None:
-    """Through a descriptor that was kept, as long as the process lives or the test goes on."""
+    """Keep writing through an open descriptor, as long as the process lives or the test runs."""
     fd = os.open(_weights(made), os.O_RDWR)
     for number in range(2_000_000):
         os.pwrite(fd, number.to_bytes(8, "big"), 4096)

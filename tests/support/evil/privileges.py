@@ -73,6 +73,6 @@ def user(world: World) -> None:
 
 @act(PRIVILEGES, "become another program")
 def become(world: World) -> None:
-    """The last: where it succeeds this process is another one."""
+    """Run last: if it succeeds, this process becomes another program."""
     argv = (ctypes.c_char_p * 2)(b"true", None)
     raw("execve", b"/bin/true", argv, None)

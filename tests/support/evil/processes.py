@@ -63,7 +63,7 @@ def survivor(world: World) -> None:
         os.closerange(0, 1 << 10)
         time.sleep(600)
         os.kill(os.getpid(), signal.SIGKILL)
-    for _ in range(3000):  # until it has told of itself
+    for _ in range(3000):  # until it has reported itself
         if os.path.exists(f"{world.scratch}/survivor") and os.path.getsize(f"{world.scratch}/survivor"):
             break
         time.sleep(0.01)

@@ -28,7 +28,7 @@ from support.evil.engine import ACTS, END, WORLD
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SECONDS = 400  # for an engine to be imported and to do its acts; a busy machine takes a minute
+_SECONDS = 400  # to import an engine and perform its acts; a busy machine takes a minute
 _TESTS = Path(__file__).parents[2]
 _BOOT = (
     "import sys; sys.path += [p for p in sys.argv[2:] if p not in sys.path]; "
@@ -46,13 +46,13 @@ _IA32 = "from support.evil.kernel import thirty_two_bits; thirty_two_bits()"
 
 
 def environment() -> dict[str, str]:
-    """Where a child finds the tests' modules."""
+    """Return an environment in which a child finds the tests' modules."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(_TESTS), *filter(None, sys.path)])}
 
 
 @contextlib.contextmanager
 def world() -> Iterator[World]:
-    """A user's things, gone afterwards."""
+    """Create a user's things, and remove them afterwards."""
     with contextlib.ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="locara-evil-", dir="/tmp"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -113,7 +113,7 @@ def _runs_32_bits() -> bool:
 
 
 def state(made: World) -> dict[str, Any]:
-    """What an act could have changed, as seen from outside."""
+    """Return everything that an act could have changed, as seen from outside."""
     seen: dict[str, Any] = {}
     for folder in (made.home, made.model):
         for path in (Path(folder), *sorted(Path(folder).iterdir())):
@@ -140,7 +140,7 @@ def _attributes(path: str) -> list[str]:
 
 
 def in_engine(engine: str, parts: list[str], made: World, settings: dict[str, str]) -> tuple[int, list[dict[str, Any]]]:
-    """Start a worker for ``engine`` that is evil; its process id, and what its acts came to. It is left running."""
+    """Start an evil worker for ``engine``; return its process id and the outcome of its acts. It is left running."""
     _ask(made, parts)
     roots = [*process.worker_argv()[5:], str(_TESTS)]
     argv = [sys.executable, "-P", "-c", _BOOT, str(os.getpid()), *roots]
@@ -161,11 +161,11 @@ def in_engine(engine: str, parts: list[str], made: World, settings: dict[str, st
 
 
 def unconfined(parts: list[str], made: World) -> list[dict[str, Any]]:
-    """The acts in a process without a sandbox: what each is worth."""
+    """Perform the acts in a process without a sandbox, as a control."""
     _ask(made, parts)
     words = [sys.executable, "-m", "support.evil.engine", made.scratch]
     subprocess.run(words, env=environment(), cwd=made.scratch, capture_output=True, timeout=_SECONDS, check=False)
-    with contextlib.suppress(OSError, ValueError):  # the survivor
+    with contextlib.suppress(OSError, ValueError):  # the process that was left behind
         os.kill(int(Path(made.scratch, "survivor").read_text()), 9)
     return _told(made)
 
@@ -175,7 +175,8 @@ def _ask(made: World, parts: list[str]) -> None:
 
 
 def _told(made: World) -> list[dict[str, Any]]:
-    """The last line of each act: one that began and told no more has become something else, or ended its process."""
+    """Return the last line of each act. An act that began and reported nothing more has replaced or ended its
+    process."""
     rows: dict[str, dict[str, Any]] = {}
     for line in Path(made.scratch, ACTS).read_text().splitlines():
         row = json.loads(line)
@@ -184,12 +185,12 @@ def _told(made: World) -> list[dict[str, Any]]:
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What is not as it was."""
+    """Return what has changed."""
     return sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
 
 
 def main() -> None:
-    """Run one engine, print what it came to, and wait to be killed."""
+    """Run one engine, print the outcome, and wait to be killed."""
     ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)
     engine, *parts = sys.argv[1:]
     with world() as made:

@@ -1,7 +1,7 @@
-"""The evil engine that lies: a process that speaks a worker's frames, and says or makes what it is told to, once.
+"""The evil engine that lies: a process that speaks a worker's frames, and once says or makes what it is told to.
 
-It is in no sandbox: what it says and what it makes is for the daemon to judge. What it does with its next job stands in
-a file; with those after that it is honest, so that they show whether the daemon still works.
+It is not sandboxed: the daemon has to judge what it says and makes. A file says what it does with its next job. It
+handles the jobs after that honestly, which shows whether the daemon still works.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _BOOT = "import sys; sys.path += sys.argv[2:]; from support.evil.speaker import 
 
 
 def argv(control: Path) -> list[str]:
-    """The command that runs one. :param control: the file with its orders."""
+    """Return the command that runs one. :param control: the file with its orders."""
     return [sys.executable, "-c", _BOOT, str(control), str(_TESTS), *filter(None, sys.path)]
 
 
 def told(folder: Path, act: str) -> Path:
-    """A file with an order: do ``act`` with the next job, or as it starts."""
+    """Write a file with an order: do ``act`` with the next job, or at the start."""
     control = folder / "act"
     control.write_text(act)
     return control
@@ -104,5 +104,5 @@ class Speaker:
 
 
 def main(control: str) -> None:
-    """A worker's process."""
+    """Run a worker's process."""
     Speaker(control).main()

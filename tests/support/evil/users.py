@@ -1,4 +1,5 @@
-"""Running a program as an ordinary user, from root: one who may not even enter root's home, where Python may be."""
+"""Running a program as an ordinary user, starting as root. Such a user may not even enter root's home, where Python may
+be."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ def become(name: str) -> None:
 
 
 def _closed_above(path: str) -> str | None:
-    """The first folder above ``path`` that not everybody may enter."""
+    """Return the first folder above ``path`` that not everybody may enter."""
     for folder in reversed(Path(path).parents):
         if not folder.stat().st_mode & 0o001:
             return str(folder)

@@ -1,6 +1,7 @@
-"""Deliberately broken implementations: each stands between a host and a real one and breaks one promise.
+"""Deliberately broken implementations. Each stands between a host and a real implementation and breaks one promise.
 
-A lie is a class in one of the modules here; :func:`command` runs one. Standard library only, so that they start soon.
+A lie is a class in one of the modules here; :func:`command` runs one. They use the standard library only, so that they
+start quickly.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ LIES = {
 
 
 def command(lie: str, *spawned: str) -> list[str]:
-    """What to spawn in place of ``spawned``."""
+    """Return the command to spawn instead of ``spawned``."""
     folder = str(Path(__file__).resolve().parents[2])
     start = f"import sys; sys.path.insert(0, {folder!r}); from support.liar import main; main()"
     return [sys.executable, "-S", "-c", start, lie, "--", *spawned]
 
 
 def main() -> None:
-    """Tells the lie that the command line names."""
+    """Run the lie that the command line names."""
     at = sys.argv.index("--")
     LIES[sys.argv[1]](sys.argv[at + 1 :]).run()

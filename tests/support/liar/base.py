@@ -1,4 +1,5 @@
-"""What stands between a host and a real implementation, and passes everything on as it is. Standard library only."""
+"""The part that stands between a host and a real implementation and passes everything on unchanged. Standard library
+only."""
 
 # pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false, reportArgumentType=false, reportIndexIssue=false
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 
 
 class Honest:
-    """Passes lines on. ``inward`` and ``outward`` get a line without its LF and return what goes on in its place."""
+    """Pass lines on. ``inward`` and ``outward`` get a line without its LF and return what replaces it."""
 
     stderr = None
 
@@ -31,7 +32,7 @@ class Honest:
             pass_fds=[int(command[command.index("--descriptors") + 1])] if "--descriptors" in command else (),
         )
         self.methods = {}
-        self.writes = None  # since when a write is under way
+        self.writes = None  # the time since when a write has been in progress
         self.started()
 
     def started(self):
@@ -46,7 +47,7 @@ class Honest:
     def at_end_of_input(self) -> None:
         self.child.stdin.close()
         self.child.wait()
-        while self.writes is None or time.monotonic() < self.writes + 0.3:  # then nobody reads what is left
+        while self.writes is None or time.monotonic() < self.writes + 0.3:  # after that, nobody reads the rest
             time.sleep(0.05)
         os._exit(self.end_status())
 
@@ -57,7 +58,7 @@ class Honest:
         self.child.send_signal(number)
 
     def host_left(self) -> None:
-        """Who spawned it is gone."""
+        """Kill the implementation and exit, because the process that spawned this one is gone."""
         self.child.kill()
         os._exit(0)
 
@@ -86,39 +87,41 @@ class Honest:
         select.select([], [1], [])
 
     def answer(self, message, result=None, **error):
-        """Answers a request in the implementation's place; nothing goes on."""
+        """Answer a request instead of the implementation; nothing is passed on."""
         given = {"result": {} if result is None else result} if not error else {"error": refusal(**error)}
         self.say(encoded({"jsonrpc": "2.0", "id": message.get("id")} | given))
         return []
 
     def method_of(self, message):
-        """The method of the request that a response answers."""
+        """Return the method of the request that a response answers."""
         waiting = self.waiting_for(message)
         return waiting[0][waiting[1]] if waiting else None
 
     # --- the pump ---
 
     def passed(self, way, line, message):
-        """What goes on; the line itself where it has not the form that the lie is about (fixtures have any)."""
+        """Return what is passed on: the line itself if it does not have the form that the lie is about (fixtures send
+        anything)."""
         try:
             return list(way(line, message))
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             return [line]
 
     def came(self, message):
-        """Remembers the method of a request until it is answered."""
+        """Remember the method of a request until it is answered."""
         if isinstance(message, dict) and "id" in message and "method" in message:
             self.methods.setdefault(json.dumps(message["id"]), []).append(message["method"])
 
     def waiting_for(self, message):
-        """Where the request of a response stands; of two with one id the later is the one that is refused."""
+        """Find the waiting request that a response answers: the calls with its id, and the index in them. Of two with
+        one id, the later one is the one that is refused."""
         calls = self.methods.get(json.dumps(message.get("id")))
         if not calls or "method" in message:
             return None
         return calls, -1 if message.get("error", {}).get("code") == -32600 else 0
 
     def lines_in(self):
-        """The lines of the host; of a longer one than anybody may send only what shows that it is too long."""
+        """Return the host's lines; of a line over the limit, only enough to show that it is too long."""
         return iter_lines(0, LONGER)
 
     def run(self):
@@ -156,7 +159,7 @@ class Honest:
 
 
 LONGER = (16 << 20) + 1024
-"""Bytes of a line by which it is known to be too long."""
+"""In bytes: more than the longest line that is allowed."""
 
 
 def iter_lines(fd, most=None, read=os.read):
@@ -178,10 +181,11 @@ def iter_lines(fd, most=None, read=os.read):
 
 
 def parsed(line):
-    """The message, or None for what is none or cannot be written again as it is (a number beyond every float)."""
+    """Return the message, or None if the line is not one or cannot be written again unchanged (a number beyond every
+    float)."""
     try:
         message = json.loads(line.decode(), parse_constant=_refused, parse_float=_finite)
-        if b"\\ud" in line.lower():  # half a character is no text
+        if b"\\ud" in line.lower():  # half a surrogate pair is not text
             json.dumps(message, ensure_ascii=False).encode()
         return message
     except (ValueError, RecursionError):
@@ -201,7 +205,7 @@ def encoded(message):
 
 
 class Changing(Honest):
-    """Changes responses and frames as objects: ``response``, ``error`` and ``frame`` may change what they are given."""
+    """Change responses and frames as objects: ``response``, ``error`` and ``frame`` may change their argument."""
 
     def response(self, message):
         pass
@@ -225,12 +229,12 @@ class Changing(Honest):
 
 
 def refusal(kind, code, **data):
-    """An error object as the contract has it."""
+    """Return an error object as the contract describes it."""
     return {"code": code, "message": "No.", "data": {"kind": kind, "retryable": False} | data}
 
 
 class Asked(Honest):
-    """Looks at requests: ``asked`` gets each one with its params and may change it, or answer it and say so."""
+    """Look at requests: ``asked`` gets each one with its params, and may change it or answer it and say so."""
 
     def asked(self, request, method, params):
         raise NotImplementedError
@@ -247,7 +251,7 @@ class Asked(Honest):
 
 
 class Drawing(Asked):
-    """Looks at the options of ``image.generate`` and ``image.edit``."""
+    """Look at the options of ``image.generate`` and ``image.edit``."""
 
     def options(self, options, params):
         raise NotImplementedError
@@ -259,7 +263,7 @@ class Drawing(Asked):
 
 
 class Renamed(Changing):
-    """Gives errors of a kind another one."""
+    """Give errors of one kind another kind."""
 
     was, code, kind = 0, 0, ""
 
@@ -269,7 +273,7 @@ class Renamed(Changing):
 
 
 class OpensWithAnother(Honest):
-    """Changes the manifest on its way in."""
+    """Change the manifest on its way in."""
 
     def change(self, manifest):
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What else lies break."""
+"""What else each lie breaks."""
 
 _NO_METHOD = "It asks for a method that there is not, to have an error."
 _BATCHES = "Its fixtures have batches."
@@ -180,4 +180,4 @@ ALSO: dict[str, dict[str, str]] = {
     },
     "MakesNoFolders": {"generate.file": "It has a file saved into a folder that is not there yet."},
 }
-"""MUSTs that a lie breaks besides, each with the reason. ``make campaign-lies`` sees that there is no other."""
+"""MUSTs that a lie also breaks, each with the reason. ``make campaign-lies`` checks that there are no others."""

@@ -74,7 +74,7 @@ class SpeaksWithoutAChannel(Honest):
 
 
 class LosesStepsUnnoticed(Changing):
-    """Leaves a step out and numbers the rest anew."""
+    """Omit a step and renumber the rest."""
 
     def started(self):
         self.left_out = {}
@@ -115,12 +115,12 @@ class PreviewsChangeThePicture(Honest):
 
 
 class DoesNotReproduce(Honest):
-    """Draws with a seed of its own each time, and says that it did as it was told."""
+    """Use a new seed each time, but report the requested one."""
 
     def inward(self, line, message):
         if isinstance(message, dict) and message.get("method") == "image.generate":
             options = message["params"].get("options") or {}
-            if "quantization" in options:  # all of them: a result's own parameters
+            if "quantization" in options:  # all options are there: these are a result's own parameters
                 options["seed"] = (options["seed"] + 1) % 2**32
                 return [encoded(message)]
         return [line]
@@ -143,7 +143,7 @@ class WrongDigests(Changing):
 
 
 class KnowsNumbersOnly(Asked):
-    """Takes no ``__CHANNEL__:`` string."""
+    """Reject ``__CHANNEL__:`` strings."""
 
     def asked(self, request, method, params):
         if isinstance(params.get("channel"), str) and "id" in request:
@@ -159,7 +159,7 @@ class TrueIsNoChannel(Asked):
 
 
 class ChannelsAreUsedOnce(Honest):
-    """Says nothing but the end on a channel that was used before."""
+    """Send nothing but the end frame on a channel that was used before."""
 
     def started(self):
         self.used, self.ended = set(), set()
@@ -279,7 +279,7 @@ class NearestIsOffTheGrid(Changing):
 
 class CapabilitiesFirst(Changing):
     def started(self):
-        self.denied = set()  # the calls that may not be made, whatever else is wrong with them
+        self.denied = set()  # the calls that must not be made, whatever else is wrong with them
 
     def inward(self, line, message):
         if isinstance(message, dict) and message.get("params", {}).get("options", {}).get("model") == "nobody":

@@ -137,5 +137,5 @@ class IgnoresRotation(Drawing):
 
 class IgnoresMasks(Drawing):
     def options(self, options, params):
-        if options.get("model") != "flux.1-kontext-dev":  # which takes none
+        if options.get("model") != "flux.1-kontext-dev":  # which takes no mask
             params.pop("mask", None)

@@ -1,4 +1,4 @@
-"""Lies about the end, and the descriptors."""
+"""Lies about the end of a session, and about descriptors."""
 
 # pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false, reportArgumentType=false, reportIndexIssue=false
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SurvivesTheEndOfInput(Honest):
 
 
 class WaitsForItsReader(Honest):
-    """Its host has left and reads nothing any more."""
+    """Its host has left and no longer reads."""
 
     def at_end_of_input(self):
         self.child.stdin.close()
@@ -55,7 +55,7 @@ class LeavesWithoutAnswering(Honest):
 
 
 class WrongStatus(Honest):
-    """Of what went wrong; a wrong command line has its own."""
+    """The exit status after a failure; a wrong command line has its own."""
 
     def at_end_of_output(self, status):
         return 0 if status == 1 else status
@@ -95,7 +95,7 @@ class PrintsOnStdout(Honest):
 
 
 class PrintsABanner(Honest):
-    """Where the host has nothing to say at once."""
+    """If the host does not send anything at once."""
 
     def started(self):
         frame = {"channel": 1, "index": 0, "end": True}
@@ -104,7 +104,7 @@ class PrintsABanner(Honest):
 
 
 class LogsText(Honest):
-    """Where the host says how much it wants to know."""
+    """If the host sets a log level."""
 
     def started(self):
         if "--log-level" in sys.argv:
@@ -132,7 +132,7 @@ class DiesWhenAPipeIsNotReady(Honest):
 
 
 class ReadsWithoutBound(Honest):
-    """From the first request for the document on it takes all input, whatever waits to be written."""
+    """After the first request for the document it reads all input, no matter how much waits to be written."""
 
     def started(self):
         self.backlog, self.more, self.drains = [], threading.Condition(), False
@@ -155,7 +155,7 @@ class ReadsWithoutBound(Honest):
                 line = self.backlog[0]
             try:
                 self.child.stdin.write(line + b"\n")
-            except (OSError, ValueError):  # it has gone, or its input has ended
+            except (OSError, ValueError):  # it has exited, or its input has ended
                 return
             with self.more:
                 self.backlog.pop(0)
@@ -200,7 +200,7 @@ class LosesAnswersWhenFull(Honest):
     def started(self):
         assert sys.platform != "win32"
         self.full, self.loses = False, os.get_blocking(1)
-        os.set_blocking(1, False)  # so that it is told when the pipe is full
+        os.set_blocking(1, False)  # so that a full pipe is reported
 
     def outward(self, line, message):
         full, self.full = self.full, False

@@ -39,7 +39,7 @@ class ReadingIsWriting(OpensWithAnother):
 
 
 class PicksWithoutLeave(OpensWithAnother):
-    """Where the app is the harness itself, and its manifest comes with ``initialize``."""
+    """If the app is the harness itself, whose manifest comes with ``initialize``."""
 
     def change(self, manifest):
         if manifest["name"] == "conformance" and "--manifest" not in sys.argv:
@@ -146,7 +146,7 @@ class HidesBrokenEntries(Honest):
 
 
 class NothingIsKnown(Renamed):
-    """Takes a model that is not installed for one that nobody knows."""
+    """Report a model that is not installed as unknown."""
 
     was, code, kind = -32004, -32003, "ModelNotFound"
 

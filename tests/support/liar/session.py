@@ -106,7 +106,7 @@ class LacksAMethod(Changing):
 
 
 class CancelledCallsAreNeverAnswered(Honest):
-    """Not the first of many."""
+    """Except for the first of many calls."""
 
     def outward(self, line, message):
         many = sum(calls.count("image.generate") for calls in list(self.methods.values())) >= 8
@@ -120,7 +120,7 @@ class KnowsOneSpellingOfCancel(Honest):
 
 
 class CancelsWhatRuns(Honest):
-    """Takes any cancel for one of the latest call."""
+    """Takes any cancel for a cancel of the latest call."""
 
     latest = None
 
@@ -140,7 +140,7 @@ class CancelTellsNoImages(Changing):
 
 
 class CancelsTooLate(Honest):
-    """Looks at cancels only between jobs."""
+    """Handles cancels only between jobs."""
 
     def inward(self, line, message):
         return [] if isinstance(message, dict) and message.get("method") == "$/cancelRequest" else [line]

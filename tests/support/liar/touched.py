@@ -36,8 +36,8 @@ BEYOND = {
 came in pieces, or is longer than a pipe holds; ``unread``: the host stopped reading; ``through``: another process than
 the host spawned it, which may die."""
 _LONG = 32 << 10
-_LONGEST = 1 << 20  # of longer lines a liar looks at nothing but their length
-_PIPE = 4 << 10  # bytes that are read at once in any case
+_LONGEST = 1 << 20  # of longer lines a liar looks at nothing but the length
+_PIPE = 4 << 10  # bytes that are always read at once
 _SOON = 0.1
 
 
@@ -53,7 +53,7 @@ def record(command):
     now, found = [runner.FIRST], []
     running = threading.Event()
 
-    kept = []  # alive, so that no two have the same id
+    kept = []  # kept alive, so that no two have the same id
 
     class Recording(peer.Peer):
         def __init__(self, spawned, **more):
@@ -68,7 +68,7 @@ def record(command):
             super().__init__(spawned, **more)
 
         def tell(self, way, what):
-            if way != "·" or running.is_set():  # between checks it is ended
+            if way != "·" or running.is_set():  # between checks it is shut down
                 found.append((now[0], id(self), way, what))
 
         def send_line(self, line, ending=b"\n", **more):
@@ -140,12 +140,12 @@ def thinned(recorded):
 
 
 def _short(line):
-    """A line as it is, or one that is as long and all of one letter."""
+    """Return the line unchanged, or a line of the same length made of one letter."""
     return bytes(line) if len(line) < _LONGEST else len(line)
 
 
 def bears_on(lie, recorded):
-    """The ids of the checks that ``lie`` bears on."""
+    """Return the ids of the checks that ``lie`` can affect."""
     kind = LIES[lie]
     own = {name for one in kind.__mro__[: kind.__mro__.index(Honest)] for name in vars(one)}
     found = {id for id in CHECKS if id.startswith("signals.")} if "on_signal" in own else set()
@@ -220,7 +220,7 @@ def _played(kind, own, told):
 
 
 def _same(out, line):
-    """Whether what goes on is what came, be it spelt in another way."""
+    """Return whether what is passed on equals what came, even if it is spelt differently."""
     if list(out) == [line]:
         return True
     if len(out) != 1 or (b"\r" in out[0]) != (b"\r" in line) or parsed(line) is None:

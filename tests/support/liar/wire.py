@@ -30,7 +30,7 @@ class WritesLatin1(Honest):
 
 
 class CutsTheLastLine(Honest):
-    """Where somebody reads."""
+    """If somebody reads."""
 
     def at_end_of_output(self, status):
         if select.select([], [1], [], 0)[1]:
@@ -65,7 +65,7 @@ class LosesTheLineAfterALongOne(Honest):
 
 
 class AnswersTwice(Honest):
-    """Requests with the id "again", of which no fixture makes use."""
+    """For requests with the id "again", which no fixture uses."""
 
     def outward(self, line, message):
         return [line, line] if isinstance(message, dict) and message.get("id") == "again" else [line]
@@ -124,7 +124,7 @@ class TakesFractions(Honest):
 
 
 class OneAtATime(Honest):
-    """Answers nothing while a picture is made."""
+    """Answers nothing while a picture is being made."""
 
     def started(self):
         self.drawing, self.held = set(), []
@@ -147,7 +147,7 @@ class OneAtATime(Honest):
 
 
 class TakesNoPieces(Honest):
-    """Takes a byte that comes alone for a whole line."""
+    """Takes a single byte that arrives alone for a whole line."""
 
     def lines_in(self):
         def read(fd, most):

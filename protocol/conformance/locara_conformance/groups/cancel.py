@@ -36,7 +36,7 @@ def _cancelled(call: Call) -> dict[str, Any]:
     began = time.monotonic()
     call.cancel()
     error = call.error("RequestCancelled")
-    expect(isinstance(at(error, "data.images"), list), "`data.images` is no array")
+    expect(isinstance(at(error, "data.images"), list), "`data.images` is not an array")
     if (took := time.monotonic() - began) > 2.5:
         raise Late(f"the cancel was answered after {took:.1f} s")
     return error
@@ -49,7 +49,7 @@ def _phase(phase: str) -> None:
         call = peer.start("image.generate", drawing(output={"mode": "save"}), stream=True)
         call.until(phase, timeout=20)
         error = _cancelled(call)
-        expect(at(error, "data.images") == [], "an image is told of that was not finished")
+        expect(at(error, "data.images") == [], "an unfinished image is reported")
         expect(not list(lab.folder().iterdir()), "a file was left behind")
         if first is not None:
             _cancelled(first)
@@ -100,9 +100,9 @@ def _finished(lab: Lab) -> None:
     call = peer.start("image.generate", drawing("fake:slow=100 a lake", count=8, output={"mode": "save"}), stream=True)
     call.until("denoising", image=3, timeout=20)
     images = at(_cancelled(call), "data.images", list)
-    expect(1 <= len(images) < 8, f"{len(images)} images are told of when the third of eight was being drawn")
+    expect(1 <= len(images) < 8, f"{len(images)} images are reported although the third of eight was being drawn")
     there, told = sorted(path.name for path in folder.iterdir()), sorted(at(one, "relativePath", str) for one in images)
-    expect(there == told, f"the files are {there}, the error tells of {told}")
+    expect(there == told, f"the files are {there}, the error reports {told}")
 
 
 @check("cancel.of-nothing", "CANCEL-3")

@@ -23,7 +23,7 @@ def _taken(lab: Lab) -> None:
         opening = {name: value for name, value in lab.opening().items() if name not in ("manifest", "grants")}
         app = at(lab.spawn().start_any("initialize", opening | params).result(20), "app")
         if not fits(case["app"], app):
-            wrong.append(f"{case['description']}: {shorten(app)} in place of {shorten(case['app'])}")
+            wrong.append(f"{case['description']}: {shorten(app)} instead of {shorten(case['app'])}")
     expect(not wrong, lambda: "; ".join(wrong))
 
 
@@ -76,7 +76,7 @@ def _pinned(lab: Lab) -> None:
 @check("capabilities.models", "MOD-1")
 def _models(lab: Lab) -> None:
     told = [at(one, "id") for one in at(lab.shared().call("models.list"), "models", list)]
-    expect(told == ["pocket"], f"models.list tells {told} to an app that declares pocket")
+    expect(told == ["pocket"], f"models.list shows {told} to an app that declares pocket")
 
 
 @check("capabilities.read-only", "CAP-5")
@@ -87,7 +87,7 @@ def _read_only(lab: Lab) -> None:
     }
     peer = lab.session(opening={"manifest": reading})
     peer.refused("CapabilityDenied", "image.generate", drawing(output={"mode": "save"}))
-    expect(not list(lab.folder().iterdir()), "a file was written with leave to read only")
+    expect(not list(lab.folder().iterdir()), "a file was written with read-only access")
     picture = decoded(peer.call("image.generate", drawing(), timeout=30), "images.0.data")
     (lab.folder() / "a.png").write_bytes(picture)
     edit = {"prompt": PROMPT, "image": {"root": "user-folder", "path": "a.png"}}

@@ -87,7 +87,7 @@ def _interleaved(lab: Lab) -> None:
     for call in calls:
         call.result(40)
         steps = [one.get("step") for one in call.messages() if one.get("phase") == "denoising" and one.get("step")]
-        expect(steps == [1, 2, 3, 4, 5, 6], f"the steps told on channel {call.channel} are {steps}")
+        expect(steps == [1, 2, 3, 4, 5, 6], f"the steps reported on channel {call.channel} are {steps}")
 
 
 @check("channels.small", "CHAN-11")

@@ -51,10 +51,10 @@ def _strength(lab: Lab) -> None:
     call = peer.start("image.edit", editing(picture, steps=10, strength=0.5), stream=True)
     call.result(30)
     steps = {at(one, "steps", int) for one in call.messages()}
-    expect(bool(steps), "an edit with a channel told of nothing")
-    expect(max(steps) < 10, f"with half the strength {steps} of 10 steps run")
+    expect(bool(steps), "an edit with a channel reported nothing")
+    expect(max(steps) < 10, f"at half strength, {steps} of 10 steps ran")
     told = [at(one, "step") for one in call.messages() if at(one, "phase") == "denoising" and at(one, "step")]
-    expect(told == list(range(1, max(steps) + 1)), f"the finished steps that were told are {told}")
+    expect(told == list(range(1, max(steps) + 1)), f"the finished steps that were reported are {told}")
 
 
 @check("edit.bad-image", "EDIT-9 ERR-25")
@@ -112,7 +112,7 @@ def _write(lab: Lab) -> None:
     expect(at(picked, "name") == "picked.png", f"`name` is {at(picked, 'name')!r}")
     handle = at(picked, "handle", str)
     image = at(peer.call("image.generate", drawing(output={"handle": handle}), timeout=30), "images.0", dict)
-    expect(at(image, "handle") == handle and "path" not in image, "the result tells a path in place of the handle")
+    expect(at(image, "handle") == handle and "path" not in image, "the result has a path instead of the handle")
     expect(content(file).startswith(b"\x89PNG"), "the picked file does not hold the picture")
     error = peer.refused("InvalidParams", "image.generate", drawing(count=2, output={"handle": handle}))
     expect(at(error, "data.path") == "$.options.count", f"`data.path` is {at(error, 'data.path')!r}")

@@ -42,7 +42,7 @@ def _ends(peer: Peer, after: str, status: int = 0, seconds: float = SECONDS) -> 
     began = time.monotonic()
     left = peer.wait_exit(PATIENCE, after)
     took = time.monotonic() - began
-    expect(left == status, f"its status after {after} is {left}, not {status}")
+    expect(left == status, f"its exit status after {after} is {left}, not {status}")
     if took > seconds + SLACK:
         raise Late(f"it was gone {took:.1f} s after {after}")
 
@@ -216,7 +216,7 @@ def _nothing_left(lab: Lab) -> None:
     engine = peer.call("ping").get("engine")
     pid = engine.get("pid") if isinstance(engine, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     if not isinstance(pid, int):
-        raise Failed("`engine.pid` of ping is no number while a job runs")
+        raise Failed("`engine.pid` of ping is not a number while a job runs")
     peer.close_stdin()
     _ends(peer, "the end of stdin")
     until = time.monotonic() + 1

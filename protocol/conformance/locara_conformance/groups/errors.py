@@ -86,7 +86,7 @@ def _crash(lab: Lab) -> None:
         phase = word.partition("=")[2]
         expect(at(error, f"data.{member}") == value, f"{word}: `data.{member}` is {at(error, f'data.{member}')!r}")
         expect(at(error, "data.phase") == phase, f"{word}: `data.phase` is {at(error, 'data.phase')!r}")
-        expect(at(error, "data.images") == [], f"{word}: an image is told of that was not finished")
+        expect(at(error, "data.images") == [], f"{word}: an unfinished image is reported")
         peer.call("image.generate", drawing(), timeout=30)
 
 

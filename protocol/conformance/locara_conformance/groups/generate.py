@@ -45,9 +45,9 @@ def _phases(lab: Lab) -> None:
     phases = list(dict.fromkeys(at(one, "phase", str) for one in told))
     expect(phases == [one for one in PHASES if one in phases], f"the phases came in the order {phases}")
     lacking = {"denoising", "decoding", "saving"} - set(phases)
-    expect(not lacking, f"no message told of {', '.join(sorted(lacking))}")
+    expect(not lacking, f"no message reported {', '.join(sorted(lacking))}")
     steps = [at(one, "step") for one in told if at(one, "phase") == "denoising" and at(one, "step")]
-    expect(steps == list(range(1, 8)), f"the finished steps that were told are {steps}, not 1 to 7")
+    expect(steps == list(range(1, 8)), f"the finished steps that were reported are {steps}, not 1 to 7")
     expect(all(at(one, "steps") == 7 for one in told), "`steps` is not what will run")
 
 
@@ -63,7 +63,7 @@ def _progress(lab: Lab) -> None:
 def _progress_end(lab: Lab) -> None:
     call, _ = _drawn(lab, count=2, steps=3)
     told = [_number(one, "progress") for one in call.messages()]
-    expect(bool(told), "a call with a channel told of nothing")
+    expect(bool(told), "a call with a channel reported nothing")
     expect(
         told[-1] == 1 and told.count(1) == 1, f"the progress is 1 in {told.count(1)} messages, the last is {told[-1]}"
     )
@@ -73,9 +73,9 @@ def _progress_end(lab: Lab) -> None:
 def _images(lab: Lab) -> None:
     call, result = _drawn(lab, count=3)
     images = at(result, "images", list)
-    expect(len(images) == 3, f"{len(images)} images came in place of 3")
+    expect(len(images) == 3, f"{len(images)} images came instead of 3")
     told = [at(one, "image", int) for one in call.messages()]
-    expect(sorted(set(told)) == [1, 2, 3], f"the messages tell of the images {told}")
+    expect(sorted(set(told)) == [1, 2, 3], f"the messages report the images {told}")
     seeds = [at(one, "seed") for one in images]
     expect(seeds == [1, 2, 3], f"the seeds of three images from seed 1 are {seeds}")
 
@@ -84,7 +84,7 @@ def _images(lab: Lab) -> None:
 def _job_id(lab: Lab) -> None:
     call, result = _drawn(lab)
     told, job = {at(one, "jobId", str) for one in call.messages()}, at(result, "jobId", str)
-    expect(told == {job}, f"the messages tell of {sorted(told)}, the result of {job}")
+    expect(told == {job}, f"the messages report {sorted(told)}, the result reports {job}")
 
 
 @check("generate.previews", "GEN-13 GEN-4 GEN-19")
@@ -96,10 +96,10 @@ def _previews(lab: Lab) -> None:
     for one in told:
         preview = at(one, "preview", dict)
         data = _bytes(preview)
-        expect(data.startswith(MAGIC["image/png"]), "a preview is not of the kind that was asked for")
+        expect(data.startswith(MAGIC["image/png"]), "a preview is not of the requested type")
         told_size = (at(preview, "width", int), at(preview, "height", int))
-        expect(size(data) == told_size, f"a preview of {size(data)} is said to be {told_size}")
-        expect(max(told_size) <= 32, f"a preview has {max(told_size)} pixels a side with `maxSide` 32")
+        expect(size(data) == told_size, f"a preview of {size(data)} is reported as {told_size}")
+        expect(max(told_size) <= 32, f"a preview has {max(told_size)} pixels per side with `maxSide` 32")
 
 
 @check("generate.previews-off", "GEN-13")
@@ -115,7 +115,7 @@ def _reproduces(lab: Lab) -> None:
     options = {"model": "pocket", "steps": 3, "output": {"mode": "inline"}}
     first = lab.shared().call("image.generate", {"prompt": PROMPT, "options": options}, timeout=30)
     again = lab.session().start_any("image.generate", at(first, "parameters", dict)).result(30)
-    expect(at(first, "images.0.sha256") == at(again, "images.0.sha256"), "`parameters` sent again make another picture")
+    expect(at(first, "images.0.sha256") == at(again, "images.0.sha256"), "`parameters` sent again change the picture")
 
 
 @check("generate.seed", "GEN-3")
@@ -129,7 +129,7 @@ def _seed(lab: Lab) -> None:
     seeds = [at(one, "images.0.seed", int) for one in results]
     expect(len(set(seeds)) > 1, f"three calls without a seed had the seeds {seeds}")
     for one in results:
-        expect(at(one, "parameters.options.seed") == at(one, "images.0.seed"), "`parameters` has another seed")
+        expect(at(one, "parameters.options.seed") == at(one, "images.0.seed"), "`parameters` has a different seed")
 
 
 @check("generate.file", "GEN-14 GEN-21")
@@ -154,7 +154,7 @@ def _file(lab: Lab) -> None:
 def _formats(lab: Lab) -> None:
     for kind, magic in MAGIC.items():
         _, result = _drawn(lab, output={"mode": "inline", "mimeType": kind})
-        expect(_bytes(at(result, "images.0")).startswith(magic), f"{kind} was asked for and another kind came")
+        expect(_bytes(at(result, "images.0")).startswith(magic), f"{kind} was requested and a different type came")
     wrong = drawing(output={"path": "a.jpg", "mimeType": "image/png"})
     error = lab.shared().refused("InvalidParams", "image.generate", wrong)
     expect(at(error, "data.path") == "$.options.output.path", f"`data.path` is {at(error, 'data.path')!r}")
@@ -172,7 +172,7 @@ def _conflict(lab: Lab) -> None:
     expect(at(error, "data.errno") == "EEXIST", f"`data.errno` is {at(error, 'data.errno')!r}")
     other = at(peer.call("image.generate", save(2, "rename"), timeout=30), "images.0.relativePath", str)
     expect(other != "same.png" and (folder / other).exists(), f"renaming saved it as {other}")
-    expect(content(folder / "same.png") == first, "a file was replaced that should have stayed")
+    expect(content(folder / "same.png") == first, "a file was replaced that should have been kept")
     peer.call("image.generate", save(2, "overwrite"), timeout=30)
     expect(content(folder / "same.png") != first, "overwriting left the old file")
 
@@ -182,7 +182,7 @@ def _outside(lab: Lab) -> None:
     peer, folder = lab.shared(), lab.folder()
     for path in ("../outside.png", "/tmp/outside.png", "sub/../../outside.png", "..", "a\u0000.png"):
         answer = peer.start_any("image.generate", drawing(output={"path": path})).answer(30)
-        expect("error" in answer, f"the path {path!r} was taken: {shorten(answer.get('result'))}")
+        expect("error" in answer, f"the path {path!r} was accepted: {shorten(answer.get('result'))}")
     expect(not (folder.parent / "outside.png").exists(), "a file was written outside of the root")
 
 
@@ -235,7 +235,7 @@ def _sizes(lab: Lab) -> None:
     expect(nearest % grid == 0, f"`data.nearest` {nearest} is not on the grid of {grid}")
     peer.refused("InvalidParams", "image.generate", drawing(height=most + grid))
     result = peer.call("image.generate", drawing(width=nearest), timeout=30)
-    expect(at(result, "images.0.width") == nearest, "the nearest width that was told was not made")
+    expect(at(result, "images.0.width") == nearest, "the nearest width that was reported could not be used")
 
 
 @check("generate.order", "GEN-9")
@@ -268,7 +268,7 @@ def _inline_limit(lab: Lab) -> None:
 def _every(lab: Lab) -> None:
     call, _ = _drawn(lab, steps=7, preview={"mode": "linear", "everySteps": 3})
     told = [at(one, "step", int) for one in call.messages() if "preview" in one and at(one, "phase") == "denoising"]
-    expect({1, 7} <= set(told) and len(told) < 5, f"with `everySteps` 3 the steps {told} of 7 had previews")
+    expect({1, 7} <= set(told) and len(told) < 5, f"with `everySteps` 3, steps {told} of 7 had previews")
 
 
 @check("generate.no-preview", "FAKE-12")
@@ -276,7 +276,7 @@ def _no_preview(lab: Lab) -> None:
     call = lab.shared().start("image.generate", drawing("fake:nopreview a lake"), stream=True)
     warnings = at(call.result(30), "warnings")
     expect(not any("preview" in one for one in call.messages()), "a preview came that could not be decoded")
-    expect(isinstance(warnings, list), "`warnings` is no array")
+    expect(isinstance(warnings, list), "`warnings` is not an array")
 
 
 @check("generate.paths", "GEN-22")
@@ -286,7 +286,7 @@ def _paths(lab: Lab) -> None:
     expect(told == ["new/folder/a-1.png", "new/folder/a-2.png"], f"two images were saved as {told}")
     _, result = _drawn(lab, output={"mode": "save"})
     name = at(result, "images.0.relativePath", str)
-    expect((lab.folder() / name).is_file(), f"there is no file {name}, which the result tells")
+    expect((lab.folder() / name).is_file(), f"there is no file {name}, which the result names")
 
 
 @check("generate.metadata", "GEN-23")

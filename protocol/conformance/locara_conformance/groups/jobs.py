@@ -34,17 +34,17 @@ def _list(lab: Lab) -> None:
     jobs = at(peer.call("jobs.list"), "jobs", list)
     told = [(at(one, "jobId"), at(one, "state")) for one in jobs]
     due = [(first, "running"), (second, "queued"), (ended[1], "done"), (ended[0], "done")]
-    expect(told == due, f"jobs.list tells {told}, not {due}")
+    expect(told == due, f"jobs.list shows {told}, not {due}")
     expect(at(jobs[0], "requestId") == running.id, "`requestId` is not the call's")
     expect(at(jobs[0], "channel") == running.channel, "`channel` is not where the messages go")
     for call in (waiting, running):
         call.cancel()
         call.error("RequestCancelled")
-    expect(at(_job(peer, first), "state") == "cancelled", "a cancelled job is not told to be one")
+    expect(at(_job(peer, first), "state") == "cancelled", "a cancelled job is not shown as cancelled")
     failed = peer.start("image.generate", drawing("fake:nan a lake"), stream=True)
     failed.error("InvalidOutput", 30)
     job = at(failed.messages(), "0.jobId", str)
-    expect(at(_job(peer, job), "state") == "failed", "a failed job is not told to be one")
+    expect(at(_job(peer, job), "state") == "failed", "a failed job is not shown as failed")
 
 
 @check("jobs.last", "JOB-2")
@@ -53,7 +53,7 @@ def _last(lab: Lab) -> None:
     call = peer.start("image.generate", drawing("fake:slow=150 a lake", steps=30), stream=True)
     job = at(call.until("denoising", step=2, timeout=20), "jobId", str)
     last = at(_job(peer, job), "last", dict)
-    expect(at(last, "step", int) >= 2, f"`last` tells of step {at(last, 'step')}, the channel of two finished ones")
+    expect(at(last, "step", int) >= 2, f"`last` reports step {at(last, 'step')}, the channel of two finished ones")
     expect("preview" in last, "`last` has no preview")
     call.cancel()
     call.error("RequestCancelled")
@@ -74,7 +74,7 @@ def _result(lab: Lab) -> None:
         call = peer.start("image.generate", drawing(prompt), stream=True)
         own = at(call.answer(30), member)
         again = at(peer.start("jobs.result", {"jobId": at(call.messages(), "0.jobId", str)}).answer(), member)
-        expect(own == again, f"jobs.result tells {shorten(again)} in place of {shorten(own)}")
+        expect(own == again, f"jobs.result gives {shorten(again)} instead of {shorten(own)}")
 
 
 @check("jobs.result-early", "JOB-11")
@@ -105,7 +105,7 @@ def _ended(lab: Lab) -> None:
         attached = peer.start("jobs.attach", {"jobId": job}, stream=True)
         expect(at(attached.result(), "state") == "done", "`state` does not say that the job is done")
         frames = attached.frames()
-        expect([("end" in one) for one in frames] == [False, True], f"{len(frames)} frames came in place of two")
+        expect([("end" in one) for one in frames] == [False, True], f"{len(frames)} frames came instead of two")
         expect(at(frames[0], "message.progress") == 1, "the message is not the job's last one")
 
 
@@ -126,4 +126,4 @@ def _at_most(lab: Lab) -> None:
     peer = lab.session(env={"LOCARA_FAKE_STEP_MS": "0", "LOCARA_FAKE_DECODE_MS": "0"})
     ended = [at(peer.call("image.generate", drawing(steps=1), timeout=30), "jobId") for _ in range(34)]
     told = [at(one, "jobId") for one in at(peer.call("jobs.list"), "jobs", list)]
-    expect(told == ended[:-33:-1], f"of 34 jobs that have ended {len(told)} are told, not the latest 32")
+    expect(told == ended[:-33:-1], f"of 34 jobs that have ended, {len(told)} are shown, not the latest 32")

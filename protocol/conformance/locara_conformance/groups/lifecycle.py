@@ -117,7 +117,7 @@ def _ping(lab: Lab) -> None:
     call.until("denoising", timeout=20)
     pong = peer.call("ping")
     expect(at(pong, "engine.state") == "busy", f"in the middle of a job the engine is {at(pong, 'engine.state')}")
-    expect(at(pong, "jobs.running") == 1, f"{at(pong, 'jobs.running')} jobs run in place of 1")
+    expect(at(pong, "jobs.running") == 1, f"{at(pong, 'jobs.running')} jobs run instead of 1")
     call.cancel()
     call.error("RequestCancelled")
 
@@ -143,7 +143,7 @@ def _token(lab: Lab) -> None:
 def _sandbox(lab: Lab) -> None:
     peer = lab.session()
     told = at(peer.call("system.info"), "sandbox")
-    expect(at(told, "enforced") is False, "a confinement is said to hold before an engine has started")
+    expect(at(told, "enforced") is False, "confinement is reported before an engine has started")
     expect(bool(at(told, "kind")), "`kind` does not say what will be tried")
 
 

@@ -18,7 +18,7 @@ def _get(lab: Lab) -> None:
     peer = lab.shared()
     listed = at(peer.call("models.list"), "models.0")
     got = peer.call("models.get", {"model": MODEL})
-    expect(at(listed, "id") == at(got, "id") == MODEL, "models.list and models.get tell of different models")
+    expect(at(listed, "id") == at(got, "id") == MODEL, "models.list and models.get describe different models")
     expect(at(got, "installed") is True, "with the fake engine every model counts as installed")
     expect(at(got, "granted") is True, "a declared model is not granted")
     defaults = at(got, "defaults")
@@ -35,11 +35,11 @@ def _load(lab: Lab) -> None:
     result = call.result(30)
     expect(at(result, "model") == MODEL, f"`model` is {at(result, 'model')!r}")
     expect(bool(call.frames()) and call.frames()[-1].get("end") is True, "no end frame came before the answer")
-    expect(at(peer.call("ping"), "engine.model") == MODEL, "ping does not tell the loaded model")
+    expect(at(peer.call("ping"), "engine.model") == MODEL, "ping does not name the loaded model")
     again = peer.start("models.load", {"model": MODEL})
     again.result()
     methods = [at(one, "method") for one in at(peer.call("jobs.list"), "jobs", list)]
-    expect(methods.count("models.load") == 2, f"jobs.list tells of {methods}")
+    expect(methods.count("models.load") == 2, f"jobs.list shows {methods}")
 
 
 @check("models.unload", "MOD-15 MOD-14 MOD-26")
@@ -62,7 +62,7 @@ def _cancel_load(lab: Lab) -> None:
     peer.wait("message of models.load", lambda one: isinstance(one, dict) and "method" in one, timeout=20)
     call.cancel()
     call.error("RequestCancelled")
-    expect(at(peer.call("ping"), "engine.model") is None, "ping tells a model whose loading was cancelled")
+    expect(at(peer.call("ping"), "engine.model") is None, "ping names a model whose loading was cancelled")
 
 
 @check("models.flags", "CLI-2 CLI-7")
@@ -96,7 +96,7 @@ def _progress(lab: Lab) -> None:
         call = peer.start(method, {"model": MODEL}, stream=True)
         call.result(30)
         told = [at(one, "phase", str) for one in call.messages()]
-        expect(list(dict.fromkeys(told)) == phases, f"the phases of {method} that were told are {told}")
+        expect(list(dict.fromkeys(told)) == phases, f"the phases of {method} that were reported are {told}")
         last = call.messages()[-1]
         done, of = at(last, "bytes", int), at(last, "totalBytes", int)
         expect(done == of > 0, f"{method} ended at {done} of {of} bytes")

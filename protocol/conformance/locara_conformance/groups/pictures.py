@@ -81,8 +81,8 @@ def _own_size(lab: Lab) -> None:
     made = _size(peer.call("image.edit", _edit(png(256, 320)), timeout=40))
     expect(made == (256, 320), f"an edit of 256 × 320 pixels made {made}")
     error = peer.refused("InvalidParams", "image.edit", _edit(png(257, 320)))
-    expect(at(error, "data.width", int) % 16 == 0, f"the nearest width that is told is {at(error, 'data.width')}")
-    expect(at(error, "data.height") == 320, f"the nearest height that is told is {at(error, 'data.height')}")
+    expect(at(error, "data.width", int) % 16 == 0, f"the nearest width that is reported is {at(error, 'data.width')}")
+    expect(at(error, "data.height") == 320, f"the nearest height that is reported is {at(error, 'data.height')}")
 
 
 @check("edit.instruction", "EDIT-3")
@@ -120,7 +120,7 @@ def _jpeg_end(lab: Lab) -> None:
 def _rotated(lab: Lab) -> None:
     peer = _session(lab)
     made = _size(peer.call("image.edit", _edit(turned(_jpeg(peer)), "image/jpeg"), timeout=40))
-    expect(made == (320, 256), f"a picture of 256 × 320 that EXIF turns was made {made}")
+    expect(made == (320, 256), f"a 256 × 320 picture with an EXIF rotation became {made}")
 
 
 @check("edit.mask", "EDIT-13 EDIT-14")
@@ -142,7 +142,7 @@ def _mask(lab: Lab) -> None:
 def _catalogue(lab: Lab) -> None:
     peer = _session(lab, "--catalogue", catalogue(lab, ENTRY))
     told = peer.call("models.get", {"model": "draws-only"})
-    expect(at(told, "displayName") == "Draws only", "an entry of `--catalogue` is not told as it stands there")
+    expect(at(told, "displayName") == "Draws only", "an entry of `--catalogue` is not shown as written")
     peer.close_stdin()
     peer.wait_exit(6, "the end of stdin")
     expect(b"broken.json" in peer.stderr(), "a file that cannot be used is not named in the log")

@@ -28,7 +28,7 @@ def _messages_only(lab: Lab) -> None:
     for word in ("fake:error", "fake:abort=denoising"):
         peer.start("image.generate", drawing(f"{word} a lake"), stream=True).answer(30)
     peer.send_line(b"hello")
-    peer.wait("answer to a line that is no JSON", lambda one: answers(one, None))
+    peer.wait("answer to a line that is not JSON", lambda one: answers(one, None))
     peer.call("shutdown")
     peer.notify("exit")
     peer.wait_exit(6, "exit")
@@ -48,8 +48,8 @@ def _stderr(lab: Lab) -> None:
         try:
             entry = json.loads(line)
         except ValueError:
-            raise Failed(f"a line on stderr is no JSON: {line[:120]!r}") from None
-        expect(isinstance(entry, dict), f"a line on stderr is no object: {line[:120]!r}")
+            raise Failed(f"a line on stderr is not JSON: {line[:120]!r}") from None
+        expect(isinstance(entry, dict), f"a line on stderr is not an object: {line[:120]!r}")
 
 
 @check("stderr.private", "WIRE-3 CLI-11")
@@ -134,7 +134,7 @@ def _held_back(lab: Lab) -> None:
             idle = time.monotonic()
         except BlockingIOError:
             time.sleep(0.02)
-    expect(taken < 4 << 20, f"it took {taken} bytes of requests whose answers nobody takes")
+    expect(taken < 4 << 20, f"it accepted {taken} bytes of requests while nobody read the answers")
 
 
 @check("pipes.stderr-unread", "HOST-2")

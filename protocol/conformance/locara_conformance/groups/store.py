@@ -58,10 +58,10 @@ def _whole(lab: Lab) -> None:
     call = peer.start("models.import", {"model": MODEL, "from": str(_model(lab))}, stream=True)
     result = call.result(30)
     phases = list(dict.fromkeys(at(one, "phase", str) for one in call.messages()))
-    expect(phases == ["reading", "verifying", "publishing"], f"the phases that were told are {phases}")
-    expect(_kept(peer) == [at(result, "digest")], f"models.usage tells {_kept(peer)}")
+    expect(phases == ["reading", "verifying", "publishing"], f"the phases that were reported are {phases}")
+    expect(_kept(peer) == [at(result, "digest")], f"models.usage shows {_kept(peer)}")
     told = peer.call("models.get", {"model": MODEL})
-    expect(at(told, "digest") == at(result, "digest"), "models.get tells another digest than the import")
+    expect(at(told, "digest") == at(result, "digest"), "models.get gives a different digest from the import")
     verified = peer.call("models.verify", {"model": MODEL}, timeout=30)
     expect(at(verified, "ok") is True and at(verified, "files") == at(result, "files"), f"verified: {verified}")
 
@@ -76,14 +76,14 @@ def _not_installed(lab: Lab) -> None:
 def _again(lab: Lab) -> None:
     peer = _store(lab)
     first = _import(peer, _model(lab))
-    expect(_import(peer, _model(lab)) == first, "the same folder again is answered in another way")
+    expect(_import(peer, _model(lab)) == first, "importing the same folder again gets a different answer")
     other = _model(lab, 1.0, "other")
     error = peer.refused("StorageError", "models.import", {"model": MODEL, "from": str(other)})
     expect(at(error, "data.errno") == "EEXIST", f"`data.errno` is {at(error, 'data.errno')!r}")
     expect(at(error, "data.digest") == at(first, "digest"), "`data.digest` is not the installed model's")
     expect(_kept(peer) == [at(first, "digest")], "an import that was refused changed what is installed")
     replaced = _import(peer, other, replace=True)
-    expect(_kept(peer) == [at(replaced, "digest")], "with `replace` the other one is not in its place")
+    expect(_kept(peer) == [at(replaced, "digest")], "with `replace`, the new model did not replace the old one")
 
 
 @check("store.refused", "MOD-5")
@@ -117,7 +117,7 @@ def _damaged(lab: Lab) -> None:
     _import(peer, _model(lab))
     path = Path(at(peer.call("models.get", {"model": MODEL}), "path", str))
     weights = next(path.rglob("vae/*.safetensors"), path).resolve()
-    expect(weights.is_file(), "there are no weights at the path that models.get tells")
+    expect(weights.is_file(), "there are no weights at the path that models.get gives")
     weights.chmod(0o600)
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
     error = peer.refused("IntegrityError", "models.verify", {"model": MODEL})
@@ -135,7 +135,7 @@ def _gc(lab: Lab) -> None:
     expect(at(tried, "removed.0.digest") == digest, f"a dry run of all would remove {tried}")
     expect(_kept(peer) == [digest], "a dry run removed something")
     done = peer.call("models.gc", {"maxBytes": 0})
-    expect(done == tried, f"it removed {done}, the dry run told {tried}")
+    expect(done == tried, f"it removed {done}, the dry run reported {tried}")
     expect(_kept(peer) == [], "what was collected is still there")
 
 
@@ -145,7 +145,7 @@ def _remove(lab: Lab) -> None:
     digest = at(_import(peer, _model(lab)), "digest")
     removed = peer.call("models.remove", {"model": MODEL, "dryRun": True})
     expect(_kept(peer) == [digest], "a dry run removed something")
-    expect(peer.call("models.remove", {"model": MODEL}) == removed, "removing tells another thing than its dry run")
+    expect(peer.call("models.remove", {"model": MODEL}) == removed, "removing reports something else than its dry run")
     expect(_kept(peer) == [], "what was removed is still there")
     peer.refused("ModelNotInstalled", "models.verify", {"model": MODEL})
 
@@ -156,4 +156,4 @@ def _download(lab: Lab) -> None:
     peer.refused("DownloadFailed", "models.download", {"model": MODEL})
     result = peer.call("models.download", {"model": "pocket"}, timeout=30)
     verified = peer.call("models.verify", {"model": "pocket"}, timeout=30)
-    expect(at(result, "digest") == at(verified, "digest"), "what is there already is answered with another digest")
+    expect(at(result, "digest") == at(verified, "digest"), "what is already there is reported with a different digest")

@@ -215,7 +215,7 @@ class Player:
         params: dict[str, Any] = self._named[name].get("params") or {}
         digits = str(params.get("channel")).removeprefix("__CHANNEL__:")
         if not digits.isdecimal():
-            raise HostFault(f"the call {name} was to stream, and names no channel")
+            raise HostFault(f"the call {name} was to stream, but names no channel")
         return int(digits)
 
     @staticmethod

@@ -103,7 +103,7 @@ class Match:
         deadline = time.monotonic() + GONE_SECONDS
         while not self._is_gone():
             if time.monotonic() > deadline:
-                raise Failed("the client has ended and left its sidecar running")
+                raise Failed("the client has ended but left its sidecar running")
             time.sleep(0.02)
 
     def _adapter(self) -> int | None:
@@ -133,7 +133,9 @@ class Match:
             try:
                 self._told.append(json.loads(line))
             except ValueError:
-                raise Failed(f"the adapter printed what is no JSON: {shorten(line.decode(errors='replace'))}") from None
+                raise Failed(
+                    f"the adapter printed what is not JSON: {shorten(line.decode(errors='replace'))}"
+                ) from None
         return status
 
     def _is_gone(self) -> bool:
@@ -161,11 +163,11 @@ class Match:
         for at, (step, told) in enumerate(zip(steps, self._told, strict=False)):
             where = f"step {at} ({step['do']})"
             if not isinstance(told, dict) or cast("dict[str, Any]", told).get("step") != at:
-                raise Failed(f"{where} was told as {shorten(told)}: not an object with its number in `step`")
+                raise Failed(f"{where} was reported as {shorten(told)}, not as an object with its number in `step`")
             if not fits(step.get("expect", {"ok": {}}), told):
                 raise Failed(f"{where}: the caller saw {shorten(told)}, not {shorten(step.get('expect', {'ok': {}}))}")
             if "should" in step and not fits(step["should"], told):
-                self._warnings.append(f"{where}: the caller saw {shorten(told)}, and better {shorten(step['should'])}")
+                self._warnings.append(f"{where}: the caller saw {shorten(told)}, ideally {shorten(step['should'])}")
         if len(self._told) < len(steps):
             at = len(self._told)
             how = f"did not end within {self.timeout:g} s" if status is None else f"ended the adapter (status {status})"
@@ -173,7 +175,7 @@ class Match:
         if len(self._told) > len(steps):
             raise Failed(f"the adapter printed more lines than there are steps: {shorten(self._told[len(steps)])}")
         if status is None:
-            raise Failed(f"the adapter did all steps and did not end within {self.timeout:g} s")
+            raise Failed(f"the adapter finished all steps but did not exit within {self.timeout:g} s")
         if status != 0:
             raise Failed(f"the adapter ended with status {status}")
 
@@ -200,9 +202,9 @@ class Match:
         try:
             message: Any = json.loads(text)
         except ValueError:
-            raise Failed(f"the host sent what is no JSON: {shorten(text)}") from None
+            raise Failed(f"the host sent something that is not JSON: {shorten(text)}") from None
         if not isinstance(message, dict) or cast("dict[str, Any]", message).get("jsonrpc") != "2.0":
-            raise Failed(f"the host sent what is no message: {shorten(message)}")
+            raise Failed(f"the host sent something that is not a message: {shorten(message)}")
         members = cast("dict[str, Any]", message)
         method = members.get("method")
         if method not in (METHODS if "id" in members else NOTIFICATIONS):

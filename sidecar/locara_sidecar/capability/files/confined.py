@@ -123,7 +123,7 @@ class ConfinedFolder(HeldFolder):
         except OSError as error:
             raise self._explained(error, relative, len(data)) from error
         except UnsupportedError as error:
-            message = f"The file system of {self._grant.root} has no way to save without the risk of overwriting."
+            message = f"The file system of {self._grant.root} cannot save a file without the risk of overwriting one."
             raise storage_error(message, errno.ENOTSUP) from error
         relative_path = "/".join([*folders, published])
         return Saved(str(self._grant.folder.joinpath(*folders, published)), relative_path)
@@ -163,7 +163,7 @@ class ConfinedFolder(HeldFolder):
                     self._system.make_folder(folder, parent)
                     made.append((folder, parent))
                     self._sync_folder(parent)
-        raise FileNotFoundError(errno.ENOENT, "the folder is removed as soon as it is made")
+        raise FileNotFoundError(errno.ENOENT, "the folder is removed as soon as it is created")
 
     # --- the file ------------------------------------------------------------------------
 
@@ -211,7 +211,7 @@ class ConfinedFolder(HeldFolder):
             with contextlib.suppress(FileExistsError):
                 file.publish_new(candidate)
                 return candidate
-        raise FileExistsError(errno.EEXIST, "every number is taken")
+        raise FileExistsError(errno.EEXIST, "every numbered name is taken")
 
     def _replace(self, file: Temporary, parent: int, name: str) -> bool:
         """Publish over a regular file, or as a new one; return whether there was one."""
@@ -262,9 +262,9 @@ class ConfinedFolder(HeldFolder):
 
 
 _WHY = {
-    errno.EEXIST: "there is a file of this name",
-    errno.ELOOP: "it leads through a link, or is one",
+    errno.EEXIST: "a file with this name already exists",
+    errno.ELOOP: "it is a link, or its path contains one",
     errno.ENOTDIR: "a part of its path is not a folder",
-    errno.EISDIR: "there is a folder of this name",
+    errno.EISDIR: "a folder with this name already exists",
     errno.EINVAL: "the name belongs to something that is not a regular file, or the file system refuses it",
 }

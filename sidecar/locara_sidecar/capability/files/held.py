@@ -123,7 +123,7 @@ def privacy(number: int | None) -> str | None:
     if sys.platform != "darwin" or number != errno.EPERM:
         return None
     return (
-        "macOS keeps it from this app; the user can allow it in System Settings, Privacy & Security, Files and Folders"
+        "macOS denies this app access; the user can allow it in System Settings, Privacy & Security, Files and Folders"
     )
 
 

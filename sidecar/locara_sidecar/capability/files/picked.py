@@ -52,7 +52,7 @@ class PickedFile:
     def hold(self) -> None:
         """Count one more call that uses it."""
         if not self._users:
-            raise ValueError("the file was given back")
+            raise ValueError("the file was released")
         self._users += 1
 
     def let_go(self) -> None:
@@ -158,7 +158,7 @@ class _TargetFolder(ConfinedFolder):
 
     def _check_replaced(self, there: os.stat_result) -> None:
         if (there.st_dev, there.st_ino) != self._ours:
-            raise FileExistsError(errno.EEXIST, "another file has taken the name")
+            raise FileExistsError(errno.EEXIST, "another file now has this name")
 
     def _look(self, name: str) -> tuple[int, int] | None:
         """Return the identity of the file with that name; None if there is none.

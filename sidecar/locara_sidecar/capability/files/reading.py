@@ -143,7 +143,7 @@ def _check_regular(status: os.stat_result) -> None:
 
 _WHY = {
     errno.ENOENT: "there is no such file",
-    errno.ELOOP: "it leads through a link, or is one",
+    errno.ELOOP: "it is a link, or its path contains one",
     errno.ENOTDIR: "a part of its path is not a folder",
     errno.EISDIR: "it is a folder",
     errno.EINVAL: "it is not a regular file",

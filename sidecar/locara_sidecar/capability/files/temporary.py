@@ -59,7 +59,7 @@ class Temporary:
             check()
             written = self._system.write(self._fd, rest[:_CHUNK])
             if written <= 0:
-                raise OSError(errno.ENOSPC, "no more bytes were taken")
+                raise OSError(errno.ENOSPC, "no more bytes were written")
             rest = rest[written:]
         check()
         self._system.sync(self._fd)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-_NOTHING = "Nothing is wrong."
+_NOTHING = "No problems found."
 
 
 def run(options: argparse.Namespace) -> int:
@@ -69,9 +69,9 @@ def problems(info: dict[str, Any], engine: str) -> Iterator[str]:
             if row["name"] == engine and not row["available"]
         )
     if root.exists() and not root.is_dir():
-        yield f"{root} is a file, and no model can be kept there: move it away, or name another folder (--cache-dir)."
+        yield f"{root} is a file, so no model can be stored there: move it, or name another folder (--cache-dir)."
     elif not os.access(_nearest(root), os.W_OK | os.X_OK):
-        yield f"No model can be kept in {root}, which may not be written: name another folder (LOCARA_CACHE_DIR=…)."
+        yield f"No model can be stored in {root}, which is not writable: name another folder (LOCARA_CACHE_DIR=…)."
     if not info["sandbox"]["enforced"]:
         yield f"The engine is not confined here, so use only models that you trust: {info['sandbox']['reason']}"
 

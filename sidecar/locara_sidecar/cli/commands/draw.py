@@ -80,7 +80,7 @@ def _place(out: Path) -> tuple[Path, dict[str, Any] | None]:
         return out, None
     if suffix not in drawing.SUFFIXES:
         kinds = ", ".join(drawing.SUFFIXES)
-        raise ValueError(f"--out names a folder, or a file that ends in one of {kinds}; {out.name} does not.")
+        raise ValueError(f"--out must be a folder, or a file that ends in one of {kinds}, not {out.name}.")
     return out.parent, {"path": out.name, "mimeType": drawing.SUFFIXES[suffix]}
 
 

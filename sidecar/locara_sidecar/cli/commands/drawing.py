@@ -117,7 +117,7 @@ def run(request: Request, *, show: bool = False) -> int:
     try:
         request.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        return _stop(console, f"--out needs a folder that can be written: {reason(error)}")
+        return _stop(console, f"--out needs a writable folder: {reason(error)}")
     console.look()
     with contextlib.ExitStack() as stack:
         record: Callable[[str, bytes], None] | None = None
@@ -235,5 +235,5 @@ def _show(console: Console, paths: list[str]) -> int:
                 subprocess.run(["open" if sys.platform == "darwin" else "xdg-open", path], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         why = reason(error) if isinstance(error, OSError) else f"{error.cmd[0]} ended with status {error.returncode}"
-        return _stop(console, f"The picture was saved and cannot be opened: {why}")
+        return _stop(console, f"The picture was saved but could not be opened: {why}")
     return 0

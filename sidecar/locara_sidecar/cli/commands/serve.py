@@ -98,7 +98,7 @@ def _manifest(path: Any) -> dict[str, Any] | None:
         why = f"line {error.lineno}, column {error.colno}: {error.msg}"
         raise ValueError(f"The manifest {path} is not JSON ({why}).") from error
     except RecursionError:
-        raise ValueError(f"The manifest {path} is nested too deep.") from None
+        raise ValueError(f"The manifest {path} is nested too deeply.") from None
     if not isinstance(value, dict):
         raise ValueError(f"The manifest {path} does not hold a JSON object.")
     return cast("dict[str, Any]", value)

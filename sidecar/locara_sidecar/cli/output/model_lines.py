@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from locara_sidecar.cli.output.console import Console
 
 _STEPS = 20
-_WORDS = {"resolving": "asking the hub", "publishing": "putting it in place"}
-_IMPORT = {**_WORDS, "resolving": "looking at the files", "downloading": "reading"}
+_WORDS = {"resolving": "asking the hub", "publishing": "installing it"}
+_IMPORT = {**_WORDS, "resolving": "checking the files", "downloading": "reading"}
 
 
 class Progress:
@@ -77,7 +77,7 @@ def of_prepared(result: PrepareResult) -> list[str]:
 
 def of_verified(result: VerifyResult) -> list[str]:
     """Describe a check that found nothing."""
-    return [f"{result.model} is whole: {result.files} files, {result.digest}"]
+    return [f"{result.model} is intact: {result.files} files, {result.digest}"]
 
 
 def of_usage(result: UsageResult, root: str) -> list[str]:

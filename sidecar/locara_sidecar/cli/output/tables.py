@@ -65,7 +65,7 @@ def of_model(model: Model, engines: list[str]) -> list[tuple[str, str | Table]]:
         ("defaults", f"{defaults.width} × {defaults.height}, {defaults.steps} steps, guidance {defaults.guidance:g}"),
         ("scheduler", " or ".join(dict.fromkeys([defaults.scheduler, *model.schedulers]))),
         ("speeds", "; ".join(_speed(row) for row in model.speeds if row.speed != "exact")),
-        ("sizes", f"{limits.minimum} to {limits.maximum} pixels a side, in steps of {limits.multiple_of}"),
+        ("sizes", f"{limits.minimum} to {limits.maximum} pixels per side, in steps of {limits.multiple_of}"),
         ("memory", _memory(model) if model.fit else "" if engines else no_engine()),
     ]
     return [(label, what) for label, what in told if what]
@@ -103,9 +103,9 @@ def how_to_get(model: Model) -> list[str]:
         return [typed]
     pages = " and ".join(source.repository for source in model.source)
     return [
-        f"accept the licence on the hub's page of {pages}, with an account there; then, with a token of it:",
+        f"accept the licence on the hub's page of {pages} with your account; then, with one of its tokens:",
         f"HF_TOKEN=… {typed}",
-        "(without HF_TOKEN after `hf auth login`)",
+        "(after `hf auth login`, without HF_TOKEN)",
     ]
 
 

@@ -75,7 +75,7 @@ class Gate:
     @property
     def _inventory(self) -> Inventory:
         if self._seen is None:  # without a look, a model would seem to have no digest
-            raise RuntimeError("nobody has looked which models are installed")
+            raise RuntimeError("the installed models have not been looked up")
         return self._seen[1]
 
     def folder(self, model_id: str) -> Path | None:
@@ -193,7 +193,7 @@ class Gate:
         if not entries:
             known = ", ".join(entry.id for entry in self.catalogue if entry.id in self.declared())  # mention no others
             what = f"There is no model {models[0]} in the catalogue"
-            what += f"; of those that the manifest names it has {known}." if known else "."
+            what += f"; of the models that the manifest names, it has {known}." if known else "."
             raise RpcError("ModelNotFound", what + self.catalogue.note, model=models[0])
         installed = [entry for entry in entries if self.folder(entry.id) is not None]
         if not installed:

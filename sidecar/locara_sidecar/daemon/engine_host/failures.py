@@ -44,7 +44,7 @@ def ended(how: dict[str, Any], phase: str | None) -> RpcError:
 
 def stalled(seconds: float, phase: str) -> RpcError:
     """The process was killed because it made no progress for ``seconds``."""
-    text = f"The engine made no progress for {seconds:g} s and was ended."
+    text = f"The engine made no progress for {seconds:g} s and was stopped."
     return RpcError("EngineStalled", text, phase=phase, seconds=seconds)
 
 
@@ -58,7 +58,7 @@ def is_lasting(fault: frames.Failed) -> bool:
 
 def garbled(phase: str | None) -> RpcError:
     """The process was killed because it sent something that is not a message."""
-    text = "The engine sent something that is not a message and was ended."
+    text = "The engine sent something that is not a valid message and was stopped."
     if phase is None:
         return RpcError("EngineUnavailable", text, reason="protocol")
     return RpcError("EngineCrashed", text, reason="protocol", phase=phase)

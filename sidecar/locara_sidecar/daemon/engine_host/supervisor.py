@@ -251,7 +251,7 @@ class Supervisor:
                 for record in self._log_screen.clean(event, self._prompts.clean):
                     self._on_log(record)
             case frames.Ready() | frames.Unavailable() if not self.lifecycle.starting:
-                raise framing.FrameError("it answers its start twice")
+                raise framing.FrameError("it answered its start twice")
             case frames.Ready():
                 self._started(event)
             case frames.Unavailable():

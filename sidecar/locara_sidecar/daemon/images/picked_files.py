@@ -91,7 +91,7 @@ class PickedFiles:
             )
         held = sum(file.held_bytes for file in self._files.values())
         if size and held + size > MAX_SENT_BYTES:
-            message = f"The picked files whose bytes were sent have {held} bytes already; release some."
+            message = f"The picked files that were sent as data already hold {held} bytes; release some."
             raise RpcError("StorageError", message, errno=errno.errorcode[errno.EMFILE], maxPickedBytes=MAX_SENT_BYTES)
 
     def release(self, _call: Call, params: ReleaseFileParams) -> Empty:
@@ -209,19 +209,23 @@ def _check_form(params: PickFileParams) -> str:
     if not given:
         raise invalid_params("$.path", "A file is picked by its path, or by data or descriptor with its name.")
     if len(given) > 1:
-        raise invalid_params(f"$.{given[1]}", f"`{given[1]}` has no meaning beside {given[0]}; a file is picked once.")
+        raise invalid_params(
+            f"$.{given[1]}", f"`{given[1]}` cannot be combined with {given[0]}; pick a file in one way only."
+        )
     if params.path is not None:
         if params.name is not None:
-            raise invalid_params("$.name", "`name` has no meaning beside path, which has it.")
+            raise invalid_params("$.name", "`name` cannot be combined with path, which already contains it.")
         picked.check_path(params.path)
         return os.path.basename(params.path)
     if params.name is None:
-        raise invalid_params("$.name", f"`name` is required beside {given[0]}: the file's own, without its folder.")
+        raise invalid_params("$.name", f"`name` is required with {given[0]}: the file's own name, without its folder.")
     handed.check_name(params.name)
     if params.data is not None:
         if params.access != "read":
-            raise invalid_params("$.data", "Bytes are a file to read; to write one, hand over its descriptor.")
+            raise invalid_params("$.data", "A file sent as data can only be read; to write, hand over a descriptor.")
         if len(params.data) > MAX_INLINE_IMAGE_BYTES:
-            message = f"{len(params.data)} bytes are more than {MAX_INLINE_IMAGE_BYTES}; hand over a descriptor."
+            message = (
+                f"{len(params.data)} bytes are over the limit of {MAX_INLINE_IMAGE_BYTES}; hand over a descriptor."
+            )
             raise invalid_params("$.data", message, maxInlineImageBytes=MAX_INLINE_IMAGE_BYTES)
     return params.name

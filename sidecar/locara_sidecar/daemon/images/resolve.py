@@ -89,7 +89,7 @@ def check_request(params: GenerateParams) -> Output:
     _check_text("$.options.negativePrompt", options.negative_prompt or "")
     if options.seed is not None and options.seed + (options.count or 1) - 1 > U32_MAX:
         raise invalid_params(
-            "$.options.seed", f"The seeds of {options.count} images would pass {U32_MAX}; use a smaller seed."
+            "$.options.seed", f"The seeds of {options.count} images would exceed {U32_MAX}; use a smaller seed."
         )
     out = options.output or OutputOptions()
     mime: ImageMime = out.mime_type or "image/png"
@@ -118,19 +118,21 @@ def _check_handle(out: OutputOptions, count: int) -> None:
     others = {"root": out.root, "path": out.path, "onConflict": out.on_conflict}
     for name in (name for name, value in others.items() if value is not None):
         at = f"$.options.output.{name}"
-        raise invalid_params(at, f"`{at}` has no meaning beside handle, which is one file that the user picked.")
+        raise invalid_params(at, f"`{at}` cannot be combined with handle, which names one file that the user picked.")
     if out.mode == "inline":
         message = "In mode inline nothing is saved; omit handle, or use mode save or both."
         raise invalid_params("$.options.output.mode", message)
     if count > 1:
-        raise invalid_params("$.options.count", f"A picked file takes one image, not {count}.")
+        raise invalid_params("$.options.count", f"A picked file holds one image, not {count}.")
 
 
 def _check_text(path: str, text: str) -> None:
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > MAX_PROMPT_BYTES:
         raise invalid_params(
-            path, f"The text has {size} bytes; {MAX_PROMPT_BYTES} are allowed.", maxPromptBytes=MAX_PROMPT_BYTES
+            path,
+            f"The text is {size} bytes long; at most {MAX_PROMPT_BYTES} are allowed.",
+            maxPromptBytes=MAX_PROMPT_BYTES,
         )
 
 
@@ -177,12 +179,12 @@ def strength_of(params: GenerateParams, entry: Entry) -> float | None:
         return None
     asked = params.options.strength if params.options else None
     if entry.edit_modality is None:
-        raise invalid_params("$.options.model", f"{entry.id} makes images and does not edit any.", model=entry.id)
+        raise invalid_params("$.options.model", f"{entry.id} generates images but cannot edit them.", model=entry.id)
     if entry.edit_modality == "image-to-image":
         return DEFAULT_STRENGTH if asked is None else asked
     why = f"{entry.id} changes the whole picture as the prompt tells it to"
     if asked is not None:
-        raise invalid_params("$.options.strength", f"{why}; it has no strength.")
+        raise invalid_params("$.options.strength", f"{why}; strength does not apply.")
     if params.mask is not None:
         raise invalid_params("$.mask", f"{why}; it takes no mask.")
     return None
@@ -207,7 +209,9 @@ def resolve(params: GenerateParams, entry: Entry, *, engine: str, seed: int, out
     scheduler = options.scheduler or usual.scheduler
     if scheduler not in entry.schedulers:
         raise invalid_params(
-            "$.options.scheduler", f"{entry.id} has {', '.join(entry.schedulers)}.", allowed=entry.schedulers
+            "$.options.scheduler",
+            f"The schedulers of {entry.id} are {', '.join(entry.schedulers)}.",
+            allowed=entry.schedulers,
         )
     guidance = usual.guidance if options.guidance is None else options.guidance
     speed = options.speed if options.speed in entry.speeds else "exact"

@@ -68,11 +68,11 @@ def _check_form(at: str, given: ImageInput) -> None:
     ]
     begun = [form for form in forms if any(value is not None for value in form.values())]
     if len(begun) != 1:
-        raise invalid_params(at, f"`{at}` must have root and path, or handle, or data and mimeType, and no others.")
+        raise invalid_params(at, f"`{at}` must have root and path, or handle, or data and mimeType, and nothing else.")
     present = [name for name, value in begun[0].items() if value is not None]
     for name in begun[0]:
         if name not in present:
-            raise invalid_params(f"{at}.{name}", f"`{at}.{name}` is required beside {present[0]}.")
+            raise invalid_params(f"{at}.{name}", f"`{at}.{name}` is required with {present[0]}.")
 
 
 class SourceImages:
@@ -212,7 +212,7 @@ def _check_kind(at: str, head: bytes, said: str | None) -> None:
     if kind is None:
         reason = "it is not a PNG, JPEG or WebP file" if head else "it is empty"
     elif said is not None and said != kind:
-        reason = f"it was sent as {said} and is {kind}"
+        reason = f"it was sent as {said} but is {kind}"
     if reason is not None:
         raise RpcError("InvalidImage", f"The {what} cannot be used: {reason}.", path=at, reason=reason)
 

@@ -106,7 +106,7 @@ class JobQueue:
 
         held = sum(job.weight for job in self._jobs.values())
         if weight and held and held + weight > MAX_HELD:
-            message = f"{held} bytes of pictures wait with jobs already; try again when one is done."
+            message = f"{held} bytes of pictures are held by waiting jobs already; try again when one is done."
             raise RpcError("QueueFull", message, maxQueue=self._limit)
 
     def add(self, job: Job) -> None:

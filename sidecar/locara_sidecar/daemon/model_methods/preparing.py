@@ -95,7 +95,7 @@ async def prepare(order: PreparationRequest, engine: Engine, tell: Tell) -> Prep
         made = await engine.prepare(frames.PrepareSpec(job=order.job, model=order.model, into=str(into)), on_event)
         if made.there is None:
             if await anyio.to_thread.run_sync(order.digest) != order.model.digest:
-                raise RpcError("IntegrityError", f"The files of {order.entry.id} changed meanwhile.", files=[])
+                raise RpcError("IntegrityError", f"The files of {order.entry.id} changed in the meantime.", files=[])
             making = derive.Derivation(
                 folder=str(stage.folder),
                 source=order.model.path,
@@ -121,7 +121,7 @@ async def prepare(order: PreparationRequest, engine: Engine, tell: Tell) -> Prep
             await anyio.to_thread.run_sync(stage.__exit__)
     form = order.store.entry(key)
     if form is None or form.derived_from is None:
-        raise RpcError("StorageError", "The prepared form was removed at once.", errno="ENOENT")
+        raise RpcError("StorageError", "The prepared form was removed again right away.", errno="ENOENT")
     return result(order.store, order.entry, form)
 
 

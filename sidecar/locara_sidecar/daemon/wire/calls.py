@@ -53,7 +53,7 @@ class Batch:
         if not method.in_batch:
             raise RpcError("InvalidRequest", f"{method.name} cannot be part of a batch.")
         if self._bytes >= MAX_HELD:  # all are held until the last entry has been answered, which may take hours
-            message = f"The answers of this batch take {MAX_HELD >> 20} MiB already; send the rest separately."
+            message = f"The answers to this batch already take {MAX_HELD >> 20} MiB; send the rest separately."
             raise RpcError("InvalidRequest", message)
 
     def done(self) -> None:
@@ -166,7 +166,7 @@ def unexpected(method: str, error: Exception) -> RpcError:
     known = METHODS.get(method)
     if number in _NO_FILE and known is not None and "StorageError" in known.errors:
         name = errno.errorcode[number]
-        return RpcError("StorageError", f"The sidecar may not open more files ({name}).", errno=name)
+        return RpcError("StorageError", f"The sidecar cannot open any more files ({name}).", errno=name)
     if (
         isinstance(error, MemoryError)
         or number in (*_NO_FILE, errno.ENOMEM, errno.EAGAIN)

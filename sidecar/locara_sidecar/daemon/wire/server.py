@@ -171,7 +171,7 @@ class Server:
             method = METHODS.get(request.method)
             self._session.admit(method)
             if method is None:
-                raise RpcError("MethodNotFound", "There is no method of this name.")
+                raise RpcError("MethodNotFound", "There is no method with this name.")
             if batch is not None:
                 batch.require_room(method)
             self._open_channel(call, method, request.params)

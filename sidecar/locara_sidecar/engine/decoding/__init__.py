@@ -97,7 +97,7 @@ def picture(data: bytes, room: Room | None = None) -> Picture:
     if profile is not None:
         image, fault = colour.to_srgb(image, profile)
         if fault is not None:
-            warning = f"The picture's colour profile was not applied: {fault}. Its numbers were taken as sRGB."
+            warning = f"The picture's colour profile was not applied: {fault}. Its values were read as sRGB."
     if image.mode != "RGB":
         image = image.convert("RGB")
     if alpha is not None:
@@ -138,7 +138,7 @@ def _bare(image: PilImage) -> PilImage:
 
 def _decode(data: bytes, room: Room | None) -> _Decoded:
     if len(data) > MAX_BYTES:
-        raise ImageError(f"it has {len(data)} bytes; {MAX_BYTES} are allowed")
+        raise ImageError(f"it is {len(data)} bytes long; at most {MAX_BYTES} are allowed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -146,7 +146,7 @@ def _decode(data: bytes, room: Room | None) -> _Decoded:
         except (ImageError, EngineError, MemoryError):
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise ImageError(f"it has too many pixels; {MAX_PIXELS} in all are allowed") from error
+            raise ImageError(f"it has too many pixels; at most {MAX_PIXELS} are allowed") from error
         except Exception as error:  # Pillow's decoders raise whatever their parsers happen to raise
             raise ImageError(f"it is broken or incomplete ({type(error).__name__})") from error
 
@@ -158,7 +158,7 @@ def _by_kind(data: bytes, room: Room) -> _Decoded:
         return _jpeg(data, room)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return _webp(data, room)
-    raise ImageError("it is not a PNG, JPEG or WebP file, or its beginning is broken")
+    raise ImageError("it is not a PNG, JPEG or WebP file, or its header is broken")
 
 
 def _png(data: bytes, room: Room) -> _Decoded:
@@ -235,7 +235,7 @@ def _same(one: PilImage, other: PilImage) -> bool:
 
 def _require_few_pixels(size: tuple[int, int]) -> None:
     if math.prod(size) > MAX_PIXELS or max(size) > MAX_SIDE:
-        limits = f"{MAX_PIXELS} in all are allowed, and {MAX_SIDE} on a side"
+        limits = f"at most {MAX_PIXELS} in all are allowed, and {MAX_SIDE} per side"
         raise ImageError(f"it has {size[0]} × {size[1]} pixels; {limits}")
 
 

@@ -44,7 +44,7 @@ def to_srgb(image: PilImage, profile: bytes) -> tuple[PilImage, str | None]:
         if mode == "RGB" and image.mode == "L":
             image = image.convert("RGB")
         if mode is None or mode != image.mode or kind not in _CLASSES:
-            return plain, f"it is one for other pictures ({space.strip()}, {kind})"
+            return plain, f"it is for a different kind of picture ({space.strip()}, {kind})"
         transform = _transform(source, mode)
         return (plain, None) if mode != "CMYK" and _changes_nothing(transform, mode) else (transform.apply(image), None)
     except Exception as error:  # noqa: BLE001  Little CMS says what it wants, and Pillow adds to it

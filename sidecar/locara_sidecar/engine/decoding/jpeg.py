@@ -84,7 +84,7 @@ def _require_few_scans(data: bytes, at: int) -> None:
     end = data.find(END, at)
     scans = 1 + data.count(bytes((0xFF, _SOS)), at, end if end >= 0 else len(data))
     if scans > MAX_SCANS:
-        raise ImageError(f"it has {scans} scans; {MAX_SCANS} are allowed")
+        raise ImageError(f"it has {scans} scans; at most {MAX_SCANS} are allowed")
 
 
 def _counts(marker: int, body: bytes) -> bool:

@@ -90,7 +90,7 @@ def parse(data: bytes) -> Png:
         elif sound and name in _NAMES and (not begun or name == b"eXIf"):
             found.setdefault(name, body)
     if not begun:
-        raise ImageError("it is a PNG without a picture")
+        raise ImageError("it is a PNG without image data")
     width, height, depth, colour, interlaced = _header(found[b"IHDR"])
     palette, clear = found.get(b"PLTE", b""), found.get(b"tRNS", b"")
     if colour == _PALETTE and not palette:
@@ -134,11 +134,11 @@ def decode(png: Png) -> PilImage:
 def _require_known(name: bytes, sound: bool, *, first: bool) -> None:
     if first and name != b"IHDR":
         # "CgBI" is Xcode's variant; its tools can convert it back
-        raise ImageError("it is a PNG in Apple's private form" if name == b"CgBI" else "it is a broken PNG")
+        raise ImageError("it is a PNG in Apple's private variant" if name == b"CgBI" else "it is a broken PNG")
     if name in (b"IHDR", b"PLTE") and not sound:
         raise ImageError("it is a broken PNG")
     if name[:1].isupper() and name not in (b"IHDR", b"PLTE", b"IDAT"):
-        raise ImageError(f"it is a PNG of an unknown kind ({name.decode('ascii')})")
+        raise ImageError(f"it is a PNG with an unknown critical chunk ({name.decode('ascii')})")
 
 
 # --- chunks -------------------------------------------------------------------------------------

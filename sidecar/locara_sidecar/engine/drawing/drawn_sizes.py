@@ -25,11 +25,11 @@ def require_default(family: Family, width: int, height: int) -> None:
     :raises EngineError: IntegrityError if it cannot.
     """
     longest = family.largest_side
-    size = f"and its catalogue entry draws {width} × {height}"
+    size = f"but its catalogue entry's default is {width} × {height}"
     if longest is not None and max(width, height) > longest:
-        raise broken(f"{family.denoiser}/config.json", f"it has positions for {longest} pixels a side, {size}")
+        raise broken(f"{family.denoiser}/config.json", f"it supports at most {longest} pixels per side, {size}")
     if width % family.grid or height % family.grid:
-        reason = f"the model draws sides that are multiples of {family.grid} pixels, {size}"
+        reason = f"the sides of its pictures must be multiples of {family.grid} pixels, {size}"
         raise broken(f"{family.decoder}/config.json", reason)
 
 
@@ -49,10 +49,10 @@ def require_drawn(family: Family, spec: JobSpec) -> None:
             continue
         family.require_fit()
         require_default(family, sides.minimum, sides.minimum)
-        path, what = f"$.options.{name}", f"The {spec.model.id} that is installed"
+        path, what = f"$.options.{name}", f"The installed {spec.model.id}"
         if too_long:
-            text = f"{what} has positions for {longest} pixels a side, and not for a {name} of {side}; the largest is"
+            text = f"{what} supports at most {longest} pixels per side, not a {name} of {side}; the largest is"
             raise EngineError("InvalidParams", f"{text} {most}.", path=path, maximum=most)
         nearest = min(max(round(side / step) * step, step), most)
-        text = f"{what} draws sides that are multiples of {family.grid} pixels, and no {name} of {side}; the nearest is"
+        text = f"{what} needs sides that are multiples of {family.grid} pixels, not a {name} of {side}; the nearest is"
         raise EngineError("InvalidParams", f"{text} {nearest}.", path=path, nearest=nearest)

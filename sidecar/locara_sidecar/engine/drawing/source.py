@@ -99,7 +99,7 @@ def require_plain_latents(source: Source, mean: object) -> None:
     :raises EngineError: InvalidParams.
     """
     if mean is not None:
-        require_no_mask(source, "This model's autoencoder has latents_mean; such models are edited without a mask.")
+        require_no_mask(source, "This model's autoencoder has latents_mean; such models take no mask.")
 
 
 def painted_patches(mask: PilImage, factor: int) -> NDArray[np.bool_]:
@@ -138,8 +138,8 @@ def _require_allowed(size: tuple[int, int], sides: Sides, model: str) -> None:
     width, height = nearest(size, sides)
     raise EngineError(
         "InvalidParams",
-        f"{model} makes no picture of {_by(size)} pixels, the size of the source; the nearest that it makes is "
-        f"{_by((width, height))}: name it as width and height, and the source is resized.",
+        f"{model} cannot make pictures of {_by(size)} pixels (the source's size); the nearest size that it supports "
+        f"is {_by((width, height))}: pass that as width and height to have the source resized.",
         path="$.options.height" if wrong == [False, True] else "$.options.width",
         width=width,
         height=height,

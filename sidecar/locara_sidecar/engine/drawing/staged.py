@@ -320,7 +320,7 @@ def _lost(family: Family, texts: Mapping[str, str], length: int) -> list[str | N
 
 def _unfit(error: Exception) -> EngineError:
     _logger.warning("a text cannot be encoded: %s", type(error).__name__)
-    return broken("model_index.json", "its tokenizers and text encoders cannot take a text")
+    return broken("model_index.json", "its tokenizers and text encoders fail on every text")
 
 
 def _steps(spec: JobSpec) -> int:

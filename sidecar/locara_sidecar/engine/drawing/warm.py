@@ -112,10 +112,10 @@ class WarmModel:
             asked = model.schedulers or sorted(family.schedulers)
             if not (allowed := [name for name in asked if name in family.schedulers and _runs(family, name)]):
                 raise
-            text = f"The {model.id} that is installed cannot be drawn with the scheduler {scheduler}: {fault.message}"
+            text = f"The installed {model.id} cannot run the scheduler {scheduler}: {fault.message}"
             raise EngineError(
                 "InvalidParams",
-                f"{text} It can with {', '.join(allowed)}.",
+                f"{text} It can run {', '.join(allowed)}.",
                 path="$.options.scheduler",
                 allowed=allowed,
             ) from fault

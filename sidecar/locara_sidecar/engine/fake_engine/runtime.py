@@ -121,7 +121,7 @@ class FakeRuntime:
         :raises EngineError: always.
         """
         del spec, emit, control
-        raise EngineError("EngineUnavailable", "The fake engine has no models that could be prepared.")
+        raise EngineError("EngineUnavailable", "The fake engine has no models to prepare.")
 
     def preview(self, x0: object, mode: str, max_side: int) -> tuple[Image.Image, PreviewDecoder] | None:
         """Return ``x0``, which is the picture at latent size, or an exception to raise. Every mode is available."""

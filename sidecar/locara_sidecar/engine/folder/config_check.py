@@ -48,7 +48,7 @@ def reduced(file: str, class_name: str, config: Mapping[str, Any], engine: str) 
             raise broken(file, f"its member {name[:64]!r} is not known for {class_name} and may change pictures")
     for name, repeated in known.repeated(kept).items():
         if config.get(name) not in (None, repeated):
-            raise broken(file, f"its {name} is {_shown(config[name])}, where its other members say {_shown(repeated)}")
+            raise broken(file, f"its {name} is {_shown(config[name])}, but its other members say {_shown(repeated)}")
     _require_runs(file, known, engine, kept)
     return kept
 
@@ -58,8 +58,8 @@ def _refuse_quantized(file: str, config: Mapping[str, Any]) -> None:
         if config.get(name) is not None:
             raise broken(
                 file,
-                f"its {name} says that the weights are quantized in a form that is not read; an unquantized copy of"
-                " the model can be used",
+                f"its {name} says that the weights are quantized in an unsupported form; use an unquantized copy of"
+                " the model",
             )
 
 
@@ -74,7 +74,7 @@ def _read(file: str, known: Members, name: str, value: Any) -> Any:
     try:
         return known.read[name](value)
     except ValueError as error:
-        raise broken(file, f"its {name} is {_shown(value)} and must be {error}") from error
+        raise broken(file, f"its {name} is {_shown(value)} but must be {error}") from error
 
 
 def _written_out(file: str, config: Mapping[str, Any]) -> list[str]:
@@ -82,7 +82,7 @@ def _written_out(file: str, config: Mapping[str, Any]) -> list[str]:
     if names is None:
         return []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in cast("list[Any]", names)):
-        raise broken(file, f"its {_WRITTEN_OUT} is {_shown(names)} and must be names of members")
+        raise broken(file, f"its {_WRITTEN_OUT} is {_shown(names)} but must be names of members")
     return cast("list[str]", names)
 
 
@@ -91,7 +91,7 @@ def _prepared(file: str, config: Mapping[str, Any], engine: str) -> dict[str, An
     if prepared is None:
         return {}
     if engine != "mlx":
-        raise broken(file, "its weights were quantized for the mlx engine; others cannot read them")
+        raise broken(file, "its weights were quantized for the mlx engine; other engines cannot read them")
     match prepared:
         case {"bits": int(), "group_size": int()}:
             return {PREPARED: prepared}

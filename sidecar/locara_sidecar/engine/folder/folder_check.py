@@ -65,7 +65,7 @@ def _component(component: Component, engine: str) -> Component:
     config = config_check.reduced(file, component.class_name, component.config, engine)
     tensors = tensor_check.check(component, prepared=config_check.PREPARED in config)
     if part_sizes.layers(component.class_name, config) > len(tensors):
-        raise broken(file, "it does not fit the weights beside it: it has more layers than they have tensors")
+        raise broken(file, "it does not match the weights beside it: it has more layers than they have tensors")
     return msgspec.structs.replace(component, config=config)
 
 

@@ -86,7 +86,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise broken(name, "it is not readable JSON") from error
     if not isinstance(value, dict):
-        raise broken(name, "it holds no JSON object")
+        raise broken(name, "it does not hold a JSON object")
     return cast("dict[str, Any]", value)
 
 
@@ -109,7 +109,7 @@ def read_index(folder: Path, pipeline: str, classes: Classes, optional: frozense
             continue
         if not isinstance(class_name, str) or class_name not in accepted:
             known = " or ".join(sorted(accepted))
-            raise broken(name, f"its {component} is {class_name!r}, which this engine does not run; {known} would do")
+            raise broken(name, f"its {component} is {class_name!r}, which this engine does not run; use {known}")
         found[component] = class_name
     return found
 
@@ -131,7 +131,7 @@ def read_component(folder: Path, name: str, class_name: str, stem: str) -> Compo
             raise broken(index, "it has no weight_map")
         expected = {str(key): str(file) for key, file in cast("dict[Any, Any]", weight_map).items()}
         if any(Path(file).name != file or not file.endswith(".safetensors") for file in expected.values()):
-            raise broken(index, "it names something that is not a safetensors file beside it")
+            raise broken(index, "it names something that is not a safetensors file in its folder")
         names = [f"{name}/{file}" for file in sorted(set(expected.values()))]
     _require_headers(folder, names)
     keys = {file: _header_keys(folder, file) for file in names}
@@ -165,4 +165,4 @@ def _header_keys(folder: Path, name: str) -> frozenset[str]:
         with safe_open(folder / name, framework="numpy") as file:
             return frozenset(file.keys())
     except (SafetensorError, OSError, ValueError) as error:
-        raise broken(name, f"it is not a whole safetensors file ({error})") from error
+        raise broken(name, f"it is not a complete safetensors file ({error})") from error

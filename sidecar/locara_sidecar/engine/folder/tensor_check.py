@@ -30,32 +30,32 @@ REFUSED = {
     "F8_E4M3FNUZ": "an 8-bit format that only some accelerators have",
     "F8_E5M2FNUZ": "an 8-bit format that only some accelerators have",
     "C64": "complex numbers",
-    **dict.fromkeys(("BOOL", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"), "no floating point numbers"),
+    **dict.fromkeys(("BOOL", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"), "not floating-point numbers"),
 }
 _POSITIONS = "position_ids"
 """Position ids in older files of text encoders; every reader computes its own."""
 _PACKED = ".weight"
 _WORDS = "U32"
 """MLX packs quantized weights as 32-bit words next to floating-point ``.scales`` and ``.biases``."""
-_REMEDY = "; an unquantized copy of the model, in float16, bfloat16 or float32, can be used"
+_REMEDY = "; use an unquantized copy of the model, in float16, bfloat16 or float32"
 _MARKS = [
     (re.compile(pattern), what)
     for pattern, what in {
-        r"(^|[._])scaled_fp8$": "fp8 with scales",
+        r"(^|[._])scaled_fp8$": "fp8 numbers with scales",
         r"[._](weight|input|output)_scale(_inv|_2)?$": "numbers with scales",
-        r"[._]scale_(weight|input)$": "fp8 with scales",
+        r"[._]scale_(weight|input)$": "fp8 numbers with scales",
         r"\.comfy_quant$": "quantized layers",
-        r"\.(SCB|weight_format)$": "8 bits of bitsandbytes",
-        r"\.(absmax|quant_map|nested_absmax|nested_quant_map)$|\.quant_state\.": "4 bits of bitsandbytes",
+        r"\.(SCB|weight_format)$": "8-bit bitsandbytes weights",
+        r"\.(absmax|quant_map|nested_absmax|nested_quant_map)$|\.quant_state\.": "4-bit bitsandbytes weights",
         r"\.(qweight|qzeros|g_idx)$": "GPTQ or AWQ layers",
         r"\.(wscales|wzeros|smooth_factor(_orig)?|smooth|lora_up|lora_down|proj_up|proj_down|svd_up|svd_down)$": (
-            "quantized layers with a correction beside them"
+            "quantized layers with a separate correction"
         ),
         r"(^|[._])lora_(A|B|magnitude_vector|embedding_A|embedding_B)([._]|$)|\.base_layer\.": (
-            "layers with a LoRA that was not merged"
+            "layers with a LoRA that has not been merged"
         ),
         r"\.(hada|lokr)_w[12]|\.dora_scale$": "layers of a LoRA",
-        r"\.(weight_g|weight_v)$|\.parametrizations\.": "weights in two parts",
+        r"\.(weight_g|weight_v)$|\.parametrizations\.": "weights split into two parts",
     }.items()
 ]
 """Names of tensors that show that another library has quantized the weights or added an adapter."""
@@ -98,7 +98,7 @@ def check(component: Component, *, prepared: bool = False) -> dict[str, Tensor]:
         tensors, metadata = headers(path)
         file = f"{component.name}/{path.name}"
         if (marks := _METADATA & metadata.keys()) and not prepared:
-            raise broken(file, f"its metadata has {min(marks)}: it is quantized in a form that is not read{_REMEDY}")
+            raise broken(file, f"its metadata has {min(marks)}: it is quantized in an unsupported form{_REMEDY}")
         for name, tensor in tensors.items():
             if fault := _fault(file, name, tensor, prepared=prepared):
                 raise fault
@@ -110,10 +110,10 @@ def _fault(file: str, name: str, tensor: Tensor, *, prepared: bool) -> EngineErr
     if prepared and ((tensor.dtype == _WORDS and name.endswith(_PACKED)) or name.endswith((".scales", ".biases"))):
         return None
     if (what := next((what for mark, what in _MARKS if mark.search(name)), None)) is not None:
-        return broken(file, f"its tensor {name} is of {what}, which is not read{_REMEDY}")
+        return broken(file, f"its tensor {name} belongs to {what}, which are not supported{_REMEDY}")
     if name.rpartition(".")[2] in _SCALED:
-        return broken(file, f"its tensor {name} is a scale of quantized numbers, which are not read{_REMEDY}")
+        return broken(file, f"its tensor {name} is a scale of quantized numbers, which are not supported{_REMEDY}")
     if tensor.dtype in TAKEN or tensor.dtype in WIDENED or name.rpartition(".")[2] == _POSITIONS:
         return None
-    reason = REFUSED.get(tensor.dtype, "of a type that is not known")
+    reason = REFUSED.get(tensor.dtype, "of an unknown type")
     return broken(file, f"its tensor {name} is {tensor.dtype}: {reason}{_REMEDY}")

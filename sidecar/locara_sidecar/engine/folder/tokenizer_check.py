@@ -164,10 +164,10 @@ def _require_files(folder: Path, name: str, kind: str) -> None:
     file = f"{name}/tokenizer.json"
     if (folder / file).is_file():
         if (there := kind_of(read_json(folder, file))) != kind:
-            raise broken(file, f"it is of the kind {there[:64]!r}, and {kind} is what this part of a model needs")
+            raise broken(file, f"it is of type {there[:64]!r}, but this part of the model needs type {kind}")
     elif kind != "BPE" or not (folder / name / "vocab.json").is_file():
         alone = (folder / name / "spiece.model").is_file()
-        raise incomplete(file, ", without which spiece.model is not read" if alone else "")
+        raise incomplete(file, ", without which spiece.model cannot be read" if alone else "")
     elif not (folder / name / "merges.txt").is_file():
         raise incomplete(f"{name}/merges.txt")
 
@@ -190,7 +190,7 @@ def require_ids(name: str, highest: int, configs: Mapping[str, dict[str, Any]]) 
     """
     part = name.replace("tokenizer", "text_encoder")
     if part in configs and highest >= (size := part_sizes.words(configs[part])):
-        reason = f"it has a token of id {highest}, and {part} knows {size} of them"
+        reason = f"it has a token with id {highest}, but {part} knows only {size} tokens"
         raise broken(f"{name}/tokenizer_config.json", reason)
 
 
@@ -203,7 +203,7 @@ def _require_length(file: str, config: Mapping[str, Any], positions: int) -> Non
     if type(longest) is not int or not _SHORTEST <= longest <= positions:
         shown = repr(longest)[:40] if "model_max_length" in config else "absent"
         raise broken(
-            file, f"its model_max_length is {shown} and must be a whole number from {_SHORTEST} to {positions}"
+            file, f"its model_max_length is {shown} but must be a whole number from {_SHORTEST} to {positions}"
         )
 
 
@@ -215,7 +215,7 @@ def _require_members(file: str, config: Mapping[str, Any], never_null: set[str])
             continue
         rule = _RULES.get(member)
         if rule is None:
-            raise broken(file, f"its member {member[:64]!r} is not known and may change what a text becomes")
+            raise broken(file, f"its member {member[:64]!r} is not known and may change how a text is tokenized")
         try:
             rule(value)
         except ValueError as error:

@@ -77,7 +77,7 @@ class MlxBackend(Backend):
             if (form.quantization, form.precision) == (quantization, precision):
                 return PreparedModel(quantization=quantization, precision=precision, components=[], there=form.path)
         if self.saved_as(model) is not None:
-            raise self.unavailable("cannot prepare a model that was published quantized")
+            raise self.unavailable("cannot prepare a model that was published in quantized form")
         with self.working(control):
             emit(PhaseEvent(phase="loading", image=1))
             family = self.open_family(model, precision, quantization, control)
@@ -108,7 +108,7 @@ class MlxBackend(Backend):
         machine = self.machine(model.reserved)
         needed = plans.preparing(family.parts, cast("Any", model.quantization), precision, machine.kind)
         if needed > (available := machines.limit(machine)):
-            text = f"Preparing {model.id} needs {needed} bytes of memory and {available} are available."
+            text = f"Preparing {model.id} needs {needed} bytes of memory, but only {available} are available."
             raise EngineError("InsufficientMemory", text, needed=needed, available=available, suggestions=[])
         if size > shutil.disk_usage(into).free:
             raise _no_room(size, into)
@@ -167,5 +167,5 @@ def create(scratch: str = "", settings: Mapping[str, str] | None = None) -> Stag
 
 def _no_room(needed: int, folder: Path) -> EngineError:
     available = shutil.disk_usage(folder).free
-    text = f"The prepared model needs {needed} bytes of the disk; {available} are free."
+    text = f"The prepared model needs {needed} bytes of disk space; {available} are free."
     return EngineError("InsufficientDisk", text, needed=needed, available=available)

@@ -75,7 +75,7 @@ def _require_like(component: model_folder.Component, tensors: int, channels: int
         and whole["upsampling_scaling_factor"] ** (len(widths) - 1) == factor
     )
     if not fits:
-        raise model_folder.broken(f"{NAME}/config.json", "it does not fit the model or the weights beside it")
+        raise model_folder.broken(f"{NAME}/config.json", "it does not match the model or the weights beside it")
 
 
 def _ignore(fraction: float) -> None:

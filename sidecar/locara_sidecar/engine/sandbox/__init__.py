@@ -35,7 +35,7 @@ _ESSENTIAL = {
     "readOutside": "reading the user's other files",
     "writeOutside": "writing outside the scratch folder",
     "tcp": "connecting over TCP",
-    "udp": "datagrams, and with them names",
+    "udp": "datagrams, and with them DNS lookups",
 }
 """Attempts that must be blocked for the sandbox to count as enforced, and their descriptions."""
 
@@ -52,11 +52,11 @@ _FURTHER = {
     "attributesRead": "reading the attributes of any file",
     "fileWatches": "watching the user's files",
     "otherProcesses": "reading, tracing and limiting the user's other processes",
-    "sharedMemory": "shared memory, semaphores and queues of others",
+    "sharedMemory": "other processes' shared memory, semaphores and queues",
     "keyrings": "the user's keyrings",
     "namespaces": "making namespaces",
-    "kernelInterfaces": "interfaces of the kernel that no engine needs",
-    "capabilities": "what only an administrator may",
+    "kernelInterfaces": "kernel interfaces that no engine needs",
+    "capabilities": "what only an administrator may do",
     "processes": "starting processes and programs",
     "outliving": "outliving the daemon",
 }
@@ -118,20 +118,20 @@ def report(kind: str, found: dict[str, Outcome], details: dict[str, str], *, pro
     further = [name for name in _FURTHER if name in found and not (processes and name == "processes")]
     failed += [_FURTHER[name] for name in further if found[name] not in holds]
     if "threads" in details:
-        failed.append("what threads do that were running already")
+        failed.append("what threads that were already running do")
     enforced = not failed
     if enforced:
         more = "; all of it was blocked."
         if "kernelInterfaces" in found:
-            own = "to leave its group of processes" if processes else "to start processes"
+            own = "to leave its process group" if processes else "to start processes"
             more = f", other processes and the kernel's interfaces, and {own}{more}"
         reason = f"The engine tried to read and write the user's files and to reach the network{more}"
         if processes:
-            reason += " It may start processes, since it was told to compile; they end with it."
+            reason += " It may start processes, because it was told to compile; they end with it."
     elif kind == "none":
-        reason = "The engine is not confined on this system; it is told only the folders of granted models."
+        reason = "The engine is not confined on this system; it is given only the folders of granted models."
     else:
-        reason = f"The engine tried what is forbidden, and this was not blocked: {', '.join(failed)}."
+        reason = f"The engine tried what is forbidden, and the following was not blocked: {', '.join(failed)}."
     lacking = [f"{name}: {words}" for name, words in details.items() if not words.startswith(("in use", "version"))]
     if lacking and not enforced:
         reason += f" ({'; '.join(lacking)})"
@@ -148,7 +148,7 @@ def _confine_linux(
     processes: bool = False,
 ) -> None:
     if (threads := _threads()) > 1:
-        told["threads"] = f"{threads} were running, and a confinement covers only the one that asks for it"
+        told["threads"] = f"{threads} were running, but a confinement covers only the one that requests it"
     # the namespace first: it needs /proc/self writable, and privileges; Landlock last: it denies the rest
     with _telling(told, "networkNamespace"):
         told["networkNamespace"] = network.leave(kernel)

@@ -97,7 +97,7 @@ def report_of_app(given: app_sandbox.Given, found: dict[str, Outcome]) -> Sandbo
     network = _worst(found[name] for name in ("tcp", "udp"))
     reason = (
         f"The engine runs inside {whose} and has no narrower one of its own, since a process can be confined only once:"
-        " it reads and writes what the app can, its container included. It tried the rest:"
+        " it can read and write whatever the app can, its container included. It tried the rest:"
         f" reading the user's other files: {found['readOutside']}, writing there: {found['writeUserFiles']},"
         f" the network: {network}."
     )

@@ -47,7 +47,7 @@ def unused_gpu(device: str) -> str | None:
         reason = str(error).partition("\n")[0].rstrip(".")
     else:
         reason = "no device was found"
-    return f"There is a GPU ({node}) that torch cannot use, so it draws on the processor: {reason}."
+    return f"There is a GPU ({node}) that torch cannot use, so it runs on the CPU: {reason}."
 
 
 def choose_precision(asked: str, device: str) -> str:

@@ -165,7 +165,7 @@ class Staging:
                 break
         entry = self.store.entry(key)
         if entry is None:
-            raise RpcError("StorageError", "The model cache could not take the model.", errno="EBUSY")
+            raise RpcError("StorageError", "The model could not be put into the model cache.", errno="EBUSY")
         return entry
 
 

@@ -297,7 +297,7 @@ def _meta(folder: Path, key: str) -> Meta | None:
         meta = msgspec.json.decode(text_files.read(folder / META), type=Meta)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         log.warning(
-            "a model in the cache is passed over", extra={"fields": {"folder": key[:80], "reason": str(error)[:200]}}
+            "a model in the cache was skipped", extra={"fields": {"folder": key[:80], "reason": str(error)[:200]}}
         )
         return None
     if meta.format != FORMAT or meta.digest != f"sha256:{key}":

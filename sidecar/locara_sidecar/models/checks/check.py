@@ -97,7 +97,7 @@ def check_complete(folder: Path, paths: Iterable[str]) -> None:
         part = {path for path in there if path.startswith(f"{name}/")}
         if not part:
             pipeline = str(cast("dict[str, Any]", index).get("_class_name"))[:64]
-            why = f", a part of its {pipeline!r}, among the files that the catalogue's entry takes"
+            why = f", a part of its {pipeline!r}, among the files that its catalogue entry lists"
             raise _missing(f"{name}/", why)
         # only components with weights have a config file of this name
         if f"{name}/config.json" in part and not any(path.endswith(".safetensors") for path in part):
@@ -126,7 +126,7 @@ def check_guidance(entry: Entry, folder: Path) -> None:
     takes = isinstance(config, dict) and cast("dict[str, Any]", config).get("guidance_embeds") is True
     if takes != (entry.defaults.guidance > 0):
         trained = "was trained with guidance" if takes else "takes no guidance"
-        raise refused(path, f"this model {trained}, and {entry.id} is drawn with one of {entry.defaults.guidance:g}")
+        raise refused(path, f"this model {trained}, but the guidance of {entry.id} is {entry.defaults.guidance:g}")
 
 
 def _is_taken(index: str, there: set[str]) -> bool:

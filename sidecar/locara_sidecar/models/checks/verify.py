@@ -63,7 +63,7 @@ def _damaged(model_id: str, paths: list[str], prepared: list[str], *, own: bool)
     whose = model_id if own else f"the prepared form of {model_id}"
     shown = ", ".join(paths[:_SHOWN]) + (f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else "")
     files = "1 file" if len(paths) == 1 else f"{len(paths)} files"
-    message = f"{files} of {whose} {'is' if len(paths) == 1 else 'are'} not what was installed: {shown}."
+    message = f"{files} of {whose} {'differs' if len(paths) == 1 else 'differ'} from what was installed: {shown}."
     if own:
         message += " It can no longer be used; download or import it again."
     error = RpcError("IntegrityError", message, model=model_id, files=paths)

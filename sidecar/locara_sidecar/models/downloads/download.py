@@ -211,7 +211,7 @@ class Download:
         return min(remote.size, partial.started(self._store.incoming, remote.key))
 
     def _no_room(self, available: int) -> RpcError:
-        message = f"{self._entry.id} needs {self._needed} bytes of the disk; {available} are free."
+        message = f"{self._entry.id} needs {self._needed} bytes of disk space; {available} are free."
         return RpcError("InsufficientDisk", message, needed=self._needed, available=available)
 
     def _storage(self, error: OSError) -> RpcError:

@@ -175,8 +175,8 @@ def _is_hex(text: str, length: int) -> bool:
 def license_not_accepted(page: str) -> RpcError:
     """Build LicenseNotAccepted, with the page where the user can accept."""
     message = (
-        f"The model's licence must be accepted at {page}, and the download needs a token of the account that did: "
-        "in the variable HF_TOKEN, by the command hf auth login, or from the host (auth.token of initialize)."
+        f"The model's licence must be accepted at {page}, and the download needs a token of that account: "
+        "from the variable HF_TOKEN, the command hf auth login or the host (auth.token of initialize)."
     )
     return RpcError("LicenseNotAccepted", message, url=page)
 
@@ -184,7 +184,7 @@ def license_not_accepted(page: str) -> RpcError:
 def no_hub(endpoint: str) -> RpcError:
     """Build the error for a server that is not a hub."""
     why = "is HF_ENDPOINT right, or does a proxy or a sign-in page answer in its place?"
-    return failed(f"{endpoint} does not answer as a hub does: {why}")
+    return failed(f"{endpoint} does not answer like a hub: {why}")
 
 
 def classify(error: BaseException, url: str, who: str) -> RpcError | TransientError:
@@ -201,7 +201,7 @@ def classify(error: BaseException, url: str, who: str) -> RpcError | TransientEr
         advice = "SSL_CERT_FILE may name the authorities to trust (REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE are not read)"
         return failed(f"The certificate of {origin_of(url)} is not trusted{by}: {advice}.")
     if isinstance(error, hub_errors.OIDCError):
-        return settings.wrong("HF_OIDC_RESOURCE", "is set, but no token could be had that way")
+        return settings.wrong("HF_OIDC_RESOURCE", "is set, but no token could be obtained with it")
     if isinstance(error, httpx2.ProxyError):
         if "407" in str(error):
             return settings.wrong(
@@ -209,12 +209,12 @@ def classify(error: BaseException, url: str, who: str) -> RpcError | TransientEr
             )
         return TransientError(f"{who} cannot be reached{by} (ProxyError)")
     if isinstance(error, httpx2.LocalProtocolError | httpx2.UnsupportedProtocol | httpx2.InvalidURL):
-        return failed(f"{who[0].upper()}{who[1:]} cannot be asked{by} ({type(error).__name__}).")
+        return failed(f"{who[0].upper()}{who[1:]} cannot be queried{by} ({type(error).__name__}).")
     if isinstance(error, httpx2.HTTPError | OSError):
         return TransientError(f"{who} does not answer{by} ({type(error).__name__})")
     if isinstance(error, ValueError | KeyError | TypeError | AttributeError):
         return no_hub(origin_of(url))
-    return failed(f"{who[0].upper()}{who[1:]} cannot be asked{by} ({type(error).__name__}).")
+    return failed(f"{who[0].upper()}{who[1:]} cannot be queried{by} ({type(error).__name__}).")
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

@@ -67,7 +67,7 @@ def ask(endpoint: str, url: str, headers: dict[str, str], what: str) -> httpx2.R
                     return _whole(response, what, ends)
                 location = response.headers.get("location", "")
             url, headers = followed(endpoint, url, location, headers, what)
-    raise failed(f"{what} is redirected too often.")
+    raise failed(f"{what} is redirected too many times.")
 
 
 def _whole(response: httpx2.Response, what: str, ends: float) -> httpx2.Response:

@@ -36,7 +36,7 @@ def token_fault(token: str) -> str | None:
     if not token:
         return "is empty"
     if not token.isascii():
-        return "has characters that no token has"
+        return "has characters that no token can have"
     visible = all("!" <= letter <= "~" for letter in token)
     return None if visible else "has a space, a line end or another such character"
 
@@ -51,8 +51,8 @@ def require_network() -> None:
         return
     whose = "The app's sandbox" if given == "app-sandbox" else "The sandbox that this process was started in"
     message = (
-        f"{whose} lets nothing connect, so nothing can be downloaded: the app needs the entitlement "
-        f"{app_sandbox.NETWORK}, or the model is imported from a folder."
+        f"{whose} allows no connections, so nothing can be downloaded: the app needs the entitlement "
+        f"{app_sandbox.NETWORK}, or the model must be imported from a folder."
     )
     raise RpcError("DownloadFailed", message, retryable=False, entitlement=app_sandbox.NETWORK)
 
@@ -78,7 +78,7 @@ def check(token: str | None = None) -> None:
     _check_certificates()
     origin = os.environ.get("HF_HUB_USER_AGENT_ORIGIN", "")
     if not (origin.isascii() and origin.isprintable()):
-        raise wrong("HF_HUB_USER_AGENT_ORIGIN", "has characters that a header may not have")
+        raise wrong("HF_HUB_USER_AGENT_ORIGIN", "has characters that a header cannot have")
     # otherwise huggingface_hub fetches a list from the hub and caches it for a day, even if it is really a sign-in page
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     if token is None and not is_true("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
@@ -99,7 +99,7 @@ def proxy_fault(address: str) -> str | None:
     except ValueError:
         return "names a proxy whose address or port cannot be read"
     if parts.scheme not in _PROXY_KINDS:
-        return f"names a proxy of the kind {parts.scheme}, which cannot be used; http:// and https:// can"
+        return f"names a proxy of type {parts.scheme}, which cannot be used; http:// and https:// can"
     if parts.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
         return "names a SOCKS proxy, which needs the Python package socksio; name an http:// proxy, or install that"
     odd = not parts.hostname or any(not letter.isprintable() or letter.isspace() for letter in text)

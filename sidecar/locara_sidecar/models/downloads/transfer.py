@@ -168,7 +168,7 @@ class Transfer:
                 raise CorruptError("the hub sent different bytes from those it announced")
             location = response.headers.get("location", "")
             url, headers = followed(self._endpoint, url, location, headers, remote.path)
-        raise failed(f"{remote.path} is redirected too often.")
+        raise failed(f"{remote.path} is redirected too many times.")
 
     def _status(self, response: httpx2.Response, remote: RemoteFile, url: str) -> Exception:
         if origin(url) == origin(self._endpoint):
@@ -213,7 +213,7 @@ class Transfer:
             now = time.monotonic()
             if now >= window_ends:
                 if window_bytes < self._patience.crawl and part.size < remote.size:
-                    raise TransientError("the transfer crawls")
+                    raise TransientError("the transfer is too slow")
                 window_ends, window_bytes = now + self._patience.window, 0
         if part.size < remote.size:
             raise TransientError("the transfer ended early")

@@ -107,7 +107,7 @@ def _made(folder: Path, components: list[str], most: int, opened: contextlib.Exi
     found: dict[str, _MadeFile] = {}
     for name in sorted(os.listdir(folder)):
         if name not in components:
-            raise check.refused(name, "the engine put it where it was not asked to")
+            raise check.refused(name, "the engine put it in the wrong place")
         try:
             parent = os.open(folder / name, os.O_RDONLY | _FOLDER)
         except OSError as error:
@@ -149,7 +149,7 @@ def _take(staging: Staging, path: str, made: _MadeFile, meter: Meter) -> None:
     os.unlink(made.name, dir_fd=made.folder)
     file = _hashed(path, copy, meter)
     if file.size != made.size:
-        raise check.refused(path, "it changed while it was copied")
+        raise check.refused(path, "it changed while it was being copied")
     staging.move(copy, file)
 
 

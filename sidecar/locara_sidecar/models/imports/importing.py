@@ -75,7 +75,7 @@ def import_model(
             for file in files:
                 staged = take(staging, file, meter)
                 if (other := entry.lookalikes.get(staged.sha256)) is not None:
-                    raise check.refused(file.path, f"it is {other}, and {entry.id} would draw it as what it is not")
+                    raise check.refused(file.path, f"it is {other}, which {entry.id} would run as the wrong model")
                 check.check_file(staging.tree, staged.path)
             meter.phase("verifying", total, len(files), total, len(files))
             check.check_complete(staging.tree, staging.files)
@@ -112,7 +112,7 @@ def find_files(entry: Entry, folder: Path) -> tuple[list[LocalFile], list[Origin
     """
     if not folder.is_dir():
         if folder.exists():
-            message = f"{folder} is not a folder; a model is one in diffusers' layout, or a Hugging Face cache."
+            message = f"{folder} is not a folder; import a folder in diffusers' layout or a Hugging Face cache."
             raise invalid_params("$.from", message)
         raise invalid_params("$.from", f"There is no folder {folder}.")
     given: Path | None = None
@@ -286,7 +286,7 @@ def check_room(store: Store, files: list[LocalFile], more: int = 0) -> int:
     needed = more + sum(file.size for file in files if not (file.linked and file.file.stat().st_dev == device))
     available = disk.available(store.incoming)
     if needed > available:
-        message = f"The model needs {needed} bytes of the disk; {available} are free."
+        message = f"The model needs {needed} bytes of disk space; {available} are free."
         raise RpcError("InsufficientDisk", message, needed=needed, available=available)
     return needed
 

@@ -45,7 +45,7 @@ def other_installed(model_id: str, there: Installed) -> RpcError:
         for one in there.meta.source
     )
     message = (
-        f"Another {model_id} is installed already, from {origin or 'elsewhere'} ({there.meta.digest[:19]}…), and was "
-        "left as it is. To put this one in its place, import it with replace (on the command line: --replace)."
+        f"A different {model_id} is already installed from {origin or 'elsewhere'} ({there.meta.digest[:19]}…) and was "
+        "left unchanged. To replace it with this one, import with replace (on the command line: --replace)."
     )
     return RpcError("StorageError", message, errno="EEXIST", model=model_id, digest=there.meta.digest)

@@ -125,7 +125,7 @@ class Screen:
 
     def _check_image(self, event: frames.Image, spec: frames.JobSpec) -> None:
         self._images += 1
-        _expect(event.image == self._images <= spec.count, "an image is out of turn")
+        _expect(event.image == self._images <= spec.count, "an image came out of order")
         _expect(event.seed == spec.seed + event.image - 1, "an image has another seed")
         _expect(event.mime_type == spec.output.mime_type, "an image is of another type")
         self._check_size(event.width, event.height, spec)
@@ -205,7 +205,7 @@ class LogScreen:
         self._tokens -= 1
         told = [self._cleaned(record, words)]
         if self._dropped:
-            left_out = f"{self._dropped} records of the engine were left out"
+            left_out = f"{self._dropped} log records of the engine were dropped"
             told.insert(0, frames.Log(level="warning", logger="engine", msg=left_out))
             self._dropped = 0
         return told

@@ -163,7 +163,7 @@ class EngineProcess:
                 self.scratch = self._folder.path
         start = opening(self.scratch)
         if self._killed or self._discarded:
-            raise OSError(errno.ECANCELED, "it was given up")
+            raise OSError(errno.ECANCELED, "the start was abandoned")
         popen, command_fd, event_fd, stderr_fd = _spawn(argv, self.scratch)
         with self._lock:
             self._popen, self.pid = popen, popen.pid

@@ -83,7 +83,7 @@ def warning(prompt: str, known: WordList | None) -> str | None:
     if not words or any(known.knows(word) for word in words):
         return None
     quoted = ", ".join(repr(word) for word in words[:_TOLD]) + (" …" if len(words) > _TOLD else "")
-    sentences = [f"The model knows no word of the prompt ({quoted}), so the picture is unrelated to it."]
+    sentences = [f"The model knows none of the words in the prompt ({quoted}), so the picture is unrelated to it."]
     if near := known.near(words[:_TOLD]):
         sentences.append(f"Similar words that it knows: {', '.join(near)}.")
     if known.examples:

@@ -52,7 +52,7 @@ class FluxConfig:
 
     def __post_init__(self) -> None:
         if sum(self.axes_dims_rope) != self.attention_head_dim or any(size % 2 for size in self.axes_dims_rope):
-            raise ValueError("axes_dims_rope does not share out a head's pairs")
+            raise ValueError("axes_dims_rope must be even numbers that add up to attention_head_dim")
 
     @property
     def width(self) -> int:

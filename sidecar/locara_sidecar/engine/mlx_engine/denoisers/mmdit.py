@@ -259,7 +259,7 @@ class Mmdit(nn.Module):
         """Return the centre (1, height, width, ·) of the square grid of position embeddings."""
         side = self._side()
         if max(height, width) > side:
-            raise ValueError(f"{height} x {width} patches are more than the {side} x {side} that have positions")
+            raise ValueError(f"{height} x {width} patches are more than the model's {side} x {side} positions")
         top, left = (side - height) // 2, (side - width) // 2
         grid = self.positions.reshape(1, side, side, -1)
         return grid[:, top : top + height, left : left + width]

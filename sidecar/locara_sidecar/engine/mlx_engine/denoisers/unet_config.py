@@ -55,7 +55,7 @@ class UnetConfig:
         per_level = (self.down_block_types, self.up_block_types, self.heads, self.layers, self._depths, self._reverse)
         per_level += (self._per_level(self.cross_attention_dim),)
         if any(len(values) != levels for values in per_level):
-            raise ValueError("not one value a level")
+            raise ValueError("a setting does not have one value per level")
         nested = any(isinstance(depth, tuple) for depth in self._depths)
         if nested and self.reverse_transformer_layers_per_block is None:
             raise ValueError("transformer_layers_per_block has lists without reverse_transformer_layers_per_block")

@@ -50,7 +50,7 @@ def tensors(path: Path) -> Iterator[tuple[str, mx.array, int]]:
 
 def _bytes_of(path: Path, tensor: Tensor) -> np.ndarray:
     if tensor.dtype not in _STORED:
-        raise RuntimeError(f"{tensor.dtype} is not read")
+        raise RuntimeError(f"{tensor.dtype} is not supported")
     stored = np.fromfile(
         path, _STORED[tensor.dtype], tensor.size // _STORED[tensor.dtype]().itemsize, offset=tensor.start
     )

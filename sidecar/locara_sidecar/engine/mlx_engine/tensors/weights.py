@@ -89,7 +89,7 @@ def build(
                 quantizer.prepare(model)
         wanted = {name: tuple(value.shape) for name, value in _parameters(model)}
     except _WRONG as error:
-        raise broken(f"{component.name}/config.json", "it makes no sense") from error
+        raise broken(f"{component.name}/config.json", "it is not a valid configuration") from error
     store = _as_it_is if quantizer is None else quantizer.store
     found: dict[str, mx.array] = {}
     for path in component.files:
@@ -119,7 +119,7 @@ def require_fit(model_type: type[nn.Module], component: Component) -> None:
             model: nn.Module = made(config)
         wanted = {name: tuple(value.shape) for name, value in _parameters(model)}
     except _WRONG as error:
-        raise broken(f"{component.name}/config.json", "it makes no sense") from error
+        raise broken(f"{component.name}/config.json", "it is not a valid configuration") from error
     found: dict[str, tuple[int, ...]] = {}
     for path in component.files:
         for key, tensor in tensor_check.headers(path)[0].items():
@@ -131,10 +131,10 @@ def require_fit(model_type: type[nn.Module], component: Component) -> None:
 
 def _require_all(component: Component, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
     if any(wanted[name] != shape for name, shape in found.items()):
-        raise broken(f"{component.name}/config.json", "it does not fit the weights beside it")
+        raise broken(f"{component.name}/config.json", "it does not match the weights beside it")
     if missing := sorted(wanted.keys() - found.keys()):
         first = f"{component.name}/{component.files[0].name}"
-        raise broken(first, f"{len(missing)} tensors are missing, as {missing[0]}")
+        raise broken(first, f"{len(missing)} tensors are missing, such as {missing[0]}")
 
 
 @contextlib.contextmanager

@@ -107,12 +107,12 @@ def load(folder: Path, name: str) -> TextTokenizer:
         added = added_tokens.read(folder, name, config, described, _CLIP_TOKENS)
         return _clip(vocab, merges, described, config, added)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise broken(f"{name}/tokenizer_config.json", "it makes no tokenizer") from error
+        raise broken(f"{name}/tokenizer_config.json", "it does not define a valid tokenizer") from error
     except Exception as error:
         if type(error) is not Exception:  # which the tokenizers package raises for invalid vocabularies and merges
             raise
         raise broken(
-            f"{name}/tokenizer.json" if described else f"{name}/merges.txt", "it makes no tokenizer"
+            f"{name}/tokenizer.json" if described else f"{name}/merges.txt", "it does not define a valid tokenizer"
         ) from error
 
 
@@ -125,7 +125,7 @@ def pairs(folder: Path, name: str, model: Mapping[str, Any]) -> tuple[dict[str, 
         merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
         return dict(model["vocab"]), cast("list[tuple[str, str]]", merges)
     if (folder / name / "tokenizer.json").is_file():
-        raise broken(f"{name}/tokenizer.json", "it makes no tokenizer")
+        raise broken(f"{name}/tokenizer.json", "it does not define a valid tokenizer")
     return BPE.read_file(str(folder / name / "vocab.json"), str(folder / name / "merges.txt"))
 
 

@@ -32,13 +32,13 @@ _torch: Any = torch
 def works(device: str) -> bool:
     """Whether compilation works here (it needs a C compiler and, on CUDA, Triton). Logs the reason if not."""
     if device == "mps":
-        _logger.warning("--compile: not for MPS; blocks run as they are")
+        _logger.warning("--compile: not supported on MPS; blocks run uncompiled")
         return False
     one = torch.ones(8, device=device)
     try:
         _torch.compile(_probe)(one)
     except Exception as error:  # noqa: BLE001  of whatever is missing; the reason is told, and nothing depends on it
-        _logger.warning("--compile: nothing can be compiled here (%s); blocks run as they are", type(error).__name__)
+        _logger.warning("--compile: nothing can be compiled here (%s); blocks run uncompiled", type(error).__name__)
         return False
     finally:
         _torch.compiler.reset()

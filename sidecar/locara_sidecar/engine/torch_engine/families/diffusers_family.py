@@ -117,7 +117,7 @@ class DiffusersFamily(Family):
         try:
             return cls._scheduler_of(described, name)
         except _WRONG as error:
-            raise model_folder.broken(folder_check.SCHEDULER, "it makes no schedule") from error
+            raise model_folder.broken(folder_check.SCHEDULER, "it is not a valid scheduler configuration") from error
 
     @classmethod
     def _scheduler_of(cls, described: dict[str, Any], name: str | None) -> Any:
@@ -269,4 +269,4 @@ class _Blame:
         if isinstance(error, _WRONG):
             if fault := devices.memory_fault(error, self._device):
                 raise fault from error
-            raise model_folder.broken(f"{self._name}/config.json", "it does not fit the weights beside it") from error
+            raise model_folder.broken(f"{self._name}/config.json", "it does not match the weights beside it") from error

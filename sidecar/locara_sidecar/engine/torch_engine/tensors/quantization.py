@@ -70,7 +70,7 @@ def _layers(device: str) -> Any:
         raise
     except (ImportError, RuntimeError, OSError) as error:
         reason = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not work on {device} here"
-        message = f"8bit and 4bit need the package bitsandbytes, which {reason}; quantization none does without it"
+        message = f"8bit and 4bit need the package bitsandbytes, which {reason}; quantization none works without it"
         raise EngineError("EngineUnavailable", message, path="params.options.quantization") from error
     return bitsandbytes_layers
 

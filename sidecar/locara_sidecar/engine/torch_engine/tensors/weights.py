@@ -119,7 +119,7 @@ def require_fit(module: nn.Module, component: model_folder.Component) -> None:
 
 
 def _missing(component: model_folder.Component, absent: list[str]) -> EngineError:
-    reason = f"{len(absent)} tensors are missing, as {absent[0]}"
+    reason = f"{len(absent)} tensors are missing, such as {absent[0]}"
     return model_folder.broken(f"{component.name}/{component.files[0].name}", reason)
 
 
@@ -127,7 +127,7 @@ def _require_shape(
     component: model_folder.Component, key: str, tensor: torch.Tensor | tensor_check.Tensor, shape: tuple[int, ...]
 ) -> None:
     if tuple(tensor.shape) != tuple(shape):
-        reason = f"it does not fit the weights beside it ({key} is {list(tensor.shape)}, not {list(shape)})"
+        reason = f"it does not match the weights beside it ({key} is {list(tensor.shape)}, not {list(shape)})"
         raise model_folder.broken(f"{component.name}/config.json", reason)
 
 
