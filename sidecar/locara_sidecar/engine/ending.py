@@ -30,7 +30,8 @@ def die_with_parent(parent: int = 0) -> None:
 
 
 def guard_group() -> None:
-    """Start a process that waits for the end of this one, however it ends, and then kills what is left of its group.
+    """Start a process that waits for the end of this one or of its parent, however they end, and then kills what is left
+    of its group. (Its parent's, too: a program that a thread of this one becomes has no death signal any more.)
 
     To be called before the confinement, from the only thread, by the leader of a group; else, and where processes
     cannot be waited for by descriptor (before Linux 5.3), nothing is done. The guard is out of reach for what is
@@ -39,21 +40,25 @@ def guard_group() -> None:
     leader = os.getpid()
     if sys.platform != "linux" or os.getpgrp() != leader:
         return
+    parent = os.getppid()
     try:
         # not a signal at its end: Landlock lets a confined process send none to others, not even by dying
-        watched = os.pidfd_open(leader)
+        watched = [os.pidfd_open(leader), os.pidfd_open(parent)]
     except OSError:
         return
+    if os.getppid() != parent:  # it has ended, and its number may be another's
+        os._exit(0)
     if os.fork():
-        os.close(watched)
+        for fd in watched:
+            os.close(fd)
         return
     try:
         os.setsid()
         for fd in map(int, os.listdir("/proc/self/fd")):
-            if fd != watched:
+            if fd not in watched:
                 with contextlib.suppress(OSError):
                     os.close(fd)
-        select.select([watched], [], [])
+        select.select(watched, [], [])
         with contextlib.suppress(OSError):
             os.killpg(leader, signal.SIGKILL)
     finally:

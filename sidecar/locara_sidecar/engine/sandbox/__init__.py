@@ -53,6 +53,7 @@ _FURTHER = {
     "fileWatches": "watching the user's files",
     "otherProcesses": "reading, tracing and limiting the user's other processes",
     "sharedMemory": "shared memory, semaphores and queues of others",
+    "sharedLimits": "taking what all of the user's processes share",
     "keyrings": "the user's keyrings",
     "namespaces": "making namespaces",
     "kernelInterfaces": "interfaces of the kernel that no engine needs",
