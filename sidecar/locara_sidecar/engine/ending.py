@@ -30,8 +30,8 @@ def die_with_parent(parent: int = 0) -> None:
 
 
 def guard_group() -> None:
-    """Start a process that waits for the end of this one or of its parent, however they end, and then kills what is left
-    of its group. (Its parent's, too: a program that a thread of this one becomes has no death signal any more.)
+    """Start a process that waits for the end of this one or of its parent, however they end, and then kills what is
+    left of its group. (Its parent's, too: a program that a thread of this one becomes has no death signal any more.)
 
     To be called before the confinement, from the only thread, by the leader of a group; else, and where processes
     cannot be waited for by descriptor (before Linux 5.3), nothing is done. The guard is out of reach for what is

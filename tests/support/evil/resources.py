@@ -1,4 +1,4 @@
-"""Acts on what all of a user's processes, or all of the machine's, have to share: who takes all of it starves the rest."""
+"""Acts on what all of a user's processes, or of the machine's, have to share: who takes all starves the rest."""
 
 from __future__ import annotations
 
