@@ -177,6 +177,9 @@ def event_of_lists(count: int, of: str, /, **members: str) -> bytes:
 
 BYTES: dict[str, Callable[[Pipe, frames.JobSpec], None]] = {
     "nested without end": lambda pipe, _: pipe.body(bytes([0x91]) * 200_000),
+    "a member that nests without end": lambda pipe, _: pipe.body(
+        b"\x82\xa4type\xa9heartbeat\xa1x" + bytes([0x91]) * 50_000
+    ),
     "an extension for an event": lambda pipe, _: pipe.body(msgspec.msgpack.encode(msgspec.msgpack.Ext(3, b"x"))),
     "a member that is no text": lambda pipe, _: pipe.body(b"\x82\xa4type\xa6failed\xa3job\xa1\xff"),
     "an event of no known type": lambda pipe, _: pipe.body(msgspec.msgpack.encode({"type": "grant", "job": "x"})),
