@@ -32,8 +32,10 @@ _long_event_decoder = msgspec.msgpack.Decoder(Image | Step)
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What an event is and whose, as it says itself: known at a fortieth of what decoding a large one takes. Of a
-    member that is there twice the last counts here; an event with two types is none, and of two jobs the last counts."""
+    """What an event is and whose, as it says itself: known at a fortieth of what decoding a large one takes.
+
+    Of a job that is there twice the last counts, here and when it is decoded; an event with two types is none.
+    """
 
     type: str = ""
     job: str | None = None
