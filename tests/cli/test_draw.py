@@ -1,5 +1,6 @@
 """``locara-sidecar draw`` and ``edit`` as a person types them."""
 
+import io
 import json
 import os
 import signal
@@ -8,6 +9,8 @@ import sys
 
 import pytest
 from PIL import Image
+
+from locara_sidecar.cli.commands import drawing
 
 RUN = [sys.executable, "-m", "locara_sidecar"]
 
@@ -170,3 +173,19 @@ def test_ctrl_c_ends_with_130_and_names_the_pictures_that_were_finished(tmp_path
     finished = [str(file) for file in sorted(tmp_path.glob("*.png"))]
     assert finished
     assert set(finished) <= set(told.splitlines())
+
+
+def _file(kind, size=(8, 4)):
+    data = io.BytesIO()
+    Image.new("RGB", size).save(data, kind)
+    return data.getvalue()
+
+
+def test_a_picture_that_is_not_what_is_told_of_it_is_not_shown_and_stops_nothing():
+    """What is shown was made by an engine, which may be in a stranger's hands."""
+    said = {"mimeType": "image/webp", "width": 8, "height": 4}
+    assert drawing._decode(_file("WEBP"), said).size == (8, 4)
+    for data in (b"", b"RIFF\0\0\0\0WEBP", _file("WEBP")[:-20], _file("WEBP", (4000, 4000)), _file("PNG"), b"\0" * 99):
+        assert drawing._decode(data, said) is None
+    assert drawing._decode(_file("PNG"), {**said, "mimeType": "image/png"}).size == (8, 4)
+    assert drawing._decode(_file("PNG", (8, 4))[:38], {**said, "mimeType": "image/png"}) is None

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from locara_sidecar.cli.commands import doctor
 from locara_sidecar.cli.output import tables
@@ -138,3 +140,36 @@ def test_the_last_line_is_what_is_wrong(tmp_path, capsys, problems, last):
     info = state(tmp_path, platform=platform, memory=memory, version="1", models=[], problems=problems)
     doctor._print(OwnConsole(), info)
     assert capsys.readouterr().out.splitlines()[-1].startswith(last)
+
+
+STRANGE = "a\x1b]0;title\x07b\x1b[2Jc\x9b1A\rd\x08\u202ee"
+"""A title, an empty screen, the line above in 8 bits, an overwritten line, the other direction."""
+
+
+def harmful(text):
+    """What of a text a terminal would obey; the colours that rich writes itself are none of it."""
+    return re.findall("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", re.sub(r"\x1b\[[\d;]*m", "", text))
+
+
+@pytest.mark.parametrize("coloured", [False, True])
+def test_no_word_of_an_engine_or_a_model_commands_the_terminal(capsys, monkeypatch, coloured):
+    console = OwnConsole()
+    console.interactive = coloured
+    monkeypatch.setenv("TERM", "xterm-256color")
+    console.line(STRANGE)
+    console.error(STRANGE)
+    table = Table(STRANGE)
+    table.add_row(Text(STRANGE, "green"))
+    console.table(table)
+    console.facts([("device", STRANGE), (STRANGE, STRANGE), ("more", table)])
+    if coloured:
+        monkeypatch.setattr(console, "look", lambda: None)
+        for fraction in (None, 0.5):
+            assert not harmful(console._status(fraction, STRANGE))
+    else:
+        console.live(None, 0.5, STRANGE)
+    told = capsys.readouterr()
+    for text in (told.out, told.err):
+        assert not harmful(text)
+        assert "title" in text
+    assert ("\x1b[" in told.out) == coloured, "rich's own colours are there"

@@ -64,10 +64,11 @@ FAMILIES = {
     "others": "ptrace process_vm_readv process_vm_writev process_madvise kcmp pidfd_open pidfd_getfd pidfd_send_signal",
     "shared memory": "shmget shmat shmctl semget semop semctl msgget msgsnd msgrcv msgctl mq_open mq_unlink",
     "keys": "add_key request_key keyctl",
+    "what all share": "io_setup sendmsg sendmmsg",
     "the kernel": "unshare setns userfaultfd bpf perf_event_open io_uring_setup io_uring_enter io_uring_register mount "
     "umount2 pivot_root chroot open_tree move_mount fsopen fsmount mount_setattr name_to_handle_at open_by_handle_at "
     "kexec_load kexec_file_load init_module finit_module delete_module reboot swapon swapoff quotactl acct syslog "
-    "clock_settime clock_adjtime settimeofday adjtimex sethostname setresuid setgroups setns clone3",
+    "clock_settime clock_adjtime settimeofday adjtimex sethostname setresuid setgroups setns clone3 seccomp",
     "leaving its group": "setsid setpgid",
 }
 
@@ -95,7 +96,7 @@ def test_calls_that_name_a_process_reach_this_one_only(machine):
     for name in ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setattr", "move_pages"):
         assert [answer(name, pid) for pid in (0, OWN)] == [None, None], name
         assert answer(name, OTHER) == errno.EPERM, name
-    for name in ("getpgid", "getsid", "sched_getattr", "sched_rr_get_interval"):
+    for name in ("getpgid", "getsid", "sched_getattr", "sched_rr_get_interval", "get_robust_list"):
         assert [answer(name, pid) for pid in (0, OWN)] == [None, None], name
         assert answer(name, OTHER) == errno.EPERM, name
     for name, process in (("setpriority", 0), ("getpriority", 0), ("ioprio_set", 1), ("ioprio_get", 1)):
@@ -130,6 +131,7 @@ def test_threads_are_made_and_processes_are_not(machine):
         for answer in (alone, compiling):
             assert answer("clone", thread | namespace) == errno.EPERM
             assert answer("clone", 17 | namespace) == errno.EPERM
+    assert compiling("clone", 17 | 0x8000) == errno.EPERM, "a child of the daemon's"
     assert compiling("memfd_create") == errno.EPERM, "programs are in folders that the engine cannot write"
     assert alone("memfd_create") is None
 
@@ -137,21 +139,48 @@ def test_threads_are_made_and_processes_are_not(machine):
 @MACHINES
 def test_what_takes_a_command_is_denied_by_command(machine):
     answer = answers(machine)
-    for option in (1, 36, 62):
+    for option in (1, 22, 36, 62):
         assert answer("prctl", option, 0) == errno.EPERM
-    for option in (15, 38, 22):  # a thread's name, no new privileges, a filter
+    for option in (15, 38):  # a thread's name, no new privileges
         assert answer("prctl", option, 0) is None
-    for command in (8, 10, 15, 1024, 1026):
+    for command in (8, 10, 15, 1024, 1026, 1031):
         assert answer("fcntl", 3, command) == errno.EPERM
     for command in (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1033):
         assert answer("fcntl", 3, command) is None
-    for request in (0x8901, 0x5412, 0x40086602, 0x401C5820, 0x40806685):
-        assert answer("ioctl", 3, request) == errno.EPERM
-        assert answer("ioctl", 3, request | 1 << 32) == errno.EPERM, "the kernel drops the upper half"
-    for request in (0xC030462B, 0x30000001, 0xC0106407, 0x5401, 0x5421):  # NVIDIA's, UVM's, DRM's, a terminal's
-        assert answer("ioctl", 3, request) is None
+    for option in (26, 50, 51, 52):
+        assert answer("setsockopt", 3, 1, option) == errno.EPERM, "a program for the kernel to run"
+    assert answer("setsockopt", 3, 1, 7) is None
     assert answer("personality", 0xFFFFFFFF) is None
     assert answer("personality", 0x0400000) == errno.EPERM
+
+
+FILE_SYSTEMS = {
+    "all": (0x40086602, 0x401C5820, 0x40087602, 0x40806685, 0x800C6613, 0xC0506617, 0xC0406618, 0xC0406619, 0xC020660B),
+    "ext4": (0x40086604, 0x660C, 0x6609, 0x40086607),
+    "btrfs and shared blocks": (0x40049409, 0x4008941A, 0x5000940F, 0xC0189436),
+    "f2fs, XFS, FAT, exFAT": (0xF501, 0x4004F50D, 0x40085881, 0x40047211),
+    "freezing and trimming": (0xC0045877, 0xC0185879),
+    "a disk": (0x1277, 0x125D),
+    "a network share, a program's": (0x40189702, 0xC018CF07, 0x8004E500),
+}
+DRIVERS = {
+    "NVIDIA": (0xC030462B, 0xC020462A, 0x30000001, 27, 46),
+    "AMD": (0x80084B01, 0xC0304B20),
+    "graphics": (0xC0106407, 0xC0106445, 0x40086200, 0xC0303E04),
+    "Jetson, WSL": (0xC0084E00, 0x4008480F, 0xC0184708, 0xC0104101),
+    "a terminal, a pipe": (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451),
+}
+
+
+@MACHINES
+def test_of_a_descriptor_s_requests_only_those_of_drivers_go_through(machine):
+    answer = answers(machine)
+    denied = [0x8901, 0x8902, 0x540E, 0x5412, 0x541C, *(one for numbers in FILE_SYSTEMS.values() for one in numbers)]
+    for request in denied:
+        assert answer("ioctl", 3, request) == errno.EPERM, hex(request)
+        assert answer("ioctl", 3, request | 1 << 32) == errno.EPERM, "the kernel drops the upper half"
+    for request in (one for numbers in DRIVERS.values() for one in numbers):
+        assert answer("ioctl", 3, request) is None, hex(request)
 
 
 @MACHINES
@@ -174,10 +203,10 @@ def test_other_machines_calls_and_those_of_later_kernels_are_refused(machine):
     architecture = call_numbers.ARCHITECTURES[machine]
     program = bpf.program(calls.denials(OWN, processes=False), architecture)
     for foreign in {0x40000003, 0x40000028, 0xC000003E, 0xC00000B7} - {architecture.audit}:
-        assert run(program, 0, audit=foreign) == errno.EPERM
+        assert run(program, 63, audit=foreign) == errno.EPERM
     for number in (call_numbers.NEWEST + 1, 0x40000000, 0x40000000 | 59, 0xFFFFFFFF):  # x32's have that bit
         assert run(program, number, audit=architecture.audit) == errno.ENOSYS
-    assert run(program, 0, audit=architecture.audit) is None
+    assert run(program, 63, audit=architecture.audit) is None
 
 
 def test_each_family_that_is_denied_is_tried_at_start():

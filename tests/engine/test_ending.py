@@ -117,10 +117,42 @@ def test_what_one_that_compiles_started_ends_with_it_however_it_ends(engine, end
     assert gone(survivor)
 
 
+BECOMING = """
+import os, sys, threading, time
+from locara_sidecar.engine import ending, sandbox
+ending.die_with_parent()
+ending.guard_group()
+held = sandbox.confine(sys.argv[1], [], processes=True)
+print(held.enforced, flush=True)
+program = "import time; print('became', flush=True); time.sleep(3600)"
+threading.Thread(target=os.execv, args=(sys.executable, [sys.executable, "-c", program])).start()
+time.sleep(3600)
+"""
+
+
+def test_a_program_that_one_that_compiles_becomes_ends_with_the_daemon(tmp_path):
+    """What a thread becomes has its process id and not its death signal."""
+    words = [sys.executable, "-c", DAEMON, sys.executable, "-c", BECOMING, str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as daemon:
+        if daemon.stdout.readline() != "True\n":
+            daemon.kill()
+            pytest.skip("this system offers no whole confinement")
+        (child,) = children(daemon.pid)
+        assert daemon.stdout.readline() == "became\n"
+        daemon.kill()
+        try:
+            assert gone(child)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+
+
 def test_the_guard_ends_with_what_it_guards(engine):
     _, child, _ = engine("compiling")
     (guard,) = (pid for pid in children(child) if os.getpgid(pid) == pid)
-    assert len(os.listdir(f"/proc/{guard}/fd")) == 1, "it holds no pipe open"
+    held = {os.readlink(f"/proc/{guard}/fd/{fd}") for fd in os.listdir(f"/proc/{guard}/fd")}
+    assert not any(link.startswith("pipe:") for link in held), "it holds no pipe open"
+    assert len(os.listdir(f"/proc/{guard}/fd")) == 2
     os.kill(child, signal.SIGKILL)
     assert gone(guard)
 

@@ -157,14 +157,16 @@ def test_capabilities_go_after_the_namespaces_that_need_them_and_before_the_filt
     assert order.index("no_new_privileges") < order.index("install_filter")
 
 
-def test_no_core_no_large_file_and_where_it_counts_alone_not_many_threads(tmp_path):
+def test_no_core_no_large_file_no_more_than_a_share_and_where_it_counts_alone_not_many_threads(tmp_path):
     def limits(prepared_from, **options):
         kernel = Played()
         privileges.limit(kernel, prepared_from, **options)
         return dict(kernel.named("limit"))
 
     plain = limits(None, counted_alone=False)
-    assert plain == {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 1 << 30}
+    shared = {resource.RLIMIT_NOFILE: 1024, resource.RLIMIT_SIGPENDING: 1024}
+    first = {resource.RLIMIT_NICE: 0, resource.RLIMIT_RTPRIO: 0}
+    assert plain == {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 1 << 30, **shared, **first}
     assert limits(None, counted_alone=True)[resource.RLIMIT_NPROC] == 4096
     (tmp_path / "model" / "vae").mkdir(parents=True)
     for path in (tmp_path / "model" / "a", tmp_path / "model" / "vae" / "b", tmp_path / "blob"):

@@ -12,12 +12,24 @@ import pytest
 
 from locara_sidecar.daemon import logs
 from locara_sidecar.daemon.engine_host.output.screen import LogScreen, Screen, frame_bytes
+from locara_sidecar.daemon.engine_host.output.stderr import PromptFilter
 from locara_sidecar.ipc import frames, framing
 from locara_sidecar.ipc.errors import ENGINE_KINDS
-from support.engine_frames import done_with, enter, finish, ready
+from support.engine_frames import done_with, enter, finish, image_of, ready
 from support.engines import Played, in_turn, works
 from support.evil import speaker
-from support.evil.lies import BYTES, DENIALS, LIES, PREPARED, STARTS, failed, log_that_overwrites, names_of_loggers
+from support.evil.lies import (
+    BYTES,
+    DENIALS,
+    LIES,
+    PREPARED,
+    STARTS,
+    event_of_lists,
+    failed,
+    log_that_overwrites,
+    names_of_loggers,
+    preview_of,
+)
 from support.evil.speaker import told
 
 
@@ -90,6 +102,45 @@ def test_log_records_of_an_engine_are_plain_bounded_and_keep_prompts_out(drive, 
         assert "deep" not in last.fields
 
     drive(body, lambda: Played(logs_a_lot))
+
+
+def test_a_prompt_is_kept_out_of_every_part_of_a_record():
+    watched = PromptFilter()
+    watched.watch("a lighthouse in the fog")
+    said = "it draws a lighthouse in the fog"
+    fields = {"a": [said, 1], "b": {"c": said}, "d": {said: 1}, "e": [[said]], "n": [1, "x"]}
+    fields |= {"a_lighthouse_in_the_fog": 1}
+    record = frames.Log(level="info", logger="alighthouseinthefog", msg=said, fields=fields)
+    (cleaned,) = LogScreen().clean(record, watched.clean)
+    assert "lighthouse" not in str(cleaned)
+    assert cleaned.fields["n"] == [1, "x"]
+    assert cleaned.logger == "unnamed"
+
+
+def test_no_more_of_a_records_fields_is_looked_at_than_a_line_of_the_log_holds():
+    looked_at = []
+    letters = {48 + digit: 97 + digit for digit in range(10)}
+    names = [f"x{n}".translate(letters) for n in range(10_000)]
+    for value in ("y" * 3000, ["y" * 300] * 10, 1, []):
+        looked_at.clear()
+        record = frames.Log(level="info", logger="engine", msg="", fields=dict.fromkeys(names, value))
+        (cleaned,) = LogScreen().clean(record, lambda text: looked_at.append(text) or text)
+        assert 1 <= len(cleaned.fields) <= 32
+        assert sum(map(len, looked_at)) < 12_000
+
+
+@pytest.mark.parametrize("kind", ["failed", "log"])
+def test_only_pictures_are_long_frames(kind, spec):
+    for lists in (60_000, 70_000):
+        body = event_of_lists(lists, kind, job="1", kind="x")
+        if lists == 70_000:
+            with pytest.raises(framing.FrameError):
+                framing.decode_event(body)
+        else:
+            framing.decode_event(body)
+    job = spec()
+    for event in (image_of(job, data=bytes(200_000)), preview_of(job, data=bytes(200_000))):
+        assert framing.decode_event(framing.encode(event)[4:]) == event
 
 
 def test_no_field_takes_the_place_of_a_records_own():

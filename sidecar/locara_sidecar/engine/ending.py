@@ -30,7 +30,8 @@ def die_with_parent(parent: int = 0) -> None:
 
 
 def guard_group() -> None:
-    """Start a guard process that waits for this one to end, however it ends, and kills the rest of its group.
+    """Start a process that waits for the end of this one or of its parent, however they end, and then kills what is
+    left of its group. (Its parent's, too: a program that a thread of this one becomes has no death signal any more.)
 
     Call this before entering the sandbox, from the only thread of a process group leader. For any other process, and
     where pidfds are not supported (before Linux 5.3), it does nothing. Confined code cannot reach the guard, which
@@ -39,21 +40,25 @@ def guard_group() -> None:
     leader = os.getpid()
     if sys.platform != "linux" or os.getpgrp() != leader:
         return
+    parent = os.getppid()
     try:
         # not a parent-death signal: under Landlock a confined process can send no signal to others, not even by dying
-        watched = os.pidfd_open(leader)
+        watched = [os.pidfd_open(leader), os.pidfd_open(parent)]
     except OSError:
         return
+    if os.getppid() != parent:  # it has ended, and its number may be another's
+        os._exit(0)
     if os.fork():
-        os.close(watched)
+        for fd in watched:
+            os.close(fd)
         return
     try:
         os.setsid()
         for fd in map(int, os.listdir("/proc/self/fd")):
-            if fd != watched:
+            if fd not in watched:
                 with contextlib.suppress(OSError):
                     os.close(fd)
-        select.select([watched], [], [])
+        select.select(watched, [], [])
         with contextlib.suppress(OSError):
             os.killpg(leader, signal.SIGKILL)
     finally:

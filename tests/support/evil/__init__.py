@@ -119,7 +119,7 @@ def reached(name: str, *arguments: Any) -> None:
 def all_acts() -> list[Act]:
     """Return every act, of all parts."""
     # the order matters: the last ones would change the process for the others
-    for part in ("files", "processes", "reaching", "kernel", "privileges"):
+    for part in ("files", "processes", "reaching", "resources", "kernel", "privileges"):
         importlib.import_module(f"support.evil.{part}")
     return ACTS
 

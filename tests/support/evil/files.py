@@ -86,6 +86,34 @@ def remove(world: World) -> None:
     os.unlink(f"{world.home}/long")
 
 
+def _request(world: World, number: int, size: int, of: str = "weights") -> None:
+    """A file system's own request about a granted file."""
+    fd = os.open(f"{world.model}/{of}", os.O_RDONLY)
+    try:
+        fcntl.ioctl(fd, number, bytearray(size))
+    except OSError as error:
+        if error.errno in (errno.ENOTTY, errno.EOPNOTSUPP):
+            raise Skipped("this file system has none") from None
+        raise
+    finally:
+        os.close(fd)
+
+
+@act(FILES, "set the version of the granted weights")
+def version(world: World) -> None:
+    _request(world, 0x40086604, 8)  # EXT4_IOC_SETVERSION_OLD
+
+
+@act(FILES, "have the granted weights laid out anew")
+def layout(world: World) -> None:
+    _request(world, 0x660C, 0)  # EXT4_IOC_ALLOC_DA_BLKS
+
+
+@act(FILES, "ask where on the disk the granted weights are")
+def blocks(world: World) -> None:
+    _request(world, 0xC020660B, 32)  # FS_IOC_FIEMAP
+
+
 @act(FILES, "write the granted weights")
 def write_weights(world: World) -> None:
     with open(f"{world.model}/weights", "r+") as file:

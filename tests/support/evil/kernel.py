@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import socket
 
 from support.evil import Skipped, World, act, numbered, raw, reached
 
@@ -39,6 +40,32 @@ def faults(world: World) -> None:
 @act(KERNEL, "load a program into the kernel")
 def bpf(world: World) -> None:
     reached("bpf", 0x7FFF, None, 0)
+
+
+@act(KERNEL, "attach a program to a socket")
+def socket_program(world: World) -> None:
+    code = ctypes.create_string_buffer(bytes.fromhex("0600000000000000"))  # return 0
+    program = (ctypes.c_uint16 * 8)(1)
+    ctypes.memmove(ctypes.addressof(program) + 8, ctypes.byref(ctypes.c_void_p(ctypes.addressof(code))), 8)
+    one, two = socket.socketpair()
+    with one, two:
+        raw("setsockopt", one.fileno(), socket.SOL_SOCKET, 26, ctypes.byref(program), 16)  # SO_ATTACH_FILTER
+
+
+@act(KERNEL, "load a filter of its own calls")
+def filter_program(world: World) -> None:
+    reached("seccomp", 1, 0, None)  # SECCOMP_SET_MODE_FILTER
+
+
+@act(KERNEL, "load one in the older way")
+def older_filter(world: World) -> None:
+    reached("prctl", 22, 2, None, 0, 0)  # PR_SET_SECCOMP
+
+
+@act(KERNEL, "ask where another process keeps its locks")
+def robust_list(world: World) -> None:
+    there, size = ctypes.c_void_p(), ctypes.c_size_t()
+    raw("get_robust_list", world.victim, ctypes.byref(there), ctypes.byref(size))
 
 
 @act(KERNEL, "count events of the processor")

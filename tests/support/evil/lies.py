@@ -133,6 +133,11 @@ def log_that_overwrites(msg: str, text: str = "a lighthouse") -> frames.Log:
 # --- bytes that are no frames, and floods ----------------------------------------------------
 
 
+def framed(body: bytes) -> bytes:
+    """A frame of these bytes, whatever they are."""
+    return len(body).to_bytes(4, "big") + body
+
+
 class Pipe:
     """The engine's end of its pipe."""
 
@@ -144,8 +149,7 @@ class Pipe:
 
     def body(self, data: bytes) -> None:
         """Send a frame with these bytes as its body."""
-        self.raw(len(data).to_bytes(4, "big"))
-        self.raw(data)
+        self.raw(framed(data))
 
     def say(self, *events: frames.Event) -> None:
         """Send well-formed frames."""
@@ -162,14 +166,29 @@ def _sends_much(pipe: Pipe, spec: frames.JobSpec) -> None:
     pipe.say(image_of(spec, data=beginning_of_png(spec.width, spec.height) + bytes(20 << 20)))
 
 
+def event_of_lists(count: int, of: str, /, **members: str) -> bytes:
+    """An event of so many empty lists, each of which is a byte here and much more once it is decoded."""
+    into = {"failed": "data", "log": "fields"}[of]
+    lists = b"\x81\xa1a\xdd" + count.to_bytes(4, "big") + bytes([0x90]) * count
+    said = {"type": of, **dict.fromkeys(("message", "level", "logger", "msg"), "x"), **members}
+    pairs = b"".join(msgspec.msgpack.encode(word) for pair in said.items() for word in pair)
+    return bytes([0x80 + len(said) + 1]) + pairs + msgspec.msgpack.encode(into) + lists
+
+
 BYTES: dict[str, Callable[[Pipe, frames.JobSpec], None]] = {
     "nested without end": lambda pipe, _: pipe.body(bytes([0x91]) * 200_000),
+    "a member that nests without end": lambda pipe, _: pipe.body(
+        b"\x82\xa4type\xa9heartbeat\xa1x" + bytes([0x91]) * 50_000
+    ),
     "an extension for an event": lambda pipe, _: pipe.body(msgspec.msgpack.encode(msgspec.msgpack.Ext(3, b"x"))),
     "a member that is no text": lambda pipe, _: pipe.body(b"\x82\xa4type\xa6failed\xa3job\xa1\xff"),
     "an event of no known type": lambda pipe, _: pipe.body(msgspec.msgpack.encode({"type": "grant", "job": "x"})),
     "an event without its members": lambda pipe, _: pipe.body(msgspec.msgpack.encode({"type": "image"})),
     "a member that appears twice": lambda pipe, spec: pipe.body(
         b"\x84\xa4type\xa6failed\xa3job" + msgspec.msgpack.encode(spec.job) + b"\xa4kind\xa1x\xa4kind\xc0"
+    ),
+    "a failure of a million lists": lambda pipe, spec: pipe.body(
+        event_of_lists(1_000_000, "failed", job=spec.job, kind="x")
     ),
     "an announced frame of 500 MB": _announces,
     "an image of 20 MB": _sends_much,
@@ -193,11 +212,27 @@ def _phase(spec: frames.JobSpec) -> frames.Event:
     return frames.PhaseStarted(job=spec.job, phase="denoising", image=1)
 
 
+def _many_lists(pipe: Pipe, _: frames.JobSpec) -> None:
+    body = event_of_lists(60_000, "log")
+    for _frame in range(1000):
+        pipe.body(body)
+
+
+def _long_records(pipe: Pipe, spec: frames.JobSpec) -> None:
+    """Each with the prompt where one has to look for it."""
+    letters = {48 + digit: 97 + digit for digit in range(10)}
+    fields = {f"x{n}".translate(letters): ["y" * 3900, {"z": spec.prompt}, [spec.prompt]] for n in range(14)}
+    fields |= {"a": [spec.prompt], "thesecretwishofauser": 1}
+    pipe.say(*(frames.Log(level="info", logger="engine", msg="x", fields=fields) for _record in range(300)))
+
+
 FLOODS: dict[str, Callable[[Pipe, frames.JobSpec], None]] = {
     "100,000 heartbeats": _many(_beat, 100_000),
     "100,000 phases": _many(_phase, 100_000),
     "100,000 steps": _many(step_of, 100_000),
     "100,000 log records": _many(lambda _: frames.Log(level="error", logger="engine", msg="x" * 3000), 100_000),
+    "1,000 log records of 60,000 lists": _many_lists,
+    "log records that are long to read": _long_records,
     "10,000 names of loggers": lambda pipe, _: pipe.say(*names_of_loggers(10_000)),
     "log fields that overwrite, with the prompt": lambda pipe, spec: pipe.say(
         log_that_overwrites(f"it draws {spec.prompt}", spec.prompt)

@@ -10,14 +10,23 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from locara_sidecar.ipc import frames, framing
 from support.engine_frames import done_with, enter, finish, ready
 from support.evil import making
-from support.evil.lies import BYTES, DENIALS, FLOODS, LIES, PREPARED, STARTS, Pipe, failed
+from support.evil.lies import BYTES, DENIALS, FLOODS, LIES, PREPARED, STARTS, Pipe, event_of_lists, failed, framed
 
-ENDLESS = "a flood that never ends"
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ENDLESS: dict[str, Callable[[frames.JobSpec], bytes]] = {
+    "a flood that never ends": lambda spec: framing.encode(frames.Heartbeat(job=spec.job)) * 1000,
+    "log records of lists that never end": lambda _: framed(event_of_lists(15_000, "log")),
+    "another job's failures of lists that never end": lambda _: framed(
+        event_of_lists(60_000, "failed", job="x", kind="x")
+    ),
+}
 _TESTS = Path(__file__).parents[2]
 _BOOT = "import sys; sys.path += sys.argv[2:]; from support.evil.speaker import main; main(sys.argv[1])"
 
@@ -82,10 +91,10 @@ class Speaker:
             pipe.say(failed(spec, kind=order, declare={"models": ["*"]}, url="https://evil.example"))
         elif order in BYTES:
             BYTES[order](pipe, spec)
-        elif order == ENDLESS:
-            beats = framing.encode(frames.Heartbeat(job=spec.job)) * 1000
+        elif order in ENDLESS:
+            frame = ENDLESS[order](spec)
             while True:
-                pipe.raw(beats)
+                pipe.raw(frame)
         else:
             if order in FLOODS:
                 FLOODS[order](pipe, spec)

@@ -179,7 +179,7 @@ def _draw(console: Console, sidecar: Sidecar, method: str, params: dict[str, Any
     try:
         for step in call.messages():
             if "preview" in step:
-                picture = _decode(base64.b64decode(step["preview"]["data"]))
+                picture = _decode(base64.b64decode(step["preview"]["data"]), step["preview"]) or picture
             console.live(picture, step["progress"], _status(step))
         result = call.result()
     except KeyboardInterrupt:
@@ -187,7 +187,8 @@ def _draw(console: Console, sidecar: Sidecar, method: str, params: dict[str, Any
         call.cancel()
         return call.result()  # raises RequestCancelled, unless the picture has just been finished
     done = f"done in {result['timings']['totalMs'] / 1000:.1f} s"
-    console.live(_decode(Path(result["images"][-1]["path"]).read_bytes()), 1.0, done)
+    last = result["images"][-1]
+    console.live(_decode(Path(last["path"]).read_bytes(), last) or picture, 1.0, done)
     console.settle()
     return result
 
@@ -203,11 +204,17 @@ def _status(step: dict[str, Any]) -> str:
     return "  ".join(words)
 
 
-def _decode(data: bytes) -> Any:
+def _decode(data: bytes, told: dict[str, Any]) -> Any:
+    """A picture to be shown. None for what is none, or has not the type and the size that is ``told`` of it: an engine
+    made it, and one in a stranger's hands says what it likes."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as image:
-        return image.convert("RGB")
+    kind = told["mimeType"].removeprefix("image/")
+    try:
+        with Image.open(io.BytesIO(data), formats=[kind]) as image:
+            return image.convert("RGB") if image.size == (told["width"], told["height"]) else None
+    except (OSError, ValueError, SyntaxError, KeyError, MemoryError, Image.DecompressionBombError):
+        return None
 
 
 def _report(console: Console, result: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The terminal: the only module of the command line that prints.
+"""The terminal: the only module of the command line that prints, so it sees to it that no stranger's words command it.
 
 Bars and tables are rich's. The live block is not: rich's hides the cursor, which would stay hidden if the command were
 killed, and sends a picture again with every change of the bar.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import shutil
 import sys
 import textwrap
@@ -30,6 +31,10 @@ _LABEL = 12
 _ROOM = 64, 32  # maximum columns and rows of a picture
 _MARGIN = 2
 _ONE_LINE = 10_000  # columns if the output is not a terminal
+_COMMANDS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal takes for a command, or what turns the direction of what follows; lines and tabs may stay."""
+_COLOURS = re.compile(r"(\x1b\[[\d;]*m)")
+"""What rich writes into a text of its own accord, apart from the text itself."""
 
 
 class Console:
@@ -52,12 +57,12 @@ class Console:
 
     def line(self, text: str) -> None:
         """Print a permanent line."""
-        self._write(text + "\n")
+        self._write(_harmless(text) + "\n")
 
     def error(self, text: str) -> None:
         """Print a line on stderr."""
         with contextlib.suppress(OSError, AttributeError):  # closed: nobody wants to read it
-            sys.stderr.write(text + "\n")
+            sys.stderr.write(_harmless(text) + "\n")
             sys.stderr.flush()
 
     def table(self, table: Table) -> None:
@@ -72,11 +77,11 @@ class Console:
         width = max(self._width() - _LABEL, 20)
         for label, told in rows:
             if isinstance(told, str):
-                lines = textwrap.wrap(told, width, break_long_words=False, break_on_hyphens=False)
+                lines = textwrap.wrap(_harmless(told), width, break_long_words=False, break_on_hyphens=False)
             else:
                 lines = self._lines(told, width)
             for number, line in enumerate(lines):
-                self._write(f"{'' if number else label:{_LABEL}}{line}\n")
+                self._write(f"{'' if number else _harmless(label):{_LABEL}}{line}\n")
 
     def json(self, value: Any) -> None:
         """Print one JSON value in ASCII, so that nothing is lost whatever the output's encoding."""
@@ -163,7 +168,7 @@ class Console:
 
     def _status(self, fraction: float | None, words: str) -> str:
         if fraction is None:
-            return words[: shutil.get_terminal_size().columns - 1]
+            return _harmless(words)[: shutil.get_terminal_size().columns - 1]
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
@@ -184,7 +189,8 @@ class Console:
         )
         with rich.capture() as captured:
             rich.print(what)
-        return captured.get()
+        pieces = _COLOURS.split(captured.get())  # every other one is between two colours
+        return "".join(one if number % 2 else _harmless(one) for number, one in enumerate(pieces))
 
     def _write(self, text: str) -> None:
         if sys.stdout is None:  # closed by the process that started us
@@ -200,6 +206,11 @@ class Console:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if not isinstance(error, BrokenPipeError):  # the reader (head, less) has seen enough
                 raise
+
+
+def _harmless(text: str) -> str:
+    """A text as a terminal may have it. Much of what is told was said by an engine, or stood in a model's files."""
+    return _COMMANDS.sub("\ufffd", text)
 
 
 def _is_non_blocking(stream: TextIO) -> bool:

@@ -53,6 +53,7 @@ _FURTHER = {
     "fileWatches": "watching the user's files",
     "otherProcesses": "reading, tracing and limiting the user's other processes",
     "sharedMemory": "other processes' shared memory, semaphores and queues",
+    "sharedLimits": "taking what all of the user's processes share",
     "keyrings": "the user's keyrings",
     "namespaces": "making namespaces",
     "kernelInterfaces": "kernel interfaces that no engine needs",

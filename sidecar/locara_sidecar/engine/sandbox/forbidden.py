@@ -44,6 +44,7 @@ ROWS: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("removexattrat", _HERE, _NOTHING, 0, _NAME),
         ("file_setattr", _HERE, _NOTHING, None, 0, 0),
         ("ioctl", _NONE, 0x40086602, 0),  # FS_IOC_SETFLAGS
+        ("ioctl", _NONE, 0x40086604, 0),  # EXT4_IOC_SETVERSION_OLD, for all that are a file system's own
     ),
     "attributesRead": (
         ("getxattr", _NOTHING, _NAME, None, 0),
@@ -90,6 +91,13 @@ ROWS: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("migrate_pages", _NOBODY, 0, None, None),
         ("move_pages", _NOBODY, 0, None, None, None, 0),
         ("prctl", 62, _WRONG, _NOBODY, 0, 0),  # PR_SCHED_CORE
+        ("get_robust_list", _NOBODY, None, None),
+    ),
+    "sharedLimits": (
+        ("io_setup", 0, None),
+        ("sendmsg", _NONE, None, 0),
+        ("sendmmsg", _NONE, None, 0, 0),
+        ("fcntl", _NONE, 1031, 0),  # F_SETPIPE_SZ
     ),
     "sharedMemory": (
         ("shmget", 0, 0, 0),
@@ -139,6 +147,9 @@ ROWS: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("syslog", 99, None, 0),
         ("setresuid", -1, -1, -1),
         ("setgroups", -1, None),
+        ("seccomp", _WRONG, 0, None),
+        ("prctl", 22, _WRONG, None, 0, 0),  # PR_SET_SECCOMP
+        ("setsockopt", _NONE, 1, 26, None, 0),  # SO_ATTACH_FILTER
     ),
     "processes": (
         ("clone", 0x800, None, None, None, 0),

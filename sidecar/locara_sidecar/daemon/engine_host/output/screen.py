@@ -6,15 +6,16 @@ An engine that sends anything else has violated its protocol and is ended; the j
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never, cast
 
 from locara_sidecar.ipc import errors, frames
 from locara_sidecar.ipc.framing import MAX_FRAME_BYTES, FrameError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from locara_sidecar.daemon.engine_host.request import JobEvent, Result
 
@@ -33,6 +34,8 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}", re.ASCII)
 _COMPONENT = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _LOGGER = re.compile(r"[a-z_]{1,40}(?:\.[a-z_]{1,40}){0,3}", re.ASCII)
 _LOGGERS = 100
+_FIELDS = 32  # of a log record
+_FIELD_TEXT = 8000  # characters of all of them; a line of the log has 8192 bytes at most
 _BURST = 500  # log records
 _RATE = 20.0  # log records a second once the burst is used up: the log has limited space
 
@@ -211,19 +214,31 @@ class LogScreen:
         return told
 
     def _cleaned(self, record: frames.Log, words: Callable[[str], str]) -> frames.Log:
-        name = record.logger
+        name = record.logger if words(record.logger) == record.logger else "unnamed"
         if name not in self._loggers:
             if len(self._loggers) < _LOGGERS and _LOGGER.fullmatch(name):
                 self._loggers.add(name)
             else:
                 name = "unnamed"
-        fields = {
-            key: words(value) if isinstance(value, str) else value
-            for key, value in record.fields.items()
-            if _WORD.fullmatch(key.replace("_", "")) and errors.is_plain(value, 2)
-        }
+        fields = dict(_cleaned_fields(record.fields, words))
         level = record.level if record.level in ("debug", "info", "warning", "error") else "info"
         return frames.Log(level=level, logger=name, msg=words(record.msg[:_TEXT]), fields=fields)
+
+
+def _cleaned_fields(fields: dict[str, Any], words: Callable[[str], str]) -> Iterator[tuple[str, Any]]:
+    """Those that are plain, as far as there is room: looking through a text for the prompt takes its time."""
+    room = _FIELD_TEXT
+    for key, value in itertools.islice(fields.items(), _FIELDS):
+        if not _WORD.fullmatch(key.replace("_", "")) or words(key) != key:
+            continue
+        items = cast("list[Any]", value) if isinstance(value, list) else [value]
+        if len(items) > _ENTRIES or not all(errors.is_plain(item, 0) for item in items):
+            continue
+        room -= len(key) + sum(len(item) if isinstance(item, str) else 1 for item in items)
+        if room < 0:
+            return
+        cleaned = [words(item) if isinstance(item, str) else item for item in items]
+        yield key, cleaned if isinstance(value, list) else cleaned[0]
 
 
 def _amount(what: str, value: int) -> None:

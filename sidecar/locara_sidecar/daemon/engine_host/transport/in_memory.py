@@ -140,4 +140,7 @@ def _through(event: frames.Event | framing.FrameError) -> frames.Event | framing
     if isinstance(event, framing.FrameError):
         return event
     [body] = framing.FrameReader().feed(framing.encode(event))
-    return framing.decode_event(body)
+    try:
+        return framing.decode_event(body)
+    except framing.FrameError as error:
+        return error

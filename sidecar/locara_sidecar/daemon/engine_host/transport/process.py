@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import locara_protocol
 import locara_sidecar
-from locara_sidecar.daemon.engine_host.output.screen import frame_bytes
+from locara_sidecar.daemon.engine_host.output.intake import Intake
 from locara_sidecar.daemon.engine_host.output.stderr import LineLimiter
 from locara_sidecar.ipc import frames, framing
 from locara_sidecar.machine.processes import child_environment, priority
@@ -127,7 +127,8 @@ class EngineProcess:
         self._killed = False
         self._reaped = False
         self._ahead = threading.Semaphore(MAX_AHEAD)
-        self._longest = frame_bytes(None)  # longest frame it may send now, in bytes
+        self._intake = Intake()
+        self._garbled = False
         self._folder: Scratch | None = None
         self._folder_lock = threading.Lock()
         self._discarded = False
@@ -213,7 +214,7 @@ class EngineProcess:
     def send(self, command: frames.Command) -> None:
         """Queue a command; never blocks, and has no effect when the process is gone."""
         if isinstance(command, (frames.Generate, frames.Load, frames.Prepare)):
-            self._longest = frame_bytes(command.spec)
+            self._intake.expect(command.spec)
         self._outgoing.put(command)
 
     def close_input(self) -> None:
@@ -256,32 +257,32 @@ class EngineProcess:
             self._loop.call_soon_threadsafe(call, *args, context=self._context)
 
     def _read_events(self, fd: int) -> None:
-        reader = framing.FrameReader()
         preamble: bytes | None = b""
         try:
-            while data := _read(fd):
+            while not self._garbled and (data := _read(fd)):
                 if preamble is not None:  # whatever start-up code printed before the worker took over the pipe
                     preamble = (preamble + data)[-framing.MAX_PREAMBLE_BYTES :]
                     _, found, data = preamble.partition(framing.PREAMBLE)
                     if not found:
                         continue
                     preamble = None
-                events: list[frames.Event | framing.FrameError] = []
                 self._ahead.acquire()
-                try:
-                    events.extend(framing.decode_event(body) for body in reader.feed(data, self._longest))
-                except framing.FrameError as error:
-                    self._post(self._take, [*events, error])
-                    return
-                self._post(self._take, events)
+                self._post(self._take, data)
         finally:
             os.close(fd)
 
-    def _take(self, events: list[frames.Event | framing.FrameError]) -> None:
-        """Process what one read returned, on the event loop."""
+    def _take(self, data: bytes) -> None:
+        """On the event loop: what one reading has brought, event by event. What waits for it are bytes, which are many
+        times smaller than what can be made of them."""
         self._ahead.release()
-        if events:
-            self._on_events(self, events)
+        if self._garbled:
+            return
+        try:
+            for event in self._intake.feed(data):
+                self._on_events(self, [event])
+        except framing.FrameError as error:
+            self._garbled = True
+            self._on_events(self, [error])
 
     def _read_stderr(self, fd: int) -> None:
         limiter = LineLimiter()

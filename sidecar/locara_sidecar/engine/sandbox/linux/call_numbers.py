@@ -175,6 +175,13 @@ _CALLS: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198),
     "socketpair": (53, 199),
     "connect": (42, 203),
+    "setsockopt": (54, 208),
+    "sendmsg": (46, 211),
+    "sendmmsg": (307, 269),
+    "io_setup": (206, 0),
+    "io_destroy": (207, 1),
+    "seccomp": (317, 277),
+    "get_robust_list": (274, 100),
 }
 """Numbers on x86_64 and on aarch64; None if there is no such call."""
 

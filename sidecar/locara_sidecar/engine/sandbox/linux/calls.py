@@ -47,25 +47,34 @@ _KERNEL = (
     *("kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module", "reboot", "swapon", "swapoff"),
     *("quotactl", "quotactl_fd", "acct", "syslog", "vhangup", "sethostname", "setdomainname", "iopl", "ioperm"),
     *("modify_ldt", "lookup_dcookie", "uselib", "nfsservctl", "clock_settime", "clock_adjtime", "settimeofday"),
-    *("adjtimex", "lsm_set_self_attr"),
+    *("adjtimex", "lsm_set_self_attr", "seccomp"),
     *("setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "setgroups"),
 )
+_SHARES = ("io_setup", "sendmsg", "sendmmsg")
+"""What takes of a share that the whole machine has, or all processes of a user: asynchronous input and output, and
+descriptors on their way through a socket. One that takes it all leaves none for the others."""
 _RINGS = ("io_uring_setup", "io_uring_enter", "io_uring_register")
 
 _OF_THREADS = 0x00010000
 """``CLONE_THREAD``."""
 _NAMESPACES = 0x7E020000
 """``CLONE_NEWNS``, ``NEWCGROUP``, ``NEWUTS``, ``NEWIPC``, ``NEWUSER``, ``NEWPID``, ``NEWNET``."""
-_PDEATHSIG, _SUBREAPER, _SHARE_CORE = 1, 36, 62  # of prctl
-_OWNER_SIGNALS = (8, 10, 15, 1024, 1026)
-"""``F_SETOWN``, ``F_SETSIG``, ``F_SETOWN_EX`` (signals to a chosen process), ``F_SETLEASE``, ``F_NOTIFY``."""
-_REQUESTS = (
-    *(0x8901, 0x8902),  # FIOSETOWN, SIOCSPGRP: like F_SETOWN
-    *(0x540E, 0x5412, 0x541C),  # TIOCSCTTY, TIOCSTI, TIOCLINUX: input to a terminal
-    *(0x40086602, 0x401C5820, 0x40087602, 0x40806685),  # a file's flags, project, generation, verity
-    *(0x800C6613, 0xC0506617, 0xC0406618),  # a folder's encryption and its keys
-)
-"""Requests of ``ioctl`` that are not an accelerator's."""
+_SIBLING = 0x00008000
+"""``CLONE_PARENT``: a child of the daemon's, which would wait for none and keep all that have ended."""
+_PDEATHSIG, _SET_FILTER, _SUBREAPER, _SHARE_CORE = 1, 22, 36, 62  # of prctl
+_DESCRIPTOR_REQUESTS = (8, 10, 15, 1024, 1026, 1031)
+"""Of ``fcntl``: ``F_SETOWN``, ``F_SETSIG``, ``F_SETOWN_EX`` (a signal for whom one names), ``F_SETLEASE``,
+``F_NOTIFY``, ``F_SETPIPE_SZ`` (of the user's share of pipes)."""
+_SOCKET_PROGRAMS = (26, 50, 51, 52)
+"""Of ``setsockopt``: ``SO_ATTACH_FILTER``, ``SO_ATTACH_BPF``, and those for a group of sockets."""
+_DRIVERS = "FKdbNHGADT>"
+"""The letters by which the requests of an accelerator's driver are told from others' (the second byte of a number):
+NVIDIA's, AMD's, the kernel's own for graphics and their buffers and fences, Jetson's, WSL's; and terminals', by which
+a library asks whether it writes to one."""
+_PLAIN = 0
+"""The byte of NVIDIA's requests for shared memory (UVM), which have no letter."""
+_TERMINAL_REQUESTS = (0x540E, 0x5410, 0x5412, 0x541C, 0x5423)
+"""``TIOCSCTTY``, ``TIOCSPGRP``, ``TIOCSTI`` and ``TIOCLINUX`` (typing into a terminal), ``TIOCSETD``."""
 _PROCESS = 0  # PRIO_PROCESS
 _IO_PROCESS = 1  # IOPRIO_WHO_PROCESS
 _QUERY = 0xFFFFFFFF  # of personality
@@ -97,7 +106,7 @@ def apply(kernel: Kernel, *, processes: bool) -> str:
 
 
 def _always(own: int) -> Iterator[Denial]:
-    for names in (_BY_NAME, _ATTRIBUTES, _WATCHING, _OTHERS, _SHARED, _KEYS, _KERNEL):
+    for names in (_BY_NAME, _ATTRIBUTES, _WATCHING, _OTHERS, _SHARED, _SHARES, _KEYS, _KERNEL):
         for name in names:
             yield Denial(name, errno.EPERM)
     for name in _RINGS:  # they perform other calls past the filter; ENOSYS as from a kernel without them
@@ -115,9 +124,13 @@ def _always(own: int) -> Iterator[Denial]:
         yield Denial(name, errno.EPERM, Unless(1, itself))
     yield Denial("personality", errno.EPERM, Unless(0, (_QUERY,)))
     # an engine must not cancel its parent-death signal
-    yield Denial("prctl", errno.EPERM, When(0, (_PDEATHSIG, _SUBREAPER, _SHARE_CORE)))
-    yield Denial("fcntl", errno.EPERM, When(1, _OWNER_SIGNALS))
-    yield Denial("ioctl", errno.EPERM, When(1, _REQUESTS))
+    yield Denial("prctl", errno.EPERM, When(0, (_PDEATHSIG, _SET_FILTER, _SUBREAPER, _SHARE_CORE)))
+    yield Denial("fcntl", errno.EPERM, When(1, _DESCRIPTOR_REQUESTS))
+    yield Denial("setsockopt", errno.EPERM, When(2, _SOCKET_PROGRAMS))
+    # file systems have hundreds of requests, by a descriptor for reading: only drivers' go through
+    of_drivers = tuple(ord(letter) << 8 for letter in _DRIVERS)
+    yield Denial("ioctl", errno.EPERM, Unless(1, (*of_drivers, _PLAIN), 0xFF00))
+    yield Denial("ioctl", errno.EPERM, When(1, _TERMINAL_REQUESTS))
     # child processes, if allowed, stay in its group, which is killed as one; EACCES, because a group leader gets EPERM
     # anyway, so that trying it would prove nothing
     for name in ("setsid", "setpgid"):
@@ -127,11 +140,8 @@ def _always(own: int) -> Iterator[Denial]:
 
 
 def _asking(itself: tuple[int, int]) -> Iterator[Denial]:
-    """Deny queries about others.
-
-    The remaining sched_get… calls stay allowed: libraries pass the ids of their own threads, which no filter can know.
-    """
-    for name in ("getpgid", "getsid", "sched_getattr", "sched_rr_get_interval"):
+    """About others. What sched_get… tells of a number, libraries ask of their own threads, which no filter can know."""
+    for name in ("getpgid", "getsid", "sched_getattr", "sched_rr_get_interval", "get_robust_list"):
         yield Denial(name, errno.EPERM, Unless(0, itself))
     for name in ("clock_gettime", "clock_getres", "clock_nanosleep", "timer_create"):
         yield Denial(name, errno.EPERM, When(0, (_OF_A_PROCESS,), _OF_A_PROCESS))
@@ -145,6 +155,6 @@ _ALONE = (
     *(Denial(name, errno.EPERM) for name in ("fork", "vfork", "execve", "execveat")),
 )
 _COMPILING = (
-    Denial("clone", errno.EPERM, Unless(0, (0,), _NAMESPACES)),
+    Denial("clone", errno.EPERM, Unless(0, (0,), _NAMESPACES | _SIBLING)),
     Denial("memfd_create", errno.EPERM),  # programs could be run from it without being in any folder
 )

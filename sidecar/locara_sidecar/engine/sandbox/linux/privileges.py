@@ -22,11 +22,15 @@ _LOCKED = 0xEF
 """No rights from being root or changing users, none kept or ambient; and all of that locked (``SECBIT_…``)."""
 _MOST_CAPABILITIES = 64
 
+_SIGPENDING, _NICE, _RTPRIO = 11, 13, 14
+"""``RLIMIT_…`` of Linux, for which Python has no names on other systems."""
 _GIB = 1 << 30
 _LARGEST_FILE = _GIB
 """Maximum size in bytes of a file that the engine writes when it prepares no model: compiled kernels, caches."""
 _MOST_TASKS = 4096
 """Maximum number of threads and processes of an engine, if the system counts them for it alone."""
+_MOST_DESCRIPTORS = _MOST_SIGNALS = 1024
+"""Open files, which bounds the pipes that it takes of the user's share; signals that wait, of the same."""
 
 
 def give_up(kernel: Kernel) -> str:
@@ -63,6 +67,10 @@ def limit(kernel: Kernel, prepared_from: Iterable[str] | None, *, counted_alone:
     largest = _LARGEST_FILE + sum(map(_bytes_of, prepared_from or ()))
     kernel.limit(resource.RLIMIT_CORE, 0)  # it would contain the prompt and the model
     kernel.limit(resource.RLIMIT_FSIZE, largest)
+    kernel.limit(resource.RLIMIT_NOFILE, _MOST_DESCRIPTORS)
+    kernel.limit(_SIGPENDING, _MOST_SIGNALS)
+    for which in (_NICE, _RTPRIO):  # some may go before all others: who works with sound, as a rule
+        kernel.limit(which, 0)
     if counted_alone:
         kernel.limit(resource.RLIMIT_NPROC, _MOST_TASKS)
     return f"in use: files of {largest >> 20} MiB" + (f", {_MOST_TASKS} threads" if counted_alone else "")
