@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from locara_conformance.cases import shorten
 from locara_conformance.outcomes import Failed
@@ -10,13 +10,25 @@ from locara_conformance.watch import answers
 from locara_protocol.errors import CODES
 
 if TYPE_CHECKING:
-    from locara_conformance.peer import Peer
+    from collections.abc import Callable
+
+
+class Speaker(Protocol):
+    """What a call needs of its :class:`locara_conformance.peer.Peer`."""
+
+    inbox: list[Any]
+
+    def wait(self, what: str, found: Callable[[Any], bool], *, start: int = 0, timeout: float | None = None) -> Any:
+        """The first message from ``start`` on for which ``found`` is true."""
+
+    def notify(self, method: str, params: Any = None) -> None:
+        """Sends a notification."""
 
 
 class Call:
     """A request under way; made by :meth:`locara_conformance.peer.Peer.start`."""
 
-    def __init__(self, peer: Peer, id: int | str, method: str, channel: Any, start: int) -> None:
+    def __init__(self, peer: Speaker, id: int | str, method: str, channel: Any, start: int) -> None:
         self.peer, self.id, self.method, self.channel, self._start = peer, id, method, channel, start
 
     def answer(self, timeout: float | None = None) -> dict[str, Any]:

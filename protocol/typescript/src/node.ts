@@ -96,7 +96,8 @@ export class Sidecar extends Client {
       throw new SidecarGoneError("The start was given up.", { cause: options.signal.reason });
     const sidecar = new Sidecar(options);
     const { manifest, grants, auth, clientInfo = { name: "@locara/image", version: "0.1.0" } } = options;
-    const params = { protocolVersion: PROTOCOL_VERSION, clientInfo, manifest, grants, auth } as InitializeParams;
+    const given = manifest && { ...manifest };
+    const params = { protocolVersion: PROTOCOL_VERSION, clientInfo, manifest: given, grants, auth } as InitializeParams;
     if (options.processId !== null) params.processId = options.processId ?? process.pid;
     const giveUp = () => {
       sidecar.#connection.close(new SidecarGoneError("The start was given up.", { cause: options.signal?.reason }));

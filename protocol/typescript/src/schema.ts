@@ -380,7 +380,9 @@ export interface GenerateResult {
   jobId: string;
   images: ImageResult[];
   model: ModelUsed;
-  parameters: {};
+  parameters: {
+    [k: string]: unknown | undefined;
+  };
   timings: Timings;
   peakMemoryBytes: number;
   warnings: ResultWarning[];
@@ -444,7 +446,9 @@ export interface ImportParams {
 export interface InitializeParams {
   protocolVersion: number;
   clientInfo: ClientInfo;
-  manifest?: {} | null;
+  manifest?: {
+    [k: string]: unknown | undefined;
+  } | null;
   grants?: {
     [k: string]: string | undefined;
   } | null;
