@@ -97,17 +97,24 @@ def test_a_list_of_expected_failures_that_is_no_text_is_named(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT of another process is not the terminal's there")
 @pytest.mark.parametrize("side", [(*QUICK,), ("host", "dying")], ids=["implementation", "host"])
 def test_ctrl_c_ends_it_with_a_sentence_and_leaves_nothing(side, tmp_path):
-    waits = [sys.executable, "-c", f"import sys; open({str(tmp_path / 'begun')!r}, 'w').close(); sys.stdin.read()"]
+    begun = tmp_path / "begun"
+    waits = [
+        sys.executable,
+        "-c",
+        f"import os, sys; open({str(begun)!r}, 'w').write(str(os.getpid())); sys.stdin.read()",
+    ]
     if side[0] == "host":
         waits = [*waits[:-1], waits[-1] + "; __import__('time').sleep(60)"]
     with spawn_program(*side, spawned=waits, temporary=tmp_path / "temporary") as running:
-        while not (tmp_path / "begun").exists():
+        while not (begun.exists() and begun.read_text()):
             assert running.poll() is None
         running.send_signal(signal.SIGINT)
         _, told = running.communicate(timeout=50)
     assert running.returncode == program.INTERRUPTED
     assert told.strip().splitlines() == ["locara-conformance: interrupted; no report was written"]
     assert list((tmp_path / "temporary").iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(begun.read_text()), 0)
 
 
 def test_a_closed_standard_output_ends_it_without_a_traceback():
