@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Self
 import anyio
 
 from locara_protocol.client_errors import ClientError, ProtocolViolationError, RemoteError, SidecarGoneError
-from locara_protocol.clients.exchange import MAX_ANSWER_BYTES, Channel, Exchange, Pending, notification, opened, opening
+from locara_protocol.clients.exchange import MAX_ANSWER_BYTES, Channel, Exchange, Pending, notification, opening
 from locara_protocol.clients.typed_async_calls import TypedAsyncCalls
 from locara_protocol.framing import LineSplitter
 from locara_protocol.handing import HandingSocket
@@ -189,7 +189,7 @@ class AsyncSidecar(TypedAsyncCalls):
 
         :raises ProtocolViolationError: if the sidecar answers with a contract version that was not offered.
         """
-        return opened(await self.call("initialize", opening(manifest, grants, extra)))
+        return self._exchange.opened(await self.call("initialize", opening(manifest, grants, extra)))
 
     async def call(self, method: str, params: Params | None = None) -> dict[str, Any]:
         """Send a request and wait for its answer; raises like :meth:`AsyncCall.result`.

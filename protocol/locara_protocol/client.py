@@ -16,7 +16,7 @@ import threading
 from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 from locara_protocol.client_errors import ClientError, ProtocolViolationError, RemoteError, SidecarGoneError
-from locara_protocol.clients.exchange import MAX_ANSWER_BYTES, Channel, Exchange, Pending, notification, opened, opening
+from locara_protocol.clients.exchange import MAX_ANSWER_BYTES, Channel, Exchange, Pending, notification, opening
 from locara_protocol.clients.typed_calls import TypedCalls
 from locara_protocol.framing import LineSplitter
 from locara_protocol.handing import HandingSocket
@@ -155,7 +155,7 @@ class Sidecar(TypedCalls):
 
         :raises ProtocolViolationError: if the sidecar answers with a contract version that was not offered.
         """
-        return opened(self.call("initialize", opening(manifest, grants, extra)))
+        return self._exchange.opened(self.call("initialize", opening(manifest, grants, extra)))
 
     def call(self, method: str, params: Params | None = None, *, timeout: float | None = None) -> dict[str, Any]:
         """Send a request and wait for its answer; raises like :meth:`Call.result`."""

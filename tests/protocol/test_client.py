@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from locara_protocol import image_messages as images
-from locara_protocol.client import ProtocolViolationError, RemoteError, Sidecar, SidecarGoneError
+from locara_protocol.client import ClientError, ProtocolViolationError, RemoteError, Sidecar, SidecarGoneError
 
 COMMAND = [sys.executable, "-S", str(Path(__file__).with_name("scripted_sidecar.py"))]
 SOON = 10.0
@@ -171,3 +171,23 @@ def test_raw_lines_are_sent_as_they_are_and_recorded():
 def test_a_command_that_does_not_exist_is_an_os_error():
     with pytest.raises(OSError, match="locara-no-such-command"):
         Sidecar(["locara-no-such-command"])
+
+
+def test_a_line_that_is_longer_than_the_sidecar_takes_is_not_sent(sidecar):
+    sidecar._exchange.opened({"capabilities": {"limits": {"maxLineBytes": 1000}}})
+    with pytest.raises(ClientError, match=r"echo cannot be sent: its line takes \d+ bytes, the sidecar takes 1000"):
+        sidecar.start("echo", {"a": "x" * 1000})
+    assert not sidecar._exchange.busy
+    assert sidecar.call("echo", {"a": "x" * 900}, timeout=SOON)["params"] == {"a": "x" * 900}
+
+
+@pytest.mark.parametrize("told", [{}, {"capabilities": 1}, {"capabilities": {"limits": {"maxLineBytes": "many"}}}])
+def test_a_limit_that_is_not_told_is_none(sidecar, told):
+    sidecar._exchange.opened(told)
+    assert sidecar._exchange.max_line is None
+
+
+def test_params_that_json_cannot_hold_leave_no_call_behind(sidecar):
+    with pytest.raises(UnicodeEncodeError):
+        sidecar.start("echo", {"a": "\ud83d"})
+    assert not sidecar._exchange.busy

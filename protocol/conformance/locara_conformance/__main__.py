@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shutil
 import sys
@@ -15,12 +16,15 @@ from locara_conformance.host import referee, scenarios
 from locara_conformance.outcomes import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from locara_conformance.checks import Result
 
-HOLD, BROKEN, USAGE, HARNESS = 0, 1, 2, 3
-"""Exit statuses: all MUSTs hold; one does not, or an expectation is stale; a usage error; the harness failed."""
+HOLD, BROKEN, USAGE, HARNESS, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit statuses: all MUSTs hold; one does not, or an expectation is stale; a wrong command line; the harness failed, or
+could not tell what it found; Ctrl-C."""
+LONGEST = 86400.0
+"""Seconds that ``--timeout`` may say: a day."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,10 +33,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :returns: one of the exit statuses above; the harness's own faults take precedence over the implementation's.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["host"]:
-        return _host(given[1:])
-    at = given.index("--") if "--" in given else len(given)
-    options, command = _parser().parse_args(given[:at]), given[at + 1 :]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal in the C locale has no arrows
+    try:
+        return _host(given[1:]) if given[:1] == ["host"] else _implementation(given)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nlocara-conformance: interrupted; no report was written\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python would complain once more at its end
+        sys.stderr.write("locara-conformance: standard output was closed; no report was written\n")
+        return HARNESS
+
+
+def _implementation(given: list[str]) -> int:
+    """``locara-conformance`` without ``host``: tests an implementation."""
+    options, command = _split(_parser(), given)
     try:
         checks = chosen(options.only)
         expected = _expected(options.expected_failures, CHECKS)
@@ -49,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     if shutil.which(command[0]) is None:
         return _usage(f"{command[0]} is not a program that can be run")
+    if why := _unwritable(options):
+        return _usage(why)
     tell = options.text is None and not options.quiet
     results = runner.run(
         command,
@@ -58,14 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         progress=lambda one: print(report.line(one), flush=True) if tell else None,
     )
     stale = mark_expected(results, expected)
-    _write(options, command, results, stale)
-    return verdict(results, stale)
+    return _write(options, command, results, stale) or verdict(results, stale)
 
 
 def _host(given: list[str]) -> int:
     """Run ``locara-conformance host``: play scenarios to a client."""
-    at = given.index("--") if "--" in given else len(given)
-    options, command = _host_parser().parse_args(given[:at]), given[at + 1 :]
+    options, command = _split(_host_parser(), given)
     try:
         wanted = scenarios.chosen(options.scenario)
         expected = _expected(options.expected_failures, scenarios.load())
@@ -80,6 +97,8 @@ def _host(given: list[str]) -> int:
         return _usage("name the adapter of the client after --, as in: locara-conformance host -- node adapter.js")
     if shutil.which(command[0]) is None:
         return _usage(f"{command[0]} is not a program that can be run")
+    if why := _unwritable(options):
+        return _usage(why)
     tell = options.text is None and not options.quiet
     results = referee.run(
         command,
@@ -88,8 +107,7 @@ def _host(given: list[str]) -> int:
         progress=lambda one: print(report.line(one), flush=True) if tell else None,
     )
     stale = mark_expected(results, expected)
-    _write(options, command, results, stale)
-    return verdict(results, stale)
+    return _write(options, command, results, stale) or verdict(results, stale)
 
 
 def mark_expected(results: Sequence[Result], expected: Sequence[str]) -> list[str]:
@@ -122,26 +140,60 @@ def _expected(path: Path | None, known: Container[str]) -> list[str]:
     """
     if path is None:
         return []
-    ids = [line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines()]
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text in UTF-8") from None
+    ids = [line.partition("#")[0].strip() for line in lines]
     ids = [id for id in ids if id]
     if unknown := [id for id in ids if id not in known]:
         raise ValueError(f"{path}: there is no check called {unknown[0]}")
     return ids
 
 
-def _write(
-    options: argparse.Namespace, command: Sequence[str], results: Sequence[Result], stale: Sequence[str]
-) -> None:
-    if options.json:
-        options.json.write_text(report.as_json(command, results, stale), encoding="utf-8")
-    if options.junit:
-        options.junit.write_text(report.junit(results), encoding="utf-8")
-    if options.html:
-        options.html.write_text(page.page(command, results, stale), encoding="utf-8")
-    if options.text:
-        options.text.write_text(report.text(results, stale), encoding="utf-8")
-    elif not options.quiet:
-        print("\n" + report.text(results, stale, all_lines=False), end="")
+def _split(parser: argparse.ArgumentParser, given: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options, and the command that stands behind ``--``."""
+    at = given.index("--") if "--" in given else len(given)
+    options, rest = parser.parse_known_args(given[:at])
+    if rest:
+        hint = "" if "--" in given or rest[0].startswith("-") else " (the command stands behind --)"
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
+    return options, given[at + 1 :]
+
+
+def _unwritable(options: argparse.Namespace) -> str | None:
+    """Why a report could not be written, which is better known before the run than after it."""
+    for file in (options.json, options.junit, options.html, options.text):
+        try:
+            if file is not None:
+                file.open("ab").close()
+        except OSError as error:
+            return f"{file} cannot be written: {error.strerror}"
+    return None
+
+
+def _write(options: argparse.Namespace, command: Sequence[str], results: Sequence[Result], stale: Sequence[str]) -> int:
+    """Writes the reports; a file that cannot be written keeps no other from being written.
+
+    :returns: HARNESS if there was such a file, else 0.
+    """
+    reports: list[tuple[Path | None, Callable[[], str]]] = [
+        (options.json, lambda: report.as_json(command, results, stale)),
+        (options.junit, lambda: report.junit(results)),
+        (options.html, lambda: page.page(command, results, stale)),
+        (options.text, lambda: report.text(results, stale)),
+    ]
+    status = 0
+    for file, made in reports:
+        try:
+            if file is not None:
+                file.write_text(made(), encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            sys.stderr.write(f"locara-conformance: {file} could not be written: {error.strerror}\n")
+            status = HARNESS
+    if options.text is None and not options.quiet:
+        print("\n" + report.text(results, stale, all_lines=False), end="", flush=True)
+    return status
 
 
 def _usage(sentence: str) -> int:
@@ -157,10 +209,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Tests an implementation of the Locara image-sidecar protocol from outside. The command is what a "
         "host would spawn; it needs the fake engine (`locara-sidecar serve --engine fake`).",
         epilog="Status: 0 if all MUSTs hold, 1 if one does not or an expected failure is stale, 2 for a wrong command "
-        "line, 3 if the harness itself failed.",
+        "line, 3 if the harness itself failed or a report could not be written, 130 after Ctrl-C.",
     )
     parser.add_argument("--only", action="append", default=[], metavar="ID", help="a check or a group; may be repeated")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="to wait for an answer (10)")
+    parser.add_argument("--timeout", type=_seconds, default=10.0, metavar="SECONDS", help="to wait for an answer (10)")
     jobs = min(4, os.cpu_count() or 1)
     parser.add_argument(
         "--jobs", type=_number, default=jobs, metavar="N", help=f"groups that run at the same time ({jobs})"
@@ -175,6 +227,16 @@ def _number(word: str) -> int:
     return int(word)
 
 
+def _seconds(word: str) -> float:
+    try:
+        seconds = float(word)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= LONGEST:  # NaN is neither
+        raise argparse.ArgumentTypeError(f"{word!r} is no number of seconds above 0, up to a day")
+    return seconds
+
+
 def _host_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="locara-conformance host",
@@ -185,7 +247,7 @@ def _host_parser() -> argparse.ArgumentParser:
         epilog="Status: as without `host`.",
     )
     parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help="a scenario, or a file of them; all for none")
-    parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="for a whole scenario (30)")
+    parser.add_argument("--timeout", type=_seconds, default=30.0, metavar="SECONDS", help="for a whole scenario (30)")
     _add_reports(parser)
     return parser
 

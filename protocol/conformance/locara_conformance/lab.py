@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from locara_conformance.outcomes import Event
 
+_SHOWN = 10
+"""Of how many violations of one kind the exchange is kept: of an implementation that never stops there are millions."""
 MODEL = "pocket"
 PROMPT = "a red circle on a blue background"
 
@@ -136,7 +138,8 @@ class Lab:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _found(self, id: str, sentence: str, peer: Peer) -> None:
-        self.violations.setdefault(id, []).append((sentence, peer.events[-12:]))
+        found = self.violations.setdefault(id, [])
+        found.append((sentence, peer.events[-12:] if len(found) < _SHOWN else []))
 
 
 def _end(peers: Sequence[Peer]) -> None:

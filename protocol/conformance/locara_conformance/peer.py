@@ -14,10 +14,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from locara_conformance.cases import shorten
+from locara_conformance.call import Call
 from locara_conformance.outcomes import Event, Failed, HarnessFault
-from locara_conformance.watch import Watch, answers
-from locara_protocol.errors import CODES
+from locara_conformance.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from locara_conformance.validator import Schemas
 
 _TEXT = 1200
+_LONGEST = 64 << 20
+"""Bytes of a line of which no more is kept: beyond every message of the contract, the answers to a batch included."""
 _EVENTS = 4000
 
 
@@ -72,6 +73,8 @@ class Peer:
         """Whether its last line may be incomplete: it was killed, or its host did not read."""
         self.closed = False
         """Whether the output has ended."""
+        self.endless = False
+        """Whether it wrote a line that is longer than any message; nothing is read after that."""
         self.fault = ""
         """Why the harness cannot judge what arrives."""
         self._began = time.monotonic()
@@ -206,6 +209,8 @@ class Peer:
                     place += 1
                 if self.fault:
                     raise HarnessFault(f"what came could not be checked: {self.fault}")
+                if self.endless:
+                    raise Failed(f"it wrote a line of more than {_LONGEST >> 20} MiB before {what}")
                 if self.closed:
                     raise Failed(f"its output ended before {what}{self._status()}")
                 if not self._news.wait(max(0.0, until - time.monotonic())) and time.monotonic() >= until:
@@ -306,12 +311,17 @@ class Peer:
             while self._paused.wait() and (data := os.read(self._stdout, 65536)):
                 lines = data.split(b"\n")
                 rest += lines[0]
+                if len(rest) > _LONGEST:
+                    self.endless = True
+                    break
                 for line in lines[1:]:
                     self._line(bytes(rest))
                     rest = bytearray(line)
         with self._news:
             self.closed = True
-            if self.watched and not self.may_be_cut:
+            if self.endless:
+                self._watch.too_long(len(rest))
+            elif self.watched and not self.may_be_cut:
                 self._watch.ended(bytes(rest))
             self._news.notify_all()
         os.close(self._stdout)
@@ -327,77 +337,3 @@ class Peer:
             if message is not None:
                 self.inbox.append(message)
                 self._news.notify_all()
-
-
-class Call:
-    """A request in flight; created by :meth:`Peer.start`."""
-
-    def __init__(self, peer: Peer, id: int | str, method: str, channel: Any, start: int) -> None:
-        self.peer, self.id, self.method, self.channel, self._start = peer, id, method, channel, start
-
-    def answer(self, timeout: float | None = None) -> dict[str, Any]:
-        """Return the response."""
-        return self.peer.wait(f"answer to {self.method}", self._is_mine, start=self._start, timeout=timeout)
-
-    def result(self, timeout: float | None = None) -> dict[str, Any]:
-        """Return the result, which must be one."""
-        answer = self.answer(timeout)
-        if not isinstance(answer.get("result"), dict):
-            raise Failed(f"{self.method} was answered with {shorten(answer.get('error', answer))}")
-        return answer["result"]
-
-    def error(self, kind: str, timeout: float | None = None) -> dict[str, Any]:
-        """Return the error, which must be of that kind."""
-        answer = self.answer(timeout)
-        error = answer.get("error")
-        if not isinstance(error, dict) or error.get("code") != CODES[kind]:  # pyright: ignore[reportUnknownMemberType]
-            raise Failed(f"{self.method} was answered with {shorten(answer)} instead of {kind} ({CODES[kind]})")
-        return cast("dict[str, Any]", error)
-
-    def answered(self) -> bool:
-        """Whether it has been answered yet."""
-        return any(self._is_mine(message) for message in self.peer.inbox[self._start :])
-
-    def frames(self) -> list[dict[str, Any]]:
-        """Return the frames received on its channel so far."""
-        return [message["params"] for message in self.peer.inbox[self._start :] if self._is_frame(message)]
-
-    def messages(self) -> list[dict[str, Any]]:
-        """Return the messages received on its channel so far."""
-        return [frame["message"] for frame in self.frames() if isinstance(frame.get("message"), dict)]
-
-    def until(self, phase: str, *, step: int = 0, image: int = 1, timeout: float | None = None) -> dict[str, Any]:
-        """Return its first message of that phase, with at least that many finished steps, of that or a later image."""
-
-        def there(message: Any) -> bool:
-            if not self._is_frame(message) or not isinstance(message["params"].get("message"), dict):
-                return self._is_mine(message)
-            told = message["params"]["message"]
-            return (
-                told.get("phase") == phase
-                and _reaches(told.get("step", -1), step)
-                and _reaches(told.get("image"), image)
-            )
-
-        found = self.peer.wait(f"message of phase {phase}", there, start=self._start, timeout=timeout)
-        if self._is_mine(found):
-            raise Failed(f"{self.method} was answered before a message of phase {phase} came: {shorten(found)}")
-        return found["params"]["message"]
-
-    def cancel(self) -> None:
-        """Ask the sidecar to cancel."""
-        self.peer.notify("$/cancelRequest", {"id": self.id})
-
-    def _is_mine(self, message: Any) -> bool:
-        return answers(message, self.id)
-
-    def _is_frame(self, message: Any) -> bool:
-        params = (
-            cast("dict[str, Any]", message).get("params") if isinstance(message, dict) and "method" in message else None
-        )
-        return isinstance(params, dict) and cast("dict[str, Any]", params).get("channel") == self.channel
-
-
-def _reaches(told: Any, least: int) -> bool:
-    """Whether the reported value is a number and at least that large."""
-    return isinstance(told, int | float) and told >= least

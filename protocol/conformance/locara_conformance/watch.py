@@ -120,6 +120,10 @@ class Watch:
         if rest:
             self._report("framing.lf-ended", f"the output ended in the middle of a line: {rest[:120]!r}")
 
+    def too_long(self, size: int) -> None:
+        """A line has got longer than any message may be, and has no end yet."""
+        self._report("framing.sizes", f"a line of {size} bytes that has not ended")
+
     def _one(self, message: dict[str, Any], size: int) -> dict[str, Any]:
         if message.get("jsonrpc") != "2.0":
             self._report("jsonrpc.shape", f'`jsonrpc` is not "2.0" in {shorten(message)}')

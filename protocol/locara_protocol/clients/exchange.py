@@ -118,6 +118,8 @@ class Exchange:
     ) -> None:
         self.violations: list[ProtocolViolationError] = []
         self.gone = False
+        self.max_line: int | None = None
+        """Bytes of a line that the sidecar takes, where it has told; it refuses a longer one without its id."""
         self._unmatched = unmatched
         self._lock = contextlib.nullcontext() if lock is None else lock
         self._ids, self._channels = itertools.count(1), itertools.count(1)
@@ -129,6 +131,17 @@ class Exchange:
     def busy(self) -> bool:
         """Whether calls are in flight."""
         return bool(self._calls)
+
+    def opened(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Takes the result of ``initialize``, and gives it back.
+
+        :raises ProtocolViolationError: if it names a version that this client does not speak.
+        """
+        most: Any = opened(result)
+        for name in ("capabilities", "limits", "maxLineBytes"):
+            most = cast("dict[str, Any]", most).get(name) if isinstance(most, dict) else None
+        self.max_line = most if type(most) is int and most > 0 else None
+        return result
 
     def next_id(self) -> int:
         """Return an id that no request has used."""
@@ -142,6 +155,7 @@ class Exchange:
         """Register a call and return the line to send.
 
         :raises SidecarGoneError: if the session has ended.
+        :raises ClientError: if the line is longer than the sidecar takes: the call would never be answered.
         """
         message: dict[str, Any] = {"jsonrpc": "2.0", "id": call.id, "method": method}
         members: dict[str, Any] = {} if params is None else cast("dict[str, Any]", msgspec.to_builtins(params))
@@ -149,11 +163,16 @@ class Exchange:
             members = members | {"channel": call.channel}
         if members or params is not None:
             message["params"] = members
+        line = msgspec.json.encode(message)
+        if self.max_line is not None and len(line) > self.max_line:
+            raise ClientError(
+                f"{method} cannot be sent: its line takes {len(line)} bytes, the sidecar takes {self.max_line}."
+            )
         with self._lock:
             if self.gone:
                 raise SidecarGoneError(None)
             self._calls[call.id] = call
-        return msgspec.json.encode(message)
+        return line
 
     def unsent(self, call: Pending) -> bool:
         """Withdraw a call whose line could not be sent; return whether it was still in flight."""

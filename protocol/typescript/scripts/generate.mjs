@@ -23,6 +23,16 @@ function definitions() {
   };
 }
 
+/** An object of which the contract names no member has any: else its type would be `{}`, of which none can be read. */
+function opened(schema) {
+  if (Array.isArray(schema)) return schema.map(opened);
+  if (typeof schema !== "object" || schema === null) return schema;
+  const members = Object.fromEntries(Object.entries(schema).map(([name, value]) => [name, opened(value)]));
+  const named = ["properties", "additionalProperties", "patternProperties"].some((keyword) => keyword in schema);
+  const open = schema.type === "object" && !named;
+  return open && schema.title !== "Empty" ? { ...members, additionalProperties: true } : members;
+}
+
 /** `{ $ref: "#/components/schemas/Name" }` → `Name`. */
 const named = (schema) => schema.$ref.split("/").at(-1);
 const message = (method) => {
@@ -52,7 +62,7 @@ const tidy = (text) =>
     .trim();
 
 async function source() {
-  const types = await compile({ title: "Messages", definitions: definitions() }, "Messages", {
+  const types = await compile({ title: "Messages", definitions: opened(definitions()) }, "Messages", {
     additionalProperties: false,
     bannerComment: "",
     unreachableDefinitions: true,

@@ -4,7 +4,7 @@
 // indexes, an answer before the end frame, a line that is no message) is told to `onViolation`, and fails the call that it is
 // about; the others go on.
 
-import { type ClientError, fromWire, isWireError, ProtocolViolationError, SidecarGoneError } from "./errors.js";
+import { ClientError, fromWire, isWireError, ProtocolViolationError, SidecarGoneError } from "./errors.js";
 import { LineSplitter } from "./lines.js";
 import type { MethodName, Sent, Transport } from "./transport.js";
 
@@ -56,6 +56,7 @@ export class Connection implements Transport {
   #lastId = 0;
   #lastChannel = 0;
   #gone: ClientError | undefined;
+  #maxSentBytes = 16 * 1024 * 1024;
 
   constructor(options: ConnectionOptions) {
     this.#options = options;
@@ -67,6 +68,7 @@ export class Connection implements Transport {
     const id = ++this.#lastId;
     const given = channel ? { ...params, channel: channel.number } : params;
     const answer = this.#request(id, method, given, channel?.number);
+    if (method === "initialize") answer.then((opened) => this.#heedLimit(opened)).catch(() => {});
     return { answer, cancel: () => this.notify("$/cancelRequest", { id }) };
   }
 
@@ -77,7 +79,7 @@ export class Connection implements Transport {
 
   /** Sends a notification, if the sidecar is still there. */
   notify(method: string, params?: object): void {
-    if (this.#gone === undefined) this.#write({ jsonrpc: "2.0", method, ...(params && { params }) });
+    if (this.#gone === undefined) this.#write(lineOf({ jsonrpc: "2.0", method, ...(params && { params }) }));
   }
 
   /** Takes what was read, in pieces of any size. */
@@ -108,11 +110,22 @@ export class Connection implements Transport {
       if (channel !== undefined) this.#channels.delete(channel);
       return Promise.reject(this.#gone);
     }
+    let line: string;
+    try {
+      line = lineOf({ jsonrpc: "2.0", id, method, params });
+      const size = sizeOf(line, this.#maxSentBytes);
+      if (size > this.#maxSentBytes)
+        throw new RangeError(`its line takes ${size} bytes, the sidecar takes ${this.#maxSentBytes}`);
+    } catch (cause) {
+      if (channel !== undefined) this.#channels.delete(channel);
+      const why = cause instanceof Error ? cause.message : String(cause);
+      return Promise.reject(new ClientError(`${method} cannot be sent: ${why}`, { cause }));
+    }
     const answer = new Promise<unknown>((resolve, reject) => {
       const settle: Request["settle"] = (answer) => ("error" in answer ? reject(answer.error) : resolve(answer.value));
       this.#requests.set(id, { channel, settle });
     });
-    this.#write({ jsonrpc: "2.0", id, method, params });
+    this.#write(line);
     return answer;
   }
 
@@ -135,9 +148,16 @@ export class Connection implements Transport {
     return channel;
   }
 
-  #write(message: object): void {
+  /** What is longer would be refused without its id, and its call would wait for ever. */
+  #heedLimit(opened: unknown): void {
+    const { capabilities } = opened as { capabilities?: { limits?: { maxLineBytes?: unknown } } };
+    const most = capabilities?.limits?.maxLineBytes;
+    if (typeof most === "number" && most > 0) this.#maxSentBytes = most;
+  }
+
+  #write(line: string): void {
     try {
-      this.#options.write(`${JSON.stringify(message)}\n`);
+      this.#options.write(`${line}\n`);
     } catch (cause) {
       this.close(new SidecarGoneError("The sidecar takes no input any more.", { cause }));
     }
@@ -193,13 +213,39 @@ export class Connection implements Transport {
       channel.end();
     } else {
       channel.count += 1;
-      channel.onMessage(message);
+      apart(() => channel.onMessage(message));
     }
   }
 
   #violation(sentence: string): ProtocolViolationError {
     const violation = new ProtocolViolationError(sentence);
-    this.#options.onViolation?.(violation);
+    apart(() => this.#options.onViolation?.(violation));
     return violation;
+  }
+}
+
+/** JSON, with U+FFFD for halves of characters, as where a web page sends text: the sidecar takes no line with one. */
+function lineOf(message: object): string {
+  return JSON.stringify(message, (_name, value: unknown) =>
+    typeof value === "string" ? value.replace(/\p{Surrogate}/gu, "\ufffd") : value,
+  );
+}
+
+/** Bytes in UTF-8, counted only where it matters. */
+function sizeOf(line: string, most: number): number {
+  return line.length > most || line.length * 3 <= most ? line.length : new TextEncoder().encode(line).length;
+}
+
+/**
+ * Calls what a host gave. What it throws is uncaught, like all that a callback throws, but a moment later: the lines that
+ * were read with this one are others', and are taken first.
+ */
+export function apart(callback: () => void): void {
+  try {
+    callback();
+  } catch (error) {
+    queueMicrotask(() => {
+      throw error;
+    });
   }
 }

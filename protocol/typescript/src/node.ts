@@ -4,9 +4,9 @@
 // all calls, with its last words in the error. Closing is closing its stdin: it answers what runs, and is gone within 2
 // seconds, or is killed.
 
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { Client, HostApi } from "./client.js";
-import { Connection } from "./connection.js";
+import { apart, Connection } from "./connection.js";
 import { ClientError, ProtocolViolationError, SidecarGoneError } from "./errors.js";
 import { type InitializeParams, type InitializeResult, type Manifest, PROTOCOL_VERSION } from "./schema.js";
 
@@ -30,6 +30,8 @@ export interface SidecarOptions {
   /** The child's environment; this process's own by default. */
   env?: NodeJS.ProcessEnv | undefined;
   cwd?: string | undefined;
+  /** Gives up the start: for a program that never answers. Once the session is open it means nothing. */
+  signal?: AbortSignal | undefined;
   /** The process with which the sidecar ends, where a wrapper stands between the two; this one by default, none if null. */
   processId?: number | null | undefined;
   /** Given each line of its log: one JSON object, or a line that is none as text. */
@@ -53,12 +55,7 @@ export class Sidecar extends Client {
 
   private constructor(options: SidecarOptions) {
     const [program, ...flags] = options.command ?? ["locara-sidecar", "serve"];
-    const child = spawn(program, flags, {
-      stdio: ["pipe", "pipe", "pipe"],
-      env: options.env,
-      cwd: options.cwd,
-      windowsHide: true,
-    });
+    const child = spawned(program, flags, options);
     const connection = new Connection({
       write: (line) => void child.stdin.write(line),
       onViolation: options.onViolation,
@@ -91,13 +88,21 @@ export class Sidecar extends Client {
   /**
    * Spawns a sidecar and opens a session with it.
    *
-   * @throws SidecarGoneError if it cannot be started, or ends; RemoteError if it refuses the session.
+   * @throws SidecarGoneError if it cannot be started, or ends, or the start is given up; RemoteError if it refuses the
+   * session.
    */
   static async start(options: SidecarOptions = {}): Promise<Sidecar> {
+    if (options.signal?.aborted)
+      throw new SidecarGoneError("The start was given up.", { cause: options.signal.reason });
     const sidecar = new Sidecar(options);
     const { manifest, grants, auth, clientInfo = { name: "@locara/image", version: "0.1.0" } } = options;
-    const params = { protocolVersion: PROTOCOL_VERSION, clientInfo, manifest, grants, auth } as InitializeParams;
+    const given = manifest && { ...manifest };
+    const params = { protocolVersion: PROTOCOL_VERSION, clientInfo, manifest: given, grants, auth } as InitializeParams;
     if (options.processId !== null) params.processId = options.processId ?? process.pid;
+    const giveUp = () => {
+      sidecar.#connection.close(new SidecarGoneError("The start was given up.", { cause: options.signal?.reason }));
+    };
+    options.signal?.addEventListener("abort", giveUp, { once: true });
     try {
       const session = (await sidecar.#connection.start("initialize", params).answer) as InitializeResult;
       if (session.protocolVersion !== PROTOCOL_VERSION) {
@@ -109,6 +114,8 @@ export class Sidecar extends Client {
     } catch (error) {
       await sidecar.close();
       throw error;
+    } finally {
+      options.signal?.removeEventListener("abort", giveUp);
     }
     return sidecar;
   }
@@ -144,6 +151,17 @@ export class Sidecar extends Client {
   }
 }
 
+/**
+ * @throws SidecarGoneError if there is no descriptor left for its pipes: Node makes a child without them then, and tells
+ * why a moment later. What else keeps it from starting comes as its "error".
+ */
+function spawned(program: string, flags: string[], { env, cwd }: SidecarOptions): ChildProcessWithoutNullStreams {
+  const child: ChildProcess = spawn(program, flags, { stdio: ["pipe", "pipe", "pipe"], env, cwd, windowsHide: true });
+  if (child.stdin && child.stdout && child.stderr) return child as ChildProcessWithoutNullStreams;
+  child.on("error", () => {}); // else it would end this process
+  throw new SidecarGoneError(`${program} cannot be started: no descriptors are left for its pipes.`);
+}
+
 /** stderr in lines, and its end. */
 class Log {
   end = "";
@@ -159,7 +177,8 @@ class Log {
     if (this.#onLog === undefined) return;
     const lines = (this.#rest + text).split("\n");
     this.#rest = (lines.pop() ?? "").slice(-1024 * 1024);
-    for (const line of lines) if (line !== "") this.#onLog(parsed(line));
+    const onLog = this.#onLog;
+    for (const line of lines) if (line !== "") apart(() => onLog(parsed(line)));
   }
 }
 

@@ -382,7 +382,9 @@ export interface GenerateResult {
   jobId: string;
   images: ImageResult[];
   model: ModelUsed;
-  parameters: {};
+  parameters: {
+    [k: string]: unknown | undefined;
+  };
   timings: Timings;
   peakMemoryBytes: number;
   warnings: ResultWarning[];
@@ -446,7 +448,9 @@ export interface ImportParams {
 export interface InitializeParams {
   protocolVersion: number;
   clientInfo: ClientInfo;
-  manifest?: {} | null;
+  manifest?: {
+    [k: string]: unknown | undefined;
+  } | null;
   grants?: {
     [k: string]: string | undefined;
   } | null;

@@ -193,6 +193,23 @@ CAUGHT = {
     "MakesNoFolders": ["generate.paths"],
     "AlwaysWritesMetadata": ["generate.metadata"],
     "IgnoresMasks": ["edit.mask"],
+    "ListsNoNotifications": ["lifecycle.told"],
+    "ForgetsTheQueue": ["lifecycle.ping-counts"],
+    "DiscoversNamesOnly": ["lifecycle.openrpc"],
+    "SaysNothingOfEncoding": ["generate.all-phases"],
+    "ElapsedStandsStill": ["generate.elapsed"],
+    "TimesNothing": ["generate.timings"],
+    "ParametersLackOptions": ["generate.resolved"],
+    "PreviewsOfAnySize": ["generate.preview-bytes"],
+    "SavesAreInlineToo": ["generate.output-modes"],
+    "OneImageForAll": ["generate.each-image"],
+    "AttachesWithoutAPicture": ["jobs.attach-first"],
+    "KeepsTheOldChannel": ["jobs.attach-first"],
+    "AttachedJobsAreDone": ["jobs.attach-states"],
+    "CancelsOnlyWhatRuns": ["cancel.waiting-job"],
+    "RecordsNameNothing": ["audit.entries"],
+    "LimitsToTheFirst": ["audit.entries"],
+    "TellsProgressTooOften": ["models.progress-rate"],
 }
 """Each lie and the checks that are meant to find it: more than one where it breaks several clauses, or one that several
 checks try. Without ``lifecycle.initialize`` nothing else can be tried."""

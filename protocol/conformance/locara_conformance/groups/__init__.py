@@ -18,4 +18,5 @@ from locara_conformance.groups import store as store
 from locara_conformance.groups import errors as errors
 from locara_conformance.groups import ending as ending
 from locara_conformance.groups import stdio as stdio
+from locara_conformance.groups import telling as telling
 from locara_conformance.groups import latency as latency

@@ -127,6 +127,10 @@ class Match:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 out, _ = process.communicate()
+            except KeyboardInterrupt:
+                os.killpg(process.pid, signal.SIGKILL)  # it has a session of its own, and heard of no Ctrl-C
+                process.wait()
+                raise
             log.seek(0)
             self._stderr = log.read().decode(errors="replace")
         for line in out.splitlines():

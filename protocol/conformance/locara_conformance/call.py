@@ -1,0 +1,99 @@
+"""A request under way: its answer, and the messages of its channel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from locara_conformance.cases import shorten
+from locara_conformance.outcomes import Failed
+from locara_conformance.watch import answers
+from locara_protocol.errors import CODES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Speaker(Protocol):
+    """What a call needs of its :class:`locara_conformance.peer.Peer`."""
+
+    inbox: list[Any]
+
+    def wait(self, what: str, found: Callable[[Any], bool], *, start: int = 0, timeout: float | None = None) -> Any:
+        """The first message from ``start`` on for which ``found`` is true."""
+
+    def notify(self, method: str, params: Any = None) -> None:
+        """Sends a notification."""
+
+
+class Call:
+    """A request under way; made by :meth:`locara_conformance.peer.Peer.start`."""
+
+    def __init__(self, peer: Speaker, id: int | str, method: str, channel: Any, start: int) -> None:
+        self.peer, self.id, self.method, self.channel, self._start = peer, id, method, channel, start
+
+    def answer(self, timeout: float | None = None) -> dict[str, Any]:
+        """The response."""
+        return self.peer.wait(f"answer to {self.method}", self._is_mine, start=self._start, timeout=timeout)
+
+    def result(self, timeout: float | None = None) -> dict[str, Any]:
+        """The result, which must be one."""
+        answer = self.answer(timeout)
+        if not isinstance(answer.get("result"), dict):
+            raise Failed(f"{self.method} was answered with {shorten(answer.get('error', answer))}")
+        return answer["result"]
+
+    def error(self, kind: str, timeout: float | None = None) -> dict[str, Any]:
+        """The error, which must be one of that kind."""
+        answer = self.answer(timeout)
+        error = answer.get("error")
+        if not isinstance(error, dict) or error.get("code") != CODES[kind]:  # pyright: ignore[reportUnknownMemberType]
+            raise Failed(f"{self.method} was answered with {shorten(answer)} instead of {kind} ({CODES[kind]})")
+        return cast("dict[str, Any]", error)
+
+    def answered(self) -> bool:
+        """Whether it has been answered yet."""
+        return any(self._is_mine(message) for message in self.peer.inbox[self._start :])
+
+    def frames(self) -> list[dict[str, Any]]:
+        """The frames of its channel that came so far."""
+        return [message["params"] for message in self.peer.inbox[self._start :] if self._is_frame(message)]
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The messages of its channel that came so far."""
+        return [frame["message"] for frame in self.frames() if isinstance(frame.get("message"), dict)]
+
+    def until(self, phase: str, *, step: int = 0, image: int = 1, timeout: float | None = None) -> dict[str, Any]:
+        """Its first message of that phase, with that many finished steps or more, of that image or a later one."""
+
+        def there(message: Any) -> bool:
+            if not self._is_frame(message) or not isinstance(message["params"].get("message"), dict):
+                return self._is_mine(message)
+            told = message["params"]["message"]
+            return (
+                told.get("phase") == phase
+                and _reaches(told.get("step", -1), step)
+                and _reaches(told.get("image"), image)
+            )
+
+        found = self.peer.wait(f"message of phase {phase}", there, start=self._start, timeout=timeout)
+        if self._is_mine(found):
+            raise Failed(f"{self.method} was answered before a message of phase {phase} came: {shorten(found)}")
+        return found["params"]["message"]
+
+    def cancel(self) -> None:
+        """Asks for its end."""
+        self.peer.notify("$/cancelRequest", {"id": self.id})
+
+    def _is_mine(self, message: Any) -> bool:
+        return answers(message, self.id)
+
+    def _is_frame(self, message: Any) -> bool:
+        params = (
+            cast("dict[str, Any]", message).get("params") if isinstance(message, dict) and "method" in message else None
+        )
+        return isinstance(params, dict) and cast("dict[str, Any]", params).get("channel") == self.channel
+
+
+def _reaches(told: Any, least: int) -> bool:
+    """Whether what was told is a number and as large."""
+    return isinstance(told, int | float) and told >= least
