@@ -1,5 +1,5 @@
 import type { JobInfo, Model } from "@locara/image/core";
-import { act, render, screen, waitFor, within } from "@testing-library/react";
+import { act, fireEvent, render, screen, waitFor, within } from "@testing-library/react";
 import userEvent from "@testing-library/user-event";
 import { expect, test } from "vitest";
 import { Studio, type StudioProps } from "../../src/index.js";
@@ -24,10 +24,10 @@ async function studio(setting: Setting = {}, props: Partial<StudioProps> = {}) {
   return { scripted, root: view.container, view };
 }
 
-const prompt = () => screen.getByRole<HTMLTextAreaElement>("textbox", { name: /What/ });
+const prompt = () => screen.getByRole<HTMLTextAreaElement>("textbox", { name: /What (to draw|it should become)/ });
 const draw = async (words: string) => {
-  await userEvent.clear(prompt());
-  await userEvent.type(prompt(), `${words}{Control>}{Enter}{/Control}`);
+  fireEvent.change(prompt(), { target: { value: words } });
+  fireEvent.keyDown(prompt(), { key: "Enter", ctrlKey: true });
 };
 const words = () => document.querySelector(".locara-status-words")?.textContent;
 const button = (name: string | RegExp) => screen.getByRole<HTMLButtonElement>("button", { name });
