@@ -10,7 +10,7 @@ interface OptionsProps {
   settings: Settings;
   problems: SettingProblems;
   isEdit: boolean;
-  onChange: (name: SettingName, value: string) => void;
+  onChange: (changes: Partial<Settings>) => void;
 }
 
 export function Options({ model, settings, problems, isEdit, onChange }: OptionsProps) {
@@ -22,11 +22,11 @@ export function Options({ model, settings, problems, isEdit, onChange }: Options
       placeholder={placeholder}
       problem={problems[name]}
       mode={mode}
-      onChange={(value) => onChange(name, value)}
+      onChange={(value) => onChange({ [name]: value })}
     />
   );
   const choice = (name: SettingName, label: string, choices: readonly (readonly [string, string])[]) => (
-    <Choice label={label} value={settings[name]} choices={choices} onChange={(value) => onChange(name, value)} />
+    <Choice label={label} value={settings[name]} choices={choices} onChange={(value) => onChange({ [name]: value })} />
   );
   const speeds = [...new Set(model.speeds.map(({ speed }) => speed))].filter((speed) => speed !== "exact");
   return (
@@ -64,7 +64,7 @@ export function Options({ model, settings, problems, isEdit, onChange }: Options
           label="What to avoid"
           value={settings.negativePrompt}
           placeholder="nothing"
-          onChange={(value) => onChange("negativePrompt", value)}
+          onChange={(negativePrompt) => onChange({ negativePrompt })}
         />
       )}
     </div>
@@ -144,8 +144,7 @@ function ShapeChoice({ model, settings, onChange }: Pick<OptionsProps, "model" |
       onChange={(size) => {
         if (size === "other") return;
         const [width = "", height = ""] = size === own ? [] : size.split("x");
-        onChange("width", width);
-        onChange("height", height);
+        onChange({ width, height });
       }}
     />
   );

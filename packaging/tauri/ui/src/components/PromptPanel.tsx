@@ -61,7 +61,7 @@ export function PromptPanel(props: PromptPanelProps) {
               settings={settings}
               problems={problems}
               isEdit={isEdit}
-              onChange={(name, value) => onSettings({ ...settings, [name]: value })}
+              onChange={(changes) => onSettings({ ...settings, ...changes })}
             />
             <Button kind="quiet" disabled={number === 0} onClick={() => onSettings(DEFAULTS)}>
               Back to the model's own

@@ -33,7 +33,7 @@ const download = (page: Page) =>
 
 const STATES: Record<string, (given: Given) => Promise<Page>> = {
   "nothing-installed": async ({ open, query }) => {
-    const { page } = await open({ engine: "torch", models: ALL.slice(0, 4), query });
+    const { page } = await open({ models: ALL.slice(0, 4), query });
     await expect(page.getByRole("heading", { name: "No model is installed yet" })).toBeVisible();
     return page;
   },
@@ -53,7 +53,7 @@ const STATES: Record<string, (given: Given) => Promise<Page>> = {
   gated: async ({ open, hub, query }) => {
     const flags = ["--allow-downloads", "--catalogue", hub.catalogue];
     const env = { HF_ENDPOINT: hub.hub };
-    const { page } = await open({ engine: "torch", models: ["gated"], flags, env, query: `${query}&token` });
+    const { page } = await open({ models: ["gated"], flags, env, query: `${query}&token` });
     await page
       .locator("[data-model=gated]")
       .getByRole("button", { name: /^Download/ })
