@@ -4,6 +4,7 @@ import { Client } from "@locara/image/core";
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { Studio } from "../../../src/index.js";
+import "../../../src/styles/index.css";
 import { sceneOf } from "./scenes.js";
 import { BridgeTransport } from "./transport.js";
 
