@@ -35,12 +35,11 @@ export function ModelEntry(props: ModelEntryProps) {
           type="radio"
           name={props.group}
           checked={isSelected}
-          disabled={!model.installed}
+          disabled={!model.installed || fit.verdict === "engine"}
           onChange={props.onSelect}
           aria-describedby={facts}
         />
         <label htmlFor={input}>{model.displayName}</label>
-        {isSuggested && <Badge tone="accent">Recommended</Badge>}
         <span className="locara-model-state">
           {model.installed ? <Badge tone="good">Installed</Badge> : <Get {...props} />}
         </span>
@@ -48,7 +47,8 @@ export function ModelEntry(props: ModelEntryProps) {
       <div id={facts} className="locara-model-facts">
         <p>{model.description}</p>
         <p>
-          <Badge tone={TONES[fit.verdict]}>{fit.short}</Badge> {fit.sentence}
+          {isSuggested && <Badge tone="accent">Recommended</Badge>} <Badge tone={TONES[fit.verdict]}>{fit.short}</Badge>{" "}
+          {fit.sentence}
         </p>
         {!model.commercialUse && (
           <p>
@@ -81,7 +81,7 @@ function Get({ model, transfer }: ModelEntryProps) {
       onClick={() => void store.download(model.id)}
       aria-label={`${goesOn ? "Resume the download of" : "Download"} ${model.displayName}, ${bytes(model.downloadBytes)}`}
     >
-      {goesOn ? "Resume" : `Download ${bytes(model.downloadBytes)}`}
+      {goesOn ? "Resume" : "Download"}
     </Button>
   );
 }

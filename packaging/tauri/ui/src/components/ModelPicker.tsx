@@ -1,6 +1,6 @@
 // Which model draws: what each is, whether it fits this machine, under which licence, and how to get it.
 
-import type { Model } from "@locara/image/core";
+import type { EngineInfo, Model } from "@locara/image/core";
 import { useId } from "react";
 import { useModels, useShared } from "../context.js";
 import { suggested } from "../words/fit.js";
@@ -41,6 +41,7 @@ export function ModelPicker({ selected, onSelect, onToken }: ModelPickerProps) {
     <fieldset className="locara-picker">
       <legend>Model</legend>
       {models.length === 0 && <NoneDeclared />}
+      {engines.length > 0 && !engines.some(({ available }) => available) && <NoEngine engines={engines} />}
       {models.length > 0 && !models.some(({ installed }) => installed) && (
         <NothingInstalled best={best} isRunning={best !== undefined && transfers[best.id]?.state === "running"} />
       )}
@@ -70,6 +71,21 @@ function NoneDeclared() {
       <p>
         Its locara.json declares none under <code>capabilities.models</code>.
       </p>
+    </section>
+  );
+}
+
+function NoEngine({ engines }: { engines: readonly EngineInfo[] }) {
+  return (
+    <section className="locara-note locara-note-bad">
+      <h3>No engine runs on this machine</h3>
+      <ul>
+        {engines.map(({ name, reason }) => (
+          <li key={name}>
+            <code>{name}</code>: {reason}
+          </li>
+        ))}
+      </ul>
     </section>
   );
 }

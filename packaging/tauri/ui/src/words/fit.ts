@@ -17,9 +17,7 @@ function form({ quantization }: ModelFit): string {
 
 export function fitOf(model: Model, engines: readonly EngineInfo[] = []): FitWords {
   if (!model.runnable || (engines.length > 0 && !engines.some(({ available }) => available))) {
-    const reasons = engines.filter(({ available }) => !available).map(({ name, reason }) => `${name}: ${reason}`);
-    const sentence = ["No engine on this machine draws with it.", ...reasons].join(" ");
-    return { verdict: "engine", short: "No engine", sentence };
+    return { verdict: "engine", short: "No engine", sentence: "No engine on this machine draws with it." };
   }
   const best = model.recommended ?? smallest(model.fit);
   if (best === undefined) {
