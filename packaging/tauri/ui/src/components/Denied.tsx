@@ -15,7 +15,7 @@ export function Denied({ error, children }: { error: CapabilityDenied; children?
   const { who, sentence, fragment, host } = lacking(error);
   return (
     <section className="locara-note locara-note-warn" aria-labelledby={heading}>
-      <h3 id={heading}>This app may not do that</h3>
+      <h2 id={heading}>This app may not do that</h2>
       <p>{error.message}</p>
       <p className="locara-muted">
         {WHO[who]}: {sentence}

@@ -15,7 +15,7 @@ export function Gated({ model, url, onToken, onTryAgain }: GatedProps) {
   const heading = useId();
   return (
     <section className="locara-note locara-note-warn" aria-labelledby={heading}>
-      <h3 id={heading}>{model.displayName} needs an access token</h3>
+      <h2 id={heading}>{model.displayName} needs an access token</h2>
       <ol>
         <li>
           Open <Link href={url}>the model's page</Link>, sign in and accept its licence.

@@ -67,7 +67,7 @@ export function ModelPicker({ selected, onSelect, onToken }: ModelPickerProps) {
 function NoneDeclared() {
   return (
     <section className="locara-note locara-note-warn">
-      <h3>This app may use no model</h3>
+      <h2>This app may use no model</h2>
       <p>
         Its locara.json declares none under <code>capabilities.models</code>.
       </p>
@@ -78,7 +78,7 @@ function NoneDeclared() {
 function NoEngine({ engines }: { engines: readonly EngineInfo[] }) {
   return (
     <section className="locara-note locara-note-bad">
-      <h3>No engine runs on this machine</h3>
+      <h2>No engine runs on this machine</h2>
       <ul>
         {engines.map(({ name, reason }) => (
           <li key={name}>
@@ -94,7 +94,7 @@ function NothingInstalled({ best, isRunning }: { best: Model | undefined; isRunn
   const { models: store } = useShared();
   return (
     <section className="locara-note locara-note-accent">
-      <h3>No model is installed yet</h3>
+      <h2>No model is installed yet</h2>
       {best === undefined ? (
         <p>None of the models below fits this machine.</p>
       ) : (

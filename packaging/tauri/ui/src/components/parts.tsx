@@ -108,7 +108,7 @@ export function ProblemNote({ error, children }: { error: unknown; children?: Re
   const { title, message, advice } = explain(error);
   return (
     <section className="locara-note locara-note-bad" aria-labelledby={heading}>
-      <h3 id={heading}>{title}</h3>
+      <h2 id={heading}>{title}</h2>
       <p>{message}</p>
       {advice.map((one) => (
         <p key={one}>{one}</p>

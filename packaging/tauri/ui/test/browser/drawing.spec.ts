@@ -66,8 +66,8 @@ for (const [way, query] of [
 test("pocket draws a real picture, which is the file", async ({ open }) => {
   const { page, pictures } = await open({ engine: "torch" });
   await draw(page, "a smiling sun on a purple background");
-  await expect(page.locator("[data-layer=preview]")).toHaveCount(1);
-  await expect(status(page)).toContainText("Done", { timeout: 100_000 });
+  await expect(page.locator("[data-layer=preview]")).toHaveCount(1, { timeout: 200_000 }); // torch has to be imported first
+  await expect(status(page)).toContainText("Done");
   const [file = ""] = readdirSync(pictures);
   const bytes = readFileSync(join(pictures, file)).toString("base64");
   expect(await page.locator("[data-layer=final]").getAttribute("src")).toBe(`data:image/png;base64,${bytes}`);

@@ -10,7 +10,7 @@ export default defineConfig({
   outputDir: "../../test-results",
   globalSetup: "./build-page.ts",
   workers: 2,
-  timeout: 120_000,
+  timeout: 300_000,
   expect: { timeout: 60_000 },
   reporter: "list",
   forbidOnly: true,

@@ -8,6 +8,7 @@ import { draw, expect, type Hub, type Open, status, test } from "./studio.js";
 
 const FOLDER = process.env["SHOTS"] ?? join(tmpdir(), "locara-ui-screenshots");
 mkdirSync(FOLDER, { recursive: true });
+test.setTimeout(300_000);
 
 const ALL = ["sd3.5-medium", "flux.1-schnell", "flux.1-dev", "sdxl-lightning", "pocket"];
 const SUN = "a smiling sun on a purple background";
@@ -16,7 +17,7 @@ type Given = { open: Open; hub: Hub; query: string };
 
 const drawn = async (page: Page, prompt: string) => {
   await draw(page, prompt);
-  await expect(status(page)).toContainText("Done", { timeout: 100_000 });
+  await expect(status(page)).toContainText("Done", { timeout: 200_000 });
 };
 const scene =
   (name: string, then?: (page: Page) => Promise<void>) =>
@@ -75,7 +76,7 @@ const STATES: Record<string, (given: Given) => Promise<Page>> = {
   drawing: async ({ open, query }) => {
     const { page } = await open({ engine: "torch", query });
     await draw(page, SUN);
-    await expect(page.locator("[data-layer=preview]")).toHaveCount(1, { timeout: 100_000 });
+    await expect(page.locator("[data-layer=preview]")).toHaveCount(1, { timeout: 200_000 });
     return page;
   },
   finished: async ({ open, query }) => {
