@@ -2,7 +2,7 @@
 
 import type { Model } from "@locara/image/core";
 import { useId, useState } from "react";
-import { useModels } from "../context.js";
+import { useModels, useShared } from "../context.js";
 import { fitOf } from "../words/fit.js";
 import { ModelPicker, type ModelPickerProps } from "./ModelPicker.js";
 import { Badge, Button } from "./parts.js";
@@ -12,6 +12,7 @@ interface ModelChoiceProps extends Omit<ModelPickerProps, "selected"> {
 }
 
 export function ModelChoice({ model, onSelect, onToken }: ModelChoiceProps) {
+  const { models: store } = useShared();
   const { status, transfers } = useModels();
   const [wanted, setWanted] = useState<boolean>();
   const list = useId();
@@ -24,7 +25,10 @@ export function ModelChoice({ model, onSelect, onToken }: ModelChoiceProps) {
         className="locara-choice-button"
         aria-expanded={isOpen}
         aria-controls={list}
-        onClick={() => setWanted(!isOpen)}
+        onClick={() => {
+          if (!isOpen) void store.refresh(); // memory and what is installed change
+          setWanted(!isOpen);
+        }}
       >
         <span className="locara-choice-name">
           <span className="locara-small">Model</span>

@@ -54,6 +54,14 @@ test("the first installed model is chosen, the list is folded, and the options a
   await expectAccessible(root);
 });
 
+test("opening the list asks anew what is there and how much memory is free", async () => {
+  const { scripted } = await studio();
+  await screen.findByText("Pocket");
+  scripted.setting = { models: [modelOf("sdxl-lightning", { installed: true }), POCKET] };
+  await userEvent.click(button(/^Model/));
+  await screen.findByRole("radio", { name: "SDXL Lightning" });
+});
+
 test("a picture is drawn from the prompt to the gallery, with its facts", async () => {
   const { scripted, root } = await studio();
   await screen.findByText("Pocket");
