@@ -75,11 +75,12 @@ function Get({ model, transfer }: ModelEntryProps) {
       </Button>
     );
   }
+  const size = model.downloadBytes > 0 ? `, ${bytes(model.downloadBytes)}` : "";
   const goesOn = (transfer?.progress?.bytes ?? 0) > 0;
   return (
     <Button
       onClick={() => void store.download(model.id)}
-      aria-label={`${goesOn ? "Resume the download of" : "Download"} ${model.displayName}, ${bytes(model.downloadBytes)}`}
+      aria-label={`${goesOn ? "Resume the download of" : "Download"} ${model.displayName}${size}`}
     >
       {goesOn ? "Resume" : "Download"}
     </Button>

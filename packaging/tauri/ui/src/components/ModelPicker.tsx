@@ -100,7 +100,8 @@ function NothingInstalled({ best, isRunning }: { best: Model | undefined; isRunn
       ) : (
         <>
           <p>
-            {best.displayName} suits this machine. It takes {bytes(best.downloadBytes)} on the disk, once for all apps.
+            {best.displayName} suits this machine.
+            {best.downloadBytes > 0 && ` It takes ${bytes(best.downloadBytes)} on the disk, once for all apps.`}
           </p>
           {!isRunning && (
             <div className="locara-row">

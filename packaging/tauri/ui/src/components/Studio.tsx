@@ -118,7 +118,7 @@ function Scene({ output, onToken }: SceneProps) {
 
   return (
     <>
-      <div className="locara-controls">
+      <section className="locara-controls" aria-label="Model and prompt">
         <ModelChoice model={model} onSelect={setWanted} onToken={onToken} />
         <PromptPanel
           model={model}
@@ -140,7 +140,7 @@ function Scene({ output, onToken }: SceneProps) {
           )}
         </PromptPanel>
         {problem !== undefined && <ProblemNote error={problem} />}
-      </div>
+      </section>
       <main className="locara-main" aria-labelledby={title}>
         <h1 id={title} className="locara-unseen">
           {edit ? "Change a picture" : "Draw"}

@@ -80,10 +80,14 @@ export const test = base.extend<{ folder: string; open: Open; served: Hub }>({
   served: async ({ folder }, use) => {
     const place = join(folder, "hub");
     mkdirSync(place);
-    const program: ChildProcess = spawn(join(dirname(PROGRAM), "python"), ["-m", "support.served_models", place], {
-      cwd: join(REPOSITORY, "tests"),
-      stdio: ["pipe", "pipe", "inherit"],
-    });
+    const program: ChildProcess = spawn(
+      join(dirname(PROGRAM), "python"),
+      ["-m", "support.served_models", place, "0.5"],
+      {
+        cwd: join(REPOSITORY, "tests"),
+        stdio: ["pipe", "pipe", "inherit"],
+      },
+    );
     if (program.stdout === null) throw new Error("The hub says nothing.");
     const [line] = (await once(createInterface(program.stdout), "line")) as [string];
     await use(JSON.parse(line) as Hub);
