@@ -12,6 +12,8 @@ const wishes = new URLSearchParams(location.search);
 const scene = wishes.get("scene");
 const bridge = new BridgeTransport(`ws://${location.host}/`);
 const root = document.getElementById("root");
+// the room of the scroll bar belongs to the page, not to the studio
+document.documentElement.style.background = wishes.get("theme") === "dark" ? "#15171b" : "#f4f5f7";
 const served = wishes.has("served"); // pictures by their address, as Tauri's asset protocol has them
 
 if (root) {
