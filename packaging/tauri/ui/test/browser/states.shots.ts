@@ -64,6 +64,7 @@ const STATES: Record<string, (given: Given) => Promise<Page>> = {
   },
   ready: async ({ open, query }) => {
     const { page } = await open({ query });
+    await expect(page.getByRole("button", { name: /^Model/ })).toContainText("Pocket");
     await page.getByText("Options").click();
     return page;
   },
