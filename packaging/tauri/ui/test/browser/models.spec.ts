@@ -30,7 +30,7 @@ test("a gated model says how to get a token, takes one, and is downloaded with i
   await entry.getByRole("button", { name: /^Download/ }).click();
   await expect(entry.getByRole("link", { name: "the model's page" })).toHaveAttribute("href", /org\/gated/);
   await expectAccessible(page);
-  await entry.getByLabel("Access token").fill("good-token");
+  await entry.getByLabel("Access token", { exact: true }).fill("good-token");
   await entry.getByRole("button", { name: "Download", exact: true }).click();
   await expect(entry).toContainText("Installed");
 });

@@ -59,7 +59,7 @@ const STATES: Record<string, (given: Given) => Promise<Page>> = {
       .locator("[data-model=gated]")
       .getByRole("button", { name: /^Download/ })
       .click();
-    await expect(page.getByLabel("Access token")).toBeVisible();
+    await expect(page.getByLabel("Access token", { exact: true })).toBeVisible();
     return page;
   },
   ready: async ({ open, query }) => {
