@@ -23,8 +23,10 @@ PLATFORM_FILES = $(shell grep -rlE "^ *(import|from) ($(PLATFORM_MODULES))\b|sys
 # cargo's target folder is outside the tree, so that a fresh clone finds what was compiled before
 RUST_TARGET ?= $(or $(CARGO_TARGET_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/locara/rust-target)
 NODE_READY := protocol/typescript/node_modules/.ready
+UI := packaging/tauri/ui
+UI_READY := $(UI)/node_modules/.ready
 
-.PHONY: help setup demo test test-slow test-typescript test-rust lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac
+.PHONY: help setup demo test test-slow test-typescript test-ui screenshots test-rust lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -56,6 +58,22 @@ $(NODE_READY): protocol/typescript/package.json protocol/typescript/package-lock
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo "Node 20 or later with npm is needed for the TypeScript package (Debian: apt-get install nodejs npm); the rest works without"; exit 1; }
 	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || { echo "Node 20 or later is needed for the TypeScript package; this is $$(node --version)"; exit 1; }
 	cd protocol/typescript && npm ci --prefer-offline
+	touch $@
+
+test-ui screenshots: export CHROMIUM := $(or $(CHROMIUM),$(shell for p in chromium chromium-browser google-chrome; do command -v $$p && break; done))
+test-ui screenshots: export LOCARA_SIDECAR := $(abspath $(BIN))/locara-sidecar
+test-ui: $(READY) $(UI_READY) ## lint, types and tests of the picker UI; needs Node 20 with npm, and Chromium (without: BROWSER=no)
+	@test -n "$$CHROMIUM$(BROWSER)" || { echo "Chromium is needed for the picker UI's tests (Debian: apt-get install chromium; CHROMIUM=/path names one; BROWSER=no leaves out what needs it)"; exit 1; }
+	cd protocol/typescript && npm run --silent build
+	cd $(UI) && npm run --silent check
+	$(if $(filter no,$(BROWSER)),@echo "The picker UI's tests in Chromium were NOT run.",cd $(UI) && npm run --silent test:browser)
+
+screenshots: $(READY) $(UI_READY) ## each state of the picker UI, light and dark, as pictures in SHOTS, a folder
+	cd protocol/typescript && npm run --silent build
+	cd $(UI) && SHOTS=$(abspath $(or $(SHOTS),/tmp/locara-ui-screenshots)) npm run --silent screenshots
+
+$(UI_READY): $(NODE_READY) $(UI)/package.json $(UI)/package-lock.json $(UI)/.npmrc
+	cd $(UI) && npm ci --prefer-offline
 	touch $@
 
 test-rust: export CARGO_TARGET_DIR := $(RUST_TARGET)
@@ -94,7 +112,7 @@ fixtures: $(READY) ## write the tiny models anew; once about 500 MB of older lib
 	$(BIN)/python fixtures/make_models.py
 	$(BIN)/python fixtures/make_published.py
 
-check: lint types resolves generated test-typescript test-rust test test-slow ## all that CI runs
+check: lint types resolves generated test-typescript test-ui test-rust test test-slow ## all that CI runs
 
 check-mac: $(READY) ## on a Mac: see all that was never run on one, and write a report to send back (FLAGS="--only PART …")
 	PYTHONPATH=packaging $(BIN)/python -m macos.check $(FLAGS)
@@ -176,4 +194,5 @@ transcript: $(READY) ## record a real exchange into protocol/README.md, and the 
 clean: ## remove .venv and what tools leave behind
 	rm -rf $(VENV) .ruff_cache .pytest_cache .hypothesis build dist out
 	rm -rf protocol/typescript/node_modules protocol/typescript/dist protocol/typescript/build
+	rm -rf $(UI)/node_modules $(UI)/dist $(UI)/build $(UI)/test-results
 	rm -rf protocol/rust/target

@@ -1,7 +1,8 @@
-"""``python -m support.served_models FOLDER``: two small models on a hub on loopback, for hosts in other languages.
+"""``python -m support.served_models FOLDER [SECONDS]``: two small models on a hub on loopback, for other languages.
 
 Prints one line of JSON, ``{"hub": address, "catalogue": folder}``, and serves until stdin ends. The models are ``open``
-and ``gated``, whose licence nobody has accepted; their files come in pieces, so that there is progress to tell.
+and ``gated``, whose licence nobody has accepted; their files come in pieces, so that there is progress to tell,
+with so many seconds between them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def main() -> None:
     catalogue = folder / "catalogue"
     catalogue.mkdir()
     hub = FakeHub()
-    hub.pace = 0.1
+    hub.pace = float(sys.argv[2]) if len(sys.argv) > 2 else 0.1
     for seed, name in enumerate(("open", "gated")):
         hub.add(f"org/{name}", write_model(folder / name, seed=seed, t5=name), gated=name == "gated")
         data = entry_data(name, f"org/{name}", gated=name == "gated")

@@ -1,0 +1,94 @@
+// The requests that the studio makes: of a prompt, and of a picture that is there.
+
+import {
+  type EditOptions,
+  type EditParams,
+  type GenerateOptions,
+  type GenerateParams,
+  type ImageResult,
+  inline,
+  type Model,
+  type OutputOptions,
+} from "@locara/image/core";
+import type { Job, JobRequest } from "./job.js";
+
+/** How many bytes the sidecar takes inline pictures to have, and the most that it sends. */
+const INLINE_BYTES = 7 * 1024 * 1024;
+const VARY = 0.5;
+
+export interface Sized {
+  readonly request: JobRequest;
+  readonly size: { width: number; height: number };
+}
+
+/** Whether a model can change a picture, and how. */
+export const edits = ({ modalities }: Model): "strength" | "instruction" | undefined => {
+  if (modalities.includes("image-to-image")) return "strength";
+  return modalities.includes("image-text-to-image") ? "instruction" : undefined;
+};
+
+/** Asks for pictures in the answer too, where they are small enough for it and the page has no other way to show them. */
+export function inlineOutput(count: number, { width, height }: { width: number; height: number }): OutputOptions {
+  return count * width * height * 4 <= INLINE_BYTES ? { mode: "both" } : { mode: "save" };
+}
+
+export function withOutput<T extends GenerateOptions>(options: T, output: OutputOptions): T {
+  return { ...options, output: { ...output, ...options.output } };
+}
+
+/** The picture as the source of an edit. */
+export function imageInput({ data, mimeType, handle, root, relativePath }: ImageResult): EditParams["image"] {
+  if (data !== undefined) return { data, mimeType };
+  if (handle !== undefined) return { handle };
+  return { root: root ?? "user-folder", path: relativePath ?? "" };
+}
+
+export interface Editing {
+  readonly image: ImageResult;
+  readonly prompt: string;
+  readonly options: EditOptions;
+  readonly mask: Uint8Array | undefined;
+}
+
+export function editRequest({ image, prompt, options, mask }: Editing): Sized {
+  const params: EditParams = {
+    prompt,
+    options,
+    image: imageInput(image),
+    ...(mask && { mask: inline(mask, "image/png") }),
+  };
+  return { request: { kind: "edit", params }, size: { width: image.width, height: image.height } };
+}
+
+/** The same once more with another seed. */
+export function again({ request, width, height }: Job): Sized | undefined {
+  if (request === undefined || whyNotAgain(request) !== undefined) return undefined;
+  const { seed: _, ...options } = request.params.options ?? {};
+  const params = { ...request.params, options };
+  return { request: { ...request, params } as JobRequest, size: { width, height } };
+}
+
+/** A picture that was sent inline before a reload is gone: its digest is all that is left of it. */
+export function whyNotAgain(request: JobRequest | undefined): string | undefined {
+  if (request === undefined) return "What it was asked for with is not known.";
+  if (request.kind === "generate") return undefined;
+  const { image } = request.params;
+  const isThere = Boolean(image.data || image.handle || image.path);
+  return isThere ? undefined : "The picture that it was made of is gone.";
+}
+
+/** A picture near `image`, by the model that made it or, where that cannot, by another. */
+export function vary(job: Job, image: ImageResult, models: readonly Model[]): Sized | undefined {
+  const can = models.filter((model) => model.installed && model.runnable && edits(model) === "strength");
+  const model = can.find(({ id }) => id === job.model) ?? can[0];
+  if (model === undefined || job.request === undefined) return undefined;
+  const { negativePrompt, steps, guidance, output } = (job.request.params.options ?? {}) as GenerateOptions;
+  const same = model.id === job.model ? { negativePrompt, steps, guidance } : {};
+  const options = { ...same, ...(output && { output }), model: model.id, strength: VARY } as EditOptions;
+  return editRequest({ image, prompt: job.request.params.prompt, options, mask: undefined });
+}
+
+/** A picture of a prompt. */
+export function generateRequest(params: GenerateParams, size: { width: number; height: number }): Sized {
+  return { request: { kind: "generate", params }, size };
+}
