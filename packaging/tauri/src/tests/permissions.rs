@@ -25,7 +25,8 @@ fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
 
 #[test]
 fn the_default_set_is_exactly_what_drawing_needs() {
-    let default = acl().default_permission.unwrap();
+    let acl = acl();
+    let default = acl.default_permission.as_ref().unwrap();
     let expected = [
         "generate",
         "edit",
@@ -99,7 +100,7 @@ fn a_web_view_without_the_permission_is_refused_before_anything_runs() {
 fn the_default_set_opens_its_own_commands_and_no_other() {
     let host = host(&["locara-diffusion:default"], |builder| builder);
     let window = host.window("main");
-    let default = allowed(&acl().default_permission.unwrap().permissions);
+    let default = allowed(&acl().default_permission.as_ref().unwrap().permissions);
     for command in COMMANDS {
         // no parameters that would start anything long
         let answer = invoke(&window, command.name, json!({"params": {}}));

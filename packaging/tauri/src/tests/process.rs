@@ -30,7 +30,7 @@ fn when_the_app_ends_in_the_middle_of_a_step_its_processes_are_gone_before_it_is
     assert!(!alive(daemon), "the daemon outlives the app");
     until("its engine is gone", || !alive(engine));
     call.join().unwrap().unwrap_err();
-    let late = tauri::async_runtime::block_on(handle.state::<crate::Diffusion<_>>().sidecar());
+    let late = tauri::async_runtime::block_on(handle.state::<crate::Diffusion<tauri::test::MockRuntime>>().sidecar());
     assert!(matches!(late, Err(crate::Error::Ending)), "a call after the end starts another");
 }
 
