@@ -172,16 +172,6 @@ impl Host {
         });
         numbered.collect()
     }
-
-    /// Waits until a job on that Channel has finished a step.
-    pub(super) fn drawing(&self, channel: u32) -> Value {
-        let mut found = None;
-        until("a step is finished", || {
-            found = self.messages(channel).into_iter().find(|step| step["phase"] == "denoising" && step["step"] != 0);
-            found.is_some()
-        });
-        found.unwrap()
-    }
 }
 
 /// What `invoke` sends for a long call with that Channel.
