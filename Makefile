@@ -25,8 +25,11 @@ RUST_TARGET ?= $(or $(CARGO_TARGET_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/l
 NODE_READY := protocol/typescript/node_modules/.ready
 UI := packaging/tauri/ui
 UI_READY := $(UI)/node_modules/.ready
+TAURI_NODE_READY := packaging/tauri/node_modules/.ready
+# what Debian and its like must have for a Tauri app to be compiled
+TAURI_PACKAGES := libwebkit2gtk-4.1-dev build-essential libssl-dev librsvg2-dev libayatana-appindicator3-dev
 
-.PHONY: help setup demo test test-slow test-typescript test-ui screenshots test-rust lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac
+.PHONY: help setup demo test test-slow test-typescript test-ui screenshots test-rust test-tauri lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -85,6 +88,27 @@ test-rust: $(READY) ## format, lint, licences, tests and documentation of the Ru
 	cd protocol/rust && cargo clippy --quiet --locked --all-targets -- -D warnings
 	cd protocol/rust && RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps
 	cd protocol/rust && cargo test --quiet --locked
+
+# the page's package is checked against the built one of protocol/typescript, to which npm makes a link
+$(TAURI_NODE_READY): $(NODE_READY) packaging/tauri/package.json packaging/tauri/package-lock.json
+	cd packaging/tauri && npm ci --prefer-offline --ignore-scripts
+	touch $@
+
+test-tauri: export CARGO_TARGET_DIR := $(RUST_TARGET)
+test-tauri: export LOCARA_SIDECAR := $(abspath $(BIN))/locara-sidecar
+test-tauri: $(READY) $(TAURI_NODE_READY) ## the Tauri plugin and its page's package; needs Rust 1.88, Node 20 and, on Linux, WebKitGTK's headers
+	@command -v cargo >/dev/null || { echo "Rust 1.88 or later with cargo is needed for the Tauri plugin; the rest works without"; exit 1; }
+	@test "$$(uname -s)" != Linux || pkg-config --exists webkit2gtk-4.1 || { echo "WebKitGTK's headers are needed for the Tauri plugin (Debian: apt-get install $(TAURI_PACKAGES)); the rest works without"; exit 1; }
+	cd protocol/typescript && npm run --silent build
+	cd packaging/tauri && npm run --silent lint && npm run --silent test
+	cd packaging/tauri && cargo fmt --check
+	cd packaging/tauri && cargo clippy --quiet --locked --all-targets -- -D warnings
+	cd packaging/tauri && RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps
+	cd packaging/tauri && cargo test --quiet --locked
+	@git diff --exit-code --stat -- packaging/tauri/permissions || { echo "The permissions are not those of src/commands.rs: commit what the build has written"; exit 1; }
+
+tauri-packages: ## install what test-tauri needs from Debian, if it is missing
+	@pkg-config --exists webkit2gtk-4.1 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TAURI_PACKAGES); }
 
 lint: $(READY) ## ruff, and which package may import which
 	$(BIN)/ruff check .
@@ -196,3 +220,4 @@ clean: ## remove .venv and what tools leave behind
 	rm -rf protocol/typescript/node_modules protocol/typescript/dist protocol/typescript/build
 	rm -rf $(UI)/node_modules $(UI)/dist $(UI)/build $(UI)/test-results
 	rm -rf protocol/rust/target
+	rm -rf packaging/tauri/node_modules packaging/tauri/dist-js packaging/tauri/target packaging/tauri/examples/*/dist

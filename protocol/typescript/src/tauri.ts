@@ -4,7 +4,14 @@
 
 import { Channel, invoke } from "@tauri-apps/api/core";
 import { Client } from "./client.js";
-import { ClientError, fromWire, isWireError } from "./errors.js";
+import {
+  ClientError,
+  fromWire,
+  isWireError,
+  ProtocolViolationError,
+  SidecarGoneError,
+  type WireError,
+} from "./errors.js";
 import type { MethodName, Sent, Transport } from "./transport.js";
 
 export * from "./core.js";
@@ -20,6 +27,36 @@ export function commandOf(method: string): string {
     .replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
 
+/**
+ * Has a command of the plugin's run.
+ *
+ * @returns what it answers.
+ * @throws ClientError, of the kind that the command rejects with.
+ */
+export async function runCommand(
+  command: string,
+  payload: Record<string, unknown>,
+  plugin = "locara-diffusion",
+): Promise<unknown> {
+  try {
+    return await invoke(`plugin:${plugin}|${command}`, payload);
+  } catch (error) {
+    if (isWireError(error)) throw fromCommand(error);
+    throw new ClientError(typeof error === "string" ? error : "The command failed.", { cause: error });
+  }
+}
+
+/** The error of a kind; some are the plugin's own, about the sidecar rather than from it. */
+function fromCommand(error: WireError): ClientError {
+  const { kind, status, signal } = (error.data ?? {}) as { kind?: string; status?: unknown; signal?: unknown };
+  if (kind === "ProtocolViolation") return new ProtocolViolationError(error.message);
+  if (kind !== "SidecarGone") return fromWire(error);
+  return new SidecarGoneError(error.message, {
+    status: typeof status === "number" ? status : null,
+    signal: typeof signal === "string" ? signal : null,
+  });
+}
+
 /** What a command of a long call answers: the result, and how many messages it had sent before. */
 interface LongAnswer {
   result: unknown;
@@ -27,12 +64,12 @@ interface LongAnswer {
 }
 
 export class TauriTransport implements Transport {
-  readonly #plugin: string;
+  readonly #plugin: string | undefined;
   /** Distinguishes the calls of this page from those of the one before a reload. */
   readonly #page = `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
   #lastId = 0;
 
-  constructor(plugin = "locara-diffusion") {
+  constructor(plugin?: string) {
     this.#plugin = plugin;
   }
 
@@ -59,13 +96,8 @@ export class TauriTransport implements Transport {
     };
   }
 
-  async #invoke(command: string, payload: Record<string, unknown>): Promise<unknown> {
-    try {
-      return await invoke(`plugin:${this.#plugin}|${command}`, payload);
-    } catch (error) {
-      if (isWireError(error)) throw fromWire(error);
-      throw new ClientError(typeof error === "string" ? error : "The command failed.", { cause: error });
-    }
+  #invoke(command: string, payload: Record<string, unknown>): Promise<unknown> {
+    return runCommand(command, payload, this.#plugin);
   }
 }
 

@@ -9,8 +9,11 @@ import {
   commandOf,
   type DiffusionStep,
   type InvalidParams,
+  ProtocolViolationError,
+  RemoteError,
   RequestCancelled,
   type Sent,
+  SidecarGoneError,
   tauriClient,
 } from "@locara/image/tauri";
 import type { Channel } from "@tauri-apps/api/core";
@@ -155,6 +158,33 @@ test("a signal cancels, errors are of their kind, a refused command is one, and 
   const refused = await failure(image.generate({ prompt: PROMPT }));
   assert.ok(refused instanceof ClientError);
   assert.match(refused.message, /not allowed by ACL/);
+});
+
+test("what the plugin says about the sidecar is not taken for the sidecar's own error", async () => {
+  const rejections = [
+    {
+      code: -32000,
+      message: "It ended.",
+      data: { kind: "SidecarGone", retryable: true, status: null, signal: "SIGKILL" },
+    },
+    { code: -32000, message: "It ended.", data: { kind: "SidecarGone", retryable: true, status: 2, signal: null } },
+    { code: -32000, message: "A hole.", data: { kind: "ProtocolViolation", retryable: false } },
+    { code: -32000, message: "No dialogs.", data: { kind: "NoDialog", retryable: false } },
+  ];
+  const failures: unknown[] = [];
+  for (const rejection of rejections) {
+    mockIPC(() => Promise.reject(rejection));
+    failures.push(await failure(tauriClient().models.list()));
+  }
+  const [killed, ended, violation, other] = failures;
+  assert.ok(killed instanceof SidecarGoneError && ended instanceof SidecarGoneError);
+  assert.deepEqual([killed.signal, killed.status, ended.signal, ended.status], ["SIGKILL", null, null, 2]);
+  assert.ok(violation instanceof ProtocolViolationError);
+  assert.ok(other instanceof RemoteError && other.kind === "NoDialog");
+  assert.deepEqual(
+    failures.map((error) => (error as Error).message),
+    ["It ended.", "It ended.", "A hole.", "No dialogs."],
+  );
 });
 
 test("after a reload in mid-job the new page finds the job with its preview, follows it and has its result", async (t) => {

@@ -1,0 +1,136 @@
+//! How the plugin is set up.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tauri::plugin::TauriPlugin;
+use tauri::{Manager, RunEvent, Runtime, Window, WindowEvent};
+
+use crate::diffusion::Diffusion;
+use crate::dispatch;
+use crate::files::{Chooser, FileRequest, dialogs};
+
+/// What the app lays down once; everything has a default.
+#[must_use = "a builder does nothing until build()"]
+pub struct Builder<R: Runtime> {
+    settings: Settings,
+    chooser: Chooser<R>,
+}
+
+pub(crate) struct Settings {
+    pub(crate) manifest: PathBuf,
+    pub(crate) program: PathBuf,
+    pub(crate) args: Vec<OsString>,
+    pub(crate) variables: Vec<(OsString, OsString)>,
+    pub(crate) folders: Vec<(String, PathBuf)>,
+    pub(crate) token: Option<String>,
+}
+
+impl<R: Runtime> Default for Builder<R> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<R: Runtime> Builder<R> {
+    /// With the defaults: `locara.json` and the folder `locara-sidecar` among the app's resources, folders as the
+    /// platform has them, no downloads.
+    pub fn new() -> Self {
+        let settings = Settings {
+            manifest: PathBuf::from("locara.json"),
+            program: PathBuf::from(format!("locara-sidecar/locara-sidecar{}", std::env::consts::EXE_SUFFIX)),
+            args: Vec::new(),
+            variables: Vec::new(),
+            folders: Vec::new(),
+            token: None,
+        };
+        Self { settings, chooser: dialogs() }
+    }
+
+    /// Where the manifest is: relative to the app's resources, or absolute. It is read once, when the app starts.
+    pub fn manifest(mut self, file: impl Into<PathBuf>) -> Self {
+        self.settings.manifest = file.into();
+        self
+    }
+
+    /// Which program the sidecar is: relative to the app's resources, or absolute.
+    ///
+    /// In a debug build, the environment variable `LOCARA_SIDECAR` comes before it.
+    pub fn program(mut self, file: impl Into<PathBuf>) -> Self {
+        self.settings.program = file.into();
+        self
+    }
+
+    /// One more argument of `locara-sidecar serve`.
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.settings.args.push(arg.into());
+        self
+    }
+
+    /// A variable of the sidecar's environment.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.settings.variables.push((name.into(), value.into()));
+        self
+    }
+
+    /// The folder that stands for a root, an absolute path: `user-folder`, `app-data` or `user-paths.<name>`. It counts only
+    /// if the manifest declares that root.
+    ///
+    /// Without it, `user-folder` is a folder with the app's name among the user's pictures, `app-data` is `pictures` in
+    /// the app's data, and there is none for the others.
+    pub fn folder(mut self, root: impl Into<String>, folder: impl Into<PathBuf>) -> Self {
+        self.settings.folders.push((root.into(), folder.into()));
+        self
+    }
+
+    /// Lets the sidecar download models that the manifest declares. A web view needs the permission set `downloads`, too.
+    pub fn allow_downloads(self) -> Self {
+        self.arg("--allow-downloads")
+    }
+
+    /// Lets the sidecar import, prepare and remove models. A web view needs the permission set `model-management`, too.
+    pub fn allow_model_management(self) -> Self {
+        self.arg("--allow-model-management")
+    }
+
+    /// For gated downloads. It goes to the sidecar alone.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.settings.token = Some(token.into());
+        self
+    }
+
+    /// How the user is asked for a file: by the system's dialog, through `tauri-plugin-dialog`, without this.
+    ///
+    /// It is given the window that asks and what it asks for, and gives back the file's path, or none if the user does not
+    /// want to. It may block.
+    pub fn chooser(
+        mut self,
+        choose: impl Fn(&Window<R>, &FileRequest) -> Option<PathBuf> + Send + Sync + 'static,
+    ) -> Self {
+        self.chooser = Arc::new(move |window: &Window<R>, request: &FileRequest| Ok(choose(window, request)));
+        self
+    }
+
+    /// The plugin, for `tauri::Builder::plugin`.
+    ///
+    /// The app does not start where the manifest is missing or no JSON object, or a folder cannot be made.
+    #[must_use]
+    pub fn build(self) -> TauriPlugin<R> {
+        let Self { settings, chooser } = self;
+        tauri::plugin::Builder::new("locara-diffusion")
+            .invoke_handler(dispatch::handle)
+            .setup(move |app, _api| {
+                app.manage(Diffusion::new(app, settings, chooser)?);
+                Ok(())
+            })
+            .on_event(|app, event| match event {
+                RunEvent::WindowEvent { label, event: WindowEvent::Destroyed, .. } => {
+                    app.state::<Diffusion<R>>().window_gone(label);
+                }
+                RunEvent::Exit => app.state::<Diffusion<R>>().end(),
+                _ => {}
+            })
+            .build()
+    }
+}

@@ -1,0 +1,121 @@
+//! The long calls under way, by the window that made them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use locara_diffusion::Canceller;
+
+use crate::error::Error;
+
+/// The longest id of a request.
+const MAX_ID: usize = 128;
+
+/// A window, a web view in it, and the id that its page gave the call.
+type Key = (String, String, String);
+
+#[derive(Default)]
+pub(crate) struct Calls(Mutex<HashMap<Key, Arc<Cancelling>>>);
+
+/// What one call can be cancelled with, also before it was sent.
+struct Cancelling {
+    /// Whether it only follows a job, which goes on when nobody looks.
+    follows: bool,
+    asked: Mutex<Asked>,
+}
+
+#[derive(Default)]
+struct Asked {
+    cancelled: bool,
+    canceller: Option<Canceller>,
+}
+
+impl Cancelling {
+    fn cancel(&self) {
+        let mut asked = locked(&self.asked);
+        asked.cancelled = true;
+        if let Some(canceller) = &asked.canceller {
+            canceller.cancel();
+        }
+    }
+}
+
+/// A call that is under way as long as this lives.
+pub(crate) struct Open<'a> {
+    calls: &'a Calls,
+    key: Key,
+    cancelling: Arc<Cancelling>,
+}
+
+impl Calls {
+    /// Fails where the id is that of another call, or none.
+    ///
+    /// `follows`: the call is about a job of another one, and the end of the window does not cancel it.
+    pub(crate) fn open(
+        &self,
+        (window, webview): (&str, &str),
+        id: Option<String>,
+        follows: bool,
+    ) -> Result<Open<'_>, Error> {
+        let id = id.filter(|id| !id.is_empty() && id.len() <= MAX_ID);
+        let id = id.ok_or_else(|| refused(format!("A long call has an id, a string of 1 to {MAX_ID} bytes.")))?;
+        let key = (window.to_owned(), webview.to_owned(), id);
+        let cancelling = Arc::new(Cancelling { follows, asked: Mutex::default() });
+        let mut calls = locked(&self.0);
+        if calls.contains_key(&key) {
+            return Err(refused("Another call that is under way has this id.".to_owned()));
+        }
+        calls.insert(key.clone(), Arc::clone(&cancelling));
+        Ok(Open { calls: self, key, cancelling })
+    }
+
+    /// Cancels one call; what is not under way needs no cancelling.
+    pub(crate) fn cancel(&self, (window, webview): (&str, &str), id: &str) {
+        let key = (window.to_owned(), webview.to_owned(), id.to_owned());
+        let found = locked(&self.0).get(&key).cloned();
+        if let Some(call) = found {
+            call.cancel();
+        }
+    }
+
+    /// Cancels the calls of a window that is gone.
+    pub(crate) fn cancel_window(&self, window: &str) {
+        let ends = |key: &Key, call: &Cancelling| key.0 == window && !call.follows;
+        let found: Vec<_> =
+            locked(&self.0).iter().filter(|(key, call)| ends(key, call)).map(|(_, call)| Arc::clone(call)).collect();
+        for call in found {
+            call.cancel();
+        }
+    }
+}
+
+#[cfg(test)]
+impl Calls {
+    pub(crate) fn len(&self) -> usize {
+        locked(&self.0).len()
+    }
+}
+
+impl Open<'_> {
+    /// The call was sent. If it was cancelled before, it is now.
+    pub(crate) fn sent(&self, canceller: Canceller) {
+        let mut asked = locked(&self.cancelling.asked);
+        if asked.cancelled {
+            canceller.cancel();
+        }
+        asked.canceller = Some(canceller);
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        locked(&self.calls.0).remove(&self.key);
+    }
+}
+
+fn refused(reason: String) -> Error {
+    Error::Params { path: "$.requestId", reason }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

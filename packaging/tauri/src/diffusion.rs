@@ -1,0 +1,174 @@
+//! The one sidecar of an app: started at the first call, shared by all windows, ended with the app.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use locara_diffusion::Sidecar;
+use serde_json::{Map, Value};
+use tauri::path::BaseDirectory;
+use tauri::{AppHandle, Manager, Runtime, async_runtime};
+
+use crate::builder::Settings;
+use crate::calls::Calls;
+use crate::error::Error;
+use crate::files::{Chooser, Files};
+use crate::folders::{self, Root};
+
+/// How long the sidecar may take to end by itself once the app ends; then its process group is killed. Together that is
+/// within 2 seconds.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// What points a Python program to the wrong libraries: an app that is started from a Python environment, or as an AppImage,
+/// has them.
+const UNWANTED: [&str; 4] = ["PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONEXECUTABLE"];
+
+/// The plugin's state: [`DiffusionExt::diffusion`](crate::DiffusionExt::diffusion) gives it.
+pub struct Diffusion<R: Runtime> {
+    app: AppHandle<R>,
+    settings: Settings,
+    manifest: Map<String, Value>,
+    roots: Vec<Root>,
+    sidecar: Mutex<Option<Sidecar>>,
+    /// Held by the one call that starts the sidecar.
+    starting: tokio::sync::Mutex<()>,
+    ending: AtomicBool,
+    pub(crate) calls: Calls,
+    pub(crate) files: Files<R>,
+}
+
+impl<R: Runtime> Diffusion<R> {
+    pub(crate) fn new(
+        app: &AppHandle<R>,
+        settings: Settings,
+        chooser: Chooser<R>,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        let manifest = read(&resource(app, &settings.manifest)?)?;
+        let roots = folders::resolved(app, &manifest, &settings.folders)?;
+        folders::make(&roots)?;
+        folders::show(app, &roots)?;
+        Ok(Self {
+            app: app.clone(),
+            settings,
+            manifest,
+            roots,
+            sidecar: Mutex::new(None),
+            starting: tokio::sync::Mutex::new(()),
+            ending: AtomicBool::new(false),
+            calls: Calls::default(),
+            files: Files::new(chooser),
+        })
+    }
+
+    /// The app's sidecar, which is started if it is not there yet. After its death, its next call starts it anew; no call
+    /// is sent again by itself.
+    ///
+    /// With it, Rust code can do all that a web view can, and what only a host may. Do not close it.
+    pub async fn sidecar(&self) -> Result<Sidecar, Error> {
+        let _starting = match self.running()? {
+            Some(sidecar) => return Ok(sidecar),
+            None => self.starting.lock().await,
+        };
+        if let Some(sidecar) = self.running()? {
+            return Ok(sidecar); // another call has started it meanwhile
+        }
+        let sidecar = self.spawn().await?;
+        *self.known() = Some(sidecar.clone());
+        if self.ending.load(Ordering::SeqCst) {
+            sidecar.close().await; // the app ended meanwhile
+        }
+        Ok(sidecar)
+    }
+
+    fn running(&self) -> Result<Option<Sidecar>, Error> {
+        if self.ending.load(Ordering::SeqCst) { Err(Error::Ending) } else { Ok(self.known().clone()) }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<Sidecar>> {
+        self.sidecar.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The folder that stands for a root, for example `user-folder`, if the manifest declares that.
+    #[must_use]
+    pub fn folder(&self, root: &str) -> Option<&Path> {
+        self.roots.iter().find(|one| one.name == root).map(|one| one.folder.as_path())
+    }
+
+    async fn spawn(&self) -> Result<Sidecar, Error> {
+        let package = self.app.package_info();
+        let mut builder = Sidecar::builder()
+            .command(self.program(), ["serve"])
+            .manifest(Value::Object(self.manifest.clone()))
+            .client_info(package.name.clone(), package.version.to_string())
+            .close_timeout(CLOSE_TIMEOUT)
+            .on_log(|line| tracing::debug!(target: "locara_sidecar", "{line}"));
+        for arg in &self.settings.args {
+            builder = builder.arg(arg);
+        }
+        for name in UNWANTED {
+            builder = builder.env_remove(name);
+        }
+        if std::env::var_os("APPIMAGE").is_some() {
+            builder = builder.env_remove("LD_LIBRARY_PATH");
+        }
+        for (name, value) in &self.settings.variables {
+            builder = builder.env(name, value);
+        }
+        for root in &self.roots {
+            builder = builder.grant(&root.name, root.folder.to_string_lossy());
+        }
+        if let Some(token) = &self.settings.token {
+            builder = builder.token(token);
+        }
+        Ok(builder.spawn().await?)
+    }
+
+    fn program(&self) -> PathBuf {
+        let named = if cfg!(debug_assertions) { std::env::var_os("LOCARA_SIDECAR") } else { None };
+        match named {
+            Some(program) => PathBuf::from(program),
+            // what has no place is told when it is started, and the app runs without pictures
+            None => resource(&self.app, &self.settings.program).unwrap_or_else(|_| self.settings.program.clone()),
+        }
+    }
+
+    /// A picture was saved: pages may show it.
+    pub(crate) fn saved(&self, file: &str) {
+        folders::show_file(&self.app, Path::new(file));
+    }
+
+    /// A window is gone, and nobody waits for its calls or uses its files any more.
+    pub(crate) fn window_gone(&self, window: &str) {
+        self.calls.cancel_window(window);
+        let handles = self.files.taken_back(window);
+        let Some(sidecar) = self.known().clone() else { return };
+        async_runtime::spawn(async move {
+            for handle in handles {
+                let _ = sidecar.release_file(&handle).await; // they end with the sidecar, too
+            }
+        });
+    }
+
+    /// The app ends: waits until the sidecar is gone.
+    pub(crate) fn end(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+        let found = self.known().take();
+        if let Some(sidecar) = found {
+            async_runtime::block_on(sidecar.close());
+        }
+    }
+}
+
+/// A file among the app's resources, unless its path is absolute.
+fn resource<R: Runtime>(app: &AppHandle<R>, file: &Path) -> tauri::Result<PathBuf> {
+    if file.is_absolute() { Ok(file.to_path_buf()) } else { app.path().resolve(file, BaseDirectory::Resource) }
+}
+
+fn read(file: &Path) -> Result<Map<String, Value>, Box<dyn std::error::Error>> {
+    let place = file.display();
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        format!("{place} cannot be read: {error}. It is the app's manifest, and belongs into bundle.resources of tauri.conf.json.")
+    })?;
+    Ok(serde_json::from_str(&text).map_err(|error| format!("{place} is no JSON object: {error}"))?)
+}

@@ -1,0 +1,109 @@
+//! What a call can fail with, and how a web view is told.
+
+use locara_diffusion::{ErrorKind, Gone};
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value, json};
+
+/// What a call can fail with. A command rejects with it as `{kind, code, message, data}`, where `data` has `kind` and
+/// `retryable`, too: the sidecar's own errors are as they crossed the wire.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The sidecar's error, or that there is none.
+    #[error(transparent)]
+    Sidecar(#[from] locara_diffusion::Error),
+    /// What the web view gave is not what the command takes.
+    #[error("{reason}")]
+    Params {
+        /// The member, from `$`.
+        path: &'static str,
+        /// One sentence.
+        reason: String,
+    },
+    /// There is no way to ask the user for a file: the app registers no `tauri-plugin-dialog`.
+    #[error("The app has no file dialogs: register tauri_plugin_dialog::init() in Rust.")]
+    NoDialog,
+    /// The app is ending.
+    #[error("The app is ending.")]
+    Ending,
+}
+
+/// The code of what the contract has no kind for: its own ones begin at -32001.
+const HOST: i64 = -32000;
+
+impl Error {
+    /// The kind, as a web view is told: one of the contract's, or `SidecarGone` (it ended before it answered, or cannot be
+    /// started), `ProtocolViolation`, `NoDialog`.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::Sidecar(error) => kind(error),
+            Self::Params { .. } => ErrorKind::InvalidParams.as_str(),
+            Self::NoDialog => "NoDialog",
+            Self::Ending => "SidecarGone",
+        }
+    }
+
+    fn code(&self) -> i64 {
+        match self {
+            Self::Sidecar(error) => match error {
+                locara_diffusion::Error::Remote(error) => error.code,
+                locara_diffusion::Error::Params { .. } => INVALID_PARAMS,
+                locara_diffusion::Error::TooManyCalls { .. } => QUEUE_FULL,
+                _ => HOST,
+            },
+            Self::Params { .. } => INVALID_PARAMS,
+            Self::NoDialog | Self::Ending => HOST,
+        }
+    }
+
+    fn data(&self) -> Map<String, Value> {
+        let mut data = match self {
+            Self::Sidecar(error) => members(error),
+            Self::Params { path, .. } => Map::from_iter([("path".to_owned(), json!(path))]),
+            _ => Map::new(),
+        };
+        let retryable = matches!(self, Self::Sidecar(error) if error.retryable());
+        data.insert("kind".to_owned(), json!(self.kind()));
+        data.insert("retryable".to_owned(), json!(retryable));
+        data
+    }
+}
+
+const INVALID_PARAMS: i64 = -32602;
+const QUEUE_FULL: i64 = -32013;
+
+fn kind(error: &locara_diffusion::Error) -> &str {
+    match error {
+        locara_diffusion::Error::Remote(error) => error.kind.as_str(),
+        locara_diffusion::Error::Violation(_) => "ProtocolViolation",
+        locara_diffusion::Error::Params { .. } => ErrorKind::InvalidParams.as_str(),
+        locara_diffusion::Error::TooManyCalls { .. } => ErrorKind::QueueFull.as_str(),
+        _ => "SidecarGone",
+    }
+}
+
+/// The end of the log stays in Rust: it is for the app's own log, not for a page.
+fn members(error: &locara_diffusion::Error) -> Map<String, Value> {
+    match error {
+        locara_diffusion::Error::Remote(error) => error.data.clone(),
+        locara_diffusion::Error::Gone(gone) => {
+            Map::from_iter([("status".to_owned(), json!(gone.status())), ("signal".to_owned(), json!(signal(gone)))])
+        }
+        _ => Map::new(),
+    }
+}
+
+/// The name of the signal that ended it, for example `SIGKILL`, as an `ExitStatus` prints it.
+fn signal(gone: &Gone) -> Option<String> {
+    let exit = gone.exit?.to_string();
+    let name = exit.split(['(', ')']).find(|part| part.starts_with("SIG"));
+    name.map(str::to_owned)
+}
+
+impl Serialize for Error {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (code, message) = (self.code(), self.to_string());
+        json!({"kind": self.kind(), "code": code, "message": message, "data": self.data()}).serialize(serializer)
+    }
+}

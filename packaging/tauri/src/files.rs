@@ -1,0 +1,100 @@
+//! Files that the user picks: a web view is given a handle and the file's own name, and never a path.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use locara_diffusion::{FileAccess, PickFileResult, Sidecar};
+use serde::Deserialize;
+use tauri::{Manager, Runtime, Window};
+use tauri_plugin_dialog::{Dialog, DialogExt};
+
+use crate::error::Error;
+
+/// What a file is asked for. A web view says no more than this.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[non_exhaustive]
+pub struct FileRequest {
+    /// The dialog's title.
+    #[serde(default)]
+    pub title: Option<String>,
+    /// The name that is proposed for a file to save.
+    #[serde(default)]
+    pub file_name: Option<String>,
+    /// Whether it is to be saved; else it is to be read.
+    #[serde(skip)]
+    pub save: bool,
+}
+
+pub(crate) type Chooser<R> = Arc<dyn Fn(&Window<R>, &FileRequest) -> Result<Option<PathBuf>, Error> + Send + Sync>;
+
+const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+
+/// Asks with the system's dialog, and blocks until the user has answered.
+pub(crate) fn dialogs<R: Runtime>() -> Chooser<R> {
+    Arc::new(|window: &Window<R>, request: &FileRequest| {
+        window.try_state::<Dialog<R>>().ok_or(Error::NoDialog)?;
+        let mut asked = window.dialog().file().add_filter("Images", &EXTENSIONS);
+        if let Some(title) = &request.title {
+            asked = asked.set_title(title);
+        }
+        if let Some(name) = &request.file_name {
+            asked = asked.set_file_name(name);
+        }
+        #[cfg(any(windows, target_os = "macos", target_os = "linux"))]
+        {
+            asked = asked.set_parent(window);
+        }
+        let picked = if request.save { asked.blocking_save_file() } else { asked.blocking_pick_file() };
+        Ok(picked.and_then(|file| file.into_path().ok()))
+    })
+}
+
+/// The handles that windows hold.
+pub(crate) struct Files<R: Runtime> {
+    chooser: Chooser<R>,
+    held: Mutex<HashMap<String, Vec<String>>>,
+}
+
+impl<R: Runtime> Files<R> {
+    pub(crate) fn new(chooser: Chooser<R>) -> Self {
+        Self { chooser, held: Mutex::default() }
+    }
+
+    /// Asks the user; none if nothing was picked.
+    pub(crate) async fn pick(
+        &self,
+        window: Window<R>,
+        sidecar: &Sidecar,
+        request: FileRequest,
+    ) -> Result<Option<PickFileResult>, Error> {
+        let (chooser, label) = (Arc::clone(&self.chooser), window.label().to_owned());
+        let access = if request.save { FileAccess::Write } else { FileAccess::Read };
+        let asked = tauri::async_runtime::spawn_blocking(move || chooser(&window, &request));
+        let Some(path) = asked.await.map_err(|_| Error::Ending)?? else {
+            return Ok(None);
+        };
+        let picked = sidecar.pick_file(&path, access).await?;
+        self.held().entry(label).or_default().push(picked.handle.clone());
+        Ok(Some(picked))
+    }
+
+    /// A window gives a handle back; whether it had it.
+    pub(crate) fn released(&self, window: &str, handle: &str) -> bool {
+        let mut held = self.held();
+        let Some(handles) = held.get_mut(window) else { return false };
+        let before = handles.len();
+        handles.retain(|one| one != handle);
+        handles.len() < before
+    }
+
+    /// The handles of a window that is gone.
+    pub(crate) fn taken_back(&self, window: &str) -> Vec<String> {
+        self.held().remove(window).unwrap_or_default()
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<String, Vec<String>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

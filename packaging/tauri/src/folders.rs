@@ -1,0 +1,105 @@
+//! Which folders stand for the roots that a manifest declares, and which of them a page may show pictures from.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+use tauri::{AppHandle, Manager, Runtime};
+
+/// A root that the manifest declares, and the folder that stands for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Root {
+    pub(crate) name: String,
+    pub(crate) folder: PathBuf,
+    /// Whether the manifest lets the app read there.
+    pub(crate) readable: bool,
+}
+
+/// Whether a manifest lets an app read, for each root that it declares.
+pub(crate) fn declared(manifest: &Map<String, Value>) -> Vec<(String, bool)> {
+    let readable = |access: &Value| matches!(access.as_str(), Some("read" | "read-write"));
+    let Some(Value::Object(declared)) = manifest.get("capabilities").and_then(|all| all.get("fs")) else {
+        return Vec::new();
+    };
+    let mut roots = Vec::new();
+    for (name, access) in declared {
+        match (name.as_str(), access) {
+            ("user-folder" | "app-data", Value::String(_)) => roots.push((name.clone(), readable(access))),
+            ("user-paths", Value::Object(paths)) => {
+                roots.extend(paths.iter().map(|(path, access)| (format!("user-paths.{path}"), readable(access))));
+            }
+            _ => {}
+        }
+    }
+    roots
+}
+
+/// The folders of what the manifest declares: those that the app has named, else the platform's.
+pub(crate) fn resolved<R: Runtime>(
+    app: &AppHandle<R>,
+    manifest: &Map<String, Value>,
+    named: &[(String, PathBuf)],
+) -> tauri::Result<Vec<Root>> {
+    let mut roots = Vec::new();
+    for (name, readable) in declared(manifest) {
+        let folder = match named.iter().rev().find(|(root, _)| *root == name) {
+            Some((_, folder)) => folder.clone(),
+            None => match platforms(app, &name)? {
+                Some(folder) => folder,
+                None => continue, // the sidecar says that the host grants none
+            },
+        };
+        roots.push(Root { name, folder, readable });
+    }
+    Ok(roots)
+}
+
+/// Makes the folders that are not there yet.
+pub(crate) fn make(roots: &[Root]) -> Result<(), String> {
+    for Root { name, folder, .. } in roots {
+        std::fs::create_dir_all(folder)
+            .map_err(|error| format!("{}, the folder for {name}, cannot be made: {error}", folder.display()))?;
+    }
+    Ok(())
+}
+
+fn platforms<R: Runtime>(app: &AppHandle<R>, root: &str) -> tauri::Result<Option<PathBuf>> {
+    let paths = app.path();
+    Ok(match root {
+        "user-folder" => {
+            let pictures = paths.picture_dir().or_else(|_| paths.home_dir().map(|home| home.join("Pictures")))?;
+            Some(pictures.join(app_name(app)))
+        }
+        // a folder of its own: the app's other data is not the page's
+        "app-data" => Some(paths.app_data_dir()?.join("pictures")),
+        _ => None,
+    })
+}
+
+/// The app's name as one part of a path.
+fn app_name<R: Runtime>(app: &AppHandle<R>) -> String {
+    let name = app.config().product_name.clone().unwrap_or_else(|| app.package_info().name.clone());
+    let plain: String =
+        name.chars().map(|c| if c.is_control() || r#"/\:*?"<>|"#.contains(c) { '-' } else { c }).collect();
+    match plain.trim_matches(['.', ' ']) {
+        "" => "Pictures".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+/// Lets pages show, through the asset protocol, what lies in the roots that the app may read.
+pub(crate) fn show<R: Runtime>(app: &AppHandle<R>, roots: &[Root]) -> tauri::Result<()> {
+    for root in roots.iter().filter(|root| root.readable) {
+        app.asset_protocol_scope().allow_directory(&root.folder, true)?;
+    }
+    Ok(())
+}
+
+/// Lets pages show one picture, for a root in which the app may only write.
+pub(crate) fn show_file<R: Runtime>(app: &AppHandle<R>, file: &Path) {
+    let scope = app.asset_protocol_scope();
+    if !scope.is_allowed(file)
+        && let Err(error) = scope.allow_file(file)
+    {
+        tracing::warn!("a picture cannot be shown through the asset protocol: {error}");
+    }
+}

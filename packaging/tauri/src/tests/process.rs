@@ -1,0 +1,83 @@
+//! The sidecar's process: it ends with the app, and a dead one is replaced.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+use tauri::Manager;
+
+use super::support::*;
+
+fn engine(window: &tauri::WebviewWindow<tauri::test::MockRuntime>) -> u32 {
+    let ping = invoke(window, "ping", json!({"params": {}})).unwrap();
+    ping["engine"]["pid"].as_u64().unwrap() as u32
+}
+
+const PINGS: [&str; 2] = ["locara-diffusion:default", "locara-diffusion:diagnostics"];
+
+#[test]
+fn when_the_app_ends_in_the_middle_of_a_step_its_processes_are_gone_before_it_is() {
+    let host = host(&PINGS, |builder| builder);
+    let window = host.window("main");
+    let call = start(&window, "generate", long(slow(), 7));
+    until("it draws", || host.messages(7).iter().any(|step| step["phase"] == "denoising"));
+    let (daemon, engine) = (host.pid(), engine(&window));
+    let Host { app, folder: _folder, ending: _ending, .. } = host;
+    let handle = app.handle().clone();
+    let closer = std::thread::spawn(move || window.destroy().unwrap());
+    app.run(|_, _| {}); // until the last window is gone
+    closer.join().unwrap();
+    assert!(!alive(daemon), "the daemon outlives the app");
+    until("its engine is gone", || !alive(engine));
+    call.join().unwrap().unwrap_err();
+    let late = tauri::async_runtime::block_on(handle.state::<crate::Diffusion<tauri::test::MockRuntime>>().sidecar());
+    assert!(matches!(late, Err(crate::Error::Ending)), "a call after the end starts another");
+}
+
+#[test]
+fn a_sidecar_that_is_killed_fails_its_calls_and_the_next_call_starts_another() {
+    let host = host(&["locara-diffusion:default"], |builder| builder);
+    let window = host.window("main");
+    let call = start(&window, "generate", long(slow(), 7));
+    until("it draws", || host.messages(7).iter().any(|step| step["phase"] == "denoising"));
+    let daemon = host.pid();
+    kill(daemon);
+    let error = call.join().unwrap().unwrap_err();
+    assert_eq!((&error["kind"], &error["data"]["signal"]), (&json!("SidecarGone"), &json!("SIGKILL")));
+    assert_eq!(error["data"]["retryable"], true);
+    assert!(error["data"].get("stderr").is_none());
+    // nothing is sent again by itself
+    assert_eq!(invoke(&window, "jobs_list", json!({"params": {}})).unwrap(), json!({"jobs": []}));
+    assert_ne!(host.pid(), daemon);
+}
+
+/// Not a test: the app that the next one kills. It tells which processes it has.
+#[test]
+fn app_to_be_killed() {
+    if std::env::var_os("LOCARA_TEST_APP").is_none() {
+        return;
+    }
+    let host = host(&PINGS, |builder| builder);
+    let window = host.window("main");
+    let _call = start(&window, "generate", long(slow(), 7));
+    until("it draws", || host.messages(7).iter().any(|step| step["phase"] == "denoising"));
+    println!("\nPROCESSES {} {}", host.pid(), engine(&window));
+    std::thread::sleep(std::time::Duration::from_secs(600));
+}
+
+#[test]
+fn an_app_that_is_killed_leaves_no_process() {
+    let mut app = Command::new(std::env::current_exe().unwrap())
+        .args(["tests::process::app_to_be_killed", "--exact", "--nocapture"])
+        .env("LOCARA_TEST_APP", "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(app.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let told = lines.find_map(|line| line.strip_prefix("PROCESSES ").map(str::to_owned)).unwrap();
+    let pids: Vec<u32> = told.split(' ').map(|pid| pid.parse().unwrap()).collect();
+    assert!(pids.iter().all(|pid| alive(*pid)));
+    app.kill().unwrap();
+    app.wait().unwrap();
+    until("they are gone", || !pids.iter().any(|pid| alive(*pid)));
+}

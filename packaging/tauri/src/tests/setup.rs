@@ -1,0 +1,95 @@
+//! What the app lays down, and what it does where that is missing.
+
+use serde_json::{Value, json};
+use tauri::Manager;
+
+use super::support::*;
+use crate::DiffusionExt;
+use crate::folders::declared;
+
+/// Why an app with that text in place of its manifest is not built.
+fn unbuilt(manifest: Option<&str>, folder: Option<&str>) -> String {
+    let place = TempDir::new();
+    if let Some(text) = manifest {
+        std::fs::write(place.path().join("locara.json"), text).unwrap();
+    }
+    let below = folder.map(|folder| place.path().join(folder));
+    let built = build(&place, &[], |builder| match below {
+        Some(folder) => builder.folder("user-folder", folder),
+        None => builder,
+    });
+    match built {
+        Ok(_) => panic!("it was built"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn an_app_without_its_manifest_does_not_start_and_says_why() {
+    let told = unbuilt(None, None);
+    assert!(told.contains("locara.json cannot be read") && told.contains("bundle.resources"), "{told}");
+    let told = unbuilt(Some("[]"), None);
+    assert!(told.contains("locara.json is no JSON object"), "{told}");
+}
+
+#[test]
+fn folders_are_made_for_what_the_manifest_declares_and_for_nothing_else() {
+    let host = host(&[], |builder| {
+        builder.folder("app-data", "/nowhere/that/could/be/made").folder("user-paths.exports", "/nowhere/either")
+    });
+    let pictures = host.folder.path().join("pictures");
+    assert!(pictures.is_dir());
+    assert_eq!(host.app.diffusion().folder("user-folder"), Some(pictures.as_path()));
+    assert_eq!(host.app.diffusion().folder("app-data"), None);
+    assert_eq!(host.app.diffusion().folder("user-paths.exports"), None);
+}
+
+#[test]
+fn a_manifest_that_declares_no_model_denies_every_picture() {
+    let mut bare = manifest();
+    bare["capabilities"]["models"] = json!([]);
+    let host = host_of(bare, &["locara-diffusion:default"], |builder| builder);
+    let error = invoke(&host.window("main"), "generate", long(json!({"prompt": PROMPT}), 7)).unwrap_err();
+    assert_eq!((&error["kind"], &error["data"]["reason"]), (&json!("CapabilityDenied"), &json!("notDeclared")));
+    assert!(error["data"]["declare"]["capabilities"]["models"].is_array(), "{error}");
+}
+
+#[test]
+fn a_declared_folder_that_is_nobodys_is_said_to_lack_the_hosts_grant() {
+    let mut declares = manifest();
+    declares["capabilities"]["fs"]["user-paths"] = json!({"exports": "write"});
+    let host = host_of(declares, &["locara-diffusion:default"], |builder| builder);
+    let mut params = quick(2);
+    params["options"]["output"] = json!({"root": "user-paths.exports"});
+    let error = invoke(&host.window("main"), "generate", long(params, 7)).unwrap_err();
+    assert_eq!(error["data"]["reason"], "noHostGrant", "{error}");
+}
+
+#[test]
+fn only_readable_roots_are_shown_to_pages() {
+    let roots = |fs: Value| declared(json!({"capabilities": {"fs": fs}}).as_object().unwrap());
+    let name = |name: &str, readable| (name.to_owned(), readable);
+    assert_eq!(roots(json!({"user-folder": "read-write"})), [name("user-folder", true)]);
+    assert_eq!(roots(json!({"app-data": "write"})), [name("app-data", false)]);
+    let paths = json!({"user-paths": {"a": "read", "b": "write", "c": 3}, "user-selected": "read", "other": "read"});
+    assert_eq!(roots(paths), [name("user-paths.a", true), name("user-paths.b", false), name("user-paths.c", false)]);
+    assert_eq!(roots(json!([])), []);
+    assert_eq!(declared(&serde_json::Map::new()), []);
+}
+
+#[test]
+fn the_platforms_folders_bear_the_apps_name() {
+    let app = tauri::test::mock_app();
+    let manifest = json!({"capabilities": {"fs": {"user-folder": "write", "user-paths": {"a": "read", "b": "read"}}}});
+    let named = [("user-paths.a".to_owned(), "/a".into()), ("app-data".to_owned(), "/b".into())];
+    let home = app.path().picture_dir().or_else(|_| app.path().home_dir().map(|home| home.join("Pictures"))).unwrap();
+    let roots = crate::folders::resolved(app.handle(), manifest.as_object().unwrap(), &named).unwrap();
+    let folders: Vec<_> = roots.into_iter().map(|root| (root.name, root.folder)).collect();
+    assert_eq!(folders, [("user-folder".to_owned(), home.join("test")), ("user-paths.a".to_owned(), "/a".into())]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_keeps_the_app_from_starting() {
+    let told = unbuilt(Some(&manifest().to_string()), Some("locara.json/pictures")); // below a file
+    assert!(told.contains("the folder for user-folder, cannot be made"), "{told}");
+}

@@ -1,0 +1,56 @@
+//! Several windows, and the end of one.
+
+use serde_json::json;
+
+use super::support::*;
+
+#[test]
+fn two_windows_share_one_sidecar_and_each_has_its_own_steps() {
+    let host = host(&["locara-diffusion:default"], |builder| builder);
+    let (first, second) = (host.window("first"), host.window("second"));
+    // both are the first to need it
+    let calls = [start(&first, "generate", long(quick(4), 7)), start(&second, "generate", long(quick(4), 8))];
+    for call in calls {
+        call.join().unwrap().unwrap();
+    }
+    let sidecar = tauri::async_runtime::block_on(host.diffusion().sidecar()).unwrap();
+    assert_eq!(sidecar.starts(), 1);
+    for (window, channel) in [("first", 7), ("second", 8)] {
+        let frames = host.frames.lock().unwrap();
+        assert!(frames.iter().filter(|frame| frame.channel == channel).all(|frame| frame.window == window));
+    }
+    assert_ne!(host.messages(7)[0]["jobId"], host.messages(8)[0]["jobId"]);
+    let jobs = invoke(&second, "jobs_list", json!({"params": {}})).unwrap();
+    assert_eq!(jobs["jobs"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn the_end_of_a_window_cancels_its_calls_and_no_others() {
+    let host = host(&["locara-diffusion:default"], |builder| builder);
+    let (first, second) = (host.window("first"), host.window("second"));
+    let drawn = start(&first, "generate", long(slow(), 7));
+    until("it draws", || host.messages(7).iter().any(|step| step["phase"] == "denoising"));
+    let queued = start(&first, "generate", long(quick(2), 8));
+    let others = start(&second, "generate", long(quick(2), 9));
+    until("all are known", || host.diffusion().calls.len() == 3);
+    host.diffusion().window_gone("first");
+    for call in [drawn, queued] {
+        assert_eq!(call.join().unwrap().unwrap_err()["kind"], "RequestCancelled");
+    }
+    others.join().unwrap().unwrap();
+    let jobs = invoke(&second, "jobs_list", json!({"params": {}})).unwrap();
+    assert!(jobs["jobs"].as_array().unwrap().iter().all(|job| job["state"] != "running" && job["state"] != "queued"));
+}
+
+#[test]
+fn a_window_that_looks_at_anothers_job_leaves_it_when_it_ends() {
+    let host = host(&["locara-diffusion:default"], |builder| builder);
+    let (first, second) = (host.window("first"), host.window("second"));
+    let drawn = start(&first, "generate", long(steady(12), 7));
+    until("it draws", || host.messages(7).iter().any(|step| step["step"] == 1));
+    let job = host.messages(7)[0]["jobId"].clone();
+    let followed = start(&second, "jobs_attach", long(json!({"jobId": job}), 8));
+    until("it is followed", || !host.messages(8).is_empty());
+    host.diffusion().window_gone("second");
+    assert_eq!(followed.join().unwrap().unwrap()["result"], drawn.join().unwrap().unwrap()["result"]);
+}
