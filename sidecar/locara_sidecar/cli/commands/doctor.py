@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from locara_protocol.client import RemoteError, Sidecar, SidecarGoneError
 from locara_sidecar.cli.output.console import Console
 from locara_sidecar.cli.output.daemon_log import DaemonLog
 from locara_sidecar.cli.output.guard import say
+from locara_sidecar.machine.processes import interpreter
 
 if TYPE_CHECKING:
     import argparse
@@ -27,7 +27,7 @@ _NOTHING = "Nothing is wrong."
 def run(options: argparse.Namespace) -> int:
     """Print the machine's state and, last, what is wrong; 0 when at least one real engine is available, else 1."""
     console = Console()
-    command = [sys.executable, "-m", "locara_sidecar", "serve", "--engine", options.engine, "--log-level", "error"]
+    command = interpreter.module("locara_sidecar", "serve", "--engine", options.engine, "--log-level", "error")
     if options.cache_dir:
         command += ["--cache-dir", options.cache_dir]
     with DaemonLog() as log:
@@ -87,7 +87,7 @@ def _real(info: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _sandbox() -> dict[str, Any] | None:
     """What a process that confines itself as the engine does found; None if it could not tell."""
-    words = [sys.executable, "-P", "-m", "locara_sidecar.engine.sandbox", "--probe"]
+    words = interpreter.module("locara_sidecar.engine.sandbox", "--probe")
     try:
         found = subprocess.run(words, capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False)
         return json.loads(found.stdout)
