@@ -27,6 +27,10 @@ _NOTHING = "Nothing is wrong."
 def run(options: argparse.Namespace) -> int:
     """Print the machine's state and, last, what is wrong; 0 when at least one real engine is available, else 1."""
     console = Console()
+    if options.verify:
+        from locara_sidecar.cli.commands import verify_bundle
+
+        return verify_bundle.run(console, json=options.json)
     command = interpreter.module("locara_sidecar", "serve", "--engine", options.engine, "--log-level", "error")
     if options.cache_dir:
         command += ["--cache-dir", options.cache_dir]
