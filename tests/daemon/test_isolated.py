@@ -34,7 +34,8 @@ def test_others_stay_as_they_were():
 
 
 def test_what_it_ignores_its_engine_does_not_get():
-    program = "from locara_sidecar.machine.processes.child_environment import of_engine; print(json.dumps(of_engine(os.environ)))"
+    imports = "from locara_sidecar.machine.processes.child_environment import of_engine"
+    program = f"{imports}; print(json.dumps(of_engine(os.environ)))"
     assert not {name for name in said(program, "-I", env=POISONED) if name.startswith("PYTHON")}
     assert said(program, env={"PATH": POISONED["PATH"], "PYTHONUTF8": "1"})["PYTHONUTF8"] == "1"
 
