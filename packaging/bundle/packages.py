@@ -22,7 +22,7 @@ _SUFFIXES = frozenset({".pyi", ".pyx", ".pxd", ".c", ".h", ".hpp", ".cpp", ".a",
 _RECORDS = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"})
 _KEPT = ("torch/testing", "numpy/testing", "triton/")
 """Below these, names that are left out elsewhere are part of the program."""
-_ONLY = ("PIL/_avif", "PIL/_imagingtk", "pillow.libs/libavif")
+_ONLY = ("PIL/_avif", "PIL/_imagingtk", "pillow.libs/libavif", "PIL/.dylibs/libavif")
 """Beginnings of single files: formats and windows that no picture of ours takes."""
 
 

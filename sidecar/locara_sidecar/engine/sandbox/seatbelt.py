@@ -2,7 +2,8 @@
 
 Everything is allowed that is not a file, the network or another program's help, because Metal and the frameworks below
 it talk to many system services; what is read, written, started and connected is denied and given back by path. In this
-language the last rule that matches decides.
+language the last rule that matches decides. So what Metal needs beside files is allowed without a rule of its own:
+``iokit-open`` (the GPU's user client) and looking up the service that compiles kernels.
 
 Some services would do for the engine what it may not do itself: LaunchServices opens an address in a browser, the
 system fetches one in the background, the pasteboard and Spotlight hand out what is the user's. They are denied by name.
