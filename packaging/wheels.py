@@ -28,14 +28,13 @@ def lacking(names: list[str]) -> list[str]:
 
 
 def interpreter(version: str) -> str | None:
-    """A Python of that version, as uv finds it here (none is downloaded); None where there is none."""
-    found = subprocess.run(
-        ["uv", "python", "find", "--no-python-downloads", "--no-project", "--system", version],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip() if found.returncode == 0 else None
+    """A Python of that version, as uv or pyenv has it here (none is downloaded); None where there is none."""
+    words = ["uv", "python", "find", "--no-python-downloads", "--no-project", "--system", version]
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    if found.returncode == 0:
+        return found.stdout.strip()
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    return next(map(str, sorted(pyenv.glob(f"versions/{version}.*/bin/python"))), None)
 
 
 def _run(what: str, *words: str, cwd: Path = ROOT, **more: str) -> bool:
