@@ -190,13 +190,13 @@ def test_an_old_daemon_tells_its_host_when_the_new_engine_is_of_another_version(
 def test_what_was_changed_in_the_folder_is_named(moved):
     package = next(moved.rglob("site-packages/locara_sidecar"))
     replace(package / "__init__.py", '"""Mine."""\n\n__version__ = "0.1.0"\n')
-    (package / "py.typed").unlink()
+    (package / "models" / "pocket" / "word_list.json").unlink()
     (package.parent / "sitecustomize.py").write_text("")
     done = subprocess.run([moved / "locara-sidecar", "doctor", "--verify", "--json"], env={}, capture_output=True)
     told = json.loads(done.stdout)
     below = package.parent.relative_to(moved).as_posix()
     assert told["altered"] == [f"{below}/locara_sidecar/__init__.py"]
-    assert told["missing"] == [f"{below}/locara_sidecar/py.typed"]
+    assert told["missing"] == [f"{below}/locara_sidecar/models/pocket/word_list.json"]
     assert told["extra"] == [f"{below}/sitecustomize.py"]
     assert done.returncode == 1
 

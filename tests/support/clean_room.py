@@ -33,6 +33,7 @@ def minimal(folder: Path) -> Path:
             target = folder / str(source).lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source.resolve(), target)
+    folder.chmod(0o755)  # for every user: it becomes the root
     (folder / "bin").mkdir()
     shutil.copy(Path(shell).resolve(), folder / "bin" / "sh")
     return folder
