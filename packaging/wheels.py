@@ -37,8 +37,10 @@ def interpreter(version: str) -> str | None:
     return next(map(str, sorted(pyenv.glob(f"versions/{version}.*/bin/python"))), None)
 
 
-def _run(what: str, *words: str, cwd: Path = ROOT, **more: str) -> bool:
-    done = subprocess.run(words, cwd=cwd, env={**os.environ, **more}, capture_output=True, text=True, check=False)
+def _run(what: str, *words: str, cwd: Path = ROOT, more: dict[str, str] | None = None) -> bool:
+    done = subprocess.run(
+        words, cwd=cwd, env={**os.environ, **(more or {})}, capture_output=True, text=True, check=False
+    )
     print(f"{'ok' if done.returncode == 0 else 'FAILED'}: {what}", flush=True)
     if done.returncode:
         print(done.stdout[-1500:] + done.stderr[-1500:])
@@ -92,11 +94,13 @@ def main() -> int:
         for version in VERSIONS:
             good &= _installed(wheel, version, scratch)
         places = {"UV_TOOL_DIR": str(scratch / "tools"), "UV_TOOL_BIN_DIR": str(scratch / "uv bin")}
-        good &= _run("uv tool install", "uv", "tool", "install", "-q", "--python", sys.executable, str(wheel), **places)
+        good &= _run(
+            "uv tool install", "uv", "tool", "install", "-q", "--python", sys.executable, str(wheel), more=places
+        )
         good &= _draws("uv tool", scratch / "uv bin" / "locara-sidecar", scratch)
         if shutil.which("pipx"):
             places = {"PIPX_HOME": str(scratch / "pipx"), "PIPX_BIN_DIR": str(scratch / "pipx bin")}
-            good &= _run("pipx install", "pipx", "install", "--python", sys.executable, str(wheel), **places)
+            good &= _run("pipx install", "pipx", "install", "--python", sys.executable, str(wheel), more=places)
             good &= _draws("pipx", scratch / "pipx bin" / "locara-sidecar", scratch)
         else:
             print("not here: pipx, so nothing is said of it")
