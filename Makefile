@@ -21,6 +21,11 @@ PLATFORM_MODULES := os|signal|socket|select|fcntl|resource|termios|pwd|mmap|psut
 PLATFORM_FILES = $(shell grep -rlE "^ *(import|from) ($(PLATFORM_MODULES))\b|sys\.platform" protocol sidecar tests/bench tests/campaigns tests/faults tests/fullsize tests/support --include=*.py | grep -vE "/test_|conftest|protocol/examples|node_modules|support/evil")
 
 # cargo's target folder is outside the tree, so that a fresh clone finds what was compiled before
+# what an app ships is built with these, and for MLX unless ENGINE says otherwise
+ENGINE ?= mlx
+BUNDLE_TOOLS := build/bundle-tools
+BUNDLE = $(firstword $(wildcard dist/locara-sidecar-*-*-*))
+
 RUST_TARGET ?= $(or $(CARGO_TARGET_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/locara/rust-target)
 NODE_READY := protocol/typescript/node_modules/.ready
 UI := packaging/tauri/ui
@@ -29,7 +34,7 @@ TAURI_NODE_READY := packaging/tauri/node_modules/.ready
 # what Debian and its like must have for a Tauri app to be compiled
 TAURI_PACKAGES := libwebkit2gtk-4.1-dev build-essential libssl-dev librsvg2-dev libayatana-appindicator3-dev
 
-.PHONY: help setup demo test test-slow test-typescript test-ui screenshots test-rust test-tauri lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac
+.PHONY: help setup demo test test-slow test-typescript test-ui screenshots test-rust test-tauri lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac bundle bundle-lock test-bundle bench-bundle check-wheels
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -43,6 +48,27 @@ $(READY): pyproject.toml packaging/constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c packaging/constraints.txt uv
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c packaging/constraints.txt -e '.[$(ENGINES),dev]'
 	touch $@
+
+# nothing of these gets into a bundle
+$(BUNDLE_TOOLS)/.ready: $(READY) packaging/bundle/tools.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(BUNDLE_TOOLS)
+	$(BIN)/uv pip install --quiet --python $(BUNDLE_TOOLS)/bin/python --require-hashes -r packaging/bundle/tools.txt
+	touch $@
+
+bundle: $(BUNDLE_TOOLS)/.ready ## make the folder that an app ships, dist/locara-sidecar-…; ENGINE=mlx, torch or none (FLAGS="--python FOLDER")
+	PYTHONPATH=packaging $(BIN)/python -m bundle.build --engine $(ENGINE) --tools $(BUNDLE_TOOLS) $(FLAGS)
+
+bundle-lock: $(READY) ## resolve anew what a bundle holds, from pyproject.toml and packaging/constraints.txt
+	PYTHONPATH=packaging $(BIN)/python -m bundle.lock --uv $(BIN)/uv
+
+test-bundle: bundle ## build it, and test it where no Python is; the strictest tests need root
+	LOCARA_BUNDLE=$(abspath $(BUNDLE)) LOCARA_BUNDLE_TOOLS=$(abspath $(BUNDLE_TOOLS)) $(BIN)/python -m pytest -q tests/bundled
+
+bench-bundle: $(READY) ## compare the start of the built folder with that of .venv, turn by turn (FLAGS="--rounds N")
+	$(MEASURE) -m bench.bundle $(BUNDLE) $(FLAGS)
+
+check-wheels: $(BUNDLE_TOOLS)/.ready ## build sdist and wheel; check, install and run them with every Python that is here
+	$(BIN)/python packaging/wheels.py --tools $(BUNDLE_TOOLS)
 
 demo: $(READY) ## draw PROMPT with the embedded model, live in the terminal
 	@$(BIN)/locara-sidecar demo '$(subst ','\'',$(value PROMPT))'

@@ -59,11 +59,13 @@ def _speak_utf8() -> None:
 
     Python does so by itself in the C locale, but not if PYTHONUTF8 forbids it, nor in a Latin-1 locale.
     """
-    if os.name != "posix" or sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+    if os.name != "posix" or sys.getfilesystemencoding() == "utf-8":
         return
+    from locara_sidecar.machine.processes import interpreter
+
     os.environ["PYTHONUTF8"] = "1"
     with contextlib.suppress(OSError):
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        interpreter.again_in_utf8()
 
 
 def _leave_the_working_folder() -> None:

@@ -73,6 +73,7 @@ def test_nothing_that_opens_fetches_or_finds_for_others_is_left_and_metal_s_serv
         assert not profile.allows("mach-lookup", name)
     for name in ("com.apple.MTLCompilerService", "com.apple.cvmsServ", "com.apple.CARenderServer", "com.apple.logd"):
         assert profile.allows("mach-lookup", name)
+    assert profile.allows("iokit-open")  # the GPU's user client
     assert not profile.allows("process-exec*", "/usr/bin/open")
     assert profile.allows("process-exec*", "/usr/bin/clang")
     assert not profile.allows("user-preference-write")

@@ -213,6 +213,9 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
     _engine(parser)
     parser.add_argument("--cache-dir", metavar="DIR")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--verify", action="store_true", help="only hash the files of the folder that an app ships, against its list"
+    )
 
 
 def _completion(parser: argparse.ArgumentParser) -> None:

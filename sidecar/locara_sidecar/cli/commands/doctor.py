@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from locara_protocol.client import RemoteError, Sidecar, SidecarGoneError
 from locara_sidecar.cli.output.console import Console
 from locara_sidecar.cli.output.daemon_log import DaemonLog
 from locara_sidecar.cli.output.guard import say
+from locara_sidecar.machine.processes import interpreter
 
 if TYPE_CHECKING:
     import argparse
@@ -27,7 +27,11 @@ _NOTHING = "No problems found."
 def run(options: argparse.Namespace) -> int:
     """Print the machine's state and, last, what is wrong; return 0 if at least one real engine is available, else 1."""
     console = Console()
-    command = [sys.executable, "-m", "locara_sidecar", "serve", "--engine", options.engine, "--log-level", "error"]
+    if options.verify:
+        from locara_sidecar.cli.commands import verify_bundle
+
+        return verify_bundle.run(console, json=options.json)
+    command = interpreter.module("locara_sidecar", "serve", "--engine", options.engine, "--log-level", "error")
     if options.cache_dir:
         command += ["--cache-dir", options.cache_dir]
     with DaemonLog() as log:
@@ -87,7 +91,7 @@ def _real(info: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _sandbox() -> dict[str, Any] | None:
     """Return what a process found that confines itself like the engine; None if it could not tell."""
-    words = [sys.executable, "-P", "-m", "locara_sidecar.engine.sandbox", "--probe"]
+    words = interpreter.module("locara_sidecar.engine.sandbox", "--probe")
     try:
         found = subprocess.run(words, capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False)
         return json.loads(found.stdout)

@@ -20,6 +20,7 @@ from locara_protocol.client import ProtocolViolationError, RemoteError, Sidecar,
 from locara_sidecar.cli.output.console import Console
 from locara_sidecar.cli.output.daemon_log import DaemonLog
 from locara_sidecar.cli.output.guard import CANCELLED, advice, reason, say
+from locara_sidecar.machine.processes import interpreter
 
 if TYPE_CHECKING:
     import argparse
@@ -124,7 +125,7 @@ def run(request: Request, *, show: bool = False) -> int:
         log = stack.enter_context(DaemonLog())
         if request.transcript is not None:
             record = partial(_note, stack.enter_context(request.transcript.open("w", encoding="utf-8")))
-        words = [sys.executable, "-m", "locara_sidecar", "serve", "--log-level", "warning", *request.serve]
+        words = interpreter.module("locara_sidecar", "serve", "--log-level", "warning", *request.serve)
         try:
             sidecar = stack.enter_context(Sidecar(words, own_group=True, record=record, stderr=log.fd))
             result = _ask(console, sidecar, request)

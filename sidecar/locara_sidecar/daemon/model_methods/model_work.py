@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
 import msgspec
 
-import locara_protocol
-import locara_sidecar
 from locara_protocol.errors import CODES, RpcError
 from locara_protocol.framing import LineSplitter, LineTooLong
+from locara_sidecar.machine.processes import interpreter
 from locara_sidecar.models import worker
 
 if TYPE_CHECKING:
@@ -31,7 +28,6 @@ log = logging.getLogger("locara.models")
 _MAX_LINE = 1 << 20
 _ENDING_SECONDS = 1.0
 _NEEDS: dict[str, Need] = {"download": "download", "import": "import", "verify": "model", "derive": "download"}
-# as for the engine: the working directory stays off sys.path, and our own packages are found where we found them
 _BOOT = (
     "import sys; sys.path += [p for p in sys.argv[1:] if p not in sys.path]; "
     "from locara_sidecar.models.worker import main; main()"
@@ -39,8 +35,7 @@ _BOOT = (
 
 
 def _argv() -> list[str]:
-    roots = [str(Path(package.__file__ or "").resolve().parent.parent) for package in (locara_sidecar, locara_protocol)]
-    return [sys.executable, "-P", "-c", _BOOT, *roots]
+    return interpreter.code(_BOOT)
 
 
 async def run_work(

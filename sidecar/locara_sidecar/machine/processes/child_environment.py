@@ -11,6 +11,8 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from locara_sidecar.machine.processes import interpreter
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -59,7 +61,7 @@ _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?
 
 def of_engine(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the variables for an engine process. Names are compared in upper case, as Windows does."""
-    return {name: value for name, value in environ.items() if _is_passed_on(name.upper())}
+    return interpreter.heeded({name: value for name, value in environ.items() if _is_passed_on(name.upper())})
 
 
 def _is_passed_on(name: str) -> bool:

@@ -7,23 +7,20 @@ one's reason is reported.
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-import locara_protocol
-import locara_sidecar
 from locara_protocol.errors import RpcError
 from locara_sidecar.ipc.errors import wrong_with
 from locara_sidecar.ipc.folder_question import Answer, Question
-from locara_sidecar.machine.processes import child_environment
+from locara_sidecar.machine.processes import child_environment, interpreter
 from locara_sidecar.machine.processes.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from locara_sidecar.models.catalogue import Entry
 
@@ -66,9 +63,8 @@ def _asked(engine: str, entry: Entry, folder: Path) -> Answer:
         height=entry.defaults.height,
         scratch=scratch.path,
     )
-    roots = [str(Path(package.__file__ or "").resolve().parent.parent) for package in (locara_sidecar, locara_protocol)]
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", _BOOT, *roots],
+        interpreter.code(_BOOT),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

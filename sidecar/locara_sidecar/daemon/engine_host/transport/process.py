@@ -18,15 +18,12 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import locara_protocol
-import locara_sidecar
 from locara_sidecar.daemon.engine_host.output.intake import Intake
 from locara_sidecar.daemon.engine_host.output.stderr import LineLimiter
 from locara_sidecar.ipc import frames, framing
-from locara_sidecar.machine.processes import child_environment, priority
+from locara_sidecar.machine.processes import child_environment, interpreter, priority
 from locara_sidecar.machine.processes.scratch import Scratch, sweep
 
 if TYPE_CHECKING:
@@ -41,8 +38,6 @@ MAX_AHEAD = 64
 """Maximum number of unprocessed reads of its pipe, at most 256 KiB each; beyond that the engine waits."""
 _DRAIN = 0.15  # seconds to read what a dead process has left in its pipe
 
-# ``-P`` keeps the working directory off sys.path. The paths that the daemon's own packages came from are passed along
-# and go last, so that the worker finds the packages however they were installed.
 _BOOT = (
     "import sys; sys.path += [p for p in sys.argv[2:] if p not in sys.path]; "
     "from locara_sidecar.engine.worker import main; main(int(sys.argv[1]))"
@@ -51,8 +46,7 @@ _BOOT = (
 
 def worker_argv() -> list[str]:
     """Return the command line that runs the worker with this interpreter."""
-    roots = [str(Path(package.__file__ or "").resolve().parent.parent) for package in (locara_sidecar, locara_protocol)]
-    return [sys.executable, "-P", "-c", _BOOT, str(os.getpid()), *roots]
+    return interpreter.code(_BOOT, str(os.getpid()))
 
 
 class ChildProcess:

@@ -1,0 +1,107 @@
+"""On Linux: the shared libraries that a bundle carries, and how its files find them.
+
+Carried is what any file in the folder links to and the folder lacks, as far as this machine has it; but not the C
+library, which every machine has, nor a driver's, which must be the machine's own. The program's DT_RPATH leads to them:
+unlike DT_RUNPATH it holds for what is loaded later, and comes before LD_LIBRARY_PATH (which an AppImage sets).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bundle.layout import Layout
+
+_SYSTEM = re.compile(
+    r"(ld-linux.*|ld64|libc|libm|libdl|libpthread|librt|libutil|libresolv|libanl|libnss_.*|libthread_db|linux-vdso)\.so(\..*)?"
+)
+"""The C library's own."""
+_DRIVER = re.compile(
+    r"(libcuda|libnvidia-.*|libnvcuvid|libGL.*|libEGL.*|libOpenCL|libvulkan|libhsa-.*|libamdhip64)\.so(\..*)?"
+)
+_FOLDERS = ("/lib", "/usr/lib", "/lib64", "/usr/lib64", "/usr/local/lib")
+_ELF = b"\x7fELF"
+_VERSION = re.compile(rb"\0GLIBC_(\d+)\.(\d+)(?=\0|\.\d+\0)")
+
+
+def is_elf(path: Path) -> bool:
+    """Whether a file is a program or library of Linux, by its first bytes."""
+    with path.open("rb") as file:
+        return file.read(4) == _ELF
+
+
+def glibc(root: Path) -> str:
+    """The oldest glibc that has all that the files ask for, such as ``2.34``: what a machine needs at least."""
+    found = [(2, 0)]
+    for path in root.rglob("*"):
+        if path.is_file() and is_elf(path):
+            found += [(int(major), int(minor)) for major, minor in _VERSION.findall(path.read_bytes())]
+    return ".".join(map(str, max(found)))
+
+
+def missing(needed: Iterable[str], present: Iterable[str]) -> set[str]:
+    """Of the names that files link to, those to look for on this machine."""
+    names = {name for name in needed if not (_SYSTEM.fullmatch(name) or _DRIVER.fullmatch(name))}
+    return names - set(present)
+
+
+def carry(layout: Layout, tools: Path) -> dict[str, Path]:
+    """Copy what is missing, until nothing is; returns name → the file on this machine that it is a copy of."""
+    patchelf = str(tools / "bin" / "patchelf")
+    carried: dict[str, Path] = {}
+    lacking: set[str] = set()
+    needed = {path: _needed(patchelf, path) for path in layout.root.rglob("*") if path.is_file() and is_elf(path)}
+    while names := missing(itertools.chain(*needed.values()), {path.name for path in needed}) - lacking:
+        for name in sorted(names):
+            found = _find(name)
+            if found is None:
+                lacking.add(name)
+                print(f"not on this machine, so not carried: {name}")
+            else:
+                carried[name] = found
+                copy = layout.home / "lib" / name
+                shutil.copyfile(found, copy)
+                needed[copy] = _needed(patchelf, copy)
+    for path, names in needed.items():
+        _lead(patchelf, path, layout, uses_carried=not carried.keys().isdisjoint(names))
+    return carried
+
+
+def _lead(patchelf: str, path: Path, layout: Layout, *, uses_carried: bool) -> None:
+    """Have the dynamic loader look in the bundle first. Of a wheel's files only those are changed whose DT_RUNPATH
+    would hide the program's path from them."""
+    up = {
+        layout.python.parent: "$ORIGIN/../lib",
+        layout.home / "lib": "$ORIGIN",
+        layout.library / "lib-dynload": "$ORIGIN/../..",
+    }
+    if path.parent in up:
+        _run(patchelf, "--force-rpath", "--set-rpath", up[path.parent], str(path))
+    elif uses_carried and (paths := _run(patchelf, "--print-rpath", str(path))):
+        _run(patchelf, "--force-rpath", "--set-rpath", paths, str(path))
+
+
+def _needed(patchelf: str, path: Path) -> list[str]:
+    try:
+        return _run(patchelf, "--print-needed", str(path)).split()
+    except subprocess.CalledProcessError:  # an object without a dynamic section, such as a device's code
+        return []
+
+
+def _find(name: str) -> Path | None:
+    for folder in _FOLDERS:
+        for path in (Path(folder, name), *sorted(Path(folder).glob(f"*-linux-gnu/{name}"))):
+            if path.exists():
+                return path.resolve()
+    return None
+
+
+def _run(*words: str) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,117 @@
+"""Signs a bundle on a Mac, has it notarised, and says what is not signed. **Never run on a Mac.**
+
+Usage, on a Mac with Apple silicon, after ``make bundle``::
+
+    PYTHONPATH=packaging .venv/bin/python -m bundle.sign_macos FOLDER --identity "Developer ID Application: …"
+        [--sandboxed] [--notarise PROFILE] [--dry-run]
+
+``PROFILE`` is what ``xcrun notarytool store-credentials`` made; no password is asked for or passed. A folder cannot be
+stapled, only an app, a disk image or a package: the app that takes the folder in is signed after it, notarised as a
+whole and stapled (``--staple APP``). The hashes are listed anew, since signing changes files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import plistlib
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bundle import macho
+from locara_sidecar.machine import bundle as shipped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ENTITLEMENTS = Path(__file__).parent / "entitlements"
+
+
+def entitlements(*, sandboxed: bool) -> Path:
+    """Those of the programs: none for a plain app, and in an app of the App Sandbox the two that inherit it."""
+    return ENTITLEMENTS / ("sandboxed.plist" if sandboxed else "plain.plist")
+
+
+def signing(root: Path, identity: str, *, sandboxed: bool) -> list[list[str]]:
+    """A line of ``codesign`` for each Mach-O file, in order. Libraries get no entitlements: they have those of the
+    program that loads them.
+
+    :raises RuntimeError: where there is nothing to sign, which is no bundle for macOS.
+    """
+    files = macho.inside_out(root)
+    if not any(what == "program" for _, what in files):
+        raise RuntimeError(f"{root} holds no program of macOS")
+    lines: list[list[str]] = []
+    for path, what in files:
+        words = ["codesign", "--force", "--timestamp", "--options", "runtime", "--sign", identity]
+        if what == "program":
+            file = entitlements(sandboxed=sandboxed)
+            if plistlib.loads(file.read_bytes()):
+                words += ["--entitlements", str(file)]
+        lines.append([*words, str(path)])
+    return lines
+
+
+def unsigned(root: Path) -> list[Path]:
+    """The Mach-O files whose signature does not hold, or which lack the hardened runtime, as ``codesign`` says."""
+    return [path for path, _ in macho.inside_out(root) if not _holds(path)]
+
+
+def _holds(path: Path) -> bool:
+    verified = subprocess.run(["codesign", "--verify", "--strict", str(path)], capture_output=True, check=False)
+    shown = subprocess.run(
+        ["codesign", "--display", "--verbose=2", str(path)], capture_output=True, text=True, check=False
+    )
+    return verified.returncode == 0 and is_hardened(shown.stderr)
+
+
+def is_hardened(shown: str) -> bool:
+    """Whether what ``codesign --display --verbose=2`` says names the hardened runtime and a certificate."""
+    flags = next((line for line in shown.splitlines() if line.startswith("CodeDirectory ")), "")
+    return "runtime" in flags and "adhoc" not in flags and "\nAuthority=" in f"\n{shown}"
+
+
+def notarising(root: Path, profile: str, archive: Path) -> list[list[str]]:
+    """Pack the folder and send it to be looked at; it waits for the answer, minutes or more."""
+    return [
+        ["ditto", "-c", "-k", "--keepParent", str(root), str(archive)],
+        ["xcrun", "notarytool", "submit", str(archive), "--keychain-profile", profile, "--wait"],
+    ]
+
+
+def _run(lines: Iterable[list[str]], *, dry: bool) -> None:
+    for words in lines:
+        print(" ".join(words))
+        if not dry:
+            subprocess.run(words, check=True)
+
+
+def main() -> int:
+    """0 when all is signed; with ``--dry-run`` prints what would be done, on any system."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--identity", required=True)
+    parser.add_argument("--sandboxed", action="store_true", help="for an app of the App Sandbox")
+    parser.add_argument("--notarise", metavar="PROFILE")
+    parser.add_argument("--staple", metavar="APP", type=Path, help="the notarised app around it")
+    parser.add_argument("--dry-run", action="store_true")
+    options = parser.parse_args()
+    dry = options.dry_run
+    _run(signing(options.folder, options.identity, sandboxed=options.sandboxed), dry=dry)
+    if not dry:
+        shipped.write(options.folder)
+        if wrong := unsigned(options.folder):
+            print("not signed:", *wrong, sep="\n  ")
+            return 1
+    if options.notarise:
+        with tempfile.TemporaryDirectory() as scratch:
+            _run(notarising(options.folder, options.notarise, Path(scratch, "bundle.zip")), dry=dry)
+    if options.staple:
+        _run([["xcrun", "stapler", "staple", str(options.staple)]], dry=dry)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,257 @@
+"""The folder that ``make bundle`` made, where no Python is. ``make test-bundle`` names it in LOCARA_BUNDLE, and the
+tools that read it in LOCARA_BUNDLE_TOOLS."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from locara_protocol.client import Sidecar
+from locara_sidecar.machine import bundle
+from support import clean_room
+from support.host import manifest
+from support.hub import FakeHub
+from support.model_store import entry_data
+
+BUNDLE = Path(os.environ.get("LOCARA_BUNDLE", "/nonexistent"))
+TOOLS = Path(os.environ.get("LOCARA_BUNDLE_TOOLS", "/nonexistent"))
+ROOT = Path(__file__).parents[2]
+AT = "/opt/Größe 图 app/side car"
+NOBODY = 65534
+POISONED = {"PYTHONHOME": "/nope", "PYTHONPATH": "/nope", "LD_LIBRARY_PATH": "/nope", "HOME": "/tmp/home"}
+FACTS = json.loads((BUNDLE / bundle.FACTS).read_text()) if BUNDLE.exists() else {"engine": "none"}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not BUNDLE.exists(), reason="make test-bundle names a built folder"),
+]
+needs_engine = pytest.mark.skipif(FACTS["engine"] == "none", reason="built without an engine")
+needs_root = pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0 or shutil.which("unshare") is None,
+    reason="another root folder takes root on Linux",
+)
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    """Runs a command of the bundle, read-only in a root folder with the C library and ``sh`` alone."""
+    given = os.environ.get("LOCARA_CLEAN_ROOM")  # one that debootstrap made, say
+    root = Path(given) if given else clean_room.minimal(tmp_path_factory.mktemp("room"))
+
+    def run(*words, user=NOBODY, env=POISONED):
+        line = clean_room.command(root, BUNDLE, AT, f"{AT}/locara-sidecar", *words, user=user)
+        return subprocess.run(line, env=env, capture_output=True, text=True, timeout=280, check=False)
+
+    return run
+
+
+@pytest.fixture
+def moved(tmp_path):
+    """A copy (links to the same files) at a path with spaces and other letters; change a file by replacing it."""
+    folder = tmp_path / "Größe 图" / "a b"
+    shutil.copytree(BUNDLE, folder, copy_function=os.link)
+    return folder
+
+
+def replace(path, text):
+    path.unlink()
+    path.write_text(text)
+
+
+def session(folder, out, *flags):
+    out.mkdir(exist_ok=True)
+    sidecar = Sidecar(
+        [str(folder / "locara-sidecar"), "serve", *flags], env={"HOME": str(out)}, stderr=subprocess.DEVNULL
+    )
+    sidecar.initialize(manifest=manifest("pocket"), grants={"user-folder": str(out)})
+    return sidecar
+
+
+def drawn(sidecar, **options):
+    result = sidecar.call("image.generate", {"prompt": "a red circle", "options": options}, timeout=200)
+    return Path(result["images"][0]["path"])
+
+
+# --- without Python ---------------------------------------------------------------------------------
+
+
+@needs_root
+@pytest.mark.parametrize("user", [0, NOBODY])
+def test_where_no_python_is_the_engine_is_confined(room, user):
+    done = room("doctor", "--json", user=user)
+    told = json.loads(done.stdout)
+    assert told["sandbox"]["enforced"], told["sandbox"]
+    available = {engine["name"] for engine in told["engines"] if engine["available"]}
+    assert available == {"fake", FACTS["engine"]} - {"none"}
+
+
+@needs_root
+def test_where_no_python_is_the_list_of_files_is_checked(room):
+    done = room("doctor", "--verify")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("as built.\n")
+
+
+@needs_root
+@needs_engine
+def test_where_no_python_is_pocket_is_drawn(room):
+    done = room("demo", "a red circle", "--engine", FACTS["engine"], "--steps", "1", "--out", "/tmp/out")
+    assert done.returncode == 0, done.stderr
+    assert f"pocket on {FACTS['engine']}" in done.stdout
+
+
+@needs_engine
+def test_a_model_is_downloaded_and_tried_by_the_engine(moved, tmp_path):
+    hub = FakeHub()
+    hub.add("org/mine", ROOT / "sidecar" / "locara_sidecar" / "models" / "pocket")
+    catalogue = tmp_path / "catalogue"
+    catalogue.mkdir()
+    (catalogue / "mine.json").write_text(json.dumps(entry_data("mine", "org/mine")))
+    words = [moved / "locara-sidecar", "models", "download", "mine", "--catalogue", catalogue]
+    environment = {**POISONED, "HF_ENDPOINT": hub.url, "HOME": str(tmp_path)}
+    try:
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    finally:
+        hub.close()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "mine is installed" in done.stdout
+
+
+# --- moved, updated, left alone -----------------------------------------------------------------------
+
+
+def test_one_process_for_the_daemon_and_one_for_the_engine(moved, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(moved)
+    with session(link, tmp_path / "out", "--engine", "fake") as sidecar:
+        assert drawn(sidecar).stat().st_size
+        daemon = psutil.Process(sidecar.process.pid)
+        engines = daemon.children(recursive=True)
+        assert len(engines) == 1
+        for process in (daemon, *engines):
+            assert Path(process.exe()) == moved / FACTS["commandWithoutShell"][0]
+            assert process.cmdline()[1:5] == ["-I", "-X", "utf8", "-B"]
+
+
+def test_the_daemon_and_its_engine_end_with_their_host(moved, tmp_path):
+    program = (
+        "import sys, time; from pathlib import Path; from bundled.test_built import session;"
+        "s = session(Path(sys.argv[1]), Path(sys.argv[2]), '--engine', 'fake');"
+        "s.start('image.generate', {'prompt': 'x', 'options': {'steps': 50}}, stream=True);"
+        "print(s.process.pid, flush=True); time.sleep(100)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "LOCARA_FAKE_STEP_MS": "2000"}
+    words = [sys.executable, "-c", program, str(moved), str(tmp_path / "out")]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as host:
+        daemon = psutil.Process(int(host.stdout.readline()))
+        family = [daemon, *daemon.children(recursive=True)]
+        host.kill()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert alive == []
+
+
+def test_an_old_daemon_draws_on_when_an_update_has_replaced_its_folder(moved, tmp_path):
+    """Its engine, started after that, is of the new folder; what the daemon had not imported yet, too."""
+    with session(moved, tmp_path / "out", "--engine", "fake") as sidecar:
+        first = drawn(sidecar, seed=1)
+        moved.rename(moved.parent / "old")
+        shutil.copytree(BUNDLE, moved, copy_function=os.link)
+        shutil.rmtree(moved.parent / "old")
+        assert drawn(sidecar, seed=1).read_bytes() == first.read_bytes()
+        psutil.Process(sidecar.process.pid).children()[0].kill()
+        assert drawn(sidecar, seed=1).read_bytes() == first.read_bytes()
+        assert sidecar.call("system.info", timeout=60)["version"] == FACTS["version"]
+    with session(moved, tmp_path / "out", "--engine", "fake") as sidecar:
+        assert drawn(sidecar).exists()
+
+
+def test_an_old_daemon_tells_its_host_when_the_new_engine_is_of_another_version(moved, tmp_path):
+    frames = next(moved.rglob("locara_sidecar/ipc/frames.py"))
+    with session(moved, tmp_path / "out", "--engine", "fake") as sidecar:
+        for compiled in frames.parent.glob("__pycache__/frames.*.pyc"):
+            compiled.unlink()
+        text = frames.read_text()
+        assert text.count("\nVERSION = ") == 1
+        replace(frames, text.replace("\nVERSION = ", "\nVERSION = 1000 + "))
+        with pytest.raises(Exception, match="version") as caught:
+            drawn(sidecar)
+        assert caught.value.kind == "EngineUnavailable"
+        assert sidecar.call("ping")
+    with session(moved, tmp_path / "out", "--engine", "fake") as sidecar:
+        assert drawn(sidecar).exists()
+
+
+def test_what_was_changed_in_the_folder_is_named(moved):
+    package = next(moved.rglob("site-packages/locara_sidecar"))
+    replace(package / "__init__.py", '"""Mine."""\n\n__version__ = "0.1.0"\n')
+    (package / "models" / "pocket" / "word_list.json").unlink()
+    (package.parent / "sitecustomize.py").write_text("")
+    done = subprocess.run([moved / "locara-sidecar", "doctor", "--verify", "--json"], env={}, capture_output=True)
+    told = json.loads(done.stdout)
+    below = package.parent.relative_to(moved).as_posix()
+    assert told["altered"] == [f"{below}/locara_sidecar/__init__.py"]
+    assert told["missing"] == [f"{below}/locara_sidecar/models/pocket/word_list.json"]
+    assert told["extra"] == [f"{below}/sitecustomize.py"]
+    assert done.returncode == 1
+
+
+# --- what is in it ------------------------------------------------------------------------------------
+
+
+def test_nothing_in_it_names_the_machine_that_built_it():
+    paths = (str(BUNDLE.parent).encode(), str(ROOT).encode(), sys.base_prefix.encode())
+    found = [path for path in BUNDLE.rglob("*") if path.is_file() and any(each in path.read_bytes() for each in paths)]
+    # CPython compiles the prefix that it was configured with into its library, and asks it for nothing that is here
+    allowed = ("libpython", "_sysconfigdata", "python3.")
+    assert [path for path in found if not path.name.startswith(allowed)] == []
+
+
+def test_bytecode_is_there_for_our_modules_and_is_never_compared_with_times():
+    compiled = list(next(BUNDLE.rglob("site-packages/locara_sidecar")).rglob("*.pyc"))
+    assert len(compiled) > 100
+    assert {path.read_bytes()[4:8] for path in BUNDLE.rglob("*.pyc")} == {b"\x01\0\0\0"}
+
+
+@pytest.mark.skipif(FACTS["engine"] == "torch" or sys.platform != "linux", reason="the bound is MLX's on Linux")
+def test_it_has_at_most_250_megabytes():
+    assert sum(path.stat().st_size for path in BUNDLE.rglob("*") if path.is_file()) <= 250e6
+
+
+@pytest.mark.skipif(not TOOLS.exists(), reason="make test-bundle names the tools")
+def test_the_bill_of_materials_is_valid_and_names_every_licence():
+    program = (
+        "import sys; from cyclonedx.validation.json import JsonStrictValidator as V;"
+        "from cyclonedx.schema import SchemaVersion as S; sys.exit(V(S.V1_6).validate_str(sys.stdin.read()))"
+    )
+    text = (BUNDLE / "sbom.cdx.json").read_text()
+    subprocess.run([TOOLS / "bin" / "python", "-c", program], input=text, text=True, check=True)
+    for each in json.loads(text)["components"]:
+        folder = f"{each['name']}-{each.get('version', '')}".rstrip("-")
+        assert any((BUNDLE / "LICENSES" / folder).iterdir()), folder
+
+
+@pytest.mark.skipif(not TOOLS.exists(), reason="make test-bundle names the tools")
+def test_a_second_build_is_the_same_to_the_byte(tmp_path):
+    words = [
+        sys.executable,
+        "-m",
+        "bundle.build",
+        "--engine",
+        FACTS["engine"],
+        "--tools",
+        str(TOOLS),
+        "--out",
+        tmp_path,
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "packaging"), "TZ": "Asia/Tokyo", "LC_ALL": "C"}
+    subprocess.run(words, cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["diff", "-r", BUNDLE, tmp_path / BUNDLE.name], check=True)
+    for path in BUNDLE.rglob("*"):
+        one, other = path.lstat(), (tmp_path / BUNDLE.name / path.relative_to(BUNDLE)).lstat()
+        assert (one.st_mode, one.st_mtime) == (other.st_mode, other.st_mtime), path
