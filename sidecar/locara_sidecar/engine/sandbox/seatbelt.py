@@ -3,8 +3,8 @@
 Everything is allowed except files, the network and the help of other programs, because Metal and the frameworks below
 it use many system services. Reading, writing, executing and connecting are denied and then allowed by path. In this
 language the last matching rule wins.
-What Metal needs besides files therefore needs no rule of its own: ``iokit-open`` (the GPU's user client) and the look-up
-of the service that compiles kernels.
+So what Metal needs besides files has no rule of its own: ``iokit-open`` (the GPU's user client) and looking up the
+service that compiles kernels.
 
 Some services would do for the engine what it may not do itself: LaunchServices opens an address in a browser, the
 system downloads one in the background, the pasteboard and Spotlight expose the user's data. They are denied by name.
