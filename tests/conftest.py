@@ -15,6 +15,7 @@ from support.host import Hosts
 from support.one_at_a_time import Turnstile
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests share the processor with others; before torch is imported
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as the torch engine sets it; MKL reads it at its first product
 
 gc.disable()  # while thousands of tests are collected: that takes 11 s of processor time instead of 16
 

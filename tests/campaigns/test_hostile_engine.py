@@ -39,7 +39,7 @@ def test_there_are_acts_of_every_part_and_each_has_a_name_of_its_own():
     names = [(act.part, act.name) for act in all_acts()]
     assert len(names) == len(set(names)) >= 100
     assert {part for part, _ in names} == {
-        *("files", "own processes", "other processes", "network", "shared", "kernel", "privileges"),
+        *("files", "own processes", "other processes", "network", "shared", "resources", "kernel", "privileges"),
     }
 
 

@@ -311,7 +311,7 @@ def test_a_file_is_open_until_it_is_released_and_the_last_call_has_ended(photo: 
     assert read(files[0]) == OLD  # type: ignore[arg-type]
     for file in files:
         file.let_go()
-        with pytest.raises(ValueError, match="given back"):
+        with pytest.raises(ValueError, match="was released"):
             file.hold()
     assert descriptors() == before
 

@@ -98,7 +98,7 @@ def test_edit_changes_only_where_the_mask_is_white_and_leaves_the_picture_as_it_
         (("draw", "x", "--mask", "m.png"), 2, "name the picture with --image"),
         (("draw", "x", "--strength", "0.5"), 2, "name the picture with --image"),
         (("draw", "x", "--image", "gone.png"), 2, "--image: there is no file"),
-        (("draw", "x", "--out", "a.gif"), 2, "a.gif does not"),
+        (("draw", "x", "--out", "a.gif"), 2, "not a.gif"),
         (("draw", "x", "--catalogue", "gone"), 2, "gone"),
         (("draw", "x", "--steps", "999"), 1, "--steps"),
         (("draw", "x", "--seed", "-1"), 1, "--seed"),

@@ -141,7 +141,7 @@ def test_a_promise_without_an_id_is_found(id):
 
 
 def test_an_id_stands_once():
-    with pytest.raises(ValueError, match="A-1 stands twice"):
+    with pytest.raises(ValueError, match="A-1 appears twice"):
         clauses.requirements(PROMISES.replace("A-2", "A-1"))
 
 

@@ -185,7 +185,7 @@ def test_a_watch_that_stumbles_is_a_fault_of_the_harness(monkeypatch, used):
     monkeypatch.setattr(watch.Watch, "received", lambda _self, line: {}[line])
     found = judged(used, lambda its_lab: its_lab.spawn().barrier())
     assert found.outcome is Outcome.ERROR
-    assert "could not be judged: KeyError" in found.reason
+    assert "could not be checked: KeyError" in found.reason
 
 
 SENT = [

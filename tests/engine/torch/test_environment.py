@@ -12,6 +12,22 @@ pytestmark = pytest.mark.torch
 TESTS = Path(__file__).parents[2]
 
 
+@pytest.mark.parametrize(("set_by_user", "expected"), [(None, "AUTO,STRICT"), ("AVX2", "AVX2")])
+def test_products_do_not_depend_on_where_in_memory_their_operands_lie(tmp_path, set_by_user, expected):
+    from locara_sidecar.engine.torch_engine import environment
+
+    kept = dict(os.environ)
+    try:
+        os.environ.pop("MKL_CBWR", None)
+        if set_by_user:
+            os.environ["MKL_CBWR"] = set_by_user
+        environment.prepare(str(tmp_path))
+        assert os.environ["MKL_CBWR"] == expected
+    finally:
+        os.environ.clear()
+        os.environ.update(kept)
+
+
 @pytest.mark.slow
 def test_an_engine_that_is_ready_has_imported_what_takes_long(tmp_path):
     """A cancel before it is ready is answered at once; later, nothing can stop an import."""

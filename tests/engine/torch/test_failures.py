@@ -74,7 +74,7 @@ def test_a_gpu_that_cannot_be_used_is_told_of(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "init", fail)
     said = devices.unused_gpu("cpu")
     assert str(node) in said
-    assert said.endswith("on the processor: CUDA error 304: OS call failed.")
+    assert said.endswith("on the CPU: CUDA error 304: OS call failed.")
     assert devices.unused_gpu("cuda") is None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the user's own wish
     assert devices.unused_gpu("cpu") is None
