@@ -29,8 +29,8 @@ _SWITCHES = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 _DEFAULTS = {"MKL_CBWR": "AUTO,STRICT"}
-"""Defaults that the user's environment overrides. On Intel processors MKL's products otherwise depend on where in memory
-the operands lie: on one such machine the same seed gave pictures that differed by a level in single pixels."""
+"""Defaults that the user's environment overrides. On Intel processors MKL's products otherwise depend on the addresses
+of the operands: on one such machine the same seed gave pictures that differed by a level in single pixels."""
 _CACHES = {
     "HF_HOME": "huggingface",
     "TORCH_HOME": "torch",

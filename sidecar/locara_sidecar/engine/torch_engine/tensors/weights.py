@@ -16,7 +16,7 @@ from safetensors import safe_open as _safe_open
 from torch import nn
 
 from locara_sidecar.engine.folder import model_folder, tensor_check
-from locara_sidecar.engine.torch_engine.tensors import quantization
+from locara_sidecar.engine.torch_engine.tensors import quantization, wide_convolutions
 from locara_sidecar.engine.torch_engine.tensors.names import TensorLocations
 from locara_sidecar.engine.torch_engine.tensors.quantized_linear import QuantizedLinear
 from locara_sidecar.machine import memory
@@ -95,6 +95,7 @@ def fill(
     absent = [name for name, tensor in module.state_dict().items() if tensor.is_meta]
     if absent:
         raise _missing(component, absent)
+    wide_convolutions.widen(module, device)
 
 
 def require_fit(module: nn.Module, component: model_folder.Component) -> None:
