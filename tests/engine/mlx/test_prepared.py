@@ -147,10 +147,11 @@ def test_the_memory_plan_knows_a_form_as_it_knows_its_model(job_for, forms, name
     assert [(part.name, part.role, part.width, part.stride) for part in kept] == [
         (part.name, part.role, part.width, part.stride) for part in own
     ]
-    # but for a tensor here and there that no module has a use for
+    # but for a tensor here and there that no module has a use for, and Qwen3's last layer, whose output is not taken
     for part, of_model in zip(kept, own, strict=True):
-        assert part.parameters == pytest.approx(of_model.parameters, rel=0.02)
-        assert part.quantizable == pytest.approx(of_model.quantizable, rel=0.02)
+        unused = 1 / 4 if (name, part.role) == ("tiny-z-image", "encoder") else 0
+        assert part.parameters == pytest.approx(of_model.parameters, rel=0.02 + unused)
+        assert part.quantizable == pytest.approx(of_model.quantizable, rel=0.02 + unused)
 
 
 def test_a_form_of_another_precision_is_passed_over(run, job_for, forms, opened):
