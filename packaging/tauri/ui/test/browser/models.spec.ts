@@ -18,7 +18,7 @@ test("a download is paused, goes on where it was, and the model is there without
   expect(stopped).toBeGreaterThan(0);
   await expectAccessible(page);
   await entry.getByRole("button", { name: /^Resume/ }).click();
-  await expect(entry).toContainText("Installed");
+  await expect(entry).toContainText("Installed", { timeout: 200_000 }); // the engine opens the files first
   await expect(page.getByRole("button", { name: /^Model/ })).not.toContainText("None yet");
 });
 
@@ -32,7 +32,7 @@ test("a gated model says how to get a token, takes one, and is downloaded with i
   await expectAccessible(page);
   await entry.getByLabel("Access token", { exact: true }).fill("good-token");
   await entry.getByRole("button", { name: "Download", exact: true }).click();
-  await expect(entry).toContainText("Installed");
+  await expect(entry).toContainText("Installed", { timeout: 200_000 }); // the engine opens the files first
 });
 
 test("a host that allows no downloads is told which flag is missing", async ({ open, served }) => {
