@@ -42,14 +42,14 @@ class Latents:
 
 def fitted(x: Tensor) -> Latents:
     """The map for pictures [n, 3, h, w] in −1…1."""
-    n, c, h, w = x.shape
-    blocks = x.view(n, c, h // BLOCK, BLOCK, w // BLOCK, BLOCK).permute(0, 2, 4, 1, 3, 5).reshape(-1, c * BLOCK**2)
-    blocks = blocks.double()
+    c = x.shape[1]
+    blocks = _blocks(x)
     mean = blocks.mean(0)
     blocks = blocks - mean
     values, vectors = torch.linalg.eigh(blocks.T @ blocks / len(blocks))
     values, vectors = values.flip(0)[:CHANNELS], vectors.flip(1)[:, :CHANNELS].T
-    vectors = vectors * torch.where(vectors.sum(1, keepdim=True) < 0, -1.0, 1.0)
+    strongest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
+    vectors = vectors * strongest.sign()  # not the sign of the sum, which is near 0 for a component that tells edges
     scale = values.pow(-0.25) / values.sqrt().mean().sqrt()  # deviation^(-1/2), then a mean square of 1
     shape = (CHANNELS, c, BLOCK, BLOCK)
     return Latents(
@@ -59,13 +59,39 @@ def fitted(x: Tensor) -> Latents:
     )
 
 
+def recovered(x: Tensor, z: Tensor) -> Latents:
+    """The map that a trained autoencoder has learnt, from pictures ``x`` [n, 3, h, w] and their latents ``z``.
+
+    Only the way back is regressed: pictures say nothing about forward directions that they do not have. Components are
+    orthogonal, so each direction forward is that of the way back.
+    """
+    latents = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]).double()
+    ones = torch.ones(len(latents), 1, dtype=torch.float64)
+    solution = torch.linalg.lstsq(torch.cat([latents, ones], 1), _blocks(x)).solution.float()
+    backward, mean = solution[:-1], solution[-1]
+    forward = backward / backward.square().sum(1, keepdim=True)
+    shape = (CHANNELS, x.shape[1], BLOCK, BLOCK)
+    return Latents(forward.view(shape), backward.view(shape), mean.view(shape[1:]))
+
+
+def _blocks(x: Tensor) -> Tensor:
+    """Each picture's blocks of 4 × 4 pixels in rows, float64."""
+    n, c, h, w = x.shape
+    cut = x.view(n, c, h // BLOCK, BLOCK, w // BLOCK, BLOCK).permute(0, 2, 4, 1, 3, 5)
+    return cut.reshape(-1, c * BLOCK**2).double()
+
+
+def keep(work: Path, latents: Latents) -> None:
+    """Write ``WORK/latents.pt``."""
+    torch.save((latents.forward, latents.backward, latents.mean), work / "latents.new")
+    (work / "latents.new").replace(work / "latents.pt")
+
+
 def cached(work: Path, pictures: Tensor | None = None) -> Latents:
     """The map in ``WORK/latents.pt``, fitted to ``pictures`` if it is not there yet."""
     file = work / "latents.pt"
     if not file.exists():
         if pictures is None:
             raise SystemExit(f"{file} is missing: train_transformer makes it")
-        made = fitted(pictures)
-        torch.save((made.forward, made.backward, made.mean), work / "latents.new")
-        (work / "latents.new").replace(file)
+        keep(work, fitted(pictures))
     return Latents(*torch.load(file))

@@ -2,8 +2,9 @@
 
     python -m pocket_model.unpack FOLDER [--work WORK] --step N
 
-Writes ``WORK/autoencoder``, the text side and a ``WORK/transformer.pt`` at step N. What was shipped is the moving
-average in bfloat16, and no optimiser: training goes on from there, not as if it had never stopped.
+Writes ``WORK/autoencoder``, the text side and a ``WORK/transformer.pt`` at step N, and, from pictures that ``pictures``
+has rendered, the map of the latents that the autoencoder has learnt: fitted anew it might be another one. What was
+shipped is the moving average in bfloat16, and no optimiser: training continues from there, not as if never stopped.
 """
 
 from __future__ import annotations
@@ -11,13 +12,20 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from transformers import CLIPTextModelWithProjection
 
-from pocket_model import places
+from pocket_model import latents, places
 from pocket_model.channels import narrowed_autoencoder, narrowed_transformer
+from pocket_model.pictures import rendered
+from pocket_model.scenes import drawn, random_scene
+from pocket_model.things import all_things
+from pocket_model.train_autoencoder import to_tensor
 from pocket_model.train_text import DONE, FOLDERS
+
+_SEED, _PICTURES = 23, 200
 
 
 def main() -> None:
@@ -29,7 +37,14 @@ def main() -> None:
     folder, work = options.folder, options.work
     work.mkdir(parents=True, exist_ok=True)
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
-    narrowed_autoencoder(vae).save_pretrained(work / "autoencoder")
+    autoencoder = narrowed_autoencoder(vae)
+    autoencoder.save_pretrained(work / "autoencoder")
+    things = all_things(work)
+    pictures, names = np.array(rendered(work, things)), [thing.name for thing in things]
+    rng = np.random.default_rng(_SEED)
+    x = to_tensor(np.stack([drawn(random_scene(rng, names), pictures) for _ in range(_PICTURES)]))
+    with torch.no_grad():
+        latents.keep(work, latents.recovered(x, autoencoder.encode(x).latent_dist.mode()))
     for name in FOLDERS:
         CLIPTextModelWithProjection.from_pretrained(folder / name, dtype=torch.float32).save_pretrained(work / name)
     (work / DONE).touch()

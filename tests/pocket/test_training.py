@@ -21,7 +21,7 @@ from pocket_model.channels import (  # noqa: E402
 from pocket_model.codes import ATTRIBUTES, LOOKS, WIDTH, code  # noqa: E402
 from pocket_model.drawings import COLOURS  # noqa: E402
 from pocket_model.export import linear_preview  # noqa: E402
-from pocket_model.latents import BLOCK, CHANNELS, fitted  # noqa: E402
+from pocket_model.latents import BLOCK, CHANNELS, fitted, recovered  # noqa: E402
 from pocket_model.network import CONTEXT_LENGTH, OneForMany, build_transformer, velocity  # noqa: E402
 from pocket_model.scenes import Scene, drawn, random_shape  # noqa: E402
 from pocket_model.train_autoencoder import build_autoencoder  # noqa: E402
@@ -66,6 +66,13 @@ def test_latents_have_a_mean_square_of_one_and_lead_back_to_the_picture(shapes):
     error = (latents.decode(z) - shapes).square().mean()
     assert error < 0.01 * shapes.var()
     torch.testing.assert_close(latents.encode(latents.decode(z)), z, atol=1e-3, rtol=1e-3)
+
+
+def test_the_map_of_the_latents_is_recovered_from_what_it_made(shapes):
+    map_ = fitted(shapes)
+    found = recovered(shapes, map_.encode(shapes))
+    assert torch.allclose(found.encode(shapes), map_.encode(shapes), atol=1e-3)
+    assert torch.allclose(found.decode(map_.encode(shapes)), map_.decode(map_.encode(shapes)), atol=1e-3)
 
 
 def test_the_linear_preview_is_the_mean_colour_of_a_latents_pixels(shapes):
