@@ -162,6 +162,7 @@ fixtures: $(READY) ## write the tiny models anew; once about 500 MB of older lib
 	$(BIN)/python fixtures/make_models.py
 	$(BIN)/python fixtures/make_published.py
 
+check: BROWSER := no
 check: lint types resolves generated test-typescript test-ui test-rust test test-slow ## all that CI runs
 
 check-mac: $(READY) ## on a Mac: see all that was never run on one, and write a report to send back (FLAGS="--only PART …")
