@@ -92,7 +92,7 @@ $(NODE_READY): protocol/typescript/package.json protocol/typescript/package-lock
 test-ui screenshots: export CHROMIUM := $(or $(CHROMIUM),$(shell for p in chromium chromium-browser google-chrome; do command -v $$p && break; done))
 test-ui screenshots: export LOCARA_SIDECAR := $(abspath $(BIN))/locara-sidecar
 test-ui: $(READY) $(UI_READY) ## lint, types and tests of the picker UI; needs Node 20 with npm, and Chromium (without: BROWSER=no)
-	@test -n "$$CHROMIUM$(BROWSER)" || { echo "Chromium is needed for the picker UI's tests (Debian: apt-get install chromium; CHROMIUM=/path names one; BROWSER=no leaves out what needs it)"; exit 1; }
+	@test -n "$${CHROMIUM}$(BROWSER)" || { echo "Chromium is needed for the picker UI's tests (Debian: apt-get install chromium; CHROMIUM=/path names one; BROWSER=no leaves out what needs it)"; exit 1; }
 	cd protocol/typescript && npm run --silent build
 	cd $(UI) && npm run --silent check
 	$(if $(filter no,$(BROWSER)),@echo "The picker UI's tests in Chromium were NOT run.",cd $(UI) && npm run --silent test:browser)
