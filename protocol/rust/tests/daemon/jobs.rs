@@ -63,7 +63,12 @@ async fn models_are_listed_loaded_verified_and_unloaded_and_the_record_tells_wha
     let sidecar = &opened.sidecar;
     let models = sidecar.models().await.unwrap();
     assert_eq!(models[0].id, "pocket");
-    assert_eq!(sidecar.model("pocket").await.unwrap(), models[0]);
+    let one = sidecar.model("pocket").await.unwrap();
+    // not the whole: how much memory is free changes between the two calls
+    assert_eq!(
+        (one.id, one.digest, one.limits),
+        (models[0].id.clone(), models[0].digest.clone(), models[0].limits.clone())
+    );
     let (messages, answer) = sidecar.load(LoadParams::new("pocket"));
     assert!(all(messages).await.iter().any(|progress| progress.phase == ModelPhase::Loading));
     let loaded = answer.await.unwrap();
