@@ -8,7 +8,7 @@ import sys
 from contextlib import contextmanager
 
 from locara_sidecar.engine.sandbox import attempts, macos, seatbelt
-from locara_sidecar.machine.macos.darwin import NOT_PRIVILEGED
+from locara_sidecar.machine.macos.darwin import NOT_PRIVILEGED, Usage
 
 _TOKEN = re.compile(r'\(|\)|"(?:[^"\\]|\\.)*"|[^\s()"]+')
 HOMES = "/Users"
@@ -114,6 +114,23 @@ def on_a_mac(monkeypatch, mac, *, denied=()):
         patch.setattr(macos, "_connect", lambda path, kind: of_network())
         patch.setattr(os, "environ", dict(os.environ))
         yield
+
+
+class Identity:
+    """What a Mac says of itself, and when this process was started, in its own ticks."""
+
+    def __init__(self, hardware, boot, started=7):
+        self._hardware, self._boot, self._started = hardware, boot, started
+
+    def machine(self):
+        return self._hardware
+
+    def text(self, name):
+        assert name == "kern.bootsessionuuid"
+        return self._boot
+
+    def usage(self, _pid):
+        return Usage(1, 1, self._started)
 
 
 def _covers(rule, operation):
