@@ -10,6 +10,8 @@ import pytest
 
 from macos import check
 
+TOLD = [sys.executable, "-c", """print('{"enforced": true}')"""]
+
 
 def test_what_is_about_macos_is_not_claimed_elsewhere(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
@@ -31,12 +33,15 @@ def test_a_part_that_fails_does_not_take_the_others_with_it(monkeypatch, tmp_pat
         "breaks": check.Part(breaks, mac=False, look=""),
         "fails": check.Part(lambda: check._command([sys.executable, "-c", "exit(3)"], 60), mac=False, look=""),
         "works": check.Part(lambda: {"ok": True, "found": 1}, mac=False, look=""),
+        "prints": check.Part(lambda: check._read(check._command(TOLD, 60)), mac=False, look=""),
     }
     monkeypatch.setattr(check, "PARTS", parts)
     monkeypatch.setattr(sys, "argv", ["check", "--only", *parts, "--report", str(tmp_path / "report.json")])
     assert check.main() == 1
     found = json.loads((tmp_path / "report.json").read_text())
-    assert [part["outcome"] for part in found.values()] == ["FAILED", "FAILED", "ok"]
+    assert [part["outcome"] for part in found.values()] == ["FAILED", "FAILED", "ok", "ok"]
+    assert found["prints"]["told"] == {"enforced": True}
+    assert found["works"]["took"] >= 0
     assert "ZeroDivisionError" in found["breaks"]["error"]
     assert found["fails"]["status"] == 3
     assert found["works"]["found"] == 1
