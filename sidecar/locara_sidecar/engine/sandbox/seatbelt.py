@@ -2,8 +2,8 @@
 
 Everything is allowed except files, the network and the help of other programs, because Metal and the frameworks below
 it use many system services. Reading, writing, executing and connecting are denied and then allowed by path. In this
-language the last matching rule for an operation wins, and one for a single operation counts more than one for its
-family (``file-write-data``, ``file-write*``), whichever comes last.
+language the last matching rule for an operation wins; others found that one for a single operation counts more than
+one for its family (``file-write-data``, ``file-write*``), whichever comes last, and no rule here depends on that.
 So what Metal needs besides files has no rule of its own: ``iokit-open`` (the GPU's user client).
 
 Giving a file a second name and cloning it are operations of their own, which the rules for reading and writing do not
@@ -15,9 +15,9 @@ system downloads one in the background or because a certificate names it, the pa
 hold the user's data. They are denied by name. Services inside frameworks (XPC), among them WebKit's, which reaches the
 network, are denied altogether, except the one that compiles Metal's kernels.
 
-That Metal computes without them is known from other people's profiles only: with one that denies by default and names
-MTLCompilerService, cvmsServ and the logger, MLX was seen to compute. (Chromium's profile for its GPU process does allow
-launchservicesd and the keychain's daemon; it also draws windows.)
+That Metal computes without them is known from other people's profiles only: a published program tests that MLX
+computes inside one that denies by default and names MTLCompilerService, cvmsServ and the logger. (Chromium's profile
+for its GPU process does allow launchservicesd and the keychain's daemon; it also draws windows.)
 """
 
 from __future__ import annotations
