@@ -2,8 +2,8 @@
 
 An app from the App Store, or any other with the entitlement ``com.apple.security.app-sandbox``, passes its confinement
 on to its child processes. A process inside cannot confine itself any further (``sandbox_init`` fails), HOME is the
-app's container, and without ``com.apple.security.network.client`` nothing can connect. Written from Apple's documentation of
-entitlements and WebKit's declarations of the calls; NOT RUN by us so far.
+app's container, and without ``com.apple.security.network.client`` nothing can connect. Written from Apple's
+documentation of entitlements and WebKit's declarations of the calls; NOT RUN by us so far.
 """
 
 from __future__ import annotations
