@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from locara_sidecar.daemon.wire import stdio
 from locara_sidecar.daemon.wire.stdio import ByteReader, LineWriter
 
 CLAIM = """
@@ -108,6 +109,19 @@ class MacsPoll:
 
     def poll(self, timeout):
         return self._real.poll(timeout) if self._asked & (select.POLLIN | select.POLLHUP) else []
+
+
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="plays poll")
+def test_a_device_that_cannot_be_watched_has_not_left(monkeypatch):
+    class Poll:
+        def register(self, fd, events):
+            self._fd = fd
+
+        def poll(self, _timeout):
+            return [(self._fd, select.POLLNVAL)]
+
+    monkeypatch.setattr(select, "poll", Poll)
+    assert not stdio._hung_up(0)
 
 
 honest_poll = getattr(select, "poll", None)

@@ -115,9 +115,11 @@ def _hung_up(fd: int) -> bool:
     """
     if sys.platform == "win32":
         return False
+    left: int = getattr(select, "POLLRDHUP", select.POLLHUP)
     poll = select.poll()
-    poll.register(fd, getattr(select, "POLLRDHUP", select.POLLHUP))
-    return any(event & ~select.POLLIN for _, event in poll.poll(0))
+    poll.register(fd, left)
+    # not POLLNVAL, which macOS answers for devices that cannot be watched
+    return any(event & (left | select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
 
 
 class ByteReader:
