@@ -56,6 +56,7 @@ def test_an_open_way_to_another_program_is_no_confinement(world, monkeypatch):
         "(deny lsopen)",
         '(deny mach-lookup (global-name "com.apple.coreservices.launchservicesd"))',
         '(deny mach-lookup (global-name "com.apple.trustd.agent"))',
+        '(deny mach-lookup (xpc-service-name-prefix ""))',
     ):
         mac = PlayedMac(world / "C")
         with monkeypatch.context() as patch:
@@ -201,6 +202,20 @@ def test_a_home_folder_in_other_letters_is_a_home_folder(monkeypatch):
     monkeypatch.setattr(darwin, "Darwin", lambda: Spelling("/Users/a", "/Users"))
     given = dict(places.rules("/scratch", ["/users/A", "/USERS", "/users/A/model"], "/Users/a", ["/users/A"]))
     assert [path for path in given if path.casefold().startswith("/users")] == ["/users/A/model"]
+
+
+def test_what_a_variadic_call_gets_beyond_its_declared_arguments_is_not_declared(monkeypatch):
+    """On Apple's arm64 such arguments are on the stack: ctypes puts there what is beyond ``argtypes``."""
+    called = []
+
+    def sandbox_check(*arguments):
+        called.append((len(sandbox_check.argtypes), len(arguments), arguments[2]))
+        return 1
+
+    monkeypatch.setattr(darwin, "_library", lambda name: {"sandbox_check": sandbox_check}[name])
+    assert darwin.Darwin().denies("lsopen")
+    assert darwin.Darwin().denies("mach-lookup", "com.apple.WebKit.Networking")
+    assert called == [(3, 3, 0), (3, 4, 12)]
 
 
 # --- inside another sandbox -------------------------------------------------------------------

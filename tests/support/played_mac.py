@@ -48,12 +48,12 @@ class PlayedMac:
         self.sent = []
         self._cache, self._confined, self._suffixes = str(cache), confined, suffixes
 
-    def denies(self, operation, name=None):
+    def denies(self, operation, xpc=None):
         if operation is None:
             return self._confined or self.profile is not None
         if self._confined and self.profile is None:
-            return operation in {"lsopen", "job-creation"}
-        return self.profile is not None and not self.profile.allows(operation, name or "")
+            return operation in {"lsopen", "job-creation"} or xpc is not None
+        return self.profile is not None and not self.profile.allows(operation, XPC + xpc if xpc else "")
 
     def look_up(self, service):
         if not (self._confined or (self.profile and not self.profile.allows("mach-lookup", service))):

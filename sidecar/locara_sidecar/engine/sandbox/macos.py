@@ -34,6 +34,8 @@ _LOOKED_UP = (
     *("com.apple.dnssd.service", "com.apple.metadata.mds", "com.apple.coreservices.appleevents"),
     *("com.apple.lsd.open", "com.apple.trustd.agent", "com.apple.SecurityServer"),
 )
+_NETWORKING = "com.apple.WebKit.Networking"
+"""A service in a framework's bundle, which reaches the network for whoever loads the framework."""
 _LOCAL = (("/private/var/run/mDNSResponder", socket.SOCK_STREAM), ("/private/var/run/syslog", socket.SOCK_DGRAM))
 """Sockets that exist on every Mac. For a missing path, the file system's error would precede Seatbelt's."""
 _REFUSED = frozenset({errno.EPERM, errno.EACCES})
@@ -79,6 +81,7 @@ def further_attempts(mac: Darwin | None = None) -> dict[str, Outcome]:
     ways: list[Outcome] = [
         _asked(mac, "lsopen"),
         _asked(mac, "job-creation"),
+        _asked(mac, "mach-lookup", _NETWORKING),
         *(_look_up(mac, name) for name in _LOOKED_UP),
     ]
     return {"otherPrograms": _worst(ways), "localSockets": _worst(_connect(*one) for one in _LOCAL)}
@@ -134,10 +137,10 @@ def _worst(outcomes: Iterable[Outcome]) -> Outcome:
     return "open" if "open" in found else "blocked" if "blocked" in found else "unknown"
 
 
-def _asked(mac: Darwin, operation: str) -> Outcome:
+def _asked(mac: Darwin, operation: str, xpc: str | None = None) -> Outcome:
     """Ask whether an operation is denied. Trying it would open a browser or start a program."""
     try:
-        return "blocked" if mac.denies(operation) else "open"
+        return "blocked" if mac.denies(operation, xpc) else "open"
     except OSError:
         return "unknown"
 

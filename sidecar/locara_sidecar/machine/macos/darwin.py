@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 USER_CACHE_DIR = 65538
 """``_CS_DARWIN_USER_CACHE_DIR`` of <unistd.h>: the user's cache folder below /var/folders."""
 
-_FILTER_NONE, _FILTER_NAME = 0, 2
-"""``SANDBOX_FILTER_NONE`` and ``SANDBOX_FILTER_GLOBAL_NAME``, as WebKit declares them (wtf/spi/darwin/SandboxSPI.h)."""
+_FILTER_NONE, _FILTER_XPC = 0, 12
+"""``SANDBOX_FILTER_NONE`` and ``…_XPC_SERVICE_NAME``, as WebKit declares them (wtf/spi/darwin/SandboxSPI.h)."""
 
 _O_EVTONLY, _F_GETPATH, _MAXPATHLEN = 0x8000, 50, 1024
 _UTF8 = 0x08000100
@@ -56,18 +56,19 @@ def usage_of(rusage: bytes) -> Usage:
 class Darwin:
     """The real calls; a test substitutes an object with the same methods."""
 
-    def denies(self, operation: str | None, name: str | None = None) -> bool:
+    def denies(self, operation: str | None, xpc: str | None = None) -> bool:
         """Whether this process's sandbox forbids an operation; with None, whether there is a sandbox at all.
 
         Asks the kernel without trying anything.
 
+        :param xpc: a service in a framework's bundle, which the operation is about.
         :raises OSError: if it cannot be asked.
         """
         check = _library("sandbox_check")
         # the first three are declared, the rest is variadic: on arm64 such arguments are passed differently
         check.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
-        kind = _FILTER_NONE if name is None else _FILTER_NAME
-        more = () if name is None else (ctypes.c_char_p(name.encode()),)
+        kind = _FILTER_NONE if xpc is None else _FILTER_XPC
+        more = () if xpc is None else (ctypes.c_char_p(xpc.encode()),)
         answer = check(os.getpid(), None if operation is None else operation.encode(), kind, *more)
         if answer < 0:
             raise OSError(ctypes.get_errno(), "sandbox_check")
