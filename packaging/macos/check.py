@@ -15,18 +15,20 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from macos import app_sandbox, live
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 NOT_HERE = "not on this system"
 _TAIL = 6000  # characters of what a command said
+_FRAMES = 20  # lines of a traceback
 _HOUR = 3600.0
 
 _INSIDE = """
@@ -228,6 +230,20 @@ PARTS: dict[str, Part] = {
 }
 
 
+@contextlib.contextmanager
+def _stderr_in(file: int) -> Generator[None]:
+    """Within the block, what daemons log goes to a file and not between the lines for whoever runs this."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    os.dup2(file, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(before, 2)
+        os.close(before)
+
+
 def report(names: list[str], told: Callable[[str], None] = print) -> dict[str, Any]:
     """Run parts; return what each found, by name. A part that itself fails is reported, and the next one runs."""
     found: dict[str, Any] = {}
@@ -238,10 +254,16 @@ def report(names: list[str], told: Callable[[str], None] = print) -> dict[str, A
         else:
             told(f"{name} …")
             began = time.monotonic()
-            try:
-                result = part.run()
-            except Exception as error:  # noqa: BLE001  the report is worth more than this part
-                result = {"ok": False, "error": f"{type(error).__name__}: {error}"[:_TAIL]}
+            with tempfile.TemporaryFile() as log:
+                try:
+                    with _stderr_in(log.fileno()):
+                        result = part.run()
+                except Exception as error:  # noqa: BLE001  the report is worth more than this part
+                    where = traceback.format_exc().splitlines()[-_FRAMES:]
+                    result = {"ok": False, "error": f"{type(error).__name__}: {error}"[:_TAIL], "where": where}
+                log.seek(0)
+                if said := log.read().decode(errors="replace")[-_TAIL:]:
+                    result["log"] = said.splitlines()
             took = round(time.monotonic() - began, 1)
             outcome = "ok" if result.pop("ok") else "FAILED"
             found[name] = {"outcome": outcome, "look": part.look, "took": took, **result}
