@@ -19,7 +19,7 @@ def test_what_is_about_macos_is_not_claimed_elsewhere(monkeypatch):
     only_there = [name for name, part in check.PARTS.items() if part.mac]
     assert {
         *("metal", "open", "exfat", "tcc", "power", "app-sandbox"),
-        *("tests", "types", "prepare", "steps"),
+        *("tests", "slow", "types", "prepare", "steps"),
     } == set(only_there)
     found = check.report(only_there, lambda _: None)
     assert {part["outcome"] for part in found.values()} == {check.NOT_HERE}

@@ -227,6 +227,7 @@ PARTS: dict[str, Part] = {
     "steps": Part(
         lambda: _python("-m", "fullsize.mlx_step", seconds=3 * _HOUR), mac=True, look="seconds a step, each family"
     ),
+    "slow": Part(lambda: _command(["make", "test-slow"], 3 * _HOUR), mac=True, look="as tests"),
 }
 
 
