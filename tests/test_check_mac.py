@@ -1,6 +1,7 @@
 """The script for one afternoon on a Mac: that it runs anywhere, tells what it could not do, and survives its parts."""
 
 import json
+import os
 import plistlib
 import shutil
 import sys
@@ -10,13 +11,15 @@ import pytest
 
 from macos import check
 
+TOLD = [sys.executable, "-c", """print('{"enforced": true}')"""]
+
 
 def test_what_is_about_macos_is_not_claimed_elsewhere(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     only_there = [name for name, part in check.PARTS.items() if part.mac]
     assert {
         *("metal", "open", "exfat", "tcc", "power", "app-sandbox"),
-        *("tests", "types", "prepare", "steps"),
+        *("tests", "slow", "types", "prepare", "steps"),
     } == set(only_there)
     found = check.report(only_there, lambda _: None)
     assert {part["outcome"] for part in found.values()} == {check.NOT_HERE}
@@ -31,13 +34,20 @@ def test_a_part_that_fails_does_not_take_the_others_with_it(monkeypatch, tmp_pat
         "breaks": check.Part(breaks, mac=False, look=""),
         "fails": check.Part(lambda: check._command([sys.executable, "-c", "exit(3)"], 60), mac=False, look=""),
         "works": check.Part(lambda: {"ok": True, "found": 1}, mac=False, look=""),
+        "logs": check.Part(lambda: {"ok": os.write(2, b"a line\nanother\n") > 0}, mac=False, look=""),
+        "prints": check.Part(lambda: check._read(check._command(TOLD, 60)), mac=False, look=""),
     }
     monkeypatch.setattr(check, "PARTS", parts)
     monkeypatch.setattr(sys, "argv", ["check", "--only", *parts, "--report", str(tmp_path / "report.json")])
     assert check.main() == 1
     found = json.loads((tmp_path / "report.json").read_text())
-    assert [part["outcome"] for part in found.values()] == ["FAILED", "FAILED", "ok"]
+    assert [part["outcome"] for part in found.values()] == ["FAILED", "FAILED", "ok", "ok", "ok"]
+    assert found["logs"]["log"] == ["a line", "another"]
+    assert "log" not in found["works"]
+    assert found["prints"]["told"] == {"enforced": True}
+    assert found["works"]["took"] >= 0
     assert "ZeroDivisionError" in found["breaks"]["error"]
+    assert any("in breaks" in line for line in found["breaks"]["where"])
     assert found["fails"]["status"] == 3
     assert found["works"]["found"] == 1
 

@@ -13,6 +13,7 @@ whole and stapled (``--staple APP``). The hashes are listed anew, since signing 
 from __future__ import annotations
 
 import argparse
+import json
 import plistlib
 import subprocess
 import sys
@@ -73,12 +74,27 @@ def is_hardened(shown: str) -> bool:
     return "runtime" in flags and "adhoc" not in flags and "\nAuthority=" in f"\n{shown}"
 
 
-def notarising(root: Path, profile: str, archive: Path) -> list[list[str]]:
-    """Pack the folder and send it to be looked at; it waits for the answer, minutes or more."""
-    return [
-        ["ditto", "-c", "-k", "--keepParent", str(root), str(archive)],
-        ["xcrun", "notarytool", "submit", str(archive), "--keychain-profile", profile, "--wait"],
-    ]
+def packing(root: Path, archive: Path) -> list[str]:
+    """Pack the folder as the notary wants it."""
+    return ["ditto", "-c", "-k", "--keepParent", str(root), str(archive)]
+
+
+def submitting(archive: Path, profile: str) -> list[str]:
+    """Send it to be looked at; it waits for the answer, minutes or more."""
+    words = ["xcrun", "notarytool", "submit", str(archive), "--keychain-profile", profile]
+    return [*words, "--wait", "--output-format", "json"]
+
+
+def refusal(answer: str, profile: str) -> str | None:
+    """Return why the notary's answer is no acceptance, or None; ``notarytool`` ends with 0 whatever the answer is."""
+    try:
+        told = json.loads(answer)
+        status, number = told["status"], told.get("id")
+    except (ValueError, TypeError, KeyError):
+        return f"the notary's answer cannot be read: {answer.strip()}"
+    if status == "Accepted":
+        return None
+    return f"not notarised ({status}); why: xcrun notarytool log {number} --keychain-profile {profile}"
 
 
 def _run(lines: Iterable[list[str]], *, dry: bool) -> None:
@@ -107,7 +123,15 @@ def main() -> int:
             return 1
     if options.notarise:
         with tempfile.TemporaryDirectory() as scratch:
-            _run(notarising(options.folder, options.notarise, Path(scratch, "bundle.zip")), dry=dry)
+            archive = Path(scratch, "bundle.zip")
+            words = submitting(archive, options.notarise)
+            _run([packing(options.folder, archive)], dry=dry)
+            print(" ".join(words))
+            if not dry:
+                answer = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
+                if why := refusal(answer, options.notarise):
+                    print(why)
+                    return 1
     if options.staple:
         _run([["xcrun", "stapler", "staple", str(options.staple)]], dry=dry)
     return 0

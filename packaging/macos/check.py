@@ -7,6 +7,7 @@ asked for a password; the system itself may ask once whether the terminal may us
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -14,18 +15,20 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from macos import app_sandbox, live
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 NOT_HERE = "not on this system"
 _TAIL = 6000  # characters of what a command said
+_FRAMES = 20  # lines of a traceback
 _HOUR = 3600.0
 
 _INSIDE = """
@@ -97,6 +100,14 @@ def _python(*words: str, seconds: float = _HOUR) -> dict[str, Any]:
     return _command([sys.executable, *words], seconds, env={**os.environ, "PYTHONPATH": places})
 
 
+def _read(found: dict[str, Any]) -> dict[str, Any]:
+    """Put what a command printed as JSON into ``told``, so that whoever reads the report need not undo the quotes."""
+    with contextlib.suppress(ValueError):
+        found["told"] = json.loads(found["stdout"])
+        del found["stdout"]
+    return found
+
+
 def _system() -> dict[str, Any]:
     told: dict[str, Any] = {"ok": True, "uname": list(platform.uname()), "mac": list(platform.mac_ver()[:1])}
     if sys.platform == "darwin":
@@ -108,7 +119,7 @@ def _system() -> dict[str, Any]:
 
 
 def _sandbox() -> dict[str, Any]:
-    found = _python("-m", "locara_sidecar.engine.sandbox", "--probe", seconds=120)
+    found = _read(_python("-m", "locara_sidecar.engine.sandbox", "--probe", seconds=120))
     if sys.platform == "darwin":
         about = 'eventMessage CONTAINS "Sandbox:" AND eventMessage CONTAINS "ython"'
         words = ["/usr/bin/log", "show", "--last", "5m", "--style", "compact", "--predicate", about]
@@ -117,7 +128,7 @@ def _sandbox() -> dict[str, Any]:
 
 
 def _metal() -> dict[str, Any]:
-    first, second = (_python("-c", _INSIDE, seconds=600) for _ in range(2))
+    first, second = (_read(_python("-c", _INSIDE, seconds=600)) for _ in range(2))
     return {"ok": first["ok"] and second["ok"], "first": first, "second": second}
 
 
@@ -181,8 +192,10 @@ def _app_sandbox() -> dict[str, Any]:
 
 PARTS: dict[str, Part] = {
     "system": Part(_system, mac=False, look="which Mac, macOS, packages"),
-    "sandbox": Part(_sandbox, mac=False, look="enforced must be true; details; denials must name nothing of Metal"),
-    "metal": Part(_metal, mac=True, look="both must compute; second first_compiled_s must be far below the first"),
+    "sandbox": Part(
+        _sandbox, mac=False, look="told.enforced must be true; told.details; denials must name nothing of Metal"
+    ),
+    "metal": Part(_metal, mac=True, look="both must compute; the second's first_compiled_s far below the first's"),
     "open": Part(
         _opened, mac=True, look="open and osascript must fail; what pbpaste, curl and mdfind give must be empty"
     ),
@@ -214,7 +227,22 @@ PARTS: dict[str, Part] = {
     "steps": Part(
         lambda: _python("-m", "fullsize.mlx_step", seconds=3 * _HOUR), mac=True, look="seconds a step, each family"
     ),
+    "slow": Part(lambda: _command(["make", "test-slow"], 3 * _HOUR), mac=True, look="as tests"),
 }
+
+
+@contextlib.contextmanager
+def _stderr_in(file: int) -> Generator[None]:
+    """Within the block, what daemons log goes to a file and not between the lines for whoever runs this."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    os.dup2(file, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def report(names: list[str], told: Callable[[str], None] = print) -> dict[str, Any]:
@@ -226,12 +254,21 @@ def report(names: list[str], told: Callable[[str], None] = print) -> dict[str, A
             found[name] = {"outcome": NOT_HERE, "look": part.look}
         else:
             told(f"{name} …")
-            try:
-                result = part.run()
-            except Exception as error:  # noqa: BLE001  the report is worth more than this part
-                result = {"ok": False, "error": f"{type(error).__name__}: {error}"[:_TAIL]}
-            found[name] = {"outcome": "ok" if result.pop("ok") else "FAILED", "look": part.look, **result}
-        told(f"{name}: {found[name]['outcome']}")
+            began = time.monotonic()
+            with tempfile.TemporaryFile() as log:
+                try:
+                    with _stderr_in(log.fileno()):
+                        result = part.run()
+                except Exception as error:  # noqa: BLE001  the report is worth more than this part
+                    where = traceback.format_exc().splitlines()[-_FRAMES:]
+                    result = {"ok": False, "error": f"{type(error).__name__}: {error}"[:_TAIL], "where": where}
+                log.seek(0)
+                if said := log.read().decode(errors="replace")[-_TAIL:]:
+                    result["log"] = said.splitlines()
+            took = round(time.monotonic() - began, 1)
+            outcome = "ok" if result.pop("ok") else "FAILED"
+            found[name] = {"outcome": outcome, "look": part.look, "took": took, **result}
+        told(f"{name}: {found[name]['outcome']}" + (f" ({part.look})" if found[name]["outcome"] == "FAILED" else ""))
     return found
 
 
@@ -243,7 +280,7 @@ def main() -> int:
     options = parser.parse_args()
     found = report(options.only)
     options.report.write_text(json.dumps(found, indent=1, default=str) + "\n", encoding="utf-8")
-    print(f"\nThe report: {options.report}")
+    print(f"\nThe report, to be sent back as it is: {options.report}")
     return 1 if any(part["outcome"] == "FAILED" for part in found.values()) else 0
 
 

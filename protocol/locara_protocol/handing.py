@@ -46,7 +46,8 @@ class HandingSocket:
         """Send an open file; it may be closed here once the call that names it has been answered.
 
         :returns: the value for ``descriptor`` in ``host.pickFile``.
-        :raises OSError: if the sidecar is gone.
+        :raises OSError: if the sidecar is gone; on macOS with ENOBUFS, too, if it has not yet read what was sent before
+            (the system keeps 4 KiB, some forty of them).
         """
         name = f"file-{next(self._numbers)}"
         if sys.platform != "win32":

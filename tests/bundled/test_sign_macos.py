@@ -101,6 +101,27 @@ def test_a_signature_of_nobody_does_not_count(shown, hardened):
     assert sign_macos.is_hardened(shown) == hardened
 
 
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ('{"id": "1-2", "status": "Accepted", "message": "Processing complete"}', None),
+        ('{"id": "1-2", "status": "Invalid", "message": "Processing complete"}', "notarytool log 1-2"),
+        ('{"message": "no status"}', "cannot be read"),
+        ("", "cannot be read"),
+        ("[]", "cannot be read"),
+    ],
+)
+def test_what_the_notary_refused_is_not_notarised_though_its_tool_ends_with_0(answer, why):
+    said = sign_macos.refusal(answer, "profile")
+    assert said is None if why is None else why in said
+
+
+def test_the_notary_is_asked_for_an_answer_that_can_be_read():
+    words = sign_macos.submitting(Path("a.zip"), "profile")
+    assert words[words.index("--output-format") + 1] == "json"
+    assert "--wait" in words
+
+
 def test_room_for_a_signature_is_seen(tmp_path):
     (tmp_path / "signed").write_bytes(thin(LIBRARY, 0x19, 0x1D))
     (tmp_path / "bare").write_bytes(thin(LIBRARY, 0x19))

@@ -5,6 +5,7 @@ import os
 import socket
 from array import array
 
+import psutil
 import pytest
 
 from locara_protocol.errors import RpcError
@@ -42,7 +43,7 @@ def failing(name, number):
 
 
 def descriptors():
-    return len(os.listdir("/proc/self/fd"))
+    return psutil.Process().num_fds()
 
 
 @pytest.fixture
@@ -94,7 +95,12 @@ def test_a_handed_file_holds_the_picture_and_no_more(file, before):
         (os.O_WRONLY, "read", "EBADF"),
         (os.O_RDONLY, "write", "EBADF"),
         (os.O_RDWR | os.O_APPEND, "write", "EBADF"),
-        (os.O_PATH, "read", "EBADF"),
+        pytest.param(
+            getattr(os, "O_PATH", 0),
+            "read",
+            "EBADF",
+            marks=pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="Linux has such descriptors"),
+        ),
     ],
 )
 def test_a_descriptor_for_something_else_is_refused_and_closed(file, flags, access, number):

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import pytest
 
 from locara_protocol.errors import RpcError
@@ -47,7 +48,7 @@ def refusal(path: Path | str, access: Access) -> tuple[str, Any, Any]:
 
 
 def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return psutil.Process().num_fds()
 
 
 # --- the gate --------------------------------------------------------------------------------

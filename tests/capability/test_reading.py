@@ -108,10 +108,11 @@ def test_links_are_never_followed_wherever_they_lead(root: Path, resolution: str
         assert (error.kind, error.data["errno"], error.retryable) == ("StorageError", "ELOOP", False), path
 
 
-def test_what_is_no_regular_file_is_refused_at_once(root: Path, resolution: str):
+def test_what_is_no_regular_file_is_refused_at_once(root: Path, resolution: str, monkeypatch: pytest.MonkeyPatch):
     os.mkfifo(root / "pipe.png")
+    monkeypatch.chdir(root)  # a socket's path may be about a hundred bytes long
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(root / "socket.png"))
+        listener.bind("socket.png")
         started = time.monotonic()
         expected = {"pipe.png": "EINVAL", "socket.png": "EINVAL", "a/b": "EISDIR", "none.png": "ENOENT"}
         expected |= {"none/x.png": "ENOENT", "a/b/picture.png/x": "ENOTDIR"}

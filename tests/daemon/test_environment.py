@@ -162,6 +162,7 @@ def test_variables_that_a_host_may_have_set_do_no_harm(variables, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="sets another process's limit")
 def test_a_limit_on_the_size_of_files_is_told_by_its_name(hosts):
     import resource
 

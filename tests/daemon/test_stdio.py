@@ -1,12 +1,15 @@
 """The descriptors: what claiming leaves behind, reading to the end, writing all of it."""
 
 import os
+import select
+import socket
 import subprocess
 import sys
 import threading
 
 import pytest
 
+from locara_sidecar.daemon.wire import stdio
 from locara_sidecar.daemon.wire.stdio import ByteReader, LineWriter
 
 CLAIM = """
@@ -90,6 +93,61 @@ def test_a_read_that_fails_is_the_end():
     ByteReader(reading, deliver).start()
     assert over.wait(10)
     assert chunks == [b""]
+
+
+class MacsPoll:
+    """``poll`` as xnu makes it of a kqueue (``bsd/kern/sys_generic.c``): without an event that is asked for, nothing is
+    watched, and a hang-up is not told."""
+
+    def __init__(self):
+        self._real = honest_poll()
+        self._asked = 0
+
+    def register(self, fd, events):
+        self._asked = events
+        self._real.register(fd, events)
+
+    def poll(self, timeout):
+        return self._real.poll(timeout) if self._asked & (select.POLLIN | select.POLLHUP) else []
+
+
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="plays poll")
+def test_a_device_that_cannot_be_watched_has_not_left(monkeypatch):
+    class Poll:
+        def register(self, fd, events):
+            self._fd = fd
+
+        def poll(self, _timeout):
+            return [(self._fd, select.POLLNVAL)]
+
+    monkeypatch.setattr(select, "poll", Poll)
+    assert not stdio._hung_up(0)
+
+
+honest_poll = getattr(select, "poll", None)
+
+
+@pytest.mark.skipif(honest_poll is None, reason="plays poll")
+@pytest.mark.parametrize("ends", [os.pipe, lambda: tuple(end.detach() for end in socket.socketpair())], ids=str)
+@pytest.mark.parametrize("mac", [False, True])
+def test_a_host_that_left_is_seen_while_what_it_sent_is_not_processed_yet(monkeypatch, ends, mac):
+    if mac:
+        monkeypatch.setattr(select, "poll", MacsPoll)
+        monkeypatch.delattr(select, "POLLRDHUP", raising=False)
+    reading, writing = ends()
+    left, delivered = threading.Event(), threading.Semaphore(0)
+    reader = ByteReader(reading, lambda chunk: delivered.release(), left.set)
+    reader.start()
+    for _ in range(4):
+        os.write(writing, b"a line\n")
+        assert delivered.acquire(timeout=10)
+    assert not left.wait(0.3), "it is still there"
+    os.write(writing, b"a last line\n")
+    os.close(writing)
+    assert left.wait(10)
+    reader.done()
+    reader.done()
+    reader.ended()
 
 
 def test_a_reader_stays_only_a_few_chunks_ahead():

@@ -11,6 +11,7 @@ import pytest
 
 from locara_sidecar.daemon import system
 from locara_sidecar.machine import memory
+from locara_sidecar.machine.macos import darwin
 
 
 def test_what_is_touched_counts_and_the_peak_stays():
@@ -25,13 +26,14 @@ def test_what_is_touched_counts_and_the_peak_stays():
 
 def test_a_macs_footprint_is_read_from_its_place():
     # struct rusage_info_v4: ri_uuid, then ri_user_time … ri_runnable_time; the eighth is ri_phys_footprint, the
-    # twenty-ninth ri_lifetime_max_phys_footprint
-    assert memory.footprints(b"u" * 16 + struct.pack("=35Q", *range(1, 36))) == (8, 29)
+    # twenty-ninth ri_lifetime_max_phys_footprint, the
+    # ninth is ri_proc_start_abstime
+    assert darwin.usage_of(b"u" * 16 + struct.pack("=35Q", *range(1, 36))) == (8, 29, 9)
 
 
 @pytest.mark.skipif(sys.platform != "darwin", reason="asks macOS")
 def test_a_mac_tells_its_footprint():
-    assert memory._mac_footprints() is not None
+    assert memory._mac_usage() is not None
 
 
 class PlayedLibrary:

@@ -13,7 +13,7 @@ from locara_sidecar.daemon import system
 from locara_sidecar.engine import sandbox
 from locara_sidecar.engine.sandbox import macos, places, seatbelt
 from locara_sidecar.machine.macos import app_sandbox, darwin
-from support.played_mac import HOMES, PlayedMac, Profile, on_a_mac
+from support.played_mac import HOMES, XPC, PlayedMac, Profile, on_a_mac
 
 ESSENTIAL = ("readOutside", "writeOutside", "tcp", "udp", "otherPrograms")
 
@@ -52,7 +52,12 @@ def test_what_must_fail_is_told_by_platform(world, monkeypatch):
 
 def test_an_open_way_to_another_program_is_no_confinement(world, monkeypatch):
     whole = seatbelt.profile
-    for lost in ("(deny lsopen)", '(deny mach-lookup (global-name "com.apple.coreservices.launchservicesd"))'):
+    for lost in (
+        "(deny lsopen)",
+        '(deny mach-lookup (global-name "com.apple.coreservices.launchservicesd"))',
+        '(deny mach-lookup (global-name "com.apple.trustd.agent"))',
+        '(deny mach-lookup (xpc-service-name-prefix ""))',
+    ):
         mac = PlayedMac(world / "C")
         with monkeypatch.context() as patch:
             patch.setattr(seatbelt, "profile", lambda *paths, lost=lost: whole(*paths).replace(lost, ""))
@@ -71,13 +76,64 @@ def test_nothing_that_opens_fetches_or_finds_for_others_is_left_and_metal_s_serv
         "com.apple.metadata.mds",
     ):
         assert not profile.allows("mach-lookup", name)
-    for name in ("com.apple.MTLCompilerService", "com.apple.cvmsServ", "com.apple.CARenderServer", "com.apple.logd"):
+    for name in (
+        *("com.apple.cvmsServ", "com.apple.CARenderServer", "com.apple.logd", "com.apple.PowerManagement.control"),
+        *(f"{XPC}com.apple.MTLCompilerService", f"{XPC}com.apple.AGXCompilerService-S2A8"),
+    ):
         assert profile.allows("mach-lookup", name)
+    for name in ("com.apple.WebKit.Networking", "com.apple.WebKit.WebContent", "com.apple.MTLCompilerService2"):
+        assert not profile.allows("mach-lookup", f"{XPC}{name}")
     assert profile.allows("iokit-open")  # the GPU's user client
     assert not profile.allows("process-exec*", "/usr/bin/open")
     assert profile.allows("process-exec*", "/usr/bin/clang")
     assert not profile.allows("user-preference-write")
     assert not profile.allows("lsopen")
+
+
+def test_a_link_or_a_clone_brings_no_file_to_where_other_rules_hold(world, monkeypatch):
+    mac = PlayedMac(world / "C")
+    found = confined(world, monkeypatch, mac)
+    assert found.details["linkedFiles"] == "blocked"
+    for path in ("/Users/a/diary", str(world / "T" / "scratch" / "x"), "/usr/lib/x"):
+        assert not mac.profile.allows("file-link", path)
+        assert not mac.profile.allows("file-clone", path)
+    assert os.listdir(world / "T" / "scratch") == []
+
+
+@pytest.mark.parametrize("lost", ["file-link ", " file-clone"])
+def test_a_way_to_link_or_clone_is_no_confinement(world, monkeypatch, lost):
+    whole = seatbelt.profile
+    monkeypatch.setattr(seatbelt, "profile", lambda *paths: whole(*paths).replace(lost, ""))
+    found = confined(world, monkeypatch, PlayedMac(world / "C"))
+    assert (found.details["linkedFiles"], found.enforced) == ("open", False)
+    assert "second name" in found.reason
+    assert os.listdir(world / "T" / "scratch") == []
+
+
+def test_a_file_that_is_open_for_reading_cannot_be_changed_by_a_request():
+    profile = Profile(seatbelt.profile(["/scratch"], [], ["/models/a"]))
+    for makecompressed_or_transferextents in ("80", "110"):
+        assert not profile.allows("system-fcntl", makecompressed_or_transferextents)
+    for getfl_or_getpath in ("3", "50"):
+        assert profile.allows("system-fcntl", getfl_or_getpath)
+
+
+def test_of_the_devices_the_engine_reads_none_of_the_user_s():
+    profile = Profile(seatbelt.profile(["/scratch"], ["/opt"], []))
+    for device in ("/dev/ttys000", "/dev/tty", "/dev/disk1", "/dev"):
+        assert not profile.allows("file-read-data", device)
+        assert not profile.allows("file-write-data", device)
+    for device in ("/dev/null", "/dev/urandom"):
+        assert profile.allows("file-read-data", device)
+        assert profile.allows("file-write-data", device)
+
+
+def test_what_servers_keep_beside_programs_is_the_user_s_unless_a_model_is_there():
+    profile = Profile(seatbelt.profile(["/scratch"], ["/opt", "/usr"], ["/opt/homebrew/var/models/a"]))
+    assert profile.allows("file-read-data", "/opt/homebrew/lib/libomp.dylib")
+    assert profile.allows("file-read-data", "/opt/homebrew/var/models/a/vae")
+    for path in ("/opt/homebrew/var/postgres/base/1", "/usr/local/var/mysql/a"):
+        assert not profile.allows("file-read-data", path)
 
 
 def test_metal_may_write_a_cache_of_the_engine_s_own_and_not_that_of_all_programs(world, monkeypatch):
@@ -148,6 +204,20 @@ def test_a_home_folder_in_other_letters_is_a_home_folder(monkeypatch):
     assert [path for path in given if path.casefold().startswith("/users")] == ["/users/A/model"]
 
 
+def test_what_a_variadic_call_gets_beyond_its_declared_arguments_is_not_declared(monkeypatch):
+    """On Apple's arm64 such arguments are on the stack: ctypes puts there what is beyond ``argtypes``."""
+    called = []
+
+    def sandbox_check(*arguments):
+        called.append((len(sandbox_check.argtypes), len(arguments), arguments[2]))
+        return 1
+
+    monkeypatch.setattr(darwin, "_library", lambda name: {"sandbox_check": sandbox_check}[name])
+    assert darwin.Darwin().denies("lsopen")
+    assert darwin.Darwin().denies("mach-lookup", "com.apple.WebKit.Networking")
+    assert called == [(3, 3, 0), (3, 4, 12)]
+
+
 # --- inside another sandbox -------------------------------------------------------------------
 
 
@@ -157,6 +227,7 @@ def test_an_engine_in_the_app_sandbox_says_so_and_claims_no_narrower_one(world, 
     found = confined(world, monkeypatch, mac, denied={str(world / "home"), HOMES})
     assert (found.kind, found.enforced) == ("app-sandbox", False)
     assert {found.details[name] for name in ("readOutside", "writeUserFiles", "tcp", "udp")} == {"blocked"}
+    assert "linkedFiles" not in found.details, "the app's container is one place"
     assert found.details["writeOutside"] == "open", "the app's container is open to the engine, and that is told"
     assert "no narrower one" in found.reason
     assert "App Sandbox" in found.reason

@@ -12,6 +12,7 @@ import pytest
 
 from locara_protocol.errors import RpcError
 from locara_sidecar.daemon.engine_host.request import model_files
+from locara_sidecar.machine.macos import darwin
 from locara_sidecar.machine.processes import trees
 from locara_sidecar.models.cache import collect, disk
 from locara_sidecar.models.cache.digest import model_digest
@@ -57,17 +58,17 @@ def test_a_folder_is_cloned_where_the_system_clones_by_name(store, tmp_path, mon
 
     class Library:
         def __init__(self, *_, **__):
-            pass
+            def clonefile(source, target, flags):
+                if len(cloned) == 3:
+                    return -1  # what is left lies on another volume
+                cloned.append((os.fsdecode(source), flags))
+                shutil.copyfile(source, target)
+                return 0
 
-        def clonefile(self, source, target, flags):
-            if len(cloned) == 3:
-                return -1  # what is left lies on another volume
-            cloned.append((os.fsdecode(source), flags))
-            shutil.copyfile(source, target)
-            return 0
+            self.clonefile = clonefile
 
     monkeypatch.setattr(disk.sys, "platform", "darwin")
-    monkeypatch.setattr(disk.ctypes, "CDLL", Library)
+    monkeypatch.setattr(darwin.ctypes, "CDLL", Library)
     source = write_model(tmp_path / "source")
     take(store, source)
     assert whole(store) == ["mine"]

@@ -1,12 +1,17 @@
 """Whether the process that left something in the cache still runs, told without a lock."""
 
+import errno
 import os
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
+from locara_sidecar.machine.macos import darwin
 from locara_sidecar.models.cache import owner
+from support.played_mac import Identity
 
 NAME = "from locara_sidecar.models.cache import owner; print(owner.name(), flush=True); input()"
 
@@ -17,13 +22,20 @@ def changed(place, value):
     return "-".join(parts)
 
 
+def until_zombie(pid):
+    deadline = time.monotonic() + 20
+    while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_process_is_alive_until_it_has_ended_however_it_ends():
     assert owner.state(owner.name()) == "alive"
     with subprocess.Popen([sys.executable, "-c", NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         name = other.stdout.readline().decode().strip()
         assert owner.state(name) == "alive"
         other.kill()
-        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+        until_zombie(other.pid)
         assert owner.state(name) == "ended", "though nobody has asked how it ended"
     assert owner.state(name) == "ended"
 
@@ -47,6 +59,7 @@ def test_what_cannot_be_seen_from_here_is_not_said_to_have_ended():
     assert owner.state(changed(3, str(10**30))) in ("alive", "ended")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="hides what Linux says")
 @pytest.mark.parametrize(
     "hidden", [["/etc/machine-id", "/var/lib/dbus/machine-id"], ["/proc/sys/kernel/random/boot_id"]]
 )
@@ -58,6 +71,53 @@ def test_where_the_system_does_not_tell_what_it_is_only_this_process_is_known(mo
     assert owner.state(owner.name()) == "alive"
     assert owner.state(other.decode().strip()) != "ended"
     assert owner.state(other.decode().strip()) != "alive"
+
+
+@pytest.fixture
+def a_mac(monkeypatch):
+    """Makes this process one of a Mac's, which its calls are played by."""
+
+    def play(mac):
+        monkeypatch.setattr(sys, "platform", "darwin")
+        monkeypatch.setattr(darwin, "Darwin", lambda: mac)
+        monkeypatch.setattr(owner.os.path, "exists", lambda path: False)
+        monkeypatch.setattr(owner.os, "readlink", refused)
+        monkeypatch.setattr(owner, "_places", [])
+        return owner.name()
+
+    return play
+
+
+def refused(*_):
+    raise OSError(errno.ENOSYS, "not on a Mac")
+
+
+def test_a_mac_is_known_by_its_hardware_and_not_by_its_system_or_the_network_s_name_for_it(a_mac, monkeypatch):
+    name = a_mac(Identity("hardware 1", "boot 1"))
+    monkeypatch.setattr(owner.socket, "gethostname", lambda: "as another network calls it")
+    assert a_mac(Identity("hardware 1", "boot 1")) == name
+    assert owner.state(name) == "alive"
+    a_mac(Identity("hardware 1", "boot 2"))
+    assert owner.state(name) == "ended"
+    a_mac(Identity("hardware 2", "boot 2"))
+    assert owner.state(name) == "stranger", "another Mac, whose processes cannot be seen from here"
+
+
+def test_setting_the_clock_ends_nobody_on_a_mac(a_mac, monkeypatch):
+    name = a_mac(Identity("hardware 1", "boot 1"))
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: time.time())
+    assert owner.state(name) == "alive"
+    a_mac(Identity("hardware 1", "boot 1", started=8))
+    assert owner.state(name) == "ended", "another process that got the same number"
+
+
+@pytest.mark.parametrize("unknown", ["machine", "text"])
+def test_a_mac_that_does_not_say_which_it_is_says_of_nobody_that_he_has_ended(a_mac, unknown):
+    name = a_mac(Identity("hardware 1", "boot 1"))
+    mac = Identity("hardware 1", "boot 1")
+    setattr(mac, unknown, refused)
+    a_mac(mac)
+    assert owner.state(name) not in {"ended", "alive"}
 
 
 def test_a_name_can_be_part_of_a_files_name():

@@ -1,4 +1,5 @@
-"""A simulated macOS: its calls, and a reader of Seatbelt profiles that decides like the kernel (the last rule wins)."""
+"""A simulated macOS: its calls, and a reader of Seatbelt profiles that decides like the kernel: the last matching rule
+wins, and one for an operation counts more than one for its family, which counts more than the default."""
 
 import errno
 import os
@@ -7,10 +8,12 @@ import sys
 from contextlib import contextmanager
 
 from locara_sidecar.engine.sandbox import attempts, macos, seatbelt
-from locara_sidecar.machine.macos.darwin import NOT_PRIVILEGED
+from locara_sidecar.machine.macos.darwin import NOT_PRIVILEGED, Usage
 
 _TOKEN = re.compile(r'\(|\)|"(?:[^"\\]|\\.)*"|[^\s()"]+')
 HOMES = "/Users"
+XPC = "xpc:"
+"""Put in front of the name of a service that is found in a framework's bundle."""
 
 
 class Profile:
@@ -24,14 +27,14 @@ class Profile:
                 self.rules.append((rule[0], operations, [word for word in rule[1:] if isinstance(word, list)]))
 
     def allows(self, operation, subject=""):
-        """Return whether a process inside may do ``operation`` to ``subject``: a path, or the name of a service."""
-        answer = False
-        for verdict, operations, filters in self.rules:
-            if any(_covers(one, operation) for one in operations) and (
-                not filters or any(_matches(one, subject) for one in filters)
-            ):
-                answer = verdict == "allow"
-        return answer
+        """Return whether a process inside may do ``operation`` to ``subject``: a path, a service's name, a number."""
+        found = [
+            (len(one) if one != "default" else -1, at, verdict == "allow")
+            for at, (verdict, operations, filters) in enumerate(self.rules)
+            for one in operations
+            if _covers(one, operation) and (not filters or any(_matches(each, subject) for each in filters))
+        ]
+        return max(found)[2] if found else False
 
 
 class PlayedMac:
@@ -45,17 +48,28 @@ class PlayedMac:
         self.sent = []
         self._cache, self._confined, self._suffixes = str(cache), confined, suffixes
 
-    def denies(self, operation, name=None):
+    def denies(self, operation, xpc=None):
         if operation is None:
             return self._confined or self.profile is not None
         if self._confined and self.profile is None:
-            return operation in {"lsopen", "job-creation"}
-        return self.profile is not None and not self.profile.allows(operation, name or "")
+            return operation in {"lsopen", "job-creation"} or xpc is not None
+        return self.profile is not None and not self.profile.allows(operation, XPC + xpc if xpc else "")
 
     def look_up(self, service):
         if not (self._confined or (self.profile and not self.profile.allows("mach-lookup", service))):
             return 0
         return NOT_PRIVILEGED
+
+    def link(self, source, target):
+        self._copied("file-link", source, target)
+
+    def clone(self, source, target):
+        self._copied("file-clone", source, target)
+
+    def _copied(self, operation, source, target):
+        if self.profile is not None and not self.profile.allows(operation, source):
+            raise PermissionError(errno.EPERM, operation)
+        os.link(source, target)
 
     def set_user_dir_suffix(self, suffix):
         if not self._suffixes:
@@ -102,6 +116,23 @@ def on_a_mac(monkeypatch, mac, *, denied=()):
         yield
 
 
+class Identity:
+    """What a Mac says of itself, and when this process was started, in its own ticks."""
+
+    def __init__(self, hardware, boot, started=7):
+        self._hardware, self._boot, self._started = hardware, boot, started
+
+    def machine(self):
+        return self._hardware
+
+    def text(self, name):
+        assert name == "kern.bootsessionuuid"
+        return self._boot
+
+    def usage(self, _pid):
+        return Usage(1, 1, self._started)
+
+
 def _covers(rule, operation):
     return rule == "default" or rule == operation or (rule.endswith("*") and operation.startswith(rule[:-1]))
 
@@ -110,10 +141,14 @@ def _matches(one, subject):
     kind, *values = one
     if kind == "subpath":
         return any(subject == value or subject.startswith(value.rstrip("/") + "/") for value in values)
-    if kind in {"literal", "global-name"}:
+    if kind in {"literal", "global-name", "fcntl-command"}:
         return subject in values
     if kind == "global-name-prefix":
         return subject.startswith(tuple(values))
+    if kind in {"xpc-service-name", "xpc-service-name-prefix"}:
+        service = subject.removeprefix(XPC)
+        named = service in values if kind == "xpc-service-name" else service.startswith(tuple(values))
+        return subject.startswith(XPC) and named
     return kind == "target" and subject in values
 
 

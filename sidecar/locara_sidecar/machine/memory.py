@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +15,8 @@ if TYPE_CHECKING:
     import ctypes
     from collections.abc import Generator
 
-# <libproc.h>, <sys/resource.h>: struct rusage_info_v4 is a UUID and 35 64-bit integers
-_RUSAGE_INFO_V4 = 4
-_RUSAGE = struct.Struct("=16x35Q")
-_PHYS_FOOTPRINT, _LIFETIME_MAX_PHYS_FOOTPRINT = 7, 28
+    from locara_sidecar.machine.macos.darwin import Usage
+
 # <malloc.h> of glibc: mallopt's parameters, and the values at which glibc itself arrives after large blocks were freed
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE, _LARGEST, _TRIM = 256 << 10, 32 << 20, 64 << 20  # bytes
@@ -27,8 +24,8 @@ _LARGE, _LARGEST, _TRIM = 256 << 10, 32 << 20, 64 << 20  # bytes
 
 def peak() -> int:
     """Return the process's largest footprint so far."""
-    if (footprints := _mac_footprints()) is not None:
-        return footprints[1]
+    if (usage := _mac_usage()) is not None:
+        return usage.peak
     if (highest := _highest(Path("/proc/self/status"))) is not None:
         return highest
     if sys.platform == "win32":
@@ -41,8 +38,8 @@ def peak() -> int:
 
 def resident() -> int:
     """Return what the process takes now."""
-    if (footprints := _mac_footprints()) is not None:
-        return footprints[0]
+    if (usage := _mac_usage()) is not None:
+        return usage.footprint
     import psutil
 
     try:
@@ -53,8 +50,8 @@ def resident() -> int:
 
 def resident_of(pid: int) -> int | None:
     """Return what another process of ours takes now; None if it has ended or the system does not say."""
-    if (footprints := _mac_footprints(pid)) is not None:
-        return footprints[0]
+    if (usage := _mac_usage(pid)) is not None:
+        return usage.footprint
     import psutil
 
     with contextlib.suppress(psutil.Error, OSError):
@@ -64,8 +61,8 @@ def resident_of(pid: int) -> int | None:
 
 def peak_of(pid: int) -> int | None:
     """Return the largest footprint so far of another process of ours; None if the system does not say."""
-    if (footprints := _mac_footprints(pid)) is not None:
-        return footprints[1]
+    if (usage := _mac_usage(pid)) is not None:
+        return usage.peak
     return _highest(Path(f"/proc/{pid}/status"))
 
 
@@ -113,12 +110,6 @@ def _glibc() -> ctypes.CDLL | None:
     return library if hasattr(library, "gnu_get_libc_version") else None
 
 
-def footprints(rusage: bytes) -> tuple[int, int]:
-    """Return (now, largest so far) from a ``rusage_info_v4``."""
-    numbers = _RUSAGE.unpack(rusage)
-    return numbers[_PHYS_FOOTPRINT], numbers[_LIFETIME_MAX_PHYS_FOOTPRINT]
-
-
 def _highest(status: Path) -> int | None:
     """Return a process's peak memory as Linux reports it."""
     with contextlib.suppress(OSError):
@@ -128,18 +119,14 @@ def _highest(status: Path) -> int | None:
     return None
 
 
-def _mac_footprints(pid: int | None = None) -> tuple[int, int] | None:
-    """Return :func:`footprints` of this process, or of another one of the same user; None if the system does not have
-    this or
-    does not say.
+def _mac_usage(pid: int | None = None) -> Usage | None:
+    """Return what macOS counts of this process, or of another one of the same user; None if the system does not have
+    this or does not say.
     """
     if sys.platform != "darwin":
         return None
-    import ctypes  # slow, and not needed for the daemon's first answer
+    from locara_sidecar.machine.macos import darwin  # loads ctypes: slow, and not needed for the daemon's first answer
 
-    buffer = ctypes.create_string_buffer(_RUSAGE.size)
-    try:
-        failed = ctypes.CDLL(None).proc_pid_rusage(pid or os.getpid(), _RUSAGE_INFO_V4, buffer)
-    except (OSError, AttributeError):
-        return None
-    return None if failed else footprints(buffer.raw)
+    with contextlib.suppress(OSError):
+        return darwin.Darwin().usage(pid or os.getpid())
+    return None

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.mlx
 REFUSED = "[METAL] Command buffer execution failed: {}."
 MEMORY = REFUSED.format("Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)")
 SCREEN = REFUSED.format("Impacting Interactivity (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)")
+MANY = "[metal::malloc] Resource limit (499000) exceeded."
 TOO_LONG = REFUSED.format("Caused GPU Timeout Error (00000002:kIOGPUCommandBufferCallbackErrorTimeout)")
 
 
@@ -56,6 +57,28 @@ def test_a_fault_keeps_its_name_when_the_device_says_it_once_more_while_it_is_wa
         working(control, RuntimeError(MEMORY))
     assert caught.value.kind == "InsufficientMemory"
     assert played.kept == [], "nothing is left for the next job"
+
+
+@pytest.mark.parametrize(
+    ("said", "needed"),
+    [
+        (MEMORY, None),
+        (MANY, None),
+        ("[malloc] Unable to allocate 5368709120 bytes.", 5368709120),
+        (
+            "[metal::malloc] Attempting to allocate 34359738368 bytes which is greater than the maximum allowed buffer"
+            " size of 28991029248 bytes.",
+            34359738368,
+        ),
+    ],
+)
+def test_each_way_in_which_metal_says_that_there_is_no_memory_is_one_fault(metal, control, said, needed):
+    metal()
+    with pytest.raises(EngineError) as caught:
+        working(control, RuntimeError(said))
+    fault = caught.value
+    assert (fault.kind, fault.data.get("needed")) == ("InsufficientMemory", needed)
+    assert wrong_with(fault.kind, fault.message, fault.data) is None
 
 
 def test_a_cancelled_job_is_cancelled_whatever_the_device_says_then(metal, control):

@@ -108,12 +108,18 @@ def _ready(fd: int, event: int, deadline: float | None = None) -> bool:
 
 
 def _hung_up(fd: int) -> bool:
-    """Whether the other side has closed its end; there may still be something left to read."""
+    """Whether the other side has closed its end; there may still be something left to read.
+
+    Linux has an event for that. macOS does not watch a descriptor at all unless some event is asked for (xnu,
+    ``sys_generic.c``); the one of a hang-up, which other systems report unasked, is enough.
+    """
     if sys.platform == "win32":
         return False
+    left: int = getattr(select, "POLLRDHUP", select.POLLHUP)
     poll = select.poll()
-    poll.register(fd, getattr(select, "POLLRDHUP", 0))
-    return any(event & ~select.POLLIN for _, event in poll.poll(0))
+    poll.register(fd, left)
+    # not POLLNVAL, which macOS answers for devices that cannot be watched
+    return any(event & (left | select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
 
 
 class ByteReader:

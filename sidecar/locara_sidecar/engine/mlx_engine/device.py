@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from locara_sidecar.machine.plan import Limits
 
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
-_NO_MEMORY = ("unable to allocate", "attempting to allocate", "out of memory", "insufficient memory", "outofmemory")
+_NO_MEMORY = (
+    *("unable to allocate", "attempting to allocate", "out of memory", "insufficient memory", "outofmemory"),
+    "resource limit (",  # Metal's on the number of buffers, of whatever size: "[metal::malloc] Resource limit (499000)"
+)
 _INTERRUPTED = ("impactinginteractivity", "errortimeout", "errorhang", "innocentvictim", "submissionsignored")
 """Metal's errors for GPU work that the system ends because it takes too long (IOGPU's codes 14, 2, 3, 5 and 4)."""
 _TRIES = 4

@@ -48,6 +48,7 @@ _LISTED = {"linux": ("/",), "darwin": ("/Users",)}
 _FURTHER = {
     "localSockets": "talking to local services over sockets with a path",
     "signals": "signalling the user's other processes",
+    "linkedFiles": "giving files a second name or a clone, where other rules hold for them",
     "fileAttributes": "changing the mode, owner, times or attributes of files",
     "attributesRead": "reading the attributes of any file",
     "fileWatches": "watching the user's files",
@@ -102,6 +103,8 @@ def confine(
     found = attempts.all_attempts(outside, os.path.dirname(scratch) or "/")
     if sys.platform == "darwin":
         found.update(macos.further_attempts(mac))
+        if not given:  # within the app's container this is allowed
+            found.update(macos.links(scratch, mac))
     if given:
         return macos.report_of_app(given, found)
     return report("+".join(means) or "none", found, details, processes=processes)

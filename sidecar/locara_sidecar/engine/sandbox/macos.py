@@ -1,7 +1,8 @@
 """The engine's confinement on macOS: our own Seatbelt profile, or the sandbox of the app that embeds us.
 
 In addition to :mod:`~locara_sidecar.engine.sandbox.attempts`, this tries what only macOS offers. None of the attempts
-sends anything: they ask the kernel, or ask launchd for a port to which nothing is then sent. NOT RUN by us so far; the
+sends anything: they ask the kernel, or ask launchd for a port to which nothing is then sent; files are linked and
+cloned within scratch only. NOT RUN by us so far; the
 tests simulate the calls (:class:`~locara_sidecar.machine.macos.darwin.Darwin`) and evaluate the profile as the kernel
 would.
 """
@@ -31,7 +32,10 @@ CACHE_SUFFIX = "locara-engine"
 _LOOKED_UP = (
     *("com.apple.coreservices.launchservicesd", "com.apple.pasteboard.1", "com.apple.nsurlsessiond"),
     *("com.apple.dnssd.service", "com.apple.metadata.mds", "com.apple.coreservices.appleevents"),
+    *("com.apple.lsd.open", "com.apple.trustd.agent", "com.apple.SecurityServer"),
 )
+_NETWORKING = "com.apple.WebKit.Networking"
+"""A service in a framework's bundle, which reaches the network for whoever loads the framework."""
 _LOCAL = (("/private/var/run/mDNSResponder", socket.SOCK_STREAM), ("/private/var/run/syslog", socket.SOCK_DGRAM))
 """Sockets that exist on every Mac. For a missing path, the file system's error would precede Seatbelt's."""
 _REFUSED = frozenset({errno.EPERM, errno.EACCES})
@@ -77,9 +81,33 @@ def further_attempts(mac: Darwin | None = None) -> dict[str, Outcome]:
     ways: list[Outcome] = [
         _asked(mac, "lsopen"),
         _asked(mac, "job-creation"),
+        _asked(mac, "mach-lookup", _NETWORKING),
         *(_look_up(mac, name) for name in _LOOKED_UP),
     ]
     return {"otherPrograms": _worst(ways), "localSockets": _worst(_connect(*one) for one in _LOCAL)}
+
+
+def links(scratch: str, mac: Darwin | None = None) -> dict[str, Outcome]:
+    """Try to give a file of our own a second name, and to clone it: what blocks that blocks it for all files."""
+    mac = mac or Darwin()
+    path = os.path.join(scratch, ".locara-attempt")
+    found: list[Outcome] = []
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
+    except OSError:
+        return {"linkedFiles": "unknown"}
+    for name, attempt in (("link", mac.link), ("clone", mac.clone)):
+        try:
+            attempt(path, f"{path}-{name}")
+        except OSError as error:
+            found.append("blocked" if error.errno in _REFUSED else "unknown")
+        else:
+            found.append("open")
+            with contextlib.suppress(OSError):
+                os.unlink(f"{path}-{name}")
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+    return {"linkedFiles": _worst(found)}
 
 
 def user_folders() -> list[str]:
@@ -109,10 +137,10 @@ def _worst(outcomes: Iterable[Outcome]) -> Outcome:
     return "open" if "open" in found else "blocked" if "blocked" in found else "unknown"
 
 
-def _asked(mac: Darwin, operation: str) -> Outcome:
+def _asked(mac: Darwin, operation: str, xpc: str | None = None) -> Outcome:
     """Ask whether an operation is denied. Trying it would open a browser or start a program."""
     try:
-        return "blocked" if mac.denies(operation) else "open"
+        return "blocked" if mac.denies(operation, xpc) else "open"
     except OSError:
         return "unknown"
 

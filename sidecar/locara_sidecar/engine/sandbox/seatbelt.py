@@ -2,14 +2,22 @@
 
 Everything is allowed except files, the network and the help of other programs, because Metal and the frameworks below
 it use many system services. Reading, writing, executing and connecting are denied and then allowed by path. In this
-language the last matching rule wins.
-So what Metal needs besides files has no rule of its own: ``iokit-open`` (the GPU's user client) and looking up the
-service that compiles kernels.
+language the last matching rule for an operation wins; others found that one for a single operation counts more than
+one for its family (``file-write-data``, ``file-write*``), whichever comes last, and no rule here depends on that.
+So what Metal needs besides files has no rule of its own: ``iokit-open`` (the GPU's user client).
+
+Giving a file a second name and cloning it are operations of their own, which the rules for reading and writing do not
+cover: with them, a file from elsewhere could be read in the scratch folder, and one of ours put anywhere. Two requests
+(``fcntl``'s F_MAKECOMPRESSED and F_TRANSFEREXTENTS) change a file that is open for reading only.
 
 Some services would do for the engine what it may not do itself: LaunchServices opens an address in a browser, the
-system downloads one in the background, the pasteboard and Spotlight expose the user's data. They are denied by name.
-The services that Metal needs are known from published profiles (Chromium's for its GPU process, Firefox's, WebKit's);
-those allow none of the denied ones for graphics.
+system downloads one in the background or because a certificate names it, the pasteboard, Spotlight and the keychain
+hold the user's data. They are denied by name. Services inside frameworks (XPC), among them WebKit's, which reaches the
+network, are denied altogether, except the one that compiles Metal's kernels.
+
+That Metal computes without them is known from other people's profiles only: a published program tests that MLX
+computes inside one that denies by default and names MTLCompilerService, cvmsServ and the logger. (Chromium's profile
+for its GPU process does allow launchservicesd and the keychain's daemon; it also draws windows.)
 """
 
 from __future__ import annotations
@@ -25,16 +33,26 @@ if TYPE_CHECKING:
 
 _SYSTEM = (
     *("/System", "/usr", "/bin", "/sbin", "/Library", "/Applications/Xcode.app", "/opt/homebrew", "/opt/local"),
-    *("/private/etc", "/private/var/db", "/private/var/select", "/dev"),
+    *("/private/etc", "/private/var/db", "/private/var/select"),
 )
+_OTHERS_DATA = ("/opt/homebrew/var", "/usr/local/var")
+"""Where Homebrew's servers keep the user's databases, below folders that hold programs."""
 DENIED_SERVICES = (
-    *("com.apple.coreservices.launchservicesd", "com.apple.coreservices.appleevents"),
-    *("com.apple.nsurlsessiond", "com.apple.dnssd.service", "com.apple.secd", "com.apple.securityd.xpc"),
+    *("com.apple.coreservices.launchservicesd", "com.apple.coreservices.appleevents", "com.apple.lsd.open"),
+    *("com.apple.nsurlsessiond", "com.apple.dnssd.service", "com.apple.trustd", "com.apple.trustd.agent"),
+    *("com.apple.secd", "com.apple.securityd.xpc", "com.apple.SecurityServer"),
 )
 DENIED_FAMILIES = ("com.apple.pasteboard.", "com.apple.nsurlsession", "com.apple.metadata.")
 """Prefixes of service names."""
 _DENIED_PROGRAMS = ("/usr/bin/open", "/usr/bin/osascript", "/usr/bin/shortcuts", "/usr/bin/automator")
+_COMPILERS = (
+    ("xpc-service-name", "com.apple.MTLCompilerService"),
+    ("xpc-service-name-prefix", "com.apple.AGXCompilerService"),
+)
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/dtracehelper")
+"""Not the whole of /dev: the user's terminals are there, and whoever reads one gets what is typed in it."""
+_READ_ONLY_WRITES = (80, 110)
+"""``F_MAKECOMPRESSED`` and ``F_TRANSFEREXTENTS`` of <sys/fcntl.h>."""
 
 
 def profile(writable: Iterable[str], installation: Iterable[str], readable: Iterable[str]) -> str:
@@ -55,15 +73,22 @@ def profile(writable: Iterable[str], installation: Iterable[str], readable: Iter
         "(deny user-preference-write)",
         *(f"(deny mach-lookup (global-name {_quoted(name)}))" for name in DENIED_SERVICES),
         *(f"(deny mach-lookup (global-name-prefix {_quoted(name)}))" for name in DENIED_FAMILIES),
+        '(deny mach-lookup (xpc-service-name-prefix ""))',
+        *(f"(allow mach-lookup ({kind} {_quoted(name)}))" for kind, name in _COMPILERS),
         "(deny signal)",
         "(allow signal (target same-sandbox))",
         "(deny file-write*)",
         *(f"(allow file-write* {_subpath(path)})" for path in own),
         *(f"(allow file-write-data file-ioctl (literal {_quoted(path)}))" for path in _DEVICES),
+        "(deny file-link file-clone)",
+        f"(deny system-fcntl (fcntl-command {' '.join(map(str, _READ_ONLY_WRITES))}))",
         # file names stay visible, as with Landlock: opening a path means walking it
         "(deny file-read-data)",
         '(allow file-read-data (literal "/"))',
-        *(f"(allow file-read-data {_subpath(path)})" for path in (*run, *readable, *own)),
+        *(f"(allow file-read-data (literal {_quoted(path)}))" for path in _DEVICES),
+        *(f"(allow file-read-data {_subpath(path)})" for path in run),
+        *(f"(deny file-read-data {_subpath(path)})" for path in _OTHERS_DATA),
+        *(f"(allow file-read-data {_subpath(path)})" for path in (*readable, *own)),
         "(deny process-exec*)",
         *(f"(allow process-exec* {_subpath(path)})" for path in run),
         *(f"(deny process-exec* (literal {_quoted(path)}))" for path in _DENIED_PROGRAMS),
@@ -81,6 +106,7 @@ def load(text: str) -> None:
     library: Any = ctypes.CDLL("/usr/lib/libSystem.B.dylib", use_errno=True)
     message = ctypes.c_char_p()
     library.sandbox_init.argtypes = (ctypes.c_char_p, ctypes.c_uint64, ctypes.POINTER(ctypes.c_char_p))
+    library.sandbox_free_error.restype, library.sandbox_free_error.argtypes = None, (ctypes.c_char_p,)
     if library.sandbox_init(text.encode(), 0, ctypes.byref(message)) != 0:
         why = (message.value or b"no reason given").decode(errors="replace")
         library.sandbox_free_error(message)

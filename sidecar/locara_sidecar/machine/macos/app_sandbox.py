@@ -1,10 +1,9 @@
 """Detects whether this process was started confined: inside the App Sandbox of the app that embeds it, on macOS.
 
 An app from the App Store, or any other with the entitlement ``com.apple.security.app-sandbox``, passes its confinement
-on
-to its child processes. A process inside cannot confine itself any further (``sandbox_init`` fails), HOME is the app's
-container, and without ``com.apple.security.network.client`` nothing can connect. Written from Apple's documentation of
-entitlements and WebKit's declarations of the calls; NOT RUN by us so far.
+on to its child processes. A process inside cannot confine itself any further (``sandbox_init`` fails), HOME is the
+app's container, and without ``com.apple.security.network.client`` nothing can connect. Written from Apple's
+documentation of entitlements and WebKit's declarations of the calls; NOT RUN by us so far.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Keeps the machine awake while a job runs, even without user input; the display may turn off.
 
 On macOS this is a power assertion like that of ``caffeinate -i``, which ends with the process at the latest. Elsewhere
-it
-does nothing. Closing the lid and the user's own "Sleep" work as always. NOT RUN by us so far.
+it does nothing. Closing the lid and the user's own "Sleep" work as always. NOT RUN by us so far.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """macOS calls that Python does not expose, in one table, so that a test can simulate them on any system.
 
-NOT RUN by us so far: names, numbers and layouts are those of Apple's published headers and sources, cited at each.
-Every method is one call and makes no decision; OSError means that this system does not have it or that it failed.
+NOT RUN by us so far: names, numbers and layouts are those of Apple's published headers and sources, cited at each (xnu
+11417, Libc 1725). Every method is one call and makes no decision; OSError means that this system does not have it or
+that it failed.
 """
 
 from __future__ import annotations
@@ -9,40 +10,65 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 USER_CACHE_DIR = 65538
 """``_CS_DARWIN_USER_CACHE_DIR`` of <unistd.h>: the user's cache folder below /var/folders."""
 
-_FILTER_NONE, _FILTER_NAME = 0, 2
-"""``SANDBOX_FILTER_NONE`` and ``SANDBOX_FILTER_GLOBAL_NAME``, as WebKit declares them (wtf/spi/darwin/SandboxSPI.h)."""
+_FILTER_NONE, _FILTER_XPC = 0, 12
+"""``SANDBOX_FILTER_NONE`` and ``…_XPC_SERVICE_NAME``, as WebKit declares them (wtf/spi/darwin/SandboxSPI.h)."""
 
 _O_EVTONLY, _F_GETPATH, _MAXPATHLEN = 0x8000, 50, 1024
 _UTF8 = 0x08000100
 """``kCFStringEncodingUTF8``."""
 _ASSERTION_ON = 255
 """``kIOPMAssertionLevelOn``."""
+_RUSAGE_INFO_V4 = 4
+_RUSAGE = struct.Struct("=16x35Q")
+"""``struct rusage_info_v4`` of <sys/resource.h>: a UUID and 35 64-bit integers."""
+_PHYS_FOOTPRINT, _START_ABSTIME, _LIFETIME_MAX_PHYS_FOOTPRINT = 7, 8, 28
 
 NOT_PRIVILEGED = 1100
 """``BOOTSTRAP_NOT_PRIVILEGED`` of <servers/bootstrap.h>; 1102 is an unknown service."""
 
 
+class Usage(NamedTuple):
+    """What the kernel counts of a process.
+
+    :param footprint: its memory now, in bytes, with what Metal allocated and what was compressed.
+    :param peak: the largest footprint so far.
+    :param started: when it started, in ticks of a clock that no change of the time of day moves.
+    """
+
+    footprint: int
+    peak: int
+    started: int
+
+
+def usage_of(rusage: bytes) -> Usage:
+    """Read a ``struct rusage_info_v4``."""
+    numbers = _RUSAGE.unpack(rusage)
+    return Usage(numbers[_PHYS_FOOTPRINT], numbers[_LIFETIME_MAX_PHYS_FOOTPRINT], numbers[_START_ABSTIME])
+
+
 class Darwin:
     """The real calls; a test substitutes an object with the same methods."""
 
-    def denies(self, operation: str | None, name: str | None = None) -> bool:
+    def denies(self, operation: str | None, xpc: str | None = None) -> bool:
         """Whether this process's sandbox forbids an operation; with None, whether there is a sandbox at all.
 
         Asks the kernel without trying anything.
 
+        :param xpc: a service in a framework's bundle, which the operation is about.
         :raises OSError: if it cannot be asked.
         """
         check = _library("sandbox_check")
         # the first three are declared, the rest is variadic: on arm64 such arguments are passed differently
         check.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
-        kind = _FILTER_NONE if name is None else _FILTER_NAME
-        more = () if name is None else (ctypes.c_char_p(name.encode()),)
+        kind = _FILTER_NONE if xpc is None else _FILTER_XPC
+        more = () if xpc is None else (ctypes.c_char_p(xpc.encode()),)
         answer = check(os.getpid(), None if operation is None else operation.encode(), kind, *more)
         if answer < 0:
             raise OSError(ctypes.get_errno(), "sandbox_check")
@@ -61,7 +87,8 @@ class Darwin:
     def set_user_dir_suffix(self, suffix: str) -> None:
         """Give this process its own cache and temporary folders below the user's.
 
-        Apple's daemons do this before they confine themselves (Libc, ``confstr.c``: true means success).
+        WebKit's processes and Apple's daemons do this before they confine themselves; true means success. It is in
+        libSystem, but not in the published part of it.
         """
         function = _library("_set_user_dir_suffix")
         function.restype, function.argtypes = ctypes.c_bool, (ctypes.c_char_p,)
@@ -89,16 +116,45 @@ class Darwin:
             found = fcntl.fcntl(fd, _F_GETPATH, bytes(_MAXPATHLEN))
         finally:
             os.close(fd)
-        return os.fsdecode(found.rstrip(b"\0"))
+        return os.fsdecode(found.partition(b"\0")[0])
+
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name."""
+        os.link(source, target)
+
+    def clone(self, source: str, target: str) -> None:
+        """Make a copy that shares the bytes (<sys/clonefile.h>): APFS only, and ``target`` must not exist."""
+        function = _library("clonefile")
+        function.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint32)
+        if function(os.fsencode(source), os.fsencode(target), 0) != 0:
+            raise OSError(ctypes.get_errno(), "clonefile")
+
+    def usage(self, pid: int) -> Usage:
+        """Return what the kernel counts of a process of the same user, even of one that was not reaped yet:
+        ``proc_pid_rusage`` of <libproc.h>.
+
+        :raises OSError: if there is no such process, or it is not ours to ask about.
+        """
+        buffer = ctypes.create_string_buffer(_RUSAGE.size)
+        if _library("proc_pid_rusage")(pid, _RUSAGE_INFO_V4, buffer) != 0:
+            raise OSError(ctypes.get_errno() or errno.ESRCH, "proc_pid_rusage")
+        return usage_of(buffer.raw)
+
+    def machine(self) -> str:
+        """Return this Mac's hardware UUID (``gethostuuid`` of <unistd.h>); ``kern.uuid`` is the kernel's, which all
+        Macs with one build of macOS share."""
+        uuid, none = ctypes.create_string_buffer(16), (ctypes.c_long * 2)(0, 0)  # struct timespec
+        if _library("gethostuuid")(uuid, none) != 0:
+            raise OSError(ctypes.get_errno(), "gethostuuid")
+        return uuid.raw.hex()
 
     def text(self, name: str) -> str:
         """Return a string value from ``sysctl``.
 
         :raises OSError: if there is none with this name.
         """
-        value, size = ctypes.create_string_buffer(256), ctypes.c_size_t(256)
-        if _library("sysctlbyname")(name.encode(), value, ctypes.byref(size), None, ctypes.c_size_t(0)) != 0:
-            raise OSError(ctypes.get_errno(), name)
+        value = ctypes.create_string_buffer(256)
+        _sysctl(name, value, len(value))
         return value.value.decode(errors="replace")
 
     def number(self, name: str) -> int:
@@ -106,12 +162,8 @@ class Darwin:
 
         :raises OSError: if there is none with this name.
         """
-        value, size = ctypes.c_int64(0), ctypes.c_size_t(8)
-        status = _library("sysctlbyname")(
-            name.encode(), ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0)
-        )
-        if status != 0:
-            raise OSError(ctypes.get_errno(), name)
+        value = ctypes.c_int64(0)  # a 32-bit one fills the lower half
+        _sysctl(name, ctypes.byref(value), 8)
         return value.value
 
     def keep_awake(self, reason: str) -> int:
@@ -195,3 +247,10 @@ def _library(name: str) -> Any:
         return getattr(_libc(), name)
     except AttributeError:
         raise OSError(errno.ENOSYS, name) from None
+
+
+def _sysctl(name: str, value: Any, room: int) -> None:
+    """Read a value into ``value``, which has so many bytes (<sys/sysctl.h>)."""
+    size = ctypes.c_size_t(room)
+    if _library("sysctlbyname")(name.encode(), value, ctypes.byref(size), None, ctypes.c_size_t(0)) != 0:
+        raise OSError(ctypes.get_errno(), name)

@@ -7,7 +7,6 @@ because a lock was missing, or because the file system grants it to everybody (`
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import secrets
@@ -152,8 +151,13 @@ def _clone_by_name(source: Path, target: Path) -> bool:
     """Clone the APFS way: the target must not exist."""
     if sys.platform != "darwin":
         return False
-    clonefile = ctypes.CDLL(None, use_errno=True).clonefile
-    return clonefile(os.fsencode(source), os.fsencode(target), 0) == 0
+    from locara_sidecar.machine.macos.darwin import Darwin
+
+    try:
+        Darwin().clone(os.fspath(source), os.fspath(target))
+    except OSError:
+        return False
+    return True
 
 
 def _clone(source: int, target: int) -> bool:

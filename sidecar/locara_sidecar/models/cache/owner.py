@@ -7,7 +7,6 @@ one machine only. So whatever a process is working on in the cache carries the p
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import os
 import re
@@ -63,15 +62,30 @@ def _place() -> tuple[str, str, str]:
     """
     if not _places:
         made_up = secrets.token_hex(16)
-        machine = _text("/etc/machine-id") or _text("/var/lib/dbus/machine-id") or _sysctl("kern.uuid")
-        run = _text("/proc/sys/kernel/random/boot_id") or _sysctl("kern.bootsessionuuid")
+        machine, run = _mac() if sys.platform == "darwin" else _linux()
         space = "" if sys.platform == "linux" else "one"
         with contextlib.suppress(OSError):
             space = os.readlink("/proc/self/ns/pid")
-        named = f"{machine} {socket.gethostname()}" if machine else ""
-        known = (named if run else "", run, space)  # without a boot id, "ended" could not be told
+        known = (machine if run else "", run, space)  # without a boot id, "ended" could not be told
         _places.append((_short(known[0] or made_up), _short(known[1] or made_up), _short(known[2] or made_up)))
     return _places[0]
+
+
+def _linux() -> tuple[str, str]:
+    """Return machine and boot id. Containers and cloned machines may share the id in /etc, but not the host name."""
+    machine = _text("/etc/machine-id") or _text("/var/lib/dbus/machine-id")
+    named = f"{machine} {socket.gethostname()}" if machine else ""
+    return named, _text("/proc/sys/kernel/random/boot_id")
+
+
+def _mac() -> tuple[str, str]:
+    """Return machine and boot id; without the host name, which a Mac gets anew from each network that it joins."""
+    from locara_sidecar.machine.macos.darwin import Darwin
+
+    mac = Darwin()
+    with contextlib.suppress(OSError):
+        return mac.machine(), mac.text("kern.bootsessionuuid")
+    return "", ""
 
 
 def _short(text: str) -> str:
@@ -84,18 +98,6 @@ def _text(path: str) -> str:
             return file.read(256).strip()
     except OSError:
         return ""
-
-
-def _sysctl(what: str) -> str:
-    """Return a string from macOS's sysctl."""
-    if sys.platform != "darwin":
-        return ""
-    value, size = ctypes.create_string_buffer(256), ctypes.c_size_t(256)
-    with contextlib.suppress(OSError, AttributeError):
-        function = ctypes.CDLL(None).sysctlbyname
-        if function(what.encode(), value, ctypes.byref(size), None, ctypes.c_size_t(0)) == 0:
-            return value.value.decode(errors="replace")
-    return ""
 
 
 def _exists(pid: int) -> bool:
@@ -127,7 +129,13 @@ def _start(pid: int) -> int | None:
 
     try:
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else int(process.create_time())
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        if sys.platform == "darwin":  # psutil's figure follows the time of day, which may be set while we run
+            from locara_sidecar.machine.macos.darwin import Darwin
+
+            return Darwin().usage(pid).started
+        return int(process.create_time())
     except (psutil.Error, OSError):
         return _UNKNOWN_START
 
