@@ -50,6 +50,53 @@ def test_what_must_fail_is_told_by_platform(world, monkeypatch):
         assert set(outside) == listed | {str(world / "home"), str(world / "T")}
 
 
+@pytest.mark.parametrize(
+    ("says", "unknown"),
+    [
+        ("unbound variable: file-clone", ["file-clone"]),
+        ("a sentence that names nothing", list(seatbelt.NEWER)),
+    ],
+)
+def test_a_rule_that_this_macos_does_not_know_costs_only_itself_and_is_told(world, monkeypatch, says, unknown):
+    mac, loaded = PlayedMac(world / "C"), []
+
+    def load(text):
+        loaded.append(text)
+        if any(word in text for word in unknown):
+            raise OSError(f"sandbox_init: {says}")
+        mac.profile = Profile(text)
+
+    with on_a_mac(monkeypatch, mac), monkeypatch.context() as patch:
+        patch.setattr(seatbelt, "load", load)
+        found = sandbox.confine(str(world / "T" / "scratch"), [], mac=mac)
+    assert len(loaded) == 2
+    assert found.kind == "seatbelt"
+    assert {found.details[name] for name in ESSENTIAL if name != "otherPrograms"} == {"blocked"}, found
+    assert found.details["otherPrograms"] == ("open" if "lsopen" in unknown else "blocked")
+    assert found.details["seatbelt"].endswith(", ".join(unknown))
+    assert found.details["linkedFiles"] == "open"
+    assert not found.enforced
+
+
+def test_a_profile_that_is_refused_whole_confines_nothing_and_says_so(world, monkeypatch):
+    mac = PlayedMac(world / "C")
+
+    def load(text):
+        raise OSError("sandbox_init: no")
+
+    with on_a_mac(monkeypatch, mac), monkeypatch.context() as patch:
+        patch.setattr(seatbelt, "load", load)
+        found = sandbox.confine(str(world / "T" / "scratch"), [], mac=mac)
+    assert (found.kind, found.enforced) == ("none", False)
+    assert "no" in found.details["seatbelt"]
+
+
+def test_words_in_a_path_are_not_taken_for_a_rules():
+    text = seatbelt.profile(['/tmp/file-clone "lsopen\\'], [], [])
+    left = seatbelt.without(text, ["file-clone", "lsopen"])
+    assert set(text.splitlines()) - set(left.splitlines()) == {"(deny file-clone)", "(deny lsopen)"}
+
+
 def test_an_open_way_to_another_program_is_no_confinement(world, monkeypatch):
     whole = seatbelt.profile
     for lost in (
@@ -100,7 +147,7 @@ def test_a_link_or_a_clone_brings_no_file_to_where_other_rules_hold(world, monke
     assert os.listdir(world / "T" / "scratch") == []
 
 
-@pytest.mark.parametrize("lost", ["file-link ", " file-clone"])
+@pytest.mark.parametrize("lost", ["(deny file-link)", "(deny file-clone)"])
 def test_a_way_to_link_or_clone_is_no_confinement(world, monkeypatch, lost):
     whole = seatbelt.profile
     monkeypatch.setattr(seatbelt, "profile", lambda *paths: whole(*paths).replace(lost, ""))

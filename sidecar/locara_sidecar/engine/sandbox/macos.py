@@ -53,8 +53,10 @@ def confine(
         write.append(own_cache(mac or Darwin()))
         told["compilerCache"] = "in use"
     with _telling(told, "seatbelt"):
-        seatbelt.load(seatbelt.profile(write, run, read))
-        told["seatbelt"] = "in use"
+        unknown = seatbelt.confine(write, run, read)
+        told["seatbelt"] = (
+            f"in use, without what this macOS does not know: {', '.join(unknown)}" if unknown else "in use"
+        )
         means.append("seatbelt")
 
 

@@ -23,6 +23,7 @@ for its GPU process does allow launchservicesd and the keychain's daemon; it als
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +54,45 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/dtrac
 """Not the whole of /dev: the user's terminals are there, and whoever reads one gets what is typed in it."""
 _READ_ONLY_WRITES = (80, 110)
 """``F_MAKECOMPRESSED`` and ``F_TRANSFEREXTENTS`` of <sys/fcntl.h>."""
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+NEWER = (
+    *("appleevent-send", "job-creation", "lsopen", "user-preference-write", "xpc-service-name"),
+    *("file-link", "file-clone", "system-fcntl"),
+)
+"""What a profile can do without: operations and filters that some version of macOS may not know.
+
+One unknown word makes macOS reject a whole profile, and then nothing would be confined at all.
+"""
+
+
+def confine(writable: Iterable[str], installation: Iterable[str], readable: Iterable[str]) -> list[str]:
+    """Confine this process with as much of the profile as this macOS knows.
+
+    :return: the words of :data:`NEWER` without which it had to be.
+    :raises OSError: if Seatbelt is not available, or rejects even the profile without these.
+    """
+    text, unknown = profile(writable, installation, readable), list[str]()
+    while True:
+        try:
+            load(without(text, unknown))
+        except OSError as error:
+            left = [word for word in NEWER if word not in unknown]
+            if not left:
+                raise
+            unknown += [word for word in left if word in str(error)] or left
+        else:
+            return unknown
+
+
+def without(text: str, words: Iterable[str]) -> str:
+    """Return a profile without the rules that have one of these words outside quotes."""
+    words = list(words)
+    rules = [line for line in text.splitlines() if not any(word in _STRING.sub("", line) for word in words)]
+    return "\n".join(rules) + "\n"
 
 
 def profile(writable: Iterable[str], installation: Iterable[str], readable: Iterable[str]) -> str:
-    """Return the text of the profile. All paths are absolute.
+    """Return the text of the profile, a rule a line. All paths are absolute.
 
     :param writable: paths to read and write.
     :param installation: paths to read and execute.
@@ -80,7 +116,8 @@ def profile(writable: Iterable[str], installation: Iterable[str], readable: Iter
         "(deny file-write*)",
         *(f"(allow file-write* {_subpath(path)})" for path in own),
         *(f"(allow file-write-data file-ioctl (literal {_quoted(path)}))" for path in _DEVICES),
-        "(deny file-link file-clone)",
+        "(deny file-link)",
+        "(deny file-clone)",
         f"(deny system-fcntl (fcntl-command {' '.join(map(str, _READ_ONLY_WRITES))}))",
         # file names stay visible, as with Landlock: opening a path means walking it
         "(deny file-read-data)",
