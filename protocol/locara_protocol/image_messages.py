@@ -12,6 +12,7 @@ from locara_protocol.messages import U32_MAX, ChannelId, EngineName, Params, Res
 MAX_PROMPT_BYTES = 16 * 1024
 MAX_STEPS = 200
 MAX_COUNT = 16
+MAX_REFERENCES = 10
 MAX_PREVIEW_BYTES = 40 * 1024
 
 ImageMime = Literal["image/png", "image/jpeg", "image/webp"]
@@ -97,9 +98,14 @@ class EditOptions(GenerateOptions, frozen=True):
 
 
 class EditParams(GenerateParams, frozen=True, kw_only=True):
-    """``mask``: white is repainted, black is kept."""
+    """``image``, or ``images`` for a model that takes several, in order. ``mask``: white is repainted, black is
+    kept.
+    """
 
-    image: Annotated[ImageInput, _one_form_of()]
+    image: Annotated[ImageInput | None, _one_form_of({"type": "null"})] = None
+    images: (
+        Annotated[list[Annotated[ImageInput, _one_form_of()]], Meta(min_length=1, max_length=MAX_REFERENCES)] | None
+    ) = None
     mask: Annotated[ImageInput | None, _one_form_of({"type": "null"})] = None
     options: EditOptions | None = None
 

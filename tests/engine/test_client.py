@@ -207,7 +207,7 @@ def test_an_edit_s_files_reach_the_engine_whole(drive, spec):
 
     async def body(client):
         image = bytes(range(256)) * 5000
-        await client.make(spec(edit=frames.EditSpec(image=image, mask=b"mask")))
+        await client.make(spec(edit=frames.EditSpec(images=[image], mask=b"mask")))
         pieces = [command for command in heard[0].heard if isinstance(command, frames.Piece)]
         assert b"".join(piece.data for piece in pieces if piece.name == "image") == image
         assert b"".join(piece.data for piece in pieces if piece.name == "mask") == b"mask"
