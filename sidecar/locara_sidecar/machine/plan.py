@@ -11,8 +11,8 @@ A job's memory has four phases, and the highest is the plan's peak:
     decoding    decoder, whatever else is resident, and the decoding's working memory
     loading     what is resident by then and one tensor in float32
 
-Before that, an edit's pictures and its mask are decoded, one after the other. The memory for that is computed from their
-headers (``engine/decoding``) and reserved first: an open model is unloaded for it, and what then does not fit is
+Before that, an edit's pictures and its mask are decoded, one after the other. The memory for that is computed from
+their headers (``engine/decoding``) and reserved first: an open model is unloaded for it, and what then does not fit is
 refused.
 
 To make a job fit, the plan gives up the following, in this order, and only as much as needed: the encoders are unloaded
@@ -90,8 +90,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
 
 
 class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job needs. ``precision`` is never ``auto``; ``guided``: two predictions per step; ``references``: width and
-    height of the pictures that it edits, whose tokens and encoding come on top; ``prepared``: the quantizations in
+    """What a job needs. ``precision`` is never ``auto``; ``guided``: two predictions per step; ``references``: width
+    and height of the pictures that it edits, whose tokens and encoding come on top; ``prepared``: the quantizations in
     which the model is kept, so that loading quantizes nothing.
     """
 

@@ -98,8 +98,9 @@ def read(spec: JobSpec, room: decoding.Room) -> Source:
     if size != own:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
         stencil = None if stencil is None else stencil.resize(size, Image.Resampling.BOX)
-    for index in range(1, len(edit.images)):
-        references.append(_reference(_decoded(edit, index, room, warnings), edit.path(index)))
+    references += [
+        _reference(_decoded(edit, index, room, warnings), edit.path(index)) for index in range(1, len(edit.images))
+    ]
     return Source(picture, stencil, edit.strength, size != own, tuple(warnings), tuple(references))
 
 

@@ -37,7 +37,7 @@ export function withOutput<T extends GenerateOptions>(options: T, output: Output
 }
 
 /** The picture as the source of an edit. */
-export function imageInput({ data, mimeType, handle, root, relativePath }: ImageResult): EditParams["image"] {
+export function imageInput({ data, mimeType, handle, root, relativePath }: ImageResult): ImageInput {
   if (data !== undefined) return { data, mimeType };
   if (handle !== undefined) return { handle };
   return { root: root ?? "user-folder", path: relativePath ?? "" };
