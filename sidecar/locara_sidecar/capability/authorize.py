@@ -46,10 +46,12 @@ class Picked(Record, frozen=True):
     """A file that the user picked, or is just picking.
 
     :param name: its own, without its folder, for the record.
+    :param at: the parameter that names it to be read, such as ``$.image.handle``.
     """
 
     access: Access
     name: str
+    at: str | None = None
 
 
 class AccessRequest(Record, frozen=True):
@@ -73,8 +75,10 @@ class AccessRequest(Record, frozen=True):
     installed: tuple[str, ...] = ()
 
     def named_at(self, root: str, access: Access) -> dict[str, str]:
-        """Return the parameter that first names a root to read from, as a member of an error."""
-        at = next((source.at for source in self.sources if (source.root, "read") == (root, access)), None)
+        """Return the parameter that first names a file to be read in a root, as a member of an error."""
+        found = [(source.root, "read", source.at) for source in self.sources]
+        found += [(USER_SELECTED, file.access, file.at) for file in self.picked if file.at is not None]
+        at = next((at for *use, at in found if use == [root, access]), None)
         return {} if at is None else {"path": at}
 
     @property

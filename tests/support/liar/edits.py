@@ -139,3 +139,47 @@ class IgnoresMasks(Drawing):
     def options(self, options, params):
         if options.get("model") != "flux.1-kontext-dev":  # which takes no mask
             params.pop("mask", None)
+
+
+class SortsReferences(Drawing):
+    def options(self, options, params):
+        if "images" in params:
+            params["images"].sort(key=json.dumps)
+
+
+class UsesTwoAtMost(Drawing):
+    def options(self, options, params):
+        if len(params.get("images", [])) == 3:
+            del params["images"][2]
+
+
+class DropsWhatIsTooMuch(Drawing):
+    def options(self, options, params):
+        if options.get("model") == "pocket" and "images" in params:
+            del params["images"][1:]
+
+
+class AnyModelForSeveral(Drawing):
+    def options(self, options, params):
+        if "model" not in options and "images" in params:
+            options["model"] = "pocket"
+            del params["images"][1:]
+
+
+class OneOfAListIsAnother(Drawing):
+    def options(self, options, params):
+        if len(params.get("images", [])) == 1:
+            options["seed"] += 1
+
+
+class PrefersTheList(Drawing):
+    def options(self, options, params):
+        if "images" in params:
+            params.pop("image", None)
+
+
+class NamesTheListOnly(Changing):
+    def error(self, error):
+        path = error["data"].get("path", "")
+        if path.startswith("$.images["):
+            error["data"]["path"] = "$.images"

@@ -5,6 +5,7 @@ import {
   type EditParams,
   type GenerateOptions,
   type GenerateParams,
+  type ImageInput,
   type ImageResult,
   inline,
   type Model,
@@ -72,8 +73,8 @@ export function again({ request, width, height }: Job): Sized | undefined {
 export function whyNotAgain(request: JobRequest | undefined): string | undefined {
   if (request === undefined) return "What it was asked for with is not known.";
   if (request.kind === "generate") return undefined;
-  const { image } = request.params;
-  const isThere = Boolean(image.data || image.handle || image.path);
+  const { image, images } = request.params;
+  const isThere = (images ?? [image]).every((one) => one.data || one.handle || one.path);
   return isThere ? undefined : "The picture that it was made of is gone.";
 }
 
