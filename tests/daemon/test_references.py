@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,23 @@ def test_all_files_of_a_call_together_have_a_limit(several):
     error = error_of(listed(host, [named(name) for name in ("a.png", "b.png", "c.png")]))
     assert (error.kind, error.data["path"]) == ("InvalidImage", "$.images[2]")
     assert str(MAX_EDIT_BYTES) in error.message
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of another process is set as on Linux")
+def test_a_queue_with_many_files_leaves_the_daemon_some_descriptors(several):
+    import resource
+
+    host = several()
+    resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE, (128, 128))
+    slow = begin(host, "fake:slow=20000 first", steps=2)
+    until(slow, "denoising")
+    calls = [listed(host, [named("in.png")] * 10, **INLINE) for _ in range(8)]
+    error = error_of(calls[-1])
+    assert (error.kind, error.data["errno"]) == ("StorageError", "EMFILE")
+    assert error.data["path"].startswith("$.images[")
+    assert host.call("ping")
+    slow.cancel()
+    assert len(calls[0].result(30)["images"]) == 1
 
 
 def test_a_waiting_job_is_listed_and_attached_to_and_reads_the_files_that_were_named_when_it_came(several):

@@ -37,6 +37,15 @@ def test_files_of_any_size_arrive_as_they_were_and_no_frame_is_large(spec, sizes
     assert max(frame_sizes) < framing.PIECE_BYTES + 4096
 
 
+def test_several_images_arrive_whole_and_in_order_the_empty_one_too(spec):
+    images = [os.urandom(size) for size in (3, (1 << 20) + 5, 0, 2 << 20, 1)]
+    given = frames.EditSpec(images=images, mask=b"mask", listed=True)
+    command = frames.Generate(spec=spec(edit=given))
+    job, frame_sizes = through(command, framing.Pieces())
+    assert job == command.spec
+    assert max(frame_sizes) < framing.PIECE_BYTES + 4096
+
+
 def test_a_job_without_files_is_one_frame(spec):
     command = frames.Generate(spec=spec())
     assert list(framing.in_pieces(command)) == [command]

@@ -183,12 +183,14 @@ class SourceImages:
             self._files.popitem()[1].close()
 
     def _open(self) -> None:
-        from locara_sidecar.capability.files.reading import ReadableFolder  # loads ctypes
+        from locara_sidecar.capability.files.picked import check_room  # loads ctypes
+        from locara_sidecar.capability.files.reading import ReadableFolder
 
         for at, given in self._given:
             if given.path is not None:
                 with ReadableFolder(next(self._grants)) as folder:
                     self._files[at] = folder.open(given.path, f"{at}.path")
+                check_room(self._files[at].descriptor(), f"{at}.path")
             if at in self._files:
                 _check_kind(at, self._files[at].head(_HEAD), None)
 
