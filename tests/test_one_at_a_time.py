@@ -30,6 +30,7 @@ def until(condition):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_who_wants_the_lock_alone_gets_it_though_others_share_it_without_a_pause_and_keeps_them_out(tmp_path):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     words = [sys.executable, "-c", SHARING, str(tmp_path)]

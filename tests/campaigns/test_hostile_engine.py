@@ -79,6 +79,7 @@ def test_all_that_an_engine_says_and_makes_is_held_by_a_real_daemon(user):
     assert len(heard(user)) > 70
 
 
+@pytest.mark.slow
 def test_a_daemon_that_believes_its_engine_is_noticed(monkeypatch, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
@@ -96,6 +97,7 @@ def test_a_daemon_that_believes_its_engine_is_noticed(monkeypatch, tmp_path):
     assert {row.figure for row in rows if row.met is False} >= {"CapabilityDenied", "LicenseNotAccepted"}
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_not_confined_is_noticed(monkeypatch, tmp_path):
     """Its daemon's code is real, but its sandbox is missing."""
     (tmp_path / "sitecustomize.py").write_text(

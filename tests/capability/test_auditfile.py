@@ -210,6 +210,7 @@ def test_the_wire_tells_every_decision_with_its_request_and_never_the_prompt(hos
     assert "lighthouse" not in text + json.dumps(entries) + host.log()
 
 
+@pytest.mark.slow
 def test_without_the_declaration_nothing_is_written_and_a_broken_folder_fails_no_job(hosts: Any, tmp_path: Path):
     host = session(hosts, tmp_path, {})
     host.generate(steps=1)

@@ -22,6 +22,7 @@ def declared(parts: set[str]) -> dict[str, Any]:
     return whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "missing", [{"modality"}, {"model"}, {"fs"}, {"grant"}, set(PARTS)], ids=lambda missing: " ".join(sorted(missing))
 )

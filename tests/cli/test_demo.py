@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from PIL import Image
 
 RUN = [sys.executable, "-m", "locara_sidecar"]
@@ -37,6 +38,7 @@ def test_demo_prints_the_path_of_a_picture_that_is_there(tmp_path):
     assert lines[0].startswith('send {"jsonrpc":"2.0","id":1,"method":"initialize"')
 
 
+@pytest.mark.slow
 def test_demo_draws_the_preview_in_the_terminal_and_redraws_it_in_place(tmp_path):
     main, terminal = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", "COLUMNS": "80", "LINES": "40"}

@@ -58,6 +58,7 @@ def test_what_is_there_already_is_never_overwritten(sidecar, tmp_path):
     assert "lake" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), [("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP")])
 def test_the_end_of_the_name_says_the_kind_of_file(sidecar, tmp_path, name, kind):
     assert sidecar("draw", "a lake", "--steps", "1", "--size", "256x256", "--out", name)[0] == 0
@@ -167,6 +168,7 @@ def test_the_model_is_the_first_that_is_installed(sidecar, tmp_path):
     assert " pocket on " in told
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="xdg-open")
 def test_open_hands_the_picture_to_the_systems_viewer_or_says_that_there_is_none(sidecar, tmp_path):
     viewer = tmp_path / "bin" / "xdg-open"
@@ -183,6 +185,7 @@ def test_open_hands_the_picture_to_the_systems_viewer_or_says_that_there_is_none
     assert "a" in told
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 def test_ctrl_c_ends_with_130_and_names_the_pictures_that_were_finished(tmp_path):
     words = ["draw", "fake:slow=400 a lake", "--engine", "fake", "--steps", "2", "--size", "256x256", "--count", "9"]
@@ -209,6 +212,7 @@ def _file(kind, size=(8, 4)):
     return data.getvalue()
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_not_what_is_told_of_it_is_not_shown_and_stops_nothing():
     """What is shown was made by an engine, which may be in a stranger's hands."""
     said = {"mimeType": "image/webp", "width": 8, "height": 4}

@@ -41,6 +41,7 @@ def check(found, method):
     jsonschema.Draft202012Validator(schema).validate(found)
 
 
+@pytest.mark.slow
 def test_models_print_what_the_methods_answer(command, tmp_path):
     folder = str(write_model(tmp_path / "mine"))
     check(value(*command("models", "import", "mine", folder, "--json", "--engine", "fake")), "models.import")
@@ -60,6 +61,7 @@ def test_models_print_what_the_methods_answer(command, tmp_path):
     check(value(*command("models", "remove", "mine", "--json")), "models.remove")
 
 
+@pytest.mark.slow
 def test_doctor_prints_what_system_info_answers_with_models_and_problems(command, tmp_path):
     status, told, errors = command("doctor", "--json")
     found = json.loads(told)

@@ -77,6 +77,7 @@ def test_a_model_is_listed_downloaded_shown_checked_and_removed(models, tmp_path
     assert (status, err) == (1, "locara-sidecar: The model mine is not in the model cache.\n")
 
 
+@pytest.mark.slow
 def test_what_the_machine_reads_is_what_the_methods_answer(models, tmp_path):
     result = json.loads(models("import", "mine", str(tmp_path / "mine"), "--json")[1])
     assert set(result) == {"model", "digest", "bytes", "files"}
@@ -106,6 +107,7 @@ def test_what_cannot_be_done_is_a_sentence_and_status_1(models, words, sentence)
     assert (status, err) == (1, f"locara-sidecar: {sentence}\n")
 
 
+@pytest.mark.slow
 def test_an_own_model_without_a_source_is_imported_and_nothing_is_said_to_be_downloaded(models, tmp_path):
     (tmp_path / "catalogue" / "own.json").write_text(json.dumps(entry_data(id="own", source={})))
     row = next(line for line in models("list")[1].splitlines() if line.startswith("own "))
@@ -115,6 +117,7 @@ def test_an_own_model_without_a_source_is_imported_and_nothing_is_said_to_be_dow
     assert "\ninstalled   in /" in models("get", "own")[1]
 
 
+@pytest.mark.slow
 def test_an_import_that_was_not_done_is_not_said_to_have_succeeded(models, tmp_path):
     assert models("import", "mine", str(tmp_path / "mine"))[0] == 0
     assert models("import", "mine", str(tmp_path / "mine"))[0] == 0, "the same again"
@@ -131,6 +134,7 @@ def test_an_import_that_was_not_done_is_not_said_to_have_succeeded(models, tmp_p
     assert (status, "cannot be imported" in err) == (1, True)
 
 
+@pytest.mark.slow
 def test_what_is_damaged_is_named_with_what_mends_it(models, tmp_path):
     models("import", "mine", str(tmp_path / "mine"))
     (file,) = (tmp_path / "cache" / "models").glob("*/transformer/config.json")
@@ -160,6 +164,7 @@ def at_a_terminal(models, *words):
     return shown.decode()
 
 
+@pytest.mark.slow
 def test_a_download_draws_one_line_again_and_again(models, hub):
     hub.pace = 0.01
     text = at_a_terminal(models, "download", "mine")
@@ -169,6 +174,7 @@ def test_a_download_draws_one_line_again_and_again(models, hub):
     assert text.rstrip().splitlines()[-1].startswith("mine is installed")
 
 
+@pytest.mark.slow
 def test_an_import_and_a_check_draw_their_bars_too(models, tmp_path):
     shown = at_a_terminal(models, "import", "mine", str(tmp_path / "mine"))
     assert "━" in shown
@@ -179,6 +185,7 @@ def test_an_import_and_a_check_draw_their_bars_too(models, tmp_path):
     assert checked.rstrip().splitlines()[-1].startswith("mine is intact")
 
 
+@pytest.mark.slow
 def test_the_users_token_file_opens_a_gated_model_and_without_it_the_page_is_named(models, hub, tmp_path):
     hub.repositories["org/mine"].gated = True
     status, _, err = models("download", "mine")
@@ -190,6 +197,7 @@ def test_the_users_token_file_opens_a_gated_model_and_without_it_the_page_is_nam
     assert models("download", "mine")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_download_that_was_killed_goes_on_in_a_new_process_where_it_stopped(models, hub, tmp_path):
     hub.pace = 0.05
     process = models("download", "mine", start=True, stdout=subprocess.PIPE)
@@ -211,6 +219,7 @@ def test_a_download_that_was_killed_goes_on_in_a_new_process_where_it_stopped(mo
     assert {asked[name] for name in begun} == {f"bytes={parts[name]}-" for name in begun}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["download", "verify"])
 def test_ctrl_c_ends_it_in_order_and_what_has_come_stays(models, hub, tmp_path, verb):
     if verb == "verify":
@@ -232,6 +241,7 @@ def test_ctrl_c_ends_it_in_order_and_what_has_come_stays(models, hub, tmp_path, 
         assert list((tmp_path / "cache" / "incoming").glob("*.part"))
 
 
+@pytest.mark.slow
 @pytest.mark.mlx
 def test_a_model_is_prepared_shown_and_only_that_is_removed(models):
     words = ("prepare", "pocket", "--engine", "mlx", "--quantization", "4bit")

@@ -188,6 +188,7 @@ def test_a_pipe_that_ends_a_full_disk_or_a_poor_terminal_is_borne(tmp_path, shel
         assert done.stderr == "locara-sidecar: No space left on device\n"
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_demo_draws_is_a_sentence(tmp_path):
     words = ["demo", "a lake", "--engine", "fake", "--steps", "200", "--out", str(tmp_path / "out")]
     with subprocess.Popen([*RUN, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
@@ -236,6 +237,7 @@ def test_a_fault_under_the_demo_is_a_sentence_and_the_log_is_named_where_it_has_
         assert json.loads(log.read_text().splitlines()[0])["level"] in ("warning", "error")
 
 
+@pytest.mark.slow
 def test_a_demo_that_ends_well_leaves_no_log(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(guard.tempfile, "tempdir", str(tmp_path))
     assert cli("demo", "a lake", "--engine", "fake", "--out", tmp_path / "out")[0] == 0

@@ -220,6 +220,7 @@ def test_a_conforming_implementation_ends_with_0_and_a_liar_with_1(tmp_path):
     assert "loading pipeline components 100%" in files["html"].read_text()
 
 
+@pytest.mark.slow
 def test_an_expected_failure_passes_and_a_stale_one_does_not(tmp_path):
     listed = tmp_path / "expected"
     listed.write_text("# known\nstdout.messages-only  # prints\n\n")
@@ -291,6 +292,7 @@ def test_the_page_escapes_what_came_and_shows_the_exchange():
     assert (html.count('class="group"'), html.count('class="group" open'), folded in html) == (3, 2, True)
 
 
+@pytest.mark.slow
 def test_the_page_stays_small_whatever_came():
     """198 failures with 4,000 long lines each, which a browser opens in a second."""
     results = [result(id, Outcome.FAILURE, "x" * 100_000) for id in CHECKS]
@@ -317,6 +319,7 @@ def test_the_wheel_has_the_fixtures_and_the_program():
         assert wheel["force-include"][f"fixtures/{folder}"] == f"locara_conformance/fixtures/{folder}"
 
 
+@pytest.mark.slow
 def test_it_runs_from_where_only_the_fixtures_beside_it_are(tmp_path):
     copy = tmp_path / "locara_conformance"
     shutil.copytree(ROOT / "protocol" / "conformance" / "locara_conformance", copy)

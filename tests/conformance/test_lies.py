@@ -79,6 +79,7 @@ def test_an_implementation_that_never_answers_fails_everything_soon():
     assert "lifecycle.initialize does not hold" in results[0].reason
 
 
+@pytest.mark.slow
 def test_liar_is_a_program_by_itself():
     line = b'{"jsonrpc":"2.0","id":"again","method":"ping"}\n'
     spawned = liar.command("AnswersTwice", *command("--engine", "fake"))

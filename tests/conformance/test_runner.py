@@ -52,6 +52,7 @@ def test_results_come_in_the_order_of_the_list_whatever_is_done_first(made):
     assert sorted(told) == ["early.one", "early.two", "late.one"]
 
 
+@pytest.mark.slow
 def test_groups_share_neither_processes_nor_folders(made):
     seen = []
 
@@ -63,6 +64,7 @@ def test_groups_share_neither_processes_nor_folders(made):
     assert [len({one[at] for one in seen}) for at in range(3)] == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_nothing_runs_beside_a_group_that_reports_times(made, monkeypatch):
     monkeypatch.setattr(runner, "ALONE", ("timed",))
     running, beside = set(), []
@@ -80,6 +82,7 @@ def test_nothing_runs_beside_a_group_that_reports_times(made, monkeypatch):
     assert beside == [set()]
 
 
+@pytest.mark.slow
 def test_what_the_watch_finds_in_any_group_fails_its_check(made):
     def draw(lab):
         lab.shared().call("ping")

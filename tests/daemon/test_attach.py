@@ -46,6 +46,7 @@ def test_a_job_goes_on_on_another_channel_from_its_last_state_to_its_end(drawing
     assert result_of(host, job) == call.result(5)
 
 
+@pytest.mark.slow
 def test_the_answer_of_attach_tells_the_state_and_comes_after_the_end_of_the_old_channel(drawing):
     host, call, job = drawing
     answer = host.call("jobs.attach", {"jobId": job, "channel": "__CHANNEL__:4000000000"}, timeout=5)
@@ -69,6 +70,7 @@ def test_a_job_that_never_had_a_channel_gets_one(hosts):
     assert call.result(5)["jobId"] == job
 
 
+@pytest.mark.slow
 def test_the_old_channel_s_number_is_free_again_and_the_new_one_is_taken(hosts):
     host = hosts.session()
     generate = (
@@ -97,6 +99,7 @@ def test_the_old_channel_s_number_is_free_again_and_the_new_one_is_taken(hosts):
         assert frames[-1]["end"] is True
 
 
+@pytest.mark.slow
 def test_attaching_again_ends_the_channel_before(drawing):
     host, call, job = drawing
     streams = [host.attach(job, timeout=5) for _ in range(5)]
@@ -107,6 +110,7 @@ def test_attaching_again_ends_the_channel_before(drawing):
     assert call.result(5)["images"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["request", "job"])
 def test_a_cancel_after_attaching_ends_the_new_channel_and_answers_the_call(drawing, way):
     host, call, job = drawing
@@ -123,6 +127,7 @@ def test_a_cancel_after_attaching_ends_the_new_channel_and_answers_the_call(draw
     assert jobs(host)[job]["state"] == "cancelled"
 
 
+@pytest.mark.slow
 def test_a_waiting_job_can_be_attached_to(drawing):
     host, first, _ = drawing
     second = host.begin(steps=2)
@@ -133,6 +138,7 @@ def test_a_waiting_job_can_be_attached_to(drawing):
     assert second.result(5)["images"]
 
 
+@pytest.mark.slow
 def test_attaching_to_a_job_that_has_ended_gives_its_last_state_and_the_end_at_once(hosts):
     host = hosts.session()
     call = host.begin(steps=3, preview=PREVIEWS)
@@ -149,6 +155,7 @@ def test_attaching_to_a_job_that_has_ended_gives_its_last_state_and_the_end_at_o
     assert result_of(host, job) == result
 
 
+@pytest.mark.slow
 def test_jobs_that_have_ended_stay_in_the_list_with_state_and_preview_the_latest_first(hosts):
     host = hosts.session()
     first, second = host.begin(steps=2, preview=PREVIEWS), host.begin("fake:error a lake", steps=2)
@@ -163,12 +170,14 @@ def test_jobs_that_have_ended_stay_in_the_list_with_state_and_preview_the_latest
     assert (again.kind, again.message, again.data) == (failure.kind, failure.message, failure.data)
 
 
+@pytest.mark.slow
 def test_a_result_with_its_picture_inline_is_told_again_whole(hosts):
     host = hosts.session()
     result = host.generate(steps=2, output={"mode": "inline"})
     assert result_of(host, result["jobId"]) == result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_last_message_of_a_job_that_succeeded_has_progress_1_and_no_other_has(hosts, count):
     call = hosts.session().begin(steps=3, count=count)
@@ -178,12 +187,14 @@ def test_the_last_message_of_a_job_that_succeeded_has_progress_1_and_no_other_ha
     assert len(call.result(5)["images"]) == count
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_never_says_that_it_is_done(hosts):
     call = hosts.session().begin("fake:error a lake", steps=3)
     assert max(message["progress"] for message in call.messages()) < 1
     assert error_of(call).kind == "InternalError"
 
 
+@pytest.mark.slow
 def test_loading_a_model_can_be_attached_to_and_its_answer_told_again(hosts):
     host = hosts.session(env={**os.environ, "LOCARA_FAKE_LOAD_MS": "1500"})
     call = host.start("models.load", {"model": "pocket"}, stream=True)
@@ -200,6 +211,7 @@ def wrong(host, method, **params):
     return error.kind, error.data.get("path")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_attached_to_is_refused_and_changes_nothing(drawing):
     host, call, job = drawing
     before = jobs(host)[job]["channel"]
@@ -215,6 +227,7 @@ def test_what_cannot_be_attached_to_is_refused_and_changes_nothing(drawing):
     assert list(call.messages())[-1]["progress"] == 1
 
 
+@pytest.mark.slow
 def test_attaching_while_the_end_is_being_written_is_served_whichever_comes_first(hosts):
     """The host's request and the job's end cross; each channel is ended once, and counts right."""
     host = hosts.session()
@@ -242,6 +255,7 @@ def test_a_host_that_attaches_and_never_reads_is_held_back():
     assert box.backlog() == 0
 
 
+@pytest.mark.slow
 def test_a_host_that_stops_reading_finds_every_index_and_the_end_when_it_reads_again(hosts):
     host = hosts.spawn()
     held = threading.Event()

@@ -73,6 +73,7 @@ def test_a_model_that_is_not_installed_says_so(hosts):
     assert error_of(host.begin()).kind == "ModelNotInstalled"
 
 
+@pytest.mark.slow
 def test_a_missing_folder_is_told_before_any_work_and_the_next_call_works(hosts):
     host = hosts.session()
     os.rename(host.folder, host.folder.with_name("away"))
@@ -82,6 +83,7 @@ def test_a_missing_folder_is_told_before_any_work_and_the_next_call_works(hosts)
     assert host.generate(steps=1)["images"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/usr/bin/chattr"), reason="root may write everywhere")
 def test_a_read_only_folder_is_a_storage_error_and_leaves_nothing(hosts):
     host = hosts.session()
@@ -102,6 +104,7 @@ def test_a_read_only_folder_is_a_storage_error_and_leaves_nothing(hosts):
     assert host.generate(steps=1)["images"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_with_numbers_and_leaves_no_temporary(hosts, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -123,6 +126,7 @@ def test_a_full_disk_is_told_with_numbers_and_leaves_no_temporary(hosts, tmp_pat
         subprocess.run(["umount", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_save_that_fails_tells_what_was_saved_before_and_stops_the_rest(hosts):
     host = hosts.session()
     (host.folder / "lake-2.png").write_bytes(b"the user's own")
@@ -137,6 +141,7 @@ def test_a_save_that_fails_tells_what_was_saved_before_and_stops_the_rest(hosts)
     assert host.generate(steps=1)["images"]
 
 
+@pytest.mark.slow
 def test_an_id_in_flight_is_refused_and_its_owner_is_untouched(hosts):
     host = hosts.session()
     first = host.begin("fake:slow=30 a lake", steps=10)
@@ -153,6 +158,7 @@ def test_an_id_in_flight_is_refused_and_its_owner_is_untouched(hosts):
     assert host.next_unmatched(10)["result"]["jobs"] == {"running": 0, "queued": 0}
 
 
+@pytest.mark.slow
 def test_a_channel_in_use_is_refused_and_its_owner_is_untouched(hosts):
     host = hosts.session()
     first = host.begin("fake:slow=30 a lake", steps=10)
@@ -186,6 +192,7 @@ def test_a_channel_that_is_no_u32_is_refused(channel, kept):
     assert kept.generate(steps=1)["images"]
 
 
+@pytest.mark.slow
 def test_cancels_of_the_unknown_and_the_finished_are_no_errors(hosts):
     host = hosts.session()
     for method, params in (
@@ -202,6 +209,7 @@ def test_cancels_of_the_unknown_and_the_finished_are_no_errors(hosts):
     assert host.generate(steps=1)["images"]
 
 
+@pytest.mark.slow
 def test_two_daemons_in_one_folder_never_take_each_others_names(hosts):
     one = hosts.session()
     two = hosts.session(folder=one.folder)

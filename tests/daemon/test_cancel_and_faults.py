@@ -66,6 +66,7 @@ def test_a_cancel_on_the_line_after_the_request_is_answered(hosts):
         assert error_of(call, 10).code == -32800
 
 
+@pytest.mark.slow
 def test_what_was_finished_before_a_cancel_is_told_and_kept(hosts):
     host = hosts.session()
     call = host.begin("fake:slow=40 a lake", steps=3, count=8)
@@ -78,6 +79,7 @@ def test_what_was_finished_before_a_cancel_is_told_and_kept(hosts):
     assert sorted(host.files()) == sorted(image["relativePath"] for image in images)
 
 
+@pytest.mark.slow
 def test_a_late_cancel_never_touches_the_next_job(hosts):
     host = hosts.session()
     first = host.begin(steps=1)
@@ -124,6 +126,7 @@ def test_what_was_finished_before_a_crash_is_told_and_kept(hosts):
     assert sorted(host.files()) == sorted(image["relativePath"] for image in error.data["images"])
 
 
+@pytest.mark.slow
 def test_an_engine_that_hangs_with_the_interpreter_lock_held_is_killed_at_its_deadline(hosts):
     host = hosts.session("--stall-timeout", "1")
     call = host.begin("fake:hang=denoising a lake", steps=3)
@@ -144,6 +147,7 @@ def test_a_cancel_of_a_hung_engine_is_answered(hosts):
     assert host.generate(steps=1)["images"]
 
 
+@pytest.mark.slow
 def test_an_unforeseen_failure_while_saving_costs_one_call_and_not_the_daemon(tmp_path):
     planted = """
 from locara_sidecar.capability.files.confined import ConfinedFolder
@@ -171,6 +175,7 @@ def test_nan_is_invalid_output_and_nothing_is_saved(hosts):
     assert host.files() == []
 
 
+@pytest.mark.slow
 def test_an_idle_engine_ends_and_the_next_job_starts_it_again(hosts):
     host = hosts.session("--idle-unload", "0.2")
     host.generate(steps=1)
@@ -200,6 +205,7 @@ def test_ping_is_answered_while_a_picture_is_made(hosts):
     error_of(call, 5)
 
 
+@pytest.mark.slow
 def test_a_host_that_only_asks_is_held_back_until_it_reads():
     pings = b"".join(b'{"jsonrpc":"2.0","id":%d,"method":"ping"}\n' % number for number in range(100_000))
     with subprocess.Popen(
@@ -227,6 +233,7 @@ def test_a_host_that_only_asks_is_held_back_until_it_reads():
     assert grown < 48 << 20
 
 
+@pytest.mark.slow
 def test_a_host_that_stops_reading_costs_little_memory_and_loses_no_answer(tmp_path):
     def line(request_id, method, params):
         return json.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}).encode() + b"\n"

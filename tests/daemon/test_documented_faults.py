@@ -47,6 +47,7 @@ def host(hosts):
     return hosts.session("--stall-timeout", "0.5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", [word for word, (value, _) in WORDS.items() if value == "PHASE"])
 def test_a_fault_in_a_phase_is_answered_as_the_table_says(word, host):
     answer = WORDS[word][1] if "as `" not in WORDS[word][1] else WORDS["hang"][1]
@@ -59,6 +60,7 @@ def test_a_fault_in_a_phase_is_answered_as_the_table_says(word, host):
     assert host.generate(steps=1)["images"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", [word for word, (value, _) in WORDS.items() if value != "PHASE"])
 def test_another_fault_is_answered_as_the_table_says(word, host):
     value, answer = WORDS[word]
@@ -76,6 +78,7 @@ def test_another_fault_is_answered_as_the_table_says(word, host):
     assert host.generate(steps=1)["images"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["hang", "sleep"])
 def test_a_cancel_of_what_hangs_is_answered_within_two_seconds(word, hosts):
     host = hosts.session()
@@ -85,6 +88,7 @@ def test_a_cancel_of_what_hangs_is_answered_within_two_seconds(word, hosts):
     assert error_of(call, 4).kind == "RequestCancelled"
 
 
+@pytest.mark.slow
 def test_words_in_the_variable_hold_for_every_job_and_for_loading(hosts, monkeypatch):
     monkeypatch.setenv("LOCARA_FAKE_FAULTS", "fake:crash=loading fake:nopreview")
     host = hosts.session()
@@ -95,6 +99,7 @@ def test_words_in_the_variable_hold_for_every_job_and_for_loading(hosts, monkeyp
     assert (error.kind, error.data["signal"]) == ("EngineUnavailable", "SIGKILL")
 
 
+@pytest.mark.slow
 def test_times_come_from_the_environment(hosts, monkeypatch):
     for name in runtime._DEFAULTS:
         monkeypatch.setenv(f"LOCARA_FAKE_{name.upper()}", "120")

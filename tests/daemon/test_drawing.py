@@ -45,6 +45,7 @@ def pixels(data):
         return np.asarray(image.convert("RGB"))
 
 
+@pytest.mark.slow
 def test_the_picture_shows_what_the_prompt_says(host, engine):
     result = host.call("image.generate", {"prompt": PROMPT, "options": {"seed": 1}}, timeout=200)
     seen = look(pixels(decoded(result["images"][0])))
@@ -96,6 +97,7 @@ def test_a_kind_of_preview_that_the_model_has_not_is_told_in_the_result(host):
     assert host.generate(PROMPT, seed=2, steps=3, preview={"mode": "auto"})["warnings"] == []
 
 
+@pytest.mark.slow
 def test_a_fast_picture_shows_what_the_prompt_says_and_its_parameters_make_it_again(host):
     call = host.begin(PROMPT, seed=1, steps=STEPS, speed="fast")
     steps = [message["step"] for message in call.messages() if message["phase"] == "denoising" and message["step"]]
@@ -113,6 +115,7 @@ def test_a_fast_picture_shows_what_the_prompt_says_and_its_parameters_make_it_ag
     assert decoded(exact["images"][0]) != data
 
 
+@pytest.mark.slow
 def test_a_model_is_drawn_with_at_the_speeds_that_are_listed_and_at_no_others(host):
     listed = {row["speed"]: row["leastSteps"] for row in host.call("models.get", {"model": "pocket"})["speeds"]}
     for speed in ("exact", "balanced", "fast"):
@@ -131,6 +134,7 @@ def test_the_same_request_makes_the_same_file_with_previews_on_off_or_full(host)
     assert len(files) == 1
 
 
+@pytest.mark.slow
 def test_the_resolved_parameters_sent_again_make_the_same_file(host):
     first = host.generate(PROMPT, seed=4, negativePrompt="green", steps=4, guidance=2.5)
     again = host.call("image.generate", first["parameters"], timeout=60)
@@ -184,6 +188,7 @@ def test_the_daemon_itself_never_loads_the_engines_libraries(host):
     assert psutil.Process(host.process.pid).memory_info().rss < 64 << 20
 
 
+@pytest.mark.slow
 def test_a_broken_model_folder_is_told_before_any_work(engine, tmp_path, hosts):
     import json
     import shutil

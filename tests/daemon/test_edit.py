@@ -43,6 +43,7 @@ def test_the_answer_repeats_every_option_and_makes_the_same_file_again(kept_edit
     assert edit(host, steps=2)["parameters"]["options"]["strength"] == 0.6
 
 
+@pytest.mark.slow
 def test_an_edit_from_and_to_the_wire_needs_no_folder(editor):
     host = editor(fs={"app-data": "write"}, grants={})
     data, stencil = png(), mask()
@@ -171,6 +172,7 @@ def test_the_size_is_the_sources_unless_another_is_named(kept_editor):
     assert error_of(begin(host, width=250)).data["nearest"] == 256
 
 
+@pytest.mark.slow
 def test_an_inline_answer_that_has_no_room_for_the_sources_size_is_refused(editor):
     host = editor()
     (host.folder / "large.png").write_bytes(png((1536, 1536)))
@@ -202,6 +204,7 @@ def test_a_model_that_follows_instructions_has_no_strength_and_no_mask(kept_edit
     assert "strength" not in call.result(10)["parameters"]["options"]
 
 
+@pytest.mark.slow
 def test_the_default_is_the_first_granted_model_that_can_edit(hosts, editor, tmp_path):
     assert edit(editor(), steps=1)["model"]["id"] == MEDIUM
     assert edit(editor(modalities=["image-text-to-image"]), steps=1)["model"]["id"] == KONTEXT
@@ -257,6 +260,7 @@ def test_a_cancel_in_each_phase_is_answered_and_gives_the_files_back(editor, pha
     assert host.files() == ["in.png", "mask.png"]
 
 
+@pytest.mark.slow
 def test_pictures_that_are_sent_with_waiting_jobs_are_bounded_by_their_bytes(editor):
     """Fewer jobs than may wait; a cancel gets through meanwhile, and one with a file of the folder takes no memory."""
     host = editor()
@@ -281,6 +285,7 @@ def test_pictures_that_are_sent_with_waiting_jobs_are_bounded_by_their_bytes(edi
 NAMES = {"loading": "LOAD", "encoding": "ENCODE", "denoising": "STEP", "decoding": "DECODE"}
 
 
+@pytest.mark.slow
 def test_what_was_finished_before_a_cancel_is_told(editor):
     host = editor()
     call = begin(host, "fake:slow=40 a lake", steps=5, count=8)
@@ -296,6 +301,7 @@ def test_what_was_finished_before_a_cancel_is_told(editor):
 # --- long lines ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_large_image_fits_a_line_and_one_that_does_not_is_refused_and_the_next_served(editor):
     host = editor()
     noise = Image.frombytes("RGB", (1536, 1536), os.urandom(1536 * 1536 * 3))

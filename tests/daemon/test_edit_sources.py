@@ -22,6 +22,7 @@ from support.host import decoded, error_of, manifest, until
 # --- leave -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("modalities", "fs", "image_mask", "resource"),
     [
@@ -116,6 +117,7 @@ def test_a_mask_of_another_size_than_the_picture_is_refused(kept_editor):
     assert (error.kind, error.data["path"]) == ("InvalidImage", "$.mask")
 
 
+@pytest.mark.slow
 def test_a_picture_that_would_unpack_to_gigabytes_is_refused_before_it_does(editor):
     host = editor()
     bomb = io.BytesIO()
@@ -135,6 +137,7 @@ def test_the_daemon_itself_decodes_nothing(editor):
 # --- files that cannot be read ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_file_is_read_below_its_root_or_not_at_all(editor, tmp_path):
     host = editor()
     (tmp_path / "outside.png").write_bytes(png())
@@ -192,6 +195,7 @@ def test_a_file_is_the_one_that_was_named_when_the_call_came(editor):
     assert made["image"]["sha256"] == hashlib.sha256(png()).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_queue_of_large_files_takes_no_memory(editor):
     host = editor()
     for name in ("one.png", "two.png"):
@@ -210,6 +214,7 @@ def test_a_queue_of_large_files_takes_no_memory(editor):
         error_of(call, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="uses fork and an atomic exchange of names")
 def test_no_edit_reads_outside_while_links_are_swapped(hosts, tmp_path):
     from support.swapped_links import Arena, forked

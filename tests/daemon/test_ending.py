@@ -39,6 +39,7 @@ def test_a_host_that_closes_its_reading_end_ends_the_daemon_though_stdin_stays_o
         assert daemon.wait(5) == 0
 
 
+@pytest.mark.slow
 def test_a_daemon_whose_event_loop_is_stuck_still_ends_within_two_seconds():
     planted = "from locara_sidecar.daemon.methods import Methods; import time"
     planted += "; Methods.cancel_all = lambda _: time.sleep(60)"
@@ -233,6 +234,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_what_was_accepted_is_answered_although_the_main_thread_is_held_up(tmp_path):
     """The end is not waited for, and a batch, too, has its answers."""
     opening = {**OPENING, "manifest": manifest(), "grants": {"user-folder": str(tmp_path)}}

@@ -145,6 +145,7 @@ def test_names_of_files_are_utf_8_whatever_the_locale(tmp_path):
     assert results[2]["images"][0]["relativePath"] == "große Wörter.png"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
     [
@@ -160,6 +161,7 @@ def test_variables_that_a_host_may_have_set_do_no_harm(variables, tmp_path):
     session(command("--engine", "fake"), tmp_path, env=os.environ | variables)
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_size_of_files_is_told_by_its_name(hosts):
     import resource
 
@@ -171,6 +173,7 @@ def test_a_limit_on_the_size_of_files_is_told_by_its_name(hosts):
     assert host.generate(steps=1, output={"mode": "inline"})["images"]
 
 
+@pytest.mark.slow
 def test_it_serves_where_sniffio_is_installed(hosts):
     """Then anyio asks it which event loop there is, and that does not know one in a callback."""
     assert importlib.util.find_spec("sniffio")

@@ -90,6 +90,7 @@ def calls(places, number):
         yield "image.generate", {"prompt": "a lake", "options": drawn}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_no_callback_of_the_loop_makes_a_file_system_call_whatever_is_asked(places):
     told = []
@@ -114,6 +115,7 @@ def test_no_callback_of_the_loop_makes_a_file_system_call_whatever_is_asked(plac
     assert notes == []
 
 
+@pytest.mark.slow
 def test_holding_a_model_makes_no_file_system_call_on_the_event_loop(places):
     """With an engine that reads files: locks, leases and the memory that is promised are not for the loop either."""
     code = f"""
@@ -159,6 +161,7 @@ async def hold(gate, grant, key):
             tasks.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 def test_what_others_install_and_remove_is_seen_by_the_next_call(places):
     store = Store(places / "cache")
     with watched(places) as sidecar:
@@ -172,6 +175,7 @@ def test_what_others_install_and_remove_is_seen_by_the_next_call(places):
         assert sidecar.call("models.verify", {"model": "m2"}, timeout=30)["ok"] is True
 
 
+@pytest.mark.slow
 def test_a_line_is_looked_at_when_the_calls_before_it_are_accepted_or_refused(places):
     with watched(places) as sidecar:
         sidecar.initialize(manifest=app(places), grants={})

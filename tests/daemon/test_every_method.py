@@ -75,6 +75,7 @@ def test_nothing_is_served_by_default_and_each_refusal_is_in_the_log(hosts, mani
     assert host.files() == []
 
 
+@pytest.mark.slow
 def test_what_the_refusals_ask_for_is_enough_for_every_method(hosts, tmp_path):
     host = hosts.spawn()
     host.initialize(manifest=BARE)

@@ -5,6 +5,7 @@ import hashlib
 import io
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from locara_sidecar.engine.images import read_parameters
@@ -181,6 +182,7 @@ def test_a_declared_folder_without_a_grant_of_the_host_is_denied_for_that_reason
     assert (error.kind, error.data["reason"]) == ("CapabilityDenied", "noHostGrant")
 
 
+@pytest.mark.slow
 def test_a_write_only_grant_of_another_model_does_not_help(hosts):
     host = hosts.session(models=("sd3.5-large",))
     error = error_of(host.begin(model="pocket"))
@@ -188,6 +190,7 @@ def test_a_write_only_grant_of_another_model_does_not_help(hosts):
     assert host.generate(width=256, height=256, steps=1)["model"]["id"] == "sd3.5-large"
 
 
+@pytest.mark.slow
 def test_guidance_that_does_nothing_is_told_and_the_parameters_say_what_ran(hosts):
     host = hosts.session(models=("sdxl-lightning", "flux.1-schnell", "flux.1-dev", "pocket"))
     for model in ("sdxl-lightning", "flux.1-schnell"):
@@ -205,6 +208,7 @@ def test_guidance_that_does_nothing_is_told_and_the_parameters_say_what_ran(host
         assert (result["parameters"]["options"]["guidance"], result["warnings"]) == (7.5, [])
 
 
+@pytest.mark.slow
 def test_a_speed_that_the_model_has_not_is_told_and_the_parameters_say_what_ran(hosts):
     host = hosts.session(models=("sdxl-lightning", "pocket"))
     result = host.generate(model="sdxl-lightning", steps=1, speed="fast")

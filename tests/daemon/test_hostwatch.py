@@ -96,6 +96,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "getsid"), reason="sessions of POSIX")
 def test_a_host_that_is_killed_as_soon_as_it_has_spawned_the_daemon_takes_it_along():
     """Before the daemon's first line has run. Its pipes stay open: somebody else holds the other ends."""

@@ -194,6 +194,7 @@ def line(message):
 COUNTS = [pytest.param(2000, id="2,000"), pytest.param(20_000, id="20,000", marks=pytest.mark.slow)]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize("count", COUNTS)
 def test_a_flood_of_lists_takes_no_memory_a_job_is_saved_meanwhile_and_all_are_answered(stuck, count):

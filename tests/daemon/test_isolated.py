@@ -53,6 +53,7 @@ def test_a_command_works_where_a_host_has_a_python_of_its_own(words, tmp_path):
     assert json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_an_engine_draws_where_a_host_has_a_python_of_its_own(tmp_path):
     words = [*ISOLATED, "-m", "locara_sidecar", "demo", "x", "--engine", "fake", "--out", str(tmp_path)]
     done = subprocess.run(words, env=POISONED, capture_output=True, text=True, timeout=60)
@@ -60,6 +61,7 @@ def test_an_engine_draws_where_a_host_has_a_python_of_its_own(tmp_path):
     assert list(tmp_path.glob("*.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="locales of POSIX")
 def test_names_are_utf_8_even_when_isolated(tmp_path):
     folder = tmp_path / "Bilder ü 图"

@@ -45,6 +45,7 @@ def test_initialize_tells_what_the_app_was_granted(hosts):
     assert result["capabilities"]["limits"]["maxPromptBytes"] == 16384
 
 
+@pytest.mark.slow
 def test_a_second_initialize_is_refused_and_a_failed_one_leaves_the_session_closed(hosts):
     host = hosts.spawn()
     with pytest.raises(RemoteError) as caught:
@@ -62,6 +63,7 @@ def test_a_second_initialize_is_refused_and_a_failed_one_leaves_the_session_clos
     assert caught.value.kind == "InvalidRequest"
 
 
+@pytest.mark.slow
 def test_what_was_fixed_at_spawn_may_be_repeated_but_never_widened(hosts, tmp_path):
     file = tmp_path / "locara.json"
     file.write_text(json.dumps(manifest("pocket")))
@@ -78,6 +80,7 @@ def test_what_was_fixed_at_spawn_may_be_repeated_but_never_widened(hosts, tmp_pa
         assert host.generate(steps=1)["images"][0]["path"].startswith(str(pictures))
 
 
+@pytest.mark.slow
 def test_what_was_not_given_at_spawn_beside_the_other_is_not_given_later(hosts, tmp_path):
     """A host that fixes one of the two fixes both: the app that then speaks cannot give itself the other."""
     file = tmp_path / "locara.json"
@@ -139,6 +142,7 @@ def test_a_last_line_without_its_ending_is_still_answered():
     assert (done.returncode, json.loads(done.stdout)["id"]) == (0, 1)
 
 
+@pytest.mark.slow
 def test_a_whole_session_written_before_the_daemon_has_started_is_served(tmp_path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -157,6 +161,7 @@ def test_a_whole_session_written_before_the_daemon_has_started_is_served(tmp_pat
     assert len(answers[1]["result"]["images"]) == 1
 
 
+@pytest.mark.slow
 def test_work_on_models_that_is_asked_for_together_with_initialize_is_done_and_can_be_cancelled(tmp_path):
     """Those lines are looked at before there is an event loop."""
     opening = request(0, "initialize", {**OPENING, "manifest": manifest("pocket", "sdxl-lightning")})
@@ -176,11 +181,13 @@ def test_work_on_models_that_is_asked_for_together_with_initialize_is_done_and_c
     assert answers[3]["error"]["data"]["kind"] == "RequestCancelled"
 
 
+@pytest.mark.slow
 def test_almost_no_environment_is_enough(hosts):
     host = hosts.session(env={"HOME": os.environ.get("HOME", "/"), "PATH": "/usr/bin:/bin"})
     assert host.generate(steps=1)["images"]
 
 
+@pytest.mark.slow
 def test_stdin_may_be_a_file_a_socket_or_the_null_device(tmp_path):
     import socket
 

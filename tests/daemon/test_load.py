@@ -50,6 +50,7 @@ def test_a_model_is_loaded_and_the_next_call_finds_it(hosts):
     assert host.generate(steps=1, quantization="none")["timings"]["loadMs"] >= 500
 
 
+@pytest.mark.slow
 def test_a_model_that_is_loaded_is_told_at_once(hosts):
     host = hosts.session(env={**os.environ, "LOCARA_FAKE_LOAD_MS": "3000"})
     load(host).result(20)
@@ -61,6 +62,7 @@ def test_a_model_that_is_loaded_is_told_at_once(hosts):
     assert engine(host)["pid"] == pid
 
 
+@pytest.mark.slow
 def test_another_model_takes_its_place(hosts):
     host = hosts.session(models=("pocket", MEDIUM))
     load(host).result(10)
@@ -69,6 +71,7 @@ def test_another_model_takes_its_place(hosts):
     assert engine(host)["model"] == MEDIUM
 
 
+@pytest.mark.slow
 def test_loading_takes_its_turn_behind_the_jobs_before_it(hosts):
     host = hosts.session(models=("pocket", MEDIUM))
     running = host.begin("fake:slow=30 a lake", steps=10, model="pocket")
@@ -85,6 +88,7 @@ def test_loading_takes_its_turn_behind_the_jobs_before_it(hosts):
     assert engine(host)["model"] == MEDIUM
 
 
+@pytest.mark.slow
 def test_the_queue_counts_it_too(hosts):
     host = hosts.session("--queue", "1")
     running = host.begin("fake:slow=20000 a lake", steps=2)
@@ -96,6 +100,7 @@ def test_the_queue_counts_it_too(hosts):
     assert waiting.result(10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["notification", "job"])
 def test_a_cancel_while_loading_is_answered_and_no_model_is_claimed(hosts, way):
     host = hosts.session(env=SLOW)
@@ -162,6 +167,7 @@ def test_a_cancel_while_it_waits_is_answered_at_once(hosts):
     error_of(running, 5)
 
 
+@pytest.mark.slow
 def test_a_crash_while_loading_is_told_and_the_daemon_lives(hosts):
     host = hosts.session(env={**os.environ, "LOCARA_FAKE_FAULTS": "fake:kill=loading"})
     error = error_of(load(host))
@@ -192,6 +198,7 @@ def test_a_model_of_another_digest_than_the_pinned_one_is_not_loaded(hosts):
 # --- unloading -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_unloading_ends_an_idle_engine_and_the_next_call_starts_one(hosts):
     host = hosts.session()
     assert host.call("models.unload") == {"unloaded": False}
@@ -228,6 +235,7 @@ def test_what_was_loaded_is_given_back_before_the_unload_is_answered():
     assert order == ["ended", "given back", UnloadResult(unloaded=True)]
 
 
+@pytest.mark.slow
 def test_unloading_never_stops_what_runs_or_waits(hosts):
     host = hosts.session()
     running, waiting = host.begin("fake:slow=40 a lake", steps=10), host.begin(steps=1)
@@ -239,6 +247,7 @@ def test_unloading_never_stops_what_runs_or_waits(hosts):
     assert engine(host)["pid"] == pid
 
 
+@pytest.mark.slow
 def test_a_call_on_the_line_after_an_unload_gets_a_new_engine(hosts):
     host = hosts.session()
     load(host).result(10)
@@ -250,6 +259,7 @@ def test_a_call_on_the_line_after_an_unload_gets_a_new_engine(hosts):
     assert engine(host)["pid"] != pid
 
 
+@pytest.mark.slow
 def test_an_unload_on_the_last_line_is_answered_before_the_end(tmp_path):
     opening = {"protocolVersion": 1, "clientInfo": {"name": "t", "version": "1"}, "manifest": manifest("pocket")}
     with subprocess.Popen(

@@ -71,6 +71,7 @@ def test_a_model_is_downloaded_verified_shown_and_removed(daemon, hub):
     assert not host.call("models.get", {"model": "mine"}, timeout=10)["installed"]
 
 
+@pytest.mark.slow
 def test_collecting_is_planned_first_and_a_plan_changes_nothing(daemon):
     host = daemon(DOWNLOADS, MANAGEMENT)
     size = host.call("models.download", {"model": "mine"}, timeout=30)["bytes"]
@@ -83,6 +84,7 @@ def test_collecting_is_planned_first_and_a_plan_changes_nothing(daemon):
     assert not host.call("models.get", {"model": "mine"}, timeout=10)["installed"]
 
 
+@pytest.mark.slow
 def test_a_cancelled_download_is_answered_soon_and_goes_on_later(daemon, hub):
     host = daemon(DOWNLOADS)
     fault = hub.fail("/cdn/", "drip")
@@ -99,6 +101,7 @@ def test_a_cancelled_download_is_answered_soon_and_goes_on_later(daemon, hub):
     assert any("range" in request.headers for request in hub.requests("/cdn/"))
 
 
+@pytest.mark.slow
 def test_a_check_that_takes_long_is_cancelled(daemon, tmp_path):
     folder = write_model(tmp_path / "catalogue" / "big")
     size = 4 << 30
@@ -117,6 +120,7 @@ def test_a_check_that_takes_long_is_cancelled(daemon, tmp_path):
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.slow
 def test_a_cancelled_import_has_given_back_the_disk_when_it_is_answered(daemon, tmp_path):
     folder = write_model(tmp_path / "big")
     size = 2 << 30
@@ -136,6 +140,7 @@ def test_a_cancelled_import_has_given_back_the_disk_when_it_is_answered(daemon, 
     assert list((cache / "incoming").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_daemon_ends_in_time_while_it_downloads(daemon, hub):
     host = daemon(DOWNLOADS)
     hub.fail("/cdn/", "drip")
@@ -173,6 +178,7 @@ def test_only_granted_models_are_listed_and_unknown_ones_are_said_to_be(daemon):
     assert error_of(host.start("models.verify", {"model": "other"})).kind == "ModelNotInstalled"
 
 
+@pytest.mark.slow
 def test_usage_tells_an_app_of_its_own_models_and_a_manager_of_all(daemon, hosts, tmp_path):
     host = daemon(DOWNLOADS, models=("mine", "other"))
     for model in ("mine", "other"):
@@ -210,6 +216,7 @@ def test_an_import_takes_the_place_of_a_download(daemon, hub, tmp_path):
     assert (error.kind, error.data["path"]) == ("InvalidParams", "$.from")
 
 
+@pytest.mark.slow
 def test_why_a_download_failed_is_told_by_its_kind(daemon, hub):
     hub.repositories["org/mine"].gated = True
     error = error_of(daemon(DOWNLOADS).start("models.download", {"model": "mine"}))
@@ -226,6 +233,7 @@ def test_no_more_downloads_run_at_once_than_the_bound(daemon, hub):
         assert error_of(call, 5).kind == "RequestCancelled"
 
 
+@pytest.mark.slow
 def test_a_download_that_waits_for_the_hub_ends_with_its_daemon(daemon, hub, tmp_path):
     host = daemon(DOWNLOADS)
     hub.pace = 0.2
@@ -298,6 +306,7 @@ def test_the_speeds_of_each_model_are_told_before_any_engine_starts(hosts, tmp_p
     assert host.call("ping")["engine"]["state"] == "stopped"
 
 
+@pytest.mark.slow
 def test_a_large_pinned_model_is_hashed_while_other_calls_are_served(hosts, tmp_path):
     """A folder of the host's: nothing has told its digest yet."""
     catalogue = tmp_path / "catalogue"
@@ -322,6 +331,7 @@ def test_a_large_pinned_model_is_hashed_while_other_calls_are_served(hosts, tmp_
     assert host.files() == []
 
 
+@pytest.mark.slow
 def test_another_model_than_the_manifest_pins_is_shown_as_not_granted_and_denied(daemon, hosts, tmp_path):
     host = daemon(DOWNLOADS)
     digest = host.call("models.download", {"model": "mine"}, timeout=30)["digest"]

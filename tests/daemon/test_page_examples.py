@@ -6,6 +6,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from support.host import manifest
@@ -73,6 +74,7 @@ def test_the_edit_of_the_page_is_answered_as_it_shows(hosts):
     assert "green.png" in host.files()
 
 
+@pytest.mark.slow
 def test_the_python_of_the_page_runs(tmp_path, capsys):
     page = PAGE.read_text("utf-8")
     codes = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -100,6 +100,7 @@ def test_a_file_that_the_user_confirmed_is_replaced(host):
     assert host.files() == ["old.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "path"),
     [
@@ -119,11 +120,13 @@ def test_a_handle_says_all_about_where_one_picture_goes(host, options, path):
     assert host.generate(steps=1, output={"handle": handle})["images"]
 
 
+@pytest.mark.slow
 def test_null_beside_a_handle_is_the_same_as_absent(host):
     output = {"handle": pick(host, "a.png", "write"), "root": None, "path": None, "onConflict": None, "mode": None}
     assert host.generate(steps=1, output=output)["images"]
 
 
+@pytest.mark.slow
 def test_a_handle_that_is_unknown_released_or_for_the_other_access_is_a_bad_parameter(host, hosts):
     (host.folder / "in.png").write_bytes(png())
     source, target = pick(host, "in.png"), pick(host, "out.png", "write")
@@ -142,6 +145,7 @@ def test_a_handle_that_is_unknown_released_or_for_the_other_access_is_a_bad_para
     assert host.files() == ["in.png"]
 
 
+@pytest.mark.slow
 def test_a_call_that_waits_keeps_its_files_though_they_are_released(host):
     (host.folder / "in.png").write_bytes(png())
     running = host.begin("fake:slow=20000 a lake", model="pocket", steps=2, output={"mode": "inline"})
@@ -174,6 +178,7 @@ def test_what_is_no_image_is_told_with_its_parameter(host):
     assert (error.kind, error.data["path"]) == ("InvalidImage", "$.image")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("word", "access"), [(False, "read"), (False, "write"), ("read", "write")])
 def test_nothing_is_picked_without_its_declaration_and_what_the_denial_asks_for_is_enough(hosts, word, access):
     host = hosts.spawn()
@@ -190,6 +195,7 @@ def test_nothing_is_picked_without_its_declaration_and_what_the_denial_asks_for_
     assert pick(mended, "a.png", access)
 
 
+@pytest.mark.slow
 def test_the_record_and_the_log_tell_names_and_neither_handles_nor_folders(host):
     (host.folder / "in.png").write_bytes(png())
     source, target = pick(host, "in.png"), pick(host, "out.png", "write")
@@ -207,6 +213,7 @@ def test_the_record_and_the_log_tell_names_and_neither_handles_nor_folders(host)
         assert secret not in told
 
 
+@pytest.mark.slow
 def test_handles_are_bounded_and_there_is_room_again_once_one_is_released(host):
     (host.folder / "in.png").write_bytes(png())
     handles = [pick(host, "in.png") for _ in range(MAX_PICKED_FILES)]
@@ -234,6 +241,7 @@ def test_a_shutdown_answers_a_pick_that_is_under_way(host):
 # --- files that come without a path ---
 
 
+@pytest.mark.slow
 def test_files_that_are_handed_over_are_as_good_as_picked_by_path(tmp_path):
     (tmp_path / "in.png").write_bytes(png())
     (tmp_path / "out.png").write_bytes(b"old")
@@ -267,6 +275,7 @@ def test_files_that_are_handed_over_are_as_good_as_picked_by_path(tmp_path):
         }
 
 
+@pytest.mark.slow
 def test_without_a_socket_and_without_the_declaration_nothing_is_handed_over(hosts, tmp_path):
     host = hosts.spawn()
     host.initialize(manifest=app())
@@ -291,6 +300,7 @@ def test_without_a_socket_and_without_the_declaration_nothing_is_handed_over(hos
         assert str(tmp_path / "a.png") not in places
 
 
+@pytest.mark.slow
 def test_bytes_that_are_handed_over_are_bounded(host):
     data = bytes(MAX_INLINE_IMAGE_BYTES)
     handles = [host.pick_bytes("a.png", data)["handle"] for _ in range(MAX_SENT_BYTES // len(data))]

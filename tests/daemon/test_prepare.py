@@ -94,6 +94,7 @@ def test_a_model_is_prepared_and_drawn_from_what_was_prepared(daemon, cache):
     assert len(host.call("models.remove", {"model": "tiny"}, timeout=10)["removed"]) == 2
 
 
+@pytest.mark.slow
 @mlx
 def test_what_is_prepared_already_is_told_at_once(daemon, cache):
     host = daemon()
@@ -108,6 +109,7 @@ def test_what_is_prepared_already_is_told_at_once(daemon, cache):
     assert list((cache / "incoming").iterdir()) == []
 
 
+@pytest.mark.slow
 @mlx
 def test_loading_ahead_takes_what_was_prepared_and_counts_its_bytes(daemon, cache):
     host = daemon()
@@ -122,6 +124,7 @@ def test_loading_ahead_takes_what_was_prepared_and_counts_its_bytes(daemon, cach
     assert call.result(50)["quantization"] == "8bit"
 
 
+@pytest.mark.slow
 @mlx
 def test_usage_removal_and_collection_know_what_was_prepared(daemon, cache):
     host = daemon()
@@ -143,6 +146,7 @@ def test_usage_removal_and_collection_know_what_was_prepared(daemon, cache):
     assert visible(cache) == set()
 
 
+@pytest.mark.slow
 @mlx
 def test_a_form_of_another_version_of_the_model_is_neither_shown_nor_used(daemon, cache, tmp_path):
     host = daemon()
@@ -183,6 +187,7 @@ def test_the_embedded_model_is_prepared_too_and_only_its_form_can_be_removed(dae
     assert shown(host, "pocket")["prepared"] == []
 
 
+@pytest.mark.slow
 @mlx
 @pytest.mark.parametrize("at", ["queued", "reading"])
 def test_a_cancelled_one_is_answered_and_nothing_of_it_is_left(daemon, cache, at):
@@ -251,6 +256,7 @@ def test_stopped_in_the_middle_of_the_weights_nothing_is_left(daemon, cache, lar
     assert host.call("ping")["engine"]["state"] == ("stopped" if way == "cancel" else "dead")
 
 
+@pytest.mark.slow
 @mlx
 def test_an_engine_that_is_killed_while_preparing_is_told_and_leaves_nothing(daemon, cache):
     host = daemon()
@@ -265,6 +271,7 @@ def test_an_engine_that_is_killed_while_preparing_is_told_and_leaves_nothing(dae
     assert prepare(host).result(100)
 
 
+@pytest.mark.slow
 @mlx
 def test_a_daemon_that_is_killed_while_preparing_leaves_what_the_next_one_sweeps(daemon, cache):
     host = daemon()
@@ -299,6 +306,7 @@ def test_another_engine_than_the_daemons_is_refused(daemon):
     assert (error.kind, error.data["engine"]) == ("EngineUnavailable", "torch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "model", "reason"),
     [((MANAGEMENT,), "tiny", "hostFlag"), ((DOWNLOADS,), "sd3.5-medium", "notDeclared")],

@@ -86,6 +86,7 @@ def test_signals_that_follow_each_other_are_one_end(early, hosts):
     ends_in_order(host, call)
 
 
+@pytest.mark.slow
 def test_a_signal_mask_of_the_hosts_is_not_the_daemons(hosts):
     for number in ENDING:
         with blocked(*ENDING):
@@ -111,6 +112,7 @@ def test_a_hangup_that_the_host_was_told_to_ignore_is_ignored(hosts):
     ends_in_order(host, call)
 
 
+@pytest.mark.slow
 def test_how_an_engine_ended_is_told_though_the_host_ignores_the_ends_of_its_children(hosts):
     with ignored(signal.SIGCHLD):
         host = hosts.session()

@@ -47,6 +47,7 @@ def start(hosts, tmp_path):
     return begin
 
 
+@pytest.mark.slow
 def test_a_model_in_one_daemons_engine_is_in_the_others_plan_and_out_of_its_reach(start, tmp_path):
     one, two = start("mlx"), start("mlx")
     one.call("models.import", {"model": MODEL, "from": str(FIXTURES / MODEL)}, timeout=30)
@@ -69,6 +70,7 @@ def test_a_model_in_one_daemons_engine_is_in_the_others_plan_and_out_of_its_reac
     assert Store(tmp_path / "cache").entries() == []
 
 
+@pytest.mark.slow
 def test_what_others_hold_is_missing_from_the_plan_until_they_are_gone(start, tmp_path):
     host = start("mlx")
     host.call("models.import", {"model": MODEL, "from": str(FIXTURES / MODEL)}, timeout=30)
@@ -86,6 +88,7 @@ def test_what_others_hold_is_missing_from_the_plan_until_they_are_gone(start, tm
     assert shown["recommended"]["quantization"] == "none"
 
 
+@pytest.mark.slow
 def test_a_killed_daemons_promise_ends_with_it(start, tmp_path):
     host = start("mlx")
     host.call("models.import", {"model": MODEL, "from": str(FIXTURES / MODEL)}, timeout=30)

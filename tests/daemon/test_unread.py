@@ -44,6 +44,7 @@ def until_still(pid, patience=30):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_unread_requests_take_no_memory(daemon):
     until_still(daemon.pid)
     before = psutil.Process(daemon.pid).memory_info().rss
@@ -52,6 +53,7 @@ def test_unread_requests_take_no_memory(daemon):
     assert psutil.Process(daemon.pid).memory_info().rss - before < 16 * MIB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [150, 6000], ids=["all of it read", "more than is read ahead"])
 def test_the_end_of_stdin_is_noticed_though_answers_wait(count, daemon):
     daemon.stdin.write(discover(count))
@@ -62,6 +64,7 @@ def test_the_end_of_stdin_is_noticed_though_answers_wait(count, daemon):
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.slow
 def test_an_engine_goes_with_a_daemon_whose_answers_nobody_takes(daemon, tmp_path):
     opening = {
         "protocolVersion": 1,
@@ -88,6 +91,7 @@ def test_an_engine_goes_with_a_daemon_whose_answers_nobody_takes(daemon, tmp_pat
     assert time.monotonic() - began < 2.5
 
 
+@pytest.mark.slow
 def test_a_host_that_closes_stdin_and_then_reads_gets_the_answer_to_all_that_it_asked(daemon):
     count = 400  # 27 MB
     daemon.stdin.write(discover(count))

@@ -62,6 +62,7 @@ def test_a_cancel_is_heard_inside_a_step_and_the_process_stays(drive_process, sp
     drive_process(body, cancel_grace=20)
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_with_the_interpreter_lock_held_is_killed(drive_process, spec):
     async def body(client):
         error = await client.fails(spec(prompt="fake:hang=denoising"))

@@ -82,6 +82,7 @@ def test_an_import_that_fails_leaves_it_as_it_was():
     assert gc.isenabled()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "mlx"])
 def test_an_engine_searches_a_small_part_of_its_objects(engine, tmp_path):
     pytest.importorskip(engine)

@@ -191,6 +191,7 @@ def test_an_engine_that_cannot_prepare_says_so_and_its_process_has_ended(drive, 
     drive(body)
 
 
+@pytest.mark.slow
 def test_a_caller_that_gives_up_preparing_leaves_no_engine_behind(drive, spec, tmp_path):
     async def body(client):
         wanted = frames.PrepareSpec(job="prepare-1", model=spec().model, into=str(tmp_path))

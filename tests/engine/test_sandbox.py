@@ -188,6 +188,7 @@ print("fine")
     assert confined(world, code) == "fine\n"
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.timeout(300)
 def test_threads_that_the_user_wants_bound_to_processors_are_made_all_the_same(offered, world):

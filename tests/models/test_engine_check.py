@@ -46,6 +46,7 @@ def change_json(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [pytest.param("mlx", marks=mlx), pytest.param("torch", marks=pytest.mark.torch)])
 def test_a_folder_that_the_engine_can_open_is_installed(store, folder, engine):
     if engine not in engine_choice.installed():

@@ -8,6 +8,7 @@ from pocket_model.drawings import COLOURS, SHAPES, Scene, Thing, draw, sample_sc
 from pocket_model.shape_judge import agrees, look  # noqa: E402
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("two", [False, True])
 def test_every_attribute_of_a_real_drawing_is_read_back(two):
     rng = np.random.default_rng(11)

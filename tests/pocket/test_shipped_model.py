@@ -54,6 +54,7 @@ def test_the_folder_is_small_enough_to_ship():
     assert all(name in notices for name in ("Noto", "Fluent", "emojibase", "MIT", "Apache"))
 
 
+@pytest.mark.slow
 def test_a_thing_is_the_same_however_it_is_asked_for_and_another_one_is_another(drawn):
     small = drawn.reshape(2, len(NOUNS), 32, 4, 32, 4, 3).astype(float).mean((3, 5)).reshape(2, len(NOUNS), -1)
     apart = np.sqrt(((small[0][:, None] - small[1][None]) ** 2).mean(-1))  # [first wording, second]
@@ -91,6 +92,7 @@ def test_shapes_that_are_said_in_full_on_grounds_never_trained_come_out_right(pi
     assert score.share("shape") >= 0.45  # small ones are hardest: see the model card
 
 
+@pytest.mark.slow
 def test_shapes_of_which_little_is_said_come_out_large_and_right(pipeline):
     from pocket_model.evaluate import generate, mark_shape, shape_captions
     from pocket_model.shape_judge import Score
@@ -101,6 +103,7 @@ def test_shapes_of_which_little_is_said_come_out_large_and_right(pipeline):
     assert score.share("everything") >= 0.9
 
 
+@pytest.mark.slow
 def test_the_autoencoder_keeps_edges(pipeline, shapes):
     import torch
 

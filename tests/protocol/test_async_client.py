@@ -160,6 +160,7 @@ async def test_it_draws_with_the_daemon_and_cancels(tmp_path):
 # --- typed results ---
 
 
+@pytest.mark.slow
 def test_results_are_of_the_types_of_the_table(tmp_path):
     with Sidecar(command("--engine", "fake"), stderr=subprocess.DEVNULL) as sidecar:
         sidecar.initialize(manifest(), {"user-folder": str(tmp_path)})

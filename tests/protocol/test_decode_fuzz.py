@@ -92,6 +92,7 @@ def test_a_parse_error_is_given_exactly_for_what_is_not_json(text):
     assert is_parse_error(decoded) == (not is_json(line))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(JSON, st.integers(0, 80), st.binary(min_size=1, max_size=2))
 def test_one_damaged_place_never_raises(value, place, damage):

@@ -34,6 +34,7 @@ print(sorted(loaded & {"torch", "diffusers", "transformers"}), "mlx" in loaded)
 """
 
 
+@pytest.mark.slow
 def test_a_whole_job_imports_neither_torch_nor_diffusers_nor_transformers():
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120, env=environment(), check=False
@@ -42,6 +43,7 @@ def test_a_whole_job_imports_neither_torch_nor_diffusers_nor_transformers():
     assert done.stdout.split("\n")[-2] == "[] True"
 
 
+@pytest.mark.slow
 def test_control_the_program_notices_an_import():
     program = PROGRAM.replace("runtime = make", "import transformers\nruntime = make")
     done = subprocess.run(

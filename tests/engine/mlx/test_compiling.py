@@ -64,7 +64,7 @@ def last_x0(run, runtime, job):
     return np.array(run(runtime, job).steps[-1].x0)
 
 
-@pytest.mark.quick_cases("tiny-flux-kontext")
+@pytest.mark.slow
 @pytest.mark.parametrize("model", FAMILIES)
 def test_each_block_is_traced_once_a_size_and_the_result_is_the_same(model, run, job_for, tmp_path, traces):
     small, large = job_for(model, steps=3), job_for(model, steps=2, width=96, height=64)
@@ -117,7 +117,7 @@ def test_compiled_blocks_compute_with_the_weights_that_were_asked_for(model, run
     assert error(compiled[1], compiled[0]) > 1e-3
 
 
-@pytest.mark.quick_cases("tiny-flux-kontext")
+@pytest.mark.slow
 @pytest.mark.parametrize("model", FAMILIES)
 def test_compiled_blocks_compute_with_the_weights_that_their_model_has_now(model, run, job_for, tmp_path):
     job = job_for(model, steps=1)

@@ -191,6 +191,7 @@ def test_a_picture_is_the_one_that_diffusers_makes(opened, pipelines, name, chan
     same(ours(opened(name), spec), theirs(pipelines(name), spec, **more))
 
 
+@pytest.mark.slow
 def test_sdxl_of_odd_latent_sizes_and_with_guidance_is_diffusers(opened, pipelines):
     spec = job("tiny-sdxl", width=72, height=104, guidance=2.0, negative_prompt="the green dog")
     same(ours(opened("tiny-sdxl"), spec), theirs(pipelines("tiny-sdxl"), spec))
@@ -225,6 +226,7 @@ def test_an_edit_is_the_one_that_diffusers_makes(opened, pipelines, name, streng
     same(ours(opened(name), spec, Source(picture(), None, strength)), reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.3, 0.7, 1.0])
 @pytest.mark.parametrize("name", EDITS)
 def test_a_masked_edit_is_the_one_that_diffusers_makes(opened, pipelines, name, strength):
@@ -242,6 +244,7 @@ def theirs_edit(pipe, spec, more):
     return theirs(pipe, spec, **more)
 
 
+@pytest.mark.slow
 def test_kontext_follows_its_picture_as_diffusers_has_it(opened, pipelines):
     spec = job("tiny-flux-kontext", guidance=2.5)
     reference = theirs(

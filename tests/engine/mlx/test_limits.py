@@ -36,6 +36,7 @@ def planned(runtime, job, **changes):
     return plans.limits(plans.require(family.parts, wanted, machine), machine)
 
 
+@pytest.mark.slow
 def test_each_job_sets_the_limits_of_its_own_plan(runtime, run, spec):
     seen = {}
     for side in (64, 256, 64):
@@ -77,6 +78,7 @@ def test_preparing_a_model_has_limits_of_its_own(tmp_path, job_for, control):
     assert cache == plans._TENSORS
 
 
+@pytest.mark.slow
 def test_what_mlx_keeps_for_reuse_stays_under_its_limit(runtime, run, spec, monkeypatch):
     kept = []
     tight = plans.Limits(memory=1 << 40, cache=256 << 10)

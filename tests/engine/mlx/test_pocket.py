@@ -33,7 +33,7 @@ def engines(tmp_path_factory):
     return [make_runtime(name, tmp_path_factory.mktemp(name)) for name in ("mlx", "torch")]
 
 
-@pytest.mark.quick_cases("a green square")
+@pytest.mark.slow
 @pytest.mark.parametrize(("prompt", "negative"), PROMPTS)
 def test_both_engines_draw_the_same_picture_with_the_same_marks(engines, prompt, negative):
     entry = load().get("pocket")
@@ -63,6 +63,7 @@ def picture():
     return (2 * values - 1)[None].astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "mlx"])
 def test_strips_are_the_whole_picture_up_to_rounding_at_512(engine, picture, monkeypatch):
     """Both directions, on learned weights, in strips of 16 rows and fewer: 60 dB, where tiles had 34 to 40."""

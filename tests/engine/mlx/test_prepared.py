@@ -188,6 +188,7 @@ def test_only_the_components_that_change_are_written(job_for, tmp_path):
     assert {"config.json", "diffusion_pytorch_model-00001-of-00001.safetensors"} < written
 
 
+@pytest.mark.slow
 def test_the_size_that_is_checked_before_is_the_size_that_is_written(job_for, tmp_path, monkeypatch):
     told = []
     real = shutil.disk_usage

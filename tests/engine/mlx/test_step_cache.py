@@ -67,6 +67,7 @@ def test_a_speed_makes_the_torch_engines_latents(run, job_for, tmp_path, compute
     assert error(ours, reference.transpose(0, 2, 3, 1)) < TOLERANCES["final latent"]
 
 
+@pytest.mark.slow
 def test_an_image_knows_nothing_of_the_one_before_it_and_an_exact_job_nothing_of_a_fast_one(run, job_for, tmp_path):
     runtime = make_runtime("mlx", tmp_path)
     exact = run(runtime, job_for("tiny-sd3", steps=STEPS)).images[0].tobytes()

@@ -103,6 +103,7 @@ def test_sizes_that_cannot_be_halved_give_what_diffusers_gives(tmp_path, size, p
     assert error(ours_at(ours, *given, [500.0], 0), theirs_at(theirs, *given, 500.0)) < TOLERANCES["transformer"]
 
 
+@pytest.mark.slow
 def test_a_call_stops_between_blocks_and_the_next_one_is_not_touched(tmp_path):
     _, ours = make(tmp_path)
     given, counted = inputs(), []

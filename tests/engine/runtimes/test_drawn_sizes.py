@@ -87,6 +87,7 @@ def test_a_table_that_is_not_as_its_configuration_says_is_the_folders_fault(cold
     assert (fault.kind, fault.data["files"]) == ("IntegrityError", ["transformer/config.json"])
 
 
+@pytest.mark.slow
 def test_a_side_between_two_latents_is_told_with_the_nearest_that_is_none(cold, run, job_for, coarse):
     fault = refused(cold, run, job_for("tiny-sdxl", path=str(coarse), width=72, height=64))
     assert (fault.kind, fault.data) == ("InvalidParams", {"path": "$.options.width", "nearest": 64})

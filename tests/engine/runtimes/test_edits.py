@@ -51,6 +51,7 @@ def test_an_edit_leaves_nothing_behind_for_the_next_job(runtimes, run, job_for, 
     assert [step.steps for step in after.steps] == [3] * 3
 
 
+@pytest.mark.slow
 def test_image_k_of_an_edit_is_the_edit_of_seed_plus_k_minus_1(runtimes, run, job_for):
     together = run(runtimes("tiny-sd3"), job_for("tiny-sd3", count=2, seed=40, edit=edit(mask=stencil())))
     alone = [run(runtimes("tiny-sd3"), job_for("tiny-sd3", seed=seed, edit=edit(mask=stencil()))) for seed in (40, 41)]
@@ -174,6 +175,7 @@ def test_an_edit_encodes_and_decodes_in_strips_where_it_is_to_and_is_the_same(
     assert np.abs(difference).max() <= 1
 
 
+@pytest.mark.slow
 def test_the_open_model_leaves_for_a_picture_that_needs_its_memory(cold, run, job_for, monkeypatch):
     """And what does not fit then is refused with the figures, before it is decoded."""
     run(cold, job_for("tiny-sd3"))

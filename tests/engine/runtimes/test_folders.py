@@ -138,6 +138,7 @@ def test_loading_and_sampling_open_no_connection(cold, run, spec, monkeypatch):
     assert run(cold, spec()).images
 
 
+@pytest.mark.slow
 def test_another_digest_loads_again_and_the_same_one_does_not(cold, run, spec):
     assert ("loading", 1) in run(cold, spec()).phases
     assert ("loading", 1) not in run(cold, spec(prompt="a cat")).phases

@@ -45,6 +45,7 @@ def test_decoding_in_strips_is_for_plans_that_need_it_and_changes_nothing(cold, 
     assert tight.images[0].tobytes() == wanted.images[0].tobytes()
 
 
+@pytest.mark.slow
 def test_strips_do_not_leak_into_the_next_job(runtime, run, spec, narrow):
     plain = run(runtime, spec(width=256, height=256, steps=1, tiling="off"))
     run(runtime, spec(width=256, height=256, steps=1, tiling="on"))

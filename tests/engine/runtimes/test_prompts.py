@@ -43,6 +43,7 @@ def test_only_whole_words_are_told_as_lost(runtime, run, spec):
     assert "'xyzzy plugh'" in message
 
 
+@pytest.mark.slow
 def test_a_model_that_cuts_in_front_is_told_to_have_lost_the_beginning(cold, run, spec, copy):
     for name in ("tokenizer", "tokenizer_2"):
         path = copy / name / "tokenizer_config.json"
@@ -86,6 +87,7 @@ def test_a_repeated_prompt_encodes_nothing(runtime, run, spec, monkeypatch):
     assert first.images[0].tobytes() == second.images[0].tobytes()
 
 
+@pytest.mark.slow
 def test_the_oldest_embedding_makes_room(runtime, run, spec):
     for number in range(20):
         run(runtime, spec(prompt=f"a cat {number}", steps=1, guidance=1.0))

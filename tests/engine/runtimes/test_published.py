@@ -70,6 +70,7 @@ def test_a_folder_with_the_variant_fp16_only_draws_what_diffusers_draws_of_it(en
     assert differ(run(cold, job).images[0], theirs) <= LEAST[engine]
 
 
+@pytest.mark.slow
 def test_a_variant_is_passed_over_where_the_whole_weights_are(cold, runtimes, run, spec, tmp_path):
     folder = copied(tmp_path, "sdxl")
     for file in folder.glob("*/*.fp16.safetensors"):
@@ -79,6 +80,7 @@ def test_a_variant_is_passed_over_where_the_whole_weights_are(cold, runtimes, ru
     assert result.images[0].tobytes() == expected.images[0].tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("component", "stem"), [("transformer", "diffusion_pytorch_model"), ("text_encoder_3", "model")]
 )

@@ -72,12 +72,14 @@ def test_what_makes_no_tokenizer_of_its_kind_is_refused_by_the_files_name(
         assert words in caught.value.message
 
 
+@pytest.mark.slow
 def test_a_spiece_model_beside_the_other_form_changes_nothing(cold, runtime, copy, run, spec):
     (copy / "tokenizer_3/spiece.model").write_bytes(b"no tokenizer at all")
     drawn = run(cold, spec(path=str(copy))).images[0]
     assert drawn.tobytes() == run(runtime, spec()).images[0].tobytes()
 
 
+@pytest.mark.slow
 def test_older_files_without_the_kinds_name_are_read(cold, runtime, copy, run, spec):
     for name in ("tokenizer", "tokenizer_3"):
         file = copy / name / "tokenizer.json"
