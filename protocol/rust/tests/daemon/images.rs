@@ -151,8 +151,13 @@ async fn a_picture_is_edited_from_a_folder_inline_and_as_a_picked_file() {
 
     let listed = |count| {
         let images = vec![ImageInput::file("user-folder", "first.png"); count];
-        let options =
-            EditOptions { model: Some("pocket".into()), strength: Some(0.5), steps: Some(4), seed: Some(1), ..Default::default() };
+        let options = EditOptions {
+            model: Some("pocket".into()),
+            strength: Some(0.5),
+            steps: Some(4),
+            seed: Some(1),
+            ..Default::default()
+        };
         sidecar.edit(EditParams { options: Some(options), ..EditParams::of_several("green", images) })
     };
     let one = listed(1).1.await.unwrap();
