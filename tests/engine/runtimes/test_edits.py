@@ -66,6 +66,17 @@ def test_the_sources_size_is_the_jobs_where_none_is_named(runtimes, run, job_for
     assert resized.images[0].size == (48, 48)
 
 
+def test_the_memory_plan_is_told_the_size_of_what_is_edited(runtimes, run, job_for, monkeypatch):
+    asked = []
+    choose = plan.choose
+    monkeypatch.setattr(plan, "choose", lambda parts, ask, machine: asked.append(ask) or choose(parts, ask, machine))
+    run(runtimes("tiny-flux-kontext"), job_for("tiny-flux-kontext"))
+    assert {one.references for one in asked} == {()}
+    asked.clear()
+    run(runtimes("tiny-flux-kontext"), job_for("tiny-flux-kontext", width=48, height=64, edit=edit(strength=None)))
+    assert {one.references for one in asked} == {((48, 64),)}
+
+
 @pytest.mark.parametrize(
     ("given", "kind"),
     [
