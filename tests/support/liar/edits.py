@@ -183,3 +183,32 @@ class NamesTheListOnly(Changing):
         path = error["data"].get("path", "")
         if path.startswith("$.images["):
             error["data"]["path"] = "$.images"
+
+
+class OpensBeforeItAsks(Changing):
+    def error(self, error):
+        if error["code"] == -32001 and "images[" in error["data"].get("path", ""):
+            error["code"], error["data"]["kind"], error["data"]["errno"] = -32014, "StorageError", "ENOENT"
+
+
+class ReadsAsMuchAsThereIs(Drawing):
+    def options(self, options, params):
+        if [image.get("path") for image in params.get("images", [])] == ["a.png", "b.png", "c.png"]:
+            del params["images"][2]
+
+
+class LooksAtSlivers(Drawing):
+    def options(self, options, params):
+        images = params.get("images", [])
+        heads = [base64.b64decode(image.get("data", ""))[16:24] for image in images]
+        params |= (
+            {
+                "images": [
+                    image
+                    for image, head in zip(images, heads, strict=True)
+                    if len(head) < 8 or int.from_bytes(head[:4]) not in (63, 64)
+                ]
+            }
+            if images
+            else {}
+        )

@@ -89,10 +89,42 @@ def _named(lab: Lab) -> None:
         ("InvalidImage", inline(b"no picture"), "$.images[1]"),
         ("InvalidImage", inline(_RED[: len(_RED) // 2]), "$.images[1]"),
         ("StorageError", {"root": "user-folder", "path": "none.png"}, "$.images[1].path"),
-        ("CapabilityDenied", {"root": "app-data", "path": "a.png"}, "$.images[1].root"),
-        ("CapabilityDenied", {"handle": "nobody"}, "$.images[1].handle"),
         ("InvalidParams", {"root": "user-folder"}, "$.images[1].path"),
     ]
     for kind, second, path in cases:
         error = peer.refused(kind, "image.edit", _editing([inline(_RED), second]))
         expect(at(error, "data.path") == path, f"`data.path` is {at(error, 'data.path')!r}, not {path}")
+
+
+@check("references.gate", "EDIT-20")
+def _gate(lab: Lab) -> None:
+    peer = _session(lab)
+    for denied, path in (
+        ({"root": "app-data", "path": "a.png"}, "$.images[2].root"),
+        ({"handle": "nobody"}, "$.images[2].handle"),
+    ):
+        images = [{"root": "user-folder", "path": "none.png"}, inline(_RED), denied]
+        error = peer.refused("CapabilityDenied", "image.edit", _editing(images))
+        expect(at(error, "data.path") == path, f"`data.path` is {at(error, 'data.path')!r}, not {path}")
+
+
+@check("references.together", "EDIT-21")
+def _together(lab: Lab) -> None:
+    peer = _session(lab)
+    names = ("a.png", "b.png", "c.png")
+    for name in names:
+        with (lab.folder() / name).open("wb") as file:
+            file.write(_RED)
+            file.truncate(48 << 20)
+    images = [{"root": "user-folder", "path": name} for name in names]
+    error = peer.refused("InvalidImage", "image.edit", _editing(images))
+    expect(at(error, "data.path") == "$.images[2]", f"`data.path` is {at(error, 'data.path')!r}")
+
+
+@check("references.shape", "EDIT-22")
+def _shape(lab: Lab) -> None:
+    peer = _session(lab)
+    for width, height in ((63, 256), (64, 513)):
+        odd = inline(png(width, height, lambda _row: b"\0\0\xc0"))
+        error = peer.refused("InvalidImage", "image.edit", _editing([inline(_RED), odd]))
+        expect(at(error, "data.path") == "$.images[1]", f"`data.path` is {at(error, 'data.path')!r}")
