@@ -199,7 +199,7 @@ CAUGHT = {
     "AnyModelForSeveral": ["references.most"],
     "OneOfAListIsAnother": ["references.one"],
     "PrefersTheList": ["references.one"],
-    "NamesTheListOnly": ["references.named", "references.gate", "references.together", "references.shape"],
+    "NamesTheListOnly": ["references.gate", "references.named", "references.shape", "references.together"],
     "OpensBeforeItAsks": ["references.gate"],
     "ReadsAsMuchAsThereIs": ["references.together"],
     "LooksAtSlivers": ["references.shape"],

@@ -143,13 +143,13 @@ class IgnoresMasks(Drawing):
 
 class SortsReferences(Drawing):
     def options(self, options, params):
-        if "images" in params:
+        if "images" in params and all("path" in image for image in params["images"]):
             params["images"].sort(key=json.dumps)
 
 
 class UsesTwoAtMost(Drawing):
     def options(self, options, params):
-        if len(params.get("images", [])) == 3:
+        if len(params.get("images", [])) == 3 and "data" in params["images"][2]:
             del params["images"][2]
 
 
