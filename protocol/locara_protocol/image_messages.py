@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
@@ -12,8 +12,11 @@ from locara_protocol.messages import U32_MAX, ChannelId, EngineName, Params, Res
 MAX_PROMPT_BYTES = 16 * 1024
 MAX_STEPS = 200
 MAX_COUNT = 16
+MAX_REFERENCES = 10
 MAX_PREVIEW_BYTES = 40 * 1024
 
+Forms = tuple[dict[str, str], ...]
+"""The ways to fill in an object: in each, the members that it needs, with their JSON types, and none of the others'."""
 ImageMime = Literal["image/png", "image/jpeg", "image/webp"]
 Phase = Literal["queued", "loading", "encoding", "denoising", "decoding", "saving"]
 PreviewDecoder = Literal["linear", "tiny", "full"]
@@ -70,6 +73,12 @@ class ImageInput(Params, frozen=True):
     complete.
     """
 
+    forms: ClassVar[Forms] = (
+        {"root": "string", "path": "string"},
+        {"handle": "string"},
+        {"data": "string", "mimeType": "string"},
+    )
+
     root: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     path: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
     handle: FileHandle | None = None
@@ -77,30 +86,18 @@ class ImageInput(Params, frozen=True):
     mime_type: ImageMime | None = None
 
 
-def _one_form_of(*others: dict[str, Any]) -> Meta:
-    """State in the schema that an :class:`ImageInput` has one of its three forms, or is one of ``others``."""
-    forms = (("root", "path"), ("handle",), ("data", "mimeType"))
-    names = [name for form in forms for name in form]
-    shapes = [
-        {
-            "type": "object",
-            "required": list(form),
-            "properties": {name: {"type": "string" if name in form else "null"} for name in names},
-        }
-        for form in forms
-    ]
-    return Meta(extra_json_schema={"oneOf": [*shapes, *others]})
-
-
 class EditOptions(GenerateOptions, frozen=True):
     strength: Annotated[float, Meta(gt=0.0, le=1.0, description="a number above 0 and at most 1")] | None = None
 
 
 class EditParams(GenerateParams, frozen=True, kw_only=True):
-    """``mask``: white is repainted, black is kept."""
+    """Either ``image`` or, in order, ``images``. ``mask``: white is repainted, black is kept."""
 
-    image: Annotated[ImageInput, _one_form_of()]
-    mask: Annotated[ImageInput | None, _one_form_of({"type": "null"})] = None
+    forms: ClassVar[Forms] = ({"image": "object"}, {"images": "array"})
+
+    image: ImageInput | None = None
+    images: Annotated[list[ImageInput], Meta(min_length=1, max_length=MAX_REFERENCES)] | None = None
+    mask: ImageInput | None = None
     options: EditOptions | None = None
 
 

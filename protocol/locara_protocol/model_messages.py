@@ -136,7 +136,9 @@ class PreparedForm(Result, frozen=True):
 
 
 class Model(Result, frozen=True):
-    """A catalogue entry and its state on this machine. ``runnable``: an engine of this version can draw with it."""
+    """A catalogue entry and its state on this machine. ``runnable``: an engine of this version can draw with it.
+    ``max_references``: how many pictures an edit may have; 0 if it cannot edit.
+    """
 
     id: str
     version: str
@@ -155,6 +157,7 @@ class Model(Result, frozen=True):
     schedulers: list[str]
     defaults: ModelDefaults
     limits: ModelLimits
+    max_references: int
     speeds: list[ModelSpeed]
     source: list[ModelSource]
     installed: bool

@@ -13,6 +13,7 @@ import types
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
+import msgspec.inspect as mi
 from msgspec import Raw
 
 from locara_protocol import wording
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 MAX_FREE_FORM_BYTES = 1024 * 1024
 """The longest JSON text, in bytes, of one open-ended member (a map, a list, any value)."""
+
+MAX_LIST_COMMAS = 1 << 17
+"""More commas than this are not looked at in a list of objects. A few such objects cannot have as many."""
 
 _CHANNEL = re.compile(r"__CHANNEL__:(0|[1-9][0-9]{0,9})")
 _U32 = re.compile(rb"0|[1-9][0-9]{0,9}")
@@ -60,6 +64,7 @@ class _NamedChannel(msgspec.Struct):
 
 
 _named_channel = msgspec.json.Decoder(_NamedChannel)
+_raw_list = msgspec.json.Decoder(list[Raw])
 _string = msgspec.json.Decoder(str)
 
 
@@ -75,15 +80,24 @@ def channel_of(raw: bytes) -> int | None:
     return parse_channel(int(bytes(text))) if _U32.fullmatch(text) else None
 
 
+class _Items(Record, frozen=True):
+    """How to read a list of objects: at least ``least`` (one) and at most ``most`` of type ``struct``."""
+
+    struct: type[Any]
+    least: int
+    most: int
+
+
 class _Member(Record, frozen=True):
     """How to read one member. ``name`` is the wire's, ``attribute`` Python's; ``struct`` if it is an object of ours,
-    ``encoded`` if it is bytes in base64.
+    ``items`` if it is a list of them; ``encoded`` if it is bytes in base64.
     """
 
     name: str
     attribute: str
     required: bool
     struct: type[Any] | None
+    items: _Items | None
     decoder: msgspec.json.Decoder[Any]
     expected: str
     choices: tuple[str, ...]
@@ -110,18 +124,35 @@ def _plan(type_: type[Any]) -> _Plan:
 def _member(field: msgspec.structs.FieldInfo) -> _Member:
     leaves = _alternatives(field.type)
     structs = [leaf for leaf in leaves if isinstance(leaf, type) and issubclass(leaf, msgspec.Struct)]
+    items = _items(mi.type_info(field.type))
     choices = [value for leaf in leaves if get_origin(leaf) is Literal for value in get_args(leaf)]
     return _Member(
         name=field.encode_name,
         attribute=field.name,
         required=field.required,
         struct=structs[0] if len(structs) == 1 else None,
+        items=items,
         decoder=msgspec.json.Decoder(field.type),
         expected=wording.expected(field.type),
         choices=tuple(choices),
-        free_form=any((get_origin(leaf) or leaf) in (Any, dict, list, tuple, Raw) for leaf in leaves),
+        free_form=items is None and any((get_origin(leaf) or leaf) in (Any, dict, list, tuple, Raw) for leaf in leaves),
         encoded=bytes in leaves,
     )
+
+
+def _items(info: mi.Type) -> _Items | None:
+    """Return how to read a list of objects of ours; None for any other type, and for a list without a limit."""
+    kinds = info.types if isinstance(info, mi.UnionType) else (info,)
+    for kind in map(_bare, kinds):
+        if isinstance(kind, mi.ListType) and kind.max_length is not None:
+            item = _bare(kind.item_type)
+            if isinstance(item, mi.StructType):
+                return _Items(item.cls, kind.min_length or 0, kind.max_length)
+    return None
+
+
+def _bare(info: mi.Type) -> mi.Type:
+    return _bare(info.type) if isinstance(info, mi.Metadata) else info
 
 
 def _alternatives(type_: Any) -> list[Any]:
@@ -161,12 +192,25 @@ def _read_member(member: _Member, text: Raw, path: str) -> Any:
     view = memoryview(text)
     if member.struct is not None and first_byte(view) == b"{":
         return _read_struct(member.struct, text, path)
+    if member.items is not None and first_byte(view) == b"[":
+        return _read_list(member, member.items, text, path)
     if member.free_form and len(view) > MAX_FREE_FORM_BYTES:
         raise invalid_params(path, f"{wording.subject(path)} must be at most {MAX_FREE_FORM_BYTES} bytes of JSON.")
     try:
         return member.decoder.decode(text)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise _value_error(error, member, view, path) from None
+
+
+def _read_list(member: _Member, items: _Items, text: Raw, path: str) -> list[Any]:
+    """Read an array of objects, one by one."""
+    try:
+        texts = [] if bytes(text).count(b",") > MAX_LIST_COMMAS else _raw_list.decode(text)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise _value_error(error, member, memoryview(text), path) from None
+    if not max(items.least, 1) <= len(texts) <= items.most:
+        raise invalid_params(path, f"{wording.subject(path)} must be {member.expected}.")
+    return [_read_struct(items.struct, one, f"{path}[{index}]") for index, one in enumerate(texts)]
 
 
 def _object_error(error: Exception, plan: _Plan, path: str) -> RpcError:

@@ -16,7 +16,7 @@ from msgspec import inspect as types
 
 from locara_protocol import PROTOCOL_VERSION, errors
 from locara_protocol.channel_messages import ChannelFrame
-from locara_protocol.image_messages import ImageInput, Warning
+from locara_protocol.image_messages import EditParams, ImageInput, Warning
 from locara_protocol.job_messages import JobResult
 from locara_protocol.messages import Auth, Params, Result
 from locara_protocol.methods import METHODS, NOTIFICATIONS, DiscoverResult, Method
@@ -67,6 +67,8 @@ _SAME = {frozenset({"none", "8bit", "4bit"}): frozenset({"auto", "none", "8bit",
 _VARIANTS = {"4bit": "FourBit", "8bit": "EightBit", "image/png": "Png", "image/jpeg": "Jpeg", "image/webp": "WebP"}
 _NAMES: dict[type, str] = {Warning: "ResultWarning", JobResult: "JobAnswer"}
 _BY_HAND = (ImageInput, JobResult, DiscoverResult)
+_BUILT_BY_HAND = (EditParams,)
+"""Params whose constructors are written by hand: what is needed is one of several members."""
 _SMALL = {"width", "height", "seed", "step", "steps", "image", "images", "count", "pid", "cpus", "channel"}
 """Members that fit into a u32 although the contract sets no bounds."""
 _WIDTH = 120
@@ -206,7 +208,7 @@ def _struct(kind: type[msgspec.Struct]) -> str:
     out += f"pub struct {_name(kind)} {{\n" + "".join(text for _, (_, text) in fields) + "}\n"
     if kind is Auth:
         out += _SECRET
-    if sent and needed:
+    if sent and needed and kind not in _BUILT_BY_HAND:
         out += _constructor(_name(kind), needed, [field.name for field, _ in fields])
     return out
 

@@ -55,7 +55,8 @@ def _words(info: mi.Type) -> str:
         case mi.StructType() | mi.DictType():
             return "an object"
         case mi.ListType():
-            return "an array"
+            between = _between(info.min_length, info.max_length)
+            return f"an array with{between.removeprefix(' from')} entries" if between else "an array"
         case _:
             return "a valid value"
 

@@ -154,3 +154,29 @@ def test_a_read_grant_opens_nothing_for_writing(tmp_path: Path):
     grant = authorize(policy, EDIT, AccessRequest(models=("pocket",), sources=(Source(OUT, "$.image.root"),)))
     with pytest.raises(TypeError):
         ConfinedFolder(grant.sources[0])
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_denial_names_the_first_of_many_files_that_may_not_be_read(place: int):
+    app = manifest(models=[{"id": "pocket"}])
+    app["modalities"] = ["image-to-image"]
+    app["capabilities"]["fs"] = {"user-folder": "read-write", "user-paths": {"given": "read"}}
+    roots = ["user-folder"] * 4
+    for root, grants, reason in (
+        ("app-data", {"user-folder": "/a", "app-data": "/b"}, "notDeclared"),
+        ("user-paths.given", {"user-folder": "/a"}, "noHostGrant"),
+    ):
+        mixed = [root if at >= place else one for at, one in enumerate(roots)]
+        sources = tuple(Source(one, f"$.images[{at}].root") for at, one in enumerate(mixed))
+        denied = outcome(Policy.build(app, grants), AccessRequest(models=("pocket",), sources=sources), EDIT)
+        assert isinstance(denied, RpcError)
+        told = (denied.data["reason"], denied.data["resource"], denied.data["path"])
+        assert told == (reason, root, f"$.images[{place}].root")
+
+
+def test_the_path_of_a_denial_is_left_out_where_more_is_missing_than_a_file():
+    app = manifest(models=[])
+    wanted = AccessRequest(models=("pocket",), sources=(Source("app-data", "$.images[0].root"),))
+    denied = outcome(Policy.build(app, {}), wanted, EDIT)
+    assert isinstance(denied, RpcError)
+    assert "path" not in denied.data

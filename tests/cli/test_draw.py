@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from locara_sidecar.cli.commands import drawing
 
+SHIPPED = Path(drawing.__file__).parents[2] / "models" / "catalogue"
 RUN = [sys.executable, "-m", "locara_sidecar"]
 
 
@@ -93,12 +95,38 @@ def test_edit_changes_only_where_the_mask_is_white_and_leaves_the_picture_as_it_
         assert one.tobytes() == other.tobytes()
 
 
+def test_several_pictures_are_edited_in_the_order_that_was_typed(sidecar, tmp_path):
+    entry = json.loads((SHIPPED / "flux.1-kontext-dev.json").read_text())
+    entry |= {"id": "mine", "family": "flux2", "maxReferences": 3, "source": {}}
+    (tmp_path / "catalogue").mkdir()
+    (tmp_path / "catalogue" / "mine.json").write_text(json.dumps(entry))
+    for name, colour in (("red.png", (255, 0, 0)), ("blue.png", (0, 0, 255))):
+        Image.new("RGB", (256, 256), colour).save(tmp_path / name)
+    common = ("--catalogue", "catalogue", "--steps", "2", "--seed", "1")
+    status, _, errors = sidecar("edit", "red.png", "both", "--image", "blue.png", *common, "--out", "a.png")
+    assert (status, errors) == (0, "")
+    words = ("--image", "red.png", "--image", "blue.png")
+    assert sidecar("draw", "both", *words, *common, "--out", "b.png")[0] == 0
+    assert sidecar("draw", "both", *words[2:], *words[:2], *common, "--out", "c.png")[0] == 0
+    first, second, other = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png", "c.png"))
+    assert first == second != other
+    assert len(metadata(tmp_path / "a.png")["images"]) == 2
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    status, _, errors = sidecar("edit", "red.png", "both", "--image", "bad.png", *common, "--out", "d.png")
+    assert status == 1
+    assert "bad.png cannot be used" in errors
+    assert "(--image)" in errors
+
+
 @pytest.mark.parametrize(
     ("words", "status", "sentence"),
     [
         (("draw", "x", "--mask", "m.png"), 2, "name the picture with --image"),
         (("draw", "x", "--strength", "0.5"), 2, "name the picture with --image"),
         (("draw", "x", "--image", "gone.png"), 2, "--image: there is no file"),
+        (("edit", "bad.png", "x", "--image", "gone.png"), 2, "--image: there is no file"),
+        (("draw", "x", *["--image", "bad.png"] * 11), 2, "more than 10 pictures"),
+        (("edit", "bad.png", "x", "--image", "bad.png", "--model", "sd3.5-medium"), 1, "one picture in a call; 2 were"),
         (("draw", "x", "--out", "a.gif"), 2, "not a.gif"),
         (("draw", "x", "--catalogue", "gone"), 2, "gone"),
         (("draw", "x", "--steps", "999"), 1, "--steps"),

@@ -206,11 +206,11 @@ def test_an_edit_s_files_reach_the_engine_whole(drive, spec):
     heard = []
 
     async def body(client):
-        image = bytes(range(256)) * 5000
-        await client.make(spec(edit=frames.EditSpec(image=image, mask=b"mask")))
+        images = [bytes(range(256)) * 5000, b"another"]
+        await client.make(spec(edit=frames.EditSpec(images=images, mask=b"mask")))
         pieces = [command for command in heard[0].heard if isinstance(command, frames.Piece)]
-        assert b"".join(piece.data for piece in pieces if piece.name == "image") == image
-        assert b"".join(piece.data for piece in pieces if piece.name == "mask") == b"mask"
+        for file, data in enumerate([*images, b"mask"]):
+            assert b"".join(piece.data for piece in pieces if piece.file == file) == data
 
     def engine():
         heard.append(Played(finish))

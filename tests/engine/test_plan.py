@@ -286,10 +286,9 @@ def test_a_limit_that_somebody_has_set_is_the_one_that_counts(monkeypatch):
 def test_strips_keep_decoding_within_its_bounds(model, side, precision, most):
     """Bytes of a decode with its weights, in GB; whole it takes three times as much and more."""
     decoder = next(part for part in parts(model) if part.role == "decoder")
-    wanted = ask(model, width=side, height=side, precision=precision)
     value = plans.VALUE_BYTES[precision]
     strips, whole = (
-        plans._decode_bytes(decoder, wanted, value, tiled=tiled) + plans.weight_bytes(decoder, "none", precision)
+        plans._decode_bytes(decoder, (side, side), value, tiled=tiled) + plans.weight_bytes(decoder, "none", precision)
         for tiled in (True, False)
     )
     assert strips < most * 1e9
@@ -299,8 +298,48 @@ def test_strips_keep_decoding_within_its_bounds(model, side, precision, most):
 def test_strips_never_take_more_than_the_whole_and_small_pictures_gain_nothing():
     decoder = next(part for part in parts("pocket") if part.role == "decoder")
     for side in (64, 256, 512):
-        strips, whole = (
-            plans._decode_bytes(decoder, ask("pocket", width=side, height=side), 4, tiled=tiled)
-            for tiled in (True, False)
-        )
+        strips, whole = (plans._decode_bytes(decoder, (side, side), 4, tiled=tiled) for tiled in (True, False))
         assert strips <= whole
+
+
+# --- references -------------------------------------------------------------------------------
+
+
+def test_each_reference_adds_its_own_tokens_to_a_step():
+    model = "flux.1-kontext-dev"
+    width = next(part.width for part in parts(model) if part.role == "denoiser")
+
+    def step(*references):
+        return plans.choose(parts(model), ask(model, references=references), machine("gpu", 80)).step
+
+    token = width * 2 * plans.DENOISING
+    assert step((1024, 1024)) - step() == pytest.approx(64 * 64 * token, abs=1)
+    assert step((1024, 1024), (512, 768)) - step((1024, 1024)) == pytest.approx(32 * 48 * token, abs=2)
+    assert step((1000, 700)) - step() == pytest.approx(62 * 43 * token, abs=1)  # what is left of a token is cropped
+
+
+def test_a_reference_that_is_larger_than_the_picture_needs_memory_to_be_encoded():
+    model = "flux.1-kontext-dev"
+    small = ask(model, width=256, height=256, quantization="none", tiling="off")
+
+    def peak(*references):
+        plan = plans.choose(parts(model), msgspec.structs.replace(small, references=references), machine("gpu", 80))
+        assert not plan.encoders_leave
+        return plan.peak
+
+    decoder = next(part for part in parts(model) if part.role == "decoder")
+    encoding = plans._decode_bytes(decoder, (1024, 1024), 2, tiled=False)
+    weights = sum(plans.weight_bytes(part, "none", "bfloat16") for part in parts(model))
+    assert peak((1024, 1024)) == pytest.approx(weights + encoding, rel=1e-6)
+    assert peak((1024, 1024)) > peak((256, 256))
+    assert peak((1024, 1024)) == peak((256, 256), (1024, 1024))  # one after another
+
+
+def test_ten_references_take_more_bits_than_one_leaves_on_a_small_gpu():
+    model = "flux.1-kontext-dev"
+    one, ten = (
+        plans.choose(parts(model), ask(model, references=((1024, 1024),) * count), machine("gpu", 24))
+        for count in (1, 10)
+    )
+    assert plans.QUANTIZATIONS.index(ten.quantization) >= plans.QUANTIZATIONS.index(one.quantization)
+    assert ten.step > 4 * one.step

@@ -23,7 +23,10 @@ PICTURE = Image.fromarray(RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8))
 def read(spec):
     def run(image, mask=None, *, width=0, height=0, strength=0.6, sides=None, room=lambda _: None):
         job = spec(
-            edit=frames.EditSpec(image=image, mask=mask, strength=strength), width=width, height=height, model="small"
+            edit=frames.EditSpec(images=[image], mask=mask, strength=strength),
+            width=width,
+            height=height,
+            model="small",
         )
         allowed = msgspec.structs.replace(job.model, sides=sides or job.model.sides)
         return source.read(msgspec.structs.replace(job, model=allowed), room)

@@ -5,8 +5,10 @@ import os
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from locara_sidecar.machine import supported
 from locara_sidecar.machine.machine import GIB, Machine
 from locara_sidecar.models import catalogue, fit
 from locara_sidecar.models.cache.digest import model_digest
@@ -169,3 +171,35 @@ def test_a_pipe_is_no_entry(tmp_path):
     known = catalogue.load(tmp_path)
     assert len(list(known)) == len(list(catalogue.load()))
     assert "mine.json: it is not a regular file" in known.skipped[0]
+
+
+@pytest.mark.parametrize(
+    ("family", "modalities", "said", "most"),
+    [
+        ("flux-kontext", ["image-text-to-image"], None, 1),
+        ("flux-kontext", ["image-text-to-image"], 4, 1),
+        ("sd3", ["text-to-image"], 3, 0),
+        ("unheard-of", ["image-text-to-image"], None, 1),
+        ("unheard-of", ["image-text-to-image"], 10, 10),
+        ("several", ["image-text-to-image"], None, 6),
+        ("several", ["image-text-to-image"], 2, 2),
+        ("several", ["image-text-to-image"], 7, 6),
+    ],
+)
+def test_a_model_takes_as_many_pictures_as_its_family_can_use_and_its_entry_allows(
+    monkeypatch, family, modalities, said, most
+):
+    row = msgspec.structs.replace(supported.FAMILIES["flux-kontext"], name="several", references=6)
+    monkeypatch.setattr(supported, "FAMILIES", {**supported.FAMILIES, "several": row})
+    entry = msgspec.structs.replace(
+        catalogue.load().get("pocket"), family=family, modalities=modalities, max_references=said
+    )
+    assert entry.references == most
+
+
+@pytest.mark.parametrize("said", [0, 11, -1, "4"])
+def test_an_entry_that_allows_no_picture_or_too_many_is_left_out(tmp_path, said):
+    entry = json.loads((catalogue.SHIPPED / "sd3.5-medium.json").read_text()) | {"id": "mine", "maxReferences": said}
+    (tmp_path / "mine.json").write_text(json.dumps(entry))
+    (told,) = catalogue.load(tmp_path).skipped
+    assert "maxReferences" in told

@@ -78,7 +78,7 @@ def test_a_circle_is_repainted_green_and_the_rest_is_the_source(draw, cell):
     seen = look(np.asarray(before))
     assert [(thing.shape, thing.colour, thing.cell) for thing in seen.things] == [("circle", "red", cell)]
     mask = around(before)
-    edit = EditSpec(image=png(before), mask=png(mask), strength=0.95)
+    edit = EditSpec(images=[png(before)], mask=png(mask), strength=0.95)
     after = draw(f"a large green circle on a blue background, {cell}", edit)
     seen = look(np.asarray(after))
     assert [(thing.shape, thing.colour, thing.cell) for thing in seen.things] == [("circle", "green", cell)]
@@ -94,7 +94,7 @@ def test_white_that_misses_the_grid_is_repainted_and_a_ramp_leads_from_one_pictu
     wanted = "a large green circle on a yellow background, center"
 
     def masked(mask):
-        return np.asarray(draw(wanted, EditSpec(image=png(before), mask=png(mask), strength=1.0))).astype(int)
+        return np.asarray(draw(wanted, EditSpec(images=[png(before)], mask=png(mask), strength=1.0))).astype(int)
 
     lines = Image.new("L", (SIDE, SIDE))
     lines.paste(255, (9, 0, 12, SIDE))  # latents stand for 4 x 4 pixels
@@ -117,7 +117,7 @@ def test_less_strength_stays_closer_to_the_picture(draw):
     distances = []
     for strength in (0.2, 0.5, 0.8, 1.0):
         after = draw(
-            "a small green star on a white background, top left", EditSpec(image=png(before), strength=strength)
+            "a small green star on a white background, top left", EditSpec(images=[png(before)], strength=strength)
         )
         distances.append(np.abs(np.asarray(after).astype(int) - np.asarray(before)).mean())
     assert distances == sorted(distances)

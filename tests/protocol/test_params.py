@@ -12,7 +12,7 @@ from locara_protocol import messages as m
 from locara_protocol.errors import RpcError
 from locara_protocol.jsonrpc import channel_of, decode_params, parse_channel
 from locara_protocol.methods import METHODS
-from locara_protocol.params import MAX_FREE_FORM_BYTES
+from locara_protocol.params import MAX_FREE_FORM_BYTES, MAX_LIST_COMMAS
 
 
 def refused(type_, raw) -> RpcError:
@@ -194,3 +194,55 @@ def test_a_channel_is_a_u32_in_either_form(value, channel):
 )
 def test_no_channel_is_read_where_none_is_named(raw):
     assert channel_of(raw) is None
+
+
+# --- lists of objects -------------------------------------------------------------------------
+
+FILE = {"root": "user-folder", "path": "a.png"}
+
+
+def listed(images):
+    return {"prompt": "a", "images": images}
+
+
+def test_a_list_of_objects_is_read_entry_by_entry_however_long_one_is():
+    data = "A" * (2 * MAX_FREE_FORM_BYTES)
+    raw = json.dumps(listed([FILE, {"data": data, "mimeType": "image/png"}, {"handle": "x,[{\\"}])).encode()
+    first, second, third = decode_params(images.EditParams, raw).images
+    assert (first.root, first.path, len(second.data), third.handle) == (*FILE.values(), len(data) * 3 // 4, "x,[{\\")
+    assert decode_params(images.EditParams, b'{"prompt":"a","images":null}').images is None
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "words"),
+    [
+        ([], "$.images", "an array with 1 to 10 entries."),
+        ([FILE] * 11, "$.images", "an array with 1 to 10 entries."),
+        (FILE, "$.images", "an array with 1 to 10 entries, not an object."),
+        ("a.png", "$.images", "not a string"),
+        ([FILE, 7], "$.images[1]", "must be an object"),
+        ([None], "$.images[0]", "must be an object"),
+        ([FILE, [FILE]], "$.images[1]", "must be an object"),
+        ([FILE, {"pth": "a"}], "$.images[1].pth", "did you mean `path`?"),
+        ([FILE, {"path": ""}], "$.images[1].path", "from 1 to 4096 characters"),
+        ([FILE, FILE, {"mimeType": "image/gif"}], "$.images[2].mimeType", "must be one of"),
+        ([FILE, {"data": "data:image/png;base64,AAAA"}], "$.images[1].data", "not a data: URL"),
+    ],
+)
+def test_what_is_wrong_in_a_list_is_named_by_its_place(given, path, words):
+    error = refused(images.EditParams, listed(given))
+    assert (error.data["path"], words in error.message) == (path, True), error.message
+
+
+def test_a_list_of_very_many_entries_is_refused_without_reading_them():
+    raw = b'{"prompt":"a","images":[' + b"{}," * (1 << 20) + b"{}]}"
+    tracemalloc.start()
+    try:
+        error = refused(images.EditParams, raw)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(raw)
+    finally:
+        tracemalloc.stop()
+    assert error.data["path"] == "$.images"
+    many = [{"path": "," * 4096}] * 10
+    assert json.dumps(many).count(",") < MAX_LIST_COMMAS
+    assert len(decode_params(images.EditParams, json.dumps(listed(many)).encode()).images) == 10

@@ -44,4 +44,4 @@ def png(image: PilImage) -> bytes:
 
 
 def edit(image: PilImage | None = None, mask: PilImage | None = None, strength: float | None = 0.6) -> EditSpec:
-    return EditSpec(image=png(image or photo()), mask=None if mask is None else png(mask), strength=strength)
+    return EditSpec(images=[png(image or photo())], mask=None if mask is None else png(mask), strength=strength)

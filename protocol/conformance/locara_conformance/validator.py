@@ -160,6 +160,7 @@ _PLAIN: dict[str, Callable[[Any, Any], bool]] = {
     "exclusiveMinimum": _number(lambda value, bound: value > bound),
     "minLength": _sized(str, lambda length, bound: length >= bound),
     "maxLength": _sized(str, lambda length, bound: length <= bound),
+    "minItems": _sized(list, lambda length, bound: length >= bound),
     "maxItems": _sized(list, lambda length, bound: length <= bound),
 }
 

@@ -18,6 +18,8 @@ from locara_protocol.generation import manifest_schema
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from locara_protocol.image_messages import Forms
+
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -38,7 +40,17 @@ def components(types: Iterable[type[Any]], ref_template: str) -> tuple[list[dict
         if type_.__name__ in named:
             always = [field.encode_name for field in msgspec.structs.fields(type_) if not _may_be_unset(field.type)]
             named[type_.__name__]["required"] = always
+    for type_ in _struct_types(m.Params):
+        forms: Forms = getattr(type_, "forms", ())
+        if forms and type_.__name__ in named:
+            named[type_.__name__]["oneOf"] = [_only(form, forms) for form in forms]
     return list(roots), {name: named[name] for name in sorted(named)}
+
+
+def _only(form: dict[str, str], forms: Forms) -> dict[str, Any]:
+    """Return the schema of an object in one of its forms."""
+    kinds = {name: {"type": form.get(name, "null")} for one in forms for name in one}
+    return {"type": "object", "required": list(form), "properties": kinds}
 
 
 def _struct_types(base: type[Any]) -> list[type[Any]]:

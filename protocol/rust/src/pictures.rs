@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Violation;
-use crate::schema::{ImageMime, PreviewImage};
+use crate::schema::{EditParams, ImageMime, PreviewImage};
 
 /// An image for an edit, in one of three forms.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +59,31 @@ impl ImageInput {
     #[must_use]
     pub fn inline(bytes: &[u8], mime_type: ImageMime) -> Self {
         Self::Inline { data: STANDARD.encode(bytes), mime_type }
+    }
+}
+
+impl EditParams {
+    /// An edit of one picture; the rest is as the sidecar chooses.
+    #[must_use]
+    pub fn new(prompt: impl Into<String>, image: ImageInput) -> Self {
+        Self { prompt: prompt.into(), options: None, image: Some(image), images: None, mask: None }
+    }
+
+    /// An edit of several pictures, in the order that the prompt refers to, for a model whose `max_references` allows
+    /// so many.
+    ///
+    /// ```
+    /// use locara_diffusion::{EditParams, ImageInput};
+    ///
+    /// let room = ImageInput::file("user-folder", "room.png");
+    /// let chair = ImageInput::file("user-folder", "chair.png");
+    /// let params = EditParams::of_several("put the chair into the room", vec![room, chair]);
+    /// assert_eq!(serde_json::to_value(&params)?["images"][1]["path"], "chair.png");
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
+    #[must_use]
+    pub fn of_several(prompt: impl Into<String>, images: Vec<ImageInput>) -> Self {
+        Self { prompt: prompt.into(), options: None, image: None, images: Some(images), mask: None }
     }
 }
 

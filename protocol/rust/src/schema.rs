@@ -844,24 +844,19 @@ pub struct EditOptions {
     pub strength: Option<f64>,
 }
 
-/// `mask`: white is repainted, black is kept.
+/// Either `image` or, in order, `images`. `mask`: white is repainted, black is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EditParams {
     pub prompt: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub options: Option<EditOptions>,
-    pub image: ImageInput,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageInput>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<Vec<ImageInput>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<ImageInput>,
-}
-
-impl EditParams {
-    /// With what is needed; the rest is as the sidecar chooses.
-    #[must_use]
-    pub fn new(prompt: impl Into<String>, image: ImageInput) -> Self {
-        Self { prompt: prompt.into(), options: None, image, mask: None }
-    }
 }
 
 /// `{}`.
@@ -1180,6 +1175,7 @@ pub struct MemoryInfo {
 }
 
 /// A catalogue entry and its state on this machine. `runnable`: an engine of this version can draw with it.
+/// `max_references`: how many pictures an edit may have; 0 if it cannot edit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -1201,6 +1197,7 @@ pub struct Model {
     pub schedulers: Vec<String>,
     pub defaults: ModelDefaults,
     pub limits: ModelLimits,
+    pub max_references: u64,
     pub speeds: Vec<ModelSpeed>,
     pub source: Vec<ModelSource>,
     pub installed: bool,

@@ -17,7 +17,7 @@ function definitions() {
     .replaceAll('"#/definitions/Warning"', '"#/definitions/ResultWarning"');
   const { Warning, ...others } = JSON.parse(text);
   return {
-    ...others,
+    ...Object.fromEntries(Object.entries(others).map(([name, schema]) => [name, formed(schema)])),
     ResultWarning: { ...Warning, title: "ResultWarning" },
     Manifest: { ...read("manifest.json"), title: "Manifest" },
   };
@@ -31,6 +31,30 @@ function opened(schema) {
   const named = ["properties", "additionalProperties", "patternProperties"].some((keyword) => keyword in schema);
   const open = schema.type === "object" && !named;
   return open && schema.title !== "Empty" ? { ...members, additionalProperties: true } : members;
+}
+
+/** An object with several forms as one type for each: what a form does not have is null or absent there. */
+function formed(schema) {
+  if (schema.oneOf === undefined || schema.properties === undefined) return schema;
+  const { oneOf, properties, required = [], ...rest } = schema;
+  const forms = oneOf.map((form) => {
+    const members = Object.entries(form.properties).map(([name, { type }]) => [
+      name,
+      type === "null" ? { type } : present(properties[name]),
+    ]);
+    return {
+      type: "object",
+      required: [...required, ...form.required],
+      properties: { ...properties, ...Object.fromEntries(members) },
+    };
+  });
+  return { title: rest.title, description: rest.description, anyOf: forms };
+}
+
+/** The schema of a member that is there, without its null. */
+function present({ anyOf, default: _, ...schema }) {
+  const others = anyOf?.filter(({ type }) => type !== "null");
+  return others === undefined ? schema : others.length === 1 ? others[0] : { ...schema, anyOf: others };
 }
 
 /** `{ $ref: "#/components/schemas/Name" }` → `Name`. */
@@ -68,6 +92,7 @@ async function source() {
     unreachableDefinitions: true,
     style: { printWidth: 120 },
     strictIndexSignatures: true,
+    ignoreMinAndMaxItems: true,
   });
   const rows = document.methods.map(
     (method) =>

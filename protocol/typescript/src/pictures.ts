@@ -12,7 +12,7 @@ export function base64(bytes: Uint8Array): string {
   return btoa(pieces.join(""));
 }
 
-/** An image for `image` or `mask` of an edit, from its file's bytes. */
+/** An image for `image`, `images` or `mask` of an edit, from its file's bytes. */
 export function inline(bytes: Uint8Array, mimeType: ImageMime): { data: string; mimeType: ImageMime } {
   return { data: base64(bytes), mimeType };
 }

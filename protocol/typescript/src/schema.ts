@@ -1,16 +1,49 @@
 // Generated from protocol/schema/v1 by scripts/generate.mjs. Do not edit: npm run generate
 
 /**
+ * Either ``image`` or, in order, ``images``. ``mask``: white is repainted, black is kept.
+ */
+export type EditParams =
+  | {
+      prompt: string;
+      channel?: number | string | null;
+      options?: EditOptions | null;
+      _meta?: {
+        [k: string]: unknown | undefined;
+      };
+      image: ImageInput;
+      images?: null;
+      mask?: ImageInput | null;
+    }
+  | {
+      prompt: string;
+      channel?: number | string | null;
+      options?: EditOptions | null;
+      _meta?: {
+        [k: string]: unknown | undefined;
+      };
+      image?: null;
+      /**
+       * @minItems 1
+       * @maxItems 10
+       */
+      images: ImageInput[];
+      mask?: ImageInput | null;
+    };
+/**
  * An image: a file in a granted root, a picked file, or the bytes themselves; exactly one of the three forms,
  *     complete.
  */
-export type ImageInput = (
+export type ImageInput =
   | {
       root: string;
       path: string;
       handle?: null;
       data?: null;
       mimeType?: null;
+      _meta?: {
+        [k: string]: unknown | undefined;
+      };
     }
   | {
       root?: null;
@@ -18,24 +51,23 @@ export type ImageInput = (
       handle: string;
       data?: null;
       mimeType?: null;
+      _meta?: {
+        [k: string]: unknown | undefined;
+      };
     }
   | {
       root?: null;
       path?: null;
       handle?: null;
+      /**
+       * base64 with its padding and without line breaks
+       */
       data: string;
-      mimeType: string;
-    }
-) & {
-  root?: string | null;
-  path?: string | null;
-  handle?: string | null;
-  data?: string | null;
-  mimeType?: ("image/jpeg" | "image/png" | "image/webp") | null;
-  _meta?: {
-    [k: string]: unknown | undefined;
-  };
-};
+      mimeType: "image/jpeg" | "image/png" | "image/webp";
+      _meta?: {
+        [k: string]: unknown | undefined;
+      };
+    };
 
 /**
  * The app as the manifest names it (``<publisher>/<name>@<version>``) and what it was granted.
@@ -258,57 +290,6 @@ export interface OutputOptions {
   mimeType?: ("image/jpeg" | "image/png" | "image/webp") | null;
   quality?: number | null;
   metadata?: ("full" | "none") | null;
-  _meta?: {
-    [k: string]: unknown | undefined;
-  };
-}
-/**
- * ``mask``: white is repainted, black is kept.
- */
-export interface EditParams {
-  prompt: string;
-  channel?: number | string | null;
-  options?: EditOptions | null;
-  _meta?: {
-    [k: string]: unknown | undefined;
-  };
-  image: ImageInput;
-  mask?: (ImageInput1 | null) &
-    (
-      | {
-          root: string;
-          path: string;
-          handle?: null;
-          data?: null;
-          mimeType?: null;
-        }
-      | {
-          root?: null;
-          path?: null;
-          handle: string;
-          data?: null;
-          mimeType?: null;
-        }
-      | {
-          root?: null;
-          path?: null;
-          handle?: null;
-          data: string;
-          mimeType: string;
-        }
-      | null
-    );
-}
-/**
- * An image: a file in a granted root, a picked file, or the bytes themselves; exactly one of the three forms,
- *     complete.
- */
-export interface ImageInput1 {
-  root?: string | null;
-  path?: string | null;
-  handle?: string | null;
-  data?: string | null;
-  mimeType?: ("image/jpeg" | "image/png" | "image/webp") | null;
   _meta?: {
     [k: string]: unknown | undefined;
   };
@@ -572,6 +553,7 @@ export interface MemoryInfo {
 }
 /**
  * A catalogue entry and its state on this machine. ``runnable``: an engine of this version can draw with it.
+ *     ``max_references``: how many pictures an edit may have; 0 if it cannot edit.
  */
 export interface Model {
   id: string;
@@ -591,6 +573,7 @@ export interface Model {
   schedulers: string[];
   defaults: ModelDefaults;
   limits: ModelLimits;
+  maxReferences: number;
   speeds: ModelSpeed[];
   source: ModelSource[];
   installed: boolean;

@@ -3,7 +3,9 @@
 import type { Methods } from "./schema.js";
 
 export type MethodName = keyof Methods;
-export type Params<N extends MethodName> = Omit<Methods[N]["params"], "channel" | "_meta">;
+export type Params<N extends MethodName> = Own<Methods[N]["params"]>;
+/** Each of the forms of an object by itself: `Omit` of them together would be neither. */
+type Own<T> = T extends unknown ? Omit<T, "channel" | "_meta"> : never;
 export type Result<N extends MethodName> = Methods[N]["result"];
 export type Message<N extends MethodName> = Methods[N]["message"];
 

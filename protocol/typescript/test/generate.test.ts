@@ -156,6 +156,11 @@ test("a picture is edited from a granted folder, inline, and as a picked file", 
     options,
   });
   const sent = await sidecar.image.edit({ prompt: "green", image: inline(readFileSync(path), "image/png"), options });
+  const first = { root: "user-folder", path: "first.png" };
+  const listed = await sidecar.image.edit({ prompt: "green", images: [first], options });
+  assert.equal(listed.images[0]?.sha256, named.images[0]?.sha256);
+  const two = await failure(sidecar.image.edit({ prompt: "green", images: [first, first], options }));
+  assert.equal((two as InvalidParams).path, "$.images");
   const read = await sidecar.host.pickFile(path, "read");
   const target = join(pictures, "picked.png");
   const write = await sidecar.host.pickFile(target, "write");

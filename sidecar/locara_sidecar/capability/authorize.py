@@ -46,10 +46,12 @@ class Picked(Record, frozen=True):
     """A file that the user picked, or is just picking.
 
     :param name: its own, without its folder, for the record.
+    :param at: the parameter that names it to be read, such as ``$.image.handle``.
     """
 
     access: Access
     name: str
+    at: str | None = None
 
 
 class AccessRequest(Record, frozen=True):
@@ -71,6 +73,13 @@ class AccessRequest(Record, frozen=True):
     sources: tuple[Source, ...] = ()
     picked: tuple[Picked, ...] = ()
     installed: tuple[str, ...] = ()
+
+    def named_at(self, root: str, access: Access) -> dict[str, str]:
+        """Return the parameter that first names a file to be read in a root, as a member of an error."""
+        found = [(source.root, "read", source.at) for source in self.sources]
+        found += [(USER_SELECTED, file.access, file.at) for file in self.picked if file.at is not None]
+        at = next((at for *use, at in found if use == [root, access]), None)
+        return {} if at is None else {"path": at}
 
     @property
     def folders(self) -> list[tuple[str, Access]]:
@@ -141,7 +150,8 @@ def authorize(policy: Policy, method: Method, wanted: AccessRequest) -> Grant:
     """Return the grant for a call, or raise why there is none.
 
     :raises RpcError: CapabilityDenied with ``capability``, ``resource``, ``reason`` and, as a remedy, ``declare``
-        (the manifest fragment that grants *everything* this call lacks) and ``host`` (what the host must supply);
+        (the manifest fragment that grants *everything* this call lacks) and ``host`` (what the host must supply), and
+        the ``path`` of a file that may not be read;
         InvalidParams for a root or a model id that no manifest could name.
     """
     rule = _RULES.get(method.need)
@@ -257,8 +267,10 @@ def _make(policy: Policy, wanted: AccessRequest, usual: str) -> Grant:
     modality = {model: wanted.modalities.get(model, usual) for model in wanted.models}
     declared = [model for model in wanted.models if any(entry.id == model for entry in manifest.models)]
     able = [model for model in declared if modality[model] in manifest.modalities]
-    ungranted = [root for root, _ in wanted.folders if root not in policy.grants]
-    host = {"host": {"grants": dict.fromkeys(ungranted, "<absolute folder>")}} if ungranted else {}
+    ungranted = [folder for folder in wanted.folders if folder[0] not in policy.grants]
+    grants = dict.fromkeys((root for root, _ in ungranted), "<absolute folder>")
+    host = {"host": {"grants": grants}} if ungranted else {}
+    at: dict[str, str] = {}
     missing: list[tuple[str, str, str]] = []
     declare: dict[str, Any] = {}
     if not able:
@@ -274,17 +286,18 @@ def _make(policy: Policy, wanted: AccessRequest, usual: str) -> Grant:
     lacking = [folder for folder in wanted.folders if not manifest.allows(*folder)]
     lacking += wanted.undeclared_picks(manifest)
     if lacking:
+        at = {} if missing else wanted.named_at(*lacking[0])
         missing += [(f"fs.{root}", root, f"{access} access to {root}") for root, access in lacking]
         declare.setdefault("capabilities", {})["fs"] = _fs_fragment(manifest, lacking)
     if missing:
         capability, resource, _ = missing[0]
         message = f"The app's manifest does not declare {', '.join(words for _, _, words in missing)}."
-        raise _denied(capability, resource, "notDeclared", message, declare=declare, **host)
+        raise _denied(capability, resource, "notDeclared", message, declare=declare, **host, **at)
     models = _check_digests(manifest, able, wanted.digests)
     if ungranted:
-        root = ungranted[0]
+        root, access = ungranted[0]
         message = f"The manifest declares {root}, but the host has granted no folder for it."
-        raise _denied(f"fs.{root}", root, "noHostGrant", message, **host)
+        raise _denied(f"fs.{root}", root, "noHostGrant", message, **host, **wanted.named_at(root, access))
     folder = None if wanted.root is None else _folder(policy, wanted.root, "write")
     uses = [", ".join(models), *(f"fs.{root}:{access}" for root, access in wanted.folders)]
     uses += [f"fs.{USER_SELECTED}:{file.access} {file.name}" for file in wanted.picked]

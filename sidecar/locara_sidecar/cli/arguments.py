@@ -187,13 +187,19 @@ def _serve(parser: argparse.ArgumentParser) -> None:
 def _draw(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help="what to draw")
     _drawing(parser)
-    parser.add_argument("--image", metavar="FILE", type=Path, help="a picture to edit")
+    parser.set_defaults(file=None)
+    _pictures(parser, "a picture to edit; several, with a model that takes references, one flag each")
 
 
 def _edit(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE", type=Path, help="the picture to edit; the file itself is not changed")
+    parser.add_argument("file", metavar="IMAGE", type=Path, help="the picture to edit; the file itself is not changed")
     parser.add_argument("prompt", help="what the picture should show; for FLUX.1 Kontext, what to change")
     _drawing(parser)
+    _pictures(parser, "another picture, for a model that takes several references; one flag each")
+
+
+def _pictures(parser: argparse.ArgumentParser, words: str) -> None:
+    parser.add_argument("--image", metavar="FILE", type=Path, action="append", default=[], help=words)
 
 
 def _demo(parser: argparse.ArgumentParser) -> None:

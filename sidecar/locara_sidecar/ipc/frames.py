@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from locara_protocol.image_messages import ImageMime, Phase, PreviewDecoder
 
-VERSION = 6
+VERSION = 7
 PREPARED_LAYOUT = 1
 """Names and layout of the tensors in a prepared form; one of another number is not used. Raise it when they change."""
 
@@ -93,12 +93,19 @@ class EncodeSpec(msgspec.Struct, frozen=True, kw_only=True):
 class EditSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What is edited: image files as the host gave them, to be decoded in the engine only.
 
-    ``mask``: white is repainted. ``strength`` is in (0, 1]; None for a model that follows an instruction instead.
+    ``images``: in the call's order, at least one; the first gives the job its size. ``mask``: white is repainted.
+    ``strength`` is in (0, 1]; None for a model that follows an instruction instead. ``listed``: the call has them as
+    ``images``, not as ``image``, which is how errors name them.
     """
 
-    image: bytes
+    images: list[bytes]
     mask: bytes | None = None
     strength: float | None = None
+    listed: bool = False
+
+    def path(self, index: int) -> str:
+        """The parameter that has the picture at ``index``."""
+        return f"$.images[{index}]" if self.listed else "$.image"
 
 
 class ResolvedOptions(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -206,10 +213,13 @@ class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag="prepare"):
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True, tag="piece"):
-    """The next piece of an image file of the edit ``job``, whose :class:`Generate` comes after all its pieces."""
+    """The next piece of a file of the edit ``job``, whose :class:`Generate` comes after all its pieces.
+
+    ``file``: the position among its files, which are the images in order and then the mask.
+    """
 
     job: str
-    name: Literal["image", "mask"]
+    file: int
     data: bytes
 
 

@@ -6,7 +6,7 @@ length blindly (:data:`MAX_FRAME_BYTES`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -67,11 +67,10 @@ def in_pieces(command: Command) -> Iterator[Command]:
         yield command
         return
     spec, edit = command.spec, command.spec.edit
-    files: list[tuple[Literal["image", "mask"], bytes]] = [("image", edit.image), ("mask", edit.mask or b"")]
-    for name, data in files:
+    for file, data in enumerate([*edit.images, edit.mask or b""]):
         for start in range(0, len(data), PIECE_BYTES):
-            yield Piece(job=spec.job, name=name, data=data[start : start + PIECE_BYTES])
-    rest = msgspec.structs.replace(edit, image=b"", mask=None if edit.mask is None else b"")
+            yield Piece(job=spec.job, file=file, data=data[start : start + PIECE_BYTES])
+    rest = msgspec.structs.replace(edit, images=[b""] * len(edit.images), mask=None if edit.mask is None else b"")
     yield Generate(spec=msgspec.structs.replace(spec, edit=rest))
 
 
@@ -80,13 +79,13 @@ class Pieces:
 
     def __init__(self) -> None:
         self._job = ""
-        self._files = {"image": bytearray(), "mask": bytearray()}
+        self._files: dict[int, bytearray] = {}
 
     def add(self, piece: Piece) -> None:
         """One more; those of another job are forgotten."""
         if piece.job != self._job:
             self._clear(piece.job)
-        self._files[piece.name] += piece.data
+        self._files.setdefault(piece.file, bytearray()).extend(piece.data)
 
     def whole(self, command: Generate) -> JobSpec:
         """The job with its files."""
@@ -95,14 +94,14 @@ class Pieces:
             return spec
         if spec.job != self._job:
             self._clear(spec.job)
-        image, mask = bytes(self._files["image"]), bytes(self._files["mask"])
+        *images, mask = [bytes(self._files.pop(file, b"")) for file in range(len(edit.images) + 1)]
         self._clear("")
-        edit = msgspec.structs.replace(edit, image=image, mask=None if edit.mask is None else mask)
+        edit = msgspec.structs.replace(edit, images=images, mask=None if edit.mask is None else mask)
         return msgspec.structs.replace(spec, edit=edit)
 
     def _clear(self, job: str) -> None:
         self._job = job
-        self._files = {"image": bytearray(), "mask": bytearray()}
+        self._files = {}
 
 
 class FrameReader:

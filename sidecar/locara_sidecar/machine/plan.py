@@ -6,12 +6,13 @@ an engine; both agree, and so does the fit in ``models.list`` with what a job th
 A job's memory has four phases, and the highest is the plan's peak:
 
     encoding    encoders, decoder, the denoiser if it is resident
-    denoising   denoiser, decoder, the encoders if they are resident, and a step's working memory
+    denoising   denoiser, decoder, the encoders if they are resident, and the working memory of a step or, in an edit,
+                of encoding one of its pictures
     decoding    decoder, whatever else is resident, and the decoding's working memory
     loading     what is resident by then and one tensor in float32
 
-Before that, an edit's picture and mask are decoded, one after the other. The memory for that is computed from their
-headers (``engine/decoding``) and reserved first: an open model is unloaded for it, and what then does not fit is
+Before that, an edit's pictures and its mask are decoded, one after the other. The memory for that is computed from
+their headers (``engine/decoding``) and reserved first: an open model is unloaded for it, and what then does not fit is
 refused.
 
 To make a job fit, the plan gives up the following, in this order, and only as much as needed: the encoders are unloaded
@@ -89,9 +90,9 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
 
 
 class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job needs. ``precision`` is never ``auto``; ``guided``: two predictions per step; ``edits``: there is a
-    source image, whose tokens (instruction editing) or encoding come on top; ``prepared``: the quantizations in which
-    the model is kept, so that loading quantizes nothing.
+    """What a job needs. ``precision`` is never ``auto``; ``guided``: two predictions per step; ``references``: width
+    and height of the pictures that it edits, whose tokens and encoding come on top; ``prepared``: the quantizations in
+    which the model is kept, so that loading quantizes nothing.
     """
 
     width: int
@@ -100,7 +101,7 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
     quantization: str = "auto"
     tiling: str = "auto"
     guided: bool = False
-    edits: bool = False
+    references: tuple[tuple[int, int], ...] = ()
     text_tokens: int = 512
     prepared: frozenset[str] = frozenset()
 
@@ -308,8 +309,11 @@ def _plan(
     transient = _transient(parts, quantization, prepared=quantization in ask.prepared)
     encoding = encoders + (0 if alone else computing) + pixels + transient
     step = _step_bytes(denoiser, ask, value)
-    denoising = stay + computing + pixels + max(step, transient)
-    decoding = stay + (0 if last else computing) + pixels + _decode_bytes(decoder, ask, value, tiled=tiled)
+    # one after another and before the first step, each with no more than decoding a picture of its size would take
+    reading = max((_decode_bytes(decoder, size, value, tiled=tiled) for size in ask.references), default=0)
+    denoising = stay + computing + pixels + max(step, reading, transient)
+    drawn = _decode_bytes(decoder, (ask.width, ask.height), value, tiled=tiled)
+    decoding = stay + (0 if last else computing) + pixels + drawn
     return Plan(
         quantization=quantization,
         tiled=tiled,
@@ -343,13 +347,14 @@ def _transient(parts: Sequence[Part], quantization: str, *, prepared: bool = Fal
 
 
 def _step_bytes(denoiser: Part, ask: PlanRequest, value: int) -> int:
-    tokens = (ask.width // denoiser.stride) * (ask.height // denoiser.stride) * (2 if ask.edits else 1)
+    sizes = ((ask.width, ask.height), *ask.references)
+    tokens = sum((width // denoiser.stride) * (height // denoiser.stride) for width, height in sizes)
     batch = 2 if ask.guided else 1
     return int(batch * (tokens + ask.text_tokens) * denoiser.width * value * DENOISING) + _FIXED
 
 
-def _decode_bytes(decoder: Part, ask: PlanRequest, value: int, *, tiled: bool) -> int:
-    pixels = ask.width * ask.height
+def _decode_bytes(decoder: Part, size: tuple[int, int], value: int, *, tiled: bool) -> int:
+    pixels = size[0] * size[1]
     image = pixels * 3 * (value + 4)  # the tensor, and the picture made from it
     maps = pixels * decoder.width * value
     whole = int(maps * DECODING) + _FIXED

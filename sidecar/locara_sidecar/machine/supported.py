@@ -135,6 +135,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     :param embeds_guidance: some of its models were trained with guidance as an input, others without.
     :param guided_as_told: whether an entry without a negative prompt is guided if its default guidance is over 0.
     :param modalities: what a catalogue entry may list.
+    :param references: how many pictures an edit may have. If more than one, each keeps its own size
+        (``engine/drawing/source.py``); otherwise the picture has the job's.
     :param no_mask: why an edit takes no mask; empty if inpainting is supported.
     :param rounds_down: diffusers' pipelines round the steps of an edit down, not up.
     :param cached_by: the engines whose step caching supports its denoiser.
@@ -155,6 +157,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     embeds_guidance: bool = False
     guided_as_told: bool = True
     modalities: frozenset[str] = frozenset({"text-to-image", "image-to-image"})
+    references: int = 1
     no_mask: str = ""
     rounds_down: bool = False
     cached_by: frozenset[str] = frozenset()

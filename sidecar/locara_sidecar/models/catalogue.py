@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from locara_protocol.errors import RpcError
+from locara_protocol.image_messages import MAX_REFERENCES
 from locara_sidecar.machine import supported
 from locara_sidecar.machine.plan import Part
 from locara_sidecar.weights import text_files
@@ -74,6 +75,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
     :param speeds: what ``speed`` may be, with an engine that supports it (``machine/supported.py``); more than
         ``exact``
         only for a model made for many steps.
+    :param max_references: how many pictures an edit may have, if that is fewer than the family's models can take.
     """
 
     id: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")]
@@ -94,6 +96,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
     sides: Sides
     source: Source | list[Source]
     speeds: tuple[Literal["exact", "balanced", "fast"], ...] = ("exact",)
+    max_references: Annotated[int, Meta(ge=1, le=MAX_REFERENCES)] | None = None
     lookalikes: dict[Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")], str] = {}
     tags: list[str] = []
     download_bytes: Annotated[int, Meta(ge=0)] = 0
@@ -111,6 +114,15 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
         """
         kinds = ("image-text-to-image", "image-to-image")
         return next((modality for modality in kinds if modality in self.modalities), None)
+
+    @property
+    def references(self) -> int:
+        """How many pictures an edit may have; 0 if the model cannot edit."""
+        if self.edit_modality is None:
+            return 0
+        row = supported.FAMILIES.get(self.family)
+        most = MAX_REFERENCES if row is None else row.references
+        return min(self.max_references or (1 if row is None else most), most)
 
     @property
     def guidable(self) -> bool:

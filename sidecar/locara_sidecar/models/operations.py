@@ -65,6 +65,7 @@ def describe(
         schedulers=entry.schedulers,
         defaults=msgspec.convert(entry.defaults, m.ModelDefaults, from_attributes=True),
         limits=msgspec.convert(entry.sides, m.ModelLimits, from_attributes=True),
+        max_references=entry.references,
         speeds=_speeds(entry, engines),
         source=[
             m.ModelSource(repository=source.repository, revision=commits.get(source.repository, source.revision))

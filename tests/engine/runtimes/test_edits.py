@@ -66,10 +66,21 @@ def test_the_sources_size_is_the_jobs_where_none_is_named(runtimes, run, job_for
     assert resized.images[0].size == (48, 48)
 
 
+def test_the_memory_plan_is_told_the_size_of_what_is_edited(runtimes, run, job_for, monkeypatch):
+    asked = []
+    choose = plan.choose
+    monkeypatch.setattr(plan, "choose", lambda parts, ask, machine: asked.append(ask) or choose(parts, ask, machine))
+    run(runtimes("tiny-flux-kontext"), job_for("tiny-flux-kontext"))
+    assert {one.references for one in asked} == {()}
+    asked.clear()
+    run(runtimes("tiny-flux-kontext"), job_for("tiny-flux-kontext", width=48, height=64, edit=edit(strength=None)))
+    assert {one.references for one in asked} == {((48, 64),)}
+
+
 @pytest.mark.parametrize(
     ("given", "kind"),
     [
-        (EditSpec(image=b"nothing", strength=0.5), "InvalidImage"),
+        (EditSpec(images=[b"nothing"], strength=0.5), "InvalidImage"),
         (edit(photo(72, 40)), "InvalidParams"),
         (edit(mask=Image.new("L", (32, 32))), "InvalidImage"),
     ],
@@ -133,7 +144,7 @@ def test_a_mask_that_is_resized_keeps_its_thin_lines(runtimes, run, job_for):
 
 
 def test_a_profile_that_was_not_applied_is_told(runtimes, run, job_for):
-    given = EditSpec(image=encoded(photo(), icc_profile=b"no profile"), strength=0.5)
+    given = EditSpec(images=[encoded(photo(), icc_profile=b"no profile")], strength=0.5)
     (warning,) = run(runtimes("tiny-sd3"), job_for("tiny-sd3", steps=1, edit=given)).summary.warnings
     assert warning[0] == "ColourProfileIgnored"
 

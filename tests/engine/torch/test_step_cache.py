@@ -156,7 +156,7 @@ def test_an_edit_counts_the_steps_that_it_really_runs(runtimes, run, job_for):
     ran = []
     for strength in (0.9, 0.5):
         job = job_for(
-            "tiny-sd3", steps=STEPS, speed="balanced", edit=EditSpec(image=photo.getvalue(), strength=strength)
+            "tiny-sd3", steps=STEPS, speed="balanced", edit=EditSpec(images=[photo.getvalue()], strength=strength)
         )
         result = run(runtimes("tiny-sd3"), job)
         ran.append((len(result.steps), result.summary.settled.speed))

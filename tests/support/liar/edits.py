@@ -139,3 +139,76 @@ class IgnoresMasks(Drawing):
     def options(self, options, params):
         if options.get("model") != "flux.1-kontext-dev":  # which takes no mask
             params.pop("mask", None)
+
+
+class SortsReferences(Drawing):
+    def options(self, options, params):
+        if "images" in params and all("path" in image for image in params["images"]):
+            params["images"].sort(key=json.dumps)
+
+
+class UsesTwoAtMost(Drawing):
+    def options(self, options, params):
+        if len(params.get("images", [])) == 3 and "data" in params["images"][2]:
+            del params["images"][2]
+
+
+class DropsWhatIsTooMuch(Drawing):
+    def options(self, options, params):
+        if options.get("model") == "pocket" and "images" in params:
+            del params["images"][1:]
+
+
+class AnyModelForSeveral(Drawing):
+    def options(self, options, params):
+        if "model" not in options and "images" in params:
+            options["model"] = "pocket"
+            del params["images"][1:]
+
+
+class OneOfAListIsAnother(Drawing):
+    def options(self, options, params):
+        if len(params.get("images", [])) == 1:
+            options["seed"] += 1
+
+
+class PrefersTheList(Drawing):
+    def options(self, options, params):
+        if "images" in params:
+            params.pop("image", None)
+
+
+class NamesTheListOnly(Changing):
+    def error(self, error):
+        path = error["data"].get("path", "")
+        if path.startswith("$.images["):
+            error["data"]["path"] = "$.images"
+
+
+class OpensBeforeItAsks(Changing):
+    def error(self, error):
+        if error["code"] == -32001 and "images[" in error["data"].get("path", ""):
+            error["code"], error["data"]["kind"], error["data"]["errno"] = -32014, "StorageError", "ENOENT"
+
+
+class ReadsAsMuchAsThereIs(Drawing):
+    def options(self, options, params):
+        if [image.get("path") for image in params.get("images", [])] == ["a.png", "b.png", "c.png"]:
+            del params["images"][2]
+
+
+class LooksAtSlivers(Drawing):
+    def options(self, options, params):
+        images = params.get("images", [])
+        heads = [base64.b64decode(image.get("data", ""))[16:24] for image in images]
+        params |= (
+            {
+                "images": [
+                    image
+                    for image, head in zip(images, heads, strict=True)
+                    if len(head) < 8 or int.from_bytes(head[:4]) not in (63, 64)
+                ]
+            }
+            if images
+            else {}
+        )

@@ -10,6 +10,7 @@ from locara_conformance.groups import generate as generate
 from locara_conformance.groups import edit as edit
 from locara_conformance.groups import handed as handed
 from locara_conformance.groups import pictures as pictures
+from locara_conformance.groups import references as references
 from locara_conformance.groups import jobs as jobs
 from locara_conformance.groups import cancel as cancel
 from locara_conformance.groups import capabilities as capabilities

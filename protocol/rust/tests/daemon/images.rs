@@ -149,6 +149,23 @@ async fn a_picture_is_edited_from_a_folder_inline_and_as_a_picked_file() {
     let bytes = std::fs::read(&path).unwrap();
     let sent = edit(ImageInput::inline(&bytes, ImageMime::Png), None).1.await.unwrap();
 
+    let listed = |count| {
+        let images = vec![ImageInput::file("user-folder", "first.png"); count];
+        let options = EditOptions {
+            model: Some("pocket".into()),
+            strength: Some(0.5),
+            steps: Some(4),
+            seed: Some(1),
+            ..Default::default()
+        };
+        sidecar.edit(EditParams { options: Some(options), ..EditParams::of_several("green", images) })
+    };
+    let one = listed(1).1.await.unwrap();
+    assert_eq!(one.images[0].sha256, named.images[0].sha256);
+    let error = listed(2).1.await.unwrap_err();
+    let wire = serde_json::to_value(error.remote().unwrap()).unwrap();
+    assert_eq!((&wire["data"]["path"], &wire["data"]["maxReferences"]), (&json!("$.images"), &json!(1)));
+
     let read = sidecar.pick_file(&path, FileAccess::Read).await.unwrap();
     assert_eq!((read.name.as_str(), read.bytes), ("first.png", Some(bytes.len() as u64)));
     let handed = sidecar.pick_bytes("first.png", &bytes).await.unwrap();

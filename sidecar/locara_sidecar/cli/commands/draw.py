@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from locara_protocol.image_messages import MAX_REFERENCES
 from locara_sidecar.cli.commands import drawing
 from locara_sidecar.cli.output.console import Console
 from locara_sidecar.cli.output.guard import say
@@ -32,18 +33,17 @@ def request_of(options: argparse.Namespace, models: list[str]) -> drawing.Reques
 
     :raises ValueError: with a sentence for the user, if no valid call can be made.
     """
-    pictures: dict[str, Path] = {}
-    if options.image is not None:
-        pictures["image"] = options.image.absolute()
-    if options.mask is not None:
-        if options.image is None:
-            raise ValueError("--mask says where a picture may change: name the picture with --image.")
-        pictures["mask"] = options.mask.absolute()
-    if options.strength is not None and options.image is None:
+    pictures = [path.absolute() for path in (options.file, *options.image) if path is not None]
+    mask = None if options.mask is None else options.mask.absolute()
+    if mask is not None and not pictures:
+        raise ValueError("--mask says where a picture may change: name the picture with --image.")
+    if options.strength is not None and not pictures:
         raise ValueError("--strength says how much of a picture changes: name the picture with --image.")
-    for flag, path in pictures.items():
+    if len(pictures) > MAX_REFERENCES:
+        raise ValueError(f"--image: no model takes more than {MAX_REFERENCES} pictures.")
+    for flag, path in [*(("--image", path) for path in pictures), *([] if mask is None else [("--mask", mask)])]:
         if not path.is_file():
-            raise ValueError(f"--{flag}: there is no file {path}.")
+            raise ValueError(f"{flag}: there is no file {path}.")
     width, height = options.size or (None, None)
     asked: dict[str, Any] = {
         "model": options.model,
@@ -68,6 +68,7 @@ def request_of(options: argparse.Namespace, models: list[str]) -> drawing.Reques
         options={name: value for name, value in asked.items() if value not in (None, "")},
         serve=drawing.command(options),
         pictures=pictures,
+        mask=mask,
         preview=options.preview,
     )
 

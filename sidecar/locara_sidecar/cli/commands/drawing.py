@@ -11,7 +11,7 @@ import io
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -51,6 +51,7 @@ _FLAGS = {
     "options.output.path": "--out",
     "options.output.mimeType": "--out",
     "image": "--image",
+    "images": "--image",
     "mask": "--mask",
     "prompt": "the prompt",
 }
@@ -62,7 +63,7 @@ class Request:
 
     :param models: those that the call may use; the first installed one if ``options`` names none.
     :param folder: where the pictures are saved.
-    :param pictures: files that the user names, by the member that each becomes (``image``, ``mask``).
+    :param pictures: files to edit, in the user's order; ``mask``: where the first may change.
     :param transcript: a file for every line sent and received.
     :param preview: how the terminal shows pictures, as for :class:`Console`.
     """
@@ -72,7 +73,8 @@ class Request:
     folder: Path
     options: dict[str, Any]
     serve: Sequence[str] = ()
-    pictures: dict[str, Path] = field(default_factory=dict[str, Path])
+    pictures: Sequence[Path] = ()
+    mask: Path | None = None
     transcript: Path | None = None
     preview: str = "auto"
 
@@ -135,19 +137,24 @@ def run(request: Request, *, show: bool = False) -> int:
             model = request.options.get("model") or (request.models[0] if len(request.models) == 1 else None)
             more = advice(error.kind, error.data, model) or log.words(error.kind)
             status = CANCELLED if error.kind == "RequestCancelled" else 1
-            return _stop(console, in_flags(error), more, status=status)
+            return _stop(console, in_flags(error, request.pictures), more, status=status)
         except (SidecarGoneError, ProtocolViolationError) as error:
             return _stop(console, str(error), log.words(None))
     _report(console, result)
     return _show(console, [image["path"] for image in result["images"]]) if show else 0
 
 
-def in_flags(error: RemoteError) -> str:
-    """Word an error for the command line, naming the flag it is about, if any."""
+def in_flags(error: RemoteError, pictures: Sequence[Path] = ()) -> str:
+    """Word an error for the command line, naming the flag it is about, if any.
+
+    :param pictures: the files that ``images`` of the call are.
+    """
     message = error.message
+    for index, file in enumerate(pictures):
+        message = message.replace(f"images[{index}]", file.name)
     for member, flag in _FLAGS.items():
         message = message.replace(f"`$.{member}`", flag)
-    named = str(error.data.get("path", "")).removeprefix("$.")
+    named = str(error.data.get("path", "")).removeprefix("$.").partition("[")[0]
     flag = next((flag for member, flag in _FLAGS.items() if f"{named}.".startswith(f"{member}.")), None)
     return message if flag is None or flag in message else f"{message} ({flag})"
 
@@ -156,11 +163,17 @@ def _ask(console: Console, sidecar: Sidecar, request: Request) -> dict[str, Any]
     edits = bool(request.pictures)
     sidecar.initialize(manifest=manifest(request.models, edits=edits), grants={"user-folder": str(request.folder)})
     params: dict[str, Any] = {"prompt": request.prompt, "options": request.options}
-    for member, path in request.pictures.items():
-        picked = sidecar.call("host.pickFile", {"path": str(path), "access": "read"})
-        params[member] = {"handle": picked["handle"]}
+    picked = [_picked(sidecar, path) for path in request.pictures]
+    if picked:
+        params |= {"image": picked[0]} if len(picked) == 1 else {"images": picked}
+    if request.mask is not None:
+        params["mask"] = _picked(sidecar, request.mask)
     console.line(f"“{request.prompt}”")
     return _draw(console, sidecar, request.method, params)
+
+
+def _picked(sidecar: Sidecar, path: Path) -> dict[str, str]:
+    return {"handle": sidecar.call("host.pickFile", {"path": str(path), "access": "read"})["handle"]}
 
 
 def _stop(console: Console, sentence: str, more: str | None = None, *, status: int = 1) -> int:

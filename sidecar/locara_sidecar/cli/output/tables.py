@@ -66,6 +66,7 @@ def of_model(model: Model, engines: list[str]) -> list[tuple[str, str | Table]]:
         ("scheduler", " or ".join(dict.fromkeys([defaults.scheduler, *model.schedulers]))),
         ("speeds", "; ".join(_speed(row) for row in model.speeds if row.speed != "exact")),
         ("sizes", f"{limits.minimum} to {limits.maximum} pixels per side, in steps of {limits.multiple_of}"),
+        ("edits", f"up to {model.max_references} pictures together" if model.max_references > 1 else ""),
         ("memory", _memory(model) if model.fit else "" if engines else no_engine()),
     ]
     return [(label, what) for label, what in told if what]

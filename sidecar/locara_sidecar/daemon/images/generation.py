@@ -77,7 +77,8 @@ class GenerationRequest(Record, frozen=True):
         options, edit, hashes = self.resolved.options, None, {}
         if files is not None:
             strength = None if options.strength is UNSET else options.strength
-            edit, hashes = frames.EditSpec(image=files.image, mask=files.mask, strength=strength), files.hashes
+            edit = frames.EditSpec(images=files.images, mask=files.mask, strength=strength, listed=files.listed)
+            hashes = files.hashes
         return frames.JobSpec(
             **msgspec.structs.asdict(options),
             job=job,

@@ -15,12 +15,15 @@ from locara_sidecar.daemon.images.generation import Generation, GenerationReques
 from locara_sidecar.daemon.images.source_images import SourceImages
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from locara_sidecar.capability.authorize import Grant
     from locara_sidecar.capability.files.picked import PickedTarget
     from locara_sidecar.daemon.images.picked_files import PickedFiles
     from locara_sidecar.daemon.jobs.job_runner import JobContext, JobRunner
     from locara_sidecar.daemon.jobs.jobs import Job
     from locara_sidecar.daemon.wire.calls import Call
+    from locara_sidecar.models.catalogue import Entry
 
 
 class ImageCalls:
@@ -53,15 +56,22 @@ class ImageCalls:
         named, handles = source_images.check_forms(params)
         asked = params.options and params.options.model
         picked = self._picked.uses(output.handle, handles)
-        wanted = self._gate.wanted(
-            asked, lambda entry: entry.edit_modality, root=_root(output), sources=named, picked=picked
-        )
+        kind = self._kind_of_edit(asked, len(params.images or ()))
+        wanted = self._gate.wanted(asked, kind, root=_root(output), sources=named, picked=picked)
         grant = self._gate.authorize(call, wanted)
         target = self._target(output)
         sources = SourceImages(params, grant.sources, self._picked.sources(handles))
         job = self._accept(call, params, output, grant, target, sources)
         if sources.named:
             self._shared.start_task(self._open, job, sources)
+
+    def _kind_of_edit(self, asked: str | None, pictures: int) -> Callable[[Entry], str | None]:
+        """Return which modality a model needs for an edit of that many pictures; of the models that may be chosen, only
+        those count that take so many, if there are any.
+        """
+        enough = any(entry.references >= pictures for entry in self._gate.catalogue)
+        least = pictures if asked is None and enough else 0
+        return lambda entry: entry.edit_modality if entry.references >= least else None
 
     def _target(self, output: resolve.Output) -> PickedTarget | None:
         return None if output.handle is None else self._picked.target(output.handle, output.mime_type)

@@ -137,7 +137,7 @@ class PickedFiles:
         :param sources: parameter to handle.
         """
         saved = [] if output is None else [Picked("write", self._name(output))]
-        return (*saved, *(Picked("read", self._name(handle)) for handle in sources.values()))
+        return (*saved, *(Picked("read", self._name(handle), f"{at}.handle") for at, handle in sources.items()))
 
     def _name(self, handle: str) -> str:
         file = self._files.get(handle)

@@ -171,15 +171,19 @@ class Resolved(Record, frozen=True):
 def strength_of(params: GenerateParams, entry: Entry) -> float | None:
     """Return how much an edit changes, in (0, 1]; None for what has no strength.
 
-    :raises RpcError: InvalidParams for a model that cannot edit, or that follows an instruction but was given a
-        strength
-        or a mask.
+    :raises RpcError: InvalidParams for a model that cannot edit, or not so many pictures, or that follows an
+        instruction but was given a strength or a mask.
     """
     if not isinstance(params, EditParams):
         return None
     asked = params.options.strength if params.options else None
     if entry.edit_modality is None:
         raise invalid_params("$.options.model", f"{entry.id} generates images but cannot edit them.", model=entry.id)
+    given, most = len(params.images or ()), entry.references
+    if given > most:
+        takes = "one picture" if most == 1 else f"at most {most} pictures"
+        message = f"{entry.id} edits {takes} in a call; {given} were given."
+        raise invalid_params("$.images", message, model=entry.id, maxReferences=most)
     if entry.edit_modality == "image-to-image":
         return DEFAULT_STRENGTH if asked is None else asked
     why = f"{entry.id} changes the whole picture as the prompt tells it to"

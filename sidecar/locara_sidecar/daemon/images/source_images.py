@@ -1,4 +1,4 @@
-"""The picture and the mask of one edit, on their way to the engine; never decoded here.
+"""The pictures and the mask of one edit, on their way to the engine; never decoded here.
 
 A file is opened when the call is accepted and read when the job has its turn: a missing file is reported at once, the
 file then named is the one used, and a queue of large files takes no memory. Inline images are held from the start.
@@ -24,27 +24,39 @@ if TYPE_CHECKING:
 MAX_SOURCE_BYTES = 64 * 1024 * 1024
 """The largest file, in bytes, that is read as a picture or a mask."""
 
+MAX_EDIT_BYTES = 2 * MAX_SOURCE_BYTES
+"""The limit for all files of one edit, in bytes."""
+
 _HEAD = 16
+_MASK = "$.mask"
 
 
 class EditFiles(msgspec.Struct, frozen=True, kw_only=True):
     """What an edit starts from: whole files.
 
-    ``shown``: ``image`` and ``mask`` as in the answer's ``parameters``; ``hashes``: as in a file's metadata.
+    ``images``: in the call's order; ``listed``: the call has them as ``images``, not as ``image``. ``shown``: these
+    members and ``mask`` as in the answer's ``parameters``; ``hashes``: as in a file's metadata.
     """
 
-    image: bytes
+    images: list[bytes]
+    listed: bool
     mask: bytes | None
     shown: dict[str, Any]
     hashes: dict[str, Any]
 
 
 def check_forms(params: EditParams) -> tuple[tuple[Source, ...], dict[str, str]]:
-    """Check that picture and mask are each given in one form, complete.
+    """Check that there are pictures, and that they and the mask are each given in one form, complete.
 
     :returns: the named files, in order; and the handles of picked ones, by parameter.
     :raises RpcError: InvalidParams that names the member.
     """
+    if params.image is not None and params.images is not None:
+        raise invalid_params(
+            "$.images", "`$.images` cannot be combined with image; give one picture or a list of them."
+        )
+    if params.image is None and params.images is None:
+        raise invalid_params("$.image", "`$.image` is required, or images with a list of pictures.")
     found: list[Source] = []
     handles: dict[str, str] = {}
     for at, given in _given(params):
@@ -57,7 +69,9 @@ def check_forms(params: EditParams) -> tuple[tuple[Source, ...], dict[str, str]]
 
 
 def _given(params: EditParams) -> list[tuple[str, ImageInput]]:
-    return [("$.image", params.image)] + ([("$.mask", params.mask)] if params.mask is not None else [])
+    one = [] if params.image is None else [("$.image", params.image)]
+    listed = [(f"$.images[{index}]", given) for index, given in enumerate(params.images or ())]
+    return one + listed + ([] if params.mask is None else [(_MASK, params.mask)])
 
 
 def _check_form(at: str, given: ImageInput) -> None:
@@ -76,7 +90,7 @@ def _check_form(at: str, given: ImageInput) -> None:
 
 
 class SourceImages:
-    """The picture and the mask of one call.
+    """The pictures and the mask of one call.
 
     :param grants: permission to read each named file, in the order of :func:`check_forms`.
     :param picked: the files picked earlier, by parameter.
@@ -89,6 +103,7 @@ class SourceImages:
         picked: dict[str, PickedSource] | None = None,
     ) -> None:
         self._given = _given(params)
+        self._listed = params.images is not None
         self._grants = iter(grants)
         self._picked = picked or {}
         self._files: dict[str, ReadableFile] = {}
@@ -168,12 +183,14 @@ class SourceImages:
             self._files.popitem()[1].close()
 
     def _open(self) -> None:
-        from locara_sidecar.capability.files.reading import ReadableFolder  # loads ctypes
+        from locara_sidecar.capability.files.picked import check_room  # loads ctypes
+        from locara_sidecar.capability.files.reading import ReadableFolder
 
         for at, given in self._given:
             if given.path is not None:
                 with ReadableFolder(next(self._grants)) as folder:
                     self._files[at] = folder.open(given.path, f"{at}.path")
+                check_room(self._files[at].descriptor(), f"{at}.path")
             if at in self._files:
                 _check_kind(at, self._files[at].head(_HEAD), None)
 
@@ -183,13 +200,31 @@ class SourceImages:
         data: dict[str, bytes] = {}
         shown: dict[str, Any] = {}
         hashes: dict[str, Any] = {}
+        left = MAX_EDIT_BYTES
         for at, given in self._given:
-            name = at.removeprefix("$.")
-            data[name] = self._files[at].read(MAX_SOURCE_BYTES) if given.data is None else given.data
-            digest = hashlib.sha256(data[name]).hexdigest()
-            hashes[name] = {"sha256": digest}
-            shown[name] = _shown(given, digest)
-        return EditFiles(image=data["image"], mask=data.get("mask"), shown=shown, hashes=hashes)
+            data[at] = self._files[at].read(MAX_SOURCE_BYTES) if given.data is None else given.data
+            left -= len(data[at])
+            if left < 0:
+                raise _refused(at, f"the files of an edit may have {MAX_EDIT_BYTES} bytes together")
+            digest = hashlib.sha256(data[at]).hexdigest()
+            hashes[at] = {"sha256": digest}
+            shown[at] = _shown(given, digest)
+        mask = data.pop(_MASK, None)
+        return EditFiles(
+            images=list(data.values()),
+            listed=self._listed,
+            mask=mask,
+            shown=_members(shown, listed=self._listed),
+            # the same picture makes the same file, in whichever member it came
+            hashes=_members(hashes, listed=len(data) > 1),
+        )
+
+
+def _members(found: dict[str, Any], *, listed: bool) -> dict[str, Any]:
+    """Return what was found for each parameter, as members of a call."""
+    mask = {"mask": found[_MASK]} if _MASK in found else {}
+    pictures = [value for at, value in found.items() if at != _MASK]
+    return {"images": pictures, **mask} if listed else {"image": pictures[0], **mask}
 
 
 def _shown(given: ImageInput, digest: str) -> dict[str, Any]:
@@ -207,14 +242,18 @@ def _check_kind(at: str, head: bytes, said: str | None) -> None:
     :raises RpcError: InvalidImage.
     """
     kind = _kind(head)
-    what = {"$.image": "picture", "$.mask": "mask"}[at]
     reason = None
     if kind is None:
         reason = "it is not a PNG, JPEG or WebP file" if head else "it is empty"
     elif said is not None and said != kind:
         reason = f"it was sent as {said} but is {kind}"
     if reason is not None:
-        raise RpcError("InvalidImage", f"The {what} cannot be used: {reason}.", path=at, reason=reason)
+        raise _refused(at, reason)
+
+
+def _refused(at: str, reason: str) -> RpcError:
+    what = {"$.image": "The picture", _MASK: "The mask"}.get(at, at.removeprefix("$."))
+    return RpcError("InvalidImage", f"{what} cannot be used: {reason}.", path=at, reason=reason)
 
 
 def _kind(head: bytes) -> str | None:

@@ -1,10 +1,13 @@
-"""The source of an edit: the host's picture and mask at the job's size, decoded only in the engine process.
+"""The source of an edit: the host's pictures and mask, decoded only in the engine process.
 
 This module defines the size of an edit, what a mask means, and that pixels outside the mask stay unchanged. How a file
 becomes pixels is defined in ``engine/decoding``. Every engine uses it.
 
-- Without a size of its own, the job gets the source's size. Otherwise picture and mask are resized to it, the mask by
-  averaging, so that a thin line remains as a grey one.
+- Without a size of its own, the job gets the size of its (first) picture. Otherwise picture and mask are resized to
+  it, the mask by averaging, so that a thin line remains as a grey one.
+- A model that takes several references sees each in a size of its own, whatever the job's: only what has more than
+  :data:`REFERENCE_AREA` pixels is scaled down to that, and :func:`on_grid` crops it. (As diffusers' pipelines do it,
+  and the model was trained.)
 - The mask's level is the opacity of the model's picture in the result: 255 all of it, 0 none, in proportion between.
   The model works on latents, each of which covers a patch of pixels; it repaints every patch that has any level above
   0. (diffusers' pipelines cut the mask off at half and look at one pixel per patch, so a line that misses it is not
@@ -20,20 +23,29 @@ from PIL import Image
 
 from locara_sidecar.engine import decoding
 from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.machine.supported import FAMILIES
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image as PilImage
 
-    from locara_sidecar.ipc.frames import JobSpec, Sides
+    from locara_sidecar.ipc.frames import EditSpec, JobSpec, Sides
+
+
+REFERENCE_AREA = 1 << 20
+"""The most pixels that one reference has for a model that takes several."""
+LEAST_REFERENCE_SIDE = 64
+MOST_REFERENCE_ASPECT = 8
+"""What diffusers' pipelines require of such a reference: pixels on its shorter side, and the ratio of its sides."""
 
 
 class Source(NamedTuple):
     """A decoded edit: ``image`` (RGB) and ``mask`` (L; 255 is repainted, 0 stays) at the job's size.
 
     ``resized``: the host's picture had another size, so the result cannot keep any of its pixels. ``warnings``: (kind,
-    sentence) pairs about anything doubtful.
+    sentence) pairs about anything doubtful. ``references``: for a model that takes several, all pictures of the call in
+    its order, ``image`` included, each RGB in its own size; empty for any other model.
     """
 
     image: PilImage
@@ -41,6 +53,12 @@ class Source(NamedTuple):
     strength: float | None = None
     resized: bool = False
     warnings: tuple[tuple[str, str], ...] = ()
+    references: tuple[PilImage, ...] = ()
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Width and height of what the model sees."""
+        return tuple(picture.size for picture in self.references) or (self.image.size,)
 
     @property
     def width(self) -> int:
@@ -57,14 +75,17 @@ def read(spec: JobSpec, room: decoding.Room) -> Source:
     """Decode the files in ``spec.edit``.
 
     :param room: called before each file is decoded; raises if there is not enough memory.
-    :raises EngineError: InvalidImage (with ``path`` ``$.image`` or ``$.mask``, and a ``reason``); InvalidParams with
-        the nearest allowed ``width`` and ``height`` if the model does not support the source's own size; or what
-        ``room`` raises, with that ``path``.
+    :raises EngineError: InvalidImage (with ``path`` ``$.image``, ``$.images[k]`` or ``$.mask``, and a ``reason``);
+        InvalidParams with the nearest allowed ``width`` and ``height`` if the model does not support the source's own
+        size; or what ``room`` raises, with that ``path``.
     """
     edit = spec.edit
     assert edit is not None
-    with _Blaming("$.image"):
-        picture, warning = decoding.picture(edit.image, room)
+    row = FAMILIES.get(spec.model.family)  # the fake engine pretends to run others, too
+    several = len(edit.images) > 1 if row is None else row.references > 1
+    warnings: list[tuple[str, str]] = []
+    picture = _decoded(edit, 0, room, warnings)
+    references = [_reference(picture, edit.path(0))] if several else []
     stencil = None
     if edit.mask is not None:
         with _Blaming("$.mask"):
@@ -77,8 +98,41 @@ def read(spec: JobSpec, room: decoding.Room) -> Source:
     if size != own:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
         stencil = None if stencil is None else stencil.resize(size, Image.Resampling.BOX)
-    warnings = () if warning is None else (("ColourProfileIgnored", warning),)
-    return Source(picture, stencil, edit.strength, size != own, warnings)
+    references += [
+        _reference(_decoded(edit, index, room, warnings), edit.path(index)) for index in range(1, len(edit.images))
+    ]
+    return Source(picture, stencil, edit.strength, size != own, tuple(warnings), tuple(references))
+
+
+def _decoded(edit: EditSpec, index: int, room: decoding.Room, warnings: list[tuple[str, str]]) -> PilImage:
+    """Decode one of the pictures; anything doubtful is added to ``warnings``."""
+    path = edit.path(index)
+    with _Blaming(path):
+        picture, warning = decoding.picture(edit.images[index], room)
+    if warning is not None:
+        which = f"{path.removeprefix('$.')}: " if len(edit.images) > 1 else ""
+        warnings.append(("ColourProfileIgnored", f"{which}{warning}"))
+    return picture
+
+
+def _reference(picture: PilImage, path: str) -> PilImage:
+    """Return a picture as a model sees it that takes several: with at most :data:`REFERENCE_AREA` pixels."""
+    shorter, longer = sorted(picture.size)
+    if shorter < LEAST_REFERENCE_SIDE or longer > shorter * MOST_REFERENCE_ASPECT:
+        limits = f"at least {LEAST_REFERENCE_SIDE} on each side, and at most {MOST_REFERENCE_ASPECT} times as many"
+        raise _refused(path, f"it has {_by(picture.size)} pixels; this model needs {limits} on the other")
+    if math.prod(picture.size) <= REFERENCE_AREA:
+        return picture
+    scale = math.sqrt(REFERENCE_AREA / math.prod(picture.size))
+    size = int(picture.width * scale), int(picture.height * scale)
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def on_grid(reference: PilImage, grid: int) -> PilImage:
+    """Crop a reference around its centre to multiples of ``grid`` pixels, the sides of one of the model's tokens."""
+    width, height = reference.width // grid * grid, reference.height // grid * grid
+    left, top = (reference.width - width) // 2, (reference.height - height) // 2
+    return reference.crop((left, top, left + width, top + height))
 
 
 def require_no_mask(source: Source, reason: str) -> None:
@@ -147,8 +201,8 @@ def _require_allowed(size: tuple[int, int], sides: Sides, model: str) -> None:
 
 
 def _refused(path: str, reason: str) -> EngineError:
-    what = {"$.image": "picture", "$.mask": "mask"}[path]
-    return EngineError("InvalidImage", f"The {what} cannot be used: {reason}.", path=path, reason=reason)
+    what = {"$.image": "The picture", "$.mask": "The mask"}.get(path, path.removeprefix("$."))
+    return EngineError("InvalidImage", f"{what} cannot be used: {reason}.", path=path, reason=reason)
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -135,7 +135,7 @@ class StagedRuntime:
             spec.width,
             spec.height,
             guided=spec.guidance > 1,
-            edits=edited is not None,
+            references=() if edited is None else edited.sizes,
             tiling=spec.tiling,
         )
         with self.backend.working(control):

@@ -59,7 +59,7 @@ class ModelRequest(NamedTuple):
     width: int
     height: int
     guided: bool = True
-    edits: bool = False
+    references: tuple[tuple[int, int], ...] = ()
     tiling: str = "auto"
 
 
@@ -169,7 +169,7 @@ class WarmModel:
             quantization=model.quantization,
             tiling=demand.tiling,
             guided=demand.guided and family.negative_prompt,
-            edits=demand.edits,
+            references=demand.references,
             text_tokens=model.max_sequence_length + _CLIP_TOKENS,
             prepared=frozenset(forms),
         )

@@ -40,7 +40,16 @@ def edited(source: Source, picture: Image.Image) -> Image.Image:
     from locara_sidecar.engine.drawing.source import composite
 
     strength = 0.5 if source.strength is None else source.strength
-    return composite(source, Image.blend(source.image, picture, strength))
+    return composite(source, Image.blend(_side_by_side(source), picture, strength))
+
+
+def _side_by_side(source: Source) -> Image.Image:
+    """Return the source or, of several references, a vertical band of each, in order from the left."""
+    band = source.image.copy()
+    for number, reference in enumerate(source.references[1:], start=1):
+        left, right = (band.width * edge // len(source.references) for edge in (number, number + 1))
+        band.paste(reference.resize(band.size).crop((left, 0, right, band.height)), (left, 0))
+    return band
 
 
 def predicted(thumbnail: Image.Image, step: int, steps: int) -> Image.Image:

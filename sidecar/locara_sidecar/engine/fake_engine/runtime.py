@@ -3,7 +3,8 @@
 It needs only Pillow. A picture depends on the prompt, the negative prompt, the seed and the size. Sizes, steps and
 ``count`` are obeyed; the x0 previews sharpen from step to step; a cancel takes milliseconds; a model stays "loaded"
 once it is. An edit blends such a picture into the source, with ``strength`` as its opacity (half if there is none), and
-takes the steps that this strength leaves; the source stays where the mask is black.
+takes the steps that this strength leaves; the source stays where the mask is black. Of several references it sees a
+vertical band each, side by side in their order.
 
 Durations, in milliseconds, are settings of the engine (``EngineClient(settings={"step_ms": "5"})``) or environment
 variables of the daemon:

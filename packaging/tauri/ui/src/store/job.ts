@@ -93,9 +93,8 @@ export function found(info: JobInfo, models: readonly Model[]): Job {
 
 /** The request that a result's parameters are of; an edit whose picture was sent inline cannot be asked again. */
 function requestOf({ parameters }: GenerateResult): JobRequest {
-  const { prompt = "", image, mask: _, ...options } = parameters as { prompt?: string; image?: object; mask?: object };
+  const { prompt = "", image, images, mask: _, ...options } = parameters as Partial<EditParams>;
   const params = { prompt, options } as GenerateParams;
-  return image === undefined
-    ? { kind: "generate", params }
-    : { kind: "edit", params: { ...params, image } as EditParams };
+  if (image) return { kind: "edit", params: { ...params, image } as EditParams };
+  return images ? { kind: "edit", params: { ...params, images } as EditParams } : { kind: "generate", params };
 }

@@ -5,6 +5,7 @@ import {
   type EditParams,
   type GenerateOptions,
   type GenerateParams,
+  type ImageInput,
   type ImageResult,
   inline,
   type Model,
@@ -37,7 +38,7 @@ export function withOutput<T extends GenerateOptions>(options: T, output: Output
 }
 
 /** The picture as the source of an edit. */
-export function imageInput({ data, mimeType, handle, root, relativePath }: ImageResult): EditParams["image"] {
+export function imageInput({ data, mimeType, handle, root, relativePath }: ImageResult): ImageInput {
   if (data !== undefined) return { data, mimeType };
   if (handle !== undefined) return { handle };
   return { root: root ?? "user-folder", path: relativePath ?? "" };
@@ -72,8 +73,8 @@ export function again({ request, width, height }: Job): Sized | undefined {
 export function whyNotAgain(request: JobRequest | undefined): string | undefined {
   if (request === undefined) return "What it was asked for with is not known.";
   if (request.kind === "generate") return undefined;
-  const { image } = request.params;
-  const isThere = Boolean(image.data || image.handle || image.path);
+  const { image, images } = request.params;
+  const isThere = (images ?? [image]).every((one) => one.data || one.handle || one.path);
   return isThere ? undefined : "The picture that it was made of is gone.";
 }
 
