@@ -12,6 +12,9 @@ consists of; each side begins as often as any other:
 
 Times are relative to diffusers' in the same turn. The processor time of all processes of a side stands beside it: on a
 machine with as many busy threads as cores, what others compute meanwhile delays the steps.
+
+Before that, what surrounds the steps alone: jobs of the fake engine, which computes nothing. ``--around`` measures
+only this, in a few seconds.
 """
 
 from __future__ import annotations
@@ -108,9 +111,11 @@ def _serve(previews: str) -> None:
             print(time.perf_counter() - began, flush=True)
 
 
-def _asked(sidecar: Sidecar, mode: str) -> Callable[[str], float]:
+def _asked(sidecar: Sidecar, mode: str, previews: str = "auto") -> Callable[[str], float]:
+    output, preview = {"mode": mode}, {"mode": previews}
+
     def draw(prompt: str) -> float:
-        options = {"model": _MODEL, "seed": 1, "precision": "float32", "output": {"mode": mode}}
+        options = {"model": _MODEL, "seed": 1, "precision": "float32", "output": output, "preview": preview}
         began = time.perf_counter()
         call = sidecar.start("image.generate", {"prompt": prompt, "options": options}, stream=True)
         for _ in call.messages():
@@ -133,8 +138,7 @@ def measure(turns: int) -> list[Row]:
             Direct(msgspec.to_builtins(entry), folder, steps) as direct,
         ):
             _asked(sidecar, "save")("a red circle")  # starts the engine
-            engine = psutil.Process(sidecar.call("ping")["engine"]["pid"])
-            ours = [psutil.Process(), *engine.parents()[:1], engine]
+            ours = _processes(sidecar)
             sides = {
                 _PLAIN: Side(direct.draw, [psutil.Process(direct.pid)]),
                 **{name: Side(child.draw, [psutil.Process(child.child.pid)]) for name, child in engines.items()},
@@ -145,6 +149,50 @@ def measure(turns: int) -> list[Row]:
     finally:
         for child in engines.values():
             child.close()
+
+
+def _processes(sidecar: Sidecar) -> list[psutil.Process]:
+    """This one, the daemon and its engine."""
+    engine = psutil.Process(sidecar.call("ping")["engine"]["pid"])
+    return [psutil.Process(), *engine.parents()[:1], engine]
+
+
+_AROUND = {
+    "sidecar": ("save", "auto"),
+    "no previews": ("save", "off"),
+    "inline": ("inline", "auto"),
+    "inline, no previews": ("inline", "off"),
+}
+
+
+def around(turns: int, pause: int) -> list[Row]:
+    """Measure what surrounds the steps: jobs of an engine that computes nothing.
+
+    :param pause: milliseconds that the engine sleeps for a step.
+    """
+    os.environ |= dict.fromkeys(("LOCARA_FAKE_LOAD_MS", "LOCARA_FAKE_ENCODE_MS", "LOCARA_FAKE_DECODE_MS"), "0")
+    os.environ["LOCARA_FAKE_STEP_MS"] = str(pause)
+    times: dict[str, list[float]] = {name: [] for name in _AROUND}
+    cpu = dict.fromkeys(_AROUND, 0.0)
+    with tempfile.TemporaryDirectory() as saved, host(Path(saved), "--engine", "fake") as sidecar:
+        sides = {name: _asked(sidecar, *how) for name, how in _AROUND.items()}
+        sides["sidecar"]("a red circle")  # starts the engine
+        ours = _processes(sidecar)
+        names = list(sides)
+        for _ in range(turns):
+            names.append(names.pop(0))
+            for name in names:
+                side = Side(sides[name], ours)
+                before = side.cpu()
+                times[name].append(side.draw("a red circle"))
+                cpu[name] += side.cpu() - before
+    rows: list[Row] = []
+    steps = found(catalogue.load(), _MODEL)[0].defaults.steps
+    for name, taken in times.items():
+        what = f"{turns} x {steps} steps of {pause} ms, least {1000 * min(taken):.1f} ms"
+        rows.append(Row(f"fake engine: {name}", 1000 * statistics.median(taken), "ms", None, what))
+        rows.append(Row(f"fake engine: {name}, processor time", 1000 * cpu[name] / turns, "ms", None))
+    return rows
 
 
 def _rows(sides: dict[str, Side], turns: int, steps: int) -> list[Row]:
@@ -175,12 +223,14 @@ def _rows(sides: dict[str, Side], turns: int, steps: int) -> list[Row]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--around", action="store_true", help="only what surrounds the steps")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         _serve(options.child)
         return 0
-    return show(measure(options.turns))
+    rows = around(3 * options.turns, 0) + around(options.turns, 20)
+    return show(rows if options.around else rows + measure(options.turns))
 
 
 if __name__ == "__main__":
