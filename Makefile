@@ -34,7 +34,7 @@ TAURI_NODE_READY := packaging/tauri/node_modules/.ready
 # what Debian and its like must have for a Tauri app to be compiled
 TAURI_PACKAGES := libwebkit2gtk-4.1-dev build-essential libssl-dev librsvg2-dev libayatana-appindicator3-dev
 
-.PHONY: help setup demo test test-slow test-typescript test-ui screenshots test-rust test-tauri lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-quality bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac bundle bundle-lock test-bundle bench-bundle check-wheels
+.PHONY: help setup demo test test-slow test-typescript test-ui screenshots test-rust test-tauri lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-quality bench-shares bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac bundle bundle-lock test-bundle bench-bundle check-wheels
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -194,6 +194,9 @@ bench-quantization: $(READY) ## measure what quantizing costs in accuracy, kind 
 
 bench-quality: $(READY) ## measure what 8 and 4 bits cost in quality on the torch engine
 	$(MEASURE) tests/bench/quality.py
+
+bench-shares: $(READY) ## measure where the time of a short job goes, beside diffusers (FLAGS="--turns N")
+	$(MEASURE) -m bench.shares $(FLAGS)
 
 bench-speed: $(READY) ## measure what step caching gains and costs on the torch engine (FLAGS="--pictures N --steps N" or "--patterns")
 	$(MEASURE) tests/bench/speed.py $(FLAGS)

@@ -1,8 +1,9 @@
 """Drawing while other programs want the processor, beside plain diffusers under the same load.
 
 A desktop is never idle. The other programs are endless loops at the usual priority: none, one, and one for each core.
-Both sides draw the same picture, turn by turn. The quiet turns come first: how the engine's threads wait is chosen from
-what the machine was like, up to half a minute ago (:mod:`.torch_engine.waiting`).
+Both sides draw the same picture, turn by turn, and each goes first as often as the other. The quiet turns come before
+all others: how the engine's threads wait is chosen from what the machine was like, up to half a minute ago
+(:mod:`.torch_engine.waiting`).
 """
 
 from __future__ import annotations
@@ -72,13 +73,14 @@ def measure(known: catalogue.Catalogue, name: str, entries: Path, rounds: int) -
                     continue  # the first turn under each load is a warm-up
                 prompt = f"{_PROMPT}, number {turn} {load}"  # so that neither side finds its embeddings in a cache
                 with other_programs(count):
-                    plain = direct.draw(prompt)
-                    call = sidecar.start("image.generate", {"prompt": prompt, "options": options}, stream=True)
+                    plain = direct.draw(prompt) if turn % 2 else 0.0
                     began = time.perf_counter()
+                    call = sidecar.start("image.generate", {"prompt": prompt, "options": options}, stream=True)
                     for _ in call.messages():
                         pass
                     call.result()
                     took = time.perf_counter() - began
+                    plain = plain or direct.draw(prompt)
                 if turn:
                     ours[load].append(took)
                     ratios[load].append(took / plain)

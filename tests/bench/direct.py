@@ -34,6 +34,11 @@ class Direct:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
         )
 
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._child.pid
+
     def __enter__(self) -> Self:
         return self
 

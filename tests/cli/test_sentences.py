@@ -281,3 +281,42 @@ def test_ctrl_c_while_a_command_is_still_being_imported_is_a_sentence(tmp_path, 
         assert (done.returncode, done.stdout) == (130, ""), (place, done.stderr)
         assert done.stderr.splitlines()[0] == "locara-sidecar: The request was cancelled.", place
         assert "Traceback" not in done.stderr, place
+
+
+# --- a working folder that was deleted -------------------------------------------------------------
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a working folder cannot be deleted there")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("draw", "a cat", "--out", "cat.png"),
+        ("edit", "cat.png", "a dog"),
+        ("models", "import", "sdxl-lightning", "folder"),
+        ("demo", "--engine", "fake", "--transcript", "lines.txt"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_deleted_working_folder_is_what_is_told(cli, nowhere, words):
+    status, _, err = cli(*words)
+    assert status == 1
+    assert "working folder was deleted" in err
+    assert "absolute path" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a working folder cannot be deleted there")
+def test_a_file_that_is_missing_elsewhere_is_not_blamed_on_the_working_folder(nowhere):
+    assert guard.reason(FileNotFoundError(2, "No such file or directory", "/a/b")) == "/a/b: No such file or directory"
+
+
+def test_a_file_that_is_missing_in_the_working_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert guard.reason(FileNotFoundError(2, "No such file or directory", "b")) == "b: No such file or directory"

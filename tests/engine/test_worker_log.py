@@ -36,7 +36,14 @@ def test_only_our_own_records_are_forwarded(own):
             ImportError("libtorch_cpu.so: failed to map segment from shared object\nmore", name="_C"),
             "_C is installed but cannot be loaded (libtorch_cpu.so: failed to map segment from shared object)",
         ),
+        (ModuleNotFoundError(name="pickle"), "pickle, a part of Python, cannot be imported: its files are missing"),
+        (ModuleNotFoundError(name="xml.dom"), "xml.dom, a part of Python, cannot be imported: its files are missing"),
+        (
+            ModuleNotFoundError(name="locara_sidecar.engine.torch_engine"),
+            "locara_sidecar.engine.torch_engine, a part of locara-sidecar, cannot be imported",
+        ),
+        (ImportError("a library is missing", name="_ssl"), "_ssl, a part of Python, cannot be imported"),
     ],
 )
-def test_an_engine_that_is_installed_is_not_said_to_be_missing(error, said):
+def test_what_cannot_be_imported_is_named_with_what_would_help(error, said):
     assert worker._why_not_imported(error, "torch").startswith(said)

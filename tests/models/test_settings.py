@@ -51,6 +51,7 @@ def ask(store, token=None):
         ("HTTPS_PROXY", "http://127.0.0.1:port"),
         ("HTTPS_PROXY", "127.0.0.1:99999"),
         ("HTTP_PROXY", "http://"),
+        ("HTTP_PROXY", "://proxy"),
         ("https_proxy", "proxy name:80"),
         ("HTTPS_PROXY", "http://user:secret@127.0.0.1:port"),
         ("HF_TOKEN", "hf_größe"),
@@ -77,6 +78,7 @@ def test_a_setting_that_cannot_be_used_is_named_at_once(store, monkeypatch, name
     assert (error.kind, error.retryable, error.data["setting"]) == ("DownloadFailed", False, name)
     assert error.message.startswith(f"{name} ")
     assert "secret" not in error.message
+    assert " ," not in error.message  # nothing is named that is empty
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])

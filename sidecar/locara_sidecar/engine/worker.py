@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _CHUNK = 1 << 16
-_OWN = "locara_sidecar"
+_OWN, _PROTOCOL = "locara_sidecar", "locara_protocol"
 _HEARTBEAT_EVERY = 0.25  # seconds
 _MAX_REASON = 300  # characters
 _MAX_FRAMES_LOGGED = 30
@@ -223,8 +223,15 @@ class _LogHandler(logging.Handler):
 
 
 def _why_not_imported(error: ImportError, engine: str) -> str:
-    """Say what an engine lacks: a package, or what an installed package needs from the system (memory, a library)."""
+    """Say what an engine lacks: a package, or what an installed package needs from the system (memory, a library).
+
+    A module of Python itself or of ours is in no package that could be installed for this engine.
+    """
     name = error.name or "a package"
+    whole = name.partition(".")[0]
+    if whole in sys.stdlib_module_names or whole in (_OWN, _PROTOCOL):
+        whose = "locara-sidecar" if whole in (_OWN, _PROTOCOL) else "Python"
+        return f"{name}, a part of {whose}, cannot be imported: its files are missing, or the engine may not read them"
     if isinstance(error, ModuleNotFoundError) or not error.msg:
         return f"{name} cannot be imported; install it with: pip install 'locara-sidecar[{engine}]'"
     return f"{name} is installed but cannot be loaded ({error.msg.splitlines()[0][:_MAX_REASON]})"

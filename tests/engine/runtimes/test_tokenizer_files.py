@@ -88,3 +88,29 @@ def test_older_files_without_the_kinds_name_are_read(cold, runtime, copy, run, s
         file.write_text(json.dumps(described))
     drawn = run(cold, spec(path=str(copy))).images[0]
     assert drawn.tobytes() == run(runtime, spec()).images[0].tobytes()
+
+
+ENCODINGS = {"a byte order mark": "utf-8-sig", "UTF-16": "utf-16", "UTF-16 without a mark": "utf-16-le"}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS.values(), ids=ENCODINGS)
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"],
+)
+def test_a_file_that_no_library_decodes_is_refused_by_its_name(cold, copy, run, spec, encoding, name):
+    _older(copy)
+    file = copy / "tokenizer" / name
+    file.write_bytes((file.read_text() if file.is_file() else "{}").encode(encoding))
+    with pytest.raises(EngineError) as caught:
+        run(cold, spec(path=str(copy)))
+    assert caught.value.kind == "IntegrityError"
+    assert f"tokenizer/{name}" in caught.value.message
+    assert "UTF-8" in caught.value.message
+
+
+def test_the_single_file_of_a_tokenizer_is_in_utf_8_too(cold, copy, run, spec):
+    file = copy / "tokenizer_3/tokenizer.json"
+    file.write_bytes(file.read_text().encode("utf-8-sig"))
+    with pytest.raises(EngineError, match=r"tokenizer_3/tokenizer\.json cannot be used: it must be in UTF-8"):
+        run(cold, spec(path=str(copy)))

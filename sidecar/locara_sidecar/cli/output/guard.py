@@ -48,10 +48,17 @@ def say(console: Console, sentence: str) -> None:
 
 
 def reason(error: OSError) -> str:
-    """Return the system's message, with the file that it is about."""
+    """Return the system's message, with the file that it is about.
+
+    In a working folder that was deleted, no relative path leads anywhere; the system does not say that.
+    """
     why = error.strerror or str(error) or type(error).__name__
     name: Any = error.filename
-    return why if name is None else f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {why}"
+    if isinstance(name, bytes):
+        name = os.fsdecode(name)
+    if isinstance(error, FileNotFoundError) and not os.path.isabs(str(name)) and _is_nowhere():
+        why = "The working folder was deleted; go to another one, or name files by absolute paths"
+    return why if name is None else f"{name}: {why}"
 
 
 def advice(
@@ -73,6 +80,14 @@ def advice(
     if kind == "ModelNotFound":
         return "To see all models: locara-sidecar models list"
     return None
+
+
+def _is_nowhere() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _written(error: Exception) -> str:

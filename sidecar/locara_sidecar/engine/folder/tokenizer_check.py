@@ -5,6 +5,7 @@ The engines interpret the tokens; this module only ensures that they get nothing
 
 from __future__ import annotations
 
+import codecs
 from typing import TYPE_CHECKING, Any, cast
 
 from locara_sidecar.engine.folder import part_sizes
@@ -24,6 +25,13 @@ _MOST_DIGITS = 8
 _NEVER_NULL = {"eos_token", "pad_token", "added_tokens_decoder", "extra_ids", "split_special_tokens"}
 _MARKS = ("<|im_start|>", "<|im_end|>", "enable_thinking", "</think>")
 """What Qwen3's chat template is known by; another one would have the encoder given other texts."""
+_READ = frozenset(
+    {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+     "merges.txt"}
+)  # fmt: skip
+"""What libraries read in a tokenizer's folder."""
+_HEAD = 4
+"""Bytes; of ASCII in UTF-16 or UTF-32, which every JSON file begins with, one of them is 0."""
 _NO_LIMIT = 1e31
 """transformers writes about 1e30 for a tokenizer without a limit of its own."""
 
@@ -111,7 +119,7 @@ def check(folder: Path, found: Mapping[str, str], configs: Mapping[str, dict[str
         config = read_json(folder, file)
         encoder = configs.get(name.replace("tokenizer", "text_encoder"), {})
         clip, converses = found[name].startswith("CLIP"), found[name].startswith("Qwen")
-        _require_lengths(folder, name)
+        _require_readable(folder, name)
         _require_files(folder, name, "BPE" if clip or converses else "Unigram")
         _require_members(file, config, _NEVER_NULL | ({"bos_token"} if clip else set()))
         if clip:
@@ -137,8 +145,10 @@ def _require_conversation(folder: Path, name: str, config: Mapping[str, Any]) ->
         )
 
 
-def _require_lengths(folder: Path, name: str) -> None:
-    """Check the size of all files in this folder, since libraries read them by themselves.
+def _require_readable(folder: Path, name: str) -> None:
+    """Check the size and the encoding of all files in this folder, since libraries read them by themselves.
+
+    They take UTF-8 alone, and a mark before it for a part of the first word; ``json`` takes either, and UTF-16, too.
 
     :raises EngineError: IntegrityError naming the file.
     """
@@ -147,10 +157,14 @@ def _require_lengths(folder: Path, name: str) -> None:
             continue
         try:
             text_files.require(path)
+            with path.open("rb") as file:
+                head = file.read(_HEAD)
         except text_files.UnfitError as error:
             raise broken(f"{name}/{path.name}", str(error)) from error
         except OSError:
             continue  # nothing reads a dangling link
+        if path.name in _READ and (head.startswith(codecs.BOM_UTF8) or b"\0" in head):
+            raise broken(f"{name}/{path.name}", "it must be in UTF-8, without a byte order mark")
 
 
 def _require_files(folder: Path, name: str, kind: str) -> None:

@@ -98,11 +98,11 @@ def proxy_fault(address: str) -> str | None:
         port = parts.port
     except ValueError:
         return "names a proxy whose address or port cannot be read"
-    if parts.scheme not in _PROXY_KINDS:
+    if parts.scheme and parts.scheme not in _PROXY_KINDS:
         return f"names a proxy of type {parts.scheme}, which cannot be used; http:// and https:// can"
     if parts.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
         return "names a SOCKS proxy, which needs the Python package socksio; name an http:// proxy, or install that"
-    odd = not parts.hostname or any(not letter.isprintable() or letter.isspace() for letter in text)
+    odd = not parts.scheme or not parts.hostname or any(not letter.isprintable() or letter.isspace() for letter in text)
     return "names a proxy whose address or port cannot be read" if odd or port == 0 else None
 
 
