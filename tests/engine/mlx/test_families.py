@@ -14,6 +14,7 @@ from locara_sidecar.engine.drawing.source import Source
 from locara_sidecar.engine.folder.model_folder import Progress
 from locara_sidecar.engine.mlx_engine.families.family import OpenContext
 from locara_sidecar.engine.mlx_engine.families.flux1 import Flux1, Flux1Kontext
+from locara_sidecar.engine.mlx_engine.families.flux2 import Flux2
 from locara_sidecar.engine.mlx_engine.families.sd3 import Sd3
 from locara_sidecar.engine.mlx_engine.families.sdxl import Sdxl
 from locara_sidecar.engine.mlx_engine.families.z_image import ZImage
@@ -32,6 +33,7 @@ FAMILIES = {
     "tiny-flux-kontext": Flux1Kontext,
     "tiny-sdxl": Sdxl,
     "tiny-z-image": ZImage,
+    "tiny-flux2": Flux2,
 }
 PIPELINES = {
     "tiny-sd3": "StableDiffusion3Pipeline",
@@ -40,6 +42,7 @@ PIPELINES = {
     "tiny-flux-kontext": "FluxKontextPipeline",
     "tiny-sdxl": "StableDiffusionXLPipeline",
     "tiny-z-image": "ZImagePipeline",
+    "tiny-flux2": "Flux2KleinPipeline",
 }
 PROMPT = "a red circle on the blue square, é 🙂"
 # diffusers 0.42 converts its levels in a way that NumPy 2 warns of
@@ -147,7 +150,7 @@ def ours(family, spec, source=None, control=None):
 
 def unpacked(pipe, latent, spec):
     """diffusers' finished latent as ours."""
-    if "Flux" in type(pipe).__name__:
+    if type(pipe).__name__.startswith("Flux") and not type(pipe).__name__.startswith("Flux2"):
         latent = pipe._unpack_latents(latent, spec.height, spec.width, pipe.vae_scale_factor)
     return latent.permute(0, 2, 3, 1)
 
