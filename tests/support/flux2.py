@@ -24,23 +24,23 @@ def made(**switches: Any) -> Any:
 
 def boisterous(wide: str) -> Any:
     """Return one whose layer for the text gives more than 65,504, or whose gates and values multiply to more than that,
-    or whose sum of all branches goes beyond while no single branch does."""
+    or whose sums of branches do."""
     import torch
 
     model = made()
     with torch.no_grad():
         if wide == "text":
-            model.context_embedder.weight *= 1e5
+            model.context_embedder.weight *= 6e4
         for block in model.transformer_blocks:
             for feed_forward in (block.ff, block.ff_context):
                 if wide == "feed-forward":
                     feed_forward.linear_in.weight *= 300
                 if wide == "sum":
-                    feed_forward.linear_out.weight *= 3_000
+                    feed_forward.linear_out.weight *= 60_000
         for block in model.single_transformer_blocks:
             hidden = block.attn.mlp_hidden_dim
             if wide == "feed-forward":
                 block.attn.to_qkv_mlp_proj.weight[-2 * hidden :] *= 300
             if wide == "sum":
-                block.attn.to_out.weight *= 3_000
+                block.attn.to_out.weight *= 60_000
     return model

@@ -253,6 +253,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
             tokenizers={"tokenizer": QWEN3_TERSE},
             taps=(9, 18, 27),
             modalities=frozenset({"text-to-image", "image-text-to-image"}),
+            references=10,
             no_mask="FLUX.2 [klein] follows the instruction alone and takes no mask.",
             adapters={"torch": "torch_engine.families.flux2:Flux2", "mlx": "mlx_engine.families.flux2:Flux2"},
         ),

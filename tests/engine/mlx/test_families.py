@@ -247,6 +247,21 @@ def theirs_edit(pipe, spec, more):
     return theirs(pipe, spec, **more)
 
 
+@pytest.mark.parametrize("sizes", [[(96, 64)], [(96, 64), (80, 144), (64, 64)]], ids=["one", "several"])
+def test_flux2_looks_at_its_references_as_diffusers_has_it(opened, pipelines, sizes):
+    spec, seen = job("tiny-flux2", width=80, height=112), tuple(picture(*size) for size in sizes)
+    made = ours(opened("tiny-flux2"), spec, Source(picture(80, 112), references=seen))
+    same(made, theirs(pipelines("tiny-flux2"), spec, image=list(seen)))
+    assert error(made[0], ours(opened("tiny-flux2"), spec)[0]) > 0.01
+
+
+@pytest.mark.parametrize("text", ["a red circle and " * 40, "红色的圆 🙂 " * 12, ""], ids=["long", "wide", "none"])
+def test_flux2_reads_texts_as_diffusers_has_it(opened, pipelines, text):
+    """Those that are cut off, those of several bytes a sign, and padding alone."""
+    spec = job("tiny-flux2", prompt=text, width=64)
+    same(ours(opened("tiny-flux2"), spec), theirs(pipelines("tiny-flux2"), spec))
+
+
 @pytest.mark.slow
 def test_kontext_follows_its_picture_as_diffusers_has_it(opened, pipelines):
     spec = job("tiny-flux-kontext", guidance=2.5)

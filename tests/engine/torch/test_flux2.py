@@ -2,11 +2,15 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from diffusers import Flux2KleinPipeline
 
 from locara_sidecar.engine.torch_engine.families.flux2 import fit_into_float16
+from locara_sidecar.ipc.frames import EditSpec
+from support import diffusers_reference as reference
+from support.edits import photo, png
 from support.flux2 import WIDE, boisterous, made
 
 pytestmark = pytest.mark.torch
@@ -57,3 +61,26 @@ def test_layers_above_the_states_that_are_read_are_not_loaded(runtimes, run, job
     assert [bool(list(layer.parameters())) for layer in encoder.layers] == [k < read for k in range(layers)]
     (part,) = [part for part in family.parts if part.role == "encoder"]
     assert part.parameters == sum(parameter.numel() for parameter in encoder.parameters())
+
+
+REFERENCES = {
+    "one": [(96, 64)],
+    "of other sizes": [(96, 64), (70, 133), (64, 64)],
+    "more than a megapixel": [(96, 64), (1200, 1000)],
+}
+
+
+@pytest.mark.parametrize("sizes", REFERENCES.values(), ids=REFERENCES)
+def test_references_are_seen_as_diffusers_has_it_to_the_bit(runtimes, run, job_for, sizes):
+    """Each in its own size, whatever the job's, and in their order."""
+    model, pictures = "tiny-flux2", [photo(*size) for size in sizes]
+    given = EditSpec(images=[png(picture) for picture in pictures], listed=True)
+    spec = job_for(model, width=80, height=112, edit=given)
+    result = run(runtimes(model), spec)
+    assert result.images[0].size == (80, 112)
+    with reference.drawing(model, reference.IMAGE, spec.seed) as shapes:
+        theirs = reference.picture(model, spec, reference.IMAGE, image=pictures)
+    assert shapes == [(1, 128, 7, 5)]  # pictures are encoded without a draw
+    np.testing.assert_array_equal(np.array(result.images[0]), np.array(theirs))
+    alone = run(runtimes(model), job_for(model, width=80, height=112))
+    assert alone.images[0].tobytes() != result.images[0].tobytes()
