@@ -52,6 +52,13 @@ Z_IMAGE: dict[str, Any] = {
 }  # fmt: skip
 
 
+FLUX2_KLEIN: dict[str, Any] = {
+    "patch_size": 1, "in_channels": 128, "num_layers": 5, "num_single_layers": 20, "attention_head_dim": 128,
+    "num_attention_heads": 24, "joint_attention_dim": 7680, "timestep_guidance_channels": 256, "mlp_ratio": 3.0,
+    "axes_dims_rope": [32, 32, 32, 32], "rope_theta": 2000, "eps": 1e-6, "guidance_embeds": False,
+}  # fmt: skip
+
+
 class Published(NamedTuple):
     """A component of a published model: the class that runs it elsewhere, and its configuration."""
 
@@ -79,6 +86,7 @@ PUBLISHED = {
         SD3 | {"num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "pos_embed_max_size": 192},
     ),
     "z-image-turbo": Published("diffusers", "ZImageTransformer2DModel", Z_IMAGE),
+    "flux.2-klein-4b": Published("diffusers", "Flux2Transformer2DModel", FLUX2_KLEIN),
     "qwen3-4b": Published("transformers", "Qwen3Model", QWEN3_4B),
     "t5-xxl": Published("transformers", "T5EncoderModel", T5),
 }
@@ -97,7 +105,8 @@ def shapes(published: Published) -> dict[str, tuple[int, ...]]:
             cls = getattr(transformers, published.class_name)
             model = cls(cls.config_class.from_dict(published.config))
     found = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found.pop("encoder.embed_tokens.weight", None)  # T5's second name for the shared table
+    for second in ("encoder.embed_tokens.weight", "lm_head.weight"):  # T5's name for the shared table, and Qwen3's
+        found.pop(second, None)
     return found
 
 
