@@ -110,11 +110,12 @@ class Heads(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, config: Flux2Config) -> None:
         super().__init__()
+        self._hidden = config.hidden
         self.linear_in = nn.Linear(config.width, 2 * config.hidden, bias=False)
         self.linear_out = nn.Linear(config.hidden, config.width, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return _back(self.linear_out(_gated(self.linear_in(x))))
+        return _back(self.linear_out(_gated(*_apart(self.linear_in, x, [self._hidden] * 2))))
 
 
 class DoubleBlock(nn.Module):
@@ -157,7 +158,8 @@ class DoubleBlock(nn.Module):
 class SingleBlock(nn.Module):
     def __init__(self, config: Flux2Config) -> None:
         super().__init__()
-        self._eps, self._size, self._width = config.eps, config.attention_head_dim, config.width
+        self._eps, self._size = config.eps, config.attention_head_dim
+        self._width, self._hidden = config.width, config.hidden
         self.proj_in = nn.Linear(config.width, 3 * config.width + 2 * config.hidden, bias=False)
         self.proj_out = nn.Linear(config.width + config.hidden, config.width, bias=False)
         self.norm_q = nn.RMSNorm(config.attention_head_dim, eps=config.eps)
@@ -168,12 +170,13 @@ class SingleBlock(nn.Module):
         weight: mx.array = self.norm_q.weight
         shift, scale, gate = mx.split(by, 3, axis=-1)
         normed = modulated(x, shift, scale, self._eps).astype(weight.dtype)
-        q, k, v, hidden = mx.split(self.proj_in(normed), [self._width * part for part in (1, 2, 3)], axis=-1)
+        sizes = [self._width] * 3 + [self._hidden] * 2
+        q, k, v, gates, values = _apart(self.proj_in, normed, sizes)
         shape = (*x.shape[:2], -1, self._size)
         q, k, v = self.norm_q(q.reshape(shape)), self.norm_k(k.reshape(shape)), v.reshape(shape)
         q, k, v = (y.transpose(0, 2, 1, 3) for y in (q, k, v))
         seen = _less(rotary.attended(q, k, v, rotation))
-        return x + gate * _back(self._out(seen, _gated(hidden)))
+        return x + gate * _back(self._out(seen, _gated(gates, values)))
 
     def split(self) -> None:
         """Split a quantized output layer by branch, if their boundary is also one between groups."""
@@ -314,9 +317,25 @@ class Flux2Transformer(nn.Module):
         return self.proj_out(out).reshape(latent.shape)
 
 
-def _gated(hidden: mx.array) -> mx.array:
-    """Gates (the first half) times values; in float16, a 64th of that."""
-    gates, values = mx.split(hidden, 2, axis=-1)
+def _apart(layer: Any, x: mx.array, sizes: list[int]) -> list[mx.array]:
+    """Return what a layer gives in parts of so many numbers each, as if it were as many layers: parts of one array
+    would have to be copied, while rows of its weights lie one after another.
+    """
+    parts: list[mx.array] = []
+    start = 0
+    for size in sizes:
+        rows = slice(start, start + size)
+        if isinstance(layer, nn.QuantizedLinear):
+            weights = layer["weight"][rows], layer["scales"][rows], layer["biases"][rows]
+            parts.append(mx.quantized_matmul(x, *weights, group_size=layer.group_size, bits=layer.bits))
+        else:
+            parts.append(x @ layer.weight[rows].T)
+        start += size
+    return parts
+
+
+def _gated(gates: mx.array, values: mx.array) -> mx.array:
+    """Gates times values; in float16, a 64th of that."""
     return nn.silu(gates) * _less(values)
 
 
