@@ -96,9 +96,9 @@ def test_models_of_four_steps_run_at_one_speed_and_those_of_many_at_three():
     assert {names for many, names in speeds.values() if not many} == {("exact",)}
 
 
-def test_every_shipped_model_can_edit_and_kontext_alone_by_instruction():
+def test_every_shipped_model_can_edit_and_two_by_instruction():
     found = {entry.id: entry.edit_modality for entry in catalogue.load()}
-    assert found.pop("flux.1-kontext-dev") == "image-text-to-image"
+    assert {found.pop(model) for model in ("flux.1-kontext-dev", "flux.2-klein-4b")} == {"image-text-to-image"}
     assert set(found.values()) == {"image-to-image"}
     assert all("text-to-image" in entry.modalities for entry in catalogue.load())
 
