@@ -98,6 +98,25 @@ def test_the_best_that_fits_is_chosen(row, expected):
     assert (None if plan is None else described(plan)) == expected
 
 
+# (machine, GiB): for 1, 4 and 10 references of a megapixel, the bits and the decoding; None where it is refused
+REFERENCES = {
+    ("unified", 8): [("4bit", TILED), None, None],
+    ("unified", 16): [("8bit", WHOLE), ("8bit", WHOLE), None],
+    ("unified", 24): [("none", WHOLE), ("none", WHOLE), ("8bit", WHOLE)],
+    ("unified", 32): [("none", WHOLE)] * 3,
+}
+
+
+@pytest.mark.parametrize("row", REFERENCES, ids=str)
+def test_references_take_memory_for_their_tokens(row):
+    plan_of = {}
+    for count in (1, 4, 10):
+        wanted = ask("flux.2-klein-4b", references=((1024, 1024),) * count)
+        plan = plans.choose(parts("flux.2-klein-4b"), wanted, machine(*row))
+        plan_of[count] = None if plan is None else described(plan)[:2]
+    assert list(plan_of.values()) == REFERENCES[row]
+
+
 @pytest.mark.parametrize("model", [entry.id for entry in KNOWN])
 @pytest.mark.parametrize(("kind", "sizes"), [("unified", range(4, 129)), ("gpu", range(4, 97)), ("ram", range(4, 129))])
 def test_a_plan_never_needs_more_than_there_is_and_more_memory_never_makes_it_worse(model, kind, sizes):

@@ -141,12 +141,12 @@ def test_numbers_that_are_not_finite_are_no_output(runtimes, run, job_for, model
     else:
         whole = family.module(family.denoiser)
         layer = whole.conv_out if model == "tiny-sdxl" else last_of(whole)
-    bias = layer.bias
-    layer.bias = type(bias)(bias * float("nan"))
+    weight = layer.weight
+    layer.weight = type(weight)(weight * float("nan"))
     try:
         kind, message, phases = refused(runtime, run, job_for(model))
     finally:
-        layer.bias = bias
+        layer.weight = weight
     assert kind == "InvalidOutput"
     assert ("step 1" in message, "decoding" in phases) == (part == "denoiser", part == "decoder")
     assert run(runtime, job_for(model)).images[0].tobytes() == expected
