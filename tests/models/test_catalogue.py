@@ -96,6 +96,12 @@ def test_models_of_four_steps_run_at_one_speed_and_those_of_many_at_three():
     assert {names for many, names in speeds.values() if not many} == {("exact",)}
 
 
+def test_models_that_were_distilled_to_run_without_guidance_are_not_guided():
+    assert {entry.id for entry in catalogue.load() if not entry.guidable} == {
+        *("flux.1-schnell", "sdxl-lightning", "z-image-turbo", "flux.2-klein-4b")
+    }
+
+
 def test_every_shipped_model_can_edit_and_two_by_instruction():
     found = {entry.id: entry.edit_modality for entry in catalogue.load()}
     assert {found.pop(model) for model in ("flux.1-kontext-dev", "flux.2-klein-4b")} == {"image-text-to-image"}

@@ -23,6 +23,8 @@ SHARD_BYTES = 10_000_000_000
 _POOL = 1 << 24
 _SPREAD = 0.02
 _BF16 = 2
+_ONE = 0x3F80
+"""In bfloat16: variances are not negative."""
 
 FLUX: dict[str, Any] = {
     "patch_size": 1, "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 128,
@@ -156,10 +158,11 @@ def _write_shard(path: Path, tensors: dict[str, tuple[int, ...]], pool: NDArray[
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for shape in tensors.values():
+        for name, shape in tensors.items():
             left = int(np.prod(shape))
+            numbers = np.full(left, _ONE, np.uint16) if name.endswith("running_var") else pool
             while left:
-                part = pool[: min(left, len(pool))]
+                part = numbers[: min(left, len(pool))]
                 file.write(part.data)
                 left -= len(part)
 

@@ -252,6 +252,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
             autoencoder="AutoencoderKLFlux2",
             tokenizers={"tokenizer": QWEN3_TERSE},
             taps=(9, 18, 27),
+            guided_as_told=False,  # it was distilled to run at 1, which is none
             modalities=frozenset({"text-to-image", "image-text-to-image"}),
             references=10,
             no_mask="FLUX.2 [klein] follows the instruction alone and takes no mask.",
