@@ -109,6 +109,12 @@ def test_every_shipped_model_can_edit_and_two_by_instruction():
     assert all("text-to-image" in entry.modalities for entry in catalogue.load())
 
 
+def test_klein_looks_at_ten_pictures_and_all_others_at_one():
+    found = {entry.id: entry.references for entry in catalogue.load()}
+    assert found.pop("flux.2-klein-4b") == 10
+    assert set(found.values()) == {1}
+
+
 def test_a_model_whose_modalities_name_no_edit_cannot_edit(tmp_path):
     write(tmp_path, id="mine", modalities=["text-to-image"])
     assert catalogue.load(tmp_path).get("mine").edit_modality is None
