@@ -63,7 +63,8 @@ class Flux2(MlxFamily):
         schedule = samplers.flux2_flow_match(self.sampler, task.spec.steps, size[0] * size[1])
         start = sampling.from_noise(task.noise, size, transformer.config.in_channels, schedule)
         seen = self._references(task)
-        rotation = transformer.rotation(task.prompt.tokens.shape[1], size, *(one.shape[1:3] for one in seen))
+        sizes = [(one.shape[1], one.shape[2]) for one in seen]
+        rotation = transformer.rotation(task.prompt.tokens.shape[1], size, *sizes)
         text, pictures = transformer.words(task.prompt.tokens), transformer.pictures(seen)
         steering = sampling.made_ahead(transformer.modulation, start.schedule.timesteps, self._context.checkpoints)
 

@@ -149,5 +149,6 @@ def raw(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     """Convert a packed latent (1, 4 * C, h / 2, w / 2) to the decoder's (1, C, h, w), as the pipeline does."""
     mean = vae.bn.running_mean.view(1, -1, 1, 1).to(latent)
     deviation = torch.sqrt(vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps).to(latent)
-    unscaled = latent * deviation + mean
-    return Flux2KleinPipeline._unpatchify_latents(unscaled)  # noqa: SLF001 -- the same lines as in the pipeline
+    batch, channels, height, width = latent.shape
+    patches = (latent * deviation + mean).reshape(batch, channels // 4, 2, 2, height, width)
+    return patches.permute(0, 1, 4, 2, 5, 3).reshape(batch, channels // 4, 2 * height, 2 * width)
