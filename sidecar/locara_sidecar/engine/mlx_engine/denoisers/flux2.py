@@ -260,7 +260,7 @@ class Flux2Transformer(nn.Module):
         text[:, 3] = np.arange(words)
         parts = [text]
         for i, size in enumerate(pictures):
-            grid = np.indices(size).reshape(2, -1)
+            grid = np.indices(size, dtype=np.float64).reshape(2, -1)
             place = np.full(grid.shape[1], float(_APART * i))
             parts.append(np.stack([place, *grid, np.zeros(grid.shape[1])], axis=1))
         return rotary.rotation_at(np.concatenate(parts), self.config.axes_dims_rope, self.config.rope_theta)
