@@ -57,7 +57,7 @@ CASES = {
         operations.flux_issues(FLUX, 32, 4, kontext=True)[0],
     ),
     "sd3": lambda: (operations.mmdit_needs(MMDIT, 32), operations.mmdit_issues(MMDIT, 32, 4)[0]),
-    "z-image": lambda: (operations.zimage_needs(Z_IMAGE, 32), operations.zimage_issues(Z_IMAGE, 32, 4)[0]),
+    "z-image": lambda: (operations.zimage_needs(Z_IMAGE, 1024), operations.zimage_issues(Z_IMAGE, 1024, 4)[0]),
     "flux2": lambda: (operations.flux2_needs(FLUX2, 32), operations.flux2_issues(FLUX2, 32, 4)[0]),
     "flux2, references": lambda: (
         operations.flux2_needs(FLUX2, 32, 2 * operations.PATCHES),
