@@ -74,7 +74,8 @@ def test_every_network_of_a_model_computes_on_the_device_alone(
     with torch.no_grad(), pretended.MODE, pretended.Played(device, monkeypatch) as played:
         for name, component in family._components.items():
             module, bits = shells[name], plan.bits(family._part(name), quantization)
-            weights.fill(module, component, getattr(torch, precision), device, progress, bits)
+            weights.fill(module, component, family._dtype(name), device, progress, bits)
+            family._fit(name, module)
             if name == family.decoder:
                 got, wanted = module.decode(pretended.on(device, latents[0])), None
             else:

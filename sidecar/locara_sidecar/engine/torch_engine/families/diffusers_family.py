@@ -152,9 +152,13 @@ class DiffusersFamily(Family):
         bits = plan.bits(self._part(name), context.quantization)
         with self._blaming(name):
             weights.fill(module, self._components[name], self._dtype(name), context.device, progress, bits)
+        self._fit(name, module)
         blocks = compiled.compile_blocks(module) if name == self.denoiser and context.compiled else ()
         context.checkpoints.install(module, blocks)
         return module
+
+    def _fit(self, name: str, module: Any) -> None:
+        """Change a component that was filled, where what it computes would leave the range of the job's type."""
 
     def _dtype(self, name: str) -> torch.dtype:
         """The type that a component computes in: the job's, or a wider one for Qwen3, which leaves float16's range."""

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from locara_sidecar.engine.drawing.family import Denoising
-    from locara_sidecar.engine.folder.model_folder import Progress
 
 
 class Flux2(DiffusersFamily):
@@ -46,11 +45,9 @@ class Flux2(DiffusersFamily):
     def grid(self) -> int:
         return 2 * super().grid
 
-    def _build(self, name: str, progress: Progress) -> Any:
-        module = super()._build(name, progress)
+    def _fit(self, name: str, module: Any) -> None:
         if name == self.denoiser and self._context.dtype == torch.float16:
             fit_into_float16(module)
-        return module
 
     def encode(self, text: str, max_sequence_length: int) -> Embedding:
         tokens, _ = self.pipeline(self.pipelines.text).encode_prompt(
@@ -102,7 +99,7 @@ def fit_into_float16(transformer: Any) -> None:
             _as_a_part(layer, dtype)
         for feed_forward in (block.ff, block.ff_context):
             feed_forward.register_forward_pre_hook(partial(_narrowed, dtype), with_kwargs=True)
-            feed_forward.linear_in.register_forward_hook(partial(_smaller_values, feed_forward.linear_out.in_features))
+            feed_forward.linear_in.register_forward_hook(partial(_smaller_values, None))
             feed_forward.linear_out.register_forward_hook(_in_full)
     for block in transformer.single_transformer_blocks:
         attention = block.attn
@@ -131,10 +128,10 @@ def _narrowed(dtype: torch.dtype, layer: nn.Module, args: Any, kwargs: Any) -> A
     return tuple(value.to(dtype) for value in args), given
 
 
-def _smaller_values(count: int, layer: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-    """Divide the last ``count`` numbers: the values that gates are multiplied with."""
+def _smaller_values(count: int | None, layer: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+    """Divide the last ``count`` numbers, or half of them: the values that gates are multiplied with."""
     del layer, args
-    output[..., -count:] /= narrow.LESS
+    output[..., -(count or output.shape[-1] // 2) :] /= narrow.LESS
     return output
 
 

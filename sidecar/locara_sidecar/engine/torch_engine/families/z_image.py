@@ -22,7 +22,6 @@ from locara_sidecar.machine.supported import FAMILIES
 
 if TYPE_CHECKING:
     from locara_sidecar.engine.drawing.family import Denoising
-    from locara_sidecar.engine.folder.model_folder import Progress
 
 
 class ZImage(DiffusersFamily):
@@ -40,14 +39,12 @@ class ZImage(DiffusersFamily):
     def largest_side(self) -> int:
         return min(self.module(self.denoiser).config.axes_lens[1:]) * self.grid
 
-    def _build(self, name: str, progress: Progress) -> Any:
-        module = super()._build(name, progress)
+    def _fit(self, name: str, module: Any) -> None:
         if self._context.dtype == torch.float16:
             if name == self.denoiser:
                 fit_into_float16(module)
             if name == self.decoder:  # a source comes to it in the type of the text's embedding
                 module.encoder.register_forward_pre_hook(narrow.as_the_weights)
-        return module
 
     def encode(self, text: str, max_sequence_length: int) -> Embedding:
         tokens, _ = self.pipeline(self.pipelines.text).encode_prompt(
