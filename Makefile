@@ -204,7 +204,7 @@ bench-speed: $(READY) ## measure what step caching gains and costs on the torch 
 bench-waiting: $(READY) ## measure what ways of waiting cost OpenMP's threads, on a quiet and on a busy machine (FLAGS="--rounds N --steps N")
 	$(MEASURE) tests/bench/waiting.py $(FLAGS)
 
-fullsize: $(READY) ## draw with MODEL (flux.1-schnell, sd3.5-medium, sd3.5-large) in full size, random weights; up to 35 GB of disk (FLAGS="--size N --folder DIR")
+fullsize: $(READY) ## draw with MODEL (flux.1-schnell, sd3.5-medium, flux.2-klein-4b, …) in full size, random weights; up to 35 GB of disk (FLAGS="--size N --folder DIR")
 	$(MEASURE) -m fullsize.run $(or $(MODEL),sd3.5-medium) $(FLAGS)
 
 fullsize-accelerator: $(READY) ## draw with all models in full size on a CUDA device, beside diffusers; random weights; up to 60 GB (FLAGS="MODEL[:QUANTIZATION] … --steps N")

@@ -60,6 +60,7 @@ FAMILIES = {
     "SDXL Lightning": ["sdxl-lightning"],
     "SD 3.5 Medium": ["sd3.5-medium"],
     "SD 3.5 Large": ["sd3.5-large"],
+    "FLUX.2 [klein] 4B": ["flux.2-klein-4b"],
     "Z-Image-Turbo": ["z-image-turbo"],
     "FLUX.1 (12 B)": ["flux.1-schnell", "flux.1-dev", "flux.1-kontext-dev"],
 }

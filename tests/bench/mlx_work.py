@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def step(model: Any, by: Any, channels: int, batch: int, answer: Callable[..., mx.array]) -> tracing.Count:
+def step(
+    model: Any, by: Any, channels: int, batch: int, answer: Callable[..., mx.array], side: int = 128
+) -> tracing.Count:
     """A step of ``model``: ``answer(rows, by)`` is the model's, ``by`` is given to it, not made in it."""
     from locara_sidecar.engine.mlx_engine.families import sampling
 
@@ -40,7 +42,7 @@ def step(model: Any, by: Any, channels: int, batch: int, answer: Callable[..., m
         return [latent - 0.5 * velocity, latent - 0.1 * velocity]
 
     given = [stand_in(value.shape, value.dtype) for value in tracing.leaves(by)]
-    return tracing.counted(call, stand_in((1, 128, 128, channels), mx.float32), *given)
+    return tracing.counted(call, stand_in((1, side, side, channels), mx.float32), *given)
 
 
 def refilled(tree: Any, values: Any) -> Any:
@@ -108,6 +110,19 @@ def z_image(bits: int | None = None) -> tracing.Count:
     return step(model, turns, 16, 1, lambda x, given: model(x, words, *given, _pace()))
 
 
+def flux2(bits: int | None = None) -> tracing.Count:
+    from locara_sidecar.engine.mlx_engine.denoisers.flux2 import Flux2Config, Flux2Transformer
+
+    config = Flux2Config(num_layers=5, num_single_layers=20, num_attention_heads=24, joint_attention_dim=7680)
+    model = quantized(Flux2Transformer(config), bits)
+    if bits is not None:
+        model.split()
+    rotation, words = model.rotation(512, (64, 64)), stand_in((1, 512, config.width))
+    by = model.modulation(stand_in((4,), mx.float32)).at(0)
+    tracing.weightless(model)
+    return step(model, (by, rotation), 128, 1, lambda x, given: model(x, words, *given, None, _pace()), side=64)
+
+
 def qwen3(bits: int | None = None) -> tracing.Count:
     from locara_sidecar.engine.mlx_engine.texts.qwen3 import Qwen3Config, Qwen3Penultimate
 
@@ -155,6 +170,8 @@ CASES: dict[str, Callable[[], tracing.Count]] = {
     "sdxl": sdxl,
     "z-image-turbo": z_image,
     "z-image-turbo-8bit": lambda: z_image(8),
+    "flux.2-klein-4b": flux2,
+    "flux.2-klein-4b-8bit": lambda: flux2(8),
     "qwen3-4b": qwen3,
     "vae-decode": lambda: vae("decode"),
     "vae-decode-strips": lambda: vae("decode", tiled=True),

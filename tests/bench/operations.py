@@ -23,6 +23,7 @@ import mlx.core as mx
 from locara_sidecar.engine.mlx_engine import device
 from locara_sidecar.engine.mlx_engine import runtime as mlx_runtime
 from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux, FluxConfig
+from locara_sidecar.engine.mlx_engine.denoisers.flux2 import Flux2Config, Flux2Transformer
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import Mmdit, MmditConfig
 from locara_sidecar.engine.mlx_engine.denoisers.unet import Unet
 from locara_sidecar.engine.mlx_engine.denoisers.unet_config import UnetConfig
@@ -88,6 +89,23 @@ def mmdit_needs(config: MmditConfig, words: int) -> Work:
     work += linear(PATCHES, d, 12 * d) + linear(words, d, 2 * d) + attention(PATCHES, tokens, d)
     work += (linear(PATCHES, d, 4 * d) + attention(PATCHES, PATCHES, d)) * len(config.dual_attention_layers)
     return work + linear(PATCHES, d, patch * (config.out_channels or config.in_channels))
+
+
+def flux2_needs(config: Flux2Config, words: int, references: int = 0) -> Work:
+    """``references``: tokens of pictures to look at; they and the words are embedded once, not in a step."""
+    d, hidden = config.width, config.hidden
+    seen = PATCHES + references
+    tokens = words + seen
+
+    def double(rows: int) -> Work:
+        return linear(rows, d, 4 * d) + linear(rows, d, 2 * hidden) + linear(rows, hidden, d)
+
+    def single(rows: int) -> Work:
+        return linear(rows, d, 3 * d + 2 * hidden) + linear(rows, d + hidden, d)
+
+    work = linear(PATCHES, config.in_channels, d) + linear(PATCHES, d, config.out_channels or config.in_channels)
+    work += (double(seen) + double(words) + attention(tokens, tokens, d)) * config.num_layers
+    return work + (single(tokens) + attention(tokens, tokens, d)) * config.num_single_layers
 
 
 def zimage_needs(config: ZImageConfig, words: int) -> Work:
@@ -205,6 +223,24 @@ def zimage_issues(config: ZImageConfig, words: int, steps: int) -> tuple[Work, W
     return issued(lambda x: model(x, text, _zeros(by), places), latent), once
 
 
+def flux2_issues(config: Flux2Config, words: int, steps: int, references: int = 0) -> tuple[Work, Work]:
+    """``references``: pictures to look at, as large as the one that is made."""
+    model = Flux2Transformer(config)
+    latent, tokens = mx.zeros((1, 64, 64, config.in_channels)), mx.zeros((1, words, config.joint_attention_dim))
+    seen, times = [latent] * references, mx.zeros((steps,))
+    rotation, by = model.rotation(words, *[(64, 64)] * (1 + references)), model.modulation(times).at(0)
+    text, pictures = mx.zeros(model.words(tokens).shape), model.pictures(seen)
+    if pictures is not None:
+        pictures = mx.zeros(pictures.shape)
+
+    def once_a_picture(t: mx.array, w: mx.array, *p: mx.array) -> list[mx.array]:
+        looked_at = model.pictures(list(p))
+        return [*_leaves(model.modulation(t)), model.words(w), *([] if looked_at is None else [looked_at])]
+
+    once = issued(once_a_picture, times, tokens, *seen)
+    return issued(lambda x: model(x, text, _zeros(by), rotation, pictures), latent), once
+
+
 def unet_issues(config: UnetConfig, words: int, steps: int) -> tuple[Work, Work]:
     model = Unet(config)
     width = config.cross_attention_dim
@@ -308,12 +344,14 @@ MEDIUM = MmditConfig(
 LARGE = MmditConfig(
     num_layers=38, num_attention_heads=38, caption_projection_dim=2432, pos_embed_max_size=192, qk_norm="rms_norm"
 )
+KLEIN = Flux2Config(num_layers=5, num_single_layers=20, num_attention_heads=24, joint_attention_dim=7680)
 TINY = (
     ("tiny-sd3", "sd3", "flow-match-euler", 4.5),
     ("tiny-flux-dev", "flux", "flow-match-euler", 3.5),
     ("tiny-flux-kontext", "flux-kontext", "flow-match-euler", 2.5),
     ("tiny-sdxl", "sdxl", "euler-trailing", 0.0),
     ("tiny-z-image", "z-image", "flow-match-euler", 0.0),
+    ("tiny-flux2", "flux2", "flow-match-euler", 1.0),
 )
 
 
@@ -327,6 +365,12 @@ def main() -> int:
         "SD3.5 Medium": (mmdit_needs(MEDIUM, 333), mmdit_issues(MEDIUM, 333, 28), 28),
         "SD3.5 Large": (mmdit_needs(LARGE, 333), mmdit_issues(LARGE, 333, 28), 28),
         "Z-Image-Turbo": (zimage_needs(ZImageConfig(), 512), zimage_issues(ZImageConfig(), 512, 8), 8),
+        "FLUX.2 [klein] 4B": (flux2_needs(KLEIN, 512), flux2_issues(KLEIN, 512, 4), 4),
+        "FLUX.2 [klein] 4B, two references": (
+            flux2_needs(KLEIN, 512, 2 * PATCHES),
+            flux2_issues(KLEIN, 512, 4, 2),
+            4,
+        ),
         "SDXL Lightning": (unet_needs(SDXL, 77), unet_issues(SDXL, 77, 4), 4),
     }
     rows: list[Row] = []

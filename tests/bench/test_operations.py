@@ -8,6 +8,7 @@ from bench import operations
 from bench.operations import Work
 from locara_sidecar.engine.mlx_engine.denoisers import rotary
 from locara_sidecar.engine.mlx_engine.denoisers.flux import FluxConfig
+from locara_sidecar.engine.mlx_engine.denoisers.flux2 import Flux2Config
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import MmditConfig
 from locara_sidecar.engine.mlx_engine.denoisers.unet_config import UnetConfig
 from locara_sidecar.engine.mlx_engine.denoisers.zimage import ZImageConfig
@@ -31,6 +32,10 @@ UNET = UnetConfig(
 
 
 Z_IMAGE = ZImageConfig(dim=64, n_layers=3, n_refiner_layers=2, n_heads=2, cap_feat_dim=24, axes_dims=(8, 12, 12))
+FLUX2 = Flux2Config(
+    in_channels=16, num_layers=2, num_single_layers=3, attention_head_dim=16, num_attention_heads=4,
+    joint_attention_dim=24, axes_dims_rope=(4, 4, 4, 4),
+)  # fmt: skip
 
 
 def test_products_convolutions_and_attention_are_counted():
@@ -52,7 +57,12 @@ CASES = {
         operations.flux_issues(FLUX, 32, 4, kontext=True)[0],
     ),
     "sd3": lambda: (operations.mmdit_needs(MMDIT, 32), operations.mmdit_issues(MMDIT, 32, 4)[0]),
-    "z-image": lambda: (operations.zimage_needs(Z_IMAGE, 32), operations.zimage_issues(Z_IMAGE, 32, 4)[0]),
+    "z-image": lambda: (operations.zimage_needs(Z_IMAGE, 1024), operations.zimage_issues(Z_IMAGE, 1024, 4)[0]),
+    "flux2": lambda: (operations.flux2_needs(FLUX2, 32), operations.flux2_issues(FLUX2, 32, 4)[0]),
+    "flux2, references": lambda: (
+        operations.flux2_needs(FLUX2, 32, 2 * operations.PATCHES),
+        operations.flux2_issues(FLUX2, 32, 4, 2)[0],
+    ),
     "sdxl": lambda: (operations.unet_needs(UNET, 32), operations.unet_issues(UNET, 32, 4)[0]),
 }
 

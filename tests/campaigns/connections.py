@@ -30,7 +30,7 @@ from support.model_store import entry_data, entry_for, write_model
 if TYPE_CHECKING:
     from pathlib import Path
 
-FAMILIES = ("tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny-sdxl", "tiny-z-image")
+FAMILIES = ("tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny-sdxl", "tiny-z-image", "tiny-flux2")
 """The fixture models, one or two for each family that the engines run."""
 
 _FIXTURES = ROOT / "fixtures" / "models"

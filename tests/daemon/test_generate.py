@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from locara_sidecar.engine.images import read_parameters
+from locara_sidecar.models import catalogue
 from support.host import PROMPT, decoded, error_of, manifest, until
 
 PHASES = ["queued", "loading", "encoding", "denoising", "decoding", "saving"]
@@ -192,15 +193,16 @@ def test_a_write_only_grant_of_another_model_does_not_help(hosts):
 
 @pytest.mark.slow
 def test_guidance_that_does_nothing_is_told_and_the_parameters_say_what_ran(hosts):
-    host = hosts.session(models=("sdxl-lightning", "flux.1-schnell", "flux.1-dev", "pocket"))
-    for model in ("sdxl-lightning", "flux.1-schnell"):
+    host = hosts.session(models=("sdxl-lightning", "flux.1-schnell", "flux.2-klein-4b", "flux.1-dev", "pocket"))
+    for model in ("sdxl-lightning", "flux.1-schnell", "flux.2-klein-4b"):
         result = host.generate(model=model, steps=1, guidance=7.5)
         (warning,) = result["warnings"]
         assert warning["kind"] == "GuidanceIgnored"
         assert model in warning["message"]
         assert "7.5" in warning["message"]
         assert result["parameters"]["options"]["guidance"] == 0.0
-        for quiet in ({"guidance": 0.0}, {}):
+        usual = catalogue.load().get(model).defaults.guidance  # klein's is 1, which is none
+        for quiet in ({"guidance": 0.0}, {"guidance": usual}, {}):
             result = host.generate(model=model, steps=1, **quiet)
             assert (result["parameters"]["options"]["guidance"], result["warnings"]) == (0.0, [])
     for model in ("flux.1-dev", "pocket"):

@@ -39,6 +39,15 @@ TABLE = {
     ("gpu", 12, "z-image-turbo"): ("8bit", WHOLE, ALONE),
     ("gpu", 16, "z-image-turbo"): ("none", TILED, ALONE),
     ("gpu", 24, "z-image-turbo"): ("none", WHOLE, LEAVE),
+    ("unified", 8, "flux.2-klein-4b"): ("4bit", TILED, ALONE),
+    ("unified", 16, "flux.2-klein-4b"): ("none", TILED, ALONE),
+    ("unified", 24, "flux.2-klein-4b"): ("none", WHOLE, ALONE),
+    ("unified", 32, "flux.2-klein-4b"): ("none", WHOLE, LEAVE),
+    ("unified", 64, "flux.2-klein-4b"): ("none", WHOLE, ALL),
+    ("gpu", 8, "flux.2-klein-4b"): ("8bit", TILED, ALONE),
+    ("gpu", 12, "flux.2-klein-4b"): ("none", TILED, ALONE),
+    ("gpu", 16, "flux.2-klein-4b"): ("none", WHOLE, ALONE),
+    ("gpu", 24, "flux.2-klein-4b"): ("none", WHOLE, ALL),
     ("gpu", 8, "sd3.5-medium"): ("4bit", WHOLE, ALONE),
     ("gpu", 8, "sdxl-lightning"): ("none", TILED, ALONE),
     ("gpu", 8, "flux.1-schnell"): None,
@@ -87,6 +96,25 @@ def test_the_best_that_fits_is_chosen(row, expected):
     kind, gib, model = row
     plan = plans.choose(parts(model), ask(model), machine(kind, gib))
     assert (None if plan is None else described(plan)) == expected
+
+
+# (machine, GiB): for 1, 4 and 10 references of a megapixel, the bits and the decoding; None where it is refused
+REFERENCES = {
+    ("unified", 8): [("4bit", TILED), None, None],
+    ("unified", 16): [("8bit", WHOLE), ("8bit", WHOLE), None],
+    ("unified", 24): [("none", WHOLE), ("none", WHOLE), ("8bit", WHOLE)],
+    ("unified", 32): [("none", WHOLE)] * 3,
+}
+
+
+@pytest.mark.parametrize("row", REFERENCES, ids=str)
+def test_references_take_memory_for_their_tokens(row):
+    plan_of = {}
+    for count in (1, 4, 10):
+        wanted = ask("flux.2-klein-4b", references=((1024, 1024),) * count)
+        plan = plans.choose(parts("flux.2-klein-4b"), wanted, machine(*row))
+        plan_of[count] = None if plan is None else described(plan)[:2]
+    assert list(plan_of.values()) == REFERENCES[row]
 
 
 @pytest.mark.parametrize("model", [entry.id for entry in KNOWN])

@@ -17,6 +17,7 @@ PIPELINES = {
     "black-forest-labs/FLUX.1-Kontext-dev": "FluxKontextPipeline",
     "black-forest-labs/FLUX.1-dev": "FluxPipeline",
     "black-forest-labs/FLUX.1-schnell": "FluxPipeline",
+    "black-forest-labs/FLUX.2-klein-4B": "Flux2KleinPipeline",
     "Tongyi-MAI/Z-Image-Turbo": "ZImagePipeline",
     "stabilityai/stable-diffusion-3-medium-diffusers": "StableDiffusion3Pipeline",
     "stabilityai/stable-diffusion-3.5-large": "StableDiffusion3Pipeline",
@@ -159,6 +160,14 @@ MISFITS = {
         ("text_encoder", {"hidden_size": 1024}),
         ("text_encoder_2", {"d_model": 2048}),
         ("vae", {"latent_channels": 4}),
+    ],
+    "black-forest-labs/FLUX.2-klein-4B": [
+        ("transformer", {"in_channels": 64}),
+        ("transformer", {"joint_attention_dim": 2560}),
+        ("transformer", {"axes_dims_rope": [32, 32, 32, 30]}),
+        ("text_encoder", {"num_hidden_layers": 27}),
+        ("text_encoder", {"hidden_size": 2048}),
+        ("vae", {"latent_channels": 16}),
     ],
     "stabilityai/stable-diffusion-3.5-medium": [
         ("transformer", {"caption_projection_dim": 2432}),

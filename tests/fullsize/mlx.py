@@ -52,6 +52,7 @@ CASES = {
     "sd3.5-medium": [Case("sd3.5-medium", 8, 16), Case("sd3.5-medium", 4, 16)],
     "sd3.5-large": [Case("sd3.5-large", 8, 24), Case("sd3.5-large", 4, 24)],
     "z-image-turbo": [Case("z-image-turbo", 8, 16, None, 9.0), Case("z-image-turbo", 4, 8, None, 5.0)],
+    "flux.2-klein-4b": [Case("flux.2-klein-4b", 8, 16, None, 6.0), Case("flux.2-klein-4b", 4, 8)],
     "qwen3": [Case("qwen3-4b", 4)],
     "t5": [Case("t5-xxl", 4)],
 }
@@ -104,6 +105,7 @@ def child(folder: Path, name: str, bits: int, mac: int | None, into: Path | None
     from locara_sidecar.engine.folder import model_folder
     from locara_sidecar.engine.mlx_engine import device
     from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux
+    from locara_sidecar.engine.mlx_engine.denoisers.flux2 import Flux2Transformer
     from locara_sidecar.engine.mlx_engine.denoisers.mmdit import Mmdit
     from locara_sidecar.engine.mlx_engine.denoisers.zimage import ZImageTransformer
     from locara_sidecar.engine.mlx_engine.tensors import quantize
@@ -118,6 +120,7 @@ def child(folder: Path, name: str, bits: int, mac: int | None, into: Path | None
         device.keep_to(plans.limits(plans.require(parts, ask, machine), machine))
     models: dict[str, Any] = {
         "FluxTransformer2DModel": Flux,
+        "Flux2Transformer2DModel": Flux2Transformer,
         "SD3Transformer2DModel": Mmdit,
         "T5EncoderModel": T5Encoder,
         "ZImageTransformer2DModel": ZImageTransformer,

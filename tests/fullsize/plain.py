@@ -42,6 +42,10 @@ class Plain:
             euler = cast("Any", diffusers).EulerDiscreteScheduler
             self.pipe.scheduler = euler.from_config(self.pipe.scheduler.config, timestep_spacing="trailing")
             self._arguments["guidance_scale"] = 0.0
+        elif name == "ZImagePipeline":
+            self._arguments["guidance_scale"] = 0.0
+        elif name == "Flux2KleinPipeline":
+            self._arguments["guidance_scale"] = 1.0
         elif name == "FluxKontextPipeline":
             from PIL import Image
 
@@ -61,6 +65,8 @@ class Plain:
             given["do_classifier_free_guidance"] = guided
         with self._torch.no_grad():
             found = self.pipe.encode_prompt(**{name: value for name, value in given.items() if name in takes})
+        if type(self.pipe).__name__ in ("ZImagePipeline", "Flux2KleinPipeline"):  # tokens alone, and what is not used
+            return {"prompt_embeds": found[0]}
         if "negative_prompt" not in takes:  # FLUX: tokens, pooled, positions
             return {"prompt_embeds": found[0], "pooled_prompt_embeds": found[1]}
         names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")

@@ -31,8 +31,13 @@ HUB = {
     "flux.1-kontext-dev": ["black-forest-labs/FLUX.1-Kontext-dev"],
     "sdxl-lightning": ["stabilityai/stable-diffusion-xl-base-1.0", "ByteDance/SDXL-Lightning"],
     "z-image-turbo": ["Tongyi-MAI/Z-Image-Turbo"],
+    "flux.2-klein-4b": ["black-forest-labs/FLUX.2-klein-4B"],
 }
-UNGATED = {"sdxl-lightning", "z-image-turbo"}
+UNGATED = {"sdxl-lightning", "z-image-turbo", "flux.2-klein-4b"}
+LAYER = 100_930_816
+"""Numbers in a layer of Qwen3-4B."""
+UNREAD = {"z-image-turbo": LAYER, "flux.2-klein-4b": 9 * LAYER}
+"""Numbers that are downloaded and not loaded."""
 WIDE = {"z-image-turbo": 4}
 """The bytes of a number of the denoiser, where they are not two."""
 MEMBERS = (
@@ -71,7 +76,7 @@ def test_the_memory_of_every_model_is_known_for_each_number_of_bits():
         size = sum(part.parameters for part in entry.components)
         published = denoiser if entry.id in HUB else size  # what people call a model's size
         assert entry.parameters == pytest.approx(published, rel=0.03), entry.id
-        weights = 2 * size + (WIDE.get(entry.id, 2) - 2) * denoiser
+        weights = 2 * (size + UNREAD.get(entry.id, 0)) + (WIDE.get(entry.id, 2) - 2) * denoiser
         assert not entry.download_bytes or entry.download_bytes == pytest.approx(weights, rel=0.03), entry.id
 
 
@@ -91,11 +96,23 @@ def test_models_of_four_steps_run_at_one_speed_and_those_of_many_at_three():
     assert {names for many, names in speeds.values() if not many} == {("exact",)}
 
 
-def test_every_shipped_model_can_edit_and_kontext_alone_by_instruction():
+def test_models_that_were_distilled_to_run_without_guidance_are_not_guided():
+    assert {entry.id for entry in catalogue.load() if not entry.guidable} == {
+        *("flux.1-schnell", "sdxl-lightning", "z-image-turbo", "flux.2-klein-4b")
+    }
+
+
+def test_every_shipped_model_can_edit_and_two_by_instruction():
     found = {entry.id: entry.edit_modality for entry in catalogue.load()}
-    assert found.pop("flux.1-kontext-dev") == "image-text-to-image"
+    assert {found.pop(model) for model in ("flux.1-kontext-dev", "flux.2-klein-4b")} == {"image-text-to-image"}
     assert set(found.values()) == {"image-to-image"}
     assert all("text-to-image" in entry.modalities for entry in catalogue.load())
+
+
+def test_klein_looks_at_ten_pictures_and_all_others_at_one():
+    found = {entry.id: entry.references for entry in catalogue.load()}
+    assert found.pop("flux.2-klein-4b") == 10
+    assert set(found.values()) == {1}
 
 
 def test_a_model_whose_modalities_name_no_edit_cannot_edit(tmp_path):

@@ -142,6 +142,14 @@ def test_z_image_comes_with_its_chat_template_and_the_autoencoder_that_flux_has_
     assert len(hub.requests(f"/cdn/{sha256}")) == 1, "and fetched once"
 
 
+def test_klein_is_taken_in_parts_and_not_a_second_time_as_one_file(store, hub, tmp_path):
+    files = tree(FIXTURES / "tiny-flux2")
+    decoys = ["README.md", "LICENSE.md", "flux-2-klein-4b.safetensors", "text_encoder/model.safetensors", "teaser.png"]
+    serve(hub, tmp_path, "black-forest-labs/FLUX.2-klein-4B", files, decoys, gated=False)
+    found, _ = fetched(store, hub, "flux.2-klein-4b")
+    assert found == files
+
+
 def test_a_repository_that_has_moved_the_weights_elsewhere_gives_no_model(store, hub, tmp_path):
     files = flux(hub, tmp_path, "flux.1-dev")
     moved = {name.replace("transformer/diff", "elsewhere/diff"): data for name, data in files.items()}

@@ -33,19 +33,20 @@ ORDER = (
     "sdxl-lightning",
     "z-image-turbo",
     "pocket",
+    "flux.2-klein-4b",
 )
 
 # (machine, GiB): for each model in order, does it fit with all, 8 and 4 bits: f(its), t(ight) or n(o)
 VERDICTS = {
-    ("unified", 8): "nnn nnn nnn nnn nnn nff nnt fff",
-    ("unified", 16): "nff ntf nnt nnt nnt fff nff fff",
-    ("unified", 24): "fff nff ntf ntf ntf fff fff fff",
-    ("unified", 32): "fff fff nff nff nff fff fff fff",
-    ("unified", 64): "fff fff fff fff fff fff fff fff",
-    ("gpu", 8): "ntf nnf nnn nnn nnn fff nnf fff",
-    ("gpu", 12): "tff ntf nnf nnf nnf fff nff fff",
-    ("gpu", 16): "fff nff ntf ntf ntf fff fff fff",
-    ("gpu", 24): "fff fff nff nff nff fff fff fff",
+    ("unified", 8): "nnn nnn nnn nnn nnn nff nnt fff nnf",
+    ("unified", 16): "nff ntf nnt nnt nnt fff nff fff fff",
+    ("unified", 24): "fff nff ntf ntf ntf fff fff fff fff",
+    ("unified", 32): "fff fff nff nff nff fff fff fff fff",
+    ("unified", 64): "fff fff fff fff fff fff fff fff fff",
+    ("gpu", 8): "ntf nnf nnn nnn nnn fff nnf fff nff",
+    ("gpu", 12): "tff ntf nnf nnf nnf fff nff fff fff",
+    ("gpu", 16): "fff nff ntf ntf ntf fff fff fff fff",
+    ("gpu", 24): "fff fff nff nff nff fff fff fff fff",
 }
 
 
@@ -79,6 +80,8 @@ def test_what_is_recommended_to_people_with_usual_machines():
     ]
     z_image = [recommended("z-image-turbo", "unified", gib) for gib in (8, 16, 24, 32, 64)]
     assert z_image == ["4bit", "8bit", "none", "none", "none"]
+    klein = [recommended("flux.2-klein-4b", "unified", gib) for gib in (8, 16, 24, 32, 64)]
+    assert klein == ["4bit", "none", "none", "none", "none"]
     gpus = [[recommended(model, "gpu", gib) for gib in (8, 12, 16, 24)] for model in ORDER[:3]]
     assert gpus == [
         ["4bit", "8bit", "none", "none"],

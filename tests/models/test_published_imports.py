@@ -22,6 +22,7 @@ FOLDERS = {
     "flux.1-dev": "flux-dev",
     "flux.1-kontext-dev": "flux-kontext",
     "z-image-turbo": "z-image",
+    "flux.2-klein-4b": "flux2-klein",
 }
 ENTRIES = catalogue.load()
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")

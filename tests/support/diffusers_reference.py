@@ -19,6 +19,7 @@ PIPELINES = {
     "tiny-flux-dev": ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"),
     "tiny-flux-kontext": ("FluxKontextPipeline", "FluxKontextPipeline", None),
     "tiny-sdxl": ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
+    "tiny-flux2": ("Flux2KleinPipeline", "Flux2KleinPipeline", None),
     "tiny-z-image": ("ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
 }
 TEXT, IMAGE, INPAINT = range(3)

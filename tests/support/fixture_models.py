@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from locara_sidecar.ipc.frames import JobSpec
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "models"
-FAMILIES = ["tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny-sdxl", "tiny-z-image"]
+FAMILIES = ["tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny-sdxl", "tiny-z-image", "tiny-flux2"]
 """The fixture models, one of each kind that the engines tell apart."""
 
 

@@ -12,6 +12,8 @@ def encoded(engine: str, vae: Any, picture: Any) -> Any:
 
         with torch.no_grad():
             raw = vae.encode(torch.from_numpy(picture)[None].to(vae.device)).latent_dist.mode()
+        if not hasattr(vae.config, "scaling_factor"):  # FLUX.2's, outside its loop
+            return raw
         return (raw - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
     import mlx.core as mx
 

@@ -34,8 +34,11 @@ FAMILIES = {
     "sdxl": Published(
         "sdxl", ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"), 0.0, 77, "euler-trailing"
     ),
+    "flux2-klein": Published("flux2", ("Flux2KleinPipeline", "Flux2KleinPipeline"), 1.0, 64),
     "z-image": Published("z-image", ("ZImagePipeline", "ZImageImg2ImgPipeline"), 0.0, 64),
 }
+INSTRUCTED = ("flux-kontext", "flux2-klein")
+"""Those that look at a picture and do not start from it."""
 
 
 def job(spec: Any, model: str, **changes: Any) -> JobSpec:
@@ -57,7 +60,7 @@ def job(spec: Any, model: str, **changes: Any) -> JobSpec:
 
 def edits(spec: Any, model: str, **changes: Any) -> JobSpec:
     """Return a job that edits a photo."""
-    strength = None if model == "flux-kontext" else 0.6
+    strength = None if model in INSTRUCTED else 0.6
     return job(spec, model, edit=edit(photo(96, 64), strength=strength), **changes)
 
 
@@ -83,7 +86,7 @@ def picture(model: str, job: JobSpec, **options: Any) -> Any:
         "max_sequence_length": job.model.max_sequence_length,
     }
     if job.edit is not None:
-        arguments |= {"image": photo(96, 64)} | ({} if model == "flux-kontext" else {"strength": job.edit.strength})
+        arguments |= {"image": photo(96, 64)} | ({} if model in INSTRUCTED else {"strength": job.edit.strength})
     if model == "sdxl":  # as SDXL Lightning's model card says
         del arguments["max_sequence_length"]
         if job.edit is not None:

@@ -23,6 +23,8 @@ SHARD_BYTES = 10_000_000_000
 _POOL = 1 << 24
 _SPREAD = 0.02
 _BF16 = 2
+_ONE = 0x3F80
+"""In bfloat16: variances are not negative."""
 
 FLUX: dict[str, Any] = {
     "patch_size": 1, "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 128,
@@ -49,6 +51,13 @@ Z_IMAGE: dict[str, Any] = {
     "all_patch_size": [2], "all_f_patch_size": [1], "in_channels": 16, "dim": 3840, "n_layers": 30,
     "n_refiner_layers": 2, "n_heads": 30, "n_kv_heads": 30, "norm_eps": 1e-5, "qk_norm": True, "cap_feat_dim": 2560,
     "rope_theta": 256.0, "t_scale": 1000.0, "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512],
+}  # fmt: skip
+
+
+FLUX2_KLEIN: dict[str, Any] = {
+    "patch_size": 1, "in_channels": 128, "num_layers": 5, "num_single_layers": 20, "attention_head_dim": 128,
+    "num_attention_heads": 24, "joint_attention_dim": 7680, "timestep_guidance_channels": 256, "mlp_ratio": 3.0,
+    "axes_dims_rope": [32, 32, 32, 32], "rope_theta": 2000, "eps": 1e-6, "guidance_embeds": False,
 }  # fmt: skip
 
 
@@ -79,6 +88,7 @@ PUBLISHED = {
         SD3 | {"num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "pos_embed_max_size": 192},
     ),
     "z-image-turbo": Published("diffusers", "ZImageTransformer2DModel", Z_IMAGE),
+    "flux.2-klein-4b": Published("diffusers", "Flux2Transformer2DModel", FLUX2_KLEIN),
     "qwen3-4b": Published("transformers", "Qwen3Model", QWEN3_4B),
     "t5-xxl": Published("transformers", "T5EncoderModel", T5),
 }
@@ -97,7 +107,8 @@ def shapes(published: Published) -> dict[str, tuple[int, ...]]:
             cls = getattr(transformers, published.class_name)
             model = cls(cls.config_class.from_dict(published.config))
     found = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found.pop("encoder.embed_tokens.weight", None)  # T5's second name for the shared table
+    for second in ("encoder.embed_tokens.weight", "lm_head.weight"):  # T5's name for the shared table, and Qwen3's
+        found.pop(second, None)
     return found
 
 
@@ -147,10 +158,11 @@ def _write_shard(path: Path, tensors: dict[str, tuple[int, ...]], pool: NDArray[
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for shape in tensors.values():
+        for name, shape in tensors.items():
             left = int(np.prod(shape))
+            numbers = np.full(left, _ONE, np.uint16) if name.endswith("running_var") else pool
             while left:
-                part = pool[: min(left, len(pool))]
+                part = numbers[: min(left, len(pool))]
                 file.write(part.data)
                 left -= len(part)
 

@@ -39,6 +39,12 @@ VAE: dict[str, Any] = {
 SDXL_VAE = {key: value for key, value in VAE.items() if key != "shift_factor"} | {
     "latent_channels": 4, "scaling_factor": 0.13025, "use_quant_conv": True, "use_post_quant_conv": True,
 }  # fmt: skip
+FLUX2_VAE: dict[str, Any] = {
+    "act_fn": "silu", "in_channels": 3, "out_channels": 3, "sample_size": 1024, "latent_channels": 32,
+    "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2, "norm_num_groups": 32,
+    "use_quant_conv": True, "use_post_quant_conv": True, "batch_norm_eps": 1e-4, "patch_size": [2, 2],
+}  # fmt: skip
 UNET: dict[str, Any] = {
     "sample_size": 128, "in_channels": 4, "out_channels": 4, "block_out_channels": [320, 640, 1280],
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
@@ -77,6 +83,11 @@ PARTS = {
         "transformer": PUBLISHED["z-image-turbo"],
         "vae": DEV_PARTS["vae"],
     },
+    "flux.2-klein-4b": {
+        "text_encoder": Published("transformers", "Qwen3ForCausalLM", PUBLISHED["qwen3-4b"].config),
+        "transformer": PUBLISHED["flux.2-klein-4b"],
+        "vae": Published("diffusers", "AutoencoderKLFlux2", FLUX2_VAE),
+    },
 }
 
 
@@ -92,9 +103,12 @@ def write_model(folder: Path, model: str) -> int:
     made: Any = make_models
 
     into = folder / model
-    flux, sdxl = model.startswith("flux"), model.startswith("sdxl")
-    if model == "z-image-turbo":
-        index, scheduler, clips, t5 = made.Z_IMAGE_INDEX, made.Z_IMAGE_SCHEDULER, (), None
+    flux, sdxl = model.startswith("flux.1"), model.startswith("sdxl")
+    if model in ("z-image-turbo", "flux.2-klein-4b"):
+        clips, t5 = (), None
+        index, scheduler = made.Z_IMAGE_INDEX, made.Z_IMAGE_SCHEDULER
+        if model == "flux.2-klein-4b":
+            index, scheduler = made.FLUX2_INDEX, made.FLUX_SCHEDULER
         made.write_tokenizer(into / "tokenizer", made.qwen_tokenizer())
     elif sdxl:
         index, scheduler, clips, t5 = made.SDXL_INDEX, made.SDXL_SCHEDULER, ("tokenizer", "tokenizer_2"), None

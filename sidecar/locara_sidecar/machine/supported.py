@@ -127,7 +127,10 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     :param name: the catalogue's ``family``.
     :param pipeline: ``_class_name`` in ``model_index.json``.
     :param encoders: the text encoder components and their classes, in the order of loading.
-    :param denoiser: the component that the sampling loop calls, and ``network``, its class.
+    :param denoiser: the component that the sampling loop calls, and ``network``, its class; ``decoder`` and
+        ``autoencoder``: that between latents and pixels, and its class.
+    :param taps: which states between the layers of its text encoder are read: 0 is the word table, k what layer k
+        gives, negative ones count from the end. Layers above the highest of them are not loaded.
     :param tokenizers: in the order in which truncated words are reported.
     :param optional: components that a folder may lack.
     :param noise: how noise is added, which decides the schedulers (``engine/folder/schedulers.py``).
@@ -151,6 +154,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     adapters: Mapping[str, str]
     denoiser: str = "transformer"
     decoder: str = "vae"
+    autoencoder: str = "AutoencoderKL"
+    taps: tuple[int, ...] = ()
     optional: frozenset[str] = frozenset()
     noise: Noise = "flow-match"
     negative_prompt: bool = False
@@ -165,7 +170,11 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def components(self) -> dict[str, str]:
         """Return the components with weights and their classes, in the order of loading."""
-        return {**self.encoders, self.denoiser: self.network, self.decoder: "AutoencoderKL"}
+        return {**self.encoders, self.denoiser: self.network, self.decoder: self.autoencoder}
+
+    def layers_read(self, layers: int) -> int:
+        """Return how many of a text encoder's ``layers`` are loaded."""
+        return max((tap if tap >= 0 else layers + 1 + tap for tap in self.taps), default=layers)
 
     def stem(self, component: str) -> str:
         """Return the base name of a component's weight files: text encoders were saved by another library."""
@@ -232,7 +241,22 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
             encoders={"text_encoder": "Qwen3Model"},
             network="ZImageTransformer2DModel",
             tokenizers={"tokenizer": QWEN3},
+            taps=(-2,),
             adapters={"torch": "torch_engine.families.z_image:ZImage", "mlx": "mlx_engine.families.z_image:ZImage"},
+        ),
+        Family(
+            name="flux2",
+            pipeline="Flux2KleinPipeline",
+            encoders={"text_encoder": "Qwen3ForCausalLM"},
+            network="Flux2Transformer2DModel",
+            autoencoder="AutoencoderKLFlux2",
+            tokenizers={"tokenizer": QWEN3_TERSE},
+            taps=(9, 18, 27),
+            guided_as_told=False,  # it was distilled to run at 1, which is none
+            modalities=frozenset({"text-to-image", "image-text-to-image"}),
+            references=10,
+            no_mask="FLUX.2 [klein] follows the instruction alone and takes no mask.",
+            adapters={"torch": "torch_engine.families.flux2:Flux2", "mlx": "mlx_engine.families.flux2:Flux2"},
         ),
     )
 })  # fmt: skip

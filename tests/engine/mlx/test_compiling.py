@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
-from locara_sidecar.engine.mlx_engine.denoisers import flux, mmdit, unet
+from locara_sidecar.engine.mlx_engine.denoisers import flux, flux2, mmdit, unet, zimage
 from support.fixture_models import FAMILIES
 from support.parity import error
 from support.runtimes import Control, make_runtime
@@ -23,7 +23,12 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="MLX compiles for the CPU with g++"),
 ]
 
-BLOCKS = (mmdit.Block, flux.DoubleBlock, flux.SingleBlock, unet.ResnetBlock, unet.TransformerBlock)
+BLOCKS = (
+    *(mmdit.Block, flux.DoubleBlock, flux.SingleBlock, unet.ResnetBlock, unet.TransformerBlock),
+    *(zimage.Block, flux2.DoubleBlock, flux2.SingleBlock),
+)
+ONCE = "tiny-z-image"
+"""Its blocks that refine the text run once a picture, not in every step, and on arrays of the same shape."""
 
 
 @contextlib.contextmanager
@@ -67,17 +72,20 @@ def last_x0(run, runtime, job):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", FAMILIES)
 def test_each_block_is_traced_once_a_size_and_the_result_is_the_same(model, run, job_for, tmp_path, traces):
-    small, large = job_for(model, steps=3), job_for(model, steps=2, width=96, height=64)
+    small, large = job_for(model, steps=3), job_for(model, steps=2, width=96, height=128)
     runtime = make_runtime("mlx", tmp_path)
     plain = [last_x0(run, runtime, job) for job in (small, large)]
     blocks = blocks_of(runtime)
-    assert len(traces) == (3 + 2) * len(blocks)
+    text = runtime.opened.family.module("transformer").context_refiner if model == ONCE else []
+    assert len(traces) == (3 + 2) * (len(blocks) - len(text)) + 2 * len(text)
     traces.clear()
+    once = [id(block) for block in text]
+    expected = sorted(once + 2 * [id(block) for block in blocks if id(block) not in once])
     with compiling():
         compiled = [last_x0(run, runtime, job) for job in (small, large)]
-        assert sorted(traces) == sorted(2 * [id(block) for block in blocks])
+        assert sorted(traces) == expected
         assert np.array_equal(last_x0(run, runtime, small), compiled[0])
-    assert len(traces) == 2 * len(blocks)
+    assert len(traces) == len(expected)
     assert [error(ours, theirs) < 1e-5 for ours, theirs in zip(compiled, plain, strict=True)] == [True, True]
 
 

@@ -15,6 +15,7 @@ STEERING = {
     "tiny-sdxl": ("unet", "Unet", "steering"),
     "tiny-sd3": ("mmdit", "Mmdit", "modulation"),
     "tiny-z-image": ("zimage", "ZImageTransformer", "modulation"),
+    "tiny-flux2": ("flux2", "Flux2Transformer", "modulation"),
 }
 """By model, the module, class and method that makes what does not depend on the latent."""
 
@@ -44,8 +45,8 @@ def test_in_float16_what_would_overflow_has_a_wider_type(model, run, job_for, tm
     run(runtime, job_for(model, steps=1, precision="float16"))
     family = runtime.opened.family
     assert types_of(family.module(family.denoiser)) == {mx.float16}
-    assert types_of(family.vae) == {mx.float32 if model == "tiny-sdxl" else mx.float16}
-    wide = {"tiny-sd3": "text_encoder_3", "tiny-sdxl": None, "tiny-z-image": "text_encoder"}
-    encoder = wide.get(model, "text_encoder_2")
+    assert types_of(family.vae) == {mx.float32 if model in ("tiny-sdxl", "tiny-flux2") else mx.float16}
+    qwen = dict.fromkeys(("tiny-z-image", "tiny-flux2"), "text_encoder")
+    encoder = ({"tiny-sd3": "text_encoder_3", "tiny-sdxl": None} | qwen).get(model, "text_encoder_2")
     if encoder is not None:
         assert types_of(family.module(encoder)) == {mx.bfloat16}

@@ -14,6 +14,7 @@ from locara_sidecar.engine.drawing.source import Source
 from locara_sidecar.engine.folder.model_folder import Progress
 from locara_sidecar.engine.mlx_engine.families.family import OpenContext
 from locara_sidecar.engine.mlx_engine.families.flux1 import Flux1, Flux1Kontext
+from locara_sidecar.engine.mlx_engine.families.flux2 import Flux2
 from locara_sidecar.engine.mlx_engine.families.sd3 import Sd3
 from locara_sidecar.engine.mlx_engine.families.sdxl import Sdxl
 from locara_sidecar.engine.mlx_engine.families.z_image import ZImage
@@ -32,6 +33,7 @@ FAMILIES = {
     "tiny-flux-kontext": Flux1Kontext,
     "tiny-sdxl": Sdxl,
     "tiny-z-image": ZImage,
+    "tiny-flux2": Flux2,
 }
 PIPELINES = {
     "tiny-sd3": "StableDiffusion3Pipeline",
@@ -40,6 +42,7 @@ PIPELINES = {
     "tiny-flux-kontext": "FluxKontextPipeline",
     "tiny-sdxl": "StableDiffusionXLPipeline",
     "tiny-z-image": "ZImagePipeline",
+    "tiny-flux2": "Flux2KleinPipeline",
 }
 PROMPT = "a red circle on the blue square, é 🙂"
 # diffusers 0.42 converts its levels in a way that NumPy 2 warns of
@@ -147,7 +150,7 @@ def ours(family, spec, source=None, control=None):
 
 def unpacked(pipe, latent, spec):
     """diffusers' finished latent as ours."""
-    if "Flux" in type(pipe).__name__:
+    if type(pipe).__name__.startswith("Flux") and not type(pipe).__name__.startswith("Flux2"):
         latent = pipe._unpack_latents(latent, spec.height, spec.width, pipe.vae_scale_factor)
     return latent.permute(0, 2, 3, 1)
 
@@ -242,6 +245,21 @@ def theirs_edit(pipe, spec, more):
     if "XLImg2Img" in type(pipe).__name__:
         more = more | {"width": None, "height": None}  # it takes the picture's and knows no other
     return theirs(pipe, spec, **more)
+
+
+@pytest.mark.parametrize("sizes", [[(96, 64)], [(96, 64), (80, 144), (64, 64)]], ids=["one", "several"])
+def test_flux2_looks_at_its_references_as_diffusers_has_it(opened, pipelines, sizes):
+    spec, seen = job("tiny-flux2", width=80, height=112), tuple(picture(*size) for size in sizes)
+    made = ours(opened("tiny-flux2"), spec, Source(picture(80, 112), references=seen))
+    same(made, theirs(pipelines("tiny-flux2"), spec, image=list(seen)))
+    assert error(made[0], ours(opened("tiny-flux2"), spec)[0]) > 0.01
+
+
+@pytest.mark.parametrize("text", ["a red circle and " * 40, "红色的圆 🙂 " * 12, ""], ids=["long", "wide", "none"])
+def test_flux2_reads_texts_as_diffusers_has_it(opened, pipelines, text):
+    """Those that are cut off, those of several bytes a sign, and padding alone."""
+    spec = job("tiny-flux2", prompt=text, width=64)
+    same(ours(opened("tiny-flux2"), spec), theirs(pipelines("tiny-flux2"), spec))
 
 
 @pytest.mark.slow

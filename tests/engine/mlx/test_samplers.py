@@ -126,3 +126,14 @@ def test_a_switch_that_is_not_supported_is_refused(kind, config):
     with pytest.raises(EngineError) as caught:
         samplers.read(kind, config)
     assert caught.value.kind == "IntegrityError"
+
+
+@pytest.mark.parametrize("steps", [1, 4, 9, 50, 200])
+@pytest.mark.parametrize("tokens", [1, 256, 4096, 4300, 4301, 6000])
+@pytest.mark.parametrize("config", [{"shift": 3.0}, DEV])
+def test_flux2_has_diffusers_levels(config, tokens, steps):
+    from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+
+    theirs = FlowMatchEulerDiscreteScheduler(**config)
+    theirs.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=compute_empirical_mu(tokens, steps))
+    same(samplers.flux2_flow_match(samplers.read(samplers.FlowMatchConfig, config), steps, tokens), theirs)

@@ -13,12 +13,15 @@ from support.edits import edit, patches, photo, stencil
 from support.image_files import encoded
 
 STRENGTH = ["tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-sdxl", "tiny-z-image"]
-"""Those that an edit starts from its picture with; Kontext follows an instruction."""
+"""Those that an edit starts from its picture with."""
+INSTRUCTED = ["tiny-flux-kontext", "tiny-flux2"]
+"""Those that look at it and follow an instruction."""
 
 
-def test_kontext_takes_no_mask(runtimes, run, job_for):
+@pytest.mark.parametrize("model", INSTRUCTED)
+def test_a_model_that_follows_an_instruction_takes_no_mask(runtimes, run, job_for, model):
     with pytest.raises(EngineError) as caught:
-        run(runtimes("tiny-flux-kontext"), job_for("tiny-flux-kontext", edit=edit(mask=stencil(), strength=None)))
+        run(runtimes(model), job_for(model, edit=edit(mask=stencil(), strength=None)))
     assert (caught.value.kind, caught.value.data["path"]) == ("InvalidParams", "$.mask")
 
 
@@ -45,7 +48,7 @@ def test_strength_decides_how_many_steps_really_run(runtimes, run, job_for, mode
 
 def test_an_edit_leaves_nothing_behind_for_the_next_job(runtimes, run, job_for, model):
     before = run(runtimes(model), job_for(model)).images[0].tobytes()
-    run(runtimes(model), job_for(model, edit=edit(strength=None if "kontext" in model else 0.3)))
+    run(runtimes(model), job_for(model, edit=edit(strength=None if model in INSTRUCTED else 0.3)))
     after = run(runtimes(model), job_for(model))
     assert after.images[0].tobytes() == before
     assert [step.steps for step in after.steps] == [3] * 3
@@ -160,7 +163,7 @@ def test_a_cancel_while_the_source_is_encoded_changes_nothing_after_it(runtimes,
     assert run(runtimes(model), spec).images[0].tobytes() == expected
 
 
-@pytest.mark.parametrize("model", ["tiny-sd3", "tiny-flux-kontext", "tiny-sdxl"])
+@pytest.mark.parametrize("model", ["tiny-sd3", "tiny-flux-kontext", "tiny-sdxl", "tiny-flux2"])
 def test_an_edit_encodes_and_decodes_in_strips_where_it_is_to_and_is_the_same(
     runtimes, run, job_for, model, monkeypatch
 ):
@@ -169,7 +172,7 @@ def test_an_edit_encodes_and_decodes_in_strips_where_it_is_to_and_is_the_same(
     monkeypatch.setattr(strips, "NUMBERS", 1)
     monkeypatch.setattr(Strips, "halved", lambda self, layer, x: done.append("encoded") or halved(self, layer, x))
     monkeypatch.setattr(Strips, "enlarged", lambda self, layer, x: done.append("decoded") or enlarged(self, layer, x))
-    strength = None if "kontext" in model else 0.3
+    strength = None if model in INSTRUCTED else 0.3
     spec = {"width": 272, "height": 64, "steps": 4, "edit": edit(photo(272, 64), strength=strength)}
     runtime = runtimes(model)
     plain = run(runtime, job_for(model, tiling="off", **spec))

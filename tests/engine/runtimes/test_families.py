@@ -8,13 +8,13 @@ from locara_sidecar.engine.previews import linear_preview
 from support.latents import encoded
 from support.runtimes import staged
 
-DISTILLED = ["tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny-sdxl", "tiny-z-image"]
+DISTILLED = ["tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny-sdxl", "tiny-z-image", "tiny-flux2"]
 
 
 def test_every_step_predicts_a_picture_and_the_last_one_the_result(runtimes, run, job_for, model):
     result = run(runtimes(model), job_for(model, steps=4, width=96))
     assert [(step.step, step.steps) for step in result.steps] == [(k, 4) for k in range(1, 5)]
-    channels = 4 if model == "tiny-sdxl" else 16
+    channels = {"tiny-sdxl": 4, "tiny-flux2": 32}.get(model, 16)
     assert {frozenset(step.x0.shape) for step in result.steps} == {frozenset((1, channels, 8, 12))}
     assert {str(step.x0.dtype).rpartition(".")[2] for step in result.steps} == {"float32"}
     last, _ = runtimes(model).preview(result.steps[-1].x0, "full", 256)
@@ -53,7 +53,12 @@ def test_a_linear_preview_resembles_what_its_latent_decodes_to(engine, runtimes,
 
 @pytest.mark.parametrize(
     ("model", "precision"),
-    [*((model, "bfloat16") for model in DISTILLED), ("tiny-sdxl", "float16"), ("tiny-z-image", "float16")],
+    [
+        *((model, "bfloat16") for model in DISTILLED),
+        ("tiny-sdxl", "float16"),
+        ("tiny-z-image", "float16"),
+        ("tiny-flux2", "float16"),
+    ],
 )
 def test_half_precision_gives_nearly_the_same_picture(cold, runtimes, run, job_for, model, precision):
     expected = np.asarray(run(runtimes(model), job_for(model)).images[0], float)
@@ -62,7 +67,7 @@ def test_half_precision_gives_nearly_the_same_picture(cold, runtimes, run, job_f
     assert np.corrcoef(expected.ravel(), np.asarray(half.images[0], float).ravel())[0, 1] > 0.9
 
 
-@pytest.mark.parametrize("model", ["tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny-z-image"])
+@pytest.mark.parametrize("model", ["tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny-z-image", "tiny-flux2"])
 def test_a_distilled_model_reads_no_negative_prompt(runtimes, run, job_for, monkeypatch, model):
     runtime = runtimes(model)
     plain = run(runtime, job_for(model, guidance=3.0))
@@ -76,7 +81,14 @@ def test_a_distilled_model_reads_no_negative_prompt(runtimes, run, job_for, monk
 
 @pytest.mark.parametrize(
     ("model", "changes"),
-    [("tiny-sd3", True), ("tiny-flux-dev", True), ("tiny-flux", False), ("tiny-sdxl", True), ("tiny-z-image", False)],
+    [
+        ("tiny-sd3", True),
+        ("tiny-flux-dev", True),
+        ("tiny-flux", False),
+        ("tiny-sdxl", True),
+        ("tiny-z-image", False),
+        ("tiny-flux2", False),
+    ],
 )
 def test_guidance_steers_the_models_that_have_it_and_no_other(runtimes, run, job_for, model, changes):
     first, second = (run(runtimes(model), job_for(model, guidance=g)).images[0].tobytes() for g in (1.5, 6.0))

@@ -125,12 +125,13 @@ def test_a_model_without_a_list_of_words_gives_no_such_warning(runtime, run, spe
     assert run(runtime, spec(prompt="xyzzy plugh")).summary.warnings == []
 
 
+@pytest.mark.parametrize("model", ["tiny-z-image", "tiny-flux2"])
 def test_a_model_of_conversations_tells_the_words_that_it_lost_and_none_of_the_marks_around_them(
-    runtimes, run, job_for
+    runtimes, run, job_for, model
 ):
-    runtime = runtimes("tiny-z-image")
-    assert run(runtime, job_for("tiny-z-image", prompt=SHORT, steps=1)).summary.warnings == []
-    message = warnings_of(run(runtime, job_for("tiny-z-image", prompt=LONG, steps=1)))["PromptTruncated"]
+    runtime = runtimes(model)
+    assert run(runtime, job_for(model, prompt=SHORT, steps=1)).summary.warnings == []
+    message = warnings_of(run(runtime, job_for(model, prompt=LONG, steps=1)))["PromptTruncated"]
     assert message.startswith("Qwen3 reads only 64 tokens of the prompt")
     assert message.count("the yellow dog'") == 1
     assert "im_end" not in message

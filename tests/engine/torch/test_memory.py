@@ -14,7 +14,7 @@ from support.runtimes import make_runtime
 
 pytestmark = pytest.mark.torch
 
-FAMILIES = ["tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny-sdxl", "tiny-z-image"]
+FAMILIES = ["tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny-sdxl", "tiny-z-image", "tiny-flux2"]
 
 LOADING = """
 import json, sys

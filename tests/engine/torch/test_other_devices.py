@@ -59,7 +59,9 @@ def test_every_network_of_a_model_computes_on_the_device_alone(
     for name in (*family.encoders, family.denoiser):
         family.module(name).register_forward_hook(_keeping(calls, name), with_kwargs=True)
     decode = family.decode
-    monkeypatch.setattr(family, "decode", lambda latent, tiled: latents.append(latent) or decode(latent, tiled=tiled))
+    wide = family._dtype(family.decoder)  # in which the decoder gets it
+    keep = latents.append
+    monkeypatch.setattr(family, "decode", lambda latent, tiled: keep(latent.to(wide)) or decode(latent, tiled=tiled))
     run(runtime, msgspec.structs.replace(job, prompt="another one", seed=8))
     assert {*calls, family.decoder} == {*family.row.components}
 
@@ -74,7 +76,8 @@ def test_every_network_of_a_model_computes_on_the_device_alone(
     with torch.no_grad(), pretended.MODE, pretended.Played(device, monkeypatch) as played:
         for name, component in family._components.items():
             module, bits = shells[name], plan.bits(family._part(name), quantization)
-            weights.fill(module, component, getattr(torch, precision), device, progress, bits)
+            weights.fill(module, component, family._dtype(name), device, progress, bits)
+            family._fit(name, module)
             if name == family.decoder:
                 got, wanted = module.decode(pretended.on(device, latents[0])), None
             else:

@@ -252,7 +252,7 @@ def _warnings(options: GenerateOptions, entry: Entry, speed: str) -> list[Warnin
     own.)
     """
     found: list[Warning] = []
-    if options.guidance and not entry.guidable:
+    if not entry.guidable and options.guidance not in (None, 0, entry.defaults.guidance):
         what = f"{entry.id} was made to run without guidance; {options.guidance:g} had no effect"
         found.append(Warning(kind="GuidanceIgnored", message=f"{what}, and 0 does the same."))
     if options.speed not in (None, speed):

@@ -6,6 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, cast
 
+from locara_sidecar.engine.folder import part_sizes
 from locara_sidecar.engine.folder.model_folder import safe_open
 from locara_sidecar.machine.plan import Part
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 _LINEAR = re.compile(r"\.\d+\..*\.weight$")
 _EMBEDDING = "relative_attention_bias"  # T5's table of relative positions, inside its first block
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_WORDS_OUT = "lm_head."
+"""What a model of words ends with, and no picture needs."""
 _WORD = 32  # bits
 _PIXELS = 8  # pixels per latent pixel along a side, in most models
 
@@ -32,6 +36,8 @@ def _part(component: Component, family: Family) -> Part:
     bits: Any = cast("dict[str, Any]", saved).get("bits") if isinstance(saved, dict) else None
     in_a_word = _WORD // bits if bits in (4, 8) else 1
     for key, dtype, shape in _shapes(component):
+        if component.name in family.encoders and _unread(key, component, family):
+            continue
         if in_a_word > 1 and key.endswith((".scales", ".biases")):
             continue  # belongs to the weight of the same name
         count = math.prod(shape) * (in_a_word if dtype == "U32" else 1)
@@ -54,6 +60,17 @@ def _part(component: Component, family: Family) -> Part:
         width=width,
         stride=_PIXELS if channels else 2 * _PIXELS,  # a UNet works on single latent pixels, a transformer on 2 x 2
     )
+
+
+def _unread(key: str, component: Component, family: Family) -> bool:
+    """Whether a tensor of a text encoder belongs to what lies above the states that the family reads."""
+    if not family.taps:
+        return False
+    if key.startswith(_WORDS_OUT):
+        return True
+    whole = part_sizes.DEFAULTS[component.class_name] | component.config
+    layer = _LAYER.search(key)
+    return layer is not None and int(layer[1]) >= family.layers_read(whole["num_hidden_layers"])
 
 
 def _shapes(component: Component) -> Iterable[tuple[str, str, list[int]]]:

@@ -77,6 +77,14 @@ _VAE: dict[str, Rule] = {
     "mid_block_add_attention": switch,
 }
 
+_SCALINGS = frozenset({"scaling_factor", "shift_factor", "latents_mean", "latents_std", "force_upcast"})
+_FLUX2_VAE: dict[str, Rule] = {name: rule for name, rule in _VAE.items() if name not in _SCALINGS} | {
+    "decoder_block_out_channels": null,
+    "batch_norm_eps": _EPSILON,
+    "patch_size": each(one_of(2), 2, least=2),
+}
+"""Its latents are scaled by statistics among the weights."""
+
 _TINY: dict[str, Rule] = {
     "in_channels": one_of(3),
     "out_channels": one_of(3),
@@ -188,6 +196,23 @@ _FLUX: dict[str, Rule] = {
     "pooled_projection_dim": _WIDTH,
     "guidance_embeds": switch,
     "axes_dims_rope": each(whole(2, 4096), 3, least=3),
+}
+
+_FLUX2: dict[str, Rule] = {
+    "patch_size": one_of(1),
+    "in_channels": whole(1, 4096),
+    "out_channels": either(whole(1, 4096), null),
+    "num_layers": _LAYERS,
+    "num_single_layers": _LAYERS,
+    "attention_head_dim": _WIDTH,
+    "num_attention_heads": _LAYERS,
+    "joint_attention_dim": _WIDTH,
+    "timestep_guidance_channels": one_of(256),
+    "mlp_ratio": number(1e-3, 1e3),
+    "axes_dims_rope": each(whole(2, 4096), 4, least=4),
+    "rope_theta": number(1, 1e9),
+    "eps": _EPSILON,
+    "guidance_embeds": off,  # [klein] has none, and its pipeline gives none
 }
 
 _Z_IMAGE: dict[str, Rule] = {
@@ -310,23 +335,27 @@ _MLX_UNET: dict[str, Callable[[Any], bool]] = {
 """No published model of a supported family has other values."""
 
 _CLIP_MEMBERS = Members(text_members.CLIP, text_members.TRANSFORMERS)
+_QWEN3_MEMBERS = Members(
+    text_members.QWEN3,
+    text_members.TRANSFORMERS | text_members.QWEN3_HARMLESS,
+    repeated=text_members.qwen3_repeated,
+)
 CLASSES: dict[str, Members] = {
     "AutoencoderKL": Members(_VAE, _DIFFUSERS | _AVERAGED),
+    "AutoencoderKLFlux2": Members(_FLUX2_VAE, _DIFFUSERS | _AVERAGED | {"batch_norm_momentum", "force_upcast"}),
     "AutoencoderTiny": Members(_TINY, _DIFFUSERS | _TINY_HARMLESS),
     "UNet2DConditionModel": Members(_UNET, _DIFFUSERS | _AVERAGED | {"dropout"}, {"mlx": _MLX_UNET}),
     "SD3Transformer2DModel": Members(_SD3, _DIFFUSERS | _AVERAGED),
     "FluxTransformer2DModel": Members(_FLUX, _DIFFUSERS | _AVERAGED),
+    "Flux2Transformer2DModel": Members(_FLUX2, _DIFFUSERS | _AVERAGED),
     "ZImageTransformer2DModel": Members(_Z_IMAGE, _DIFFUSERS | _AVERAGED),
     "CLIPTextModel": _CLIP_MEMBERS,
     "CLIPTextModelWithProjection": _CLIP_MEMBERS,
     "T5EncoderModel": Members(
         text_members.T5, text_members.TRANSFORMERS | text_members.T5_HARMLESS, repeated=text_members.t5_repeated
     ),
-    "Qwen3Model": Members(
-        text_members.QWEN3,
-        text_members.TRANSFORMERS | text_members.QWEN3_HARMLESS,
-        repeated=text_members.qwen3_repeated,
-    ),
+    "Qwen3Model": _QWEN3_MEMBERS,
+    "Qwen3ForCausalLM": _QWEN3_MEMBERS,
     "FlowMatchEulerDiscreteScheduler": Members(
         _FLOW_MATCH, _DIFFUSERS | frozenset((_EULER.keys() | _DPM.keys() | _OTHER_SCHEDULERS) - _FLOW_MATCH.keys())
     ),

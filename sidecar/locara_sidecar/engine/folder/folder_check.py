@@ -24,7 +24,9 @@ INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 _OPTIONS = frozenset({"force_zeros_for_empty_prompt"})
 _OPTIONS_WITHOUT_EFFECT = frozenset({"add_watermarker", "requires_safety_checker", "is_distilled"})
-_WITHOUT_SHIFT = frozenset(row.pipeline for row in FAMILIES.values() if row.noise == "scaled")
+_WITH_SHIFT = frozenset(
+    row.pipeline for row in FAMILIES.values() if row.noise != "scaled" and row.autoencoder == "AutoencoderKL"
+)
 
 
 def checked(
@@ -42,7 +44,7 @@ def checked(
     kept = [_component(component, engine) for component in components]
     configs = {component.name: component.config for component in kept}
     part_sizes.require_fit(pipeline, configs)
-    if pipeline not in _WITHOUT_SHIFT:  # other pipelines compute with it even if it is absent
+    if pipeline in _WITH_SHIFT:  # pipelines that compute with it even if it is absent
         configs["vae"]["shift_factor"] = configs["vae"].get("shift_factor") or 0.0
     tokenizer_check.check(folder, found, configs)
     return kept, _spaced(scheduler)

@@ -77,6 +77,23 @@ _Z_IMAGE: Config = {
     "axes_dims": [32, 48, 48],
     "axes_lens": [1024, 512, 512],
 }
+_FLUX2_VAE: Config = _VAE | {
+    "latent_channels": 32,
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+_FLUX2: Config = {
+    "in_channels": 128,
+    "out_channels": None,
+    "num_attention_heads": 48,
+    "attention_head_dim": 128,
+    "num_layers": 8,
+    "num_single_layers": 48,
+    "joint_attention_dim": 15360,
+    "axes_dims_rope": [32, 32, 32, 32],
+}
 _UNET: Config = {
     "in_channels": 4,
     "out_channels": 4,
@@ -92,8 +109,11 @@ DEFAULTS: dict[str, Config] = {
     "CLIPTextModelWithProjection": _CLIP,
     "T5EncoderModel": _T5,
     "Qwen3Model": _QWEN3,
+    "Qwen3ForCausalLM": _QWEN3,
     "ZImageTransformer2DModel": _Z_IMAGE,
     "AutoencoderKL": _VAE,
+    "AutoencoderKLFlux2": _FLUX2_VAE,
+    "Flux2Transformer2DModel": _FLUX2,
     "SD3Transformer2DModel": _SD3,
     "FluxTransformer2DModel": _FLUX,
     "UNet2DConditionModel": _UNET,
@@ -141,15 +161,15 @@ def require_fit(pipeline: str, configs: Mapping[str, Config]) -> None:
 
     :raises EngineError: IntegrityError naming the one that does not fit the others.
     """
-    vae = _VAE | configs["vae"]
+    row = next((row for row in FAMILIES.values() if row.pipeline == pipeline), None)
+    vae = DEFAULTS["AutoencoderKL" if row is None else row.autoencoder] | configs["vae"]
     _require_vae(vae)
     for name, config in configs.items():
         if name.startswith("text_encoder") and "num_attention_heads" in config and not _is_qwen3(config):
             clip = _CLIP | config
             _require(name, "num_attention_heads", clip["hidden_size"] % clip["num_attention_heads"] == 0)
-    network = next((row.network for row in FAMILIES.values() if row.pipeline == pipeline), "")
-    if network in _DENOISERS:
-        _DENOISERS[network](configs, vae)
+    if row is not None and row.network in _DENOISERS:
+        _DENOISERS[row.network](configs, vae)
 
 
 def _require_vae(vae: Config) -> None:
@@ -218,12 +238,28 @@ def _require_z_image(configs: Mapping[str, Config], vae: Config) -> None:
     axes = transformer["axes_dims"]
     whole = sum(axes) * transformer["n_heads"] == transformer["dim"] and all(size % 2 == 0 for size in axes)
     _require("transformer", "axes_dims", whole)
-    qwen = _require_qwen3(configs, least=2)
+    qwen = _require_qwen3(configs, FAMILIES["z-image"].taps)
     _require("transformer", "cap_feat_dim", transformer["cap_feat_dim"] == qwen["hidden_size"])
 
 
-def _require_qwen3(configs: Mapping[str, Config], *, least: int) -> Config:
-    """:param least: layers that the pipeline needs."""
+def _require_flux2(configs: Mapping[str, Config], vae: Config) -> None:
+    transformer = _FLUX2 | configs["transformer"]
+    _require("transformer", "in_channels", transformer["in_channels"] == 4 * vae["latent_channels"])
+    _require("transformer", "out_channels", transformer["out_channels"] in (None, transformer["in_channels"]))
+    axes = transformer["axes_dims_rope"]
+    whole = sum(axes) == transformer["attention_head_dim"] and all(size % 2 == 0 for size in axes)
+    _require("transformer", "axes_dims_rope", whole)
+    taps = FAMILIES["flux2"].taps
+    qwen = _require_qwen3(configs, taps)
+    wide = len(taps) * qwen["hidden_size"]
+    _require("transformer", "joint_attention_dim", transformer["joint_attention_dim"] == wide)
+
+
+def _require_qwen3(configs: Mapping[str, Config], taps: tuple[int, ...]) -> Config:
+    """:param taps: the states between its layers that the pipeline reads, none of which is normalised: the one after
+    the last layer would be.
+    """
+    least = max(tap + 1 if tap >= 0 else -tap for tap in taps)
     qwen = _QWEN3 | configs["text_encoder"]
     keys = qwen["num_key_value_heads"] or qwen["num_attention_heads"]
     _require("text_encoder", "num_key_value_heads", qwen["num_attention_heads"] % keys == 0)
@@ -265,5 +301,6 @@ _DENOISERS = {
     "FluxTransformer2DModel": _require_flux,
     "UNet2DConditionModel": _require_sdxl,
     "ZImageTransformer2DModel": _require_z_image,
+    "Flux2Transformer2DModel": _require_flux2,
 }
 """What each denoiser requires of the other components."""

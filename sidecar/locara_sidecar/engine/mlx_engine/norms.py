@@ -20,14 +20,14 @@ EPSILON = 1e-6
 """For the transformers' norms."""
 
 
-def modulated(x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:
+def modulated(x: mx.array, shift: mx.array, scale: mx.array, epsilon: float = EPSILON) -> mx.array:
     """Apply a norm without weights, then multiply by ``scale`` and add ``shift``; for a batch of one, in one kernel.
 
     :param x: (B, tokens, width); ``shift`` and ``scale`` are (B, 1, width).
     """
     if x.shape[0] == 1:
-        return mx.fast.layer_norm(x, scale.reshape(-1), shift.reshape(-1), EPSILON)
-    return mx.fast.layer_norm(x, None, None, EPSILON) * scale + shift
+        return mx.fast.layer_norm(x, scale.reshape(-1), shift.reshape(-1), epsilon)
+    return mx.fast.layer_norm(x, None, None, epsilon) * scale + shift
 
 
 def raised(made: mx.array, parts: int, scales: Collection[int]) -> mx.array:

@@ -1,1 +1,1 @@
-"""The networks that predict noise or velocity: FLUX's and SD3's transformers, SDXL's UNet."""
+"""The networks that predict noise or velocity: the transformers of FLUX, FLUX.2, SD3 and Z-Image, and SDXL's UNet."""

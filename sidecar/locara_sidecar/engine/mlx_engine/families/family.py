@@ -58,7 +58,7 @@ class MlxFamily(Family):
 
     engine = "mlx"
     networks: ClassVar[Mapping[str, type[nn.Module]]]
-    """The modules for the encoders and the denoiser, by their class in ``model_index.json``."""
+    """The modules by their class in ``model_index.json``; without one for the autoencoder, it is :class:`.Vae`."""
 
     _context: OpenContext
     _tokenizers: dict[str, text_tokens.TextTokenizer]
@@ -116,7 +116,7 @@ class MlxFamily(Family):
 
     def _network(self, component: model_folder.Component) -> type[nn.Module]:
         """Return the module class for a component."""
-        return Vae if component.name == self.decoder else self.networks[component.class_name]
+        return self.networks.get(component.class_name, Vae)
 
     def _build(self, name: str, progress: model_folder.Progress) -> Any:
         component = self._components[name]

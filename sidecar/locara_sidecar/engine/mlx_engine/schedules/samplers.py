@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 FILE = "scheduler/scheduler_config.json"
 _RHO = 7.0  # Karras et al., 2022, arXiv:2206.00364, section D.1
+_LARGE = 4300
+"""Tokens of a picture above which FLUX.2's shift does not depend on the steps."""
 A = TypeVar("A")
 C = TypeVar("C")
 
@@ -110,7 +112,8 @@ def flow_match(config: FlowMatchConfig, steps: int, tokens: int) -> Schedule:
     lowest = np.float32(1) / np.float32(train)
     if not config.use_dynamic_shifting:  # diffusers shifts the ends of the range twice, the rest once
         lowest = np.float32(config.shift) * lowest / (np.float32(1) + np.float32(config.shift - 1) * lowest)
-    return _shifted(config, np.linspace(1.0 * train, float(lowest) * train, steps) / train, tokens)
+    levels = np.linspace(1.0 * train, float(lowest) * train, steps) / train
+    return _shifted(config, levels, _mu(config, tokens))
 
 
 def flux_flow_match(config: FlowMatchConfig, steps: int, tokens: int) -> Schedule:
@@ -118,7 +121,15 @@ def flux_flow_match(config: FlowMatchConfig, steps: int, tokens: int) -> Schedul
 
     :param tokens: packed latent tokens of the picture, without Kontext's reference.
     """
-    return _shifted(config, np.linspace(1.0, 1.0 / steps, steps).astype(np.float32), tokens)
+    return _shifted(config, np.linspace(1.0, 1.0 / steps, steps).astype(np.float32), _mu(config, tokens))
+
+
+def flux2_flow_match(config: FlowMatchConfig, steps: int, tokens: int) -> Schedule:
+    """Return FLUX.2's schedule: FLUX's with a dynamic shift that depends on the steps, too.
+
+    :param tokens: those of the picture, without references.
+    """
+    return _shifted(config, np.linspace(1.0, 1.0 / steps, steps).astype(np.float32), _empirical_mu(tokens, steps))
 
 
 def first_step(steps: int, strength: float, *, whole: bool) -> int:
@@ -137,9 +148,8 @@ def noised(clean: A, noise: A, sigma: float) -> A:
     return sigma * noise + (1.0 - sigma) * clean  # type: ignore[operator]
 
 
-def _shifted(config: FlowMatchConfig, levels: NDArray[Any], tokens: int) -> Schedule:
+def _shifted(config: FlowMatchConfig, levels: NDArray[Any], mu: float) -> Schedule:
     if config.use_dynamic_shifting:
-        mu = _mu(config, tokens)
         factor = math.exp(mu) if config.time_shift_type == "exponential" else mu
         shifted = factor / (factor + (1 / levels - 1))
     else:
@@ -169,6 +179,18 @@ def _mu(config: FlowMatchConfig, tokens: int) -> float:
     """Return the logarithm of the dynamic shift: linear in the tokens, through the values for two picture sizes."""
     slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
     return tokens * slope + (config.base_shift - slope * config.base_image_seq_len)
+
+
+def _empirical_mu(tokens: int, steps: int) -> float:
+    """Return the logarithm of FLUX.2's shift: linear in the tokens, with lines for 10 and for 200 steps and what lies
+    between them for other numbers; large pictures take the second line whatever the steps are.
+    """
+    many = 0.00016927 * tokens + 0.45666666
+    if tokens > _LARGE:
+        return many
+    few = 8.73809524e-05 * tokens + 1.89833333
+    slope = (many - few) / 190.0
+    return slope * steps + (many - 200.0 * slope)
 
 
 def _refuse(config: Any, *names: str) -> None:

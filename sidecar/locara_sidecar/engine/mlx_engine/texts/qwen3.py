@@ -17,6 +17,7 @@ from mlx import nn
 from locara_sidecar.engine.mlx_engine.activations import ACTIVATIONS
 from locara_sidecar.engine.mlx_engine.compiling import compiled
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
+from locara_sidecar.machine.supported import FAMILIES
 
 _LARGER = "model."
 """What stands before each name in the files of the model that predicts words."""
@@ -153,13 +154,13 @@ class Qwen3(nn.Module):
 class Qwen3Penultimate(Qwen3):
     """For Z-Image: the state before the last layer."""
 
-    taps: ClassVar = (-2,)
+    taps: ClassVar = FAMILIES["z-image"].taps
 
 
 class Qwen3Thirds(Qwen3):
     """For FLUX.2 [klein]: the states after a quarter, a half and three quarters of Qwen3-4B's layers."""
 
-    taps: ClassVar = (9, 18, 27)
+    taps: ClassVar = FAMILIES["flux2"].taps
 
 
 def _seen(length: int, words: int) -> mx.array:

@@ -16,6 +16,8 @@ MODULE = "diffusers.models.autoencoders.vae"
 
 def raw_latent(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     """Convert a denoiser's latent to a raw latent, as the decoder takes it."""
+    if not hasattr(vae.config, "scaling_factor"):
+        return latent  # FLUX.2's: it leaves its loop as a raw one
     mean, deviation = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
     if mean is not None and deviation is not None:  # per channel, as in diffusers' SDXL pipelines
         shape = (1, -1, 1, 1)
@@ -33,8 +35,9 @@ def decoded(vae: Any, latent: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def in_range(vae: Any) -> Generator[None]:
-    """Within the block, run a float16 autoencoder that is configured as overflowing (SDXL's) in float32."""
-    narrow = vae.dtype == torch.float16 and vae.config.force_upcast
+    """Within the block, run a float16 autoencoder in float32 if its configuration says that it overflows (SDXL's) or
+    does not say it (FLUX.2's)."""
+    narrow = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", True)
     if narrow:
         vae.to(torch.float32)
     try:

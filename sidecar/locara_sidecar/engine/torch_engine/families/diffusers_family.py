@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from locara_sidecar.engine.drawing.family import Family
 from locara_sidecar.engine.drawing.source import painted_patches
 from locara_sidecar.engine.folder import folder_check, model_folder
-from locara_sidecar.engine.torch_engine import devices, readers, strips
+from locara_sidecar.engine.torch_engine import devices, readers, strips, texts
 from locara_sidecar.engine.torch_engine.autoencoders import autoencoder
 from locara_sidecar.engine.torch_engine.autoencoders.previews import Previews
 from locara_sidecar.engine.torch_engine.denoising import compiled, step_cache
@@ -80,7 +80,9 @@ class DiffusersFamily(Family):
 
     engine = "torch"
     networks: ClassVar[tuple[Any, ...]]
-    """The classes of the encoders and the denoiser."""
+    """The classes of the encoders, the denoiser and the autoencoder, if it is not AutoencoderKL."""
+    stand_ins: ClassVar[Mapping[str, str]] = {}
+    """The names of classes that folders have, and of those in :attr:`networks` that run in their place."""
     pipelines: ClassVar[Pipelines]
     scheduler_classes: ClassVar[Mapping[str, Any]] = {
         "FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler
@@ -150,14 +152,18 @@ class DiffusersFamily(Family):
         bits = plan.bits(self._part(name), context.quantization)
         with self._blaming(name):
             weights.fill(module, self._components[name], self._dtype(name), context.device, progress, bits)
+        self._fit(name, module)
         blocks = compiled.compile_blocks(module) if name == self.denoiser and context.compiled else ()
         context.checkpoints.install(module, blocks)
         return module
 
+    def _fit(self, name: str, module: Any) -> None:
+        """Change a component that was filled, where what it computes would leave the range of the job's type."""
+
     def _dtype(self, name: str) -> torch.dtype:
-        """The type that a component computes in: the job's, or a wider one for what leaves its range."""
-        del name
-        return self._context.dtype
+        """The type that a component computes in: the job's, or a wider one for Qwen3, which leaves float16's range."""
+        narrow = self._context.dtype == torch.float16
+        return torch.bfloat16 if narrow and self.row.taps and name in self.row.encoders else self._context.dtype
 
     def require_fit(self) -> None:
         for name, component in self._components.items():
@@ -168,9 +174,13 @@ class DiffusersFamily(Family):
 
     def _shell(self, name: str) -> nn.Module:
         component = self._components[name]
-        cls = next(cls for cls in (*self.networks, AutoencoderKL) if cls.__name__ == component.class_name)
+        wanted = self.stand_ins.get(component.class_name, component.class_name)
+        cls = next(cls for cls in (*self.networks, AutoencoderKL) if cls.__name__ == wanted)
         with self._blaming(name):
-            return weights.shell(cls, component, self._dtype(name))
+            shell = weights.shell(cls, component, self._dtype(name))
+        if self.row.taps and name in self.row.encoders:
+            texts.keep_read_layers(shell, self.row)
+        return shell
 
     def _blaming(self, name: str) -> _Blame:
         return _Blame(name, self._context.device)

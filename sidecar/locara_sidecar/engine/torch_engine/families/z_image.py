@@ -6,7 +6,7 @@ float16 is too narrow for what happens inside its blocks and in its text encoder
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
@@ -16,17 +16,12 @@ from diffusers.pipelines.z_image.pipeline_z_image_inpaint import ZImageInpaintPi
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from locara_sidecar.engine.drawing.family import Embedding
+from locara_sidecar.engine.torch_engine import narrow
 from locara_sidecar.engine.torch_engine.families.diffusers_family import DiffusersFamily, Pipelines
 from locara_sidecar.machine.supported import FAMILIES
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from locara_sidecar.engine.drawing.family import Denoising
-    from locara_sidecar.engine.folder.model_folder import Progress
-
-_LESS = 64
-"""A power of two: dividing by it changes no digit."""
 
 
 class ZImage(DiffusersFamily):
@@ -44,18 +39,12 @@ class ZImage(DiffusersFamily):
     def largest_side(self) -> int:
         return min(self.module(self.denoiser).config.axes_lens[1:]) * self.grid
 
-    def _dtype(self, name: str) -> torch.dtype:
-        narrow = self._context.dtype == torch.float16
-        return torch.bfloat16 if narrow and name in self.row.encoders else super()._dtype(name)
-
-    def _build(self, name: str, progress: Progress) -> Any:
-        module = super()._build(name, progress)
+    def _fit(self, name: str, module: Any) -> None:
         if self._context.dtype == torch.float16:
             if name == self.denoiser:
                 fit_into_float16(module)
             if name == self.decoder:  # a source comes to it in the type of the text's embedding
-                module.encoder.register_forward_pre_hook(_as_the_weights)
-        return module
+                module.encoder.register_forward_pre_hook(narrow.as_the_weights)
 
     def encode(self, text: str, max_sequence_length: int) -> Embedding:
         tokens, _ = self.pipeline(self.pipelines.text).encode_prompt(
@@ -87,24 +76,9 @@ def fit_into_float16(transformer: Any) -> None:
     block's norms bring its branches back to float16.
     """
     for block in (*transformer.noise_refiner, *transformer.context_refiner, *transformer.layers):
-        block.feed_forward.w3.register_forward_hook(_a_part)
-        block.ffn_norm2.eps /= _LESS**2
+        block.feed_forward.w3.register_forward_hook(narrow.a_part)
+        block.ffn_norm2.eps /= narrow.LESS**2
     for layer in (*transformer.all_x_embedder.values(), transformer.cap_embedder):
-        layer.register_forward_hook(_widened)
+        layer.register_forward_hook(narrow.widened)
     for layer in transformer.all_final_layer.values():
-        layer.linear.register_forward_pre_hook(_as_the_weights)
-
-
-def _a_part(layer: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-    del layer, args
-    return output / _LESS
-
-
-def _widened(layer: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-    del layer, args
-    return output.float()
-
-
-def _as_the_weights(layer: nn.Module, args: Any) -> Any:
-    first, *others = args
-    return (cast("torch.Tensor", first).to(next(layer.parameters()).dtype), *others)
+        layer.linear.register_forward_pre_hook(narrow.as_the_weights)

@@ -1,0 +1,380 @@
+"""FLUX.2's transformer (Black Forest Labs, 2025), as [klein] has it: without guidance as an input.
+
+Like FLUX.1's (:mod:`.flux`): double blocks with separate weights for picture and text that share one attention, then
+single blocks over both as one sequence, text first. What differs: all blocks of a kind share their modulation, which
+depends on the time alone; no layer has a bias; feed-forwards are gated; and a single block's first layer makes queries,
+keys, values and the feed-forward's numbers at once.
+
+Positions are rotary embeddings (:mod:`.rotary`) on four axes: the picture is at 0 on the first and each reference at a
+place of its own, 10 apart; row and column; and the last counts the text's tokens. A token is one pixel of the packed
+latent (2 x 2 of the autoencoder's).
+
+In float16 the sums of branches may leave its range (65,504), and so may what gates and values multiply to. So sums are
+kept in float32 there, and whatever a layer adds to them is computed as a 64th of itself.
+
+Channels come last: latents are (B, height, width, C).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+
+from locara_sidecar.engine.mlx_engine.compiling import compiled
+from locara_sidecar.engine.mlx_engine.denoisers import rotary
+from locara_sidecar.engine.mlx_engine.denoisers.flux import Halves
+from locara_sidecar.engine.mlx_engine.denoisers.mmdit import sinusoids
+from locara_sidecar.engine.mlx_engine.norms import modulated, raised
+from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
+
+_FREQUENCIES = 256
+_APART = 10
+_LESS = 64
+"""A power of two: dividing by it changes no digit."""
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Flux2Config:
+    """``config.json``, with diffusers' defaults."""
+
+    patch_size: Literal[1] = 1
+    in_channels: int = 128
+    out_channels: int | None = None
+    num_layers: int = 8
+    num_single_layers: int = 48
+    attention_head_dim: int = 128
+    num_attention_heads: int = 48
+    joint_attention_dim: int = 15360
+    timestep_guidance_channels: Literal[256] = 256
+    mlp_ratio: float = 3.0
+    axes_dims_rope: tuple[int, int, int, int] = (32, 32, 32, 32)
+    rope_theta: float = 2000.0
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if sum(self.axes_dims_rope) != self.attention_head_dim or any(size % 2 for size in self.axes_dims_rope):
+            raise ValueError("axes_dims_rope must be even numbers that add up to attention_head_dim")
+
+    @property
+    def width(self) -> int:
+        return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def hidden(self) -> int:
+        """Numbers inside a feed-forward."""
+        return int(self.width * self.mlp_ratio)
+
+
+class Modulation(NamedTuple):
+    """Shifts, scales (1 added) and gates for all double blocks' streams, all single blocks and the last norm.
+
+    Each is (steps, 1, 1, k x width), or after :meth:`at` (1, 1, k x width); in float32 for float16.
+    """
+
+    image: mx.array
+    text: mx.array
+    single: mx.array
+    out: mx.array
+
+    def at(self, step: int) -> Modulation:
+        """Return the modulation of one step, from 0."""
+        return Modulation(*(part[step] for part in self))
+
+
+class Heads(nn.Module):
+    """Queries, keys and values of one stream, each (B, heads, tokens, size), normed but not yet rotated."""
+
+    def __init__(self, config: Flux2Config) -> None:
+        super().__init__()
+        self._size = config.attention_head_dim
+        self.to_q = nn.Linear(config.width, config.width, bias=False)
+        self.to_k = nn.Linear(config.width, config.width, bias=False)
+        self.to_v = nn.Linear(config.width, config.width, bias=False)
+        self.norm_q = nn.RMSNorm(config.attention_head_dim, eps=config.eps)
+        self.norm_k = nn.RMSNorm(config.attention_head_dim, eps=config.eps)
+
+    def __call__(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        shape = (*x.shape[:2], -1, self._size)
+        q = self.norm_q(self.to_q(x).reshape(shape))
+        k = self.norm_k(self.to_k(x).reshape(shape))
+        v = self.to_v(x).reshape(shape)
+        return q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: Flux2Config) -> None:
+        super().__init__()
+        self._hidden = config.hidden
+        self.linear_in = nn.Linear(config.width, 2 * config.hidden, bias=False)
+        self.linear_out = nn.Linear(config.hidden, config.width, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return _back(self.linear_out(_gated(*_apart(self.linear_in, x, [self._hidden] * 2))))
+
+
+class DoubleBlock(nn.Module):
+    def __init__(self, config: Flux2Config) -> None:
+        super().__init__()
+        self._eps = config.eps
+        self.attn = Heads(config)
+        self.attn_text = Heads(config)
+        self.out = nn.Linear(config.width, config.width, bias=False)
+        self.out_text = nn.Linear(config.width, config.width, bias=False)
+        self.ff = FeedForward(config)
+        self.ff_text = FeedForward(config)
+
+    def __call__(
+        self, x: mx.array, text: mx.array, by: mx.array, by_text: mx.array, rotation: rotary.Rotation
+    ) -> tuple[mx.array, mx.array]:
+        """Run one block.
+
+        :param x: (B, picture tokens, width), in float32 where the weights are in float16.
+        :param text: (B, text tokens, width), likewise.
+        :param rotation: for the text tokens, then those of the pictures.
+        """
+        shift, scale, gate, shift_ff, scale_ff, gate_ff = mx.split(by, 6, axis=-1)
+        shift_t, scale_t, gate_t, shift_ff_t, scale_ff_t, gate_ff_t = mx.split(by_text, 6, axis=-1)
+        ours, theirs = self.attn(self._seen(x, shift, scale)), self.attn_text(self._seen(text, shift_t, scale_t))
+        q, k, v = (mx.concatenate([b, a], axis=2) for a, b in zip(ours, theirs, strict=True))
+        y = _less(rotary.attended(q, k, v, rotation))
+        words = text.shape[1]
+        x = x + gate * _back(self.out(y[:, words:]))
+        x = x + gate_ff * self.ff(self._seen(x, shift_ff, scale_ff))
+        text = text + gate_t * _back(self.out_text(y[:, :words]))
+        text = text + gate_ff_t * self.ff_text(self._seen(text, shift_ff_t, scale_ff_t))
+        return x, text
+
+    def _seen(self, x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:
+        weight: mx.array = self.attn.norm_q.weight
+        return modulated(x, shift, scale, self._eps).astype(weight.dtype)
+
+
+class SingleBlock(nn.Module):
+    def __init__(self, config: Flux2Config) -> None:
+        super().__init__()
+        self._eps, self._size = config.eps, config.attention_head_dim
+        self._width, self._hidden = config.width, config.hidden
+        self.proj_in = nn.Linear(config.width, 3 * config.width + 2 * config.hidden, bias=False)
+        self.proj_out = nn.Linear(config.width + config.hidden, config.width, bias=False)
+        self.norm_q = nn.RMSNorm(config.attention_head_dim, eps=config.eps)
+        self.norm_k = nn.RMSNorm(config.attention_head_dim, eps=config.eps)
+
+    def __call__(self, x: mx.array, by: mx.array, rotation: rotary.Rotation) -> mx.array:
+        """Run one block on ``x`` (B, text and picture tokens, width), in float32 where the weights are in float16."""
+        weight: mx.array = self.norm_q.weight
+        shift, scale, gate = mx.split(by, 3, axis=-1)
+        normed = modulated(x, shift, scale, self._eps).astype(weight.dtype)
+        sizes = [self._width] * 3 + [self._hidden] * 2
+        q, k, v, gates, values = _apart(self.proj_in, normed, sizes)
+        shape = (*x.shape[:2], -1, self._size)
+        q, k, v = self.norm_q(q.reshape(shape)), self.norm_k(k.reshape(shape)), v.reshape(shape)
+        q, k, v = (y.transpose(0, 2, 1, 3) for y in (q, k, v))
+        seen = _less(rotary.attended(q, k, v, rotation))
+        return x + gate * _back(self._out(seen, _gated(gates, values)))
+
+    def split(self) -> None:
+        """Split a quantized output layer by branch, if their boundary is also one between groups."""
+        if isinstance(self.proj_out, nn.QuantizedLinear) and self._width % self.proj_out.group_size == 0:
+            self.proj_out = Halves(self.proj_out, self._width)
+
+    def _out(self, seen: mx.array, hidden: mx.array) -> mx.array:
+        """Apply the output layer to both branches without copying them together, where possible."""
+        out: Any = self.proj_out
+        if isinstance(out, Halves):
+            return out(seen, hidden)
+        if isinstance(out, nn.QuantizedLinear):
+            return out(mx.concatenate([seen, hidden], axis=-1))
+        return mx.addmm(seen @ out.weight[:, : self._width].T, hidden, out.weight[:, self._width :].T)
+
+
+class Time(nn.Module):
+    """Time as numbers that steer all blocks."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(_FREQUENCIES, width, bias=False)
+        self.linear_2 = nn.Linear(width, width, bias=False)
+
+    def __call__(self, timesteps: mx.array) -> mx.array:
+        weight: mx.array = self.linear_1.weight
+        return self.linear_2(nn.silu(self.linear_1(sinusoids(timesteps).astype(weight.dtype))))
+
+
+class Flux2Transformer(nn.Module):
+    """Predicts the latent's velocity from time, text tokens and references."""
+
+    config_type: ClassVar = Flux2Config
+    repeated: ClassVar = ("doubles", "singles")
+
+    def __init__(self, config: Flux2Config) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.image = nn.Linear(config.in_channels, width, bias=False)
+        self.text = nn.Linear(config.joint_attention_dim, width, bias=False)
+        self.time = Time(width)
+        self.modulation_image = nn.Linear(width, 6 * width, bias=False)
+        self.modulation_text = nn.Linear(width, 6 * width, bias=False)
+        self.modulation_single = nn.Linear(width, 3 * width, bias=False)
+        self.doubles = [DoubleBlock(config) for _ in range(config.num_layers)]
+        self.singles = [SingleBlock(config) for _ in range(config.num_single_layers)]
+        self._doubles, self._singles = compiled(self.doubles), compiled(self.singles)
+        self.modulation_out = nn.Linear(width, 2 * width, bias=False)
+        self.proj_out = nn.Linear(width, config.out_channels or config.in_channels, bias=False)
+
+    @staticmethod
+    def sanitize(key: str, value: mx.array) -> tuple[str, mx.array]:
+        renamed = _RENAMED_SINGLE if key.startswith("single_") else _RENAMED
+        for theirs, ours in renamed:
+            key = key.replace(theirs, ours)
+        return key, value
+
+    def split(self) -> None:
+        """Split quantized layers so that a step reads as little as possible. Saved and loaded layers are not split."""
+        for block in self.singles:
+            block.split()
+
+    def modulation(self, timesteps: mx.array) -> Modulation:
+        """Compute the modulation of all steps. :param timesteps: (steps,), 1000 … 0."""
+        steering = nn.silu(self.time(timesteps))[:, None, None]  # (steps, 1, 1, width)
+        return Modulation(
+            raised(_summed(self.modulation_image(steering)), 6, (1, 4)),
+            raised(_summed(self.modulation_text(steering)), 6, (1, 4)),
+            raised(_summed(self.modulation_single(steering)), 3, (1,)),
+            raised(_summed(self.modulation_out(steering)), 2, (0,)),
+        )
+
+    def rotation(self, words: int, *pictures: Size) -> rotary.Rotation:
+        """Compute every token's rotation, once before the loop.
+
+        :param words: number of text tokens.
+        :param pictures: height and width of each picture in packed pixels, first the one to be made.
+        """
+        text = np.zeros((words, 4))
+        text[:, 3] = np.arange(words)
+        parts = [text]
+        for i, size in enumerate(pictures):
+            grid = np.indices(size, dtype=np.float64).reshape(2, -1)
+            place = np.full(grid.shape[1], float(_APART * i))
+            parts.append(np.stack([place, *grid, np.zeros(grid.shape[1])], axis=1))
+        return rotary.rotation_at(np.concatenate(parts), self.config.axes_dims_rope, self.config.rope_theta)
+
+    def words(self, tokens: mx.array) -> mx.array:
+        """Return the text as the blocks take it, the same in every step. ``tokens``: (B, words, joint_attention_dim).
+
+        Qwen3's states are not normed, and a few of their numbers are very large.
+        """
+        weight: mx.array = self.text.weight
+        if weight.dtype != mx.float16:
+            return self.text(tokens.astype(weight.dtype))
+        return _back(self.text((tokens.astype(mx.float32) / _LESS).astype(mx.float16)))
+
+    def pictures(self, references: list[mx.array]) -> mx.array | None:
+        """Return the references' packed latents, each (1, height, width, C), as the blocks take them, or None."""
+        if not references:
+            return None
+        weight: mx.array = self.image.weight
+        tokens = [latent.reshape(1, -1, latent.shape[-1]) for latent in references]
+        return _summed(self.image(mx.concatenate(tokens, axis=1).astype(weight.dtype)))
+
+    def __call__(
+        self,
+        latent: mx.array,
+        text: mx.array,
+        by: Modulation,
+        rotation: rotary.Rotation,
+        references: mx.array | None = None,
+        pace: Paced = unpaced,
+    ) -> mx.array:
+        """Evaluate the network once.
+
+        :param latent: (B, height, width, C), packed.
+        :param text: from :meth:`words`.
+        :param by: the step's modulation.
+        :param rotation: for the text, the latent and the references.
+        :param references: from :meth:`pictures`.
+        :returns: the velocity, like ``latent``.
+        """
+        x = _summed(self.image(latent.reshape(latent.shape[0], -1, latent.shape[-1])))
+        first, last = text.shape[1], text.shape[1] + x.shape[1]
+        if references is not None:
+            x = mx.concatenate([x, references], axis=1)
+        for block in self._doubles:
+            x, text = block(x, text, by.image, by.text, rotation)
+            pace(x, text)
+        x = mx.concatenate([text, x], axis=1)
+        for block in self._singles:
+            x = block(x, by.single, rotation)
+            pace(x)
+        scale, shift = mx.split(by.out, 2, axis=-1)
+        out = modulated(x[:, first:last], shift, scale, self.config.eps).astype(latent.dtype)
+        return self.proj_out(out).reshape(latent.shape)
+
+
+def _apart(layer: Any, x: mx.array, sizes: list[int]) -> list[mx.array]:
+    """Return what a layer gives in parts of so many numbers each, as if it were as many layers: parts of one array
+    would have to be copied, while rows of its weights lie one after another.
+    """
+    parts: list[mx.array] = []
+    start = 0
+    for size in sizes:
+        rows = slice(start, start + size)
+        if isinstance(layer, nn.QuantizedLinear):
+            weights = layer["weight"][rows], layer["scales"][rows], layer["biases"][rows]
+            parts.append(mx.quantized_matmul(x, *weights, group_size=layer.group_size, bits=layer.bits))
+        else:
+            parts.append(x @ layer.weight[rows].T)
+        start += size
+    return parts
+
+
+def _gated(gates: mx.array, values: mx.array) -> mx.array:
+    """Gates times values; in float16, a 64th of that."""
+    return nn.silu(gates) * _less(values)
+
+
+def _less(x: mx.array) -> mx.array:
+    """In float16, a 64th of ``x``; see :func:`_back`."""
+    return x * (1 / _LESS) if x.dtype == mx.float16 else x
+
+
+def _back(x: mx.array) -> mx.array:
+    """What a layer made of numbers from :func:`_less`, in full and in a type that holds it."""
+    return x.astype(mx.float32) * _LESS if x.dtype == mx.float16 else x
+
+
+def _summed(x: mx.array) -> mx.array:
+    """``x`` in a type that holds the sum of all branches."""
+    return x.astype(mx.float32) if x.dtype == mx.float16 else x
+
+
+_RENAMED = (
+    ("time_guidance_embed.timestep_embedder.", "time."),
+    ("double_stream_modulation_img.linear.", "modulation_image."),
+    ("double_stream_modulation_txt.linear.", "modulation_text."),
+    ("norm_out.linear.", "modulation_out."),
+    ("context_embedder.", "text."),
+    ("x_embedder.", "image."),
+    ("transformer_blocks.", "doubles."),
+    ("attn.add_q_proj.", "attn_text.to_q."),
+    ("attn.add_k_proj.", "attn_text.to_k."),
+    ("attn.add_v_proj.", "attn_text.to_v."),
+    ("attn.norm_added_q.", "attn_text.norm_q."),
+    ("attn.norm_added_k.", "attn_text.norm_k."),
+    ("attn.to_add_out.", "out_text."),
+    ("attn.to_out.0.", "out."),
+    ("ff_context.", "ff_text."),
+)
+_RENAMED_SINGLE = (
+    ("single_stream_modulation.linear.", "modulation_single."),
+    ("single_transformer_blocks.", "singles."),
+    ("attn.to_qkv_mlp_proj.", "proj_in."),
+    ("attn.to_out.", "proj_out."),
+    ("attn.norm_", "norm_"),
+)

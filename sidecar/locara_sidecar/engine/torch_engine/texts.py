@@ -1,0 +1,35 @@
+"""Text encoders that are models of words: only the layers below the states that a family reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
+if TYPE_CHECKING:
+    import torch
+
+    from locara_sidecar.machine.supported import Family
+
+
+class _PassedOn(Qwen3DecoderLayer):
+    """Stands for all layers above those that are read: transformers gives the state behind the last layer normalised,
+    so that the last one that is read must have another behind it."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)  # without weights
+        self.gradient_checkpointing = False
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        del args, kwargs
+        return hidden_states
+
+
+def keep_read_layers(encoder: Any, family: Family) -> None:
+    """Drop the layers of a shell that no state of ``family.taps`` depends on; the states keep their numbers."""
+    layers = encoder.layers
+    count = family.layers_read(len(layers))
+    if count < len(layers):
+        passed_on = [_PassedOn() for _ in range(len(layers) - count)]
+        encoder.layers = nn.ModuleList([*layers[:count], *passed_on])
