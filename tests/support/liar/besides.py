@@ -178,6 +178,9 @@ ALSO: dict[str, dict[str, str]] = {
     "SurvivesTheEndOfInput": {
         "framing.lf-ended": "It ends the input of a process that was asked for nothing else, too."
     },
+    "CancelledCallsAreNeverAnswered": {"latency.ping": "It cancels its calls when it has measured."},
+    "AttachedJobsAreDone": {"jsonrpc.jobs": "A fixture of it attaches to a job that was cancelled."},
+    "ChannelsAreUsedOnce": {"jobs.attach-first": "It looks whether the channel that a job had is free."},
     "MakesNoFolders": {"generate.file": "It has a file saved into a folder that is not there yet."},
 }
 """MUSTs that a lie also breaks, each with the reason. ``make campaign-lies`` checks that there are no others."""
