@@ -160,6 +160,18 @@ def test_a_picture_is_read_as_it_was_written():
     assert (raster.size(PNG), raster.rows(PNG)) == ((3, 2), [b"\xc0\x20\x20" * 3] * 2)
 
 
+def test_how_far_a_small_picture_is_from_a_large_one():
+    striped = raster.png(4, 4, lambda row: (b"\x10\x20\x30", b"\x30\x40\x50")[row % 2])
+    assert raster.apart(striped, raster.png(2, 2, lambda _: b"\x20\x30\x40")) == 0
+    assert raster.apart(striped, raster.png(2, 2, lambda _: b"\x26\x30\x3d")) == 3
+
+
+@pytest.mark.parametrize(("picture", "small"), [((2, 2), (4, 4)), ((4, 4), (0, 2)), ((4, 4), (2, 0)), ((0, 0), (0, 0))])
+def test_pictures_without_pixels_and_larger_previews_are_a_failure(picture, small):
+    with pytest.raises(Failed, match=r"picture|preview"):
+        raster.apart(raster.png(*picture), raster.png(*small))
+
+
 @pytest.mark.parametrize("told", [None, "2", [2], {}])
 @pytest.mark.parametrize("member", ["step", "image"])
 def test_a_step_that_is_no_number_is_not_the_one_that_is_waited_for(told, member):

@@ -165,7 +165,7 @@ class Gate:
         return grant
 
     def about(self, call: Call, model: str | None) -> tuple[Entry | None, Grant]:
-        """Authorize a call about one model, installed or not, or about none, for which nothing must have been looked up.
+        """Authorize a call about one model, installed or not, or about none; for that no look is needed.
 
         :raises RpcError: as :meth:`authorize`; ModelNotFound.
         """

@@ -103,7 +103,9 @@ class ModelCalls:
     def _list(self) -> m.ModelsListResult:
         self._gate.look()
         declared = self._gate.declared()
-        return m.ModelsListResult(models=self._describe(entry for entry in self._gate.catalogue if entry.id in declared))
+        return m.ModelsListResult(
+            models=self._describe(entry for entry in self._gate.catalogue if entry.id in declared)
+        )
 
     def _get(self, entry: Entry) -> m.Model:
         (model,) = self._describe([entry])
