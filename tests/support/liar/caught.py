@@ -219,6 +219,9 @@ CAUGHT = {
     "CancelsOnlyWhatRuns": ["cancel.waiting-job"],
     "RecordsNameNothing": ["audit.entries"],
     "LimitsToTheFirst": ["audit.entries"],
+    "SavesThroughLinks": ["generate.outside"],
+    "TidiesPrompts": ["generate.reproduces"],
+    "KeepsMetadataOfJpegs": ["generate.metadata"],
     "PreviewsOfTheStepBefore": ["generate.previews-own"],
     "TellsProgressTooOften": ["models.progress-rate"],
 }
