@@ -187,6 +187,16 @@ def test_a_step_that_is_no_number_is_not_the_one_that_is_waited_for(told, member
     assert peer.Call(Scripted(), 1, "image.generate", 1, 0).until("denoising", step=2) is message
 
 
+@pytest.mark.parametrize(("method", "count"), [("image.generate", 1), ("jobs.attach", 2)])
+def test_what_comes_behind_the_answer_is_not_the_calls_but_for_an_attach(method, count):
+    frames = [{"method": "x", "params": {"channel": 1, "index": index, "message": {}}} for index in range(2)]
+
+    class Scripted:
+        inbox = [frames[0], {"id": 1, "result": {}}, frames[1]]
+
+    assert len(peer.Call(Scripted(), 1, method, 1, 0).messages()) == count
+
+
 @pytest.mark.parametrize("entries", [[1, 2], [{"seq": 1}, {}], [{"seq": "1"}, {"seq": "2"}], []])
 def test_entries_without_numbers_do_not_increase(entries):
     assert not cases.fits({"$increasing": "seq"}, entries)
