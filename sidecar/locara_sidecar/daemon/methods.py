@@ -181,7 +181,8 @@ class Methods:
         self._in_flight.answer(call, partial(self._shared.run, call.method, self._look_at_system))
 
     async def _look_at_system(self) -> m.SystemInfo:
-        return await off_loop(system.info, self._engine_name, self._cache_root, system.facts_of(self._engine))
+        facts = system.facts_of(self._engine)
+        return await off_loop(system.info, self._engine_name, self._cache_root, facts, abandon=True)
 
     def _shutdown(self, call: Call, _params: m.NoParams) -> m.Empty | None:
         self.session.state = "shutdown"
