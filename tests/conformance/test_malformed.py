@@ -192,7 +192,8 @@ def test_what_comes_behind_the_answer_is_not_the_calls_but_for_an_attach(method,
     frames = [{"method": "x", "params": {"channel": 1, "index": index, "message": {}}} for index in range(2)]
 
     class Scripted:
-        inbox = [frames[0], {"id": 1, "result": {}}, frames[1]]
+        def __init__(self):
+            self.inbox = [frames[0], {"id": 1, "result": {}}, frames[1]]
 
     assert len(peer.Call(Scripted(), 1, method, 1, 0).messages()) == count
 

@@ -10,7 +10,7 @@ _BESIDE = "It asks for something while a picture is made."
 _BARE = "A case of it has no manifest."
 _DEEP = "It takes a request for one before it is known to be nested too deep."
 _OF_A_FRAME = "It takes the job's id from a message of its channel."
-_LATE = "A frame behind the answer stands last, or is taken for one of the call that has the channel next."
+_SWALLOWED = "The end of a call that is no image.generate does not come until the next one is answered."
 _GONE = "It ends with asking for the model that is not there any more."
 _ENDED = "It looks for jobs that have ended."
 _LENGTH = "It looks at the length, too."
@@ -169,25 +169,11 @@ ALSO: dict[str, dict[str, str]] = {
         "jobs.attach-ended": "It counts the frames.",
     },
     "EndsAfterTheResponse": {
-        "channels.gapless": _LATE,
-        "channels.end-counts": _LATE,
-        "channels.attach": _LATE,
-        "jobs.attach-ended": _LATE,
-        "models.load": _LATE,
+        "channels.attach": _SWALLOWED,
+        "jobs.attach-busy": "It looks for the end of a call before its answer.",
+        "jobs.attach-ended": _SWALLOWED,
+        "models.load": _SWALLOWED,
     },
-    "SpeaksAfterTheResponse": dict.fromkeys(
-        (
-            "channels.attach",
-            "channels.end-counts",
-            "channels.end-first",
-            "channels.end-once",
-            "channels.gapless",
-            "channels.slow-reader",
-            "generate.progress",
-            "generate.progress-end",
-        ),
-        _LATE,
-    ),
     "MindsExtraMembers": {"jsonrpc.not-json": _DEEP},
     "SwallowsIdsInFlight": {"jsonrpc.not-json": _DEEP},
     "PrintsABanner": {"ending.no-room": _SILENT, "ending.unknown-flag": _SILENT},
