@@ -107,7 +107,8 @@ class ModelCalls:
             models=self._describe(entry for entry in self._gate.catalogue if entry.id in declared)
         )
 
-    def _get(self, entry: Entry) -> m.Model:
+    def _get(self, entry: Entry | None) -> m.Model:
+        assert entry is not None
         (model,) = self._describe([entry])
         return model
 
