@@ -160,6 +160,18 @@ def test_a_picture_is_read_as_it_was_written():
     assert (raster.size(PNG), raster.rows(PNG)) == ((3, 2), [b"\xc0\x20\x20" * 3] * 2)
 
 
+def test_how_far_a_small_picture_is_from_a_large_one():
+    striped = raster.png(4, 4, lambda row: (b"\x10\x20\x30", b"\x30\x40\x50")[row % 2])
+    assert raster.apart(striped, raster.png(2, 2, lambda _: b"\x20\x30\x40")) == 0
+    assert raster.apart(striped, raster.png(2, 2, lambda _: b"\x26\x30\x3d")) == 3
+
+
+@pytest.mark.parametrize(("picture", "small"), [((2, 2), (4, 4)), ((4, 4), (0, 2)), ((4, 4), (2, 0)), ((0, 0), (0, 0))])
+def test_pictures_without_pixels_and_larger_previews_are_a_failure(picture, small):
+    with pytest.raises(Failed, match=r"picture|preview"):
+        raster.apart(raster.png(*picture), raster.png(*small))
+
+
 @pytest.mark.parametrize("told", [None, "2", [2], {}])
 @pytest.mark.parametrize("member", ["step", "image"])
 def test_a_step_that_is_no_number_is_not_the_one_that_is_waited_for(told, member):
@@ -173,6 +185,17 @@ def test_a_step_that_is_no_number_is_not_the_one_that_is_waited_for(told, member
             return next(one for one in self.inbox if found(one))
 
     assert peer.Call(Scripted(), 1, "image.generate", 1, 0).until("denoising", step=2) is message
+
+
+@pytest.mark.parametrize(("method", "count"), [("image.generate", 1), ("jobs.attach", 2)])
+def test_what_comes_behind_the_answer_is_not_the_calls_but_for_an_attach(method, count):
+    frames = [{"method": "x", "params": {"channel": 1, "index": index, "message": {}}} for index in range(2)]
+
+    class Scripted:
+        def __init__(self):
+            self.inbox = [frames[0], {"id": 1, "result": {}}, frames[1]]
+
+    assert len(peer.Call(Scripted(), 1, method, 1, 0).messages()) == count
 
 
 @pytest.mark.parametrize("entries", [[1, 2], [{"seq": 1}, {}], [{"seq": "1"}, {"seq": "2"}], []])

@@ -28,7 +28,8 @@ NO_MORE_THREADS = """
 import threading
 from locara_sidecar.daemon.methods import Methods
 
-start, left = threading._start_new_thread, {left}
+start, left, few = threading._start_new_thread, {left}, {few}
+short = False
 
 def limited(*args):
     global left
@@ -38,20 +39,21 @@ def limited(*args):
     return start(*args)
 
 def switch(self, *call):
-    global left
-    left = 0 if left else 10**6
+    global left, short
+    short = not short
+    left = few if short else 10**6
     return discover(self, *call)
 
-discover, Methods._discover = Methods._discover, switch   # rpc.discover: from now on none, or as many as wanted
+discover, Methods._discover = Methods._discover, switch   # rpc.discover: from now on few, or as many as wanted
 threading._start_new_thread = limited
 from locara_sidecar.__main__ import main
 main()
 """
 
 
-def limited(left):
-    """The daemon under a limit of threads, which ``rpc.discover`` switches on and off."""
-    return [sys.executable, "-c", NO_MORE_THREADS.format(left=left), "serve", "--engine", "fake"]
+def limited(left, few=0):
+    """The daemon under a limit of threads. ``rpc.discover`` switches another one on and off: ``few`` more."""
+    return [sys.executable, "-c", NO_MORE_THREADS.format(left=left, few=few), "serve", "--engine", "fake"]
 
 
 def session(folder):
@@ -102,8 +104,8 @@ def test_with_any_number_of_threads_it_says_what_it_lacks_or_answers_all_and_end
 class Daemon(Sidecar):
     """A client of the limited daemon, with a job under way."""
 
-    def __init__(self, folder, log):
-        super().__init__(limited(10**6), stderr=log)
+    def __init__(self, folder, log, few):
+        super().__init__(limited(10**6, few), stderr=log)
         grants = {"user-folder": str(folder)}
         self.initialize(manifest=manifest(), grants=grants)
 
@@ -112,11 +114,11 @@ class Daemon(Sidecar):
 
 
 @pytest.fixture
-def daemon(tmp_path):
+def daemon(tmp_path, request):
     folder = tmp_path / "pictures"
     folder.mkdir()
     with (tmp_path / "log").open("wb") as log:
-        made = Daemon(folder, log)
+        made = Daemon(folder, log, few=getattr(request, "param", 0))
         yield made
         made.close()
     assert "Traceback" not in (tmp_path / "log").read_text()
@@ -146,6 +148,7 @@ def test_a_daemon_that_can_start_no_thread_any_more_ends_in_order(way, daemon):
     assert not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.parametrize("daemon", range(4), indirect=True)  # an engine's process has four threads of the daemon's
 def test_an_engine_that_cannot_be_started_is_told_and_the_next_one_works(daemon, tmp_path):
     assert daemon.begin("a lake", steps=1).result(30)["images"]  # the threads that work for the loop are there now
     assert daemon.call("models.unload")["unloaded"]

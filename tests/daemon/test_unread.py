@@ -15,7 +15,7 @@ MIB = 1 << 20
 
 
 def discover(count):
-    """Requests of 44 bytes with answers of 67 kB."""
+    """Requests of 44 bytes with answers of 87 kB."""
     return b"".join(b'{"jsonrpc":"2.0","id":%d,"method":"rpc.discover"}\n' % number for number in range(count))
 
 
@@ -93,12 +93,17 @@ def test_an_engine_goes_with_a_daemon_whose_answers_nobody_takes(daemon, tmp_pat
 
 @pytest.mark.slow
 def test_a_host_that_closes_stdin_and_then_reads_gets_the_answer_to_all_that_it_asked(daemon):
-    count = 400  # 27 MB
+    count = 400  # 35 MB
     daemon.stdin.write(discover(count))
     closing = threading.Thread(target=daemon.stdin.close)
     closing.start()
     with io.BufferedReader(daemon.stdout) as stdout:
-        lines = list(stdout)  # looked at afterwards: a host that takes less than 4 MiB in half a second has left
+        slowly = []  # for longer than a host may read nothing
+        for _ in range(20):
+            slowly.append(stdout.read(MIB))
+            time.sleep(0.06)
+        # looked at afterwards: a host that takes less than 4 MiB in half a second has left
+        lines = (b"".join(slowly) + stdout.read()).splitlines()
     closing.join()
     assert [json.loads(line)["id"] for line in lines] == list(range(count))
     assert daemon.wait(5) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from locara_conformance.cases import shorten
@@ -55,8 +56,13 @@ class Call:
         return any(self._is_mine(message) for message in self.peer.inbox[self._start :])
 
     def frames(self) -> list[dict[str, Any]]:
-        """The frames of its channel that came so far."""
-        return [message["params"] for message in self.peer.inbox[self._start :] if self._is_frame(message)]
+        """The frames of its channel that came so far, and before its answer (but for an attach, which is answered at
+        once): whether more came too late is for those to tell who watch.
+        """
+        came = self.peer.inbox[self._start :]
+        if self.method != "jobs.attach":
+            came = list(itertools.takewhile(lambda message: not self._is_mine(message), came))
+        return [message["params"] for message in came if self._is_frame(message)]
 
     def messages(self) -> list[dict[str, Any]]:
         """The messages of its channel that came so far."""

@@ -81,6 +81,23 @@ def rows(data: bytes) -> list[bytes]:
     return out
 
 
+def apart(picture: bytes, small: bytes) -> float:
+    """Return how far a small PNG is from a picture of a multiple of its size, in levels of 255 per value on average."""
+    pixels, shown = rows(picture), rows(small)
+    expect(bool(pixels) and bool(shown) and bool(shown[0]), "a picture has no pixels")
+    height, width = len(shown), len(shown[0]) // 3
+    down, across = len(pixels) // height, len(pixels[0]) // 3 // width
+    expect(down >= 1 and across >= 1, "a preview is larger than its picture")
+    total = 0.0
+    for y in range(height):
+        block = pixels[y * down : (y + 1) * down]
+        for at_ in range(width * 3):
+            first = at_ // 3 * across * 3 + at_ % 3
+            values = [row[one] for row in block for one in range(first, first + across * 3, 3)]
+            total += abs(sum(values) / len(values) - shown[y][at_])
+    return total / (width * height * 3)
+
+
 def _predicted(kind: int, left: int, up: int, corner: int) -> int:
     """Return what PNG's filter of that type adds."""
     if kind == 4:

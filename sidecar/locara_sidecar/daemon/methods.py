@@ -31,7 +31,9 @@ from locara_sidecar.daemon.jobs.job_runner import JobContext, JobRunner
 from locara_sidecar.daemon.jobs.jobs import JobQueue
 from locara_sidecar.daemon.model_methods.engine_calls import EngineCalls
 from locara_sidecar.daemon.session import Session
+from locara_sidecar.daemon.wire.off_loop import off_loop
 from locara_sidecar.daemon.wire.server import OffLoopHandler
+from locara_sidecar.daemon.wire.shared_work import SharedWork
 from locara_sidecar.machine import engine_choice
 
 if TYPE_CHECKING:
@@ -96,6 +98,7 @@ class Methods:
         self._jobs = JobQueue(max_queue)
         ended = EndedJobs()
         self._in_flight = InFlight(start_task, on_room)
+        self._shared = SharedWork()
         self.is_full = self._in_flight.is_full
         """Whether too many calls are in flight to accept another; ``on_room`` is called when that changes."""
         self._turns = JobRunner(self._jobs, ended, outbox, self._in_flight, start_task)
@@ -107,13 +110,12 @@ class Methods:
         images = ImageCalls(shared, self._turns, picked)
         engine_calls = EngineCalls(shared, self._jobs, self._turns)
         models = OffLoopHandler(self._look_at_models, self._model_call)
+        about_all = OffLoopHandler(self._load_model_calls, self._model_call, keeps=True)  # look when it is their turn
         self.handlers: dict[str, Handler] = {
             "initialize": self._initialize,
             "ping": self._ping,
-            "rpc.discover": OffLoopHandler(_document, self._discover),
-            "system.info": OffLoopHandler(
-                partial(system.info, engine_name, cache_root), self._system_info, lambda: (system.facts_of(engine),)
-            ),
+            "rpc.discover": OffLoopHandler(_document, self._discover, keeps=True),
+            "system.info": self._system_info,
             "host.pickFile": OffLoopHandler(self._load_picked, _then(picked.pick)),
             "host.releaseFile": picked.release,
             "jobs.list": job_calls.list,
@@ -125,6 +127,8 @@ class Methods:
             "audit.capabilityLog": self.decisions.list,
             "shutdown": self._shutdown,
             **{name: models for name in METHODS if name.startswith("models.")},
+            "models.list": about_all,
+            "models.usage": about_all,
             "models.load": OffLoopHandler(self._look, _then(engine_calls.load)),
             "models.prepare": OffLoopHandler(self._look, _then(engine_calls.prepare)),
             "models.unload": engine_calls.unload,
@@ -173,8 +177,12 @@ class Methods:
     def _discover(self, _call: Call, _params: m.NoParams, document: bytes) -> msgspec.Raw:
         return msgspec.Raw(document)
 
-    def _system_info(self, _call: Call, _params: m.NoParams, found: m.SystemInfo) -> m.SystemInfo:
-        return found
+    def _system_info(self, call: Call, _params: m.NoParams) -> None:
+        self._in_flight.answer(call, partial(self._shared.run, call.method, self._look_at_system))
+
+    async def _look_at_system(self) -> m.SystemInfo:
+        facts = system.facts_of(self._engine)
+        return await off_loop(system.info, self._engine_name, self._cache_root, facts, abandon=True)
 
     def _shutdown(self, call: Call, _params: m.NoParams) -> m.Empty | None:
         self.session.state = "shutdown"
@@ -212,11 +220,15 @@ class Methods:
         self.decisions.get_ready()
         self.gate.look()
 
-    def _look_at_models(self) -> type[ModelCalls]:
+    def _load_model_calls(self) -> type[ModelCalls]:
         from locara_sidecar.daemon.model_methods.model_calls import ModelCalls  # most sessions never ask
 
-        self._look()
+        self.decisions.get_ready()
         return ModelCalls
+
+    def _look_at_models(self) -> type[ModelCalls]:
+        self.gate.look()
+        return self._load_model_calls()
 
     def _load_picked(self) -> None:
         importlib.import_module("locara_sidecar.capability.handed")  # and picked, which loads ctypes

@@ -4,6 +4,7 @@ measurements.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -148,7 +149,12 @@ def _limits(folder: Path) -> tuple[int, int] | None:
 def cpu_has_bfloat16() -> bool:
     """Whether the CPU has bfloat16 multiplication; without that it is slower than float32."""
     try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        return _has_bfloat16()
     except OSError:
         return False
+
+
+@functools.cache  # the file is long on a machine with many processors
+def _has_bfloat16() -> bool:
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     return any(re.search(rf"\b{flag}\b", flags) for flag in _BFLOAT16_FLAGS)

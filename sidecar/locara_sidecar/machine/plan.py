@@ -27,6 +27,7 @@ measured on this engine with the real widths (``tests/fullsize/README.md``), rou
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -36,7 +37,7 @@ from locara_sidecar.machine import machine as machines
 from locara_sidecar.machine.machine import GIB, Machine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
 Quantization = Literal["none", "8bit", "4bit"]
 QUANTIZATIONS: tuple[Quantization, ...] = ("none", "8bit", "4bit")
@@ -153,15 +154,22 @@ def weight_bytes(part: Part, quantization: str, precision: str) -> int:
     return int(part.quantizable * _BITS[kept] / 8) + (part.parameters - part.quantizable) * value
 
 
-def candidates(parts: Sequence[Part], ask: PlanRequest, kind: str) -> Iterator[Plan]:
-    """Yield every plan that ``ask`` allows, the best one first."""
+def candidates(parts: Sequence[Part], ask: PlanRequest, kind: str) -> tuple[Plan, ...]:
+    """Return every plan that ``ask`` allows, the best one first."""
+    return _candidates(tuple(parts), ask, kind)
+
+
+@functools.lru_cache(maxsize=128)  # what the memory is compared with changes from call to call; the plans do not
+def _candidates(parts: tuple[Part, ...], ask: PlanRequest, kind: str) -> tuple[Plan, ...]:
     wanted = QUANTIZATIONS if ask.quantization == "auto" else (ask.quantization,)
     tilings = {"on": (True,), "off": (False,)}.get(ask.tiling, (False, True))
     ways = [(tiled, *way, False) for tiled in tilings for way in ((False, False), (True, False), (True, True))]
     ways += [(tiled, True, True, True) for tiled in tilings]
-    for quantization in wanted:
-        for tiled, leave, alone, last in ways:
-            yield _plan(parts, ask, kind, quantization, tiled=tiled, leave=leave, alone=alone, last=last)
+    return tuple(
+        _plan(parts, ask, kind, quantization, tiled=tiled, leave=leave, alone=alone, last=last)
+        for quantization in wanted
+        for tiled, leave, alone, last in ways
+    )
 
 
 def choose(parts: Sequence[Part], ask: PlanRequest, machine: Machine) -> Plan | None:
@@ -172,7 +180,7 @@ def choose(parts: Sequence[Part], ask: PlanRequest, machine: Machine) -> Plan | 
     compressing their memory, which its figure for available memory does not include.) What is resident at the same time
     depends on the moment.
     """
-    plans = list(candidates(parts, ask, machine.kind))
+    plans = candidates(parts, ask, machine.kind)
     if machine.kind == "unified":
         found = _first(plans, machines.limit(machine) * COMFORT, machine)
         if found is not None:

@@ -19,10 +19,13 @@ from locara_sidecar.machine.processes.trees import files_below
 from locara_sidecar.models import fit, worker
 from locara_sidecar.models.cache import collect, survey
 from locara_sidecar.models.cache.digest import model_digest
+from locara_sidecar.models.cache.store import latest
 from locara_sidecar.models.catalogue import RUNNABLE
 from locara_sidecar.models.forms import usable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from locara_sidecar.machine.machine import Machine
     from locara_sidecar.models.cache.store import Installed, Store
     from locara_sidecar.models.catalogue import Catalogue, Entry
@@ -33,17 +36,46 @@ _LAST = 253402300799  # seconds: 9999-12-31; a file may have any time
 
 
 def describe(
-    catalogue: Catalogue, entry: Entry, machines: dict[str, Machine], engines: list[str], *, granted: bool = True
-) -> m.Model:
-    """Return a model as shown by ``models.list``.
+    catalogue: Catalogue,
+    entries: Iterable[Entry],
+    machines: dict[str, Machine],
+    engines: list[str],
+    holds: Callable[[str], bool] = lambda _: True,
+) -> list[m.Model]:
+    """Return models as shown by ``models.list``, after one look at the store.
 
     :param machines: the engines to rate the fit for, in this order, with the machine; the first gets the
         recommendation.
     :param engines: those that may draw with it, whose speeds are listed.
+    :param holds: whether the model with that id may be used as it is installed.
     """
-    installed = None if catalogue.store is None else catalogue.store.find(entry.id)
-    folder = catalogue.folder(entry.id)
-    forms = _forms(catalogue, entry, installed)
+    found = [] if catalogue.store is None else catalogue.store.entries()
+    installed, forms = latest(found), usable(found)
+    folders = catalogue.folders(installed)
+    return [
+        _describe(
+            entry,
+            machines,
+            engines,
+            folder=folders.get(entry.id),
+            installed=installed.get(entry.id),
+            forms=_forms(catalogue, entry, installed.get(entry.id), forms),
+            granted=holds(entry.id),
+        )
+        for entry in entries
+    ]
+
+
+def _describe(
+    entry: Entry,
+    machines: dict[str, Machine],
+    engines: list[str],
+    *,
+    folder: Path | None,
+    installed: Installed | None,
+    forms: list[m.PreparedForm],
+    granted: bool,
+) -> m.Model:
     kept = {(form.engine, form.quantization) for form in forms}
     rows = [row for engine, machine in machines.items() for row in fit.table(entry, machine, [engine], kept)]
     commits = {} if installed is None else {origin.repository: origin.revision for origin in installed.meta.source}
@@ -94,23 +126,21 @@ def _speeds(entry: Entry, engines: list[str]) -> list[m.ModelSpeed]:
     ]
 
 
-def _forms(catalogue: Catalogue, entry: Entry, installed: Installed | None) -> list[m.PreparedForm]:
-    """Return the installed model's prepared forms. A host's folder is not hashed to find them: its forms are those made
-    under its id, as their ``derivedFrom`` says.
+def _forms(
+    catalogue: Catalogue, entry: Entry, installed: Installed | None, forms: Iterable[Installed]
+) -> list[m.PreparedForm]:
+    """Return which of ``forms`` are the installed model's. A host's folder is not hashed to find them: its forms are
+    those made under its id, as their ``derivedFrom`` says.
     """
-    store = catalogue.store
-    if store is None:
-        return []
     own = catalogue.own_folder(entry.id) is not None
     if not own and installed is None:
         return []
-    found = [
-        form
-        for form in usable(store.entries())
+    return [
+        _prepared_form(form)
+        for form in forms
         if (made := form.derived_from)
         and (made.model == entry.id if own else installed is not None and made.digest == installed.meta.digest)
     ]
-    return [_prepared_form(form) for form in found]
 
 
 def _prepared_form(form: Installed) -> m.PreparedForm:

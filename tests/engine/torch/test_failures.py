@@ -97,4 +97,5 @@ def test_auto_precision_is_sound_for_the_device(device, allowed):
 def test_a_processor_that_multiplies_bfloat16_itself_computes_in_it(monkeypatch, tmp_path, flags, precision):
     (tmp_path / "cpuinfo").write_text(f"model name\t: any\nflags\t\t: {flags}\n")
     monkeypatch.setattr(machine, "Path", lambda path: tmp_path / "cpuinfo" if path == "/proc/cpuinfo" else path)
+    monkeypatch.setattr(machine, "_has_bfloat16", machine._has_bfloat16.__wrapped__)
     assert devices.choose_precision("auto", "cpu") == precision

@@ -10,9 +10,11 @@ _BESIDE = "It asks for something while a picture is made."
 _BARE = "A case of it has no manifest."
 _DEEP = "It takes a request for one before it is known to be nested too deep."
 _OF_A_FRAME = "It takes the job's id from a message of its channel."
-_LATE = "A frame behind the answer stands last, or is taken for one of the call that has the channel next."
+_SWALLOWED = "The end of a call that is no image.generate does not come until the next one is answered."
 _GONE = "It ends with asking for the model that is not there any more."
 _ENDED = "It looks for jobs that have ended."
+_LENGTH = "It looks at the length, too."
+_HANDLE = "It edits a picture by its handle, too."
 _SILENT = "It looks whether anything is on stdout, too."
 
 ALSO: dict[str, dict[str, str]] = {
@@ -57,6 +59,7 @@ ALSO: dict[str, dict[str, str]] = {
     "MindsUnknownNotifications": {"jsonrpc.request-without-id": "That is a notification that nobody knows."},
     "BadOutputIsAFault": {
         "errors.retryable": "It has such a picture drawn, too.",
+        "jobs.attach-states": "It has a job fail with such a picture.",
         "jobs.list": "It has a job fail with such a picture.",
     },
     "KnowsNumbersOnly": {
@@ -84,8 +87,11 @@ ALSO: dict[str, dict[str, str]] = {
     "CancelsWhatRuns": {
         "cancel.answered": _CANCELS,
         "cancel.queued": _CANCELS,
+        "cancel.waiting-job": _CANCELS,
         "channels.busy": _CANCELS,
         "errors.queue-full": _CANCELS,
+        "jobs.attach-first": _CANCELS,
+        "lifecycle.ping-counts": _CANCELS,
         "jobs.list": _CANCELS,
     },
     "DiesOnALongLine": {"jsonrpc.too-long": _LONG},
@@ -100,12 +106,15 @@ ALSO: dict[str, dict[str, str]] = {
     "OneAtATime": dict.fromkeys(
         (
             "cancel.neighbour",
+            "cancel.waiting-job",
             "ending.eof-answers",
             "ending.nothing-left",
+            "jobs.attach-first",
             "jobs.last",
             "jobs.list",
             "jsonrpc.jobs",
             "lifecycle.ping",
+            "lifecycle.ping-counts",
             "signals.sighup",
             "signals.sigint",
             "signals.sigterm",
@@ -117,7 +126,10 @@ ALSO: dict[str, dict[str, str]] = {
     "FatFrames": {"channels.small": "What is too large for a notification is too large for a channel."},
     "OtherJobIds": {
         "cancel.spellings": _OF_A_FRAME,
+        "cancel.waiting-job": _OF_A_FRAME,
         "channels.attach": _OF_A_FRAME,
+        "jobs.attach-first": _OF_A_FRAME,
+        "jobs.attach-states": _OF_A_FRAME,
         "jobs.last": _OF_A_FRAME,
         "jobs.list": _OF_A_FRAME,
         "jobs.result": _OF_A_FRAME,
@@ -129,6 +141,7 @@ ALSO: dict[str, dict[str, str]] = {
             "cancel.finished-images",
             "cancel.neighbour",
             "cancel.spellings",
+            "cancel.waiting-job",
             "channels.busy",
             "channels.end-counts",
             "channels.end-first",
@@ -138,12 +151,15 @@ ALSO: dict[str, dict[str, str]] = {
             "errors.queue-full",
             "errors.retryable",
             "jobs.attach-busy",
+            "jobs.attach-first",
+            "jobs.attach-states",
             "jobs.last",
             "jobs.list",
             "jobs.result-early",
             "jsonrpc.concurrent",
             "jsonrpc.notification-with-id",
             "lifecycle.ping",
+            "lifecycle.ping-counts",
         ),
         "It cancels a call that runs or waits.",
     ),
@@ -153,31 +169,29 @@ ALSO: dict[str, dict[str, str]] = {
         "jobs.attach-ended": "It counts the frames.",
     },
     "EndsAfterTheResponse": {
-        "channels.gapless": _LATE,
-        "channels.end-counts": _LATE,
-        "channels.attach": _LATE,
-        "jobs.attach-ended": _LATE,
-        "models.load": _LATE,
+        "channels.attach": _SWALLOWED,
+        "jobs.attach-busy": "It looks for the end of a call before its answer.",
+        "jobs.attach-ended": _SWALLOWED,
+        "models.load": _SWALLOWED,
     },
-    "SpeaksAfterTheResponse": dict.fromkeys(
-        (
-            "channels.attach",
-            "channels.end-counts",
-            "channels.end-first",
-            "channels.end-once",
-            "channels.gapless",
-            "channels.slow-reader",
-            "generate.progress",
-            "generate.progress-end",
-        ),
-        _LATE,
-    ),
     "MindsExtraMembers": {"jsonrpc.not-json": _DEEP},
     "SwallowsIdsInFlight": {"jsonrpc.not-json": _DEEP},
     "PrintsABanner": {"ending.no-room": _SILENT, "ending.unknown-flag": _SILENT},
     "SurvivesTheEndOfInput": {
         "framing.lf-ended": "It ends the input of a process that was asked for nothing else, too."
     },
+    "CancelledCallsAreNeverAnswered": {"latency.ping": "It cancels its calls when it has measured."},
+    "AttachedJobsAreDone": {"jsonrpc.jobs": "A fixture of it attaches to a job that was cancelled."},
+    "ChannelsAreUsedOnce": {"jobs.attach-first": "It looks whether the channel that a job had is free."},
+    "CountsBytesWrong": {"picked.handed": _LENGTH, "picked.sent": _LENGTH},
+    "HandlesAreOtherPictures": {"picked.handed": _HANDLE, "picked.sent": _HANDLE},
+    "HolesInTheRecord": {"audit.entries": "It asks for what comes after a number."},
+    "PromptsInTheRecord": {"audit.entries": "It compares whole entries."},
+    "FramesLackThePhase": {"generate.all-phases": "It counts the messages of each phase."},
+    "ResultsLackAMember": {"lifecycle.ping-counts": "It asks twice for the member that is missing."},
+    "SaysNothingOfEncoding": {"cancel.encoding": "It waits for a message of that phase."},
+    "ParametersLackOptions": {"models.get": "It compares what a picture was made with and the model's defaults."},
+    "WrongDigests": {"generate.each-image": "It compares the digests of two images."},
     "MakesNoFolders": {"generate.file": "It has a file saved into a folder that is not there yet."},
 }
 """MUSTs that a lie also breaks, each with the reason. ``make campaign-lies`` checks that there are no others."""

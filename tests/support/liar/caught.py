@@ -219,6 +219,10 @@ CAUGHT = {
     "CancelsOnlyWhatRuns": ["cancel.waiting-job"],
     "RecordsNameNothing": ["audit.entries"],
     "LimitsToTheFirst": ["audit.entries"],
+    "SavesThroughLinks": ["generate.outside"],
+    "TidiesPrompts": ["generate.reproduces"],
+    "KeepsMetadataOfJpegs": ["generate.metadata"],
+    "PreviewsOfTheStepBefore": ["generate.previews-own"],
     "TellsProgressTooOften": ["models.progress-rate"],
 }
 """Each lie and the checks that are meant to find it: more than one where it breaks several clauses, or one that several

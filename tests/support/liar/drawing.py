@@ -329,3 +329,31 @@ class MakesNoFolders(Drawing):
 class AlwaysWritesMetadata(Drawing):
     def options(self, options, params):
         options.get("output", {}).pop("metadata", None)
+
+
+class SavesThroughLinks(Asked):
+    def started(self):
+        self.root = ""
+
+    def asked(self, request, method, params):
+        if method == "initialize":
+            self.root = (params.get("grants") or {}).get("user-folder") or self.root
+        if method == "image.generate":
+            place = os.path.join(self.root, params["options"]["output"]["path"])
+            if os.path.islink(os.path.dirname(place)):
+                with open(place, "wb") as file:
+                    file.write(b"a picture")
+
+
+class TidiesPrompts(Changing):
+    def response(self, message):
+        if "parameters" in message.get("result", {}):
+            parameters = message["result"]["parameters"]
+            parameters["prompt"] = " ".join(parameters["prompt"].split())
+
+
+class KeepsMetadataOfJpegs(Drawing):
+    def options(self, options, params):
+        output = options.get("output") or {}
+        if output.get("mimeType") == "image/jpeg" and output.get("metadata") == "none":
+            output["metadata"] = "full"

@@ -169,3 +169,18 @@ class TellsProgressTooOften(Changing):
         again = [message | {"params": params | {"index": params["index"] + more}} for more in range(20)]
         self.more[params["channel"]] += 19
         return [encoded(one) for one in again]
+
+
+class PreviewsOfTheStepBefore(Changing):
+    """From the second step on."""
+
+    def started(self):
+        self.before = {}
+
+    def frame(self, params):
+        if "preview" in params.get("message", {}):
+            own = params["message"]["preview"]
+            params["message"]["preview"] = self.before.get(params["channel"]) or own
+            self.before[params["channel"]] = own
+        if params.get("end"):
+            self.before.pop(params["channel"], None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,7 +114,10 @@ def _previews_off(lab: Lab) -> None:
 @check("generate.reproduces", "GEN-14")
 def _reproduces(lab: Lab) -> None:
     options = {"model": "pocket", "steps": 3, "output": {"mode": "inline"}}
-    first = lab.shared().call("image.generate", {"prompt": PROMPT, "options": options}, timeout=30)
+    prompt = f" {PROMPT},  Größe 東京 🎨\u2028\t"
+    first = lab.shared().call("image.generate", {"prompt": prompt, "options": options}, timeout=30)
+    told = at(first, "parameters.prompt")
+    expect(told == prompt, f"the prompt {prompt!r} is told as {told!r}")
     again = lab.session().start_any("image.generate", at(first, "parameters", dict)).result(30)
     expect(at(first, "images.0.sha256") == at(again, "images.0.sha256"), "`parameters` sent again change the picture")
 
@@ -183,6 +187,9 @@ def _outside(lab: Lab) -> None:
     for path in ("../outside.png", "/tmp/outside.png", "sub/../../outside.png", "..", "a\u0000.png"):
         answer = peer.start_any("image.generate", drawing(output={"path": path})).answer(30)
         expect("error" in answer, f"the path {path!r} was accepted: {shorten(answer.get('result'))}")
+    with contextlib.suppress(OSError, NotImplementedError):  # where no links can be made, it is a folder like others
+        (folder / "link").symlink_to(folder.parent, target_is_directory=True)
+    peer.start_any("image.generate", drawing(output={"path": "link/outside.png"})).answer(30)
     expect(not (folder.parent / "outside.png").exists(), "a file was written outside of the root")
 
 
@@ -291,12 +298,15 @@ def _paths(lab: Lab) -> None:
 
 @check("generate.metadata", "GEN-23")
 def _metadata(lab: Lab) -> None:
-    full, none = (
-        _bytes(at(_drawn(lab, output={"mode": "inline", "metadata": kind})[1], "images.0")) for kind in ("full", "none")
-    )
-    expect(b"locara" in full, "the file with `metadata` full does not hold what determines the image")
-    expect(b"locara" not in none, "the file with `metadata` none holds more than pixels")
-    expect(_pixels(full) == _pixels(none), "`metadata` changes the pixels")
+    for kind in MAGIC:
+        full, none = (
+            _bytes(at(_drawn(lab, output={"mode": "inline", "metadata": told, "mimeType": kind})[1], "images.0"))
+            for told in ("full", "none")
+        )
+        expect(b"locara" in full, f"{kind} with `metadata` full does not hold what determines the image")
+        expect(b"locara" not in none, f"{kind} with `metadata` none holds more than pixels")
+        if kind == "image/png":
+            expect(_pixels(full) == _pixels(none), "`metadata` changes the pixels")
 
 
 def _pixels(png: bytes) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from locara_conformance.checks import check
 from locara_conformance.lab import PROMPT, at, decoded, drawing, expect, manifest
-from locara_conformance.raster import png, rows
+from locara_conformance.raster import apart, png, rows
 
 if TYPE_CHECKING:
     from locara_conformance.lab import Lab
@@ -146,3 +146,18 @@ def _catalogue(lab: Lab) -> None:
     peer.close_stdin()
     peer.wait_exit(6, "the end of stdin")
     expect(b"broken.json" in peer.stderr(), "a file that cannot be used is not named in the log")
+
+
+@check("generate.previews-own", "GEN-13")
+def _previews_own(lab: Lab) -> None:
+    preview = {"mode": "linear", "mimeType": "image/png"}
+    call = lab.shared().start("image.generate", drawing("fake:slow=100 a lake", steps=4, preview=preview), stream=True)
+    picture = decoded(call.result(30), "images.0.data")
+    shown = {at(one, "step", int): decoded(one, "preview.data") for one in call.messages() if "preview" in one}
+    expect({1, 4} <= shown.keys(), f"of the first and the last of four steps, only {sorted(shown)} had a preview")
+    expect(len(set(shown.values())) == len(shown), "two steps have one and the same preview")
+    far = {step: apart(picture, data) for step, data in sorted(shown.items())}
+    told = ", ".join(f"{step}: {levels:.1f}" for step, levels in far.items())
+    expect(
+        far[4] == min(far.values()) and far[4] < 16, f"the last preview is not like the picture (levels apart, {told})"
+    )

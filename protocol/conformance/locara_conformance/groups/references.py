@@ -27,8 +27,11 @@ _RED, _BLUE, _GREEN = (
 )
 
 
+OPTIONS: dict[str, Any] = {"seed": 1, "steps": 2, "output": {"mode": "inline"}}
+
+
 def _editing(images: list[Any], model: str = "uses-several", **more: Any) -> dict[str, Any]:
-    options = {"model": model, "seed": 1, "steps": 2, "output": {"mode": "inline"}}
+    options = OPTIONS | {"model": model}
     return {"prompt": PROMPT, "images": images, "options": options} | more
 
 
@@ -63,8 +66,7 @@ def _most(lab: Lab) -> None:
         error = peer.refused("InvalidParams", "image.edit", _editing([inline(_RED)] * (most + 1), model))
         expect(at(error, "data.path") == "$.images", f"`data.path` is {at(error, 'data.path')!r}")
         expect(at(error, "data.maxReferences") == most, f"`data.maxReferences` is {at(error, 'data.maxReferences')!r}")
-    unnamed = _editing([inline(_RED), inline(_BLUE)])
-    del unnamed["options"]["model"]
+    unnamed = _editing([inline(_RED), inline(_BLUE)], options=OPTIONS)
     used = at(peer.call("image.edit", unnamed, timeout=40), "model.id")
     expect(used == "uses-several", f"without a model, {used} was used for two pictures")
 
@@ -78,7 +80,7 @@ def _one(lab: Lab) -> None:
     digests = {at(peer.call("image.edit", params, timeout=30), "images.0.sha256") for params in (alone, listed)}
     expect(len(digests) == 1, "one picture in `images` makes another file than in `image`")
     peer.refused("InvalidParams", "image.edit", alone | listed)
-    peer.refused("InvalidParams", "image.edit", {"prompt": PROMPT, "options": listed["options"]})
+    peer.refused("InvalidParams", "image.edit", {"prompt": PROMPT, "options": OPTIONS | {"model": "pocket"}})
     peer.refused("InvalidParams", "image.edit", _editing([], "pocket"))
 
 

@@ -69,13 +69,14 @@ def _advice(error: RpcError, known: Catalogue | None, asked: str) -> str | None:
 def _list(_options: argparse.Namespace, known: Catalogue, store: Store, _console: Console) -> Any:
     engines = engine_choice.installed()
     found = system.machines(store.root, engines)
-    return ModelsListResult(models=[operations.describe(known, entry, found, engines) for entry in known])
+    return ModelsListResult(models=operations.describe(known, known, found, engines))
 
 
 def _get(options: argparse.Namespace, known: Catalogue, store: Store, _console: Console) -> Any:
     engines = engine_choice.installed()
     entry = known.named(options.model)
-    return operations.describe(known, entry, system.machines(store.root, engines), engines)
+    (model,) = operations.describe(known, [entry], system.machines(store.root, engines), engines)
+    return model
 
 
 def _work(options: argparse.Namespace, known: Catalogue, _store: Store, console: Console) -> Any:

@@ -165,12 +165,14 @@ class Gate:
         return grant
 
     def about(self, call: Call, model: str | None) -> tuple[Entry | None, Grant]:
-        """Authorize a call about one model, installed or not, or about none.
+        """Authorize a call about one model, installed or not, or about none; for that no look is needed.
 
         :raises RpcError: as :meth:`authorize`; ModelNotFound.
         """
+        if model is None:
+            return None, self.authorize(call, AccessRequest())
         grant = self.authorize(call, self.wanted(model, lambda _: None))
-        return None if model is None else self.catalogue.named(model), grant
+        return self.catalogue.named(model), grant
 
     def named(self, call: Call, model: str, engine: str | None) -> tuple[Entry, Grant]:
         """Return the installed model that a call names, after all checks, in the contract's order.

@@ -21,13 +21,14 @@ from locara_protocol.methods import METHODS
 from locara_sidecar.daemon import system
 from locara_sidecar.daemon.model_methods.model_work import run_work
 from locara_sidecar.daemon.wire.off_loop import off_loop
+from locara_sidecar.daemon.wire.shared_work import SharedWork
 from locara_sidecar.daemon.wire.stop_scope import StopScope
 from locara_sidecar.machine import engine_choice
 from locara_sidecar.models import operations, worker
 from locara_sidecar.models.cache import collect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from locara_protocol.channel_messages import Streamed
     from locara_protocol.messages import Result
@@ -49,6 +50,9 @@ _OPERATIONS: dict[str, Literal["download", "import", "verify"]] = {
     "models.import": "import",
     "models.verify": "verify",
 }
+_READING = frozenset({"models.list", "models.get", "models.usage"})
+"""Methods that change nothing."""
+
 _MODEL_PHASES: dict[m.DownloadPhase, m.ModelPhase] = {
     "resolving": "reading",
     "downloading": "reading",
@@ -67,6 +71,7 @@ class ModelCalls:
         self._gate = gate
         self._session = session
         self._in_flight = in_flight
+        self._shared = SharedWork()
         self._works = 0
 
     def accept(self, call: Call, params: Any) -> None:
@@ -88,26 +93,28 @@ class ModelCalls:
             "models.remove": partial(self._remove, params),
             "models.gc": partial(self._gc, params),
         }
-        self._in_flight.answer(call, partial(_in_thread, quick[call.method]))
+        work = partial(_in_thread, quick[call.method])
+        if call.method in _READING:
+            work = partial(self._shared.run, (call.method, None if entry is None else entry.id), work)
+        self._in_flight.answer(call, work)
 
     # --- quick ones ----------------------------------------------------------------------
 
     def _list(self) -> m.ModelsListResult:
-        declared, machines = self._gate.declared(), self._machines()
+        self._gate.look()
+        declared = self._gate.declared()
         return m.ModelsListResult(
-            models=[
-                self._describe(entry, machines, granted=self._gate.holds(entry.id))
-                for entry in self._gate.catalogue
-                if entry.id in declared
-            ]
+            models=self._describe(entry for entry in self._gate.catalogue if entry.id in declared)
         )
 
     def _get(self, entry: Entry | None) -> m.Model:
         assert entry is not None
-        return self._describe(entry, self._machines())
+        (model,) = self._describe([entry])
+        return model
 
-    def _describe(self, entry: Entry, machines: dict[str, Machine], *, granted: bool = True) -> m.Model:
-        return operations.describe(self._gate.catalogue, entry, machines, [self._gate.engine], granted=granted)
+    def _describe(self, entries: Iterable[Entry]) -> list[m.Model]:
+        gate = self._gate
+        return operations.describe(gate.catalogue, entries, self._machines(), [gate.engine], gate.holds)
 
     def _machines(self) -> dict[str, Machine]:
         engines = engine_choice.installed() if self._gate.fake else [self._gate.engine]

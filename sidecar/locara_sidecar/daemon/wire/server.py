@@ -48,12 +48,14 @@ class Admission(Protocol):
 class OffLoopHandler(NamedTuple):
     """A handler that needs something from a disk. ``first`` fetches it off the event loop and changes nothing; ``then``
     gets
-    it and is like other handlers. ``given``: the argument for ``first``, evaluated when the call arrives.
+    it and is like other handlers. ``given``: the argument for ``first``, evaluated when the call arrives. ``keeps``:
+    what is fetched stays the same, so that only the first call needs to wait for it.
     """
 
     first: Callable[..., Any]
     then: Callable[[Call, Any, Any], Any]
     given: Callable[[], tuple[Any, ...]] = tuple
+    keeps: bool = False
 
 
 Handler = Callable[[Call, Any], Any] | OffLoopHandler
@@ -98,6 +100,7 @@ class Server:
         self._resume = resume
         self._rest: Iterator[None] | None = None
         self._at_disk = False
+        self._kept: dict[str, Any] = {}
 
     @property
     def busy(self) -> bool:
@@ -179,6 +182,8 @@ class Server:
             handler = self._handlers[method.name]
             if not isinstance(handler, OffLoopHandler):
                 _give(call, handler(call, params))
+            elif method.name in self._kept:
+                _give(call, handler.then(call, params, self._kept[method.name]))
             elif self._start_aside(self._after_disk, call, handler, params):
                 self._at_disk = True
             else:  # nobody else has to wait yet
@@ -188,6 +193,8 @@ class Server:
         try:
             with _answering(call):
                 found = await off_loop(handler.first, *handler.given(), abandon=True)
+                if handler.keeps:
+                    self._kept[call.method] = found
                 if not call.answered:
                     _give(call, handler.then(call, params, found))
         except Exception:  # there is no memory for an answer: later lines may have better luck
