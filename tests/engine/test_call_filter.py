@@ -154,6 +154,25 @@ def test_what_takes_a_command_is_denied_by_command(machine):
     assert answer("personality", 0x0400000) == errno.EPERM
 
 
+@MACHINES
+def test_no_file_is_made_that_runs_as_its_owner(machine):
+    answer = answers(machine)
+    calls_with_flags = (("open", (0,)), ("openat", (-100, 0)))
+    for name, before in calls_with_flags:
+        for makes in (0o100, 0o101, 0o102 | 0o2000000, 0o20200001):  # O_CREAT in all, O_TMPFILE
+            for mode in (0o4755, 0o2755, 0o6000, 0o104755):
+                assert answer(name, *before, makes, mode) in (errno.EPERM, errno.ENOSYS), (name, oct(mode))
+            assert answer(name, *before, makes, 0o1777) is None or machine == "aarch64"
+        # nobody looks at the mode then, and some libraries leave there whatever was there
+        assert answer(name, *before, 0o2000000, 0o4755) is None or machine == "aarch64"
+    for name, *arguments in (("creat", 0, 0o4755), ("mknod", 0, 0o104755), ("mknodat", -100, 0, 0o102755)):
+        assert answer(name, *arguments) in (errno.EPERM, errno.ENOSYS), name
+    for name, *arguments in (("openat", -100, 0, 0o101, 0o644), ("mknodat", -100, 0, 0o10600)):
+        assert answer(name, *arguments) is None, name
+    assert answer("openat", -100, 0, 0o101, 0o4755) == answer("mknodat", -100, 0, 0o104755) == errno.EPERM
+    assert answer("openat2") == errno.ENOSYS, "libraries then call openat"
+
+
 FILE_SYSTEMS = {
     "all": (0x40086602, 0x401C5820, 0x40087602, 0x40806685, 0x800C6613, 0xC0506617, 0xC0406618, 0xC0406619, 0xC020660B),
     "ext4": (0x40086604, 0x660C, 0x6609, 0x40086607),
