@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import time
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +25,7 @@ from locara_sidecar.weights import text_files
 if TYPE_CHECKING:
     from pathlib import Path
 
+_KEY = re.compile(r"[0-9a-z-]+")
 _CHUNK = 1 << 20
 _TRIES = 16
 _FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -156,7 +158,10 @@ def claim(incoming: Path, key: str) -> Partial | None:
     """Return the part with that key, resuming where it was left; None while another process writes it.
 
     :raises OSError: if it cannot be opened.
+    :raises ValueError: if the key is no hash: as a path it could lead out of the folder.
     """
+    if _KEY.fullmatch(key) is None:
+        raise ValueError("no hash")
     for _ in range(_TRIES):
         # resume the longest
         found = sorted(_parts(incoming, key), key=_size, reverse=True)

@@ -20,6 +20,7 @@ _SECONDS = 120.0  # for the whole answer
 
 
 Size = Annotated[int, msgspec.Meta(le=1 << 50)]
+Name = Annotated[str, msgspec.Meta(max_length=4096)]
 
 
 class Lfs(msgspec.Struct, frozen=True):
@@ -32,7 +33,7 @@ class Lfs(msgspec.Struct, frozen=True):
 class Sibling(msgspec.Struct, frozen=True, rename="camel"):
     """One file of a repository."""
 
-    rfilename: str
+    rfilename: Name
     size: Size | None = None
     blob_id: str | None = None
     lfs: Lfs | None = None
