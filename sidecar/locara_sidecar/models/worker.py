@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-_MAX_TEXT = 4096
+_MAX_TEXT = 1024
 """Characters of a text in what is reported."""
 
 
