@@ -293,7 +293,9 @@ def _paths(lab: Lab) -> None:
     expect((lab.folder() / name).is_file(), f"there is no file {name}, which the result names")
     for odd in NAMES_REFUSED:
         error = lab.shared().refused("InvalidParams", "image.generate", drawing(output={"path": odd}))
-        expect(at(error, "data.path") == "$.options.output.path", f"for {odd!r} `data.path` is {at(error, 'data.path')!r}")
+        expect(
+            at(error, "data.path") == "$.options.output.path", f"for {odd!r} `data.path` is {at(error, 'data.path')!r}"
+        )
 
 
 @check("generate.metadata", "GEN-23")

@@ -29,7 +29,7 @@ _BY_NAME = (
 _SET_ID = 0o6000
 """The bits of a mode by which a program runs as the user or group that owns it."""
 _MAKES = 0o20000100
-"""``O_CREAT`` and ``O_TMPFILE`` without ``O_DIRECTORY``: without either, the mode is not looked at, and may be anything."""
+"""``O_CREAT``, and ``O_TMPFILE`` without ``O_DIRECTORY``. Without either nobody looks at the mode, whatever it is."""
 _MAKING = (("open", 2, 1), ("openat", 3, 2), ("creat", 1, None), ("mknod", 1, None), ("mknodat", 2, None))
 """Calls that make a file, and the positions of its mode and of their flags."""
 _ATTRIBUTES = (  # of any file whose name is known, such as where it was downloaded from
