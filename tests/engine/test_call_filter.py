@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import re
 import struct
 from pathlib import Path
@@ -152,6 +153,18 @@ def test_what_takes_a_command_is_denied_by_command(machine):
     assert answer("setsockopt", 3, 1, 7) is None
     assert answer("personality", 0xFFFFFFFF) is None
     assert answer("personality", 0x0400000) == errno.EPERM
+
+
+def test_a_call_is_denied_if_all_conditions_hold_and_else_left_alone():
+    both = (bpf.When(0, (1, 2)), bpf.Unless(1, (3, 5), 0xF), bpf.When(2, (5,)))
+    denials = [bpf.Denial("openat", errno.EPERM, both), bpf.Denial("mknodat", errno.EACCES)]
+    architecture = call_numbers.ARCHITECTURES["x86_64"]
+    program = bpf.program(denials, architecture)
+    for first, second, third in itertools.product((0, 1, 2, 3, 5), (0, 3, 0x13, 4, 5, 0x15), (0, 1, 3, 5)):
+        denied = first in (1, 2) and second & 0xF not in (3, 5) and third == 5
+        found = run(program, architecture.number("openat"), (first, second, third))
+        assert found == (errno.EPERM if denied else None), (first, second, third)
+    assert run(program, architecture.number("mknodat"), (1, 0, 5)) == errno.EACCES, "the next rule has the number again"
 
 
 @MACHINES
