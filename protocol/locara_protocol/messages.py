@@ -216,7 +216,7 @@ class CapabilityLogParams(Params, frozen=True):
 
 
 class AuditEntry(Result, frozen=True):
-    """One decision of the gate. ``seq`` starts at 1 and has no gaps; ``time`` is UTC, ``2026-11-23T01:44:55.123Z``."""
+    """One decision of the gate. ``seq`` counts them from 1; ``time`` is UTC, ``2026-11-23T01:44:55.123Z``."""
 
     seq: int
     time: str

@@ -1,20 +1,40 @@
 """The record of decisions is bounded, ordered and can be read in pages."""
 
+from typing import Literal
+
 import msgspec
 import pytest
 
 from locara_sidecar.capability.audit import AuditLog
 
 
-def fill(log: AuditLog, count: int) -> None:
+def fill(log: AuditLog, count: int, decision: Literal["allow", "deny"] = "allow") -> None:
     for number in range(count):
-        log.record(capability="models", resource="pocket", decision="allow", reason="granted", request_id=number)
+        log.record(capability="models", resource="pocket", decision=decision, reason="granted", request_id=number)
 
 
 def test_the_oldest_go_first_and_numbers_have_no_holes():
     log = AuditLog(capacity=10)
     fill(log, 25)
     assert [entry.seq for entry in log.entries()] == list(range(16, 26))
+
+
+def test_a_flood_of_one_kind_leaves_half_of_the_record_to_the_other():
+    for kind, flood in (("deny", "allow"), ("allow", "deny")):
+        log = AuditLog(capacity=10)
+        fill(log, 7, kind)
+        fill(log, 1000, flood)
+        assert [entry.seq for entry in log.entries()] == [3, 4, 5, 6, 7, *range(1003, 1008)]
+        fill(log, 1000, kind)
+        assert [entry.seq for entry in log.entries()] == [*range(1003, 1008), *range(2003, 2008)]
+        assert [entry.seq for entry in log.entries(limit=3, after=1006)] == [1007, 2003, 2004]
+
+
+def test_a_few_of_one_kind_take_no_more_room_than_they_need():
+    log = AuditLog(capacity=10)
+    fill(log, 2, "deny")
+    fill(log, 1000)
+    assert [entry.seq for entry in log.entries()] == [1, 2, *range(995, 1003)]
 
 
 @pytest.mark.parametrize(

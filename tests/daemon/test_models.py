@@ -71,6 +71,17 @@ def test_a_model_is_downloaded_verified_shown_and_removed(daemon, hub):
     assert not host.call("models.get", {"model": "mine"}, timeout=10)["installed"]
 
 
+def test_what_a_model_s_files_say_is_told_in_a_few_words(daemon, tmp_path):
+    """A name of megabytes in a file was more than a worker's line, and a host's, may have."""
+    index = json.loads((tmp_path / "mine" / "model_index.json").read_text())
+    index["k" * 3_000_000] = ["diffusers", "AutoencoderKL"]
+    (tmp_path / "mine" / "model_index.json").write_text(json.dumps(index))
+    host = daemon(MANAGEMENT)
+    error = error_of(host.start("models.import", {"model": "mine", "from": str(tmp_path / "mine")}))
+    assert error.kind == "ModelIncomplete"
+    assert len(str(error)) + len(json.dumps(error.data)) < 10_000
+
+
 @pytest.mark.slow
 def test_collecting_is_planned_first_and_a_plan_changes_nothing(daemon):
     host = daemon(DOWNLOADS, MANAGEMENT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import re
 import struct
 from pathlib import Path
@@ -152,6 +153,37 @@ def test_what_takes_a_command_is_denied_by_command(machine):
     assert answer("setsockopt", 3, 1, 7) is None
     assert answer("personality", 0xFFFFFFFF) is None
     assert answer("personality", 0x0400000) == errno.EPERM
+
+
+def test_a_call_is_denied_if_all_conditions_hold_and_else_left_alone():
+    both = (bpf.When(0, (1, 2)), bpf.Unless(1, (3, 5), 0xF), bpf.When(2, (5,)))
+    denials = [bpf.Denial("openat", errno.EPERM, both), bpf.Denial("mknodat", errno.EACCES)]
+    architecture = call_numbers.ARCHITECTURES["x86_64"]
+    program = bpf.program(denials, architecture)
+    for first, second, third in itertools.product((0, 1, 2, 3, 5), (0, 3, 0x13, 4, 5, 0x15), (0, 1, 3, 5)):
+        denied = first in (1, 2) and second & 0xF not in (3, 5) and third == 5
+        found = run(program, architecture.number("openat"), (first, second, third))
+        assert found == (errno.EPERM if denied else None), (first, second, third)
+    assert run(program, architecture.number("mknodat"), (1, 0, 5)) == errno.EACCES, "the next rule has the number again"
+
+
+@MACHINES
+def test_no_file_is_made_that_runs_as_its_owner(machine):
+    answer = answers(machine)
+    calls_with_flags = (("open", (0,)), ("openat", (-100, 0)))
+    for name, before in calls_with_flags:
+        for makes in (0o100, 0o101, 0o102 | 0o2000000, 0o20200001):  # O_CREAT in all, O_TMPFILE
+            for mode in (0o4755, 0o2755, 0o6000, 0o104755):
+                assert answer(name, *before, makes, mode) in (errno.EPERM, errno.ENOSYS), (name, oct(mode))
+            assert answer(name, *before, makes, 0o1777) is None or machine == "aarch64"
+        # nobody looks at the mode then, and some libraries leave there whatever was there
+        assert answer(name, *before, 0o2000000, 0o4755) is None or machine == "aarch64"
+    for name, *arguments in (("creat", 0, 0o4755), ("mknod", 0, 0o104755), ("mknodat", -100, 0, 0o102755)):
+        assert answer(name, *arguments) in (errno.EPERM, errno.ENOSYS), name
+    for name, *arguments in (("openat", -100, 0, 0o101, 0o644), ("mknodat", -100, 0, 0o10600)):
+        assert answer(name, *arguments) is None, name
+    assert answer("openat", -100, 0, 0o101, 0o4755) == answer("mknodat", -100, 0, 0o104755) == errno.EPERM
+    assert answer("openat2") == errno.ENOSYS, "libraries then call openat"
 
 
 FILE_SYSTEMS = {

@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import os
 import tracemalloc
 
 import httpx2
 import pytest
 
+from locara_sidecar.models.cache import partial
 from locara_sidecar.models.downloads import addresses, lookup
 from support.hub import COMMIT, FakeHub
 from support.model_store import download, entry_for, error_of, whole
@@ -153,3 +155,55 @@ def test_members_that_are_not_used_may_be_absent(store, hub):
 def test_a_name_that_is_no_repositorys_is_not_asked_for(store, hub, name):
     assert error_of(download, store, hub, entry_for(repository=name)).kind == "DownloadFailed"
     assert hub.log == []
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A file of the user's, beside the cache."""
+    file = tmp_path / "keys.json"
+    file.write_text('{"key": "of the user"}')
+    file.chmod(0o600)
+    return file
+
+
+ELSEWHERE = {
+    "the user's file for a blob": lambda store, kept: os.path.relpath(kept, store.blobs),
+    "a path in place of a hash": lambda _, kept: str(kept),
+    "a place for what comes": lambda store, kept: os.path.relpath(kept.parent / "planted", store.incoming),
+    "nothing": lambda *_: "",
+    "a hash too long": lambda *_: "a" * 65,
+    "capital letters": lambda *_: "A" * 64,
+    "a line more": lambda *_: "a" * 64 + "\n",
+}
+
+
+@pytest.mark.parametrize("hash_of", ELSEWHERE.values(), ids=ELSEWHERE)
+def test_what_is_no_hash_leads_nowhere(store, hub, kept, hash_of):
+    """A file of the store has its hash for a name: a hub's path for it would be a file of the user's, and its git id
+    is all right."""
+    size = kept.stat().st_size
+    stolen = {"rfilename": "stolen.json", "size": size, "blobId": "a" * 40}
+    stolen["lfs"] = {"sha256": hash_of(store, kept), "size": size}
+    told(hub, json.dumps(INFO | {"siblings": [stolen]}).encode())
+    before = sorted(kept.parent.iterdir())
+    error = error_of(download, store, hub)
+    assert (error.kind, error.data["file"]) == ("IntegrityError", "stolen.json")
+    assert kept.stat().st_nlink == 1
+    assert {path for path in kept.parent.iterdir() if path != store.root} == {*before} - {store.root}
+    assert not hub.requests("/resolve/")
+
+
+def test_no_path_comes_out_of_the_store_for_what_is_no_hash(store, kept):
+    for name in (os.path.relpath(kept, store.blobs), str(kept), "..", ""):
+        with pytest.raises(ValueError, match="no SHA-256"):
+            store.has_blob(name, kept.stat().st_size)
+        with pytest.raises(ValueError, match="no hash"):
+            partial.claim(store.incoming, name)
+
+
+def test_a_name_longer_than_any_path_is_refused_in_a_few_words(store, hub):
+    told(hub, json.dumps(INFO | {"siblings": [FILE | {"rfilename": "a" * 3_000_000 + ".json"}]}).encode())
+    error = error_of(download, store, hub)
+    assert (error.kind, error.retryable) == ("DownloadFailed", False)
+    assert "rfilename" in error.message
+    assert len(error.message) + len(str(error.data)) < 1000

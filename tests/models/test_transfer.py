@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import socket
 import time
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 from huggingface_hub import close_session
 
 from locara_sidecar.models.cache import partial
-from locara_sidecar.models.downloads import addresses
+from locara_sidecar.models.downloads import addresses, lookup
 from locara_sidecar.models.downloads import download as module
 from locara_sidecar.models.downloads import transfer as transfers
 from locara_sidecar.models.downloads.addresses import check_target
@@ -256,12 +257,60 @@ def test_what_has_come_already_needs_no_more_room(store, hub, monkeypatch, lacki
         assert whole(store) == ["mine"]
 
 
-@pytest.mark.parametrize(("etag", "kept"), [('"strong"', '"strong"'), ('W/"weak"', None), ("bare", None), ("", None)])
+ETAGS = [('"strong"', '"strong"'), ('W/"weak"', None), ("bare", None), ("", None)]
+ETAGS += [('"\xe9"', None), ('"a b"', None), (f'"{"x" * 300}"', None), ('"a"b"', None)]
+
+
+@pytest.mark.parametrize(("etag", "kept"), ETAGS)
 def test_only_a_strong_validator_is_kept_for_the_next_try(tmp_path, etag, kept):
     part = partial.claim(tmp_path, "a")
-    headers = {"content-length": "5", "etag": etag}
+    headers = [(b"content-length", b"5"), (b"etag", etag.encode("latin-1"))]
     transfer_to("https://hub.example")._begin(remote(b"bytes"), part, httpx2.Response(200, headers=headers))
     assert part.etag == kept
+    part.close()
+
+
+@pytest.mark.parametrize("etag", ['"\xe9"', '"\r\nx: y"', '"' + "x" * 300_000 + '"'])
+def test_a_validator_of_the_cache_that_no_header_can_hold_is_none(tmp_path, etag):
+    """One of a hub's that could not be sent back would have made every later try fail."""
+    part = partial.claim(tmp_path, "a")
+    part.write(b"by")
+    part._note.write_text(json.dumps({"etag": etag}))
+    part.close()
+    part = partial.claim(tmp_path, "a")
+    assert (part.size, part.etag) == (2, None)
+    transfer, asked = answering({"https://hub.example/a": b"bytes"})
+    transfer.fetch(remote(b"bytes"), part)
+    part.close()
+    assert [url for url, _ in asked] == ["https://hub.example/a"]
+
+
+@pytest.mark.parametrize("where", ["/api/", "/resolve/"])
+def test_a_server_that_never_comes_to_its_answer_is_given_up(store, hub, monkeypatch, where):
+    monkeypatch.setattr(lookup, "_SECONDS", 0.5)
+    hub.fail(where, "interim")
+    began = time.monotonic()
+    error = error_of(download, store, hub, patience=msgspec.structs.replace(QUICK, connect=0.1, read=0.2, tries=2))
+    assert (error.kind, error.retryable) == ("DownloadFailed", True)
+    assert time.monotonic() - began < 10
+
+
+def test_a_wait_for_an_answer_ends_when_the_download_is_stopped(hub):
+    hub.fail("/a", "interim")
+    began = time.monotonic()
+    transfer = transfer_to(hub.url, RetryPolicy(), stopped=lambda: time.monotonic() - began > 0.3)
+    with pytest.raises(StoppedError):
+        transfer._open(msgspec.structs.replace(remote(b""), url=f"{hub.url}/a"), {})
+    transfer.close()
+    assert time.monotonic() - began < 10
+
+
+def test_a_range_past_every_number_is_another_one(tmp_path):
+    part = partial.claim(tmp_path, "a")
+    part.write(b"by")
+    headers = {"content-range": f"bytes {'9' * 5000}-9/*"}
+    with pytest.raises(TransientError, match="different range"):
+        transfer_to("https://hub.example")._begin(remote(b"bytes"), part, httpx2.Response(206, headers=headers))
     part.close()
 
 

@@ -27,7 +27,7 @@ class Fault:
 
     ``kind``: cut (after ``at`` bytes), flip (wrong byte at ``at``), range (of another place), etag (another each
     time), answer (``body``), status (``status``), drip (one byte at a time), endless,
-    redirect (to ``to``), refuse (close at once), other
+    redirect (to ``to``), refuse (close at once), interim (one interim answer after the other), other
     (all other bytes, as many), longer (more bytes than announced), shorter (fewer, as if that were all).
     """
 
@@ -151,6 +151,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.log.append(Request(self.command, path, {k.lower(): v for k, v in self.headers.items()}))
         fault = self.hub.take_fault(path)
         if fault is not None and fault.kind == "refuse":
+            self.close_connection = True
+            return
+        if fault is not None and fault.kind == "interim":
+            with _ignored():
+                while True:
+                    self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    time.sleep(0.01)
             self.close_connection = True
             return
         if fault is not None and fault.kind == "status":

@@ -676,7 +676,7 @@ pub struct AttachResult {
     pub state: JobState,
 }
 
-/// One decision of the gate. `seq` starts at 1 and has no gaps; `time` is UTC, `2026-11-23T01:44:55.123Z`.
+/// One decision of the gate. `seq` counts them from 1; `time` is UTC, `2026-11-23T01:44:55.123Z`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]

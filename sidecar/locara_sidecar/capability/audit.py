@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import datetime
+import heapq
 import itertools
 import sys
 import threading
@@ -20,10 +21,18 @@ _MAX_RESOURCE = 256
 
 
 class AuditLog:
-    """The latest ``capacity`` decisions; thread-safe."""
+    """The latest ``capacity`` decisions; thread-safe.
+
+    Above that, the kind (allowed, denied) that there is more of loses its oldest: who floods the record with calls that
+    are allowed leaves half of it to what was denied, and the other way round.
+    """
 
     def __init__(self, capacity: int = MAX_AUDIT_ENTRIES) -> None:
-        self._entries: collections.deque[AuditEntry] = collections.deque(maxlen=capacity)
+        self._capacity = capacity
+        self._kinds: dict[str, collections.deque[AuditEntry]] = {
+            "allow": collections.deque(),
+            "deny": collections.deque(),
+        }
         self._seq = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -36,7 +45,7 @@ class AuditLog:
         reason: str,
         request_id: int | str | None,
     ) -> AuditEntry:
-        """Add a decision and return it; the oldest is dropped when the log is full."""
+        """Add a decision and return it; an older one is dropped when the log is full."""
         now = datetime.datetime.now(datetime.UTC)
         with self._lock:
             entry = AuditEntry(
@@ -48,7 +57,9 @@ class AuditLog:
                 reason=sys.intern(reason),
                 request_id=request_id,
             )
-            self._entries.append(entry)
+            self._kinds[decision].append(entry)
+            if sum(map(len, self._kinds.values())) > self._capacity:
+                max(self._kinds.values(), key=len).popleft()
         return entry
 
     def record_decision(
@@ -78,7 +89,8 @@ class AuditLog:
         :param after: only those with a greater ``seq``.
         """
         with self._lock:
-            entries = [entry for entry in self._entries if after is None or entry.seq > after]
+            both = heapq.merge(*self._kinds.values(), key=lambda entry: entry.seq)
+            entries = [entry for entry in both if after is None or entry.seq > after]
         if limit is None:
             return entries
         return entries[:limit] if after is not None else entries[max(0, len(entries) - limit) :]

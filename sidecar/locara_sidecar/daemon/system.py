@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from locara_sidecar.ipc.frames import SandboxReport
 
 
+_WILL_BE_TRIED = {"linux": "landlock+namespace+seccomp", "darwin": "seatbelt"}
+"""By platform, as an engine names the means of its confinement where there are all."""
+
+
 class EngineFacts(NamedTuple):
     """What the engine's client knows about its process; read on the event loop."""
 
@@ -104,7 +108,7 @@ def sandbox(engine: EngineFacts) -> SandboxInfo:
     """Return what the last engine found out about its sandbox; before the first one, nothing is certain."""
     if engine.sandbox is not None:
         return msgspec.convert(engine.sandbox, SandboxInfo, from_attributes=True)
-    kind = app_sandbox.given() or {"linux": "landlock", "darwin": "seatbelt"}.get(sys.platform, "none")
+    kind = app_sandbox.given() or _WILL_BE_TRIED.get(sys.platform, "none")
     reason = "Unknown until the engine starts: it then confines itself and tries what is forbidden."
     if kind in {"app-sandbox", "inherited"}:
         reason = (

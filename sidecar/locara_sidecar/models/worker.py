@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
+from locara_protocol import wording
 from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import DownloadProgress
 from locara_sidecar.machine.processes.trees import shown
@@ -27,6 +28,10 @@ from locara_sidecar.models.imports.derive import Derivation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+_MAX_TEXT = 1024
+"""Characters of a text in what is reported."""
 
 
 class WorkerRequest(msgspec.Struct, kw_only=True, frozen=True):
@@ -148,10 +153,10 @@ def main() -> None:
 
 
 def _shown(value: Any) -> Any:
-    """Replace invalid UTF-8 in what is reported, such as file names."""
+    """Replace invalid UTF-8 in what is reported, and cut what is too long for a message: names from a model's files."""
     match value:
         case str():
-            return shown(value)
+            return wording.shown(shown(value), _MAX_TEXT)
         case list():
             return [_shown(item) for item in cast("list[Any]", value)]
         case dict():

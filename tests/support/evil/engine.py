@@ -22,7 +22,7 @@ WORLD, ACTS, END = "world.json", "acts.jsonl", "ACTS DONE"
 """In scratch: what is there, with the parts that are asked for; how it went. On stderr: the end."""
 
 
-def do_acts(scratch: str) -> None:
+def do_acts(scratch: str, *, lay: bool = False) -> None:
     """Do what ``world.json`` asks for; each line is written before the next act begins."""
     with open(f"{scratch}/{WORLD}") as file:
         world, parts = World.loaded(file.readline()), set(json.loads(file.readline()))
@@ -31,7 +31,7 @@ def do_acts(scratch: str) -> None:
     def tell(row: dict[str, Any]) -> None:
         os.write(fd, f"{json.dumps(row)}\n".encode())
 
-    perform(world, parts, tell)
+    perform(world, parts, tell, lay=lay)
     os.write(2, f"\n{END}\n".encode())
 
 
@@ -54,4 +54,4 @@ def main(parent: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    do_acts(sys.argv[1])
+    do_acts(sys.argv[1], lay=True)

@@ -8,6 +8,7 @@ import fcntl
 import mmap
 import os
 import stat
+import struct
 import sys
 
 from support.evil import Skipped, World, act, numbered, raw
@@ -136,6 +137,27 @@ def write_installation(world: World) -> None:
 def shadow(world: World) -> None:
     with open("/etc/shadow") as file:
         file.read(1)
+
+
+@act(FILES, "make a program in scratch that runs as the user whoever starts it")
+def set_user_id(world: World) -> None:
+    os.close(os.open(f"{world.scratch}/as-user", os.O_WRONLY | os.O_CREAT, 0o4755))
+
+
+@act(FILES, "make a node of such a program")
+def set_user_id_node(world: World) -> None:
+    os.mknod(f"{world.scratch}/as-user-node", stat.S_IFREG | 0o6755)
+
+
+@act(FILES, "make such a program without a name")
+def set_user_id_unnamed(world: World) -> None:
+    os.close(os.open(world.scratch, os.O_WRONLY | getattr(os, "O_TMPFILE", 0), 0o4755))
+
+
+@act(FILES, "make such a program by openat2")
+def set_user_id_in_memory(world: World) -> None:
+    how = struct.pack("=QQQ", os.O_WRONLY | os.O_CREAT, 0o4755, 0)
+    os.close(raw("openat2", _HERE, f"{world.scratch}/as-user-2".encode(), how, len(how)))
 
 
 @act(FILES, "make a device node")

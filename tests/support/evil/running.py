@@ -58,13 +58,6 @@ def world() -> Iterator[World]:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         for name in ("home", "scratch", "model"):
             (folder / name).mkdir(mode=0o700)
-        (folder / "home" / "secret").write_text("secret")
-        (folder / "home" / "secret").chmod(0o600)
-        (folder / "home" / "long").write_text("a user's file")
-        with contextlib.suppress(OSError):
-            os.setxattr(folder / "home" / "secret", "user.kept", b"x")
-        (folder / "model" / "weights").write_text("weights")
-        (folder / "model" / "weights").chmod(0o444)
         tcp, udp = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
         stream, datagrams, abstract = (
             socket.socket(socket.AF_UNIX, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_STREAM)
@@ -88,7 +81,7 @@ def world() -> Iterator[World]:
         stack.enter_context(victim)
         assert victim.stdout is not None
         segment, semaphores, queue = map(int, victim.stdout.readline().split())
-        yield World(
+        made = World(
             home=str(folder / "home"),
             scratch=str(folder / "scratch"),
             model=str(folder / "model"),
@@ -103,6 +96,8 @@ def world() -> Iterator[World]:
             abstract=folder.name,
             ia32=_runs_32_bits(),
         )
+        made.lay()
+        yield made
 
 
 def _runs_32_bits() -> bool:

@@ -326,6 +326,13 @@ class MakesNoFolders(Drawing):
             output["path"] = output["path"].rpartition("/")[2]
 
 
+class TakesOddNames(Drawing):
+    def options(self, options, params):
+        output = options.get("output", {})
+        if "con." in output.get("path", ""):
+            output["path"] = output["path"].replace("con.", "icon.")
+
+
 class AlwaysWritesMetadata(Drawing):
     def options(self, options, params):
         options.get("output", {}).pop("metadata", None)

@@ -252,6 +252,13 @@ class ConfinedFromTheStart(Changing):
             message["result"]["sandbox"]["enforced"] = True
 
 
+class ConfinedThoughOpen(Changing):
+    def response(self, message):
+        if self.method_of(message) == "system.info" and (details := message["result"]["sandbox"]["details"]):
+            message["result"]["sandbox"]["enforced"] = True
+            details["signals"] = "open"
+
+
 class TakesWideManifests(Honest):
     def inward(self, line, message):
         if b'"$notes"' in line:

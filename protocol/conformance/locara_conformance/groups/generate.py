@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from locara_conformance.peer import Call
 
 PHASES = ("queued", "loading", "encoding", "denoising", "decoding", "saving")
+NAMES_REFUSED = (
+    *("con.png", "a/nul.png", "a:b.png", "a\\b.png", "a//b.png", "a/.b.png", "a./b.png", "a /b.png"),
+    *("a\nb.png", "a\u202eb.png", "a\uff0fb.png", f"{'a' * 256}.png", f"{'a/' * 32}b.png"),
+)
 MAGIC = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff", "image/webp": b"RIFF"}
 
 
@@ -294,6 +298,11 @@ def _paths(lab: Lab) -> None:
     _, result = _drawn(lab, output={"mode": "save"})
     name = at(result, "images.0.relativePath", str)
     expect((lab.folder() / name).is_file(), f"there is no file {name}, which the result names")
+    for odd in NAMES_REFUSED:
+        error = lab.shared().refused("InvalidParams", "image.generate", drawing(output={"path": odd}))
+        expect(
+            at(error, "data.path") == "$.options.output.path", f"for {odd!r} `data.path` is {at(error, 'data.path')!r}"
+        )
 
 
 @check("generate.metadata", "GEN-23")

@@ -145,6 +145,13 @@ def _sandbox(lab: Lab) -> None:
     told = at(peer.call("system.info"), "sandbox")
     expect(at(told, "enforced") is False, "confinement is reported before an engine has started")
     expect(bool(at(told, "kind")), "`kind` does not say what will be tried")
+    peer.call("image.generate", drawing(), timeout=30)
+    told = at(peer.call("system.info"), "sandbox")
+    if at(told, "enforced"):
+        details = at(told, "details", dict)
+        essential = [name for name in ("readOutside", "writeOutside", "tcp", "udp") if details.get(name) != "blocked"]
+        open_ones = [name for name, outcome in details.items() if outcome == "open"]
+        expect(not essential + open_ones, f"`enforced` is true and not blocked: {', '.join(essential + open_ones)}")
 
 
 @check("lifecycle.open-size", "REQ-4")

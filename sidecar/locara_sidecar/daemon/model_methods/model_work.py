@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("locara.models")
 
-_MAX_LINE = 1 << 20
+_MAX_LINE = 4 << 20
+"""Bytes: enough for the names of all files of a model."""
 _ENDING_SECONDS = 1.0
 _NEEDS: dict[str, Need] = {"download": "download", "import": "import", "verify": "model", "derive": "download"}
 _BOOT = (

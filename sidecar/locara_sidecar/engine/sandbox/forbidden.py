@@ -43,6 +43,11 @@ ROWS: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("setxattrat", _HERE, _NOTHING, 0, _NAME, None, 0),
         ("removexattrat", _HERE, _NOTHING, 0, _NAME),
         ("file_setattr", _HERE, _NOTHING, None, 0, 0),
+        ("open", _NOTHING, os.O_WRONLY | os.O_CREAT, 0o4755),
+        ("openat", _HERE, _NOTHING, os.O_WRONLY | os.O_CREAT, 0o2755),
+        ("openat", _HERE, _NOTHING, os.O_WRONLY | 0o20200000, 0o4755),  # O_TMPFILE
+        ("openat2", _HERE, _NOTHING, None, 0),
+        ("mknodat", _HERE, _NOTHING, 0o104755, 0),
         ("ioctl", _NONE, 0x40086602, 0),  # FS_IOC_SETFLAGS
         ("ioctl", _NONE, 0x40086604, 0),  # EXT4_IOC_SETVERSION_OLD, for all that are a file system's own
     ),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import time
 from typing import TYPE_CHECKING, Literal
@@ -24,8 +25,10 @@ from locara_sidecar.weights import text_files
 if TYPE_CHECKING:
     from pathlib import Path
 
+_KEY = re.compile(r"[0-9a-z-]+")
 _CHUNK = 1 << 20
 _TRIES = 16
+_STRONG = re.compile(r'"[\x21\x23-\x7e]{0,254}"')
 _FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 SILENT_SECONDS = 15 * 60.0
 """A live process's part that has not grown for this long is not waited for: longer than any download tolerates from a
@@ -59,7 +62,7 @@ class Partial:
             self._hash(chunk)
         self.etag: str | None = None
         with contextlib.suppress(OSError, msgspec.MsgspecError, ValueError, RecursionError):
-            self.etag = msgspec.json.decode(text_files.read(self._note), type=_Note).etag
+            self.etag = _strong(msgspec.json.decode(text_files.read(self._note), type=_Note).etag)
 
     def write(self, data: bytes) -> None:
         """Append data.
@@ -104,13 +107,13 @@ class Partial:
         disk.lock_fd(fd)
 
     def note(self, etag: str | None) -> None:
-        """Record the validator for the next attempt."""
-        self.etag = etag
+        """Record the validator for the next attempt, if it can be sent back and guarantees the same bytes."""
+        self.etag = _strong(etag or "")
         with contextlib.suppress(OSError):
-            if etag is None:
+            if self.etag is None:
                 self._note.unlink(missing_ok=True)
             else:
-                disk.write_new(self._note, msgspec.json.encode(_Note(etag)))
+                disk.write_new(self._note, msgspec.json.encode(_Note(self.etag)))
 
     @property
     def sha256(self) -> str:
@@ -156,7 +159,10 @@ def claim(incoming: Path, key: str) -> Partial | None:
     """Return the part with that key, resuming where it was left; None while another process writes it.
 
     :raises OSError: if it cannot be opened.
+    :raises ValueError: if the key is no hash: as a path it could lead out of the folder.
     """
+    if _KEY.fullmatch(key) is None:
+        raise ValueError("no hash")
     for _ in range(_TRIES):
         # resume the longest
         found = sorted(_parts(incoming, key), key=_size, reverse=True)
@@ -184,6 +190,11 @@ def claim(incoming: Path, key: str) -> Partial | None:
             return None
         return part
     return None
+
+
+def _strong(etag: str) -> str | None:
+    """Return a validator that guarantees the same bytes (a weak one does not), and that a header can hold."""
+    return etag if _STRONG.fullmatch(etag) else None
 
 
 def started(incoming: Path, key: str) -> int:

@@ -37,6 +37,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import time
 from pathlib import Path, PurePosixPath
@@ -62,6 +63,7 @@ _LOOK_SECONDS = 0.002
 
 # other programs write to a shared cache, and what an engine says about a prepared form is recorded here: an entry with
 # a value that our own code never writes is skipped right away, instead of causing trouble later
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _Digest = Annotated[str, msgspec.Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
 _Id = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,127}\Z")]
@@ -192,7 +194,12 @@ class Store:
             disk.sync_folder(self.root.parent)
 
     def blob(self, sha256: str) -> Path:
-        """Return where the bytes with that SHA-256 are, or would be."""
+        """Return where the bytes with that SHA-256 are, or would be.
+
+        :raises ValueError: if it is none: as a path it could lead to any of the user's files.
+        """
+        if _SHA256.fullmatch(sha256) is None:
+            raise ValueError("no SHA-256")
         return self.blobs / sha256
 
     def has_blob(self, sha256: str, size: int) -> bool:

@@ -141,7 +141,8 @@ class Hub:
         size = file.size if file.lfs is None else file.lfs.size
         if size is None or size < 0:
             raise RpcError("IntegrityError", f"The hub does not give the size of {name}.", file=name)
-        if not _is_hex(sha256 or "", 64) and not _is_hex(file.blob_id or "", 40):
+        # both name files in the store
+        if not (_is_hex(file.blob_id or "", 40) if sha256 is None else _is_hex(sha256, 64)):
             raise RpcError("IntegrityError", f"The hub does not give the hash of {name}.", file=name)
         return RemoteFile(
             path=source.place.get(name, name),

@@ -5,21 +5,22 @@ huggingface_hub's own code does none of that.
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 import httpx2
 import msgspec
 
 from locara_sidecar.models.downloads.addresses import REDIRECTS, failed, followed
+from locara_sidecar.models.downloads.deadline import LateError, within
 
 MAX_ANSWER = 8 << 20
 """Bytes. A file takes some 200 of them, and a model may have 4096 files."""
 _READ = 30.0  # seconds without a byte
-_SECONDS = 120.0  # for the whole answer
+_SECONDS = 120.0  # for the whole answer, redirects included
 
 
 Size = Annotated[int, msgspec.Meta(le=1 << 50)]
+Name = Annotated[str, msgspec.Meta(max_length=4096)]
 
 
 class Lfs(msgspec.Struct, frozen=True):
@@ -32,7 +33,7 @@ class Lfs(msgspec.Struct, frozen=True):
 class Sibling(msgspec.Struct, frozen=True, rename="camel"):
     """One file of a repository."""
 
-    rfilename: str
+    rfilename: Name
     size: Size | None = None
     blob_id: str | None = None
     lfs: Lfs | None = None
@@ -59,18 +60,25 @@ def ask(endpoint: str, url: str, headers: dict[str, str], what: str) -> httpx2.R
     :raises httpx2.HTTPError: as the connection fails.
     """
     headers = {**headers, "accept-encoding": "identity"}
-    ends = time.monotonic() + _SECONDS
-    with httpx2.Client(follow_redirects=False, timeout=_READ) as client:  # proxies come from the environment
-        for _ in range(REDIRECTS + 1):
-            with client.stream("GET", url, headers=headers) as response:
-                if not response.is_redirect:
-                    return _whole(response, what, ends)
-                location = response.headers.get("location", "")
-            url, headers = followed(endpoint, url, location, headers, what)
+    # proxies come from the environment; closing it ends what is not waited for any more
+    with httpx2.Client(follow_redirects=False, timeout=_READ) as client:
+        try:
+            return within(_SECONDS, lambda: _asked(client, endpoint, url, headers, what))
+        except LateError as error:
+            raise httpx2.ReadTimeout("the answer takes too long") from error
+
+
+def _asked(client: httpx2.Client, endpoint: str, url: str, headers: dict[str, str], what: str) -> httpx2.Response:
+    for _ in range(REDIRECTS + 1):
+        with client.stream("GET", url, headers=headers) as response:
+            if not response.is_redirect:
+                return _whole(response, what)
+            location = response.headers.get("location", "")
+        url, headers = followed(endpoint, url, location, headers, what)
     raise failed(f"{what} is redirected too many times.")
 
 
-def _whole(response: httpx2.Response, what: str, ends: float) -> httpx2.Response:
+def _whole(response: httpx2.Response, what: str) -> httpx2.Response:
     if response.headers.get("content-encoding", "identity") != "identity":
         raise failed(f"The hub's answer about {what} is compressed, which it was asked not to be.")
     content = bytearray()
@@ -78,8 +86,6 @@ def _whole(response: httpx2.Response, what: str, ends: float) -> httpx2.Response
         content += chunk
         if len(content) > MAX_ANSWER:
             raise failed(f"The hub's answer about {what} is longer than {MAX_ANSWER >> 20} MiB.")
-        if time.monotonic() > ends:
-            raise httpx2.ReadTimeout("the answer takes too long", request=response.request)
     return httpx2.Response(
         response.status_code, headers=response.headers, content=bytes(content), request=response.request
     )

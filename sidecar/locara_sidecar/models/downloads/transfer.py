@@ -18,6 +18,7 @@ import msgspec
 from locara_protocol.errors import RpcError
 from locara_sidecar.models.checks.check import refused
 from locara_sidecar.models.downloads.addresses import REDIRECTS, failed, followed, origin
+from locara_sidecar.models.downloads.deadline import LateError, within
 from locara_sidecar.models.downloads.hub import TransientError, classify, status_error
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from locara_sidecar.models.cache.partial import Partial
     from locara_sidecar.models.downloads.hub import RemoteFile
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19}|\*)")
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,7 +157,7 @@ class Transfer:
         """Follow redirects by hand, starting from the hub's own URL each time, because the others expire."""
         url = remote.url
         for _ in range(REDIRECTS + 1):
-            response = self._client.send(self._client.build_request("GET", url, headers=headers), stream=True)
+            response = self._head(self._client.build_request("GET", url, headers=headers))
             if not response.is_redirect:
                 if not response.is_success and response.status_code != 416:
                     response.close()
@@ -169,6 +170,18 @@ class Transfer:
             location = response.headers.get("location", "")
             url, headers = followed(self._endpoint, url, location, headers, remote.path)
         raise failed(f"{remote.path} is redirected too many times.")
+
+    def _head(self, request: httpx2.Request) -> httpx2.Response:
+        """Return the answer, of which the body has still to come."""
+        most = 2 * (self._patience.connect + self._patience.read)
+        try:
+            return within(
+                most, lambda: self._client.send(request, stream=True), self._stopped, lambda answer: answer.close()
+            )
+        except LateError as error:
+            if self._stopped():
+                raise StoppedError from error
+            raise TransientError("the server does not come to its answer") from error
 
     def _status(self, response: httpx2.Response, remote: RemoteFile, url: str) -> Exception:
         if origin(url) == origin(self._endpoint):
@@ -184,7 +197,7 @@ class Transfer:
             raise TransientError("the server compressed the file")
         if response.status_code == 206 and part.size:
             match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-            total = match.group(3) if match else ""
+            total = match.group(2) if match else ""
             if match is None or int(match.group(1)) != part.size or total not in ("*", str(remote.size)):
                 self._discard(part)
                 raise TransientError("the server sent a different range from the one requested")
@@ -196,9 +209,7 @@ class Transfer:
         length = response.headers.get("content-length", "")
         if length.isdecimal() and int(length) != remote.size:
             raise CorruptError(f"the server has {length} bytes of it, the hub announced {remote.size}")
-        etag = response.headers.get("etag", "")
-        # a weak validator does not guarantee the same bytes
-        part.note(etag if etag.startswith('"') else None)
+        part.note(response.headers.get("etag"))
 
     def _receive(self, remote: RemoteFile, part: Partial, response: httpx2.Response) -> None:
         window_ends, window_bytes = time.monotonic() + self._patience.window, 0

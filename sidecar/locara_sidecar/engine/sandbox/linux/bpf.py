@@ -43,11 +43,11 @@ class Unless(NamedTuple):
 
 
 class Denial(NamedTuple):
-    """A system call that fails with ``error``, always or if an argument matches ``where``."""
+    """A system call that fails with ``error``, if its arguments match all of ``where``."""
 
     name: str
     error: int
-    where: When | Unless | None = None
+    where: When | Unless | tuple[When | Unless, ...] = ()
 
 
 class _Instruction(NamedTuple):
@@ -82,28 +82,28 @@ def program(denials: Iterable[Denial], architecture: call_numbers.Architecture) 
     return b"".join(instruction.packed() for instruction in code)
 
 
-def _rule(number: int, denial: Denial) -> Iterator[_Instruction]:
-    """Deny a call, or continue with its number reloaded."""
-    if denial.where is None:
-        yield _Instruction(_EQUAL, number, if_false=1)
-        yield _denied(denial.error)
-        return
-    argument, values, mask = denial.where
-    compared = [
-        _Instruction(_LOAD, _ARGUMENTS + 8 * argument),
-        *([] if mask == _WHOLE else [_Instruction(_AND, mask)]),
-    ]
-    one_of = isinstance(denial.where, When)
-    for index, value in enumerate(values):
-        left = len(values) - index - 1  # number of comparisons between this one and the denial
-        if one_of:
-            compared.append(_Instruction(_EQUAL, value & _WHOLE, if_true=left, if_false=0 if left else 1))
+def _rule(number: int, denial: Denial) -> list[_Instruction]:
+    """Deny a call, or continue with its number loaded."""
+    wanted = (denial.where,) if isinstance(denial.where, (When, Unless)) else denial.where
+    if not wanted:
+        return [_Instruction(_EQUAL, number, if_false=1), _denied(denial.error)]
+    code = [_denied(denial.error)]
+    for one in reversed(wanted):
+        code = [*_condition(one, len(code)), *code]
+    return [_Instruction(_EQUAL, number, if_false=len(code) + 1), *code, _Instruction(_LOAD, _NUMBER)]
+
+
+def _condition(wanted: When | Unless, rest: int) -> Iterator[_Instruction]:
+    """Continue if it holds; if not, skip the ``rest``, too."""
+    argument, values, mask = wanted
+    yield _Instruction(_LOAD, _ARGUMENTS + 8 * argument)
+    if mask != _WHOLE:
+        yield _Instruction(_AND, mask)
+    for left, value in zip(reversed(range(len(values))), values, strict=True):  # left: comparisons after this one
+        if isinstance(wanted, When):
+            yield _Instruction(_EQUAL, value & _WHOLE, if_true=left, if_false=0 if left else rest)
         else:
-            compared.append(_Instruction(_EQUAL, value & _WHOLE, if_true=left + 1))
-    yield _Instruction(_EQUAL, number, if_false=len(compared) + 2)
-    yield from compared
-    yield _denied(denial.error)
-    yield _Instruction(_LOAD, _NUMBER)
+            yield _Instruction(_EQUAL, value & _WHOLE, if_true=left + rest)
 
 
 def _denied(error: int) -> _Instruction:

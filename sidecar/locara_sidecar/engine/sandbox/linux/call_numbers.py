@@ -13,6 +13,12 @@ NEWEST = 469
 """The newest call that was reviewed (``file_setattr``, Linux 6.17). To newer ones the filter answers ENOSYS."""
 
 _CALLS: dict[str, tuple[int | None, int | None]] = {
+    "open": (2, None),
+    "openat": (257, 56),
+    "openat2": (437, 437),
+    "creat": (85, None),
+    "mknod": (133, None),
+    "mknodat": (259, 33),
     "chmod": (90, None),
     "fchmod": (91, 52),
     "fchmodat": (268, 53),

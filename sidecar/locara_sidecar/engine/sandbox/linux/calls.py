@@ -26,6 +26,12 @@ _BY_NAME = (
     # by descriptor, too: a model's file is open for reading only, but its owner may change it anyway
     *("fchmod", "fchown", "fsetxattr", "fremovexattr"),
 )
+_SET_ID = 0o6000
+"""The bits of a mode by which a program runs as the user or group that owns it."""
+_MAKES = 0o20000100
+"""``O_CREAT``, and ``O_TMPFILE`` without ``O_DIRECTORY``. Without either nobody looks at the mode, whatever it is."""
+_MAKING = (("open", 2, 1), ("openat", 3, 2), ("creat", 1, None), ("mknod", 1, None), ("mknodat", 2, None))
+"""Calls that make a file, and the positions of its mode and of their flags."""
 _ATTRIBUTES = (  # of any file whose name is known, such as where it was downloaded from
     *("getxattr", "lgetxattr", "fgetxattr", "getxattrat", "listxattr", "llistxattr", "flistxattr", "listxattrat"),
     "file_getattr",
@@ -113,6 +119,10 @@ def _always(own: int) -> Iterator[Denial]:
         yield Denial(name, errno.ENOSYS)
     for name in ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"):
         yield Denial(name, errno.EPERM, Unless(0, (own,)))
+    for name, mode, flags in _MAKING:
+        makes = () if flags is None else (Unless(flags, (0,), _MAKES),)
+        yield Denial(name, errno.EPERM, (*makes, Unless(mode, (0,), _SET_ID)))
+    yield Denial("openat2", errno.ENOSYS)  # its mode is in memory, as clone3's flags are
     itself = (0, own)
     for name in ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"):
         yield Denial(name, errno.EPERM, Unless(0, itself))
