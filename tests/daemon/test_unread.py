@@ -1,4 +1,4 @@
-"""Hosts that ask and do not take the answers: no memory for them, and their end is noticed all the same."""
+"""Hosts that send requests and do not read the answers take no memory, and their end is still noticed."""
 
 import io
 import json
@@ -15,7 +15,7 @@ MIB = 1 << 20
 
 
 def discover(count):
-    """Requests of 44 bytes with answers of 67 kB."""
+    """Return requests of 44 bytes with answers of 67 kB."""
     return b"".join(b'{"jsonrpc":"2.0","id":%d,"method":"rpc.discover"}\n' % number for number in range(count))
 
 
@@ -34,7 +34,7 @@ def daemon():
 
 
 def until_still(pid, patience=30):
-    """Return when a process has done nothing for a while: it has written what it can."""
+    """Return when a process has done nothing for a while, having written what it can."""
     process, deadline = psutil.Process(pid), time.monotonic() + patience
     before, since = None, time.monotonic()
     while time.monotonic() - since < 0.3:
@@ -98,7 +98,7 @@ def test_a_host_that_closes_stdin_and_then_reads_gets_the_answer_to_all_that_it_
     closing = threading.Thread(target=daemon.stdin.close)
     closing.start()
     with io.BufferedReader(daemon.stdout) as stdout:
-        lines = list(stdout)  # looked at afterwards: a host that takes less than 4 MiB in half a second has left
+        lines = list(stdout)  # checked afterwards: a host that reads less than 4 MiB in half a second counts as gone
     closing.join()
     assert [json.loads(line)["id"] for line in lines] == list(range(count))
     assert daemon.wait(5) == 0
