@@ -1,4 +1,4 @@
-"""The lists of planted faults (``make planted-faults``) fit the code as it is."""
+"""The lists of planted faults (``make planted-faults``) fit the current code."""
 
 from pathlib import Path
 
