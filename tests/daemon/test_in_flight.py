@@ -143,7 +143,7 @@ def test_a_batch_whose_answers_are_long_takes_no_more_requests():
 
 def test_pictures_that_were_sent_with_jobs_are_bounded_together():
     queue = JobQueue(16)
-    queue.check_room(2 * jobs.MAX_HELD)  # the cost of a line alone
+    queue.check_room(2 * jobs.MAX_HELD)  # a job that waits alone may take what a line holds
     job = Job("a", 1, "image.edit", None)
     job.weight = jobs.MAX_HELD - 10
     queue.add(job)

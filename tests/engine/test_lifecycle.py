@@ -151,7 +151,7 @@ def test_every_state_with_an_engine_ends_by_deadlines_alone(state):
         if not waits:
             assert not owed
             assert state in NO_ENGINE | {State.ABORTED}
-        for deadline in waits - {Deadline.EXIT}:  # nothing else follows: see the next test
+        for deadline in waits - {Deadline.EXIT}:  # that one leads nowhere else: see the next test
             after, actions = TABLE[state][OVERDUE[deadline]]
             follow((*path, after), owed and Action.ANSWER not in actions)
 

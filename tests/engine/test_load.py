@@ -186,7 +186,7 @@ def test_an_engine_that_cannot_prepare_says_so_and_its_process_has_ended(drive, 
         assert (client.status().state, client.status().pid) == ("stopped", None)
         assert not client.started[-1].alive
         assert await client.make(spec())
-        assert len(client.started) == 3  # an engine that may write there was started for it
+        assert len(client.started) == 3  # one was started that may write there
 
     drive(body)
 

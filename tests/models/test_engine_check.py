@@ -107,7 +107,7 @@ def test_the_entrys_own_scheduler_must_be_one_that_the_folder_can_be_drawn_with(
     error = error_of(take, store, other, folder, "mlx")
     assert (error.kind, error.data["files"]) == ("IntegrityError", ["scheduler/scheduler_config.json"])
     assert "sample" in error.message
-    assert take(store, entry, folder, "mlx").files  # whatever else a job chooses is refused for that job
+    assert take(store, entry, folder, "mlx").files  # a job that chooses something else gets its own refusal
 
 
 @mlx
