@@ -1,8 +1,8 @@
 """Drawing while other programs want the processor, beside plain diffusers under the same load.
 
-A desktop is never idle. The other programs are endless loops at the usual priority: none, one, and one for each core.
-Both sides draw the same picture, turn by turn. The quiet turns come first: how the engine's threads wait is chosen from
-what the machine was like, up to half a minute ago (:mod:`.torch_engine.waiting`).
+A desktop is never idle. The other programs are endless loops at normal priority: none, one, and one for each core.
+Both sides draw the same picture in turns. The quiet turns come first, because how the engine's threads wait depends on
+the machine's load of up to half a minute ago (:mod:`.torch_engine.waiting`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def other_programs(count: int) -> Generator[None]:
     """Run ``count`` processes that never pause."""
     loops = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
     try:
-        time.sleep(0.5)  # by then they have started, and the scheduler has placed them
+        time.sleep(0.5)  # until then they have started, and the scheduler has placed them
         yield
     finally:
         for loop in loops:
@@ -70,7 +70,7 @@ def measure(known: catalogue.Catalogue, name: str, entries: Path, rounds: int) -
             for turn in range(rounds + 1):
                 if turn == 0 and count:
                     continue  # the first turn under each load is a warm-up
-                prompt = f"{_PROMPT}, number {turn} {load}"  # so that neither side finds its embeddings in a cache
+                prompt = f"{_PROMPT}, number {turn} {load}"  # so neither side finds its embeddings in a cache
                 with other_programs(count):
                     plain = direct.draw(prompt)
                     call = sidecar.start("image.generate", {"prompt": prompt, "options": options}, stream=True)
@@ -86,7 +86,7 @@ def measure(known: catalogue.Catalogue, name: str, entries: Path, rounds: int) -
     rows: list[Row] = []
     for load, count in loads.items():
         what = f"{rounds} x {steps} steps, {statistics.median(ours[load]):.2f} s"
-        goal = 1.0 if count else None  # a quiet machine has a row of its own, with more pairs
+        goal = 1.0 if count else None  # a quiet machine has its own row, with more pairs
         rows.append(Row(f"{load}, sidecar / diffusers: {name}", statistics.median(ratios[load]), "x", goal, what))
         if count:
             most = _MOST_SLOWED if count == 1 and cores == 2 else None
