@@ -18,9 +18,10 @@ If the change is neither a whole body nor a value, it quotes the code::
     new = "…"
 
 First all named tests run once without a fault; a test that fails gets a second try by itself, because a busy machine
-is slow. The faults of a test that fails again are not planted (UNSOUND), since they would show nothing. A fault is
-noticed when its tests then fail (not when they cannot be collected: such a fault breaks too much to show anything).
-Prints one line per fault, then a line of JSON; ends with 1 if a fault is not noticed.
+is slow. The faults of a test that fails again are not planted (UNSOUND), since they would show nothing; nor are those
+whose tests cannot be collected. A fault is noticed when its tests then fail (not when they cannot be collected: such a
+fault breaks too much to show anything). Prints one line per fault, then a line of JSON; ends with 1 if a fault is not
+noticed.
 """
 
 from __future__ import annotations
@@ -190,11 +191,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder))
         forked_tests.import_libraries()
-        try:
-            unsound = {select: copy.unsound(_tests(faults, select), select) for select in {f.select for f in faults}}
-        except ValueError as error:
-            print(error)
-            return 1
+        unsound = {select: _unsound(copy, _tests(faults, select), select) for select in {f.select for f in faults}}
         for fault in faults:
             began = time.monotonic()
             row = _row(copy, fault, unsound[fault.select])
@@ -211,9 +208,20 @@ def _tests(faults: list[Fault], select: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(test for fault in faults if fault.select == select for test in fault.tests))
 
 
-def _row(copy: Copy, fault: Fault, unsound: list[str]) -> dict[str, str]:
-    """Plant a fault and return what came of it."""
-    failed = next((name for name in unsound if name.startswith(fault.tests)), "")
+def _unsound(copy: Copy, tests: tuple[str, ...], select: str) -> list[str] | str:
+    """Do the same as :meth:`Copy.unsound`, but return the message if no tests can be collected."""
+    try:
+        return copy.unsound(tests, select)
+    except ValueError as error:
+        return str(error)
+
+
+def _row(copy: Copy, fault: Fault, unsound: list[str] | str) -> dict[str, str]:
+    """Plant a fault and return what came of it; ``unsound`` is a message if its tests cannot be collected."""
+    if isinstance(unsound, str):
+        failed = unsound
+    else:
+        failed = next((name for name in unsound if name.startswith(fault.tests)), "")
     outcome = "UNSOUND"
     if not failed:
         try:
