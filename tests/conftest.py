@@ -1,4 +1,4 @@
-"""What every test shares: a way to spawn the real daemon as a host would, and the marks ``slow`` and ``alone``."""
+"""Shared by all tests: spawning the real daemon as a host would, and the marks ``slow`` and ``alone``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 from types import SimpleNamespace
 
-import hypothesis  # noqa: F401 -- before anything is frozen: it looks at who refers to what, and pytest imports it late
+import hypothesis  # noqa: F401 -- before the freeze: it inspects references, and pytest imports it late
 import pytest
 
 from locara_sidecar.daemon.engine_host.transport import process
@@ -17,11 +17,11 @@ from support.one_at_a_time import Turnstile
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests share the processor with others; before torch is imported
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as the torch engine sets it; MKL reads it at its first product
 
-gc.disable()  # while thousands of tests are collected: that takes 11 s of processor time instead of 16
+gc.disable()  # while thousands of tests are collected: 11 s of processor time instead of 16
 
 
 def pytest_collection_finish():
-    """What there is now stays to the end: it is left out of every later search for garbage."""
+    """Freeze the objects that exist now: they live until the end, so later garbage collections can skip them."""
     gc.freeze()
     gc.enable()
 
@@ -38,17 +38,17 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item):
-    """With several workers, nothing else runs while a test that is marked ``alone`` does."""
+    """With several workers, run nothing else while a test marked ``alone`` runs."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return (yield)
-    shared = item.config._tmp_path_factory.getbasetemp().parent  # that of all workers
+    shared = item.config._tmp_path_factory.getbasetemp().parent  # shared by all workers
     with Turnstile(shared).held(alone=item.get_closest_marker("alone") is not None):
         return (yield)
 
 
 @pytest.fixture
 def hosts(tmp_path):
-    """Spawns daemons; all of them are gone when the test ends."""
+    """Spawn daemons; all of them are gone when the test ends."""
     made = Hosts(tmp_path)
     yield made
     made.close()
@@ -56,15 +56,15 @@ def hosts(tmp_path):
 
 @pytest.fixture(scope="session", autouse=True)
 def _ctrl_c_is_heard():
-    """A shell has its background jobs ignore SIGINT, and all that they start; what is started here must hear it."""
+    """A shell makes its background jobs, and all that they start, ignore SIGINT; what is started here must not."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _this_process_stays_as_it_is():
-    """Who starts an engine asks for short slices of the processor, and what it starts later has them too. This process
-    does not, because daemons that it starts are looked at (``tests/engine/test_priority.py``)."""
+    """A process that starts an engine asks for short slices of the processor, and its children inherit them. This
+    process does not, because the daemons that it starts are examined (``tests/engine/test_priority.py``)."""
     patch = pytest.MonkeyPatch()
     patch.setattr(process, "priority", SimpleNamespace(answer_promptly=lambda: None))
     yield

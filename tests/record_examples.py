@@ -15,7 +15,7 @@ def main() -> None:
         results = play(Path(folder), REQUESTS)
     recorded = {method: {"params": REQUESTS[method], "result": result} for method, result in results.items()}
     for step in (job["last"] for job in recorded["jobs.list"]["result"]["jobs"]):
-        del step["preview"]  # a picture, which says nothing here
+        del step["preview"]  # a picture, which shows nothing here
     Path(examples.__file__).with_suffix(".json").write_text(json.dumps(recorded, indent=2) + "\n", "utf-8")
 
 

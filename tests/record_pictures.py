@@ -1,4 +1,4 @@
-"""Draws the pictures of README.md with the embedded model (``make pictures``): how one appears, and what it draws."""
+"""Draws README.md's pictures with the embedded model (``make pictures``): one picture appearing, and several drawn."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _draw(sidecar: Sidecar, prompt: str, seed: int) -> tuple[dict[int, Image.Image], Image.Image]:
-    """The previews by step, and the picture."""
+    """Return the previews by step, and the picture."""
     options = {"model": "pocket", "seed": seed, "steps": _STEPS[-1], "preview": {"mode": "full", "maxBytes": 40_960}}
     call = sidecar.start("image.generate", {"prompt": prompt, "options": options}, stream=True)
     seen = {

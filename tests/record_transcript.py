@@ -20,7 +20,7 @@ GREEN = "a large green circle in the center of a blue background"
 
 
 def main() -> None:
-    """Draw and edit, and put what went over the wire between its marks."""
+    """Draw and edit, and put the lines of the wire between their marks."""
     _write("transcript", _drawing())
     _write("edit", _editing())
 
@@ -92,7 +92,7 @@ def _shown(line: str) -> str:
 
 
 def _shortened(value: Any) -> Any:
-    """Base64 cut to its beginning; all else as it is."""
+    """Return the line with base64 cut to its beginning, and nothing else changed."""
     if isinstance(value, dict):
         return {name: _shortened(member) for name, member in value.items()}
     if isinstance(value, list):

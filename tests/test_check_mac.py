@@ -1,4 +1,4 @@
-"""The script for one afternoon on a Mac: that it runs anywhere, tells what it could not do, and survives its parts."""
+"""The script for one afternoon on a Mac runs anywhere, says what it could not do, and survives failing parts."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Tests, benches, campaigns, planted faults and full-size runs import tests/support and never each other."""
+"""Tests, benchmarks, campaigns, planted faults and full-size runs import tests/support and never each other."""
 
 import ast
 from pathlib import Path
@@ -8,11 +8,11 @@ import pytest
 ROOT = Path(__file__).parent
 FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir()} - {"__pycache__"}
 PACKAGES = {"bench", "campaigns", "faults", "fullsize"}
-"""Programs; each may import its own modules, as may the tests that lie beside them."""
+"""Programs; each may import its own modules, and so may the tests beside them."""
 
 
 def modules(source):
-    """What is imported anywhere in the file: ``from a import b`` counts as ``a`` and as ``a.b``."""
+    """Yield what the file imports anywhere: ``from a import b`` counts as ``a`` and as ``a.b``."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -21,7 +21,7 @@ def modules(source):
 
 
 def wrong(path, source):
-    """The imports of ``path`` (relative to tests/) that no file there may have."""
+    """Return the imports of ``path`` (relative to tests/) that no file there may have."""
     top = path.parts[0]
     allowed = {"support"} | ({top} & PACKAGES)
     found = []

@@ -1,4 +1,4 @@
-"""``make setup`` installs the engine of its platform."""
+"""``make setup`` installs the engines for its platform."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The lock behind the mark ``alone``: it keeps others out, and those who share it cannot keep it from who wants it."""
+"""The lock behind the mark ``alone`` keeps others out, and those who share it cannot starve the one who wants it."""
 
 import os
 import subprocess
@@ -34,10 +34,10 @@ def until(condition):
 def test_who_wants_the_lock_alone_gets_it_though_others_share_it_without_a_pause_and_keeps_them_out(tmp_path):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     words = [sys.executable, "-c", SHARING, str(tmp_path)]
-    names = {"one": "0.113", "other": "0.217", "third": "0.331"}  # somebody has it nearly always
+    names = {"one": "0.113", "other": "0.217", "third": "0.331"}  # somebody holds it nearly always
     sharing = [subprocess.Popen([*words, name, seconds], env=env) for name, seconds in names.items()]
     try:
-        until(lambda: all((tmp_path / name).exists() for name in names))  # all at the same time
+        until(lambda: all((tmp_path / name).exists() for name in names))  # all hold it at the same time
         for _ in range(3):
             began = time.monotonic()
             with Turnstile(tmp_path).held(alone=True):

@@ -1,4 +1,4 @@
-"""What the pages promise a reader: their programs run, their commands are ones, their links lead somewhere."""
+"""What the pages promise a reader: their programs run, their commands exist, their links lead somewhere."""
 
 import re
 import shlex
@@ -53,7 +53,7 @@ def test_the_rust_host_is_the_example_that_the_tests_of_the_crate_run():
 def test_every_command_is_one(line):
     words = shlex.split(line.partition("#")[0])[1:]
     if words[0] != "doctor":
-        arguments.parser().parse_args(words)  # exits where it is not one
+        arguments.parser().parse_args(words)  # it exits if it is not a command
 
 
 FAMILIES = {
@@ -68,7 +68,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_which_model_fits_a_machine_is_what_the_plan_predicts(name):
-    """For a machine with all of its memory free."""
+    """The table assumes that all of the machine's memory is free."""
     sizes = re.search(r"^\| \| Mac ([\d |]+) \| GPU ([\d |]+) \|$", README, re.MULTILINE)
     assert sizes is not None
     (row,) = re.findall(rf"^\| {re.escape(name)} \| (.*) \|$", README, re.MULTILINE)
@@ -100,7 +100,7 @@ def test_every_link_leads_somewhere(page):
 
 
 def test_the_page_on_a_package_index_needs_no_file_beside_it():
-    """The build puts the substituted text into the metadata; the plugin hatch-fancy-pypi-readme does it by re.sub."""
+    """The build puts the substituted text into the metadata; the plugin hatch-fancy-pypi-readme does it with re.sub."""
     hooks = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["metadata"]["hooks"]
     hook = hooks["fancy-pypi-readme"]
     [fragment] = hook["fragments"]

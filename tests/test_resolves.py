@@ -1,4 +1,4 @@
-"""What the check of the extras makes of what uv says. The check itself asks the package index: ``make resolves``."""
+"""How the check of the extras judges uv's output. The check itself asks the package index: ``make resolves``."""
 
 import resolves
 

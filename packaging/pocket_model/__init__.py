@@ -1,4 +1,4 @@
-"""How the pocket model is made: its pictures, its words, its training and its measurement.
+"""Makes the pocket model: its pictures, its words, its training and its evaluation.
 
-Nothing here is shipped. See README.md for the commands.
+Nothing here ships. See README.md for the commands.
 """

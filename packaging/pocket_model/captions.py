@@ -1,4 +1,4 @@
-"""Owns the English: how a scene is asked for. Mostly short and vague, as people type."""
+"""Writes the English captions that ask for a scene, mostly short and vague, as people type."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Writer:
             (self.own if own else self.phrases)[numbers[0]].append(phrase)
 
     def known_words(self) -> list[str]:
-        """Every word that says something: of things, colours, styles, shapes, sizes and places."""
+        """Every word with a meaning: things, colours, styles, shapes, sizes and places."""
         groups: list[Sequence[str]] = [list(self.meanings), *(w for _, w in COLOUR_WORDS.values())]
         groups += [*STYLE_WORDS.values(), *SHAPE_WORDS.values(), *SIZE_WORDS.values(), *SPOTS.values()]
         words = {w for group in groups for phrase in group for w in plain(phrase).split()}
@@ -145,7 +145,7 @@ class Writer:
         return tidy(" ".join(parts))
 
     def _adjective(self, rng: Generator, phrase: str) -> str:
-        """One in five is a colour, which a thing that has its own colours does not take."""
+        """One in five is a colour, which a thing with its own colours does not take on."""
         colour = pick(rng, list(COLOURS))
         if rng.random() < 0.8 or phrase.split()[-1] in SHAPES or f"{colour} {phrase}" in self.meanings:
             return pick(rng, _ADJECTIVES)

@@ -1,7 +1,7 @@
 """Widens the trained networks to 16 latent channels: SD3's number, the only one that diffusers' inpainting takes.
 
-The channels beyond those that were trained carry nothing. The encoder says 0 for them, the transformer neither looks at
-them nor moves them, and the decoder passes them over, so they stay the noise that they began as.
+The channels beyond the trained ones carry nothing. The encoder outputs 0 for them, the transformer neither reads nor
+changes them, and the decoder ignores them, so they stay the noise that they began as.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def widened_transformer(model: SD3Transformer2DModel) -> SD3Transformer2DModel:
     state = dict(model.state_dict())
     state["pos_embed.proj.weight"] = _padded(state["pos_embed.proj.weight"], 1)
     for name in ("proj_out.weight", "proj_out.bias"):
-        patches = state[name].unflatten(0, (PATCH * PATCH, CHANNELS))  # the channel runs fastest
+        patches = state[name].unflatten(0, (PATCH * PATCH, CHANNELS))  # the channel is the fastest index
         state[name] = _padded(patches, 1).flatten(0, 1)
     wide = SD3Transformer2DModel.from_config({**model.config, "in_channels": PUBLISHED, "out_channels": PUBLISHED})
     return _filled(wide, state)
@@ -46,7 +46,7 @@ def widened_autoencoder(model: AutoencoderKL) -> AutoencoderKL:
 
 
 def narrowed_transformer(model: SD3Transformer2DModel) -> SD3Transformer2DModel:
-    """The other way round: what training goes on from."""
+    """Undo :func:`widened_transformer`: training continues from the result."""
     state = dict(model.state_dict())
     state["pos_embed.proj.weight"] = state["pos_embed.proj.weight"][:, :CHANNELS]
     for name in ("proj_out.weight", "proj_out.bias"):
@@ -56,7 +56,7 @@ def narrowed_transformer(model: SD3Transformer2DModel) -> SD3Transformer2DModel:
 
 
 def narrowed_autoencoder(model: AutoencoderKL) -> AutoencoderKL:
-    """The other way round."""
+    """Undo :func:`widened_autoencoder`."""
     state = dict(model.state_dict())
     state["decoder.conv_in.weight"] = state["decoder.conv_in.weight"][:, :CHANNELS]
     for name in ("encoder.conv_out.weight", "encoder.conv_out.bias"):

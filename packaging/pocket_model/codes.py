@@ -1,8 +1,8 @@
-"""Owns what the text encoders tell the transformer: one vector of WIDTH numbers for each prompt.
+"""Defines what the text encoders tell the transformer: one vector of WIDTH numbers for each prompt.
 
 The vector is defined by the pictures, not by the text: its first numbers are the plain attributes (ground and shape
 colours, place, size, style, kind of shape), the others the principal components of the thing's three pictures, coarsest
-first. So the transformer can be trained before the text encoders, things that look alike have vectors that are alike,
+first. So the transformer can be trained before the text encoders, things that look alike have similar vectors,
 and the text encoders learn to say what a thing looks like. The empty prompt is the vector of zeros.
 """
 
@@ -83,6 +83,6 @@ def _components(pictures: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def code(scene: Scene, all_looks: np.ndarray) -> np.ndarray:
-    """[WIDTH] float32: what a prompt that asks for this scene is to be turned into."""
+    """[WIDTH] float32: the vector for a prompt that asks for this scene."""
     look = np.zeros(LOOKS, np.float32) if scene.thing is None else all_looks[scene.thing]
     return np.concatenate([attributes(scene), look])

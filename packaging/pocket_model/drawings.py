@@ -1,4 +1,4 @@
-"""Owns the coloured shapes: their palette and outlines, and drawings of them, 64 × 64 pixels, that test the judge.
+"""Defines the coloured shapes: their palette, their outlines, and drawings of 64 × 64 pixels that test the judge.
 
 A scene is a plain background with one or two things on it. Every attribute is unambiguous by construction:
 each shape fills its bounding box exactly, sizes are well apart, centres stay well inside their cell of a 3 × 3 grid,

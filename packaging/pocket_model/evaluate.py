@@ -1,11 +1,11 @@
-"""Measures a model folder through diffusers' own pipeline, with the judge; or the judge itself, on true pictures.
+"""Evaluates a model folder with diffusers' own pipeline and the judge; or the judge itself, on true pictures.
 
     python -m pocket_model.evaluate FOLDER [--work WORK] [--things 500] [--shapes 200] [--sheet sheet.png]
     python -m pocket_model.evaluate --check-judge
 
 Sets: ``things`` (captions as in training, vague ones included, of pairs that training may have seen), ``new pairs``
 (thing × ground that training never saw), ``shapes in full`` and ``vague shapes``. Picture k of a set has seed k. The
-sheets show each picture with the nearest training picture at its right.
+sheets show each picture with the nearest training picture to its right.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def mark_shape(score: Score, caption: Caption, picture: np.ndarray) -> bool:
 
 
 def check_judge(writer: Writer, judge: Judge, pictures: np.ndarray, count: int) -> str:
-    """The judge's marks for true pictures: every one that is wrong is the judge's fault."""
+    """The judge's marks for true pictures: every wrong one is the judge's error."""
     things, shapes = Score.zero(), Score.zero()
     rng = np.random.default_rng((SEED, 4))
     for caption in thing_captions(writer, count):
@@ -146,7 +146,7 @@ def check_judge(writer: Writer, judge: Judge, pictures: np.ndarray, count: int) 
 
 
 def true_picture(scene: Scene, pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[128, 128, 3] uint8, with a little noise, as no drawn picture is exact."""
+    """[128, 128, 3] uint8, with a little noise, because no generated picture is exact."""
     picture = drawn(scene, pictures) + rng.normal(0, 4, (128, 128, 1))
     return np.rint(picture).clip(0, 255).astype(np.uint8)
 

@@ -2,9 +2,9 @@
 
     python -m pocket_model.export [--work WORK] --to FOLDER
 
-Parts not trained yet are written untrained. The folder is made beside its place and then takes it in one rename. The
-scheduler's shift, ``linear_preview.json`` and ``word_list.json`` are part of it, and the notices of whose pictures and
-words the model has learnt from.
+Parts not trained yet are written untrained. The folder is built beside its destination and moved with one rename. It
+includes the scheduler's shift, ``linear_preview.json``, ``word_list.json``, and the notices for the pictures and words
+that the model was trained on.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _HERE = Path(__file__).parent
 
 
 def linear_preview(latents: Latents) -> dict[str, object]:
-    """The mean colour of a latent's 4 × 4 pixels, which for these latents is exact: no fit is needed. Channels beyond
-    those that were trained say nothing."""
+    """The mean colour of a latent's 4 × 4 pixels, which is exact for these latents: no fit is needed. Channels beyond
+    the trained ones contribute nothing."""
     matrix = torch.cat([latents.backward.mean((2, 3)), torch.zeros(PUBLISHED - CHANNELS, 3)])
     bias = latents.mean.mean((1, 2))
     return {
@@ -85,7 +85,7 @@ def main() -> None:
         )
         encoder.to(torch.bfloat16).save_pretrained(new / name)
     FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS, shift=SHIFT).save_pretrained(new / "scheduler")
-    for file in new.glob("*/config.json"):  # where the trainer's files lay is nobody's business
+    for file in new.glob("*/config.json"):  # the paths of the trainer's files are private
         config = json.loads(file.read_text())
         config.pop("_name_or_path", None)
         file.write_text(json.dumps(config, indent=2) + "\n")

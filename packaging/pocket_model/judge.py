@@ -1,7 +1,7 @@
-"""Owns the measurement: what a picture shows, told from its pixels and the training pictures, without any learnt part.
+"""Measures what a picture shows, from its pixels and the training pictures, without any trained part.
 
 The ground is the most frequent colour of the border. A thing is recognised by the nearest of all training pictures,
-each put on the very ground that was found, so that only the things are compared. Coloured shapes are read by
+each put on the same ground that was found, so that only the things are compared. Coloured shapes are read by
 ``shape_judge``, at half the size.
 """
 
@@ -20,7 +20,7 @@ BORDER = 4
 DIFFERENT = 45.0
 """Distance in RGB from the ground from which a pixel belongs to a thing."""
 LEAST_SHARE = 0.004
-"""Of the pixels: with fewer that differ from the ground a picture is blank. The thinnest thing has three times that."""
+"""The share of pixels: if fewer differ from the ground, a picture is blank. The thinnest thing has three times that."""
 _COARSE, _FINE = 32, 64
 
 

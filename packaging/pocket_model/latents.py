@@ -1,9 +1,9 @@
-"""Owns the latents: the principal components of 4 × 4 pixels, so that they exist before any network does.
+"""Defines the latents: the principal components of 4 × 4 pixels, which exist before any network does.
 
 A latent is a linear function of its 4 × 4 pixels: the CHANNELS strongest principal components of the training pictures'
 blocks, each divided by the square root of its deviation (which leaves the coarse ones larger, but not so much that fine
 ones drown in the noise), all scaled to a mean square of 1. The autoencoder is trained to compute just these and to
-undo them, so that it and the transformer can be trained in any order, and pictures need no network to be encoded.
+undo them, so it and the transformer can be trained in any order, and encoding pictures needs no network.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def fitted(x: Tensor) -> Latents:
     values, vectors = torch.linalg.eigh(blocks.T @ blocks / len(blocks))
     values, vectors = values.flip(0)[:CHANNELS], vectors.flip(1)[:, :CHANNELS].T
     strongest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
-    vectors = vectors * strongest.sign()  # not the sign of the sum, which is near 0 for a component that tells edges
+    vectors = vectors * strongest.sign()  # not the sign of the sum, which is near 0 for a component that detects edges
     scale = values.pow(-0.25) / values.sqrt().mean().sqrt()  # deviation^(-1/2), then a mean square of 1
     shape = (CHANNELS, c, BLOCK, BLOCK)
     return Latents(

@@ -1,6 +1,6 @@
 """The transformer: SD3.5's, in diffusers' layout, with one context token in training instead of 33 equal ones.
 
-All that a prompt says is in the pooled vector. The context embedding's weights are zero, so every token of the text
+The pooled vector has all that a prompt says. The context embedding's weights are zero, so every token of the text
 sequence enters as the same learnt vector, whatever the text; equal tokens stay equal through all blocks, and n equal
 tokens in an attention are one token whose logit is raised by log n. Training uses that: it computes one.
 """
@@ -57,8 +57,8 @@ def build_transformer() -> SD3Transformer2DModel:
     nn.init.zeros_(model.context_embedder.weight)
     model.context_embedder.weight.requires_grad_(False)
     nn.init.normal_(model.context_embedder.bias, std=0.5)
-    # The position table is learnt, and starts with a direction of its own for each place: from waves alone the network
-    # must first learn to tell 64 places apart. It is saved with the weights, so every loader uses what was learnt.
+    # The position table is learnt, and starts with a separate direction for each place: from waves alone the network
+    # would first have to learn 64 places. It is saved with the weights, so every loader uses what was learnt.
     rows, columns = np.meshgrid(np.arange(GRID, dtype=np.float32), np.arange(GRID, dtype=np.float32), indexing="ij")
     grid = torch.from_numpy(np.stack([columns, rows])[:, None])
     table = get_2d_sincos_pos_embed_from_grid(HEADS * HEAD_WIDTH, grid, output_type="pt").float()[None]

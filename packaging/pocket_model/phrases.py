@@ -1,4 +1,4 @@
-"""Owns the words that every caption is made of, and what a caption says."""
+"""Defines the words that captions are made of, and what a caption says."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ COLOUR_WORDS: dict[str, tuple[tuple[int, int, int], tuple[str, ...]]] = {
     "light gray": ((210, 210, 212), ("light gray", "light grey", "silver")),
     "dark gray": ((70, 70, 74), ("dark gray", "dark grey", "charcoal")),
 }
-"""Each ground's colour and what it is called; the palette's own first."""
+"""Each ground's colour and its names; the palette's own first."""
 STYLE_WORDS = {
     "noto": ("cartoon", "cartoon style", "in cartoon style", "as a cartoon", "cartoonish", "emoji style",
         "as an emoji", "drawn as a cartoon"),
@@ -85,7 +85,7 @@ class Caption:
     text: str
     scene: Scene | None
     things: tuple[int, ...] = ()
-    """The numbers of the things that are a right answer."""
+    """The numbers of the things that count as right answers."""
     says_style: bool = False
     says_ground: bool = False
 

@@ -1,4 +1,4 @@
-"""Owns how a thing becomes 128 × 128 pixels: rendering, and standing on a coloured background.
+"""Turns things into 128 × 128 pixels: rendering, and placing on a coloured background.
 
     python -m pocket_model.pictures [--work WORK] [--sheet FILE]
 
@@ -30,7 +30,7 @@ _SVG = (
 )
 BACKGROUNDS = tuple(COLOURS)
 DEFAULT_BACKGROUND = "white"
-"""What stands behind a thing when the prompt does not say."""
+"""The background of a thing when the prompt does not name one."""
 
 
 def rendered(work: Path, things: list[Thing]) -> np.ndarray:
@@ -52,7 +52,7 @@ def rendered(work: Path, things: list[Thing]) -> np.ndarray:
 
 
 def _vector(work: Path, style: str) -> Callable[[str], Image.Image]:
-    import resvg_py  # only the one who renders needs it
+    import resvg_py  # only rendering needs it
 
     icons = read_json(fetched(work, style) / "icons.json")
 

@@ -1,4 +1,4 @@
-"""Where downloads, pictures and the training's state lie: the user's cache folder, never the repository."""
+"""Where downloads, pictures and the training state are kept: in the user's cache folder, never in the repository."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The platform's cache folder for this model's making, e.g. ``~/.cache/locara-pocket`` on Linux."""
+    """The platform's cache folder for making this model, e.g. ``~/.cache/locara-pocket`` on Linux."""
     if sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     elif sys.platform == "win32":

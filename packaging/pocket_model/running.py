@@ -1,4 +1,4 @@
-"""What the training stages share: a command line, checkpoints replaced whole, and stopping without losing anything."""
+"""Shared by the training stages: a command line, checkpoints replaced atomically, and stopping without loss."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Checkpoints:
             signal.signal(number, self._stop)
 
     def _only_one(self, file: Path) -> None:
-        # Two trainings of one stage would overwrite each other's checkpoints. The lock goes with the process.
+        # Two trainings of one stage would overwrite each other's checkpoints. The lock ends with the process.
         self._lock = file.open("w")
         if importlib.util.find_spec("fcntl"):
             import fcntl

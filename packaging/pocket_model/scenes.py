@@ -1,4 +1,4 @@
-"""Owns what a training picture shows, and how it is drawn: a styled thing or a coloured shape on a plain ground."""
+"""Defines what a training picture shows and how it is drawn: a styled thing or a coloured shape on a plain ground."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFAULT_STYLE = "3d"
 """The style of a thing when the prompt does not say."""
 SIZES = {"small": 32.0, "medium": 44.0, "large": 56.0}
 FILLING = 84.0
-"""Side in pixels of a shape whose size and place are unsaid: it stands in the centre and is the picture's subject."""
+"""Side in pixels of a shape whose size and place are not given: it is in the centre, as the picture's subject."""
 CENTRES = (31.0, 64.0, 97.0)
 DEFAULT_COLOURS = {
     "circle": "red", "square": "blue", "triangle": "green", "star": "yellow",
@@ -92,7 +92,7 @@ def random_scene(rng: Generator, names: list[str]) -> Scene:
 
 
 def random_shape(rng: Generator, ground: Colour) -> tuple[Shape, str]:
-    """A shape that can be seen on this ground, and its colour's name. Every fourth has no place of its own."""
+    """A shape that is visible on this ground, and its colour's name. Every fourth has no place of its own."""
     shape = SHAPES[rng.integers(len(SHAPES))]
     near = nearest_name(ground)
     names = [n for n in COLOURS if n != near]

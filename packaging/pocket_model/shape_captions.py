@@ -1,4 +1,4 @@
-"""Owns the English for coloured shapes."""
+"""Writes the English captions for coloured shapes."""
 
 from __future__ import annotations
 

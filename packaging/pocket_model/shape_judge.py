@@ -1,4 +1,4 @@
-"""Reads back from pixels which coloured shapes a picture shows, without any learnt part.
+"""Finds out from pixels which coloured shapes a picture shows, without any trained part.
 
 The background is the most frequent colour name of the border. What differs from it is split into connected parts; each
 part's colour is the name nearest its median, its cell that of its bounding box's centre, its size from the box's

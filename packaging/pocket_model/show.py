@@ -2,8 +2,8 @@
 
     python -m pocket_model.show [--work WORK] --to sheet.png [--steps 10] [--guidance 2] [--shift 1] [PROMPT ...]
 
-Without prompts: sixty captions that nobody picked. Before the text encoders are trained, with ``--exact``, the vectors
-are those that they are to learn; before the autoencoder is, latents are decoded linearly.
+Without prompts it draws sixty random captions. With ``--exact``, for use before the text encoders are trained, the
+vectors are those that they will learn; until the autoencoder is trained, latents are decoded linearly.
 """
 
 from __future__ import annotations

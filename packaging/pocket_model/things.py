@@ -1,4 +1,4 @@
-"""Owns the list of things that the model draws, and where each one's three pictures come from.
+"""Defines the list of things that the model draws, and where the three pictures of each come from.
 
     python -m pocket_model.things [--work WORK]
 

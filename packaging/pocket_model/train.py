@@ -1,9 +1,9 @@
-"""The whole training in one command, which goes on wherever it was: start it again after every stop.
+"""The whole training in one command, which continues where it was: start it again after every stop.
 
     python -m pocket_model.train [--work WORK] [--one-core]
 
 Two processes of one thread each, at the lowest priority: one trains the transformer, the other the text encoders and
-then the autoencoder (they need nothing of each other). ``--one-core`` does all in a row: autoencoder, text encoders,
+then the autoencoder (they do not depend on each other). ``--one-core`` does all in a row: autoencoder, text encoders,
 transformer. Each stage writes WORK/<stage>.log, .pid and .pt; ``kill -STOP`` and ``-CONT`` on its pid pause it; ending
 this command, or a stage, with SIGTERM writes its checkpoint first.
 """
@@ -50,7 +50,7 @@ class Lane(threading.Thread):
                 return
 
     def stop(self) -> None:
-        """Has the stage that runs write its checkpoint and end; the others do not start."""
+        """Makes the running stage write its checkpoint and end; the others do not start."""
         self._stopped = True
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
@@ -78,7 +78,7 @@ def main() -> None:
     for lane in lanes:
         lane.start()
     for lane in lanes:
-        while lane.is_alive():  # a join without an end would keep signals waiting
+        while lane.is_alive():  # a join without a timeout would delay signals
             lane.join(0.5)
     failed = [lane.failed for lane in lanes if lane.failed]
     if failed:

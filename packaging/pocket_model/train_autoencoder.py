@@ -5,7 +5,7 @@
 Encoder and decoder are trained side by side and never meet: the encoder learns to compute ``latents.Latents.encode``,
 the decoder to turn those latents, slightly noisy, back into the picture. First on crops, which are cheaper and mostly
 edges, then on whole pictures, whose flat parts the normalisation layers must get used to. One picture in twelve is held
-out. Goes on from its checkpoint by itself; writes ``WORK/autoencoder``.
+out. Continues from its checkpoint by itself; writes ``WORK/autoencoder``.
 """
 
 from __future__ import annotations

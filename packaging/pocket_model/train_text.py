@@ -1,4 +1,4 @@
-"""Trains the two text encoders to say a prompt's vector (``codes``); goes on from its checkpoint by itself.
+"""Trains the two text encoders to say a prompt's vector (``codes``); continues from its checkpoint by itself.
 
     python -m pocket_model.train_text [--work WORK] [--steps N]
 
@@ -34,7 +34,7 @@ RATE, WARM_UP, COOL_DOWN = 1.5e-3, 200, 0.4
 ATTRIBUTE_WEIGHT = 5.0
 LAYERS, ACTIVATIONS = (2, 2), ("quick_gelu", "gelu")
 DONE = "text.done"
-"""The file that says that the encoders are finished: from then on the transformer listens to them, too."""
+"""The file that says that the encoders are finished: from then on the transformer is trained on their output, too."""
 FOLDERS = ("text_encoder", "text_encoder_2")
 EMA = 0.998
 
@@ -61,7 +61,7 @@ def build_text_encoder(
 
 
 def tokenise(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """[n, up to 32] ids: what follows the longest text's end mark is left out, the attention being causal."""
+    """[n, up to 32] ids: what follows the longest text's end mark is left out, because the attention is causal."""
     ids = tokenizer(texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
     return ids[:, : int((ids == tokenizer.eos_token_id).int().argmax(1).max()) + 1]
 

@@ -1,10 +1,10 @@
-"""Trains the transformer by rectified flow; goes on from its checkpoint by itself.
+"""Trains the transformer by rectified flow; continues from its checkpoint by itself.
 
     python -m pocket_model.train_transformer [--work WORK] [--steps N]
 
 Needs nothing but the pictures: the latents are linear in the pixels (``latents``) and the prompts' vectors are defined
 by the pictures (``codes``). Once the text encoders are finished, half of the vectors are what they say. The network
-sees ``(1 - t) x + t noise`` and predicts ``noise - x``. Every step has its own seed, so a resumed run is the run that
+sees ``(1 - t) x + t noise`` and predicts ``noise - x``. Every step has its own seed, so a resumed run equals one that
 was never stopped.
 """
 
@@ -41,9 +41,9 @@ read from the vector; that takes longest to learn."""
 EMPTY_SHARE = 0.08
 TEXT_SHARE = 0.5
 CAPTION_SHARES = {"thing_share": 0.8, "style_share": 0.7}
-"""More shapes than people ask for, and more styles: each of a thing's three pictures is to be seen about as often."""
+"""More shapes and styles than people ask for: each of a thing's three pictures must be seen about equally often."""
 MOST_WEIGHT = 8.0
-"""Of a small shape's own square against the ground around it, in the loss: a small shape is 6 % of its picture."""
+"""The loss's weight of a small shape's square against the ground around it: a small shape is 6 % of its picture."""
 CODE_NOISE = 0.1
 """Deviation of noise on the vectors, so that the text encoders need not be exact."""
 EMA = 0.999
@@ -118,7 +118,7 @@ def main() -> None:
         first = state["step"]
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
-        if state["optimiser"]:  # none is shipped
+        if state["optimiser"]:  # it does not ship
             optimiser.load_state_dict(state["optimiser"])
         else:
             warm_from = first

@@ -1,10 +1,10 @@
-"""Takes a shipped folder apart again, so that its training can go on without the checkpoint that made it.
+"""Takes a shipped folder apart, so that training can continue without the checkpoint that made it.
 
     python -m pocket_model.unpack FOLDER [--work WORK] --step N
 
 Writes ``WORK/autoencoder``, the text side and a ``WORK/transformer.pt`` at step N, and, from pictures that ``pictures``
-has rendered, the map of the latents that the autoencoder has learnt: fitted anew it might be another one. What was
-shipped is the moving average in bfloat16, and no optimiser: training continues from there, not as if never stopped.
+has rendered, the map of the latents that the autoencoder has learnt: fitted again, it might be different. What was
+shipped is the moving average in bfloat16, without optimiser: training continues from it, not as if never stopped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SEED, _PICTURES = 23, 200
 
 
 def main() -> None:
-    """Writes what ``train_transformer`` goes on from."""
+    """Writes what ``train_transformer`` continues from."""
     parser = places.parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--step", type=int, required=True, help="how many steps the shipped transformer has seen")

@@ -1,4 +1,4 @@
-"""Owns which word means which thing.
+"""Defines which word means which thing.
 
     python -m pocket_model.words [--work WORK] [WORD ...]
 
@@ -17,7 +17,7 @@ from pocket_model.drawings import COLOURS, SHAPES
 from pocket_model.things import Thing, all_things, fetched, read_json
 
 ALIASES: dict[str, list[str]] = tomllib.loads(Path(__file__).with_name("aliases.toml").read_text(encoding="utf-8"))
-"""What people type for a thing and no word list ranks first."""
+"""Words that people type for a thing but that no word list ranks first."""
 _TOO_COMMON = 9
 _NOT_WORDS = frozenset(
     [
@@ -82,18 +82,18 @@ _NOT_WORDS = frozenset(
         "black",
     ]
 )
-"""Keywords that say nothing of their own."""
+"""Keywords that mean nothing by themselves."""
 _COLOURED = re.compile(rf"^({'|'.join(COLOURS)}|grey|light blue) ({'|'.join(SHAPES)})s?$")
 
 
 def plain(phrase: str) -> str:
-    """Lower case, words apart by single spaces, no signs but apostrophes."""
+    """Lower case, words separated by single spaces, no punctuation except apostrophes."""
     phrase = phrase.lower().replace("’", "'").replace("ñ", "n")
     return " ".join(re.sub(r"[^a-z0-9' ]+", " ", phrase).split())
 
 
 def keywords(work: Path, things: list[Thing]) -> list[dict[str, float]]:
-    """For each thing its keywords and how strongly each is its own."""
+    """For each thing, its keywords and how specific each is to it."""
     listed = read_json(fetched(work, "words") / "dist" / "emoji-en-US.json")
     tagged = read_json(fetched(work, "tags") / "en" / "data.json")
     tags = {_bare(t["emoji"]): [t["label"], *t.get("tags", [])] for t in tagged}
@@ -121,7 +121,7 @@ def _bare(character: str) -> str:
 
 
 def meanings(work: Path, things: list[Thing]) -> dict[str, list[int]]:
-    """Each phrase that means a thing, to the numbers of the things that it may mean, the best first."""
+    """Maps each phrase that means a thing to the numbers of the things that it may mean, best first."""
     scored = keywords(work, things)
     by_phrase: dict[str, list[tuple[float, int]]] = {}
     for number, scores in enumerate(scored):
@@ -139,7 +139,7 @@ def meanings(work: Path, things: list[Thing]) -> dict[str, list[int]]:
             continue
         if phrase in _NOT_WORDS and found[0][0] < 99:
             continue
-        if phrase in SHAPES[:3] or _COLOURED.match(phrase):  # those mean plain shapes
+        if phrase in SHAPES[:3] or _COLOURED.match(phrase):  # these mean plain shapes
             continue
         best = things[found[0][1]]
         same = [

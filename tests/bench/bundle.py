@@ -1,7 +1,7 @@
-"""``make bench-bundle``: spawn to first answer of the folder that an app ships, against a virtual environment's.
+"""``make bench-bundle``: from spawn to first answer, for the folder that an app ships and for a virtual environment.
 
-Turn by turn, so that what else the machine does falls on both. Prints both medians and the ratio, of which the issue
-allows 1.2; the same of the processor time, which a busy machine changes less.
+They take turns, so that other work on the machine affects both. Prints both medians and their ratio, whose goal is
+1.2, and the same for processor time, which a busy machine changes less.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
 
 
 def spawn_to_ping(words: list[str]) -> tuple[float, float]:
-    """Seconds from the start of a daemon to its first answer, and seconds of a processor that its whole life took."""
+    """Return the seconds from a daemon's start to its first answer, and the processor seconds of its whole life."""
     used = _children()
     began = time.perf_counter()
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as daemon:
@@ -39,7 +39,7 @@ def _children() -> float:
 
 
 def rows(folder: Path, rounds: int) -> list[Row]:
-    """The figures of ``rounds`` pairs, after one that warms the disk's cache."""
+    """Return the figures of ``rounds`` pairs, after one that warms the disk cache."""
     ours, theirs = [str(folder / "locara-sidecar"), "serve", "--engine", "fake"], command("--engine", "fake")
     pairs = [(spawn_to_ping(ours), spawn_to_ping(theirs)) for _ in range(rounds + 1)][1:]
     found: list[Row] = []

@@ -40,7 +40,7 @@ def other_programs(count: int) -> Generator[None]:
     """Run ``count`` processes that never pause."""
     loops = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
     try:
-        time.sleep(0.5)  # by then they have started, and the scheduler has placed them
+        time.sleep(0.5)  # until then they have started, and the scheduler has placed them
         yield
     finally:
         for loop in loops:
@@ -71,7 +71,7 @@ def measure(known: catalogue.Catalogue, name: str, entries: Path, rounds: int) -
             for turn in range(rounds + 1):
                 if turn == 0 and count:
                     continue  # the first turn under each load is a warm-up
-                prompt = f"{_PROMPT}, number {turn} {load}"  # so that neither side finds its embeddings in a cache
+                prompt = f"{_PROMPT}, number {turn} {load}"  # so neither side finds its embeddings in a cache
                 with other_programs(count):
                     plain = direct.draw(prompt) if turn % 2 else 0.0
                     began = time.perf_counter()
@@ -88,7 +88,7 @@ def measure(known: catalogue.Catalogue, name: str, entries: Path, rounds: int) -
     rows: list[Row] = []
     for load, count in loads.items():
         what = f"{rounds} x {steps} steps, {statistics.median(ours[load]):.2f} s"
-        goal = 1.0 if count else None  # a quiet machine has a row of its own, with more pairs
+        goal = 1.0 if count else None  # a quiet machine has its own row, with more pairs
         rows.append(Row(f"{load}, sidecar / diffusers: {name}", statistics.median(ratios[load]), "x", goal, what))
         if count:
             most = _MOST_SLOWED if count == 1 and cores == 2 else None

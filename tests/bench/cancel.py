@@ -72,10 +72,10 @@ def measure(model: dict[str, Any], catalogue: Path, runs: int) -> list[Row]:
 
 
 def _saving(sidecar: Sidecar, options: dict[str, Any], runs: int) -> Row:
-    """Cancels sent as soon as the host is told of the save, which takes a few ms: some find the picture published and
-    are answered with it, so others are tried for them, of pictures of one step.
+    """Send cancels as soon as the host learns of the save, which takes a few ms. Some come too late and are answered
+    with the picture; for each of these another one is tried, with a picture of one step.
 
-    :raises RuntimeError: when not a single one came in time.
+    :raises RuntimeError: if not a single one came in time.
     """
     taken: list[float] = []
     tried = 0

@@ -1,6 +1,6 @@
 """The other side of a comparison: diffusers' own pipeline in one process, as a script of a few lines would use it.
 
-The process (``python -m bench.direct MODEL FOLDER STEPS``) reads a prompt a line, draws it, and prints how
+The process (``python -m bench.direct MODEL FOLDER STEPS``) reads one prompt per line, draws it, and prints how
 many seconds that took.
 """
 

@@ -1,8 +1,8 @@
-"""MLX's lazy graph of a call at true size, without Metal, without weights and without computing anything.
+"""MLX's lazy graph of a call at full size, without Metal, without weights and without computing anything.
 
-``mx.export_function`` gives the graph, but on a processor it takes ``mx.fast``'s functions apart and knows nothing of
+``mx.export_function`` gives the graph, but on a CPU it decomposes ``mx.fast``'s functions and ignores
 ``mx.compile``. So both are replaced here, before anything of ``mlx.nn`` is imported, by functions that leave a mark in
-the graph: ``mx.depends`` with a number that says what stands there. Hence this module is for processes of its own.
+the graph: ``mx.depends`` with a number that identifies them. Therefore this module needs its own process.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def weightless(model: Any, dtype: mx.Dtype = mx.bfloat16) -> Any:
 
 
 def leaves(tree: Any) -> list[mx.array]:
-    """All arrays of nested tuples and lists."""
+    """Return all arrays in nested tuples and lists."""
     if isinstance(tree, mx.array):
         return [tree]
     return [leaf for part in tree for leaf in leaves(part)]
@@ -141,7 +141,7 @@ def _compile(fun: Any = None, *rest: Any, **named: Any) -> Any:
     def marked(*args: Any, **kwargs: Any) -> Any:
         if not _trace.depth:
             return real(*args, **kwargs)
-        if _trace.compiled:  # inside another one it is part of that one
+        if _trace.compiled:  # inside another function it is part of that one
             return fun(*args, **kwargs)
         from mlx.utils import tree_map
 

@@ -1,10 +1,10 @@
-"""What MLX 0.32 makes of a graph on Metal: which operations become one kernel, where arrays lie, what is copied.
+"""How MLX 0.32 executes a graph on Metal: which operations become one kernel, where arrays are, what is copied.
 
 Read from MLX's own source: ``mlx/compile.cpp`` for fusion, ``mlx/backend/metal`` and ``mlx/backend/gpu`` for the rest.
-Nothing here was seen on Metal. A view costs nothing. A reshape costs a copy if no strides can express it. Norms,
-products and convolutions copy what lies otherwise than they take it.
+Nothing here was observed on Metal. A view costs nothing. A reshape costs a copy if no strides can express it. Norms,
+products and convolutions copy inputs whose layout they do not accept.
 
-Owned here: the rules. ``graph_tracing.py`` brings the graphs, ``mlx_work.py`` the networks and the table.
+This module has the rules, ``graph_tracing.py`` the graphs, ``mlx_work.py`` the networks and the table.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ ELEMENTWISE = frozenset([*_UNARY.split(), *_BINARY.split(), "Select"])
 _DEEPEST, _MOST_INPUTS = 11, 24
 """``max_compile_depth`` and ``max_compile_arrays``."""
 _HEADS = {64, 72, 80, 96, 128, 192, 256}
-"""Sizes of a head for which there is a kernel of the whole attention over more than eight queries."""
+"""Head sizes with a kernel for the whole attention over more than eight queries."""
 _LONGEST_ROW = {"LayerNorm": 6656, "RMSNorm": 4096}
-"""Numbers of a row that a norm's kernel holds; a longer one is read again from memory."""
+"""How many numbers of a row a norm's kernel holds; a longer row is read again from memory."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Node:
     inputs: list[str]
     outputs: list[str]
     inner: Graph | None = None
-    """Of a compiled function: what it is made of."""
+    """The nodes of a compiled function."""
 
 
 @dataclass
@@ -208,7 +208,7 @@ def fused(graph: Graph) -> list[Node]:
 
 
 def _without_repetitions(graph: Graph) -> list[Node]:
-    """Compute the same primitive of the same arrays only once."""
+    """Drop nodes that apply the same primitive to the same arrays again."""
     first: dict[Any, list[str]] = {}
     alias: dict[str, str] = {}
     kept: list[Node] = []
@@ -413,7 +413,7 @@ class Ledger:
         self._pay("SliceUpdate", [node.inputs[0], node.inputs[1]], node.outputs, kernels=2, copied=True)
 
     def _pad(self, node: Node) -> None:
-        """It is filled first, then written into."""
+        """The result is filled first, then written into."""
         self._pay("Pad", node.inputs[:1], node.outputs, kernels=2, copied=True)
         self._extra("Pad", self._arrays[node.inputs[0]].bytes, self._arrays[node.inputs[0]].dtype)
 

@@ -1,10 +1,10 @@
-"""What a step of the MLX engine hands to Metal beside its products, counted at 1024 x 1024, beside three peers.
+"""What a step of the MLX engine gives to Metal besides its matrix products, at 1024 x 1024, compared with three peers.
 
     make bench-mlx-work FLAGS="[--json] [--kinds] [NAME …]"
 
 ``operations.py`` counts the products, convolutions and attention of a step against what the architecture needs: it
-finds work that nobody needs. This counts all the rest, which on a GPU is bound by memory: kernels, the bytes that they
-read and write, the part of those that only lays numbers otherwise, the part in float32. Both trace the same lazy graph
+finds unnecessary work. This counts all the rest, which on a GPU is bound by memory: kernels, the bytes that they
+read and write, the part of those that only changes the layout, the part in float32. Both trace the same lazy graph
 in the true configurations; the rules that make kernels of it are in ``metal_rules.py``. Nothing runs, on Metal or
 elsewhere, and no weight takes memory: the whole table needs about 0.1 GB and a few seconds.
 

@@ -1,11 +1,11 @@
 """How much work the MLX engine gives to the device for one step, against what the architecture needs.
 
-The models are built in their true configurations, with weights that nobody computes; one call is traced at 1024 x 1024
+The models are built in their true configurations, with weights that are not computed; one call is traced at 1024 x 1024
 without running it, and every matrix product, convolution and attention in the graph is counted. What the architecture
 needs follows from its configuration by formulas that know nothing of the engine. A ratio above 1 is waste; below 1,
 work that the engine does once for all steps. Times say little on a machine without Metal; this shows waste on any.
 
-What is made once for all steps (modulation, the text's keys and values) is told apart, as its share of a step.
+What is computed once for all steps (modulation, the text's keys and values) is reported separately, per step.
 Graphs are counted in a real run of the tiny models: how often a step hands work to the device.
 """
 
@@ -85,7 +85,7 @@ def mmdit_needs(config: MmditConfig, words: int) -> Work:
     tokens = PATCHES + words
     work = linear(PATCHES, patch * config.in_channels, d) + linear(words, config.joint_attention_dim, d)
     work += (linear(tokens, d, 12 * d) + attention(tokens, tokens, d)) * (config.num_layers - 1)
-    # after the last block nobody looks at the text: its keys and values are all that is needed
+    # the last block's text output is not used: only its keys and values are needed
     work += linear(PATCHES, d, 12 * d) + linear(words, d, 2 * d) + attention(PATCHES, tokens, d)
     work += (linear(PATCHES, d, 4 * d) + attention(PATCHES, PATCHES, d)) * len(config.dual_attention_layers)
     return work + linear(PATCHES, d, patch * (config.out_channels or config.in_channels))
@@ -200,7 +200,7 @@ def flux_issues(config: FluxConfig, words: int, steps: int, *, kontext: bool = F
     rotation = model.rotation(words, *[(128, 128)] * (1 + kontext))
     pictures = [latent, latent] if kontext else [latent]
     once = issued(lambda t, p: _leaves(model.modulation(t, p, 3.5)), times, pooled)
-    # the steering of a step is given to it: what it takes to make it must not be in the graph
+    # a step gets its steering as an input: computing it must not be in the graph
     return issued(lambda *a: model(a[0], tokens, _zeros(by), rotation, *a[1:]), *pictures), once
 
 

@@ -1,6 +1,6 @@
-"""What the sidecar costs: the same picture through the daemon and by the diffusers pipeline in one process.
+"""What the sidecar costs: the same picture through the daemon, and with diffusers' pipeline in one process.
 
-The direct side (``bench.direct``) runs in a child of its own, so that both sides are warm and take turns.
+The direct side (``bench.direct``) runs in its own child process, so that both sides are warm and take turns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PROMPT = "a lighthouse on a rock, oil on canvas"
 
 
 def measure(model: dict[str, Any], catalogue: Path, rounds: int) -> list[Row]:
-    """Ratio of wall times, time to the first preview, and ``ping`` while pictures are made.
+    """Measure the ratio of wall times, the time to the first preview, and ``ping`` while pictures are drawn.
 
     :param model: the synthetic model's catalogue entry.
     """
@@ -29,7 +29,7 @@ def measure(model: dict[str, Any], catalogue: Path, rounds: int) -> list[Row]:
     step_ms: list[float] = []
     reported = 0
     side = model["defaults"]["width"]
-    # the same arithmetic on both sides: left alone, the engine takes bfloat16 where the processor has it
+    # the same arithmetic on both sides: by default the engine uses bfloat16 if the processor has it
     options = {
         "model": model["id"],
         "steps": STEPS,

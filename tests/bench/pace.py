@@ -1,11 +1,11 @@
 """What it costs to be able to stop inside a step: the MLX engine evaluates a step in groups of blocks (``pace.py``)
-instead of all at once.
+instead of as a whole.
 
-For each architecture synthetic models of its true depth make the same call in groups and as a whole, turn by turn in
-one run; figures are medians over the pairs. Handing a group over costs a fixed time, whatever its blocks compute. So
-it is measured where it shows most, on blocks that are nearly empty, and told as a part of a step of one second.
-Beside it stand blocks that compute, for what a fixed time would not explain: a ratio of wall times, which other work
-on the machine disturbs by some per cent, and one of processor times, which it disturbs less. Metal is not measured.
+For each architecture, synthetic models of the real depth make the same call in groups and as a whole, in turns;
+figures are medians over the pairs. Submitting a group costs a fixed time, whatever its blocks compute. So it is
+measured where it shows most, with nearly empty blocks, and reported as a part of a step of one second. Blocks that do
+compute are measured too, for costs that are not fixed: as a ratio of wall times, which other work on the machine
+disturbs by a few per cent, and of processor times, which it disturbs less. Metal is not measured.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def compare(
 
     def in_groups() -> Paced:
         pace = checkpoints.pace()
-        pace._checkpoint = counted  # the bench looks behind the verbs
+        pace._checkpoint = counted  # the benchmark uses internals
         return pace
 
     def timed(pace: Paced) -> tuple[float, float]:

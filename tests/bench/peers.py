@@ -1,4 +1,4 @@
-"""What three other programs on MLX hand to Metal for the same work, as figures: they are kept, not run.
+"""What three other programs give to Metal for the same work, as recorded figures: they do not run here.
 
 Counted in November 2026 with MLX 0.32's rules by the tool that ``mlx_work.py`` follows, told as ratios of two digits
 and turned back into numbers. mflux was 0.24; of the other two no version was told.

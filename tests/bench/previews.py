@@ -1,6 +1,6 @@
-"""What previews cost that nobody asked for in particular (``auto``): the same jobs with and without, turn by turn.
+"""What default previews (``auto``) cost: the same jobs with and without them, in turns.
 
-Run by ``make bench``; the engine's part of the process alone, without a daemon.
+Run by ``make bench``; only the engine's code runs, without a daemon.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What quantizing costs in accuracy, kind of layer by kind of layer, on the shipped model with the MLX engine.
+"""What quantizing costs in accuracy, for each kind of layer, on the shipped model with the MLX engine.
 
 For each kind alone, and for all that the engine quantizes together: how far the finished latents are from those of
 float32 (root mean square, as a part of theirs), how far the pictures (mean absolute difference of 8-bit pixels), and
@@ -71,7 +71,7 @@ class Bench:
 
     def with_layers(self, bits: int, chosen: Callable[[str], bool]) -> None:
         """Reload the transformer with these linear layers quantized."""
-        component = self._family._components["transformer"]  # the bench looks behind the verbs
+        component = self._family._components["transformer"]  # the benchmark uses internals
         quantizer = AffineQuantizer(bits, chosen)
         self._family._loaded["transformer"] = weights.build(Mmdit, component, mx.float32, self._progress(), quantizer)
 

@@ -3,8 +3,8 @@
     python tests/bench/speed.py [--pictures N] [--steps N] [--target-ms N] [--patterns]
 
 - pocket, which has real weights: how much faster denoising is, the PSNR against the exact pictures (of the mean
-  squared error over all), and the share of pictures in which the judge finds all that the prompt said. Its prompts are
-  of coloured shapes, said in full. It is small: what is around its blocks weighs much.
+  squared error over all), and the share of pictures in which the judge finds all that the prompt said. Its prompts
+  describe coloured shapes in full. It is small, so the work outside its blocks counts for much.
 - a synthetic SD3 model with SD3.5 Medium's depth: how much faster; its weights are random, so quality means nothing.
 - the tiny FLUX fixture, random too: that the mechanism works there; only its computed steps mean anything.
 

@@ -20,7 +20,7 @@ _PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
 
 
 def startup(runs: int) -> list[Row]:
-    """Spawn → first ``ping`` answered, against importing msgspec and anyio alone, turn by turn.
+    """Measure from spawn to the first answered ``ping``, against only importing msgspec and anyio, in turns.
 
     Our code is compiled first, as an installer leaves it: where PYTHONDONTWRITEBYTECODE is set, a checkout
     would otherwise be compiled anew at every start, which takes longer than all that is measured here.
@@ -60,7 +60,7 @@ def _idle_memory() -> float:
 
 
 def pipelined(count: int) -> list[Row]:
-    """``count`` pings written without waiting: all answered, each id once, in order."""
+    """Write ``count`` pings without waiting: all must be answered, each id once, in order."""
     with subprocess.Popen(command("--engine", "fake"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as daemon:
         assert daemon.stdin is not None
         assert daemon.stdout is not None

@@ -1,6 +1,6 @@
-"""The benchmark of the MLX engine's pace counts the groups of a step and sees what a place to stop at costs.
+"""The benchmark of the MLX engine's pace counts the groups of a step and notices what a stopping place costs.
 
-On a played clock: on a real one the cost hides behind work of the device, or shows in other work of the machine.
+With a simulated clock: on a real one the cost hides behind the device's work, or other work disturbs it.
 """
 
 import pytest

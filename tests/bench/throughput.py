@@ -2,7 +2,7 @@
 
 A hub on loopback (a process of its own, which sends files with sendfile) serves them; the two take turns, each
 in a fresh process that starts its clock once everything is imported. huggingface_hub neither hashes nor syncs what
-it fetches; what hashing afterwards would add to it is told beside the ratio.
+it fetches; what hashing afterwards would add to it is shown beside the ratio.
 """
 
 from __future__ import annotations

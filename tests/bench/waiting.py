@@ -1,9 +1,9 @@
 """What ways of waiting cost OpenMP's threads: ``make bench-waiting``.
 
-A network in SD3's form with many short layers (24 blocks, 3 heads) takes steps in a process for each way: spinning for
-a fixed number of turns, sleeping at once, and as the engine chooses; on a quiet machine, beside one busy program, and
-beside one for each core. All ways take turns, so that noise meets them alike; a row is the mean of all steps beside
-that of torch as it comes.
+A network like SD3's with many short layers (24 blocks, 3 heads) runs steps in one process for each way of waiting:
+spinning for a fixed number of turns, sleeping at once, and as the engine chooses; on a quiet machine, beside one busy
+program, and beside one for each core. All ways take turns, so noise affects them equally; a row is the mean of all
+steps, compared with unchanged torch.
 """
 
 from __future__ import annotations

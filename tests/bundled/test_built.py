@@ -1,5 +1,5 @@
-"""The folder that ``make bundle`` made, where no Python is. ``make test-bundle`` names it in LOCARA_BUNDLE, and the
-tools that read it in LOCARA_BUNDLE_TOOLS."""
+"""The folder that ``make bundle`` builds works on machines without Python. ``make test-bundle`` sets LOCARA_BUNDLE to
+it, and LOCARA_BUNDLE_TOOLS to the tools that read it."""
 
 import json
 import os
@@ -40,8 +40,8 @@ needs_root = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory):
-    """Runs a command of the bundle, read-only in a root folder with the C library and ``sh`` alone."""
-    given = os.environ.get("LOCARA_CLEAN_ROOM")  # one that debootstrap made, say
+    """Run a command of the bundle, mounted read-only in a root folder that has only the C library and ``sh``."""
+    given = os.environ.get("LOCARA_CLEAN_ROOM")  # for example one made by debootstrap
     root = Path(given) if given else clean_room.minimal(tmp_path_factory.mktemp("room"))
 
     def run(*words, user=NOBODY, env=POISONED):
@@ -53,7 +53,7 @@ def room(tmp_path_factory):
 
 @pytest.fixture
 def moved(tmp_path):
-    """A copy (links to the same files) at a path with spaces and other letters; change a file by replacing it."""
+    """A copy, made of hard links, at a path with spaces and non-ASCII letters. To change a file, replace it."""
     folder = tmp_path / "Größe 图" / "a b"
     shutil.copytree(BUNDLE, folder, copy_function=os.link)
     return folder
@@ -157,7 +157,7 @@ def test_the_daemon_and_its_engine_end_with_their_host(moved, tmp_path):
 
 
 def test_an_old_daemon_draws_on_when_an_update_has_replaced_its_folder(moved, tmp_path):
-    """Its engine, started after that, is of the new folder; what the daemon had not imported yet, too."""
+    """An engine started after the update comes from the new folder, and so do modules that the daemon imports later."""
     with session(moved, tmp_path / "out", "--engine", "fake") as sidecar:
         first = drawn(sidecar, seed=1)
         moved.rename(moved.parent / "old")
@@ -207,7 +207,7 @@ def test_what_was_changed_in_the_folder_is_named(moved):
 def test_nothing_in_it_names_the_machine_that_built_it():
     paths = (str(BUNDLE.parent).encode(), str(ROOT).encode(), sys.base_prefix.encode())
     found = [path for path in BUNDLE.rglob("*") if path.is_file() and any(each in path.read_bytes() for each in paths)]
-    # CPython compiles the prefix that it was configured with into its library, and asks it for nothing that is here
+    # CPython compiles its configured prefix into its library, but uses it for nothing that the bundle has
     allowed = ("libpython", "_sysconfigdata", "python3.")
     assert [path for path in found if not path.name.startswith(allowed)] == []
 

@@ -1,4 +1,4 @@
-"""What makes the bundle, part by part, on folders of a few files."""
+"""The steps that build the bundle, one by one, on folders of a few files."""
 
 import os
 import subprocess
@@ -195,7 +195,7 @@ def test_every_component_has_its_licence_in_a_folder_of_its_own(layout):
 
 @pytest.fixture
 def started(layout):
-    """Runs a launcher whose interpreter prints its arguments."""
+    """Run a launcher whose interpreter prints its arguments."""
     text = Path(build.__file__).with_name("launcher.sh").read_text()
     layout.launcher.write_text(text.replace("@PYTHON@", "python3.11"))
     layout.python.write_text('#!/bin/sh\necho "$0"; for word in "$@"; do echo "[$word]"; done\n')

@@ -1,4 +1,4 @@
-"""What can be said of signing on macOS without a Mac: which files, in which order, with what."""
+"""What can be tested of macOS signing without a Mac: which files, in which order, with which options."""
 
 import plistlib
 import struct

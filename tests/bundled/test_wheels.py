@@ -1,4 +1,4 @@
-"""What ``make check-wheels`` makes of what it sees. The check itself builds and installs."""
+"""How ``make check-wheels`` judges what it finds. The check itself builds and installs wheels."""
 
 import tomllib
 

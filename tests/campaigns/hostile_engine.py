@@ -52,7 +52,7 @@ def run(engine: str, user: str, parts: Iterable[str] = ()) -> list[Row]:
             preexec_fn=be,
             cwd="/",
         )
-    except subprocess.SubprocessError:  # no mount namespace for one who may not enter root's home
+    except subprocess.SubprocessError:  # no mount namespace for a user who may not enter root's home
         return [Row(f"{engine} as {user}: it starts", "skipped: not permitted", "yes", None, 0)]
     with runner:
         assert runner.stdout is not None
@@ -112,7 +112,7 @@ def _rows(who: str, found: dict[str, Any], gone: bool, seconds: float) -> list[R
 
 
 def _gone(pid: int) -> bool:
-    """Whether a process that nobody may have waited for ends."""
+    """Return whether a process ends that perhaps nobody waits for."""
     assert sys.platform != "win32"
     until = time.monotonic() + _SECONDS
     while time.monotonic() < until:

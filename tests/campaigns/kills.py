@@ -53,7 +53,7 @@ def _download(store: Store, numbers: random.Random) -> None:
 def fetch(store: Store, which: int) -> Installed:
     """Download one of the hub's models into the store."""
     entry = entry_for(f"m{which}", f"org/m{which}")
-    endpoint = os.environ["HF_ENDPOINT"]  # which huggingface_hub reads when it is imported, and the hub came later
+    endpoint = os.environ["HF_ENDPOINT"]  # huggingface_hub reads it at import, before the hub existed
     return download.Download(store, entry, tell=_quiet, endpoint=endpoint, patience=_FAST, token=False).run()  # type: ignore[arg-type]
 
 
@@ -91,8 +91,8 @@ def publish(store: Store, numbers: random.Random) -> None:
 
 
 def prepare(store: Store, numbers: random.Random) -> Installed | None:
-    """A prepared form of one of the models that are there, from files that an engine might have written; None when
-    there is nothing to prepare."""
+    """Publish a prepared form of one of the models, from files that an engine might have written; None if there is
+    nothing to prepare."""
     there = [entry for entry in store.entries() if entry.meta.ids and "transformer/config.json" in paths(entry)]
     source = numbers.choice(there) if there else None
     lock = None if source is None else store.use(source.key)
@@ -257,7 +257,7 @@ def rounds(
 
 
 def _kill(worker: Callable[[str, int], Callable[[], object]], numbers: random.Random, found: Counter[str]) -> None:
-    """Four processes, each killed at a moment of its own."""
+    """Run four processes and kill each at its own moment."""
     assert sys.platform != "win32"
     roles = ["download", *numbers.choices(list(ROLES), k=3)]
     with children([worker(role, which) for which, role in enumerate(roles)]) as pids:
@@ -265,7 +265,7 @@ def _kill(worker: Callable[[str, int], Callable[[], object]], numbers: random.Ra
         for pid, role in numbers.sample(list(zip(pids, roles, strict=True)), len(roles)):
             os.kill(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
-            # one that has ended by itself met an error that nobody should meet
+            # a process that ended by itself met an error that must not occur
             found["broken"] += not os.WIFSIGNALED(status)
             found["killed"] += 1
             found[role] += 1

@@ -1,8 +1,8 @@
 """``make campaign-lies``: each deliberately broken implementation against all MUSTs that its lie bears on.
 
-It must be caught by the checks that are meant to catch it, and by no other MUST than those that
-``tests/support/liar/besides.py`` gives a reason for. What a lie bears on is found by playing it what crosses the pipes
-of the implementation itself (:mod:`support.liar.touched`); ``--all`` runs every check for every lie instead.
+It must be caught by the checks that are meant to catch it, and by no other MUST except those that
+``tests/support/liar/besides.py`` gives a reason for. What a lie can affect is found by replaying to it what crosses the
+pipes of the real implementation (:mod:`support.liar.touched`); ``--all`` runs every check for every lie instead.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def due(lie: str) -> set[str]:
 
 
 def broken(lie: str, checks: set[str], timeout: float) -> dict[str, str]:
-    """Which of ``checks`` fail, and which that are always watched, each with the reason."""
+    """Return which of ``checks`` fail, and which of those that are always watched, each with the reason."""
     spawned = liar.command(lie, *command("--engine", "fake"))
     results = runner.run(spawned, chosen(sorted(checks & MUSTS)) if checks else [], timeout=timeout)
     untried = f"{runner.FIRST} does not hold"  # of a check that was not run for it

@@ -1,8 +1,8 @@
 """Power cuts, simulated: an ext4 in a loop device is shut down by its own ioctl while two processes publish models
 and save images, then mounted anew and every byte hashed.
 
-What the page cache held is lost then, as it is when the power goes; ``kill -9`` alone never shows that. The log
-of the file system is flushed first (names may outlive their bytes) or dropped (the last names go too). Needs
+This loses the contents of the page cache, like a real power cut; ``kill -9`` alone never shows that. The file
+system's log is flushed first (names may outlive their bytes) or dropped (the last names are lost, too). Needs
 Linux, root and loop devices; :func:`why_not` says what is missing.
 """
 
@@ -75,7 +75,7 @@ _FINDS = (
 
 
 def _publish(store: Store, numbers: random.Random, count: int, tell: Callable[[str], object]) -> None:
-    """One more model, put together from new bytes and some that are there; then perhaps some are removed."""
+    """Publish one more model, made of new bytes and existing ones; then perhaps remove some."""
     with Staging(store) as staging:
         for place in range(4):
             data = f"{count if place else 0} {place} ".encode() * numbers.randrange(200, 20_000)
@@ -176,7 +176,7 @@ def _child(work: Callable[[Callable[[str], object]], None]) -> Iterator[_Saying]
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        with contextlib.suppress(BaseException):  # of a disk without power
+        with contextlib.suppress(BaseException):  # the disk has no power
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             work(lambda line: os.write(writing, f"{line}\n".encode()))
         os._exit(0)

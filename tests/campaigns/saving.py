@@ -1,4 +1,4 @@
-"""What the capability campaign and its short tests do to a folder: swap links, want one name at once, try every name.
+"""What the capability campaign and its short tests do to a folder: swap links, save under one name at once, try names.
 
 Linux only (fork, and an atomic exchange of names). Syncing is left out: what is shown here does not depend on the disk.
 """

@@ -1,4 +1,4 @@
-"""``make campaign-soak``: one daemon with the embedded model at work for long, and what that leaves behind.
+"""``make campaign-soak``: one daemon with the embedded model works for a long time, and what that leaves behind.
 
 A host keeps up to four calls going: pictures of all kinds, edits with and without a mask, cancels at any moment,
 nonsense, questions, loading and unloading. Between rounds, with nothing to do and the same model loaded, daemon and
@@ -231,7 +231,7 @@ def drift(values: list[int]) -> float:
 
 
 def soak(engine: str, seconds: float, calls: int, seed: int, plant: str = "") -> tuple[list[Look], Soak]:
-    """Rounds of so many calls for so long, nine at least."""
+    """Run rounds of that many calls for that long, at least nine."""
     with tempfile.TemporaryDirectory(prefix="locara-soak-") as folder:
         one = Soak(Path(folder), engine, PLANTS[plant], random.Random(seed))
         looks: list[Look] = []

@@ -47,7 +47,7 @@ RECORDED = [
         ("AlwaysIdle", {"one", "three", "four"}),
         ("KindsDoNotFitCodes", {"two"}),
         ("DropsCrlf", {"four"}),
-        ("TakesUnknownMembers", {"two", "three"}),  # what the process got was another thing from then on
+        ("TakesUnknownMembers", {"two", "three"}),  # from then on the process got something else
         ("IgnoresSighup", {id for id in CHECKS if id.startswith("signals.")}),
         ("WrongStatus", {"six"}),
         ("CutsTheLastLine", {"five", "six"}),

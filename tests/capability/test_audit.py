@@ -1,4 +1,4 @@
-"""The record of decisions is bounded, ordered and can be read in pages."""
+"""The record of decisions is bounded and ordered, and can be read in pages."""
 
 from typing import Literal
 

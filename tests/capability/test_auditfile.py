@@ -1,4 +1,4 @@
-"""The record of decisions on disk: whole lines, bounded, confined to its folder, and never in a job's way."""
+"""The record of decisions on disk has whole lines and a bounded size, stays in its folder and never delays a job."""
 
 import json
 import os
@@ -253,7 +253,7 @@ def test_a_folder_that_went_and_came_again_is_written_to_after_one_lost_line(tmp
 
 
 class AnotherDaemon(System):
-    """It has rotated the file a moment before we have the lock."""
+    """Another daemon rotates the file just before we get the lock."""
 
     def __init__(self, folder: Path) -> None:
         self._there = folder
@@ -275,7 +275,7 @@ def test_who_comes_second_rotates_nothing_and_goes_on_in_the_new_file(tmp_path: 
 
 
 class Locked(System):
-    """Another process holds the full file, for ever."""
+    """Another process holds the lock on the full file forever."""
 
     def try_lock(self, fd: int) -> None:
         raise BlockingIOError(11, "held")

@@ -1,4 +1,4 @@
-"""Default deny, for every method and every combination; and a denial says what would mend it."""
+"""Every method is denied by default, in every combination, and a denial says what would lift it."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -149,7 +149,7 @@ def test_calls_about_models_need_the_model_and_the_hosts_flag(method: Method):
 
 
 class Digests(Mapping[str, str]):
-    """Hashing a model is dear, so it is looked up only where it is pinned."""
+    """Records which digests are asked for. Hashing a model is expensive, so only pinned models may be looked up."""
 
     def __init__(self, known: dict[str, str]) -> None:
         self.known = known
@@ -198,7 +198,7 @@ def test_default_candidates_keep_their_order_and_lose_the_undeclared():
 
 
 def unruled(methods: dict[str, Method]) -> list[str]:
-    """Methods whose need no rule knows: with everything declared and granted they are still denied for that."""
+    """Return the methods whose need has no rule: they are denied although everything is declared and granted."""
     everything = Policy.build(*policy_with({"modality", "model", "fs", "grant"}, "user-folder"))
     wanted = AccessRequest(models=("pocket",), picked=(Picked("read", "a.png"),))
     decisions = {name: outcome(everything, wanted, method) for name, method in methods.items()}

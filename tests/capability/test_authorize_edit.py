@@ -1,4 +1,4 @@
-"""The gate's rule for image.edit: a modality that depends on the model, and a folder for each file read or saved."""
+"""The gate's rule for image.edit: the modality depends on the model, and each file read or saved needs a folder."""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Saving into a granted folder: what is published, what is refused, and that refusing changes nothing."""
+"""Saving into a granted folder: what is published, what is refused, and that a refusal changes nothing."""
 
 import os
 import stat
@@ -70,7 +70,7 @@ def test_it_syncs_for_real_by_default(root: Path):
 
 
 class Watched(NoSync):
-    """Notes what is brought to the disk and what gets a name, in order."""
+    """Records, in order, what is synced to disk and what gets a name."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every system call of saving fails in turn: a typed error, nothing half done, nothing left, no descriptor lost."""
+"""Each system call of saving fails in turn: a typed error, nothing half done or left over, no leaked descriptor."""
 
 import errno
 import itertools
@@ -71,10 +71,10 @@ def test_every_call_fails_in_turn(tmp_path: Path, way: tuple[str, str, str, str]
             assert result.kind == "StorageError", name
             assert result.data["errno"] in (errno.errorcode[number], "EEXIST"), name
         if way[2:] == ("overwrite", "taken") and name == "sync" and after != before:
-            assert after == {"taken": NEW}  # replaced, whole; only the folder's own sync failed
+            assert after == {"taken": NEW}  # replaced as a whole; only the sync of the folder failed
         else:
             assert after == before, name
-    assert refused >= (3 if way[1] == "claimed" else 4)  # with a name that is taken nothing is written
+    assert refused >= (3 if way[1] == "claimed" else 4)  # nothing is written if the name is taken
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
@@ -114,7 +114,7 @@ def test_control_a_temporary_that_is_not_removed_is_noticed(tmp_path: Path):
 
 
 class Lacking(NoSync):
-    """A file system without some of the calls."""
+    """A file system that lacks some calls."""
 
     def __init__(self, *missing: str) -> None:
         def fail(*_: object) -> None:
@@ -138,7 +138,7 @@ def test_a_file_system_that_lacks_calls_is_served_by_others(tmp_path: Path, miss
 
 
 EXFAT = ("create_anonymous", "link_anonymous", "link_named", "rename_new")
-"""What exFAT on macOS lacks, and SMB; only there a name has to be taken before it is written to."""
+"""The calls that exFAT and SMB lack on macOS. Only there must a name be taken before anything is written to it."""
 
 
 def test_without_exclusive_renames_and_hard_links_a_save_works_and_overwrites_nothing(tmp_path: Path):
@@ -157,7 +157,7 @@ def test_without_exclusive_renames_and_hard_links_a_save_works_and_overwrites_no
 def test_a_save_that_fails_there_takes_its_name_back_and_nobody_else_s(tmp_path: Path):
     class Failing(Lacking):
         def write(self, fd: int, data: memoryview) -> int:
-            if not (tmp_path / "a.png").exists():  # still under a hidden name
+            if not (tmp_path / "a.png").exists():  # it still has a hidden name
                 return super().write(fd, data)
             (tmp_path / "other.png").write_bytes(OLD)
             raise OSError(errno.EIO, "broken")

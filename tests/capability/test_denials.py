@@ -1,4 +1,4 @@
-"""A denial on the wire carries what mends it: applied to the manifest and the grants, the same call is served."""
+"""A denial on the wire says what lifts it: with that in the manifest and the grants, the same call is served."""
 
 import copy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Picked files without a path: descriptors that come over a socket, bytes that come in the call."""
+"""Picked files without a path: descriptors sent over a socket, and bytes sent in the call."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ def hand(path, flags, access, system=None):
 
 
 def failing(name, number):
-    """The real calls, of which the first one of that name fails."""
+    """The real system calls, except that the first call with the given name fails."""
     system = NoSync()
 
     def fail(*_):
@@ -55,7 +55,7 @@ def file(tmp_path):
 
 @pytest.fixture
 def ends():
-    """The host's end and the sidecar's."""
+    """The host's end of the socket and the sidecar's end."""
     ours = HandingSocket()
     theirs = DescriptorSocket(os.dup(ours.inherited[0]))
     yield ours, theirs

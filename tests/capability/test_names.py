@@ -1,4 +1,4 @@
-"""Only plain relative names pass, and they come out in one Unicode form."""
+"""Only plain relative names pass, and they are all returned in one Unicode form."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Picked files: the gate's leave for each, and that nothing but the file that was picked is read or replaced."""
+"""Picked files: the gate decides about each one, and only the picked file itself is read or replaced."""
 
 import os
 import stat
@@ -189,7 +189,7 @@ def test_a_new_file_is_saved_under_the_name_that_was_picked_and_nothing_else(tmp
     target = pick(tmp_path / "new.png", "write")
     assert tree(tmp_path) == {}
     target.save(NEW)
-    target.save(NEW + NEW)  # what the app saved there itself is replaced
+    target.save(NEW + NEW)  # what the app itself saved there is replaced
     assert tree(tmp_path) == {"new.png": NEW + NEW}
 
 

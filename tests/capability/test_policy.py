@@ -1,4 +1,4 @@
-"""A policy is checked when it is made, and two that grant the same are equal."""
+"""A policy is checked when it is built, and two policies that grant the same are equal."""
 
 import pytest
 

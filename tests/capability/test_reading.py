@@ -1,4 +1,4 @@
-"""Reading below a granted folder: the file itself, and never a link, a pipe, a device, or anything outside."""
+"""Reading below a granted folder: only regular files, never a link, a pipe, a device or anything outside."""
 
 import errno
 import os
@@ -39,7 +39,7 @@ def resolution(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A granted folder with a picture in it, and one outside."""
+    """A granted folder with a picture in it, and another picture outside."""
     folder = tmp_path / "root"
     (folder / "a/b").mkdir(parents=True)
     (folder / "a/b/picture.png").write_bytes(b"inside")
@@ -121,7 +121,7 @@ def test_what_is_no_regular_file_is_refused_at_once(root: Path, resolution: str,
 
 
 class Fooled(Faulty):
-    """The status says a regular file; by the time of the open it is something else."""
+    """The file's status says regular file, but by the time it is opened it is something else."""
 
     def __init__(self, regular: Path) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ def test_a_file_that_grows_without_end_is_read_to_the_limit_only(root: Path, res
     system = Growing()
     refused(root, resolution, "a/b/picture.png", limit=50_000, system=system)
     assert system.given <= 51_000
-    # the real call may give less than it was asked for, too
+    # the real call, too, may return less than it was asked for
     (root / "slow.png").write_bytes(b"y" * 2500)
 
     class Short(Faulty):
@@ -238,7 +238,7 @@ def test_every_failing_call_is_a_typed_error_and_leaves_no_descriptor_open(root:
             read(root, resolution, "a/b/picture.png", system=Faulty(number, errno.EIO))
         except RpcError as error:
             outcome = f"{error.kind} {error.data['errno']}"
-        # closing tells nothing about a file that was read; the first look for openat2 only decides how to go on
+        # a failing close says nothing about a file that was read; the first try of openat2 only chooses the method
         probe = name == "open_beneath" and number == 1
         assert outcome == ("read" if name == "close" or probe else "StorageError EIO"), (number, name)
     assert len(os.listdir("/dev/fd")) == before

@@ -1,4 +1,4 @@
-"""The command line itself: what it builds, and what that costs."""
+"""The command-line parser: what it builds, and what building it costs."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The shells themselves complete our command line."""
+"""Real shells complete our command line."""
 
 import json
 import shlex
@@ -34,7 +34,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory):
-    """The three shells' scripts, in a folder with a picture and a folder to complete."""
+    """The scripts of the three shells, in a folder with a picture and a subfolder to complete."""
     folder = tmp_path_factory.mktemp("completion")
     (folder / "picture.png").touch()
     (folder / "folder").mkdir()
@@ -71,7 +71,7 @@ def test_zsh(scripts):
         terminal.until(b"ready")
         for typed, (offered,) in CASES:
             if offered.startswith("--"):
-                continue  # is listed with its help, as others have the same beginning
+                continue  # it is listed with its help, because other words begin the same way
             before = len(terminal.shown)
             terminal.type(f"\x15locara-sidecar {typed}\t".encode())
             whole = f"locara-sidecar {typed.rpartition(' ')[0]} {offered}".replace("  ", " ")

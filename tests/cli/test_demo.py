@@ -1,4 +1,4 @@
-"""The command line as a person uses it."""
+"""``locara-sidecar demo`` as a person uses it."""
 
 import json
 import os
@@ -49,12 +49,12 @@ def test_demo_draws_the_preview_in_the_terminal_and_redraws_it_in_place(tmp_path
         while True:
             try:
                 output += os.read(main, 65536)
-            except OSError:  # the last writer is gone
+            except OSError:  # the last writer has closed it
                 break
         assert demo.wait(20) == 0
     os.close(main)
     text = output.decode()
-    while_drawing = text.partition("step 5/5")[0]  # what comes later may be the finished picture
+    while_drawing = text.partition("step 5/5")[0]  # later ones may already be the finished picture
     assert while_drawing.count("▀") > 4 * 100
     assert re.search(r"\x1b\[38;2;\d+;\d+;\d+;48;2;\d+;\d+;\d+m▀", text)
     assert re.search(r"\x1b\[\d+A", text)

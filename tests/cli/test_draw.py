@@ -1,4 +1,4 @@
-"""``locara-sidecar draw`` and ``edit`` as a person types them."""
+"""``locara-sidecar draw`` and ``edit`` as a person uses them."""
 
 import io
 import json
@@ -19,7 +19,7 @@ RUN = [sys.executable, "-m", "locara_sidecar"]
 
 @pytest.fixture
 def sidecar(tmp_path):
-    """Runs a command in a folder of its own; returns (status, stdout, stderr)."""
+    """Run a command in its own folder; return (status, stdout, stderr)."""
 
     def run(*words, engine="fake", env=None):
         command = [*RUN, words[0], "--engine", engine, *words[1:]]
@@ -89,7 +89,7 @@ def test_edit_changes_only_where_the_mask_is_white_and_leaves_the_picture_as_it_
     with Image.open(tmp_path / "done.png") as done:
         assert done.crop((0, 0, 128, 256)).getcolors() == [(128 * 256, (10, 200, 30))]
         assert done.crop((128, 0, 256, 256)).getcolors() != [(128 * 256, (10, 200, 30))]
-    # the same through draw
+    # the same with draw
     assert sidecar("draw", "a lake", "--image", "lawn.png", *common, "--out", "same.png")[0] == 0
     with Image.open(tmp_path / "done.png") as one, Image.open(tmp_path / "same.png") as other:
         assert one.tobytes() == other.tobytes()
@@ -159,7 +159,7 @@ def test_a_size_that_is_none_is_a_usage_error(sidecar, size):
 
 @pytest.mark.slow
 def test_the_model_is_the_first_that_is_installed(sidecar, tmp_path):
-    """With an engine that draws with files nothing is installed here but the embedded model."""
+    """For an engine that needs model files, only the embedded model is installed here."""
     status, _, errors = sidecar("draw", "x", "--model", "flux.1-dev", engine="auto")
     assert status == 1
     assert "models download flux.1-dev" in errors
@@ -214,7 +214,7 @@ def _file(kind, size=(8, 4)):
 
 @pytest.mark.slow
 def test_a_picture_that_is_not_what_is_told_of_it_is_not_shown_and_stops_nothing():
-    """What is shown was made by an engine, which may be in a stranger's hands."""
+    """What is shown comes from the engine, which an attacker may control."""
     said = {"mimeType": "image/webp", "width": 8, "height": 4}
     assert drawing._decode(_file("WEBP"), said).size == (8, 4)
     for data in (b"", b"RIFF\0\0\0\0WEBP", _file("WEBP")[:-20], _file("WEBP", (4000, 4000)), _file("PNG"), b"\0" * 99):

@@ -1,4 +1,4 @@
-"""``--json``: one value on stdout, in the shape that the methods' schemas have."""
+"""``--json`` prints one value on stdout, with the shape that the method's schema describes."""
 
 import json
 import os
@@ -17,7 +17,7 @@ SCHEMAS = Path(__file__).resolve().parents[2] / "protocol" / "schema" / "v1"
 
 @pytest.fixture
 def command(tmp_path):
-    """Runs a command in Latin-1, in a cache whose name has letters that it lacks; (status, stdout, stderr)."""
+    """Run a command in a Latin-1 locale, with a cache whose name is not Latin-1; return (status, stdout, stderr)."""
     (tmp_path / "catalogue").mkdir()
     (tmp_path / "catalogue" / "mine.json").write_text(json.dumps(entry_data(displayName="狐")))
     env = {**os.environ, "LOCARA_CACHE_DIR": str(tmp_path / "キャッシュ"), "PYTHONIOENCODING": "latin-1"}

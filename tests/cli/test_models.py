@@ -1,4 +1,4 @@
-"""``locara-sidecar models …`` as somebody at a terminal uses it, against a hub on loopback."""
+"""``locara-sidecar models …`` as a person at a terminal uses it, against a hub on loopback."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def hub(tmp_path):
 
 @pytest.fixture
 def models(tmp_path, hub):
-    """Runs the command; returns (status, stdout, stderr)."""
+    """Run the command; return (status, stdout, stderr)."""
     (tmp_path / "catalogue").mkdir()
     data = entry_data(displayName="Mine", downloadBytes=1_200_000)
     (tmp_path / "catalogue" / "mine.json").write_text(json.dumps(data))
@@ -36,7 +36,7 @@ def models(tmp_path, hub):
     places = ["--cache-dir", str(tmp_path / "cache"), "--catalogue", str(tmp_path / "catalogue")]
 
     def run(*words, **more):
-        no_engine = ("--engine", "fake") if words[0] in ("download", "import") else ()  # it could not draw with these
+        no_engine = ("--engine", "fake") if words[0] in ("download", "import") else ()  # these cannot be drawn with
         argv = [sys.executable, "-m", "locara_sidecar", "models", *words, *places, *no_engine]
         if more.pop("start", False):
             return subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, **more)
@@ -46,7 +46,7 @@ def models(tmp_path, hub):
     return run
 
 
-@pytest.mark.timeout(240)  # a dozen commands, each a Python of its own
+@pytest.mark.timeout(240)  # a dozen commands, each in its own Python process
 def test_a_model_is_listed_downloaded_shown_checked_and_removed(models, tmp_path):
     rows = [line.split() for line in models("list")[1].splitlines()]
     assert [row[0] for row in rows[3:5]] == ["mine", "sd3.5-medium"]
@@ -148,7 +148,7 @@ def test_what_is_damaged_is_named_with_what_mends_it(models, tmp_path):
 
 
 def at_a_terminal(models, *words):
-    """What somebody at a terminal sees of a command that ends well."""
+    """Return what a person at a terminal sees of a command that succeeds."""
     leader, follower = pty.openpty()
     process = models(*words, start=True, stdout=follower, stdin=follower)
     os.close(follower)
@@ -156,7 +156,7 @@ def at_a_terminal(models, *words):
     try:
         while data := os.read(leader, 4096):
             shown += data
-    except OSError:  # how Linux says that the other end is closed
+    except OSError:  # how Linux reports that the other end is closed
         pass
     os.close(leader)
     assert process.wait(20) == 0
@@ -169,7 +169,7 @@ def test_a_download_draws_one_line_again_and_again(models, hub):
     hub.pace = 0.01
     text = at_a_terminal(models, "download", "mine")
     assert text.count("\x1b[1A") > 3
-    assert "B/s" in text  # a busy machine does not get to megabytes
+    assert "B/s" in text  # a busy machine does not get as far as megabytes
     assert " left" in text
     assert text.rstrip().splitlines()[-1].startswith("mine is installed")
 
@@ -263,7 +263,7 @@ def test_ctrl_c_ends_preparing_and_leaves_nothing(models, tmp_path):
     words = ("prepare", "pocket", "--engine", "mlx", "--quantization", "4bit")
     with models(*words, start=True, stdout=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 30
-        while not list(incoming.glob("tree-*/made")):  # from here on the engine has to start first
+        while not list(incoming.glob("tree-*/made")):  # from here on, the engine has to start first
             assert time.monotonic() < deadline
             time.sleep(0.005)
         process.send_signal(signal.SIGINT)

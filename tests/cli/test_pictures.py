@@ -1,4 +1,4 @@
-"""A picture in a terminal's own language, read back as that terminal would."""
+"""A picture in a terminal's own encoding, decoded again as that terminal would."""
 
 import random
 import re
@@ -19,7 +19,7 @@ def noise(width, height, seed=1):
 
 
 def flat(width, height):
-    """Four fields of colour: what every way of showing it keeps."""
+    """Four fields of colour, which every way of showing a picture preserves."""
     picture = Image.new("RGB", (width, height), (255, 255, 255))
     picture.paste((200, 30, 10), (0, 0, width // 2, height // 2))
     picture.paste((0, 0, 0), (width // 2, height // 2, width, height))
@@ -90,7 +90,7 @@ def test_libsixel_reads_the_same_as_our_reader(tmp_path):
     subprocess.run(["sixel2png", "-i", tmp_path / "a.six", "-o", tmp_path / "a.png"], check=True, timeout=30)
     with Image.open(tmp_path / "a.png") as theirs:
         difference = ImageChops.difference(ours, theirs.convert("RGB"))
-    assert max(high for _, high in difference.getextrema()) <= 2  # of rounding
+    assert max(high for _, high in difference.getextrema()) <= 2  # rounding
 
 
 @pytest.mark.parametrize("size", [(64, 64), (1024, 256), (256, 1024), (1, 2000), (2000, 1)])

@@ -1,4 +1,4 @@
-"""What cannot be done with a model is refused in the same words by the daemon and by the command."""
+"""The daemon and the command line refuse what cannot be done with a model in the same words."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from support.model_store import entry_data, write_model
     ],
 )
 def test_a_refusal_is_the_same_on_both_ways(hosts, tmp_path, verb, model, engine):
-    """``gone``: the catalogue names a folder that is not there; ``strange``: of a family that nothing here runs."""
+    """``gone``: the catalogue names a folder that does not exist; ``strange``: no engine runs its family."""
     (tmp_path / "catalogue").mkdir()
     write_model(tmp_path / "catalogue" / "folder")
     for name, changes in {

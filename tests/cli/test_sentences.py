@@ -1,4 +1,4 @@
-"""Whatever is wrong, a person reads a sentence: no traceback, no log line, and what to type where that helps."""
+"""Whatever goes wrong, a person reads a sentence: no traceback, no log line, and what to type where that helps."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ RUN = [sys.executable, "-m", "locara_sidecar"]
 
 @pytest.fixture
 def cli(tmp_path, monkeypatch, capsys):
-    """Runs a command in this process; (status, stdout, stderr)."""
+    """Run a command in this process; return (status, stdout, stderr)."""
     monkeypatch.setenv("LOCARA_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     handlers = logging.getLogger().handlers[:]
@@ -201,7 +201,7 @@ def test_ctrl_c_while_the_demo_draws_is_a_sentence(tmp_path):
     assert err == "locara-sidecar: The request was cancelled.\n"
 
 
-# --- faults of our own ---------------------------------------------------------------------------
+# --- our own bugs --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("boom"), OSError(5, "input/output error", "/a")])

@@ -1,4 +1,4 @@
-"""Tables as a person reads them, at 80 columns and in a pipe; what doctor says last."""
+"""Tables as a person reads them, at 80 columns and through a pipe, and the last line of doctor."""
 
 import re
 import sys
@@ -143,11 +143,11 @@ def test_the_last_line_is_what_is_wrong(tmp_path, capsys, problems, last):
 
 
 STRANGE = "a\x1b]0;title\x07b\x1b[2Jc\x9b1A\rd\x08\u202ee"
-"""A title, an empty screen, the line above in 8 bits, an overwritten line, the other direction."""
+"""A title, a cleared screen, cursor up as an 8-bit control, an overwritten line, right-to-left text."""
 
 
 def harmful(text):
-    """What of a text a terminal would obey; the colours that rich writes itself are none of it."""
+    """Return the parts of a text that a terminal would obey, except for the colours that rich writes."""
     return re.findall("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", re.sub(r"\x1b\[[\d;]*m", "", text))
 
 

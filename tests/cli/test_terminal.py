@@ -1,4 +1,4 @@
-"""What the terminal can show is found out without harm: nothing hangs, appears, or stays changed."""
+"""Detecting what the terminal can show does no harm: nothing hangs, is printed or stays changed."""
 
 import json
 import os
@@ -33,7 +33,7 @@ RUN = [sys.executable, "-m", "locara_sidecar"]
 
 @pytest.fixture
 def play():
-    """Starts a :class:`PlayedTerminal`."""
+    """Start a :class:`PlayedTerminal`."""
     terminals = []
 
     def start(argv, env=None, **more):
@@ -46,7 +46,7 @@ def play():
 
 
 def found_by(terminal):
-    """What the program found: (pictures, cell)."""
+    """Return what the program detected: (pictures, cell)."""
     status, shown = terminal.end()
     assert status == 0, shown
     assert terminal.settings == terminal.before
@@ -58,13 +58,13 @@ def found_by(terminal):
     [
         ({}, SIXEL, "sixel", True),
         ({}, NO_SIXEL, "blocks", True),
-        ({}, b"\x1b[?4c", "blocks", True),  # the class of a terminal, no attribute
+        ({}, b"\x1b[?4c", "blocks", True),  # only the terminal's class, no attributes
         ({}, b"\x1b[?6c", "blocks", True),  # Linux's console
         ({"TERM": "xterm-kitty"}, NO_SIXEL, "kitty", False),
         ({"TERM": "xterm-ghostty"}, NO_SIXEL, "kitty", False),
         ({"TERM_PROGRAM": "iTerm.app"}, SIXEL, "iterm2", False),
         ({"LC_TERMINAL": "iTerm2"}, SIXEL, "iterm2", False),
-        # names that tmux and screen hand on are not theirs
+        # the names that tmux and screen pass on are not their own
         ({"TERM_PROGRAM": "iTerm.app", "TMUX": "/tmp/tmux,1,0"}, NO_SIXEL, "blocks", True),
         ({"TERM_PROGRAM": "iTerm.app", "TERM": "screen-256color"}, NO_SIXEL, "blocks", True),
         ({"TERM": "xterm-kitty", "STY": "1.pts"}, NO_SIXEL, "blocks", True),
@@ -111,7 +111,7 @@ def test_what_was_typed_before_is_not_eaten(play):
 
 
 def test_from_the_background_nothing_is_asked(play):
-    """There the terminal would stop whoever changes its settings."""
+    """The terminal would stop a background process that changes its settings."""
     shell = ["bash", "-mc", f"{sys.executable} -c '{FIND}' & wait"]
     terminal = play(shell, answer=SIXEL)
     assert found_by(terminal)[0] == "blocks"
@@ -182,7 +182,7 @@ def test_previews_take_the_place_of_each_other_and_the_words_stay_below(play, tm
     assert len({members["i"] for members, _ in kitty_pictures(shown)}) == 1
     ((columns, rows),) = {(members["c"], members["r"]) for members, _ in kitty_pictures(shown)}
     assert (int(columns), int(rows)) == (64, 32)
-    # down to the words by as many rows as the picture has, up again by one more
+    # down to the words by as many rows as the picture has, then up by one more
     assert shown.count(b"\x1b8\x1b[32B") == 4
     assert shown.count(b"\x1b[33A") == 3
 
@@ -248,7 +248,7 @@ def test_ctrl_c_leaves_the_terminal_as_it_was(play, tmp_path, env, answer):
 
 @pytest.mark.slow
 def test_ctrl_c_while_the_engine_starts_is_for_us_and_not_for_the_daemon(play, tmp_path):
-    """At a terminal it is for every process of the group, and a daemon that it ends answers nothing."""
+    """At a terminal every process of the group gets it, and a daemon that it ended would answer nothing."""
     for shown in ("“a lake”", "loading the model"):
         terminal = play([*RUN, "demo", "a lake", "--engine", "fake", "--steps", "200", "--out", tmp_path])
         terminal.until(shown.encode())

@@ -1,4 +1,4 @@
-"""``doctor --verify``: the files of the folder that an app ships."""
+"""``doctor --verify`` checks the files of the folder that an app ships."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Each clause of the contract has an id and something that tries it, or a reason why nothing does."""
+"""Each clause of the contract has an id and a check, or a reason why nothing checks it."""
 
 import hashlib
 import json
@@ -19,12 +19,12 @@ FROZEN = {
     "1.2": "578968670115cd7e",  # edits of several pictures
     "1.3": "81ad40d7568279f0",  # what a client owes its caller
 }
-"""Each version of the list and the digest of its ids and levels. The last one is the contract's today. A change of the
-list takes a new version here and in ``clauses.py``: hosts and other implementations say which list they hold."""
+"""Each version of the list, with the digest of its ids and levels. The last one is the current contract. A change to
+the list needs a new version here and in ``clauses.py``: hosts and other implementations say which list they follow."""
 
 
 def uncovered(known, checks, played, untried):
-    """What does not fit together, in words."""
+    """Return what does not fit together, in words."""
     tried = {id for one in checks.values() for id in one.clauses} | {
         id for one in played.values() for id in one.clauses
     }
@@ -72,7 +72,7 @@ def test_each_row_of_the_table_has_a_check():
     assert set(rows[:20]) <= tried
 
 
-# --- that the tests above can fail ---
+# --- the tests above can fail ---
 
 WHOLE = {"A-1": {"level": "MUST"}, "A-2": {"level": "SHOULD"}}
 

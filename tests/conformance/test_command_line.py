@@ -1,4 +1,4 @@
-"""The harness's command line where something is not as it should be: reports, terminals, times, Ctrl-C."""
+"""The harness's command line in unusual circumstances: reports, terminals, times, Ctrl-C."""
 
 import contextlib
 import io
@@ -97,7 +97,7 @@ def test_a_list_of_expected_failures_that_is_no_text_is_named(tmp_path):
 
 
 def gone(pid):
-    """Wait until nobody has that number: what was killed still has it until the system's first process looks."""
+    """Wait until no process has that id: a killed one keeps it until the system's first process reaps it."""
     until = time.monotonic() + 50
     with contextlib.suppress(ProcessLookupError):
         while True:
@@ -146,7 +146,7 @@ def test_a_line_without_an_end_is_bounded_and_told():
     )
     outcome, reason = found["framing.sizes"]
     assert outcome is Outcome.FAILURE
-    assert int(reason.split()[3]) < (64 << 20) + (1 << 17)  # what is kept of it
+    assert int(reason.split()[3]) < (64 << 20) + (1 << 17)  # the part of it that is kept
     assert reason.endswith("that has not ended")
 
 

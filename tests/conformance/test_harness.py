@@ -1,4 +1,4 @@
-"""The harness itself: what it lists, how it judges, what it writes, and whose fault it says something is."""
+"""The harness itself: what it lists, how it judges, what it writes, and whom it blames."""
 
 import json
 import os
@@ -116,7 +116,7 @@ def test_the_validator_agrees_with_jsonschema(name):
     theirs = jsonschema.Draft202012Validator(document)
     for value in VALUES:
         if type(value) is float and value.is_integer():
-            continue  # JSON Schema takes 4.0 for an integer, the contract does not
+            continue  # JSON Schema accepts 4.0 as an integer, the contract does not
         mine = list(problems(document, value))
         assert (not mine) == theirs.is_valid(value), (value, mine)
 
@@ -294,7 +294,7 @@ def test_the_page_escapes_what_came_and_shows_the_exchange():
 
 @pytest.mark.slow
 def test_the_page_stays_small_whatever_came():
-    """198 failures with 4,000 long lines each, which a browser opens in a second."""
+    """198 failures with 4,000 long lines each; a browser opens the page in a second."""
     results = [result(id, Outcome.FAILURE, "x" * 100_000) for id in CHECKS]
     for one in results:
         one.exchange = [Event(1, 0.5, "→", "<" * 1200, 1 << 24)] * 4000

@@ -1,4 +1,4 @@
-"""The host side: scenarios played to our clients, and to adapters that do wrong."""
+"""The host side: scenarios played to our clients, and to adapters that misbehave."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def test_expected_kinds_have_their_codes():
             assert CODES.get(error["kind"], error["code"]) == error["code"], one.id
 
 
-# --- clients that do wrong ---
+# --- clients that misbehave --
 
 ADAPTER = """
 import json, os, subprocess, sys, time

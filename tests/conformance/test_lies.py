@@ -1,4 +1,4 @@
-"""Deliberately broken implementations: each is found by the check that is meant to find it, and by no other MUST."""
+"""Deliberately broken implementations: each fails the check that is meant to find it, and no other MUST check."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from support.liar.caught import CAUGHT
 pytestmark = pytest.mark.timeout(300)
 
 BYSTANDERS = ["channels.tauri-string"]
-"""Checks that have nothing to do with any lie; what they send and get is watched like all else."""
+"""Checks that have nothing to do with any lie; what they send and receive is watched like everything else."""
 
 
 def results_of(lie, only, timeout=3):
@@ -56,7 +56,7 @@ def test_the_liar_without_a_lie_is_found_conforming():
 
 @pytest.fixture(scope="module")
 def running(request):
-    """The runs of all lies that were chosen, three at a time: they wait more than they work."""
+    """The runs of all selected lies, three at a time, because they wait more than they compute."""
     chosen_lies = {item.callspec.params["lie"] for item in request.session.items if "lie" in _params(item)}
     with ThreadPoolExecutor(3) as pool:
         yield {lie: pool.submit(results_of, lie, [*CAUGHT[lie], *BYSTANDERS]) for lie in CAUGHT if lie in chosen_lies}

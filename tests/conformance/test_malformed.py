@@ -1,4 +1,4 @@
-"""Messages that are not as they should be: each is a failure of the implementation, never a fault of the harness."""
+"""Malformed messages: each is a failure of the implementation, never an error in the harness."""
 
 import ast
 import copy
@@ -60,12 +60,12 @@ def test_a_message_that_broke_its_schema_before_is_not_what_a_check_stumbles_ove
 
 
 OWN = {"ENTRY", "MAGIC", "case", "entry", "masked", "params", "without_model"}
-"""What the harness makes itself, or reads from the fixtures."""
+"""What the harness builds itself or reads from the fixtures."""
 
 
 @pytest.mark.parametrize("path", sorted(GROUPS.glob("*.py")), ids=lambda path: path.stem)
 def test_no_check_takes_a_member_of_a_message_for_granted(path):
-    """It asks :func:`locara_conformance.lab.at`, which fails if it is not there."""
+    """Checks use :func:`locara_conformance.lab.at`, which fails if the member is missing."""
     taken = [
         f"{path.name}:{node.lineno}: {ast.unparse(node)}"
         for node in ast.walk(ast.parse(path.read_text()))
@@ -130,7 +130,7 @@ PNG = raster.png(3, 2)
 
 
 def _packed(pixels):
-    """The picture with other pixels."""
+    """Return the picture with different pixels."""
     data = zlib.compress(pixels)
     return PNG[:33] + struct.pack(">I", len(data)) + b"IDAT" + data + bytes(4)
 
@@ -231,7 +231,7 @@ ODD = [None, True, -1, 1.5, 10**30, "", "x", [], [1], [{}], {}, {"a": 1}, "__CHA
 
 
 def _places(value, path=()):
-    """The paths of all members and entries."""
+    """Return the paths of all members and array entries."""
     named = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for step, member in named:
         yield (*path, step)
@@ -239,7 +239,7 @@ def _places(value, path=()):
 
 
 def _malformed(message):
-    """The message without each of its members, and with each of them of every other kind."""
+    """Return the message without each of its members, and with each member replaced by every other JSON type."""
     for path in _places(message):
         for odd in (..., *ODD):
             changed = copy.deepcopy(message)

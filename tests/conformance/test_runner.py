@@ -1,4 +1,4 @@
-"""Groups of checks run at the same time, apart from each other, and what they come to is told in order."""
+"""Groups of checks run concurrently and independently, and their results are reported in order."""
 
 import threading
 from dataclasses import replace
@@ -17,7 +17,7 @@ PATIENCE = 60
 
 @pytest.fixture
 def made(monkeypatch):
-    """Makes checks by id, which are in the list while the test runs."""
+    """Make checks by id; they stay in the list while the test runs."""
 
     def make(**runs):
         checks = [Check(id.replace("_", "."), ("WIRE-1",), "MUST", run, False) for id, run in runs.items()]

@@ -23,8 +23,8 @@ def _kept(tmp_path_factory):
 
 @pytest.fixture
 def kept(_kept):
-    """A daemon that the tests of a module use in turn, each with an empty folder: for calls that leave nothing behind
-    in it but a loaded model."""
+    """A daemon that the tests of a module share, each with an empty folder: for calls that leave nothing behind
+    in it except a loaded model."""
     yield _emptied(_kept)
     assert not _kept.violations
 
@@ -40,7 +40,7 @@ def _kept_editor(tmp_path_factory):
 
 @pytest.fixture
 def kept_editor(_kept_editor):
-    """The same for a session that may edit, in a folder that holds ``in.png`` and ``mask.png``."""
+    """The same for a session that may edit, in a folder with ``in.png`` and ``mask.png``."""
     host = _emptied(_kept_editor)
     (host.folder / "in.png").write_bytes(png())
     (host.folder / "mask.png").write_bytes(mask())
@@ -50,7 +50,7 @@ def kept_editor(_kept_editor):
 
 @pytest.fixture
 def editor(hosts):
-    """A session that may edit with some models, in a folder that holds ``in.png`` and ``mask.png``."""
+    """A session that may edit with some models, in a folder with ``in.png`` and ``mask.png``."""
 
     def start(*flags, models=(MEDIUM, KONTEXT), modalities=MODALITIES, fs=None, grants=None, env=None):
         host = hosts.spawn(*flags, env=env)

@@ -1,4 +1,4 @@
-"""A web view that was loaded again: it finds its job, gets its further messages, and in the end its result."""
+"""A reloaded web view finds its job again, gets the job's further messages and finally its result."""
 
 import os
 import threading
@@ -26,7 +26,7 @@ def result_of(host, job):
 
 @pytest.fixture
 def drawing(hosts):
-    """A host, a slow call of its that is denoising, and the job's id."""
+    """A host, one of its calls (a slow one, now denoising), and the job's id."""
     host = hosts.session()
     call = host.begin("fake:slow=30 a lake", steps=20, seed=1, preview=PREVIEWS)
     return host, call, until(call, "denoising", 2)["jobId"]
@@ -37,8 +37,8 @@ def test_a_job_goes_on_on_another_channel_from_its_last_state_to_its_end(drawing
     known = jobs(host)[job]["last"]
     stream = host.attach(job, timeout=5)
     assert jobs(host)[job]["channel"] == stream.channel
-    list(call.messages())  # ends, and the client has counted it
-    messages = list(stream.messages())  # the client refuses a hole
+    list(call.messages())  # it ends, and the client checks its count
+    messages = list(stream.messages())  # the client refuses a gap
     assert messages[0]["step"] >= known["step"] >= 2
     assert "preview" in messages[0]
     assert [message["step"] for message in messages] == sorted(message["step"] for message in messages)
@@ -229,7 +229,7 @@ def test_what_cannot_be_attached_to_is_refused_and_changes_nothing(drawing):
 
 @pytest.mark.slow
 def test_attaching_while_the_end_is_being_written_is_served_whichever_comes_first(hosts):
-    """The host's request and the job's end cross; each channel is ended once, and counts right."""
+    """The host's request and the job's end cross; each channel ends once, and its count is right."""
     host = hosts.session()
     for number in range(30):
         call = host.begin(steps=1 + number % 3, seed=number)
@@ -243,7 +243,7 @@ def test_attaching_while_the_end_is_being_written_is_served_whichever_comes_firs
 
 
 def test_a_host_that_attaches_and_never_reads_is_held_back():
-    """Each channel that is left behind counts for what is not read, so that the daemon does not grow."""
+    """Each abandoned channel counts as unread output, so the daemon's memory does not grow."""
     box = outbox.Outbox()
     for number in range(10_000):
         box.close_channel(outbox.Channel(number, "DiffusionStep"), None, replaced=True)

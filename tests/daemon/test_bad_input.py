@@ -1,4 +1,4 @@
-"""Bad input gets its typed error, leaves nothing behind, and the next call works."""
+"""Bad input gets a typed error and leaves nothing behind, and the next call works."""
 
 import os
 import subprocess
@@ -58,7 +58,7 @@ def test_a_model_that_nobody_knows_is_not_found_once_it_is_granted(hosts):
     host = hosts.session(models=("dream-9",))
     error = error_of(host.begin(model="dream-9"))
     assert (error.kind, error.data["model"]) == ("ModelNotFound", "dream-9")
-    assert error.message == "There is no model dream-9 in the catalogue."  # what else it has is not this app's business
+    assert error.message == "There is no model dream-9 in the catalogue."  # this app must not learn what else it has
     both = hosts.session(models=("dream-9", "pocket"))
     known = error_of(both.begin(model="dream-9")).message
     assert known == "There is no model dream-9 in the catalogue; of the models that the manifest names, it has pocket."
@@ -172,7 +172,7 @@ def test_a_channel_in_use_is_refused_and_its_owner_is_untouched(hosts):
         "image.generate", {"prompt": "x", "channel": f"__CHANNEL__:{first.channel}", "options": {"steps": 1}}
     )
     assert again.result(10)["images"]
-    # the client never uses a number twice, so it takes the frames of this second use for late ones
+    # the client never uses a number twice, so it considers the frames of this second use late ones
     host.violations.clear()
 
 

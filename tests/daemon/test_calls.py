@@ -1,4 +1,4 @@
-"""One answer for each request, alone or in a batch."""
+"""Each request gets one answer, alone or in a batch."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Cancelling in every phase and spelling, and an engine that crashes, hangs or babbles."""
+"""Cancelling in every phase and with every spelling, and an engine that crashes, hangs or babbles."""
 
 import json
 import os
@@ -22,7 +22,7 @@ SLOW = {
     "denoising": {"LOCARA_FAKE_STEP_MS": "20000"},
     "decoding": {"LOCARA_FAKE_DECODE_MS": "20000"},
 }
-"""The fake engine's settings that make each phase last."""
+"""The fake engine's settings that make each phase slow."""
 
 
 @pytest.mark.alone
@@ -30,7 +30,7 @@ SLOW = {
 def test_a_cancel_in_each_phase_is_answered_and_leaves_nothing(phase, hosts):
     host = hosts.session(env={**os.environ, **SLOW[phase]})
     first = host.begin("fake:slow=20000 first", steps=2) if phase == "queued" else None
-    for _ in range(2):  # the engine that was stopped takes the next job
+    for _ in range(2):  # the stopped engine takes the next job
         call = host.begin(steps=2)
         until(call, phase)
         began = time.monotonic()
@@ -222,7 +222,7 @@ def test_a_host_that_only_asks_is_held_back_until_it_reads():
         writer = threading.Thread(target=write, daemon=True)
         writer.start()
         before = -1
-        while before != written:  # until it gets no further
+        while before != written:  # until nothing more is written
             before = written
             writer.join(0.5)
         grown = psutil.Process(daemon.pid).memory_info().rss
@@ -306,7 +306,7 @@ def test_a_cancel_while_a_picture_is_being_saved_is_answered_and_leaves_nothing(
     call = host.begin(steps=2)
     until(call, "saving")
     call.cancel()
-    host.call("ping")  # the cancel was read before
+    host.call("ping")  # so the cancel has been read
     held.unlink()
     error = error_of(call, 30)
     assert (error.code, error.kind, error.data["images"]) == (-32800, "RequestCancelled", [])

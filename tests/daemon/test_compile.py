@@ -1,4 +1,4 @@
-"""``--compile``, end to end: the compiler runs inside the engine's sandbox, and a cancel meanwhile is answered."""
+"""``--compile``, end to end: the compiler runs in the engine's sandbox, and a cancel during it is answered."""
 
 import shutil
 import time
@@ -32,7 +32,7 @@ def test_a_compiled_engine_draws_the_same_picture_within_a_few_levels(hosts):
     host = hosts.session("--compile", engine="torch")
     call = host.begin("a star", **options)
     until(call, "denoising")
-    time.sleep(1)  # it compiles now
+    time.sleep(1)  # it is compiling now
     began = time.monotonic()
     call.cancel()
     assert error_of(call).kind == "RequestCancelled"

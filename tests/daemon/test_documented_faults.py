@@ -1,4 +1,4 @@
-"""What protocol/README.md tells hosts about the fake engine, tried row by row."""
+"""Each row that protocol/README.md has about the fake engine is tried."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ README = Path(__file__).parents[2] / "protocol" / "README.md"
 
 
 def rows(first):
-    """The rows of the table whose first cell's heading is ``first``: lists of cells."""
+    """Return the rows (lists of cells) of the table whose first heading is ``first``."""
     found, inside = [], False
     for line in README.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("| ").split(" | ")] if line.startswith("|") else []
@@ -51,7 +51,7 @@ def host(hosts):
 @pytest.mark.parametrize("word", [word for word, (value, _) in WORDS.items() if value == "PHASE"])
 def test_a_fault_in_a_phase_is_answered_as_the_table_says(word, host):
     answer = WORDS[word][1] if "as `" not in WORDS[word][1] else WORDS["hang"][1]
-    for phase in PHASES if "Stalled" not in answer else PHASES[::3]:  # that takes half a second each
+    for phase in PHASES if "Stalled" not in answer else PHASES[::3]:  # these take half a second each
         data = error_of(host.begin(f"fake:{word}={phase} a lake", steps=2)).data
         assert data["kind"] == re.match(r"\w+", answer)[0]
         assert data["phase"] == phase

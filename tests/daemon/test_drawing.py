@@ -1,4 +1,4 @@
-"""The main job for real: the daemon, each engine and the embedded model, as a host sees them."""
+"""Drawing for real: the daemon, each engine and the embedded model, as a host sees them."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.quick_cases("torch")]
 
 PROMPT = "a large red circle in the center of a blue background"
 STEPS = 12
-"""Enough for a picture; MLX's build for processors takes its time."""
+"""Enough for a picture; MLX's build for CPUs is slow."""
 
 
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in installed()])
@@ -30,7 +30,7 @@ def engine(request):
 
 @pytest.fixture(scope="module")
 def host(engine, tmp_path_factory):
-    """One daemon for the module: the model stays loaded between its tests."""
+    """One daemon for the module, so the model stays loaded between the tests."""
     folder = tmp_path_factory.mktemp(engine) / "pictures"
     folder.mkdir()
     host = Host(folder, "--engine", engine)
@@ -54,7 +54,7 @@ def test_the_picture_shows_what_the_prompt_says(host, engine):
     assert result["model"]["engine"] == engine
     assert result["model"]["digest"].startswith("sha256:")
     assert result["peakMemoryBytes"] > 50e6
-    if engine == "mlx":  # its allocator counts the arrays alone
+    if engine == "mlx":  # its allocator counts only arrays
         assert 20e6 < result["peakAllocatedBytes"] < result["peakMemoryBytes"]
     else:
         assert "peakAllocatedBytes" not in result
@@ -74,7 +74,7 @@ def test_the_previews_show_the_predicted_picture_from_early_steps_on(host):
         distance.append(np.abs(shown - final).mean())
     assert distance[-1] < 16
     assert distance[-1] < distance[0]
-    # halfway the composition is there: a noisy latent would be far off
+    # the composition is visible halfway; a noisy latent would be far off
     assert distance[len(distance) // 2] < 32
 
 

@@ -1,4 +1,4 @@
-"""image.edit through the real daemon with the fake engine: what a host sends, sees, and finds on disk."""
+"""image.edit through the real daemon with the fake engine: what a host sends, sees and finds on disk."""
 
 import hashlib
 import io
@@ -262,7 +262,7 @@ def test_a_cancel_in_each_phase_is_answered_and_gives_the_files_back(editor, pha
 
 @pytest.mark.slow
 def test_pictures_that_are_sent_with_waiting_jobs_are_bounded_by_their_bytes(editor):
-    """Fewer jobs than may wait; a cancel gets through meanwhile, and one with a file of the folder takes no memory."""
+    """Fewer jobs than may wait. A cancel still gets through, and a job with a file of the folder takes no memory."""
     host = editor()
     first = begin(host, "fake:slow=60000 first", steps=2)
     until(first, "denoising")
@@ -275,7 +275,7 @@ def test_pictures_that_are_sent_with_waiting_jobs_are_bounded_by_their_bytes(edi
     until(waiting[-1], "queued")
     waiting[0].cancel()
     assert error_of(waiting[0], 30).code == -32800
-    waiting.append(begin(host, image=large))  # there is room for it now
+    waiting.append(begin(host, image=large))  # now there is room for it
     until(waiting[-1], "queued")
     for call in (*waiting[1:], first):
         call.cancel()

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.quick_case
 RED = "a large red circle in the center of a blue background"
 GREEN = "a large green circle in the center of a blue background"
 SIDE = 128
-KEPT = 12  # pixels at each border that the mask leaves as they are
+KEPT = 12  # pixels at each border that the mask leaves unchanged
 
 
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in installed()])
@@ -29,7 +29,7 @@ def engine(request):
 
 @pytest.fixture(scope="module")
 def host(engine, tmp_path_factory):
-    """One daemon for the module, its model loaded, with a picture of its own and a mask that is white within."""
+    """One daemon for the module, its model loaded, with a picture that it drew and a mask that is white inside."""
     folder = tmp_path_factory.mktemp("edit") / "pictures"
     folder.mkdir()
     host = Host(folder, "--engine", engine)

@@ -1,4 +1,4 @@
-"""image.edit through the real daemon: what may be edited, what is read of it, and what is refused."""
+"""image.edit through the real daemon: what may be edited, what is read, and what is refused."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ from support.edit_calls import MEDIUM, MODALITIES, begin, edit, mask, named, png
 from support.granted_folders import manifest as bare_manifest
 from support.host import decoded, error_of, manifest, until
 
-# --- leave -----------------------------------------------------------------------------------
+# --- permission ------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -183,7 +183,7 @@ def test_a_file_is_the_one_that_was_named_when_the_call_came(editor):
     until(running, "denoising")
     waiting = begin(host, image=named("in.png"), steps=1)
     until(waiting, "queued")
-    # its turn has not come, yet a file that is not there is told at once
+    # a missing file is reported at once, before the job's turn comes
     assert error_of(begin(host, image=named("none.png")), 5).data["errno"] == "ENOENT"
     replacement = host.folder / "new.png"
     replacement.write_bytes(png(colour=(0, 0, 255)))
@@ -206,7 +206,7 @@ def test_a_queue_of_large_files_takes_no_memory(editor):
     calls = [begin(host, image=named("one.png"), mask=named("two.png"), steps=1) for _ in range(8)]
     for call in calls:
         until(call, "queued")
-    # a file that is not there is told when those before it have been opened, or nearly
+    # when a missing file is reported, those before it have been opened, or nearly
     assert error_of(begin(host, image=named("none.png"))).kind == "StorageError"
     assert psutil.Process(host.process.pid).memory_info().rss - before < 16 << 20
     for call in [*reversed(calls), running]:

@@ -1,4 +1,4 @@
-"""Closing and dying: a daemon that never hangs and goes with its host."""
+"""Closing and dying: the daemon never hangs and ends with its host."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def test_shutdown_answers_running_and_waiting_calls_first(hosts):
     until(running, "denoising")
     waiting = host.begin(steps=1)
     host.call("shutdown", timeout=10)
-    # no waiting: both answers came before that of shutdown
+    # no waiting: both answers came before the one to shutdown
     assert error_of(running, 0).kind == error_of(waiting, 0).kind == "RequestCancelled"
 
 
@@ -169,16 +169,16 @@ def test_a_killed_host_takes_daemon_and_engine_with_it_even_if_its_pipes_stay_op
 
 
 def _end(processes, patience=4):
-    """Wait until they have ended; False if one lives on.
+    """Wait until all have ended; return False if one stays alive.
 
-    One that has ended after its parent is listed until the system's first process collects it, which on some
-    machines takes that two seconds: psutil's own wait would measure that.
+    A process that ends after its parent is listed until the system's first process reaps it, which takes that process
+    two seconds on some machines: psutil's own wait would measure that.
     """
     deadline = time.monotonic() + patience
     while any(_lives(process) for process in processes):
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.005)  # nothing tells of another's child's end on every system; the bounds are seconds
+        time.sleep(0.005)  # no system call reports the end of another's child everywhere; the bounds are seconds
     return True
 
 
@@ -236,7 +236,7 @@ main()
 
 @pytest.mark.slow
 def test_what_was_accepted_is_answered_although_the_main_thread_is_held_up(tmp_path):
-    """The end is not waited for, and a batch, too, has its answers."""
+    """Nobody waits for the main thread, and a batch gets its answers, too."""
     opening = {**OPENING, "manifest": manifest(), "grants": {"user-folder": str(tmp_path)}}
     draw = request(2, "image.generate", {"prompt": "x", "channel": 5})
     batch = b"[" + request(3, "image.generate", {"prompt": "y"}).strip() + b"," + PING.strip() + b"]\n"

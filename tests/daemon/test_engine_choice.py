@@ -1,4 +1,4 @@
-"""``--engine auto`` is MLX on Apple silicon and torch elsewhere, and says why."""
+"""``--engine auto`` selects MLX on Apple silicon and torch elsewhere, and says why."""
 
 import importlib.util
 
@@ -9,7 +9,7 @@ from locara_sidecar.machine import engine_choice
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Plays a machine: whether it is an Apple silicon Mac, and which engines are installed."""
+    """Simulate a machine: whether it is a Mac with Apple silicon, and which engines are installed."""
 
     def play(apple, *installed):
         monkeypatch.setattr(engine_choice, "on_apple_silicon", lambda: apple)

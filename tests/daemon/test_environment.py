@@ -1,4 +1,4 @@
-"""Odd surroundings: no home, no working folder, no /proc, other encodings, strangers' modules on the way."""
+"""Unusual environments: no home, no working folder, no /proc, other encodings, foreign modules on the path."""
 
 import importlib.util
 import json
@@ -32,7 +32,7 @@ def lines(folder, *more, options=None):
 
 
 def session(argv, folder, options=None, **spawn):
-    """Open, ask for the system, draw one picture, end; the results by id. Each must be one."""
+    """Open, call system.info, draw one picture and end; return the results by id. None may be an error."""
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **spawn
     ) as daemon:
@@ -105,7 +105,7 @@ def test_a_relative_xdg_folder_is_ignored(monkeypatch):
 
 
 STRANGERS = ("argparse", "asyncio", "signal", "msgspec", "anyio", "subprocess", "tempfile", "psutil", "PIL", "ctypes")
-"""What the daemon and its engine import, none of it before our first line."""
+"""Modules that the daemon and its engine import, none of them before our first line."""
 
 
 @pytest.mark.parametrize("way", [("-P",), ()], ids=["an empty entry in PYTHONPATH", "python -m"])
@@ -176,7 +176,7 @@ def test_a_limit_on_the_size_of_files_is_told_by_its_name(hosts):
 
 @pytest.mark.slow
 def test_it_serves_where_sniffio_is_installed(hosts):
-    """Then anyio asks it which event loop there is, and that does not know one in a callback."""
+    """Then anyio asks sniffio which event loop runs, and in a callback sniffio does not know."""
     assert importlib.util.find_spec("sniffio")
     host = hosts.spawn()
     host.open()

@@ -1,4 +1,4 @@
-"""The event loop waits for no disk: what a call needs from one is fetched in a thread, in the calls' order."""
+"""The event loop never waits for a disk: a thread reads what calls need from it, in the order of the calls."""
 
 import json
 import os
@@ -33,7 +33,7 @@ CALLS = 1000
 
 @pytest.fixture
 def places(tmp_path):
-    """A cache with many models and a catalogue that has them."""
+    """A cache with many models, and a catalogue that lists them."""
     (tmp_path / "catalogue").mkdir()
     (tmp_path / "pictures").mkdir()
     store = Store(tmp_path / "cache")
@@ -51,7 +51,7 @@ def watched(places, *flags):
 
 
 def environment():
-    """This process's own, with the tests where modules are looked for."""
+    """Return this process's environment, with the tests on the module path."""
     tests = str(Path(loop_watch.__file__).parents[1])
     return os.environ | {"PYTHONPATH": os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])}
 
@@ -68,7 +68,7 @@ def digest(places, model):
 
 
 def calls(places, number):
-    """Calls of most kinds, each with right parameters: what the number'th of each is."""
+    """Yield one call of most methods, with valid parameters that depend on ``number``."""
     model = f"m{number % MODELS}"
     drawn = {"model": model, "steps": 1, "width": 256, "height": 256, "output": {"mode": "inline"}}
     yield "ping", {}
@@ -117,7 +117,7 @@ def test_no_callback_of_the_loop_makes_a_file_system_call_whatever_is_asked(plac
 
 @pytest.mark.slow
 def test_holding_a_model_makes_no_file_system_call_on_the_event_loop(places):
-    """With an engine that reads files: locks, leases and the memory that is promised are not for the loop either."""
+    """With an engine that reads files: locks, leases and memory promises are kept off the loop, too."""
     code = f"""
 import anyio
 from pathlib import Path
@@ -139,7 +139,7 @@ print("\\n".join(notes))
 
 
 def holding(places):
-    """A gate, leave to use a model of its store, and the model's key."""
+    """Return a gate, a grant for a model of its store, and the model's key."""
     known = catalogue.load(places / "catalogue").with_cache(places / "cache")
     policy = Policy.build(app(places), None)
     grant = authorize(policy, METHODS["models.get"], AccessRequest(models=("m3",)))
@@ -147,7 +147,7 @@ def holding(places):
 
 
 async def hold(gate, grant, key):
-    """Hold the model, have its lock seen, and give it back."""
+    """Hold the model, check that its lock is visible, and release it."""
     store = gate.catalogue.store
     for _ in range(2):
         async with anyio.create_task_group() as tasks:
@@ -192,7 +192,7 @@ def test_a_line_is_looked_at_when_the_calls_before_it_are_accepted_or_refused(pl
 
 
 def test_every_call_about_a_pinned_model_goes_by_the_digest_that_is_known(tmp_path):
-    """A folder of the host's, too: once it was hashed, no method takes it for the one that the manifest pins."""
+    """This includes the host's own folder: once it is hashed, no method takes it for the one that the manifest pins."""
     (tmp_path / "catalogue").mkdir()
     write_model(tmp_path / "catalogue" / "own", size=100)
     (tmp_path / "catalogue" / "own.json").write_text(json.dumps(entry_data("own", source={"path": "own"})))
@@ -203,7 +203,7 @@ def test_every_call_about_a_pinned_model_goes_by_the_digest_that_is_known(tmp_pa
     with pytest.raises(RuntimeError, match="have not been looked up"):
         gate.about(call, "own")
     gate.look()
-    assert gate.about(call, "own")[0].id == "own"  # nobody knows its digest yet
+    assert gate.about(call, "own")[0].id == "own"  # its digest is not known yet
     model_digest(known.own_folder("own"))
     gate.look()
     for ask in (lambda: gate.about(call, "own"), lambda: gate.named(call, "own", None)):

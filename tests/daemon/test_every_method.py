@@ -1,6 +1,6 @@
-"""Each method of the table through the real daemon: denied without a declaration, served with what the denials ask for.
+"""Each method of the table through the real daemon: denied without declarations, served with what the denials ask for.
 
-The gate itself is tested in ``tests/capability``; this shows that no handler goes past it.
+The gate itself is tested in ``tests/capability``; this shows that no handler bypasses it.
 """
 
 import base64
@@ -47,11 +47,11 @@ PARAMS = {
     "models.remove": POCKET,
     "models.gc": {},
 }
-"""Right parameters for each method that needs something; a new one has to be added here."""
+"""Valid parameters for each method that needs something; new methods must be added here."""
 
 
 def denials(host):
-    """What each call is denied with; anything but a denial fails."""
+    """Return the denial of each call; anything else fails."""
     found = {}
     for method in FENCED:
         with pytest.raises(RemoteError) as caught:
@@ -92,8 +92,8 @@ def test_what_the_refusals_ask_for_is_enough_for_every_method(hosts, tmp_path):
             mended.call(method.name, PARAMS[method.name], timeout=20)
         except RemoteError as error:
             refused[method.name] = error.kind
-    # what lies in the package is neither removed nor imported, the fake engine prepares nothing, the picked file's
-    # folder is not there: all got past the gate
+    # the package's own model is neither removed nor imported, the fake engine prepares nothing, and the picked file's
+    # folder does not exist: all these calls got past the gate
     assert refused == {
         "host.pickFile": "StorageError",
         "models.remove": "ModelNotInstalled",

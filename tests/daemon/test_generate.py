@@ -1,4 +1,4 @@
-"""image.generate through the real daemon with the fake engine: what a host sees and what lies on disk."""
+"""image.generate through the real daemon with the fake engine: what a host sees and what is on disk."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""A GPU's memory as the daemon learns it, from a driver's library that is played here."""
+"""How the daemon learns a GPU's memory, from a simulated driver library."""
 
 import ctypes
 
@@ -11,7 +11,7 @@ GIB = 1 << 30
 
 
 class Driver:
-    """NVML with two GPUs, of 24 and 12 GiB; ``broken``: the call that fails."""
+    """NVML with two GPUs, of 24 and 12 GiB; ``broken`` is the call that fails."""
 
     def __init__(self, broken=""):
         self.broken = broken
@@ -49,7 +49,7 @@ class Driver:
 
 @pytest.fixture
 def driver(monkeypatch):
-    """Puts a driver in; torch counts as built for CUDA."""
+    """Install a driver; torch counts as built for CUDA."""
     made = []
 
     def install(broken="", visible=None, version="2.13.0"):

@@ -1,4 +1,4 @@
-"""A file that hangs holds up nothing but its own call, and that only until it is cancelled."""
+"""A file that hangs delays only its own call, and only until that is cancelled."""
 
 import io
 import time
@@ -27,7 +27,7 @@ def app():
 
 @pytest.fixture
 def spawned(tmp_path):
-    """Makes a session whose sidecar hangs in calls of that name."""
+    """Make a session whose sidecar hangs in system calls of that name."""
     made = []
 
     def spawn(*held):
@@ -54,7 +54,7 @@ def files_become(host, expected):
         time.sleep(0.02)
 
 
-pytestmark = pytest.mark.timeout(300)  # it waits for events and counts no seconds
+pytestmark = pytest.mark.timeout(300)  # it waits for events and has no time limit
 
 EDIT = {
     "prompt": "greener",
@@ -84,7 +84,7 @@ def test_a_job_that_waits_for_a_file_is_cancelled_at_once_and_leaves_nothing(spa
     call.cancel()
     error = error_of(call)
     assert (error.kind, error.data["images"]) == ("RequestCancelled", [])
-    # the engine and other calls go on beside the thread that hangs
+    # the engine and other calls go on while the thread hangs
     inline = {"prompt": "a lake", "options": {"model": "pocket", "steps": 1, "output": {"mode": "inline"}}}
     assert host.call("image.generate", inline, timeout=50)["images"]
     host.let_go()

@@ -1,4 +1,4 @@
-"""Watching the host's process, also where the system offers no descriptor for it."""
+"""Watching the host's process, even where the system offers no descriptor for it."""
 
 import os
 import select
@@ -49,7 +49,7 @@ def test_a_process_that_is_gone_already_is_told_at_once(way):
 
 
 def test_a_parent_that_died_before_the_watch_began_is_told():
-    """Whoever adopted us is alive, and is not our host."""
+    """The process that adopted us is alive, but is not our host."""
     with sleeper() as process:
         gone = threading.Event()
         hostwatch.watch_parent(process.pid, gone.set)  # alive, but not the parent of this process
@@ -99,14 +99,14 @@ os.kill(os.getpid(), signal.SIGKILL)
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "getsid"), reason="sessions of POSIX")
 def test_a_host_that_is_killed_as_soon_as_it_has_spawned_the_daemon_takes_it_along():
-    """Before the daemon's first line has run. Its pipes stay open: somebody else holds the other ends."""
+    """The host dies before the daemon's first line runs. The pipes stay open: another process holds their ends."""
     (stdin, into), (out, stdout) = os.pipe(), os.pipe()
     host = subprocess.Popen(
         [sys.executable, "-c", ORPHAN],
         stdin=stdin,
         stdout=stdout,
         stderr=subprocess.PIPE,
-        start_new_session=True,  # an app's session, in which whoever adopts the daemon is not
+        start_new_session=True,  # an app's session; the process that adopts the daemon is not in it
     )
     daemon = psutil.Process(int(host.stderr.readline()))
     host.wait()
@@ -123,7 +123,7 @@ def test_a_host_that_is_killed_as_soon_as_it_has_spawned_the_daemon_takes_it_alo
 
 
 def test_a_daemon_in_a_session_of_its_own_knows_its_host():
-    """A host may detach what it spawns; that makes it nobody's orphan."""
+    """A host may detach what it spawns; that does not make it an orphan."""
     with subprocess.Popen(
         command("--engine", "fake"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     ) as daemon:

@@ -1,4 +1,4 @@
-"""However many calls a host sends at once: no memory for them, every one is answered, and jobs go on."""
+"""However many calls a host sends at once, they take no memory, each is answered, and jobs go on."""
 
 import fcntl
 import json
@@ -24,7 +24,7 @@ from locara_sidecar.daemon.wire.server import Server
 from support.host import manifest
 
 MIB = 1 << 20
-# a daemon whose lists wait until the test lets go of a file
+# a daemon whose lists wait until the test removes a file
 STUCK = """
 import fcntl, os, sys
 from locara_protocol.model_messages import ModelsListResult
@@ -40,7 +40,7 @@ sys.exit(main())
 
 
 class Everyone:
-    """A session that takes every request."""
+    """A session that accepts every request."""
 
     state = "open"
 
@@ -49,7 +49,7 @@ class Everyone:
 
 
 class Wired:
-    """A server whose every method is a short call that is answered when the test says so."""
+    """A server on which each method is a short call, answered when the test says so."""
 
     def __init__(self, **handlers):
         self.outbox = Outbox()
@@ -100,7 +100,7 @@ def test_no_line_is_looked_at_while_so_many_short_calls_are_in_flight():
     wired.answer(wired.waiting[3])
     assert (wired.server.busy, wired.resumed) == (False, 1)
     wired.answer(wired.waiting[3])
-    assert wired.resumed == 1  # there was room before
+    assert wired.resumed == 1  # there was room for it
 
 
 def test_long_calls_do_not_keep_a_cancel_in_the_pipe():
@@ -143,7 +143,7 @@ def test_a_batch_whose_answers_are_long_takes_no_more_requests():
 
 def test_pictures_that_were_sent_with_jobs_are_bounded_together():
     queue = JobQueue(16)
-    queue.check_room(2 * jobs.MAX_HELD)  # alone, what a line takes
+    queue.check_room(2 * jobs.MAX_HELD)  # a job that waits alone may take what a line holds
     job = Job("a", 1, "image.edit", None)
     job.weight = jobs.MAX_HELD - 10
     queue.add(job)
@@ -159,7 +159,7 @@ def test_pictures_that_were_sent_with_jobs_are_bounded_together():
 
 @pytest.fixture
 def stuck(tmp_path):
-    """A daemon whose lists do not come before ``release`` is called."""
+    """A daemon that answers no list before ``release`` is called."""
     gate = (tmp_path / "gate").open("w")
     fcntl.flock(gate, fcntl.LOCK_EX)
     (tmp_path / "pictures").mkdir()
@@ -204,7 +204,7 @@ def test_a_flood_of_lists_takes_no_memory_a_job_is_saved_meanwhile_and_all_are_a
     writer = threading.Thread(target=lambda: (stuck.stdin.write(flood), stuck.stdin.flush()))
     writer.start()
     assert select.select([stuck.stdout], [], [], 60)[0], "the job is not saved while lists are waited for"
-    first = json.loads(stuck.stdout.readline())  # nothing else is answered before
+    first = json.loads(stuck.stdout.readline())  # nothing else is answered before it
     assert (first["id"], "result" in first) == ("job", True)
     grown = psutil.Process(stuck.pid).memory_info().rss - before
     stuck.release()

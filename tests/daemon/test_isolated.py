@@ -1,4 +1,4 @@
-"""An interpreter that was started isolated, as in the folder that an app ships: so are the processes that it starts."""
+"""An isolated interpreter, as in the folder that an app ships, starts its processes isolated, too."""
 
 import json
 import os

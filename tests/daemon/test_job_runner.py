@@ -1,4 +1,4 @@
-"""Turns at the engine: what happens around them, with stubs for the calls and their work."""
+"""Jobs take turns at the engine: what happens around a turn, with stubs for the calls and their work."""
 
 import anyio
 import anyio.lowlevel

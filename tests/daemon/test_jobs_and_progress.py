@@ -45,7 +45,7 @@ def test_progress_never_falls_and_the_eta_comes_from_the_time_of_a_step():
     assert first_of_second.eta_ms == 3000 + 2000
     assert seen[-1].eta_ms == 0
     first_of_all = next(message for message in seen if message.step == 1)
-    assert first_of_all.eta_ms == 3000 + 4000  # how long decoding takes is not known yet
+    assert first_of_all.eta_ms == 3000 + 4000  # the time that decoding takes is not known yet
 
 
 def test_loading_that_goes_on_after_encoding_is_seen_to_go_on():
@@ -57,7 +57,7 @@ def test_loading_that_goes_on_after_encoding_is_seen_to_go_on():
     values = [message.progress for message in told]
     assert values[1] == values[2] == values[3] < values[4] < values[5] < values[6]
     warm = Progress("job-2", 1, 4, lambda: 0.0)
-    assert warm.phase("encoding", 1).progress == values[5]  # nothing to load: that part is done
+    assert warm.phase("encoding", 1).progress == values[5]  # nothing to load, so that part is done
 
 
 def test_the_time_left_follows_steps_that_become_slower_and_passes_over_a_slow_first_one():
@@ -112,7 +112,7 @@ def test_the_queue_runs_one_job_at_a_time_first_come_first_served():
 @pytest.mark.parametrize("limit", [0, 1, 3])
 def test_the_queue_is_full_when_one_runs_and_as_many_wait_as_it_says(limit):
     queue = JobQueue(limit)
-    queue.check_room()  # nothing runs: the next would start at once
+    queue.check_room()  # nothing runs, so the next job would start at once
     job_in(queue, 0, "running")
     for number in range(limit):
         queue.check_room()
@@ -126,7 +126,7 @@ def test_a_message_tells_phase_image_and_step_and_loading_tells_its_part():
     progress = Progress("job-1", 2, 4, lambda: 0.0)
     loading = [progress.phase("loading", 1, part).progress for part in (0.0, 0.5, 1.0)]
     assert loading[0] < loading[1] < loading[2]
-    assert progress.phase("loading", 1).progress == loading[2]  # by a second engine, after the first had died
+    assert progress.phase("loading", 1).progress == loading[2]  # by a second engine, after the first one died
     assert (progress.phase("denoising", 1).step, progress.step(1, 4, 4, None).step) == (0, 4)
     progress.phase("saving", 1)
     second = progress.phase("denoising", 2)
@@ -157,7 +157,7 @@ def test_the_last_message_of_a_job_that_is_done_has_progress_1():
 
 
 class Ended:
-    """A collection with a clock of its own."""
+    """A collection of ended jobs with its own clock."""
 
     def __init__(self):
         self.now = 0.0

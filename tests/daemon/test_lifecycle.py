@@ -1,4 +1,4 @@
-"""Spawning and opening: what a daemon says of itself, and how it starts."""
+"""Spawning and opening: what a daemon says about itself, and how it starts."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def test_what_was_fixed_at_spawn_may_be_repeated_but_never_widened(hosts, tmp_pa
 
 @pytest.mark.slow
 def test_what_was_not_given_at_spawn_beside_the_other_is_not_given_later(hosts, tmp_path):
-    """A host that fixes one of the two fixes both: the app that then speaks cannot give itself the other."""
+    """A host that sets one of the two at spawn fixes both: the app cannot give itself the other one later."""
     file = tmp_path / "locara.json"
     file.write_text(json.dumps(manifest("pocket")))
     later = {
@@ -163,7 +163,7 @@ def test_a_whole_session_written_before_the_daemon_has_started_is_served(tmp_pat
 
 @pytest.mark.slow
 def test_work_on_models_that_is_asked_for_together_with_initialize_is_done_and_can_be_cancelled(tmp_path):
-    """Those lines are looked at before there is an event loop."""
+    """These lines are read before there is an event loop."""
     opening = request(0, "initialize", {**OPENING, "manifest": manifest("pocket", "sdxl-lightning")})
     nothing = request(1, "models.import", {"model": "sdxl-lightning", "from": str(tmp_path / "nothing")})
     checked = request(2, "models.verify", {"model": "pocket"})

@@ -1,4 +1,4 @@
-"""A machine that gives no more threads, memory or descriptors: what cannot be done is said, and it always ends."""
+"""On a machine without more threads, memory or descriptors the daemon says what it cannot do, and always ends."""
 
 import contextlib
 import json
@@ -57,7 +57,7 @@ def limited(left, few=0):
 
 
 def session(folder):
-    """An opening, a job and a ping, as lines."""
+    """Return the lines of an opening, a job and a ping."""
     opening = {
         "protocolVersion": 1,
         "clientInfo": {"name": "t", "version": "1"},
@@ -155,7 +155,7 @@ def test_an_engine_that_cannot_be_started_is_told_and_the_next_one_works(daemon,
     daemon.call("rpc.discover")
     before = psutil.Process(daemon.process.pid).num_fds()
     for _ in range(3):
-        # the latter where the thread that works for the loop has been idle for so long that it has ended
+        # the latter if the event loop's worker thread has been idle so long that it has ended
         assert error_of(daemon.begin("a lake", steps=1)).kind in ("EngineUnavailable", "InsufficientMemory")
     assert psutil.Process(daemon.process.pid).num_fds() <= before + 2
     assert not psutil.Process(daemon.process.pid).children()
@@ -172,7 +172,7 @@ def test_a_picture_that_was_saved_is_told_of_though_there_is_no_further_thread(d
 
 
 def preset(kind, value):
-    """For a child: a limit of its own."""
+    """Return a function that sets a limit in a child process."""
     import resource
 
     return lambda: resource.setrlimit(getattr(resource, kind), (value, value))
@@ -206,11 +206,11 @@ def test_a_daemon_short_of_memory_or_descriptors_says_so_or_serves_and_ends(kind
             assert errors.startswith("locara-sidecar: cannot start: it needs "), (value, errors)
             assert f"`ulimit {switch}`" in errors, value
             assert errors.count("\n") == 1, (value, errors)
-    assert (seen, failed) == ({True, False}, [])  # under the highest limit all is served
+    assert (seen, failed) == ({True, False}, [])  # the highest limit allows everything
 
 
 def _exchange(folder, start, limit=None):
-    """A session whose host waits for the three answers: they, the status, and what is on stderr."""
+    """Run a session whose host waits for the three answers; return them, the status and stderr."""
     argv = [sys.executable, *start, "serve", "--engine", "fake", "--log-level", "error"]
     pipe = subprocess.PIPE
     with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, preexec_fn=limit) as daemon:
@@ -228,15 +228,15 @@ def _exchange(folder, start, limit=None):
 
 
 def _interpreter_fails(kind, value):
-    """Whether Python itself, with what stands between its start and our first look at the limits, cannot be run.
+    """Return whether Python itself, up to our first look at the limits, cannot run under this limit.
 
-    With 2 MiB less than the daemon had: where things lie differs from one run to the next.
+    It gets 2 MiB less than the daemon had, because the memory layout differs from run to run.
     """
     code = "import threading, resource, mmap, ctypes; from locara_sidecar.daemon import ending, limits"
     limit = preset(kind, value if kind == "RLIMIT_NOFILE" else value - 2 * MIB)
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, preexec_fn=limit, timeout=10)
-    except subprocess.TimeoutExpired:  # CPython 3.11 under 12 MiB: it never ends to say that there is no memory
+    except subprocess.TimeoutExpired:  # CPython 3.11 under 12 MiB: it repeats forever that there is no memory
         return True
     return done.returncode != 0
 

@@ -1,4 +1,4 @@
-"""models.load and models.unload through the real daemon: whose turn it is, what ping tells, what never happens."""
+"""models.load and models.unload through the real daemon: whose turn it is, what ping says, what never happens."""
 
 import json
 import os
@@ -113,7 +113,7 @@ def test_a_cancel_while_loading_is_answered_and_no_model_is_claimed(hosts, way):
         while engine(host)["state"] != "busy":
             assert time.monotonic() < deadline
         if way == "job":
-            job = host.call("jobs.list")["jobs"][0]  # those that have ended come last
+            job = host.call("jobs.list")["jobs"][0]  # ended jobs come last
             assert host.call("image.cancel", {"jobId": job["jobId"]}) == {"cancelled": True}
         else:
             call.cancel()
@@ -128,7 +128,7 @@ def test_a_cancel_while_loading_is_answered_and_no_model_is_claimed(hosts, way):
 def test_a_cancel_while_a_large_model_is_hashed_is_answered_soon_and_starts_no_engine(hosts, tmp_path, method):
     folder = write_model(tmp_path / "big")
     with (folder / "transformer" / "zeros.txt").open("wb") as file:
-        file.truncate(64 << 30)  # a hole: no room on the disk, and a minute or so to hash
+        file.truncate(64 << 30)  # a sparse file: no space on disk, and a minute or so to hash
     (tmp_path / "mine.json").write_text(json.dumps(entry_data("mine", source={"path": "big"})))
     host = hosts.spawn("--catalogue", str(tmp_path))
     granted = manifest(f"mine@sha256:{'0' * 64}")
@@ -149,7 +149,7 @@ def test_a_cancel_on_the_line_after_the_load_is_answered_and_starts_no_engine(ho
     host = hosts.session()
     asked = {"jsonrpc": "2.0", "id": "load", "method": "models.load", "params": {"model": "pocket"}}
     cancel = {"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": "load"}}
-    host.send_raw(json.dumps(asked).encode() + b"\n" + json.dumps(cancel).encode())  # read in one go
+    host.send_raw(json.dumps(asked).encode() + b"\n" + json.dumps(cancel).encode())  # read all at once
     answer = host.next_unmatched(10)
     assert (answer["id"], answer["error"]["code"]) == ("load", -32800)
     assert engine(host)["pid"] is None

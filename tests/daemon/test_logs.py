@@ -1,4 +1,4 @@
-"""The log on stderr: bounded, one JSON object a line, nothing of what a user typed."""
+"""The log on stderr is bounded, has one JSON object per line and contains nothing that a user typed."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ def test_a_record_that_is_too_long_is_cut_and_stays_json():
 
 
 def test_a_host_that_never_reads_the_log_costs_a_bounded_number_of_lines():
-    sink = logs._Sink()  # its thread is not started: nothing is ever taken
+    sink = logs._Sink()  # its thread is not started, so nothing is ever taken out
     for _ in range(5000):
         sink.put(b"x\n")
     assert len(sink._lines) == 1000

@@ -1,4 +1,4 @@
-"""Every manifest of fixtures/manifests through the real daemon: as strangers have them, and what is told of them."""
+"""Every manifest of fixtures/manifests through the real daemon: what other people write, and what they are told."""
 
 import json
 import threading

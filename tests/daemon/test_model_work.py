@@ -1,4 +1,4 @@
-"""The process that works on a model: how it ends."""
+"""How the process that works on a model ends."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ WORK = SimpleNamespace(op="verify")
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Has a worker take its work, run ``code`` and end."""
+    """Let a worker take its work, run ``code`` and end."""
 
     def use(code):
         program = f"import os, sys, time; sys.stdin.readline(); LAST = {LAST!r}\n{code}\nos._exit(0)"
@@ -33,7 +33,7 @@ def run():
 
 
 def test_a_worker_that_has_told_its_last_ends_by_itself(scripted, tmp_path):
-    """Killing one that is ending takes its exit status from under asyncio, which then complains on stderr."""
+    """Killing a worker that is ending would take its exit status away from asyncio, which then complains on stderr."""
     scripted(f"os.write(1, LAST); time.sleep(0.2); open({str(tmp_path / 'ended')!r}, 'w')")
     assert run().digest == "sha256:0"
     assert (tmp_path / "ended").exists()

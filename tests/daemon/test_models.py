@@ -1,4 +1,4 @@
-"""The ``models.*`` methods through the wire, against a hub on loopback."""
+"""The ``models.*`` methods on the wire, against a hub on loopback."""
 
 import json
 import os
@@ -25,14 +25,14 @@ def hub(tmp_path):
 
 
 def hub_environment(hub, tmp_path):
-    """This process's own, with our hub; an engine that a test made here may have set HF_HUB_OFFLINE in it."""
+    """Return this process's environment, with our hub; an engine made in this process may have set HF_HUB_OFFLINE."""
     mine = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     return mine | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
 
 
 @pytest.fixture
 def daemon(hosts, hub, tmp_path):
-    """Starts a daemon that knows two models of the hub's."""
+    """Start a daemon that knows two models of the hub."""
     (tmp_path / "catalogue").mkdir()
     for name in ("mine", "other"):
         data = json.dumps(entry_data(name, f"org/{name}"))
@@ -159,7 +159,7 @@ def test_the_daemon_ends_in_time_while_it_downloads(daemon, hub):
     next(iter(call.messages()))
     began = time.monotonic()
     host.call("shutdown", timeout=2)
-    assert error_of(call, 0).kind == "RequestCancelled"  # its answer came before that of shutdown
+    assert error_of(call, 0).kind == "RequestCancelled"  # its answer came before the one to shutdown
     host.close()
     assert time.monotonic() - began < 2
 
@@ -201,7 +201,7 @@ def test_usage_tells_an_app_of_its_own_models_and_a_manager_of_all(daemon, hosts
         usage = other.call("models.usage", timeout=10)
         assert sorted(entry["model"] for entry in usage["entries"]) == told
         whole, shared = (sum(entry[name] for entry in usage["entries"]) for name in ("bytes", "sharedBytes"))
-        if told == ["mine"]:  # the totals tell an app nothing of what else is there
+        if told == ["mine"]:  # the totals reveal nothing to an app about what else is there
             assert (usage["bytes"], usage["reclaimableBytes"]) == (whole, whole - shared)
         else:
             assert usage["bytes"] == usage["reclaimableBytes"] == whole - shared // 2
@@ -305,7 +305,7 @@ SPEEDS["mlx"] = SPEEDS["torch"]
 
 @pytest.mark.parametrize("engine", SPEEDS)
 def test_the_speeds_of_each_model_are_told_before_any_engine_starts(hosts, tmp_path, engine):
-    """As the engine has them, whatever the entry of a host's own says."""
+    """Those that the engine has, whatever the host's own entry says."""
     for name, family in (("cached-sdxl", "sdxl"), ("other", "another")):
         entry = entry_data(name, family=family, speeds=["fast"])
         (tmp_path / f"{name}.json").write_text(json.dumps(entry))
@@ -319,7 +319,7 @@ def test_the_speeds_of_each_model_are_told_before_any_engine_starts(hosts, tmp_p
 
 @pytest.mark.slow
 def test_a_large_pinned_model_is_hashed_while_other_calls_are_served(hosts, tmp_path):
-    """A folder of the host's: nothing has told its digest yet."""
+    """The host's own folder, whose digest is not known yet."""
     catalogue = tmp_path / "catalogue"
     folder = write_model(catalogue / "big")
     with (folder / "transformer" / "zeros.txt").open("wb") as file:

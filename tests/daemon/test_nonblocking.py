@@ -1,4 +1,4 @@
-"""Descriptors that are shared with the host and non-blocking, from the start or at any later time."""
+"""Descriptors shared with the host that are non-blocking, from the start or at any later time."""
 
 import fcntl
 import json
@@ -23,12 +23,12 @@ COUNT = 1200
 
 
 def waiting(fd):
-    """Bytes that can be read from a pipe."""
+    """Return how many bytes can be read from a pipe."""
     return struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"    "))[0]
 
 
 def until_full(fd, patience=20):
-    """Return when a pipe has taken what it takes and nothing more comes."""
+    """Return when a pipe is full and nothing more is written to it."""
     deadline, before = time.monotonic() + patience, -1
     while (now := waiting(fd)) < 40_000 or now != before:
         assert time.monotonic() < deadline, now
@@ -37,13 +37,13 @@ def until_full(fd, patience=20):
 
 
 def requests():
-    """Requests whose answers are many times what a pipe holds: a large one now and then."""
+    """Return requests whose answers are many times what a pipe holds, with a large one now and then."""
     methods = ["rpc.discover" if number % 40 == 0 else "nope" for number in range(COUNT)]
     return b"".join(b'{"jsonrpc":"2.0","id":%d,"method":"%s"}\n' % (i, m.encode()) for i, m in enumerate(methods))
 
 
 def exchange(process, into, out):
-    """Ask, and read only when nothing more can be written; the ids of the answers in their order."""
+    """Send requests, reading only when nothing more can be written; return the answers' ids in order."""
     writer = threading.Thread(target=lambda: stdio.write_all(into, requests()))
     writer.start()
     until_full(out)
@@ -123,7 +123,7 @@ def test_a_daemon_that_waits_for_a_non_blocking_pipe_does_not_spin():
 
 
 def test_the_log_is_written_in_whole_lines_to_a_non_blocking_stderr():
-    """Longer than what a pipe takes at once, so that each is taken in parts."""
+    """The lines are longer than a pipe takes at once, so each is written in parts."""
     code = """
 import logging
 from locara_sidecar.daemon import logs

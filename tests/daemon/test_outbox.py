@@ -1,4 +1,4 @@
-"""What waits to be written: order, gapless indexes, bounds."""
+"""The queue of what is to be written: order, indexes without gaps, bounds."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What protocol/README.md shows really happens: its exchanges and its Python are run, with the fake engine."""
+"""What protocol/README.md shows really happens: its exchanges and its Python are run with the fake engine."""
 
 import json
 import re
@@ -16,7 +16,7 @@ FOLDER = "/Users/a/Pictures"
 
 
 def exchange(name):
-    """The lines between a mark and its end: what was sent, and what came of it by id."""
+    """Return the lines between a mark and its end: what is sent, and the answers by id."""
     block = PAGE.read_text("utf-8").split(f"<!-- {name}:begin -->")[1].split(f"<!-- {name}:end -->")[0]
     lines = [line.partition(" ") for line in block.splitlines() if line[:2] in ("→ ", "← ")]
     sent = [json.loads(line) for arrow, _, line in lines if arrow == "→"]
@@ -25,7 +25,7 @@ def exchange(name):
 
 
 def shape(value):
-    """An example's members and types; of an array, those of its first entry."""
+    """Return the names and types of an example's members; for an array, those of its first entry."""
     if isinstance(value, dict):
         return {name: shape(member) for name, member in value.items()}
     if isinstance(value, list):
@@ -34,7 +34,7 @@ def shape(value):
 
 
 def has(real, shown):
-    """Whether ``real`` has at least what is ``shown``."""
+    """Return whether ``real`` has at least what is ``shown``."""
     if isinstance(shown, dict):
         return isinstance(real, dict) and all(name in real and has(real[name], part) for name, part in shown.items())
     if isinstance(shown, list):

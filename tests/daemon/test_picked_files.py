@@ -1,4 +1,4 @@
-"""Files that the user picked, through the real daemon: handles in place of folders, and nothing beside the one file."""
+"""Files that the user picked, through the real daemon: handles instead of folders, and access to that one file only."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def app(word="read-write", **more):
 
 @pytest.fixture
 def host(hosts):
-    """A session that may use what the user picks, and has no folder at all."""
+    """A session that may use what the user picks and has no folder at all."""
     host = hosts.spawn()
     host.initialize(manifest=app())
     return host
@@ -68,7 +68,7 @@ def test_a_picked_picture_and_mask_are_edited_into_a_picked_file_and_into_nothin
     assert host.files() == ["in.png", "mask.png", "out.png"]
     saved = (host.folder / "out.png").read_bytes()
     assert (len(saved), Image.open(io.BytesIO(saved)).size) == (image["bytes"], (256, 256))
-    # the same pixels as through folders, and the same again from what the answer repeats
+    # the same pixels as with folders, and the same again from the parameters in the answer
     assert result["parameters"]["image"] == {"handle": answer["handle"]}
     assert result["parameters"]["options"]["output"] == {
         "mode": "save",
@@ -231,14 +231,14 @@ def test_a_shutdown_answers_a_pick_that_is_under_way(host):
     (host.folder / "in.png").write_bytes(png())
     calls = [host.start("host.pickFile", {"path": str(host.folder / "in.png"), "access": "read"}) for _ in range(5)]
     assert host.close() == 0
-    for call in calls:  # it waits for none that is not there yet
+    for call in calls:  # it does not wait for a file that is not there yet
         try:
             assert call.result(5)["handle"]
         except RemoteError as error:
             assert error.code == -32800  # noqa: PT017
 
 
-# --- files that come without a path ---
+# --- files without a path -------------
 
 
 @pytest.mark.slow

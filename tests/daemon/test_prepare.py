@@ -1,4 +1,4 @@
-"""models.prepare through the real daemon and the MLX engine, on tiny models in the store."""
+"""models.prepare through the real daemon and the MLX engine, on tiny models of the store."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def daemon(hosts, tmp_path, cache):
-    """Starts a daemon that knows tiny-flux as a model of the store's, and imports it."""
+    """Start a daemon that knows tiny-flux as a model of the store, and import it."""
     (tmp_path / "catalogue").mkdir()
     entry = json.loads((MODELS / "tiny-flux.json").read_text())
     source = {"repository": "org/tiny", "files": ["*.json", "*.txt", "*.safetensors"]}
@@ -86,8 +86,8 @@ def test_a_model_is_prepared_and_drawn_from_what_was_prepared(daemon, cache):
     after, second = draw(host, quantization="4bit")
     assert after == before
     assert second["model"] == first["model"]
-    assert second["timings"]["loadMs"] > 0  # by a new process
-    # what the engine has loaded is in use, and so is the model that it is a form of
+    assert second["timings"]["loadMs"] > 0  # in a new process
+    # the form that the engine has loaded is in use, and so is its model
     assert host.call("models.gc", {"maxBytes": 0}, timeout=10)["removed"] == []
     assert error_of(host.start("models.remove", {"model": "tiny", "prepared": True})).data["errno"] == "EBUSY"
     host.call("models.unload", timeout=10)
@@ -151,7 +151,7 @@ def test_usage_removal_and_collection_know_what_was_prepared(daemon, cache):
 def test_a_form_of_another_version_of_the_model_is_neither_shown_nor_used(daemon, cache, tmp_path):
     host = daemon()
     prepare(host).result(100)
-    # the model is replaced by one that differs in a weight
+    # the model is replaced by one with another weight
     changed = Path(shutil.copytree(MODELS / "tiny-flux", tmp_path / "changed"))
     shutil.rmtree(changed / "transformer")
     shutil.copytree(MODELS / "tiny-flux" / "transformer", changed / "transformer")

@@ -1,4 +1,4 @@
-"""The last phases of preparing a model, in this process: what an engine made is checked and published."""
+"""The last phases of preparing a model, run in this process: what an engine made is checked and published."""
 
 import contextlib
 import time
@@ -20,7 +20,7 @@ def visible(cache):
 
 
 class Engine:
-    """Writes a component as the MLX engine would."""
+    """Writes a component like the MLX engine."""
 
     def __init__(self):
         self.into = None
@@ -81,7 +81,7 @@ def test_a_cancel_while_it_is_checked_or_published_leaves_nothing(order, cache, 
         cancelled = anyio.run(main)
     assert cancelled
     assert told[-1] == at
-    # a cancel that comes while the name is given may come too late: then the form is whole
+    # a cancel that arrives while the form gets its name may be too late: then the form is complete
     assert visible(cache) == there or at == "publishing"
     assert list((cache / "incoming").iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""Signals: heard from the first answer on, however the host left them, and never at the cost of an answer."""
+"""Signals work from the first answer on, however the host had set them, and never cost an answer."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @pytest.fixture(autouse=True)
 def _a_host_that_leaves_signals_alone():
-    """Whoever started the tests may have SIGHUP ignored (nohup does), and what is started here would inherit it."""
+    """If the tests run with SIGHUP ignored (under nohup, say), what they start would inherit that."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -27,7 +27,7 @@ def _a_host_that_leaves_signals_alone():
 
 @contextlib.contextmanager
 def ignored(number):
-    """What is started within has a signal ignored, as this process has."""
+    """Ignore a signal in this process and in what it starts."""
     before = signal.signal(number, signal.SIG_IGN)
     try:
         yield
@@ -37,7 +37,7 @@ def ignored(number):
 
 @contextlib.contextmanager
 def blocked(*numbers):
-    """What is started within has signals blocked, as this thread has."""
+    """Block signals in this thread and in what it starts."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
@@ -46,7 +46,7 @@ def blocked(*numbers):
 
 
 def busy(hosts):
-    """A host whose daemon has just answered for the first time, and the call that it has accepted before that."""
+    """Yield a host whose daemon has just given its first answer, and the call that it accepted before that."""
     host = hosts.spawn()
     params = {"prompt": "fake:slow=60000 a lake", "options": {"steps": 3}}
     opening = {
@@ -82,7 +82,7 @@ def test_signals_that_follow_each_other_are_one_end(early, hosts):
         until(call, "denoising")
     for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         host.process.send_signal(number)
-        time.sleep(0.005)  # a terminal's and a supervisor's, one after the other
+        time.sleep(0.005)  # first a terminal's, then a supervisor's
     ends_in_order(host, call)
 
 

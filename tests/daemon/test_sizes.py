@@ -1,4 +1,4 @@
-"""Which sizes a model's images may have, and what is said of those that they may not."""
+"""Which sizes a model's images may have, and what is said about other sizes."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_a_side_that_is_not_named_is_the_models_usual_one_and_in_an_edit_the_sou
 
 
 def test_an_inline_answer_has_room_for_so_many_pixels():
-    """3 bytes a pixel are 4 in base64."""
+    """3 bytes per pixel become 4 in base64."""
     assert MAX_INLINE_IMAGE_BYTES // 4 >= 1024 * 1024
     assert size_of(GenerateOptions(count=1), FLUX, inline=True, edit=False)[2].max_pixels == MAX_INLINE_IMAGE_BYTES // 4
     data = refused(count=2, inline=True)

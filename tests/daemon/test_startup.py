@@ -1,4 +1,4 @@
-"""What stands between spawning the daemon and its first answer; the benchmark measures the time itself."""
+"""What happens between spawning the daemon and its first answer; the benchmark measures the time."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ LATER = {
     "a terminal": ("rich", "shtab", "locara_sidecar.cli.output.console", "locara_sidecar.cli.output.pictures"),
     "a session": ("ctypes", "psutil", "tempfile", "importlib.metadata", "locara_protocol.generation.openrpc"),
 }
-"""Modules by what first needs them, none of which is a ping."""
+"""Modules by what first needs them; a ping needs none of them."""
 
 UNTIL_THE_LOOP = """
 import anyio, os, sys, threading
@@ -40,7 +40,7 @@ anyio.run = instead_of_the_loop
 from locara_sidecar.cli.arguments import run
 run(["serve", "--engine", "fake", "--log-level", "error"])
 """
-"""``serve`` up to where it would start its event loop, with every line looked at that stdin held."""
+"""``serve`` up to the start of its event loop, after it has handled every line that stdin held."""
 
 
 def test_the_first_ping_is_answered_before_the_event_loop_and_anything_heavy_is_imported():

@@ -1,4 +1,4 @@
-"""The descriptors: what claiming leaves behind, reading to the end, writing all of it."""
+"""The descriptors: what claiming them leaves behind, reading to the end, writing everything."""
 
 import os
 import select
@@ -45,7 +45,7 @@ def test_descriptors_that_the_host_closed_are_taken_before_a_file_can_land_on_th
 
 
 class Lines:
-    """A source of a few chunks."""
+    """A source with a few chunks."""
 
     def __init__(self, *chunks):
         self._chunks = list(chunks)

@@ -1,4 +1,4 @@
-"""Several daemons share one cache: what one's engine holds is in the other's memory plan, and is not collected."""
+"""Daemons that share a cache: what one's engine holds counts in the other's memory plan, and is not collected."""
 
 import json
 import os
@@ -29,10 +29,10 @@ def eventually(true, seconds=10):
 
 @pytest.fixture
 def start(hosts, tmp_path):
-    """Starts a daemon on the shared cache, where the model will be imported from its folder."""
+    """Start a daemon on the shared cache, into which the model will be imported from its folder."""
     (tmp_path / "catalogue").mkdir()
     data = json.loads((FIXTURES / f"{MODEL}.json").read_text())
-    # its true parts are not told there: what is told here is what the lease must say
+    # the real parts are not given there: the lease must say what is given here
     parts = [
         {"name": "transformer", "role": "denoiser", "parameters": 400_000_000, "width": 64},
         {"name": "vae", "role": "decoder", "parameters": 100_000, "width": 8},

@@ -1,4 +1,4 @@
-"""Hosts that ask and do not take the answers: no memory for them, and their end is noticed all the same."""
+"""Hosts that send requests and do not read the answers take no memory, and their end is still noticed."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def daemon():
 
 
 def until_still(pid, patience=30):
-    """Return when a process has done nothing for a while: it has written what it can."""
+    """Return when a process has done nothing for a while, having written what it can."""
     process, deadline = psutil.Process(pid), time.monotonic() + patience
     before, since = None, time.monotonic()
     while time.monotonic() - since < 0.3:

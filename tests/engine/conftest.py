@@ -1,4 +1,4 @@
-"""What the engine's tests share: job descriptions, and a client that is always closed."""
+"""Shared by the engine's tests: job descriptions, and a client that is always closed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _spec(job="job-1", prompt="a lighthouse", *, preview=None, output=None, mode
 
 
 class Client(EngineClient):
-    """The real client; remembers the events of each job and every log record."""
+    """The real client; it records the events of each job and every log record."""
 
     def __init__(self, transport, **options):
         self.logs = []
@@ -49,17 +49,17 @@ class Client(EngineClient):
 
     @property
     def started(self):
-        """The engines that were started, where they are in memory."""
+        """The engines started so far (in-memory ones only)."""
         return self.transport.started
 
     @property
     def connection(self):
-        """The engine that is there."""
+        """The current engine."""
         return self._supervisor.connection
 
     @property
     def gone(self):
-        """The event that no engine is there."""
+        """The event that is set when there is no engine."""
         return self._supervisor.gone
 
     def _log(self, record):
@@ -67,7 +67,7 @@ class Client(EngineClient):
         self.log_seen.set()
 
     async def make(self, spec, when=None, then=None):
-        """Run ``spec``; call ``then`` at the first event for which ``when`` holds."""
+        """Run ``spec``; call ``then`` at the first event for which ``when`` is true."""
         self.events = []
         waiting = when is not None
 
@@ -81,7 +81,7 @@ class Client(EngineClient):
         return await self.run(spec, on_event)
 
     async def fails(self, spec, when=None, then=None):
-        """Run ``spec``, which must fail; the error."""
+        """Run ``spec``, which must fail; return the error."""
         with pytest.raises(RpcError) as caught:
             await self.make(spec, when, then)
         return caught.value
@@ -116,7 +116,7 @@ def _drive(body, transport, options):
 def drive():
     """Run an async test body with a client, under a deadline.
 
-    ``engine``: what is behind the connection to an engine in memory; the fake engine, if not told.
+    ``engine`` makes what is behind the in-memory connection; the fake engine by default.
     """
 
     def run(body, engine=FakeEngine, **options):
@@ -127,7 +127,7 @@ def drive():
 
 @pytest.fixture
 def drive_process():
-    """The same, with engines in child processes. ``argv``: another command than the worker's."""
+    """The same, with engines in child processes. ``argv`` replaces the worker's command."""
 
     def run(body, argv=None, **options):
         return _drive(body, ChildProcess(argv), options)

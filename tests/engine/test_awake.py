@@ -1,4 +1,4 @@
-"""The machine stays awake while a job runs, on a played Mac, and nothing is asked of other systems."""
+"""On a simulated Mac the machine stays awake while a job runs; other systems are asked for nothing."""
 
 import sys
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ from locara_sidecar.machine.macos import awake
 
 
 class Mac:
-    """Notes what is asked; ``refuses``: the system gives no assertion."""
+    """Records the calls; with ``refuses`` the system grants no assertion."""
 
     def __init__(self, refuses=False):
         self.asked = []

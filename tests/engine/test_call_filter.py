@@ -1,4 +1,4 @@
-"""The filter of system calls, run here by an interpreter: what it answers on each machine, call by call."""
+"""The filter of system calls, run by an interpreter: its answer on each machine, call by call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MACHINES = pytest.mark.parametrize("machine", list(call_numbers.ARCHITECTURES))
 
 
 def run(program, number, arguments=(), audit=0xC000003E):
-    """What a kernel would do with a call: None for allowed, else the error."""
+    """Return what a kernel would do with a call: None if it is allowed, else the error."""
     data = struct.pack("=IIQ6Q", number, audit, 0, *(tuple(arguments) + (0,) * 6)[:6])
     accumulator, position = 0, 0
     code = list(struct.iter_unpack("=HBBI", program))
@@ -41,7 +41,7 @@ def run(program, number, arguments=(), audit=0xC000003E):
 
 
 def answers(machine, *, processes=False):
-    """A function of a call's name and arguments that gives the filter's answer on ``machine``."""
+    """Return a function that maps a call's name and arguments to the filter's answer on ``machine``."""
     architecture = call_numbers.ARCHITECTURES[machine]
     program = bpf.program(calls.denials(OWN, processes=processes), architecture)
     assert len(program) // 8 <= 4096, "the kernel takes no more instructions"
@@ -110,7 +110,7 @@ def test_calls_that_name_a_process_reach_this_one_only(machine):
         assert [answer(name, clock) for clock in range(12)] == [None] * 12, "the system's, this process's and thread's"
         for kind in (2, 6):  # a process's, a thread's
             assert answer(name, (~OTHER << 3) | kind) == errno.EPERM, name
-    # the kernel looks at the lower half of a pid: so does the filter
+    # the kernel uses the lower half of a pid, and so does the filter
     assert answer("prlimit64", OTHER | 1 << 40) == errno.EPERM
     assert answer("kill", OWN | 1 << 40, 9) is None
 
@@ -236,7 +236,7 @@ def test_other_machines_calls_and_those_of_later_kernels_are_refused(machine):
     program = bpf.program(calls.denials(OWN, processes=False), architecture)
     for foreign in {0x40000003, 0x40000028, 0xC000003E, 0xC00000B7} - {architecture.audit}:
         assert run(program, 63, audit=foreign) == errno.EPERM
-    for number in (call_numbers.NEWEST + 1, 0x40000000, 0x40000000 | 59, 0xFFFFFFFF):  # x32's have that bit
+    for number in (call_numbers.NEWEST + 1, 0x40000000, 0x40000000 | 59, 0xFFFFFFFF):  # x32 calls have that bit
         assert run(program, number, audit=architecture.audit) == errno.ENOSYS
     assert run(program, 63, audit=architecture.audit) is None
 

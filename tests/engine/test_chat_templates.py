@@ -1,4 +1,4 @@
-"""An encoder that is a model of conversations: whose chat template it is, is known by its marks; it is never run."""
+"""A text encoder that is a chat model: its chat template is recognised by marks in it and never executed."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def test_a_template_may_stand_in_a_file_of_its_own_or_in_the_configuration(folde
 def test_another_models_template_is_refused(folder, missing):
     (folder / "tokenizer" / "chat_template.jinja").write_text(TEMPLATE.replace(missing, "other"))
     assert f"has no {missing}" in refused(folder)
-    with_members(folder, chat_template=TEMPLATE)  # the file counts where both are
+    with_members(folder, chat_template=TEMPLATE)  # if both exist, the file counts
     assert "chat_template.jinja" in refused(folder)
 
 

@@ -1,4 +1,4 @@
-"""Looking whether the engine's process has ended, where that can be done without reaping it and where not."""
+"""Finding out whether the engine's process has ended, with and without a way to do it that does not reap it."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""An engine gets what it needs of the environment, and no token."""
+"""An engine gets the environment variables that it needs, and no token."""
 
 import psutil
 import pytest

@@ -1,4 +1,4 @@
-"""A healthy engine: what a job reports, in which order, and how long an engine lives. No process is spawned here."""
+"""A healthy engine: what a job reports and in which order, and how long an engine lives. No process is spawned here."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_two_jobs_at_once_are_a_programming_error_and_the_first_goes_on(drive, s
 
 
 def test_an_edit_s_files_reach_the_engine_whole(drive, spec):
-    """They go ahead of the job, in pieces."""
+    """They are sent before the job, in pieces."""
     heard = []
 
     async def body(client):

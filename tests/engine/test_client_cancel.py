@@ -1,4 +1,4 @@
-"""A job that is cancelled or fails, and the end of the client: what the job gets, and that the next one works.
+"""Cancelled and failed jobs, and the end of the client: what the job gets, and that the next one works.
 
 No process is spawned here: ``test_client_process.py`` has real ones.
 """
@@ -118,7 +118,7 @@ def test_a_cancel_waits_as_long_as_the_blocks_that_were_seen_take(longest, secon
 
 
 def test_the_grace_of_a_job_on_a_slow_device_is_the_one_that_is_waited_for(drive, spec, monkeypatch):
-    monkeypatch.setattr(pauses.Pauses, "grace", lambda _, asked: asked * 1000)  # of a job whose blocks take long
+    monkeypatch.setattr(pauses.Pauses, "grace", lambda _, asked: asked * 1000)  # the job has slow blocks
 
     async def body(client):
         error = await client.fails(spec(), enters("denoising"), lambda: client.cancel("job-1"))
@@ -130,12 +130,12 @@ def test_the_grace_of_a_job_on_a_slow_device_is_the_one_that_is_waited_for(drive
 
 
 def slowly(connection, job):
-    """Stop some blocks later than the shortest grace."""
+    """Stop a few blocks later than the shortest grace period."""
     threading.Timer(0.4, connection.say, [frames.Cancelled(job=job.job)]).start()
 
 
 def test_an_engine_that_ends_as_it_is_told_to_stop_is_a_crash(drive, spec):
-    """As it always was: the host may want to know."""
+    """The host may want to know."""
 
     async def body(client):
         error = await client.fails(spec(), enters("denoising"), lambda: client.cancel("job-1"))
@@ -267,11 +267,11 @@ def test_closing_now_kills_without_waiting_also_when_the_loop_has_ended(drive, s
         return client
 
     client = drive(body, lambda: Played(silent))
-    client.close_now()  # a second time, without a loop
+    client.close_now()  # again, without a loop
 
 
 def test_what_runs_can_be_killed_when_the_loop_has_ended(spec):
-    """A daemon whose event loop failed ends so."""
+    """A daemon whose event loop has failed ends this way."""
     engines = Engines(lambda: Played(finish))
 
     async def main():
@@ -286,7 +286,7 @@ def test_what_runs_can_be_killed_when_the_loop_has_ended(spec):
 
 @pytest.mark.parametrize("engine", [FakeEngine, lambda: Played(finish)])
 def test_engines_in_memory_do_as_they_are_told(drive, spec, engine):
-    """So that what is shown with them is worth something."""
+    """Otherwise the tests that use them would show nothing."""
 
     async def body(client):
         await works(client, spec)

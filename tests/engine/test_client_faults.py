@@ -1,4 +1,4 @@
-"""An engine that crashes, hangs or says nonsense: what the job gets, and that the next one works.
+"""An engine that crashes, hangs or talks nonsense: what the job gets, and that the next one works.
 
 No process is spawned here: ``test_client_process.py`` has real ones.
 """
@@ -81,7 +81,7 @@ def test_an_engine_that_ends_as_it_starts_is_unavailable_unless_nobody_waits(dri
 
 
 def interrupted(connection, job):
-    """macOS ends the job's work on the GPU, and MLX says so."""
+    """macOS stops the job's work on the GPU, and MLX reports it."""
     enter(connection, job)
     data = {"reason": "gpuInterrupted", "retryable": True}
     connection.say(frames.Failed(job=job.job, kind="EngineUnavailable", message="Ended.", data=data))
@@ -97,7 +97,7 @@ def test_an_engine_whose_work_macos_refused_is_replaced_before_the_next_job(driv
         await works(client, spec)
         assert len(client.started) == 2
 
-    acts = in_turn(interrupted, finish)  # over both processes
+    acts = in_turn(interrupted, finish)  # counted across both processes
     drive(body, lambda: Played(acts))
 
 
@@ -131,7 +131,7 @@ def test_the_death_of_an_idle_engine_shows_at_once_and_costs_no_job(drive, spec)
     async def body(client):
         await client.make(spec())
         client.connection.kill()
-        assert client.status().state == "dead"  # nothing was heard of it yet
+        assert client.status().state == "dead"  # although nothing has been reported yet
         await works(client, spec)
         assert len(client.started) == 2
         client.connection.kill()
@@ -148,13 +148,13 @@ def test_a_new_engine_is_not_started_before_the_last_one_has_gone(drive, spec, t
         await works(client, spec)
         other = msgspec.structs.replace(spec().model, path=str(tmp_path))
         await client.make(msgspec.structs.replace(spec(job="other"), model=other))
-        assert len(client.started) == 2  # which also looks
+        assert len(client.started) == 2  # it also checks that only one engine lives
 
     drive(body, lambda: Played(finish))
 
 
 class Unkillable(InMemoryConnection):
-    """A driver holds it."""
+    """An engine that a driver keeps from dying."""
 
     def kill(self):
         pass
@@ -235,7 +235,7 @@ def test_whatever_keeps_an_engine_from_being_started_reaches_the_caller_and_cost
 
 
 class Late(InMemory):
-    """A transport that has not started an engine yet and can be told that it will not."""
+    """A transport that has not started its engine yet and can be made to fail."""
 
     def start(self, opening, *, on_failed, **listeners):
         connection = super().start(opening, on_failed=on_failed, **listeners)
@@ -244,7 +244,7 @@ class Late(InMemory):
 
 
 async def failing_late(act, spec):
-    """A client's first start fails after ``act`` on the client; what the job is told, and the client."""
+    """Let a client's first start fail after ``act`` on the client; return what the job is told, and the client."""
     told, transport = [], Late(lambda: Played(on_start=lambda *_: None))
     client = EngineClient("fake", on_log=lambda _: None, transport=transport)
 
@@ -311,7 +311,7 @@ def test_an_engine_that_says_nothing_is_given_up(drive, spec):
     drive(body, lambda: Played(on_start=lambda *_: None), start_timeout=0.05)
 
 
-# --- an engine that says what it should not -------------------------------------------------
+# --- an engine that says what it must not --------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def test_an_engine_without_progress_is_called_stuck_and_then_killed(drive, spec)
 
             tasks.start_soon(fail)
             with anyio.fail_after(5):
-                while client.status().state != "stuck":  # noqa: ASYNC110  nothing tells when silence begins
+                while client.status().state != "stuck":  # noqa: ASYNC110  no event says when silence begins
                     await anyio.sleep(0.01)
         assert (errors[0].kind, errors[0].data) == ("EngineStalled", {"phase": "denoising", "seconds": 0.2})
         assert client.status().state == "dead"
@@ -402,6 +402,6 @@ def test_an_engine_without_progress_is_called_stuck_and_then_killed(drive, spec)
 
 def test_heartbeats_keep_a_long_phase_alive(drive, spec):
     async def body(client):
-        await client.make(spec(prompt="fake:slow=1500", steps=1))  # nothing else is told within a step
+        await client.make(spec(prompt="fake:slow=1500", steps=1))  # nothing else is reported within a step
 
     drive(body, stall_timeout=0.6)

@@ -1,4 +1,4 @@
-"""The client and a real engine process: what only a process can show."""
+"""The client with a real engine process: what only a process can show."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_an_exception_s_text_which_quotes_the_prompt_stays_in_the_process(drive_
     drive_process(body)
 
 
-@pytest.mark.parametrize("compiling", [False, True])  # one that compiles may start children, which print, too
+@pytest.mark.parametrize("compiling", [False, True])  # an engine that compiles may start children, and they print, too
 def test_what_is_printed_in_the_engine_goes_to_the_log_and_never_into_the_frames(drive_process, spec, compiling):
     async def body(client):
         await client.make(spec(prompt="fake:stderr"))
@@ -184,7 +184,7 @@ def test_a_dead_engine_is_told_before_its_pipe_was_read(drive_process, spec):
         process = client.connection
         os.kill(process.pid, signal.SIGKILL)
         deadline = time.monotonic() + 10
-        while process.alive:  # the event loop has no turn in here
+        while process.alive:  # the event loop does not run in here
             assert time.monotonic() < deadline
         assert client.status().state == "dead"
         assert client.status().pid is None
@@ -235,7 +235,7 @@ def test_the_engine_dies_with_its_daemon(spec, fault, phase):
     with subprocess.Popen([sys.executable, "-c", HOST, fault, job, phase], stdout=subprocess.PIPE) as daemon:
         engine = os.pidfd_open(int(daemon.stdout.readline()))
         try:
-            time.sleep(0.3)  # until the fault has struck
+            time.sleep(0.3)  # until the fault occurs
             daemon.kill()
             assert gone(engine, 2.0)
         finally:

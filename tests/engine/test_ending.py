@@ -1,4 +1,4 @@
-"""Nothing of an engine outlives it: real processes, ended in every way."""
+"""Nothing of an engine outlives it, however its real processes end."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ pytestmark = [
     pytest.mark.timeout(240),
 ]
 
-_SECONDS = 60  # until something must have happened; it takes milliseconds
+_SECONDS = 60  # the limit for something that takes milliseconds
 
 
 def lives(pid):
-    """Whether ``pid`` runs; a process that has ended and was not waited for does not."""
+    """Return whether ``pid`` runs; a zombie does not."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
         return file.read().rpartition(")")[2].split()[0] not in "ZX"
     return False
@@ -72,7 +72,7 @@ DAEMON = "import subprocess, sys, time; p = subprocess.Popen(sys.argv[1:], proce
 
 @pytest.fixture
 def engine(tmp_path):
-    """Start a process that starts an engine that leaves something behind; its pid, the engine's, the survivor's."""
+    """Start a process that starts an engine that leaves something behind; return the pids of all three."""
     started = []
 
     def start(mode):
@@ -109,7 +109,7 @@ def test_an_engine_starts_nothing_that_could_outlive_it(engine):
 def test_what_one_that_compiles_started_ends_with_it_however_it_ends(engine, ended):
     daemon, child, survivor = engine("compiling")
     assert lives(survivor)
-    if ended == "the engine's group":  # as the daemon does whenever an engine has ended, or is to
+    if ended == "the engine's group":  # as the daemon does whenever an engine has ended or must end
         os.killpg(child, signal.SIGKILL)
     else:
         os.kill(child if ended == "the engine" else daemon.pid, signal.SIGKILL)
@@ -131,7 +131,7 @@ time.sleep(3600)
 
 
 def test_a_program_that_one_that_compiles_becomes_ends_with_the_daemon(tmp_path):
-    """What a thread becomes has its process id and not its death signal."""
+    """A program that a thread executes gets the process id, but not the death signal."""
     words = [sys.executable, "-c", DAEMON, sys.executable, "-c", BECOMING, str(tmp_path)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as daemon:
         if daemon.stdout.readline() != "True\n":
@@ -158,14 +158,14 @@ def test_the_guard_ends_with_what_it_guards(engine):
 
 
 def test_a_process_that_looks_at_a_folder_ends_with_the_one_that_asked():
-    """Its stdin, the end of which ends it otherwise, stays open."""
+    """Its stdin, whose end would otherwise end it, stays open."""
     words = [sys.executable, "-c", DAEMON, sys.executable, "-m", "locara_sidecar.engine.checking"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as daemon:
         until = time.monotonic() + _SECONDS
 
         def ready():
             links = [os.readlink(f"/proc/{child}/fd/{fd}") for child in children(daemon.pid) for fd in (1, 2)]
-            return len(links) == 2 and links[0] == links[1]  # it has taken its stdout away from libraries
+            return len(links) == 2 and links[0] == links[1]  # it has redirected stdout away from libraries
 
         while not ready():
             assert time.monotonic() < until

@@ -1,4 +1,4 @@
-"""What libraries are made of is left out of every search for garbage."""
+"""Every garbage collection skips the objects that libraries consist of."""
 
 import gc
 import subprocess
@@ -28,16 +28,16 @@ def as_before():
 
 
 def searched(thing):
-    """Whether a search for garbage looks at a thing.
+    """Return whether a garbage collection looks at a thing.
 
-    How many objects are left out says less: the number falls when an old one is freed.
+    The number of skipped objects would say less: it falls when an old one is freed.
     """
     return any(one is thing for one in gc.get_objects())
 
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """A module that nobody has imported."""
+    """A module that has not been imported."""
     (tmp_path / "never_seen.py").write_text("import gc\nsearched = gc.isenabled()\nkept = [[] for _ in range(100)]\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield lambda: __import__("never_seen")

@@ -1,4 +1,4 @@
-"""Files that tell how they were made, and that are the same for the same image."""
+"""Files that say how they were made, and that are identical for identical images."""
 
 from __future__ import annotations
 

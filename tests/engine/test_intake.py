@@ -1,4 +1,4 @@
-"""What of an engine's bytes is decoded at all, and what is thrown away before."""
+"""Which of an engine's bytes are decoded at all, and which are thrown away first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOG = framing.encode(frames.Log(level="info", logger="engine", msg="x"))
 
 @pytest.fixture
 def heard(spec, monkeypatch):
-    """An intake that expects a job, and how many frames it has decoded."""
+    """Return an intake that expects a job, and a count of the frames that it decodes."""
     decoded = []
     real = framing.decode_event
     monkeypatch.setattr(framing, "decode_event", lambda body: decoded.append(body) or real(body))

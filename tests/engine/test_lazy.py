@@ -1,4 +1,4 @@
-"""The engine's client is imported in a thread when the first job needs it; the job may be cancelled meanwhile."""
+"""The engine's client is imported in a thread when the first job needs it; the job can be cancelled meanwhile."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.engines import Engines, Played
 
 @pytest.fixture
 def importing(monkeypatch):
-    """The import of the client: (it has begun, it may end)."""
+    """Two events for the client's import: it has begun, it may end."""
     begun, ends = threading.Event(), threading.Event()
 
     def imported():
@@ -30,7 +30,7 @@ def importing(monkeypatch):
 
 
 async def first_job(spec, transport, act, importing):
-    """What the first job of an engine ends with, where ``act`` happens while the client is imported."""
+    """Return how an engine's first job ends when ``act`` happens while the client is imported."""
     begun, ends = importing
     engine = LazyEngine(lambda: EngineClient("fake", on_log=lambda _: None, transport=transport))
     outcomes = []
@@ -44,7 +44,7 @@ async def first_job(spec, transport, act, importing):
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(job)
-            await anyio.to_thread.run_sync(begun.wait)  # the event loop has turns meanwhile
+            await anyio.to_thread.run_sync(begun.wait)  # the event loop runs meanwhile
             assert engine.status().state == "stopped"
             act(engine, ends)
         await engine.close()

@@ -1,4 +1,4 @@
-"""The table of an engine's life, state by state and event by event, without an engine."""
+"""The table of an engine's life cycle, state by state and event by event, without an engine."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ REFUSED = {
     State.CLOSED: "SUBMIT SUBMIT_ELSEWHERE CANCEL UNLOAD RELEASE START_FAILED READY UNAVAILABLE HEARD OVER SPENT "
     "BROKEN FOUND_DEAD GONE START_OVERDUE STALLED CANCEL_OVERDUE EXIT_OVERDUE",
 }
-"""What cannot happen, written down a second time: a row that comes or goes has to be meant."""
+"""What cannot happen, written down a second time, so no row is added or removed by accident."""
 
 ROWS = [(state, event) for state in State for event in TABLE[state]]
 
@@ -108,15 +108,15 @@ def test_an_engine_is_started_only_where_there_is_none_and_for_a_job():
         after, actions = TABLE[state][event]
         if Action.START in actions:
             assert state in NO_ENGINE or event is Event.GONE
-            assert actions[-1] is Action.START  # that it failed is told from within
+            assert actions[-1] is Action.START  # START itself reports a failure
             assert TABLE[after][Event.START_FAILED] == (State.STOPPED, (Action.ANSWER,))
-            assert Deadline.START not in DEADLINES.get(state, ())  # it must begin anew
+            assert Deadline.START not in DEADLINES.get(state, ())  # the deadline must start anew
         elif after in LIVE:
             assert state in LIVE
 
 
 def test_what_is_given_up_leaves_no_engine_behind():
-    """Every way out of the states with a living engine ends it, or comes of its end."""
+    """Every transition out of the states with a living engine ends it, or follows its end."""
     for state, event in ROWS:
         after, actions = TABLE[state][event]
         if state in LIVE and after not in LIVE:
@@ -142,7 +142,7 @@ def test_every_deadline_that_runs_has_a_row(state):
 
 @pytest.mark.parametrize("state", State)
 def test_every_state_with_an_engine_ends_by_deadlines_alone(state):
-    """An engine that never says anything again, and cannot even be killed: no job waits for ever, nor does a stop."""
+    """With an engine that stays silent and cannot even be killed, no job waits forever, and neither does a stop."""
 
     def follow(path, owed):
         state = path[-1]
@@ -151,7 +151,7 @@ def test_every_state_with_an_engine_ends_by_deadlines_alone(state):
         if not waits:
             assert not owed
             assert state in NO_ENGINE | {State.ABORTED}
-        for deadline in waits - {Deadline.EXIT}:  # leads nowhere else: see the next test
+        for deadline in waits - {Deadline.EXIT}:  # that one leads nowhere else: see the next test
             after, actions = TABLE[state][OVERDUE[deadline]]
             follow((*path, after), owed and Action.ANSWER not in actions)
 
@@ -178,7 +178,7 @@ def test_a_stop_is_possible_at_any_time_answers_the_job_and_needs_only_the_engin
 
 @pytest.mark.parametrize("state", State)
 def test_an_abort_waits_for_nothing_and_sets_no_deadline(state):
-    """No event loop may be left to run one."""
+    """There may be no event loop left to run one."""
     after, actions = TABLE[state][Event.ABORT]
     assert after not in DEADLINES
     assert Action.EXIT not in actions
@@ -215,13 +215,13 @@ def test_an_engine_that_was_asked_to_end_is_not_lost(event):
 
 
 class Life(RuleBasedStateMachine):
-    """Whatever happens in whatever order: what it does to jobs and engines, counted beside the table."""
+    """Any events in any order; their effects on jobs and engines are counted independently of the table."""
 
     def __init__(self):
         super().__init__()
         self.lifecycle = Lifecycle()
         self.asked = self.answered = 0
-        self.engine = None  # "live", "told" (to end), or None: gone
+        self.engine = None  # "live", "told" (to end) or None (gone)
         self.has_job = False
 
     def happen(self, event):
@@ -265,7 +265,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: not self.lifecycle.closed)
     @rule(data=st.data())
     def something_possible(self, data):
-        rare = {Event.CLOSE, Event.ABORT}  # they end it all
+        rare = {Event.CLOSE, Event.ABORT}  # these end everything
         self.happen(data.draw(st.sampled_from([event for event in TABLE[self.lifecycle.state] if event not in rare])))
 
     @invariant()
@@ -279,7 +279,7 @@ class Life(RuleBasedStateMachine):
         assert self.has_job >= self.lifecycle.at_work
 
     def teardown(self):
-        """A stop ends it, whatever came before, and deadlines alone are enough."""
+        """Whatever came before, a stop ends everything, and deadlines alone suffice for that."""
         self.happen(Event.CLOSE)
         for _ in range(3):
             if deadlines := self.lifecycle.deadlines:

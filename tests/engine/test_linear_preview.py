@@ -1,4 +1,4 @@
-"""Linear previews: the matrix, its stored form, the pictures it is fitted on."""
+"""Linear previews: the matrix, its stored form, and the pictures that it is fitted on."""
 
 import json
 
@@ -10,7 +10,7 @@ from locara_sidecar.engine.previews import linear_preview  # noqa: E402
 
 
 class TestLinearPreview:
-    """The NumPy part alone."""
+    """The NumPy part only."""
 
     def test_a_linear_encoder_is_recovered(self):
         pictures = linear_preview.synthetic_pictures(4, 64)

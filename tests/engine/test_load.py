@@ -1,4 +1,4 @@
-"""A model loaded ahead of its first job: told as it loads, stopped like any job, found by the next one."""
+"""A model loaded before its first job: progress is reported, it stops like a job, and the next job uses the model."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_unloading_ends_an_idle_engine_and_never_one_at_work(drive, spec, load_s
 
 
 class Raises:
-    """A runtime that raises ``error``, whatever it is to do."""
+    """A runtime that raises ``error``, whatever it is asked to do."""
 
     name, device = "raises", "cpu"
 
@@ -186,7 +186,7 @@ def test_an_engine_that_cannot_prepare_says_so_and_its_process_has_ended(drive, 
         assert (client.status().state, client.status().pid) == ("stopped", None)
         assert not client.started[-1].alive
         assert await client.make(spec())
-        assert len(client.started) == 3  # one that may write there was started for it
+        assert len(client.started) == 3  # one was started that may write there
 
     drive(body)
 
@@ -195,7 +195,7 @@ def test_an_engine_that_cannot_prepare_says_so_and_its_process_has_ended(drive, 
 def test_a_caller_that_gives_up_preparing_leaves_no_engine_behind(drive, spec, tmp_path):
     async def body(client):
         wanted = frames.PrepareSpec(job="prepare-1", model=spec().model, into=str(tmp_path))
-        with anyio.move_on_after(0.05) as scope:  # the engine takes longer to start
+        with anyio.move_on_after(0.05) as scope:  # starting the engine takes longer
             await client.prepare(wanted, lambda event: None)
         assert scope.cancelled_caught
         assert client.status().state == "stopped"

@@ -1,4 +1,4 @@
-"""The process's memory in the operating system's own figures."""
+"""The process's memory, as the operating system counts it."""
 
 import ctypes
 import os
@@ -37,7 +37,7 @@ def test_a_mac_tells_its_footprint():
 
 
 class PlayedLibrary:
-    """``proc_pid_rusage`` of a Mac on which processes take so much, by their id."""
+    """``proc_pid_rusage`` of a Mac on which processes, by their id, take this much."""
 
     def __init__(self, footprints):
         self._footprints = footprints

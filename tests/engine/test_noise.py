@@ -1,4 +1,4 @@
-"""The noise stream: the numbers themselves (no torch needed), and torch's own where torch is installed."""
+"""The noise stream: its numbers (no torch needed), and a comparison with torch's own where torch is installed."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ DRAWS = [(16,), (3,), (1, 16, 8, 8), (17,), (1,), (31, 5), (2,), (15,), (1000,),
 
 
 def test_the_numbers_of_seed_0_never_change():
-    """torch.randn(16, generator=torch.Generator().manual_seed(0)) began so when this was written."""
+    """The first numbers of torch.randn(16, generator=torch.Generator().manual_seed(0)) when this was written."""
     drawn = NoiseStream(0).normal(16)[:5]
     np.testing.assert_allclose(drawn, [-1.1258398, -1.1523602, -0.2505786, -0.4338788, 0.8487104], atol=2e-6)
 

@@ -1,4 +1,4 @@
-"""An edit's files travel in pieces and arrive whole, with the job that they belong to."""
+"""An edit's files are sent in pieces and arrive whole, with the job that they belong to."""
 
 import os
 
@@ -13,7 +13,7 @@ def edit(spec, image, mask=None, job="job-1"):
 
 
 def through(command, pieces):
-    """Sends a command as the two sides do; the job that comes out."""
+    """Send a command through both sides; return the job that arrives."""
     reader = framing.FrameReader()
     sizes = []
     for part in framing.in_pieces(command):

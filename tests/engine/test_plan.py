@@ -1,4 +1,4 @@
-"""The memory plan for machines as people have them."""
+"""The memory plan for the machines that people have."""
 
 import sys
 
@@ -15,7 +15,7 @@ KNOWN = catalogue.load()
 WHOLE, TILED = "whole", "tiled"
 ALL, LEAVE, ALONE = "all stay", "encoders leave", "encoders alone"
 
-# (machine, GiB, model): bits, decoding, residence; None where it is refused
+# (machine, GiB, model): bits, decoding, residence; None if it is refused
 TABLE = {
     ("unified", 8, "sd3.5-medium"): None,
     ("unified", 8, "sdxl-lightning"): ("8bit", TILED, ALONE),
@@ -256,7 +256,7 @@ def test_a_container_of_the_system_bounds_what_the_machine_has(monkeypatch):
 
 
 def group(folder, limit, used, cache):
-    """A control group as the kernel shows it: ``used`` counts the cache of files."""
+    """A control group as the kernel shows it; ``used`` includes the page cache."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "memory.max").write_text(f"{limit}\n")
     (folder / "memory.current").write_text(f"{used}\n")
@@ -312,7 +312,7 @@ def test_a_limit_that_somebody_has_set_is_the_one_that_counts(monkeypatch):
 )
 @pytest.mark.parametrize("model", ["sd3.5-medium", "flux.1-dev", "sdxl-lightning"])
 def test_strips_keep_decoding_within_its_bounds(model, side, precision, most):
-    """Bytes of a decode with its weights, in GB; whole it takes three times as much and more."""
+    """In GB, decoding with its weights; without strips it takes more than three times as much."""
     decoder = next(part for part in parts(model) if part.role == "decoder")
     value = plans.VALUE_BYTES[precision]
     strips, whole = (

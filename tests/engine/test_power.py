@@ -1,4 +1,4 @@
-"""What the machine says of its power and warmth, on a played Mac; and that it is told to the host."""
+"""What the machine reports about power and heat, on a simulated Mac, and that the host is told."""
 
 import sys
 from types import SimpleNamespace

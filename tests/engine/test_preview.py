@@ -1,4 +1,4 @@
-"""Previews: within their bytes, within their share of the time, and in order."""
+"""Previews keep to their bytes and their share of the time, and come in order."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_picture_within_the_budget_keeps_its_size():
 
 
 def shown_of(steps, step, preview, first=0.0):
-    """How many previews of a job are made, and what they cost without the first."""
+    """Return how many previews a job makes, and their cost without the first."""
     budget, shown, spent = PreviewBudget(), 0, 0.0
     for number in range(1, steps + 1):
         budget.sampled(step)
@@ -142,7 +142,7 @@ def test_a_cancelled_job_makes_no_more_previews_but_sends_its_steps():
     out.put(step(1), PICTURE)
     entered.wait(5)
     out.put(step(2), PICTURE)
-    out._encoding = False  # as finish() does; the sending thread must not get ahead of it here
+    out._encoding = False  # like finish(); the sending thread must not be faster here
     release.set()
     out.finish(encode=False)
     assert [(frame.step, frame.preview is not None) for frame in sent] == [(1, True), (2, False)]

@@ -1,4 +1,4 @@
-"""The daemon's threads are woken at once, the engine's later; read back from the kernel."""
+"""The daemon's threads are woken at once, the engine's later, as read back from the kernel."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ pytestmark = pytest.mark.skipif(
 
 
 def slice_of(thread: int) -> int:
-    """The slice of a thread in nanoseconds."""
+    """Return the scheduling slice of a thread, in nanoseconds."""
     attributes = ctypes.create_string_buffer(56)
     assert ctypes.CDLL(None).syscall(_SCHED_GETATTR[platform.machine()], thread, attributes, 56, 0) == 0
     return struct.unpack_from("=IIQiIQ", attributes)[5]
 
 
 def in_a_child(act):
-    """What ``act`` returns in a process of its own: a slice, once asked for, stays."""
+    """Return what ``act`` returns in a child process, because a slice, once requested, stays."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:

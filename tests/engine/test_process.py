@@ -16,8 +16,8 @@ from locara_sidecar.ipc import frames, framing
 
 
 def run(argv, act, **opening):
-    """Start ``argv`` with a command of these members, ``act`` on the process, wait until it is gone; the process, its
-    events and lines."""
+    """Start ``argv`` with an opening command of these members, ``act`` on the process, wait until it is gone; return
+    the process, its events and lines."""
     events, lines = [], []
 
     async def main():
@@ -45,7 +45,7 @@ def run(argv, act, **opening):
 
 
 def held_up(argv, act):
-    """A process whose first command is not made before ``act`` has returned; the process, and what it failed with."""
+    """Delay a process's first command until ``act`` has returned; return the process and its failures."""
     release, failures = threading.Event(), []
 
     def opening(scratch):
@@ -155,7 +155,7 @@ def test_commands_never_block_even_if_nobody_reads_them():
 def test_children_of_the_engine_go_with_it():
     code = "import os, subprocess; subprocess.Popen(['sleep', '1000']); os.write(2, b'ready\\n'); os._exit(5)"
     process, _, lines = run([sys.executable, "-c", code], lambda process: None)
-    process._threads[1].join()  # its stderr ends: nobody holds the pipe any more
+    process._threads[1].join()  # its stderr ends, because nobody holds the pipe any more
     assert process.exit_data() == {"status": 5}
     assert lines in ([], ["ready"])
 
@@ -198,7 +198,7 @@ time.sleep(300)
 
 
 def test_an_engine_that_says_more_than_is_looked_at_waits():
-    """While the event loop has other things to do; 100 MB, of which a fifth may be taken."""
+    """The event loop is busy meanwhile; of the 100 MB, a fifth may be read."""
     taken = []
 
     def wait(process):

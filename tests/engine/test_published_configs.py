@@ -1,4 +1,4 @@
-"""The configurations of published repositories pass, whatever harmless members they have; what may change pictures does
+"""The configurations of published repositories pass with all their harmless members; what may change pictures does
 not."""
 
 import copy
@@ -30,7 +30,7 @@ PIPELINES = {
 def class_of(part, config):
     if part.startswith("tokenizer"):
         return config["tokenizer_class"]
-    if config.get("model_type") == "qwen3":  # whose file names the model that it was cut out of
+    if config.get("model_type") == "qwen3":  # its file names the model that it was extracted from
         return "Qwen3Model"
     return config.get("_class_name") or config["architectures"][0]
 
@@ -131,7 +131,7 @@ def test_a_member_that_only_torch_applies_is_refused_by_mlx_and_by_name(member):
 
 
 def test_members_of_other_schedulers_are_carried_along():
-    """A scheduler that was made from another one keeps that one's members; diffusers writes this infinity."""
+    """A scheduler made from another one keeps that one's members; diffusers writes this infinity."""
     scheduler = PUBLISHED["stabilityai/stable-diffusion-xl-base-1.0"]["scheduler"]
     more = json.loads(
         '{"lambda_min_clipped": -Infinity, "solver_order": 2, "thresholding": false, "variance_type": null}'
@@ -198,7 +198,7 @@ def test_parts_that_do_not_fit_are_refused_before_anything_is_built(repository, 
      ("is_gated_act", True, True), ("is_gated_act", False, False)],
 )  # fmt: skip
 def test_what_repeats_another_member_says_the_same(member, value, repeats):
-    """transformers goes by these two, not by ``feed_forward_proj``, where a file has both."""
+    """If a file has both, transformers uses these two and not ``feed_forward_proj``."""
     config = PUBLISHED["black-forest-labs/FLUX.1-dev"]["text_encoder_2"]
     assert config["feed_forward_proj"] == "gated-gelu"
     if repeats:
@@ -209,7 +209,7 @@ def test_what_repeats_another_member_says_the_same(member, value, repeats):
 
 
 def test_an_encoder_that_says_that_it_is_a_decoder_is_refused():
-    """transformers would mask what stands behind each token."""
+    """transformers would mask what follows each token."""
     config = PUBLISHED["black-forest-labs/FLUX.1-dev"]["text_encoder_2"]
     assert config_check.reduced("a/config.json", "T5EncoderModel", config | {"is_decoder": False}, "mlx")
     with pytest.raises(EngineError, match="its is_decoder is True"):
@@ -217,7 +217,7 @@ def test_an_encoder_that_says_that_it_is_a_decoder_is_refused():
 
 
 def test_what_was_left_to_the_class_is_left_to_it_again():
-    """As by diffusers: a value that was edited where the file says that nobody gave one is no value."""
+    """Like diffusers: an edited value does not count if the file says that nobody gave one."""
     config = {"shift": 3.0, "num_train_timesteps": 100, "_use_default_values": ["shift", "base_shift"]}
     kept = config_check.reduced("a/config.json", "FlowMatchEulerDiscreteScheduler", config, "torch")
     assert kept == {"num_train_timesteps": 100}
@@ -227,7 +227,7 @@ def test_what_was_left_to_the_class_is_left_to_it_again():
             config_check.reduced("a/config.json", "FlowMatchEulerDiscreteScheduler", config, "torch")
 
 
-@pytest.mark.timeout(30)  # it would be waited for, for ever
+@pytest.mark.timeout(30)  # opening it would block forever
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
 def test_a_pipe_is_no_configuration(tmp_path):
     os.mkfifo(tmp_path / "config.json")

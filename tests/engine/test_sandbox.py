@@ -1,4 +1,4 @@
-"""A confined process cannot, an unconfined one can: each attempt has its control, so that a zero says something."""
+"""A confined process cannot, an unconfined one can: each attempt has its control, so zero successes mean something."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OUTLAW = Path(__file__).parents[1] / "support" / "outlaw.py"
 
 
 def missing(means):
-    """Why this machine cannot confine a process by that means, or None; asked in a process of its own."""
+    """Return why this machine cannot confine a process by that means, or None; tried in a child process."""
     code = {
         "landlock": "Kernel().landlock_abi()",
         "filter": "from locara_sidecar.engine.sandbox.linux import calls\n"
@@ -37,7 +37,7 @@ def missing(means):
 
 @pytest.fixture(scope="module")
 def offered():
-    """Skip where the system offers no whole confinement: what it then reports is tested with a played kernel."""
+    """Skip where the system offers no complete confinement; its report is then tested with a simulated kernel."""
     for means in ("landlock", "filter"):
         if sys.platform != "linux" or (why := missing(means)):
             pytest.skip(f"no {means} confinement on this system: {why if sys.platform == 'linux' else sys.platform}")
@@ -45,7 +45,7 @@ def offered():
 
 @pytest.fixture
 def world(tmp_path):
-    """A user's files, a scratch folder, a granted model, and four servers of this machine."""
+    """A user's files, a scratch folder, a granted model, and four servers on this machine."""
     for name in ("home", "scratch", "model"):
         (tmp_path / name).mkdir()
     (tmp_path / "home" / "secret").write_text("secret")
@@ -116,7 +116,7 @@ def test_control_without_the_sandbox_the_same_attempts_succeed(world):
 
 
 def confined(world, code, *, env=None, processes=False, seconds=60):
-    """Run code in a confined process; what it printed."""
+    """Run code in a confined process; return what it printed."""
     lines = (
         "import os, sys, json\nfrom locara_sidecar.engine import sandbox\n"
         f"report = sandbox.confine({world['scratch']!r}, {world['plan']['readable']!r}, processes={processes})\n{code}"
@@ -192,7 +192,7 @@ print("fine")
 @pytest.mark.torch
 @pytest.mark.timeout(300)
 def test_threads_that_the_user_wants_bound_to_processors_are_made_all_the_same(offered, world):
-    """GNU's OpenMP, which torch brings, ends the process where it may not bind a thread that it makes."""
+    """GNU's OpenMP, which comes with torch, ends the process if it may not bind a thread that it makes."""
     code = """
 import torch
 assert torch.get_num_threads() == 2
@@ -231,7 +231,7 @@ except PermissionError:
 
 
 def test_a_process_without_any_privilege_is_confined_too(offered, world):
-    """As root in these tests the capabilities are taken away first: what is left is what an ordinary user may."""
+    """If the tests run as root, the capabilities are dropped first, which leaves what an ordinary user may do."""
     if os.getuid() == 0 and shutil.which("setpriv") is None:
         pytest.skip("setpriv is not here to take the privileges away")
     drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.getuid() == 0 else []
@@ -300,7 +300,7 @@ def test_an_engine_loads_and_draws_inside(offered, hosts, engine):
 
 @pytest.fixture
 def with_path(spec, tmp_path):
-    """A job whose model is in a folder of this name."""
+    """Return a job whose model is in a folder of this name."""
 
     def make(name):
         made = spec(job=name)
@@ -341,7 +341,7 @@ BARRED = ("EACCES", "EPERM", "ENETUNREACH")
 
 
 def reached(trace):
-    """The traced calls that had an internet address and were not stopped at once."""
+    """Return the traced calls that had an internet address and were not refused at once."""
     pending, found = {}, []
     for line in trace.splitlines():
         pid, _, call = line.partition(" ")
@@ -380,7 +380,7 @@ def test_a_whole_generate_reaches_for_no_network_under_a_tracer_or_in_an_empty_n
         asked = {"prompt": "a red circle", "options": {"model": "tiny-sd3", "steps": 2}}
         assert sidecar.call("image.generate", asked, timeout=150)["images"]
     text = trace.read_text()
-    assert "exited with" in text  # the tracer saw it to its end
+    assert "exited with" in text  # the tracer saw it end
     assert reached(text) == []
 
 

@@ -1,4 +1,4 @@
-"""What the engine does to confine itself on a Mac, on a played one: none of this has run on macOS."""
+"""How the engine confines itself on a Mac, here a simulated one: none of this has run on macOS."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ESSENTIAL = ("readOutside", "writeOutside", "tcp", "udp", "otherPrograms")
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    """A home folder, the system's folders for temporary files and caches, and scratch below one of them."""
+    """A home folder, the system's folders for temporary files and caches, and a scratch folder in one of them."""
     for name in ("home", "T/scratch", "C"):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -206,7 +206,7 @@ def test_without_a_cache_of_its_own_the_engine_gets_none_and_is_confined_all_the
 
 
 def test_a_socket_that_is_there_is_reached_for_since_the_file_system_answers_first_where_none_is(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # a socket's path may be about a hundred bytes long
+    monkeypatch.chdir(tmp_path)  # a socket's path can have about a hundred bytes
     with socket.socket(socket.AF_UNIX) as served, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
         served.bind("stream")
         served.listen()
@@ -224,7 +224,7 @@ def test_a_socket_that_is_there_is_reached_for_since_the_file_system_answers_fir
 
 
 class Spelling:
-    """A file system on which letters do not count: every path has one spelling."""
+    """A file system that ignores case: every path has one spelling."""
 
     def __init__(self, *paths):
         self._paths = {path.casefold(): path for path in paths}

@@ -1,4 +1,4 @@
-"""What is asked of each kernel, on a played one: every version of Landlock, none at all, and refusals in between."""
+"""What is asked of each kernel, on a simulated one: every version of Landlock, none at all, and refusals in between."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from locara_sidecar.engine.sandbox.linux import landlock, network, privileges
 
 
 class Played:
-    """A kernel that notes what it is asked; ``fails`` maps a call's name to the error that it gives."""
+    """A kernel that records its calls; ``fails`` maps a call's name to its error."""
 
     def __init__(self, abi=7, **fails):
         self.calls = []
@@ -50,7 +50,7 @@ class Played:
         return [call[1:] for call in self.calls if call[0] == name]
 
     def given(self):
-        """Each path that a rule was made for, with its bits."""
+        """Return each path that got a rule, with the rule's bits."""
         return {self._open[parent]: access for _, parent, access in self.named("allow_beneath")}
 
 

@@ -1,4 +1,4 @@
-"""The names of schedulers: what the contract says of them is what they are."""
+"""The names of schedulers mean what the contract says."""
 
 from pathlib import Path
 

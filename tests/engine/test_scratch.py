@@ -1,4 +1,4 @@
-"""Scratch folders go with their owner, however it ends."""
+"""Scratch folders are removed with their owner, however it ends."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_file_system_without_locks_is_done_without(number, monkeypatch, folder
     no_locks(monkeypatch, number)
     scratch, other = Scratch(), Scratch()
     assert os.path.isdir(scratch.path)
-    sweep(other.path)  # who cannot lock does not know what is in use
+    sweep(other.path)  # without locks nobody knows what is in use
     assert os.path.isdir(scratch.path)
     scratch.discard()
     other.discard()

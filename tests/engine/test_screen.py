@@ -1,4 +1,4 @@
-"""An engine in a stranger's hands: whatever it says, its job is answered, nothing is believed, the next one works."""
+"""A hostile engine: whatever it says, its job is answered, nothing is believed, and the next one works."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_an_engine_cannot_fill_the_log():
     assert told == ["99500 log records of the engine were dropped", *["x"] * 20]
 
 
-# --- a real child, whose bytes are no frames ------------------------------------------------
+# --- a real child that does not write frames ------------------------------------------------
 
 
 @pytest.mark.parametrize("act", BYTES)

@@ -1,4 +1,4 @@
-"""What a host sends to be edited is decoded by rules, or refused by name."""
+"""A picture that a host sends for editing is decoded by rules, or refused by name."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Lines from native libraries: bounded, and without prompts."""
+"""Lines from native libraries are bounded and contain no prompts."""
 
 from __future__ import annotations
 

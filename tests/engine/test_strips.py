@@ -1,4 +1,4 @@
-"""Bands and strips of an autoencoder's maps, played with numpy: what is held, and what comes out."""
+"""Bands and strips of an autoencoder's maps, simulated with NumPy: what is held, and the result."""
 
 import weakref
 
@@ -9,11 +9,11 @@ from locara_sidecar.engine.drawing.strips import Bands, Strips
 
 
 class Map(np.ndarray):
-    """An array that can be watched."""
+    """An array that a weak reference can watch."""
 
 
 class Played(Strips):
-    """(B, height, width, C), as the MLX engine has it; remembers every array that it made."""
+    """(B, height, width, C), as in the MLX engine; it remembers every array that it makes."""
 
     rows_axis = 1
 
@@ -57,7 +57,7 @@ class Norm:
 
 
 def blurred(x):
-    """A 3 x 3 convolution with padding: the sum of each pixel's neighbours, weighted by where they are."""
+    """A 3 x 3 convolution with padding: the sum of each pixel's neighbours, weighted by their position."""
     wide = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
     height, width = x.shape[1:3]
     parts = [(i + 2 * j + 1) * wide[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]

@@ -1,4 +1,4 @@
-"""The rows of ``machine/supported.py`` agree with what they speak of: contract, catalogue, package and adapters."""
+"""The rows of ``machine/supported.py`` agree with what they describe: contract, catalogue, package and adapters."""
 
 import importlib.util
 import tomllib

@@ -1,4 +1,4 @@
-"""Which tensors a component may have; no engine is needed to tell."""
+"""Which tensors a component may have; checking that needs no engine."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 
 def file_of(folder):
-    """The shard with the layer that is tampered with."""
+    """The shard with the layer that gets changed."""
     shards = sorted((folder / "transformer").glob("*.safetensors"))
     return next(shard for shard in shards if f"{LAYER}.weight" in tensor_files.read(shard))
 
@@ -47,7 +47,7 @@ def test_the_table_names_each_type_that_safetensors_knows():
 
 
 def retyped(folder, dtype):
-    """Let the first layer's matrix be of ``dtype``."""
+    """Convert the first layer's matrix to ``dtype``."""
 
     def of_type(name, tensor):
         if name != f"{LAYER}.weight":

@@ -1,4 +1,4 @@
-"""Folders that are meant to do harm to whoever removes them or lists what is in them."""
+"""Folders made to harm whoever removes them or lists their contents."""
 
 import os
 import stat
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors of folde
 
 @pytest.fixture
 def removed_after(tmp_path):
-    """A folder that is gone afterwards: pytest, which keeps folders for later sessions, fails where they are deep."""
+    """A folder that is removed afterwards: pytest keeps folders for later sessions, and then fails on deep ones."""
     folder = tmp_path / "removed"
     folder.mkdir()
     yield folder
@@ -23,7 +23,7 @@ def removed_after(tmp_path):
 
 
 def deep(folder, levels):
-    """A chain of folders that is deeper than any path can be, with a file at its end."""
+    """Make a chain of folders that is deeper than any path can be, with a file at its end."""
     folder.mkdir()
     fd = os.open(folder, os.O_RDONLY)
     for _ in range(levels):
@@ -50,7 +50,7 @@ def test_what_is_in_a_deep_folder_can_be_listed(removed_after):
     found = sorted(os.path.basename(path) for path in files_below(removed_after / "deep"))
     assert found == ["file", "here", "loop"]
     deep(removed_after / "deeper", 3000)
-    assert list(files_below(removed_after / "deeper")) == []  # it has no path
+    assert list(files_below(removed_after / "deeper")) == []  # no path leads there
 
 
 def test_a_folder_without_rights_is_removed_and_what_links_lead_to_stays(tmp_path):

@@ -1,4 +1,4 @@
-"""How OpenMP's threads wait: what is chosen when, and that the runtime really does it."""
+"""How OpenMP's threads wait: which way is chosen when, and that the runtime follows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CLEAR = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 
 
 class Machine:
-    """A clock and what Linux would tell, moved by hand."""
+    """A clock and the delay that Linux would report, both advanced by hand."""
 
     def __init__(self):
         self.now = self.delayed = 0.0
@@ -32,7 +32,7 @@ class Machine:
         self.waiting.begin()
 
     def work(self, seconds, delay):
-        """Work with a look every 10 ms, in each second of which threads wait ``delay`` seconds for a core."""
+        """Work, with a check every 10 ms, while threads wait ``delay`` seconds per second for a core."""
         for _ in range(round(seconds * 100)):
             self.now += 0.01
             self.delayed += delay * 0.01
@@ -66,7 +66,7 @@ def test_a_short_pause_of_the_others_is_not_taken_for_quiet():
 
 def test_spinning_that_was_wrong_is_tried_less_and_less_often():
     machine = Machine()
-    for _ in range(200):  # others that come as soon as the threads spin
+    for _ in range(200):  # other work that comes as soon as the threads spin
         machine.work(1, 0.5 if not machine.waiting.sleeping else 0.0)
     early = len(machine.told)
     for _ in range(200):
@@ -84,7 +84,7 @@ def test_short_jobs_add_up_to_what_a_long_one_finds(seconds):
         machine.work(seconds, delay)
         machine.waiting.end()
         machine.now += 0.5
-        machine.delayed += 0.5  # of threads that nobody waits for
+        machine.delayed += 0.5  # by threads that nobody waits for
 
     for _ in range(10):
         job(0.5)

@@ -1,4 +1,4 @@
-"""Which files of a component are its weights: the order in which the libraries themselves take them."""
+"""Which files of a component are its weights, in the libraries' own order of preference."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Word lists beside small models: their stored form, and which prompts are told about."""
+"""Word lists beside small models: their stored form, and which prompts get a warning."""
 
 import json
 

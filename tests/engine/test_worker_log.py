@@ -1,4 +1,4 @@
-"""What the engine's own code logs reaches the daemon; what libraries log does not."""
+"""Log records of the engine's own code reach the daemon; those of libraries do not."""
 
 import logging
 

@@ -1,6 +1,7 @@
-"""pytest in forks of a process that has imported the large libraries already: they take longer than most tests.
+"""Runs pytest in forks of a process that has already imported the large libraries: importing them is slower than most
+tests.
 
-No module of the project is left in a fork, so it imports those of the folder that it is told.
+A fork drops all modules of the project, so it imports them from the folder that it is given.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ _LIBRARIES = (
     "diffusers.pipelines.stable_diffusion_xl",
 )
 _WORDS = ("-q", "--tb=no", "-W", "ignore:Module already imported so cannot be rewritten")
-"""That is of a library that is a plugin of pytest's, too."""
+"""The ignored warning is about a library that is also a pytest plugin."""
 
 
 def import_libraries() -> None:
-    """Import what forks find imported then, of what is installed. Not on macOS, whose own libraries bear no fork."""
+    """Import the installed libraries once for all forks. Not on macOS, whose own libraries do not survive a fork."""
     if sys.platform != "linux":
         return
     before = os.environ.get("HF_HUB_OFFLINE")
-    os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}  # heard while they are imported only
+    os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}  # read only during these imports
     for name in _LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    del os.environ["HF_HUB_OFFLINE"]  # what is tested reads it, too
+    del os.environ["HF_HUB_OFFLINE"]  # the tested code reads it, too
     if before is not None:
         os.environ["HF_HUB_OFFLINE"] = before
 
@@ -50,14 +51,14 @@ def import_libraries() -> None:
 def run(words: list[str], folder: Path, seconds: float | None = None) -> tuple[int, list[str]]:
     """Run pytest in a copy of the project.
 
-    :param words: its arguments.
-    :returns: its status (-1: it had to be stopped), and a line a test that failed: its id, and perhaps the reason.
+    :param words: pytest's arguments.
+    :returns: its status (-1: it had to be stopped), and one line per failed test: its id, and perhaps the reason.
     """
     assert sys.platform != "win32"
     with tempfile.TemporaryFile() as out:
         child = os.fork()
         if child == 0:
-            status = 3  # pytest's for a fault of its own
+            status = 3  # pytest's own status for an internal error
             try:
                 _become(folder, out.fileno())
                 import pytest
@@ -76,7 +77,7 @@ def run(words: list[str], folder: Path, seconds: float | None = None) -> tuple[i
 
 
 def _become(folder: Path, out: int) -> None:
-    """Make this process one that has nothing of the project but what is in ``folder``, and a group of its own."""
+    """Make this process use only the project in ``folder``, and give it its own process group."""
     assert sys.platform != "win32"
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -100,7 +101,7 @@ def _is_of_the_project(path: str | None) -> bool:
 
 
 def _status(child: int, seconds: float | None) -> int:
-    """How it ended; -1 where it took too long and was stopped, with all that it started."""
+    """Return how it ended; -1 if it took too long and was stopped, with everything that it started."""
     assert sys.platform != "win32"
     until = None if seconds is None else time.monotonic() + seconds
     while True:

@@ -1,26 +1,27 @@
-"""Plants each fault of the lists beside this file in a copy of the tree and runs the tests that must fail for it.
+"""Plants each fault from the lists beside this file in a copy of the tree, and runs the tests that must then fail.
 
-A fault is one sentence of what the project promises, and the smallest change that breaks it::
+A fault is one sentence that the project promises, and the smallest change that breaks it::
 
     [[fault]]
     breaks = "a line over the limit is reported and not read"
     file = "protocol/locara_protocol/framing.py"
     symbol = "LineSplitter.feed"  # a function, a method, or a name that is assigned
-    replace = "…"    # instead of its value: what is assigned, or what the function's one return gives
-    body = "…"       # or, instead of all that the function does
+    replace = "…"    # the new value: of the assignment, or of the function's only return
+    body = "…"       # or a new body for the function
     tests = ["tests/protocol/test_framing.py"]
     select = "…"     # pytest's -k, if need be
-    more = [{ file, … }]   # where one change is not enough
+    more = [{ file, … }]   # if one change is not enough
 
-Where neither a whole body nor a value is what is broken, a change quotes the code::
+If the change is neither a whole body nor a value, it quotes the code::
 
-    old = "…"        # stands there exactly once
+    old = "…"        # occurs exactly once
     new = "…"
 
-First the named tests run without a fault, all of them once; one that fails gets a second try by itself, since a busy
-machine makes tests late. Faults of a test that fails again tell nothing (UNSOUND) and are not planted. A fault is
-noticed when its tests then fail (not when they cannot be collected: such a fault breaks too much to tell anything).
-Prints a line a fault, then one of JSON; ends with 1 if one is not noticed.
+First all named tests run once without a fault; a test that fails gets a second try by itself, because a busy machine
+is slow. The faults of a test that fails again are not planted (UNSOUND), since they would show nothing; nor are those
+whose tests cannot be collected. A fault is noticed when its tests then fail (not when they cannot be collected: such a
+fault breaks too much to show anything). Prints one line per fault, then a line of JSON; ends with 1 if a fault is not
+noticed.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # when it is run as a script
+sys.path.insert(0, str(Path(__file__).parents[1]))  # if this is run as a script
 
 from faults import forked_tests
 from faults.symbols import with_body, with_value
@@ -44,13 +45,13 @@ from faults.symbols import with_body, with_value
 ROOT = Path(__file__).parents[2]
 LISTS = Path(__file__).parent
 _SECONDS = 300
-_TEST_SECONDS = 120  # twice what a test has elsewhere: a machine where this runs for half an hour has other work, too
+_TEST_SECONDS = 120  # twice the usual limit: a machine that runs this for half an hour has other work, too
 _MEANS = {0: "UNNOTICED", 1: "noticed", -1: "noticed"}
 
 
 class Change(NamedTuple):
-    """What becomes of ``file``, which is relative to the project: ``old`` becomes ``new``, or ``symbol`` gets another
-    value (``replace``) or ``body``."""
+    """A change to ``file``, which is relative to the project: ``old`` becomes ``new``, or ``symbol`` gets another value
+    (``replace``) or ``body``."""
 
     file: str
     old: str = ""
@@ -62,7 +63,7 @@ class Change(NamedTuple):
     def planted(self, root: Path) -> str:
         """The file's text with the fault.
 
-        :raises LookupError: what it changes is not there exactly once, or would stay as it is.
+        :raises LookupError: what it changes does not occur exactly once, or would not change.
         """
         source = (root / self.file).read_text(encoding="utf-8")
         if not self.symbol:
@@ -79,7 +80,7 @@ class Change(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """What it breaks, in which list it stands, the changes that do it, the tests that must fail, pytest's ``-k``."""
+    """What it breaks, the list it is in, the changes that break it, the tests that must fail, pytest's ``-k``."""
 
     breaks: str
     area: str
@@ -104,7 +105,7 @@ def _fault(area: str, row: dict[str, Any]) -> Fault:
 
 
 def _known_at(commit: str) -> set[Fault]:
-    """The faults that the lists had at a commit, wherever they lay then."""
+    """Return the faults that the lists had at a commit, wherever the lists were then."""
     found: set[Fault] = set()
     for path in map(Path, _git("ls-tree", "-r", "--name-only", commit).splitlines()):
         if path.parent.name == LISTS.name and path.suffix == ".toml":
@@ -118,7 +119,7 @@ def _git(*words: str) -> str:
 
 
 class Copy:
-    """A copy of the project as it is, in which faults are planted and tests run."""
+    """A copy of the working tree, in which faults are planted and tests run."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -131,16 +132,16 @@ class Copy:
                 shutil.copy2(ROOT / name, folder / name)
 
     def test(self, tests: tuple[str, ...], select: str, seconds: float | None = None) -> tuple[int, str]:
-        """pytest's status (-1: it had to be stopped) and the first test that failed, perhaps with its reason."""
+        """Return pytest's status (-1: it had to be stopped) and the first failed test, perhaps with its reason."""
         status, failed = self._pytest("-x", *tests, select=select, seconds=seconds)
         if status == -1:
             return -1, "not over in time"
         return status, failed[0].removeprefix("tests/") if failed else ""
 
     def unsound(self, tests: tuple[str, ...], select: str) -> list[str]:
-        """The test functions that fail without a fault, twice: with the others and by themselves.
+        """Return the test functions that fail without a fault twice: with the others and by themselves.
 
-        :raises ValueError: they cannot be collected, or there are none.
+        :raises ValueError: no tests can be collected.
         """
         status, failed = self._pytest(*tests, select=select)
         if status not in {0, 1} or (status and not failed):
@@ -153,7 +154,7 @@ class Copy:
         return forked_tests.run(["-o", f"timeout={_TEST_SECONDS}", *words, *more], self._folder, seconds)
 
     def test_with(self, fault: Fault) -> tuple[int, str]:
-        """As :meth:`test`, with ``fault`` in the copy."""
+        """Do the same as :meth:`test` with ``fault`` in the copy."""
         kept = {change.file: (self._folder / change.file).read_bytes() for change in fault.changes}
         try:
             for change in fault.changes:
@@ -165,7 +166,7 @@ class Copy:
 
 
 def main() -> int:
-    """Run; 0 when every fault is noticed."""
+    """Run; return 0 if every fault is noticed."""
     parser = argparse.ArgumentParser(description="Plant faults and see the tests fail.")
     parser.add_argument("areas", nargs="*", help="lists to take (all)")
     parser.add_argument(
@@ -190,11 +191,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder))
         forked_tests.import_libraries()
-        try:
-            unsound = {select: copy.unsound(_tests(faults, select), select) for select in {f.select for f in faults}}
-        except ValueError as error:
-            print(error)
-            return 1
+        unsound = {select: _unsound(copy, _tests(faults, select), select) for select in {f.select for f in faults}}
         for fault in faults:
             began = time.monotonic()
             row = _row(copy, fault, unsound[fault.select])
@@ -207,13 +204,24 @@ def main() -> int:
 
 
 def _tests(faults: list[Fault], select: str) -> tuple[str, ...]:
-    """All tests of the faults with one ``-k``, each once."""
+    """Return all tests of the faults with this ``-k``, each once."""
     return tuple(dict.fromkeys(test for fault in faults if fault.select == select for test in fault.tests))
 
 
-def _row(copy: Copy, fault: Fault, unsound: list[str]) -> dict[str, str]:
-    """What became of a fault."""
-    failed = next((name for name in unsound if name.startswith(fault.tests)), "")
+def _unsound(copy: Copy, tests: tuple[str, ...], select: str) -> list[str] | str:
+    """Do the same as :meth:`Copy.unsound`, but return the message if no tests can be collected."""
+    try:
+        return copy.unsound(tests, select)
+    except ValueError as error:
+        return str(error)
+
+
+def _row(copy: Copy, fault: Fault, unsound: list[str] | str) -> dict[str, str]:
+    """Plant a fault and return what came of it; ``unsound`` is a message if its tests cannot be collected."""
+    if isinstance(unsound, str):
+        failed = unsound
+    else:
+        failed = next((name for name in unsound if name.startswith(fault.tests)), "")
     outcome = "UNSOUND"
     if not failed:
         try:

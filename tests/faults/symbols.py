@@ -1,4 +1,4 @@
-"""Changes to a file of Python that name what they change, so that nothing but its name must stay as it is."""
+"""Changes to a Python file that name what they change, so that only the name must stay the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _Scope = (*_Function, ast.ClassDef)
 
 
 def with_body(source: str, symbol: str, body: str) -> str:
-    """The source with ``body`` in place of the statements of the function ``symbol``; its docstring stays.
+    """Return the source with ``body`` in place of the statements of the function ``symbol``; its docstring stays.
 
     :raises LookupError: there is no such function, or more than one.
     """
@@ -29,8 +29,8 @@ def with_body(source: str, symbol: str, body: str) -> str:
 
 
 def with_value(source: str, symbol: str, value: str) -> str:
-    """The source with the expression ``value`` in place of what is assigned to ``symbol``, or of what it returns, where
-    it is a function with one ``return``.
+    """Return the source with the expression ``value`` in place of what is assigned to ``symbol``, or of what it returns
+    if it is a function with one ``return``.
 
     :raises LookupError: there is no such symbol, or more than one, or a function returns in several places.
     """
@@ -48,7 +48,7 @@ def with_value(source: str, symbol: str, value: str) -> str:
 
 
 def _found(tree: ast.Module, symbol: str) -> ast.stmt:
-    """What is defined or assigned under the dotted name, once."""
+    """Return the only definition or assignment of the dotted name."""
     scope: ast.stmt | ast.Module = tree
     for name in symbol.split("."):
         found = [node for node in _own(scope) if isinstance(node, ast.stmt) and name in _names(node)]
@@ -60,7 +60,7 @@ def _found(tree: ast.Module, symbol: str) -> ast.stmt:
 
 
 def _own(scope: ast.AST) -> Iterator[ast.AST]:
-    """What lies in a scope, at any depth, without what lies in the functions and classes within it."""
+    """Yield everything in a scope, at any depth, except the contents of its functions and classes."""
     for node in ast.iter_child_nodes(scope):
         yield node
         if not isinstance(node, (*_Scope, ast.Lambda)):
@@ -75,7 +75,7 @@ def _names(node: ast.stmt) -> list[str]:
 
 
 def _spliced(source: str, first: ast.stmt | ast.expr, last: ast.stmt | ast.expr, new: str) -> str:
-    """The source with ``new`` in place of all from ``first`` to ``last``. Columns of the tree count UTF-8 bytes."""
+    """Return the source with ``new`` in place of ``first`` to ``last``. The tree's columns count UTF-8 bytes."""
     lines = source.encode().splitlines(keepends=True)
     assert last.end_lineno is not None
     before = b"".join(lines[: first.lineno - 1]) + lines[first.lineno - 1][: first.col_offset]

@@ -1,10 +1,14 @@
-"""The lists of planted faults (``make planted-faults``) fit the code as it is."""
+"""The lists of planted faults (``make planted-faults``) fit the current code."""
 
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from faults.run import ROOT, Change, Copy, _row, read
+from faults.run import ROOT, Change, Copy, _row, _unsound, read
 from faults.symbols import with_body, with_value
 
 FAULTS = read()
@@ -18,6 +22,29 @@ def test_what_a_fault_changes_is_there_once_and_so_are_its_tests(fault):
         path, _, name = test.partition("::")
         assert (ROOT / path).exists()
         assert not name or f"def {name}(" in (ROOT / path).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not all(map(find_spec, ("mlx", "torch"))), reason="tests of an engine that is absent are not there")
+def test_each_selection_picks_a_test():
+    files = sorted({test.partition("::")[0] for fault in FAULTS if fault.select for test in fault.tests})
+    words = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--no-header", *files]
+    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    ids = [line for line in told.splitlines() if "::" in line]
+    assert ids
+    assert [fault.breaks for fault in FAULTS if fault.select and not any(picks(fault, each) for each in ids)] == []
+
+
+def picks(fault, test):
+    """Return whether the fault's ``-k`` picks this test of one of its files, by the words in the test's id."""
+    if not test.startswith(fault.tests):
+        return False
+    words = re.sub(
+        r"[^\s()]+",
+        lambda word: word[0] if word[0] in ("and", "or", "not") else str(word[0].lower() in test.lower()),
+        fault.select,
+    )
+    return eval(words)  # True, False, and, or, not, brackets
 
 
 def test_no_sentence_stands_twice():
@@ -53,8 +80,10 @@ def test_what_fails_without_a_fault_spoils_its_own_faults_only(tmp_path):
     row = _row(copy, fault._replace(tests=("tests/test_late.py",)), unsound)
     assert (row["outcome"], row["test"]) == ("UNSOUND", unsound[0])
     assert _row(copy, fault._replace(select="blank"), unsound)["outcome"] == "noticed"
-    with pytest.raises(ValueError, match="ended with 4"):
-        copy.unsound(("tests/nowhere.py",), "")
+    message = _unsound(copy, ("tests/nowhere.py",), "")
+    assert "ended with 4" in message
+    row = _row(copy, fault, message)
+    assert (row["outcome"], row["test"]) == ("UNSOUND", message)
 
 
 SOURCE = '''"""ü"""

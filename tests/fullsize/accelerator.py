@@ -3,10 +3,10 @@
     python -m fullsize.accelerator [MODEL[:QUANTIZATION] …] [--size N] [--steps N] [--folder DIR] [--compile MODEL …]
 
 For each model the daemon draws four pictures: the first one loads, the second is timed, the last two have previews, and
-the last one, for which nothing has to be made ready any more, is timed. Then diffusers draws in a process of its own
-(``fullsize.plain``), which has loaded meanwhile, so there must be room for both; never do both compute at a time.
-Memory is a process's peak, main memory and the device's together. Weights are random (``models.py``), pictures
-nonsense. The next model is written while one is measured; a folder is deleted when its model has been. Prints a row a
+the last one, which needs no more preparation, is timed. Then diffusers draws in a process of its own
+(``fullsize.plain``), which has loaded meanwhile, so there must be room for both; the two never compute at once.
+Memory is a process's peak, of main memory and device together. Weights are random (``models.py``), pictures
+nonsense. The next model is written while one is measured; a folder is deleted after its measurement. Prints one row per
 model, then one line of JSON.
 """
 
@@ -44,7 +44,7 @@ Figures = dict[str, Any]
 def ours(
     folder: Path, model: str, options: dict[str, Any], engine: str, other: subprocess.Popen[str] | None, *flags: str
 ) -> Figures:
-    """Four pictures through the daemon; ``other`` must be idle from the second one on.
+    """Draw four pictures through the daemon; ``other`` must be idle from the second one on.
 
     :param flags: of the daemon, too.
     """
@@ -74,8 +74,8 @@ def ours(
         "device": results[0]["model"]["device"],
         "precision": results[0]["model"]["precision"],
         "quantization": results[0]["model"]["quantization"],
-        "load": cold["loadMs"] / 1000,  # beside the other's
-        "first": cold["denoiseMs"] / 1000,  # compiles, where that is asked for
+        "load": cold["loadMs"] / 1000,  # beside the other process
+        "first": cold["denoiseMs"] / 1000,  # compiles, if requested
         "encode": warm["encodeMs"] / 1000,
         "step": warm["denoiseMs"] / 1000 / steps,
         "stepWithPreviews": shown["denoiseMs"] / 1000 / steps,
@@ -87,7 +87,7 @@ def ours(
 
 
 def start_theirs(folder: Path, model: str, options: dict[str, Any], *, compiled: bool) -> subprocess.Popen[str]:
-    """A process that will do the same by diffusers alone; it imports its libraries and waits."""
+    """Start a process that will do the same with diffusers alone; it imports its libraries and waits."""
     command = [sys.executable, "-m", "fullsize.plain", str(folder / model)]
     command += ["--size", str(options["width"]), "--steps", str(options["steps"]), *(["--compile"] if compiled else [])]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
@@ -178,7 +178,7 @@ def main() -> int:
                         OSError,
                         KeyError,
                         ValueError,
-                    ) as error:  # the others are still worth their time
+                    ) as error:  # the others are still worth measuring
                         failed += 1
                         print(f"{name}: {error!r}", file=sys.stderr, flush=True)
                     finally:

@@ -1,12 +1,12 @@
 """Full-size transformers through the MLX engine's streaming quantization: how long, and how much memory at the height.
 
 For each model a synthetic transformer of the true configuration is written in bfloat16 shards. One process reads and
-quantizes it as the engine does, and saves it; another reads what was saved. Each tells its peak as the operating system
+quantizes it as the engine does, and saves it; another reads what was saved. Each says its peak as the operating system
 counts it (``VmHWM`` on Linux), the interpreter and the libraries included, and what MLX itself counts, under the limits
 that the engine sets from the plan. Nothing is drawn: on a processor a step of these models takes an hour. So for a
 picture of 1024 x 1024 the memory plan of a Mac is printed with the peak that it predicts.
 
-What is measured and what is predicted is told in ``README.md``.
+``README.md`` says what is measured and what is predicted.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ CASES = {
 }
 SIDE = 1024
 _FREE = 0.8
-"""How much of a Mac's memory is taken for free."""
+"""How much of a Mac's memory is assumed to be free."""
 
 
 def mac_of(gib: int) -> Machine:

@@ -3,9 +3,9 @@
     python -m fullsize.prepared MODEL [--quantization 4bit] [--precision bfloat16] [--cold] [--folder DIR] [--keep]
 
 Writes the true configuration with random weights (``models.py``), installs it without a second copy, and loads it
-three times, each in a new engine process: quantized while it is read, then prepared, then from what was prepared. Told
-are the seconds, and the engine's peak as the operating system counts it (Linux's ``VmHWM``, macOS's footprint). With
-``--cold`` the system forgets before each what it keeps of files, which only root may ask for. Nothing is drawn.
+three times, each in a new engine process: quantized while reading, then prepared, then from what was prepared. It
+prints the seconds, and the engine's peak as the operating system counts it (Linux's ``VmHWM``, macOS's footprint). With
+``--cold`` the system's file cache is dropped before each, which only root can do. Nothing is drawn.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Took(NamedTuple):
 
 
 class _Peak(threading.Thread):
-    """The engine's process at its height, asked for ten times a second until it is stopped."""
+    """The engine process's peak, read ten times a second until it is stopped."""
 
     def __init__(self, sidecar: Sidecar) -> None:
         super().__init__(daemon=True)
@@ -59,7 +59,7 @@ class _Peak(threading.Thread):
 
 
 def call(sidecar: Sidecar, method: str, params: dict[str, Any]) -> Took:
-    """Make a long call, in a process that is new to it."""
+    """Make a long call, in a new process."""
     peak = _Peak(sidecar)
     peak.start()
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""A model of full size through the daemon, as a host sees it: does it fit, how long does it take.
+"""A model of full size through the daemon, as a host sees it: whether it fits, and how long it takes.
 
     python -m fullsize.run MODEL [--size N] [--steps N] [--quantization Q] [--folder DIR] [--keep]
 
@@ -25,7 +25,7 @@ from support.synthetic_models import PARTS, write_model
 
 GB = 1_000_000_000
 SETTINGS: dict[str, tuple[int, int, str]] = {"flux.1-schnell": (256, 4, "8bit")}
-"""Size, steps and quantization where the command line does not say; else 512, 2 and ``auto``."""
+"""Size, steps and quantization unless the command line gives them; otherwise 512, 2 and ``auto``."""
 
 
 def draw(sidecar: Sidecar, options: dict[str, Any]) -> tuple[dict[str, Any], list[float]]:

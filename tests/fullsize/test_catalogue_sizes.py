@@ -1,4 +1,4 @@
-"""The catalogue's sizes, from which models.list promises, are those of diffusers' and transformers' own classes."""
+"""The catalogue's sizes, on which models.list bases its answers, are those of diffusers' and transformers' classes."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Synthetic components are real ones to our readers, and the full-size measurement runs, here on a small one."""
+"""Our readers accept synthetic components as real ones, and the full-size measurement runs, here on a small one."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ SMALL = synthetic.PUBLISHED["flux.1-dev"]._replace(
 
 def test_published_sizes_are_those_that_are_known():
     billions = {name: synthetic.count(published) / 1e9 for name, published in synthetic.PUBLISHED.items()}
-    # the table of positions counts in: 0.2 and 0.1 of SD3.5's
+    # the table of positions counts, too: 0.2 and 0.1 of SD3.5's
     known = {"flux.1-dev": 11.90, "sd3.5-medium": 2.47, "sd3.5-large": 8.15, "t5-xxl": 4.76}
     assert billions == pytest.approx(known, abs=0.01)
 
@@ -46,7 +46,7 @@ def test_a_synthetic_component_is_read_whole_and_its_weights_are_small_normal_nu
 
 def test_a_component_is_prepared_in_one_process_and_read_again_in_another(tmp_path, monkeypatch):
     monkeypatch.setitem(synthetic.PUBLISHED, "flux.1-dev", SMALL)
-    # in this process: the published ones are patched here only
+    # in this process, because the published ones are patched only here
     monkeypatch.setattr(measurement, "in_a_process", in_this_process)
     synthetic.write(tmp_path / "component", SMALL)
     rows = measurement.measure(measurement.Case("flux.1-dev", 4, 24, 1000.0, 1000.0), tmp_path, tmp_path)
@@ -88,7 +88,7 @@ def test_a_whole_model_is_loaded_prepared_and_loaded_again_through_the_daemon(tm
     entry = json.loads((MODELS / "tiny-flux.json").read_text())
     (tmp_path / "tiny-flux.json").write_text(json.dumps(entry | {"id": "tiny-flux-synthetic"}))
     prepared.as_hub_cache(tmp_path, "tiny-flux")
-    prepared.measure(tmp_path, "tiny-flux", "4bit", "bfloat16")  # which is quicker says nothing at this size
+    prepared.measure(tmp_path, "tiny-flux", "4bit", "bfloat16")  # at this size it does not matter which is quicker
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["bench"]
     assert len(rows) == 8
     assert all(row["value"] > 0 for row in rows)

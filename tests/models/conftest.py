@@ -17,7 +17,7 @@ _default_context = functools.cache(ssl.create_default_context)
 
 
 class _NoSync(System):
-    """Fast: what these tests show does not depend on the disk."""
+    """Skips syncing, for speed: what these tests show does not depend on the disk."""
 
     def sync(self, fd):
         pass
@@ -25,7 +25,7 @@ class _NoSync(System):
 
 @pytest.fixture(autouse=True)
 def _certificates_are_read_once(monkeypatch):
-    """That takes longer than all the rest of a small download, and nothing here speaks https."""
+    """Reading them takes longer than the rest of a small download, and nothing here uses https."""
     monkeypatch.setattr(ssl, "create_default_context", _default_context)
 
 
@@ -37,7 +37,7 @@ def store(tmp_path, monkeypatch):
 
 @pytest.fixture
 def ended():
-    """The name of a process that has ended."""
+    """Return the name of a process that has ended."""
     words = [sys.executable, "-c", "from locara_sidecar.models.cache import owner; print(owner.name())"]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 

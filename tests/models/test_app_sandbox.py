@@ -1,4 +1,4 @@
-"""Downloads inside an app's sandbox, on a played Mac."""
+"""Downloads inside an app's sandbox, on a simulated Mac."""
 
 import errno
 import socket
@@ -14,7 +14,7 @@ from support.played_mac import PlayedMac
 
 @pytest.fixture
 def connecting(monkeypatch):
-    """What connecting gives: None lets it through to a port that nobody serves."""
+    """Set the result of connecting; None lets it through to a port that nobody serves."""
 
     def play(error):
         def connect(_self, _address):

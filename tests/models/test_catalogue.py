@@ -1,4 +1,4 @@
-"""The catalogue: what ships is sound, what a host adds is checked, and a digest names the bytes."""
+"""The catalogue: what ships is sound, what a host adds is checked, and a digest identifies the bytes."""
 
 import json
 import os
@@ -39,7 +39,7 @@ LAYER = 100_930_816
 UNREAD = {"z-image-turbo": LAYER, "flux.2-klein-4b": 9 * LAYER}
 """Numbers that are downloaded and not loaded."""
 WIDE = {"z-image-turbo": 4}
-"""The bytes of a number of the denoiser, where they are not two."""
+"""The bytes per number of the denoiser, where it is not two."""
 MEMBERS = (
     *("id", "version", "displayName", "description", "tags", "license", "licenseUrl", "modalities", "family"),
     *("parameters", "components", "schedulers", "defaults", "sides", "source"),
@@ -74,7 +74,7 @@ def test_the_memory_of_every_model_is_known_for_each_number_of_bits():
         assert weights["none"] > weights["8bit"] > weights["4bit"] > 0, entry.id
         (denoiser,) = [part.parameters for part in entry.components if part.role == "denoiser"]
         size = sum(part.parameters for part in entry.components)
-        published = denoiser if entry.id in HUB else size  # what people call a model's size
+        published = denoiser if entry.id in HUB else size  # the usual names of model sizes
         assert entry.parameters == pytest.approx(published, rel=0.03), entry.id
         weights = 2 * (size + UNREAD.get(entry.id, 0)) + (WIDE.get(entry.id, 2) - 2) * denoiser
         assert not entry.download_bytes or entry.download_bytes == pytest.approx(weights, rel=0.03), entry.id
@@ -181,7 +181,7 @@ def write(folder, **changes):
     (folder / "mine.json").write_text(json.dumps({**package, **changes}))
 
 
-@pytest.mark.timeout(30)  # it would be waited for, for ever
+@pytest.mark.timeout(30)  # opening it would block forever
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
 def test_a_pipe_is_no_entry(tmp_path):
     os.mkfifo(tmp_path / "mine.json")

@@ -1,6 +1,7 @@
-"""The catalogue's own entries against repositories laid out as the published ones: what is fetched, and what is not.
+"""The catalogue's own entries against repositories with the published layout: what is fetched, and what is not.
 
-The names in them are the published ones as we know them, without having reached the hub; the bytes are the fixtures'.
+The names in them are the published ones as far as we know; nobody has checked them on the hub. The bytes are those of
+the fixtures.
 """
 
 import shutil
@@ -28,7 +29,7 @@ T5 = [
 
 
 def tree(folder):
-    """Contents by path, without what is not in the published repositories and what the store adds."""
+    """Return contents by path, without files that are not in the published repositories or that the store adds."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -80,7 +81,7 @@ def test_stable_diffusion_35_comes_without_its_copies_in_other_forms(store, hub,
     files |= {
         name.replace("text_encoder_2", "text_encoder_3"): (FIXTURES / "tiny-flux" / name).read_bytes() for name in T5
     }
-    if model == "sd3.5-medium":  # whose transformer is one file
+    if model == "sd3.5-medium":  # its transformer is one file
         files = {name: data for name, data in files.items() if not name.startswith("transformer/diffusion")}
         files["transformer/diffusion_pytorch_model.safetensors"] = safetensors(3000)
     decoys = [
@@ -161,7 +162,7 @@ def test_a_repository_that_has_moved_the_weights_elsewhere_gives_no_model(store,
 
 
 def test_a_model_that_was_found_damaged_is_mended_from_the_commit_that_it_came_from(store, hub):
-    """The revision is pinned by the first download: the hub's main may have gone on."""
+    """The first download pins the revision: the hub's main branch may have changed since."""
     entry = download(store, hub)
     commit = entry.meta.source[0].revision
     victim = entry.folder / "transformer/config.json"

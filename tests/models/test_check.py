@@ -1,4 +1,4 @@
-"""Weights and configurations that do not describe themselves honestly are refused by name."""
+"""Weights and configurations with false descriptions of themselves are refused by name."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""Prepared forms in the store: checked like any model, stored once where they are the model's own, gone with it."""
+"""Prepared forms in the store: checked like any model, stored once where they share its files, removed with it."""
 
 import json
 import os
@@ -267,7 +267,7 @@ def test_the_worker_verifies_a_model_with_its_forms(store, model):
 
 
 def test_the_worker_verifies_a_folder_of_the_hosts_with_its_forms(store, tmp_path):
-    """As that of pocket, which no store has."""
+    """Like pocket's folder, which is in no store."""
     folder = write_model(tmp_path / "host")
     digest = model_digest(folder)
     with making(store, folder, digest) as made:
@@ -298,7 +298,7 @@ def test_the_same_form_published_twice_is_one(store, model):
 
 
 def test_a_form_whose_bytes_are_there_already_becomes_that_of_the_newest_model(store, model, tmp_path):
-    """Another version of the model that differs only in what preparing replaces."""
+    """The other version of the model differs only in what preparing replaces."""
     form = prepare(store, model)
     other = import_model(store, entry_for("other"), write_model(tmp_path / "other", seed=9), quiet)
     again = prepare(store, other)

@@ -1,4 +1,4 @@
-"""A disk that fails at any call of a download or an import: a typed error, nothing partial, and the next try works."""
+"""A disk that fails at any call of a download or import: a typed error, nothing partial, and the next try works."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ CALLS = ("open", "write", "link", "rename", "replace", "mkdir", "chmod", "fsync"
 
 
 class FailingDisk:
-    """Counts the calls that name something below ``root`` or write to it, and fails one of them."""
+    """Counts the calls that write to something below ``root``, and fails one of them."""
 
     def __init__(self, monkeypatch, root):
         self._root = str(root)
@@ -47,9 +47,9 @@ class FailingDisk:
 
 
 def attempts(store, disk, act, error, *, keeps):
-    """Do it with the first call failing, then the second, … until none does: (calls, kinds of the errors).
+    """Act with the first call failing, then the second, … until none fails; return (calls, kinds of the errors).
 
-    :param keeps: whether what has come stays for the next try.
+    :param keeps: whether the data received so far is kept for the next try.
     """
     kinds = []
     for place in range(1, 10_000):
@@ -79,7 +79,7 @@ def left(store):
 
 
 def test_writes_that_come_back_short_are_gone_on_with(store, hub, monkeypatch):
-    """As they do without an error just before a disk is full."""
+    """Just before a disk is full, writes are short without an error."""
     real, short = os.write, []
 
     def write(fd, data):
@@ -95,7 +95,7 @@ def test_writes_that_come_back_short_are_gone_on_with(store, hub, monkeypatch):
 CASES = [("download", errno.ENOSPC), ("cache", errno.EIO), ("folder", errno.EIO)]
 
 
-@pytest.mark.timeout(300)  # a hundred attempts, of which each reads and writes
+@pytest.mark.timeout(300)  # a hundred attempts, each of which reads and writes
 @pytest.mark.parametrize(("way", "error"), CASES, ids=lambda value: errno.errorcode.get(value, value))
 def test_a_disk_that_fails_at_any_call_leaves_nothing_partial(store, hub, tmp_path, monkeypatch, way, error):
     monkeypatch.setattr(disk, "_SYSTEM", System())

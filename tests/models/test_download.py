@@ -1,4 +1,4 @@
-"""From a hub that behaves, and from one that does not: whole and right, or not at all."""
+"""Downloads from a hub that behaves and from one that does not: complete and correct, or nothing."""
 
 import threading
 
@@ -86,7 +86,7 @@ def test_what_does_not_pass_is_a_typed_error_and_nothing_is_visible(store, hub, 
 
 
 def test_without_the_hash_check_the_wrong_bytes_would_be_published(store, hub, monkeypatch):
-    """The planted fault: what the tests above hold against is really the comparison."""
+    """The control: it is the hash comparison that makes the tests above pass."""
     monkeypatch.setattr(Transfer, "_verify", lambda *_: None)
     hub.fail("/cdn/", "flip", at=1000)
     entry = download(store, hub)
@@ -278,7 +278,7 @@ def test_two_downloads_of_one_model_at_once_both_end_well(store, hub):
 
 
 def test_of_a_process_one_download_at_a_time_has_the_same_bytes(tmp_path):
-    """Two files of a model may be the same, as the tokenizers of SD 3.5 are; each part stays with who claimed it."""
+    """Two files of a model can be identical, like SD 3.5's tokenizers; each part stays with whoever claimed it."""
     lost = []
 
     def claim_and_write(folder):
@@ -290,7 +290,7 @@ def test_of_a_process_one_download_at_a_time_has_the_same_bytes(tmp_path):
                     lost.append(part.path)
                 part.close(delete=True)
 
-    for number in range(60):  # without the care for it a quarter of them went wrong
+    for number in range(60):  # without this protection a quarter of them went wrong
         folder = tmp_path / str(number)
         folder.mkdir()
         threads = [threading.Thread(target=claim_and_write, args=(folder,)) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""A folder becomes an installed model only if the engine that will draw with it can open it."""
+"""A folder becomes an installed model only if the engine that will draw with it can open the folder."""
 
 import importlib.util
 import json
@@ -78,7 +78,7 @@ def test_weights_of_other_shapes_than_the_configuration_has_are_refused_without_
 
 @mlx
 def test_a_scheduler_that_no_engine_runs_is_told_with_those_that_would_do(store, folder):
-    """As playgroundai/playground-v2.5-1024px-aesthetic has it."""
+    """As in playgroundai/playground-v2.5-1024px-aesthetic."""
     change_json(folder / "model_index.json", scheduler=["diffusers", "EDMDPMSolverMultistepScheduler"])
     error = error_of(take, store, entry_of("tiny-sdxl"), folder, "mlx")
     assert error.kind == "IntegrityError"
@@ -107,7 +107,7 @@ def test_the_entrys_own_scheduler_must_be_one_that_the_folder_can_be_drawn_with(
     error = error_of(take, store, other, folder, "mlx")
     assert (error.kind, error.data["files"]) == ("IntegrityError", ["scheduler/scheduler_config.json"])
     assert "sample" in error.message
-    assert take(store, entry, folder, "mlx").files  # what else a job chooses is told to that job
+    assert take(store, entry, folder, "mlx").files  # a job that chooses something else gets its own refusal
 
 
 @mlx

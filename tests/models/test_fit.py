@@ -1,4 +1,4 @@
-"""The verdict for machines as people have them, and leases between daemons."""
+"""The verdict for the machines that people have, and leases between daemons."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ ORDER = (
     "flux.2-klein-4b",
 )
 
-# (machine, GiB): for each model in order, does it fit with all, 8 and 4 bits: f(its), t(ight) or n(o)
+# (machine, GiB): for each model in order, does it fit in full, 8 and 4 bits: f(its), t(ight) or n(o)
 VERDICTS = {
     ("unified", 8): "nnn nnn nnn nnn nnn nff nnt fff nnf",
     ("unified", 16): "nff ntf nnt nnt nnt fff nff fff fff",
@@ -51,7 +51,7 @@ VERDICTS = {
 
 
 def on(kind, gib):
-    """The machine with little else running: a GPU is nearly empty, a Mac has four fifths free."""
+    """Return the machine with little else running: a GPU is nearly empty, a Mac has four fifths free."""
     return machine(kind, gib, gib * 0.97 if kind == "gpu" else None)
 
 

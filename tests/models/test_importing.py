@@ -1,4 +1,4 @@
-"""From a folder or a Hugging Face cache: without a second copy where nobody can edit the first."""
+"""Imports from a folder or a Hugging Face cache, without a second copy where nobody can edit the first."""
 
 import errno
 import hashlib
@@ -53,7 +53,7 @@ def test_a_folder_is_copied_because_its_files_may_be_edited(store, tmp_path):
 
 
 def test_a_folder_is_cloned_where_the_system_clones_by_name(store, tmp_path, monkeypatch):
-    """As on APFS; here clonefile is played by a copy."""
+    """As on APFS; here a copy simulates clonefile."""
     cloned = []
 
     class Library:
@@ -117,7 +117,7 @@ def test_a_link_in_a_plain_folder_is_refused(store, tmp_path):
     assert whole(store) == []
 
 
-@pytest.mark.timeout(30)  # it would be waited for, for ever
+@pytest.mark.timeout(30)  # opening it would block forever
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
 def test_a_pipe_in_a_folder_is_refused(store, tmp_path):
     source = write_model(tmp_path / "source", extra={"transformer/config.json": None})
@@ -168,7 +168,7 @@ def test_what_is_no_model_is_a_bad_parameter(store, tmp_path):
 def test_the_disk_is_checked_before_an_import_that_copies(store, tmp_path, monkeypatch, kind):
     source = write_model(tmp_path / "source")
     monkeypatch.setattr(disk, "available", lambda _: 1000)
-    if kind == "cache":  # costs no room
+    if kind == "cache":  # takes no space
         take(store, hf_cache(tmp_path / "hub", source))
         assert whole(store) == ["mine"]
         return
@@ -193,7 +193,7 @@ def test_a_disk_that_fills_up_on_the_way_is_told_with_what_the_model_needs(store
 
 @pytest.mark.skipif(sys.platform != "linux", reason="this call is Linux only")
 def test_a_folder_is_cloned_where_the_file_system_clones_open_files(store, tmp_path, monkeypatch):
-    """As on btrfs and XFS; here the call is played by a copy."""
+    """As on btrfs and XFS; here a copy simulates the call."""
     cloned = []
 
     def ioctl(target, request, source):
@@ -312,7 +312,7 @@ def test_an_import_that_is_refused_or_interrupted_leaves_only_what_was_there(sto
     source = write_model(tmp_path / "source")
     folder = hf_cache(tmp_path / "hub", source) if way == "cache" else source
     shared = take(store, write_model(tmp_path / "other", seed=2), entry_for("other"))
-    begun = (source / WEIGHTS).read_bytes()  # of a download that was interrupted
+    begun = (source / WEIGHTS).read_bytes()  # from an interrupted download
     store.blob(hashlib.sha256(begun).hexdigest()).write_bytes(begun)
     before = files_in(store)
 
@@ -387,7 +387,7 @@ def test_folders_without_end_are_refused_and_no_model_of_the_hosts_is_harmed_by_
     store, tmp_path, monkeypatch, how, request
 ):
     folder = write_model(tmp_path / "mine")
-    request.addfinalizer(lambda: trees.remove_tree(folder))  # pytest fails at what is so deep, sessions later
+    request.addfinalizer(lambda: trees.remove_tree(folder))  # sessions later, pytest would fail at something so deep
     if how == "deep":
         evil.deep(folder, folder)
     else:

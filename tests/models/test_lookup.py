@@ -1,4 +1,4 @@
-"""What a hub says about a repository: bounded, from where files may come from, and looked at member by member."""
+"""What a hub says about a repository: bounded, from an allowed place only, and checked member by member."""
 
 import gzip
 import json
@@ -23,7 +23,7 @@ def told(hub, body, headers=None):
 
 
 def test_a_compressed_answer_is_refused_packed(store, hub):
-    """600 kB of gzip are 600 MB of blanks."""
+    """600 kB of gzip hold 600 MB of blanks."""
     bomb = gzip.compress(bytes(1 << 20), 9) * 600
     told(hub, bomb, {"Content-Encoding": "gzip"})
     tracemalloc.start()
@@ -86,7 +86,7 @@ def _hub_that_redirects(monkeypatch, target):
 
 
 def test_a_look_up_is_sent_on_without_the_token(store, hub):
-    """As for a repository that was moved; the hub is on loopback, and so may send us there."""
+    """As for a repository that was moved. The hub is on loopback and may therefore redirect to loopback."""
     elsewhere = FakeHub()
     try:
         elsewhere.repositories = hub.repositories
@@ -135,7 +135,7 @@ def test_what_is_no_hub_is_said_to_be_none(store, hub, body):
 
 
 def test_members_that_are_not_used_may_be_absent(store, hub):
-    """huggingface_hub's own reader needs an id, and raises KeyError without one."""
+    """huggingface_hub's own parser needs an id and raises KeyError without one."""
     body = lookup.msgspec.json.encode(
         {
             "sha": COMMIT,

@@ -1,4 +1,4 @@
-"""Whether the process that left something in the cache still runs, told without a lock."""
+"""Finding out without a lock whether the process that left something in the cache still runs."""
 
 import errno
 import os

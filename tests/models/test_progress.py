@@ -1,4 +1,4 @@
-"""What is told of a download while it runs: often enough to be watched, never more than the contract says."""
+"""Progress of a download: often enough to be watched, never more often than the contract says."""
 
 import itertools
 

@@ -1,5 +1,5 @@
-"""Folders as they are published, imported by the entries that ship: what an engine needs of them, and no variant that
-nobody reads."""
+"""Published folders imported by the shipped entries: everything that an engine needs, and no variant that nobody
+reads."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def files_of(installed):
 
 @pytest.fixture
 def variants_only(tmp_path):
-    """SD3.5 as ``variant="fp16"`` downloads it: nothing else is left of what is there in that form."""
+    """SD3.5 as a download with ``variant="fp16"``: components in that form have no other."""
     folder = Path(shutil.copytree(PUBLISHED / "sd3.5", tmp_path / "sd3.5"))
     for component in ENCODERS:
         for file in (folder / component).iterdir():
@@ -91,13 +91,13 @@ def test_the_index_of_a_variant_that_nobody_reads_may_be_without_its_shards(stor
     folder = Path(shutil.copytree(PUBLISHED / "sd3.5", tmp_path / "sd3.5"))
     for shard in (folder / "text_encoder_3").glob("*.fp16-*"):
         shard.unlink()
-    installed = take(store, entry_for(), folder)  # whose patterns take whatever is there
+    installed = take(store, entry_for(), folder)  # its patterns take every file
     assert "text_encoder_3/model.safetensors.index.fp16.json" in files_of(installed)
     check.check_complete(installed.folder, files_of(installed))
 
 
 def test_lightnings_unet_is_not_joined_by_the_bases(store, tmp_path):
-    """The two come from two repositories, and the base's has a UNet as fp16, too."""
+    """They come from two repositories, and the base's has an fp16 UNet, too."""
     base = hf_cache(tmp_path / "base", PUBLISHED / "sdxl")
     base = base.rename(tmp_path / "models--stabilityai--stable-diffusion-xl-base-1.0")
     unet = tmp_path / "lightning"
@@ -157,7 +157,7 @@ def test_a_file_that_is_known_to_be_another_models_is_refused_and_leaves_nothing
 
 
 def test_lightning_knows_the_bases_published_unets():
-    """As a whole and as fp16: the digests that the repository of SDXL base 1.0 has had since 2023."""
+    """In full and as fp16: the digests that the repository of SDXL base 1.0 has had since 2023."""
     found = ENTRIES.get("sdxl-lightning").lookalikes
     assert {digest[:8] for digest in found} == {"83e012a8", "357650fb"}
     assert all("SDXL base 1.0" in whose for whose in found.values())
@@ -187,7 +187,7 @@ def test_a_flux_with_guidance_is_not_taken_for_one_without(store, model, entry, 
 
 
 def test_a_file_that_is_there_under_its_final_name_too_is_taken_once(store):
-    """The entry takes the encoders as fp16 and gives them the name of the whole ones, which this folder has as well."""
+    """The entry takes the fp16 encoders and renames them to the full ones, which this folder has as well."""
     names = files_of(take(store, ENTRIES.get("sdxl-lightning"), PUBLISHED / "sdxl"))
     assert {name for name in names if name.startswith("text_encoder") and name.endswith(".safetensors")} == {
         "text_encoder/model.safetensors",

@@ -1,4 +1,4 @@
-"""What is wrong with the settings, the token or what answers is told at once, by name, and is never a fault of ours."""
+"""Wrong settings, a wrong token or a wrong server are reported at once and by name, never as our own error."""
 
 import json
 import ssl
@@ -28,14 +28,14 @@ NAMES = (
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch, tmp_path):
-    """None of the settings of whoever runs the tests."""
+    """Remove the settings of whoever runs the tests."""
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
 
 
 def ask(store, token=None):
-    """As the daemon and the command line ask; the answer must come at once."""
+    """Ask like the daemon and the command line; the answer must come at once."""
     began = time.monotonic()
     work = worker.WorkerRequest(op="download", root=str(store.root), entry=entry_for(), token=token)
     error = error_of(worker.perform, work, lambda _: None, lambda _: None)
@@ -169,7 +169,7 @@ class _Page(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def page():
-    """Answers everything with one body; its address and how to set that."""
+    """Answer every request with one body; return the server's address and a function that sets the body."""
     handler = type("Page", (_Page,), {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)

@@ -1,4 +1,4 @@
-"""What ships names nobody's folders."""
+"""Shipped files name nobody's folders."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is visible is complete, what is in use stays, and bytes go after the names that lead to them."""
+"""What is visible is complete, what is in use stays, and bytes are removed after the names that lead to them."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def test_planning_a_removal_survives_that_another_process_removes_the_model_mean
     store, hub, tmp_path, monkeypatch, looks
 ):
     one = install(store, hub, tmp_path, 1)
-    seen = [[one]] * looks  # how often the store shows the model before it is gone
+    seen = [[one]] * looks  # how often the store lists the model before it is gone
     monkeypatch.setattr(type(store), "entries", lambda self: seen.pop() if seen else [])
     assert [entry.key for entry in collect.plan_remove(store, "m1").models] == [one.key]
 
@@ -95,7 +95,7 @@ def test_a_model_in_use_by_any_process_is_neither_collected_nor_removed(store, h
         assert store.in_use(entry.key)
         assert collect.plan_gc(store, 0).models == []
         assert collect.execute(store, collect.plan_gc(store, 0)).models == []
-        # a plan made before the model came into use
+        # a plan made before the model was in use
         stale = collect.Plan([entry], [], 0)
         assert collect.execute(store, stale).models == []
         error = error_of(collect.remove, store, stale, "mine")

@@ -1,7 +1,7 @@
-"""File systems on which ``flock`` always succeeds, or never, or that may only be read: nothing that was published is
-cut, nothing in use goes, what a killed process left is gone on with, and nothing piles up.
+"""File systems where ``flock`` always succeeds or never does, or that are read-only: nothing published is truncated,
+nothing in use is removed, what a killed process left is continued, and nothing piles up.
 
-``disk.lock_fd`` is the one place that locks; here it is played by what such a file system answers.
+``disk.lock_fd`` is the only place that locks; here it is replaced by the answers of such a file system.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ def locks(request, monkeypatch):
 
 @contextlib.contextmanager
 def process(store, locks, script, key=""):
-    """Another process, until it is ``ready``; it ends when it is told to go on, or is killed at the end."""
+    """Start another process and wait until it is ``ready``; it ends when told to go on, or is killed at the end."""
     argv = [sys.executable, "-c", PLAY + script, str(store.root), locks, key]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as other:
@@ -66,7 +66,7 @@ def key_of(hub, path=WEIGHTS):
     return hub.repositories["org/mine"].files[path][1]
 
 
-# --- nothing that was published is cut ---------------------------------------------------------
+# --- nothing that was published is truncated ---------------------------------------------------
 
 
 def test_what_one_process_publishes_another_one_that_had_the_same_part_cannot_cut(store, hub, locks):
@@ -106,7 +106,7 @@ def test_a_file_that_has_a_second_name_is_neither_written_nor_cut(store, how):
 
 
 def test_what_was_published_by_a_process_that_was_killed_before_it_let_go_is_not_written(store):
-    """Between the second name and the end of the first; for root, whom read-only does not keep out, too."""
+    """Killed between the second name and the end of the first. Not even by root, whom read-only does not stop."""
     store.prepare()
     with process(store, "real", "p = partial.claim(store.incoming, key); p.write(b'published'); wait()", "a"):
         pass
@@ -132,7 +132,7 @@ def test_a_part_that_a_living_process_writes_is_left_to_it_whatever_locks_say(st
         os.utime(left, (1, 1))
         collect.execute(store, collect.plan_gc(store, 0))
         assert left.exists(), "though it has not grown for long"
-        os.utime(left, (1, time.time() - partial.SILENT_SECONDS - 60))  # it is alive and does nothing
+        os.utime(left, (1, time.time() - partial.SILENT_SECONDS - 60))  # it is alive but does nothing
         part = partial.claim(store.incoming, "a")
         assert (part.size, part.path != left, left.exists()) == (3, True, True), "a copy, then"
         part.close(delete=True)
@@ -141,7 +141,7 @@ def test_a_part_that_a_living_process_writes_is_left_to_it_whatever_locks_say(st
         assert not left.exists()
 
 
-# --- what was left is gone on with, and does not pile up -----------------------------------------
+# --- what was left is continued, and does not pile up --------------------------------------------
 
 
 def test_without_locks_a_killed_download_goes_on_where_it_stopped_and_nothing_piles_up(store, hub, locks):
@@ -224,7 +224,7 @@ def test_a_tree_of_another_machine_stays_until_it_is_old(store, locks):
         assert survey.abandoned(stage.folder)
 
 
-# --- nothing in use goes -----------------------------------------------------------------------
+# --- nothing in use is removed -----------------------------------------------------------------
 
 
 def test_without_locks_a_model_in_use_stays_until_its_user_has_ended(store, hub, locks):
@@ -268,7 +268,7 @@ def test_who_comes_to_use_a_model_while_it_is_removed_has_it_or_is_told(store, h
 
     def set_aside(*arguments):
         if not taken:
-            taken.append(store.use(entry.key))  # after the remover has looked, before the name goes
+            taken.append(store.use(entry.key))  # after the remover's check, before the name is removed
         return honest(*arguments)
 
     monkeypatch.setattr(staging, "set_aside", set_aside)

@@ -1,4 +1,4 @@
-"""Whatever lies in the shared cache beside a model: it is passed over and said so, and nobody's calls fail for it."""
+"""Whatever is in the shared cache beside a model is skipped and logged, and no call fails because of it."""
 
 import json
 import os
@@ -39,7 +39,7 @@ RAW = {
 
 @pytest.fixture
 def good(store, hub):
-    """A model with a prepared form; both stay as they are in every test."""
+    """A model with a prepared form; no test may change either."""
     model = download(store, hub)
     return model, prepare(store, model)
 
@@ -52,7 +52,7 @@ def forge(store, data, key=KEY):
 
 
 def told(store, good):
-    """What all methods say that look at every entry. None may raise."""
+    """Return what all methods that read every entry say. None may raise."""
     model, form = good
     fresh = Store(store.root)
     catalogue = Catalogue([(entry_for(), None)]).with_cache(store.root)
@@ -70,7 +70,7 @@ def told(store, good):
 
 
 def places(value, where=()):
-    """Every member of a JSON value, however deep."""
+    """Yield every member of a JSON value, at any depth."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
         yield (*where, key)
@@ -103,7 +103,7 @@ def test_an_entry_that_cannot_be_read_is_passed_over_and_said_so(store, good, ca
 
 
 def test_every_member_with_every_value_makes_an_entry_that_is_read_or_passed_over(store, good):
-    """As a program of another version would write them, or an engine would have them written."""
+    """As another version of the program might write them, or an engine might get them written."""
     before = told(store, good)
     for installed in good:
         meta = json.loads((installed.folder / META).read_bytes()) | {"digest": f"sha256:{KEY}", "ids": []}
@@ -167,7 +167,7 @@ def test_a_time_that_no_calendar_has_is_told_as_one_that_it_has(store, good, sec
 
 @pytest.mark.parametrize("seconds", [-1e18, -1e12, 253_402_300_800.0, 1e12, 1e18])
 def test_the_same_where_the_file_system_keeps_such_a_time(seconds):
-    """Most do not."""
+    """Most file systems do not."""
     assert operations._utc(seconds).endswith("Z")
 
 

@@ -1,6 +1,6 @@
-"""The order in which things reach the disk, so that a power cut takes back nothing that was said to be there.
+"""The order in which things reach the disk, so that a power cut undoes nothing that was reported as done.
 
-Power is cut for real (as far as that goes in software) by ``tests/campaigns/powercut.py``.
+``tests/campaigns/powercut.py`` really cuts the power, as far as software can.
 """
 
 import pytest
@@ -12,7 +12,7 @@ from support.prepared_forms import made_files, prepare
 
 
 class Recorder:
-    """Notes what reached the disk, by identity, in order with the names that were given."""
+    """Records what reaches the disk, by identity, and the names that are given, in order."""
 
     def __init__(self, monkeypatch):
         self.events = []
@@ -34,7 +34,7 @@ class Recorder:
         self.events.append(("sync", stat.st_dev, stat.st_ino))
 
     def when(self, path):
-        """When each sync of what is now at ``path`` happened."""
+        """Return when each sync of what is now at ``path`` happened."""
         stat = path.stat()
         return [at for at, event in enumerate(self.events) if event == ("sync", stat.st_dev, stat.st_ino)]
 
@@ -45,7 +45,7 @@ class Recorder:
 
 
 def holds_order(recorder, store, entry):
-    """Bytes before names, the tree before its digest, the digest before the answer."""
+    """Check the order: bytes before names, the tree before its digest, the digest before the answer."""
     visible = recorder.published(store, entry)
     for path in [entry.folder, *entry.folder.rglob("*")]:
         assert min(recorder.when(path), default=visible) < visible, path.name

@@ -1,4 +1,4 @@
-"""Where bytes may come from, how long a server is borne with, and how much is asked of it at once."""
+"""Where bytes may come from, how long a server may take, and how much is requested of it at once."""
 
 import contextlib
 import hashlib
@@ -29,7 +29,7 @@ def transfer_to(endpoint, patience=QUICK, stopped=lambda: False):
 
 @pytest.fixture
 def names(monkeypatch):
-    """What names resolve to, in place of DNS."""
+    """Set what names resolve to, instead of DNS."""
     known = {}
 
     def look_up(host, port, **_):
@@ -66,7 +66,7 @@ def test_a_hub_in_the_local_network_may_redirect_within_it(names):
 
 
 def answering(answers, endpoint="https://hub.example"):
-    """A transfer to hosts that are played: ``answers`` maps an address to a redirect's target or to the bytes."""
+    """Return a transfer with simulated hosts: ``answers`` maps an address to a redirect's target or to bytes."""
     asked = []
 
     def answer(request):
@@ -121,7 +121,7 @@ def test_where_a_public_hub_must_not_lead_nobody_is_asked(names, tmp_path, targe
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
 def test_an_address_that_has_expired_is_asked_of_the_hub_again_and_the_rest_comes_from_there(store, hub, status):
-    """Part of the file has come from the first address when the second try finds it gone."""
+    """The first address delivers a part of the file, and is gone at the second try."""
     path = "transformer/diffusion_pytorch_model.safetensors"
     where = f"/cdn/{hub.repositories['org/mine'].files[path][1]}"
     hub.fail(where, "cut", at=20_000, times=1)
@@ -153,7 +153,7 @@ def test_waits_grow_are_bounded_and_end_when_the_download_is_stopped(monkeypatch
     assert waits[4] > 2 * waits[1]
     assert max(waits) <= 20.001
     began = now[0]
-    transfer._wait(1, 7.0)  # the server has asked for that
+    transfer._wait(1, 7.0)  # the server asked for that
     assert now[0] - began == pytest.approx(7.0)
     with pytest.raises(StoppedError):
         transfer_to("https://hub.example", stopped=lambda: True)._wait(5, 0.0)
@@ -168,7 +168,7 @@ def test_a_server_is_asked_again_no_sooner_than_it_wants(store, hub):
 
 @pytest.mark.parametrize(("size", "broken_off"), [(1000, True), (2000, False)])
 def test_a_transfer_that_brings_too_little_in_its_window_is_broken_off(tmp_path, monkeypatch, size, broken_off):
-    """A piece a second; 30 KiB in 30 seconds are asked for."""
+    """One piece comes per second; the minimum is 30 KiB in 30 seconds."""
     now = [0.0]
     monkeypatch.setattr(transfers.time, "monotonic", lambda: now[0])
 
@@ -223,7 +223,7 @@ def test_other_bytes_than_the_hub_announced_are_refused_at_the_redirect(store, h
 def test_a_proxy_of_the_environment_is_asked_in_place_of_the_hub(store, hub, monkeypatch, request):
     monkeypatch.setenv("http_proxy", hub.url)
     monkeypatch.setenv("no_proxy", "")
-    hub.cdn = "http://hub.example"  # which no name server knows
+    hub.cdn = "http://hub.example"  # no name server knows it
     close_session()  # it was opened without a proxy
     request.addfinalizer(close_session)
     Download(store, entry_for(), tell=lambda _: None, endpoint="http://hub.example", patience=QUICK, token=False).run()
@@ -240,7 +240,7 @@ def test_the_users_own_token_is_found_where_huggingface_hub_keeps_it(store, hub,
 
 @pytest.mark.parametrize("lacking", [0, 1])
 def test_what_has_come_already_needs_no_more_room(store, hub, monkeypatch, lacking):
-    """Of the large files one has come before, and 40,000 bytes of the other."""
+    """One of the large files is there already, and 40,000 bytes of the other."""
     path = "transformer/diffusion_pytorch_model.safetensors"
     files = hub.repositories["org/mine"].files
     hub.fail(f"/cdn/{files[path][1]}", "cut", at=40_000)

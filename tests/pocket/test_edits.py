@@ -1,4 +1,4 @@
-"""The shipped weights edit: through a mask a circle changes its colour and nothing else does."""
+"""The shipped weights can edit: through a mask a circle changes its colour, and nothing else changes."""
 
 import io
 import json
@@ -27,7 +27,7 @@ class Control:
 
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in installed()])
 def draw(request, tmp_path_factory):
-    """Make one picture; without an edit from the prompt alone."""
+    """Make one picture; without ``edit``, from the prompt alone."""
     entry = json.loads((MODELS / "catalogue" / "pocket.json").read_text())
     runtime = make_runtime(request.param, tmp_path_factory.mktemp("scratch"))
 
@@ -62,7 +62,7 @@ def png(image):
 
 
 def around(picture):
-    """A mask that covers what stands out from the border, and a little more."""
+    """Return a mask that covers what differs from the border, and a little more."""
     pixels = np.asarray(picture).astype(float)
     ground = np.median(pixels[:2].reshape(-1, 3), 0)
     stands_out = (np.linalg.norm(pixels - ground, axis=2) > 45).astype(np.uint8) * 255

@@ -1,4 +1,4 @@
-"""The pocket model's judge reads true pictures rightly, and tells wrong ones."""
+"""The pocket model's judge recognises true pictures and rejects wrong ones."""
 
 import pytest
 
@@ -16,7 +16,7 @@ THINGS = 10
 
 @pytest.fixture(scope="module")
 def pictures():
-    """Ten things in three styles: each a few blobs, which the styles colour a little differently."""
+    """Ten things in three styles: each is a few blobs, which each style colours a little differently."""
     made = np.zeros((len(STYLES), THINGS, 128, 128, 4), np.uint8)
     for thing in range(THINGS):
         rng = np.random.default_rng(thing)

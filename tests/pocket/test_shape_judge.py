@@ -1,4 +1,4 @@
-"""The judge must be beyond doubt on real drawings, or its marks on generated ones mean nothing."""
+"""The judge must be reliable on real drawings, or its marks for generated ones mean nothing."""
 
 import pytest
 

@@ -1,6 +1,6 @@
-"""The shipped weights draw what they are asked for; a small sample of what ``pocket_model.evaluate`` measures.
+"""The shipped weights draw what they are asked for: a small sample of what ``pocket_model.evaluate`` measures.
 
-The pictures that the model has learnt from are not here, so things are compared with each other.
+The training pictures are not in the repository, so things are compared with each other.
 """
 
 import json
@@ -27,7 +27,7 @@ def pipeline():
 
 @pytest.fixture(scope="module")
 def drawn(pipeline):
-    """Pictures of the nouns, asked for in two ways, [2, 8, 128, 128, 3]; the seeds are all different."""
+    """Pictures of the nouns, each asked for in two ways, [2, 8, 128, 128, 3]; every seed is different."""
     from pocket_model.evaluate import generate
 
     texts = [*NOUNS, *(f"please draw a cute {noun}" for noun in NOUNS)]
@@ -89,7 +89,7 @@ def test_shapes_that_are_said_in_full_on_grounds_never_trained_come_out_right(pi
     assert score.share("ground") >= 0.95
     assert score.share("colour") >= 0.9
     assert score.share("place") >= 0.95
-    assert score.share("shape") >= 0.45  # small ones are hardest: see the model card
+    assert score.share("shape") >= 0.45  # small ones are the hardest: see the model card
 
 
 @pytest.mark.slow

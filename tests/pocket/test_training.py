@@ -1,4 +1,4 @@
-"""The parts that the pocket model's training stands on, each against what it is to equal."""
+"""The parts that the pocket model's training relies on, each compared with what it must equal."""
 
 import signal
 import subprocess
@@ -45,7 +45,7 @@ def shapes():
 def test_one_context_token_counts_as_all_the_equal_ones_that_the_pipeline_gives():
     torch.manual_seed(1)
     model = build_transformer().eval()
-    for weight in model.parameters():  # the untrained modulations are zero: everything would be equal
+    for weight in model.parameters():  # untrained modulations are zero, so everything would be equal
         if weight.requires_grad and not weight.any():
             torch.nn.init.normal_(weight, std=0.1)
     x, codes, t = torch.randn(2, CHANNELS, 32, 32), torch.randn(2, WIDTH), torch.tensor([0.2, 0.9])
@@ -193,7 +193,7 @@ def test_a_shape_s_own_square_weighs_as_much_as_the_ground_up_to_a_bound():
     low, high = sorted(weights[1].unique().tolist())
     assert high / low == pytest.approx(MOST_WEIGHT)
     assert weights[1, 0, 16, 7] == high
-    assert weights[1, 0, 0, 0] == low  # far from it
+    assert weights[1, 0, 0, 0] == low  # far from the shape
     assert weights[2, 0, 16, 7] >= weights[2, 0, 0, 31]
 
 

@@ -1,4 +1,4 @@
-"""Which words mean which thing in the pocket model, and what its captions ask for."""
+"""Which words mean which thing for the pocket model, and what its captions ask for."""
 
 import pytest
 

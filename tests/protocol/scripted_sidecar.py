@@ -1,4 +1,4 @@
-"""A child process for the client's tests: answers by rote, and breaks the contract when asked to."""
+"""A child process for the client's tests: it gives scripted answers, and breaks the contract when asked to."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The async client against a child that answers by rote, and against the daemon, on both of anyio's event loops."""
+"""The async client against a scripted child and against the daemon, on both of anyio's event loops."""
 
 import subprocess
 import sys
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request):
-    """What anyio's plugin runs each test on."""
+    """The event loops on which anyio's plugin runs each test."""
     return request.param
 
 
 @pytest.fixture
 async def sidecar(anyio_backend):
-    """A sidecar of the script, for a time."""
+    """Run the scripted sidecar."""
     with anyio.fail_after(60):
         async with AsyncSidecar(COMMAND) as sidecar:
             yield sidecar

@@ -1,4 +1,4 @@
-"""The Python client against a child that answers by rote."""
+"""The Python client against a scripted child."""
 
 import subprocess
 import sys

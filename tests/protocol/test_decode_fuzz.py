@@ -1,4 +1,4 @@
-"""decode_line against a slow reference: it never raises, and refuses exactly what is not JSON."""
+"""decode_line against a slow reference: it never raises, and it refuses exactly what is not JSON."""
 
 import json
 import tracemalloc
@@ -28,7 +28,7 @@ ENVELOPE = st.dictionaries(MEMBER, VALUE, max_size=7)
 
 
 def is_json(line: bytes, max_depth: int = 64) -> bool:
-    """Whether a line is one JSON text by the standard library, and has only what the contract allows."""
+    """Return whether a line is one JSON text for the standard library and stays within the contract."""
 
     def refuse(word: str) -> None:
         raise ValueError(word)
@@ -66,7 +66,7 @@ def is_parse_error(decoded) -> bool:
 
 
 def check(decoded) -> None:
-    """Whatever came in, what comes out is well-formed."""
+    """Check that the result is well-formed, whatever the input was."""
     for entry in decoded.entries if isinstance(decoded, Batch) else [decoded]:
         assert isinstance(entry, Request | Notification | StrayResponse | Invalid)
         if isinstance(entry, Request | Notification):
@@ -137,7 +137,7 @@ def test_the_depth_scan_knows_where_a_string_ends(string):
 @pytest.mark.parametrize("offset", range(-4, 5))
 @pytest.mark.parametrize("inner", [r"\"[", r"\\", r"\\\"[{", "[", '","', '",["a"],"', r"\\" * 3 + r"\"]"])
 def test_the_depth_scan_is_exact_where_its_pieces_meet(offset, inner):
-    """The scan works in pieces of 64 KiB: an escape, a quote or a bracket may lie across the seam."""
+    """The scan works in pieces of 64 KiB: an escape, a quote or a bracket may fall on a seam."""
     pad = 64 * 1024 + offset - 2
     text = '["' + "x" * pad + inner + '","' + inner + '"]'
     assert is_json(text.encode())

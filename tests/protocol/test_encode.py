@@ -1,4 +1,4 @@
-"""What is sent is one line of UTF-8 JSON, whatever is put in."""
+"""Every message is sent as one line of UTF-8 JSON, whatever is in it."""
 
 import json
 

@@ -44,7 +44,7 @@ def test_case_is_answered_as_expected(case):
 
 
 def answer_in_process(case):
-    """The answers that the protocol package gives by itself; a served request has the result ``{}``."""
+    """Return the answers of the protocol package by itself; a valid request gets the result ``{}``."""
     splitter = LineSplitter(DEFAULT_MAX_LINE_BYTES)
     answers = []
     sent = b"".join(line + ending for line, ending in case.lines())

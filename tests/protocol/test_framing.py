@@ -1,4 +1,4 @@
-"""Bytes to lines: bounded, linear, and the same however the stream is cut."""
+"""Splitting bytes into lines: bounded, linear in time, and the same however the stream is cut."""
 
 import time
 
@@ -25,7 +25,7 @@ def split(data: bytes, limit: int, sizes: list[int]) -> list[bytes | LineTooLong
 
 
 def whole(data: bytes, limit: int) -> list[bytes | LineTooLong]:
-    """What must come out, said the slow way."""
+    """Return the expected lines, computed the slow way."""
     lines = [line.removesuffix(b"\r") for line in data.split(b"\n")]
     return [line if len(line) <= limit else LineTooLong(limit) for line in lines if len(line) > limit or line.strip()]
 

@@ -1,4 +1,4 @@
-"""The manifest is read strictly where it grants something, and every error names the member at fault."""
+"""The manifest is read strictly where it grants something, and every error names the wrong member."""
 
 from typing import Any
 
@@ -254,7 +254,7 @@ MISSPELT: list[tuple[str, Any, str]] = [
     ("capabilities/fs/AppData", "read", "capabilities.fs.AppData"),
     ("capabilities/net/allowedHosts", [], "capabilities.net.allowedHosts"),
 ]
-"""What no schema can tell: what looks like a misspelt name of ours, or contradicts itself."""
+"""What no schema can express: a name that looks like one of ours misspelt, or a contradiction."""
 
 
 @pytest.mark.parametrize(("where", "value", "at"), [*WRONG, *MISSPELT])

@@ -1,4 +1,4 @@
-"""The generated documents: complete, well-formed, and the same as those committed."""
+"""The generated documents are complete, well-formed and the same as the committed ones."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from locara_protocol.jsonrpc import encode_notification, encode_result
 
 DOCUMENT = json.loads(openrpc.document_bytes())
 
-# The structure that OpenRPC asks of the parts used here.
+# The structure that OpenRPC requires of the parts used here.
 STRUCTURE = {
     "type": "object",
     "required": ["openrpc", "info", "methods"],

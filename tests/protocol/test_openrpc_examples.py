@@ -1,4 +1,4 @@
-"""The examples of the OpenRPC document, executed: the daemon answers as they say."""
+"""The examples of the OpenRPC document are executed: the daemon answers as they say."""
 
 import jsonschema
 import pytest

@@ -1,4 +1,4 @@
-"""The second decoding phase: which member an error names, and what it says would be right."""
+"""The second decoding phase: which member an error names, and what it says is allowed."""
 
 import json
 import tracemalloc

@@ -74,7 +74,7 @@ def test_a_licence_expression_is_met_or_not(dependencies, expression, met):
 
 
 def metadata(licence="MIT", source="registry", rust="1.80", kind=None):
-    """What cargo says of a crate that asks for Rust 1.87 and has one dependency."""
+    """What cargo reports about a crate that needs Rust 1.87 and has one dependency."""
     ours = {"id": "a", "name": "a", "version": "1", "license": "MIT", "rust_version": "1.87", "source": None}
     theirs = {"id": "b", "name": "b", "version": "2", "license": licence, "rust_version": rust, "source": source}
     third = theirs | {"id": "c", "name": "c", "license": "MIT", "source": "registry", "rust_version": None}

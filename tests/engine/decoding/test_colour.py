@@ -1,4 +1,4 @@
-"""Colours are taken as they were meant, the same in every format, and a profile that is no use says so."""
+"""Colours are read as they were meant, alike in every format, and a useless profile is reported."""
 
 import io
 import zlib
@@ -25,7 +25,7 @@ def pixels(data):
 
 
 def p3_to_srgb(levels):
-    """The same conversion by its definition: sRGB's curve, the two spaces' matrices to XYZ (CSS Color 4), the curve."""
+    """Return the same conversion by its definition: sRGB's curve, both matrices to XYZ (CSS Color 4), the curve."""
     values = np.asarray(levels) / 255
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
     p3 = np.array([[0.48657, 0.26567, 0.19822], [0.22897, 0.69174, 0.07929], [0.0, 0.04511, 1.04394]])
@@ -48,7 +48,7 @@ def test_a_display_p3_picture_keeps_the_colours_that_were_seen(form):
 
 
 def test_known_colours_of_display_p3():
-    # sRGB's corners in Display P3, as CSS Color 4's conversion has them, and a green that sRGB has not
+    # sRGB's corners in Display P3, as CSS Color 4's conversion has them, and a green outside sRGB
     pairs = {
         (234, 51, 35): (255, 0, 0), (117, 251, 76): (0, 255, 0), (0, 0, 245): (0, 0, 255),
         (128, 128, 128): (128, 128, 128), (255, 255, 255): (255, 255, 255), (0, 255, 0): (0, 255, 0),
@@ -68,7 +68,7 @@ def test_every_kind_of_picture_has_its_profile_applied():
     opaque = SOFT.convert("RGBA")
     opaque.putpixel((0, 0), (1, 2, 3, 0))
     found = pixels(with_profile("PNG", opaque, P3))
-    assert found[0, 0].tolist() == [255, 255, 255]  # white is white in both
+    assert found[0, 0].tolist() == [255, 255, 255]  # white is the same in both
     np.testing.assert_array_equal(found[1:], right[1:])
     few = SOFT.quantize(32)
     np.testing.assert_array_equal(
@@ -76,9 +76,9 @@ def test_every_kind_of_picture_has_its_profile_applied():
     )
     grey = SOFT.convert("L")
     dark = pixels(encoded(grey, icc_profile=icc_profile(b"GRAY", gamma=1.0)))
-    assert (dark >= pixels(encoded(grey))).all()  # linear light is lighter in sRGB
+    assert (dark >= pixels(encoded(grey))).all()  # linear values are lighter in sRGB
     assert dark[..., 0].mean() > np.asarray(grey).mean() + 30
-    assert np.abs(pixels(encoded(grey, icc_profile=icc_profile(gamma=1.0))) - dark).max() <= 1  # RGB's on grey
+    assert np.abs(pixels(encoded(grey, icc_profile=icc_profile(gamma=1.0))) - dark).max() <= 1  # an RGB profile on grey
     np.testing.assert_array_equal(pixels(encoded(grey, icc_profile=SRGB)), pixels(encoded(grey)))
 
 

@@ -1,4 +1,4 @@
-"""Photos as cameras, phones and programs write them are taken; what is missing in them is noticed."""
+"""Photos as cameras, phones and programs write them are accepted; missing data is noticed."""
 
 import io
 import struct
@@ -21,7 +21,7 @@ def pixels(data):
 
 
 def index_of_pictures(*entries, order="II"):
-    """An MPF segment (CIPA DC-007): ``entries`` are size and offset of each picture."""
+    """Return an MPF segment (CIPA DC-007); ``entries`` are the size and offset of each picture."""
     mark = "<" if order == "II" else ">"
     table = b"".join(struct.pack(mark + "IIIHH", 0x030000, size, at, 0, 0) for size, at in entries)
     count = struct.pack(mark + "I", len(entries))
@@ -101,7 +101,7 @@ def test_cmyk_as_adobe_writes_it(transform):
     found = pixels(data)[8, 8]
     if transform == 0:
         assert (found[0] > 240, found[1] < 15, found[2] < 15) == (True, True, True)
-    else:  # the same numbers read as luma and chroma: still a picture, and another one
+    else:  # the same numbers read as luma and chroma: still a picture, but a different one
         assert found.tolist() != pixels(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"))[8, 8].tolist()
 
 
@@ -135,7 +135,7 @@ def test_what_is_no_picture_is_refused_in_words(data):
 
 
 def scans(count):
-    """The photo with so many scans more, each of which would be gone through; as many as a decoder can be made to."""
+    """Return the photo with ``count`` more scans, each of which a decoder would have to go through."""
     at = PHOTO.index(b"\xff\xda")
     return PHOTO[: -len(decoding.jpeg.END)] + PHOTO[at : at + 14] * count + decoding.jpeg.END
 
@@ -148,7 +148,7 @@ def test_a_jpeg_of_very_many_scans_is_refused_before_one_is_decoded(monkeypatch)
 
 
 def test_what_lies_behind_a_jpegs_end_has_no_scans_of_its():
-    many = PHOTO * (2 * decoding.jpeg.MAX_SCANS)  # as of a camera that puts further pictures there
+    many = PHOTO * (2 * decoding.jpeg.MAX_SCANS)  # some cameras append further pictures
     assert np.array_equal(pixels(many), pixels(PHOTO))
 
 

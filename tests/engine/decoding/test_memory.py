@@ -1,4 +1,4 @@
-"""What decoding takes is what it said before: no picture of any kind takes more than its header told."""
+"""Decoding takes the memory that was announced: no picture of any kind takes more than its header says."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel keep
 
 SIDE = 2048
 TURNED = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-"""EXIF that has the picture turned by a quarter."""
+"""EXIF that rotates the picture by a quarter turn."""
 PROFILE = icc_profile(gamma=1.8)
 BESIDE = chunk(b"eXIf", TURNED), chunk(b"iCCP", b"icc\0\0" + zlib.compress(PROFILE))
 COLOURS = chunk(b"PLTE", bytes(range(48)) * 16)
@@ -67,7 +67,7 @@ print(json.dumps(told))
 
 
 def png(depth, colour, *extra, size=(SIDE, SIDE), interlaced=False, rows=None):
-    """A PNG of nothing, or of ``rows``."""
+    """Return a PNG of zeros, or of ``rows``."""
     width, height = size
     passes = [(0, 0, 1, 1)]
     if interlaced:
@@ -129,7 +129,7 @@ KINDS = {
 
 @pytest.fixture
 def taken(tmp_path):
-    """Bytes that decoding ``data`` takes as a picture and as a mask, those that it said it would, and its refusals."""
+    """Return the bytes that decoding ``data`` takes as a picture and as a mask, the estimates, and the refusals."""
 
     def run(data):
         for name, content in (("data", data), ("small", png(16, RGB_ALPHA, *BESIDE, size=(16, 16)))):
@@ -205,7 +205,7 @@ def test_what_is_refused_for_its_memory_is_not_decoded(form):
 
 @pytest.mark.parametrize(("kind", "limit"), [(jpeg, jpeg.MAX_SEGMENTS), (webp, webp.MAX_CHUNKS)])
 def test_as_many_parts_as_real_files_have_are_taken(kind, limit):
-    assert limit > 16 * 255  # of the longest profile, and as many again of each other kind
+    assert limit > 16 * 255  # the longest profile, and as many of every other kind
     whole = saved("JPEG", "RGB", (16, 16)) if kind is jpeg else saved("WEBP", "RGB", (16, 16))
     if kind is jpeg:
         data = whole[:2] + b"\xff\xfe\0\2" * 4000 + whole[2:]

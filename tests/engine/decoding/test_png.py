@@ -1,4 +1,4 @@
-"""Every kind of PNG has the samples that it says, and what is broken beside them is nothing against it."""
+"""Every kind of PNG gives the samples that it holds, and damage outside the picture data does not matter."""
 
 import contextlib
 import io
@@ -44,14 +44,14 @@ def pixels(data):
 def samples_of(colour, depth):
     rng = np.random.default_rng(colour * 100 + depth)
     found = rng.integers(0, 1 << depth, (HEIGHT, WIDTH, CHANNELS[colour]))
-    found[2:5, 3:9] = found[0, 0]  # more than one pixel of the colour that is made transparent
+    found[2:5, 3:9] = found[0, 0]  # more than one pixel of the transparent colour
     if colour == RGB:
-        found[6, 3:9] = found[0, 0] ^ [0, 0, 1]  # and a neighbour of it that is not
+        found[6, 3:9] = found[0, 0] ^ [0, 0, 1]  # and a neighbouring colour that is not transparent
     return found
 
 
 def table(colour, depth, samples, palette, palette_alpha, clear):
-    """Colours (0 … 255) and alpha (0 … 1) by the words of the standard."""
+    """Return colours (0 … 255) and alpha (0 … 1) as the standard defines them."""
     top = (1 << depth) - 1
     if colour == PALETTE:
         index = samples[..., 0]
@@ -74,14 +74,14 @@ def test_every_kind_has_its_samples_and_its_transparency(colour, depth, interlac
     colours, opaque = table(colour, depth, samples, palette, alpha, clear)
     expected = colours * opaque[..., None] + 255 * (1 - opaque[..., None])
     assert np.abs(pixels(data) - expected).max() <= 0.5 + 1e-9
-    if not colour & 4:  # the same file as a mask: transparent is 0
+    if not colour & 4:  # in the same file as a mask, transparent is 0
         masked = np.asarray(decoding.stencil(data))
         assert set(masked[opaque == 0].tolist()) <= {0}
         if colour == GREY:
             np.testing.assert_array_equal(masked, np.where(opaque == 0, 0, colours[..., 0]))
 
 
-# What libpng 1.6.55 makes of one pixel (through imagecodecs), on white; it agrees with every case above, too.
+# One pixel as libpng 1.6.55 decodes it (through imagecodecs), on white; libpng also agrees with every case above.
 ONE_PIXEL = {
     "2 bits of grey, all 1, 1 is clear": (2, GREY, [1], [1], 255),
     "2 bits of grey, 2, 1 is clear": (2, GREY, [2], [1], 170),
@@ -123,7 +123,7 @@ def test_an_index_beyond_the_palette_is_black():
     assert pixels(data)[0, 0].tolist() == [0, 0, 0]
 
 
-# --- what is nothing against a picture ----------------------------------------------------------
+# --- what does not matter --------------------------------------------------------------------
 
 PIXELS = np.random.default_rng(2).integers(0, 256, (16, 20, 3))
 HEADER, IMAGE = (
@@ -140,7 +140,7 @@ def animation(frames):
     return chunk(b"acTL", struct.pack(">II", frames, 0))
 
 
-WORKFLOW = b'{"nodes": []}' * 200_000  # 2.6 MB, as programs of nodes write
+WORKFLOW = b'{"nodes": []}' * 200_000  # 2.6 MB, as node editors write it
 GOOD = {
     "compressed text of 2.6 MB": [chunk(b"zTXt", b"workflow\0\0" + zlib.compress(WORKFLOW)), IMAGE],
     "the same as iTXt": [chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(WORKFLOW)), IMAGE],

@@ -1,4 +1,4 @@
-"""WebP files are taken for their pixels, whatever is beside them."""
+"""WebP files are accepted for their pixels, whatever other data they have."""
 
 import struct
 

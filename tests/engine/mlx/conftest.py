@@ -1,4 +1,4 @@
-"""The MLX engine's tests: on the CPU, without ``mx.compile``, as the engine itself runs there."""
+"""The MLX engine's tests: on the CPU, without ``mx.compile``, as the engine runs there."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def tiny_sd3():
 
 @pytest.fixture(scope="session")
 def runtime(tmp_path_factory):
-    """One runtime for all tests that do not ask for a cold one; it keeps its model warm between them."""
+    """One runtime for all tests that do not need a cold one; it keeps its model loaded between them."""
     return make_runtime("mlx", tmp_path_factory.mktemp("scratch"))

@@ -1,4 +1,4 @@
-"""The functions between linear layers against transformers' and diffusers' of the same names."""
+"""The activation functions against those of the same names in transformers and diffusers."""
 
 import mlx.core as mx
 import pytest

@@ -1,4 +1,4 @@
-"""Token ids against transformers' on the same files, in every form in which tokenizers were published."""
+"""Token ids against transformers' on the same files, in every form in which tokenizers are published."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def _with_switches(folder):
 
 
 def _by_file(folder, **described):
-    """A folder as transformers 5 writes it, whose ``tokenizer.json`` says more."""
+    """Return a folder as transformers 5 writes it, whose ``tokenizer.json`` has more in it."""
     shutil.copytree(forms.FIXTURE / "tokenizer", folder)
     path = folder / "tokenizer.json"
     forms.write(path, json.loads(path.read_text()) | described)
@@ -99,7 +99,7 @@ MORE = [
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """Each form's tokenizers, transformers' and ours."""
+    """The tokenizers of each form, transformers' and ours."""
     import transformers
 
     def get(form):
@@ -116,7 +116,7 @@ def opened(tmp_path_factory):
 
 
 def differs(reference, ours, text):
-    """Whether anything of a text differs: its ids at some lengths, or where its tokens begin."""
+    """Return whether a text's ids (at several lengths) or the positions of its tokens differ."""
     whole = reference(text, add_special_tokens=False, return_offsets_mapping=True)
     if ours.starts(text) != [start for start, _ in whole["offset_mapping"]]:
         return True
@@ -152,7 +152,7 @@ def test_ids_are_those_of_transformers_where_special_tokens_stand_among_words(op
 
 
 def test_the_forms_differ_from_each_other_where_they_must(opened):
-    """The tests above would not notice a corpus in which no token is found."""
+    """The tests above would pass even if the corpus contained none of the tokens."""
 
     def ids(form, text, length=6):
         return opened(form)[1].ids(text, length)
@@ -160,7 +160,7 @@ def test_the_forms_differ_from_each_other_where_they_must(opened):
     inverted = ids("textual inversion", "<sks> <blue-style> RED toy")
     assert inverted[2:4] == [inverted[1] + 1, inverted[1] + 2]
     assert inverted[4:] == [ids("textual inversion", "")[1]] * 2
-    assert ids("SDXL, tokenizer_2", "<|EndOfText|>", 3) == ids("SDXL, tokenizer_2", END, 3)  # in another case, too
+    assert ids("SDXL, tokenizer_2", "<|EndOfText|>", 3) == ids("SDXL, tokenizer_2", END, 3)  # in upper and lower case
     assert ids("SDXL, tokenizer", "<|EndOfText|>") != ids("SDXL, tokenizer", END)
     assert ids("special tokens are text", END) != ids("SD 3.5, tokenizer", END)
     assert ids("padding in front", "a")[3:] == ids("SDXL, tokenizer", "a")[:3]
@@ -193,7 +193,7 @@ def test_tokens_that_make_no_sense_are_refused_by_both(tmp_path, file, change):
     with pytest.raises(EngineError) as caught:
         text_tokens.load(tmp_path, "tokenizer")
     assert caught.value.kind == "IntegrityError"
-    if change != {"pad_token": None}:  # which transformers only notices at the first text
+    if change != {"pad_token": None}:  # transformers notices it only at the first text
         with pytest.raises(EngineError) as caught:
             readers.open_tokenizer(tmp_path, "tokenizer", supported.CLIP_L)
         assert caught.value.kind == "IntegrityError"

@@ -1,6 +1,6 @@
-"""Denoisers whose blocks are compiled: the same pictures, one trace a block and size, and nothing kept.
+"""Denoisers with compiled blocks: the same pictures, one trace per block and size, and nothing kept.
 
-On the CPU MLX compiles with g++, which the engine does not ask of anybody (``device.py``); here it is switched on.
+On the CPU, MLX compiles with g++, which the engine does not require (``device.py``); here it is switched on.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ ONCE = "tiny-z-image"
 
 @contextlib.contextmanager
 def compiling():
-    """Within the block MLX compiles. (Making a runtime switches that off.)"""
+    """Let MLX compile inside the block. (Making a runtime switches that off.)"""
     mx.enable_compile()
     try:
         yield
@@ -43,7 +43,7 @@ def compiling():
 
 @pytest.fixture
 def traces(monkeypatch):
-    """The blocks whose Python code runs, in order: with what is compiled, those that are traced."""
+    """Record the blocks whose Python code runs, in order: when compiled, those that are traced."""
     seen = []
 
     def watch(cls):
@@ -114,7 +114,7 @@ def test_a_compiled_job_can_be_stopped_at_as_many_places_and_gives_its_weights_b
 @pytest.mark.slow
 @pytest.mark.parametrize("model", FAMILIES)
 def test_compiled_blocks_compute_with_the_weights_that_were_asked_for(model, run, job_for, tmp_path):
-    """Another load has other functions: nothing of an earlier one is left in them."""
+    """Each load has its own functions, with nothing of an earlier one left in them."""
     jobs = [job_for(model, steps=2, quantization=bits) for bits in ("none", "4bit", "none", "8bit")]
     runtime = make_runtime("mlx", tmp_path)
     plain = [last_x0(run, runtime, job) for job in jobs]

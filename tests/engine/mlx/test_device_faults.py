@@ -1,4 +1,4 @@
-"""What MLX says when Metal fails, on a played Metal: its texts are those of MLX's source (backend/metal) and issues."""
+"""What MLX says when Metal fails, on a simulated Metal with the texts of MLX's source (backend/metal) and issues."""
 
 import os
 
@@ -22,7 +22,7 @@ TOO_LONG = REFUSED.format("Caused GPU Timeout Error (00000002:kIOGPUCommandBuffe
 
 
 class PlayedMetal:
-    """A device that keeps its errors and raises each one once, at the next wait, as MLX's command encoder does."""
+    """A device that keeps its errors and raises each one once, at the next wait, like MLX's command encoder."""
 
     def __init__(self, *errors):
         self.kept = list(errors)

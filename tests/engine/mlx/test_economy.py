@@ -1,4 +1,4 @@
-"""What a job computes once and not in every step, and in which number type each part computes."""
+"""What a job computes once instead of in every step, and the number type in which each part computes."""
 
 import importlib
 
@@ -17,7 +17,7 @@ STEERING = {
     "tiny-z-image": ("zimage", "ZImageTransformer", "modulation"),
     "tiny-flux2": ("flux2", "Flux2Transformer", "modulation"),
 }
-"""By model, the module, class and method that makes what does not depend on the latent."""
+"""For each model, the module, class and method that compute what does not depend on the latent."""
 
 
 @pytest.mark.parametrize("model", FAMILIES)

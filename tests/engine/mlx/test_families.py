@@ -1,4 +1,4 @@
-"""Whole runs of every family, edits too, against diffusers' pipelines on the tiny fixtures: latents and pictures."""
+"""Whole runs of every family, and edits, against diffusers' pipelines on the tiny fixtures: latents and pictures."""
 
 from pathlib import Path
 
@@ -45,12 +45,12 @@ PIPELINES = {
     "tiny-flux2": "Flux2KleinPipeline",
 }
 PROMPT = "a red circle on the blue square, é 🙂"
-# diffusers 0.42 converts its levels in a way that NumPy 2 warns of
+# diffusers 0.42 converts its levels in a way that NumPy 2 warns about
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 class Control:
-    """Cancels at checkpoint number ``at`` from when it is armed."""
+    """Cancels at the ``at``-th checkpoint after it is armed."""
 
     def __init__(self, at=0):
         self.count, self.at = 0, at
@@ -63,7 +63,7 @@ class Control:
 
 @pytest.fixture(scope="module")
 def opened():
-    """Families by model, open and loaded once."""
+    """Families by model, each opened and loaded once."""
     kept = {}
 
     def open_model(name):
@@ -133,7 +133,7 @@ def job(name, **changes):
 
 
 def ours(family, spec, source=None, control=None):
-    """The latent, the picture and the clean latents of each step."""
+    """Return the latent, the picture and the clean latent of each step."""
     steps = []
 
     def on_step(step, count, x0):
@@ -156,7 +156,7 @@ def unpacked(pipe, latent, spec):
 
 
 def theirs(pipe, spec, **more):
-    """The finished latent and the picture."""
+    """Return the finished latent and the picture."""
     kind = type(pipe).__name__
     arguments = {
         "prompt": spec.prompt, "num_inference_steps": spec.steps, "guidance_scale": spec.guidance,
@@ -164,10 +164,10 @@ def theirs(pipe, spec, **more):
     } | more  # fmt: skip
     if "XL" not in kind:
         arguments["max_sequence_length"] = spec.model.max_sequence_length
-    if "ZImage" in kind:  # any guidance above 0 would set a negative prompt against it
+    if "ZImage" in kind:  # with guidance above 0 it would use a negative prompt
         arguments["guidance_scale"] = 0.0
     elif "Flux" not in kind:
-        # where no text is not an empty one
+        # for SDXL no negative prompt differs from an empty one
         arguments["negative_prompt"] = spec.negative_prompt or (None if "XL" in kind else "")
     arguments = {name: value for name, value in arguments.items() if value is not None}
     results = []
@@ -183,7 +183,7 @@ def same(mine, reference):
     assert pixel_difference(picture, reference[1]) < TOLERANCES["final image"]
     assert [step for step, _, _ in steps] == list(range(1, len(steps) + 1))
     assert {count for _, count, _ in steps} == {len(steps)}
-    assert error(steps[-1][2], latent) < 1e-5  # the last step ends where it predicts
+    assert error(steps[-1][2], latent) < 1e-5  # the last step ends at its prediction
 
 
 @pytest.mark.parametrize("changes", [{}, {"width": 64, "height": 64, "steps": 1, "guidance": 0.0, "seed": 2**40 + 3}])
@@ -243,7 +243,7 @@ def test_a_masked_edit_is_the_one_that_diffusers_makes(opened, pipelines, name, 
 
 def theirs_edit(pipe, spec, more):
     if "XLImg2Img" in type(pipe).__name__:
-        more = more | {"width": None, "height": None}  # it takes the picture's and knows no other
+        more = more | {"width": None, "height": None}  # it uses the picture's size and accepts no other
     return theirs(pipe, spec, **more)
 
 

@@ -30,7 +30,7 @@ def noise(seed, *shape):
 
 
 def last(value):
-    """From diffusers' (B, C, h, w) to ours."""
+    """Convert diffusers' (B, C, h, w) to our layout."""
     return value.permute(0, 2, 3, 1)
 
 
@@ -45,7 +45,7 @@ def places(latent, first=0):
 
 
 class Case:
-    """The same inputs for both: two latents, tokens, pooled texts, and maybe a reference picture."""
+    """The same inputs for both: two latents, tokens, pooled texts, and optionally a reference picture."""
 
     def __init__(self, height=8, width=12, reference=None):
         self.latent, self.tokens, self.pooled = noise(1, 2, 4, height, width), noise(2, 2, WORDS, 24), noise(3, 2, 20)

@@ -1,4 +1,4 @@
-"""MLX's own limits follow the memory plan of each job, and its own count of the arrays is told beside the system's."""
+"""MLX's own limits follow each job's memory plan, and its count of the arrays is reported beside the system's."""
 
 import mlx.core as mx
 import pytest
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.mlx
 
 
 def limits():
-    """(memory, cache); the second can only be read by setting it."""
+    """Return (memory, cache); the second can only be read by setting it."""
     cache = mx.set_cache_limit(0)
     mx.set_cache_limit(cache)
     return mx.get_memory_limit(), cache
@@ -27,7 +27,7 @@ def _as_before():
 
 
 def planned(runtime, job, **changes):
-    """The plan's limits for a job, from the opened family and the machine as it is."""
+    """Return the plan's limits for a job, for the opened family and this machine."""
     family, machine = runtime.opened.family, runtime.backend.machine(0)
     wanted = plans.PlanRequest(
         width=job.width, height=job.height, precision="float32", quantization="none", guided=True,
@@ -45,7 +45,7 @@ def test_each_job_sets_the_limits_of_its_own_plan(runtime, run, spec):
         memory, cache = limits()
         expected = planned(runtime, job)
         assert cache == expected.cache
-        assert memory == pytest.approx(expected.memory, rel=0.01)  # what is free changes while a test runs
+        assert memory == pytest.approx(expected.memory, rel=0.01)  # free memory changes while a test runs
         assert seen.setdefault(side, (memory, cache)) == pytest.approx((memory, cache), rel=0.01)
     assert seen[256][1] > seen[64][1]
 
@@ -87,7 +87,7 @@ def test_what_mlx_keeps_for_reuse_stays_under_its_limit(runtime, run, spec, monk
     assert 0 < max(kept) <= tight.cache
     monkeypatch.setattr(plans, "limits", lambda plan, machine: plans.Limits(memory=1 << 40, cache=1 << 30))
     run(runtime, spec(width=256, height=256, steps=2), on_event=lambda _: kept.append(mx.get_cache_memory()))
-    assert max(kept) > tight.cache  # the limit it was that kept it small
+    assert max(kept) > tight.cache  # so it was the limit that kept it small
 
 
 def test_a_limit_that_is_too_low_stops_nothing(runtime, run, spec, monkeypatch):

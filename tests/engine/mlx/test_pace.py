@@ -1,4 +1,4 @@
-"""Groups of blocks inside a step: where a job may stop."""
+"""Groups of blocks inside a step, between which a job may stop."""
 
 import mlx.core as mx
 import pytest

@@ -1,4 +1,4 @@
-"""Learned weights: both engines draw the same pictures with *pocket*, and the judge gives them the same marks."""
+"""Trained weights: both engines draw the same pictures with *pocket*, and the judge gives them the same marks."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def test_both_engines_draw_the_same_picture_with_the_same_marks(engines, prompt,
 
 
 def psnr(ours, whole, reach=None):
-    """Decibels, for numbers that span ``reach``, or what ``whole`` spans."""
+    """Return decibels, for numbers that span ``reach`` (by default, the span of ``whole``)."""
     ours, whole = (np.asarray(values, dtype=np.float64) for values in (ours, whole))
     error = np.square(ours - whole).mean()
     return 10 * np.log10((reach or np.ptp(whole)) ** 2 / max(error, 1e-30))
@@ -56,7 +56,7 @@ def psnr(ours, whole, reach=None):
 
 @pytest.fixture(scope="module")
 def picture():
-    """512 x 512: shapes on a slope, so that its parts have other means than the whole. (1, 3, 512, 512), -1 … 1."""
+    """Return shapes on a gradient, so the parts' means differ from the whole's: (1, 3, 512, 512), -1 … 1."""
     y, x = np.mgrid[0:512, 0:512] / 512
     disc = (x - 0.6) ** 2 + (y - 0.3) ** 2 < 0.04
     values = np.stack([y, np.where(disc, 1.0, 0.2 * x), np.where(x + y > 1.3, 0.9, 0.1)])
@@ -66,7 +66,7 @@ def picture():
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "mlx"])
 def test_strips_are_the_whole_picture_up_to_rounding_at_512(engine, picture, monkeypatch):
-    """Both directions, on learned weights, in strips of 16 rows and fewer: 60 dB, where tiles had 34 to 40."""
+    """Both directions, with trained weights, in strips of 16 rows and fewer: 60 dB, where tiles had 34 to 40."""
     monkeypatch.setattr(strips, "NUMBERS", 1 << 17)
     if engine == "torch":
         vae = AutoencoderKL.from_pretrained(FOLDER / "vae", torch_dtype=torch.float32).eval()

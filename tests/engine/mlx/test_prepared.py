@@ -1,4 +1,4 @@
-"""A prepared form of a model: the very pictures of quantizing while reading, from its own files alone."""
+"""A prepared form of a model gives exactly the pictures of quantizing while reading, from its own files alone."""
 
 import shutil
 from pathlib import Path
@@ -30,7 +30,7 @@ def prepare(model, into, control=None, runtime=None):
 
 
 def composed(folder, into, components):
-    """The whole folder of a form: what was written, and the model's own files for the rest."""
+    """Return the complete folder of a form: what was written, and the model's own files for the rest."""
     for path in folder.rglob("*"):
         relative = path.relative_to(folder)
         if path.is_file() and relative.parts[0] not in components:
@@ -47,7 +47,7 @@ def job(job_for, name, **changes):
 
 @pytest.fixture(scope="module")
 def forms(job_for, tmp_path_factory):
-    """Prepared folders by model, bits and precision, each made once."""
+    """Prepared folders by model, bits and precision, each prepared once."""
     kept = {}
 
     def get(name, quantization, precision):
@@ -65,7 +65,7 @@ def forms(job_for, tmp_path_factory):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """The weight files that MLX or the header's reader open from here on."""
+    """Record the weight files that MLX or the header reader open from now on."""
     seen = []
     real_load, real_open = mx.load, model_folder.safe_open
 
@@ -89,7 +89,7 @@ def opened(monkeypatch):
     [
         *((name, "4bit", "bfloat16") for name in (*TINY, "pocket")),
         *((name, "8bit", "float32") for name in (*TINY, "pocket")),
-        ("tiny-sd3", "4bit", "float16"),  # T5 then computes in bfloat16
+        ("tiny-sd3", "4bit", "float16"),  # then T5 computes in bfloat16
     ],
 )
 def test_a_prepared_form_draws_the_very_same_picture_and_the_models_own_files_are_not_opened(
@@ -270,7 +270,7 @@ def test_preparing_is_planned_with_the_largest_component_and_a_form_without_the_
 
 
 def test_reading_a_form_peaks_at_its_own_size(job_for, forms):
-    """MLX's own count, so that a copy of the weights in passing would show."""
+    """By MLX's own count, so a temporary copy of the weights would show."""
     spec = with_forms(
         job(job_for, "pocket", quantization="4bit", precision="float32"), forms("pocket", "4bit", "float32")
     )

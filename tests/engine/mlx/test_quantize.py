@@ -1,4 +1,4 @@
-"""Quantized layers: which, how exactly, how little memory, and the same again from a prepared component."""
+"""Quantized layers: which ones, how exact, how little memory they take, and the same from a prepared component."""
 
 import json
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_each_weight_is_within_a_step_of_its_group(component):
     groups, found = (np.array(value).reshape(512, 2, 64) for value in (exact, got))
     step = (groups.max(-1) - groups.min(-1)) / 15
     apart = np.abs(groups - found) / step[..., None]
-    assert apart.max() <= 1.0  # MLX moves the steps so that 0 is one of them
+    assert apart.max() <= 1.0  # MLX shifts the steps so that 0 is one of them
     assert apart.mean() < 0.3
 
 
@@ -123,7 +123,7 @@ def test_a_prepared_component_of_strange_groups_is_refused(component, tmp_path):
 
 
 def test_loading_leaves_no_chain_of_random_numbers_behind(component):
-    """Every module begins with random weights; the key that they come from must not remember them all."""
+    """Every module starts with random weights; the key that they come from must not keep references to them all."""
     mx.random.seed(0)
     untouched = np.array(mx.random.state[0])
     build(component, 4)
@@ -136,7 +136,7 @@ def test_reading_holds_the_result_and_one_tensor(component):
     mx.reset_peak_memory()
     model = build(component, 4)
     held = mx.get_active_memory() - before
-    assert held >= sum(value.nbytes for _, value in tree_flatten(model.parameters()))  # nothing is left for later
+    assert held >= sum(value.nbytes for _, value in tree_flatten(model.parameters()))  # nothing is deferred
     largest = max(value.nbytes for value in mx.load(str(component.files[0])).values())
     for path in component.files[1:]:
         largest = max(largest, *(value.nbytes for value in mx.load(str(path)).values()))

@@ -1,4 +1,4 @@
-"""Qwen3 against transformers: every state between its layers, and what padding does."""
+"""Qwen3 against transformers: every hidden state between its layers, and the effect of padding."""
 
 import json
 

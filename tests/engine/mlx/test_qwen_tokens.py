@@ -1,4 +1,4 @@
-"""Qwen's token ids against transformers', prompts being what a person says in a conversation."""
+"""Qwen's token ids against transformers'; each prompt is a person's message in a conversation."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def theirs(folder):
 
 
 def differing(folder, kind, lengths=(1, 5, 16, 64, 600)):
-    """The prompts whose ids differ from transformers' at any of some lengths, or whose tokens begin elsewhere."""
+    """Return the prompts whose ids (at several lengths) or token positions differ from transformers'."""
     reference, ours = theirs(folder), qwen_tokens.load(folder, "tokenizer", kind)
     assert ours.longest == reference.model_max_length
     found = []
@@ -62,7 +62,7 @@ def folder(tmp_path, tiny_sd3):
 
 
 def as_published(folder):
-    """The form of 2025: pieces in files of their own, added tokens by id, the template inside the configuration."""
+    """Return the form of 2025: pieces in separate files, added tokens by id, the template in the configuration."""
     path = folder / "tokenizer" / "tokenizer_config.json"
     described = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())
     (folder / "tokenizer" / "vocab.json").write_text(json.dumps(described["model"]["vocab"]))

@@ -1,4 +1,4 @@
-"""Forms that take less traffic on Metal give the numbers of the plain ones: to the bit where rounding is the same."""
+"""Operations rewritten for less memory traffic on Metal equal the plain ones, to the bit where rounding is the same."""
 
 import shutil
 
@@ -29,7 +29,7 @@ def same(ours, plain):
 
 
 def turned_pair_by_pair(x, cos, sin):
-    """As it is usually written: the pairs taken apart, turned in float32 and put together again."""
+    """The usual code: split the pairs, rotate them in float32 and join them again."""
     pairs = x.astype(mx.float32).reshape(*x.shape[:-1], -1, 2)
     a, b = pairs[..., 0], pairs[..., 1]
     return mx.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape).astype(x.dtype)
@@ -103,7 +103,7 @@ def test_an_output_layer_whose_border_lies_inside_a_group_stays_together():
     block = flux.SingleBlock(flux.FluxConfig(num_attention_heads=2, attention_head_dim=48, axes_dims_rope=(16, 16, 16)))
     nn.quantize(block, group_size=32, bits=4)
     whole = block.proj_out
-    object.__setattr__(whole, "group_size", 128)  # 96 is no multiple of it
+    object.__setattr__(whole, "group_size", 128)  # 96 is not a multiple of it
     block.split()
     assert block.proj_out is whole
 

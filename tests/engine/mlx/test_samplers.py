@@ -17,7 +17,7 @@ RESPACED = {
     "inverted": {"invert_sigmas": True},
     "all": {"shift_terminal": 0.02, "use_karras_sigmas": True, "invert_sigmas": True},
 }
-"""What video models' schedulers of that class have."""
+"""Members that this class has in video models."""
 LINEAR = DEV | {"time_shift_type": "linear", "max_image_seq_len": 9000}
 
 
@@ -98,7 +98,7 @@ def test_an_edit_starts_where_diffusers_pipelines_start(steps, strength):
     ):
         left, _ = pipeline.get_timesteps(Pipeline, steps, strength, None)
         first = samplers.first_step(steps, strength, whole=whole)
-        if not len(left):  # their pipelines refuse it
+        if not len(left):  # diffusers' pipelines refuse that
             left = [0]
         assert len(left) == steps - first
         schedule = samplers.flow_match(samplers.FlowMatchConfig(), steps, 256).after(first)

@@ -1,4 +1,4 @@
-"""A whole run on MLX gives what diffusers gives, and the two engines agree."""
+"""A whole run on MLX gives diffusers' result, and the two engines agree."""
 
 import json
 

@@ -11,7 +11,7 @@ from locara_sidecar.ipc.errors import EngineError
 from support.parity import TOLERANCES, error
 from support.schedulers import CHANGES, EULER, MULTISTEP, REFUSED, SDXL
 
-# diffusers 0.42 converts its levels in a way that NumPy 2 warns of
+# diffusers 0.42 converts its levels in a way that NumPy 2 warns about
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 CASES = [
     *((schedulers.EULER, changes) for changes in (CHANGES | EULER).values()),
@@ -26,7 +26,7 @@ IDS = [
 
 
 def both(class_name, changes, name=None):
-    """diffusers' scheduler and our configuration for a folder whose own scheduler is of that class."""
+    """Return diffusers' scheduler and our configuration for a folder whose scheduler has that class."""
     described = {**SDXL, "_class_name": class_name, **changes}
     read = config_check.reduced("scheduler/scheduler_config.json", class_name, described, "mlx")
     chosen = schedulers.choose(read | {"_class_name": class_name}, class_name, name)
@@ -40,7 +40,7 @@ def test_levels_and_timesteps_are_diffusers(class_name, changes):
         theirs.set_timesteps(steps)
         sigmas, timesteps = noise_levels.levels(config, steps)
         assert sigmas.dtype == timesteps.dtype == np.float32
-        # where training ends in pure noise, float32 has fewer digits to tell what is left of the picture
+        # where training ends in pure noise, float32 has fewer digits for what is left of the picture
         tolerance = TOLERANCES["sigmas"] * (10 if "rescale_betas_zero_snr" in changes else 1)
         np.testing.assert_allclose(sigmas, theirs.sigmas.numpy(), rtol=tolerance, atol=0)
         np.testing.assert_allclose(timesteps, theirs.timesteps.float().numpy(), rtol=tolerance, atol=1e-6)
@@ -48,13 +48,13 @@ def test_levels_and_timesteps_are_diffusers(class_name, changes):
 
 @pytest.mark.parametrize(("class_name", "changes"), CASES, ids=IDS)
 def test_every_step_is_diffusers(class_name, changes):
-    """From diffusers' own levels, so that only the steps are compared; with the same answers and the same noise."""
+    """Both use diffusers' levels, the same predictions and the same noise, so only the steps are compared."""
     theirs, config = both(class_name, changes)
     for steps in (1, 2, 3, 5, 16):
         theirs.set_timesteps(steps)
         theirs.set_begin_index(0)
         if class_name == schedulers.ANCESTRAL and changes.get("beta_schedule") == "squaredcos_cap_v2":
-            continue  # levels of 20,000 next to each other: diffusers' root of what it rounds below 0 is no number
+            continue  # adjacent levels of 20,000: diffusers rounds below 0, and the square root is NaN
         generator, drawn = torch.Generator().manual_seed(1), torch.Generator().manual_seed(9)
         ours = solvers.make(config, steps, lambda drawn=drawn: torch.randn(2, 3, generator=drawn).numpy())
         assert ours.initial == pytest.approx(float(theirs.init_noise_sigma), rel=1e-5)
@@ -71,7 +71,7 @@ def test_every_step_is_diffusers(class_name, changes):
             assert error(x0, clean) < 1e-5
             assert error(mine, x) < 1e-5
             assert mine.dtype == np.float32
-        assert drawn.get_state().equal(noise.get_state())  # as many draws
+        assert drawn.get_state().equal(noise.get_state())  # the same number of draws
 
 
 @pytest.mark.parametrize("class_name", schedulers.CONFIGS)
@@ -86,7 +86,7 @@ def test_a_picture_with_noise_is_what_diffusers_makes_of_it(class_name):
 
 
 def test_what_an_edit_leaves_of_the_steps_counts_as_the_end_of_all_of_them():
-    """A careful end is for few steps in all, not for few steps left."""
+    """The careful last steps depend on the total number of steps, not on how many are left."""
     theirs, config = both(schedulers.MULTISTEP, {"final_sigmas_type": "sigma_min", "solver_order": 3})
     for steps in (8, 20):
         theirs.set_timesteps(steps)
@@ -105,7 +105,7 @@ def test_what_an_edit_leaves_of_the_steps_counts_as_the_end_of_all_of_them():
 @pytest.mark.parametrize("name", schedulers.SCALED_NOISE)
 @pytest.mark.parametrize("own", schedulers.CONFIGS)
 def test_a_named_scheduler_is_diffusers_from_the_folders_configuration(own, name):
-    """Whatever class the folder has, and whatever it says of spacing."""
+    """Whatever class the folder names, and whatever spacing it asks for."""
     changes = {"use_exponential_sigmas": True, "sigma_min": 0.05} if own == schedulers.EULER else {}
     changes |= {"solver_order": 3, "use_lu_lambdas": True} if own == schedulers.MULTISTEP else {}
     theirs, config = both(own, changes, name)

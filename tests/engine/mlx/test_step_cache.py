@@ -1,4 +1,4 @@
-"""Step caching: the same steps are computed as on the torch engine, the same is foretold, and nothing stays behind."""
+"""Step caching computes the same steps as the torch engine, predicts the same, and leaves nothing behind."""
 
 import mlx.core as mx
 import numpy as np
@@ -40,7 +40,7 @@ def test_a_bend_is_foretold_along_the_last_two_computed_steps():
 
 @pytest.fixture
 def computed(monkeypatch):
-    """Gets an entry for each call of a denoiser."""
+    """A list that gets an entry for each call of a denoiser."""
     calls = []
     for network in (flux.Flux, mmdit.Mmdit):
         call = network.__call__

@@ -1,4 +1,4 @@
-"""Tensors of every floating width as MLX reads them, and a model in 8 bits of floating point prepared."""
+"""Tensors of every floating-point width as MLX reads them, and preparing a model in 8-bit floating point."""
 
 import shutil
 
@@ -28,7 +28,7 @@ def test_every_value_of_8_bits_is_read_exactly(tmp_path, dtype, exponent):
 
 @pytest.mark.parametrize("beside", ["F32", "F64"])
 def test_types_are_mixed_in_one_file(tmp_path, beside):
-    """MLX refuses the whole of a file with one tensor of float64; then NumPy reads it."""
+    """MLX refuses a whole file if one tensor is float64; then NumPy reads it."""
     file = tmp_path / "a.safetensors"
     numbers = np.array([[1.5, -2.0, 0.25]])
     stored = {

@@ -1,4 +1,4 @@
-"""Token ids against transformers', on prompts that people really send and on those that they should not."""
+"""Token ids against transformers', on prompts that people really send and on strange ones."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ def theirs(folder, name):
 
 
 def differing(folder, name, lengths=(3, 16, 77, 256)):
-    """The prompts whose ids differ from transformers' at any of some lengths, or whose tokens begin elsewhere."""
+    """Return the prompts whose ids (at several lengths) or token positions differ from transformers'."""
     reference, ours = theirs(folder, name), text_tokens.load(folder, name)
     assert ours.specials == reference.num_special_tokens_to_add()
     assert ours.longest == reference.model_max_length
@@ -40,7 +40,7 @@ def differing(folder, name, lengths=(3, 16, 77, 256)):
 
 
 def as_older_folders(folder, name, *, pad="!"):
-    """The folder's tokenizer as SDXL's is written: tokens with their switches, and a map of the special ones."""
+    """Write the folder's tokenizer in the form of SDXL's: tokens with their flags, and a map of special tokens."""
 
     def described(text, **more):
         switches = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
@@ -108,7 +108,7 @@ def test_ids_are_those_of_transformers_for_added_tokens_that_the_vocabulary_lack
     decoder = {str(token.pop("id")): token for token in described["added_tokens"]}
     plain = {"special": False, "lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
     decoder |= {str(first + i): {"content": text, **plain} for i, text in enumerate(("<sks>", "<blue-style>"))}
-    # one that is looked for in the normalized text
+    # a token that is searched for in the normalized text
     decoder[str(first + 2)] = {"content": "red toy", **plain, "normalized": True}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"added_tokens_decoder": decoder}))
     texts = ["a <sks> cat", "<blue-style><sks>", "a red toy", "a Red\t\u3000toy", "a red\u2028 TOY"]
@@ -148,7 +148,7 @@ def test_ids_are_those_of_transformers_for_t5_with_pieces_over_words_and_of_byte
 
 
 def compiled_map(sign, text):
-    """SentencePiece's map of one ASCII sign to ``text``: the size of a double-array trie, the trie, the texts."""
+    """Return SentencePiece's map of one ASCII character to ``text``: size of a double-array trie, the trie, texts."""
     trie = [0] * 0x302
     trie[0] = 0x100 << 10  # the root's children begin here
     child = 0x100 ^ ord(sign)

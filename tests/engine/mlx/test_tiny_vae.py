@@ -34,12 +34,12 @@ def both(folder, **changes):
 
 
 def latent(seed=3):
-    """Larger than what the decoder leaves unbent, and oblong."""
+    """Return a latent with values beyond the decoder's linear range, and not square."""
     return 2 * torch.randn(1, 16, 6, 9, generator=torch.Generator().manual_seed(seed))
 
 
 def decoded(model, value):
-    """As the torch engine decodes: the configuration's scale and shift come first."""
+    """Decode like the torch engine: the configuration's scale and shift come first."""
     raw = value / model.config.scaling_factor + model.config.shift_factor
     with torch.no_grad():
         return model.decode(raw).sample.permute(0, 2, 3, 1)

@@ -53,7 +53,7 @@ SWITCHES = [
     {"layers_per_block": 1, "transformer_layers_per_block": 1, "attention_head_dim": 4},
     {"down_block_types": (DOWN[1],) * 3, "up_block_types": (UP[1],) * 3},
     {"down_block_types": (DOWN[1], DOWN[0], DOWN[0])},
-    # the small relatives of SDXL in their shapes, which ComfyUI's table of UNets has, too
+    # the shapes of SDXL's small relatives, which ComfyUI's table of UNets lists, too
     {
         "mid_block_type": "UNetMidBlock2D", "transformer_layers_per_block": [0, [2, 2], [4, 4]],
         "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
@@ -66,7 +66,7 @@ SWITCHES = [
     {"layers_per_block": 1, "transformer_layers_per_block": [0, 2, 5], "mid_block_type": None},  # Koala 700M
     {"layers_per_block": [1, 2, 3]},
     {"transformer_layers_per_block": [1, 0, [2, 1]], "reverse_transformer_layers_per_block": [0, [1, 2, 1], 3]},
-    # what no published relative has
+    # not in any published relative
     {"freq_shift": 1},
     {"freq_shift": -1, "flip_sin_to_cos": False},
     {"center_input_sample": True},

@@ -23,7 +23,7 @@ def make(folder, **changes):
 
 
 def last(value):
-    """From diffusers' (B, C, h, w) to ours."""
+    """Convert diffusers' (B, C, h, w) to our layout."""
     return value.permute(0, 2, 3, 1)
 
 
@@ -52,7 +52,7 @@ def test_both_directions_give_what_diffusers_gives(tmp_path, changes):
 
 
 def of_so_many(monkeypatch, numbers):
-    """Have strips of so many numbers."""
+    """Set how many numbers a strip has."""
 
     def made(pace):
         return MlxStrips(pace, numbers)
@@ -63,7 +63,7 @@ def of_so_many(monkeypatch, numbers):
 @pytest.mark.parametrize(("numbers", "size"), [(1, (1, 1)), (1, (20, 9)), (4000, (17, 26)), (1 << 22, (8, 8))])
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_in_strips_both_directions_give_what_diffusers_gives(tmp_path, monkeypatch, size, numbers, changes):
-    """Whatever the strips' height is: eight rows, some or all."""
+    """Whatever the height of a strip: eight rows, a few or all."""
     theirs, ours = make(tmp_path, **changes)
     of_so_many(monkeypatch, numbers)
     latent, pixels = noise(1, theirs.config.latent_channels, *size), noise(1, 3, 4 * size[0] + 2, 4 * size[1])

@@ -1,4 +1,4 @@
-"""Z-Image's transformer against diffusers' ZImageTransformer2DModel, and what float16 does to it."""
+"""Z-Image's transformer against diffusers' ZImageTransformer2DModel, and the effect of float16 on it."""
 
 import mlx.core as mx
 import numpy as np
@@ -20,7 +20,7 @@ def ours_of(folder, model):
 
 
 class Case:
-    """The same inputs for both: a latent of channels first, and words of text."""
+    """The same inputs for both: a latent with the channels first, and the text's hidden states."""
 
     def __init__(self, height=8, width=12, words=7):
         generator = torch.Generator().manual_seed(3)

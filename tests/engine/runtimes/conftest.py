@@ -1,5 +1,5 @@
-"""What every engine must do, on the tiny fixtures: each test here runs once for each engine that is installed, and one
-that asks for ``model`` once for each kind of model, too."""
+"""What every engine must do, on the tiny fixtures: each test here runs once for each installed engine, and a test that
+uses ``model`` also once for each kind of model."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def model(request):
 
 @pytest.fixture(scope="session")
 def runtimes(engine, tmp_path_factory):
-    """A warm runtime for each model's id."""
+    """Return a warm runtime for a model's id."""
     return warm(engine, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def runtime(runtimes):
-    """One runtime for all tests that do not ask for a cold one; it keeps its model warm between them."""
+    """One runtime for all tests that do not need a cold one; it keeps its model loaded between them."""
     return runtimes("tiny-sd3")
 
 

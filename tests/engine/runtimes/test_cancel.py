@@ -1,9 +1,9 @@
-"""A cancelled job stops inside whatever it is doing, and leaves no trace."""
+"""A cancelled job stops in the middle of what it is doing, and leaves no trace."""
 
 from locara_sidecar.engine.runtime import PhaseEvent
 
 PLACES = {"torch": (10, 20, 20), "mlx": (8, 4, 10)}
-"""At least so many places to stop: in encoding a prompt, in one step, in decoding."""
+"""The least number of places to stop: in encoding a prompt, in one step, in decoding."""
 
 
 def test_every_part_of_a_job_has_many_places_to_stop(engine, runtime, run, spec):

@@ -1,5 +1,5 @@
-"""Every member of every configuration with values that no model has: both engines say the same of them, by a fault
-that has a name or by a picture, and nothing is built from a number before it was looked at."""
+"""Every member of every configuration with values that no model has: both engines give the same result, a named error
+or a picture, and no network is built from a number before that is checked."""
 
 import functools
 import gc
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 FAMILIES = ("tiny-sd3", "tiny-flux", "tiny-sdxl")
 ALIKE = {"bos_token", "eos_token", "pad_token", "unk_token", "tokenizer_class", "added_tokens_decoder"}
 DRAWN = {"tiny-flux": {"transformer"}, "tiny-sdxl": {"unet", "scheduler"}}
-"""What is drawn with: classes that an earlier family has had are not repeated."""
+"""The components to draw with: classes that an earlier family has are not repeated."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,14 +55,14 @@ def is_read(model, mutation):
 
 @functools.cache
 def accepted(model):
-    """Those that the shared check lets pass, and that an engine gets to see."""
+    """Return the mutations that pass the shared check and that an engine reads."""
     return [
         one for one in mutations(shape(model)) if is_read(model, one) and fault_of(shape(model), one, "torch") is None
     ]
 
 
 def changed(tmp_path, model, name, *changes):
-    """A copy of the model (its weights linked) with the changed members."""
+    """Return a copy of the model (weights linked) with the changed members."""
     folder = shutil.copytree(MODELS / model, tmp_path / name, copy_function=os.link)
     for change in changes:
         file = folder / change.file
@@ -122,7 +122,7 @@ def test_more_layers_than_there_are_tensors_are_refused_before_one_is_built(
 
 
 def test_a_shift_of_all_frequencies_there_are_is_refused():
-    """Half of addition_time_embed_dim, less the shift, is what their exponents are divided by."""
+    """The exponents are divided by half of addition_time_embed_dim minus the shift."""
     read, found = shape("tiny-sdxl"), {}
     for width in (2, 4):
         members = {"addition_time_embed_dim": width, "projection_class_embeddings_input_dim": 6 * width + 32}
@@ -138,7 +138,7 @@ def test_a_shift_of_all_frequencies_there_are_is_refused():
 
 
 def _without_building(find):
-    """The family's class, whose objects cannot be made: what refuses a folder must come before."""
+    """Return the family's class with a constructor that fails: a folder must be refused before that."""
 
     def found(runtime, family):
         def refuse(*_):
@@ -150,16 +150,16 @@ def _without_building(find):
 
 
 def _nulls(family):
-    """All nulls that pass, but for those with a meaning of their own."""
+    """Return all nulls that pass, except those that have their own meaning."""
     own = {"qk_norm", "mid_block_type", "norm_num_groups"}
-    own |= {"mid_block_add_attention", "flip_sin_to_cos", "use_linear_projection"}  # true where they are absent
+    own |= {"mid_block_add_attention", "flip_sin_to_cos", "use_linear_projection"}  # true if they are absent
     return [
         one for one in accepted(family) if one.value == "null" and one.member not in own and not _was_set(family, one)
     ]
 
 
 def _was_set(family, one):
-    """Whether null takes something away: a member that the model has, and that is not false."""
+    """Return whether null removes something: a member that the model has and that is not false."""
     return bool(json.loads((MODELS / family / one.file).read_text()).get(one.member))
 
 
@@ -189,7 +189,7 @@ def test_members_that_change_nothing_may_be_anything(runtimes, run, job_for, tmp
 
 
 def outcome(runtime, run, spec):
-    """``drawn`` with the pixels, or the name of the fault; anything else that is raised fails the test."""
+    """Return ``drawn`` with the pixels, or the error's name; any other exception fails the test."""
     try:
         return "drawn", np.array(run(runtime, spec).images[0]).astype(int)
     except EngineError as fault:
@@ -197,7 +197,7 @@ def outcome(runtime, run, spec):
 
 
 def is_accepted(runtime, spec):
-    """Whether an import would take the folder."""
+    """Return whether an import would accept the folder."""
     try:
         runtime.warm.check(spec.model, spec.scheduler, Control(), (spec.width, spec.height))
     except EngineError:
@@ -206,7 +206,7 @@ def is_accepted(runtime, spec):
 
 
 def _drawn_with(family):
-    """Of each member that the folder's own classes read the last value that passes: drawing takes its time."""
+    """Return, for each member that the folder's own classes read, the last value that passes: drawing is slow."""
     parts = DRAWN.get(family)
     carried_along = config_members._DPM.keys() - config_members._EULER.keys()
     found = {}
@@ -232,11 +232,11 @@ def test_what_passes_the_check_is_drawn_alike_or_has_a_name_in_both_engines(fami
             if kind not in ALLOWED | {"drawn"}:
                 told.append((one, name, kind))
             drawn = kind in ("drawn", "InvalidOutput")
-            # what an import asks: it must not accept what drawing refuses, nor refuse what draws (torch takes longer)
+            # the import's check: it must not accept what drawing refuses, nor refuse what draws (torch is slower)
             if (name == "mlx" or not drawn) and is_accepted(engines[name], spec) != drawn:
                 told.append((one, name, kind, "but an import thinks otherwise"))
         kinds = {kind for kind, _ in outcomes.values()}
-        if len(kinds) > 1 and "engine cannot run" not in str(outcomes["mlx"][1]):  # torch runs more, and MLX says so
+        if len(kinds) > 1 and "engine cannot run" not in str(outcomes["mlx"][1]):  # torch runs more; MLX says so
             told.append((one, *outcomes.values()))
         if kinds == {"drawn"} and np.abs(np.subtract(*(pixels for _, pixels in outcomes.values()))).max() > 2:
             told.append((one, "other pictures"))
@@ -246,10 +246,10 @@ def test_what_passes_the_check_is_drawn_alike_or_has_a_name_in_both_engines(fami
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory, job_for, run):
-    """Both engines at once: what one says of a folder is compared with what the other does.
+    """Both engines at once, to compare what one says about a folder with what the other does.
 
-    Each opens a hundred models that differ in one file, and looks for what the one before has left among all objects
-    that there are. The parts that do not differ are loaded once, and what is there by now is left out of the search.
+    Each opens a hundred models that differ in one file, and each time searches all objects for remains of the previous
+    model. Parts that do not differ are loaded once, and objects that exist by now are left out of the search.
     """
     pytest.importorskip("torch")
     pytest.importorskip("mlx")

@@ -1,4 +1,4 @@
-"""Sizes that a model's files cannot be drawn at: told of the entry's own when the folder is taken, of a job's before
+"""Sizes that a model's files cannot be drawn at: the entry's are refused when the folder is imported, a job's before
 anything is loaded."""
 
 import json
@@ -16,7 +16,7 @@ SIDES = {"minimum": 16, "maximum": 1024, "multiple_of": 16, "max_pixels": 1 << 2
 
 @pytest.fixture
 def remade(tmp_path):
-    """A copy of a model with another network in place of one of its own, of the same configuration but for changes."""
+    """Return a copy of a model in which one network is replaced by another of the same configuration, with changes."""
 
     def make(model, part, cls, **changes):
         folder = shutil.copytree(MODELS / model, tmp_path / "model")
@@ -30,19 +30,19 @@ def remade(tmp_path):
 
 @pytest.fixture
 def small_table(remade):
-    """An SD3 with positions for 48 pixels a side."""
+    """An SD3 whose position table covers 48 pixels per side."""
     return remade("tiny-sd3", "transformer", "SD3Transformer2DModel", pos_embed_max_size=3)
 
 
 @pytest.fixture
 def coarse(remade):
-    """An SDXL whose autoencoder has a latent for 16 × 16 pixels."""
+    """An SDXL whose autoencoder has one latent for 16 × 16 pixels."""
     kinds = {"down_block_types": ["DownEncoderBlock2D"] * 5, "up_block_types": ["UpDecoderBlock2D"] * 5}
     return remade("tiny-sdxl", "vae", "AutoencoderKL", block_out_channels=[16, 16, 16, 16, 16], **kinds)
 
 
 def refused(runtime, run, spec):
-    """The fault, of which nothing was loaded before."""
+    """Return the error, before which nothing may have been loaded."""
     events = []
     with pytest.raises(EngineError) as caught:
         run(runtime, spec, on_event=events.append)

@@ -1,4 +1,4 @@
-"""Edits on every engine: how many steps run, whose size counts, what is refused, and that nothing stays behind."""
+"""Edits on every engine: how many steps run, which size counts, what is refused, and that nothing is left behind."""
 
 import numpy as np
 import pytest
@@ -97,8 +97,8 @@ def test_a_source_that_cannot_be_used_is_refused_before_anything_is_loaded(cold,
 
 def line_and_dot():
     mask = Image.new("L", (64, 64))
-    mask.paste(255, (9, 3, 16, 60))  # 7 columns that begin one pixel after a patch does
-    mask.paste(255, (33, 33, 39, 39))  # 6 x 6 within a patch
+    mask.paste(255, (9, 3, 16, 60))  # 7 columns that begin one pixel after the start of a patch
+    mask.paste(255, (33, 33, 39, 39))  # 6 x 6 inside a patch
     mask.paste(255, (63, 63, 64, 64))
     return mask
 
@@ -126,7 +126,7 @@ def test_a_grey_mask_mixes_what_is_painted_with_the_source_in_proportion(runtime
         for given in (soft, patches(soft))
     )
     share, own = levels[..., None] / 255, np.array(photo())
-    # the patches of the darkest grey are painted like those of white, so both runs paint the same
+    # patches of the darkest grey are painted like white ones, so both runs paint the same
     assert np.abs(mixed - (painted * share + own * (1 - share))).max() <= 0.51 + 1 / 255
     np.testing.assert_array_equal(mixed[levels == 0], own[levels == 0])
     np.testing.assert_array_equal(mixed[levels == 255], painted[levels == 255])
@@ -167,7 +167,7 @@ def test_a_cancel_while_the_source_is_encoded_changes_nothing_after_it(runtimes,
 def test_an_edit_encodes_and_decodes_in_strips_where_it_is_to_and_is_the_same(
     runtimes, run, job_for, model, monkeypatch
 ):
-    """The first step's prediction already knows how the picture was encoded."""
+    """The first step's prediction already depends on how the picture was encoded."""
     done, halved, enlarged = [], Strips.halved, Strips.enlarged
     monkeypatch.setattr(strips, "NUMBERS", 1)
     monkeypatch.setattr(Strips, "halved", lambda self, layer, x: done.append("encoded") or halved(self, layer, x))
@@ -191,7 +191,7 @@ def test_an_edit_encodes_and_decodes_in_strips_where_it_is_to_and_is_the_same(
 
 @pytest.mark.slow
 def test_the_open_model_leaves_for_a_picture_that_needs_its_memory(cold, run, job_for, monkeypatch):
-    """And what does not fit then is refused with the figures, before it is decoded."""
+    """What still does not fit is refused with the figures, before it is decoded."""
     run(cold, job_for("tiny-sd3"))
     rooms = iter([0, 1 << 40])
     monkeypatch.setattr(plan, "room", lambda *_: next(rooms))

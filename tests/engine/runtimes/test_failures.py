@@ -1,4 +1,4 @@
-"""Failures that have a name, number types, and the process's memory."""
+"""Named errors, number types, and the process's memory."""
 
 import numpy as np
 import pytest
@@ -77,7 +77,7 @@ def test_half_precisions_give_nearly_the_same_picture(cold, run, spec, runtime, 
 def test_peak_memory_is_at_least_what_the_process_holds_and_never_falls(runtime):
     before = runtime.peak_memory()
     assert before > 64 << 20
-    block = bytearray(before)  # zeroed pages are not touched, and so do not count
+    block = bytearray(before)  # zeroed pages are never touched, so they do not count
     block[:: 1 << 12] = b"x" * len(block[:: 1 << 12])
     assert runtime.peak_memory() > before
     del block

@@ -1,4 +1,4 @@
-"""Every kind of model: what its steps tell, what previews show, what its texts and numbers do."""
+"""Every kind of model: what its steps report, what previews show, the effect of its texts and numbers."""
 
 import numpy as np
 import pytest
@@ -33,14 +33,14 @@ def test_previews_change_no_byte(runtimes, run, job_for, model, mode):
     without = run(runtimes(model), job_for(model))
     with_previews = run(runtimes(model), job_for(model, mode=mode), on_event=look)
     assert without.images[0].tobytes() == with_previews.images[0].tobytes()
-    if mode == "tiny" and model != "tiny-flux":  # the one fixture that has such a decoder
+    if mode == "tiny" and model != "tiny-flux":  # the only fixture with such a decoder
         assert shown == [None] * 3
     else:
         assert {(picture.size, decoder) for picture, decoder in shown} == {((64, 64), mode)}
 
 
 def test_a_linear_preview_resembles_what_its_latent_decodes_to(engine, runtimes, run, job_for, model):
-    """Of a latent that was encoded, not sampled: a model of random weights samples noise."""
+    """The latent is encoded, not sampled, because a model with random weights samples noise."""
     runtime = runtimes(model)
     run(runtime, job_for(model, mode="linear"))
     drawn = linear_preview.synthetic_pictures(20, 128, seed=5)[-1]

@@ -1,4 +1,4 @@
-"""Every kind of model stops inside whatever it does, refuses a broken folder by name, and passes on no NaN."""
+"""Every kind of model can stop in the middle of its work, refuses a broken folder by name and passes on no NaN."""
 
 import json
 import shutil
@@ -15,12 +15,12 @@ DENOISER = {"tiny-sdxl": "unet"}
 
 @pytest.fixture
 def broken(tmp_path, model):
-    """A copy of the model, to be broken."""
+    """A copy of the model, to be damaged."""
     return shutil.copytree(MODELS / model, tmp_path / "model")
 
 
 def refused(runtime, run, spec):
-    """The failure's name, what it says, and the phases that were entered before it."""
+    """Return the error's name and message, and the phases entered before it."""
     events = []
     with pytest.raises(EngineError) as caught:
         run(runtime, spec, on_event=events.append)
@@ -73,7 +73,7 @@ def _cut(path):
 
 
 def _weights(model):
-    """A weight file of the denoiser: the second shard where there are several."""
+    """Return a weight file of the denoiser: the second shard if there are several."""
     return sorted((MODELS / model / DENOISER.get(model, "transformer")).glob("*.safetensors"))[-1].name
 
 
@@ -125,7 +125,7 @@ def test_a_folder_of_another_family_is_refused(cold, run, job_for, asked, other)
 
 
 def last_of(transformer):
-    """The layer that gives the velocity."""
+    """Return the layer that outputs the velocity."""
     if hasattr(transformer, "all_final_layer"):  # diffusers' Z-Image
         return transformer.all_final_layer["2-1"].linear
     return transformer.proj_out

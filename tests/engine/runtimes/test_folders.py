@@ -1,4 +1,4 @@
-"""Model folders that are not as they should be are refused by name, before anything is sampled."""
+"""Broken model folders are refused by name, before anything is sampled."""
 
 import json
 import socket
@@ -21,7 +21,7 @@ def cut(path):
 
 
 def drop_tensor(path):
-    """Leave the first tensor by name out of a safetensors file: header and bytes."""
+    """Remove the first tensor by name from a safetensors file: header and bytes."""
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
@@ -35,7 +35,7 @@ def drop_tensor(path):
 
 
 def lie(change):
-    """A damage: the header says of the first tensors by place what ``change(first, second)`` makes of their entries."""
+    """Return a damage: ``change(first, second)`` edits the header's entries of the first two tensors in the file."""
 
     def damage(path):
         data = path.read_bytes()

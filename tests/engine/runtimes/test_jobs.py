@@ -1,4 +1,4 @@
-"""What a job emits: its images, its steps, in order."""
+"""What a job emits: its images and its steps, in order."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def test_events_come_in_order_and_count_the_steps_that_run(runtime, run, spec):
 
 @pytest.fixture
 def narrow(monkeypatch):
-    """Have a strip be of a few rows; a list that gets an entry for each residual block that was done in strips."""
+    """Make a strip a few rows high; return a list that gets an entry for each residual block done in strips."""
     done, residual = [], Strips.residual
 
     def watched(self, block, x):
@@ -71,7 +71,7 @@ def test_a_full_preview_is_decoded_in_strips_where_its_job_is_and_changes_nothin
 
 
 def differs(one, other):
-    """The largest difference of two pictures, in steps of 8 bits."""
+    """Return the largest difference of two pictures, in 8-bit levels."""
     return int(np.abs(np.array(one).astype(int) - np.array(other)).max())
 
 

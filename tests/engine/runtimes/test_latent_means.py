@@ -1,4 +1,4 @@
-"""Autoencoders whose configuration has a mean and a deviation for each channel of the latent, as Playground 2.5's."""
+"""Autoencoders whose configuration has a mean and a deviation per latent channel, like Playground 2.5's."""
 
 import contextlib
 import json
@@ -36,7 +36,7 @@ def with_means(tmp_path):
 
 @contextlib.contextmanager
 def theirs_with_means(way):
-    """diffusers' pipeline with the same configuration of the autoencoder."""
+    """Return diffusers' pipeline with the same configuration of the autoencoder."""
     vae = reference.pipeline("tiny-sdxl", way).vae
     before = {name: vae.config[name] for name in MEANS}
     vae.register_to_config(**MEANS)

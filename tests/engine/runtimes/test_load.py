@@ -1,4 +1,4 @@
-"""Loading ahead of the first job is the same loading."""
+"""Loading before the first job is the same as loading for it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A stranger says how long a model's text files and headers are: they are refused by length, before they are read."""
+"""A model's text files and headers come from strangers: overlong ones are refused by their length, before reading."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ TEXTS = [
     ("vae/config.json", 5),
     ("scheduler/scheduler_config.json", 5),
     ("tokenizer/tokenizer_config.json", 5),
-    ("tokenizer/special_tokens_map.json", 5),  # read by transformers alone
+    ("tokenizer/special_tokens_map.json", 5),  # read only by transformers
     ("tokenizer/tokenizer.json", 17),
 ]
 
@@ -40,7 +40,7 @@ def told(runtimes, run, job_for, folder):
 @pytest.mark.parametrize(("name", "megabytes"), TEXTS)
 def test_a_text_file_that_is_too_long_is_refused_unread(told, folder, monkeypatch, name, megabytes):
     with (folder / name).open("a") as file:
-        file.truncate(megabytes << 20)  # a hole: nothing of it is on the disk
+        file.truncate(megabytes << 20)  # a sparse file: nothing of it is on disk
     kept, sizes = text_files.read, []
     monkeypatch.setattr(text_files, "read", lambda path: _noted(kept(path), sizes))
     fault = told()
@@ -58,7 +58,7 @@ def _noted(content, sizes):
 
 
 def test_the_headers_of_a_part_are_bounded_together_and_refused_unread(told, folder, monkeypatch):
-    """Three shards whose headers may each have their length, and not all of them."""
+    """Each header of the three shards has an allowed length, but together they are too long."""
     part = folder / "unet"
     names = [f"diffusion_pytorch_model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
     whole = (part / "diffusion_pytorch_model.safetensors").read_bytes()
@@ -100,7 +100,7 @@ def test_every_published_file_is_far_below_the_bounds():
 def test_a_preview_decoder_with_absurd_numbers_costs_only_its_previews(
     runtimes, run, job_for, tmp_path, caplog, monkeypatch, member, value
 ):
-    """Nothing is built of them: a network of 150 million blocks would take the machine."""
+    """Nothing is built from them: a network of 150 million blocks would use up the machine."""
     folder = shutil.copytree(MODELS / "tiny-flux", tmp_path / "model")
     file = folder / "tiny_vae" / "config.json"
     config = json.loads(file.read_text())
@@ -116,7 +116,7 @@ def test_a_preview_decoder_with_absurd_numbers_costs_only_its_previews(
         {"num_decoder_blocks": [1, 1, 1, 60]},  # more than it has weights for
         {"num_decoder_blocks": [1, 1, 1]},
         {"latent_channels": 8},
-        {"upsampling_scaling_factor": 4},  # 8 times as many pixels on each side as the picture has
+        {"upsampling_scaling_factor": 4},  # 8 times as many pixels per side as the picture has
         {"latent_magnitude": 3, "unheard_of": 1},
     ],
 )
@@ -156,7 +156,7 @@ def test_a_link_to_nothing_beside_a_tokenizer_is_passed_over(tmp_path):
 
 
 def test_an_autoencoder_makes_no_more_of_a_latent_than_64_pixels_a_side():
-    """A preview is fitted on pictures of so many pixels for each of 16 of the latent."""
+    """A linear preview is fitted on pictures of that many pixels for each of 16 latent cells per side."""
     levels = {"block_out_channels": [8] * 7, "down_block_types": ["DownEncoderBlock2D"] * 7}
     assert config_check.reduced("vae/config.json", "AutoencoderKL", levels, "mlx") == levels
     with pytest.raises(EngineError, match="its block_out_channels is"):

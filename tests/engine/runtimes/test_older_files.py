@@ -1,4 +1,4 @@
-"""Weight files as older libraries wrote them hold the same model: each engine draws the same picture from them."""
+"""Weight files written by older libraries hold the same model: each engine draws the same picture from them."""
 
 import shutil
 
@@ -53,7 +53,7 @@ def both_tables(tensors):
 
 
 def another_shared_table(tensors):
-    """transformers leaves the two apart then, and the encoder reads its own."""
+    """Then transformers keeps the two apart, and the encoder reads its own."""
     return tensors | {
         "encoder.embed_tokens.weight": tensors["shared.weight"],
         "shared.weight": tensors["shared.weight"] * 0.5,

@@ -35,7 +35,7 @@ def test_modes_that_the_model_has_not_give_none(cold, runtime, run, spec):
 
 @pytest.fixture
 def with_tiny(copy):
-    """The model with another fixture's tiny decoder beside it; their latents have the same shape."""
+    """Return the model with the tiny decoder of another fixture; their latents have the same shape."""
     shutil.copytree(MODELS / "tiny-flux" / "tiny_vae", copy / "tiny_vae")
     return copy
 

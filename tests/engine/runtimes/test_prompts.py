@@ -1,4 +1,4 @@
-"""Texts: what the encoders lose is told, and what was encoded once is kept."""
+"""Prompts: what the encoders cut off is reported, and what was encoded once is kept."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def test_where_t5_sees_everything_only_the_clip_encoders_are_named_as_losing(run
 
 
 def test_only_whole_words_are_told_as_lost(runtime, run, spec):
-    # 75 tokens of room: 74 in "a", then a word of several tokens that is cut in the middle
+    # room for 75 tokens: 74 times "a", then a word of several tokens that is cut in the middle
     message = warnings_of(run(runtime, spec(prompt="a " * 74 + "xyzzy plugh", max_sequence_length=256)))[
         "PromptTruncated"
     ]
@@ -98,7 +98,7 @@ def test_the_oldest_embedding_makes_room(runtime, run, spec):
 
 
 def test_a_prompt_that_is_the_next_to_be_forgotten_is_there_for_its_own_job(runtime, run, spec):
-    """Its job also needs a negative prompt that nobody knows, which makes it forgotten."""
+    """Its job also needs a new negative prompt, which pushes the prompt out of the cache."""
     for number in range(16):
         run(runtime, spec(prompt=f"a dog {number}", steps=1, guidance=1.0))
     assert next(iter(runtime._embeddings._kept)).text == "a dog 0"
@@ -107,7 +107,7 @@ def test_a_prompt_that_is_the_next_to_be_forgotten_is_there_for_its_own_job(runt
 
 @pytest.fixture
 def picky(copy):
-    """A model that knows two words."""
+    """A model whose word list has two words."""
     value = {"format": "locara-word-list/1", "words": ["cat", "blue"], "examples": ["a blue cat"]}
     (copy / "word_list.json").write_text(json.dumps(value))
     return {"path": str(copy), "digest": "sha256:picky"}
@@ -138,7 +138,7 @@ def test_a_model_of_conversations_tells_the_words_that_it_lost_and_none_of_the_m
 
 
 def test_a_models_chat_template_is_known_by_its_marks_and_never_run(runtimes, cold, run, job_for, tmp_path):
-    """It is a program, and a stranger wrote it."""
+    """A template is a program, and a stranger wrote it."""
     expected = run(runtimes("tiny-z-image"), job_for("tiny-z-image")).images[0]
     folder = shutil.copytree(MODELS / "tiny-z-image", tmp_path / "model")
     path = folder / "tokenizer" / "chat_template.jinja"

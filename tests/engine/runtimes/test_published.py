@@ -1,4 +1,4 @@
-"""Models in the form in which they are published draw what diffusers draws from the very same folder."""
+"""Models in their published form draw what diffusers draws from the same folder."""
 
 import json
 import shutil
@@ -15,23 +15,23 @@ pytest.importorskip("diffusers")
 safetensors = pytest.importorskip("safetensors.torch")
 load_file, save_file = safetensors.load_file, safetensors.save_file
 
-# diffusers 0.42 converts its levels in a way that NumPy 2 warns of
+# diffusers 0.42 converts its levels in a way that NumPy 2 warns about
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 LEAST = {"torch": 1, "mlx": 2}
-"""The largest difference of a level, of 255."""
+"""The largest difference allowed, in levels of 255."""
 VARIANTS = {
     "sd3.5": ("text_encoder", "text_encoder_2", "text_encoder_3"),
     "sdxl": ("text_encoder", "text_encoder_2", "unet", "vae"),
 }
-"""The components that are published as the variant fp16, too."""
+"""The components that are also published as the variant fp16."""
 PYTORCH = {"format": "pt"}
 
 
 def differ(mine, theirs):
     mine, theirs = (np.asarray(picture).astype(int) for picture in (mine, theirs))
     assert mine.shape == theirs.shape
-    assert theirs.std() > 5  # a picture, not one colour
+    assert theirs.std() > 5  # a picture, not a plain colour
     return np.abs(mine - theirs).max()
 
 
@@ -53,7 +53,7 @@ def copied(tmp_path, model):
 
 
 def only_variants(folder, model):
-    """Take away whatever is there as fp16, too: what a download with ``variant="fp16"`` leaves."""
+    """Remove whatever also exists as fp16: what remains is what a download with ``variant="fp16"`` brings."""
     for component in VARIANTS[model]:
         for file in (folder / component).iterdir():
             if "fp16" not in file.name and file.name != "config.json":
@@ -87,7 +87,7 @@ def test_a_variant_is_passed_over_where_the_whole_weights_are(cold, runtimes, ru
 def test_of_one_file_and_shards_with_other_weights_each_library_takes_its_own(
     engine, cold, run, spec, tmp_path, component, stem
 ):
-    """diffusers the shards, transformers the one file."""
+    """diffusers takes the shards, transformers the single file."""
     folder = copied(tmp_path, "sd3.5")
     tensors = {}
     for shard in sorted((folder / component).glob(f"{stem}-*.safetensors")):
@@ -101,7 +101,7 @@ def test_of_one_file_and_shards_with_other_weights_each_library_takes_its_own(
 
 
 def test_shards_that_are_not_all_there_are_named_though_one_file_would_do(cold, run, spec, tmp_path):
-    """It cannot be told which of the two is the model; diffusers refuses it, too."""
+    """Nobody can tell which of the two is the model; diffusers refuses it, too."""
     folder = copied(tmp_path, "sd3.5") / "transformer"
     shards = sorted(folder.glob("*.safetensors"))
     shutil.copyfile(shards[0], folder / "diffusion_pytorch_model.safetensors")

@@ -1,4 +1,4 @@
-"""Values of configurations that people reported, or that were tried from outside: a picture, or a refusal by name."""
+"""Configuration values that people reported or that reviewers tried: a picture, or a refusal by name."""
 
 import json
 import shutil
@@ -83,7 +83,7 @@ def test_drawn_as_if_nothing_were_said(runtimes, run, job_for, plain, tmp_path, 
 
 @pytest.fixture(scope="session")
 def plain(runtimes, run, job_for):
-    """What a model draws as it is, drawn once."""
+    """Return what the unchanged model draws, drawn only once."""
     made = {}
 
     def get(family):

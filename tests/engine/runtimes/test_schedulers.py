@@ -1,4 +1,4 @@
-"""SDXL's schedulers on every engine: diffusers' own pictures, by the catalogue's names and as folders have them."""
+"""SDXL's schedulers on every engine give diffusers' own pictures, by the catalogue's names and from folders."""
 
 import json
 import shutil
@@ -36,14 +36,14 @@ FOLDERS = {
         for name in ("third order", "Heun", "stochastic, third order", "zero SNR")
     },
 }
-"""A few of those whose every step ``tests/engine/mlx/test_solvers.py`` looks at."""
+"""A few of the cases whose steps ``tests/engine/mlx/test_solvers.py`` checks one by one."""
 OWN = {schedulers.EULER: "euler", schedulers.ANCESTRAL: "euler-ancestral", schedulers.MULTISTEP: "dpm-multistep"}
-"""The catalogue's name of a class as the folder has it."""
+"""The catalogue's name for a class with the folder's own settings."""
 
 
 @pytest.fixture
 def folder_with(tmp_path):
-    """Makes a copy of the fixture whose scheduler is another one."""
+    """Make a copy of the fixture with another scheduler."""
 
     def make(class_name, changes):
         folder = tmp_path / "model"
@@ -60,7 +60,7 @@ def folder_with(tmp_path):
 
 @pytest.fixture
 def pipeline_of():
-    """diffusers' pipeline with a folder's scheduler, or another one made of it."""
+    """Return diffusers' pipeline with a folder's scheduler, or with another one made from it."""
 
     def make(way, folder, class_name, name):
         import diffusers
@@ -80,7 +80,7 @@ def pipeline_of():
 
 
 def same(engine, mine, theirs):
-    """Torch's are diffusers' to the bit, MLX's within two levels."""
+    """Check that torch's pictures equal diffusers' to the bit, and MLX's within two levels."""
     ours, other = (np.array(picture).astype(int) for picture in (mine, theirs))
     assert np.abs(ours - other).max() <= (0 if engine == "torch" else 2)
 
@@ -162,7 +162,7 @@ def test_the_scheduler_of_one_job_is_not_the_next_ones(runtimes, run, job_for):
 def test_guidance_leads_away_from_nothing_where_no_negative_prompt_is_given(
     engine, cold, runtimes, run, job_for, pipeline_of, folder_with
 ):
-    """Zeros, or an empty text for a model that says so."""
+    """Away from zeros, or from an empty text if the model says so."""
     folder = folder_with(schedulers.EULER, {})
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"force_zeros_for_empty_prompt": False}))
@@ -211,7 +211,7 @@ def test_a_scheduler_that_the_folder_cannot_be_drawn_with_is_told_with_those_tha
     assert {(event.phase, event.fraction) for event in events} == {("loading", 0.0)}
     assert cold.opened.family.missing({"unet"})
     fault = caught.value
-    if others is None:  # no engine knows that name
+    if others is None:  # no engine has that name
         assert fault.kind == "EngineUnavailable"
         return
     assert (fault.kind, fault.data["path"]) == ("InvalidParams", "$.options.scheduler")
@@ -232,7 +232,7 @@ def test_of_the_schedulers_that_would_do_only_those_of_the_models_entry_are_told
     with pytest.raises(EngineError) as caught:
         run(cold, job_of(job_for, TEXT, scheduler="euler-ancestral", path=path, schedulers=known))
     assert caught.value.data["allowed"] == ["euler-karras", "euler"]
-    with pytest.raises(EngineError) as caught:  # there is nothing that the job could do
+    with pytest.raises(EngineError) as caught:  # the job could not choose another one
         run(cold, job_of(job_for, TEXT, scheduler="euler-ancestral", path=path, schedulers=known[:1]))
     assert caught.value.kind == "IntegrityError"
 

@@ -1,4 +1,4 @@
-"""Components come when a phase needs them and leave when it is over; the picture is the same."""
+"""Components are loaded when a phase needs them and released when it ends; the picture is the same."""
 
 import pytest
 
@@ -48,7 +48,7 @@ def test_what_leaves_is_gone_when_the_next_phase_begins(cold, run, spec, stages)
 def test_a_repeated_prompt_loads_no_encoder(cold, run, spec, copy):
     staged(cold, encoders_leave=True)
     first = run(cold, spec())
-    run(cold, spec(path=str(copy), digest="sha256:1", prompt="a blue cat"))  # another model in between
+    run(cold, spec(path=str(copy), digest="sha256:1", prompt="a blue cat"))  # another model has been loaded in between
     second = run(cold, spec())
     assert second.phases == [("loading", 1), ("denoising", 1), ("decoding", 1)]
     assert loaded(cold) == {"transformer", "vae"}

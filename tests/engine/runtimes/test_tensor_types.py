@@ -1,4 +1,4 @@
-"""Weights of every type that safetensors knows: the right picture, or a refusal that names the tensor."""
+"""Weights of every type that safetensors knows give the right picture, or a refusal that names the tensor."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ def files(folder, part):
 
 
 def both_forms(tmp_path, model, dtype, chosen):
-    """Two copies of a model with the same values in some of its tensors: stored as ``dtype``, and as float32."""
+    """Return two copies of a model with the same values in some tensors: stored as ``dtype``, and as float32."""
     narrow, wide = (shutil.copytree(MODELS / model, tmp_path / name) for name in ("narrow", "wide"))
     for part in chosen:
         for file, other in zip(files(narrow, part), files(wide, part), strict=True):
@@ -83,7 +83,7 @@ def refused(runtime, run, spec, folder):
 
 @pytest.mark.parametrize("quantization", ["none", "8bit"])
 def test_8_bit_integers_with_their_scales_are_refused_by_name(runtime, copy, run, spec, quantization):
-    """As bitsandbytes saves a model; whoever takes the integers for weights draws noise."""
+    """As bitsandbytes saves a model; using the integers as weights would draw noise."""
     file = sorted((copy / "transformer").glob("*.safetensors"))[0]
     found = tensor_files.read(file)
     layer = next(name for name in found if name.endswith("attn.to_q.weight"))

@@ -1,4 +1,4 @@
-"""Which files a tokenizer is read from, the same in both engines."""
+"""Both engines read a tokenizer from the same files."""
 
 import json
 import shutil
@@ -63,7 +63,7 @@ def test_what_makes_no_tokenizer_of_its_kind_is_refused_by_the_files_name(
     damage(copy)
     for ask in (
         lambda: run(cold, spec(path=str(copy))),
-        lambda: cold.warm.check(spec(path=str(copy)).model, "flow-match-euler", control()),  # what an import asks
+        lambda: cold.warm.check(spec(path=str(copy)).model, "flow-match-euler", control()),  # the import's check
     ):
         with pytest.raises(EngineError) as caught:
             ask()

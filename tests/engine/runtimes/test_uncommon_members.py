@@ -1,5 +1,5 @@
-"""Values that diffusers draws with and no published model of these families has: both engines draw diffusers' picture
-of the same folder, or the one that does not says so by the member's name before anything is loaded."""
+"""Values that diffusers accepts but no published model of these families has: both engines draw diffusers' picture from
+the same folder, or an engine that cannot names the member before anything is loaded."""
 
 import json
 import os
@@ -66,7 +66,7 @@ REFUSED = {
 
 @pytest.fixture
 def changed(tmp_path):
-    """A copy of a model (its weights linked) with other members in its configurations."""
+    """Return a copy of a model (weights linked) with other members in its configurations."""
 
     def make(model, files):
         folder = shutil.copytree(MODELS / model, tmp_path / "model", copy_function=os.link)
@@ -81,7 +81,7 @@ def changed(tmp_path):
 
 @pytest.fixture
 def theirs_of(monkeypatch):
-    """The picture of diffusers' own pipeline, loaded from a folder."""
+    """Return the picture of diffusers' own pipeline, loaded from a folder."""
 
     def make(folder, model, spec, way, **arguments):
         (folder.parent / model).symlink_to(folder)
@@ -90,7 +90,7 @@ def theirs_of(monkeypatch):
         with reference.drawing(model, way, spec.seed):
             if (model, way) != ("tiny-sd3", INPAINT):
                 return reference.picture(model, spec, way, **arguments)
-            # whose pipeline forgets the autoencoder's shift when it decodes
+            # its pipeline forgets the autoencoder's shift when decoding
             latent = reference.picture(model, spec, way, "latent", **arguments)[None]
         pipe = reference.pipeline(model, way)
         raw = latent / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor

@@ -1,4 +1,4 @@
-"""SDXL's smaller relatives on every engine: folders with their UNets' shapes and random weights, against diffusers."""
+"""SDXL's smaller relatives on every engine: folders with their UNet shapes and random weights, against diffusers."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ SHAPES = {
 
 @pytest.fixture(scope="module")
 def relative(tmp_path_factory):
-    """A folder like the fixture with another UNet, and diffusers' pipeline of that folder."""
+    """Return a folder like the fixture's with another UNet, and diffusers' pipeline for it."""
     import diffusers
 
     def make(name):

@@ -16,19 +16,19 @@ if importlib.util.find_spec("torch") is None or importlib.util.find_spec("diffus
 
 @pytest.fixture(scope="session")
 def runtimes(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A warm runtime for each fixture model's id."""
+    """Return a warm runtime for a fixture model's id."""
     return warm("torch", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def runtime(runtimes: Any) -> Any:
-    """One runtime for all tests that do not ask for a cold one; it keeps its model warm between them."""
+    """One runtime for all tests that do not need a cold one; it keeps its model loaded between them."""
     return runtimes("tiny-sd3")
 
 
 @pytest.fixture(scope="session")
 def diffusers_pipeline(request: pytest.FixtureRequest) -> Any:
-    """diffusers' own loading and pipeline; after the runtime, whose settings keep the libraries quiet."""
+    """diffusers' own loading and pipeline. It follows the runtime, whose settings keep the libraries quiet."""
     job = request.getfixturevalue("spec")()
     request.getfixturevalue("run")(request.getfixturevalue("runtime"), job)
     import torch

@@ -1,4 +1,4 @@
-"""Compiled blocks (``--compile``): the same picture within a level, shared between blocks, stopped between blocks."""
+"""Compiled blocks (``--compile``): the same picture within a level, code shared by blocks, stops between blocks."""
 
 import logging
 import shutil
@@ -14,7 +14,7 @@ from locara_sidecar.engine.torch_engine.denoising import compiled
 pytestmark = [
     pytest.mark.torch,
     pytest.mark.timeout(300),  # a C compiler runs a dozen times
-    pytest.mark.filterwarnings("default"),  # torch's compiler warns of its own use of Python
+    pytest.mark.filterwarnings("default"),  # torch's compiler warns about its own use of Python
 ]
 
 MODEL, STEPS = "tiny-sd3", 12
@@ -30,18 +30,18 @@ def test_a_compiled_model_draws_stops_and_foretells_as_the_plain_one_does(tmp_pa
     mine = run(runtime, spec)
     blocks = compiled.blocks_of(runtime.opened.family.module("transformer"))
     assert len(blocks) == 4
-    # the probe; blocks with and without a second attention, and the last one: none for a step
+    # the probe; blocks with and without a second attention, and the last block: none per step
     assert counters["stats"]["unique_graphs"] == 1 + 3
     far = np.abs(np.asarray(mine.images[0], int) - np.asarray(expected.images[0], int))
     assert far.max() <= 1
     assert run(runtime, spec).images[0].tobytes() == mine.images[0].tobytes()
 
-    # a job still stops between two blocks: as many checkpoints in a step as there are blocks, at least
+    # a job still stops between two blocks: a step has at least as many checkpoints as blocks
     assert mine.control.counts["denoising"] >= STEPS * len(blocks)
     stopped = run(runtime, spec, control("denoising", STEPS * len(blocks) // 2))
     assert stopped.cancelled
 
-    # step caching runs the blocks as they are, and puts back what was there
+    # step caching runs the uncompiled blocks, and restores what was there
     fast = run(runtime, job_for(MODEL, steps=STEPS, speed="fast"))
     assert fast.images[0].tobytes() == run(plain, job_for(MODEL, steps=STEPS, speed="fast")).images[0].tobytes()
     assert counters["stats"]["unique_graphs"] == 1 + 3
@@ -52,7 +52,7 @@ def test_a_compiled_model_draws_stops_and_foretells_as_the_plain_one_does(tmp_pa
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
 def test_layers_in_fewer_bits_are_compiled_with_their_block(tmp_path, run, job_for):
-    """This model has layers in 8 bits besides those in 4: rows without whole groups."""
+    """Besides layers in 4 bits this model has some in 8: those whose rows are not whole groups."""
     spec = job_for(MODEL, quantization="4bit")
     expected = run(torch_runtime.create(str(tmp_path / "plain")), spec)
     counters.clear()

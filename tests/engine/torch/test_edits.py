@@ -1,4 +1,4 @@
-"""Edits: what diffusers' pipelines make of a picture, and the host's own pixels where the mask is black."""
+"""Edits give what diffusers' pipelines make of a picture, and the host's own pixels where the mask is black."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ STRENGTH = ["tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-sdxl", "tiny-z-image
 
 @pytest.fixture(autouse=True)
 def _quiet(runtimes, run, job_for):
-    """The runtime first: its settings keep the libraries quiet."""
+    """Request the runtime first: its settings keep the libraries quiet."""
     run(runtimes("tiny-flux"), job_for("tiny-flux", steps=1))
 
 
@@ -31,7 +31,7 @@ def test_image_to_image_equals_diffusers_to_the_bit(runtimes, run, job_for, mode
     result = run(runtimes(model), spec)
     with reference.drawing(model, IMAGE, spec.seed) as shapes:
         theirs = reference.picture(model, spec, IMAGE, image=photo(96), strength=strength)
-    assert shapes == [(1, channels(model), 8, 12)] * 2  # the encoded picture, then the noise
+    assert shapes == [(1, channels(model), 8, 12)] * 2  # first the encoded picture, then the noise
     np.testing.assert_array_equal(np.array(result.images[0]), np.array(theirs))
 
 
@@ -42,12 +42,12 @@ def test_image_to_image_equals_diffusers_to_the_bit(runtimes, run, job_for, mode
 def test_inpainting_equals_diffusers_to_the_bit_and_the_source_outside_the_mask(
     runtimes, run, job_for, model, strength, mask
 ):
-    """On the grid with the very same mask; off it diffusers would leave white as it is."""
+    """The same mask for both, aligned with the grid; off the grid diffusers would leave white unchanged."""
     spec = job_for(model, steps=5, edit=edit(mask=mask, strength=strength))
     result = run(runtimes(model), spec)
     arguments = {"image": photo(), "mask_image": patches(mask), "strength": strength}
     with reference.drawing(model, INPAINT, spec.seed) as shapes:
-        if model == "tiny-sd3":  # whose pipeline forgets the autoencoder's shift when it decodes
+        if model == "tiny-sd3":  # its pipeline forgets the autoencoder's shift when decoding
             latent = reference.picture(model, spec, INPAINT, "latent", **arguments)[None]
             pipe = reference.pipeline(model, INPAINT)
             raw = latent / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
@@ -58,7 +58,7 @@ def test_inpainting_equals_diffusers_to_the_bit_and_the_source_outside_the_mask(
     assert shapes[:2] == [(1, channels(model), 8, 8)] * 2
     expected = np.where(np.array(mask)[..., None] == 255, np.array(theirs), np.array(photo()))
     np.testing.assert_array_equal(np.array(result.images[0]), expected)
-    assert (np.array(theirs) != np.array(photo())).any()  # diffusers alone changes what is not masked
+    assert (np.array(theirs) != np.array(photo())).any()  # diffusers by itself changes what is not masked
 
 
 @pytest.mark.parametrize("mask", [None, stencil()], ids=["image to image", "inpainting"])
@@ -80,7 +80,7 @@ def test_kontext_follows_an_instruction_at_the_pictures_size(runtimes, run, job_
     asked = job_for(model, width=96, height=48)
     with reference.drawing(model, IMAGE, spec.seed) as shapes:
         theirs = reference.picture(model, asked, IMAGE, image=photo(96, 48))
-    assert shapes == [(1, 16, 6, 12)]  # the picture is encoded without a draw
+    assert shapes == [(1, 16, 6, 12)]  # the picture is encoded without random numbers
     np.testing.assert_array_equal(np.array(result.images[0]), np.array(theirs))
     from_text = run(runtimes(model), asked)
     assert from_text.images[0].tobytes() != result.images[0].tobytes()

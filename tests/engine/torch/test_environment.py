@@ -1,4 +1,4 @@
-"""What the engine has done about its libraries before it says that it is ready."""
+"""What the engine does with its libraries before it says that it is ready."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def test_products_do_not_depend_on_where_in_memory_their_operands_lie(tmp_path, 
 
 @pytest.mark.slow
 def test_an_engine_that_is_ready_has_imported_what_takes_long(tmp_path):
-    """A cancel before it is ready is answered at once; later, nothing can stop an import."""
+    """Before it is ready, a cancel is answered at once; afterwards nothing could stop an import."""
     code = """
 import sys
 from locara_sidecar.engine.torch_engine import runtime as torch_runtime
@@ -45,4 +45,4 @@ print(len(before), len(set(sys.modules) - before))
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths})
     before, after = (int(count) for count in done.stdout.split())
     assert before > 1000
-    assert after < before / 10  # the family's own modules, and the test's
+    assert after < before / 10  # the family's own modules, and those of the test

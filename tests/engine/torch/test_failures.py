@@ -1,4 +1,4 @@
-"""Failures that have a name, and the device's figures."""
+"""Named errors, and the device's figures."""
 
 import pytest
 import torch
@@ -76,7 +76,7 @@ def test_a_gpu_that_cannot_be_used_is_told_of(monkeypatch, tmp_path):
     assert str(node) in said
     assert said.endswith("on the CPU: CUDA error 304: OS call failed.")
     assert devices.unused_gpu("cuda") is None
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the user's own wish
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the user asked for it
     assert devices.unused_gpu("cpu") is None
 
 

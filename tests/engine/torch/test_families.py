@@ -1,4 +1,4 @@
-"""Every family makes what diffusers makes, and shows on the way what it will be."""
+"""Every family draws what diffusers draws, and its previews show what will come."""
 
 from unittest.mock import Mock
 
@@ -26,7 +26,7 @@ VARIANTS = {
 
 @pytest.fixture(autouse=True)
 def _quiet(runtimes, run, job_for):
-    """The runtime first: its settings keep the libraries quiet."""
+    """Request the runtime first: its settings keep the libraries quiet."""
     run(runtimes("tiny-flux"), job_for("tiny-flux", steps=1))
 
 
@@ -47,7 +47,7 @@ def test_pixels_equal_diffusers_to_the_bit(runtimes, run, job_for, model, change
 def test_noise_given_as_latents_gives_the_same_pixels(runtimes, run, job_for, model):
     spec = job_for(model)
     noise = torch.from_numpy(NoiseStream(spec.seed).normal((1, 4 if model == "tiny-sdxl" else 16, 8, 8)))
-    if model != "tiny-sdxl":  # FLUX takes them packed: 2 × 2 patches, channels first
+    if model != "tiny-sdxl":  # FLUX packs them: 2 × 2 patches, channels first
         noise = noise.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5).reshape(1, 16, 64)
     noise = noise.to(runtimes(model).device)
     theirs = reference.picture(model, spec, latents=noise)
@@ -84,7 +84,7 @@ def test_a_karras_schedulers_x0_is_its_own(prediction):
 
 
 def test_longer_texts_and_shifts_that_grow_with_the_size(runtimes, run, job_for):
-    """FLUX dev's shift depends on the number of tokens: the same steps have other sigmas in a larger picture."""
+    """FLUX dev's shift depends on the number of tokens: in a larger picture the same steps have other sigmas."""
     sigmas = []
     for side in (64, 128):
         run(runtimes("tiny-flux-dev"), job_for("tiny-flux-dev", width=side, height=side))
@@ -94,7 +94,7 @@ def test_longer_texts_and_shifts_that_grow_with_the_size(runtimes, run, job_for)
 
 
 def test_float16_decodes_sdxl_outside_its_narrow_range(tmp_path, run, job_for):
-    """SDXL's autoencoder overflows in float16; made narrow here by a convolution that multiplies beyond it."""
+    """SDXL's autoencoder overflows in float16; here a convolution multiplies beyond its range."""
     from locara_sidecar.engine.torch_engine import runtime as torch_runtime
 
     runtime = torch_runtime.create(str(tmp_path))
@@ -113,7 +113,7 @@ def test_float16_decodes_sdxl_outside_its_narrow_range(tmp_path, run, job_for):
 
 
 def test_whatever_libraries_raise_as_a_component_is_built_names_its_file(runtimes, run, job_for, monkeypatch):
-    """Configurations are checked before, so this is for what nobody has thought of."""
+    """Configurations are checked earlier, so this covers what nobody has thought of."""
     run(runtimes("tiny-flux"), job_for("tiny-flux", steps=1))
     family = runtimes("tiny-flux").opened.family
     for error in diffusers_family._WRONG:

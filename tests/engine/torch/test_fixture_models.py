@@ -1,4 +1,4 @@
-"""The committed fixture models are what their script makes."""
+"""The committed fixture models are what their script writes."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ def module_of(name):
     found = importlib.util.spec_from_file_location(name, FIXTURES / f"{name}.py")
     module = importlib.util.module_from_spec(found)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [str(FIXTURES), *sys.path])  # as Python has it for a script
+        patch.setattr(sys, "path", [str(FIXTURES), *sys.path])  # as Python does for a script
         found.loader.exec_module(module)
     return module
 
@@ -39,7 +39,7 @@ def test_the_script_makes_the_committed_bytes(script, tmp_path):
 
 
 def test_the_published_fixtures_are_as_they_were_written(published_script):
-    """By digest, and so are the scripts that they depend on: writing them takes libraries of their years."""
+    """Files and scripts are compared by digest, because writing them takes the libraries of their years."""
     assert published_script.stale() == []
 
 

@@ -20,7 +20,7 @@ def test_hooks_sit_on_list_members_and_convolutions_once_each(control):
         def __init__(self):
             super().__init__()
             self.blocks = nn.ModuleList([nn.Conv2d(3, 3, 1), nn.Identity(), nn.Dropout()])
-            self.blocks.append(None)  # as diffusers does for an attention that is left out
+            self.blocks.append(None)  # as diffusers does for an omitted attention
             self.last = nn.Linear(4, 4)
 
         def forward(self, x):
@@ -57,7 +57,7 @@ def test_on_an_accelerator_the_parts_of_a_transformer_block_have_no_hooks():
 
 @pytest.mark.parametrize(("device", "most"), [("cuda", 7), ("mps", 7), ("cpu", 100)])
 def test_python_runs_at_most_two_groups_of_blocks_ahead_of_the_device(monkeypatch, device, most):
-    """The device is a slow one: it has done nothing until it is waited for."""
+    """The device is slow: it has done nothing until somebody waits for it."""
     ticks, done = 0, 0
 
     class Event:

@@ -1,4 +1,4 @@
-"""Memory: weights are in it once, and a job that was stopped gives back what it took."""
+"""Weights are in memory once, and a stopped job gives back the memory that it took."""
 
 import gc
 import json
@@ -60,16 +60,16 @@ def test_weights_are_never_twice_in_memory(tmp_path_factory, dtype, bits):
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-c", LOADING, str(folder), dtype, str(bits)]
     if not any(folder.iterdir()):
-        subprocess.run(command, check=True)  # writes them, so that what that takes is not counted
+        subprocess.run(command, check=True)  # writes the weights, so that the memory for it is not counted
     figures = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     assert figures["held"] >= 64 * 1024 * 1024 * (bits or torch.finfo(getattr(torch, dtype)).bits) / 8
-    window = 8 << 20  # of the mapped file
-    few_tensors = 24 << 20  # one of 4 MB in float32, and what quantizing makes of it on the way
+    window = 8 << 20  # the mapped file's
+    few_tensors = 24 << 20  # one of 4 MB in float32, and the intermediate results of quantizing it
     assert figures["took"] < figures["held"] + window + few_tensors
 
 
 def held():
-    """Bytes of all tensors that anything refers to."""
+    """Return the bytes of all tensors that anything refers to."""
     gc.collect()
     tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors if not tensor.is_meta}
@@ -94,8 +94,8 @@ def held():
 def test_a_cancelled_job_leaves_no_tensor_behind(runtimes, run, job_for, control, model, phase, options):
     runtime, job = runtimes(model), job_for(model, **options)
     places = run(runtime, job_for(model, **options | {"prompt": f"a tree, {phase}"})).control.counts[phase]
-    run(runtime, job)  # so that its texts are known
-    runtime.opened.family.use_scheduler(job.scheduler)  # as every job does; one that no steps were set in is larger
+    run(runtime, job)  # so that its texts are in the cache
+    runtime.opened.family.use_scheduler(job.scheduler)  # as every job does; before its steps are set it is larger
     known, before = set(runtime._embeddings._kept), held()
     if phase == "encoding":
         job = job_for(model, **options | {"prompt": "a white dog by a red tree"})
@@ -156,7 +156,7 @@ print(json.dumps({"took": memory.peak() - before, "weights": weights}))
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is told as Linux counts it")
 @pytest.mark.parametrize(("way", "side"), [("decode", 512)])
 def test_an_autoencoder_of_the_true_size_keeps_to_the_plan_in_strips(way, side):
-    """In bfloat16; larger pictures take minutes on two cores, and the plan's figure grows with their pixels."""
+    """In bfloat16. Larger pictures take minutes on two cores, and the plan's figure is proportional to the pixels."""
     command = [sys.executable, "-c", CODING, way, str(side), "bfloat16"]
     figures = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     decoder = next(part for part in catalogue.load().get("flux.1-dev").components if part.role == "decoder")

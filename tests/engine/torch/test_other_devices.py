@@ -1,9 +1,8 @@
-"""What can be known of CUDA and MPS without either: fewer bits with the library's own code for these devices.
+"""What can be tested of CUDA and MPS without either: fewer bits with the library's own code for these devices.
 
-Its Python is run here in two ways. On the processor, with numbers: MPS has no other kernels than these, unless somebody
-adds the package `kernels` and a connection to the hub. On a pretended device, where nothing
-native runs: every network of every family has all it computes with in the right place. What a kernel of CUDA computes
-stays unknown.
+Its Python code runs here in two ways. On the processor, with numbers: MPS uses the same kernels, unless the package
+`kernels` is installed and the hub can be reached. And on a simulated device, where no native code runs: every network
+of every family must have all its tensors in the right place. What CUDA's kernels compute is not tested.
 """
 
 import msgspec

@@ -1,4 +1,4 @@
-"""What the runtime makes is what diffusers makes."""
+"""The runtime draws what diffusers draws."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Weights in 8 and 4 bits: what is quantized, how far off it is, and what it takes."""
+"""Weights in 8 and 4 bits: what is quantized, how far off the result is, and how much memory it takes."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.torch
 
 LAYERS = {"8bit": Linear8, "4bit": Linear4}
 OFF = {Linear8: 0.008, Linear4: 0.11}
-"""Relative error of a layer's output, with the uniform weights that torch gives it; NF4 is made for normal ones."""
+"""The relative error of a layer's output with torch's uniform initial weights; NF4 is made for normal ones."""
 
 
 def pair(cls, dtype, inputs=256, outputs=96):
@@ -60,13 +60,13 @@ def test_few_rows_and_many_are_computed_alike(cls):
 @pytest.mark.parametrize("inputs", [8, 40, 100])
 def test_rows_that_torchs_kernel_would_read_past_are_computed_without_it(inputs):
     linear, layer = pair(Linear8, torch.bfloat16, inputs)
-    x = torch.randn(1, inputs).bfloat16()  # of one row it makes nonsense, of more it can crash
+    x = torch.randn(1, inputs).bfloat16()  # one row would give nonsense, more could crash
     assert relative(linear(x), layer(x)) < OFF[Linear8]
 
 
 @pytest.mark.parametrize(("inputs", "called"), [(8, False), (40, False), (100, False), (96, True), (256, True)])
 def test_torchs_kernel_is_given_no_row_that_it_would_read_past(inputs, called, monkeypatch):
-    """What lies behind a row decides what reading past it does, so the pictures alone may not show it."""
+    """The effect of reading past a row depends on what lies behind it, so pictures alone may not show the fault."""
     _, layer = pair(Linear8, torch.bfloat16, inputs)
     kernel, given = torch._weight_int8pack_mm, []
     monkeypatch.setattr(torch, "_weight_int8pack_mm", lambda x, *rest: given.append(x.shape[-1]) or kernel(x, *rest))
@@ -77,7 +77,7 @@ def test_torchs_kernel_is_given_no_row_that_it_would_read_past(inputs, called, m
 @pytest.mark.parametrize("cls", LAYERS.values())
 def test_rows_that_lie_turned_in_memory_are_computed_as_others(cls):
     linear, layer = pair(cls, torch.bfloat16)
-    x = torch.randn(1, 256, 16).bfloat16().transpose(1, 2)  # as a UNet turns a picture's pixels
+    x = torch.randn(1, 256, 16).bfloat16().transpose(1, 2)  # as a UNet permutes a picture's pixels
     assert relative(linear(x), layer(x)) < OFF[cls]
 
 
@@ -209,7 +209,7 @@ def test_auto_takes_fewer_bits_where_more_do_not_fit(tmp_path, run, spec):
         return plan(family, ask, current, barely)
 
     cold.warm._plan = tight
-    seen = []  # in the loop: the denoiser may have left at the end
+    seen = []  # inside the loop, because the denoiser may be released at the end
 
     def look(event):
         if hasattr(event, "x0"):

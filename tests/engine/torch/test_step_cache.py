@@ -1,4 +1,4 @@
-"""Step caching: fewer steps are computed, all are sampled, and nothing stays behind."""
+"""Step caching computes fewer steps, samples all of them, and leaves nothing behind."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ COMPUTED = {"exact": list(range(15)), "balanced": [0, 1, 2, 3, 4, 5, 7, 10, 13],
 
 @pytest.fixture(autouse=True)
 def _quiet(runtimes, run, job_for):
-    """The runtime first: its settings keep the libraries quiet."""
+    """Request the runtime first: its settings keep the libraries quiet."""
     run(runtimes("tiny-sd3"), job_for("tiny-sd3", steps=1))
 
 
@@ -32,7 +32,7 @@ def denoiser_of(runtime):
 
 @contextlib.contextmanager
 def counting(runtime):
-    """Which steps of the next image compute attention and feed-forward of every block; the others may not of any."""
+    """Record which steps of the next image compute attention and feed-forward in every block, the others in none."""
     seen, calls = [], [-1]
     ends = (".to_q", ".net.2", ".proj_mlp")
     costly = [module for name, module in denoiser_of(runtime).named_modules() if name.endswith(ends)]
@@ -104,7 +104,7 @@ def test_a_cancel_inside_a_step_leaves_nothing_in_the_denoiser(runtimes, run, jo
 
 
 def test_a_job_can_stop_inside_a_foretold_step(runtimes, run, job_for, control):
-    """The last of these steps is foretold, and the last place to stop is after it."""
+    """The last of these steps is predicted, and the last place to stop is after it."""
     runtime, job = runtimes("tiny-sd3"), job_for("tiny-sd3", steps=STEPS, speed="fast")
     run(runtime, job)
     places = run(runtime, job).control.counts["denoising"]
@@ -114,7 +114,7 @@ def test_a_job_can_stop_inside_a_foretold_step(runtimes, run, job_for, control):
 
 
 def test_the_two_guidance_passes_are_foretold_each_from_its_own_past(runtimes, run, job_for):
-    """Guidance sends both through the denoiser as one batch: each row must come out as it does alone."""
+    """Guidance sends both through the denoiser as one batch: each row must give the same as alone."""
     run(runtimes("tiny-sd3"), job_for("tiny-sd3", steps=1))
     denoiser = denoiser_of(runtimes("tiny-sd3"))
     draw, device = torch.Generator().manual_seed(3), denoiser.device

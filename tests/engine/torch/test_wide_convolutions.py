@@ -1,4 +1,4 @@
-"""Convolutions with large kernels are right on every processor, also where a library's own are not."""
+"""Convolutions with large kernels are right on every processor, even where a library's own are wrong."""
 
 from pathlib import Path
 

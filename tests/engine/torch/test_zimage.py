@@ -1,4 +1,4 @@
-"""Z-Image in float16 on torch: diffusers' own transformer overflows there, and is kept from it."""
+"""Z-Image in float16 on torch: diffusers' own transformer overflows there; the engine prevents that."""
 
 import copy
 
@@ -34,5 +34,5 @@ def test_in_float16_numbers_beyond_its_range_do_not_overflow(wide):
 def test_what_keeps_float16_in_its_range_changes_next_to_nothing_where_nothing_overflows():
     model = made()
     expected = answer(model, torch.float32)
-    fit_into_float16(model)  # in float32 a division by a power of two loses no digit
+    fit_into_float16(model)  # in float32, dividing by a power of two is exact
     torch.testing.assert_close(answer(model, torch.float32), expected, rtol=1e-5, atol=1e-5)
