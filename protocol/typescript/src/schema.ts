@@ -482,7 +482,8 @@ export interface JobCounts {
  * A job that is waiting, running or has ended.
  *
  *     ``last``: the last message of an image job, with the latest preview of that image; ``lastProgress``: that of
- *     ``models.load`` or ``models.prepare``.
+ *     ``models.load`` or ``models.prepare``. ``prompt``, ``width`` and ``height`` are an image job's; an edit of its
+ *     source's own size has no size.
  */
 export interface JobInfo {
   jobId: string;
@@ -491,6 +492,9 @@ export interface JobInfo {
   requestId: number | string;
   channel?: number;
   model?: string;
+  prompt?: string;
+  width?: number;
+  height?: number;
   last?: DiffusionStep;
   lastProgress?: ModelProgress;
 }
