@@ -111,7 +111,7 @@ fn the_default_set_opens_its_own_commands_and_no_other() {
 
 #[test]
 fn the_hosts_own_calls_cannot_be_reached_with_any_permission() {
-    let every = ["default", "pick-files", "downloads", "model-management", "diagnostics"];
+    let every = ["default", "pick-files", "downloads", "tokens", "model-management", "diagnostics"];
     let every: Vec<String> = every.iter().map(|set| format!("locara-diffusion:{set}")).collect();
     let every: Vec<&str> = every.iter().map(String::as_str).collect();
     let host = host(&every, |builder| builder);
