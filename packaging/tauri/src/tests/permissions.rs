@@ -50,6 +50,7 @@ fn every_other_command_is_in_exactly_one_named_set() {
     let sets = [
         ("pick-files", vec!["pick_image", "pick_output", "release_file"]),
         ("downloads", vec!["models_download", "models_verify"]),
+        ("tokens", vec!["give_token"]),
         ("model-management", vec!["models_import", "models_prepare", "models_remove", "models_usage", "models_gc"]),
         ("diagnostics", vec!["ping", "system_info", "audit_capability_log"]),
     ];

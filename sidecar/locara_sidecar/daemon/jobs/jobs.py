@@ -46,7 +46,7 @@ class Job:
         self.state: JobState = "queued"
         self.model: str | None = None
         self.prompt: str | None = None
-        self.size = (0, 0)
+        self.size: tuple[int, int] = (0, 0)
         """Width and height of an image job's pictures, in pixels; 0 if only the engine learns them."""
         self.last: Streamed | None = None
         self.cancel_requested = False
