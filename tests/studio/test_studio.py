@@ -106,6 +106,9 @@ def test_a_picture_is_watched_finished_shown_from_its_file_and_changed_where_it_
     page.click("button", "Model")
     page.find(".locara-model")
     app.shot("1-models")
+    page.click(".locara-model a")
+    until("the licence is opened in the browser", app.opened.exists)
+    assert app.opened.read_text().startswith("https://")
     page.click(".locara-model input[type=radio]")
     assert page.script("return document.querySelector('[data-model=pocket]').dataset.selected") == "true"
     page.click("button", "Model")

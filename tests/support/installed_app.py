@@ -38,10 +38,12 @@ class App:
         except OSError:
             shutil.copy2(built, program)
         (resources / "locara.json").write_text(json.dumps(manifest))
-        sidecar = resources / "locara-sidecar/locara-sidecar"
-        sidecar.write_text(f'#!/bin/sh\nexec "{SIDECAR}" "$@" --cache-dir "{home}/cache"\n')
-        sidecar.chmod(0o755)
+        _script(resources / "locara-sidecar/locara-sidecar", f'exec "{SIDECAR}" "$@" --cache-dir "{home}/cache"')
+        self.opened = home / "opened"  # the address of the last page that it had the user's browser open
+        (home / "bin").mkdir()
+        _script(home / "bin/xdg-open", f'echo "$1" > "{self.opened}.new"; mv "{self.opened}.new" "{self.opened}"')
         env = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        env["PATH"] = f"{home}/bin{os.pathsep}{env['PATH']}"
         env |= {"HOME": str(home), "DISPLAY": screen, "GDK_BACKEND": "x11", "NO_AT_BRIDGE": "1"}
         self.page = Browser(program, _free_port(), env | {"LIBGL_ALWAYS_SOFTWARE": "1"})
         until("the app runs", lambda: self._found(program))
@@ -67,6 +69,11 @@ class App:
     def sidecars(self) -> list[psutil.Process]:
         """The sidecar and its engine."""
         return [one for one in self.processes() if "locara_sidecar" in _line(one) or str(SIDECAR) in _line(one)]
+
+
+def _script(file: Path, line: str) -> None:
+    file.write_text(f"#!/bin/sh\n{line}\n")
+    file.chmod(0o755)
 
 
 def runs(process: psutil.Process) -> bool:

@@ -93,7 +93,7 @@ fn a_web_view_without_the_permission_is_refused_before_anything_runs() {
         let error = invoke(&window, command.name, long(quick(2), 7)).unwrap_err();
         assert!(error.as_str().is_some_and(|told| told.contains("not allowed")), "{}: {error}", command.name);
     }
-    assert!(host.diffusion().calls.len() == 0 && host.frames.lock().unwrap().is_empty());
+    assert!(host.diffusion().calls.is_empty() && host.frames.lock().unwrap().is_empty());
     assert!(!host.folder.path().join("pictures").read_dir().unwrap().any(|_| true));
 }
 
