@@ -61,7 +61,8 @@ def test_the_steps_lead_from_an_empty_folder_to_a_picture_in_a_window(tmp_path):
     app = empty / "my-app"
 
     def run(command, folder):
-        env = os.environ | {"CARGO_TARGET_DIR": TARGET}
+        # npm asks whether it may fetch create-tauri-app
+        env = os.environ | {"CARGO_TARGET_DIR": TARGET, "npm_config_yes": "true"}
         subprocess.run(["bash", "-euc", command], cwd=folder, env=env, check=True)
 
     run("\n".join(install[0]).replace("/path/to/locara", str(source)), empty)
