@@ -105,7 +105,7 @@ export interface AttachResult {
   state: "cancelled" | "done" | "failed" | "queued" | "running";
 }
 /**
- * One decision of the gate. ``seq`` starts at 1 and has no gaps; ``time`` is UTC, ``2026-11-23T01:44:55.123Z``.
+ * One decision of the gate. ``seq`` counts them from 1; ``time`` is UTC, ``2026-11-23T01:44:55.123Z``.
  */
 export interface AuditEntry {
   seq: number;
