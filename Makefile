@@ -31,10 +31,15 @@ NODE_READY := protocol/typescript/node_modules/.ready
 UI := packaging/tauri/ui
 UI_READY := $(UI)/node_modules/.ready
 TAURI_NODE_READY := packaging/tauri/node_modules/.ready
-# what Debian and its like must have for a Tauri app to be compiled
+STUDIO := packaging/tauri/examples/studio
+STUDIO_READY := $(STUDIO)/node_modules/.ready
+# the app as it is installed: Tauri finds resources beside bin, and in cargo's target folder only if that is called target
+STUDIO_INSTALLED := build/studio/usr
+# what Debian and its like must have for a Tauri app to be compiled, and to be looked at without a screen
 TAURI_PACKAGES := libwebkit2gtk-4.1-dev build-essential libssl-dev librsvg2-dev libayatana-appindicator3-dev
+STUDIO_PACKAGES := xvfb webkit2gtk-driver
 
-.PHONY: help setup demo test test-slow test-typescript test-ui screenshots test-rust test-tauri lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-quality bench-shares bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac bundle bundle-lock test-bundle bench-bundle check-wheels
+.PHONY: help setup demo test test-slow test-typescript test-ui screenshots test-rust test-tauri tauri-tools tauri-pages tauri-program tauri-packages ui-packages studio test-studio test-embed lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-quality bench-shares bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac bundle bundle-lock test-bundle bench-bundle check-wheels
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -89,7 +94,8 @@ $(NODE_READY): protocol/typescript/package.json protocol/typescript/package-lock
 	cd protocol/typescript && npm ci --prefer-offline
 	touch $@
 
-test-ui screenshots: export CHROMIUM := $(or $(CHROMIUM),$(shell for p in chromium chromium-browser google-chrome; do command -v $$p && break; done))
+CHROMIUM_HERE = $(or $(CHROMIUM),$(shell for p in chromium chromium-browser google-chrome; do command -v $$p && break; done))
+test-ui screenshots: export CHROMIUM := $(CHROMIUM_HERE)
 test-ui screenshots: export LOCARA_SIDECAR := $(abspath $(BIN))/locara-sidecar
 test-ui: $(READY) $(UI_READY) ## lint, types and tests of the picker UI; needs Node 20 with npm, and Chromium (without: BROWSER=no)
 	@test -n "$${CHROMIUM}$(BROWSER)" || { echo "Chromium is needed for the picker UI's tests (Debian: apt-get install chromium; CHROMIUM=/path names one; BROWSER=no leaves out what needs it)"; exit 1; }
@@ -120,21 +126,54 @@ $(TAURI_NODE_READY): $(NODE_READY) packaging/tauri/package.json packaging/tauri/
 	cd packaging/tauri && npm ci --prefer-offline --ignore-scripts
 	touch $@
 
-test-tauri: export CARGO_TARGET_DIR := $(RUST_TARGET)
-test-tauri: export LOCARA_SIDECAR := $(abspath $(BIN))/locara-sidecar
-test-tauri: $(READY) $(TAURI_NODE_READY) ## the Tauri plugin and its page's package; needs Rust 1.88, Node 20 and, on Linux, WebKitGTK's headers
+$(STUDIO_READY): $(UI_READY) $(TAURI_NODE_READY) $(STUDIO)/package.json $(STUDIO)/package-lock.json $(STUDIO)/.npmrc
+	cd $(STUDIO) && npm ci --prefer-offline --ignore-scripts
+	touch $@
+
+test-tauri studio test-studio tauri-program: export CARGO_TARGET_DIR := $(RUST_TARGET)
+test-tauri studio test-studio test-embed: export LOCARA_SIDECAR := $(abspath $(BIN))/locara-sidecar
+tauri-tools: $(READY) $(STUDIO_READY)
 	@command -v cargo >/dev/null || { echo "Rust 1.88 or later with cargo is needed for the Tauri plugin; the rest works without"; exit 1; }
 	@test "$$(uname -s)" != Linux || pkg-config --exists webkit2gtk-4.1 || { echo "WebKitGTK's headers are needed for the Tauri plugin (Debian: apt-get install $(TAURI_PACKAGES)); the rest works without"; exit 1; }
+
+# the pages are in the programs; that of the minimal app is made where its README is followed
+tauri-pages: tauri-tools
 	cd protocol/typescript && npm run --silent build
+	cd packaging/tauri && npm run --silent build
+	cd $(UI) && npm run --silent build
+	cd $(STUDIO) && npm run --silent build
+	mkdir -p packaging/tauri/examples/minimal/dist
+
+# with all targets, as the tests have it: Tauri would be compiled twice otherwise
+tauri-program: tauri-pages
+	cd packaging/tauri && cargo build --quiet --locked --workspace --all-targets
+	mkdir -p $(STUDIO_INSTALLED)/bin $(STUDIO_INSTALLED)/lib/studio
+	ln -f $(RUST_TARGET)/debug/studio $(STUDIO_INSTALLED)/bin/ || cp $(RUST_TARGET)/debug/studio $(STUDIO_INSTALLED)/bin/
+	cp $(STUDIO)/locara.json $(STUDIO_INSTALLED)/lib/studio/
+
+test-tauri: tauri-program ## the Tauri plugin, its page's package and the example apps; needs Rust 1.88, Node 20 and, on Linux, WebKitGTK's headers
 	cd packaging/tauri && npm run --silent lint && npm run --silent test
-	cd packaging/tauri && cargo fmt --check
-	cd packaging/tauri && cargo clippy --quiet --locked --all-targets -- -D warnings
+	cd packaging/tauri && cargo fmt --all --check
+	cd packaging/tauri && cargo test --quiet --locked --workspace
+	cd packaging/tauri && cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 	cd packaging/tauri && RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps
-	cd packaging/tauri && cargo test --quiet --locked
 	@git diff --exit-code --stat -- packaging/tauri/permissions || { echo "The permissions are not those of src/commands.rs: commit what the build has written"; exit 1; }
 
-tauri-packages: ## install what test-tauri needs from Debian, if it is missing
-	@pkg-config --exists webkit2gtk-4.1 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TAURI_PACKAGES); }
+studio: tauri-program ## build and start the example app, with the sidecar of this checkout
+	$(STUDIO_INSTALLED)/bin/studio
+
+test-studio: tauri-program ## the example app in a real window, on a display of its own (SHOTS=folder keeps screenshots); Linux
+	$(if $(filter Linux,$(shell uname -s)),LOCARA_STUDIO=$(abspath $(STUDIO_INSTALLED)/bin/studio) LOCARA_SHOTS=$(if $(SHOTS),$(abspath $(SHOTS))) $(BIN)/python -m pytest -q tests/studio,@echo "The example app was NOT tested in a window: that takes Linux.")
+
+# from the registries' newest versions, so not part of check
+test-embed: tauri-tools ## follow README's "Embed in Tauri" in an empty folder, from nothing to a picture in a window; needs the registries; Linux
+	LOCARA_EMBED_TARGET=$(RUST_TARGET) $(BIN)/python -m pytest -q tests/studio/test_embed.py
+
+ui-packages: ## install what test-ui needs from Debian, if it is missing
+	@test -n "$(CHROMIUM_HERE)" || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
+
+tauri-packages: ## install what test-tauri and test-studio need from Debian, if it is missing
+	@{ pkg-config --exists webkit2gtk-4.1 && command -v Xvfb && command -v WebKitWebDriver; } >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TAURI_PACKAGES) $(STUDIO_PACKAGES); }
 
 lint: $(READY) ## ruff, and which package may import which
 	$(BIN)/ruff check .
@@ -162,8 +201,7 @@ fixtures: $(READY) ## write the tiny models anew; once about 500 MB of older lib
 	$(BIN)/python fixtures/make_models.py
 	$(BIN)/python fixtures/make_published.py
 
-check: BROWSER := no
-check: lint types resolves generated test-typescript test-ui test-rust test test-slow ## all that CI runs
+check: lint types resolves generated test-typescript test-ui test-rust test-tauri test-studio test test-slow ## all that CI runs
 
 check-mac: $(READY) ## on a Mac: see all that was never run on one, and write a report to send back (FLAGS="--only PART …")
 	PYTHONPATH=packaging $(BIN)/python -m macos.check $(FLAGS)
@@ -250,4 +288,4 @@ clean: ## remove .venv and what tools leave behind
 	rm -rf protocol/typescript/node_modules protocol/typescript/dist protocol/typescript/build
 	rm -rf $(UI)/node_modules $(UI)/dist $(UI)/build $(UI)/test-results
 	rm -rf protocol/rust/target
-	rm -rf packaging/tauri/node_modules packaging/tauri/dist-js packaging/tauri/target packaging/tauri/examples/*/dist
+	rm -rf packaging/tauri/node_modules packaging/tauri/dist-js packaging/tauri/target packaging/tauri/examples/*/dist $(STUDIO)/node_modules

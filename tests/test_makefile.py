@@ -35,7 +35,7 @@ def test_what_the_tauri_plugin_lacks_is_said_before_anything_is_compiled(tmp_pat
         (tmp_path / program).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / program).chmod(0o755)
     path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
-    there = ["-o", ".venv/.ready", "-o", "packaging/tauri/node_modules/.ready"]
+    there = ["-o", ".venv/.ready", "-o", "packaging/tauri/examples/studio/node_modules/.ready"]
     done = subprocess.run(
         ["make", *there, "test-tauri"],
         cwd=Path(__file__).parents[1],

@@ -18,7 +18,8 @@ class JobInfo(Result, frozen=True):
     """A job that is waiting, running or has ended.
 
     ``last``: the last message of an image job, with the latest preview of that image; ``lastProgress``: that of
-    ``models.load`` or ``models.prepare``.
+    ``models.load`` or ``models.prepare``. ``prompt``, ``width`` and ``height`` are an image job's; an edit of its
+    source's own size has no size.
     """
 
     job_id: str
@@ -27,6 +28,9 @@ class JobInfo(Result, frozen=True):
     request_id: int | str
     channel: int | UnsetType = UNSET
     model: str | UnsetType = UNSET
+    prompt: str | UnsetType = UNSET
+    width: int | UnsetType = UNSET
+    height: int | UnsetType = UNSET
     last: DiffusionStep | UnsetType = UNSET
     last_progress: ModelProgress | UnsetType = UNSET
 

@@ -18,6 +18,7 @@ FROZEN = {
     "1.1": "ff8770578f0adecf",  # picked files that come without a path
     "1.2": "578968670115cd7e",  # edits of several pictures
     "1.3": "81ad40d7568279f0",  # what a client owes its caller
+    "1.4": "ccb0affda390d5be",  # jobs.list has a picture's prompt and size
 }
 """Each version of the list, with the digest of its ids and levels. The last one is the current contract. A change to
 the list needs a new version here and in ``clauses.py``: hosts and other implementations say which list they follow."""

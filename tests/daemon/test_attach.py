@@ -7,6 +7,7 @@ import time
 import pytest
 
 from locara_sidecar.daemon.wire import outbox
+from support.edit_calls import png, sent
 from support.host import error_of, manifest, until
 
 PREVIEWS = {"mode": "full"}
@@ -168,6 +169,26 @@ def test_jobs_that_have_ended_stay_in_the_list_with_state_and_preview_the_latest
     assert "channel" not in listed[1]
     again = error_of(host.start("jobs.result", {"jobId": names[1]}))
     assert (again.kind, again.message, again.data) == (failure.kind, failure.message, failure.data)
+
+
+def test_the_list_has_a_pictures_prompt_and_size_while_it_waits_and_when_it_has_ended(hosts):
+    host = hosts.spawn(engine="fake")
+    host.initialize(manifest=manifest(modalities=("text-to-image", "image-to-image")), grants={})
+    inline = {"model": "pocket", "output": {"mode": "inline"}}
+
+    def told(job):
+        return {name: jobs(host)[job].get(name) for name in ("prompt", "width", "height")}
+
+    call = host.begin("fake:slow=60000 a lake", **inline)
+    drawn = until(call, "denoising")["jobId"]
+    waiting = job_of(host.begin("a blue boat", width=128, **inline))
+    change = {"prompt": "a tree", "image": sent(png((128, 128))), "options": inline}
+    changed = job_of(host.start("image.edit", change, stream=True))
+    assert told(waiting) == {"prompt": "a blue boat", "width": 128, "height": 128}
+    assert told(changed) == {"prompt": "a tree", "width": None, "height": None}
+    call.cancel()
+    assert error_of(call).kind == "RequestCancelled"
+    assert told(drawn) == {"prompt": "fake:slow=60000 a lake", "width": 128, "height": 128}
 
 
 @pytest.mark.slow

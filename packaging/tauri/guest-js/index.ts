@@ -38,6 +38,14 @@ export const files = {
 };
 
 /**
+ * Gives the sidecar an access token for gated models, which the user has typed; it starts anew with it. The app's capability needs
+ * `locara-diffusion:tokens`. Rejects with the kind `Busy` while a long call is under way, with `InvalidParams` if it is no token.
+ */
+export async function giveToken(token: string): Promise<void> {
+  await runCommand("give_token", { params: { token } });
+}
+
+/**
  * What the `src` of an `<img>` takes: the picture itself if the result has it, or else its file's address in the asset protocol, which
  * the app's `tauri.conf.json` must enable.
  *

@@ -94,7 +94,7 @@ impl<R: Runtime> Builder<R> {
         self.arg("--allow-model-management")
     }
 
-    /// For gated downloads. It goes to the sidecar alone.
+    /// For gated downloads. It goes to the sidecar alone; [`Diffusion::set_token`] changes it later.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.settings.token = Some(token.into());
         self

@@ -68,6 +68,10 @@ impl Calls {
         Ok(Open { calls: self, key, cancelling })
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        locked(&self.0).is_empty()
+    }
+
     /// Cancels one call; what is not under way needs no cancelling.
     pub(crate) fn cancel(&self, (window, webview): (&str, &str), id: &str) {
         let key = (window.to_owned(), webview.to_owned(), id.to_owned());

@@ -26,9 +26,11 @@ pub(crate) enum Action {
     PickOutput,
     /// Gives back what the user has picked.
     Release,
+    /// Takes the access token that the user has typed.
+    GiveToken,
 }
 
-use Action::{Ask, Attach, Cancel, PickImage, PickOutput, Release, Stream};
+use Action::{Ask, Attach, Cancel, GiveToken, PickImage, PickOutput, Release, Stream};
 
 const fn command(name: &'static str, action: Action) -> Command {
     Command { name, action }
@@ -59,6 +61,7 @@ pub(crate) const COMMANDS: &[Command] = &[
     command("pick_image", PickImage),
     command("pick_output", PickOutput),
     command("release_file", Release),
+    command("give_token", GiveToken),
 ];
 
 pub(crate) fn find(name: &str) -> Option<Action> {

@@ -20,7 +20,7 @@ use crate::folders::{self, Root};
 /// within 2 seconds.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// What points a Python program to the wrong libraries: an app that is started from a Python environment, or as an AppImage,
+/// What points a Python program to the wrong libraries: an app that is started from a Python environment, or as an `AppImage`,
 /// has them.
 const UNWANTED: [&str; 4] = ["PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONEXECUTABLE"];
 
@@ -31,6 +31,7 @@ pub struct Diffusion<R: Runtime> {
     manifest: Map<String, Value>,
     roots: Vec<Root>,
     sidecar: Mutex<Option<Sidecar>>,
+    token: Mutex<Option<String>>,
     /// Held by the one call that starts the sidecar.
     starting: tokio::sync::Mutex<()>,
     ending: AtomicBool,
@@ -41,7 +42,7 @@ pub struct Diffusion<R: Runtime> {
 impl<R: Runtime> Diffusion<R> {
     pub(crate) fn new(
         app: &AppHandle<R>,
-        settings: Settings,
+        mut settings: Settings,
         chooser: Chooser<R>,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let manifest = read(&resource(app, &settings.manifest)?)?;
@@ -50,6 +51,7 @@ impl<R: Runtime> Diffusion<R> {
         folders::show(app, &roots)?;
         Ok(Self {
             app: app.clone(),
+            token: Mutex::new(settings.token.take()),
             settings,
             manifest,
             roots,
@@ -73,6 +75,36 @@ impl<R: Runtime> Diffusion<R> {
         if let Some(sidecar) = self.running()? {
             return Ok(sidecar); // another call has started it meanwhile
         }
+        self.start().await
+    }
+
+    /// Starts the sidecar anew with another access token for gated models, or with none. It is kept in memory only.
+    ///
+    /// Fails with [`Error::Busy`] while a long call of a window is under way, which would end with the old one; if the
+    /// sidecar does not take the token, the next call starts it with the one before. Picked files have to be picked again.
+    pub async fn set_token(&self, token: Option<String>) -> Result<(), Error> {
+        self.running()?;
+        let _starting = self.starting.lock().await;
+        if !self.calls.is_empty() {
+            return Err(Error::Busy);
+        }
+        let before = std::mem::replace(&mut *locked(&self.token), token);
+        let old = self.known().take();
+        if let Some(sidecar) = old {
+            sidecar.close().await;
+            self.files.forget();
+        }
+        match self.start().await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                *locked(&self.token) = before;
+                Err(error)
+            }
+        }
+    }
+
+    /// For the holder of `starting`.
+    async fn start(&self) -> Result<Sidecar, Error> {
         let sidecar = self.spawn().await?;
         *self.known() = Some(sidecar.clone());
         if self.ending.load(Ordering::SeqCst) {
@@ -86,7 +118,7 @@ impl<R: Runtime> Diffusion<R> {
     }
 
     fn known(&self) -> MutexGuard<'_, Option<Sidecar>> {
-        self.sidecar.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.sidecar)
     }
 
     /// The folder that stands for a root, for example `user-folder`, if the manifest declares that.
@@ -118,7 +150,8 @@ impl<R: Runtime> Diffusion<R> {
         for root in &self.roots {
             builder = builder.grant(&root.name, root.folder.to_string_lossy());
         }
-        if let Some(token) = &self.settings.token {
+        let token = locked(&self.token).clone();
+        if let Some(token) = token {
             builder = builder.token(token);
         }
         Ok(builder.spawn().await?)
@@ -158,6 +191,10 @@ impl<R: Runtime> Diffusion<R> {
             async_runtime::block_on(sidecar.close());
         }
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A file among the app's resources, unless its path is absolute.

@@ -101,7 +101,18 @@ async fn run<R: Runtime>(webview: &Webview<R>, action: Action, payload: Payload)
             }
             Ok(Value::Null)
         }
+        Action::GiveToken => {
+            let Token { token } = params(payload.params)?;
+            diffusion.set_token(Some(token)).await?;
+            Ok(Value::Null)
+        }
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Token {
+    token: String,
 }
 
 #[derive(Deserialize)]

@@ -23,6 +23,9 @@ pub enum Error {
     /// There is no way to ask the user for a file: the app registers no `tauri-plugin-dialog`.
     #[error("The app has no file dialogs: register tauri_plugin_dialog::init() in Rust.")]
     NoDialog,
+    /// What is under way has to end first.
+    #[error("A call is under way: wait until it has ended, or cancel it.")]
+    Busy,
     /// The app is ending.
     #[error("The app is ending.")]
     Ending,
@@ -33,13 +36,14 @@ const HOST: i64 = -32000;
 
 impl Error {
     /// The kind, as a web view is told: one of the contract's, or `SidecarGone` (it ended before it answered, or cannot be
-    /// started), `ProtocolViolation`, `NoDialog`.
+    /// started), `ProtocolViolation`, `NoDialog`, `Busy`.
     #[must_use]
     pub fn kind(&self) -> &str {
         match self {
             Self::Sidecar(error) => kind(error),
             Self::Params { .. } => ErrorKind::InvalidParams.as_str(),
             Self::NoDialog => "NoDialog",
+            Self::Busy => "Busy",
             Self::Ending => "SidecarGone",
         }
     }
@@ -53,7 +57,7 @@ impl Error {
                 _ => HOST,
             },
             Self::Params { .. } => INVALID_PARAMS,
-            Self::NoDialog | Self::Ending => HOST,
+            Self::NoDialog | Self::Busy | Self::Ending => HOST,
         }
     }
 
@@ -63,7 +67,10 @@ impl Error {
             Self::Params { path, .. } => Map::from_iter([("path".to_owned(), json!(path))]),
             _ => Map::new(),
         };
-        let retryable = matches!(self, Self::Sidecar(error) if error.retryable());
+        let retryable = match self {
+            Self::Sidecar(error) => error.retryable(),
+            _ => matches!(self, Self::Busy),
+        };
         data.insert("kind".to_owned(), json!(self.kind()));
         data.insert("retryable".to_owned(), json!(retryable));
         data

@@ -94,6 +94,11 @@ impl<R: Runtime> Files<R> {
         self.held().remove(window).unwrap_or_default()
     }
 
+    /// The sidecar that knew them is gone.
+    pub(crate) fn forget(&self) {
+        self.held().clear();
+    }
+
     fn held(&self) -> MutexGuard<'_, HashMap<String, Vec<String>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -12,7 +12,7 @@ import { mockConvertFileSrc, mockIPC } from "@tauri-apps/api/mocks";
 const HERE = fileURLToPath(new URL("..", import.meta.url));
 Object.assign(globalThis, { window: globalThis });
 Object.assign(globalThis, { __TAURI_INTERNALS__: {} });
-const { files, pictureUrl, CapabilityDenied, image, models, jobs } = await import("../dist-js/index.js");
+const { files, giveToken, pictureUrl, CapabilityDenied, image, models, jobs } = await import("../dist-js/index.js");
 
 /** The plugin: keeps what it is asked, and answers with that. */
 function plugin(answer) {
@@ -43,6 +43,15 @@ test("a pick fails with the same classes as every other call", async () => {
   const data = { kind: "CapabilityDenied", retryable: false, declare: {} };
   mockIPC(() => Promise.reject({ code: -32001, message: "No.", kind: "CapabilityDenied", data }));
   await assert.rejects(files.pickImage(), CapabilityDenied);
+});
+
+test("a token goes to the plugin, and what that says against it comes back as an error of its kind", async () => {
+  const asked = plugin(null);
+  await giveToken("a-token");
+  assert.deepEqual(asked, [["plugin:locara-diffusion|give_token", { params: { token: "a-token" } }]]);
+  const data = { kind: "Busy", retryable: true };
+  mockIPC(() => Promise.reject({ code: -32000, message: "A call is under way.", kind: "Busy", data }));
+  await assert.rejects(giveToken("a-token"), { kind: "Busy", retryable: true, message: "A call is under way." });
 });
 
 test("a picture has an address: itself, or its file's in the asset protocol", () => {

@@ -80,7 +80,7 @@ def requirements(page: str) -> dict[str, Any]:
     return {"version": VERSION, "requirements": found}
 
 
-VERSION = "1.3"
+VERSION = "1.4"
 """The list's version: a change of its ids or levels needs a new one. The first number is the protocol's version."""
 
 

@@ -1075,7 +1075,8 @@ pub struct JobCounts {
 /// A job that is waiting, running or has ended.
 ///
 /// `last`: the last message of an image job, with the latest preview of that image; `lastProgress`: that of
-/// `models.load` or `models.prepare`.
+/// `models.load` or `models.prepare`. `prompt`, `width` and `height` are an image job's; an edit of its
+/// source's own size has no size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -1088,6 +1089,12 @@ pub struct JobInfo {
     pub channel: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub width: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub height: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<DiffusionStep>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -105,7 +105,7 @@ export interface AttachResult {
   state: "cancelled" | "done" | "failed" | "queued" | "running";
 }
 /**
- * One decision of the gate. ``seq`` starts at 1 and has no gaps; ``time`` is UTC, ``2026-11-23T01:44:55.123Z``.
+ * One decision of the gate. ``seq`` counts them from 1; ``time`` is UTC, ``2026-11-23T01:44:55.123Z``.
  */
 export interface AuditEntry {
   seq: number;
@@ -482,7 +482,8 @@ export interface JobCounts {
  * A job that is waiting, running or has ended.
  *
  *     ``last``: the last message of an image job, with the latest preview of that image; ``lastProgress``: that of
- *     ``models.load`` or ``models.prepare``.
+ *     ``models.load`` or ``models.prepare``. ``prompt``, ``width`` and ``height`` are an image job's; an edit of its
+ *     source's own size has no size.
  */
 export interface JobInfo {
   jobId: string;
@@ -491,6 +492,9 @@ export interface JobInfo {
   requestId: number | string;
   channel?: number;
   model?: string;
+  prompt?: string;
+  width?: number;
+  height?: number;
   last?: DiffusionStep;
   lastProgress?: ModelProgress;
 }

@@ -59,6 +59,7 @@ CAUGHT = {
     ],
     "ForgetsEndedJobs": ["jobs.list"],
     "JobsWithoutTheirLast": ["jobs.last"],
+    "JobsWithoutTheirPrompt": ["jobs.picture"],
     "JobResultsDiffer": ["jobs.result"],
     "AnswersEarly": ["jobs.result-early"],
     "FollowsLinks": ["edit.files"],

@@ -161,6 +161,13 @@ class JobsWithoutTheirLast(Changing):
                 job.get("last", {}).pop("preview", None)
 
 
+class JobsWithoutTheirPrompt(Changing):
+    def response(self, message):
+        for job in message.get("result", {}).get("jobs", []):
+            if isinstance(job, dict):
+                job.pop("prompt", None)
+
+
 class JobResultsDiffer(Changing):
     def response(self, message):
         if self.method_of(message) == "jobs.result" and "images" in message.get("result", {}):

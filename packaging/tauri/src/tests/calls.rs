@@ -68,7 +68,7 @@ fn a_call_that_is_cancelled_before_there_is_a_sidecar_is_answered_as_cancelled()
     until("it is known", || host.diffusion().calls.len() == 1);
     invoke(&window, "cancel_request", json!({"requestId": "call-7"})).unwrap();
     assert_eq!(call.join().unwrap().unwrap_err()["kind"], "RequestCancelled");
-    assert_eq!(host.diffusion().calls.len(), 0);
+    assert!(host.diffusion().calls.is_empty());
 }
 
 #[test]

@@ -9,4 +9,5 @@ mod permissions;
 mod process;
 mod setup;
 mod support;
+mod tokens;
 mod windows;

@@ -50,6 +50,7 @@ fn every_other_command_is_in_exactly_one_named_set() {
     let sets = [
         ("pick-files", vec!["pick_image", "pick_output", "release_file"]),
         ("downloads", vec!["models_download", "models_verify"]),
+        ("tokens", vec!["give_token"]),
         ("model-management", vec!["models_import", "models_prepare", "models_remove", "models_usage", "models_gc"]),
         ("diagnostics", vec!["ping", "system_info", "audit_capability_log"]),
     ];
@@ -92,7 +93,7 @@ fn a_web_view_without_the_permission_is_refused_before_anything_runs() {
         let error = invoke(&window, command.name, long(quick(2), 7)).unwrap_err();
         assert!(error.as_str().is_some_and(|told| told.contains("not allowed")), "{}: {error}", command.name);
     }
-    assert!(host.diffusion().calls.len() == 0 && host.frames.lock().unwrap().is_empty());
+    assert!(host.diffusion().calls.is_empty() && host.frames.lock().unwrap().is_empty());
     assert!(!host.folder.path().join("pictures").read_dir().unwrap().any(|_| true));
 }
 
@@ -111,7 +112,7 @@ fn the_default_set_opens_its_own_commands_and_no_other() {
 
 #[test]
 fn the_hosts_own_calls_cannot_be_reached_with_any_permission() {
-    let every = ["default", "pick-files", "downloads", "model-management", "diagnostics"];
+    let every = ["default", "pick-files", "downloads", "tokens", "model-management", "diagnostics"];
     let every: Vec<String> = every.iter().map(|set| format!("locara-diffusion:{set}")).collect();
     let every: Vec<&str> = every.iter().map(String::as_str).collect();
     let host = host(&every, |builder| builder);

@@ -59,6 +59,17 @@ def _last(lab: Lab) -> None:
     call.error("RequestCancelled")
 
 
+@check("jobs.picture", "JOB-13")
+def _picture(lab: Lab) -> None:
+    peer = lab.shared()
+    call = peer.start("image.generate", drawing("a lake at dawn"), stream=True)
+    drawn = at(call.result(30), "images.0", dict)
+    listed = _job(peer, at(call.messages(), "0.jobId", str))
+    told = {name: at(listed, name) for name in ("prompt", "width", "height")}
+    asked = {"prompt": "a lake at dawn", "width": at(drawn, "width"), "height": at(drawn, "height")}
+    expect(told == asked, f"the job is listed with {shorten(told)} instead of {shorten(asked)}")
+
+
 @check("jobs.never-one", "JOB-4")
 def _never(lab: Lab) -> None:
     peer = lab.session()

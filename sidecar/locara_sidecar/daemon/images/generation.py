@@ -95,6 +95,8 @@ class Generation:
 
     def __init__(self, job: Job, order: GenerationRequest, shared: JobContext) -> None:
         self._job = job
+        job.prompt = order.params.prompt
+        job.size = order.resolved.options.width, order.resolved.options.height
         self._order = order
         self._shared = shared
         order.hold()

@@ -45,6 +45,9 @@ class Job:
         self.channel = channel
         self.state: JobState = "queued"
         self.model: str | None = None
+        self.prompt: str | None = None
+        self.size: tuple[int, int] = (0, 0)
+        """Width and height of an image job's pictures, in pixels; 0 if only the engine learns them."""
         self.last: Streamed | None = None
         self.cancel_requested = False
         self.weight = 0
@@ -74,6 +77,9 @@ class Job:
             request_id=self.request_id,
             channel=UNSET if self.channel is None else self.channel.id,
             model=UNSET if self.model is None else self.model,
+            prompt=UNSET if self.prompt is None else self.prompt,
+            width=self.size[0] or UNSET,
+            height=self.size[1] or UNSET,
             last=self.last if isinstance(self.last, DiffusionStep) else UNSET,
             last_progress=self.last if isinstance(self.last, ModelProgress) else UNSET,
         )

@@ -1,4 +1,5 @@
-// The chosen model in one line; the list of models unfolds below it. Open by itself as long as none can draw.
+// The chosen model in one line; the list of models unfolds below it. It opens by itself where none can draw, and stays open
+// until it is folded: the user may be in it when the first model arrives.
 
 import type { Model } from "@locara/image/core";
 import { useId, useState } from "react";
@@ -17,7 +18,8 @@ export function ModelChoice({ model, onSelect, onToken }: ModelChoiceProps) {
   const [wanted, setWanted] = useState<boolean>();
   const list = useId();
   const isBusy = Object.values(transfers).some(({ state }) => state === "running");
-  const isOpen = wanted ?? (status !== "loading" && model === undefined);
+  if (wanted === undefined && status !== "loading" && model === undefined) setWanted(true);
+  const isOpen = wanted ?? false;
   const fit = model && fitOf(model);
   return (
     <div className="locara-choice">

@@ -27,6 +27,8 @@ export interface Job {
   readonly height: number;
   /** Absent for a job that was found after a reload, until it has ended. */
   readonly request?: JobRequest;
+  /** Of a job that was found: what its call asked for. */
+  readonly prompt?: string;
   readonly jobId?: string;
   readonly model?: string;
   readonly step?: DiffusionStep;
@@ -42,8 +44,8 @@ export interface Job {
 
 export const isOpen = ({ state }: Job): boolean => state === "sending" || state === "queued" || state === "running";
 
-export function promptOf({ request }: Job): string | undefined {
-  return request?.params.prompt;
+export function promptOf({ request, prompt }: Job): string | undefined {
+  return request?.params.prompt ?? prompt;
 }
 
 /** A job that is about to be sent. */
@@ -72,11 +74,11 @@ export function failed(job: Job, error: unknown): Job {
   return { ...job, state: error instanceof RequestCancelled ? "cancelled" : "failed", images, error, stopping: false };
 }
 
-/** A job of before a reload. Its size is the model's default until a preview or the result tells better. */
+/** A job of before a reload. An edit of its source's own size has the model's until a preview or the result tells better. */
 export function found(info: JobInfo, models: readonly Model[]): Job {
   const model = models.find(({ id }) => id === info.model)?.defaults;
   const { preview } = info.last ?? {};
-  const { width, height } = preview ?? model ?? { width: 1, height: 1 };
+  const { width, height } = sized(info) ?? preview ?? model ?? { width: 1, height: 1 };
   return {
     key: info.jobId,
     jobId: info.jobId,
@@ -84,11 +86,17 @@ export function found(info: JobInfo, models: readonly Model[]): Job {
     width,
     height,
     ...(info.model && { model: info.model }),
+    ...(info.prompt && { prompt: info.prompt }),
     ...(info.last && { step: info.last }),
     ...(preview && { preview }),
     images: [],
     stopping: false,
   };
+}
+
+/** The size of a job that was found, if that is told. */
+export function sized({ width, height }: JobInfo): { width: number; height: number } | undefined {
+  return width && height ? { width, height } : undefined;
 }
 
 /** The request that a result's parameters are of; an edit whose picture was sent inline cannot be asked again. */

@@ -3,7 +3,7 @@
 
 import type { Call, DiffusionStep, GenerateResult, JobAnswer, JobInfo, Model } from "@locara/image/core";
 import type { ImageClient } from "../client.js";
-import { asked, failed, finished, found, isOpen, type Job, type JobRequest, stepped } from "./job.js";
+import { asked, failed, finished, found, isOpen, type Job, type JobRequest, sized, stepped } from "./job.js";
 import { Observable } from "./observable.js";
 
 /** How many jobs that have ended are kept: their pictures may be held in memory. */
@@ -69,7 +69,8 @@ export class JobStore extends Observable<readonly Job[]> {
     const done = jobs.filter(({ info }) => info.state === "done");
     this.set([...this.get(), ...open.map(({ job }) => job)]);
     for (const { info, job } of open) {
-      const onStep = (step: DiffusionStep) => this.#change(job.key, (now) => shaped(stepped(now, step)));
+      const shape = sized(info) ? (now: Job) => now : shaped;
+      const onStep = (step: DiffusionStep) => this.#change(job.key, (now) => shape(stepped(now, step)));
       this.#follow(job.key, this.#client.jobs.attach(info.jobId, { onStep }));
     }
     const results = await Promise.allSettled(done.map(({ info }) => this.#client.jobs.result(info.jobId)));
@@ -99,7 +100,7 @@ export class JobStore extends Observable<readonly Job[]> {
   }
 }
 
-/** A job that was found has the shape of its preview, once there is one. */
+/** A job of unknown size that was found has the shape of its preview, once there is one. */
 function shaped(job: Job): Job {
   return job.preview ? { ...job, width: job.preview.width, height: job.preview.height } : job;
 }

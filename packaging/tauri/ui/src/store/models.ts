@@ -32,14 +32,14 @@ export class ModelStore extends Observable<ModelsState> {
 
   /** Asks for the models anew. What is wrong is in the state. */
   async refresh(): Promise<void> {
-    const engines = this.#client.system.info().then(
+    const told = this.#client.system.info().then(
       (info) => info.engines,
       () => [] as EngineInfo[],
     );
     try {
-      const models = await this.#client.models.list();
-      const { error: _, ...before } = this.get();
-      this.set({ ...before, status: "ready", models, engines: await engines });
+      const [models, engines] = await Promise.all([this.#client.models.list(), told]);
+      const { error: _, ...before } = this.get(); // only now: downloads go on meanwhile
+      this.set({ ...before, status: "ready", models, engines });
     } catch (error) {
       this.set({ ...this.get(), status: "failed", error });
     }

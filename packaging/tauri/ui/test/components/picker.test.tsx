@@ -3,7 +3,7 @@ import { act, render, screen, within } from "@testing-library/react";
 import userEvent from "@testing-library/user-event";
 import { expect, test, vi } from "vitest";
 import { ImageProvider } from "../../src/context.js";
-import { ModelPicker, type ModelPickerProps } from "../../src/index.js";
+import { ModelPicker, type ModelPickerProps, ModelStore } from "../../src/index.js";
 import { expectAccessible } from "../support/axe.js";
 import { MODELS, modelOf, POCKET, Scripted, type Setting } from "../support/scripted.js";
 
@@ -117,6 +117,22 @@ test("a download tells how far it is and how much room it needs, can be paused, 
   await act(async () => second.answer({ model: "sd3.5-medium", digest: "", bytes: 1, files: 9 }));
   medium.getByText("Installed");
   expect(medium.queryByRole("progressbar")).toBeNull();
+});
+
+test("a download that begins or ends while the models are asked for anew is not forgotten", async () => {
+  const scripted = new Scripted({ models: [modelOf("sd3.5-medium"), POCKET] });
+  const models = new ModelStore(scripted.client);
+  let tell: (engines: []) => void = () => {};
+  scripted.setting = { ...scripted.setting, engines: new Promise((resolve) => (tell = resolve)) };
+  const refreshed = models.refresh();
+  await new Promise((resolve) => setTimeout(resolve)); // the models are told, the engines are not
+  const downloaded = models.download("sd3.5-medium");
+  await act(async () => tell([]));
+  await refreshed;
+  expect(models.get().transfers["sd3.5-medium"]?.state).toBe("running");
+  scripted.last("models.download").answer({ model: "sd3.5-medium", digest: "", bytes: 1, files: 9 });
+  await downloaded;
+  expect(models.get().transfers).toEqual({});
 });
 
 test("with no room on the disk it says how much is missing, keeps what has arrived and can go on", async () => {

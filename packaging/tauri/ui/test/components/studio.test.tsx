@@ -54,6 +54,20 @@ test("the first installed model is chosen, the list is folded, and the options a
   await expectAccessible(root);
 });
 
+test("when the first model arrives, the list in which it was asked for stays open and says so", async () => {
+  const { scripted } = await studio({ models: [modelOf("sd3.5-medium")] });
+  await userEvent.click((await screen.findAllByRole("button", { name: /^Download/ }))[0] as HTMLElement);
+  scripted.setting = { models: [modelOf("sd3.5-medium", { installed: true })] };
+  await act(async () =>
+    scripted.last("models.download").answer({ model: "sd3.5-medium", digest: "", bytes: 1, files: 9 }),
+  );
+  await screen.findByText("Installed");
+  expect(button(/^Model/).getAttribute("aria-expanded")).toBe("true");
+  expect(button(/^Model/).textContent).toContain("Stable Diffusion 3.5 Medium");
+  await userEvent.click(button(/^Model/));
+  expect(button(/^Model/).getAttribute("aria-expanded")).toBe("false");
+});
+
 test("opening the list asks anew what is there and how much memory is free", async () => {
   const { scripted } = await studio();
   await screen.findByText("Pocket");
@@ -225,6 +239,22 @@ test("after a reload a running job is followed, a finished one is in the gallery
   await act(async () => attached.answer(resultOf([imageOf()], { prompt: "two" }, "job-7")));
   expect(within(screen.getByRole("region", { name: "Pictures" })).getAllByRole("listitem")).toHaveLength(2);
   expect(scripted.asked.filter(({ method }) => method === "jobs.list")).toHaveLength(1);
+});
+
+test("what waited before a reload is named by its prompt, and its place has the picture's shape from the start", async () => {
+  const sized = { prompt: "a blue boat", width: 256, height: 128 };
+  const { scripted, root } = await studio({ jobs: [job({ ...sized }), job({ jobId: "job-8", state: "queued" })] });
+  await waitFor(() => expect(scripted.asked.filter(({ method }) => method === "jobs.attach")).toHaveLength(2));
+  const first = scripted.asked.find(({ method, params }) => method === "jobs.attach" && params.jobId === "job-7");
+  const frame = () => root.querySelector(".locara-frame")?.getAttribute("style");
+  expect(frame()).toContain("aspect-ratio: 256 / 128");
+  act(() => first?.tell(stepOf({ jobId: "job-7", step: 5, preview: previewOf(64, 32) })));
+  expect(frame()).toContain("aspect-ratio: 256 / 128");
+  const queue = within(screen.getByRole("region", { name: "Queue" }));
+  expect(queue.getAllByRole("listitem").map(({ textContent }) => textContent)).toEqual([
+    expect.stringContaining("a blue boat"),
+    expect.stringContaining("A picture of before"),
+  ]);
 });
 
 test("an edit of before a reload, of which the picture is gone, cannot be repeated and says why", async () => {

@@ -61,7 +61,8 @@ export class Asked {
 
 export interface Setting {
   models?: readonly Model[];
-  engines?: readonly EngineInfo[];
+  /** A promise is answered when that is fulfilled. */
+  engines?: readonly EngineInfo[] | Promise<readonly EngineInfo[]>;
   jobs?: readonly JobInfo[];
   results?: Record<string, GenerateResult>;
 }
@@ -81,7 +82,7 @@ export class Scripted implements Transport {
     this.asked.push(asked);
     const answers: Record<string, unknown> = {
       "models.list": { models },
-      "system.info": { engines },
+      "system.info": Promise.resolve(engines).then((told) => ({ engines: told })),
       "jobs.list": { jobs },
       "jobs.result": results[(params as { jobId?: string }).jobId ?? ""],
     };

@@ -1,0 +1,22 @@
+// All of the app's page: the studio of the UI package, over the plugin.
+
+import { tauriClient } from "@locara/image/tauri";
+import { type PictureSource, Studio } from "@locara/image-ui";
+import { invoke } from "@tauri-apps/api/core";
+import { StrictMode } from "react";
+import { createRoot } from "react-dom/client";
+import { giveToken, pictureUrl } from "tauri-plugin-locara-diffusion-api";
+import "@locara/image-ui/styles.css";
+
+const client = tauriClient();
+const source: PictureSource = (image) => (image.data || image.path ? pictureUrl(image) : undefined);
+const openLink = (url: string) => void invoke("open_link", { url });
+
+const root = document.getElementById("root");
+if (root) {
+  createRoot(root).render(
+    <StrictMode>
+      <Studio client={client} source={source} openLink={openLink} onToken={giveToken} output={{ mode: "save" }} />
+    </StrictMode>,
+  );
+}

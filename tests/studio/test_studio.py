@@ -1,0 +1,204 @@
+"""The example app in a real window, with *pocket*: what its user does, and what is left when it ends.
+
+``make test-studio`` names the built program in LOCARA_STUDIO. Each test has the app laid out as it is installed, with a
+sidecar among its resources, and a home of its own. Screenshots go to the folder LOCARA_SHOTS, if that is named.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops
+
+from support.installed_app import App, runs
+from support.webdriver import close_window, display, missing, until
+
+STUDIO = Path(os.environ.get("LOCARA_STUDIO", "/nonexistent"))
+EXAMPLE = Path(__file__).parents[2] / "packaging/tauri/examples/studio"
+SUN = "a smiling sun on a purple background"
+STATUS = ".locara-status-words"
+PREVIEW = "img[data-layer=preview]"
+FINAL = "img[data-layer=final]"
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not STUDIO.exists(), reason="make test-studio names a built app"),
+]
+
+
+class Studio(App):
+    """The app, and what its user does."""
+
+    def __init__(self, home, screen, manifest, shots):
+        super().__init__(home, screen, STUDIO, manifest)
+        self._shots = shots
+
+    def shot(self, name):
+        """Keep the page as it looks now."""
+        if self._shots:
+            self._shots.mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(self._shots / f"{name}.png")
+
+    def draw(self, prompt):
+        """Ask for a picture."""
+        self.page.write("textarea", prompt)
+        self.page.click("button", "Draw")
+
+    def long(self, steps=200, count=16):
+        """From now on a picture takes minutes."""
+        self.page.click("summary", "Options")
+        for label, value in (("Steps", steps), ("Pictures", count)):
+            until("the options are the model's", lambda label=label: self.page.script(_LABELLED, label))
+            self.page.write(f"[id='{self.page.script(_LABELLED, label)}']", str(value))
+
+    def until(self, said):
+        """Wait until the status says this."""
+        until(f"the status says {said}: {self.page.text(STATUS)}", lambda: said in self.page.text(STATUS))
+
+
+_LABELLED = """
+const found = [...document.querySelectorAll("label")].find((one) => one.innerText.trim().startsWith(arguments[0]));
+return found?.htmlFor;
+"""
+#: Writes down each preview that the page has shown.
+_WATCH = """
+window.seen = new Set();
+new MutationObserver(() => {
+  const src = document.querySelector(arguments[0])?.src;
+  if (src) window.seen.add(src);
+}).observe(document.body, { subtree: true, childList: true, attributes: true, attributeFilter: ["src"] });
+"""
+_SIZE = (
+    "const i = document.querySelector(arguments[0]); return i && i.complete ? [i.naturalWidth, i.naturalHeight] : null"
+)
+
+
+@pytest.fixture(scope="module")
+def screen():
+    """A display; what is needed and missing fails here."""
+    assert not missing(), f"not here: {', '.join(missing())}"
+    with display() as name:
+        yield name
+
+
+@pytest.fixture
+def start(tmp_path, screen):
+    """Starts the app with its own manifest, or a changed one."""
+    apps = []
+    shots = os.environ.get("LOCARA_SHOTS")
+
+    def started(**capabilities):
+        manifest = json.loads((EXAMPLE / "locara.json").read_text())
+        manifest["capabilities"] |= capabilities
+        apps.append(Studio(tmp_path / f"home{len(apps)}", screen, manifest, shots and Path(shots)))
+        return apps[-1]
+
+    yield started
+    for app in apps:
+        app.close()
+
+
+def test_a_picture_is_watched_finished_shown_from_its_file_and_changed_where_it_was_painted(start):
+    app = start()
+    page = app.page
+    page.click("button", "Model")
+    page.find(".locara-model")
+    app.shot("1-models")
+    page.click(".locara-model a")
+    until("the licence is opened in the browser", app.opened.exists)
+    assert app.opened.read_text().startswith("https://")
+    page.click(".locara-model input[type=radio]")
+    assert page.script("return document.querySelector('[data-model=pocket]').dataset.selected") == "true"
+    page.click("button", "Model")
+    page.script(_WATCH, PREVIEW)
+    app.draw(SUN)
+    until("a preview is shown", lambda: page.count(PREVIEW))
+    app.shot("2-preview")
+    app.until("Done")
+    until("the picture is shown", lambda: page.script(_SIZE, FINAL) == [128, 128] and not page.count(PREVIEW))
+    app.shot("3-finished")
+    assert page.script("return window.seen.size") > 3
+    (drawn,) = app.pictures.iterdir()
+    assert page.script("return document.querySelector(arguments[0]).src", FINAL).startswith("asset://localhost/")
+    before = Image.open(drawn).convert("RGB")
+    assert before.size == (128, 128)
+
+    page.click("button", "Edit this")
+    page.drag(".locara-paint", (0.6, 0.2), (0.8, 0.5), (0.6, 0.8), (0.9, 0.9))
+    app.shot("4-mask")
+    page.write("textarea", "a green apple on a white background")
+    page.click("button", "Change it")
+    until("both are in the gallery", lambda: page.count(".locara-picture") == 2)
+    until("the picture is shown", lambda: page.script(_SIZE, FINAL) == [128, 128])
+    app.shot("5-edited")
+    (edited,) = set(app.pictures.iterdir()) - {drawn}
+    difference = ImageChops.difference(before, Image.open(edited).convert("RGB"))
+    assert difference.crop((0, 0, 64, 128)).getbbox() is None, "what was not painted has changed"
+    assert difference.getbbox() is not None
+
+
+def test_a_picture_is_cancelled_in_the_middle_and_the_next_one_is_drawn(start):
+    app = start()
+    app.page.find("textarea")
+    app.long()
+    app.draw(SUN)
+    app.until("Step 3")
+    app.page.click("button", "Cancel")
+    app.until("Cancelled")
+    app.shot("6-cancelled")
+    assert list(app.pictures.iterdir()) == []
+    app.page.click("button", "Back to the model's own")
+    app.draw(SUN)
+    app.until("Done")
+    assert len(list(app.pictures.iterdir())) == 1
+
+
+def test_after_a_reload_the_picture_goes_on_with_its_preview(start):
+    app = start()
+    app.page.find("textarea")
+    app.long()
+    app.draw(SUN)
+    app.until("Step 3")
+    sidecars = app.sidecars()
+    app.page.reload()
+    until("the preview is back", lambda: app.page.count(PREVIEW))
+    app.until("Step")
+    app.shot("7-reloaded")
+    first = app.page.text(STATUS)
+    until("it goes on", lambda: app.page.text(STATUS) != first)
+    assert app.sidecars() == sidecars
+    app.page.click("button", "Cancel")
+    app.until("Cancelled")
+
+
+def test_when_its_window_is_closed_in_the_middle_every_process_is_gone(start):
+    app = start()
+    app.page.find("textarea")
+    app.long()
+    app.draw(SUN)
+    app.until("Step 3")
+    processes, sidecars = app.processes(), app.sidecars()
+    assert len(sidecars) >= 2, processes
+    closed = time.monotonic()
+    close_window(app.screen, "Studio")
+    until("the sidecar is gone", lambda: not any(runs(one) for one in sidecars), 30)
+    took = time.monotonic() - closed
+    until("all processes are gone", lambda: not any(runs(one) for one in processes), 30)
+    assert took < 4, "it is promised within 2 s; a busy machine takes longer"
+    assert list(app.pictures.iterdir()) == []
+
+
+def test_a_manifest_without_a_model_or_a_folder_shows_what_it_lacks(start):
+    app = start(models=[])
+    until("it is told", lambda: "This app may use no model" in app.page.text(".locara-choice"))
+    assert "capabilities.models" in app.page.text(".locara-choice")
+    app.shot("8-no-model")
+
+    app = start(fs={})
+    app.page.find("textarea")
+    app.draw(SUN)
+    until("it is told", lambda: "This app may not do that" in app.page.text("main"))
+    assert '"user-folder": "write"' in app.page.text("main pre")
+    app.shot("9-no-folder")

@@ -1,0 +1,104 @@
+"""A Tauri app as it is installed on Linux: a sidecar among its resources, a home of its own, in a real window."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from support.webdriver import Browser, until
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: The program of the sidecar; make says which one.
+SIDECAR = Path(os.environ.get("LOCARA_SIDECAR", "/nonexistent"))
+#: What the app's environment keeps of this one.
+_KEPT = ("PATH", "LANG", "LD_LIBRARY_PATH")
+
+
+class App:
+    """Installs a built program in a new home, with its manifest, and starts it on a display."""
+
+    def __init__(self, home: Path, screen: str, built: Path, manifest: Mapping[str, object]) -> None:
+        self.screen = screen
+        self.home = home
+        self.pictures = home / "Pictures" / built.name
+        program = home / "usr/bin" / built.name
+        resources = home / "usr/lib" / built.name
+        program.parent.mkdir(parents=True)
+        (resources / "locara-sidecar").mkdir(parents=True)
+        try:
+            program.hardlink_to(built)
+        except OSError:
+            shutil.copy2(built, program)
+        (resources / "locara.json").write_text(json.dumps(manifest))
+        _script(resources / "locara-sidecar/locara-sidecar", f'exec "{SIDECAR}" "$@" --cache-dir "{home}/cache"')
+        self.opened = home / "opened"  # the address of the last page that it had the user's browser open
+        (home / "bin").mkdir()
+        _script(home / "bin/xdg-open", f'echo "$1" > "{self.opened}.new"; mv "{self.opened}.new" "{self.opened}"')
+        env = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        env["PATH"] = f"{home}/bin{os.pathsep}{env['PATH']}"
+        env |= {"HOME": str(home), "DISPLAY": screen, "GDK_BACKEND": "x11", "NO_AT_BRIDGE": "1"}
+        self.page = Browser(program, _free_port(), env | {"LIBGL_ALWAYS_SOFTWARE": "1"})
+        until("the app runs", lambda: self._found(program))
+
+    def _found(self, program: Path) -> bool:
+        self.process = next((one for one in psutil.process_iter() if _program(one) == program), None)
+        return self.process is not None
+
+    def processes(self) -> list[psutil.Process]:
+        """The app, the web view's, the sidecar and its engine; none once it has ended."""
+        assert self.process is not None
+        return [self.process, *self.process.children(recursive=True)] if runs(self.process) else []
+
+    def close(self) -> None:
+        """End it: the driver leaves it to itself."""
+        processes = self.processes()
+        self.page.close()
+        if processes:
+            processes[0].terminate()
+        for one in psutil.wait_procs(processes, timeout=10)[1]:
+            one.kill()
+
+    def sidecars(self) -> list[psutil.Process]:
+        """The sidecar and its engine."""
+        return [one for one in self.processes() if "locara_sidecar" in _line(one) or str(SIDECAR) in _line(one)]
+
+
+def _script(file: Path, line: str) -> None:
+    file.write_text(f"#!/bin/sh\n{line}\n")
+    file.chmod(0o755)
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it has not ended."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _program(process: psutil.Process) -> Path | None:
+    try:
+        return Path(process.exe())
+    except psutil.Error:
+        return None
+
+
+def _line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
