@@ -49,6 +49,31 @@ def test_calls_that_come_during_a_look_share_the_next_one():
     assert found == [0] + 30 * [1], "what came after the change sees it"
 
 
+@pytest.mark.parametrize(("begun", "seen"), [(True, [0, 0, 0, 1]), (False, [0, 1, 1, 1, 1])])
+def test_a_call_that_is_cancelled_takes_no_other_with_it(begun, seen):
+    found = []
+
+    async def main():
+        disk, shared = Disk(), SharedWork()
+        async with anyio.create_task_group() as tasks:
+            if not begun:
+                tasks.start_soon(_asked, shared, disk.look, found)
+                await anyio.wait_all_tasks_blocked()
+            async with anyio.create_task_group() as cancelled:
+                cancelled.start_soon(_asked, shared, disk.look, found)
+                await anyio.wait_all_tasks_blocked()
+                for _ in range(3):
+                    tasks.start_soon(_asked, shared, disk.look, found)
+                await anyio.wait_all_tasks_blocked()
+                cancelled.cancel_scope.cancel()
+            disk.changed = 1
+            disk.let_go.set()
+        await _asked(shared, disk.look, found)
+
+    anyio.run(main)
+    assert found == seen
+
+
 def test_calls_of_another_kind_do_not_wait():
     found = []
 

@@ -26,17 +26,22 @@ class SharedWork:
 
         :param kind: equal for calls that can share an answer. One of a few: something is kept for each.
         """
-        joined = self._next.get(kind)
-        if joined is not None:
+        while (joined := self._next.get(kind)) is not None:
             await joined.done.wait()
-            return joined.outcome()
+            if not joined.abandoned:
+                return joined.outcome()
         own = self._next[kind] = _Run()
         try:
             async with self._running.setdefault(kind, anyio.Lock()):
                 del self._next[kind]  # it begins: who comes now needs to see what has changed until now
                 own.result = await work()
-        except BaseException as error:
+        except Exception as error:
             own.error = error
+            raise
+        except BaseException:  # this call is cancelled; the others are not
+            own.abandoned = True
+            if self._next.get(kind) is own:
+                del self._next[kind]
             raise
         finally:
             own.done.set()
@@ -49,7 +54,8 @@ class _Run:
     def __init__(self) -> None:
         self.done = anyio.Event()
         self.result: Any = None
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
+        self.abandoned = False
 
     def outcome(self) -> Any:
         if self.error is not None:
