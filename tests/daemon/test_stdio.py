@@ -128,7 +128,9 @@ honest_poll = getattr(select, "poll", None)
 
 
 @pytest.mark.skipif(honest_poll is None, reason="plays poll")
-@pytest.mark.parametrize("ends", [os.pipe, lambda: tuple(end.detach() for end in socket.socketpair())], ids=str)
+@pytest.mark.parametrize(
+    "ends", [os.pipe, lambda: tuple(end.detach() for end in socket.socketpair())], ids=["pipe", "socketpair"]
+)
 @pytest.mark.parametrize("mac", [False, True])
 def test_a_host_that_left_is_seen_while_what_it_sent_is_not_processed_yet(monkeypatch, ends, mac):
     if mac:
