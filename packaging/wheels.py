@@ -70,7 +70,7 @@ def main() -> int:
     """0 when all that could be checked here is right."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tools", type=Path, required=True, help="the virtual environment of bundle/tools.txt")
-    tools = parser.parse_args().tools / "bin"
+    tools = parser.parse_args().tools.absolute() / "bin"  # they are used from other folders, too
     os.environ["PATH"] = f"{tools}{os.pathsep}{os.environ['PATH']}"
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from locara_sidecar.engine.drawing.warm import WarmKey
+from locara_sidecar.engine.folder import model_folder
 from locara_sidecar.engine.torch_engine.tensors import weights
+from locara_sidecar.ipc.errors import EngineError
 from support.runtimes import make_runtime, staged
 
 pytestmark = pytest.mark.torch
@@ -56,3 +59,15 @@ def test_an_autoencoders_convolutions_have_their_channels_last_where_that_pays(
     expected = run(make_runtime("torch", tmp_path / "two"), job_for("tiny-sdxl", precision=precision)).images[0]
     distance = np.abs(np.asarray(result.images[0], int) - np.asarray(expected, int))
     assert distance.mean() < 1 if last else not distance.any()
+
+
+def test_a_shape_that_the_configuration_does_not_say_names_the_configuration_the_tensor_and_both(tmp_path):
+    save_file({"weight": torch.zeros(2, 4), "bias": torch.zeros(3)}, tmp_path / "model.safetensors")
+    files = [tmp_path / "model.safetensors"]
+    component = model_folder.Component(name="vae", class_name="Linear", config={}, files=files, size=0)
+    with torch.device("meta"):
+        shell = torch.nn.Linear(4, 3)
+    with pytest.raises(EngineError, match=r"weight is \[2, 4\], not \[3, 4\]") as raised:
+        weights.require_fit(shell, component)
+    assert raised.value.kind == "IntegrityError"
+    assert "vae/config.json" in str(raised.value)
