@@ -7,7 +7,7 @@ import os
 import signal
 from types import SimpleNamespace
 
-import hypothesis  # noqa: F401 -- before the freeze: it inspects references, and pytest imports it late
+import hypothesis  # before anything is frozen: it looks at who refers to what, and pytest imports it late
 import pytest
 
 from locara_sidecar.daemon.engine_host.transport import process
@@ -16,6 +16,10 @@ from support.one_at_a_time import Turnstile
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests share the processor with others; before torch is imported
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as the torch engine sets it; MKL reads it at its first product
+
+# on a busy machine examples take long to make, and what they test takes long
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 gc.disable()  # while thousands of tests are collected: 11 s of processor time instead of 16
 

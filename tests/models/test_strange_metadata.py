@@ -11,6 +11,7 @@ from locara_sidecar.models.cache.digest import META, model_digest
 from locara_sidecar.models.cache.store import Store
 from locara_sidecar.models.catalogue import Catalogue
 from locara_sidecar.models.checks.verify import verify
+from locara_sidecar.models.forms import usable
 from locara_sidecar.models.lease import Leases
 from support.model_store import download, entry_for
 from support.prepared_forms import prepare, quiet
@@ -59,7 +60,7 @@ def told(store, good):
     usage = operations.usage(fresh)
     collected = operations.gc(fresh, dry_run=True)
     verify(fresh, fresh.find("mine"), "mine", quiet, fresh.forms(model.meta.digest))
-    forms = operations._forms(catalogue, entry_for(), fresh.find("mine"))
+    forms = operations._forms(catalogue, entry_for(), fresh.find("mine"), usable(fresh.entries()))
     return {
         "usage": {(entry.model, entry.digest) for entry in usage.entries},
         "gc": collected.removed,

@@ -152,7 +152,7 @@ def _refuse(*_):
 def test_a_link_to_nothing_beside_a_tokenizer_is_passed_over(tmp_path):
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer" / "README.md").symlink_to(tmp_path / "gone")
-    tokenizer_check._require_lengths(tmp_path, "tokenizer")
+    tokenizer_check._require_readable(tmp_path, "tokenizer")
 
 
 def test_an_autoencoder_makes_no_more_of_a_latent_than_64_pixels_a_side():
