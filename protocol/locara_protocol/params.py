@@ -43,8 +43,7 @@ def decode_params(type_: type[T], raw: bytes) -> T:
     ``null`` for an optional member means the same as absent; ``_meta`` is allowed and not read.
 
     :raises RpcError: InvalidParams, with ``data.path`` naming the offending member as in ``$.options.steps``; the
-        message
-        says what would be right and never repeats a value.
+        message says what would be right and never repeats a value.
     """
     return cast("T", _read_struct(type_, raw, "$"))
 

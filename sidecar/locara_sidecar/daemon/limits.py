@@ -56,8 +56,7 @@ def _be_frugal() -> None:
     """Reserve 1 MiB for each thread, instead of a stack of 8 MiB and, with glibc, a heap of 64 MiB.
 
     These are only reservations, so this gains nothing if address space is unlimited. Under a limit the heaps would use
-    it
-    up, and whatever comes next (a stack, a library) would find none.
+    it up, and whatever comes next (a stack, a library) would find none.
     """
     threading.stack_size(_STACK)
     with contextlib.suppress(OSError, ImportError, AttributeError, MemoryError):  # AttributeError: not glibc

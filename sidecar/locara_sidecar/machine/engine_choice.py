@@ -51,8 +51,7 @@ def installed() -> list[str]:
 
 def asked_about_folders(name: str) -> list[str]:
     """Return the engines that must be able to open a model before it is installed: the active one; none if that is the
-    fake
-    one, which needs no model, or if its packages are missing.
+    fake one, which needs no model, or if its packages are missing.
     """
     return [name] if name in installed() else []
 

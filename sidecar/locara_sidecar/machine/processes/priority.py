@@ -28,12 +28,10 @@ _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 
 def wait_asleep() -> None:
     """Make the threads of LLVM's and Intel's OpenMP sleep while they wait for each other, instead of spinning. Call it
-    before
-    torch is imported.
+    before torch is imported.
 
     For GNU's, which torch brings on Linux, this is chosen while drawing (``torch_engine/waiting.py``). The other two
-    were
-    never measured here. Values in the user's environment take precedence.
+    were never measured here. Values in the user's environment take precedence.
     """
     if _SPINNING.isdisjoint(os.environ):
         os.environ["KMP_BLOCKTIME"] = "0"  # GNU's ignores it

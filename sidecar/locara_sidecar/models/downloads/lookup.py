@@ -1,6 +1,5 @@
 """Asks a hub what a repository contains: a bounded answer, over trusted redirects only, with every used member
-validated.
-huggingface_hub's own code does none of that.
+validated. huggingface_hub's own code does none of that.
 """
 
 from __future__ import annotations
