@@ -25,10 +25,10 @@ _PACED = 1 << 14
 class Fault:
     """What goes wrong with requests whose path contains ``where``, the first ``times`` times.
 
-    ``kind``: cut (after ``at`` bytes), flip (wrong byte at ``at``), range (of another place), etag (another each
-    time), answer (``body``), status (``status``), drip (one byte at a time), endless,
-    redirect (to ``to``), refuse (close at once), interim (one interim answer after the other), other
-    (all other bytes, as many), longer (more bytes than announced), shorter (fewer, as if that were all).
+    ``kind``: cut (after ``at`` bytes), flip (wrong byte at ``at``), range (of another place), etag (another each time),
+    answer (``body``), status (``status``), drip (one byte at a time), endless, redirect (to ``to``), refuse (close at
+    once), interim (one interim answer after the other), other (all other bytes, as many), longer (more bytes than
+    announced), shorter (fewer, as if that were all).
     """
 
     where: str

@@ -152,10 +152,9 @@ def _check(grant: Grant | FolderGrant) -> None:
 def authorize(policy: Policy, method: Method, wanted: AccessRequest) -> Grant:
     """Return the grant for a call, or raise why there is none.
 
-    :raises RpcError: CapabilityDenied with ``capability``, ``resource``, ``reason`` and, as a remedy, ``declare``
-        (the manifest fragment that grants *everything* this call lacks) and ``host`` (what the host must supply), and
-        the ``path`` of a file that may not be read;
-        InvalidParams for a root or a model id that no manifest could name.
+    :raises RpcError: CapabilityDenied with ``capability``, ``resource``, ``reason`` and, as a remedy, ``declare`` (the
+        manifest fragment that grants *everything* this call lacks) and ``host`` (what the host must supply), and the
+        ``path`` of a file that may not be read; InvalidParams for a root or a model id that no manifest could name.
     """
     rule = _RULES.get(method.need)
     if rule is None:

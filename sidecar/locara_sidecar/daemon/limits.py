@@ -13,8 +13,7 @@ import threading
 
 _SPACE = 128 << 20
 """Address space in bytes, on top of the interpreter's: measured 41 MiB for a session with a job after
-:func:`_be_frugal`
-(Linux, glibc 2.36), plus room for 40 threads and long lines.
+:func:`_be_frugal` (Linux, glibc 2.36), plus room for 40 threads and long lines.
 """
 _FILES = 96
 """Descriptors, in addition to those already open: measured 23 for a session with a job and a model check at once, plus

@@ -15,8 +15,7 @@ _DRAWING = tuple(row for row in ENGINES.values() if row.draws_models)
 
 def on_apple_silicon() -> bool:
     """Whether this is a Mac that supports MLX. An Intel interpreter, running translated, counts as Intel, because there
-    is no
-    MLX for it.
+    is no MLX for it.
     """
     return sys.platform != "win32" and sys.platform == "darwin" and os.uname().machine == "arm64"
 

@@ -241,8 +241,7 @@ def _is_model(folder: Path) -> bool:
 
 def load(extra: Path | None = None) -> Catalogue:
     """Read the package's catalogue and then a host's own folder. An invalid file of the host's is left out, and
-    reported in
-    :attr:`Catalogue.skipped`: it must not take the other models down with it.
+    reported in :attr:`Catalogue.skipped`: it must not take the other models down with it.
 
     :raises CatalogueError: if there is no such folder.
     """
