@@ -26,8 +26,7 @@ class LineSplitter:
 
     A message ends with LF; one CR before it is part of the ending. Lines of only whitespace are skipped. At most
     ``max_line_bytes`` + 1 bytes of a line are held: a longer one is reported once, as soon as it is known to be too
-    long,
-    and the rest up to its LF is dropped.
+    long, and the rest up to its LF is dropped.
 
     :param max_line_bytes: the longest message in bytes, at least 1.
     :raises ValueError: for a limit below 1.

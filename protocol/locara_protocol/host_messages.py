@@ -24,9 +24,8 @@ PassedName = Annotated[
 
 class PickFileParams(Params, frozen=True):
     """``write`` is for a file that may or may not exist yet. The file is given by one of: ``path``, the absolute path
-    from
-    a dialog; ``data``, its bytes, for reading; ``descriptor``, the text sent with it over the ``--descriptors`` socket.
-    The last two come with the file's ``name``, without its folder.
+    from a dialog; ``data``, its bytes, for reading; ``descriptor``, the text sent with it over the ``--descriptors``
+    socket. The last two come with the file's ``name``, without its folder.
     """
 
     access: Literal["read", "write"]

@@ -73,8 +73,7 @@ MAX_NOTICES = 32
 """The maximum number of notices per manifest; one more then says how many were left out."""
 
 # how similar to one of ours a name must be to count as a misspelling, where MISSPELT does not fit: at the top level
-# only
-# two names grant something; modalities share most of their letters, and image-text-to-text is a real name
+# only two names grant something; modalities share most of their letters, and image-text-to-text is a real name
 _TOP_MISSPELT = 0.75
 _MODALITY_MISSPELT = 0.85
 

@@ -185,8 +185,7 @@ class SandboxInfo(Result, frozen=True):
 
 class PowerInfo(Result, frozen=True):
     """What slows the system down, as it reports it: ``low_power``, its power-saving mode; ``thermal_state``, absent if
-    it
-    is not known.
+    it is not known.
     """
 
     low_power: bool

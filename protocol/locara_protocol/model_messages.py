@@ -113,8 +113,7 @@ class ModelFit(Result, frozen=True):
 
 class ModelSpeed(Result, frozen=True):
     """A ``speed`` that the model supports with ``engine``, in jobs that actually run at least ``leastSteps`` steps.
-    Shorter
-    jobs run at ``exact``.
+    Shorter jobs run at ``exact``.
     """
 
     engine: str

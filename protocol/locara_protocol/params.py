@@ -28,7 +28,7 @@ MAX_FREE_FORM_BYTES = 1024 * 1024
 """The longest JSON text, in bytes, of one open-ended member (a map, a list, any value)."""
 
 MAX_LIST_COMMAS = 1 << 17
-"""More commas than this are not looked at in a list of objects. A few such objects cannot have as many."""
+"""More commas than this are not looked at in a list of objects. A few objects can have as many only in ``_meta``."""
 
 _CHANNEL = re.compile(r"__CHANNEL__:(0|[1-9][0-9]{0,9})")
 _U32 = re.compile(rb"0|[1-9][0-9]{0,9}")
@@ -43,8 +43,7 @@ def decode_params(type_: type[T], raw: bytes) -> T:
     ``null`` for an optional member means the same as absent; ``_meta`` is allowed and not read.
 
     :raises RpcError: InvalidParams, with ``data.path`` naming the offending member as in ``$.options.steps``; the
-        message
-        says what would be right and never repeats a value.
+        message says what would be right and never repeats a value.
     """
     return cast("T", _read_struct(type_, raw, "$"))
 
@@ -81,7 +80,7 @@ def channel_of(raw: bytes) -> int | None:
 
 
 class _Items(Record, frozen=True):
-    """How to read a list of objects: at least ``least`` (one) and at most ``most`` of type ``struct``."""
+    """How to read a list of objects: at least ``least`` and at most ``most`` of type ``struct``."""
 
     struct: type[Any]
     least: int
@@ -204,11 +203,12 @@ def _read_member(member: _Member, text: Raw, path: str) -> Any:
 
 def _read_list(member: _Member, items: _Items, text: Raw, path: str) -> list[Any]:
     """Read an array of objects, one by one."""
+    too_many = bytes(text).count(b",") > MAX_LIST_COMMAS
     try:
-        texts = [] if bytes(text).count(b",") > MAX_LIST_COMMAS else _raw_list.decode(text)
+        texts = [] if too_many else _raw_list.decode(text)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise _value_error(error, member, memoryview(text), path) from None
-    if not max(items.least, 1) <= len(texts) <= items.most:
+    if too_many or not items.least <= len(texts) <= items.most:
         raise invalid_params(path, f"{wording.subject(path)} must be {member.expected}.")
     return [_read_struct(items.struct, one, f"{path}[{index}]") for index, one in enumerate(texts)]
 

@@ -46,8 +46,7 @@ def exceeds_depth(line: bytes, max_depth: int) -> bool:
     """Whether arrays and objects are nested deeper than ``max_depth``.
 
     Exact for every prefix that is valid JSON, which is all that a parser will descend into: ``{}`` and ``[]`` have
-    depth
-    1, a scalar 0, and brackets within strings do not count.
+    depth 1, a scalar 0, and brackets within strings do not count.
     """
     if line.count(b"[") + line.count(b"{") <= max_depth:
         return False

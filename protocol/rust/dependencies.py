@@ -1,6 +1,5 @@
 """``python dependencies.py``: checks that the crate may be shipped with its dependencies, and that its ``rust-version``
-is
-true.
+is true.
 
 Fails for a licence that is not listed here, for packages from several sources, and for a ``rust-version`` below what a
 dependency of the crate itself (not of its tests) requires.

@@ -72,8 +72,7 @@ def _leave_the_working_folder() -> None:
     """Import nothing from the host's working directory, here or in our child processes.
 
     It is on the path under ``python -m``, and through an empty entry in PYTHONPATH. If it contains packages, ours
-    included,
-    it stays, after all others.
+    included, it stays, after all others.
     """
     try:
         here = os.getcwd()

@@ -13,7 +13,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from bench.metal_rules import Array, Count, Graph, Ledger, Node
+from bench.metal_graph import Array, Graph, Node
+from bench.metal_rules import Count, Ledger
 
 if "mlx.nn" in sys.modules:
     raise ImportError("bench.graph_tracing comes before mlx.nn: run the benchmark in a process of its own")

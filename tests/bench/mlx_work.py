@@ -5,8 +5,8 @@
 ``operations.py`` counts the products, convolutions and attention of a step against what the architecture needs: it
 finds unnecessary work. This counts all the rest, which on a GPU is bound by memory: kernels, the bytes that they
 read and write, the part of those that only changes the layout, the part in float32. Both trace the same lazy graph
-in the true configurations; the rules that make kernels of it are in ``metal_rules.py``. Nothing runs, on Metal or
-elsewhere, and no weight takes memory: the whole table needs about 0.1 GB and a few seconds.
+in the true configurations; the rules that make kernels of it are in ``metal_rules.py`` and ``metal_graph.py``.
+Nothing runs, on Metal or elsewhere, and no weight takes memory: the whole table needs about 0.1 GB and a few seconds.
 
 A whole step is counted: the latent in float32, the denoiser in bfloat16, the step of the scheduler.
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from bench.metal_rules import Array, rows, viewed
+from bench.metal_graph import Array, rows, viewed
 from bench.peers import PEERS
 
 TESTS = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ from locara_protocol.errors import RpcError
 from locara_protocol.manifest import merge
 from locara_protocol.methods import METHODS, Method
 from locara_sidecar.capability.audit import AuditLog
-from locara_sidecar.capability.authorize import AccessRequest, Grant, Source, authorize
+from locara_sidecar.capability.authorize import AccessRequest, Grant, Picked, Source, authorize
 from locara_sidecar.capability.policy import Policy
 from support.granted_folders import manifest
 
@@ -180,3 +180,35 @@ def test_the_path_of_a_denial_is_left_out_where_more_is_missing_than_a_file():
     denied = outcome(Policy.build(app, {}), wanted, EDIT)
     assert isinstance(denied, RpcError)
     assert "path" not in denied.data
+
+
+@pytest.mark.parametrize(
+    ("fs", "grants", "told"),
+    [
+        ({}, {OUT: "/a"}, ("notDeclared", "$.image.root")),
+        ({OUT: "write"}, {OUT: "/a"}, ("notDeclared", "$.image.root")),
+        ({OUT: "read"}, {OUT: "/a"}, ("notDeclared", None)),
+        ({OUT: "read-write"}, {}, ("noHostGrant", "$.image.root")),
+    ],
+)
+def test_a_denial_names_the_file_also_if_the_images_are_saved_in_its_folder(
+    fs: dict[str, Any], grants: dict[str, str], told: tuple[str, str | None]
+):
+    app = manifest(models=[{"id": "pocket"}])
+    app["modalities"] = ["image-to-image"]
+    app["capabilities"]["fs"] = fs
+    wanted = AccessRequest(models=("pocket",), root=OUT, sources=(Source(OUT, "$.image.root"),))
+    denied = outcome(Policy.build(app, grants), wanted, EDIT)
+    assert isinstance(denied, RpcError)
+    assert (denied.data["reason"], denied.data.get("path")) == told
+
+
+@pytest.mark.parametrize(("selected", "path"), [(False, "$.image.handle"), ("read", None)])
+def test_a_denial_names_the_picked_file_also_if_another_is_picked_for_saving(selected: Any, path: str | None):
+    app = manifest(models=[{"id": "pocket"}])
+    app["modalities"] = ["image-to-image"]
+    app["capabilities"]["fs"] = {"user-selected": selected}
+    picked = (Picked("write", "b.png"), Picked("read", "a.png", "$.image.handle"))
+    denied = outcome(Policy.build(app, {}), AccessRequest(models=("pocket",), picked=picked), EDIT)
+    assert isinstance(denied, RpcError)
+    assert (denied.data["resource"], denied.data.get("path")) == ("user-selected", path)

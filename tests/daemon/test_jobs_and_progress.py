@@ -1,16 +1,20 @@
 """The state table and the progress that a host sees."""
 
 import itertools
+from typing import Any
 
 import msgspec
 import pytest
 from msgspec import UNSET
 
+from locara_protocol import jsonrpc
 from locara_protocol.errors import RpcError
-from locara_protocol.image_messages import PreviewImage
+from locara_protocol.image_messages import MAX_PROMPT_BYTES, PreviewImage
+from locara_protocol.job_messages import JobsListResult
 from locara_protocol.messages import JobCounts
 from locara_sidecar.daemon.images.progress import Progress
 from locara_sidecar.daemon.jobs.ended_jobs import MAX_BYTES, MAX_JOBS, MAX_SECONDS, EndedJobs
+from locara_sidecar.daemon.jobs.job_calls import JobCalls
 from locara_sidecar.daemon.jobs.jobs import TRANSITIONS, Job, JobQueue
 
 
@@ -120,6 +124,19 @@ def test_the_queue_is_full_when_one_runs_and_as_many_wait_as_it_says(limit):
     with pytest.raises(RpcError) as caught:
         queue.check_room()
     assert (caught.value.kind, caught.value.data["maxQueue"]) == ("QueueFull", limit)
+
+
+@pytest.mark.parametrize("letter", ["a", "\x01"])
+def test_a_list_of_very_many_jobs_stays_below_the_limit_of_an_answer(letter):
+    queue, ended = JobQueue(limit=2000), EndedJobs()
+    for number in range(1000):
+        job_in(queue, number).prompt = letter * MAX_PROMPT_BYTES
+    calls: Any = (None, None, None)
+    jobs = JobCalls(queue, ended, *calls).list(*calls[:2]).jobs
+    listed = jsonrpc.encode_result(1, JobsListResult(jobs=jobs))
+    assert len(jobs) == 1000
+    assert jobs[0].prompt == letter * MAX_PROMPT_BYTES
+    assert 3 << 20 < len(listed) < 8 << 20
 
 
 def test_a_message_tells_phase_image_and_step_and_loading_tells_its_part():

@@ -26,8 +26,7 @@ def test_what_is_touched_counts_and_the_peak_stays():
 
 def test_a_macs_footprint_is_read_from_its_place():
     # struct rusage_info_v4: ri_uuid, then ri_user_time … ri_runnable_time; the eighth is ri_phys_footprint, the
-    # twenty-ninth ri_lifetime_max_phys_footprint, the
-    # ninth is ri_proc_start_abstime
+    # twenty-ninth ri_lifetime_max_phys_footprint, the ninth is ri_proc_start_abstime
     assert darwin.usage_of(b"u" * 16 + struct.pack("=35Q", *range(1, 36))) == (8, 29, 9)
 
 

@@ -9,9 +9,7 @@ from locara_sidecar.models.downloads import download as module
 from locara_sidecar.models.downloads.addresses import check_target
 from locara_sidecar.models.downloads.download import Download
 from locara_sidecar.models.downloads.transfer import Transfer
-from support.model_store import download, entry_for, error_of, safetensors, whole, write_model
-
-WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+from support.model_store import WEIGHTS, download, entry_for, error_of, safetensors, whole, write_model
 
 
 def cdn_of(hub, path, repository="org/mine"):

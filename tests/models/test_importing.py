@@ -1,10 +1,8 @@
 """Imports from a folder or a Hugging Face cache, without a second copy where nobody can edit the first."""
 
 import errno
-import hashlib
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,13 +14,12 @@ from locara_sidecar.machine.macos import darwin
 from locara_sidecar.machine.processes import trees
 from locara_sidecar.models.cache import collect, disk
 from locara_sidecar.models.cache.digest import model_digest
-from locara_sidecar.models.cache.staging import Staging
 from locara_sidecar.models.checks import check
 from locara_sidecar.models.checks.verify import verify, verify_folder
 from locara_sidecar.models.imports.importing import import_model
 from locara_sidecar.models.worker import _shown
 from support.evil import making as evil
-from support.model_store import REVISION, entry_for, error_of, hf_cache, whole, write_model
+from support.model_store import REVISION, WEIGHTS, entry_for, error_of, hf_cache, take, whole, write_model
 
 
 class Counting:
@@ -33,13 +30,6 @@ class Counting:
     def __call__(self, *arguments):
         self.calls += 1
         return self.real(*arguments)
-
-
-WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
-
-
-def take(store, folder, entry=None):
-    return import_model(store, entry or entry_for(), folder, lambda _: None)
 
 
 def test_a_folder_is_copied_because_its_files_may_be_edited(store, tmp_path):
@@ -296,77 +286,6 @@ def test_a_part_of_a_folder_that_may_not_be_read_is_told_and_not_taken_for_missi
     monkeypatch.setattr(os, "scandir", scandir)
     error = error_of(take, store, source)
     assert (error.kind, error.data["errno"]) == ("StorageError", "EACCES")
-
-
-# --- what does not succeed leaves nothing ------------------------------------------------------
-
-
-def files_in(store):
-    folders = (store.blobs, store.models, store.incoming)
-    return sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
-
-
-@pytest.mark.parametrize("error", [RpcError("EngineUnavailable", "no"), KeyboardInterrupt(), MemoryError()])
-@pytest.mark.parametrize("way", ["folder", "cache"])
-def test_an_import_that_is_refused_or_interrupted_leaves_only_what_was_there(store, tmp_path, way, error):
-    source = write_model(tmp_path / "source")
-    folder = hf_cache(tmp_path / "hub", source) if way == "cache" else source
-    shared = take(store, write_model(tmp_path / "other", seed=2), entry_for("other"))
-    begun = (source / WEIGHTS).read_bytes()  # from an interrupted download
-    store.blob(hashlib.sha256(begun).hexdigest()).write_bytes(begun)
-    before = files_in(store)
-
-    def refuse(_):
-        assert len(files_in(store)) > len(before) + 5
-        raise error
-
-    with pytest.raises(type(error)):
-        import_model(store, entry_for(), folder, lambda _: None, refuse)
-    assert files_in(store) == before
-    assert list(store.incoming.iterdir()) == []
-    assert whole(store) == ["other"]
-    collect.remove(store, collect.plan_remove(store, "other"), "other")
-    assert files_in(store) == [store.blob(hashlib.sha256(begun).hexdigest())]
-    assert shared.meta.ids == ["other"]
-
-
-def test_what_a_killed_import_left_goes_when_the_next_one_begins(store, tmp_path):
-    write_model(tmp_path / "source")
-    take(store, write_model(tmp_path / "other", seed=2), entry_for("other"))
-    before = files_in(store)
-    script = f"""
-import time
-from pathlib import Path
-from locara_sidecar.models.imports.importing import import_model
-from locara_sidecar.models.cache.store import Store
-from support.model_store import entry_for
-def stay(_):
-    print("here", flush=True)
-    time.sleep(60)
-import_model(Store(Path({str(store.root)!r})), entry_for(), Path({str(tmp_path / "source")!r}), lambda _: None, stay)
-"""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as killed:
-        assert killed.stdout.readline() == b"here\n"
-        during = files_in(store)
-        collect.sweep(store)
-        assert files_in(store) == during
-        killed.kill()
-    assert len(during) > len(before) + 5
-    broken = write_model(tmp_path / "broken", extra={WEIGHTS: b"no weights"})
-    assert error_of(take, store, broken).kind == "IntegrityError"
-    assert files_in(store) == before
-
-
-def test_a_folder_that_cannot_be_begun_is_not_left(store, monkeypatch):
-    def fail(*_, **__):
-        raise OSError(errno.EIO, "no disk")
-
-    store.prepare()
-    monkeypatch.setattr(Path, "write_text", fail)
-    with pytest.raises(OSError, match="no disk"):
-        Staging(store)
-    assert list(store.incoming.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems' file systems take only UTF-8")

@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import json
+import queue
 import socket
+import threading
 import time
 from types import SimpleNamespace
 
@@ -301,8 +303,28 @@ def test_a_wait_for_an_answer_ends_when_the_download_is_stopped(hub):
     transfer = transfer_to(hub.url, RetryPolicy(), stopped=lambda: time.monotonic() - began > 0.3)
     with pytest.raises(StoppedError):
         transfer._open(msgspec.structs.replace(remote(b""), url=f"{hub.url}/a"), {})
-    transfer.close()
     assert time.monotonic() - began < 10
+    transfer.close()
+    assert not transfer._client.is_closed, "a thread still reads from it"
+
+
+def test_a_connection_is_closed_by_the_thread_that_reads_from_it(hub, monkeypatch):
+    """Once closed, its descriptor's number may mean a file that is being written."""
+    closed = queue.Queue()
+
+    class Client(httpx2.Client):
+        def __exit__(self, *_):
+            super().__exit__()
+            closed.put(threading.current_thread())
+
+    monkeypatch.setattr(lookup, "_SECONDS", 0.3)
+    monkeypatch.setattr(lookup.httpx2, "Client", Client)
+    hub.fail("/api/", "interim")
+    with pytest.raises(httpx2.ReadTimeout):
+        lookup.ask(hub.url, f"{hub.url}/api/models/org/mine", {}, "org/mine")
+    assert closed.empty()
+    hub.ended.set()
+    assert closed.get(timeout=10) is not threading.current_thread()
 
 
 def test_a_range_past_every_number_is_another_one(tmp_path):

@@ -2,7 +2,9 @@
 
 import json
 import tracemalloc
+from typing import Annotated
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -232,6 +234,14 @@ def test_a_list_of_objects_is_read_entry_by_entry_however_long_one_is():
 def test_what_is_wrong_in_a_list_is_named_by_its_place(given, path, words):
     error = refused(images.EditParams, listed(given))
     assert (error.data["path"], words in error.message) == (path, True), error.message
+
+
+def test_a_list_of_objects_may_be_empty_unless_its_type_says_otherwise():
+    class Files(m.Params, frozen=True):
+        files: Annotated[list[images.ImageInput], msgspec.Meta(max_length=2)] | None = None
+
+    assert decode_params(Files, b'{"files":[]}').files == []
+    assert refused(Files, {"files": [FILE] * 3}).data["path"] == "$.files"
 
 
 def test_a_list_of_very_many_entries_is_refused_without_reading_them():

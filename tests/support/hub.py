@@ -25,10 +25,10 @@ _PACED = 1 << 14
 class Fault:
     """What goes wrong with requests whose path contains ``where``, the first ``times`` times.
 
-    ``kind``: cut (after ``at`` bytes), flip (wrong byte at ``at``), range (of another place), etag (another each
-    time), answer (``body``), status (``status``), drip (one byte at a time), endless,
-    redirect (to ``to``), refuse (close at once), interim (one interim answer after the other), other
-    (all other bytes, as many), longer (more bytes than announced), shorter (fewer, as if that were all).
+    ``kind``: cut (after ``at`` bytes), flip (wrong byte at ``at``), range (of another place), etag (another each time),
+    answer (``body``), status (``status``), drip (one byte at a time), endless, redirect (to ``to``), refuse (close at
+    once), interim (one interim answer after the other), other (all other bytes, as many), longer (more bytes than
+    announced), shorter (fewer, as if that were all).
     """
 
     where: str
@@ -86,6 +86,7 @@ class FakeHub:
         self._server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self.cdn = self.url.replace("127.0.0.1", "localhost")  # a different host for a client, like the real one
+        self.ended = threading.Event()
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
@@ -121,6 +122,7 @@ class FakeHub:
                 self.sending -= 1
 
     def close(self) -> None:
+        self.ended.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -155,9 +157,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault is not None and fault.kind == "interim":
             with _ignored():
-                while True:
+                while not self.hub.ended.wait(0.01):
                     self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                    time.sleep(0.01)
             self.close_connection = True
             return
         if fault is not None and fault.kind == "status":

@@ -14,6 +14,7 @@ from locara_protocol.errors import RpcError
 from locara_sidecar.models.catalogue import Entry
 from locara_sidecar.models.downloads.download import Download
 from locara_sidecar.models.downloads.transfer import RetryPolicy
+from locara_sidecar.models.imports.importing import import_model
 
 NO_TOKEN: Any = False
 """huggingface_hub's way to say: use no token, not even the user's own."""
@@ -24,6 +25,8 @@ POCKET = json.loads(
     (Path(__file__).parents[2] / "sidecar/locara_sidecar/models/catalogue/pocket.json").read_text(encoding="utf-8")
 )
 REVISION = "c0ffee" * 6 + "c0ff"
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+"""A file of :func:`write_model`."""
 
 
 def safetensors(size: int, seed: int | str = 0, name: str = "weight") -> bytes:
@@ -46,7 +49,7 @@ def write_model(
         "text_encoder/config.json": b'{"a": 1}',
         "text_encoder/model.safetensors": safetensors(2 * size, seed=("t5", t5).__repr__()),
         "transformer/config.json": json.dumps({"seed": seed}).encode(),
-        "transformer/diffusion_pytorch_model.safetensors": safetensors(size, seed=("main", seed).__repr__()),
+        WEIGHTS: safetensors(size, seed=("main", seed).__repr__()),
         **(extra or {}),
     }
     for path, data in files.items():
@@ -55,6 +58,10 @@ def write_model(
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
     return folder
+
+
+def take(store, folder, entry=None):
+    return import_model(store, entry or entry_for(), folder, lambda _: None)
 
 
 def hf_cache(root, model):

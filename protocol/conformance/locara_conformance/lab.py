@@ -55,8 +55,7 @@ class Lab:
         inherited: Sequence[int] = (),
     ) -> Peer:
         """Start a process without a session. ``flags`` are appended to the command, ``through`` is put before it,
-        ``env`` is
-        added to the environment.
+        ``env`` is added to the environment.
         """
         self._spawned += 1
         peer = Peer(

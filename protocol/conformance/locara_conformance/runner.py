@@ -43,8 +43,7 @@ def run(
 
     :param command: the implementation; :param timeout: seconds to wait for an answer.
     :param at_once: how many groups run in parallel; each has its own processes and folders, so that the outcome does
-        not
-        depend on this.
+        not depend on this.
     :param progress: called with each result as soon as it is certain: watched ones at the end. Called by one
         thread at a time.
     """

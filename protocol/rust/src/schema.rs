@@ -1294,8 +1294,7 @@ pub struct ModelSource {
 }
 
 /// A `speed` that the model supports with `engine`, in jobs that actually run at least `leastSteps` steps.
-/// Shorter
-/// jobs run at `exact`.
+/// Shorter jobs run at `exact`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -1370,9 +1369,8 @@ pub struct OutputOptions {
 }
 
 /// `write` is for a file that may or may not exist yet. The file is given by one of: `path`, the absolute path
-/// from
-/// a dialog; `data`, its bytes, for reading; `descriptor`, the text sent with it over the `--descriptors` socket.
-/// The last two come with the file's `name`, without its folder.
+/// from a dialog; `data`, its bytes, for reading; `descriptor`, the text sent with it over the `--descriptors`
+/// socket. The last two come with the file's `name`, without its folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PickFileParams {
@@ -1429,8 +1427,7 @@ pub struct PlatformInfo {
 }
 
 /// What slows the system down, as it reports it: `low_power`, its power-saving mode; `thermal_state`, absent if
-/// it
-/// is not known.
+/// it is not known.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]

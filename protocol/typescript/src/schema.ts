@@ -607,8 +607,7 @@ export interface ModelLimits {
 }
 /**
  * A ``speed`` that the model supports with ``engine``, in jobs that actually run at least ``leastSteps`` steps.
- *     Shorter
- *     jobs run at ``exact``.
+ *     Shorter jobs run at ``exact``.
  */
 export interface ModelSpeed {
   engine: string;
@@ -686,9 +685,8 @@ export interface NoParams {
 }
 /**
  * ``write`` is for a file that may or may not exist yet. The file is given by one of: ``path``, the absolute path
- *     from
- *     a dialog; ``data``, its bytes, for reading; ``descriptor``, the text sent with it over the ``--descriptors`` socket.
- *     The last two come with the file's ``name``, without its folder.
+ *     from a dialog; ``data``, its bytes, for reading; ``descriptor``, the text sent with it over the ``--descriptors``
+ *     socket. The last two come with the file's ``name``, without its folder.
  */
 export interface PickFileParams {
   access: "read" | "write";
@@ -722,8 +720,7 @@ export interface PlatformInfo {
 }
 /**
  * What slows the system down, as it reports it: ``low_power``, its power-saving mode; ``thermal_state``, absent if
- *     it
- *     is not known.
+ *     it is not known.
  */
 export interface PowerInfo {
   lowPower: boolean;

@@ -17,7 +17,7 @@ from locara_protocol.records import Record
 from locara_protocol.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from locara_protocol.methods import Method, Need
     from locara_sidecar.capability.policy import Policy
@@ -74,12 +74,15 @@ class AccessRequest(Record, frozen=True):
     picked: tuple[Picked, ...] = ()
     installed: tuple[str, ...] = ()
 
-    def named_at(self, root: str, access: Access) -> dict[str, str]:
-        """Return the parameter that first names a file to be read in a root, as a member of an error."""
-        found = [(source.root, "read", source.at) for source in self.sources]
-        found += [(USER_SELECTED, file.access, file.at) for file in self.picked if file.at is not None]
-        at = next((at for *use, at in found if use == [root, access]), None)
-        return {} if at is None else {"path": at}
+    def unreadable(self, root: str, refused: Container[tuple[str, Access]]) -> dict[str, str]:
+        """Return the parameter that first names a file in a root that may not be read, as a member of an error.
+
+        :param refused: the uses that are not allowed.
+        """
+        named = [(source.root, source.at) for source in self.sources]
+        named += [(USER_SELECTED, file.at) for file in self.picked if file.at is not None]
+        at = next((at for place, at in named if place == root), None)
+        return {} if at is None or (root, "read") not in refused else {"path": at}
 
     @property
     def folders(self) -> list[tuple[str, Access]]:
@@ -149,10 +152,9 @@ def _check(grant: Grant | FolderGrant) -> None:
 def authorize(policy: Policy, method: Method, wanted: AccessRequest) -> Grant:
     """Return the grant for a call, or raise why there is none.
 
-    :raises RpcError: CapabilityDenied with ``capability``, ``resource``, ``reason`` and, as a remedy, ``declare``
-        (the manifest fragment that grants *everything* this call lacks) and ``host`` (what the host must supply), and
-        the ``path`` of a file that may not be read;
-        InvalidParams for a root or a model id that no manifest could name.
+    :raises RpcError: CapabilityDenied with ``capability``, ``resource``, ``reason`` and, as a remedy, ``declare`` (the
+        manifest fragment that grants *everything* this call lacks) and ``host`` (what the host must supply), and the
+        ``path`` of a file that may not be read; InvalidParams for a root or a model id that no manifest could name.
     """
     rule = _RULES.get(method.need)
     if rule is None:
@@ -286,7 +288,7 @@ def _make(policy: Policy, wanted: AccessRequest, usual: str) -> Grant:
     lacking = [folder for folder in wanted.folders if not manifest.allows(*folder)]
     lacking += wanted.undeclared_picks(manifest)
     if lacking:
-        at = {} if missing else wanted.named_at(*lacking[0])
+        at = {} if missing else wanted.unreadable(lacking[0][0], lacking)
         missing += [(f"fs.{root}", root, f"{access} access to {root}") for root, access in lacking]
         declare.setdefault("capabilities", {})["fs"] = _fs_fragment(manifest, lacking)
     if missing:
@@ -295,9 +297,9 @@ def _make(policy: Policy, wanted: AccessRequest, usual: str) -> Grant:
         raise _denied(capability, resource, "notDeclared", message, declare=declare, **host, **at)
     models = _check_digests(manifest, able, wanted.digests)
     if ungranted:
-        root, access = ungranted[0]
+        root = ungranted[0][0]
         message = f"The manifest declares {root}, but the host has granted no folder for it."
-        raise _denied(f"fs.{root}", root, "noHostGrant", message, **host, **wanted.named_at(root, access))
+        raise _denied(f"fs.{root}", root, "noHostGrant", message, **host, **wanted.unreadable(root, ungranted))
     folder = None if wanted.root is None else _folder(policy, wanted.root, "write")
     uses = [", ".join(models), *(f"fs.{root}:{access}" for root, access in wanted.folders)]
     uses += [f"fs.{USER_SELECTED}:{file.access} {file.name}" for file in wanted.picked]

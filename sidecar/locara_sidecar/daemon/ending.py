@@ -26,8 +26,7 @@ def end_quietly() -> None:
     """Let a signal simply end the daemon until it reads its first line: there is nothing to answer yet.
 
     Undoes what was inherited from the host: a signal mask; ignored SIGTERM and SIGINT; ignored SIGCHLD, which would
-    hide
-    how an engine ended. SIGHUP stays ignored if it was: that is what ``nohup`` is for.
+    hide how an engine ended. SIGHUP stays ignored if it was: that is what ``nohup`` is for.
     """
     for number in _numbers():
         signal.signal(number, _end)

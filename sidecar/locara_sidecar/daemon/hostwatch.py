@@ -36,8 +36,7 @@ def _is_adopted(parent: int) -> bool:
     """Whether ``parent`` cannot have spawned us: then the process that did ended before our first line ran.
 
     A process starts in its parent's session, unless it was given its own. The system's first process and others that
-    adopt
-    orphans are usually not in an app's session; if one is, we cannot tell.
+    adopt orphans are usually not in an app's session; if one is, we cannot tell.
     """
     if sys.platform == "win32" or parent < 1:
         return False

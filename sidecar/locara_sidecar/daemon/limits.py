@@ -13,8 +13,7 @@ import threading
 
 _SPACE = 128 << 20
 """Address space in bytes, on top of the interpreter's: measured 41 MiB for a session with a job after
-:func:`_be_frugal`
-(Linux, glibc 2.36), plus room for 40 threads and long lines.
+:func:`_be_frugal` (Linux, glibc 2.36), plus room for 40 threads and long lines.
 """
 _FILES = 96
 """Descriptors, in addition to those already open: measured 23 for a session with a job and a model check at once, plus
@@ -56,8 +55,7 @@ def _be_frugal() -> None:
     """Reserve 1 MiB for each thread, instead of a stack of 8 MiB and, with glibc, a heap of 64 MiB.
 
     These are only reservations, so this gains nothing if address space is unlimited. Under a limit the heaps would use
-    it
-    up, and whatever comes next (a stack, a library) would find none.
+    it up, and whatever comes next (a stack, a library) would find none.
     """
     threading.stack_size(_STACK)
     with contextlib.suppress(OSError, ImportError, AttributeError, MemoryError):  # AttributeError: not glibc

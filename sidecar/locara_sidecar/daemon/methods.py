@@ -204,8 +204,7 @@ class Methods:
 
     def shut_down(self) -> None:
         """Answer a pending ``shutdown`` because the process is ending, as when ``exit`` follows right behind it: ending
-        is
-        what it asked for.
+        is what it asked for.
         """
         if self._shutting_down is not None and not self._shutting_down.answered:
             self._shutting_down.succeed(m.Empty())

@@ -86,8 +86,7 @@ class Daemon:
     """The process: everything that lives from spawn to exit.
 
     Requests are served before there is an event loop: :meth:`run` looks at what the host has already sent as soon as
-    the
-    dispatcher exists, and only then imports asyncio (which takes longer than all the rest).
+    the dispatcher exists, and only then imports asyncio (which takes longer than all the rest).
     """
 
     def __init__(self, settings: Settings, known: Catalogue, read_fd: int, write_fd: int, parent: int) -> None:
@@ -216,8 +215,7 @@ class Daemon:
         except Exception as error:  # noqa: BLE001 -- whatever it is, the daemon goes on, or to its end
             _tell("ending: calls were not waited for", error)
         # blocks the loop, which has nothing left to do: the system may refuse new threads, and a task that waits for a
-        # disk
-        # would prevent any further progress
+        # disk would prevent any further progress
         for step in self._when_ended:
             _attempt(step)
 

@@ -1,4 +1,3 @@
 """What this computer is, what fits into it, and which engines and families this version has. Independent of models,
-daemon
-and engine.
+daemon and engine.
 """

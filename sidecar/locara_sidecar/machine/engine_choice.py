@@ -15,8 +15,7 @@ _DRAWING = tuple(row for row in ENGINES.values() if row.draws_models)
 
 def on_apple_silicon() -> bool:
     """Whether this is a Mac that supports MLX. An Intel interpreter, running translated, counts as Intel, because there
-    is no
-    MLX for it.
+    is no MLX for it.
     """
     return sys.platform != "win32" and sys.platform == "darwin" and os.uname().machine == "arm64"
 
@@ -51,8 +50,7 @@ def installed() -> list[str]:
 
 def asked_about_folders(name: str) -> list[str]:
     """Return the engines that must be able to open a model before it is installed: the active one; none if that is the
-    fake
-    one, which needs no model, or if its packages are missing.
+    fake one, which needs no model, or if its packages are missing.
     """
     return [name] if name in installed() else []
 

@@ -69,8 +69,7 @@ def peak_of(pid: int) -> int | None:
 @contextlib.contextmanager
 def large_blocks_apart() -> Generator[None]:
     """Within the block, let glibc's ``malloc`` give every large allocation its own mapping, which is returned to the
-    system
-    as soon as it is freed.
+    system as soon as it is freed.
 
     Otherwise temporary and permanent blocks alternate in one heap, and the holes that remain fit nothing: quantizing 64
     layers of 2 MB while loading them took up to 187 MB, of which 67 MB were the result; now it is 90 MB each time
@@ -92,8 +91,7 @@ def give_back() -> None:
     """Make glibc return the free memory within its heap to the system; takes a millisecond or two.
 
     By itself it does so only at the heap's end. This slows the growth of a daemon that passes on many pictures, but
-    does
-    not stop it (``make campaign-soak``). Does nothing elsewhere.
+    does not stop it (``make campaign-soak``). Does nothing elsewhere.
     """
     glibc = _glibc()
     if glibc is not None:

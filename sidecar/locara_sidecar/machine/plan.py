@@ -21,8 +21,7 @@ same pixels up to rounding, with some more work); the denoiser is unloaded befor
 specifies is not changed. A job is refused only if nothing fits.
 
 A phase's working memory is proportional to the number of elements it handles: :data:`DENOISING` and :data:`DECODING`
-were
-measured on this engine with the real widths (``tests/fullsize/README.md``), rounded up.
+were measured on this engine with the real widths (``tests/fullsize/README.md``), rounded up.
 """
 
 from __future__ import annotations
@@ -67,8 +66,7 @@ _STRIP = 8 * 4 * (1 << 22)
 """Bytes in addition to the maps: a strip's intermediate results, some in float32, and its convolution's workspace."""
 _KEEPING = 0.5
 """Share of unified memory, which the user's other programs need too: text encoders that are no longer needed stay
-loaded
-only if the whole peak is below it.
+loaded only if the whole peak is below it.
 """
 _TENSORS = 256 << 20  # bytes of a few large tensors
 _FIXED = 100 << 20  # minimum bytes of a step or a decode, however small
@@ -129,8 +127,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that an engine's allocator may hold, for engines whose allocator has limits.
 
     :param memory: including its cache; above this the allocator frees the cache first, and then queues no more work
-        than
-        is in progress.
+        than is in progress.
     :param cache: what it may keep for reuse.
     """
 
@@ -213,14 +210,11 @@ def tight(plan: Plan, machine: Machine) -> str | None:
 
 def limits(plan: Plan, machine: Machine) -> Limits:
     """Return the allocator's limits for ``plan``: its peak plus :data:`HEADROOM`, within the machine's memory, minus
-    what
-    the process takes outside the allocator.
+    what the process takes outside the allocator.
 
     The cache may hold one step's working memory, because the next step needs the same again. So between two steps,
-    weights
-    and cache together are what a step needs anyway, and the system's figure for the process stays near the peak of what
-    the
-    allocator has in use.
+    weights and cache together are what a step needs anyway, and the system's figure for the process stays near the peak
+    of what the allocator has in use.
     """
     return _limits(plan.peak, plan.step, machine)
 
@@ -347,8 +341,7 @@ def preparing(parts: Sequence[Part], quantization: Quantization, precision: str,
 
 def _transient(parts: Sequence[Part], quantization: str, *, prepared: bool = False) -> int:
     """Return the bytes of one large tensor in float32, and of its copy, while it is quantized. Estimated as a fortieth
-    of the
-    largest part; prepared ones are read into their final place.
+    of the largest part; prepared ones are read into their final place.
     """
     largest = max((part.parameters for part in parts if not (prepared and bits(part, quantization))), default=0)
     return largest // 40 * (8 if quantization != "none" and not prepared else 4)

@@ -265,8 +265,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
 
 def least_steps(engine: str, family: str, speed: str) -> int | None:
     """Return the minimum number of steps, of those that actually run, with which ``engine`` can run at ``speed`` (a
-    name of
-    the contract); None if it never can. ``exact`` always works, and an engine without models supports any speed.
+    name of the contract); None if it never can. ``exact`` always works, and an engine without models supports any
+    speed.
     """
     if speed == "exact" or not ENGINES[engine].draws_models:
         return 1

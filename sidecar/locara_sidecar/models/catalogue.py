@@ -70,11 +70,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
     """One model of the catalogue.
 
     :param lookalikes: descriptions, by SHA-256, of other models' files that could be mistaken for this one's and would
-        be
-        run with the wrong settings; an import refuses them.
+        be run with the wrong settings; an import refuses them.
     :param speeds: what ``speed`` may be, with an engine that supports it (``machine/supported.py``); more than
-        ``exact``
-        only for a model made for many steps.
+        ``exact`` only for a model made for many steps.
     :param max_references: how many pictures an edit may have, if that is fewer than the family's models can take.
     """
 
@@ -127,8 +125,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
     @property
     def guidable(self) -> bool:
         """Whether ``guidance`` has an effect: through a negative prompt, or because the model was trained with it as an
-        input,
-        as FLUX dev was; a model trained without it has 0 here.
+        input, as FLUX dev was; a model trained without it has 0 here.
         """
         row = supported.FAMILIES.get(self.family)
         return self.classifier_free_guidance or (self.defaults.guidance > 0 and (row is None or row.guided_as_told))
@@ -244,8 +241,7 @@ def _is_model(folder: Path) -> bool:
 
 def load(extra: Path | None = None) -> Catalogue:
     """Read the package's catalogue and then a host's own folder. An invalid file of the host's is left out, and
-    reported in
-    :attr:`Catalogue.skipped`: it must not take the other models down with it.
+    reported in :attr:`Catalogue.skipped`: it must not take the other models down with it.
 
     :raises CatalogueError: if there is no such folder.
     """

@@ -101,12 +101,15 @@ def _named(lab: Lab) -> None:
 @check("references.gate", "EDIT-20")
 def _gate(lab: Lab) -> None:
     peer = _session(lab)
-    for denied, path in (
-        ({"root": "app-data", "path": "a.png"}, "$.images[2].root"),
-        ({"handle": "nobody"}, "$.images[2].handle"),
-    ):
+    saved = {"options": OPTIONS | {"model": "uses-several", "output": {"root": "app-data"}}}
+    cases: list[tuple[dict[str, str], str, dict[str, Any]]] = [
+        ({"root": "app-data", "path": "a.png"}, "$.images[2].root", {}),
+        ({"root": "app-data", "path": "a.png"}, "$.images[2].root", saved),  # which may not be written either
+        ({"handle": "nobody"}, "$.images[2].handle", {}),
+    ]
+    for denied, path, more in cases:
         images = [{"root": "user-folder", "path": "none.png"}, inline(_RED), denied]
-        error = peer.refused("CapabilityDenied", "image.edit", _editing(images))
+        error = peer.refused("CapabilityDenied", "image.edit", _editing(images, **more))
         expect(at(error, "data.path") == path, f"`data.path` is {at(error, 'data.path')!r}, not {path}")
 
 

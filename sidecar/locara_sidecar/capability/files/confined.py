@@ -85,8 +85,7 @@ class ConfinedFolder(HeldFolder):
         """Publish ``data`` as the file ``relative``, creating missing folders. Blocks; call it in a thread.
 
         If it raises, nothing was published and nothing is left behind, with one exception: a file that ``overwrite``
-        replaced
-        stays replaced, complete, if only the folder's own sync failed.
+        replaced stays replaced, complete, if only the folder's own sync failed.
 
         :param on_conflict: if the name is taken: use ``name-2.png``, fail, or replace the file.
         :param cancelled: called repeatedly until shortly before the file gets its name.

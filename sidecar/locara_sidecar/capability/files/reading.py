@@ -39,8 +39,7 @@ class ReadableFolder(HeldFolder):
 
         :param at: the parameter that names the file, for errors.
         :raises RpcError: InvalidParams for a path that is never allowed; StorageError with ``errno`` for a file that
-            does
-            not exist, is not regular (ELOOP: a link, or reached through one) or cannot be read.
+            does not exist, is not regular (ELOOP: a link, or reached through one) or cannot be read.
         """
         *folders, name = names.existing(relative, at)
         try:

@@ -86,8 +86,7 @@ class Request:
 
 def manifest(models: Sequence[str], *, edits: bool = False) -> dict[str, Any]:
     """Return the smallest ``locara.json`` that may draw with ``models`` and save in ``user-folder``; with ``edits``
-    also
-    edit pictures that the user names.
+    also edit pictures that the user names.
     """
     modalities = ["image-to-image", "image-text-to-image"] if edits else ["text-to-image"]
     files = {"user-folder": "write", **({"user-selected": "read"} if edits else {})}

@@ -71,8 +71,7 @@ class Console:
 
     def facts(self, rows: Iterable[tuple[str, str | Table]]) -> None:
         """Print labels with their values, which may be tables; words longer than a line, such as paths and digests, are
-        not
-        broken.
+        not broken.
         """
         width = max(self._width() - _LABEL, 20)
         for label, told in rows:

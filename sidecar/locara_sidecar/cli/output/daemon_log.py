@@ -34,8 +34,7 @@ class DaemonLog:
 
     def words(self, kind: str | None) -> str | None:
         """Return what to add to an error: the daemon's own last sentence, if it ended with one, else where its log is;
-        None if
-        the error says everything.
+        None if the error says everything.
 
         :param kind: the error's; None if the daemon has ended.
         """

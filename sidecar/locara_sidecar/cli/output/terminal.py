@@ -81,8 +81,7 @@ def _by_name(environ: Mapping[str, str]) -> Pictures | None:
 
 def ask(screen: int, keys: int, patience: float) -> Answer:
     """Return the terminal's reply within ``patience`` seconds; none if a query could do harm: from the background,
-    where it
-    would stop us, or after something was typed, which would be lost.
+    where it would stop us, or after something was typed, which would be lost.
     """
     if os.name != "posix":
         return Answer()

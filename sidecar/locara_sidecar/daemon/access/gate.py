@@ -99,8 +99,7 @@ class Gate:
         """Return the folders that the engine may read: those of granted, installed models and of their prepared forms.
 
         A pinned model is included once a call has verified its digest: until then it is not granted, and hashing it
-        here
-        would take long.
+        here would take long.
         """
         manifest = self._policy().manifest
         declared = () if manifest is None else manifest.models
@@ -242,8 +241,7 @@ class Gate:
         files.
 
         The gate was asked when the call arrived, but hashing a large folder of the host's takes minutes, and the call
-        should
-        not wait for that.
+        should not wait for that.
 
         :param read: called now and then, in another thread, with the number of bytes hashed; raising ends the hashing.
         :raises RpcError: ModelIncomplete; CapabilityDenied if the manifest pins another digest.

@@ -73,8 +73,7 @@ class ModelUse:
         """Hold the model while a job uses it, and yield its description for the engine.
 
         It is held first and described afterwards, so that the description is true of the disk. Afterwards the engine
-        may
-        keep the model.
+        may keep the model.
 
         :param grant: permission to load that model.
         :param quantization: and ``precision``: as requested by the call; None for any.
@@ -144,8 +143,7 @@ class ModelUse:
 
     def _hold(self, store: Store, model: ModelSpec) -> ModelSpec:
         """Hold all folders of a model. Return the description that stays true during the job, with the bytes of memory
-        that
-        other daemons' engines hold or have reserved. Runs in a thread.
+        that other daemons' engines hold or have reserved. Runs in a thread.
         """
         for folder in map(Path, model.folders()):
             key = folder.name

@@ -149,8 +149,7 @@ class EngineClient:
 
     async def prepare(self, spec: frames.PrepareSpec, on_event: Callable[[JobEvent], None]) -> frames.Prepared:
         """Quantize a model and write it to ``spec.into``, in a process that may write there and that has ended by the
-        time
-        this returns, so that nothing can change the files. ``on_event`` gets loading phases only.
+        time this returns, so that nothing can change the files. ``on_event`` gets loading phases only.
 
         :raises RpcError: as :meth:`run`, and InsufficientDisk.
         """

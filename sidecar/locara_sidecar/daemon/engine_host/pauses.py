@@ -28,8 +28,7 @@ class Pauses:
 
     def heard(self, now: float, phase: str) -> None:
         """Note a sign of life. Loading can be interrupted between two tensors, whatever the disk takes, so its silences
-        say
-        nothing about blocks.
+        say nothing about blocks.
         """
         if phase != "loading":
             self._longest = max(self._longest, now - self._last)

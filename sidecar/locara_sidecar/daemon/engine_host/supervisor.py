@@ -207,8 +207,7 @@ class Supervisor:
         """Handle the stall timer: if there was progress since it was set, run it again for the rest of the time.
 
         A machine that was suspended (or a stopped process group) resumes with the timer overdue and the engine's signs
-        of
-        life unread, so the first alarm only sets a second, short one.
+        of life unread, so the first alarm only sets a second, short one.
         """
         assert self.request is not None
         allowed = self._seconds[Deadline.STALL]

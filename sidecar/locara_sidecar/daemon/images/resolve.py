@@ -47,8 +47,7 @@ EXTENSIONS: dict[str, tuple[str, ...]] = {
 
 class Output(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Where finished images go, and how they are encoded, with all defaults filled in. ``path`` is the host's, relative
-    to
-    the root, or None. With ``handle`` it is a picked file, and neither root nor path has a meaning.
+    to the root, or None. With ``handle`` it is a picked file, and neither root nor path has a meaning.
     """
 
     mode: Literal["save", "inline", "both"]
@@ -248,8 +247,7 @@ def _sent(options: GenerateOptions) -> dict[str, Any]:
 
 def _warnings(options: GenerateOptions, entry: Entry, speed: str) -> list[Warning]:
     """Return warnings about requested options that the model does not support but can draw without. (The engine adds
-    its
-    own.)
+    its own.)
     """
     found: list[Warning] = []
     if not entry.guidable and options.guidance not in (None, 0, entry.defaults.guidance):

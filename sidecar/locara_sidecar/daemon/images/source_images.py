@@ -205,7 +205,7 @@ class SourceImages:
             data[at] = self._files[at].read(MAX_SOURCE_BYTES) if given.data is None else given.data
             left -= len(data[at])
             if left < 0:
-                raise _refused(at, f"the files of an edit may have {MAX_EDIT_BYTES} bytes together")
+                raise _refused(at, f"the files of an edit may have at most {MAX_EDIT_BYTES} bytes together")
             digest = hashlib.sha256(data[at]).hexdigest()
             hashes[at] = {"sha256": digest}
             shown[at] = _shown(given, digest)

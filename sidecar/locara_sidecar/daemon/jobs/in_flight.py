@@ -88,8 +88,7 @@ class InFlight:
 
     def cancel_all(self) -> None:
         """Cancel everything that can be, latest first, so that no job starts because the one before it ended. A cancel
-        that
-        raises does not stop the others.
+        that raises does not stop the others.
         """
         for request_id in reversed(list(self._cancels)):
             try:

@@ -6,6 +6,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+from msgspec import UNSET
+
+from locara_protocol import jsonrpc
 from locara_protocol.errors import RpcError, invalid_params
 from locara_protocol.job_messages import AttachParams, AttachResult, JobResultParams, JobsListResult
 from locara_protocol.methods import METHODS
@@ -13,12 +17,19 @@ from locara_protocol.params import parse_channel
 from locara_sidecar.daemon.wire.outbox import Channel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from locara_protocol.job_messages import JobInfo
     from locara_protocol.messages import NoParams
     from locara_sidecar.daemon.jobs.ended_jobs import EndedJobs
     from locara_sidecar.daemon.jobs.job_runner import JobRunner
     from locara_sidecar.daemon.jobs.jobs import JobQueue
     from locara_sidecar.daemon.wire.calls import Call, Calls
     from locara_sidecar.daemon.wire.outbox import Outbox
+
+
+MAX_PROMPT_BYTES_LISTED = 4 << 20
+"""For all prompts of a list, in bytes of JSON, however many jobs may wait: an answer stays under 8 MiB."""
 
 
 class JobCalls:
@@ -34,7 +45,7 @@ class JobCalls:
     def list(self, _call: Call, _params: NoParams) -> JobsListResult:
         """Handle ``jobs.list``: first jobs that are running or waiting, then recently ended ones."""
         open_jobs = [job.info() for job in self._queue.all()]
-        return JobsListResult(jobs=[*open_jobs, *(job.info for job in self._ended.all())])
+        return JobsListResult(jobs=_with_room([*open_jobs, *(job.info for job in self._ended.all())]))
 
     def attach(self, call: Call, params: AttachParams) -> AttachResult:
         """Give a job another channel, whose first message is the job's last one.
@@ -79,6 +90,17 @@ class JobCalls:
         notification = METHODS[method].notification
         assert notification is not None, method  # only such calls become jobs
         return Channel(channel_id, notification)
+
+
+def _with_room(jobs: Iterable[JobInfo]) -> list[JobInfo]:
+    """Leave out the prompts from the first on for which there is no room."""
+    left = MAX_PROMPT_BYTES_LISTED
+    found: list[JobInfo] = []
+    for job in jobs:
+        if job.prompt is not UNSET and left >= 0:
+            left -= len(memoryview(jsonrpc.encode(job.prompt)))
+        found.append(job if left >= 0 else msgspec.structs.replace(job, prompt=UNSET))
+    return found
 
 
 def _unknown() -> RpcError:

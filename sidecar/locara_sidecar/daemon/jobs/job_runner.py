@@ -126,8 +126,7 @@ class JobRunner:
 
     def attach(self, job: Job, channel: Channel) -> None:
         """Send the messages of a queued or running job to ``channel`` from now on, starting with its last one; its
-        previous
-        channel ends. The job's call ends together with this channel.
+        previous channel ends. The job's call ends together with this channel.
         """
         call, _ = self._works[job.id]
         old, call.channel, job.channel = call.channel, channel, channel

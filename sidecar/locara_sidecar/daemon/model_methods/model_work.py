@@ -53,8 +53,7 @@ async def run_work(
 
 async def run_for_user(work: worker.WorkerRequest, tell: Callable[[DownloadProgress], None]) -> worker.WorkerResult:
     """Do the work in a separate process, on behalf of the user who owns the cache. Cancelling the caller's task kills
-    the
-    process.
+    the process.
 
     :raises RpcError: as the operation does; InternalError if the process dies without a report.
     """
@@ -72,8 +71,7 @@ async def run_for_user(work: worker.WorkerRequest, tell: Callable[[DownloadProgr
     finally:
         with anyio.CancelScope(shield=True):
             # after its last report it ends by itself. Killing it now would take its exit status away from asyncio,
-            # which
-            # complains on stderr
+            # which complains on stderr
             with anyio.move_on_after(_ENDING_SECONDS):
                 await process.wait()
             _kill(process)

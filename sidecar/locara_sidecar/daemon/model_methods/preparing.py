@@ -85,8 +85,7 @@ async def prepare(order: PreparationRequest, engine: Engine, tell: Tell) -> Prep
         await anyio.to_thread.run_sync(order.store.prepare)
         await anyio.to_thread.run_sync(collect.sweep, order.store)
         # a few empty folders, created synchronously: a cancel (Ctrl-C's does not go through anyio) must not come
-        # between this
-        # and the try
+        # between this and the try
         stage = _stage(order.store)
     except OSError as error:
         raise storage_error(order.store, error, total) from error

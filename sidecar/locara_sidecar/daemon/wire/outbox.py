@@ -4,8 +4,8 @@ Filled by the event loop, emptied by the writer thread; one lock. It implements 
 
 - an answer never waits behind another call's frames; the answer of a call with a channel comes after that
   channel's own frames and its end frame;
-- a frame gets its ``index`` when it is taken for writing, not when it is queued, so dropping one
-  leaves no gap (Tauri's client waits forever for a missing index);
+- a frame gets its ``index`` when it is taken for writing, not when it is queued, so dropping one leaves no gap (Tauri's
+  client waits forever for a missing index);
 - a channel holds at most :data:`MAX_PENDING` unwritten messages: the newest one absorbs what comes
   after, keeping an earlier preview of the same image if the later has none.
 """

@@ -47,9 +47,8 @@ class Admission(Protocol):
 
 class OffLoopHandler(NamedTuple):
     """A handler that needs something from a disk. ``first`` fetches it off the event loop and changes nothing; ``then``
-    gets
-    it and is like other handlers. ``given``: the argument for ``first``, evaluated when the call arrives. ``keeps``:
-    what is fetched stays the same, so that only the first call needs to wait for it.
+    gets it and is like other handlers. ``given``: the argument for ``first``, evaluated when the call arrives.
+    ``keeps``: what is fetched stays the same, so that only the first call needs to wait for it.
     """
 
     first: Callable[..., Any]

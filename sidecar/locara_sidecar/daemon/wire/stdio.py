@@ -125,13 +125,11 @@ def _hung_up(fd: int) -> bool:
 class ByteReader:
     """Reads a descriptor in a thread and delivers the chunks, staying at most a few ahead of the consumer.
 
-    :param deliver: called *in the reading thread* with each chunk, ``b""`` at the end of the stream.
-            The consumer calls :meth:`done` for every chunk that it has processed; at most four are outstanding, which
-        bounds
-        the daemon's memory when a host writes faster than it reads.
+    :param deliver: called *in the reading thread* with each chunk, ``b""`` at the end of the stream. The consumer calls
+        :meth:`done` for every chunk that it has processed; at most four are outstanding, which bounds the daemon's
+        memory when a host writes faster than it reads.
     :param on_left: called in the reading thread, several times a second, while the other side has closed its end but
-        the
-        consumer does not get there because it has not processed earlier chunks.
+        the consumer does not get there because it has not processed earlier chunks.
     """
 
     def __init__(self, fd: int, deliver: Callable[[bytes], None], on_left: Callable[[], None] | None = None) -> None:

@@ -101,12 +101,10 @@ async def wait_for(
     function: Callable[[], Result], late: Callable[[Result | None], object], handover: Handover | None = None
 ) -> Result:
     """Run a function in a thread and return its result. A cancelled task goes on without it, unless the thread has
-    begun
-    something irreversible.
+    begun something irreversible.
 
     :param late: called in the thread with a result that nobody waits for any more; None if the function failed. It is
-        not
-        called if the function was not: see :attr:`Handover.started`.
+        not called if the function was not: see :attr:`Handover.started`.
     """
     hand = handover or Handover()
     outcome: list[Result] = []

@@ -2,9 +2,8 @@
 
 In addition to :mod:`~locara_sidecar.engine.sandbox.attempts`, this tries what only macOS offers. None of the attempts
 sends anything: they ask the kernel, or ask launchd for a port to which nothing is then sent; files are linked and
-cloned within scratch only. NOT RUN by us so far; the
-tests simulate the calls (:class:`~locara_sidecar.machine.macos.darwin.Darwin`) and evaluate the profile as the kernel
-would.
+cloned within scratch only. NOT RUN by us so far; the tests simulate the calls
+(:class:`~locara_sidecar.machine.macos.darwin.Darwin`) and evaluate the profile as the kernel would.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 
 _NICE = 1
-"""When every core is busy, each level costs: steps of a small SD3 on
-two cores next to two busy programs took 0.45 to 0.68 s at 0, 0.80 at 1, 1.08 at 2 and 1.52 at 5, plain diffusers 0.89
-(our threads sleeping while they wait, see below; one run each). At 5, the earlier value, drawing on a busy machine was
-slower than with diffusers alone. ``ping`` does not need more: its 99th percentile while drawing was 2.1 ms at 0.
+"""When every core is busy, each level costs: steps of a small SD3 on two cores next to two busy programs took 0.45 to
+0.68 s at 0, 0.80 at 1, 1.08 at 2 and 1.52 at 5, plain diffusers 0.89 (our threads sleeping while they wait, see below;
+one run each). At 5, the earlier value, drawing on a busy machine was slower than with diffusers alone. ``ping`` does
+not need more: its 99th percentile while drawing was 2.1 ms at 0.
 """
 _SHORTEST_SLICE = 100_000  # ns; the kernel's minimum
 _SPINNING = frozenset({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY"})
@@ -28,12 +28,10 @@ _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 
 def wait_asleep() -> None:
     """Make the threads of LLVM's and Intel's OpenMP sleep while they wait for each other, instead of spinning. Call it
-    before
-    torch is imported.
+    before torch is imported.
 
     For GNU's, which torch brings on Linux, this is chosen while drawing (``torch_engine/waiting.py``). The other two
-    were
-    never measured here. Values in the user's environment take precedence.
+    were never measured here. Values in the user's environment take precedence.
     """
     if _SPINNING.isdisjoint(os.environ):
         os.environ["KMP_BLOCKTIME"] = "0"  # GNU's ignores it

@@ -85,8 +85,7 @@ def _lock(path: str, *, owned: bool = False) -> int | None:
     """Return a descriptor that holds the lock on the folder; None on a system without such locks.
 
     :param owned: the folder must belong to this user. A newly created one does, whatever the system says: over a
-        network
-        all files may seem to belong to somebody else.
+        network all files may seem to belong to somebody else.
     :raises OSError: BlockingIOError if somebody else has the lock; any other if it cannot be taken.
     """
     if sys.platform == "win32":

@@ -38,8 +38,7 @@ def remove_tree(path: str | os.PathLike[str]) -> None:
 
 def files_below(folder: str | os.PathLike[str]) -> Iterator[str]:
     """Yield the paths of everything except folders, at any depth; what lies too deep to have a path, or cannot be
-    listed, is
-    left out. Follows no links.
+    listed, is left out. Follows no links.
     """
     folders = [os.fspath(folder)]
     while folders:

@@ -1,6 +1,5 @@
 """Removes models and collects garbage: first a plan, which only looks (``survey.py``), then its execution, unless it
-was
-a dry run. References are removed before bytes, and a model that any process uses is left alone.
+was a dry run. References are removed before bytes, and a model that any process uses is left alone.
 """
 
 from __future__ import annotations
@@ -75,9 +74,8 @@ def _idle(store: Store, entries: Iterable[Installed]) -> list[Installed]:
 
 def _stale(entry: Installed, digests: set[str], older_than: float) -> bool:
     """Whether an entry is useless: a model that another replaced under its id, or a prepared form that is damaged, or
-    one
-    that has not been used for long and whose layout is outdated or whose model is not in the cache (it may be a host's
-    folder).
+    one that has not been used for long and whose layout is outdated or whose model is not in the cache (it may be a
+    host's folder).
     """
     made = entry.derived_from
     if made is None:
@@ -138,8 +136,7 @@ def remove(store: Store, plan: Plan, model_id: str) -> Removed:
 
 def supersede(store: Store, model_id: str, by: Installed) -> None:
     """Take an id away from every other entry, now that ``by`` is installed under it. Entries without another id are
-    removed
-    with their prepared forms; those in use are left to the next gc.
+    removed with their prepared forms; those in use are left to the next gc.
     """
     entries = store.entries()
     for entry in entries:

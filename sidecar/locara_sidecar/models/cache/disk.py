@@ -221,8 +221,7 @@ def try_lock(path: Path, *, shared: bool, create: bool = True) -> Lock | None:
     """Take a lock without waiting; None if another holder prevents it.
 
     Read-only files (in a cache that others write) and folders are locked too: that needs no write permission. If there
-    are
-    no locks, or there is nothing to lock, an empty one is returned: nothing depends on it.
+    are no locks, or there is nothing to lock, an empty one is returned: nothing depends on it.
     """
     fd = _open(path, create=create)
     if fd is None:

@@ -57,8 +57,7 @@ def state(owner: str) -> State:
 
 def _place() -> tuple[str, str, str]:
     """Return machine, boot id and namespace, as far as the system knows them; an unknown one is made up, so that no
-    foreign
-    process is ever mistaken for one that would have to be visible here.
+    foreign process is ever mistaken for one that would have to be visible here.
     """
     if not _places:
         made_up = secrets.token_hex(16)
@@ -116,8 +115,7 @@ def _exists(pid: int) -> bool:
 
 def _start(pid: int) -> int | None:
     """Return when a process was started, in the system's own units; 0 if unknown, None for one that has ended but has
-    not
-    been reaped.
+    not been reaped.
     """
     if os.path.exists("/proc/self/stat"):  # Linux
         # the fields after the command's name, which is in parentheses and may contain anything

@@ -37,8 +37,7 @@ server.
 
 _own = set[str]()
 """The paths of the parts that this process has open or is about to create: several downloads of one process may want
-the
-same bytes, and a part that exists before its path is listed here would seem to have no writer.
+the same bytes, and a part that exists before its path is listed here would seem to have no writer.
 """
 
 
@@ -132,8 +131,7 @@ class Partial:
 
     def close(self, *, delete: bool = False) -> None:
         """Close the part. The file is kept for the next attempt, unless ``delete`` is set because it is finished: then
-        the
-        parts that ended processes left of it are deleted, too.
+        the parts that ended processes left of it are deleted, too.
         """
         if self._fd < 0:
             return

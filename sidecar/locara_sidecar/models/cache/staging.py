@@ -112,8 +112,7 @@ class Staging:
 
     def move(self, path: Path, file: File) -> None:
         """Move a finished, synced and hashed file from this staging's own folder into the tree. No other model will
-        ever share
-        it, so it gets no blob and does not outlive the tree.
+        ever share it, so it gets no blob and does not outlive the tree.
         """
         target = self._target(file.path)
         os.rename(path, target)

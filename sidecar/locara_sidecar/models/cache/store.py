@@ -95,8 +95,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class DerivedFrom(msgspec.Struct, frozen=True, kw_only=True):
     """What a prepared form was made from and for: a model's digest (and one of its ids), the engine, its bits and
-    compute
-    type, and ``layout``, the version in ``ipc/frames.py`` of its tensor names.
+    compute type, and ``layout``, the version in ``ipc/frames.py`` of its tensor names.
     """
 
     digest: _Digest

@@ -142,8 +142,7 @@ def inodes_of(folder: Path) -> set[Inode]:
 
 def drop_blobs(store: Store, blobs: Iterable[Path], but: Path | None = None) -> None:
     """Delete blobs that are in no tree, finished or not. A process that was about to use one finds it gone, and has it
-    made
-    again.
+    made again.
 
     :param but: the folder of a tree that is being given up.
     """

@@ -113,8 +113,7 @@ def check_complete(folder: Path, paths: Iterable[str]) -> None:
 
 def check_guidance(entry: Entry, folder: Path) -> None:
     """Check that a FLUX.1 has the expected guidance input. A model with it and one without can be swapped unnoticed,
-    and then
-    draw badly: the guidance is ignored, or is 0.
+    and then draw badly: the guidance is ignored, or is 0.
 
     :raises RpcError: IntegrityError.
     """

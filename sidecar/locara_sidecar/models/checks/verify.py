@@ -90,8 +90,7 @@ def verify_folder(
     store: Store, folder: Path, model_id: str, tell: Callable[[DownloadProgress], None]
 ) -> tuple[str, int]:
     """Check a model outside the store, for which nothing is recorded; return its digest and number of files. Its
-    prepared
-    forms have records, and are compared with what was published.
+    prepared forms have records, and are compared with what was published.
 
     :raises RpcError: IntegrityError naming the file, and ``prepared`` as :func:`verify`; StorageError.
     """

@@ -26,7 +26,8 @@ def within(
     discard: Callable[[_T], object] = lambda _: None,
 ) -> _T:
     """Return what ``do`` returns, or raise what it raises. If it takes longer, it goes on in a thread that nobody waits
-    for and that does not keep the process.
+    for and that does not keep the process. Leave open what it reads from: the number of a closed descriptor may be
+    given to one of our files, and TLS would go on reading from that.
 
     :param discard: called with what comes too late.
     :raises LateError: after that time, or once ``stopped``.

@@ -110,8 +110,7 @@ class Download:
 
     def _pinned(self, source: Source) -> Source:
         """Return the source at the commit used before, if the catalogue names none: repairing a model must not change
-        it into
-        another.
+        it into another.
         """
         damaged = self._store.find(self._entry.id, damaged=True)
         origins = () if damaged is None else damaged.meta.source

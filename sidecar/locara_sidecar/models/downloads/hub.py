@@ -190,8 +190,7 @@ def no_hub(endpoint: str) -> RpcError:
 
 def classify(error: BaseException, url: str, who: str) -> RpcError | TransientError:
     """Map any exception of the transport to something temporary, or to a DownloadFailed that says what to do. None of
-    them
-    is our own fault.
+    them is our own fault.
 
     :param url: what was requested; if it goes through a proxy, that is named.
     """

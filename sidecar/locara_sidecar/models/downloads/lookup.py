@@ -1,10 +1,10 @@
 """Asks a hub what a repository contains: a bounded answer, over trusted redirects only, with every used member
-validated.
-huggingface_hub's own code does none of that.
+validated. huggingface_hub's own code does none of that.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import httpx2
@@ -60,25 +60,26 @@ def ask(endpoint: str, url: str, headers: dict[str, str], what: str) -> httpx2.R
     :raises httpx2.HTTPError: as the connection fails.
     """
     headers = {**headers, "accept-encoding": "identity"}
-    # proxies come from the environment; closing it ends what is not waited for any more
+    try:
+        return within(_SECONDS, lambda: _asked(endpoint, url, headers, what))
+    except LateError as error:
+        raise httpx2.ReadTimeout("the answer takes too long") from error
+
+
+def _asked(endpoint: str, url: str, headers: dict[str, str], what: str) -> httpx2.Response:
+    ends = time.monotonic() + _SECONDS
+    # proxies come from the environment; it is closed by the thread that reads from it (see ``within``)
     with httpx2.Client(follow_redirects=False, timeout=_READ) as client:
-        try:
-            return within(_SECONDS, lambda: _asked(client, endpoint, url, headers, what))
-        except LateError as error:
-            raise httpx2.ReadTimeout("the answer takes too long") from error
-
-
-def _asked(client: httpx2.Client, endpoint: str, url: str, headers: dict[str, str], what: str) -> httpx2.Response:
-    for _ in range(REDIRECTS + 1):
-        with client.stream("GET", url, headers=headers) as response:
-            if not response.is_redirect:
-                return _whole(response, what)
-            location = response.headers.get("location", "")
-        url, headers = followed(endpoint, url, location, headers, what)
+        for _ in range(REDIRECTS + 1):
+            with client.stream("GET", url, headers=headers) as response:
+                if not response.is_redirect:
+                    return _whole(response, what, ends)
+                location = response.headers.get("location", "")
+            url, headers = followed(endpoint, url, location, headers, what)
     raise failed(f"{what} is redirected too many times.")
 
 
-def _whole(response: httpx2.Response, what: str) -> httpx2.Response:
+def _whole(response: httpx2.Response, what: str, ends: float) -> httpx2.Response:
     if response.headers.get("content-encoding", "identity") != "identity":
         raise failed(f"The hub's answer about {what} is compressed, which it was asked not to be.")
     content = bytearray()
@@ -86,6 +87,8 @@ def _whole(response: httpx2.Response, what: str) -> httpx2.Response:
         content += chunk
         if len(content) > MAX_ANSWER:
             raise failed(f"The hub's answer about {what} is longer than {MAX_ANSWER >> 20} MiB.")
+        if time.monotonic() > ends:  # nobody waits for it any more
+            raise httpx2.ReadTimeout("the answer takes too long", request=response.request)
     return httpx2.Response(
         response.status_code, headers=response.headers, content=bytes(content), request=response.request
     )

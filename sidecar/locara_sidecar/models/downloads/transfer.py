@@ -79,10 +79,12 @@ class Transfer:
         self._stopped = stopped
         timeout = httpx2.Timeout(patience.read, connect=patience.connect)
         self._client = httpx2.Client(follow_redirects=False, timeout=timeout)  # proxies come from the environment
+        self._late = False
 
     def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
+        """Close the connections, unless a thread may still read from one (see :func:`within`)."""
+        if not self._late:
+            self._client.close()
 
     def fetch(self, remote: RemoteFile, part: Partial) -> None:
         """Complete a part and check it.
@@ -179,6 +181,7 @@ class Transfer:
                 most, lambda: self._client.send(request, stream=True), self._stopped, lambda answer: answer.close()
             )
         except LateError as error:
+            self._late = True
             if self._stopped():
                 raise StoppedError from error
             raise TransientError("the server does not come to its answer") from error

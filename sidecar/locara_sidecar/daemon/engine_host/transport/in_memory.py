@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     Engine = Callable[["InMemoryConnection", frames.Command | None], None]
     """Called on the loop with each command, in order, and with None when there are no more. One that raises has ended,
-    with
-    status 1.
+    with status 1.
     """
 
 
@@ -41,8 +40,7 @@ class InMemory:
         on_lines: Callable[[list[str]], None],
     ) -> InMemoryConnection:
         """Start an engine like any transport, except that ``opening`` is called at once, with no folder, and that
-        failures are
-        raised. Callbacks run in a later turn of the event loop.
+        failures are raised. Callbacks run in a later turn of the event loop.
         """
         engine, start = self._make(), opening("")
         connection = InMemoryConnection(engine, on_events=on_events, on_gone=on_gone, on_lines=on_lines)

@@ -62,8 +62,7 @@ class Transport(Protocol):
         """Start an engine. Called on the event loop and does not block: disk and system take their time.
 
         :param opening: builds the first command. It gets the engine's scratch folder: its working directory, where it
-            may
-            write, and which is removed with it. Called once, in any thread; it may read files.
+            may write, and which is removed with it. Called once, in any thread; it may read files.
         :param on_events: called on the loop with what the engine sends, in order; a FrameError is the last event.
         :param on_gone: called on the loop once, after the engine has ended and its last events were delivered.
         :param on_failed: called on the loop, instead of ``on_gone``, with what kept the engine from starting.

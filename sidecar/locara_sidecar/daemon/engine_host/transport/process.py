@@ -356,8 +356,7 @@ def _spawn(argv: list[str], scratch: str) -> tuple[subprocess.Popen[bytes], int,
 
 def _ended(pid: int, *, wait: bool) -> bool | None:
     """Whether a child has ended, without reaping it; None if that is not possible (Windows, and macOS before Python
-    3.13).
-    With ``wait``, wait until it has.
+    3.13). With ``wait``, wait until it has.
     """
     if sys.platform != "win32" and (sys.platform != "darwin" or sys.version_info >= (3, 13)):
         with contextlib.suppress(ChildProcessError):
