@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -79,11 +80,16 @@ class Transfer:
         self._stopped = stopped
         timeout = httpx2.Timeout(patience.read, connect=patience.connect)
         self._client = httpx2.Client(follow_redirects=False, timeout=timeout)  # proxies come from the environment
-        self._late = False
+        self._lock = threading.Lock()
+        self._closed = False
+        self._sending = 0  # requests whose answer has not begun, even if nobody waits for it any more
 
     def close(self) -> None:
-        """Close the connections, unless a thread may still read from one (see :func:`within`)."""
-        if not self._late:
+        """Close the connections; where a thread still reads from one (see :func:`within`), once that has ended."""
+        with self._lock:
+            self._closed = True
+            busy = self._sending > 0
+        if not busy:
             self._client.close()
 
     def fetch(self, remote: RemoteFile, part: Partial) -> None:
@@ -176,15 +182,24 @@ class Transfer:
     def _head(self, request: httpx2.Request) -> httpx2.Response:
         """Return the answer, of which the body has still to come."""
         most = 2 * (self._patience.connect + self._patience.read)
+        with self._lock:
+            self._sending += 1
         try:
-            return within(
-                most, lambda: self._client.send(request, stream=True), self._stopped, lambda answer: answer.close()
-            )
+            return within(most, lambda: self._send(request), self._stopped, lambda answer: answer.close())
         except LateError as error:
-            self._late = True
             if self._stopped():
                 raise StoppedError from error
             raise TransientError("the server does not come to its answer") from error
+
+    def _send(self, request: httpx2.Request) -> httpx2.Response:
+        try:
+            return self._client.send(request, stream=True)
+        finally:
+            with self._lock:
+                self._sending -= 1
+                last = self._closed and self._sending == 0
+            if last:
+                self._client.close()
 
     def _status(self, response: httpx2.Response, remote: RemoteFile, url: str) -> Exception:
         if origin(url) == origin(self._endpoint):
