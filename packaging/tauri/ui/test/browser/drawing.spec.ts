@@ -131,6 +131,8 @@ test("after a reload in mid-job the picture goes on with its preview, and what w
   await expect(page.locator(".locara-picture-prompt")).toHaveText("a blue house");
   await page.getByRole("button", { name: "Cancel" }).click();
   await expect(status(page)).toHaveText("Cancelled");
+  await page.getByRole("button", { name: "Again: a blue house" }).click();
+  await expect(page.locator(".locara-picture")).toHaveCount(2);
 });
 
 test("all of it works with the keyboard alone", async ({ open }) => {
