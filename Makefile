@@ -38,6 +38,9 @@ STUDIO_INSTALLED := build/studio/usr
 # what Debian and its like must have for a Tauri app to be compiled, and to be looked at without a screen
 TAURI_PACKAGES := libwebkit2gtk-4.1-dev build-essential libssl-dev librsvg2-dev libayatana-appindicator3-dev
 STUDIO_PACKAGES := xvfb webkit2gtk-driver
+# where there is no network, or another apt-get at work, it gives up within minutes
+APT_GET := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=30 -o DPkg::Lock::Timeout=120
+INSTALL_PACKAGES := $(APT_GET) update && $(APT_GET) install -y --no-install-recommends
 
 .PHONY: help setup demo test test-slow test-typescript test-ui screenshots test-rust test-tauri tauri-tools tauri-pages tauri-program tauri-packages ui-packages studio test-studio test-embed lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-quality bench-shares bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac bundle bundle-lock test-bundle bench-bundle check-wheels
 .DEFAULT_GOAL := help
@@ -170,10 +173,10 @@ test-embed: tauri-tools ## follow README's "Embed in Tauri" in an empty folder, 
 	LOCARA_EMBED_TARGET=$(RUST_TARGET) $(BIN)/python -m pytest -q tests/studio/test_embed.py
 
 ui-packages: ## install what test-ui needs from Debian, if it is missing
-	@test -n "$(CHROMIUM_HERE)" || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
+	@test -n "$(CHROMIUM_HERE)" || { $(INSTALL_PACKAGES) chromium; }
 
 tauri-packages: ## install what test-tauri and test-studio need from Debian, if it is missing
-	@{ pkg-config --exists webkit2gtk-4.1 && command -v Xvfb && command -v WebKitWebDriver; } >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TAURI_PACKAGES) $(STUDIO_PACKAGES); }
+	@{ pkg-config --exists webkit2gtk-4.1 && command -v Xvfb && command -v WebKitWebDriver; } >/dev/null || { $(INSTALL_PACKAGES) $(TAURI_PACKAGES) $(STUDIO_PACKAGES); }
 
 lint: $(READY) ## ruff, and which package may import which
 	$(BIN)/ruff check .

@@ -54,6 +54,7 @@ def test_what_must_fail_is_told_by_platform(world, monkeypatch):
     ("says", "unknown"),
     [
         ("unbound variable: file-clone", ["file-clone"]),
+        ("unbound variable: system-fcntl", ["system-fcntl"]),
         ("a sentence that names nothing", list(seatbelt.NEWER)),
     ],
 )
@@ -73,9 +74,10 @@ def test_a_rule_that_this_macos_does_not_know_costs_only_itself_and_is_told(worl
     assert found.kind == "seatbelt"
     assert {found.details[name] for name in ESSENTIAL if name != "otherPrograms"} == {"blocked"}, found
     assert found.details["otherPrograms"] == ("open" if "lsopen" in unknown else "blocked")
-    assert found.details["seatbelt"].endswith(", ".join(unknown))
-    assert found.details["linkedFiles"] == "open"
+    assert (found.details["seatbelt"], found.details["unknownRules"]) == ("in use", ", ".join(unknown))
+    assert found.details["linkedFiles"] == ("open" if "file-clone" in unknown else "blocked")
     assert not found.enforced
+    assert f"unknownRules: {', '.join(unknown)}" in found.reason
 
 
 def test_a_profile_that_is_refused_whole_confines_nothing_and_says_so(world, monkeypatch):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from support.installed_app import App
-from support.webdriver import display, missing, until
+from support.webdriver import display, missing
 
 ROOT = Path(__file__).parents[2]
 TARGET = os.environ.get("LOCARA_EMBED_TARGET", "")
@@ -95,16 +95,23 @@ def test_the_steps_lead_from_an_empty_folder_to_a_picture_in_a_window(tmp_path):
     with display() as screen:
         window = App(tmp_path / "home", screen, Path(TARGET, "debug/my-app"), json.loads(manifest[1][0]))
         try:
+            window.page.script(_WATCH)
             window.page.click("button", "Draw")
-            until("a preview is shown", lambda: window.page.script(_SOURCE).startswith("data:"))
-            until(f"it is finished: {window.page.text('output')}", lambda: window.page.text("output") == "finished")
-            until("the file is shown", lambda: window.page.script(_SHOWN) == ["asset://localhost/", 128])
+            window.page.until("it is finished", lambda: window.page.text("output") == "finished")
+            window.page.until("the file is shown", lambda: window.page.script(_SHOWN) == ["asset://localhost/", 128])
+            assert window.page.script("return window.shown"), "no preview was shown"
             assert len(list(window.pictures.iterdir())) == 1
         finally:
             window.close()
 
 
-_SOURCE = "return document.querySelector('img').src"
+#: Counts the previews that the page shows: each is there for a moment only.
+_WATCH = """
+window.shown = 0;
+const image = document.querySelector("img");
+const look = () => { window.shown += image.src.startsWith("data:"); };
+new MutationObserver(look).observe(image, { attributeFilter: ["src"] });
+"""
 _SHOWN = """
 const image = document.querySelector("img");
 return [image.src.slice(0, 18), image.complete ? image.naturalWidth : 0];

@@ -42,6 +42,9 @@ class App:
         self.opened = home / "opened"  # the address of the last page that it had the user's browser open
         (home / "bin").mkdir()
         _script(home / "bin/xdg-open", f'echo "$1" > "{self.opened}.new"; mv "{self.opened}.new" "{self.opened}"')
+        settings = home / ".config/gtk-3.0/settings.ini"  # what moves while an engine starts takes a core of it here
+        settings.parent.mkdir(parents=True)
+        settings.write_text("[Settings]\ngtk-enable-animations=0\n")
         env = {name: os.environ[name] for name in _KEPT if name in os.environ}
         env["PATH"] = f"{home}/bin{os.pathsep}{env['PATH']}"
         env |= {"HOME": str(home), "DISPLAY": screen, "GDK_BACKEND": "x11", "NO_AT_BRIDGE": "1"}

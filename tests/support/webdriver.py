@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ DRIVER = "WebKitWebDriver"
 #: How long a page may take to show something: the machine may be busy, and torch has to be imported.
 PATIENCE = 240
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
+_CHANGING = frozenset({"stale element reference", "element not interactable", "element click intercepted"})
 
 
 @contextlib.contextmanager
@@ -33,16 +35,26 @@ def display() -> Iterator[str]:
     """A display of its own, as ``:7``."""
     readable, writable = os.pipe()
     command = ["Xvfb", "-displayfd", str(writable), "-screen", "0", "1280x900x24", "-nolisten", "tcp"]
-    server = subprocess.Popen(command, pass_fds=[writable], stderr=subprocess.DEVNULL)
-    os.close(writable)
-    with os.fdopen(readable) as told:
-        number = told.readline().strip()
-    try:
-        assert number, "Xvfb does not start"
-        yield f":{number}"
-    finally:
-        server.terminate()
-        server.wait()
+    with tempfile.TemporaryFile() as said:  # no pipe of ours: whoever reads that would wait for a server left behind
+        server = subprocess.Popen(command, pass_fds=[writable], stdout=said, stderr=said)
+        os.close(writable)
+        try:
+            with os.fdopen(readable) as told:
+                number = told.readline().strip()
+            said.seek(0)
+            assert number, f"Xvfb does not start: {said.read().decode(errors='replace')}"
+            yield f":{number}"
+        finally:
+            server.terminate()
+            server.wait()
+
+
+class Refused(AssertionError):
+    """The driver's answer is an error; ``kind`` is W3C's name for it."""
+
+    def __init__(self, asked: str, answer: dict[str, str]) -> None:
+        super().__init__(f"{asked}: {answer}")
+        self.kind = answer["error"]
 
 
 class Browser:
@@ -53,9 +65,13 @@ class Browser:
         self._port = port
         self._driver = subprocess.Popen([DRIVER, f"--port={port}", "--host=127.0.0.1"], env=env)
         self._session = ""
-        until("the driver listens", self._listens)
         options = {"webkitgtk:browserOptions": {"binary": str(app), "args": []}}
-        opened = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": options}})
+        try:
+            until("the driver listens", self._listens)
+            opened = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": options}})
+        except BaseException:
+            self.close()
+            raise
         self._session = f"/session/{opened['sessionId']}"
 
     def script(self, text: str, *arguments: object) -> Any:
@@ -70,13 +86,23 @@ class Browser:
             found[:] = self.script(_FIND, css, name)
             return bool(found)
 
-        until(f"{css} {name or ''} is shown", look)
+        self.until(f"{css} {name or ''} is shown", look)
         return found[0]
 
     def click(self, css: str, name: str | None = None) -> None:
-        """Click it with the mouse."""
-        element = self.find(css, name)[_ELEMENT]
-        self._ask("POST", f"/element/{element}/click", {})
+        """Click it with the mouse; where the page is changing under it, once more."""
+
+        def clicked() -> bool:
+            element = self.find(css, name)[_ELEMENT]
+            try:
+                self._ask("POST", f"/element/{element}/click", {})
+            except Refused as error:
+                if error.kind in _CHANGING:
+                    return False
+                raise
+            return True
+
+        self.until(f"{css} {name or ''} can be clicked", clicked)
 
     def write(self, css: str, text: str) -> None:
         """Put a text into a field in place of what is there, as a paste does: the driver loses a key at times."""
@@ -102,6 +128,16 @@ class Browser:
         """How many there are."""
         return self.script("return document.querySelectorAll(arguments[0]).length", css)
 
+    def until(self, what: str, holds: Callable[[], object]) -> None:
+        """Wait until something holds of the page; if that fails, the failure has what the page says then."""
+        try:
+            until(what, holds)
+        except AssertionError as error:
+            said = "nothing"
+            with contextlib.suppress(OSError, http.client.HTTPException, AssertionError):
+                said = self.text("body")
+            raise AssertionError(f"{error}\nThe page says:\n{said}") from error
+
     def reload(self) -> None:
         """Load the page again."""
         self._ask("POST", "/refresh", {})
@@ -119,6 +155,7 @@ class Browser:
         self._driver.wait()
 
     def _listens(self) -> bool:
+        assert self._driver.poll() is None, f"{DRIVER} has ended: {self._driver.returncode}"
         with contextlib.suppress(OSError):
             return self._ask("GET", "/status")["ready"]
         return False
@@ -132,7 +169,8 @@ class Browser:
             answer = json.loads(connection.getresponse().read())["value"]
         finally:
             connection.close()
-        assert not (isinstance(answer, dict) and "error" in answer), f"{method} {path}: {answer}"
+        if isinstance(answer, dict) and "error" in answer:
+            raise Refused(f"{method} {path}", answer)
         return answer
 
 

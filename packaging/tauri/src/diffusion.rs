@@ -85,11 +85,14 @@ impl<R: Runtime> Diffusion<R> {
     pub async fn set_token(&self, token: Option<String>) -> Result<(), Error> {
         self.running()?;
         let _starting = self.starting.lock().await;
-        if !self.calls.is_empty() {
-            return Err(Error::Busy);
-        }
+        let old = {
+            let mut known = self.known(); // a call that is opened from now on waits for it, and then for the new one
+            if !self.calls.is_empty() {
+                return Err(Error::Busy);
+            }
+            known.take()
+        };
         let before = std::mem::replace(&mut *locked(&self.token), token);
-        let old = self.known().take();
         if let Some(sidecar) = old {
             sidecar.close().await;
             self.files.forget();

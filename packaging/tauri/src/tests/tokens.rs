@@ -44,3 +44,18 @@ fn a_token_waits_for_what_is_under_way() {
     assert_eq!(call.join().unwrap().unwrap_err()["kind"], "RequestCancelled");
     invoke(&window, "give_token", json!({"params": {"token": "a-token"}})).unwrap();
 }
+
+#[test]
+fn a_call_that_begins_while_a_token_is_taken_is_drawn() {
+    let host = host(&TOKENS, |builder| builder);
+    let window = host.window("main");
+    host.pid(); // it runs
+    for channel in 7..11 {
+        let given = start(&window, "give_token", json!({"params": {"token": "a-token"}}));
+        let drawn = start(&window, "generate", long(quick(2), channel));
+        drawn.join().unwrap().unwrap();
+        if let Err(error) = given.join().unwrap() {
+            assert_eq!(error["kind"], "Busy");
+        }
+    }
+}

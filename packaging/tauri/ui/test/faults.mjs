@@ -107,6 +107,27 @@ const FAULTS = [
     "request?.params.prompt",
     "studio",
   ],
+  [
+    "after a reload a picture is told with the options that it was drawn with",
+    "components/Gallery.tsx",
+    'job.result?.parameters["options"]',
+    "job.result?.parameters",
+    "studio",
+  ],
+  [
+    "after a reload an edit of several pictures is an edit",
+    "store/job.ts",
+    ' || "images" in parameters',
+    "",
+    "requests",
+  ],
+  [
+    "a mask that is gone is missed",
+    "store/requests.ts",
+    "return !mask || isThere(mask) ?",
+    "return isThere !== undefined ?",
+    "requests",
+  ],
   ["the oldest pictures go", "store/jobs.ts", "ended.length > KEPT", "false", "studio"],
   [
     "Kontext gets no strength",

@@ -123,6 +123,8 @@ def report(kind: str, found: dict[str, Outcome], details: dict[str, str], *, pro
     failed += [_FURTHER[name] for name in further if found[name] not in holds]
     if "threads" in details:
         failed.append("what threads that were already running do")
+    if "unknownRules" in details:  # not all that they deny is tried
+        failed.append("what rules deny that this system does not know")
     enforced = not failed
     if enforced:
         more = "; all of it was blocked."

@@ -53,9 +53,9 @@ def confine(
         told["compilerCache"] = "in use"
     with _telling(told, "seatbelt"):
         unknown = seatbelt.confine(write, run, read)
-        told["seatbelt"] = (
-            f"in use, without what this macOS does not know: {', '.join(unknown)}" if unknown else "in use"
-        )
+        told["seatbelt"] = "in use"
+        if unknown:
+            told["unknownRules"] = ", ".join(unknown)
         means.append("seatbelt")
 
 

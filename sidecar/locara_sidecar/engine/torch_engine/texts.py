@@ -20,6 +20,7 @@ class _PassedOn(Qwen3DecoderLayer):
     def __init__(self) -> None:
         nn.Module.__init__(self)  # without weights
         self.gradient_checkpointing = False
+        self.attention_type = "full_attention"  # which transformers 5.0 asks each layer for
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         del args, kwargs

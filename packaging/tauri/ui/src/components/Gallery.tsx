@@ -108,7 +108,7 @@ function Item({ picture, ...props }: GalleryProps & { picture: Picture }) {
 }
 
 function Facts({ picture: { job, image } }: { picture: Picture }) {
-  const { steps, guidance, strength } = (job.result?.parameters ?? {}) as Record<string, unknown>;
+  const { steps, guidance, strength } = (job.result?.parameters["options"] ?? {}) as Record<string, unknown>;
   const facts: [string, string | undefined][] = [
     ["Size", `${image.width} × ${image.height}`],
     ["Seed", String(image.seed)],

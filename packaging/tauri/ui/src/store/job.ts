@@ -99,10 +99,11 @@ export function sized({ width, height }: JobInfo): { width: number; height: numb
   return width && height ? { width, height } : undefined;
 }
 
-/** The request that a result's parameters are of; an edit whose picture was sent inline cannot be asked again. */
+/** The request that a result's parameters are of: they have its form, with a digest for what was sent inline. */
 function requestOf({ parameters }: GenerateResult): JobRequest {
-  const { prompt = "", image, images, mask: _, ...options } = parameters as Partial<EditParams>;
-  const params = { prompt, options } as GenerateParams;
-  if (image) return { kind: "edit", params: { ...params, image } as EditParams };
-  return images ? { kind: "edit", params: { ...params, images } as EditParams } : { kind: "generate", params };
+  const isEdit = "image" in parameters || "images" in parameters;
+  const params: unknown = parameters;
+  return isEdit
+    ? { kind: "edit", params: params as EditParams }
+    : { kind: "generate", params: params as GenerateParams };
 }

@@ -69,13 +69,14 @@ export function again({ request, width, height }: Job): Sized | undefined {
   return { request: { ...request, params } as JobRequest, size: { width, height } };
 }
 
-/** A picture that was sent inline before a reload is gone: its digest is all that is left of it. */
+/** A picture or mask that was sent inline before a reload is gone: its digest is all that is left of it. */
 export function whyNotAgain(request: JobRequest | undefined): string | undefined {
   if (request === undefined) return "What it was asked for with is not known.";
   if (request.kind === "generate") return undefined;
-  const { image, images } = request.params;
-  const isThere = (images ?? [image]).every((one) => one.data || one.handle || one.path);
-  return isThere ? undefined : "The picture that it was made of is gone.";
+  const { image, images, mask } = request.params;
+  const isThere = (one: ImageInput) => Boolean(one.data || one.handle || one.path);
+  if (!(images ?? [image]).every(isThere)) return "The picture that it was made of is gone.";
+  return !mask || isThere(mask) ? undefined : "The mask that it was made with is gone.";
 }
 
 /** A picture near `image`, by the model that made it or, where that cannot, by another. */

@@ -47,8 +47,7 @@ for (const [way, query] of [
     const { page, pictures } = await open({ query });
     const seen = await watch(page);
     await page.getByText("Options").click();
-    await draw(page, "fake:slow=40 a red house");
-    await expect(status(page)).toContainText("Step");
+    await draw(page, "fake:slow=100 a red house");
     await expect(status(page)).toContainText("Done");
     await expect(page.locator("[data-layer=final]")).toHaveCSS("opacity", "1");
     await expect(page.locator("[data-layer=preview]")).toHaveCount(0);
@@ -65,8 +64,12 @@ for (const [way, query] of [
 
 test("pocket draws a real picture, which is the file", async ({ open }) => {
   const { page, pictures } = await open({ engine: "torch" });
+  // in each frame, since it is there for half a second only; torch has to be imported first
+  const appeared = page.waitForFunction(() => document.querySelector("[data-layer=preview]"), null, {
+    timeout: 200_000,
+  });
   await draw(page, "a smiling sun on a purple background");
-  await expect(page.locator("[data-layer=preview]")).toHaveCount(1, { timeout: 200_000 }); // torch has to be imported first
+  await appeared;
   await expect(status(page)).toContainText("Done");
   const [file = ""] = readdirSync(pictures);
   const bytes = readFileSync(join(pictures, file)).toString("base64");
@@ -95,9 +98,9 @@ test("an engine that crashes is told, and draws again when it is asked", async (
 
 test("pictures wait for their turns, and one that failed meanwhile is still told", async ({ open }) => {
   const { page } = await open();
-  await draw(page, "fake:load=1500 fake:crash=denoising first");
+  await draw(page, "fake:load=3000 fake:crash=denoising first");
   await expect(status(page)).toContainText("Loading");
-  await draw(page, "fake:slow=200 second");
+  await draw(page, "fake:slow=800 second");
   await draw(page, "third");
   const queue = page.getByRole("region", { name: "Queue" });
   await expect(queue.getByRole("listitem")).toHaveCount(3);
@@ -131,6 +134,8 @@ test("after a reload in mid-job the picture goes on with its preview, and what w
   await expect(page.locator(".locara-picture-prompt")).toHaveText("a blue house");
   await page.getByRole("button", { name: "Cancel" }).click();
   await expect(status(page)).toHaveText("Cancelled");
+  await page.getByRole("button", { name: "Again: a blue house" }).click();
+  await expect(page.locator(".locara-picture")).toHaveCount(2);
 });
 
 test("all of it works with the keyboard alone", async ({ open }) => {

@@ -12,6 +12,7 @@ export default defineConfig({
   workers: 2,
   timeout: 300_000,
   expect: { timeout: 60_000 },
+  retries: 1, // a busy machine makes a page late; the report calls it flaky
   reporter: "list",
   forbidOnly: true,
   fullyParallel: true,
@@ -19,6 +20,7 @@ export default defineConfig({
     viewport: { width: 1180, height: 820 },
     // as root, as in most containers, Chromium has no sandbox of its own
     launchOptions: { executablePath: chromium, args: process.getuid?.() === 0 ? ["--no-sandbox"] : [] },
+    screenshot: "only-on-failure",
     contextOptions: { reducedMotion: "reduce" },
   },
   projects: [

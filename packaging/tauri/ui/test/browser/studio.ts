@@ -82,7 +82,7 @@ export const test = base.extend<{ folder: string; open: Open; served: Hub }>({
     mkdirSync(place);
     const program: ChildProcess = spawn(
       join(dirname(PROGRAM), "python"),
-      ["-m", "support.served_models", place, "0.5"],
+      ["-m", "support.served_models", place, "1.5"],
       {
         cwd: join(REPOSITORY, "tests"),
         stdio: ["pipe", "pipe", "inherit"],

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { asked, finished } from "../../src/store/job.js";
 import { again, imageInput, inlineOutput, vary, whyNotAgain } from "../../src/store/requests.js";
-import { imageOf, MODELS, POCKET, resultOf } from "../support/scripted.js";
+import { imageOf, MODELS, POCKET, RESOLVED, resultOf } from "../support/scripted.js";
 
 const job = asked(
   "a",
@@ -18,9 +18,20 @@ test("again asks for the same, of the same size, and leaves the seed to chance",
 
 test("a job of before a reload is asked again with the parameters of its result", () => {
   const { request: _, ...found } = job;
-  const done = finished(found, resultOf([imageOf()], { prompt: "b", steps: 9 }));
-  expect(again(done)?.request).toMatchObject({ kind: "generate", params: { prompt: "b", options: { steps: 9 } } });
-  expect(again(done)?.request.params.options).not.toHaveProperty("seed");
+  const done = finished(found, resultOf([imageOf()], { prompt: "b", options: { ...RESOLVED, steps: 9 } }));
+  const { seed: _seed, ...options } = RESOLVED;
+  const params = { prompt: "b", options: { ...options, steps: 9 } };
+  expect(again(done)?.request).toEqual({ kind: "generate", params });
+});
+
+test("an edit of before a reload is asked again with its picture and mask, by their names", () => {
+  const { request: _, ...found } = job;
+  const named = { image: { root: "user-folder", path: "a.png" }, mask: { root: "user-folder", path: "mask.png" } };
+  const repeated = (sources: object) => again(finished(found, resultOf([imageOf()], sources)))?.request;
+  expect(repeated(named)).toMatchObject({ kind: "edit", params: { prompt: "a red house", ...named } });
+  const several = { images: [named.image, { handle: "h" }] };
+  expect(repeated(several)).toMatchObject({ kind: "edit", params: several });
+  expect(repeated({ ...named, mask: { sha256: "00", mimeType: "image/png" } })).toBeUndefined();
 });
 
 test("an edit can be repeated as long as its picture can be named", () => {
@@ -31,6 +42,9 @@ test("an edit can be repeated as long as its picture can be named", () => {
     edit({ handle: "h" }),
   ]).toEqual([undefined, undefined, undefined]);
   expect(edit({ sha256: "00", mimeType: "image/png" })).toContain("gone");
+  const mask = { sha256: "00", mimeType: "image/png" };
+  const params = { prompt: "a", image: { handle: "h" }, mask: mask as never };
+  expect(whyNotAgain({ kind: "edit", params })).toBe("The mask that it was made with is gone.");
   expect(whyNotAgain(undefined)).toContain("not known");
 });
 

@@ -170,6 +170,7 @@ test("again is the same with another seed; its settings bring back the seed, too
   });
   await userEvent.clear(prompt());
   await userEvent.click(screen.getByText("Details"));
+  expect(screen.getByText("Guidance", { selector: "dt" }).nextElementSibling?.textContent).toBe("4");
   await userEvent.click(button("Use settings: a red house"));
   expect(prompt().value).toBe("a red house");
   expect(screen.getByRole<HTMLInputElement>("textbox", { name: "Seed" }).value).toBe("42");

@@ -131,6 +131,14 @@ export function imageOf(changes: Partial<ImageResult> = {}): ImageResult {
   return { ...picture, ...file, seed: 42, data: PIXEL, ...changes };
 }
 
+/** Options as the sidecar resolves them: all of them, whatever the call named. */
+export const RESOLVED = {
+  ...{ model: "pocket", negativePrompt: "", width: 128, height: 128, steps: 8, guidance: 4, seed: 42, count: 1 },
+  ...{ scheduler: "flow-match-euler", speed: "exact", quantization: "none", precision: "float32", tiling: "off" },
+  engine: "auto",
+  output: { mode: "both", root: "user-folder", onConflict: "rename", mimeType: "image/png" },
+};
+
 export function resultOf(images = [imageOf()], parameters: object = {}, jobId = "job-1"): GenerateResult {
   const none = { queuedMs: 0, loadMs: 0, encodeMs: 0, denoiseMs: 0, decodeMs: 0, saveMs: 0, totalMs: 3210 };
   const used = { version: "2", digest: "sha256:00", engine: "fake", device: "cpu" };
@@ -138,7 +146,7 @@ export function resultOf(images = [imageOf()], parameters: object = {}, jobId = 
     jobId,
     images,
     model: { id: "pocket", ...used, quantization: "none", precision: "float32" },
-    parameters: { prompt: "a red house", steps: 8, guidance: 4, seed: 42, model: "pocket", ...parameters },
+    parameters: { prompt: "a red house", options: RESOLVED, ...parameters },
     timings: none,
     peakMemoryBytes: 1,
     warnings: [],

@@ -81,8 +81,8 @@ def fit_into_float16(transformer: Any) -> None:
     """Let the transformer compute in float16 without leaving its range.
 
     diffusers clips sums that leave it. Here they are kept in float32, as they begin behind the layers that embed
-    picture and text, and blocks bring what they read of them back to float16. What a layer adds to them, it computes as
-    a 64th of itself: its input is divided, and for a feed-forward that is already what gates are multiplied with.
+    picture and text, and each block reads them in float16. What a layer adds to them is computed as a 64th of itself:
+    the layer's input is divided by 64; in a feed-forward, the values that the gates are multiplied with are.
     """
     dtype = transformer.dtype
     for layer in (

@@ -6,7 +6,7 @@ use tauri_plugin_locara_diffusion::Builder;
 #[tauri::command]
 fn open_link(url: &str) -> Result<(), String> {
     if !url.starts_with("https://") {
-        return Err("Links lead to https alone.".to_owned());
+        return Err("Only https links can be opened.".to_owned());
     }
     open::that_detached(url).map_err(|error| error.to_string())
 }
