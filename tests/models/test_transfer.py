@@ -85,7 +85,7 @@ def answering(answers, endpoint="https://hub.example"):
         on_bytes=lambda _: None,
         stopped=lambda: False,
     )
-    transfer.close()
+    transfer._client.close()
     transfer._client = httpx2.Client(transport=httpx2.MockTransport(answer))
     return transfer, asked
 
