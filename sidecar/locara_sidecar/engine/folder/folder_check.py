@@ -60,7 +60,13 @@ def _require_index(index: Mapping[str, Any]) -> None:
     if index.get(_DISTILLED) is False:
         raise broken(INDEX, f"its {_DISTILLED} is false, and models that need guidance are not run in this family")
     for name, value in index.items():
-        if name == _DISTILLED or isinstance(value, list) or value is None or name.startswith("_") or name in _OPTIONS_WITHOUT_EFFECT:
+        if (
+            name == _DISTILLED
+            or isinstance(value, list)
+            or value is None
+            or name.startswith("_")
+            or name in _OPTIONS_WITHOUT_EFFECT
+        ):
             continue
         if name not in _OPTIONS or not isinstance(value, bool):
             raise broken(INDEX, f"its member {name[:64]!r} is not known and may change pictures")
