@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 _OPTIONS = frozenset({"force_zeros_for_empty_prompt"})
-_OPTIONS_WITHOUT_EFFECT = frozenset({"add_watermarker", "requires_safety_checker"})
-_DISTILLED = "is_distilled"
-"""False for a FLUX.2 [klein] that was made to run with guidance."""
+_OPTIONS_WITHOUT_EFFECT = frozenset({"add_watermarker", "requires_safety_checker", "is_distilled"})
 _WITH_SHIFT = frozenset(
     row.pipeline for row in FAMILIES.values() if row.noise != "scaled" and row.autoencoder == "AutoencoderKL"
 )
@@ -57,16 +55,10 @@ def _require_index(index: Mapping[str, Any]) -> None:
 
     :raises EngineError: IntegrityError.
     """
-    if index.get(_DISTILLED) is False:
-        raise broken(INDEX, f"its {_DISTILLED} is false, and models that need guidance are not run in this family")
+    if index.get("is_distilled") is False:  # a FLUX.2 [klein] that was made to run with guidance
+        raise broken(INDEX, "its is_distilled is false, and models that need guidance are not run in this family")
     for name, value in index.items():
-        if (
-            name == _DISTILLED
-            or isinstance(value, list)
-            or value is None
-            or name.startswith("_")
-            or name in _OPTIONS_WITHOUT_EFFECT
-        ):
+        if isinstance(value, list) or value is None or name.startswith("_") or name in _OPTIONS_WITHOUT_EFFECT:
             continue
         if name not in _OPTIONS or not isinstance(value, bool):
             raise broken(INDEX, f"its member {name[:64]!r} is not known and may change pictures")
