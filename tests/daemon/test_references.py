@@ -31,6 +31,7 @@ def several(editor, tmp_path):
     def start(*flags, most=10, **session):
         entry = json.loads((SHIPPED / f"{KONTEXT}.json").read_text())
         entry |= {"id": SEVERAL, "order": 60, "family": "flux2", "maxReferences": most, "source": {}}
+        entry["defaults"]["guidance"] = 1.0
         folder = tmp_path / "catalogue"
         folder.mkdir(exist_ok=True)
         (folder / "several.json").write_text(json.dumps(entry))

@@ -50,6 +50,33 @@ def test_another_models_template_is_refused(folder, missing):
     assert "chat_template.jinja" in refused(folder)
 
 
+ROLES = "'<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n'"
+OWN_WORDS = {
+    "a system prompt": "{{- '<|im_start|>system\\nYou are a painter.<|im_end|>\\n' }}",
+    "an example": "{{ '<|im_start|>user\\nA cat<|im_end|>\\n' }}",
+    "plain text": "<|im_start|>system\nBe brief.<|im_end|>\n",
+}
+NO_WORDS = {
+    "a message of the system": "{{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}",
+    "tools": "{{- '<|im_start|>system\\n' }}{{- \"# Tools\\n\" }}",
+    "any role": "{{- " + ROLES + " }}",
+    "plain text": "<|im_start|>user\n{{ content }}<|im_end|>\n",
+    "closed thoughts": "{{- '<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' }}",
+}
+
+
+@pytest.mark.parametrize("words", OWN_WORDS.values(), ids=OWN_WORDS)
+def test_a_template_with_words_of_its_own_is_refused(folder, words):
+    (folder / "tokenizer" / "chat_template.jinja").write_text(words + TEMPLATE)
+    assert "words of its own" in refused(folder)
+
+
+@pytest.mark.parametrize("marks", NO_WORDS.values(), ids=NO_WORDS)
+def test_a_template_that_only_says_where_messages_go_is_taken(folder, marks):
+    (folder / "tokenizer" / "chat_template.jinja").write_text(marks + TEMPLATE)
+    tokenizer_check.check(folder, FOUND, {})
+
+
 @pytest.mark.parametrize("member", [{"padding_side": "left"}, {"add_bos_token": True}, {"chat_template": [TEMPLATE]}])
 def test_what_would_give_other_ids_is_refused(folder, member):
     with_members(folder, **member)

@@ -371,3 +371,13 @@ def test_ten_references_take_more_bits_than_one_leaves_on_a_small_gpu():
     )
     assert plans.QUANTIZATIONS.index(ten.quantization) >= plans.QUANTIZATIONS.index(one.quantization)
     assert ten.step > 4 * one.step
+
+
+@pytest.mark.parametrize(("count", "helps"), [(1, False), (10, True)])
+def test_a_refusal_of_many_references_says_that_fewer_would_fit(count, helps):
+    model = "flux.2-klein-4b"
+    asked = ask(model, references=((1024, 1024),) * count)
+    plans.require(parts(model), asked if not helps else ask(model, references=((1024, 1024),)), machine("gpu", 8))
+    with pytest.raises(EngineError) as caught:
+        plans.require(parts(model), asked, machine("gpu", 8 if helps else 2))
+    assert ("fewer pictures" in caught.value.data["suggestions"]) == helps

@@ -220,3 +220,38 @@ def test_an_entry_that_allows_no_picture_or_too_many_is_left_out(tmp_path, said)
     (tmp_path / "mine.json").write_text(json.dumps(entry))
     (told,) = catalogue.load(tmp_path).skipped
     assert "maxReferences" in told
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "fault"),
+    [
+        ("flux.2-klein-4b", {"classifierFreeGuidance": True}, "classifierFreeGuidance is true"),
+        ("flux.1-dev", {"classifierFreeGuidance": True}, "classifierFreeGuidance is true"),
+        ("flux.2-klein-4b", {"modalities": ["text-to-image", "image-to-image"]}, "modalities has 'image-to-image'"),
+        ("z-image-turbo", {"modalities": ["image-text-to-image"]}, "modalities has 'image-text-to-image'"),
+        ("z-image-turbo", {"guidance": 5.0}, "defaults.guidance is 5"),
+        ("flux.2-klein-4b", {"guidance": 4.0}, "defaults.guidance is 4"),
+        ("z-image-turbo", {"guidance": 1.0}, None),
+        ("flux.1-dev", {"guidance": 7.0}, None),
+        ("sd3.5-medium", {"classifierFreeGuidance": False}, None),
+        ("z-image-turbo", {"family": "unheard-of", "guidance": 5.0, "classifierFreeGuidance": True}, None),
+    ],
+)
+def test_an_entry_promises_nothing_that_its_family_is_not_run_with(tmp_path, model, change, fault):
+    """Otherwise guidance, a negative prompt or a strength would be taken and have no effect."""
+    entry = json.loads((catalogue.SHIPPED / f"{model}.json").read_text()) | {"id": "mine"}
+    entry["defaults"] |= {"guidance": change.get("guidance", entry["defaults"]["guidance"])}
+    change = {name: value for name, value in change.items() if name != "guidance"}
+    (tmp_path / "mine.json").write_text(json.dumps(entry | change))
+    known = catalogue.load(tmp_path)
+    told = [words.partition("mine.json: ")[2] for words in known.skipped]
+    assert len(told) == bool(fault)
+    assert all(words.startswith(fault) for words in told)
+    assert (known.get("mine") is None) == bool(fault)
+
+
+def test_z_image_reports_no_guidance_whatever_its_entry_has(tmp_path):
+    entry = json.loads((catalogue.SHIPPED / "z-image-turbo.json").read_text()) | {"id": "mine"}
+    entry["defaults"] |= {"guidance": 1.0}
+    (tmp_path / "mine.json").write_text(json.dumps(entry))
+    assert not catalogue.load(tmp_path).get("mine").guidable

@@ -151,6 +151,27 @@ def test_klein_is_taken_in_parts_and_not_a_second_time_as_one_file(store, hub, t
     assert found == files
 
 
+def test_an_encoder_that_z_image_and_klein_have_alike_is_stored_and_counted_once(store, hub, tmp_path):
+    """The digest decides, whatever the file is called there."""
+    shard = "text_encoder/model-00001-of-00002.safetensors"
+    z_image, klein = tree(FIXTURES / "tiny-z-image"), tree(FIXTURES / "tiny-flux2")
+    assert z_image[shard] != klein[shard]
+    klein["text_encoder/model-00003-of-00003.safetensors"] = z_image[shard]
+    serve(hub, tmp_path, "Tongyi-MAI/Z-Image-Turbo", z_image, [], gated=False)
+    serve(hub, tmp_path, "black-forest-labs/FLUX.2-klein-4B", klein, [], gated=False)
+    _, first = fetched(store, hub, "z-image-turbo")
+    before = survey.usage(store).bytes
+    _, second = fetched(store, hub, "flux.2-klein-4b")
+    other = second.folder / "text_encoder/model-00003-of-00003.safetensors"
+    assert (first.folder / shard).stat().st_ino == other.stat().st_ino
+    found = survey.usage(store)
+    assert len(found.models) == 2
+    (shared,) = {model.shared for model in found.models}
+    assert shared >= len(z_image[shard])
+    (klein_alone,) = [model.bytes - model.shared for model in found.models if model.entry.key == second.key]
+    assert found.bytes == before + klein_alone
+
+
 def test_a_repository_that_has_moved_the_weights_elsewhere_gives_no_model(store, hub, tmp_path):
     files = flux(hub, tmp_path, "flux.1-dev")
     moved = {name.replace("transformer/diff", "elsewhere/diff"): data for name, data in files.items()}

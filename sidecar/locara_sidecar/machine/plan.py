@@ -280,6 +280,8 @@ def _suggestions(parts: Sequence[Part], ask: PlanRequest, machine: Machine) -> l
         "tiling on": {"tiling": "on"},
         "512 x 512 pixels": {"width": 512, "height": 512},
     }
+    if len(ask.references) > 1:
+        changes["fewer pictures"] = {"references": ask.references[:1]}
     for words, change in changes.items():
         if choose(parts, msgspec.structs.replace(ask, **change), machine) is not None:
             found.append(words)

@@ -137,7 +137,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     :param negative_prompt: whether guidance over 1 contrasts the prompt with a negative one, which may be empty.
     :param embeds_guidance: some of its models were trained with guidance as an input, others without.
     :param guided_as_told: whether an entry without a negative prompt is guided if its default guidance is over 0.
-    :param modalities: what a catalogue entry may list.
+    :param modalities: what a catalogue entry may list; another one is left out.
     :param references: how many pictures an edit may have. If more than one, each keeps its own size
         (``engine/drawing/source.py``); otherwise the picture has the job's.
     :param no_mask: why an edit takes no mask; empty if inpainting is supported.
@@ -242,6 +242,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
             network="ZImageTransformer2DModel",
             tokenizers={"tokenizer": QWEN3},
             taps=(-2,),
+            guided_as_told=False,
             adapters={"torch": "torch_engine.families.z_image:ZImage", "mlx": "mlx_engine.families.z_image:ZImage"},
         ),
         Family(

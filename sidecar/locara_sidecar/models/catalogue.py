@@ -270,7 +270,23 @@ def _read(file: Path, base: Path) -> tuple[Entry, Path | None]:
         entry = msgspec.json.decode(text_files.read(file), type=Entry)
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise CatalogueError(f"{file}: {error}") from error
+    if fault := _beyond_its_family(entry):
+        raise CatalogueError(f"{file}: {fault}")
     first = entry.sources[0] if entry.sources else Source()
     if first.package:
         return entry, Path(__file__).parent / entry.id
     return entry, None if first.path is None else (base / first.path).resolve()
+
+
+def _beyond_its_family(entry: Entry) -> str:
+    """Return what an entry promises that no engine does for a model of its family; empty if nothing."""
+    row = supported.FAMILIES.get(entry.family)
+    if row is None:
+        return ""
+    if others := [modality for modality in entry.modalities if modality not in row.modalities]:
+        return f"modalities has {others[0]!r}; those of family {row.name} are {', '.join(sorted(row.modalities))}"
+    if entry.classifier_free_guidance and not row.negative_prompt:
+        return f"classifierFreeGuidance is true, but family {row.name} is run without it"
+    if entry.defaults.guidance > 1 and not (row.negative_prompt or row.embeds_guidance):
+        return f"defaults.guidance is {entry.defaults.guidance:g}, but family {row.name} is run without guidance"
+    return ""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from locara_sidecar.engine.previews import linear_preview
+from support.edits import edit, photo
 from support.fixture_models import MODELS
 
 
@@ -19,8 +20,11 @@ def test_a_preview_keeps_the_shape_and_the_longest_side_allowed(runtime, run, sp
     assert picture.size == (min(max_side, 96), min(max_side, 96) // 2)
 
 
-def test_the_full_preview_of_the_last_step_is_the_picture(runtime, run, spec):
-    result = run(runtime, spec())
+@pytest.mark.parametrize("edited", [False, True])
+def test_the_full_preview_of_the_last_step_is_the_picture(runtimes, run, job_for, model, edited):
+    strength = None if model in ("tiny-flux-kontext", "tiny-flux2") else 0.6
+    runtime, source = runtimes(model), edit(photo(96, 64), strength=strength)
+    result = run(runtime, job_for(model, width=96, height=64, edit=source if edited else None))
     picture, _ = runtime.preview(result.steps[-1].x0, "full", 256)
     difference = np.asarray(picture, int) - np.asarray(result.images[0], int)
     assert np.abs(difference).max() <= 1

@@ -127,3 +127,30 @@ def test_the_index_of_a_variant_is_checked_as_any_other(cold, run, spec, tmp_pat
     gone = damage == "a shard is gone"
     assert caught.value.kind == ("ModelIncomplete" if gone else "IntegrityError")
     assert (shard if gone else index).name in caught.value.message
+
+
+# --- FLUX.2 [klein] ----------------------------------------------------------------------------
+
+
+def test_a_model_that_was_not_distilled_is_refused(cold, run, spec, tmp_path):
+    """It needs guidance, without which it would draw badly."""
+    folder = copied(tmp_path, "flux2-klein")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"is_distilled": False}))
+    with pytest.raises(EngineError, match="is_distilled is false") as caught:
+        run(cold, published.job(spec, "flux2-klein", path=str(folder)))
+    assert caught.value.kind == "IntegrityError"
+
+
+def test_statistics_may_lack_the_number_of_their_updates_and_nothing_else(engine, cold, run, spec, tmp_path):
+    folder = copied(tmp_path, "flux2-klein")
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    del tensors["bn.num_batches_tracked"]
+    save_file(tensors, path, PYTORCH)
+    job = published.job(spec, "flux2-klein", path=str(folder))
+    assert differ(run(cold, job).images[0], published.picture("flux2-klein", job)) <= LEAST[engine]
+    del tensors["bn.running_var"]
+    save_file(tensors, path, PYTORCH)
+    with pytest.raises(EngineError, match=r"1 tensors are missing, such as bn.running_var"):
+        run(cold, published.job(spec, "flux2-klein", path=str(folder), digest="sha256:other"))

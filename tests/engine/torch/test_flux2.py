@@ -68,6 +68,7 @@ REFERENCES = {
     "one": [(96, 64)],
     "of other sizes": [(96, 64), (70, 133), (64, 64)],
     "more than a megapixel": [(96, 64), (1200, 1000)],
+    "longer than it may be once it is cropped or scaled": [(79, 632), (3104, 388)],
 }
 
 

@@ -55,6 +55,8 @@ def _require_index(index: Mapping[str, Any]) -> None:
 
     :raises EngineError: IntegrityError.
     """
+    if index.get("is_distilled") is False:  # a FLUX.2 [klein] that was made to run with guidance
+        raise broken(INDEX, "its is_distilled is false, and models that need guidance are not run in this family")
     for name, value in index.items():
         if isinstance(value, list) or value is None or name.startswith("_") or name in _OPTIONS_WITHOUT_EFFECT:
             continue

@@ -34,8 +34,8 @@ REFUSED = {
 }
 _POSITIONS = "position_ids"
 """Position ids in older files of text encoders; every reader computes its own."""
-_COUNTED = "num_batches_tracked"
-"""How often an autoencoder's statistics were updated in training; no picture depends on it."""
+COUNTED = "num_batches_tracked"
+"""How often an autoencoder's statistics were updated in training; no picture depends on it, and it may be absent."""
 _PACKED = ".weight"
 _WORDS = "U32"
 """MLX packs quantized weights as 32-bit words next to floating-point ``.scales`` and ``.biases``."""
@@ -115,7 +115,7 @@ def _fault(file: str, name: str, tensor: Tensor, *, prepared: bool) -> EngineErr
         return broken(file, f"its tensor {name} belongs to {what}, which are not supported{_REMEDY}")
     if name.rpartition(".")[2] in _SCALED:
         return broken(file, f"its tensor {name} is a scale of quantized numbers, which are not supported{_REMEDY}")
-    if tensor.dtype in TAKEN or tensor.dtype in WIDENED or name.rpartition(".")[2] in (_POSITIONS, _COUNTED):
+    if tensor.dtype in TAKEN or tensor.dtype in WIDENED or name.rpartition(".")[2] in (_POSITIONS, COUNTED):
         return None
     reason = REFUSED.get(tensor.dtype, "of an unknown type")
     return broken(file, f"its tensor {name} is {tensor.dtype}: {reason}{_REMEDY}")

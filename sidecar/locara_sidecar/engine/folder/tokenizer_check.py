@@ -6,6 +6,7 @@ The engines interpret the tokens; this module only ensures that they get nothing
 from __future__ import annotations
 
 import codecs
+import re
 from typing import TYPE_CHECKING, Any, cast
 
 from locara_sidecar.engine.folder import part_sizes
@@ -25,6 +26,8 @@ _MOST_DIGITS = 8
 _NEVER_NULL = {"eos_token", "pad_token", "added_tokens_decoder", "extra_ids", "split_special_tokens"}
 _MARKS = ("<|im_start|>", "<|im_end|>", "enable_thinking", "</think>")
 """What Qwen3's chat template is known by; another one would have the encoder given other texts."""
+_WORDS = re.compile(r"<\|im_start\|>(?:system|user|assistant)(?:\\n|\n)[^'\"\s{\\<]")
+"""Words in a chat template that belong to no message: the encoder would be given them with every prompt."""
 _READ = frozenset(
     {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
      "merges.txt"}
@@ -139,6 +142,8 @@ def _require_conversation(folder: Path, name: str, config: Mapping[str, Any]) ->
         raise broken(file, "it has no chat_template, which tells what the text encoder is given around a prompt")
     if missing := [mark for mark in _MARKS if mark not in template]:
         raise broken(file, f"its chat template has no {missing[0]}, so it is not Qwen3's")
+    if _WORDS.search(template):
+        raise broken(file, "its chat template puts words of its own around a prompt, so it is not Qwen3's")
     if config.get("padding_side") == "left":
         raise broken(
             f"{name}/tokenizer_config.json", "its padding_side is 'left', and this encoder reads no such texts"

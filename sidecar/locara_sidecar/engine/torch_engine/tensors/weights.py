@@ -92,6 +92,10 @@ def fill(
         _put(owner, name, value)
     _share(module)
     _compute(module, device)
+    for name, tensor in module.state_dict().items():
+        if tensor.is_meta and _is_count(name):
+            path, _, last = name.rpartition(".")
+            _put(module.get_submodule(path), last, torch.zeros_like(tensor, device=device))
     absent = [name for name, tensor in module.state_dict().items() if tensor.is_meta]
     if absent:
         raise _missing(component, absent)
@@ -115,8 +119,12 @@ def require_fit(module: nn.Module, component: model_folder.Component) -> None:
             found.add(f"{place.path}.{place.name}".removeprefix("."))
     for pair in _tied(module):
         found |= set(pair) if found.intersection(pair) else set()
-    if absent := sorted(module.state_dict().keys() - found):
+    if absent := sorted(name for name in module.state_dict().keys() - found if not _is_count(name)):
         raise _missing(component, absent)
+
+
+def _is_count(name: str) -> bool:
+    return name.rpartition(".")[2] == tensor_check.COUNTED
 
 
 def _missing(component: model_folder.Component, absent: list[str]) -> EngineError:
