@@ -15,6 +15,7 @@ _GONE = "It ends with asking for the model that is not there any more."
 _ENDED = "It looks for jobs that have ended."
 _LENGTH = "It looks at the length, too."
 _HANDLE = "It edits a picture by its handle, too."
+_UNREADABLE = "It sends a picture that cannot be used, too."
 _SILENT = "It looks whether anything is on stdout, too."
 
 ALSO: dict[str, dict[str, str]] = {
@@ -24,7 +25,9 @@ ALSO: dict[str, dict[str, str]] = {
     },
     "AnswersEarly": {"jsonrpc.jobs": "Its fixtures ask for the result of a job that runs."},
     "DoesNotTellItsVersions": {"lifecycle.again": "A fixture of it begins with another version."},
-    "AllImagesAreStorage": {"edit.jpeg-end": "It sends a picture that cannot be read, too."},
+    "AllImagesAreStorage": dict.fromkeys(
+        ("edit.jpeg-end", "references.named", "references.shape", "references.together"), _UNREADABLE
+    ),
     "BlursPaths": {"lifecycle.manifest-typo": "That is a path into the manifest, too."},
     "DoesNotTellTheLimit": {
         "framing.long-line": "Its fixtures are of lines over the limit.",
@@ -34,7 +37,7 @@ ALSO: dict[str, dict[str, str]] = {
     "NothingIsKnown": {"store.damaged": _GONE, "store.remove": _GONE},
     "CrashesAreInternal": {"errors.retryable": "It has the engine crash, too."},
     "OpensAgain": {"schema.errors": "It opens a second time, to have an error."},
-    "ForgetsEndedJobs": {"jobs.at-most": _ENDED, "jsonrpc.jobs": _ENDED, "models.load": _ENDED},
+    "ForgetsEndedJobs": dict.fromkeys(("jobs.at-most", "jobs.picture", "jsonrpc.jobs", "models.load"), _ENDED),
     "IgnoresSigint": {"signals.inherited": "It sends SIGINT, too."},
     "DropsCrlf": {"framing.lf-only": "It sends a line that ends with CRLF, to see how the answer ends."},
     "UnknownMethodsAreWrongParams": {
