@@ -19,6 +19,7 @@ SEVERAL: dict[str, Any] = ENTRY | {
     "modalities": ["text-to-image", "image-text-to-image"],
     "family": "flux2",
     "classifierFreeGuidance": False,
+    "defaults": ENTRY["defaults"] | {"guidance": 1.0},
     "maxReferences": 3,
 }
 """A model that can use several pictures."""
