@@ -128,6 +128,7 @@ ALSO: dict[str, dict[str, str]] = {
     "BlamesTheJob": {"jsonrpc.jobs": "A fixture of it attaches to a channel that is in use."},
     "FatFrames": {"channels.small": "What is too large for a notification is too large for a channel."},
     "OtherJobIds": {
+        "jobs.picture": _OF_A_FRAME,
         "cancel.spellings": _OF_A_FRAME,
         "cancel.waiting-job": _OF_A_FRAME,
         "channels.attach": _OF_A_FRAME,
