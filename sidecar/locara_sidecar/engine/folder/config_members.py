@@ -184,7 +184,7 @@ _SD3: dict[str, Rule] = {
     "qk_norm": either(null, one_of("rms_norm", "layer_norm", "fp32_layer_norm")),
 }
 
-_FLUX: dict[str, Rule] = {
+_BOTH_FLUX: dict[str, Rule] = {
     "patch_size": one_of(1),
     "in_channels": whole(1, 4096),
     "out_channels": either(whole(1, 4096), null),
@@ -193,20 +193,16 @@ _FLUX: dict[str, Rule] = {
     "attention_head_dim": _WIDTH,
     "num_attention_heads": _LAYERS,
     "joint_attention_dim": _WIDTH,
+}
+"""What FLUX.1 and FLUX.2 have alike."""
+
+_FLUX: dict[str, Rule] = _BOTH_FLUX | {
     "pooled_projection_dim": _WIDTH,
     "guidance_embeds": switch,
     "axes_dims_rope": each(whole(2, 4096), 3, least=3),
 }
 
-_FLUX2: dict[str, Rule] = {
-    "patch_size": one_of(1),
-    "in_channels": whole(1, 4096),
-    "out_channels": either(whole(1, 4096), null),
-    "num_layers": _LAYERS,
-    "num_single_layers": _LAYERS,
-    "attention_head_dim": _WIDTH,
-    "num_attention_heads": _LAYERS,
-    "joint_attention_dim": _WIDTH,
+_FLUX2: dict[str, Rule] = _BOTH_FLUX | {
     "timestep_guidance_channels": one_of(256),
     "mlp_ratio": number(1e-3, 1e3),
     "axes_dims_rope": each(whole(2, 4096), 4, least=4),
