@@ -35,7 +35,7 @@ FAMILIES = ("tiny-sd3", "tiny-flux", "tiny-flux-dev", "tiny-flux-kontext", "tiny
 
 _FIXTURES = ROOT / "fixtures" / "models"
 _TRACING = ("-f", "--seccomp-bpf", "-e", "trace=%network")
-_FILES = ["*.json", "*.txt", "*.safetensors"]
+_FILES = ["*.json", "*.txt", "*.jinja", "*.safetensors"]
 # a call with an address of these families, or to the local service that asks DNS for others; making a socket is a
 # probe that libraries do on import, and no more
 _TALKS = re.compile(r"\b(connect|sendto|sendmsg|sendmmsg)\(.*(sa_family=AF_INET6?|systemd/resolve/)")

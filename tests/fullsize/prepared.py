@@ -84,7 +84,7 @@ def as_hub_cache(folder: Path, model: str) -> None:
         link.symlink_to(Path(*[".."] * (len(link.relative_to(repository).parts) - 1), "blobs", f"blob{number}"))
     entry_file = folder / f"{model}.json"
     entry = json.loads(entry_file.read_text(encoding="utf-8"))
-    entry["source"] = {"repository": "synthetic/model", "files": ["*.json", "*.txt", "*.safetensors"]}
+    entry["source"] = {"repository": "synthetic/model", "files": ["*.json", "*.txt", "*.jinja", "*.safetensors"]}
     entry_file.write_text(json.dumps(entry), encoding="utf-8")
 
 

@@ -30,6 +30,7 @@ def test_published_sizes_are_those_that_are_known():
     billions = {name: synthetic.count(published) / 1e9 for name, published in synthetic.PUBLISHED.items()}
     # the table of positions counts, too: 0.2 and 0.1 of SD3.5's
     known = {"flux.1-dev": 11.90, "sd3.5-medium": 2.47, "sd3.5-large": 8.15, "t5-xxl": 4.76}
+    known |= {"z-image-turbo": 6.15, "flux.2-klein-4b": 3.88, "qwen3-4b": 4.02}
     assert billions == pytest.approx(known, abs=0.01)
 
 
