@@ -27,7 +27,8 @@ from diffusers.utils import logging
 from torch import nn
 
 from locara_sidecar.machine import memory
-from support.synthetic_models import SDXL_VAE, UNET
+from support.synthetic import UNET
+from support.synthetic_models import SDXL_VAE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""One denoising step of a real-size transformer on MLX's own device, with and without ``mx.compile``.
+"""One step of each family's denoiser in its published size, on MLX's own device, with and without ``mx.compile``.
 
     python -m fullsize.mlx_step [MODEL:BITS …] [--size N] [--tiny]
 
@@ -21,32 +21,32 @@ import mlx.core as mx
 import msgspec
 from mlx.utils import tree_flatten, tree_unflatten
 
+from fullsize.mlx_families import DENOISERS
 from locara_sidecar.engine.mlx_engine import device
-from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux, FluxConfig
-from locara_sidecar.engine.mlx_engine.denoisers.mmdit import Mmdit, MmditConfig
-from locara_sidecar.engine.mlx_engine.pace import Pace
 from locara_sidecar.engine.mlx_engine.tensors import weights
 from locara_sidecar.engine.mlx_engine.tensors.quantize import AffineQuantizer
 from support import synthetic
 
-CASES = ("sd3.5-medium:16", "flux.1-dev:16", "flux.1-dev:4")
-_TINY = {"num_layers": 2, "num_single_layers": 2, "num_attention_heads": 2, "joint_attention_dim": 64}
-_TINY |= {"caption_projection_dim": 128, "pooled_projection_dim": 64, "pos_embed_max_size": 64}
-WORDS = {"Flux": 512, "Mmdit": 77 + 256}
+CASES = (
+    "sd3.5-medium:16",
+    "flux.1-dev:16",
+    "flux.1-dev:4",
+    "sdxl-lightning:16",
+    "z-image-turbo:16",
+    "z-image-turbo:4",
+    "flux.2-klein-4b:16",
+    "flux.2-klein-4b:4",
+)
 
 
 def made(model: str, bits: int, *, tiny: bool) -> Any:
-    """The transformer with random weights in bfloat16, linear layers of its blocks in ``bits``."""
-    flux = model.startswith("flux")
-    told = synthetic.PUBLISHED[model].config
-    if tiny:
-        told = told | {key: value for key, value in _TINY.items() if key in told}
-        told |= {"attention_head_dim": 64, "axes_dims_rope": [16, 24, 24]} if flux else {"dual_attention_layers": [0]}
-    cls: Any = Flux if flux else Mmdit
-    config = msgspec.convert(told, FluxConfig if flux else MmditConfig)  # members that it lacks are passed over
+    """Return the denoiser with random weights in bfloat16, linear layers of its blocks in ``bits``."""
+    denoiser = DENOISERS[model]
+    told = synthetic.PUBLISHED[model].config | (denoiser.tiny if tiny else {})
+    config = msgspec.convert(told, denoiser.cls.config_type)  # members that it lacks are passed over
     quantizer = AffineQuantizer(bits) if bits < 16 else None
     with weights.making_modules():
-        module = cls(config)
+        module = denoiser.cls(config)
         shapes = {name: value.shape for name, value in cast("Any", tree_flatten)(module.parameters())}
         if quantizer is not None:
             quantizer.prepare(module)
@@ -58,29 +58,20 @@ def made(model: str, bits: int, *, tiny: bool) -> Any:
             mx.eval(stored)
             found[part] = stored
     module.update(tree_unflatten(list(found.items())))
+    if hasattr(module, "split"):  # as the families do it after loading
+        module.split()
     return module
 
 
 def measure(model: str, bits: int, size: int, *, tiny: bool) -> dict[str, Any]:
-    """Seconds of a step, and MLX's own count of bytes. SD3.5 is evaluated as guidance has it, two rows at once."""
+    """Return the seconds of a step, and MLX's own count of bytes."""
     module = made(model, bits, tiny=tiny)
-    config = module.config
-    flux = isinstance(module, Flux)
-    rows, side, channels = (1 if flux else 2), size // 8, (config.in_channels // 4 if flux else config.in_channels)
-    words = WORDS[type(module).__name__]
-    latent = mx.random.normal((rows, side, side, channels)).astype(mx.bfloat16)
-    tokens = mx.random.normal((rows, words, config.joint_attention_dim)).astype(mx.bfloat16)
-    pooled = mx.random.normal((rows, config.pooled_projection_dim)).astype(mx.bfloat16)
-    times = mx.array([900.0, 500.0])
-    steering = module.modulation(times, pooled, 3.5) if flux else module.modulation(times, pooled)
-    more = (module.rotation(words, (side, side)),) if flux else ()
-    mx.eval(latent, tokens, pooled, steering)
+    evaluate = DENOISERS[model].prepare(module, size)
     held = mx.get_active_memory()
 
     def step() -> float:
         began = time.perf_counter()
-        pace = Pace(lambda: None)
-        answer = module(latent, tokens, steering.at(0), *more, pace=pace).astype(mx.float32)
+        answer = evaluate().astype(mx.float32)
         mx.eval(answer)
         assert mx.isfinite(mx.abs(answer).mean()).item()
         return time.perf_counter() - began

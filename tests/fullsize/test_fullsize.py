@@ -10,9 +10,10 @@ import pytest
 from mlx.utils import tree_flatten
 
 from fullsize import mlx as measurement
-from fullsize import prepared
+from fullsize import mlx_families, mlx_step, prepared
 from locara_sidecar.engine.folder.model_folder import read_component
 from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux
+from locara_sidecar.models import catalogue
 from support import synthetic
 from support.fixture_models import MODELS
 from support.parity import build
@@ -30,7 +31,7 @@ def test_published_sizes_are_those_that_are_known():
     billions = {name: synthetic.count(published) / 1e9 for name, published in synthetic.PUBLISHED.items()}
     # the table of positions counts, too: 0.2 and 0.1 of SD3.5's
     known = {"flux.1-dev": 11.90, "sd3.5-medium": 2.47, "sd3.5-large": 8.15, "t5-xxl": 4.76}
-    known |= {"z-image-turbo": 6.15, "flux.2-klein-4b": 3.88, "qwen3-4b": 4.02}
+    known |= {"sdxl-lightning": 2.57, "z-image-turbo": 6.15, "flux.2-klein-4b": 3.88, "qwen3-4b": 4.02}
     assert billions == pytest.approx(known, abs=0.01)
 
 
@@ -95,3 +96,18 @@ def test_a_whole_model_is_loaded_prepared_and_loaded_again_through_the_daemon(tm
     assert all(row["value"] > 0 for row in rows)
     installed = next((tmp_path / "cache" / "models").iterdir())
     assert (installed / "vae" / "config.json").stat().st_nlink > 1
+
+
+@pytest.mark.parametrize("model", mlx_families.DENOISERS)
+def test_a_step_of_every_denoiser_is_timed(model):
+    """As on a Mac, but with few and narrow layers. That no numbers are infinite is checked inside."""
+    told = mlx_step.measure(model, 16, 64, tiny=True)
+    assert 0 < told["stepSeconds"] < 60
+    assert 0 < told["weightBytes"] <= told["peakBytes"]
+
+
+def test_the_report_from_a_mac_times_every_family_of_the_catalogue():
+    timed = {case.partition(":")[0] for case in mlx_step.CASES}
+    families = {entry.id: entry.family for entry in catalogue.load()}
+    kontext = {"flux-kontext"}  # it runs FLUX.1's transformer
+    assert {families[model] for model in timed} == set(families.values()) - kontext

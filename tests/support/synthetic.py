@@ -35,12 +35,18 @@ SD3: dict[str, Any] = {
     "patch_size": 2, "in_channels": 16, "out_channels": 16, "attention_head_dim": 64, "joint_attention_dim": 4096,
     "pooled_projection_dim": 2048, "qk_norm": "rms_norm", "sample_size": 128,
 }  # fmt: skip
+UNET: dict[str, Any] = {
+    "sample_size": 128, "in_channels": 4, "out_channels": 4, "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "layers_per_block": 2,
+    "attention_head_dim": [5, 10, 20], "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": True,
+    "cross_attention_dim": 2048, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}  # fmt: skip
 T5: dict[str, Any] = {
     "model_type": "t5", "vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24,
     "num_heads": 64, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
 }  # fmt: skip
-
-
 QWEN3_4B: dict[str, Any] = {
     "model_type": "qwen3", "vocab_size": 151936, "hidden_size": 2560, "intermediate_size": 9728,
     "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
@@ -52,8 +58,6 @@ Z_IMAGE: dict[str, Any] = {
     "n_refiner_layers": 2, "n_heads": 30, "n_kv_heads": 30, "norm_eps": 1e-5, "qk_norm": True, "cap_feat_dim": 2560,
     "rope_theta": 256.0, "t_scale": 1000.0, "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512],
 }  # fmt: skip
-
-
 FLUX2_KLEIN: dict[str, Any] = {
     "patch_size": 1, "in_channels": 128, "num_layers": 5, "num_single_layers": 20, "attention_head_dim": 128,
     "num_attention_heads": 24, "joint_attention_dim": 7680, "timestep_guidance_channels": 256, "mlp_ratio": 3.0,
@@ -87,6 +91,7 @@ PUBLISHED = {
         "SD3Transformer2DModel",
         SD3 | {"num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "pos_embed_max_size": 192},
     ),
+    "sdxl-lightning": Published("diffusers", "UNet2DConditionModel", UNET),
     "z-image-turbo": Published("diffusers", "ZImageTransformer2DModel", Z_IMAGE),
     "flux.2-klein-4b": Published("diffusers", "Flux2Transformer2DModel", FLUX2_KLEIN),
     "qwen3-4b": Published("transformers", "Qwen3Model", QWEN3_4B),

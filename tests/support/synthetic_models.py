@@ -45,14 +45,6 @@ FLUX2_VAE: dict[str, Any] = {
     "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2, "norm_num_groups": 32,
     "use_quant_conv": True, "use_post_quant_conv": True, "batch_norm_eps": 1e-4, "patch_size": [2, 2],
 }  # fmt: skip
-UNET: dict[str, Any] = {
-    "sample_size": 128, "in_channels": 4, "out_channels": 4, "block_out_channels": [320, 640, 1280],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "layers_per_block": 2,
-    "attention_head_dim": [5, 10, 20], "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": True,
-    "cross_attention_dim": 2048, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}  # fmt: skip
 DEV_PARTS = {
     "text_encoder": Published("transformers", "CLIPTextModel", CLIP_L),
     "text_encoder_2": PUBLISHED["t5-xxl"],
@@ -70,7 +62,7 @@ PARTS = {
     "sdxl-lightning": {
         "text_encoder": Published("transformers", "CLIPTextModel", CLIP_L),
         "text_encoder_2": Published("transformers", "CLIPTextModelWithProjection", CLIP_G),
-        "unet": Published("diffusers", "UNet2DConditionModel", UNET),
+        "unet": PUBLISHED["sdxl-lightning"],
         "vae": Published("diffusers", "AutoencoderKL", SDXL_VAE),
     },
     "sd3.5-medium": SD3_PARTS | {"transformer": PUBLISHED["sd3.5-medium"]},
