@@ -49,6 +49,26 @@ def test_the_rust_host_is_the_example_that_the_tests_of_the_crate_run():
     assert example.partition("\n\n")[2] == program("rust")
 
 
+def test_the_page_of_a_tauri_app_is_the_example_that_the_plugins_tests_run():
+    """guest.test.mjs compiles the example's page, and test-embed draws with it in a window."""
+    minimal = ROOT / "packaging" / "tauri" / "examples" / "minimal"
+    page = [line.strip() for line in (minimal / "src" / "main.ts").read_text().splitlines()]
+    first, *lines = [line.partition(" //")[0].strip() for line in program("ts").splitlines() if line]
+    names, module = re.fullmatch(r"import \{ (.*) \} from (.*);", first).groups()
+    known, same = re.fullmatch(r"import \{ (.*) \} from (.*);", page[0]).groups()
+    assert module == same
+    assert set(names.split(", ")) <= set(known.split(", "))
+    start = page.index(lines[0])
+    assert page[start : start + len(lines)] == lines
+    shown = {
+        "src/main.rs": ".plugin(tauri_plugin_locara_diffusion::init())",
+        "capabilities/default.json": '"locara-diffusion:default"',
+    }
+    for file, code in shown.items():
+        assert code in (minimal / "src-tauri" / file).read_text()
+        assert f"`{code}`" in README
+
+
 @pytest.mark.parametrize("line", re.findall(r"^    (?:HF_TOKEN=… )?(locara-sidecar .*)", README, re.MULTILINE))
 def test_every_command_is_one(line):
     words = shlex.split(line.partition("#")[0])[1:]
