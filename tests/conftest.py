@@ -61,10 +61,15 @@ def hosts(tmp_path):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _ctrl_c_is_heard():
-    """A shell makes its background jobs, and all that they start, ignore SIGINT; what is started here must not."""
+def _signals_are_heard():
+    """A shell makes its background jobs, and all that they start, ignore SIGINT, and ``nohup`` SIGHUP; what is started
+    here must not.
+    """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) == signal.SIG_IGN:
+        signal.signal(hangup, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
