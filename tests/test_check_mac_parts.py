@@ -146,3 +146,11 @@ def test_what_makes_the_model_is_kept_in_the_cache_of_a_mac(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setenv("HOME", "/Users/a")
     assert str(places.cache_folder()) == "/Users/a/Library/Caches/locara-pocket"
+
+
+@pytest.mark.parametrize("wrong", [{"kind": "finished"}, {"ok": False}])
+def test_a_cancel_that_waits_for_the_user_fails_the_part_about_documents(monkeypatch, tmp_path, wrong):
+    cancelled = {"ok": True, "kind": "RequestCancelled"} | wrong
+    monkeypatch.setattr(live, "cancel_while_asked", lambda folder: cancelled)
+    monkeypatch.setattr(check, "_draw", lambda out: Path(out).touch() or {"stderr": "", "status": 0})
+    assert not check._tcc(tmp_path, "import time; time.sleep(1)", 0.2)["ok"]
