@@ -49,6 +49,7 @@ def test_a_part_that_fails_does_not_take_the_others_with_it(monkeypatch, tmp_pat
         "fails": part(lambda: commands.command([sys.executable, "-c", "exit(3)"], 60)),
         "works": part(lambda: {"ok": True, "found": 1}),
         "logs": part(lambda: {"ok": os.write(2, b"a line\nanother\n") > 0}),
+        "says": part(lambda: {"ok": True, "one": {"stdout": "a\nb\n", "stderr": ""}, "word": "c\n"}),
         "prints": part(lambda: commands.read(commands.command(TOLD, 60))),
         "unseen": part(lambda: {"ok": True, "unseen": "why"}),
     }
@@ -56,9 +57,10 @@ def test_a_part_that_fails_does_not_take_the_others_with_it(monkeypatch, tmp_pat
     monkeypatch.setattr(sys, "argv", ["check", "--only", *parts, "--report", str(tmp_path / "report.json")])
     assert check.main() == 1
     found = json.loads((tmp_path / "report.json").read_text())
-    assert [part["outcome"] for part in found.values()] == ["FAILED", "FAILED", "ok", "ok", "ok", check.NOT_SEEN]
+    assert [part["outcome"] for part in found.values()] == ["FAILED", "FAILED", *["ok"] * 4, check.NOT_SEEN]
     assert found["logs"]["log"] == ["a line", "another"]
     assert "log" not in found["works"]
+    assert (found["says"]["one"], found["says"]["word"]) == ({"stdout": ["a", "b"], "stderr": ""}, "c\n")
     assert found["prints"]["told"] == {"enforced": True}
     assert found["works"]["took"] >= 0
     assert "ZeroDivisionError" in found["breaks"]["error"]
@@ -243,6 +245,7 @@ def test_the_snippets_that_run_confined_are_python():
 def test_the_parts_with_a_real_daemon_find_it_as_it_should_be(tmp_path):
     cancelled = live.cancel_in_step("fake")
     assert cancelled["ok"], cancelled
+    assert (cancelled["model"]["engine"], cancelled["residentSize"] > 0) == ("fake", True)
     assert live.kill_daemon("fake")["ok"]
     asked = live.cancel_while_asked(tmp_path, "fake", after=0)
     assert asked["ok"], asked

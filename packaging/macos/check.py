@@ -34,6 +34,7 @@ _ALL = 400_000  # characters: what thousands of tests say when many of them fail
 _LONG = 3 * HOUR
 _SPARE = HOUR / 6
 """For a part to end by itself what took too long."""
+_DOCTOR = "the last line of stdout: that all is well, or what is wrong and what to do"
 _LIST = "import os, sys; os.listdir(sys.argv[1])"
 
 
@@ -164,7 +165,7 @@ PARTS: dict[str, Part] = {
         look="inside: open and osascript fail; pbpaste, mdfind and curl give 0 bytes (third figure), unlike outside",
         denials=True,
     ),
-    "doctor": Part(lambda: command([str(BIN / "locara-sidecar"), "doctor"], 300), mac=False, look="its last line"),
+    "doctor": Part(lambda: command([str(BIN / "locara-sidecar"), "doctor"], 300), mac=False, look=_DOCTOR),
     "demo": Part(
         lambda: command([str(BIN / "locara-sidecar"), "demo"], 600),
         mac=False,
@@ -175,7 +176,8 @@ PARTS: dict[str, Part] = {
     "cancel": Part(
         live.cancel_in_step,
         mac=False,
-        look="kind RequestCancelled, seconds below 2, sameEngine true; memory.engine, in bytes, with Metal's part",
+        look="kind RequestCancelled, seconds below 2, sameEngine true; on a Mac model.engine is mlx; memory.engine is the"
+        " footprint, as Activity Monitor shows it, residentSize is not",
     ),
     "exfat": Part(_exfat, mac=True, look="names has both pictures, star.png and star-2.png"),
     "tcc": Part(
@@ -254,6 +256,7 @@ def seen(part: Part) -> dict[str, Any]:
         result["denials"] = commands.denials(since)
     good = "ok" if "unseen" not in result else NOT_SEEN
     outcome = good if result.pop("ok") else "FAILED"
+    result = commands.by_line(result)
     at = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(since))
     return {"outcome": outcome, "look": part.look, "at": at, "took": round(time.monotonic() - began, 1), **result}
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import psutil
 
@@ -94,6 +94,19 @@ def denials(since: float) -> dict[str, int] | str:
 def counted(log: str) -> dict[str, int]:
     """Return the denials in lines of the system's log, without times and process ids, and how often each is there."""
     return dict(Counter(f"{match[1]} {match[2].strip()}" for match in map(_DENIAL.search, log.splitlines()) if match))
+
+
+def by_line(found: Any) -> Any:
+    """Return the same with every text of several lines as a list of them, which JSON shows one below the other."""
+    match found:
+        case str():
+            return found.splitlines() if "\n" in found.strip() else found
+        case dict():
+            return {name: by_line(value) for name, value in cast("dict[str, Any]", found).items()}
+        case list():
+            return [by_line(value) for value in cast("list[Any]", found)]
+        case _:
+            return found
 
 
 @contextlib.contextmanager

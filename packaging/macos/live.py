@@ -60,12 +60,15 @@ def cancel_in_step(engine: str = "auto") -> dict[str, Any]:
         after = sidecar.call("ping", timeout=_PATIENCE)["engine"]["pid"]
         exists = Path(made["images"][0]["path"]).is_file()
         told = sidecar.call("system.info", timeout=_PATIENCE)
+        size = psutil.Process(int(after)).memory_info().rss
     return {
         "ok": kind == "RequestCancelled" and before == after and exists,
         "kind": kind,
         "seconds": round(seconds, 3),
         "sameEngine": before == after,
+        "model": made.get("model"),
         "memory": told["memory"],
+        "residentSize": size,
         "sandbox": told["sandbox"],
         "timings": made.get("timings"),
         "peakMemoryBytes": made.get("peakMemoryBytes"),
