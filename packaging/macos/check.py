@@ -176,8 +176,8 @@ PARTS: dict[str, Part] = {
     "cancel": Part(
         live.cancel_in_step,
         mac=False,
-        look="kind RequestCancelled, seconds below 2, sameEngine true; on a Mac model.engine is mlx; memory.engine is the"
-        " footprint, as Activity Monitor shows it, residentSize is not",
+        look="kind RequestCancelled, seconds below 2, sameEngine true; on a Mac model.engine is mlx; memory.engine is"
+        " the footprint, as Activity Monitor shows it, residentSize is not",
     ),
     "exfat": Part(_exfat, mac=True, look="names has both pictures, star.png and star-2.png"),
     "tcc": Part(
