@@ -4,7 +4,7 @@
 unexport PYTHONDONTWRITEBYTECODE
 
 comma := ,
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do command -v $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -18,7 +18,7 @@ PROMPT ?= a smiling sun on a purple background
 
 # the files in which platforms can differ for pyright: the others take two thirds of its time
 PLATFORM_MODULES := os|signal|socket|select|fcntl|resource|termios|pwd|mmap|psutil|multiprocessing
-PLATFORM_FILES = $(shell grep -rlE "^ *(import|from) ($(PLATFORM_MODULES))\b|sys\.platform" protocol sidecar tests/bench tests/campaigns tests/faults tests/fullsize tests/support --include=*.py | grep -vE "/test_|conftest|protocol/examples|node_modules|support/evil")
+PLATFORM_FILES = $(shell grep -rlE "^ *(import|from) ($(PLATFORM_MODULES))\b|sys\.platform" protocol sidecar packaging/bundle packaging/macos tests/bench tests/campaigns tests/faults tests/fullsize tests/support --include=*.py | grep -vE "/test_|conftest|protocol/examples|node_modules|support/evil")
 
 # cargo's target folder is outside the tree, so that a fresh clone finds what was compiled before
 # what an app ships is built with these, and for MLX unless ENGINE says otherwise
@@ -46,7 +46,7 @@ INSTALL_PACKAGES := $(APT_GET) update && $(APT_GET) install -y --no-install-reco
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@awk -F ':.*## ' '/^[a-z-]+:.*##/ { printf "%-24s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with everything in it
 
@@ -185,7 +185,7 @@ lint: $(READY) ## ruff, and which package may import which
 types: $(READY) ## pyright, for this system and, of the files that name what differs, for macOS and (what ships) Windows
 	$(BIN)/pyright
 	$(BIN)/pyright --pythonplatform Darwin $(PLATFORM_FILES)
-	$(BIN)/pyright --pythonplatform Windows $(filter-out tests/%,$(PLATFORM_FILES))
+	$(BIN)/pyright --pythonplatform Windows $(filter-out tests/% packaging/%,$(PLATFORM_FILES))
 
 resolves: $(READY) ## ask the package index whether the extras install on Macs (says so where it cannot be reached)
 	$(BIN)/python packaging/resolves.py

@@ -54,7 +54,7 @@ def build(engine: str, out: Path, tools: Path, python: Path | None) -> Path:
     packages.install(layout, Path(__file__).parent / "lock" / f"{engine}.txt", tools)
     packages.install_own(layout, ROOT, tools, epoch)
     packages.prune(layout.site)
-    carried = libraries.carry(layout, tools) if sys.platform == "linux" else {}
+    carried: dict[str, Path] = libraries.carry(layout, tools) if sys.platform == "linux" else {}
     packages.compile_bytecode(layout)
     if sys.platform != "win32":
         layout.launcher.write_text(_LAUNCHER.read_text().replace("@PYTHON@", layout.python.name))

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,159 +20,107 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from macos import app_sandbox, live
+from macos import app_sandbox, commands, inside, live
+from macos.commands import BIN, HOUR, ROOT, TAIL, command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 NOT_HERE = "not on this system"
-_TAIL = 6000  # characters of what a command said
+NOT_SEEN = "not seen"
+"""A part that ran, and did not come to see what it is about."""
 _FRAMES = 20  # lines of a traceback
-_HOUR = 3600.0
-
-_INSIDE = """
-import json, sys, tempfile, time
-from locara_sidecar.engine import sandbox
-began = time.monotonic()
-found = sandbox.confine(tempfile.mkdtemp(prefix="locara-check-"), [])
-import mlx.core as mx
-def blocks(x):
-    for _ in range(20):
-        x = mx.softmax(x @ x.T, axis=-1) @ x + mx.sigmoid(x)
-    return x
-first = time.monotonic()
-mx.eval(mx.compile(blocks)(mx.random.normal((512, 512))))
-mx.synchronize()
-print(json.dumps({"sandbox": found.enforced, "details": found.details, "confined_s": first - began,
-                  "first_compiled_s": time.monotonic() - first, "device": mx.device_info()}, default=str))
-"""
-
-_OPEN = """
-import json, subprocess, tempfile
-from locara_sidecar.engine import sandbox
-sandbox.confine(tempfile.mkdtemp(prefix="locara-check-"), [])
-status = {}
-for words in (["/usr/bin/open", "-g", "locara-check://nobody"], ["/usr/bin/osascript", "-e", "1"], ["/usr/bin/pbpaste"],
-              ["/usr/bin/curl", "-sS", "-m", "5", "http://127.0.0.1:1"], ["/usr/bin/mdfind", "-count", "kMDItemKind"]):
-    try:
-        done = subprocess.run(words, capture_output=True, timeout=20)
-        status[words[0]] = [done.returncode, done.stderr.decode(errors="replace")[-200:], len(done.stdout)]
-    except (OSError, subprocess.TimeoutExpired) as error:
-        status[words[0]] = [type(error).__name__, str(error)[:200]]
-print(json.dumps(status))
-"""
-
-
-_MUST_FAIL = ("/usr/bin/open", "/usr/bin/osascript")
+_ALL = 400_000  # characters: what thousands of tests say when many of them fail
+_LONG = 3 * HOUR
+_SPARE = HOUR / 6
+"""For a part to end by itself what took too long."""
+_DOCTOR = "the last line of stdout: that all is well, or what is wrong and what to do"
+_LIST = "import os, sys; os.listdir(sys.argv[1])"
 
 
 class Part(NamedTuple):
-    """One part. ``mac``: whether it is about macOS. ``look``: what to look for in its result."""
+    """One part.
+
+    :param mac: whether it is about macOS.
+    :param look: what to look for in its result.
+    :param denials: whether to add what macOS's sandboxes denied meanwhile.
+    :param seconds: what it has started is killed then.
+    """
 
     run: Callable[[], dict[str, Any]]
     mac: bool
     look: str
-
-
-def _command(words: list[str], seconds: float = _HOUR, **more: Any) -> dict[str, Any]:
-    began = time.monotonic()
-    try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, errors="replace", timeout=seconds, cwd=ROOT, **more
-        )
-        status, out, err = done.returncode, done.stdout, done.stderr
-    except subprocess.TimeoutExpired:
-        status, out, err = "not over in time", "", ""
-    except OSError as error:
-        status, out, err = type(error).__name__, "", str(error)
-    return {
-        "ok": status == 0,
-        "status": status,
-        "seconds": round(time.monotonic() - began, 1),
-        "stdout": out[-_TAIL:],
-        "stderr": err[-_TAIL:],
-    }
-
-
-def _python(*words: str, seconds: float = _HOUR) -> dict[str, Any]:
-    places = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "packaging")])
-    return _command([sys.executable, *words], seconds, env={**os.environ, "PYTHONPATH": places})
-
-
-def _read(found: dict[str, Any]) -> dict[str, Any]:
-    """Put what a command printed as JSON into ``told``, so that whoever reads the report need not undo the quotes."""
-    with contextlib.suppress(ValueError):
-        found["told"] = json.loads(found["stdout"])
-        del found["stdout"]
-    return found
+    denials: bool = False
+    seconds: float = HOUR / 2
 
 
 def _system() -> dict[str, Any]:
     told: dict[str, Any] = {"ok": True, "uname": list(platform.uname()), "mac": list(platform.mac_ver()[:1])}
+    told |= {"python": sys.version, "freeDisk": shutil.disk_usage(tempfile.gettempdir()).free}
+    told["changedFiles"] = command(["git", "status", "--porcelain"], 60)["stdout"].splitlines()
     if sys.platform == "darwin":
         for name in ("hw.model", "hw.memsize", "machdep.cpu.brand_string", "iogpu.wired_limit_mb"):
-            told[name] = _command(["/usr/sbin/sysctl", "-n", name], 20)["stdout"].strip()
-        told["cache"] = _command(["/usr/bin/getconf", "DARWIN_USER_CACHE_DIR"], 20)["stdout"].strip()
-    told["packages"] = _command([str(BIN / "uv"), "pip", "freeze"], 120)["stdout"].splitlines()
+            told[name] = command(["/usr/sbin/sysctl", "-n", name], 20)["stdout"].strip()
+        told["cache"] = command(["/usr/bin/getconf", "DARWIN_USER_CACHE_DIR"], 20)["stdout"].strip()
+    told["packages"] = command([str(BIN / "uv"), "pip", "freeze"], 120)["stdout"].splitlines()
     return told
 
 
 def _sandbox() -> dict[str, Any]:
-    found = _read(_python("-m", "locara_sidecar.engine.sandbox", "--probe", seconds=120))
-    if sys.platform == "darwin":
-        about = 'eventMessage CONTAINS "Sandbox:" AND eventMessage CONTAINS "ython"'
-        words = ["/usr/bin/log", "show", "--last", "5m", "--style", "compact", "--predicate", about]
-        found["denials"] = _command(words, 300)["stdout"]
-    return found
-
-
-def _metal() -> dict[str, Any]:
-    first, second = (_read(_python("-c", _INSIDE, seconds=600)) for _ in range(2))
-    return {"ok": first["ok"] and second["ok"], "first": first, "second": second}
-
-
-def _opened() -> dict[str, Any]:
-    done = _python("-c", _OPEN, seconds=200)
-    tried: dict[str, list[Any]] = json.loads(done["stdout"]) if done["ok"] else {}
-    return {**done, "ok": bool(tried) and all(tried[name][0] != 0 for name in _MUST_FAIL), "tried": tried}
+    return commands.read(commands.python("-m", "locara_sidecar.engine.sandbox", "--probe", seconds=120))
 
 
 def _exfat() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         image, mount = f"{folder}/exfat.dmg", f"{folder}/mounted"
-        made = _command(
-            ["/usr/bin/hdiutil", "create", "-size", "64m", "-fs", "ExFAT", "-volname", "LOCARA", image], 120
-        )
-        attached = _command(["/usr/bin/hdiutil", "attach", image, "-mountpoint", mount], 120)
+        os.mkdir(mount)
+        made = command(["/usr/bin/hdiutil", "create", "-size", "64m", "-fs", "ExFAT", "-volname", "LOCARA", image], 120)
+        attached = command(["/usr/bin/hdiutil", "attach", image, "-nobrowse", "-mountpoint", mount], 120)
         if not (made["ok"] and attached["ok"]):
             return {"ok": False, "made": made, "attached": attached}
         try:
             saved = [_draw(f"{mount}/star.png") for _ in range(2)]
             names = sorted(os.listdir(mount))
         finally:
-            _command(["/usr/bin/hdiutil", "detach", "-force", mount], 120)
+            command(["/usr/bin/hdiutil", "detach", "-force", mount], 120)
     return {"ok": {"star.png", "star-2.png"} <= set(names), "names": names, "saved": saved}
 
 
 def _draw(out: str) -> dict[str, Any]:
     words = [str(BIN / "locara-sidecar"), "draw", live.PROMPT, "--model", "pocket", "--steps", "4", "--out", out]
-    return _command(words, 600)
+    return command(words, 600)
 
 
-def _tcc() -> dict[str, Any]:
-    documents = Path.home() / "Documents"
-    cancelled = live.cancel_while_asked(documents)  # first: once a question was answered, it is not asked again
-    out = documents / "locara-check.png"
+def _tcc(documents: Path, listing: str = _LIST, patience: float = 3.0) -> dict[str, Any]:
+    """See that nothing waits for the user while macOS asks about a folder.
+
+    A process that lists the folder tells whether it asks: then that waits, too, until the question is answered.
+    """
+    with subprocess.Popen([sys.executable, "-c", listing, str(documents)], stderr=subprocess.DEVNULL) as question:
+        try:
+            allowed = question.wait(patience) == 0
+            answered = f"was {'allowed' if allowed else 'denied'} before, so macOS did not ask"
+            cancelled: dict[str, Any] = {}
+        except subprocess.TimeoutExpired:
+            cancelled = live.cancel_while_asked(documents)
+            print("tcc: now answer macOS's question, as you like", flush=True)
+            allowed = question.wait() == 0
+            answered = "allowed" if allowed else "denied"
+    out = documents / f"locara-check-{os.getpid()}.png"
     done = _draw(str(out))
-    told = {"cancelled": cancelled, "saved": out.exists(), "sentence": done["stderr"][-400:]}
-    return {**done, **told, "ok": cancelled["ok"]}
+    saved = out.exists()
+    out.unlink(missing_ok=True)
+    told: dict[str, Any] = {"answer": answered, "cancelled": cancelled, "saved": saved}
+    told |= {"sentence": done["stderr"][-400:], "status": done["status"]}
+    good = saved if allowed else "System Settings" in done["stderr"]
+    if not cancelled:
+        return {**told, "ok": good, "unseen": "macOS did not ask: take a terminal that was never asked"}
+    return {**told, "ok": good and cancelled["ok"] and cancelled["kind"] == "RequestCancelled"}
 
 
 def _power() -> dict[str, Any]:
     def pmset(what: str) -> str:
-        return _command(["/usr/bin/pmset", "-g", what], 20)["stdout"]
+        return command(["/usr/bin/pmset", "-g", what], 20)["stdout"]
 
     told = live.awake_while_drawing(lambda: pmset("assertions"))
     ours = ["locara" in told[when].lower() for when in ("before", "during", "after")]
@@ -180,7 +129,6 @@ def _power() -> dict[str, Any]:
 
 
 def _app_sandbox() -> dict[str, Any]:
-    outside = {}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder).resolve()
         outside = live.open_files(place)
@@ -190,44 +138,85 @@ def _app_sandbox() -> dict[str, Any]:
     return {"ok": outside["ok"] and inside["ok"] and held, "outside": outside, "inside": inside}
 
 
+def _tests(target: str) -> dict[str, Any]:
+    """Run one of the Makefile's targets with tests; each one that failed or was skipped is listed at the end."""
+    asked = {"PYTEST_ADDOPTS": "-rfEs --tb=short"}
+    return command(["make", target], _LONG, tail=_ALL, env={**os.environ, **asked})
+
+
 PARTS: dict[str, Part] = {
     "system": Part(_system, mac=False, look="which Mac, macOS, packages"),
     "sandbox": Part(
-        _sandbox, mac=False, look="told.enforced must be true; told.details; denials must name nothing of Metal"
+        _sandbox,
+        mac=False,
+        look="told.enforced must be true: each of told.details is blocked (on macOS some are unknown) or in use",
+        denials=True,
     ),
-    "metal": Part(_metal, mac=True, look="both must compute; the second's first_compiled_s far below the first's"),
-    "open": Part(
-        _opened, mac=True, look="open and osascript must fail; what pbpaste, curl and mdfind give must be empty"
-    ),
-    "doctor": Part(lambda: _command([str(BIN / "locara-sidecar"), "doctor"], 300), mac=False, look="its last line"),
-    "demo": Part(lambda: _command([str(BIN / "locara-sidecar"), "demo"], 600), mac=False, look="ended with 0"),
-    "kill": Part(live.kill_daemon, mac=False, look="the engine is gone within 2 seconds"),
-    "cancel": Part(live.cancel_in_step, mac=False, look="sameEngine; seconds; memory.engine with Metal's part"),
-    "exfat": Part(_exfat, mac=True, look="both pictures are there, under two names"),
-    "tcc": Part(
-        _tcc,
+    "metal": Part(
+        inside.metal,
         mac=True,
-        look="answer late: cancelled.seconds and closedAfter are small; told no: a sentence about Settings",
+        look="both compute on the GPU inside the profile; the second's first_compiled_s is far below the first's, with"
+        " cachedFiles above 0; denials name nothing that Metal wants",
+        denials=True,
+    ),
+    "open": Part(
+        inside.opened,
+        mac=True,
+        look="inside: open and osascript fail; pbpaste, mdfind and curl give 0 bytes (third figure), unlike outside",
+        denials=True,
+    ),
+    "doctor": Part(lambda: command([str(BIN / "locara-sidecar"), "doctor"], 300), mac=False, look=_DOCTOR),
+    "demo": Part(
+        lambda: command([str(BIN / "locara-sidecar"), "demo"], 600),
+        mac=False,
+        look="status 0; the last lines name engine and device (on a Mac: mlx, metal) and the times",
+        denials=True,
+    ),
+    "kill": Part(live.kill_daemon, mac=False, look="after a SIGKILL of the daemon its engine is gone within 2 seconds"),
+    "cancel": Part(
+        live.cancel_in_step,
+        mac=False,
+        look="kind RequestCancelled, seconds below 2, sameEngine true; on a Mac model.engine is mlx; memory.engine is"
+        " the footprint, as Activity Monitor shows it, residentSize is not",
+    ),
+    "exfat": Part(_exfat, mac=True, look="names has both pictures, star.png and star-2.png"),
+    "tcc": Part(
+        lambda: _tcc(Path.home() / "Documents"),
+        mac=True,
+        look="while macOS asks: cancelled.seconds and closedAfter are below 2; if denied, sentence names the Settings",
     ),
     "power": Part(
-        _power, mac=True, look="assertions name us during the job only; power beside what batt, custom and therm say"
+        _power, mac=True, look="Locara is among the assertions during the job only; power is as batt and therm say"
     ),
     "app-sandbox": Part(
         _app_sandbox,
         mac=True,
-        look="inside: kind app-sandbox, byPath refused, the picture written through the descriptor; what Metal needs",
+        look="inside: kind app-sandbox, byPath refused, ok (the picture was written through the descriptor); denials"
+        " show what Metal lacks there",
+        denials=True,
     ),
-    "types": Part(lambda: _command(["make", "types"]), mac=True, look="0 errors"),
-    "tests": Part(lambda: _command(["make", "test"], 3 * _HOUR), mac=True, look="failures, and what was skipped"),
-    "prepare": Part(
-        lambda: _python("-m", "fullsize.prepared", "flux.1-schnell", seconds=3 * _HOUR),
+    "types": Part(
+        lambda: command(["make", "types"], tail=_ALL), mac=True, look="0 errors, three times", seconds=HOUR + _SPARE
+    ),
+    "tests": Part(
+        lambda: _tests("test"),
         mac=True,
-        look="the peak while preparing FLUX in 4 bits: below 9 GB",
+        look="the last lines: what failed, and what was skipped and why",
+        seconds=_LONG + _SPARE,
+    ),
+    "prepare": Part(
+        lambda: commands.python("-m", "fullsize.prepared", "flux.1-schnell", seconds=_LONG),
+        mac=True,
+        look='the peak while preparing FLUX in 4 bits (second "its peak") is below 9 GB',
+        seconds=_LONG + _SPARE,
     ),
     "steps": Part(
-        lambda: _python("-m", "fullsize.mlx_step", seconds=3 * _HOUR), mac=True, look="seconds a step, each family"
+        lambda: commands.read(commands.python("-m", "fullsize.mlx_step", seconds=_LONG)),
+        mac=True,
+        look="stepSeconds of each model in told; one that does not fit this Mac says so",
+        seconds=_LONG + _SPARE,
     ),
-    "slow": Part(lambda: _command(["make", "test-slow"], 3 * _HOUR), mac=True, look="as tests"),
+    "slow": Part(lambda: _tests("test-slow"), mac=True, look="as tests", seconds=_LONG + _SPARE),
 }
 
 
@@ -245,31 +234,54 @@ def _stderr_in(file: int) -> Generator[None]:
         os.close(before)
 
 
-def report(names: list[str], told: Callable[[str], None] = print) -> dict[str, Any]:
-    """Run parts; return what each found, by name. A part that itself fails is reported, and the next one runs."""
-    found: dict[str, Any] = {}
+def seen(part: Part) -> dict[str, Any]:
+    """Run a part; return its outcome and what it found. If the part itself fails, that is what was found."""
+    if part.mac and sys.platform != "darwin":
+        return {"outcome": NOT_HERE, "look": part.look}
+    began, since = time.monotonic(), time.time()
+    result: dict[str, Any]
+    with tempfile.TemporaryFile() as log, commands.bounded(part.seconds) as late:
+        try:
+            with _stderr_in(log.fileno()):
+                result = part.run()
+        except Exception as error:  # noqa: BLE001  the report is worth more than this part
+            where = traceback.format_exc().splitlines()[-_FRAMES:]
+            result = {"ok": False, "error": f"{type(error).__name__}: {error}"[:TAIL], "where": where}
+        log.seek(0)
+        if said := log.read().decode(errors="replace")[-TAIL:]:
+            result["log"] = said.splitlines()
+    if late.is_set():
+        result |= {"ok": False, "late": f"not over after {part.seconds:.0f} s; all that it had started was killed"}
+    if part.denials and sys.platform == "darwin":
+        result["denials"] = commands.denials(since)
+    good = "ok" if "unseen" not in result else NOT_SEEN
+    outcome = good if result.pop("ok") else "FAILED"
+    result = commands.by_line(result)
+    at = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(since))
+    return {"outcome": outcome, "look": part.look, "at": at, "took": round(time.monotonic() - began, 1), **result}
+
+
+def report(names: list[str], path: Path, told: Callable[[str], None] = print) -> dict[str, Any]:
+    """Run parts, and write what each found into the report as soon as it is over.
+
+    What the report has of other parts stays in it, so that a run that was interrupted can be continued.
+
+    :return: what the parts of this run found, by name.
+    """
+    whole: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        whole = json.loads(path.read_text(encoding="utf-8"))
+    commit = command(["git", "rev-parse", "HEAD"], 60)["stdout"].strip()
     for name in names:
-        part = PARTS[name]
-        if part.mac and sys.platform != "darwin":
-            found[name] = {"outcome": NOT_HERE, "look": part.look}
-        else:
+        if not PARTS[name].mac or sys.platform == "darwin":
             told(f"{name} …")
-            began = time.monotonic()
-            with tempfile.TemporaryFile() as log:
-                try:
-                    with _stderr_in(log.fileno()):
-                        result = part.run()
-                except Exception as error:  # noqa: BLE001  the report is worth more than this part
-                    where = traceback.format_exc().splitlines()[-_FRAMES:]
-                    result = {"ok": False, "error": f"{type(error).__name__}: {error}"[:_TAIL], "where": where}
-                log.seek(0)
-                if said := log.read().decode(errors="replace")[-_TAIL:]:
-                    result["log"] = said.splitlines()
-            took = round(time.monotonic() - began, 1)
-            outcome = "ok" if result.pop("ok") else "FAILED"
-            found[name] = {"outcome": outcome, "look": part.look, "took": took, **result}
-        told(f"{name}: {found[name]['outcome']}" + (f" ({part.look})" if found[name]["outcome"] == "FAILED" else ""))
-    return found
+        whole[name] = {**seen(PARTS[name]), "commit": commit}
+        ordered = {one: whole[one] for one in [*PARTS, *whole] if one in whole}
+        path.write_text(json.dumps(ordered, indent=1, default=str, ensure_ascii=False) + "\n", encoding="utf-8")
+        outcome = whole[name]["outcome"]
+        why = PARTS[name].look if outcome == "FAILED" else whole[name].get("unseen", "")
+        told(f"{name}: {outcome}" + (f" ({why})" if why else ""))
+    return {name: whole[name] for name in names}
 
 
 def main() -> int:
@@ -278,8 +290,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--report", type=Path, default=ROOT / "locara-mac-report.json")
     options = parser.parse_args()
-    found = report(options.only)
-    options.report.write_text(json.dumps(found, indent=1, default=str) + "\n", encoding="utf-8")
+    found = report(options.only, options.report)
     print(f"\nThe report, to be sent back as it is: {options.report}")
     return 1 if any(part["outcome"] == "FAILED" for part in found.values()) else 0
 

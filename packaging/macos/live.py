@@ -16,6 +16,7 @@ import psutil
 from PIL import Image
 
 from locara_protocol.client import Call, RemoteError, Sidecar
+from locara_protocol.image_messages import MAX_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -34,9 +35,8 @@ _MANIFEST = {
 
 def kill_daemon(engine: str = "auto") -> dict[str, Any]:
     """SIGKILL the daemon in the middle of a step: is the engine gone, and how soon?"""
-    with tempfile.TemporaryDirectory() as folder:
-        sidecar = _opened(folder, engine)
-        call = sidecar.start("image.generate", _asked(60), stream=True)
+    with tempfile.TemporaryDirectory() as folder, _opened(folder, engine) as sidecar:
+        call = sidecar.start("image.generate", _asked(MAX_STEPS), stream=True)
         _until_step(call.messages(), 2)
         pid = int(sidecar.call("ping", timeout=_PATIENCE)["engine"]["pid"])
         daemon = psutil.Process(pid).ppid()
@@ -44,31 +44,31 @@ def kill_daemon(engine: str = "auto") -> dict[str, Any]:
         os.kill(daemon, signal.SIGKILL)
         gone = _gone(pid)
         seconds = time.monotonic() - began
-        sidecar.close()
     return {"ok": gone, "seconds": round(seconds, 3)}
 
 
 def cancel_in_step(engine: str = "auto") -> dict[str, Any]:
     """Cancel in the middle of a step: does the same engine make the next picture?"""
-    with tempfile.TemporaryDirectory() as folder:
-        sidecar = _opened(folder, engine)
-        with sidecar:
-            call = sidecar.start("image.generate", _asked(60), stream=True)
-            _until_step(call.messages(), 2)
-            before = sidecar.call("ping", timeout=_PATIENCE)["engine"]["pid"]
-            began = time.monotonic()
-            kind = _cancelled(call)
-            seconds = time.monotonic() - began
-            made = sidecar.call("image.generate", _asked(4), timeout=_PATIENCE)
-            after = sidecar.call("ping", timeout=_PATIENCE)["engine"]["pid"]
-            exists = Path(made["images"][0]["path"]).is_file()
-            told = sidecar.call("system.info", timeout=_PATIENCE)
+    with tempfile.TemporaryDirectory() as folder, _opened(folder, engine) as sidecar:
+        call = sidecar.start("image.generate", _asked(MAX_STEPS), stream=True)
+        _until_step(call.messages(), 2)
+        before = sidecar.call("ping", timeout=_PATIENCE)["engine"]["pid"]
+        began = time.monotonic()
+        kind = _cancelled(call)
+        seconds = time.monotonic() - began
+        made = sidecar.call("image.generate", _asked(4), timeout=_PATIENCE)
+        after = sidecar.call("ping", timeout=_PATIENCE)["engine"]["pid"]
+        exists = Path(made["images"][0]["path"]).is_file()
+        told = sidecar.call("system.info", timeout=_PATIENCE)
+        size = psutil.Process(int(after)).memory_info().rss
     return {
         "ok": kind == "RequestCancelled" and before == after and exists,
         "kind": kind,
         "seconds": round(seconds, 3),
         "sameEngine": before == after,
+        "model": made.get("model"),
         "memory": told["memory"],
+        "residentSize": size,
         "sandbox": told["sandbox"],
         "timings": made.get("timings"),
         "peakMemoryBytes": made.get("peakMemoryBytes"),
@@ -109,7 +109,7 @@ def awake_while_drawing(assertions: Callable[[], str], engine: str = "auto") -> 
     power."""
     with tempfile.TemporaryDirectory() as folder, _opened(folder, engine) as sidecar:
         told = [assertions()]
-        call = sidecar.start("image.generate", _asked(60), stream=True)
+        call = sidecar.start("image.generate", _asked(MAX_STEPS), stream=True)
         _until_step(call.messages(), 2)
         told.append(assertions())
         power = sidecar.call("system.info", timeout=_PATIENCE).get("power")
@@ -123,13 +123,13 @@ def awake_while_drawing(assertions: Callable[[], str], engine: str = "auto") -> 
 def cancel_while_asked(folder: Path, engine: str = "auto", after: float = 5.0) -> dict[str, Any]:
     """A picture for a folder that the system asks the user about: cancelled after so many seconds, while the question
     is open, and the session ended. Neither may wait for the user."""
-    sidecar = _opened(str(folder), engine)
-    call = sidecar.start("image.generate", _asked(2), stream=True)
-    time.sleep(after)
-    began = time.monotonic()
-    kind = _cancelled(call)
-    answered = time.monotonic() - began
-    status = sidecar.close()
+    with _opened(str(folder), engine) as sidecar:
+        call = sidecar.start("image.generate", _asked(2), stream=True)
+        time.sleep(after)
+        began = time.monotonic()
+        kind = _cancelled(call)
+        answered = time.monotonic() - began
+        status = sidecar.close()
     return {
         "ok": kind in {"RequestCancelled", "finished"} and status == 0,
         "kind": kind,
@@ -141,7 +141,11 @@ def cancel_while_asked(folder: Path, engine: str = "auto", after: float = 5.0) -
 
 def _opened(folder: str, engine: str) -> Sidecar:
     sidecar = Sidecar([sys.executable, "-m", "locara_sidecar", "serve", "--engine", engine], own_group=True)
-    sidecar.initialize(manifest=_MANIFEST, grants={"user-folder": folder})
+    try:
+        sidecar.initialize(manifest=_MANIFEST, grants={"user-folder": folder})
+    except BaseException:
+        sidecar.close()
+        raise
     return sidecar
 
 

@@ -185,6 +185,15 @@ def test_open_hands_the_picture_to_the_systems_viewer_or_says_that_there_is_none
     assert "a" in told
 
 
+@pytest.mark.parametrize(("platform", "viewer"), [("darwin", "open"), ("linux", "xdg-open")])
+def test_the_viewer_is_the_system_s_own(monkeypatch, platform, viewer):
+    asked = []
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(drawing.subprocess, "run", lambda words, **_: asked.append(words))
+    assert drawing._show(None, ["/pictures/a.png", "/pictures/b.png"]) == 0
+    assert asked == [[viewer, "/pictures/a.png"], [viewer, "/pictures/b.png"]]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 def test_ctrl_c_ends_with_130_and_names_the_pictures_that_were_finished(tmp_path):

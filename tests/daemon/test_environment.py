@@ -104,6 +104,21 @@ def test_a_relative_xdg_folder_is_ignored(monkeypatch):
     assert str(system.cache_root(None)) == "/cache/Locara"
 
 
+def test_on_macos_the_cache_is_in_the_library_of_the_home_or_where_the_host_says(monkeypatch):
+    """In the App Sandbox HOME is the app's container; a host with an app group names the group's folder."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.delenv("LOCARA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    container = "/Users/a/Library/Containers/org.studio/Data"
+    for home in ("/Users/a", container):
+        monkeypatch.setenv("HOME", home)
+        assert str(system.cache_root(None)) == f"{home}/Library/Caches/Locara"
+    group = "/Users/a/Library/Group Containers/TEAM.studio/Library/Caches/Locara"
+    assert str(system.cache_root(group)) == group
+    monkeypatch.setenv("LOCARA_CACHE_DIR", group)
+    assert str(system.cache_root(None)) == group
+
+
 STRANGERS = ("argparse", "asyncio", "signal", "msgspec", "anyio", "subprocess", "tempfile", "psutil", "PIL", "ctypes")
 """Modules that the daemon and its engine import, none of them before our first line."""
 

@@ -1,5 +1,6 @@
 """Watching the host's process, even where the system offers no descriptor for it."""
 
+import errno
 import os
 import select
 import subprocess
@@ -132,3 +133,52 @@ def test_a_daemon_in_a_session_of_its_own_knows_its_host():
         assert b'"id":1' in daemon.stdout.readline()
         daemon.stdin.close()
         assert daemon.wait(5) == 0
+
+
+class Queue:
+    """A kqueue, as macOS makes it: a process that is there is watched, and its end is an event."""
+
+    def __init__(self, refusal=None):
+        self.calls, self.closed, self._refusal = [], False, refusal
+
+    def control(self, changes, number):
+        self.calls.append((changes, number))
+        if changes and self._refusal is not None:
+            raise OSError(self._refusal, os.strerror(self._refusal))
+        return []
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def kqueue(monkeypatch):
+    def play(refusal=None):
+        queue = Queue(refusal)
+        filter_proc, ev_add, note_exit = -5, 1, 1 << 31  # <sys/event.h>
+        for name, value in (
+            *(("kqueue", lambda: queue), ("kevent", lambda *words: words)),
+            *(("KQ_FILTER_PROC", filter_proc), ("KQ_EV_ADD", ev_add), ("KQ_NOTE_EXIT", note_exit)),
+        ):
+            monkeypatch.setattr(select, name, value, raising=False)
+        monkeypatch.setattr(sys, "platform", "darwin")
+        return queue, [(4711, filter_proc, ev_add, note_exit)]
+
+    return play
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_macos_is_told_to_watch_before_it_is_looked_whether_the_process_is_still_that_one(kqueue, alive):
+    queue, event = kqueue()
+    looked = []
+    assert hostwatch._wait_for_end(4711, lambda: looked.append(list(queue.calls)) or alive)
+    assert looked == [[(event, 0)]]
+    assert queue.calls[1:] == ([(None, 1)] if alive else []), "nothing waits for a process that is another one"
+    assert queue.closed
+
+
+@pytest.mark.parametrize(("refusal", "ended"), [(errno.ESRCH, True), (errno.EPERM, False), (errno.ENOMEM, False)])
+def test_what_macos_does_not_watch_is_polled_unless_it_has_ended(kqueue, refusal, ended):
+    queue, _ = kqueue(refusal)
+    assert hostwatch._wait_for_end(4711, lambda: pytest.fail("it is not watched")) is ended
+    assert queue.closed

@@ -6,10 +6,12 @@ import platform
 import struct
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from locara_sidecar.daemon import system
+from locara_sidecar.engine.fake_engine import runtime
 from locara_sidecar.machine import memory
 from locara_sidecar.machine.macos import darwin
 
@@ -62,6 +64,23 @@ def test_on_a_mac_an_engine_s_memory_is_its_footprint_which_has_what_metal_alloc
         told = system.memory(4711)
         assert (told.daemon, told.engine) == (10 << 20, 6 << 30)
         assert (memory.resident(), memory.peak()) == (10 << 20, 20 << 20)
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("darwin", 1), ("linux", 1024)])
+def test_the_peak_that_every_unix_counts_is_in_bytes_on_macos_and_in_kibibytes_elsewhere(monkeypatch, platform, unit):
+    """It is asked where the kernel tells nothing better: no ``proc_pid_rusage``, no /proc."""
+    import resource
+
+    class Old:
+        def __getattr__(self, name):
+            raise AttributeError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Old())
+    monkeypatch.setattr(memory, "_highest", lambda status: None)
+    monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=70_000))
+    monkeypatch.setattr(sys, "platform", platform)
+    assert memory.peak() == 70_000 * unit
+    assert runtime.FakeRuntime.peak_memory(SimpleNamespace()) == 70_000 * unit
 
 
 def test_a_process_that_has_ended_takes_nothing_that_could_be_told():

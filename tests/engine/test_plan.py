@@ -5,6 +5,7 @@ import sys
 import msgspec
 import pytest
 
+from locara_sidecar.daemon import system
 from locara_sidecar.ipc.errors import EngineError
 from locara_sidecar.machine import machine as machines
 from locara_sidecar.machine import plan as plans
@@ -304,6 +305,21 @@ def test_a_limit_that_somebody_has_set_is_the_one_that_counts(monkeypatch):
     assert machines.wired_limit(Mac(None)) is None
     assert machines.capacity(Machine(kind="unified", total=16 * GIB, available=0, working_set=12 * GIB)) == 12 * GIB
     assert machines.capacity(Machine(kind="unified", total=16 * GIB, available=0, working_set=32 * GIB)) == 16 * GIB
+
+
+@pytest.mark.parametrize(("metal", "counts"), [(11 * GIB, 11 * GIB), (None, 12 * GIB)])
+def test_what_metal_says_counts_before_what_somebody_has_set_and_daemon_and_engine_ask_alike(
+    monkeypatch, tmp_path, metal, counts
+):
+    monkeypatch.setattr(machines, "host_memory", lambda: (16 * GIB, 2 * GIB))
+    monkeypatch.setattr(machines, "wired_limit", lambda: 12 * GIB)
+    assert machines.of_engine(unified=True, reserved=0, working_set=metal).working_set == counts
+    assert machines.of_engine(unified=False, reserved=0, working_set=metal).working_set is None
+    monkeypatch.setattr(system, "wired_limit", lambda: 12 * GIB)
+    monkeypatch.setattr(system, "host_memory", lambda: (16 * GIB, 2 * GIB))
+    monkeypatch.setattr(system.engine_choice, "on_apple_silicon", lambda: True)
+    told = system.machine(tmp_path, "mlx")
+    assert (told.kind, machines.capacity(told)) == ("unified", 12 * GIB)
 
 
 @pytest.mark.parametrize(

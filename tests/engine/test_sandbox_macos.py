@@ -37,7 +37,7 @@ def test_the_root_which_the_profile_must_allow_is_not_among_what_must_be_blocked
     mac = PlayedMac(world / "C")
     found = confined(world, monkeypatch, mac)
     assert mac.profile.allows("file-read-data", "/")
-    assert {found.details[name] for name in ESSENTIAL} == {"blocked"}, found
+    assert {found.details[name] for name in (*ESSENTIAL, "localSockets")} == {"blocked"}, found
     assert (found.enforced, found.kind) == (True, "seatbelt")
 
 
@@ -103,6 +103,7 @@ def test_an_open_way_to_another_program_is_no_confinement(world, monkeypatch):
     whole = seatbelt.profile
     for lost in (
         "(deny lsopen)",
+        "(deny job-creation)",
         '(deny mach-lookup (global-name "com.apple.coreservices.launchservicesd"))',
         '(deny mach-lookup (global-name "com.apple.trustd.agent"))',
         '(deny mach-lookup (xpc-service-name-prefix ""))',
@@ -253,6 +254,14 @@ def test_a_home_folder_in_other_letters_is_a_home_folder(monkeypatch):
     assert [path for path in given if path.casefold().startswith("/users")] == ["/users/A/model"]
 
 
+def test_a_folder_that_the_engine_was_given_in_other_letters_is_not_what_must_be_blocked(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(darwin, "Darwin", lambda: Spelling("/Users/a", "/Users/a/T", "/Users"))
+    monkeypatch.setattr(sandbox.attempts, "read", lambda path: "open")
+    outside = sandbox._outside("/users/A", "/users/a/t/scratch", [("/USERS/A/T", "read")])
+    assert set(outside) == {"/Users", "/Users/a"}
+
+
 def test_what_a_variadic_call_gets_beyond_its_declared_arguments_is_not_declared(monkeypatch):
     """On Apple's arm64 such arguments are on the stack: ctypes puts there what is beyond ``argtypes``."""
     called = []
@@ -281,6 +290,15 @@ def test_an_engine_in_the_app_sandbox_says_so_and_claims_no_narrower_one(world, 
     assert "no narrower one" in found.reason
     assert "App Sandbox" in found.reason
     assert mac.profile is None
+    assert mac.user_cache_dir() == str(world / "C"), "Metal's cache is the app's: nothing else was prepared either"
+
+
+def test_an_app_whose_user_s_home_can_be_written_to_does_not_hide_that(world, monkeypatch):
+    home = str(world / "home")
+    mac = PlayedMac(world / "C", confined=True)
+    found = confined(world, monkeypatch, mac, denied={home, HOMES}, writable={home})
+    assert (found.details["readOutside"], found.details["writeUserFiles"]) == ("blocked", "open")
+    assert "writing there: open" in found.reason
 
 
 def test_another_sandbox_around_us_is_not_taken_for_the_app_s(world, monkeypatch):

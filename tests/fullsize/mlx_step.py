@@ -4,8 +4,9 @@
 
 The weights are random and are made on the device, tensor by tensor, as the engine's loader would hand them over;
 nothing is read from a disk. Times are of whole evaluations, the middle one of five after two that are not counted; the
-first one, in which kernels are compiled, is told apart. Meant for Metal and for MLX's CUDA build: on a processor a step
-of these sizes takes minutes (``--tiny`` shows that the program runs).
+first one, in which kernels are compiled, is told apart. A model whose weights alone are more than this machine gives an
+engine is left out, and one that fails does not take the others with it: each has a line that says so. Meant for Metal
+and for MLX's CUDA build: on a processor a step of these sizes takes minutes (``--tiny`` shows that the program runs).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from importlib.metadata import version
 from typing import Any, cast
@@ -25,6 +27,7 @@ from fullsize.mlx_families import DENOISERS
 from locara_sidecar.engine.mlx_engine import device
 from locara_sidecar.engine.mlx_engine.tensors import weights
 from locara_sidecar.engine.mlx_engine.tensors.quantize import AffineQuantizer
+from locara_sidecar.machine import machine as machines
 from support import synthetic
 
 CASES = (
@@ -39,8 +42,16 @@ CASES = (
 )
 
 
-def made(model: str, bits: int, *, tiny: bool) -> Any:
-    """Return the denoiser with random weights in bfloat16, linear layers of its blocks in ``bits``."""
+class DoesNotFitError(Exception):
+    """The weights alone are more than an engine may use here."""
+
+
+def made(model: str, bits: int, *, tiny: bool, room: int | None = None) -> Any:
+    """Return the denoiser with random weights in bfloat16, linear layers of its blocks in ``bits``.
+
+    :param room: what the weights may take at most, in bytes.
+    :raises DoesNotFitError: before anything is allocated.
+    """
     denoiser = DENOISERS[model]
     told = synthetic.PUBLISHED[model].config | (denoiser.tiny if tiny else {})
     config = msgspec.convert(told, denoiser.cls.config_type)  # members that it lacks are passed over
@@ -50,6 +61,11 @@ def made(model: str, bits: int, *, tiny: bool) -> Any:
         shapes = {name: value.shape for name, value in cast("Any", tree_flatten)(module.parameters())}
         if quantizer is not None:
             quantizer.prepare(module)
+    held = [value for _, value in cast("Any", tree_flatten)(module.parameters())]
+    weight_bytes = sum(value.nbytes if value.dtype == mx.uint32 else 2 * value.size for value in held)
+    if room is not None and weight_bytes > room:
+        raise DoesNotFitError(f"its weights take {weight_bytes} bytes, and an engine may use {room} here")
+    del held
     found: dict[str, mx.array] = {}
     for name, shape in shapes.items():
         value = (mx.random.normal(shape) * 0.02).astype(mx.bfloat16)
@@ -63,9 +79,12 @@ def made(model: str, bits: int, *, tiny: bool) -> Any:
     return module
 
 
-def measure(model: str, bits: int, size: int, *, tiny: bool) -> dict[str, Any]:
-    """Return the seconds of a step, and MLX's own count of bytes."""
-    module = made(model, bits, tiny=tiny)
+def measure(model: str, bits: int, size: int, *, tiny: bool, room: int | None = None) -> dict[str, Any]:
+    """Return the seconds of a step, and MLX's own count of bytes.
+
+    :raises DoesNotFitError: if the weights take more than ``room`` bytes.
+    """
+    module = made(model, bits, tiny=tiny, room=room)
     evaluate = DENOISERS[model].prepare(module, size)
     held = mx.get_active_memory()
 
@@ -81,10 +100,12 @@ def measure(model: str, bits: int, size: int, *, tiny: bool) -> dict[str, Any]:
     taken = statistics.median(step() for _ in range(5))
     peak = mx.get_peak_memory()
     mx.disable_compile()
-    step()
-    plain = statistics.median(step() for _ in range(5))
-    if mx.default_device().type == mx.gpu:  # on a processor the engine runs without
-        mx.enable_compile()
+    try:
+        step()
+        plain = statistics.median(step() for _ in range(5))
+    finally:
+        if mx.default_device().type == mx.gpu:  # on a processor the engine runs without
+            mx.enable_compile()
     return {
         "model": model,
         "bits": bits,
@@ -97,19 +118,37 @@ def measure(model: str, bits: int, size: int, *, tiny: bool) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def room_of(chosen: str) -> int:
+    """Return the bytes that an engine may use on this machine when nothing else needs memory."""
+    working_set = device.working_set(chosen)
+    return machines.capacity(machines.of_engine(unified=chosen == "metal", reserved=0, working_set=working_set))
+
+
+def main() -> int:
+    """Print a line for each case; return 1 if one of them failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=list(CASES), metavar="MODEL:BITS")
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
-    chosen = device.choose_device()
+    chosen, failed = device.choose_device(), False
     print(f"MLX {version('mlx')} on {chosen}: {mx.device_info().get('device_name', '')}", flush=True)
+    room = room_of(chosen)
     for case in options.cases:
         model, _, bits = case.partition(":")
-        print(json.dumps(measure(model, int(bits or 16), options.size, tiny=options.tiny)), flush=True)
+        told: dict[str, Any] = {"model": model, "bits": int(bits or 16), "size": options.size}
+        try:
+            told = measure(model, told["bits"], options.size, tiny=options.tiny, room=room)
+        except DoesNotFitError as error:
+            told["leftOut"] = str(error)
+        except (RuntimeError, MemoryError, AssertionError, ValueError) as error:
+            told["error"] = f"{type(error).__name__}: {error}"
+            failed = True
+        print(json.dumps(told), flush=True)
+        device.settle()
         mx.clear_cache()
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

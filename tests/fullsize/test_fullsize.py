@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import mlx.core as mx
@@ -104,6 +105,27 @@ def test_a_step_of_every_denoiser_is_timed(model):
     told = mlx_step.measure(model, 16, 64, tiny=True)
     assert 0 < told["stepSeconds"] < 60
     assert 0 < told["weightBytes"] <= told["peakBytes"]
+
+
+def test_a_model_that_does_not_fit_or_fails_leaves_the_others_their_times(monkeypatch, capsys):
+    """FLUX.1's 24 GB on a Mac with 16, and a fault of the GPU: both once took the times of all later models along."""
+    took = mlx_step.measure
+
+    def measure(model, *how, **more):
+        if model == "sd3.5-medium":
+            raise RuntimeError("[METAL] Command buffer execution failed")
+        return took(model, *how, **{**more, "tiny": model != "flux.1-dev"})
+
+    monkeypatch.setattr(mlx_step, "measure", measure)
+    monkeypatch.setattr(mlx_step, "room_of", lambda _: 16 << 30)
+    monkeypatch.setattr(
+        sys, "argv", ["mlx_step", "flux.1-dev:16", "sd3.5-medium:16", "z-image-turbo:16", "--size", "64"]
+    )
+    assert mlx_step.main() == 1
+    big, broken, told = map(json.loads, capsys.readouterr().out.splitlines()[1:])
+    assert big["leftOut"].startswith("its weights take 238")
+    assert broken["error"].startswith("RuntimeError: [METAL]")
+    assert told["stepSeconds"] > 0
 
 
 def test_the_report_from_a_mac_times_every_family_of_the_catalogue():

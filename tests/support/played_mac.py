@@ -12,6 +12,8 @@ from locara_sidecar.machine.macos.darwin import NOT_PRIVILEGED, Usage
 
 _TOKEN = re.compile(r'\(|\)|"(?:[^"\\]|\\.)*"|[^\s()"]+')
 HOMES = "/Users"
+SERVED = ("/private/var/run/mDNSResponder", "/private/var/run/syslog")
+"""Sockets that somebody serves on every Mac."""
 XPC = "xpc:"
 """Put in front of the name of a service that is found in a framework's bundle."""
 
@@ -81,9 +83,12 @@ class PlayedMac:
 
 
 @contextmanager
-def on_a_mac(monkeypatch, mac, *, denied=()):
+def on_a_mac(monkeypatch, mac, *, denied=(), writable=()):
     """Within the block this is a Mac: ``sandbox_init`` makes a :class:`Profile`, and the attempts at files, sockets and
-    signals find what it says. ``denied``: folders that the app's sandbox keeps from us."""
+    signals find what it says.
+
+    :param denied: folders that the app's sandbox keeps from us; but those that are ``writable`` can be written to.
+    """
 
     def load(text):
         if mac._confined:
@@ -93,7 +98,8 @@ def on_a_mac(monkeypatch, mac, *, denied=()):
     def of_path(operation):
         def tried(path):
             if mac._confined:
-                return "blocked" if path in denied else "open"
+                kept = path in denied and (operation == "file-read-data" or path not in writable)
+                return "blocked" if kept else "open"
             if mac.profile is None:
                 return "open" if os.path.isdir(path) or path == HOMES else "unknown"
             return "open" if mac.profile.allows(operation, os.path.realpath(path)) else "blocked"
@@ -108,10 +114,11 @@ def on_a_mac(monkeypatch, mac, *, denied=()):
         patch.setattr(seatbelt, "load", load)
         patch.setattr(attempts, "read", of_path("file-read-data"))
         patch.setattr(attempts, "write", of_path("file-write-create"))
-        for name in ("tcp", "udp", "local_sockets"):
+        for name in ("tcp", "udp", "signals"):
             patch.setattr(attempts, name, of_network)
-        patch.setattr(attempts, "signals", of_network)
-        patch.setattr(macos, "_connect", lambda path, kind: of_network())
+        # at a path that does not exist the file system answers, before Seatbelt is asked
+        patch.setattr(attempts, "local_sockets", lambda: "open")
+        patch.setattr(macos, "_connect", lambda path, _kind: of_network() if path in SERVED else "open")
         patch.setattr(os, "environ", dict(os.environ))
         yield
 

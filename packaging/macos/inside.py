@@ -1,0 +1,137 @@
+"""What is tried inside the engine's own profile: whether Metal computes there, and whether other programs help."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import json
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from locara_sidecar.engine.sandbox.macos import CACHE_SUFFIX
+from locara_sidecar.machine.macos.darwin import USER_CACHE_DIR
+from macos import commands
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+COMPUTES = """
+import json, sys, time
+from locara_sidecar.engine import sandbox
+began = time.monotonic()
+found = sandbox.confine(sys.argv[1], [])
+confined = time.monotonic()
+import mlx.core as mx
+def blocks(x):
+    for _ in range(20):
+        x = mx.softmax(x @ x.T, axis=-1) @ x + mx.sigmoid(x)
+    return x
+first = time.monotonic()
+made = mx.compile(blocks)(mx.random.normal((512, 512)))
+mx.eval(made)
+mx.synchronize()
+took = time.monotonic() - first
+print(json.dumps({"enforced": found.enforced, "kind": found.kind, "details": found.details, "gpu":
+                  mx.default_device().type == mx.gpu, "finite": mx.isfinite(made).all().item(),
+                  "confining_s": confined - began, "importing_s": first - confined, "first_compiled_s": took,
+                  "device": mx.device_info()}, default=str))
+"""
+
+ASKS = """
+import json, subprocess, sys
+if sys.argv[1]:
+    from locara_sidecar.engine import sandbox
+    sandbox.confine(sys.argv[1], [])
+status = {}
+for words in json.loads(sys.argv[2]):
+    try:
+        done = subprocess.run(words, capture_output=True, timeout=20)
+        status[words[0]] = [done.returncode, done.stderr.decode(errors="replace")[-200:], len(done.stdout)]
+    except (OSError, subprocess.TimeoutExpired) as error:
+        status[words[0]] = [type(error).__name__, str(error)[:200], 0]
+print(json.dumps(status))
+"""
+
+_MUST_FAIL = (["/usr/bin/open", "-g", "locara-check://nobody"], ["/usr/bin/osascript", "-e", "1"])
+_MUST_BE_EMPTY = (["/usr/bin/pbpaste"], ["/usr/bin/mdfind", "kMDItemContentType == com.apple.application-bundle"])
+
+
+def metal() -> dict[str, Any]:
+    """Compute inside the profile, in two processes, the first of which finds no compiled kernels."""
+    cache = _own_cache()
+    if cache is not None:
+        shutil.rmtree(cache, ignore_errors=True)
+    starts: list[dict[str, Any]] = []
+    for _ in range(2):
+        with tempfile.TemporaryDirectory(prefix="locara-check-") as scratch:
+            found = commands.read(commands.python("-c", COMPUTES, scratch, seconds=600))
+        kept = [path for path in cache.rglob("*") if path.is_file()] if cache is not None else []
+        starts.append({**found, "cachedFiles": len(kept)})
+    return {"ok": all(map(computes, starts)), "first": starts[0], "second": starts[1]}
+
+
+def computes(start: dict[str, Any]) -> bool:
+    """Whether it computed, on the GPU and inside a profile; whether that one blocks all, another part tells."""
+    told: dict[str, Any] = start.get("told", {})
+    return bool(start["ok"] and told) and (told["kind"], told["gpu"], told["finite"]) == ("seatbelt", True, True)
+
+
+def opened() -> dict[str, Any]:
+    """Have other programs open, copy, find and fetch something, inside the profile and, for comparison, outside.
+
+    Each is told as its status, the end of what it said, and how many bytes it gave.
+    """
+    with _served() as address, tempfile.TemporaryDirectory(prefix="locara-check-") as scratch:
+        empty = [*_MUST_BE_EMPTY, ["/usr/bin/curl", "-sS", "-m", "5", address]]
+        inside = _ask(scratch, [*_MUST_FAIL, *empty])
+        outside = _ask("", empty)
+    tried: dict[str, list[Any]] = inside.get("told", {})
+    before: dict[str, list[Any]] = outside.get("told", {})
+    ok = bool(tried and before) and is_helpless(tried) and before["/usr/bin/curl"][2] > 0
+    return {"ok": ok, "inside": inside, "outside": outside}
+
+
+def is_helpless(tried: dict[str, list[Any]]) -> bool:
+    """Whether no program did what it was asked to."""
+    failed = [tried[words[0]][0] != 0 for words in _MUST_FAIL]
+    others = set(tried) - {words[0] for words in _MUST_FAIL}
+    return all(failed) and not any(tried[name][2] for name in others)
+
+
+def _ask(scratch: str, tried: list[list[str]]) -> dict[str, Any]:
+    return commands.read(commands.python("-c", ASKS, scratch, json.dumps(tried), seconds=200))
+
+
+def _own_cache() -> Path | None:
+    """Return the folder in which the engine lets Metal keep compiled kernels; None on other systems."""
+    if sys.platform == "win32":
+        return None
+    with contextlib.suppress(ValueError, OSError):
+        found = os.confstr(USER_CACHE_DIR)  # pyright: ignore[reportArgumentType]  (numbers are taken, too)
+        return Path(found) / CACHE_SUFFIX if found else None
+    return None
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        del format, args
+
+
+@contextlib.contextmanager
+def _served() -> Generator[str]:
+    """Serve something on this machine, at the address that is returned."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "index.html").write_text("reached\n", encoding="utf-8")
+        handler = functools.partial(_Quiet, directory=folder)
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            try:
+                yield f"http://127.0.0.1:{server.server_address[1]}/"
+            finally:
+                server.shutdown()
