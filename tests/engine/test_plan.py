@@ -346,6 +346,15 @@ def test_strips_never_take_more_than_the_whole_and_small_pictures_gain_nothing()
         assert strips <= whole
 
 
+@pytest.mark.parametrize(
+    ("bytes_of", "took"), [("_decode_bytes", 752_844_800), ("_encode_bytes", 815_087_616)], ids=["decode", "encode"]
+)
+def test_strips_take_what_was_measured(bytes_of, took):
+    """FLUX.2's autoencoder in its true size at 1024 x 1024 in bfloat16, on torch (``tests/fullsize/README.md``)."""
+    decoder = next(part for part in parts("flux.2-klein-4b") if part.role == "decoder")
+    assert took <= getattr(plans, bytes_of)(decoder, (1024, 1024), 2, tiled=True) < 1.2 * took
+
+
 # --- references -------------------------------------------------------------------------------
 
 
@@ -377,6 +386,18 @@ def test_a_reference_that_is_larger_than_the_picture_needs_memory_to_be_encoded(
     assert peak((1024, 1024)) == pytest.approx(weights + encoding, rel=1e-6)
     assert peak((1024, 1024)) > peak((256, 256))
     assert peak((1024, 1024)) == peak((256, 256), (1024, 1024))  # one after another
+
+
+def test_a_reference_is_encoded_in_strips_where_pictures_are_decoded_in_strips():
+    model = "flux.1-kontext-dev"
+    decoder = next(part for part in parts(model) if part.role == "decoder")
+    request = ask(model, width=256, height=256, references=((2048, 2048),), tiling="on", quantization="none")
+    plan = plans.choose(parts(model), request, machine("gpu", 80))
+    assert plan.tiled
+    weights = sum(plans.weight_bytes(part, "none", "bfloat16") for part in parts(model))
+    most = max(plan.step, plans._encode_bytes(decoder, (2048, 2048), 2, tiled=True))
+    assert plan.peak == pytest.approx(weights + most, rel=1e-6)
+    assert most > plan.step
 
 
 def test_ten_references_take_more_bits_than_one_leaves_on_a_small_gpu():

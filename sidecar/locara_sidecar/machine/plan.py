@@ -60,9 +60,11 @@ DENOISING = 30.0
 """
 DECODING = 11.0
 """Elements in use at the peak of decoding, per pixel and channel of the decoder's last stage: 8 … 10."""
-STRIPS = 2.25
+STRIPS = 2.45
 """The same in strips (``engine/drawing/strips.py``): two maps of the largest size, and the ends of a third."""
-_STRIP = 8 * 4 * (1 << 22)
+ENCODING_STRIPS = 3.0
+"""The same of encoding a picture in strips."""
+_STRIP = 96 << 20
 """Bytes in addition to the maps: a strip's intermediate results, some in float32, and its convolution's workspace."""
 _KEEPING = 0.5
 """Share of unified memory, which the user's other programs need too: text encoders that are no longer needed stay
@@ -313,8 +315,8 @@ def _plan(
     transient = _transient(parts, quantization, prepared=quantization in ask.prepared)
     encoding = encoders + (0 if alone else computing) + pixels + transient
     step = _step_bytes(denoiser, ask, value)
-    # one after another and before the first step, each with no more than decoding a picture of its size would take
-    reading = max((_decode_bytes(decoder, size, value, tiled=tiled) for size in ask.references), default=0)
+    # one after another and before the first step
+    reading = max((_encode_bytes(decoder, size, value, tiled=tiled) for size in ask.references), default=0)
     denoising = stay + computing + pixels + max(step, reading, transient)
     drawn = _decode_bytes(decoder, (ask.width, ask.height), value, tiled=tiled)
     decoding = stay + (0 if last else computing) + pixels + drawn
@@ -357,8 +359,17 @@ def _step_bytes(denoiser: Part, ask: PlanRequest, value: int) -> int:
 
 
 def _decode_bytes(decoder: Part, size: tuple[int, int], value: int, *, tiled: bool) -> int:
+    return _pixel_bytes(decoder, size, value, STRIPS if tiled else None)
+
+
+def _encode_bytes(decoder: Part, size: tuple[int, int], value: int, *, tiled: bool) -> int:
+    """Return what encoding takes: in one piece no more than decoding."""
+    return _pixel_bytes(decoder, size, value, ENCODING_STRIPS if tiled else None)
+
+
+def _pixel_bytes(decoder: Part, size: tuple[int, int], value: int, strips: float | None) -> int:
     pixels = size[0] * size[1]
     image = pixels * 3 * (value + 4)  # the tensor, and the picture made from it
     maps = pixels * decoder.width * value
     whole = int(maps * DECODING) + _FIXED
-    return image + (min(whole, int(maps * STRIPS) + _STRIP) if tiled else whole)
+    return image + (whole if strips is None else min(whole, int(maps * strips) + _STRIP))

@@ -154,11 +154,12 @@ print(json.dumps({"took": memory.peak() - before, "weights": weights}))
 @pytest.mark.timeout(900)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is told as Linux counts it")
-@pytest.mark.parametrize(("way", "side"), [("decode", 512)])
+@pytest.mark.parametrize(("way", "side"), [("decode", 512), ("encode", 512)])
 def test_an_autoencoder_of_the_true_size_keeps_to_the_plan_in_strips(way, side):
     """In bfloat16. Larger pictures take minutes on two cores, and the plan's figure is proportional to the pixels."""
     command = [sys.executable, "-c", CODING, way, str(side), "bfloat16"]
     figures = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     decoder = next(part for part in catalogue.load().get("flux.1-dev").components if part.role == "decoder")
-    assert figures["took"] <= plans._decode_bytes(decoder, (side, side), 2, tiled=True)
-    assert figures["took"] < plans._decode_bytes(decoder, (side, side), 2, tiled=False) / 2
+    planned = {"decode": plans._decode_bytes, "encode": plans._encode_bytes}[way]
+    assert figures["took"] <= planned(decoder, (side, side), 2, tiled=True)
+    assert figures["took"] < planned(decoder, (side, side), 2, tiled=False) / 2
