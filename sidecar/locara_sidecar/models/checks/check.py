@@ -28,6 +28,10 @@ ALLOWED = (".safetensors", ".json", ".txt", ".md", ".jinja")
 
 MAX_FILES = 4096
 _MAX_PATH = 512
+_MAX_NAMES = 1 << 20
+"""Bytes of all paths together, as JSON. ``meta.json`` lists them up to twice, and must be no longer than a text file of
+the cache may be; an error that names them all must fit into one event of a worker.
+"""
 _MAX_DEPTH = 8
 _CODE_KEYS = frozenset({"auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code"})
 _LIBRARIES = frozenset({"diffusers", "transformers"})
@@ -50,6 +54,7 @@ def check_names(paths: Iterable[str]) -> None:
     :raises RpcError: IntegrityError naming the file.
     """
     seen: set[str] = set()
+    length = 0
     for count, path in enumerate(paths, 1):
         pure = PurePosixPath(path)
         plain = pure.as_posix() == path and not pure.is_absolute() and "\\" not in path and ":" not in path
@@ -57,6 +62,9 @@ def check_names(paths: Iterable[str]) -> None:
             raise refused(path, "a file's path must lie in the model's folder and not be hidden")
         if len(path) > _MAX_PATH or len(pure.parts) > _MAX_DEPTH or count > MAX_FILES:
             raise refused(path, "there are too many files, or its path is too long")
+        length += len(json.dumps(path, ensure_ascii=False).encode())
+        if length > _MAX_NAMES:
+            raise refused(path, f"the names of all files are together longer than {_MAX_NAMES >> 20} MiB")
         if pure.suffix.lower() not in ALLOWED:
             kind = _KINDS.get(pure.suffix.lower(), "of a kind that is not allowed")
             raise refused(path, f"it is {kind}; a model is made of safetensors, JSON and text")
