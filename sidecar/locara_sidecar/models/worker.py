@@ -167,7 +167,10 @@ def fitting(failed: Failed) -> Failed:
 
 
 def _half(value: Any) -> Any:
-    return value[: len(cast("list[Any]", value)) // 2] if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    names = cast("list[Any]", value)
+    return names[: len(names) // 2]
 
 
 def _shown(value: Any) -> Any:

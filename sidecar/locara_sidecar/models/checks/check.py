@@ -73,13 +73,28 @@ def check_names(paths: Iterable[str]) -> None:
         seen.add(path.casefold())
 
 
-def check_file(folder: Path, path: str) -> None:
+def check_size(path: str, size: int) -> None:
+    """Check that a text file has no more bytes than one of its name may have.
+
+    :param size: as somebody says, before any of it has come.
+    :raises RpcError: IntegrityError naming the file.
+    """
+    if path.endswith(".safetensors"):
+        return
+    try:
+        text_files.require_size(PurePosixPath(path).name, size)
+    except text_files.UnfitError as error:
+        raise refused(path, str(error)) from error
+
+
+def check_file(folder: Path, path: str, there: Path | None = None) -> None:
     """Check one file's contents, including the names in an index or ``model_index.json``, but not whether those exist.
 
+    :param there: where the file is, if it has no place in the folder yet.
     :raises RpcError: IntegrityError naming the file.
     :raises OSError: if it cannot be read.
     """
-    file = folder.joinpath(*PurePosixPath(path).parts)
+    file = there or folder.joinpath(*PurePosixPath(path).parts)
     if path.endswith(".safetensors"):
         try:
             check_header(file)
@@ -87,6 +102,8 @@ def check_file(folder: Path, path: str) -> None:
             raise refused(path, f"its safetensors header is malformed ({error})") from error
     elif path.endswith(".json"):
         _check_json(path, _load(file, path))
+    else:
+        check_size(path, file.stat().st_size)
 
 
 def check_complete(folder: Path, paths: Iterable[str]) -> None:
@@ -149,7 +166,7 @@ def _missing(what: str, why: str = "") -> RpcError:
 
 def _load(file: Path, path: str) -> Any:
     try:
-        return json.loads(text_files.read(file))
+        return json.loads(text_files.read(file, PurePosixPath(path).name))
     except text_files.UnfitError as error:
         raise refused(path, str(error)) from error
     except (ValueError, RecursionError) as error:
