@@ -51,12 +51,13 @@ def require_nothing_added(file: str, described: Mapping[str, Any]) -> None:
 
     :raises EngineError: IntegrityError.
     """
-    match described.get("post_processor"):
-        case {"type": "Sequence", "processors": list() as parts}:
-            adds = not all(map(_adds_nothing, cast("list[Any]", parts)))
-        case after:
-            adds = not _adds_nothing(after)
-    if adds:
+    after = described.get("post_processor")
+    parts: list[Any] = [after]
+    if isinstance(after, dict):
+        members = cast("dict[str, Any]", after)
+        if members.get("type") == "Sequence" and isinstance(members.get("processors"), list):
+            parts = members["processors"]
+    if not all(map(_adds_nothing, parts)):
         raise broken(file, "its post_processor puts tokens around a text, so it is not Qwen's")
 
 
