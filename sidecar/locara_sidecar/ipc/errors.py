@@ -44,12 +44,12 @@ class EngineError(Exception):
         super().__init__(self.message)
 
 
-def sendable(text: str) -> str:
-    """Return a text, which may repeat what a stranger's file says, as UTF-8 of at most :data:`_SAID` characters: a long
-    one is cut in its middle, since the cause is at the end.
+def sendable(text: str, most: int = _SAID) -> str:
+    """Return a text, which may repeat what a stranger's file or a prompt says, as UTF-8 of at most ``most`` characters:
+    a long one is cut in its middle, since the cause is at the end.
     """
-    if len(text) > _SAID:
-        text = f"{text[: _SAID // 2]} … {text[-_SAID // 2 + 3 :]}"
+    if len(text) > most:
+        text = f"{text[: most // 2]} … {text[-most // 2 + 3 :]}"
     return text.encode("utf-8", "replace").decode()
 
 

@@ -86,6 +86,20 @@ def test_an_autoencoder_of_no_numbers_is_told_as_that(cold, copy, run, spec):
     assert told.value.kind == "InvalidOutput"
 
 
+def test_a_matrix_of_no_numbers_is_passed_over(tmp_path):
+    """Each was an InternalError of every job, or taken."""
+    good = {"format": linear_preview.FORMAT, "latentChannels": 1, "matrix": [[0, 0, 0]], "bias": [1, -1, -1]}
+    wrong = [
+        *([], None, 1, good | {"bias": "abc"}, good | {"bias": [10**400] * 3}, good | {"bias": [float("nan")] * 3}),
+        *(good | {"matrix": matrix} for matrix in ([[10**400, 0, 0]], [[[]]], [[{}, 0, 0]])),
+    ]
+    for value in wrong:
+        (tmp_path / linear_preview.FILE_NAME).write_text(json.dumps(value))
+        assert linear_preview.read(tmp_path, 1) is None
+    (tmp_path / linear_preview.FILE_NAME).write_text(json.dumps(good))
+    assert linear_preview.read(tmp_path, 1) is not None
+
+
 def test_a_matrix_beside_the_model_is_used_instead_of_fitting(cold, copy, run, spec):
     red = {"format": linear_preview.FORMAT, "latentChannels": 16, "matrix": [[0, 0, 0]] * 16, "bias": [1, -1, -1]}
     (copy / linear_preview.FILE_NAME).write_text(json.dumps(red))

@@ -83,7 +83,7 @@ def read(folder: Path, channels: int) -> LinearPreview | None:
         if value["format"] != FORMAT or value["latentChannels"] != channels:
             return None
         matrix, bias = np.array(value["matrix"], dtype=np.float32), np.array(value["bias"], dtype=np.float32)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     fits = (
         matrix.shape == (channels, 3) and bias.shape == (3,) and np.isfinite(matrix).all() and np.isfinite(bias).all()
