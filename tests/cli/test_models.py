@@ -224,7 +224,7 @@ def test_a_download_that_was_killed_goes_on_in_a_new_process_where_it_stopped(mo
 def test_ctrl_c_ends_it_in_order_and_what_has_come_stays(models, hub, tmp_path, verb):
     if verb == "verify":
         folder = write_model(tmp_path / "catalogue" / "big")
-        with (folder / "notes.txt").open("wb") as file:
+        with (folder / "notes.bin").open("wb") as file:
             file.truncate(8 << 30)
         (tmp_path / "catalogue" / "mine.json").write_text(json.dumps(entry_data(source={"path": "big"})))
     hub.pace = 0.1

@@ -127,7 +127,7 @@ def test_a_cancel_while_loading_is_answered_and_no_model_is_claimed(hosts, way):
 @pytest.mark.parametrize("method", ["models.load", "image.generate"])
 def test_a_cancel_while_a_large_model_is_hashed_is_answered_soon_and_starts_no_engine(hosts, tmp_path, method):
     folder = write_model(tmp_path / "big")
-    with (folder / "transformer" / "zeros.txt").open("wb") as file:
+    with (folder / "transformer" / "zeros.bin").open("wb") as file:
         file.truncate(64 << 30)  # a sparse file: no space on disk, and a minute or so to hash
     (tmp_path / "mine.json").write_text(json.dumps(entry_data("mine", source={"path": "big"})))
     host = hosts.spawn("--catalogue", str(tmp_path))

@@ -9,8 +9,10 @@ import msgspec
 import psutil
 import pytest
 
+from locara_protocol.errors import RpcError
 from locara_sidecar.daemon.model_methods import model_work
 from locara_sidecar.models import worker
+from support.model_store import entry_for
 
 LAST = msgspec.json.encode(worker.WorkerResult(digest="sha256:0", bytes=0, files=0)) + b"\n"
 WORK = SimpleNamespace(op="verify")
@@ -63,3 +65,36 @@ def test_a_worker_whose_caller_gives_up_is_killed_at_once(scripted, tmp_path):
 
     anyio.run(give_up)
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.parametrize("files", [4096, 100_000])
+def test_the_longest_failure_of_a_worker_is_told_by_its_kind(monkeypatch, tmp_path, files):
+    """Longer than the line that was read of it, it was an InternalError."""
+    program = (
+        "from locara_protocol.errors import RpcError; from locara_sidecar.models import worker\n"
+        "def perform(*_):\n"
+        f"    names = ['\\U0001f600' * 1024] * {files}\n"
+        "    raise RpcError('IntegrityError', 'many', model='mine', files=names, prepared=names)\n"
+        "worker.perform = perform; worker.main()"
+    )
+    monkeypatch.setattr(model_work, "_argv", lambda: [sys.executable, "-c", program])
+    work = worker.WorkerRequest(op="verify", root=str(tmp_path), entry=entry_for())
+    with pytest.raises(RpcError) as told:
+        anyio.run(lambda: model_work.run_for_user(work, lambda progress: None))
+    assert (told.value.kind, told.value.message, told.value.data["model"]) == ("IntegrityError", "many", "mine")
+    assert 100 < len(told.value.data["files"]) < files
+    assert len(msgspec.json.encode(told.value.data)) > worker.MAX_EVENT // 4
+
+
+def test_a_traceback_without_end_does_not_hide_what_failed(monkeypatch, tmp_path):
+    """It repeats what a library says about a file."""
+    program = (
+        "from locara_sidecar.models import worker\n"
+        "def perform(*_):\n"
+        "    raise KeyError('\\udce9' * (8 << 20))\n"
+        "worker.perform = perform; worker.main()"
+    )
+    monkeypatch.setattr(model_work, "_argv", lambda: [sys.executable, "-c", program])
+    work = worker.WorkerRequest(op="verify", root=str(tmp_path), entry=entry_for())
+    with pytest.raises(RuntimeError, match="the model's worker failed"):
+        anyio.run(lambda: model_work.run_for_user(work, lambda progress: None))

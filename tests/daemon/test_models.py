@@ -322,7 +322,7 @@ def test_a_large_pinned_model_is_hashed_while_other_calls_are_served(hosts, tmp_
     """The host's own folder, whose digest is not known yet."""
     catalogue = tmp_path / "catalogue"
     folder = write_model(catalogue / "big")
-    with (folder / "transformer" / "zeros.txt").open("wb") as file:
+    with (folder / "transformer" / "zeros.bin").open("wb") as file:
         file.truncate(1 << 30)
     (catalogue / "mine.json").write_text(json.dumps(entry_data("mine", source={"path": "big"})))
     host = hosts.spawn("--catalogue", str(catalogue))

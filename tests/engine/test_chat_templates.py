@@ -34,6 +34,36 @@ def refused(folder):
     return caught.value.message
 
 
+AROUND = {
+    "nothing": (None, False),
+    "offsets of bytes": ({"type": "ByteLevel", "trim_offsets": False}, False),
+    "the text alone": ({"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}]}, False),
+    "both": ({"type": "Sequence", "processors": [{"type": "ByteLevel"}, None]}, False),
+    "a token": (
+        {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "x", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        },
+        True,
+    ),
+    "the text twice": ({"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 2}, True),
+    "a token in a sequence": ({"type": "Sequence", "processors": [{"type": "RobertaProcessing"}]}, True),
+    "a sequence in a sequence": ({"type": "Sequence", "processors": [{"type": "Sequence", "processors": []}]}, True),
+    "no object": (["ByteLevel"], True),
+}
+
+
+@pytest.mark.parametrize(("described", "adds"), AROUND.values(), ids=AROUND)
+def test_nothing_is_put_around_a_conversation_by_the_tokenizer(folder, described, adds):
+    """transformers runs what the file describes, of any length, and MLX does not."""
+    path = folder / "tokenizer" / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": described}))
+    if adds:
+        assert "tokenizer/tokenizer.json" in refused(folder)
+    else:
+        tokenizer_check.check(folder, FOUND, {})
+
+
 def test_a_template_may_stand_in_a_file_of_its_own_or_in_the_configuration(folder):
     tokenizer_check.check(folder, FOUND, {})
     (folder / "tokenizer" / "chat_template.jinja").unlink()

@@ -15,6 +15,11 @@ def stored(folder, **changes):
     return word_list.read(folder, str(changes))
 
 
+def test_a_warning_is_short_whatever_the_prompt_is():
+    prompt = " ".join(f"{number}{'x' * 2000}" for number in range(8))
+    assert len(word_list.warning(prompt, KNOWN)) < 1000
+
+
 def test_a_stored_list_is_read_back_in_lower_case(tmp_path):
     assert stored(tmp_path) == word_list.WordList(frozenset({"cat", "rocket"}), ("a cat",))
 
@@ -26,7 +31,19 @@ def test_another_model_in_the_same_place_is_read_anew(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"format": "other"}, {"words": []}, {"words": None}, {"words": [1]}, {"words": {}}, {"examples": [[]]}]
+    "changes",
+    [
+        {"format": "other"},
+        {"words": []},
+        {"words": None},
+        {"words": [1]},
+        {"words": {}},
+        {"examples": [[]]},
+        {"words": ["x" * 41]},
+        {"words": [str(number) for number in range(20_001)]},
+        {"examples": ["x" * 101]},
+        {"examples": ["a cat"] * 9},
+    ],
 )
 def test_a_list_of_another_form_is_no_list(tmp_path, changes):
     assert stored(tmp_path, **changes) is None

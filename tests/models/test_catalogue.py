@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,7 @@ from locara_sidecar.machine import supported
 from locara_sidecar.machine.machine import GIB, Machine
 from locara_sidecar.models import catalogue, fit
 from locara_sidecar.models.cache.digest import model_digest
+from support.model_store import error_of
 
 
 def test_sd35_medium_is_first_and_pocket_last_and_installed():
@@ -174,6 +176,24 @@ def test_a_digest_depends_on_names_and_bytes_and_nothing_else(tmp_path):
     assert model_digest(one) == model_digest(two)
     (two / "b").write_bytes(b"3!")
     assert model_digest(one) != model_digest(two)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.skipif(sys.platform != "linux", reason="sparse files, and names that are no UTF-8")
+@pytest.mark.parametrize("name", [b"tokenizer.json", b"notes.txt", b"\xff.safetensors"])
+def test_a_file_that_is_no_models_is_refused_before_a_folder_is_hashed(tmp_path, name):
+    """A hundred gigabytes take minutes, and a name that is no UTF-8 was an InternalError after them."""
+    (tmp_path / "large.safetensors").touch()
+    os.truncate(tmp_path / "large.safetensors", 100 << 30)
+    file = os.path.join(os.fsencode(tmp_path), name)
+    open(file, "wb").close()
+    os.truncate(file, 20 << 20)
+    error = error_of(model_digest, tmp_path)
+    assert (error.kind, error.data["file"]) == (
+        "IntegrityError",
+        name.decode("ascii", "replace").replace("\ufffd", "?"),
+    )
+    assert error.message.startswith(f"{error.data['file']} is refused: ")
 
 
 def write(folder, **changes):

@@ -132,6 +132,16 @@ def test_what_is_no_safetensors_json_or_text_is_refused_by_its_name_and_kind(nam
     assert kind in error.message
 
 
+def test_the_names_of_all_files_are_bounded_together():
+    """What lists them, the store's ``meta.json`` and an error, has a bound, too."""
+    check.check_names(f"{number:04}{'x' * 244}.json" for number in range(check.MAX_FILES))
+    long = [f"{number:04}/" + "/".join(["\u4e00" * 80] * 6) + ".json" for number in range(check.MAX_FILES)]
+    assert all(len(name) <= check._MAX_PATH for name in long)
+    error = error_of(check.check_names, long)
+    assert (error.kind, error.data["file"] in long) == ("IntegrityError", True)
+    assert "longer than 1 MiB" in error.message
+
+
 def test_two_names_that_some_file_systems_take_for_one_are_refused():
     for first, second in (("A.json", "a.json"), ("a.json", "A.json")):
         assert error_of(check.check_names, [first, second]).data["file"] == second

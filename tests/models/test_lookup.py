@@ -207,3 +207,13 @@ def test_a_name_longer_than_any_path_is_refused_in_a_few_words(store, hub):
     assert (error.kind, error.retryable) == ("DownloadFailed", False)
     assert "rfilename" in error.message
     assert len(error.message) + len(str(error.data)) < 1000
+
+
+@pytest.mark.parametrize(("name", "size"), [("model_index.json", 5 << 20), ("tokenizer/vocab.json", 17 << 20)])
+def test_a_text_file_that_is_announced_too_long_is_not_fetched(store, hub, name, size):
+    """Its bytes would have come, been hashed and then been refused."""
+    told(hub, json.dumps(INFO | {"siblings": [FILE | {"rfilename": name, "size": size}]}).encode())
+    error = error_of(download, store, hub)
+    assert (error.kind, error.data["file"]) == ("IntegrityError", name)
+    assert f"longer than the {(size >> 20) - 1} MiB" in error.message
+    assert not hub.requests("/resolve/")

@@ -10,14 +10,17 @@ import time
 
 import pytest
 
+from locara_sidecar.models import worker
 from locara_sidecar.models.cache import collect, partial, staging, survey
-from locara_sidecar.models.cache.digest import model_digest
+from locara_sidecar.models.cache.digest import META, model_digest
 from locara_sidecar.models.cache.staging import Staging
 from locara_sidecar.models.cache.store import Origin
+from locara_sidecar.models.checks import check
 from locara_sidecar.models.checks.verify import verify, verify_folder
 from locara_sidecar.models.lease import Leases
+from locara_sidecar.weights import text_files
 from support.hub import COMMIT
-from support.model_store import download, entry_for, error_of, whole, write_model
+from support.model_store import download, entry_for, error_of, take, whole, write_model
 from support.prepared_forms import prepare
 
 
@@ -161,6 +164,44 @@ def test_verifying_finds_what_is_missing_added_or_a_link(store, hub, tmp_path, c
             file.symlink_to(tmp_path / "config.json")
     error = error_of(verify, store, entry, "mine", quiet)
     assert error.data["files"] == ["attack.py" if change == "extra" else "transformer/config.json"]
+
+
+def test_verifying_names_so_many_added_files_as_can_be_told_and_recorded(store, hub):
+    """Anybody who may write to the cache can add files without end; the model's own were not recorded then."""
+    entry = download(store, hub)
+    inner = entry.folder.joinpath(*["\u4e00" * 80] * 6)
+    inner.mkdir(parents=True)
+    for number in range(2500):
+        (inner / f"{number}{'x' * 100}.json").touch()
+    error = error_of(verify, store, entry, "mine", quiet)
+    assert error.kind == "IntegrityError"
+    assert error.message.startswith("At least 1000 files of mine differ")
+    assert len(error.data["files"]) == 1000
+    assert store.entry(entry.key).meta.damaged
+    assert store.find("mine", damaged=True) is not None
+    assert download(store, hub).key == entry.key
+    assert whole(store) == ["mine"]
+
+
+@pytest.mark.slow
+def test_a_model_with_the_longest_names_that_are_allowed_is_installed_and_every_file_can_be_told_as_damaged(
+    store, tmp_path
+):
+    names = [f"text/{number:04}" + '"' * 110 + ".txt" for number in range(check.MAX_FILES - 5)]
+    folder = write_model(tmp_path / "mine", extra=dict.fromkeys(names, b"x"))
+    entry = take(store, folder, entry_for(source={}))
+    assert len(entry.meta.files) == check.MAX_FILES
+    for name in names:
+        (entry.folder / name).chmod(0o644)
+        (entry.folder / name).write_bytes(b"y")
+    error = error_of(verify, store, entry, "mine", quiet)
+    assert sorted(error.data["files"]) == sorted(names)
+    failed = worker.Failed(error.kind, worker._shown(error.message), False, worker._shown(error.data))
+    assert worker.fitting(failed) == failed
+    assert (entry.folder / META).stat().st_size < text_files._MOST
+    assert store.find("mine") is None
+    assert store.find("mine", damaged=True).meta.damaged == sorted(names)
+    assert take(store, folder, entry_for(source={})).key == entry.key
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")

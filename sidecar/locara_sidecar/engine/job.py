@@ -21,7 +21,7 @@ from locara_sidecar.engine.runtime import (
     StepEvent,
 )
 from locara_sidecar.ipc import frames
-from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.ipc.errors import EngineError, sendable
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from locara_protocol.image_messages import PreviewDecoder
 
 _AUTO_MODES = ("linear", "tiny")  # what "auto" tries, cheapest first
+_WARNING = 3000
+"""Characters of a warning, which may repeat a prompt; the daemon takes an engine that says more for a broken one."""
 LOADING_EVERY = 0.1
 """Minimum number of seconds between two frames of the same phase."""
 
@@ -124,7 +126,7 @@ class _Run:
             decode=self._seconds["decoding"],
             peak_memory=self._runtime.peak_memory(),
             peak_allocated=self._runtime.peak_allocated(),
-            warnings=[*warnings, *self._warnings.items()],
+            warnings=[(kind, sendable(text, _WARNING)) for kind, text in (*warnings, *self._warnings.items())],
         )
 
     def _leave(self, now: float) -> None:

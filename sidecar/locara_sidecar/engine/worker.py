@@ -24,7 +24,7 @@ from locara_sidecar.engine.job import run_job
 from locara_sidecar.engine.load import run_load, run_prepare
 from locara_sidecar.engine.runtime import JobCancelled, Runtime, create
 from locara_sidecar.ipc import frames, framing
-from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.ipc.errors import EngineError, sendable
 from locara_sidecar.machine.macos import awake
 from locara_sidecar.machine.processes import priority
 
@@ -219,7 +219,7 @@ class _LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         name = record.name.removeprefix(f"{_OWN}.engine.")
-        self._tell(frames.Log(level=record.levelname.lower(), logger=name, msg=record.getMessage()))
+        self._tell(frames.Log(level=record.levelname.lower(), logger=name, msg=sendable(record.getMessage())))
 
 
 def _why_not_imported(error: ImportError, engine: str) -> str:

@@ -22,6 +22,7 @@ ENGINE_KINDS = frozenset(
 """The errors that an engine can know of; all others are the daemon's to raise."""
 
 _TEXT = 4000  # characters of a text
+_SAID = 1000  # characters of one that an engine of ours says
 _NAME = 200  # characters of a member's name
 _ENTRIES = 1000  # of an object or an array
 _DEPTH = 5
@@ -32,13 +33,34 @@ class EngineError(Exception):
     """A job's failure that has a name of its own.
 
     :param kind: a key of the protocol's error table (``InvalidOutput``, ``ModelIncomplete`` …).
+    :param message: it and the texts in ``data`` may repeat what a model's files say, and are made
+        :func:`sendable`.
     """
 
     def __init__(self, kind: str, message: str, **data: Any) -> None:
-        super().__init__(message)
         self.kind = kind
-        self.message = message
-        self.data = data
+        self.message = sendable(message)
+        self.data = {name: _sendable(value) for name, value in data.items()}
+        super().__init__(self.message)
+
+
+def sendable(text: str, most: int = _SAID) -> str:
+    """Return a text, which may repeat what a stranger's file or a prompt says, as UTF-8 of at most ``most`` characters:
+    a long one is cut in its middle, since the cause is at the end.
+    """
+    if len(text) > most:
+        text = f"{text[: most // 2]} … {text[-most // 2 + 3 :]}"
+    return text.encode("utf-8", "replace").decode()
+
+
+def _sendable(value: Any) -> Any:
+    match value:
+        case str():
+            return sendable(value)
+        case list():
+            return [_sendable(item) for item in cast("list[Any]", value)[:_ENTRIES]]
+        case _:
+            return value
 
 
 def wrong_with(kind: str, message: str, data: dict[str, Any]) -> str | None:

@@ -30,8 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+MAX_EVENT = 4 << 20
+"""Bytes of an event; the parent reads no longer line. The names of all files that a model may have fit in."""
 _MAX_TEXT = 1024
 """Characters of a text in what is reported."""
+_MAX_TRACE = 8192
+"""Characters of a traceback, which repeats what a library says about a file: its end."""
 
 
 class WorkerRequest(msgspec.Struct, kw_only=True, frozen=True):
@@ -146,10 +150,27 @@ def main() -> None:
         work = msgspec.json.decode(line, type=WorkerRequest)
         send(perform(work, lambda progress: send(ProgressFrame(progress)), lambda _: None))
     except RpcError as error:
-        send(Failed(error.kind, _shown(error.message), error.retryable, _shown(error.data)))
+        send(fitting(Failed(error.kind, _shown(error.message), error.retryable, _shown(error.data))))
     except Exception:  # noqa: BLE001 -- the parent logs it; the host gets a fixed sentence
-        send(Failed("InternalError", "", False, {}, traceback.format_exc()))
+        send(Failed("InternalError", "", False, {}, shown(traceback.format_exc())[-_MAX_TRACE:]))
     os._exit(0)
+
+
+def fitting(failed: Failed) -> Failed:
+    """Return the same failure within :data:`MAX_EVENT`: lists of too many names are cut to their beginning."""
+    while len(msgspec.json.encode(failed)) > MAX_EVENT:
+        data = {name: _half(value) for name, value in failed.data.items()}
+        if data == failed.data:
+            return msgspec.structs.replace(failed, data={})
+        failed = msgspec.structs.replace(failed, data=data)
+    return failed
+
+
+def _half(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    names = cast("list[Any]", value)
+    return names[: len(names) // 2]
 
 
 def _shown(value: Any) -> Any:

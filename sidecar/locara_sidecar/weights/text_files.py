@@ -22,27 +22,37 @@ class UnfitError(ValueError):
     """The file is longer than one of its name may be, or is none; the message says what it is."""
 
 
-def read(path: Path) -> bytes:
+def read(path: Path, name: str = "") -> bytes:
     """The contents of a text file.
 
+    :param name: its name, if that is not the path's.
     :raises UnfitError: before any of it is read.
     :raises OSError: when it cannot be read.
     """
-    most = require(path)
+    most = require(path, name)
     with path.open("rb") as file:
         return file.read(most)
 
 
-def require(path: Path) -> int:
+def require(path: Path, name: str = "") -> int:
     """How many bytes a file of this name may have.
 
+    :param name: as for :func:`read`.
     :raises UnfitError: where it has more, or is not a regular file.
     :raises OSError: when it cannot be looked at.
     """
-    most = _MOST_WORDS if path.name in _WORDS else _MOST
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise UnfitError("it is not a regular file")
-    if status.st_size > most:
+    return require_size(name or path.name, status.st_size)
+
+
+def require_size(name: str, size: int) -> int:
+    """How many bytes a file of this name may have.
+
+    :raises UnfitError: where ``size`` is more.
+    """
+    most = _MOST_WORDS if name in _WORDS else _MOST
+    if size > most:
         raise UnfitError(f"it is longer than the {most >> 20} MiB that a file of this kind may have")
     return most

@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.ipc import frames, framing
+from locara_sidecar.ipc.errors import EngineError, wrong_with
 
 SHARD = "transformer/diffusion_pytorch_model-00002-of-00002.safetensors"
 SHARD_INDEX = "transformer/diffusion_pytorch_model.safetensors.index.json"
@@ -120,6 +121,58 @@ def test_a_broken_folder_is_refused_by_the_files_name(cold, tmp_path, copy, run,
     assert name in caught.value.message
     assert str(tmp_path) not in caught.value.message
     assert {event.phase for event in events} == {"loading"}
+
+
+def rename_tensor(path, name):
+    """Give the first tensor of a safetensors file another name, and a type that is not taken."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    first = header.pop(min(name for name in header if name != "__metadata__"))
+    begin, end = first["data_offsets"]
+    text = json.dumps(header | {name: first | {"dtype": "U8", "shape": [end - begin]}}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[start:])
+
+
+LONG, ODD = "k" * 3_000_000, "\ud800\u202e"
+SAYINGS = {
+    "a class": ("model_index.json", lambda path, word: edit_json(path, _class_name=[word] * 2)),
+    "a part's class": ("model_index.json", lambda path, word: edit_json(path, vae=["diffusers", word])),
+    "a shard": (SHARD_INDEX, lambda path, word: edit_json(path, weight_map={"a": f"{word}.safetensors"})),
+    "a tensor of an index": (
+        SHARD_INDEX, lambda path, word: edit_json(path, weight_map={word: SHARD.rpartition("/")[2]}),
+    ),
+    "a member": ("vae/config.json", lambda path, word: edit_json(path, **{word: 1})),
+    "a value": ("vae/config.json", lambda path, word: edit_json(path, act_fn=word)),
+    "a tokenizer's kind": (
+        "tokenizer/tokenizer.json", lambda path, word: edit_json(path, model={"type": word, "vocab": {}, "merges": []}),
+    ),
+    "a scheduler's word": (
+        "scheduler/scheduler_config.json", lambda path, word: edit_json(path, time_shift_type=word),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("word", [LONG, ODD], ids=["long", "no text"])
+@pytest.mark.parametrize(("name", "damage"), SAYINGS.values(), ids=SAYINGS)
+def test_what_a_file_says_is_said_so_that_it_can_be_sent(cold, copy, run, spec, name, damage, word):
+    """A longer message, or one that is no UTF-8, would have been the engine's fault, not the file's."""
+    damage(copy / name, word)
+    with pytest.raises(EngineError) as caught:
+        run(cold, spec(path=str(copy)))
+    fault = caught.value
+    assert fault.kind in ("IntegrityError", "ModelIncomplete")
+    assert wrong_with(fault.kind, fault.message, fault.data) is None
+    frame = framing.encode(frames.Failed(job="j", kind=fault.kind, message=fault.message, data=fault.data))
+    assert len(frame) < framing.MAX_PLAIN_BYTES // 2
+    assert name.partition("/")[0] in fault.message
+
+
+def test_the_name_of_a_tensor_is_said_so_that_it_can_be_sent(cold, copy, run, spec):
+    rename_tensor(copy / VAE, "n" * 3_000_000)
+    with pytest.raises(EngineError, match="is U8") as caught:
+        run(cold, spec(path=str(copy)))
+    assert wrong_with(caught.value.kind, caught.value.message, caught.value.data) is None
 
 
 def test_a_good_folder_loads_after_a_broken_one(cold, copy, run, spec, runtime):

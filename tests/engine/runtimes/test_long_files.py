@@ -117,6 +117,8 @@ def test_a_preview_decoder_with_absurd_numbers_costs_only_its_previews(
         {"num_decoder_blocks": [1, 1, 1]},
         {"latent_channels": 8},
         {"upsampling_scaling_factor": 4},  # 8 times as many pixels per side as the picture has
+        {"latents_mean": [0.0] * 3, "latents_std": [1.0] * 3},  # for each of 16 channels
+        {"latents_mean": [0.0] * 16},
         {"latent_magnitude": 3, "unheard_of": 1},
     ],
 )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from locara_sidecar.engine.previews import linear_preview
+from locara_sidecar.ipc.errors import EngineError
 from support.edits import edit, photo
 from support.fixture_models import MODELS
 
@@ -72,6 +73,31 @@ def test_a_broken_tiny_decoder_costs_only_its_previews(cold, with_tiny, run, spe
     assert cold.preview(result.steps[-1].x0, "tiny", 48) is None
     assert result.images
     assert "the tiny preview decoder cannot be used" in caplog.text
+
+
+def test_an_autoencoder_of_no_numbers_is_told_as_that(cold, copy, run, spec):
+    """The fit of its previews does not converge, which is no failure of the engine's."""
+    weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    data = weights.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    weights.write_bytes(data[:start] + b"\xff" * (len(data) - start))
+    with pytest.raises(EngineError, match="numbers that are not finite") as told:
+        run(cold, spec(path=str(copy), mode="linear"))
+    assert told.value.kind == "InvalidOutput"
+
+
+def test_a_matrix_of_no_numbers_is_passed_over(tmp_path):
+    """Each was an InternalError of every job, or taken."""
+    good = {"format": linear_preview.FORMAT, "latentChannels": 1, "matrix": [[0, 0, 0]], "bias": [1, -1, -1]}
+    wrong = [
+        *([], None, 1, good | {"bias": "abc"}, good | {"bias": [10**400] * 3}, good | {"bias": [float("nan")] * 3}),
+        *(good | {"matrix": matrix} for matrix in ([[10**400, 0, 0]], [[[]]], [[{}, 0, 0]])),
+    ]
+    for value in wrong:
+        (tmp_path / linear_preview.FILE_NAME).write_text(json.dumps(value))
+        assert linear_preview.read(tmp_path, 1) is None
+    (tmp_path / linear_preview.FILE_NAME).write_text(json.dumps(good))
+    assert linear_preview.read(tmp_path, 1) is not None
 
 
 def test_a_matrix_beside_the_model_is_used_instead_of_fitting(cold, copy, run, spec):

@@ -5,11 +5,19 @@ import shutil
 
 import pytest
 
+from locara_sidecar.daemon.engine_host.output import screen
+from locara_sidecar.engine import job
+from locara_sidecar.ipc import frames, framing
 from locara_sidecar.ipc.errors import EngineError
 from support.fixture_models import MODELS
+from support.runtimes import Control
 
 SHORT = "a red circle"
 LONG = "a red circle and " * 24 + "the yellow dog"
+
+
+class Going(Control):
+    cancelled = False
 
 
 def warnings_of(result):
@@ -26,6 +34,19 @@ def test_a_truncated_prompt_names_the_encoders_and_the_words(runtime, run, spec)
     assert "CLIP-L and CLIP-G" in message
     assert "T5 reads only 32" in message
     assert message.count("the yellow dog'") == 2
+
+
+@pytest.mark.parametrize("word", ["lighthouse ", "x", "\x7f ", "\U000e0001a "], ids=["words", "one", "escaped", "long"])
+def test_of_a_prompt_of_the_greatest_length_no_more_is_told_than_can_be_sent(runtime, run, spec, word):
+    """The daemon took an engine that said so much for a broken one: each such job was EngineCrashed."""
+    text = ("The beginning " + word * (16_000 // len(word.encode())) + " the end")[:16_384]
+    sent = []
+    done = job.run_job(runtime, spec(prompt=text, steps=1), Going(), sent.append, lambda *_: None)
+    assert isinstance(done, frames.Done)
+    (message,) = [text for kind, text in done.warnings if kind == "PromptTruncated"]
+    assert len(message) <= screen._TEXT
+    assert message.count("the end'") >= 1
+    assert len(framing.encode(done)) < framing.MAX_PLAIN_BYTES
 
 
 def test_where_t5_sees_everything_only_the_clip_encoders_are_named_as_losing(runtime, run, spec):

@@ -1,7 +1,9 @@
 """Both engines read a tokenizer from the same files."""
 
+import base64
 import json
 import shutil
+import struct
 
 import pytest
 
@@ -40,7 +42,67 @@ def _swapped(folder, name, other):
     shutil.copy(MODELS / "tiny-sd3" / other / "tokenizer.json", folder / name / "tokenizer.json")
 
 
+def _map(longest, *, leaf=0, cut=0):
+    """Return a map of characters, of which "a" becomes ``longest`` bytes, as SentencePiece has it: a tree in an array
+    (its length, then its nodes), then what the characters become."""
+    nodes = [0] * 512
+    nodes[0] = 0x100 << 10  # the root; its child for "a" is at 0x100 ^ ord("a")
+    child = 0x100 ^ ord("a")
+    nodes[child] = ((child ^ 0x180) << 10) | (1 << 8) | ord("a")
+    nodes[0x180] = (1 << 31) | leaf
+    data = struct.pack(f"<{1 + len(nodes)}I", 4 * len(nodes), *nodes) + b"b" * longest + b"\0"
+    return base64.b64encode(data[: len(data) - cut]).decode()
+
+
+def _with_map(packed):
+    def damage(folder):
+        _edit(folder / "tokenizer_3/tokenizer.json", normalizer={"type": "Precompiled", "precompiled_charsmap": packed})
+
+    return damage
+
+
+def _edit(file, **members):
+    file.write_text(json.dumps((json.loads(file.read_text()) if file.is_file() else {}) | members))
+
+
+def _one_long_token(folder):
+    file = folder / "tokenizer/tokenizer.json"
+    added = json.loads(file.read_text())["added_tokens"]
+    _edit(file, added_tokens=[*added, added[0] | {"id": 5, "content": "ab" * 700_000}])
+
+
+def _many_tokens(folder):
+    _edit(folder / "tokenizer_3/added_tokens.json", **{f"<{number:0200}>": number for number in range(10_000)})
+
+
+def _panicking(folder):
+    """A tree whose root leads past the end of its array: the library reads there."""
+    nodes = struct.pack("<512I", *[0xFFFFFFFF] * 512)
+    packed = base64.b64encode(struct.pack("<I", len(nodes)) + nodes + b"b\0").decode()
+    _with_map(packed)(folder)
+
+
 BREAKAGES = {
+    "a map that makes much of a character": (
+        _with_map(_map(300_000)), "IntegrityError", "tokenizer_3/tokenizer.json", "more than 256 bytes",
+    ),
+    "a map that is cut off": (_with_map(_map(0, cut=9)), "IntegrityError", "tokenizer_3/tokenizer.json", "cut off"),
+    "a map in no base64": (_with_map("%"), "IntegrityError", "tokenizer_3/tokenizer.json", "cut off"),
+    "a map that is none": (_with_map(7), "IntegrityError", "tokenizer_3/tokenizer.json", "base64"),
+    "a map within a sequence": (
+        lambda folder: _edit(
+            folder / "tokenizer_3/tokenizer.json",
+            normalizer={
+                "type": "Sequence",
+                "normalizers": [{"type": "Precompiled", "precompiled_charsmap": _map(257)}],
+            },
+        ), "IntegrityError", "tokenizer_3/tokenizer.json", "more than 256 bytes",
+    ),
+    "a tree that makes the library panic": (
+        _panicking, "IntegrityError", "tokenizer_3/tokenizer.json", "it reads no text",
+    ),
+    "an added token that is long": (_one_long_token, "IntegrityError", "tokenizer/tokenizer.json", "more than 1 MiB"),
+    "many added tokens": (_many_tokens, "IntegrityError", "tokenizer_3/added_tokens.json", "more than 1 MiB"),
     "T5's spiece.model alone": (_as_spiece, "ModelIncomplete", "tokenizer_3/tokenizer.json", "spiece.model"),
     "byte pairs for T5": (_pairs_for_t5, "ModelIncomplete", "tokenizer_3/tokenizer.json", ""),
     "CLIP's pieces without merges": (_without_merges, "ModelIncomplete", "tokenizer/merges.txt", ""),
@@ -70,6 +132,12 @@ def test_what_makes_no_tokenizer_of_its_kind_is_refused_by_the_files_name(
         assert caught.value.kind == kind
         assert file in caught.value.message
         assert words in caught.value.message
+
+
+def test_a_map_of_characters_within_the_bounds_is_applied(cold, copy, run, spec, runtime):
+    _with_map(_map(3))(copy)
+    drawn = run(cold, spec(path=str(copy), prompt="a cat")).images[0]
+    assert drawn.tobytes() != run(runtime, spec(prompt="a cat")).images[0].tobytes()
 
 
 @pytest.mark.slow

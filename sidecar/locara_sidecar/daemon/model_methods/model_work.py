@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("locara.models")
 
-_MAX_LINE = 4 << 20
-"""Bytes: enough for the names of all files of a model."""
 _ENDING_SECONDS = 1.0
 _NEEDS: dict[str, Need] = {"download": "download", "import": "import", "verify": "model", "derive": "download"}
 _BOOT = (
@@ -85,7 +83,7 @@ def _kill(process: anyio.abc.Process) -> None:
 
 
 async def _listen(process: anyio.abc.Process, tell: Callable[[DownloadProgress], None]) -> worker.WorkerResult:
-    splitter = LineSplitter(_MAX_LINE)
+    splitter = LineSplitter(worker.MAX_EVENT)
     assert process.stdout is not None
     async for chunk in process.stdout:
         for line in splitter.feed(chunk):

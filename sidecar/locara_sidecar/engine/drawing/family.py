@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from locara_sidecar.engine.drawing.parts import parts_of
+from locara_sidecar.engine.drawing.prompts import unfit
 from locara_sidecar.engine.drawing.source import require_no_mask
 from locara_sidecar.engine.folder import folder_check, model_folder, schedulers, tokenizer_check
 
@@ -141,7 +142,9 @@ class Family(ABC):
         tokenizers: dict[str, Any] = {}
         for name, kind in cls.row.tokenizers.items():
             if name in read.classes:
-                tokenizers[name], highest = cls._tokenizer(context.folder, name, kind)
+                file = tokenizer_check.main_file(context.folder, name)
+                with unfit.blamed_on(file, "it reads no text"):
+                    tokenizers[name], highest = cls._tokenizer(context.folder, name, kind)
                 tokenizer_check.require_ids(name, highest, configs)
         return cls(context, read, tokenizers)
 
@@ -150,7 +153,7 @@ class Family(ABC):
     @classmethod
     @abstractmethod
     def _tokenizer(cls, folder: Path, name: str, kind: supported.Tokenizer) -> tuple[Any, int]:
-        """Return a text encoder's tokenizer and the highest id that it produces.
+        """Return a text encoder's tokenizer, which has read a text on trial, and the highest id that it produces.
 
         :raises EngineError: ModelIncomplete or IntegrityError, naming the file.
         """

@@ -7,7 +7,6 @@ failures become EngineErrors. The computation is the families' (:mod:`.family`),
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,10 +16,10 @@ from locara_sidecar.engine.drawing import drawn_sizes, source
 from locara_sidecar.engine.drawing.embeddings import EmbeddingKey, Embeddings
 from locara_sidecar.engine.drawing.family import Denoising
 from locara_sidecar.engine.drawing.noise import NoiseStream
-from locara_sidecar.engine.drawing.prompts import word_list
+from locara_sidecar.engine.drawing.prompts import unfit, word_list
 from locara_sidecar.engine.drawing.prompts.truncation import truncation_warning
 from locara_sidecar.engine.drawing.warm import ModelRequest, WarmModel
-from locara_sidecar.engine.folder.model_folder import Progress, broken
+from locara_sidecar.engine.folder.model_folder import Progress
 from locara_sidecar.engine.runtime import (
     Control,
     Emit,
@@ -47,14 +46,6 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.drawing.warm import Opened, WarmKey
     from locara_sidecar.ipc.frames import JobSpec, LoadSpec, PrepareSpec
     from locara_sidecar.machine.plan import Plan
-
-
-_UNFIT = (LookupError, ValueError, TypeError, ArithmeticError, AttributeError)
-"""What the libraries raise when a malformed tokenizer or encoder fails only on a text.
-
-Texts are validated long before; device and memory failures raise other types.
-"""
-_logger = logging.getLogger(__name__)
 
 
 class _Loading:
@@ -300,10 +291,8 @@ def _encoded(family: Family, text: str, length: int) -> Embedding:
 
     :raises EngineError: IntegrityError if the model's tokenizers and encoders fail on the text.
     """
-    try:
+    with unfit.encoding():
         return family.encode(text, length)
-    except _UNFIT as error:
-        raise _unfit(error) from error
 
 
 def _lost(family: Family, texts: Mapping[str, str], length: int) -> list[str | None]:
@@ -311,16 +300,9 @@ def _lost(family: Family, texts: Mapping[str, str], length: int) -> list[str | N
 
     :raises EngineError: as :func:`_encoded`.
     """
-    try:
+    with unfit.encoding():
         readers = family.readers(length)
         return [truncation_warning(text, readers, what) for what, text in texts.items()]
-    except _UNFIT as error:
-        raise _unfit(error) from error
-
-
-def _unfit(error: Exception) -> EngineError:
-    _logger.warning("a text cannot be encoded: %s", type(error).__name__)
-    return broken("model_index.json", "its tokenizers and text encoders fail on every text")
 
 
 def _steps(spec: JobSpec) -> int:

@@ -9,7 +9,7 @@ import codecs
 import re
 from typing import TYPE_CHECKING, Any, cast
 
-from locara_sidecar.engine.folder import part_sizes
+from locara_sidecar.engine.folder import part_sizes, tokenizer_bounds
 from locara_sidecar.engine.folder.member_rules import Rule, each, either, number, off, one_of, switch, text, whole
 from locara_sidecar.engine.folder.model_folder import broken, incomplete, read_json
 from locara_sidecar.weights import text_files
@@ -123,11 +123,13 @@ def check(folder: Path, found: Mapping[str, str], configs: Mapping[str, dict[str
         encoder = configs.get(name.replace("tokenizer", "text_encoder"), {})
         clip, converses = found[name].startswith("CLIP"), found[name].startswith("Qwen")
         _require_readable(folder, name)
-        _require_files(folder, name, "BPE" if clip or converses else "Unigram")
+        described = _require_files(folder, name, "BPE" if clip or converses else "Unigram")
         _require_members(file, config, _NEVER_NULL | ({"bos_token"} if clip else set()))
+        tokenizer_bounds.check(folder, name, config, described)
         if clip:
             _require_length(file, config, int(encoder.get(_POSITIONS, 77)))
         if converses:
+            tokenizer_bounds.require_nothing_added(f"{name}/tokenizer.json", described or {})
             _require_conversation(folder, name, config)
 
 
@@ -172,8 +174,9 @@ def _require_readable(folder: Path, name: str) -> None:
             raise broken(f"{name}/{path.name}", "it must be in UTF-8, without a byte order mark")
 
 
-def _require_files(folder: Path, name: str, kind: str) -> None:
-    """Require the files of a tokenizer: ``tokenizer.json`` or, for BPE, ``vocab.json`` and ``merges.txt``.
+def _require_files(folder: Path, name: str, kind: str) -> dict[str, Any] | None:
+    """Require the files of a tokenizer: ``tokenizer.json``, which is returned, or, for BPE, ``vocab.json`` and
+    ``merges.txt``.
 
     ``spiece.model`` is not enough: transformers reads it with a separate package, which neither engine has.
 
@@ -182,13 +185,22 @@ def _require_files(folder: Path, name: str, kind: str) -> None:
     """
     file = f"{name}/tokenizer.json"
     if (folder / file).is_file():
-        if (there := kind_of(read_json(folder, file))) != kind:
+        described = read_json(folder, file)
+        if (there := kind_of(described)) != kind:
             raise broken(file, f"it is of type {there[:64]!r}, but this part of the model needs type {kind}")
-    elif kind != "BPE" or not (folder / name / "vocab.json").is_file():
+        return described
+    if kind != "BPE" or not (folder / name / "vocab.json").is_file():
         alone = (folder / name / "spiece.model").is_file()
         raise incomplete(file, ", without which spiece.model cannot be read" if alone else "")
-    elif not (folder / name / "merges.txt").is_file():
+    if not (folder / name / "merges.txt").is_file():
         raise incomplete(f"{name}/merges.txt")
+    return None
+
+
+def main_file(folder: Path, name: str) -> str:
+    """Return the file with the words of the tokenizer ``name``, relative to the model's folder."""
+    file = f"{name}/tokenizer.json"
+    return file if (folder / file).is_file() else f"{name}/vocab.json"
 
 
 def kind_of(described: Mapping[str, Any]) -> str:

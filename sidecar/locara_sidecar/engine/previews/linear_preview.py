@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from locara_sidecar.engine.previews.pictures import scaled
+from locara_sidecar.ipc.errors import EngineError
 from locara_sidecar.weights import text_files
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def read(folder: Path, channels: int) -> LinearPreview | None:
         if value["format"] != FORMAT or value["latentChannels"] != channels:
             return None
         matrix, bias = np.array(value["matrix"], dtype=np.float32), np.array(value["bias"], dtype=np.float32)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     fits = (
         matrix.shape == (channels, 3) and bias.shape == (3,) and np.isfinite(matrix).all() and np.isfinite(bias).all()
@@ -95,12 +96,15 @@ def fit_to_encoder(encode: Callable[[Floats], Floats], factor: int, checkpoint: 
 
     :param encode: maps a picture (3, side, side) in -1 … 1 to its raw latent (C, side / factor, side / factor).
     :raises JobCancelled: between two pictures.
+    :raises EngineError: InvalidOutput if the encoder computes numbers that are not finite.
     """
     pictures = synthetic_pictures(_PICTURES, _LATENT_SIDE * factor)
     latents: list[Floats] = []
     for picture in pictures:
         checkpoint()
         latents.append(encode(picture))
+        if not np.isfinite(latents[-1]).all():
+            raise EngineError("InvalidOutput", "The model's autoencoder computes numbers that are not finite.")
     fitted = fit(np.stack(latents), pictures)
     _logger.info("linear preview fitted; root mean square residual %.3f of a range of 2", fitted.residual)
     return fitted

@@ -68,11 +68,14 @@ def _require_like(component: model_folder.Component, tensors: int, channels: int
     """
     whole = _DEFAULTS | component.config
     widths, blocks = whole["decoder_block_out_channels"], whole["num_decoder_blocks"]
+    means, deviations = whole.get("latents_mean"), whole.get("latents_std")
     fits = (
         len(widths) == len(blocks)
         and sum(blocks) + sum(whole["num_encoder_blocks"]) <= tensors
         and whole["latent_channels"] == channels
         and whole["upsampling_scaling_factor"] ** (len(widths) - 1) == factor
+        and all(value is None or len(value) == channels for value in (means, deviations))
+        and (means is None) == (deviations is None)
     )
     if not fits:
         raise model_folder.broken(f"{NAME}/config.json", "it does not match the model or the weights beside it")

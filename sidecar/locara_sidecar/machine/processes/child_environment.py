@@ -56,7 +56,9 @@ _FAMILIES = re.compile(
     | PYTORCH_ | TORCH | ATEN_ | MLX_ | MTL_ | METAL_ | MPS_ | BITSANDBYTES_ | BNB_ | LOCARA_FAKE_ ) [A-Z0-9_]*""",
     re.VERBOSE,
 )
-_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|COOKIE|SESSION")
+_SECRET = re.compile(
+    r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|(?:API|ACCESS|PRIVATE|SIGNING|ENCRYPTION)_?KEY|COOKIE|SESSION"
+)
 
 
 def of_engine(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from locara_sidecar.machine.processes.trees import files_below
+from locara_protocol.errors import RpcError
+from locara_sidecar.machine.processes.trees import files_below, shown
 from locara_sidecar.weights import text_files
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 META = "meta.json"
 """The store's own file at the top of a model's tree; see ``models/cache/store.py``."""
 
+_TEXTS = frozenset({".json", ".txt", ".md", ".jinja"})
+"""The suffixes of a model's texts."""
 _CHUNK = 1 << 20
 _known: dict[tuple[str, tuple[tuple[str, int, int], ...]], str] = {}
 
@@ -45,12 +48,16 @@ def model_digest(folder: Path, read: Callable[[int], object] | None = None) -> s
 
     :param read: called now and then with the number of bytes hashed.
     :raises OSError: if a file cannot be read.
+    :raises RpcError: IntegrityError for a name that is not UTF-8, or a text file that is too long to be a model's,
+        before anything is hashed: that may take minutes, and be in vain.
     """
     recorded = _recorded(folder)
     if recorded is not None:
         return recorded
     key = _state(folder)
     if key not in _known:
+        for name, size, _ in key[1]:
+            _require_usable(name, size)
         rows = [(name, size, file_sha256(folder / name, read)) for name, size, _ in key[1]]
         _known[key] = digest_of(row for row in rows if row[0] != META)
     return _known[key]
@@ -73,6 +80,18 @@ def _state(folder: Path) -> tuple[str, tuple[tuple[str, int, int], ...]]:
     )
     stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
     return str(folder), tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+def _require_usable(name: str, size: int) -> None:
+    path, told = PurePosixPath(name), shown(name)
+    why = "" if told == name else "its name is not valid UTF-8"
+    if path.suffix in _TEXTS:
+        try:
+            text_files.require_size(path.name, size)
+        except text_files.UnfitError as error:
+            why = str(error)
+    if why:
+        raise RpcError("IntegrityError", f"{told} is refused: {why}.", file=told, files=[told])
 
 
 def _recorded(folder: Path) -> str | None:

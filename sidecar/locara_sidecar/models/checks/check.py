@@ -28,6 +28,10 @@ ALLOWED = (".safetensors", ".json", ".txt", ".md", ".jinja")
 
 MAX_FILES = 4096
 _MAX_PATH = 512
+_MAX_NAMES = 1 << 20
+"""Bytes of all paths together, as JSON. ``meta.json`` lists them up to twice, and must be no longer than a text file of
+the cache may be; an error that names them all must fit into one event of a worker.
+"""
 _MAX_DEPTH = 8
 _CODE_KEYS = frozenset({"auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code"})
 _LIBRARIES = frozenset({"diffusers", "transformers"})
@@ -50,6 +54,7 @@ def check_names(paths: Iterable[str]) -> None:
     :raises RpcError: IntegrityError naming the file.
     """
     seen: set[str] = set()
+    length = 0
     for count, path in enumerate(paths, 1):
         pure = PurePosixPath(path)
         plain = pure.as_posix() == path and not pure.is_absolute() and "\\" not in path and ":" not in path
@@ -57,6 +62,9 @@ def check_names(paths: Iterable[str]) -> None:
             raise refused(path, "a file's path must lie in the model's folder and not be hidden")
         if len(path) > _MAX_PATH or len(pure.parts) > _MAX_DEPTH or count > MAX_FILES:
             raise refused(path, "there are too many files, or its path is too long")
+        length += len(json.dumps(path, ensure_ascii=False).encode())
+        if length > _MAX_NAMES:
+            raise refused(path, f"the names of all files are together longer than {_MAX_NAMES >> 20} MiB")
         if pure.suffix.lower() not in ALLOWED:
             kind = _KINDS.get(pure.suffix.lower(), "of a kind that is not allowed")
             raise refused(path, f"it is {kind}; a model is made of safetensors, JSON and text")
@@ -65,13 +73,28 @@ def check_names(paths: Iterable[str]) -> None:
         seen.add(path.casefold())
 
 
-def check_file(folder: Path, path: str) -> None:
+def check_size(path: str, size: int) -> None:
+    """Check that a text file has no more bytes than one of its name may have.
+
+    :param size: as somebody says, before any of it has come.
+    :raises RpcError: IntegrityError naming the file.
+    """
+    if path.endswith(".safetensors"):
+        return
+    try:
+        text_files.require_size(PurePosixPath(path).name, size)
+    except text_files.UnfitError as error:
+        raise refused(path, str(error)) from error
+
+
+def check_file(folder: Path, path: str, there: Path | None = None) -> None:
     """Check one file's contents, including the names in an index or ``model_index.json``, but not whether those exist.
 
+    :param there: where the file is, if it has no place in the folder yet.
     :raises RpcError: IntegrityError naming the file.
     :raises OSError: if it cannot be read.
     """
-    file = folder.joinpath(*PurePosixPath(path).parts)
+    file = there or folder.joinpath(*PurePosixPath(path).parts)
     if path.endswith(".safetensors"):
         try:
             check_header(file)
@@ -79,6 +102,8 @@ def check_file(folder: Path, path: str) -> None:
             raise refused(path, f"its safetensors header is malformed ({error})") from error
     elif path.endswith(".json"):
         _check_json(path, _load(file, path))
+    else:
+        check_size(path, file.stat().st_size)
 
 
 def check_complete(folder: Path, paths: Iterable[str]) -> None:
@@ -141,7 +166,7 @@ def _missing(what: str, why: str = "") -> RpcError:
 
 def _load(file: Path, path: str) -> Any:
     try:
-        return json.loads(text_files.read(file))
+        return json.loads(text_files.read(file, PurePosixPath(path).name))
     except text_files.UnfitError as error:
         raise refused(path, str(error)) from error
     except (ValueError, RecursionError) as error:

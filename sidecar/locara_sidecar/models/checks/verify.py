@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from locara_protocol import wording
 from locara_protocol.errors import RpcError
 from locara_sidecar.machine.processes.trees import files_below, shown
 from locara_sidecar.models.cache import staging
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20
 _SHOWN = 5
+_MOST_ADDED = 1000
+"""Files that were added to a model, which anybody may have done without end: no more of them are named."""
+_LONGEST = 500
+"""Characters of the name of one that was added."""
 
 
 def verify(
@@ -63,6 +68,8 @@ def _damaged(model_id: str, paths: list[str], prepared: list[str], *, own: bool)
     whose = model_id if own else f"the prepared form of {model_id}"
     shown = ", ".join(paths[:_SHOWN]) + (f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else "")
     files = "1 file" if len(paths) == 1 else f"{len(paths)} files"
+    if len(paths) >= _MOST_ADDED:
+        files = f"At least {files}"
     message = f"{files} of {whose} {'differs' if len(paths) == 1 else 'differ'} from what was installed: {shown}."
     if own:
         message += " It can no longer be used; download or import it again."
@@ -135,9 +142,19 @@ def _holds(folder: Path, file: File, meter: Meter) -> bool:
 
 
 def _extra(entry: Installed) -> list[str]:
+    """Return files that do not belong to the model: :data:`_MOST_ADDED` at most, and no more of each name than its
+    ``meta.json`` may have.
+    """
     known = {file.path for file in entry.meta.files} | {META}
-    found = [shown(Path(path).relative_to(entry.folder).as_posix()) for path in files_below(entry.folder)]
-    return [path for path in found if path not in known and not path.startswith(".")]
+    found: list[str] = []
+    for file in files_below(entry.folder):
+        path = shown(Path(file).relative_to(entry.folder).as_posix())
+        if path in known or path.startswith("."):
+            continue
+        if len(found) == _MOST_ADDED:
+            break
+        found.append(wording.shown(path, _LONGEST))
+    return found
 
 
 def _withdraw(store: Store, entry: Installed, file: File) -> None:

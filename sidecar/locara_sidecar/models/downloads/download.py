@@ -93,6 +93,8 @@ class Download:
         listings = [(source, self._patiently(self._pinned(source))) for source in self._entry.sources]
         files = [file for _, listing in listings for file in listing.files]
         check.check_names(file.path for file in files)
+        for file in files:
+            check.check_size(file.path, file.size)
         collect.sweep(self._store)
         with Staging(self._store) as staging:
             self._transfer(staging, files)

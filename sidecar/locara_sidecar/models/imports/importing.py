@@ -6,10 +6,12 @@ elsewhere a clone if the file system supports it, else a copy. Everything is has
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fnmatch
 import hashlib
 import os
+import re
 import secrets
 import stat
 from pathlib import Path, PurePosixPath
@@ -23,7 +25,7 @@ from locara_sidecar.models.checks import check
 from locara_sidecar.models.imports.installed import is_same, other_installed
 from locara_sidecar.models.imports.local import LocalFile
 from locara_sidecar.models.progress import Meter
-from locara_sidecar.weights import weight_files
+from locara_sidecar.weights import text_files, weight_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 20
 _MAX_DEPTH = 64  # nested folders
 _SHOWN = 200  # characters of a path
+_REVISION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -67,6 +70,8 @@ def import_model(
             return settled(store, there)
         if there is not None and not replace:
             raise other_installed(entry.id, there)
+        for file in files:  # refusing a file must not take as long as copying it
+            check.check_file(folder, file.path, file.file)
         collect.sweep(store)
         with Staging(store, copies=True) as staging:
             total = sum(file.size for file in files)
@@ -121,7 +126,7 @@ def find_files(entry: Entry, folder: Path) -> tuple[list[LocalFile], list[Origin
             return _plain(entry, folder), [Origin(imported=True)]
         if len(entry.sources) == 1:
             files = _snapshot(folder, entry.sources[0])
-            return files, [Origin(repository=entry.sources[0].repository, revision=folder.name)]
+            return files, [_origin(entry.sources[0], folder)]
         given, folder = folder, folder.parents[2]  # files from the model's other repositories are in the same cache
     files: list[LocalFile] = []
     origins: list[Origin] = []
@@ -130,7 +135,7 @@ def find_files(entry: Entry, folder: Path) -> tuple[list[LocalFile], list[Origin
         own = given is not None and given.parent.parent.name == _cached_as(source)
         snapshot = given if given is not None and own else _find_snapshot(folder, source)
         files += _snapshot(snapshot, source, placed)
-        origins.append(Origin(repository=source.repository, revision=snapshot.name))
+        origins.append(_origin(source, snapshot))
     return files, origins
 
 
@@ -145,7 +150,7 @@ def _cached_as(source: Source) -> str:
 def _find_snapshot(folder: Path, source: Source) -> Path:
     name = _cached_as(source)
     candidates = (folder, folder / name, folder / "hub" / name)
-    repository = next((path for path in candidates if (path / "snapshots").is_dir()), None)
+    repository = next((path for path in candidates if _is_own_folder(path / "snapshots")), None)
     if repository is None or not source.repository:
         message = "The folder is neither a model in diffusers' layout nor a Hugging Face cache with this model."
         if source.repository:  # of a model made up of several, others may be there
@@ -153,10 +158,9 @@ def _find_snapshot(folder: Path, source: Source) -> Path:
         raise invalid_params("$.from", message)
     wanted = [source.revision or ""]
     for ref in (source.revision or "main", "main"):
-        reference = repository / "refs" / ref
-        if reference.is_file():
-            wanted.append(reference.read_text().strip())
-    snapshots = {path.name: path for path in sorted((repository / "snapshots").iterdir())}
+        with contextlib.suppress(OSError, ValueError):  # none, or not the name of a commit
+            wanted.append(text_files.read(repository / "refs" / ref).decode("ascii").strip())
+    snapshots = {path.name: path for path in sorted((repository / "snapshots").iterdir()) if _is_own_folder(path)}
     for revision in wanted:
         if revision in snapshots:
             return snapshots[revision]
@@ -168,7 +172,20 @@ def _find_snapshot(folder: Path, source: Source) -> Path:
 def _blobs_of(snapshot: Path) -> Path | None:
     """Return the folder that a snapshot's links lead to, if it is one."""
     blobs = snapshot.parent.parent / "blobs"
-    return blobs if snapshot.parent.name == "snapshots" and blobs.is_dir() else None
+    return blobs if snapshot.parent.name == "snapshots" and _is_own_folder(blobs) else None
+
+
+def _is_own_folder(path: Path) -> bool:
+    """Whether it is a folder and no link: one in its place could lead to the user's files, which would become the
+    model's.
+    """
+    return path.is_dir() and not path.is_symlink()
+
+
+def _origin(source: Source, snapshot: Path) -> Origin:
+    """Return where a snapshot's files came from; its folder's name is recorded only if it can be that of a commit."""
+    revision = snapshot.name if _REVISION.fullmatch(snapshot.name) else None
+    return Origin(repository=source.repository, revision=revision)
 
 
 def _snapshot(folder: Path, source: Source, elsewhere: Iterable[str] = ()) -> list[LocalFile]:

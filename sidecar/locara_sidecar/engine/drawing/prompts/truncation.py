@@ -23,6 +23,10 @@ class Reader(NamedTuple):
     keeps_end: bool = False
 
 
+_TOLD = 600
+"""Characters of what was lost that a warning quotes, of its beginning and its end; a prompt may have 16,384."""
+
+
 def lost_part(text: str, reader: Reader) -> str:
     """Return the part of ``text`` that does not fit, in whole words; empty if all of it fits.
 
@@ -59,12 +63,17 @@ def truncation_warning(text: str, readers: Sequence[Reader], what: str = "prompt
     if not lost:
         return None
     sentences = [
-        f"{_join(names)} {_verb(names, 'reads', 'read')} only {limit} tokens of the {what} and did not see: {part!r}."
+        f"{_join(names)} {_verb(names, 'reads', 'read')} only {limit} tokens of the {what} "
+        f"and did not see: {_quoted(part)}."
         for (limit, part), names in lost.items()
     ]
     if whole:
         sentences.append(f"{_join(whole)} {_verb(whole, 'sees', 'see')} all of it.")
     return " ".join(sentences)
+
+
+def _quoted(part: str) -> str:
+    return repr(part) if len(part) <= _TOLD else f"{part[: _TOLD // 2]!r} … {part[-_TOLD // 2 :]!r}"
 
 
 def _join(names: list[str]) -> str:

@@ -14,9 +14,10 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from locara_sidecar.weights import text_files
 
@@ -28,6 +29,8 @@ FILE_NAME = "word_list.json"
 _NEAR = 5
 _TOLD = 8
 """Number of unknown words that a message quotes."""
+_LONGEST = 40
+"""Characters of one of them; longer ones are like no known word."""
 _LEAST_LIKENESS = 0.7
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
@@ -52,9 +55,11 @@ class WordList(NamedTuple):
 
 
 class _Stored(msgspec.Struct):
+    """Far more than any list has, and little enough to be searched and told."""
+
     format: Literal["locara-word-list/1"]
-    words: list[str]
-    examples: list[str] = []
+    words: Annotated[list[Annotated[str, Meta(max_length=_LONGEST)]], Meta(max_length=20_000)]
+    examples: Annotated[list[Annotated[str, Meta(max_length=100)]], Meta(max_length=8)] = []
 
 
 @functools.lru_cache(maxsize=4)
@@ -82,10 +87,14 @@ def warning(prompt: str, known: WordList | None) -> str | None:
     words = list(dict.fromkeys(word.lower().replace("’", "'") for word in _WORD.findall(prompt)))
     if not words or any(known.knows(word) for word in words):
         return None
-    quoted = ", ".join(repr(word) for word in words[:_TOLD]) + (" …" if len(words) > _TOLD else "")
+    quoted = ", ".join(map(_quoted, words[:_TOLD])) + (" …" if len(words) > _TOLD else "")
     sentences = [f"The model knows none of the words in the prompt ({quoted}), so the picture is unrelated to it."]
-    if near := known.near(words[:_TOLD]):
+    if near := known.near([word for word in words[:_TOLD] if len(word) <= _LONGEST]):
         sentences.append(f"Similar words that it knows: {', '.join(near)}.")
     if known.examples:
         sentences.append(f"It draws, for example: {'; '.join(known.examples)}.")
     return " ".join(sentences)
+
+
+def _quoted(word: str) -> str:
+    return repr(word if len(word) <= _LONGEST else f"{word[:_LONGEST]}…")

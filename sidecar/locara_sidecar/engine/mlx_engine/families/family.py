@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from locara_sidecar.engine.drawing.family import CheckedFolder, Family
+from locara_sidecar.engine.drawing.prompts import unfit
 from locara_sidecar.engine.drawing.prompts.truncation import Reader
 from locara_sidecar.engine.folder import config_check, model_folder
 from locara_sidecar.engine.mlx_engine.autoencoders.previews import Previews
@@ -79,6 +80,7 @@ class MlxFamily(Family):
     @classmethod
     def _tokenizer(cls, folder: Path, name: str, kind: Tokenizer) -> tuple[text_tokens.TextTokenizer, int]:
         tokenizer = qwen_tokens.load(folder, name, kind) if kind.converses else text_tokens.load(folder, name)
+        tokenizer.starts(unfit.TRIAL)
         return tokenizer, tokenizer.highest
 
     # --- the scheduler -------------------------------------------------------------------

@@ -23,6 +23,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from locara_sidecar.engine.drawing.family import Family
+from locara_sidecar.engine.drawing.prompts import unfit
 from locara_sidecar.engine.drawing.source import painted_patches
 from locara_sidecar.engine.folder import folder_check, model_folder
 from locara_sidecar.engine.torch_engine import devices, readers, strips, texts
@@ -103,6 +104,7 @@ class DiffusersFamily(Family):
     @classmethod
     def _tokenizer(cls, folder: Path, name: str, kind: Tokenizer) -> tuple[Any, int]:
         tokenizer = readers.open_tokenizer(folder, name, kind)
+        readers.reader_of(kind, tokenizer, max_sequence_length=1).starts(unfit.TRIAL)
         return tokenizer, readers.highest_id(tokenizer)
 
     # --- the scheduler -------------------------------------------------------------------

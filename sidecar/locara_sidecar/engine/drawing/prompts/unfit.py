@@ -1,0 +1,51 @@
+"""Tokenizers and text encoders that fail on a text: a stranger made them, and what is wrong with them may show only
+then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from locara_sidecar.engine.folder.model_folder import broken
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+TRIAL = "A small café, 画 1."
+"""What a tokenizer is given when its folder is opened: one that fails on every text is refused before anything is
+loaded.
+"""
+
+_FAILURES = (LookupError, ValueError, TypeError, ArithmeticError, AttributeError)
+"""What the libraries raise when a malformed tokenizer or encoder fails only on a text.
+
+Texts are validated long before; device and memory failures raise other types.
+"""
+_PANIC = "PanicException"
+"""The name of what a library in Rust raises for a fault of its own. It is no ``Exception``, and cannot be imported."""
+_logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def blamed_on(file: str, reason: str) -> Generator[None]:
+    """Within the block, such a failure is the fault of the model's ``file``, for this ``reason``.
+
+    :raises EngineError: IntegrityError.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, _FAILURES) and type(error).__name__ != _PANIC:
+            raise
+        _logger.warning("a text cannot be encoded: %s", type(error).__name__)
+        raise broken(file, reason) from error
+
+
+def encoding() -> contextlib.AbstractContextManager[None]:
+    """Within the block, a text is encoded by all of a model's tokenizers and encoders.
+
+    :raises EngineError: IntegrityError.
+    """
+    return blamed_on("model_index.json", "its tokenizers and text encoders fail on every text")
