@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from locara_conformance.cases import fits, manifests, shorten
+from locara_conformance.cases import difference, fits, manifests, shorten
 from locara_conformance.checks import check
 from locara_conformance.lab import PROMPT, at, content, decoded, drawing, expect, manifest
 from locara_conformance.outcomes import Failed
@@ -23,7 +23,8 @@ def _taken(lab: Lab) -> None:
         opening = {name: value for name, value in lab.opening().items() if name not in ("manifest", "grants")}
         app = at(lab.spawn().start_any("initialize", opening | params).result(20), "app")
         if not fits(case["app"], app):
-            wrong.append(f"{case['description']}: {shorten(app)} instead of {shorten(case['app'])}")
+            where = difference(case["app"], app, "$.app")
+            wrong.append(f"{case['description']}: {where}; {shorten(app)} instead of {shorten(case['app'])}")
     expect(not wrong, lambda: "; ".join(wrong))
 
 
@@ -33,9 +34,9 @@ def _refused(lab: Lab) -> None:
     wrong: list[str] = []
     for case in manifests("refused"):
         answer = peer.start_any("initialize", lab.opening(manifest=case["manifest"])).answer(20)
-        error = answer.get("error")
-        if not fits({"code": -32602, "data": {"path": case["refused"]}}, error):
-            wrong.append(f"{case['description']}: {shorten(answer)}")
+        due = {"error": {"code": -32602, "data": {"path": case["refused"]}}}
+        if not fits(due, answer):
+            wrong.append(f"{case['description']}: {difference(due, answer)}; {shorten(answer)}")
     expect(not wrong, lambda: "; ".join(wrong))
 
 
