@@ -105,7 +105,12 @@ ALSO: dict[str, dict[str, str]] = {
         "jsonrpc.types": _BARE,
         "lifecycle.versions": _BARE,
     },
-    "NothingIsRetryable": {"jsonrpc.jobs": "Its fixtures say which errors are."},
+    "NothingIsRetryable": {
+        "errors.queue-full": "That is an error after which one may ask again.",
+        "errors.stall": "That is an error after which one may ask again.",
+        "jsonrpc.jobs": "Its fixtures say which errors are.",
+    },
+    "UnknownModelsAreNotInstalled": {"models.catalogue": "It asks for a model that is not there, too."},
     "OneAtATime": dict.fromkeys(
         (
             "cancel.neighbour",

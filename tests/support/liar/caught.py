@@ -227,6 +227,23 @@ CAUGHT = {
     "KeepsMetadataOfJpegs": ["generate.metadata"],
     "PreviewsOfTheStepBefore": ["generate.previews-own"],
     "TellsProgressTooOften": ["models.progress-rate"],
+    "RunsOutOfSpaceLater": ["ending.no-room"],
+    "TellsAnotherQueue": ["errors.queue-full"],
+    "FullIsFinal": ["errors.queue-full"],
+    "StallsAreFinal": ["errors.stall"],
+    "TellsNoSignal": ["errors.start"],
+    "ReadingElsewhereIsWriting": ["capabilities.read-only"],
+    "PlainEntriesLiftPins": ["capabilities.pinned"],
+    "TheFirstPinCounts": ["capabilities.pinned"],
+    "DownloadsWhatIsNotDeclared": ["models.undeclared"],
+    "CountsFilesAnew": ["store.download"],
+    "LoadsAgain": ["models.load"],
+    "NotFoundSaysNoMore": ["models.catalogue"],
+    "LogsAtOneLevel": ["stderr.level"],
+    "EndsOnAnySighup": ["signals.nohup"],
+    "KeepsAllMessages": ["channels.slow-reader"],
+    "HandlesAreForOneSave": ["picked.write"],
+    "EditsWithTheFirst": ["edit.cannot"],
 }
 """Each lie and the checks that are meant to find it: more than one where it breaks several clauses, or one that several
 checks try. Without ``lifecycle.initialize`` nothing else can be tried."""

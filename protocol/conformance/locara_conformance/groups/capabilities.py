@@ -72,6 +72,12 @@ def _pinned(lab: Lab) -> None:
         pinned = BARE | {"modalities": ["text-to-image"], "capabilities": {"models": [model]}}
         error = lab.session(opening={"manifest": pinned}).refused("CapabilityDenied", "image.generate", drawing())
         expect(at(error, "data.reason") == "digestMismatch", f"`data.reason` is {at(error, 'data.reason')!r}")
+    right = at(lab.shared().call("models.verify", {"model": "pocket"}, timeout=30), "digest", str)
+    wrong = f"pocket@{digest}"
+    for models, granted in (([wrong, "pocket"], False), ([wrong, f"pocket@{right}"], True)):
+        pinned = BARE | {"modalities": ["text-to-image"], "capabilities": {"models": models}}
+        answer = lab.session(opening={"manifest": pinned}).start_any("image.generate", drawing()).answer(30)
+        expect(("result" in answer) is granted, f"with the models {models} the answer is {shorten(answer)}")
 
 
 @check("capabilities.models", "MOD-1")
@@ -96,6 +102,13 @@ def _read_only(lab: Lab) -> None:
     writing = {"models": ["pocket"], "fs": {"user-folder": "write"}}
     peer = lab.session(opening={"manifest": reading | {"capabilities": writing}})
     peer.refused("CapabilityDenied", "image.edit", edit)
+    grants = {root: str(lab.folder()) for root in ("app-data", "user-paths.exports")}
+    for root, fs in (("app-data", {"app-data": "read"}), ("user-paths.exports", {"user-paths": {"exports": "read"}})):
+        declared = reading | {"capabilities": {"models": ["pocket"], "fs": fs}}
+        peer = lab.session(opening={"manifest": declared, "grants": {root: grants[root]}})
+        peer.refused("CapabilityDenied", "image.generate", drawing(output={"mode": "save", "root": root}))
+        from_there = edit | {"image": {"root": root, "path": "a.png"}, "options": {"output": {"mode": "inline"}}}
+        peer.call("image.edit", from_there, timeout=30)
 
 
 @check("audit.log", "CAP-11 LIFE-23")

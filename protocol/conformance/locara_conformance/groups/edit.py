@@ -113,7 +113,10 @@ def _write(lab: Lab) -> None:
     handle = at(picked, "handle", str)
     image = at(peer.call("image.generate", drawing(output={"handle": handle}), timeout=30), "images.0", dict)
     expect(at(image, "handle") == handle and "path" not in image, "the result has a path instead of the handle")
-    expect(content(file).startswith(b"\x89PNG"), "the picked file does not hold the picture")
+    first = content(file)
+    expect(first.startswith(b"\x89PNG"), "the picked file does not hold the picture")
+    peer.call("image.generate", drawing(seed=2, output={"handle": handle}), timeout=30)
+    expect(content(file) != first, "a second picture through the same handle did not replace the first")
     error = peer.refused("InvalidParams", "image.generate", drawing(count=2, output={"handle": handle}))
     expect(at(error, "data.path") == "$.options.count", f"`data.path` is {at(error, 'data.path')!r}")
 

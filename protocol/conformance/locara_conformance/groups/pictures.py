@@ -98,9 +98,18 @@ def _instruction(lab: Lab) -> None:
 
 @check("edit.cannot", "EDIT-4")
 def _cannot(lab: Lab) -> None:
-    peer = _session(lab, "--catalogue", catalogue(lab, ENTRY))
+    declared = manifest("pocket", "draws-only")
+    peer = lab.session("--catalogue", catalogue(lab, ENTRY | {"order": 1}), opening={"manifest": declared})
     error = peer.refused("InvalidParams", "image.edit", _edit(png(64, 64), model="draws-only"))
     expect(at(error, "data.path") == "$.options.model", f"`data.path` is {at(error, 'data.path')!r}")
+    unnamed = drawing(width=64, height=64)
+    del unnamed["options"]["model"]
+    used = at(peer.call("image.generate", unnamed, timeout=40), "model.id")
+    expect(used == "draws-only", f"without a model, {used} drew, not the first one")
+    unnamed = _edit(png(128, 128))
+    del unnamed["options"]["model"]
+    used = at(peer.call("image.edit", unnamed, timeout=40), "model.id")
+    expect(used != "draws-only", "without a model, one was used that cannot edit")
 
 
 def _jpeg(peer: Peer) -> bytes:
@@ -140,9 +149,12 @@ def _mask(lab: Lab) -> None:
 
 @check("models.catalogue", "CLI-1")
 def _catalogue(lab: Lab) -> None:
-    peer = _session(lab, "--catalogue", catalogue(lab, ENTRY))
+    declared = manifest("draws-only", "nobody")
+    peer = lab.session("--catalogue", catalogue(lab, ENTRY), opening={"manifest": declared})
     told = peer.call("models.get", {"model": "draws-only"})
     expect(at(told, "displayName") == "Draws only", "an entry of `--catalogue` is not shown as written")
+    error = peer.refused("ModelNotFound", "models.get", {"model": "nobody"})
+    expect("broken.json" in str(at(error, "message")), "ModelNotFound does not name a file that cannot be used")
     peer.close_stdin()
     peer.wait_exit(6, "the end of stdin")
     expect(b"broken.json" in peer.stderr(), "a file that cannot be used is not named in the log")

@@ -74,6 +74,19 @@ def _busy_log(lab: Lab) -> bytes:
     return peer.stderr()
 
 
+@check("stderr.level", "CLI-11")
+def _level(lab: Lab) -> None:
+    count: dict[str, int] = {}
+    for level in ("error", "info", "debug"):
+        peer = lab.session("--log-level", level)
+        peer.start("image.generate", drawing("fake:stderr a lake"), stream=True).result(30)
+        peer.close_stdin()
+        peer.wait_exit(6, "the end of stdin")
+        count[level] = len(peer.stderr().splitlines())
+    told = ", ".join(f"{lines} at {level}" for level, lines in count.items())
+    expect(count["error"] < count["info"] < count["debug"], f"of the same session there are these lines: {told}")
+
+
 @check("pipes.nonblocking", "HOST-3")
 def _nonblocking(lab: Lab) -> None:
     peer = lab.session(nonblocking=True)

@@ -1,0 +1,173 @@
+"""Lies about the second half of a promise: another root, another limit, the next call."""
+
+# pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false, reportArgumentType=false, reportIndexIssue=false
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections import deque
+
+from support.liar.base import Asked, Changing, Honest, OpensWithAnother
+
+
+class RunsOutOfSpaceLater(Honest):
+    """As if it had started where address space is limited, and crashed."""
+
+    def at_end_of_output(self, status):
+        assert sys.platform != "win32"
+        import resource
+
+        limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+        return 70 if limited and status == 1 else status
+
+
+class TellsAnotherQueue(Changing):
+    def response(self, message):
+        if self.method_of(message) == "initialize" and "result" in message:
+            message["result"]["capabilities"]["limits"]["maxQueue"] = 16
+
+
+class FullIsFinal(Changing):
+    def error(self, error):
+        if error["code"] == -32013:
+            error["data"]["retryable"] = False
+
+
+class StallsAreFinal(Changing):
+    def error(self, error):
+        if error["code"] == -32015:
+            error["data"]["retryable"] = False
+
+
+class TellsNoSignal(Changing):
+    """Of an engine that could not be started."""
+
+    def error(self, error):
+        if error["code"] == -32011:
+            error["data"].pop("signal", None)
+
+
+class ReadingElsewhereIsWriting(OpensWithAnother):
+    def change(self, manifest):
+        fs = manifest.get("capabilities", {}).get("fs", {})
+        if manifest["name"] == "bare" and fs.get("app-data") == "read":
+            fs["app-data"] = "read-write"
+        if manifest["name"] == "bare" and "user-paths" in fs:
+            fs["user-paths"] = dict.fromkeys(fs["user-paths"], "read-write")
+
+
+class PlainEntriesLiftPins(OpensWithAnother):
+    def change(self, manifest):
+        models = manifest.get("capabilities", {}).get("models", [])
+        if manifest["name"] == "bare" and "pocket" in models:
+            models[:] = ["pocket"]
+
+
+class TheFirstPinCounts(OpensWithAnother):
+    def change(self, manifest):
+        models = manifest.get("capabilities", {}).get("models", [])
+        if manifest["name"] == "bare" and "pocket" not in models:
+            del models[1:]
+
+
+class DownloadsWhatIsNotDeclared(Changing):
+    """It tries to."""
+
+    def response(self, message):
+        denied = message.get("error", {}).get("data", {}).get("reason") == "notDeclared"
+        if denied and self.method_of(message) == "models.download":
+            data = {"kind": "DownloadFailed", "retryable": False}
+            message["error"] = {"code": -32007, "message": "No hub has it.", "data": data}
+
+
+class CountsFilesAnew(Changing):
+    def response(self, message):
+        if self.method_of(message) == "models.download" and "result" in message:
+            message["result"]["files"] += 1
+
+
+class LoadsAgain(Changing):
+    loaded = False
+
+    def response(self, message):
+        if self.method_of(message) == "models.load" and "result" in message:
+            if self.loaded:
+                time.sleep(2.1)
+            self.loaded = True
+
+
+class NotFoundSaysNoMore(Changing):
+    def error(self, error):
+        if error["code"] == -32003:
+            error["message"] = "There is no such model."
+
+
+class LogsAtOneLevel(Honest):
+    def __init__(self, command):
+        command = list(command)
+        if "--log-level" in command:
+            command[command.index("--log-level") + 1] = "debug"
+        super().__init__(command)
+
+
+class EndsOnAnySighup(Honest):
+    """Also where it was started with SIGHUP ignored."""
+
+    def on_signal(self, number, frame):
+        assert sys.platform != "win32"
+        super().on_signal(signal.SIGTERM if number == signal.SIGHUP else number, frame)
+
+
+class KeepsAllMessages(Honest):
+    """However many there are for a host that does not read."""
+
+    def started(self):
+        self.kept, self.news = deque(), threading.Condition()
+        self.writer = threading.Thread(target=self.write_kept, daemon=True)
+        self.writer.start()
+
+    def write_kept(self):
+        while True:
+            with self.news:
+                while not self.kept:
+                    self.news.wait()
+                line = self.kept[0]
+            self.write(line + b"\n")  # without the lock: nothing else is written while some are kept
+            with self.news:
+                self.kept.popleft()
+                self.news.notify_all()
+
+    def outward(self, line, message):
+        with self.news:
+            if isinstance(message, dict) and "method" in message:
+                self.kept.append(line)
+                self.news.notify_all()
+                return []
+            while self.kept and self.writer.is_alive():
+                self.news.wait()
+        return [line]
+
+
+class HandlesAreForOneSave(Asked):
+    def started(self):
+        self.saved = set()
+
+    def asked(self, request, method, params):
+        handle = ((params.get("options") or {}).get("output") or {}).get("handle")
+        if method != "image.generate" or handle is None:
+            return None
+        if handle in self.saved:
+            self.answer(request, kind="StorageError", code=-32014, errno="EEXIST")
+            return True
+        self.saved.add(handle)
+        return None
+
+
+class EditsWithTheFirst(Asked):
+    """Without a model, an edit is made with the first one, whether or not that can edit."""
+
+    def asked(self, request, method, params):
+        if method == "image.edit" and "--catalogue" in sys.argv and "image" in params:
+            params["options"].setdefault("model", "draws-only")
