@@ -26,7 +26,7 @@ ALSO: dict[str, dict[str, str]] = {
     "AnswersEarly": {"jsonrpc.jobs": "Its fixtures ask for the result of a job that runs."},
     "DoesNotTellItsVersions": {"lifecycle.again": "A fixture of it begins with another version."},
     "AllImagesAreStorage": dict.fromkeys(
-        ("edit.jpeg-end", "references.named", "references.shape", "references.together"), _UNREADABLE
+        ("edit.jpeg-end", "edit.mask", "references.named", "references.shape", "references.together"), _UNREADABLE
     ),
     "BlursPaths": {"lifecycle.manifest-typo": "That is a path into the manifest, too."},
     "DoesNotTellTheLimit": {

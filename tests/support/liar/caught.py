@@ -244,6 +244,12 @@ CAUGHT = {
     "KeepsAllMessages": ["channels.slow-reader"],
     "HandlesAreForOneSave": ["picked.write"],
     "EditsWithTheFirst": ["edit.cannot"],
+    "MindsMetaInside": ["generate.null"],
+    "TakesWideGrants": ["lifecycle.open-size"],
+    "FilesAreFolders": ["lifecycle.folder-missing"],
+    "FitsMasks": ["edit.mask"],
+    "MarksNothing": ["generate.metadata"],
+    "TakesAnyLimit": ["audit.log"],
 }
 """Each lie and the checks that are meant to find it: more than one where it breaks several clauses, or one that several
 checks try. Without ``lifecycle.initialize`` nothing else can be tried."""

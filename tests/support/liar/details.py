@@ -3,13 +3,16 @@
 # pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false, reportArgumentType=false, reportIndexIssue=false
 from __future__ import annotations
 
+import base64
+import json
+import os
 import signal
 import sys
 import threading
 import time
 from collections import deque
 
-from support.liar.base import Asked, Changing, Honest, OpensWithAnother
+from support.liar.base import Asked, Changing, Drawing, Honest, OpensWithAnother, encoded
 
 
 class RunsOutOfSpaceLater(Honest):
@@ -171,3 +174,67 @@ class EditsWithTheFirst(Asked):
     def asked(self, request, method, params):
         if method == "image.edit" and "--catalogue" in sys.argv and "image" in params:
             params["options"].setdefault("model", "draws-only")
+
+
+class MindsMetaInside(Drawing):
+    """Takes ``_meta`` beside the options and not among them."""
+
+    def options(self, options, params):
+        if "_meta" in options:
+            options["unknown"] = options.pop("_meta")
+
+
+class TakesWideGrants(Honest):
+    def inward(self, line, message):
+        if len(line) > 1 << 20 and b'"grants"' in line and b'"$notes"' not in line:
+            wide = json.loads(line)
+            wide["params"]["grants"] = {}
+            return [encoded(wide)]
+        return [line]
+
+
+class FilesAreFolders(Asked):
+    def started(self):
+        self.files = False
+
+    def asked(self, request, method, params):
+        if method == "initialize":
+            self.files = any(os.path.isfile(path) for path in (params.get("grants") or {}).values())
+
+    def outward(self, line, message):
+        if isinstance(message, dict) and self.files and "app" in message.get("result", {}):
+            message["result"]["app"]["warnings"] = []
+            return [encoded(message)]
+        return [line]
+
+
+class FitsMasks(Asked):
+    """Disregards a mask of another size."""
+
+    def asked(self, request, method, params):
+        if method == "image.edit" and "data" in (params.get("mask") or {}) and "data" in params["image"]:
+            image, mask = (base64.b64decode(params[name]["data"]) for name in ("image", "mask"))
+            if image[16:24] != mask[16:24]:  # a PNG's width and height
+                del params["mask"]
+
+
+class MarksNothing(Drawing, Changing):
+    """Where it was asked for all metadata."""
+
+    def started(self):
+        self.full = set()
+
+    def asked(self, request, method, params):
+        if ((params.get("options") or {}).get("output") or {}).get("metadata") == "full":
+            self.full.add(request["id"])
+
+    def response(self, message):
+        for image in message.get("result", {}).get("images", []) if message.get("id") in self.full else []:
+            data = base64.b64decode(image["data"]).replace(b"trainedAlgorithmicMedia", b"trainedAlgorithmicMedium")
+            image["data"] = base64.b64encode(data).decode()
+
+
+class TakesAnyLimit(Asked):
+    def asked(self, request, method, params):
+        if method == "audit.capabilityLog" and params.get("limit") in (0, 1001):
+            del params["limit"]

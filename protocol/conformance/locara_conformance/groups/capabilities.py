@@ -126,6 +126,9 @@ def _log(lab: Lab) -> None:
     expect(all(str(at(one, "time")).endswith("Z") for one in entries), "a time is not UTC")
     after = at(peer.call("audit.capabilityLog", {"after": 1, "limit": 1}), "entries", list)
     expect([at(one, "seq") for one in after] == [2], f"the first entry after 1 is {shorten(after)}")
+    for limit in (0, 1001):
+        error = peer.refused("InvalidParams", "audit.capabilityLog", {"limit": limit})
+        expect(at(error, "data.path") == "$.limit", f"`data.path` of {limit} is {at(error, 'data.path')!r}")
 
 
 @check("audit.private", "CAP-12")

@@ -145,6 +145,13 @@ def _mask(lab: Lab) -> None:
     after = decoded(peer.call("image.edit", params, timeout=30), "images.0.data")
     expect(rows(after)[:half] == rows(before)[:half], "a pixel where the mask is 0 was changed")
     expect(rows(after)[half:] != rows(before)[half:], "nothing was repainted where the mask is white")
+    (lab.folder() / "mask.png").write_bytes(lower)
+    named = params | {"mask": {"root": "user-folder", "path": "mask.png"}}
+    again = decoded(peer.call("image.edit", named, timeout=30), "images.0.data")
+    expect(rows(again) == rows(after), "the same mask inline and by its name gives different results")
+    params["mask"] = {"data": base64.b64encode(png(width, height // 2)).decode(), "mimeType": "image/png"}
+    error = peer.refused("InvalidImage", "image.edit", params)
+    expect(at(error, "data.path") == "$.mask", f"`data.path` of a mask of another size is {at(error, 'data.path')!r}")
 
 
 @check("models.catalogue", "CLI-1")
