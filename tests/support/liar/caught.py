@@ -250,6 +250,7 @@ CAUGHT = {
     "FitsMasks": ["edit.mask"],
     "MarksNothing": ["generate.metadata"],
     "TakesAnyLimit": ["audit.log"],
+    "LeavesWhatIsCancelled": ["cancel.saving"],
 }
 """Each lie and the checks that are meant to find it: more than one where it breaks several clauses, or one that several
 checks try. Without ``lifecycle.initialize`` nothing else can be tried."""
