@@ -251,6 +251,10 @@ CAUGHT = {
     "MarksNothing": ["generate.metadata"],
     "TakesAnyLimit": ["audit.log"],
     "LeavesWhatIsCancelled": ["cancel.saving"],
+    "ReadsThroughDots": ["edit.files"],
+    "DisregardsClaims": ["edit.bad-image"],
+    "TakesNarrowerManifests": ["lifecycle.fixed"],
+    "TakesFoldersBesideTheFixed": ["lifecycle.fixed"],
 }
 """Each lie and the checks that are meant to find it: more than one where it breaks several clauses, or one that several
 checks try. Without ``lifecycle.initialize`` nothing else can be tried."""

@@ -180,7 +180,9 @@ def _fixed(lab: Lab) -> None:
         granted = at(app, "granted", list)
         expect("model:pocket" in granted, f"what the command line fixes is not granted: {granted}")
     peer = lab.spawn(*flags)
-    wider = manifest("pocket", "sd3.5-medium")
-    for more, path in (({"manifest": wider}, "$.manifest"), ({"grants": {"user-folder": "/"}}, "$.grants")):
+    wider, narrower = manifest("pocket", "sd3.5-medium"), manifest() | {"modalities": ["text-to-image"]}
+    others = [({"manifest": other}, "$.manifest") for other in (wider, narrower)]
+    others += [({"grants": {"user-folder": folder}}, "$.grants") for folder in ("/", str(lab.root))]
+    for more, path in others:
         error = peer.refused("InvalidParams", "initialize", lab.opening(**more))
         expect(at(error, "data.path") == path, f"`data.path` is {at(error, 'data.path')!r}, not {path}")
