@@ -10,7 +10,7 @@ _BESIDE = "It asks for something while a picture is made."
 _BARE = "A case of it has no manifest."
 _DEEP = "It takes a request for one before it is known to be nested too deep."
 _OF_A_FRAME = "It takes the job's id from a message of its channel."
-_SWALLOWED = "The end of a call that is no image.generate does not come until the next one is answered."
+_END = "It looks for the end of a call before its answer."
 _GONE = "It ends with asking for the model that is not there any more."
 _ENDED = "It looks for jobs that have ended."
 _LENGTH = "It looks at the length, too."
@@ -177,12 +177,7 @@ ALSO: dict[str, dict[str, str]] = {
         "channels.silent": "The second end comes when nobody has the channel any more.",
         "jobs.attach-ended": "It counts the frames.",
     },
-    "EndsAfterTheResponse": {
-        "channels.attach": _SWALLOWED,
-        "jobs.attach-busy": "It looks for the end of a call before its answer.",
-        "jobs.attach-ended": _SWALLOWED,
-        "models.load": _SWALLOWED,
-    },
+    "EndsAfterTheResponse": dict.fromkeys(("channels.attach", "jobs.attach-busy"), _END),
     "MindsExtraMembers": {"jsonrpc.not-json": _DEEP},
     "SwallowsIdsInFlight": {"jsonrpc.not-json": _DEEP},
     "PrintsABanner": {"ending.no-room": _SILENT, "ending.unknown-flag": _SILENT},

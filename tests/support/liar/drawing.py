@@ -37,16 +37,16 @@ class EndCountsWrong(Changing):
 
 
 class EndsAfterTheResponse(Honest):
-    def started(self):
-        self.ends = []
+    end = None  # until the next line, which an end frame always has
 
     def outward(self, line, message):
+        end, self.end = self.end, None
+        out = [line] if end is None else [end, line]
         if isinstance(message, dict) and message.get("params", {}).get("end"):
-            self.ends.append(line)
-            return []
-        if isinstance(message, dict) and self.method_of(message) == "image.generate" and self.ends:
-            return [line, self.ends.pop()]
-        return [line]
+            self.end = out.pop()
+        elif isinstance(message, dict) and self.method_of(message) == "image.generate":
+            out.reverse()
+        return out
 
 
 class SpeaksAfterTheResponse(Honest):

@@ -150,7 +150,7 @@ def _attach(lab: Lab) -> None:
     before = call.frames()
     expect(before[-1].get("end") is True, "the channel before had no end frame when jobs.attach was answered")
     call.result(30)
-    after = attached.frames()
+    after = attached.frames(call)
     expect(any(frame.get("end") is True for frame in after), "the new channel had no end frame before the job's answer")
     expect(after[0].get("index") == 0, "the new channel's index does not start at 0")
     expect(at(after[0], "message.step", int) >= 2, "its first message is not the job's last one")
