@@ -124,12 +124,12 @@ class EndsOnAnySighup(Honest):
 
 
 class KeepsAllMessages(Honest):
-    """However many there are for a host that does not read."""
+    """However many there are for a host that does not read, of a call of very many steps."""
+
+    writer = None
 
     def started(self):
         self.kept, self.news = deque(), threading.Condition()
-        self.writer = threading.Thread(target=self.write_kept, daemon=True)
-        self.writer.start()
 
     def write_kept(self):
         while True:
@@ -143,12 +143,18 @@ class KeepsAllMessages(Honest):
                 self.news.notify_all()
 
     def outward(self, line, message):
+        frame = isinstance(message, dict) and "method" in message
+        if self.writer is None and frame and message["params"]["message"]["steps"] == 200:
+            self.writer = threading.Thread(target=self.write_kept, daemon=True)
+            self.writer.start()
+        if self.writer is None:
+            return [line]
         with self.news:
-            if isinstance(message, dict) and "method" in message:
+            if frame:
                 self.kept.append(line)
                 self.news.notify_all()
                 return []
-            while self.kept and self.writer.is_alive():
+            while self.kept:
                 self.news.wait()
         return [line]
 
@@ -262,28 +268,6 @@ class LeavesWhatIsCancelled(Asked):
             with open(os.path.join(self.root, path), "wb") as file:
                 file.write(b"half a picture")
         return [line]
-
-
-class ReadsThroughDots(Asked):
-    def started(self):
-        self.root = ""
-
-    def asked(self, request, method, params):
-        if method == "initialize":
-            self.root = (params.get("grants") or {}).get("user-folder") or self.root
-        if method == "image.edit" and str(params["image"].get("path", "")).startswith("../"):
-            place = os.path.join(self.root, params["image"]["path"])
-            if os.path.isfile(place):  # played, it is gone
-                with open(place, "rb") as file:
-                    params["image"] = {"data": base64.b64encode(file.read()).decode(), "mimeType": "image/png"}
-
-
-class DisregardsClaims(Asked):
-    """Takes a PNG for what it is, whatever it was said to be."""
-
-    def asked(self, request, method, params):
-        if method == "image.edit" and base64.b64decode(params["image"].get("data", "")).startswith(b"\x89PNG"):
-            params["image"]["mimeType"] = "image/png"
 
 
 class TakesNarrowerManifests(Asked):

@@ -96,19 +96,21 @@ def _instruction(lab: Lab) -> None:
     expect(at(error, "data.path") == "$.mask", f"`data.path` is {at(error, 'data.path')!r}")
 
 
+def _unnamed(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the params without a model."""
+    options = at(params, "options", dict)
+    return params | {"options": {name: value for name, value in options.items() if name != "model"}}
+
+
 @check("edit.cannot", "EDIT-4")
 def _cannot(lab: Lab) -> None:
     declared = manifest("pocket", "draws-only")
     peer = lab.session("--catalogue", catalogue(lab, ENTRY | {"order": 1}), opening={"manifest": declared})
     error = peer.refused("InvalidParams", "image.edit", _edit(png(64, 64), model="draws-only"))
     expect(at(error, "data.path") == "$.options.model", f"`data.path` is {at(error, 'data.path')!r}")
-    unnamed = drawing(width=64, height=64)
-    del unnamed["options"]["model"]
-    used = at(peer.call("image.generate", unnamed, timeout=40), "model.id")
+    used = at(peer.call("image.generate", _unnamed(drawing(width=64, height=64)), timeout=40), "model.id")
     expect(used == "draws-only", f"without a model, {used} drew, not the first one")
-    unnamed = _edit(png(128, 128))
-    del unnamed["options"]["model"]
-    used = at(peer.call("image.edit", unnamed, timeout=40), "model.id")
+    used = at(peer.call("image.edit", _unnamed(_edit(png(128, 128))), timeout=40), "model.id")
     expect(used != "draws-only", "without a model, one was used that cannot edit")
 
 
