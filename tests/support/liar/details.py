@@ -170,8 +170,12 @@ class HandlesAreForOneSave(Asked):
         if handle in self.saved:
             self.answer(request, kind="StorageError", code=-32014, errno="EEXIST")
             return True
-        self.saved.add(handle)
         return None
+
+    def outward(self, line, message):
+        if isinstance(message, dict):
+            self.saved |= {one.get("handle") for one in message.get("result", {}).get("images", [])}
+        return [line]
 
 
 class EditsWithTheFirst(Asked):

@@ -232,5 +232,6 @@ class DisregardsClaims(Asked):
     """Takes a PNG for what it is, whatever it was said to be."""
 
     def asked(self, request, method, params):
-        if method == "image.edit" and base64.b64decode(params["image"].get("data", "")).startswith(b"\x89PNG"):
+        jpeg = method == "image.edit" and params["image"].get("mimeType") == "image/jpeg"
+        if jpeg and base64.b64decode(params["image"]["data"]).startswith(b"\x89PNG"):
             params["image"]["mimeType"] = "image/png"
