@@ -191,7 +191,12 @@ ALSO: dict[str, dict[str, str]] = {
     "HandlesAreOtherPictures": {"picked.handed": _HANDLE, "picked.sent": _HANDLE},
     "HolesInTheRecord": {"audit.entries": "It asks for what comes after a number."},
     "PromptsInTheRecord": {"audit.entries": "It compares whole entries."},
-    "FramesLackThePhase": {"generate.all-phases": "It counts the messages of each phase."},
+    "FramesLackThePhase": {
+        "cancel.saving": "It waits for a message of that phase.",
+        "generate.all-phases": "It counts the messages of each phase.",
+    },
+    "AsksForNoModality": {"lifecycle.fixed": "It sends a manifest that lacks a modality."},
+    "WritesNoFileOfDecisions": {"capabilities.read-only": "It reads from app-data, too."},
     "ResultsLackAMember": {"lifecycle.ping-counts": "It asks twice for the member that is missing."},
     "SaysNothingOfEncoding": {"cancel.encoding": "It waits for a message of that phase."},
     "ParametersLackOptions": {"models.get": "It compares what a picture was made with and the model's defaults."},
