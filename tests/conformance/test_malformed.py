@@ -196,6 +196,8 @@ def test_what_comes_behind_the_answer_is_not_the_calls_but_for_an_attach(method,
             self.inbox = [frames[0], {"id": 1, "result": {}}, frames[1]]
 
     assert len(peer.Call(Scripted(), 1, method, 1, 0).messages()) == count
+    job = peer.Call(Scripted(), 1, "image.generate", 1, 0)
+    assert len(peer.Call(Scripted(), 2, "jobs.attach", 1, 0).frames(job)) == 1
 
 
 @pytest.mark.parametrize("entries", [[1, 2], [{"seq": 1}, {}], [{"seq": "1"}, {"seq": "2"}], []])

@@ -191,19 +191,21 @@ def test_a_line_is_looked_at_when_the_calls_before_it_are_accepted_or_refused(pl
             assert caught.value.kind == "RequestCancelled"
 
 
-def test_every_call_about_a_pinned_model_goes_by_the_digest_that_is_known(tmp_path):
+@pytest.mark.parametrize("more", [[], ["own"]])  # also listing it without a digest does not lift the pin
+def test_every_call_about_a_pinned_model_goes_by_the_digest_that_is_known(tmp_path, more):
     """This includes the host's own folder: once it is hashed, no method takes it for the one that the manifest pins."""
     (tmp_path / "catalogue").mkdir()
     write_model(tmp_path / "catalogue" / "own", size=100)
     (tmp_path / "catalogue" / "own.json").write_text(json.dumps(entry_data("own", source={"path": "own"})))
     known = catalogue.load(tmp_path / "catalogue").with_cache(tmp_path / "cache")
-    policy = Policy.build(manifest({"id": "own", "digest": "sha256:" + "0" * 64}), None)
+    policy = Policy.build(manifest({"id": "own", "digest": "sha256:" + "0" * 64}, *more), None)
     gate = Gate(known, "fake", lambda: policy, lambda *_: None)
     call = SimpleNamespace(id=1, method="models.get")
     with pytest.raises(RuntimeError, match="have not been looked up"):
         gate.about(call, "own")
     gate.look()
     assert gate.about(call, "own")[0].id == "own"  # its digest is not known yet
+    assert gate.readable() == []
     model_digest(known.own_folder("own"))
     gate.look()
     for ask in (lambda: gate.about(call, "own"), lambda: gate.named(call, "own", None)):

@@ -188,9 +188,13 @@ def test_what_is_not_granted_known_or_there_is_not_loaded(hosts):
     assert (error.kind, error.data["engine"]) == ("EngineUnavailable", "mlx")
 
 
-def test_a_model_of_another_digest_than_the_pinned_one_is_not_loaded(hosts):
+OTHER = "pocket@sha256:" + "0" * 64
+
+
+@pytest.mark.parametrize("models", [[OTHER], [OTHER, "pocket"], ["pocket", OTHER]])
+def test_a_model_of_another_digest_than_the_pinned_one_is_not_loaded(hosts, models):
     host = hosts.spawn()
-    host.initialize(manifest=manifest("pocket@sha256:" + "0" * 64))
+    host.initialize(manifest=manifest(*models))
     error = error_of(load(host))
     assert (error.kind, error.data["reason"]) == ("CapabilityDenied", "digestMismatch")
 

@@ -55,13 +55,15 @@ class Call:
         """Whether it has been answered yet."""
         return any(self._is_mine(message) for message in self.peer.inbox[self._start :])
 
-    def frames(self) -> list[dict[str, Any]]:
-        """The frames of its channel that came so far, and before its answer (but for an attach, which is answered at
-        once): whether more came too late is for those to tell who watch.
+    def frames(self, job: Call | None = None) -> list[dict[str, Any]]:
+        """The frames of its channel that came so far, and before its answer: whether more came too late is for those to
+        tell who watch.
+
+        :param job: of an attach, which is answered at once, the job's own call: only what came before its answer.
         """
-        came = self.peer.inbox[self._start :]
-        if self.method != "jobs.attach":
-            came = list(itertools.takewhile(lambda message: not self._is_mine(message), came))
+        came, last = self.peer.inbox[self._start :], self if self.method != "jobs.attach" else job
+        if last is not None:
+            came = list(itertools.takewhile(lambda message: not answers(message, last.id), came))
         return [message["params"] for message in came if self._is_frame(message)]
 
     def messages(self) -> list[dict[str, Any]]:

@@ -7,9 +7,12 @@ import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from locara_conformance.outcomes import HarnessFault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _ABSENT = {"$absent": True}
 
@@ -43,7 +46,7 @@ class Case:
             if place is None or place >= len(left):
                 return f"no answer like {shorten(one)} came" + (f", but {shorten(left)}" if left else "")
             if not fits(one, left[place]):
-                return f"{shorten(left[place])} came where {shorten(one)} was expected"
+                return f"{difference(one, left[place])}; {shorten(left[place])} came where {shorten(one)} was expected"
             del left[place]
         return f"{shorten(left)} came unexpectedly" if left else None
 
@@ -115,6 +118,32 @@ def fits(expected: Any, actual: Any) -> bool:
             return False
         return all(fits(one, other) for one, other in zip(entries, cast("list[Any]", actual), strict=True))
     return type(expected) is type(actual) and expected == actual
+
+
+def difference(expected: Any, actual: Any, path: str = "$") -> str:
+    """Return in words the first place at which ``actual``, which does not fit, is not what is expected: both may be
+    much longer than what a report shows of them.
+    """
+    if expected == _ABSENT:
+        return f"{path} is there, and must not be"
+    if isinstance(expected, dict) and "$oneOf" in expected:
+        return f"{path} is {shorten(actual)}, none of {shorten(expected['$oneOf'])}"
+    for step, one, other in _pairs(expected, actual):
+        if not fits(one, other) if other is not ... else not _may_be_absent(one):
+            return f"{path}{step} is missing" if other is ... else difference(one, other, f"{path}{step}")
+    return f"{path} is {shorten(actual)}, not {shorten(expected)}"
+
+
+def _pairs(expected: Any, actual: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the members or entries of both with the step to them; ``...`` for what ``actual`` does not have."""
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        there = cast("dict[str, Any]", actual)
+        for name, member in cast("dict[str, Any]", expected).items():
+            if not name.startswith("$"):
+                yield f".{name}", member, there.get(name, ...)
+    elif isinstance(expected, list) and isinstance(actual, list):
+        for at, (one, other) in enumerate(zip(cast("list[Any]", expected), cast("list[Any]", actual), strict=False)):
+            yield f"[{at}]", one, other
 
 
 def _increases(entries: list[Any], member: str) -> bool:

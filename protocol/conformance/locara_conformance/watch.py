@@ -59,6 +59,8 @@ class Watch:
         self._calls: dict[tuple[type, Any], list[_Call]] = {}
         self._streams: dict[int, list[_Stream]] = {}
         """By channel, the streams that may own it: a call may be sent before the current owner is answered."""
+        self._before: dict[int, tuple[_Stream, Any]] = {}
+        """By channel, the stream that had it last, and its job's id if the answer told it."""
 
     # --- what was sent ---
 
@@ -89,6 +91,7 @@ class Watch:
         """Note that everything sent has been answered or refused without its id: no more answers are due."""
         self._calls.clear()
         self._streams.clear()
+        self._before.clear()
 
     # --- what came ---
 
@@ -202,10 +205,10 @@ class Watch:
         if not isinstance(channel, int) or not isinstance(index, int):
             return
         streams = self._streams.get(channel)
-        if not streams:
-            self._report("channels.silent", f"a frame on channel {channel}, which no running call has")
+        stream = next((one for one in streams if not one.ended), streams[-1]) if streams else None
+        if not streams or stream is None or self._is_late(channel, stream, frame):
+            self._report("channels.silent", f"a frame on channel {channel} that is of no running call")
             return
-        stream = next((one for one in streams if not one.ended), streams[-1])
         due = METHODS[stream.call.method].notification if stream.call.method != "jobs.attach" else None
         if due not in (None, name):
             self._report("schema.notifications", f"{name} on a channel of {stream.call.method}")
@@ -221,6 +224,19 @@ class Watch:
             if index != stream.messages:
                 self._report("channels.gapless", f"index {index} came where {stream.messages} was expected")
             stream.messages = index + 1
+
+    def _is_late(self, channel: int, stream: _Stream, frame: dict[str, Any]) -> bool:
+        """Whether a frame is of the answered call that had the channel before: a message of its job, or the end frame
+        that it lacks. The next call may be sent, and so known here, before such a frame is read."""
+        before, job = self._before.get(channel, (None, None))
+        if before is None:
+            return False
+        if frame.get("end") is True:
+            late = not before.ended and frame["index"] == before.messages != stream.messages
+            before.ended |= late
+            return late
+        told = _member(frame.get("message"), "jobId")
+        return isinstance(told, str) and told == job and stream.call.method != "jobs.attach"
 
     def _close(self, call: _Call, message: dict[str, Any]) -> None:
         """Note that a call was answered: its channel has ended, or is another job's from now on."""
@@ -238,20 +254,24 @@ class Watch:
         elif not stream.ended and (sent or not _without_channel(message)):
             self._report("channels.end-first", f"{call.method} was answered before the end of channel {call.channel}")
         streams.remove(stream)
+        self._before[call.channel] = (stream, _member(message.get("result"), "jobId"))
 
 
 def code_of(message: dict[str, Any]) -> Any:
     """Return the code of an error response, else None."""
-    error = message.get("error")
-    return cast("dict[str, Any]", error).get("code") if isinstance(error, dict) else None
+    return _member(message.get("error"), "code")
+
+
+def _member(value: Any, name: str) -> Any:
+    """Return a member of what may be no object, else None."""
+    return cast("dict[str, Any]", value).get(name) if isinstance(value, dict) else None
 
 
 def _without_channel(message: dict[str, Any]) -> bool:
     """Whether a call was refused so early, or because of its channel, that it has none."""
     if code_of(message) in _UNOPENED:
         return True
-    data = message["error"].get("data") if code_of(message) == CODES["InvalidParams"] else None
-    return isinstance(data, dict) and cast("dict[str, Any]", data).get("path") == "$.channel"
+    return code_of(message) == CODES["InvalidParams"] and _member(message["error"].get("data"), "path") == "$.channel"
 
 
 def answers(message: Any, id: Any) -> bool:

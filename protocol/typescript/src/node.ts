@@ -17,11 +17,20 @@ const CLOSE_MS = 2000;
 const LAST_WORDS_MS = 1000;
 const STDERR_KEPT = 8192;
 
+/** As TypeScript types a JSON file that is imported: a text is any string. The sidecar checks it. */
+type Imported<T> = T extends string
+  ? string
+  : T extends boolean
+    ? boolean
+    : T extends object
+      ? { [K in keyof T]: Imported<T[K]> }
+      : T;
+
 export interface SidecarOptions {
   /** What to run; `["locara-sidecar", "serve"]`. */
   command?: readonly [string, ...string[]] | undefined;
   /** The app's `locara.json`. Without it nothing is granted. */
-  manifest?: Manifest | undefined;
+  manifest?: Manifest | Imported<Manifest> | undefined;
   /** Root name → absolute folder: `{"user-folder": "/home/a/Pictures/App"}`. */
   grants?: Record<string, string> | undefined;
   clientInfo?: { name: string; version: string } | undefined;

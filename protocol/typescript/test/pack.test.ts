@@ -18,6 +18,8 @@ await using sidecar = await Sidecar.start({
   manifest: JSON.parse(manifest),
   grants: { "user-folder": pictures },
 });
+// @ts-expect-error a member that there is not
+const misspeltManifest = () => Sidecar.start({ manifest: { schema: "locara/v1", name: "a", publisher: "b", version: "1", modalitys: [] } });
 setClient(sidecar);
 let steps = 0;
 const result = await image.generate({ prompt: "a lake", options: { model: "pocket", steps: 3 }, onStep: (step) => { steps = step.step; } });
@@ -31,8 +33,8 @@ console.log(JSON.stringify({ path, steps, reason, denied }));
 
 /** What the page's snippets take as given. */
 const AROUND = `
-import type { DiffusionStep, Manifest, PreviewImage } from "@locara/image";
-declare const manifest: Manifest;
+import type { DiffusionStep, PreviewImage } from "@locara/image";
+import manifest from "./locara.json" with { type: "json" };
 declare const onStep: (step: DiffusionStep) => void;
 declare function show(...what: (number | PreviewImage | undefined)[]): void;
 `;
@@ -63,6 +65,7 @@ test("npm pack installs into an empty project, with its types, and works there",
   assert.equal(installed.dependencies, undefined);
 
   writeFileSync(join(project, "app.ts"), SCRIPT);
+  writeFileSync(join(project, "locara.json"), JSON.stringify(MANIFEST));
   const shown = [...readFileSync(join(HERE, "README.md"), "utf8").matchAll(/```ts\n(.*?)```/gs)].map(
     ([, code]) => code,
   );

@@ -276,9 +276,11 @@ def result(work: worker.WorkerRequest, done: worker.WorkerResult) -> m.Installed
 
 
 def own(catalogue: Catalogue, entry: Entry) -> m.InstalledResult:
-    """Return the answer to a download of a model in a host's folder. Hashes it."""
+    """Return the answer to a download of a model in a host's folder; counts what a check counts. Hashes it."""
+    from locara_sidecar.models.checks.check import ALLOWED  # only here
+
     folder = catalogue.own_folder(entry.id)
     assert folder is not None
-    files = [path for path in map(Path, files_below(folder)) if path.is_file()]
+    files = [path for path in map(Path, files_below(folder)) if path.is_file() and path.suffix in ALLOWED]
     size = sum(path.stat().st_size for path in files)
     return m.InstalledResult(model=entry.id, digest=model_digest(folder), bytes=size, files=len(files))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from support.liar.base import Asked, Changing, Drawing, Honest, OpensWithAnother, Renamed
 
-_MODULES = ("base", "wire", "session", "drawing", "edits", "handed", "rights", "ending", "telling")
+_MODULES = ("base", "wire", "session", "drawing", "edits", "handed", "rights", "ending", "telling", "details")
 _FORMS = (Asked, Changing, Drawing, OpensWithAnother, Renamed)
 LIES = {
     name: kind

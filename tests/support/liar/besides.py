@@ -10,7 +10,7 @@ _BESIDE = "It asks for something while a picture is made."
 _BARE = "A case of it has no manifest."
 _DEEP = "It takes a request for one before it is known to be nested too deep."
 _OF_A_FRAME = "It takes the job's id from a message of its channel."
-_SWALLOWED = "The end of a call that is no image.generate does not come until the next one is answered."
+_END = "It looks for the end of a call before its answer."
 _GONE = "It ends with asking for the model that is not there any more."
 _ENDED = "It looks for jobs that have ended."
 _LENGTH = "It looks at the length, too."
@@ -26,7 +26,7 @@ ALSO: dict[str, dict[str, str]] = {
     "AnswersEarly": {"jsonrpc.jobs": "Its fixtures ask for the result of a job that runs."},
     "DoesNotTellItsVersions": {"lifecycle.again": "A fixture of it begins with another version."},
     "AllImagesAreStorage": dict.fromkeys(
-        ("edit.jpeg-end", "references.named", "references.shape", "references.together"), _UNREADABLE
+        ("edit.jpeg-end", "edit.mask", "references.named", "references.shape", "references.together"), _UNREADABLE
     ),
     "BlursPaths": {"lifecycle.manifest-typo": "That is a path into the manifest, too."},
     "DoesNotTellTheLimit": {
@@ -105,7 +105,12 @@ ALSO: dict[str, dict[str, str]] = {
         "jsonrpc.types": _BARE,
         "lifecycle.versions": _BARE,
     },
-    "NothingIsRetryable": {"jsonrpc.jobs": "Its fixtures say which errors are."},
+    "NothingIsRetryable": {
+        "errors.queue-full": "That is an error after which one may ask again.",
+        "errors.stall": "That is an error after which one may ask again.",
+        "jsonrpc.jobs": "Its fixtures say which errors are.",
+    },
+    "UnknownModelsAreNotInstalled": {"models.catalogue": "It asks for a model that is not there, too."},
     "OneAtATime": dict.fromkeys(
         (
             "cancel.neighbour",
@@ -172,12 +177,7 @@ ALSO: dict[str, dict[str, str]] = {
         "channels.silent": "The second end comes when nobody has the channel any more.",
         "jobs.attach-ended": "It counts the frames.",
     },
-    "EndsAfterTheResponse": {
-        "channels.attach": _SWALLOWED,
-        "jobs.attach-busy": "It looks for the end of a call before its answer.",
-        "jobs.attach-ended": _SWALLOWED,
-        "models.load": _SWALLOWED,
-    },
+    "EndsAfterTheResponse": dict.fromkeys(("channels.attach", "jobs.attach-busy"), _END),
     "MindsExtraMembers": {"jsonrpc.not-json": _DEEP},
     "SwallowsIdsInFlight": {"jsonrpc.not-json": _DEEP},
     "PrintsABanner": {"ending.no-room": _SILENT, "ending.unknown-flag": _SILENT},
@@ -191,7 +191,12 @@ ALSO: dict[str, dict[str, str]] = {
     "HandlesAreOtherPictures": {"picked.handed": _HANDLE, "picked.sent": _HANDLE},
     "HolesInTheRecord": {"audit.entries": "It asks for what comes after a number."},
     "PromptsInTheRecord": {"audit.entries": "It compares whole entries."},
-    "FramesLackThePhase": {"generate.all-phases": "It counts the messages of each phase."},
+    "FramesLackThePhase": {
+        "cancel.saving": "It waits for a message of that phase.",
+        "generate.all-phases": "It counts the messages of each phase.",
+    },
+    "AsksForNoModality": {"lifecycle.fixed": "It sends a manifest that lacks a modality."},
+    "WritesNoFileOfDecisions": {"capabilities.read-only": "It reads from app-data, too."},
     "ResultsLackAMember": {"lifecycle.ping-counts": "It asks twice for the member that is missing."},
     "SaysNothingOfEncoding": {"cancel.encoding": "It waits for a message of that phase."},
     "ParametersLackOptions": {"models.get": "It compares what a picture was made with and the model's defaults."},

@@ -37,25 +37,32 @@ class EndCountsWrong(Changing):
 
 
 class EndsAfterTheResponse(Honest):
-    def started(self):
-        self.ends = []
+    end = None  # until the next line, which an end frame always has
 
     def outward(self, line, message):
+        end, self.end = self.end, None
+        out = [line] if end is None else [end, line]
         if isinstance(message, dict) and message.get("params", {}).get("end"):
-            self.ends.append(line)
-            return []
-        if isinstance(message, dict) and self.method_of(message) == "image.generate" and self.ends:
-            return [line, self.ends.pop()]
-        return [line]
+            self.end = out.pop()
+        elif isinstance(message, dict) and self.method_of(message) == "image.generate":
+            out.reverse()
+        return out
 
 
 class SpeaksAfterTheResponse(Honest):
+    """Repeat the first message of a call behind its answer, on its own channel: others may be in use then."""
+
+    def started(self):
+        self.first = {}  # by job
+
     def outward(self, line, message):
-        if isinstance(message, dict) and message.get("params", {}).get("index") == 0:
-            self.first = line
-        if isinstance(message, dict) and self.method_of(message) == "image.generate" and hasattr(self, "first"):
-            return [line, self.first]
-        return [line]
+        if not isinstance(message, dict):
+            return [line]
+        params = message.get("params", {})
+        if params.get("index") == 0 and "message" in params:
+            self.first.setdefault(params["message"].get("jobId"), line)
+        again = self.first.get(message.get("result", {}).get("jobId")) if "result" in message else None
+        return [line, again] if again and self.method_of(message) == "image.generate" else [line]
 
 
 class SpeaksWithoutAChannel(Honest):

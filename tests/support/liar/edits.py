@@ -212,3 +212,26 @@ class LooksAtSlivers(Drawing):
             if images
             else {}
         )
+
+
+class ReadsThroughDots(Asked):
+    def started(self):
+        self.root = ""
+
+    def asked(self, request, method, params):
+        if method == "initialize":
+            self.root = (params.get("grants") or {}).get("user-folder") or self.root
+        if method == "image.edit" and str(params["image"].get("path", "")).startswith("../"):
+            place = os.path.join(self.root, params["image"]["path"])
+            if os.path.isfile(place):  # played, it is gone
+                with open(place, "rb") as file:
+                    params["image"] = {"data": base64.b64encode(file.read()).decode(), "mimeType": "image/png"}
+
+
+class DisregardsClaims(Asked):
+    """Takes a PNG for what it is, whatever it was said to be."""
+
+    def asked(self, request, method, params):
+        jpeg = method == "image.edit" and params["image"].get("mimeType") == "image/jpeg"
+        if jpeg and base64.b64decode(params["image"]["data"]).startswith(b"\x89PNG"):
+            params["image"]["mimeType"] = "image/png"

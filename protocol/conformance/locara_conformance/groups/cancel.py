@@ -62,6 +62,25 @@ for _name in PHASES:
     _phase(_name)
 
 
+@check("cancel.saving", "CANCEL-1 CANCEL-2")
+def _saving(lab: Lab) -> None:
+    peer, folder = lab.shared(), lab.folder()
+    for number in range(5):
+        output = {"mode": "save", "path": f"{number}.png"}
+        call = peer.start("image.generate", drawing(output=output), stream=True)
+        call.until("saving", timeout=20)
+        call.cancel()
+        if "result" not in call.answer():  # it may have come too late
+            expect(at(call.error("RequestCancelled"), "data.images") == [], "an unfinished image is reported")
+        saved, there = "result" in call.answer(), (folder / f"{number}.png").exists()
+        expect(
+            saved is there,
+            f"a call that was cancelled while it saved {'succeeded' if saved else 'did not'}, "
+            f"and its file {'is' if there else 'is not'} there",
+        )
+        expect(len(list(folder.iterdir())) <= number + 1, "more was left behind than the pictures")
+
+
 @check("cancel.spellings", "CANCEL-1 LIFE-22")
 def _spellings(lab: Lab) -> None:
     peer = lab.shared()

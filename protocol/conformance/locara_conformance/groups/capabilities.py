@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from locara_conformance.cases import fits, manifests, shorten
+from locara_conformance.cases import difference, fits, manifests, shorten
 from locara_conformance.checks import check
 from locara_conformance.lab import PROMPT, at, content, decoded, drawing, expect, manifest
 from locara_conformance.outcomes import Failed
@@ -23,7 +23,8 @@ def _taken(lab: Lab) -> None:
         opening = {name: value for name, value in lab.opening().items() if name not in ("manifest", "grants")}
         app = at(lab.spawn().start_any("initialize", opening | params).result(20), "app")
         if not fits(case["app"], app):
-            wrong.append(f"{case['description']}: {shorten(app)} instead of {shorten(case['app'])}")
+            where = difference(case["app"], app, "$.app")
+            wrong.append(f"{case['description']}: {where}; {shorten(app)} instead of {shorten(case['app'])}")
     expect(not wrong, lambda: "; ".join(wrong))
 
 
@@ -33,9 +34,9 @@ def _refused(lab: Lab) -> None:
     wrong: list[str] = []
     for case in manifests("refused"):
         answer = peer.start_any("initialize", lab.opening(manifest=case["manifest"])).answer(20)
-        error = answer.get("error")
-        if not fits({"code": -32602, "data": {"path": case["refused"]}}, error):
-            wrong.append(f"{case['description']}: {shorten(answer)}")
+        due = {"error": {"code": -32602, "data": {"path": case["refused"]}}}
+        if not fits(due, answer):
+            wrong.append(f"{case['description']}: {difference(due, answer)}; {shorten(answer)}")
     expect(not wrong, lambda: "; ".join(wrong))
 
 
@@ -71,6 +72,12 @@ def _pinned(lab: Lab) -> None:
         pinned = BARE | {"modalities": ["text-to-image"], "capabilities": {"models": [model]}}
         error = lab.session(opening={"manifest": pinned}).refused("CapabilityDenied", "image.generate", drawing())
         expect(at(error, "data.reason") == "digestMismatch", f"`data.reason` is {at(error, 'data.reason')!r}")
+    right = at(lab.shared().call("models.verify", {"model": "pocket"}, timeout=30), "digest", str)
+    wrong = f"pocket@{digest}"
+    for models, granted in (([wrong, "pocket"], False), ([wrong, f"pocket@{right}"], True)):
+        pinned = BARE | {"modalities": ["text-to-image"], "capabilities": {"models": models}}
+        answer = lab.session(opening={"manifest": pinned}).start_any("image.generate", drawing()).answer(30)
+        expect(("result" in answer) is granted, f"with the models {models} the answer is {shorten(answer)}")
 
 
 @check("capabilities.models", "MOD-1")
@@ -95,6 +102,13 @@ def _read_only(lab: Lab) -> None:
     writing = {"models": ["pocket"], "fs": {"user-folder": "write"}}
     peer = lab.session(opening={"manifest": reading | {"capabilities": writing}})
     peer.refused("CapabilityDenied", "image.edit", edit)
+    grants = {root: str(lab.folder()) for root in ("app-data", "user-paths.exports")}
+    for root, fs in (("app-data", {"app-data": "read"}), ("user-paths.exports", {"user-paths": {"exports": "read"}})):
+        declared = reading | {"capabilities": {"models": ["pocket"], "fs": fs}}
+        peer = lab.session(opening={"manifest": declared, "grants": {root: grants[root]}})
+        peer.refused("CapabilityDenied", "image.generate", drawing(output={"mode": "save", "root": root}))
+        from_there = edit | {"image": {"root": root, "path": "a.png"}, "options": {"output": {"mode": "inline"}}}
+        peer.call("image.edit", from_there, timeout=30)
 
 
 @check("audit.log", "CAP-11 LIFE-23")
@@ -112,6 +126,9 @@ def _log(lab: Lab) -> None:
     expect(all(str(at(one, "time")).endswith("Z") for one in entries), "a time is not UTC")
     after = at(peer.call("audit.capabilityLog", {"after": 1, "limit": 1}), "entries", list)
     expect([at(one, "seq") for one in after] == [2], f"the first entry after 1 is {shorten(after)}")
+    for limit in (0, 1001):
+        error = peer.refused("InvalidParams", "audit.capabilityLog", {"limit": limit})
+        expect(at(error, "data.path") == "$.limit", f"`data.path` of {limit} is {at(error, 'data.path')!r}")
 
 
 @check("audit.private", "CAP-12")

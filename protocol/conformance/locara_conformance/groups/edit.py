@@ -64,9 +64,11 @@ def _bad(lab: Lab) -> None:
         error = peer.refused("InvalidImage", "image.edit", editing(inline(data)))
         expect(bool(at(error, "data.reason")), "`data.reason` is empty")
         expect(at(error, "data.path", str).startswith("$.image"), f"`data.path` is {at(error, 'data.path')!r}")
+    claimed = inline(drawn_picture(peer)) | {"mimeType": "image/jpeg"}
+    peer.refused("InvalidImage", "image.edit", editing(claimed))
 
 
-@check("edit.files", "EDIT-8")
+@check("edit.files", "EDIT-8 CAP-6")
 def _files(lab: Lab) -> None:
     peer, folder = lab.shared(), lab.folder()
     (folder / "real.png").write_bytes(drawn_picture(peer))
@@ -75,6 +77,12 @@ def _files(lab: Lab) -> None:
     for name, errno in (("none.png", "ENOENT"), ("link.png", "ELOOP"), ("folder.png", "EISDIR")):
         error = peer.refused("StorageError", "image.edit", editing({"root": "user-folder", "path": name}))
         expect(at(error, "data.errno") == errno, f"`data.errno` of {name} is {at(error, 'data.errno')!r}, not {errno}")
+    outside = folder.parent / "outside.png"
+    outside.write_bytes(content(folder / "real.png"))
+    (folder / "up").symlink_to(folder.parent, target_is_directory=True)
+    for path in ("../outside.png", str(outside), "folder.png/../../outside.png", "up/outside.png"):
+        answer = peer.start_any("image.edit", editing({"root": "user-folder", "path": path})).answer(30)
+        expect("error" in answer, f"a picture outside of the root was read: {path}")
 
 
 def picking() -> dict[str, Any]:
@@ -113,7 +121,10 @@ def _write(lab: Lab) -> None:
     handle = at(picked, "handle", str)
     image = at(peer.call("image.generate", drawing(output={"handle": handle}), timeout=30), "images.0", dict)
     expect(at(image, "handle") == handle and "path" not in image, "the result has a path instead of the handle")
-    expect(content(file).startswith(b"\x89PNG"), "the picked file does not hold the picture")
+    first = content(file)
+    expect(first.startswith(b"\x89PNG"), "the picked file does not hold the picture")
+    peer.call("image.generate", drawing(seed=2, output={"handle": handle}), timeout=30)
+    expect(content(file) != first, "a second picture through the same handle did not replace the first")
     error = peer.refused("InvalidParams", "image.generate", drawing(count=2, output={"handle": handle}))
     expect(at(error, "data.path") == "$.options.count", f"`data.path` is {at(error, 'data.path')!r}")
 

@@ -191,6 +191,16 @@ def _inherited(lab: Lab) -> None:
         _ends(peer, f"{number.name}, which it had inherited blocked and ignored")
 
 
+@check("signals.nohup", "HOST-5")
+def _nohup(lab: Lab) -> None:
+    if os.name != "posix":
+        raise Skip("signals of POSIX")
+    peer = lab.session(through=("/bin/sh", "-c", "trap '' HUP; exec \"$@\"", "sh"))
+    peer.process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    peer.barrier()
+
+
 @check("signals.at-once", "HOST-5")
 def _at_once(lab: Lab) -> None:
     for _ in range(3):
@@ -242,10 +252,13 @@ def _lives(pid: int) -> bool:
 def _no_room(lab: Lab) -> None:
     if os.name != "posix":
         raise Skip("limits of POSIX")
-    peer = lab.spawn(through=("/bin/sh", "-c", 'ulimit -n 40; exec "$@"', "sh"))
-    status = peer.wait_exit(20, "a start with 40 descriptors")
-    expect(status == 1, f"the status with 40 descriptors is {status}, not 1")
-    expect(
-        len(peer.stderr().splitlines()) == 1, f"stderr has {len(peer.stderr().splitlines())} lines, not one sentence"
-    )
-    expect(all(event.way != "←" for event in peer.events), "something was written to stdout")
+    limits = {"40 descriptors": "ulimit -n 40"}
+    if sys.platform == "linux":  # elsewhere this limit may be set and means nothing
+        limits["128 MiB of address space"] = f"ulimit -v {128 << 10}"
+    for what, limit in limits.items():
+        peer = lab.spawn(through=("/bin/sh", "-c", f'{limit}; exec "$@"', "sh"))
+        status = peer.wait_exit(20, f"a start with {what}")
+        expect(status == 1, f"the status with {what} is {status}, not 1")
+        lines = len(peer.stderr().splitlines())
+        expect(lines == 1, f"with {what} stderr has {lines} lines, not one sentence")
+        expect(all(event.way != "←" for event in peer.events), f"with {what} something was written to stdout")

@@ -90,13 +90,14 @@ def _crash(lab: Lab) -> None:
         peer.call("image.generate", drawing(), timeout=30)
 
 
-@check("errors.stall", "ERR-23 CLI-8")
+@check("errors.stall", "ERR-23 CLI-8 ERR-27")
 def _stall(lab: Lab) -> None:
     peer = lab.session("--stall-timeout", "1")
     for word in ("hang", "sleep"):
         call = peer.start("image.generate", drawing(f"fake:{word}=denoising a lake", steps=3), stream=True)
         error = call.error("EngineStalled", 30)
         expect(at(error, "data.phase") == "denoising", f"`data.phase` is {at(error, 'data.phase')!r}")
+        expect(at(error, "data.retryable") is True, "`retryable` of EngineStalled is not true")
         peer.call("image.generate", drawing(), timeout=30)
 
 
@@ -114,19 +115,23 @@ def _engine(lab: Lab) -> None:
 
 @check("errors.start", "FAKE-1 ERR-19")
 def _start(lab: Lab) -> None:
-    peer = lab.session(env={"LOCARA_FAKE_FAULTS": "fake:crash=start"})
-    error = peer.start("image.generate", drawing(), stream=True).error("EngineUnavailable", 30)
-    expect(at(error, "data.status") == 70, f"`data.status` is {at(error, 'data.status')!r}")
-    peer.barrier()
+    for word, member, value in (("crash", "status", 70), ("abort", "signal", "SIGABRT")):
+        peer = lab.session(env={"LOCARA_FAKE_FAULTS": f"fake:{word}=start"})
+        error = peer.start("image.generate", drawing(), stream=True).error("EngineUnavailable", 30)
+        expect(at(error, f"data.{member}") == value, f"`data.{member}` is {at(error, f'data.{member}')!r}")
+        peer.barrier()
 
 
-@check("errors.queue-full", "ERR-21 CLI-9")
+@check("errors.queue-full", "ERR-21 CLI-9 ERR-27 LIFE-10")
 def _queue_full(lab: Lab) -> None:
-    peer = lab.session("--queue", "2")
+    peer = lab.spawn("--queue", "2")
+    most = at(peer.call("initialize", lab.opening(), timeout=20), "capabilities.limits.maxQueue")
+    expect(most == 2, f"`limits.maxQueue` is {most!r} with `--queue 2`")
     calls = [peer.start("image.generate", drawing("fake:slow=20000 a lake"), stream=True) for _ in range(3)]
     calls[0].until("denoising", timeout=20)
     last = peer.start("image.generate", drawing(), stream=True)
-    last.error("QueueFull")
+    full = last.error("QueueFull")
+    expect(at(full, "data.retryable") is True, "`retryable` of QueueFull is not true")
     for call in calls:
         call.cancel()
     for call in calls:

@@ -256,7 +256,7 @@ def _order(lab: Lab) -> None:
     peer.refused("CapabilityDenied", "image.generate", drawing(model="nobody"))
 
 
-@check("generate.null", "REQ-1")
+@check("generate.null", "REQ-1 REQ-2")
 def _null(lab: Lab) -> None:
     options: dict[str, Any] = {"seed": 1, "steps": 1, "output": {"mode": "inline", "path": None}}
     nulls = {"width": None, "negativePrompt": None, "preview": None, "scheduler": None}
@@ -265,6 +265,11 @@ def _null(lab: Lab) -> None:
         for some in (options, options | nulls)
     )
     expect(at(one, "images.0.sha256") == at(other, "images.0.sha256"), "null for options changes the picture")
+    meta = {"_meta": {"note": [1]}}
+    noted = options | meta | {"output": {"mode": "inline"} | meta, "preview": meta}
+    params = {"prompt": PROMPT, "options": noted} | meta
+    noted = lab.shared().start_any("image.generate", params).result(30)
+    expect(at(one, "images.0.sha256") == at(noted, "images.0.sha256"), "`_meta` changes the picture")
 
 
 @check("generate.inline-limit", "GEN-8")
@@ -313,6 +318,7 @@ def _metadata(lab: Lab) -> None:
             for told in ("full", "none")
         )
         expect(b"locara" in full, f"{kind} with `metadata` full does not hold what determines the image")
+        expect(b"trainedAlgorithmicMedia" in full, f"{kind} with `metadata` full is not marked as AI-generated")
         expect(b"locara" not in none, f"{kind} with `metadata` none holds more than pixels")
         if kind == "image/png":
             expect(_pixels(full) == _pixels(none), "`metadata` changes the pixels")

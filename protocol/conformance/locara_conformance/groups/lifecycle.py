@@ -99,13 +99,15 @@ def _typo(lab: Lab) -> None:
 
 @check("lifecycle.folder-missing", "LIFE-13")
 def _folder_missing(lab: Lab) -> None:
-    missing = str(lab.folder() / "not there")
-    result = lab.spawn().call("initialize", lab.opening(grants={"user-folder": missing}), timeout=20)
-    warnings = at(result, "app.warnings", list)
-    expect(
-        any(fits({"kind": "FolderMissing", "path": "$.grants.user-folder"}, one) for one in warnings),
-        f"no FolderMissing among the warnings: {warnings}",
-    )
+    file = lab.folder() / "a file"
+    file.write_bytes(b"")
+    for missing in (lab.folder() / "not there", file):
+        opening = lab.opening(grants={"user-folder": str(missing)})
+        warnings = at(lab.spawn().call("initialize", opening, timeout=20), "app.warnings", list)
+        expect(
+            any(fits({"kind": "FolderMissing", "path": "$.grants.user-folder"}, one) for one in warnings),
+            f"with {missing.name!r} granted, no FolderMissing is among the warnings: {warnings}",
+        )
 
 
 @check("lifecycle.ping", "LIFE-4")
@@ -160,6 +162,9 @@ def _open_size(lab: Lab) -> None:
     wide = manifest() | {"$notes": "x" * (1 << 20)}
     error = peer.refused("InvalidParams", "initialize", lab.opening(manifest=wide))
     expect(at(error, "data.path", str).startswith("$.manifest"), f"`data.path` is {at(error, 'data.path')!r}")
+    many = {f"user-paths.p{number}": str(lab.folder()) for number in range((1 << 20) // 32)}
+    error = peer.refused("InvalidParams", "initialize", lab.opening(grants=many))
+    expect(at(error, "data.path", str).startswith("$.grants"), f"`data.path` is {at(error, 'data.path')!r}")
     half = manifest() | {"$notes": "x" * (1 << 19)}
     peer.call("initialize", lab.opening(manifest=half), timeout=20)
 
@@ -175,7 +180,9 @@ def _fixed(lab: Lab) -> None:
         granted = at(app, "granted", list)
         expect("model:pocket" in granted, f"what the command line fixes is not granted: {granted}")
     peer = lab.spawn(*flags)
-    wider = manifest("pocket", "sd3.5-medium")
-    for more, path in (({"manifest": wider}, "$.manifest"), ({"grants": {"user-folder": "/"}}, "$.grants")):
+    wider, narrower = manifest("pocket", "sd3.5-medium"), manifest() | {"modalities": ["text-to-image"]}
+    others = [({"manifest": other}, "$.manifest") for other in (wider, narrower)]
+    others += [({"grants": {"user-folder": folder}}, "$.grants") for folder in ("/", str(lab.root))]
+    for more, path in others:
         error = peer.refused("InvalidParams", "initialize", lab.opening(**more))
         expect(at(error, "data.path") == path, f"`data.path` is {at(error, 'data.path')!r}, not {path}")

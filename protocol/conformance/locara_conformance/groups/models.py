@@ -30,14 +30,16 @@ def _get(lab: Lab) -> None:
 
 @check("models.load", "MOD-13 MOD-24")
 def _load(lab: Lab) -> None:
-    peer = lab.session()
+    peer = lab.session(env={"LOCARA_FAKE_LOAD_MS": "2000"})
     call = peer.start("models.load", {"model": MODEL}, stream=True)
     result = call.result(30)
     expect(at(result, "model") == MODEL, f"`model` is {at(result, 'model')!r}")
     expect(bool(call.frames()) and call.frames()[-1].get("end") is True, "no end frame came before the answer")
     expect(at(peer.call("ping"), "engine.model") == MODEL, "ping does not name the loaded model")
-    again = peer.start("models.load", {"model": MODEL})
-    again.result()
+    began = time.monotonic()
+    peer.start("models.load", {"model": MODEL}).result(30)
+    took = time.monotonic() - began
+    expect(took < 2, f"what was loaded already took {took:.1f} s, as long as loading it")
     methods = [at(one, "method") for one in at(peer.call("jobs.list"), "jobs", list)]
     expect(methods.count("models.load") == 2, f"jobs.list shows {methods}")
 
@@ -81,11 +83,20 @@ def _flags(lab: Lab) -> None:
         expect("--allow-" in str(at(error, "data.host")), f"{method}: `data.host` does not name the flag")
 
 
-@check("models.undeclared", "MOD-1")
+@check("models.undeclared", "MOD-1 MOD-21 MOD-23")
 def _undeclared(lab: Lab) -> None:
     peer = lab.shared()
     for method in ("models.get", "models.verify", "models.load"):
         error = peer.refused("CapabilityDenied", method, {"model": "sd3.5-medium"})
+        expect(at(error, "data.reason") == "notDeclared", f"{method}: `data.reason` is {at(error, 'data.reason')!r}")
+    peer = lab.session("--allow-downloads", "--allow-model-management", "--cache-dir", str(lab.root / "cache"))
+    more: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("models.download", {}),
+        ("models.import", {"from": str(lab.folder())}),
+        ("models.prepare", {"quantization": "8bit"}),
+    )
+    for method, params in more:
+        error = peer.refused("CapabilityDenied", method, {"model": "sd3.5-medium"} | params)
         expect(at(error, "data.reason") == "notDeclared", f"{method}: `data.reason` is {at(error, 'data.reason')!r}")
 
 

@@ -96,11 +96,22 @@ def _instruction(lab: Lab) -> None:
     expect(at(error, "data.path") == "$.mask", f"`data.path` is {at(error, 'data.path')!r}")
 
 
+def _unnamed(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the params without a model."""
+    options = at(params, "options", dict)
+    return params | {"options": {name: value for name, value in options.items() if name != "model"}}
+
+
 @check("edit.cannot", "EDIT-4")
 def _cannot(lab: Lab) -> None:
-    peer = _session(lab, "--catalogue", catalogue(lab, ENTRY))
+    declared = manifest("pocket", "draws-only")
+    peer = lab.session("--catalogue", catalogue(lab, ENTRY | {"order": 1}), opening={"manifest": declared})
     error = peer.refused("InvalidParams", "image.edit", _edit(png(64, 64), model="draws-only"))
     expect(at(error, "data.path") == "$.options.model", f"`data.path` is {at(error, 'data.path')!r}")
+    used = at(peer.call("image.generate", _unnamed(drawing(width=64, height=64)), timeout=40), "model.id")
+    expect(used == "draws-only", f"without a model, {used} drew, not the first one")
+    used = at(peer.call("image.edit", _unnamed(_edit(png(128, 128))), timeout=40), "model.id")
+    expect(used != "draws-only", "without a model, one was used that cannot edit")
 
 
 def _jpeg(peer: Peer) -> bytes:
@@ -136,13 +147,23 @@ def _mask(lab: Lab) -> None:
     after = decoded(peer.call("image.edit", params, timeout=30), "images.0.data")
     expect(rows(after)[:half] == rows(before)[:half], "a pixel where the mask is 0 was changed")
     expect(rows(after)[half:] != rows(before)[half:], "nothing was repainted where the mask is white")
+    (lab.folder() / "mask.png").write_bytes(lower)
+    named = params | {"mask": {"root": "user-folder", "path": "mask.png"}}
+    again = decoded(peer.call("image.edit", named, timeout=30), "images.0.data")
+    expect(rows(again) == rows(after), "the same mask inline and by its name gives different results")
+    params["mask"] = {"data": base64.b64encode(png(width, height // 2)).decode(), "mimeType": "image/png"}
+    error = peer.refused("InvalidImage", "image.edit", params)
+    expect(at(error, "data.path") == "$.mask", f"`data.path` of a mask of another size is {at(error, 'data.path')!r}")
 
 
 @check("models.catalogue", "CLI-1")
 def _catalogue(lab: Lab) -> None:
-    peer = _session(lab, "--catalogue", catalogue(lab, ENTRY))
+    declared = manifest("draws-only", "nobody")
+    peer = lab.session("--catalogue", catalogue(lab, ENTRY), opening={"manifest": declared})
     told = peer.call("models.get", {"model": "draws-only"})
     expect(at(told, "displayName") == "Draws only", "an entry of `--catalogue` is not shown as written")
+    error = peer.refused("ModelNotFound", "models.get", {"model": "nobody"})
+    expect("broken.json" in str(at(error, "message")), "ModelNotFound does not name a file that cannot be used")
     peer.close_stdin()
     peer.wait_exit(6, "the end of stdin")
     expect(b"broken.json" in peer.stderr(), "a file that cannot be used is not named in the log")

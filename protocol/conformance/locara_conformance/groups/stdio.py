@@ -74,6 +74,19 @@ def _busy_log(lab: Lab) -> bytes:
     return peer.stderr()
 
 
+@check("stderr.level", "CLI-11")
+def _level(lab: Lab) -> None:
+    counts: list[int] = []
+    for level in ("error", "info", "debug"):
+        peer = lab.session("--log-level", level)
+        peer.start("image.generate", drawing("fake:stderr a lake"), stream=True).result(30)
+        peer.close_stdin()
+        peer.wait_exit(6, "the end of stdin")
+        counts.append(len(peer.stderr().splitlines()))
+    error, info, debug = counts
+    expect(error < info < debug, f"one session logs {error} lines at error, {info} at info and {debug} at debug")
+
+
 @check("pipes.nonblocking", "HOST-3")
 def _nonblocking(lab: Lab) -> None:
     peer = lab.session(nonblocking=True)

@@ -55,8 +55,12 @@ def _kept(peer: Peer) -> list[str]:
 def _whole(lab: Lab) -> None:
     peer = _store(lab)
     peer.refused("ModelNotInstalled", "models.verify", {"model": MODEL})
-    call = peer.start("models.import", {"model": MODEL, "from": str(_model(lab))}, stream=True)
+    folder = _model(lab)
+    call = peer.start("models.import", {"model": MODEL, "from": str(folder)}, stream=True)
     result = call.result(30)
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    told = (at(result, "files"), at(result, "bytes"))
+    expect(told == (len(sizes), sum(sizes)), f"{len(sizes)} files of {sum(sizes)} bytes are told as {told}")
     phases = list(dict.fromkeys(at(one, "phase", str) for one in call.messages()))
     expect(phases == ["reading", "verifying", "publishing"], f"the phases that were reported are {phases}")
     expect(_kept(peer) == [at(result, "digest")], f"models.usage shows {_kept(peer)}")
@@ -157,3 +161,4 @@ def _download(lab: Lab) -> None:
     result = peer.call("models.download", {"model": "pocket"}, timeout=30)
     verified = peer.call("models.verify", {"model": "pocket"}, timeout=30)
     expect(at(result, "digest") == at(verified, "digest"), "what is already there is reported with a different digest")
+    expect(at(result, "files") == at(verified, "files"), "what is already there is reported with other files")

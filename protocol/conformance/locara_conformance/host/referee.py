@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from locara_conformance.cases import fits, shorten
+from locara_conformance.cases import difference, fits, shorten
 from locara_conformance.checks import Check, Result
 from locara_conformance.host import player
 from locara_conformance.outcomes import Event, Failed, HarnessFault, Outcome
@@ -168,8 +168,9 @@ class Match:
             where = f"step {at} ({step['do']})"
             if not isinstance(told, dict) or cast("dict[str, Any]", told).get("step") != at:
                 raise Failed(f"{where} was reported as {shorten(told)}, not as an object with its number in `step`")
-            if not fits(step.get("expect", {"ok": {}}), told):
-                raise Failed(f"{where}: the caller saw {shorten(told)}, not {shorten(step.get('expect', {'ok': {}}))}")
+            due = step.get("expect", {"ok": {}})
+            if not fits(due, told):
+                raise Failed(f"{where}: {difference(due, told)}; the caller saw {shorten(told)}, not {shorten(due)}")
             if "should" in step and not fits(step["should"], told):
                 self._warnings.append(f"{where}: the caller saw {shorten(told)}, ideally {shorten(step['should'])}")
         if len(self._told) < len(steps):

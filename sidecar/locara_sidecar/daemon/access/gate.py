@@ -103,7 +103,7 @@ class Gate:
         """
         manifest = self._policy().manifest
         declared = () if manifest is None else manifest.models
-        granted = {model.id for model in declared if model.digest is None or model.id in self._proven}
+        granted = {model.id for model in declared} - (self._pinned() - self._proven)
         folders = [
             folder for entry in self.catalogue if entry.id in granted and (folder := self.folder(entry.id)) is not None
         ]
@@ -267,7 +267,8 @@ class Gate:
         return digest
 
     def _pinned(self) -> set[str]:
-        """Return the models for which the manifest allows certain versions only."""
+        """Return the models for which the manifest allows certain versions only: an entry without a digest beside one
+        that has one does not lift that.
+        """
         manifest = self._policy().manifest
-        models = () if manifest is None else manifest.models
-        return {entry.id for entry in models} - {entry.id for entry in models if entry.digest is None}
+        return set() if manifest is None else {entry.id for entry in manifest.models if entry.digest is not None}
