@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bundle.layout import Layout
 
-LEFT_OUT = frozenset({"hf-xet", "pygments", "markdown-it-py", "mdurl", "colorama"})
-"""Asked for by packages that work without them: our downloads are our own, and no source or Markdown is shown."""
+LEFT_OUT = frozenset({"hf-xet", "pygments", "markdown-it-py", "mdurl", "colorama", "cuda-toolkit"})
+"""Asked for by packages that work without them: our downloads are our own, no source or Markdown is shown, and
+``cuda-toolkit`` has no file, only the names of NVIDIA's other packages, which the lock has itself."""
 _FOLDERS = frozenset({"tests", "test", "include", "__pycache__", "cmake", "f2py", "_pyinstaller", "sboms"})
 _SUFFIXES = frozenset({".pyi", ".pyx", ".pxd", ".c", ".h", ".hpp", ".cpp", ".a", ".lib", ".cmake", ".pth", ".typed"})
 _RECORDS = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"})

@@ -190,6 +190,24 @@ def test_every_component_has_its_licence_in_a_folder_of_its_own(layout):
     assert "pocket-1.0/THIRD_PARTY_NOTICES" in found
 
 
+def test_a_licence_beside_a_package_s_code_is_found_by_what_the_installer_noted(layout):
+    package(layout, "maker_part", "License: Proprietary\n")
+    package(layout, "mit", "License: MIT\n", "LICENSE.md")
+    listed = ["maker/part/LICENSE.txt", "maker/part/license.py", "maker/part/lib.so"]
+    for name in (*listed, "maker/other/LICENSE.txt"):
+        (layout.site / name).parent.mkdir(parents=True, exist_ok=True)
+        (layout.site / name).write_text(name)
+    for name in ("maker_part", "mit"):
+        record = layout.site / f"{name}-1.0.dist-info" / "RECORD"
+        record.write_text("".join(f"{each},sha256=x,1\n" for each in listed))
+    licences.gather(layout.site)
+    packages.prune(layout.site)
+    licences.collect(layout, contents(layout), build.ROOT, Path("/nowhere"))
+    found = {path.name: path.read_text() for path in (layout.licences / "maker_part-1.0").iterdir()}
+    assert found == {"LICENSE.txt": "maker/part/LICENSE.txt"}
+    assert [path.name for path in (layout.licences / "mit-1.0").iterdir()] == ["LICENSE.md"]
+
+
 # --- the launcher ---------------------------------------------------------------------------------
 
 
