@@ -73,11 +73,22 @@ def test_what_is_left_out_is_left_out_whole():
         ("a-1.dist-info/direct_url.json", True),
         ("a-1.dist-info/licenses/LICENSE", False),
         ("mlx/lib/mlx.metallib", False),
+        ("bitsandbytes/libbitsandbytes_cuda126.so", True),
+        ("bitsandbytes/libbitsandbytes_rocm72.so", True),
+        ("bitsandbytes/libbitsandbytes_cuda130.so", False),
+        ("bitsandbytes/libbitsandbytes_cpu.so", False),
+        ("nvidia/nvshmem/lib/nvshmem_transport_libfabric.so.3", True),
+        ("nvidia/nvshmem/lib/libnvshmem_host.so.3", False),
         ("triton/backends/nvidia/include/cuda.h", False),
     ],
 )
 def test_only_what_nothing_loads_is_deleted(path, unused):
     assert packages.is_unused(path) == unused
+
+
+def test_the_cuda_that_the_locked_torch_is_for_is_the_one_that_is_kept():
+    lock = Path(build.__file__).parent / "lock" / "torch.txt"
+    assert "\nnvidia-cudnn-cu13==" in lock.read_text(), "packages.py leaves out what is for CUDA 11 and 12"
 
 
 def test_tests_and_headers_are_deleted_where_they_are_no_part_of_the_program(tmp_path):
