@@ -42,7 +42,7 @@ STUDIO_PACKAGES := xvfb webkit2gtk-driver
 APT_GET := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=30 -o DPkg::Lock::Timeout=120
 INSTALL_PACKAGES := $(APT_GET) update && $(APT_GET) install -y --no-install-recommends
 
-.PHONY: help setup demo test test-slow test-typescript test-ui screenshots test-rust test-tauri tauri-tools tauri-pages tauri-program tauri-packages ui-packages studio test-studio test-embed lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-quality bench-shares bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac bundle bundle-lock test-bundle bench-bundle check-wheels
+.PHONY: help setup demo test test-slow test-typescript test-ui screenshots test-rust test-tauri tauri-tools tauri-pages tauri-program tauri-packages ui-packages studio test-studio test-embed lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-quality bench-shares bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac bundle bundle-lock test-bundle bench-bundle check-wheels studio-package test-package
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -133,7 +133,7 @@ $(STUDIO_READY): $(UI_READY) $(TAURI_NODE_READY) $(STUDIO)/package.json $(STUDIO
 	cd $(STUDIO) && npm ci --prefer-offline --ignore-scripts
 	touch $@
 
-test-tauri studio test-studio tauri-program: export CARGO_TARGET_DIR := $(RUST_TARGET)
+test-tauri studio test-studio tauri-program studio-package: export CARGO_TARGET_DIR := $(RUST_TARGET)
 test-tauri studio test-studio test-embed: export LOCARA_SIDECAR := $(abspath $(BIN))/locara-sidecar
 tauri-tools: $(READY) $(STUDIO_READY)
 	@command -v cargo >/dev/null || { echo "Rust 1.88 or later with cargo is needed for the Tauri plugin; the rest works without"; exit 1; }
@@ -167,6 +167,18 @@ studio: tauri-program ## build and start the example app, with the sidecar of th
 
 test-studio: tauri-program ## the example app in a real window, on a display of its own (SHOTS=folder keeps screenshots); Linux
 	$(if $(filter Linux,$(shell uname -s)),LOCARA_STUDIO=$(abspath $(STUDIO_INSTALLED)/bin/studio) LOCARA_SHOTS=$(if $(SHOTS),$(abspath $(SHOTS))) $(BIN)/python -m pytest -q tests/studio,@echo "The example app was NOT tested in a window: that takes Linux.")
+
+# what tauri.conf.json leaves out, because it is there only once make bundle has made it; what makes an AppImage changes
+# each library below usr/lib, and the sidecar's would not be as built
+FOLDER = "../../../../../$(BUNDLE)"
+FILES_LINUX = {"deb": {"files": {"/usr/lib/studio/locara-sidecar": $(FOLDER)}}, "appimage": {"files": {"/usr/share/studio/locara-sidecar": $(FOLDER)}}}
+FILES = $(if $(filter Linux,$(shell uname -s)),"linux": $(FILES_LINUX),"resources": {$(FOLDER): "locara-sidecar"})
+PACKAGES ?= deb
+studio-package: bundle tauri-pages ## the example app as its user installs it, with the folder of make bundle in it (PACKAGES=deb,appimage,…); release build
+	cd $(STUDIO) && npm run --silent tauri -- build --ci --bundles $(PACKAGES) --config '{"bundle": {$(FILES)}}' -- --locked
+
+test-package: studio-package ## install the .deb on a Debian without Python, made by debootstrap, and draw there, in a window, too; needs root
+	LOCARA_DEB=$(firstword $(wildcard $(RUST_TARGET)/release/bundle/deb/studio_*.deb)) $(BIN)/python -m pytest -q -rs tests/studio/test_package.py
 
 # from the registries' newest versions, so not part of check
 test-embed: tauri-tools ## follow README's "Embed in Tauri" in an empty folder, from nothing to a picture in a window; needs the registries; Linux

@@ -2,7 +2,7 @@
 
 Builds both, has twine and validate-pyproject read them, builds the wheel again from the sdist, and installs it into an
 empty environment of each supported Python that is here, where the daemon must answer and draw its test picture; also
-with ``uv tool install``, and with pipx where it is installed. Prints a line for each; ends with 1 if one failed.
+with ``uv tool install`` and with ``pipx install``. Prints a line for each; ends with 1 if one failed.
 """
 
 from __future__ import annotations
@@ -98,12 +98,9 @@ def main() -> int:
             "uv tool install", "uv", "tool", "install", "-q", "--python", sys.executable, str(wheel), more=places
         )
         good &= _draws("uv tool", scratch / "uv bin" / "locara-sidecar", scratch)
-        if shutil.which("pipx"):
-            places = {"PIPX_HOME": str(scratch / "pipx"), "PIPX_BIN_DIR": str(scratch / "pipx bin")}
-            good &= _run("pipx install", "pipx", "install", "--python", sys.executable, str(wheel), more=places)
-            good &= _draws("pipx", scratch / "pipx bin" / "locara-sidecar", scratch)
-        else:
-            print("not here: pipx, so nothing is said of it")
+        places = {"PIPX_HOME": str(scratch / "pipx"), "PIPX_BIN_DIR": str(scratch / "pipx bin")}
+        good &= _run("pipx install", "pipx", "install", "--python", sys.executable, str(wheel), more=places)
+        good &= _draws("pipx", scratch / "pipx bin" / "locara-sidecar", scratch)
     return 0 if good and same else 1
 
 

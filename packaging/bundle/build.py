@@ -53,6 +53,7 @@ def build(engine: str, out: Path, tools: Path, python: Path | None) -> Path:
     version = interpreter.copy(python or Path(sys.base_prefix), layout)
     packages.install(layout, Path(__file__).parent / "lock" / f"{engine}.txt", tools)
     packages.install_own(layout, ROOT, tools, epoch)
+    licences.gather(layout.site)
     packages.prune(layout.site)
     carried: dict[str, Path] = libraries.carry(layout, tools) if sys.platform == "linux" else {}
     packages.compile_bytecode(layout)

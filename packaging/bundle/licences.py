@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shutil
 from pathlib import Path
@@ -16,8 +17,25 @@ if TYPE_CHECKING:
     from bundle.sbom import Component
 
 _NAMES = re.compile(r"(licen[cs]e|copying|notice|copyright|third.?party)", re.IGNORECASE)
+_CODE = frozenset({".py", ".pyi", ".pyc", ".so"})
 _APACHE = frozenset({"Apache-2.0", "Apache 2.0", "Apache License 2.0", "Apache Software License"})
 """The names under which packages that bring no file mean the licence that is ours, too."""
+
+
+def gather(site: Path) -> None:
+    """Copy licences that a package keeps beside its code into its ``*.dist-info``, where it has none there. Which files
+    are its own is in what the installer noted, so this comes before ``packages.prune``.
+    """
+    for record in sorted(site.glob("*.dist-info/RECORD")):
+        if any(_licences(record.parent)):
+            continue
+        with record.open(encoding="utf-8", newline="") as lines:
+            names = [row[0] for row in csv.reader(lines) if row]
+        for path in (site / name for name in sorted(names)):
+            if _NAMES.search(path.name) and path.suffix not in _CODE and path.is_file():
+                folder = record.parent / "licenses"
+                folder.mkdir(exist_ok=True)
+                shutil.copyfile(path, _free(folder, path.name))
 
 
 def collect(layout: Layout, contents: list[Component], root: Path, python: Path) -> None:
@@ -50,14 +68,18 @@ def _files(each: Component, layout: Layout, root: Path, python: Path) -> Iterato
         if each.name == "pocket":
             yield layout.site / "locara_sidecar" / "models" / "pocket" / "THIRD_PARTY_NOTICES"
     elif each.notes is not None and each.notes.is_dir():
-        found = [path for path in sorted(each.notes.rglob("*")) if path.is_file() and _NAMES.search(path.name)]
-        found += [path for path in sorted((each.notes / "licenses").rglob("*")) if path.is_file() and path not in found]
-        yield from found or ([root / "LICENSE"] if each.licence in _APACHE else [])
+        yield from _licences(each.notes) or ([root / "LICENSE"] if each.licence in _APACHE else [])
     elif each.notes is not None:
         package, _ = debian_package(each.notes)
         path = Path("/usr/share/doc", package, "copyright")
         if package and path.exists():
             yield path
+
+
+def _licences(notes: Path) -> list[Path]:
+    """Those in a folder ``*.dist-info``: all that is called so, and all that lies where such files belong."""
+    found = [path for path in sorted(notes.rglob("*")) if path.is_file() and _NAMES.search(path.name)]
+    return found + [path for path in sorted((notes / "licenses").rglob("*")) if path.is_file() and path not in found]
 
 
 def _free(folder: Path, name: str) -> Path:

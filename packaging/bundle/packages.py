@@ -15,15 +15,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bundle.layout import Layout
 
-LEFT_OUT = frozenset({"hf-xet", "pygments", "markdown-it-py", "mdurl", "colorama"})
-"""Asked for by packages that work without them: our downloads are our own, and no source or Markdown is shown."""
+LEFT_OUT = frozenset({"hf-xet", "pygments", "markdown-it-py", "mdurl", "colorama", "cuda-toolkit"})
+"""Asked for by packages that work without them: our downloads are our own, no source or Markdown is shown, and
+``cuda-toolkit`` has no file, only the names of NVIDIA's other packages, which the lock has itself."""
 _FOLDERS = frozenset({"tests", "test", "include", "__pycache__", "cmake", "f2py", "_pyinstaller", "sboms"})
 _SUFFIXES = frozenset({".pyi", ".pyx", ".pxd", ".c", ".h", ".hpp", ".cpp", ".a", ".lib", ".cmake", ".pth", ".typed"})
 _RECORDS = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"})
 _KEPT = ("torch/testing", "numpy/testing", "triton/")
 """Below these, names that are left out elsewhere are part of the program."""
-_ONLY = ("PIL/_avif", "PIL/_imagingtk", "pillow.libs/libavif", "PIL/.dylibs/libavif")
-"""Beginnings of single files: formats and windows that no picture of ours takes."""
+_ONLY = (
+    *("PIL/_avif", "PIL/_imagingtk", "pillow.libs/libavif", "PIL/.dylibs/libavif"),
+    *(f"bitsandbytes/libbitsandbytes_{other}" for other in ("cuda11", "cuda12", "rocm", "xpu")),
+    *(f"nvidia/nvshmem/lib/nvshmem_{other}" for other in ("bootstrap_mpi", "bootstrap_pmi", "bootstrap_shmem")),
+    *("nvidia/nvshmem/lib/nvshmem_transport_", "nvidia/cu13/lib/libcufile_rdma"),
+)
+"""Beginnings of single files: formats and windows that no picture of ours takes, devices and versions of CUDA that the
+locked torch is not for, and what reaches other machines of a cluster. The last two link to libraries that would be
+carried wherever the machine that builds happens to have them."""
 
 
 def wanted(lock: str) -> str:

@@ -73,11 +73,22 @@ def test_what_is_left_out_is_left_out_whole():
         ("a-1.dist-info/direct_url.json", True),
         ("a-1.dist-info/licenses/LICENSE", False),
         ("mlx/lib/mlx.metallib", False),
+        ("bitsandbytes/libbitsandbytes_cuda126.so", True),
+        ("bitsandbytes/libbitsandbytes_rocm72.so", True),
+        ("bitsandbytes/libbitsandbytes_cuda130.so", False),
+        ("bitsandbytes/libbitsandbytes_cpu.so", False),
+        ("nvidia/nvshmem/lib/nvshmem_transport_libfabric.so.3", True),
+        ("nvidia/nvshmem/lib/libnvshmem_host.so.3", False),
         ("triton/backends/nvidia/include/cuda.h", False),
     ],
 )
 def test_only_what_nothing_loads_is_deleted(path, unused):
     assert packages.is_unused(path) == unused
+
+
+def test_the_cuda_that_the_locked_torch_is_for_is_the_one_that_is_kept():
+    lock = Path(build.__file__).parent / "lock" / "torch.txt"
+    assert "\nnvidia-cudnn-cu13==" in lock.read_text(), "packages.py leaves out what is for CUDA 11 and 12"
 
 
 def test_tests_and_headers_are_deleted_where_they_are_no_part_of_the_program(tmp_path):
@@ -188,6 +199,24 @@ def test_every_component_has_its_licence_in_a_folder_of_its_own(layout):
     found = {path.relative_to(layout.licences).as_posix() for path in layout.licences.rglob("*") if path.is_file()}
     assert {"apache-1.0/LICENSE", "mit-1.0/LICENSE.md", "mit-1.0/NOTICE", "CPython-3.11.9/LICENSE.txt"} <= found
     assert "pocket-1.0/THIRD_PARTY_NOTICES" in found
+
+
+def test_a_licence_beside_a_package_s_code_is_found_by_what_the_installer_noted(layout):
+    package(layout, "maker_part", "License: Proprietary\n")
+    package(layout, "mit", "License: MIT\n", "LICENSE.md")
+    listed = ["maker/part/LICENSE.txt", "maker/part/license.py", "maker/part/lib.so"]
+    for name in (*listed, "maker/other/LICENSE.txt"):
+        (layout.site / name).parent.mkdir(parents=True, exist_ok=True)
+        (layout.site / name).write_text(name)
+    for name in ("maker_part", "mit"):
+        record = layout.site / f"{name}-1.0.dist-info" / "RECORD"
+        record.write_text("".join(f"{each},sha256=x,1\n" for each in listed))
+    licences.gather(layout.site)
+    packages.prune(layout.site)
+    licences.collect(layout, contents(layout), build.ROOT, Path("/nowhere"))
+    found = {path.name: path.read_text() for path in (layout.licences / "maker_part-1.0").iterdir()}
+    assert found == {"LICENSE.txt": "maker/part/LICENSE.txt"}
+    assert [path.name for path in (layout.licences / "mit-1.0").iterdir()] == ["LICENSE.md"]
 
 
 # --- the launcher ---------------------------------------------------------------------------------

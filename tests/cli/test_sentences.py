@@ -13,7 +13,7 @@ import pytest
 from locara_sidecar.cli import arguments, values
 from locara_sidecar.cli.commands import models as models_command
 from locara_sidecar.cli.output import guard
-from locara_sidecar.machine import engine_choice
+from locara_sidecar.machine import bundle, engine_choice
 from locara_sidecar.models.cache import collect
 from support.model_store import entry_data
 
@@ -53,6 +53,20 @@ def test_without_any_engine_that_is_said_with_what_installs_one(cli, monkeypatch
     assert all(" no engine " in row for row in rows)
     assert "pip install 'locara-sidecar[" in last
     assert "pip install 'locara-sidecar[" in cli("models", "get", "pocket")[1]
+
+
+def test_without_any_engine_a_shipped_folder_says_what_its_app_must_do_and_nothing_of_pip(cli, monkeypatch, tmp_path):
+    for name in (bundle.SUMS, bundle.FACTS):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(bundle.sys, "prefix", str(tmp_path / "python"))
+    monkeypatch.setattr(engine_choice, "missing", lambda name: [name])
+    _, out, _ = cli("models", "list")
+    assert "so nothing can be drawn; this folder was built without one; its app must ship one" in out
+    assert "make bundle ENGINE=" in out
+    assert "pip install" not in out
+    for engine in engine_choice.engines("torch", None)[:-1]:
+        assert engine.reason.startswith(f"Not installed: {engine.name}. This folder was built without it; its app")
+        assert engine.reason.endswith(f"make bundle ENGINE={engine.name}.")
 
 
 @pytest.mark.parametrize(("apple", "first"), [(False, "torch"), (True, "mlx")])

@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from locara_sidecar.engine import worker
+from locara_sidecar.machine import bundle
 
 
 @pytest.fixture
@@ -47,3 +48,12 @@ def test_only_our_own_records_are_forwarded(own):
 )
 def test_what_cannot_be_imported_is_named_with_what_would_help(error, said):
     assert worker._why_not_imported(error, "torch").startswith(said)
+
+
+def test_a_shipped_folder_tells_its_user_nothing_of_pip(monkeypatch, tmp_path):
+    for name in (bundle.SUMS, bundle.FACTS):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(bundle.sys, "prefix", str(tmp_path / "python"))
+    said = worker._why_not_imported(ModuleNotFoundError(name="torch"), "torch")
+    assert said.startswith("torch cannot be imported; this folder was built without it; ")
+    assert said.endswith("make bundle ENGINE=torch")

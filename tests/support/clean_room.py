@@ -1,7 +1,8 @@
 """A machine without Python: a root folder with the C library and a shell, or one that was made by debootstrap.
 
 As a program, started by root in a mount and a process namespace of its own (``command`` writes that line): makes the
-folder its root, with the bundle mounted read-only somewhere in it, becomes another user and is replaced by a command.
+folder its root, with the bundle (if any) mounted read-only somewhere in it, becomes another user and is replaced by a
+command.
 """
 
 from __future__ import annotations
@@ -39,21 +40,21 @@ def minimal(folder: Path) -> Path:
     return folder
 
 
-def command(root: Path, bundle: Path, at: str, *words: str, user: int = 0) -> list[str]:
-    """The line that runs ``words`` in ``root`` as ``user``, with ``bundle`` at the path ``at``."""
+def command(root: Path, bundle: Path | None, at: str, *words: str, user: int = 0) -> list[str]:
+    """The line that runs ``words`` in ``root`` as ``user``, with ``bundle`` at the path ``at``; None: what is there."""
     start = ["unshare", "--mount", "--pid", "--fork", "--kill-child", sys.executable, "-I", __file__]
-    return [*start, str(root), str(bundle), at, str(user), *words]
+    return [*start, str(root), str(bundle or ""), at, str(user), *words]
 
 
 def _main(root: str, bundle: str, at: str, user: str, *words: str) -> None:
     inside = root + at
-    for folder in (inside, *(f"{root}/{name}" for name in ("proc", "dev", "sys", "tmp"))):
+    for folder in (*([inside] if bundle else []), *(f"{root}/{name}" for name in ("proc", "dev", "sys", "tmp"))):
         os.makedirs(folder, exist_ok=True)
     _mount("none", "/", "", _REC | _PRIVATE)
     _mount(root, root, "", _BIND)
-    # what was made before the mount is below it, not in it
-    _mount(bundle, inside, "", _BIND)
-    _mount("none", inside, "", _REMOUNT | _BIND | _READ_ONLY)
+    if bundle:  # what was made before the mount is below it, not in it
+        _mount(bundle, inside, "", _BIND)
+        _mount("none", inside, "", _REMOUNT | _BIND | _READ_ONLY)
     _mount("proc", f"{root}/proc", "proc", 0)
     _mount("/dev", f"{root}/dev", "", _BIND | _REC)
     _mount("/sys", f"{root}/sys", "", _BIND | _REC)

@@ -48,7 +48,7 @@ class App:
         env = {name: os.environ[name] for name in _KEPT if name in os.environ}
         env["PATH"] = f"{home}/bin{os.pathsep}{env['PATH']}"
         env |= {"HOME": str(home), "DISPLAY": screen, "GDK_BACKEND": "x11", "NO_AT_BRIDGE": "1"}
-        self.page = Browser(program, _free_port(), env | {"LIBGL_ALWAYS_SOFTWARE": "1"})
+        self.page = Browser(program, free_port(), env | {"LIBGL_ALWAYS_SOFTWARE": "1"})
         until("the app runs", lambda: self._found(program))
 
     def _found(self, program: Path) -> bool:
@@ -71,7 +71,7 @@ class App:
 
     def sidecars(self) -> list[psutil.Process]:
         """The sidecar and its engine."""
-        return [one for one in self.processes() if "locara_sidecar" in _line(one) or str(SIDECAR) in _line(one)]
+        return [one for one in self.processes() if "locara_sidecar" in line(one) or str(SIDECAR) in line(one)]
 
 
 def _script(file: Path, line: str) -> None:
@@ -94,14 +94,16 @@ def _program(process: psutil.Process) -> Path | None:
         return None
 
 
-def _line(process: psutil.Process) -> str:
+def line(process: psutil.Process) -> str:
+    """Its command line; empty once it has ended."""
     try:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nothing listens on."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]

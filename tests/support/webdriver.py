@@ -20,7 +20,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 DRIVER = "WebKitWebDriver"
@@ -60,10 +60,10 @@ class Refused(AssertionError):
 class Browser:
     """An app's page, through the driver that has started the app."""
 
-    def __init__(self, app: Path, port: int, env: dict[str, str]) -> None:
+    def __init__(self, app: Path, port: int, env: dict[str, str], driver: Sequence[str] = (DRIVER,)) -> None:
         env = {**env, "TAURI_AUTOMATION": "true", "TAURI_WEBVIEW_AUTOMATION": "true"}
         self._port = port
-        self._driver = subprocess.Popen([DRIVER, f"--port={port}", "--host=127.0.0.1"], env=env)
+        self._driver = subprocess.Popen([*driver, f"--port={port}", "--host=127.0.0.1"], env=env)
         self._session = ""
         options = {"webkitgtk:browserOptions": {"binary": str(app), "args": []}}
         try:
@@ -152,7 +152,11 @@ class Browser:
         with contextlib.suppress(OSError, http.client.HTTPException, AssertionError):
             self._ask("DELETE", "")
         self._driver.terminate()
-        self._driver.wait()
+        try:
+            self._driver.wait(10)
+        except subprocess.TimeoutExpired:  # in a process namespace of its own it does not hear that
+            self._driver.kill()
+            self._driver.wait()
 
     def _listens(self) -> bool:
         assert self._driver.poll() is None, f"{DRIVER} has ended: {self._driver.returncode}"

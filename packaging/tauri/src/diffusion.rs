@@ -165,7 +165,10 @@ impl<R: Runtime> Diffusion<R> {
         match named {
             Some(program) => PathBuf::from(program),
             // what has no place is told when it is started, and the app runs without pictures
-            None => resource(&self.app, &self.settings.program).unwrap_or_else(|_| self.settings.program.clone()),
+            None => match resource(&self.app, &self.settings.program) {
+                Ok(program) => shipped(program, self.app.path().resource_dir().ok().as_deref(), &self.settings.program),
+                Err(_) => self.settings.program.clone(),
+            },
         }
     }
 
@@ -203,6 +206,22 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A file among the app's resources, unless its path is absolute.
 fn resource<R: Runtime>(app: &AppHandle<R>, file: &Path) -> tauri::Result<PathBuf> {
     if file.is_absolute() { Ok(file.to_path_buf()) } else { app.path().resolve(file, BaseDirectory::Resource) }
+}
+
+/// The program among the resources, `usr/lib/NAME` on Linux, or below `usr/share/NAME` if it is there alone: what makes an
+/// `AppImage` changes each library below `usr/lib`, and the sidecar's would no longer be found as they were built.
+pub(crate) fn shipped(among: PathBuf, resources: Option<&Path>, program: &Path) -> PathBuf {
+    if cfg!(target_os = "linux")
+        && program.is_relative()
+        && !among.exists()
+        && let Some((lib, name)) = resources.and_then(|folder| Some((folder.parent()?, folder.file_name()?)))
+    {
+        let shared = lib.with_file_name("share").join(name).join(program);
+        if shared.exists() {
+            return shared;
+        }
+    }
+    among
 }
 
 fn read(file: &Path) -> Result<Map<String, Value>, Box<dyn std::error::Error>> {

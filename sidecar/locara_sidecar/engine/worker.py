@@ -233,7 +233,9 @@ def _why_not_imported(error: ImportError, engine: str) -> str:
         whose = "locara-sidecar" if whole in (_OWN, _PROTOCOL) else "Python"
         return f"{name}, a part of {whose}, cannot be imported: its files are missing, or the engine may not read them"
     if isinstance(error, ModuleNotFoundError) or not error.msg:
-        return f"{name} cannot be imported; install it with: pip install 'locara-sidecar[{engine}]'"
+        from locara_sidecar.machine import bundle
+
+        return f"{name} cannot be imported; {bundle.how_to_have(engine)}"
     return f"{name} is installed but cannot be loaded ({error.msg.splitlines()[0][:_MAX_REASON]})"
 
 

@@ -1,4 +1,4 @@
-"""The folder that an app ships: whether this is one, and whether every file in it is the one that was built.
+"""The folder that an app ships: whether this is one, what it lacks, and whether every file is the one that was built.
 
 ``SHA256SUMS`` lists every file but itself, in the form of ``sha256sum``, which can check it from outside. It tells
 damage, not malice: who can change a file can change the list. ``bundle.json`` says what the folder is.
@@ -6,7 +6,6 @@ damage, not malice: who can change a file can change the list. ``bundle.json`` s
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import sys
@@ -41,7 +40,18 @@ class Verdict(msgspec.Struct, frozen=True, rename="camel"):
 def folder() -> Path | None:
     """The bundle that this interpreter is in; None for an installation of any other kind."""
     above = Path(sys.prefix).parent
-    return above if (above / SUMS).is_file() and (above / FACTS).is_file() else None
+    # os.path: a confined engine may be refused a look, which is no error here
+    return above if os.path.isfile(above / SUMS) and os.path.isfile(above / FACTS) else None
+
+
+def how_to_have(engine: str, what: str = "it") -> str:
+    """What to do about an engine that is not installed: a bundle has no pip, and its user did not build it.
+
+    :param what: the engine in that sentence.
+    """
+    if folder() is None:
+        return f"install {what} with: pip install 'locara-sidecar[{engine}]'"
+    return f"this folder was built without {what}; its app must ship one of: make bundle ENGINE={engine}"
 
 
 def write(root: Path) -> None:
@@ -90,6 +100,8 @@ def _names(root: Path) -> set[str]:
 
 
 def _sha256(path: Path) -> str:
+    import hashlib  # every daemon imports this module, and few hash anything
+
     if path.is_symlink() or not path.is_file():
         return "no file"  # a link in place of a file is another file
     with path.open("rb") as file:

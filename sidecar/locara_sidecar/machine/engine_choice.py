@@ -8,6 +8,7 @@ import sys
 
 from locara_protocol.errors import RpcError
 from locara_protocol.messages import EngineInfo
+from locara_sidecar.machine import bundle
 from locara_sidecar.machine.supported import ENGINES
 
 _DRAWING = tuple(row for row in ENGINES.values() if row.draws_models)
@@ -80,7 +81,8 @@ def preferred() -> list[str]:
 
 def _engine(name: str, device: str | None, note: str | None) -> EngineInfo:
     if absent := missing(name):
-        reason = f"Not installed: {', '.join(absent)}. Install locara-sidecar[{name}]."
+        how = bundle.how_to_have(name)
+        reason = f"Not installed: {', '.join(absent)}. {how[0].upper()}{how[1:]}."
         return EngineInfo(name=name, available=False, reason=reason)
     words = (
         ["Installed.", *([note] if note else [])] if device else ["Installed; its device is known once it has started."]

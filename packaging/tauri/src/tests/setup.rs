@@ -32,6 +32,26 @@ fn an_app_without_its_manifest_does_not_start_and_says_why() {
     assert!(told.contains("locara.json is no JSON object"), "{told}");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn the_sidecar_is_found_among_the_resources_and_else_below_share() {
+    use crate::diffusion::shipped;
+
+    let place = TempDir::new();
+    let program = std::path::Path::new("locara-sidecar/locara-sidecar");
+    let resources = place.path().join("usr/lib/studio");
+    let among = resources.join(program);
+    let found = || shipped(among.clone(), Some(&resources), program);
+    assert_eq!(found(), among, "where it is nowhere, it is missed where it belongs");
+    let shared = place.path().join("usr/share/studio").join(program);
+    for file in [&shared, &among] {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        assert_eq!(found(), if file == &among { shared.clone() } else { among.clone() });
+        std::fs::write(file, "").unwrap();
+        assert_eq!(&found(), file);
+    }
+}
+
 #[test]
 fn folders_are_made_for_what_the_manifest_declares_and_for_nothing_else() {
     let host = host(&[], |builder| {

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from locara_sidecar.cli.output.model_lines import size
-from locara_sidecar.machine import engine_choice
+from locara_sidecar.machine import bundle, engine_choice
 from locara_sidecar.machine.processes.trees import files_below
 
 if TYPE_CHECKING:
@@ -111,9 +111,9 @@ def how_to_get(model: Model) -> list[str]:
 
 
 def no_engine() -> str:
-    """Return what to type if no engine is installed."""
-    name = engine_choice.preferred()[0]
-    return f"No engine is installed, so nothing can be drawn. To install one: pip install 'locara-sidecar[{name}]'"
+    """Return what to do if no engine is installed."""
+    how = bundle.how_to_have(engine_choice.preferred()[0], "one")
+    return f"No engine is installed, so nothing can be drawn; {how}"
 
 
 def _headed() -> Table:
