@@ -70,9 +70,9 @@ def import_model(
             return settled(store, there)
         if there is not None and not replace:
             raise other_installed(entry.id, there)
+        collect.sweep(store)
         for file in files:  # refusing a file must not take as long as copying it
             check.check_file(folder, file.path, file.file)
-        collect.sweep(store)
         with Staging(store, copies=True) as staging:
             total = sum(file.size for file in files)
             needed = check_room(store, files)
