@@ -25,6 +25,12 @@ pub(crate) struct Settings {
     pub(crate) variables: Vec<(OsString, OsString)>,
     pub(crate) folders: Vec<(String, PathBuf)>,
     pub(crate) token: Option<String>,
+    pub(crate) hands_files: bool,
+}
+
+/// Whether this app is in macOS's App Sandbox, where a file that the user picks reaches the app and not its children.
+fn in_app_sandbox() -> bool {
+    cfg!(target_os = "macos") && std::env::var_os("APP_SANDBOX_CONTAINER_ID").is_some()
 }
 
 impl<R: Runtime> Default for Builder<R> {
@@ -44,6 +50,7 @@ impl<R: Runtime> Builder<R> {
             variables: Vec::new(),
             folders: Vec::new(),
             token: None,
+            hands_files: in_app_sandbox(),
         };
         Self { settings, chooser: dialogs() }
     }
@@ -109,6 +116,17 @@ impl<R: Runtime> Builder<R> {
         choose: impl Fn(&Window<R>, &FileRequest) -> Option<PathBuf> + Send + Sync + 'static,
     ) -> Self {
         self.chooser = Arc::new(move |window: &Window<R>, request: &FileRequest| Ok(choose(window, request)));
+        self
+    }
+
+    /// Whether a picked file is opened by the app, and handed to the sidecar as it is open, instead of by its path: what
+    /// the sidecar needs where it may not open what the user has picked. Without this it is done in macOS's App Sandbox,
+    /// and nowhere else.
+    ///
+    /// A picture is then saved over the old content, in place, and a file that was not there is made, empty, as soon as it
+    /// is picked. On Windows this changes nothing: a file goes by its path.
+    pub fn hands_files(mut self, hands: bool) -> Self {
+        self.settings.hands_files = hands;
         self
     }
 

@@ -62,6 +62,7 @@ pub(crate) struct Config {
     pub(crate) start_timeout: Duration,
     pub(crate) close_timeout: Duration,
     pub(crate) on_log: Option<OnLog>,
+    pub(crate) hands_files: bool,
     on_violation: Option<Note>,
 }
 
@@ -120,6 +121,7 @@ impl Builder {
             start_timeout: Duration::from_secs(60),
             close_timeout: Duration::from_secs(2),
             on_log: None,
+            hands_files: false,
             on_violation: None,
         };
         Self { config, manifest: None }
@@ -194,6 +196,14 @@ impl Builder {
     /// The process with which the sidecar ends, where a wrapper stands between the two; this one without it.
     pub fn process_id(mut self, process: Option<u32>) -> Self {
         self.config.opening.process_id = process;
+        self
+    }
+
+    /// Whether [`Sidecar::pick_open_file`] is used. Each process that is started then inherits one end of a pair of Unix
+    /// sockets, whose number is added to its arguments: `--descriptors N`.
+    #[cfg(unix)]
+    pub fn hands_files(mut self, hands: bool) -> Self {
+        self.config.hands_files = hands;
         self
     }
 
