@@ -1,6 +1,6 @@
 //! How the plugin is set up.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,9 +28,10 @@ pub(crate) struct Settings {
     pub(crate) hands_files: bool,
 }
 
-/// Whether this app is in macOS's App Sandbox, where a file that the user picks reaches the app and not its children.
-fn in_app_sandbox() -> bool {
-    cfg!(target_os = "macos") && std::env::var_os("APP_SANDBOX_CONTAINER_ID").is_some()
+/// Whether an app on that system, with that `APP_SANDBOX_CONTAINER_ID` in its environment, is in macOS's App Sandbox: a file
+/// that the user picks reaches the app there, and not its children.
+pub(crate) fn in_app_sandbox(system: &str, container: Option<&OsStr>) -> bool {
+    system == "macos" && container.is_some_and(|name| !name.is_empty())
 }
 
 impl<R: Runtime> Default for Builder<R> {
@@ -50,7 +51,7 @@ impl<R: Runtime> Builder<R> {
             variables: Vec::new(),
             folders: Vec::new(),
             token: None,
-            hands_files: in_app_sandbox(),
+            hands_files: in_app_sandbox(std::env::consts::OS, std::env::var_os("APP_SANDBOX_CONTAINER_ID").as_deref()),
         };
         Self { settings, chooser: dialogs() }
     }

@@ -48,6 +48,7 @@ pub(crate) struct Handle {
     room: Arc<Semaphore>,
     max_calls: usize,
     /// Whether open files can be handed over.
+    #[cfg_attr(not(unix), allow(dead_code))]
     pub(crate) hands_files: bool,
     known: Arc<Mutex<Known>>,
 }

@@ -5,6 +5,7 @@ use tauri::Manager;
 
 use super::support::*;
 use crate::DiffusionExt;
+use crate::builder::in_app_sandbox;
 use crate::folders::declared;
 
 /// Why an app with that text in place of its manifest is not built.
@@ -30,6 +31,13 @@ fn an_app_without_its_manifest_does_not_start_and_says_why() {
     assert!(told.contains("locara.json cannot be read") && told.contains("bundle.resources"), "{told}");
     let told = unbuilt(Some("[]"), None);
     assert!(told.contains("locara.json is no JSON object"), "{told}");
+}
+
+#[test]
+fn files_are_handed_over_by_itself_in_the_app_sandbox_alone() {
+    let ways = [("macos", Some("org.example.app")), ("macos", Some("")), ("macos", None), ("linux", Some("a"))];
+    let hands = ways.map(|(system, container)| in_app_sandbox(system, container.map(AsRef::as_ref)));
+    assert_eq!(hands, [true, false, false, false]);
 }
 
 #[test]
