@@ -28,8 +28,8 @@ pub(crate) struct Settings {
     pub(crate) hands_files: bool,
 }
 
-/// Whether an app on that system, with that `APP_SANDBOX_CONTAINER_ID` in its environment, is in macOS's App Sandbox: a file
-/// that the user picks reaches the app there, and not its children.
+/// Whether an app on that system, with that `APP_SANDBOX_CONTAINER_ID` in its environment, is in macOS's App Sandbox: a
+/// file that the user picks reaches the app there, and not its children.
 pub(crate) fn in_app_sandbox(system: &str, container: Option<&OsStr>) -> bool {
     system == "macos" && container.is_some_and(|name| !name.is_empty())
 }
@@ -82,8 +82,8 @@ impl<R: Runtime> Builder<R> {
         self
     }
 
-    /// The folder that stands for a root, an absolute path: `user-folder`, `app-data` or `user-paths.<name>`. It counts only
-    /// if the manifest declares that root.
+    /// The folder that stands for a root, an absolute path: `user-folder`, `app-data` or `user-paths.<name>`. It counts
+    /// only if the manifest declares that root.
     ///
     /// Without it, `user-folder` is a folder with the app's name among the user's pictures, `app-data` is `pictures` in
     /// the app's data, and there is none for the others.
@@ -92,7 +92,8 @@ impl<R: Runtime> Builder<R> {
         self
     }
 
-    /// Lets the sidecar download models that the manifest declares. A web view needs the permission set `downloads`, too.
+    /// Lets the sidecar download models that the manifest declares. A web view needs the permission set `downloads`,
+    /// too.
     pub fn allow_downloads(self) -> Self {
         self.arg("--allow-downloads")
     }
@@ -110,8 +111,8 @@ impl<R: Runtime> Builder<R> {
 
     /// How the user is asked for a file: by the system's dialog, through `tauri-plugin-dialog`, without this.
     ///
-    /// It is given the window that asks and what it asks for, and gives back the file's path, or none if the user does not
-    /// want to. It may block.
+    /// It is given the window that asks and what it asks for, and gives back the file's path, or none if the user does
+    /// not want to. It may block.
     pub fn chooser(
         mut self,
         choose: impl Fn(&Window<R>, &FileRequest) -> Option<PathBuf> + Send + Sync + 'static,
@@ -120,12 +121,12 @@ impl<R: Runtime> Builder<R> {
         self
     }
 
-    /// Whether a picked file is opened by the app, and handed to the sidecar as it is open, instead of by its path: what
-    /// the sidecar needs where it may not open what the user has picked. Without this it is done in macOS's App Sandbox,
-    /// and nowhere else.
+    /// Whether a picked file is opened by the app, and handed to the sidecar as it is open, instead of by its path:
+    /// what the sidecar needs where it may not open what the user has picked. Without this it is done in macOS's App
+    /// Sandbox, and nowhere else.
     ///
-    /// A picture is then saved over the old content, in place, and a file that was not there is made, empty, as soon as it
-    /// is picked. On Windows this changes nothing: a file goes by its path.
+    /// A picture is then saved over the old content, in place, and a file that was not there is made, empty, as soon as
+    /// it is picked. On Windows this changes nothing: a file goes by its path.
     pub fn hands_files(mut self, hands: bool) -> Self {
         self.settings.hands_files = hands;
         self

@@ -43,8 +43,8 @@ pub enum Error {
 const HOST: i64 = -32000;
 
 impl Error {
-    /// The kind, as a web view is told: one of the contract's, or `SidecarGone` (it ended before it answered, or cannot be
-    /// started), `ProtocolViolation`, `NoDialog`, `Busy`.
+    /// The kind, as a web view is told: one of the contract's, or `SidecarGone` (it ended before it answered, or cannot
+    /// be started), `ProtocolViolation`, `NoDialog`, `Busy`.
     #[must_use]
     pub fn kind(&self) -> &str {
         match self {
@@ -94,8 +94,8 @@ const INVALID_PARAMS: i64 = -32602;
 const QUEUE_FULL: i64 = -32013;
 const STORAGE_ERROR: i64 = -32014;
 
-/// The name of an errno that opening a file commonly fails with, as the sidecar has it in its own errors; the numbers are
-/// those of Linux and macOS alike.
+/// The name of an errno that opening a file commonly fails with, as the sidecar has it in its own errors; the numbers
+/// are those of Linux and macOS alike.
 fn errno(error: &std::io::Error) -> Option<&'static str> {
     let names = [
         (1, "EPERM"),

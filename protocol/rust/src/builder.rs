@@ -199,8 +199,8 @@ impl Builder {
         self
     }
 
-    /// Whether [`Sidecar::pick_open_file`] is used. Each process that is started then inherits one end of a pair of Unix
-    /// sockets, whose number is added to its arguments: `--descriptors N`.
+    /// Whether [`Sidecar::pick_open_file`] is used. Each process that is started then inherits one end of a pair of
+    /// Unix sockets, whose number is added to its arguments: `--descriptors N`.
     #[cfg(unix)]
     pub fn hands_files(mut self, hands: bool) -> Self {
         self.config.hands_files = hands;
@@ -246,8 +246,8 @@ impl Builder {
 
     /// Starts the process and opens the session, within a tokio runtime.
     ///
-    /// Fails with [`Error::Spawn`] if the program cannot be started, [`Error::Gone`] if it ends, [`Error::Remote`] if it
-    /// refuses the session, and [`Error::Violation`] if it speaks a version of the contract that was not offered.
+    /// Fails with [`Error::Spawn`] if the program cannot be started, [`Error::Gone`] if it ends, [`Error::Remote`] if
+    /// it refuses the session, and [`Error::Violation`] if it speaks a version of the contract that was not offered.
     pub async fn spawn(mut self) -> Result<Sidecar, Error> {
         if let Some(manifest) = self.manifest {
             let Value::Object(members) = manifest else {

@@ -15,7 +15,8 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
-/// How long the sidecar may take to make room in a full socket: Linux keeps eleven datagrams by default, macOS some forty.
+/// How long the sidecar may take to make room in a full socket: Linux keeps eleven datagrams by default, macOS some
+/// forty.
 const FULL: Duration = Duration::from_secs(5);
 /// How often a full socket is tried again. macOS says ENOBUFS then, and gives no notice when there is room.
 const AGAIN: Duration = Duration::from_millis(5);
@@ -32,8 +33,8 @@ pub(crate) struct Handed {
 pub(crate) struct HandingSocket(UnixDatagram);
 
 impl HandingSocket {
-    /// Makes a pair, of which the command's process inherits the other end; its number becomes the last argument. Our copy
-    /// of that end goes with the command.
+    /// Makes a pair, of which the command's process inherits the other end; its number becomes the last argument. Our
+    /// copy of that end goes with the command.
     pub(crate) fn given_to(command: &mut Command) -> io::Result<Self> {
         let (ours, theirs) = UnixDatagram::pair()?; // both are close-on-exec
         ours.set_nonblocking(true)?;
@@ -44,8 +45,9 @@ impl HandingSocket {
 
     /// Sends a file, and waits for room without holding up the thread. May be dropped at any time.
     ///
-    /// One that cannot be sent is not told here: its line goes all the same, and the sidecar, which looks into the socket
-    /// only when a call names a file, makes room and refuses that call. If the process has ended, its calls fail with that.
+    /// One that cannot be sent is not told here: its line goes all the same, and the sidecar, which looks into the
+    /// socket only when a call names a file, makes room and refuses that call. If the process has ended, its calls fail
+    /// with that.
     pub(crate) async fn send(&self, handed: &Handed) {
         let give_up = Instant::now() + FULL;
         loop {
@@ -72,12 +74,12 @@ fn send(socket: BorrowedFd<'_>, name: &[u8], file: BorrowedFd<'_>) -> Result<(),
 
 /// Lets the command's process, and no other, inherit a descriptor.
 ///
-/// A descriptor that is not close-on-exec is inherited by whatever any thread starts at that moment. So it stays that here,
-/// and is changed in the child alone, between fork and exec.
+/// A descriptor that is not close-on-exec is inherited by whatever any thread starts at that moment. So it stays that
+/// here, and is changed in the child alone, between fork and exec.
 #[allow(unsafe_code)]
 fn inherited(command: &mut Command, descriptor: OwnedFd) {
     let keep = move || fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::empty())).map(drop).map_err(io::Error::from);
-    // SAFETY: between fork and exec only what is async-signal-safe may run. The closure makes one call, of fcntl(2), which
-    // is; it takes no lock, and neither allocates nor frees: an errno becomes an io::Error without that.
+    // SAFETY: between fork and exec only what is async-signal-safe may run. The closure makes one call, of fcntl(2),
+    // which is; it takes no lock, and neither allocates nor frees: an errno becomes an io::Error without that.
     unsafe { command.pre_exec(keep) };
 }

@@ -175,8 +175,8 @@ impl Sidecar {
     /// `try_clone` can be given where it is needed afterwards. It is closed once the call has ended, whether or not it
     /// succeeds. A picture is written into it in place, over its old content.
     ///
-    /// Needs [`Builder::hands_files`], and fails with [`Error::Params`] without. If the future is dropped, the file is not
-    /// picked, or is released again.
+    /// Needs [`Builder::hands_files`], and fails with [`Error::Params`] without. If the future is dropped, the file is
+    /// not picked, or is released again.
     #[cfg(unix)]
     pub async fn pick_open_file(
         &self,
@@ -246,8 +246,8 @@ impl Sidecar {
         self.0.handle.open()
     }
 
-    /// Ends the sidecar for good: closes its stdin and waits; after the close timeout its process group is killed. Calls
-    /// under way are answered or fail, and so does every later one. May be repeated.
+    /// Ends the sidecar for good: closes its stdin and waits; after the close timeout its process group is killed.
+    /// Calls under way are answered or fail, and so does every later one. May be repeated.
     pub async fn close(&self) -> Option<ExitStatus> {
         let (told, exit) = oneshot::channel();
         self.0.handle.send(Command::Close(told));

@@ -11,8 +11,8 @@ use super::support::*;
 
 const PICKS: [&str; 2] = ["locara-diffusion:default", "locara-diffusion:pick-files"];
 
-/// An app whose user picks the file of the test's folder that is proposed, by a path that only this process can open: it
-/// goes over a descriptor of the folder. That is how it is in macOS's App Sandbox.
+/// An app whose user picks the file of the test's folder that is proposed, by a path that only this process can open:
+/// it goes over a descriptor of the folder. That is how it is in macOS's App Sandbox.
 fn host_with(hands: bool) -> Host {
     host(&PICKS, |builder| {
         builder.hands_files(hands).chooser(|_, request| {
