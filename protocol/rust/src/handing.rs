@@ -15,8 +15,8 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
-/// How long the sidecar may take to make room in a full socket: Linux keeps eleven datagrams by default, macOS some
-/// forty.
+/// How long the sidecar may take to make room in a full socket: Linux keeps some 280 of these datagrams by default,
+/// macOS, with its 4 KiB, some forty.
 const FULL: Duration = Duration::from_secs(5);
 /// How often a full socket is tried again. macOS says ENOBUFS then, and gives no notice when there is room.
 const AGAIN: Duration = Duration::from_millis(5);

@@ -270,13 +270,12 @@ async fn write(
     mut lines: mpsc::UnboundedReceiver<Outgoing>,
     #[cfg(unix)] handing: Option<HandingSocket>,
 ) {
-    while let Some(Outgoing { line, file }) = lines.recv().await {
+    while let Some(next) = lines.recv().await {
         #[cfg(unix)]
-        if let (Some(handing), Some(file)) = (&handing, &file) {
-            handing.send(file).await;
+        if let (Some(handing), Some(file)) = (&handing, next.file) {
+            handing.send(&file).await;
         }
-        drop(file);
-        if stdin.write_all(line.as_bytes()).await.is_err() || stdin.flush().await.is_err() {
+        if stdin.write_all(next.line.as_bytes()).await.is_err() || stdin.flush().await.is_err() {
             return;
         }
     }

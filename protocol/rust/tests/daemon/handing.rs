@@ -5,7 +5,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use locara_diffusion::{EditOptions, EditParams, Error, ErrorKind, FileAccess, ImageInput, OutputOptions, Sidecar};
+use locara_diffusion::{
+    Builder, EditOptions, EditParams, Error, ErrorKind, FileAccess, ImageInput, OutputOptions, Sidecar,
+};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -13,7 +15,11 @@ use crate::support::{Opened, PROMPT, kill, opened, opened_with, params, steps, u
 
 /// A session to which files can be handed over, and a picture in its folder.
 async fn handing() -> (Opened, PathBuf) {
-    let opened = opened_with(|builder| builder.hands_files(true)).await;
+    handing_with(|builder| builder).await
+}
+
+async fn handing_with(change: impl FnOnce(Builder) -> Builder) -> (Opened, PathBuf) {
+    let opened = opened_with(|builder| change(builder.hands_files(true))).await;
     let output = OutputOptions { path: Some("first.png".into()), ..Default::default() };
     let options = locara_diffusion::GenerateOptions { output: Some(output), ..steps(2) };
     opened.sidecar.generate(params(PROMPT, options)).1.await.unwrap();
@@ -96,7 +102,7 @@ async fn a_file_for_the_other_access_and_a_name_that_is_a_path_are_refused() {
 async fn calls_that_are_refused_leave_room_for_those_that_come_after() {
     let (opened, path) = handing().await;
     let sidecar = &opened.sidecar;
-    for _ in 0..30 {
+    for _ in 0..300 {
         // a name that the sidecar alone refuses
         let file = File::open(&path).unwrap();
         let error = sidecar.pick_open_file("a\u{0}.png", file, FileAccess::Read).await.unwrap_err();
@@ -127,7 +133,6 @@ async fn many_at_once_leave_nothing_open() {
     let sidecar = &opened.sidecar;
     let daemon = sidecar.pid().unwrap().to_string();
     for _ in 0..3 {
-        // far more than the socket holds
         let mut picks = JoinSet::new();
         for number in 0..100 {
             let (sidecar, file) = (sidecar.clone(), File::open(&path).unwrap());
@@ -186,7 +191,7 @@ async fn a_daemon_that_dies_fails_the_pick_and_nothing_stays_open() {
         let (sidecar, file) = (sidecar.clone(), File::open(&path).unwrap());
         picks.spawn(async move { sidecar.pick_open_file("a.png", file, FileAccess::Read).await });
     }
-    // the socket is full, and the thread that all of this runs on is not held up
+    // nothing is read, and the thread that all of this runs on is not held up
     until("they are under way", async || sidecar.open_calls() == 50).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(open_in("self", &path), 50, "each is kept open until its call has ended, sent or not");
@@ -195,6 +200,44 @@ async fn a_daemon_that_dies_fails_the_pick_and_nothing_stays_open() {
         assert!(matches!(ended, Err(Error::Gone(_))), "{ended:?}");
     }
     until("nothing is open", async || open_in("self", &path) == 0).await;
+}
+
+#[tokio::test]
+async fn a_socket_that_stays_full_costs_one_call_and_the_others_go_on() {
+    let (opened, path) = handing_with(|builder| builder.max_calls(1000)).await;
+    let sidecar = &opened.sidecar;
+    let daemon = sidecar.pid().unwrap();
+    let signal = |name: &str| {
+        let done = std::process::Command::new("kill").args([name, &daemon.to_string()]).status().unwrap();
+        assert!(done.success());
+    };
+    // what a socket holds by default, at some 770 bytes a datagram
+    let kept =
+        std::fs::read_to_string("/proc/sys/net/core/wmem_default").unwrap().trim().parse::<usize>().unwrap() / 770;
+    if kept > 500 {
+        return; // the process may not have so many files
+    }
+    signal("-STOP");
+    let mut picks = JoinSet::new();
+    for _ in 0..kept + 30 {
+        let (sidecar, file) = (sidecar.clone(), File::open(&path).unwrap());
+        picks.spawn(async move { sidecar.pick_open_file("a.png", file, FileAccess::Read).await });
+    }
+    tokio::time::sleep(Duration::from_secs(7)).await; // the first that finds it full gives up after five
+    signal("-CONT");
+    let ended = picks.join_all().await;
+    let invalid = |one: &&Error| one.kind() == Some(&ErrorKind::InvalidParams);
+    let refused: Vec<_> = ended.iter().filter_map(|one| one.as_ref().err()).filter(invalid).collect();
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert_eq!(refused[0].remote().unwrap().path(), Some("$.descriptor"));
+    let picked: Vec<_> = ended.iter().flatten().collect();
+    assert_eq!(picked.len(), kept.min(256), "as many as the sidecar keeps");
+    for one in picked {
+        sidecar.release_file(&one.handle).await.unwrap();
+    }
+    sidecar.pick_open_file("a.png", File::open(&path).unwrap(), FileAccess::Read).await.unwrap();
+    assert_eq!(open_in("self", &path), 0);
+    opened.close().await;
 }
 
 #[tokio::test]
