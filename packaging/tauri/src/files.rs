@@ -57,6 +57,7 @@ pub(crate) fn dialogs<R: Runtime>() -> Chooser<R> {
 pub(crate) struct Files<R: Runtime> {
     chooser: Chooser<R>,
     /// Whether they are handed over open, instead of by their path.
+    #[cfg_attr(not(unix), allow(dead_code))]
     hands: bool,
     held: Mutex<HashMap<String, Vec<String>>>,
 }
