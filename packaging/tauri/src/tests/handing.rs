@@ -63,9 +63,9 @@ fn an_image_is_opened_by_the_app_and_edited_also_after_a_restart() {
         let edit = json!({"prompt": PROMPT, "image": {"handle": picked["handle"]}, "options": options});
         let answer = invoke(&window, "edit", long(edit, 7)).unwrap();
         assert!(answer["result"]["images"][0]["data"].is_string());
-        let daemon = host.pid();
-        kill(daemon);
-        until("it is gone", || !alive(daemon));
+        let sidecar = tauri::async_runtime::block_on(host.diffusion().sidecar()).unwrap();
+        kill(sidecar.pid().unwrap());
+        until("it is known", || sidecar.pid().is_none());
     }
 }
 
