@@ -276,6 +276,25 @@ def test_files_that_are_handed_over_are_as_good_as_picked_by_path(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_was_sent_for_a_call_that_is_not_of_the_contracts_form_is_used_up(tmp_path):
+    (tmp_path / "a.png").write_bytes(png())
+    with (
+        (tmp_path / "a.png").open("rb") as opened,
+        Sidecar(command("--engine", "fake"), hands_files=True, stderr=subprocess.DEVNULL) as sidecar,
+    ):
+        sidecar.initialize(manifest=app())
+        for _ in range(3):
+            with pytest.raises(RemoteError) as caught:
+                sidecar.pick_open_file("b/a.png", opened.fileno(), "read")
+            assert (caught.value.kind, caught.value.data["path"]) == ("InvalidParams", "$.name")
+        with pytest.raises(RemoteError) as caught:
+            sidecar.call("host.pickFile", {"name": "a.png", "descriptor": "file-1", "access": "read"})
+        assert caught.value.data["path"] == "$.descriptor"
+        assert str(tmp_path / "a.png") not in {file.path for file in psutil.Process(sidecar.process.pid).open_files()}
+        assert sidecar.pick_open_file("a.png", opened.fileno(), "read")["bytes"] == len(png())
+
+
+@pytest.mark.slow
 def test_without_a_socket_and_without_the_declaration_nothing_is_handed_over(hosts, tmp_path):
     host = hosts.spawn()
     host.initialize(manifest=app())

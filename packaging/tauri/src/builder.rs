@@ -1,6 +1,6 @@
 //! How the plugin is set up.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -25,6 +25,13 @@ pub(crate) struct Settings {
     pub(crate) variables: Vec<(OsString, OsString)>,
     pub(crate) folders: Vec<(String, PathBuf)>,
     pub(crate) token: Option<String>,
+    pub(crate) hands_files: bool,
+}
+
+/// Whether an app on that system, with that `APP_SANDBOX_CONTAINER_ID` in its environment, is in macOS's App Sandbox: a
+/// file that the user picks reaches the app there, and not its children.
+pub(crate) fn in_app_sandbox(system: &str, container: Option<&OsStr>) -> bool {
+    system == "macos" && container.is_some_and(|name| !name.is_empty())
 }
 
 impl<R: Runtime> Default for Builder<R> {
@@ -44,6 +51,7 @@ impl<R: Runtime> Builder<R> {
             variables: Vec::new(),
             folders: Vec::new(),
             token: None,
+            hands_files: in_app_sandbox(std::env::consts::OS, std::env::var_os("APP_SANDBOX_CONTAINER_ID").as_deref()),
         };
         Self { settings, chooser: dialogs() }
     }
@@ -74,8 +82,8 @@ impl<R: Runtime> Builder<R> {
         self
     }
 
-    /// The folder that stands for a root, an absolute path: `user-folder`, `app-data` or `user-paths.<name>`. It counts only
-    /// if the manifest declares that root.
+    /// The folder that stands for a root, an absolute path: `user-folder`, `app-data` or `user-paths.<name>`. It counts
+    /// only if the manifest declares that root.
     ///
     /// Without it, `user-folder` is a folder with the app's name among the user's pictures, `app-data` is `pictures` in
     /// the app's data, and there is none for the others.
@@ -84,7 +92,8 @@ impl<R: Runtime> Builder<R> {
         self
     }
 
-    /// Lets the sidecar download models that the manifest declares. A web view needs the permission set `downloads`, too.
+    /// Lets the sidecar download models that the manifest declares. A web view needs the permission set `downloads`,
+    /// too.
     pub fn allow_downloads(self) -> Self {
         self.arg("--allow-downloads")
     }
@@ -102,13 +111,24 @@ impl<R: Runtime> Builder<R> {
 
     /// How the user is asked for a file: by the system's dialog, through `tauri-plugin-dialog`, without this.
     ///
-    /// It is given the window that asks and what it asks for, and gives back the file's path, or none if the user does not
-    /// want to. It may block.
+    /// It is given the window that asks and what it asks for, and gives back the file's path, or none if the user does
+    /// not want to. It may block.
     pub fn chooser(
         mut self,
         choose: impl Fn(&Window<R>, &FileRequest) -> Option<PathBuf> + Send + Sync + 'static,
     ) -> Self {
         self.chooser = Arc::new(move |window: &Window<R>, request: &FileRequest| Ok(choose(window, request)));
+        self
+    }
+
+    /// Whether a picked file is opened by the app, and handed to the sidecar as it is open, instead of by its path:
+    /// what the sidecar needs where it may not open what the user has picked. Without this it is done in macOS's App
+    /// Sandbox, and nowhere else.
+    ///
+    /// A picture is then saved over the old content, in place, and a file that was not there is made, empty, as soon as
+    /// it is picked. On Windows this changes nothing: a file goes by its path.
+    pub fn hands_files(mut self, hands: bool) -> Self {
+        self.settings.hands_files = hands;
         self
     }
 

@@ -49,6 +49,7 @@ impl<R: Runtime> Diffusion<R> {
         let roots = folders::resolved(app, &manifest, &settings.folders)?;
         folders::make(&roots)?;
         folders::show(app, &roots)?;
+        let hands_files = cfg!(unix) && settings.hands_files;
         Ok(Self {
             app: app.clone(),
             token: Mutex::new(settings.token.take()),
@@ -59,7 +60,7 @@ impl<R: Runtime> Diffusion<R> {
             starting: tokio::sync::Mutex::new(()),
             ending: AtomicBool::new(false),
             calls: Calls::default(),
-            files: Files::new(chooser),
+            files: Files::new(chooser, hands_files),
         })
     }
 
@@ -138,6 +139,10 @@ impl<R: Runtime> Diffusion<R> {
             .client_info(package.name.clone(), package.version.to_string())
             .close_timeout(CLOSE_TIMEOUT)
             .on_log(|line| tracing::debug!(target: "locara_sidecar", "{line}"));
+        #[cfg(unix)]
+        {
+            builder = builder.hands_files(self.settings.hands_files);
+        }
         for arg in &self.settings.args {
             builder = builder.arg(arg);
         }

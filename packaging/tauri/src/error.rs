@@ -20,6 +20,14 @@ pub enum Error {
         /// One sentence.
         reason: String,
     },
+    /// The app cannot open what the user picked, to hand it over.
+    #[error("{name} cannot be opened: {source}")]
+    Open {
+        /// The file's own name, without its folder.
+        name: String,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// There is no way to ask the user for a file: the app registers no `tauri-plugin-dialog`.
     #[error("The app has no file dialogs: register tauri_plugin_dialog::init() in Rust.")]
     NoDialog,
@@ -35,13 +43,14 @@ pub enum Error {
 const HOST: i64 = -32000;
 
 impl Error {
-    /// The kind, as a web view is told: one of the contract's, or `SidecarGone` (it ended before it answered, or cannot be
-    /// started), `ProtocolViolation`, `NoDialog`, `Busy`.
+    /// The kind, as a web view is told: one of the contract's, or `SidecarGone` (it ended before it answered, or cannot
+    /// be started), `ProtocolViolation`, `NoDialog`, `Busy`.
     #[must_use]
     pub fn kind(&self) -> &str {
         match self {
             Self::Sidecar(error) => kind(error),
             Self::Params { .. } => ErrorKind::InvalidParams.as_str(),
+            Self::Open { .. } => ErrorKind::StorageError.as_str(),
             Self::NoDialog => "NoDialog",
             Self::Busy => "Busy",
             Self::Ending => "SidecarGone",
@@ -57,6 +66,7 @@ impl Error {
                 _ => HOST,
             },
             Self::Params { .. } => INVALID_PARAMS,
+            Self::Open { .. } => STORAGE_ERROR,
             Self::NoDialog | Self::Busy | Self::Ending => HOST,
         }
     }
@@ -65,6 +75,9 @@ impl Error {
         let mut data = match self {
             Self::Sidecar(error) => members(error),
             Self::Params { path, .. } => Map::from_iter([("path".to_owned(), json!(path))]),
+            Self::Open { source, .. } => {
+                errno(source).into_iter().map(|name| ("errno".to_owned(), json!(name))).collect()
+            }
             _ => Map::new(),
         };
         let retryable = match self {
@@ -79,6 +92,28 @@ impl Error {
 
 const INVALID_PARAMS: i64 = -32602;
 const QUEUE_FULL: i64 = -32013;
+const STORAGE_ERROR: i64 = -32014;
+
+/// The name of an errno that opening a file commonly fails with, as the sidecar has it in its own errors; the numbers
+/// are those of Linux and macOS alike.
+fn errno(error: &std::io::Error) -> Option<&'static str> {
+    let names = [
+        (1, "EPERM"),
+        (2, "ENOENT"),
+        (5, "EIO"),
+        (13, "EACCES"),
+        (17, "EEXIST"),
+        (20, "ENOTDIR"),
+        (21, "EISDIR"),
+        (22, "EINVAL"),
+        (23, "ENFILE"),
+        (24, "EMFILE"),
+        (28, "ENOSPC"),
+        (30, "EROFS"),
+    ];
+    let number = error.raw_os_error()?;
+    names.iter().find(|(known, _)| *known == number).map(|(_, name)| *name)
+}
 
 fn kind(error: &locara_diffusion::Error) -> &str {
     match error {

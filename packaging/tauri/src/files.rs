@@ -10,6 +10,8 @@ use tauri::{Manager, Runtime, Window};
 use tauri_plugin_dialog::{Dialog, DialogExt};
 
 use crate::error::Error;
+#[cfg(unix)]
+use crate::opening;
 
 /// What a file is asked for. A web view says no more than this.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -54,12 +56,15 @@ pub(crate) fn dialogs<R: Runtime>() -> Chooser<R> {
 /// The handles that windows hold.
 pub(crate) struct Files<R: Runtime> {
     chooser: Chooser<R>,
+    /// Whether they are handed over open, instead of by their path.
+    #[cfg_attr(not(unix), allow(dead_code))]
+    hands: bool,
     held: Mutex<HashMap<String, Vec<String>>>,
 }
 
 impl<R: Runtime> Files<R> {
-    pub(crate) fn new(chooser: Chooser<R>) -> Self {
-        Self { chooser, held: Mutex::default() }
+    pub(crate) fn new(chooser: Chooser<R>, hands: bool) -> Self {
+        Self { chooser, hands, held: Mutex::default() }
     }
 
     /// Asks the user; none if nothing was picked.
@@ -75,6 +80,13 @@ impl<R: Runtime> Files<R> {
         let Some(path) = asked.await.map_err(|_| Error::Ending)?? else {
             return Ok(None);
         };
+        #[cfg(unix)]
+        let picked = if self.hands {
+            opening::hand(sidecar, path, access).await?
+        } else {
+            sidecar.pick_file(&path, access).await?
+        };
+        #[cfg(not(unix))]
         let picked = sidecar.pick_file(&path, access).await?;
         self.held().entry(label).or_default().push(picked.handle.clone());
         Ok(Some(picked))

@@ -34,6 +34,8 @@ mod dispatch;
 mod error;
 mod files;
 mod folders;
+#[cfg(unix)]
+mod opening;
 #[cfg(test)]
 mod tests;
 

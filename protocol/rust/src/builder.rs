@@ -62,6 +62,7 @@ pub(crate) struct Config {
     pub(crate) start_timeout: Duration,
     pub(crate) close_timeout: Duration,
     pub(crate) on_log: Option<OnLog>,
+    pub(crate) hands_files: bool,
     on_violation: Option<Note>,
 }
 
@@ -120,6 +121,7 @@ impl Builder {
             start_timeout: Duration::from_secs(60),
             close_timeout: Duration::from_secs(2),
             on_log: None,
+            hands_files: false,
             on_violation: None,
         };
         Self { config, manifest: None }
@@ -197,6 +199,14 @@ impl Builder {
         self
     }
 
+    /// Whether [`Sidecar::pick_open_file`] is used. Each process that is started then inherits one end of a pair of
+    /// Unix sockets, whose number is added to its arguments: `--descriptors N`.
+    #[cfg(unix)]
+    pub fn hands_files(mut self, hands: bool) -> Self {
+        self.config.hands_files = hands;
+        self
+    }
+
     /// What happens once the process has ended without being closed.
     pub fn restart(mut self, restart: Restart) -> Self {
         self.config.restart = restart;
@@ -236,8 +246,8 @@ impl Builder {
 
     /// Starts the process and opens the session, within a tokio runtime.
     ///
-    /// Fails with [`Error::Spawn`] if the program cannot be started, [`Error::Gone`] if it ends, [`Error::Remote`] if it
-    /// refuses the session, and [`Error::Violation`] if it speaks a version of the contract that was not offered.
+    /// Fails with [`Error::Spawn`] if the program cannot be started, [`Error::Gone`] if it ends, [`Error::Remote`] if
+    /// it refuses the session, and [`Error::Violation`] if it speaks a version of the contract that was not offered.
     pub async fn spawn(mut self) -> Result<Sidecar, Error> {
         if let Some(manifest) = self.manifest {
             let Value::Object(members) = manifest else {

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::error::{Error, RemoteError, Violation, WireError};
+use crate::handing::Handed;
 use crate::lines::Line;
 use crate::mailbox::Sink;
 use crate::schema::STREAMS;
@@ -33,6 +34,8 @@ pub(crate) struct Start {
     pub(crate) sink: Option<Arc<dyn Sink>>,
     /// Whether the channel outlives the answer, as that of `jobs.attach` does.
     pub(crate) attaches: bool,
+    /// What is handed over with it, ahead of its line.
+    pub(crate) file: Option<Handed>,
     pub(crate) reply: Reply,
 }
 

@@ -13,14 +13,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use crate::call::{Answer, Canceller, Messages};
 use crate::error::{Error, Violation};
 use crate::exchange::{Reply, Start};
+use crate::handing::Handed;
 use crate::mailbox::{Mailbox, Sink};
 use crate::message::{JobAnswer, JobMessage, Message, Method};
-use crate::schema::methods::{ImageCancel, JobsAttach, JobsResult};
+use crate::schema::methods::{HostPickFile, HostReleaseFile, ImageCancel, JobsAttach, JobsResult};
 use crate::schema::{AttachParams, AttachResult, CancelJobParams, CancelJobResult, InitializeResult, JobResultParams};
+use crate::schema::{PickFileParams, PickFileResult, ReleaseFileParams};
 
 pub(crate) enum Command {
     Start(Start),
     Cancel(u64),
+    /// A call that gives something back, which is needless if the process has ended: it starts no other.
+    Forget(Start),
     /// Answered once the process has ended.
     Close(oneshot::Sender<Option<ExitStatus>>),
     /// Nobody can make calls any more.
@@ -43,14 +47,17 @@ pub(crate) struct Handle {
     ids: Arc<AtomicU64>,
     room: Arc<Semaphore>,
     max_calls: usize,
+    /// Whether open files can be handed over.
+    #[cfg_attr(not(unix), allow(dead_code))]
+    pub(crate) hands_files: bool,
     known: Arc<Mutex<Known>>,
 }
 
 impl Handle {
-    pub(crate) fn new(commands: mpsc::UnboundedSender<Command>, max_calls: usize) -> Self {
+    pub(crate) fn new(commands: mpsc::UnboundedSender<Command>, max_calls: usize, hands_files: bool) -> Self {
         let max_calls = max_calls.min(Semaphore::MAX_PERMITS);
         let room = Arc::new(Semaphore::new(max_calls));
-        Self { commands, ids: Arc::new(AtomicU64::new(1)), room, max_calls, known: Arc::default() }
+        Self { commands, ids: Arc::new(AtomicU64::new(1)), room, max_calls, hands_files, known: Arc::default() }
     }
 
     /// An id that no request has had.
@@ -88,13 +95,29 @@ impl Handle {
         params: &impl Serialize,
     ) -> (Messages<M>, Answer<R>) {
         let mailbox = Mailbox::new();
-        let answer = self.start(method, params, Some(Arc::clone(&mailbox) as Arc<dyn Sink>), false);
+        let answer = self.start(method, params, Some(Arc::clone(&mailbox) as Arc<dyn Sink>), Kind::plain(), as_it_is);
         (Messages::new(mailbox), answer)
     }
 
     /// A call that does not.
     pub(crate) fn ask<R: DeserializeOwned + Send + 'static>(&self, method: &str, params: &impl Serialize) -> Answer<R> {
-        self.start(method, params, None, false)
+        self.start(method, params, None, Kind::plain(), as_it_is)
+    }
+
+    /// A file that the user picked, with the open file itself if it is handed over.
+    ///
+    /// What the sidecar holds for it is given back if nobody takes the answer.
+    pub(crate) async fn pick(&self, params: PickFileParams, file: Option<Handed>) -> Result<PickFileResult, Error> {
+        #[cfg(unix)]
+        let kept = file.as_ref().map(|handed| Arc::clone(&handed.file));
+        let handle = self.clone();
+        let picked = move |result| {
+            #[cfg(unix)]
+            drop(kept); // the call is answered
+            Picked { result: Some(result), handle }
+        };
+        let kind = Kind { file, ..Kind::plain() };
+        self.start(HostPickFile::NAME, &params, None, kind, picked).await?.taken()
     }
 
     /// A job's further messages, and the answer of its own call.
@@ -103,7 +126,13 @@ impl Handle {
         let (end, ended) = oneshot::channel();
         let watched = Watched { mailbox: Arc::clone(&mailbox), end: Mutex::new(Some(end)) };
         let params = AttachParams::new(job.clone());
-        let attached = self.start::<AttachResult>(JobsAttach::NAME, &params, Some(Arc::new(watched)), true);
+        let attached = self.start(
+            JobsAttach::NAME,
+            &params,
+            Some(Arc::new(watched)),
+            Kind { attaches: true, ..Kind::plain() },
+            as_it_is::<AttachResult>,
+        );
         let handle = self.clone();
         let canceller = Canceller::of_job(job.clone(), self.clone());
         let answer = async move {
@@ -114,19 +143,20 @@ impl Handle {
         (Messages::new(mailbox), Answer::of_job(answer, canceller))
     }
 
-    fn start<R: DeserializeOwned + Send + 'static>(
+    fn start<R: DeserializeOwned + Send + 'static, T: Send + 'static>(
         &self,
         method: &str,
         params: &impl Serialize,
         sink: Option<Arc<dyn Sink>>,
-        attaches: bool,
-    ) -> Answer<R> {
+        Kind { attaches, file }: Kind,
+        made: impl FnOnce(R) -> T + Send + 'static,
+    ) -> Answer<T> {
         let id = self.next_id();
         let (reply, answer) = oneshot::channel();
         let failed = match (self.room.clone().try_acquire_owned(), object(method, params)) {
             (Ok(permit), Ok(params)) => {
-                let reply = typed(method.to_owned(), reply, Some(permit));
-                let start = Start { id, method: method.to_owned(), params, sink, attaches, reply };
+                let reply = typed(method.to_owned(), reply, Some(permit), made);
+                let start = Start { id, method: method.to_owned(), params, sink, attaches, file, reply };
                 // a supervisor that has ended drops it, which closes the answer
                 if let Err(mpsc::error::SendError(Command::Start(start))) = self.commands.send(Command::Start(start)) {
                     refuse(start, Error::closed());
@@ -144,6 +174,54 @@ impl Handle {
     }
 }
 
+/// What is special about a call.
+struct Kind {
+    /// Whether its channel outlives its answer.
+    attaches: bool,
+    file: Option<Handed>,
+}
+
+impl Kind {
+    fn plain() -> Self {
+        Self { attaches: false, file: None }
+    }
+}
+
+fn as_it_is<R>(result: R) -> R {
+    result
+}
+
+/// A picked file whose handle goes back to the sidecar unless somebody takes it: whoever asked may be gone.
+struct Picked {
+    result: Option<PickFileResult>,
+    handle: Handle,
+}
+
+impl Picked {
+    fn taken(mut self) -> Result<PickFileResult, Error> {
+        self.result.take().ok_or_else(Error::closed) // it is there: only this takes it
+    }
+}
+
+impl Drop for Picked {
+    fn drop(&mut self) {
+        let Some(picked) = self.result.take() else { return };
+        let method = HostReleaseFile::NAME.to_owned();
+        if let Ok(params) = object(&method, &ReleaseFileParams::new(picked.handle)) {
+            let (id, reply): (_, Reply) = (self.handle.next_id(), Box::new(|_| None));
+            self.handle.send(Command::Forget(Start {
+                id,
+                method,
+                params,
+                sink: None,
+                attaches: false,
+                file: None,
+                reply,
+            }));
+        }
+    }
+}
+
 /// Fails a call that was not sent.
 pub(crate) fn refuse(start: Start, error: Error) {
     if let Some(sink) = start.sink {
@@ -152,15 +230,16 @@ pub(crate) fn refuse(start: Start, error: Error) {
     (start.reply)(Err(error));
 }
 
-/// Takes an answer for the one who waits for `R`; the permit is given back then.
-pub(crate) fn typed<R: DeserializeOwned + Send + 'static>(
+/// Takes an answer for the one who waits for what is made of it; the permit is given back then.
+pub(crate) fn typed<R: DeserializeOwned + Send + 'static, T: Send + 'static>(
     method: String,
-    reply: oneshot::Sender<Result<R, Error>>,
+    reply: oneshot::Sender<Result<T, Error>>,
     permit: Option<OwnedSemaphorePermit>,
+    made: impl FnOnce(R) -> T + Send + 'static,
 ) -> Reply {
     Box::new(move |answer: Result<&RawValue, Error>| {
         let (told, violation) = match answer.map(|raw| serde_json::from_str(raw.get())) {
-            Ok(Ok(result)) => (Ok(result), None),
+            Ok(Ok(result)) => (Ok(made(result)), None),
             Ok(Err(error)) => {
                 let violation =
                     Violation::new(format!("The result of {method} is not of the contract's type: {error}"));

@@ -4,7 +4,14 @@ mod builder;
 mod call;
 mod error;
 mod exchange;
+#[cfg(unix)]
+mod handing;
 mod handle;
+#[cfg(not(unix))]
+mod handing {
+    /// There are none here: a file is picked by its path or as bytes.
+    pub(crate) enum Handed {}
+}
 mod lines;
 mod mailbox;
 mod message;

@@ -159,6 +159,7 @@ fn begin(exchange: &mut Exchange, id: u64, attaches: bool) -> (Arc<Seen>, String
         params: r#"{"prompt":"}"}"#.to_owned(),
         sink: Some(Arc::clone(&seen) as Arc<dyn Sink>),
         attaches,
+        file: None,
         reply: Box::new(move |answer| {
             kept.answers.lock().unwrap().push(answer.map(|_| ()));
             None

@@ -22,6 +22,9 @@ use tokio_util::codec::FramedRead;
 use crate::builder::{Config, OnLog};
 use crate::error::{Error, Gone};
 use crate::exchange::{Exchange, Start};
+use crate::handing::Handed;
+#[cfg(unix)]
+use crate::handing::HandingSocket;
 use crate::lines::{Line, LineDecoder, MAX_LINE_BYTES};
 
 /// How long what it wrote may still come once it has ended: a process that it left behind may hold its pipes open.
@@ -38,7 +41,7 @@ pub(crate) struct Session {
     stdout: FramedRead<ChildStdout, LineDecoder>,
     /// No line comes any more.
     silent: bool,
-    outgoing: Option<mpsc::UnboundedSender<String>>,
+    outgoing: Option<mpsc::UnboundedSender<Outgoing>>,
     writer: Task,
     log: Task,
     words: Arc<Mutex<Vec<u8>>>,
@@ -46,6 +49,13 @@ pub(crate) struct Session {
     deadline: Option<Deadline>,
     /// The longest line that the sidecar takes, once it has told.
     pub(crate) max_line: Option<usize>,
+}
+
+/// A line, and the file that it names.
+struct Outgoing {
+    line: String,
+    #[cfg_attr(not(unix), allow(dead_code))]
+    file: Option<Handed>,
 }
 
 enum Deadline {
@@ -67,12 +77,15 @@ impl Session {
         let words = Arc::new(Mutex::new(Vec::new()));
         Ok(Self {
             exchange: Exchange::new(config.note()),
-            child,
             stdout: FramedRead::with_capacity(stdout, LineDecoder::new(MAX_LINE_BYTES), 64 * 1024),
             silent: false,
             outgoing: Some(outgoing),
+            #[cfg(unix)]
+            writer: Task::new(write(stdin, lines, child.handing.take())),
+            #[cfg(not(unix))]
             writer: Task::new(write(stdin, lines)),
             log: Task::new(log(stderr, config.on_log.clone(), Arc::clone(&words))),
+            child,
             words,
             close_timeout: config.close_timeout,
             deadline: None,
@@ -98,19 +111,20 @@ impl Session {
         self.outgoing.is_none()
     }
 
-    pub(crate) fn start(&mut self, start: Start) {
+    pub(crate) fn start(&mut self, mut start: Start) {
+        let file = start.file.take();
         if let Some(line) = self.exchange.start(start, self.max_line) {
-            self.send(line);
+            self.send(Outgoing { line, file });
         }
     }
 
     pub(crate) fn cancel(&mut self, id: u64) {
         if let Some(line) = self.exchange.cancel(id) {
-            self.send(line);
+            self.send(Outgoing { line, file: None });
         }
     }
 
-    fn send(&self, line: String) {
+    fn send(&self, line: Outgoing) {
         if let Some(outgoing) = &self.outgoing {
             let _ = outgoing.send(line); // a writer that has ended is seen in turn()
         }
@@ -190,6 +204,9 @@ impl Session {
 /// The child and all that it starts in its group, killed when dropped.
 struct Group {
     inner: Box<dyn ChildWrapper>,
+    /// What files are handed over with, until its writer takes it.
+    #[cfg(unix)]
+    handing: Option<HandingSocket>,
     ended: bool,
     exit: Option<ExitStatus>,
 }
@@ -199,13 +216,24 @@ impl Group {
         let mut command = Command::new(&config.program);
         command.args(&config.args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         config.surroundings(&mut command);
+        #[cfg(unix)]
+        let handing = match config.hands_files.then(|| HandingSocket::given_to(&mut command)).transpose() {
+            Ok(handing) => handing,
+            Err(error) => return Err(config.unspawned(error)),
+        };
         let mut wrapped = CommandWrap::from(command);
         #[cfg(unix)]
         wrapped.wrap(process_wrap::tokio::ProcessGroup::leader());
         #[cfg(windows)]
         wrapped.wrap(process_wrap::tokio::JobObject);
         let inner = wrapped.spawn().map_err(|error| config.unspawned(error))?;
-        Ok(Self { inner, ended: false, exit: None })
+        Ok(Self {
+            inner,
+            #[cfg(unix)]
+            handing,
+            ended: false,
+            exit: None,
+        })
     }
 
     fn kill(&mut self) {
@@ -236,10 +264,18 @@ impl Drop for Task {
     }
 }
 
-/// Writes lines until there are no more, or nobody reads them.
-async fn write(mut stdin: ChildStdin, mut lines: mpsc::UnboundedReceiver<String>) {
-    while let Some(line) = lines.recv().await {
-        if stdin.write_all(line.as_bytes()).await.is_err() || stdin.flush().await.is_err() {
+/// Writes lines, behind the files that they name, until there are no more, or nobody reads them.
+async fn write(
+    mut stdin: ChildStdin,
+    mut lines: mpsc::UnboundedReceiver<Outgoing>,
+    #[cfg(unix)] handing: Option<HandingSocket>,
+) {
+    while let Some(next) = lines.recv().await {
+        #[cfg(unix)]
+        if let (Some(handing), Some(file)) = (&handing, next.file) {
+            handing.send(&file).await;
+        }
+        if stdin.write_all(next.line.as_bytes()).await.is_err() || stdin.flush().await.is_err() {
             return;
         }
     }

@@ -12,6 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::builder::{Builder, Config};
 use crate::call::{Answer, Messages};
 use crate::error::Error;
+#[cfg(unix)]
+use crate::handing::Handed;
 use crate::handle::{Command, Handle};
 use crate::message::{JobAnswer, JobMessage, Method};
 use crate::schema::{self as s, methods as m};
@@ -46,7 +48,7 @@ impl Sidecar {
 
     pub(crate) async fn spawn(config: Config) -> Result<Self, Error> {
         let (sender, commands) = mpsc::unbounded_channel();
-        let handle = Handle::new(sender, config.max_calls);
+        let handle = Handle::new(sender, config.max_calls, config.hands_files);
         let sidecar = Self(Arc::new(Inner { handle: handle.clone() }));
         let (told, first) = oneshot::channel();
         tokio::spawn(Supervisor::new(config, commands, handle).run(told));
@@ -158,7 +160,7 @@ impl Sidecar {
             return Err(Error::Params { method: m::HostPickFile::NAME.to_owned(), reason });
         };
         let params = s::PickFileParams { path: Some(path.to_owned()), ..s::PickFileParams::new(access) };
-        self.request::<m::HostPickFile>(params).await
+        self.0.handle.pick(params, None).await
     }
 
     /// The same for a file that the sidecar cannot open by its path, as in macOS's App Sandbox: its bytes, to be read.
@@ -166,7 +168,36 @@ impl Sidecar {
     pub async fn pick_bytes(&self, name: &str, bytes: &[u8]) -> Result<s::PickFileResult, Error> {
         let (name, data) = (Some(name.to_owned()), Some(STANDARD.encode(bytes)));
         let params = s::PickFileParams { name, data, ..s::PickFileParams::new(s::FileAccess::Read) };
-        self.request::<m::HostPickFile>(params).await
+        self.0.handle.pick(params, None).await
+    }
+
+    /// The same for a file that is open here, for `access` and not for appending: a [`File`](std::fs::File), whose
+    /// `try_clone` can be given where it is needed afterwards. It is closed once the call has ended, whether or not it
+    /// succeeds. A picture is written into it in place, over its old content.
+    ///
+    /// Needs [`Builder::hands_files`], and fails with [`Error::Params`] without. If the future is dropped, the file is
+    /// not picked, or is released again.
+    #[cfg(unix)]
+    pub async fn pick_open_file(
+        &self,
+        name: &str,
+        file: impl Into<std::os::fd::OwnedFd>,
+        access: s::FileAccess,
+    ) -> Result<s::PickFileResult, Error> {
+        let handle = &self.0.handle;
+        let refused =
+            |reason: &str| Error::Params { method: m::HostPickFile::NAME.to_owned(), reason: reason.to_owned() };
+        if !handle.hands_files {
+            return Err(refused("$.descriptor: the sidecar was started without Builder::hands_files"));
+        }
+        // a call with another name is refused before its file is taken from the socket, which would fill up
+        if Path::new(name).file_name() != Some(name.as_ref()) || name.chars().count() > 255 {
+            return Err(refused("$.name: it is not the file's own name, without its folder"));
+        }
+        let handed = Handed { name: format!("file-{}", handle.next_id()), file: Arc::new(file.into()) };
+        let (name, descriptor) = (Some(name.to_owned()), Some(handed.name.clone()));
+        let params = s::PickFileParams { name, descriptor, ..s::PickFileParams::new(access) };
+        handle.pick(params, Some(handed)).await
     }
 
     /// No new call may use that handle any more.
@@ -215,8 +246,8 @@ impl Sidecar {
         self.0.handle.open()
     }
 
-    /// Ends the sidecar for good: closes its stdin and waits; after the close timeout its process group is killed. Calls
-    /// under way are answered or fail, and so does every later one. May be repeated.
+    /// Ends the sidecar for good: closes its stdin and waits; after the close timeout its process group is killed.
+    /// Calls under way are answered or fail, and so does every later one. May be repeated.
     pub async fn close(&self) -> Option<ExitStatus> {
         let (told, exit) = oneshot::channel();
         self.0.handle.send(Command::Close(told));

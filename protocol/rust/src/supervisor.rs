@@ -153,10 +153,11 @@ impl Supervisor {
         session.start(Start {
             id: self.handle.next_id(),
             params: object(&method, &self.config.opening)?,
-            reply: typed(method.clone(), reply, None),
+            reply: typed(method.clone(), reply, None, |opened| opened),
             method,
             sink: None,
             attaches: false,
+            file: None,
         });
         let deadline = Instant::now() + self.config.start_timeout;
         let opened: InitializeResult = loop {
@@ -189,6 +190,8 @@ impl Supervisor {
             (Command::Start(start), _) if self.closing => refuse(start, Error::closed()),
             (Command::Start(start), Some(session)) if !session.is_ending() => session.start(start),
             (Command::Start(start), _) => self.waiting.push_back(start),
+            (Command::Forget(start), Some(session)) if !session.is_ending() => session.start(start),
+            (Command::Forget(start), _) => refuse(start, Error::closed()), // forgotten with its process
             (Command::Cancel(id), session) => {
                 match self.waiting.iter().position(|start| start.id == id).and_then(|at| self.waiting.remove(at)) {
                     Some(start) => refuse(start, Error::unsent()),

@@ -5,6 +5,8 @@
 mod calls;
 mod errors;
 mod files;
+#[cfg(target_os = "linux")]
+mod handing;
 mod permissions;
 mod process;
 mod setup;

@@ -5,6 +5,7 @@ use tauri::Manager;
 
 use super::support::*;
 use crate::DiffusionExt;
+use crate::builder::in_app_sandbox;
 use crate::folders::declared;
 
 /// Why an app with that text in place of its manifest is not built.
@@ -50,6 +51,13 @@ fn the_sidecar_is_found_among_the_resources_and_else_below_share() {
         std::fs::write(file, "").unwrap();
         assert_eq!(&found(), file);
     }
+}
+
+#[test]
+fn files_are_handed_over_by_itself_in_the_app_sandbox_alone() {
+    let ways = [("macos", Some("org.example.app")), ("macos", Some("")), ("macos", None), ("linux", Some("a"))];
+    let hands = ways.map(|(system, container)| in_app_sandbox(system, container.map(AsRef::as_ref)));
+    assert_eq!(hands, [true, false, false, false]);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 #![allow(clippy::pedantic, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod download;
+#[cfg(target_os = "linux")]
+mod handing;
 mod images;
 mod jobs;
 mod outside;

@@ -52,7 +52,11 @@ class PickedFiles:
 
         :raises RpcError: InvalidParams, CapabilityDenied; StorageError with EMFILE for one too many.
         """
-        name = _check_form(params)
+        try:
+            name = _check_form(params)
+        except RpcError as error:
+            self._refuse_form(call, error, params.descriptor)
+            return
         fd = self._taken(params.descriptor)
         try:
             grant = self._gate.authorize(call, AccessRequest(picked=(Picked(params.access, name),)))
@@ -78,6 +82,20 @@ class PickedFiles:
         if self._descriptors is None:
             raise no_socket()
         return self._descriptors.take(passed)
+
+    def _refuse_form(self, call: Call, error: RpcError, passed: str | None) -> None:
+        """Refuse a call that does not give one file in one way. What was sent for it is used up, too: the socket would
+        fill up with what no call takes.
+
+        :raises RpcError: ``error``, if nothing was sent.
+        """
+        try:
+            fd = self._taken(passed)
+        except RpcError:
+            fd = None
+        if fd is None:
+            raise error
+        self._in_flight.answer(call, partial(_refuse, error, fd))
 
     def _check_room(self, size: int) -> None:
         """Check that there is room for one more file.
