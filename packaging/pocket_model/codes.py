@@ -40,7 +40,7 @@ def attributes(scene: Scene) -> np.ndarray:
     red, green, blue = _unit(scene.ground)
     said = [1.0, 1.0 if scene.shape is None else -1.0]
     ground = [1.5 * red, 1.5 * green, 1.5 * blue, max(red, green, blue), min(red, green, blue), red - blue]
-    style = [2.0 * (scene.style == s) for s in STYLES]
+    style = [3.0 * (scene.style == s) for s in STYLES]
     shape, colour, place = [0.0] * len(SHAPES), [0.0] * 3, [0.0] * 3
     if scene.shape is not None:
         shape = [2.0 * (scene.shape.shape == s) for s in SHAPES]

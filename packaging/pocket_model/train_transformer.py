@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +25,7 @@ from pocket_model.network import BLOCKS, OneForMany, build_transformer, velocity
 from pocket_model.pictures import SIDE, rendered
 from pocket_model.running import Checkpoints, stage_options
 from pocket_model.scenes import Scene, drawn, random_scene
-from pocket_model.things import all_things
+from pocket_model.things import STYLES, all_things
 from pocket_model.train_autoencoder import to_tensor
 from pocket_model.train_text import DONE, Text
 
@@ -44,6 +45,8 @@ CAPTION_SHARES = {"thing_share": 0.8, "style_share": 0.7}
 """More shapes and styles than people ask for: each of a thing's three pictures must be seen about equally often."""
 MOST_WEIGHT = 8.0
 """The loss's weight of a small shape's square against the ground around it: a small shape is 6 % of its picture."""
+PAIR_WEIGHT = 1.0
+"""Weight of the error in what makes two styles of one thing different: it is small against all that they share."""
 CODE_NOISE = 0.1
 """Deviation of noise on the vectors, so that the text encoders need not be exact."""
 EMA = 0.999
@@ -69,6 +72,22 @@ def loss_weights(scenes: list[Scene], side: int) -> torch.Tensor:
     return weights
 
 
+def in_another_style(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The same thing on the same ground in a style that is not the scene's; a shape has only one, and stays."""
+    if scene.thing is None:
+        return scene
+    others = [style for style in STYLES if style != scene.style]
+    return replace(scene, style=others[rng.integers(len(others))])
+
+
+def pair_loss(errors: torch.Tensor, rows: int) -> torch.Tensor:
+    """[n, ...] errors to one number: how far the last ``rows`` differ from the ``rows`` before them otherwise than the
+    truth does. Both of a pair saw the same noise, so what is left is what tells their styles apart.
+    """
+    first, second = errors[-2 * rows : -rows], errors[-rows:]
+    return (first - second).square().mean()
+
+
 class Batches:
     """Latents and vectors of random scenes."""
 
@@ -84,19 +103,25 @@ class Batches:
         self.latents: Latents = cached(options.work, to_tensor(np.stack(sample)))
 
     def draw(self, rng: np.random.Generator, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """[n, channels, 32, 32], [n, WIDTH] and the loss's weights; some vectors are those of the empty prompt."""
+        """[n, channels, 32, 32], [n, WIDTH] and the loss's weights; some vectors are those of the empty prompt.
+
+        The last quarter is the quarter before it in other styles, never with the vectors of the empty prompt.
+        """
         told = round(TEXT_SHARE * size) if self.text else 0
         captions = [self.writer.random(rng, **CAPTION_SHARES) for _ in range(told)]
         captions = [c for c in captions if c.scene is not None]
         told = len(captions)
         scenes = [c.scene for c in captions if c.scene is not None]
-        scenes += [random_scene(rng, self.names) for _ in range(size - told)]
+        paired = size // 4
+        scenes += [random_scene(rng, self.names) for _ in range(size - told - paired)]
+        scenes += [in_another_style(scene, rng) for scene in scenes[-paired:]]
         x = self.latents.encode(to_tensor(np.stack([drawn(s, self.pictures) for s in scenes])))
         codes = torch.from_numpy(np.stack([code(s, self.looks) for s in scenes]))
         if self.text and told:
             codes[:told] = self.text([c.text for c in captions])
         codes = codes + CODE_NOISE * torch.randn_like(codes)
         empty = torch.from_numpy(rng.random(size) < EMPTY_SHARE)
+        empty[-2 * paired :] = False
         return x, torch.where(empty[:, None], 0.0, codes), loss_weights(scenes, x.shape[-1])
 
 
@@ -138,14 +163,17 @@ def main() -> None:
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, options.steps, warm_from)
         x, codes, weights = batches.draw(rng, BATCH)
-        noise = torch.randn_like(x)
+        noise, paired = torch.randn_like(x), BATCH // 4
+        noise[-paired:] = noise[-2 * paired : -paired]
         middle = [mean for start, mean in TIME_MEANS if step >= start][-1]
         t = torch.sigmoid(middle + TIME_SPREAD * torch.randn(BATCH))
+        t[-paired:] = t[-2 * paired : -paired]
         mixed = x + t.view(-1, 1, 1, 1) * (noise - x)
         with torch.autocast("cpu", torch.bfloat16):
             predicted = velocity(model, mixed, codes, t)
-        errors = (weights * (predicted.float() - (noise - x)).square()).mean((1, 2, 3))
-        loss = errors.mean()
+        wrong = predicted.float() - (noise - x)
+        errors = (weights * wrong.square()).mean((1, 2, 3))
+        loss = errors.mean() + PAIR_WEIGHT * paired / BATCH * pair_loss(wrong, paired)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)

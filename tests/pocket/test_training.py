@@ -202,3 +202,24 @@ def test_a_run_without_the_optimiser_s_state_warms_up_again():
 
     assert rate_at(15_000, 90_000, 15_000) == pytest.approx(PEAK_RATE / WARM_UP)
     assert rate_at(15_000 + WARM_UP, 90_000, 15_000) == PEAK_RATE == rate_at(15_000, 90_000)
+
+
+def test_a_thing_is_paired_with_itself_in_another_style():
+    from pocket_model.scenes import Scene, Shape
+    from pocket_model.train_transformer import in_another_style
+
+    rng = np.random.default_rng(1)
+    thing = Scene((255.0, 0.0, 0.0), 7, "flat")
+    others = {in_another_style(thing, rng) for _ in range(40)}
+    assert others == {Scene(thing.ground, 7, style) for style in ("noto", "3d")}
+    shape = Scene((255.0, 0.0, 0.0), shape=Shape("ring", (0.0, 0.0, 255.0), 44.0, (64.0, 64.0)))
+    assert in_another_style(shape, rng) == shape
+
+
+def test_only_what_tells_styles_apart_counts_twice():
+    from pocket_model.train_transformer import pair_loss
+
+    shared = torch.randn(2, 3, 4, 4)
+    before = torch.randn(4, 3, 4, 4)  # not of a pair
+    assert pair_loss(torch.cat([before, shared, shared]), 2) == 0
+    assert pair_loss(torch.cat([before, shared, shared + 3]), 2) == pytest.approx(9)
