@@ -72,6 +72,13 @@ def broken(file: str, reason: str) -> EngineError:
     return EngineError("IntegrityError", f"The model's file {file} cannot be used: {reason}.", files=[file])
 
 
+def tensors_missing(component: Component, names: list[str]) -> EngineError:
+    """Return IntegrityError for a component whose files lack the tensors ``names``."""
+    alone = f"the tensor {names[0]} is missing"
+    what = alone if len(names) == 1 else f"{len(names)} tensors are missing, such as {names[0]}"
+    return broken(f"{component.name}/{component.files[0].name}", what)
+
+
 def read_json(folder: Path, name: str) -> dict[str, Any]:
     """Read a JSON object of the model.
 

@@ -20,7 +20,7 @@ from mlx import nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from locara_sidecar.engine.folder import tensor_check
-from locara_sidecar.engine.folder.model_folder import broken
+from locara_sidecar.engine.folder.model_folder import broken, tensors_missing
 from locara_sidecar.engine.mlx_engine.device import fault as named_fault
 from locara_sidecar.engine.mlx_engine.tensors import tensor_files
 
@@ -133,8 +133,7 @@ def _require_all(component: Component, wanted: dict[str, tuple[int, ...]], found
     if any(wanted[name] != shape for name, shape in found.items()):
         raise broken(f"{component.name}/config.json", "it does not match the weights beside it")
     if missing := sorted(wanted.keys() - found.keys()):
-        first = f"{component.name}/{component.files[0].name}"
-        raise broken(first, f"{len(missing)} tensors are missing, such as {missing[0]}")
+        raise tensors_missing(component, missing)
 
 
 @contextlib.contextmanager

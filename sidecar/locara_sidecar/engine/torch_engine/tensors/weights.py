@@ -24,7 +24,6 @@ from locara_sidecar.machine import memory
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from locara_sidecar.ipc.errors import EngineError
 
 safe_open: Any = _safe_open
 _MAPPED = 256 << 20  # bytes
@@ -98,7 +97,7 @@ def fill(
             _put(module.get_submodule(path), last, torch.zeros_like(tensor, device=device))
     absent = [name for name, tensor in module.state_dict().items() if tensor.is_meta]
     if absent:
-        raise _missing(component, absent)
+        raise model_folder.tensors_missing(component, absent)
     wide_convolutions.widen(module, device)
 
 
@@ -120,16 +119,11 @@ def require_fit(module: nn.Module, component: model_folder.Component) -> None:
     for pair in _tied(module):
         found |= set(pair) if found.intersection(pair) else set()
     if absent := sorted(name for name in module.state_dict().keys() - found if not _is_count(name)):
-        raise _missing(component, absent)
+        raise model_folder.tensors_missing(component, absent)
 
 
 def _is_count(name: str) -> bool:
     return name.rpartition(".")[2] == tensor_check.COUNTED
-
-
-def _missing(component: model_folder.Component, absent: list[str]) -> EngineError:
-    reason = f"{len(absent)} tensors are missing, such as {absent[0]}"
-    return model_folder.broken(f"{component.name}/{component.files[0].name}", reason)
 
 
 def _require_shape(
