@@ -5,6 +5,7 @@ folder=$1
 shift
 [ $# -gt 0 ] || set -- locara-sidecar serve
 coproc SIDECAR { exec "$@"; }
+pid=$SIDECAR_PID # bash forgets it when the sidecar ends
 exec 3<&"${SIDECAR[0]}" 4>&"${SIDECAR[1]}"
 
 manifest='{"schema": "locara/v1", "name": "example", "publisher": "example", "version": "1.0.0",
@@ -44,4 +45,4 @@ while IFS= read -r line <&3; do
 done
 exec 4>&- # the end of its stdin ends the sidecar
 eval "exec ${SIDECAR[1]}>&-"
-wait "$SIDECAR_PID"
+wait "$pid"

@@ -17,7 +17,10 @@ from support.runtimes import as_before, make_runtime  # noqa: F401
 SIDE = 128
 MODELS = Path(__file__).parents[2] / "sidecar" / "locara_sidecar" / "models"
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.timeout(180),  # half a minute with MLX's build for processors, where nothing else runs
+]
 
 
 class Control:
