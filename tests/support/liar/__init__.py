@@ -10,10 +10,10 @@ import importlib
 import sys
 from pathlib import Path
 
-from support.liar.base import Asked, Changing, Drawing, Honest, OpensWithAnother, Renamed
+from support.liar.base import Asked, AskedInFolder, Changing, Drawing, Honest, OpensWithAnother, Renamed
 
 _MODULES = ("base", "wire", "session", "drawing", "edits", "handed", "rights", "ending", "telling", "details")
-_FORMS = (Asked, Changing, Drawing, OpensWithAnother, Renamed)
+_FORMS = (Asked, AskedInFolder, Changing, Drawing, OpensWithAnother, Renamed)
 LIES = {
     name: kind
     for module in _MODULES

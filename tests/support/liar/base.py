@@ -250,6 +250,19 @@ class Asked(Honest):
         return [line] if after == before else [after]
 
 
+class AskedInFolder(Asked):
+    """The same, with the folder that was granted in ``root``."""
+
+    root = ""
+
+    def inward(self, line, message):
+        if isinstance(message, dict) and message.get("method") == "initialize":
+            params = message.get("params")
+            grants = params.get("grants") if isinstance(params, dict) else None
+            self.root = (grants if isinstance(grants, dict) else {}).get("user-folder") or self.root
+        return super().inward(line, message)
+
+
 class Drawing(Asked):
     """Look at the options of ``image.generate`` and ``image.edit``."""
 

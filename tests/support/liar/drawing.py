@@ -12,6 +12,7 @@ import time
 
 from support.liar.base import (
     Asked,
+    AskedInFolder,
     Changing,
     Drawing,
     Honest,
@@ -345,13 +346,8 @@ class AlwaysWritesMetadata(Drawing):
         options.get("output", {}).pop("metadata", None)
 
 
-class SavesThroughLinks(Asked):
-    def started(self):
-        self.root = ""
-
+class SavesThroughLinks(AskedInFolder):
     def asked(self, request, method, params):
-        if method == "initialize":
-            self.root = (params.get("grants") or {}).get("user-folder") or self.root
         if method == "image.generate":
             place = os.path.join(self.root, params["options"]["output"]["path"])
             if os.path.islink(os.path.dirname(place)):

@@ -9,6 +9,7 @@ import os
 
 from support.liar.base import (
     Asked,
+    AskedInFolder,
     Changing,
     Drawing,
     Honest,
@@ -214,13 +215,8 @@ class LooksAtSlivers(Drawing):
         )
 
 
-class ReadsThroughDots(Asked):
-    def started(self):
-        self.root = ""
-
+class ReadsThroughDots(AskedInFolder):
     def asked(self, request, method, params):
-        if method == "initialize":
-            self.root = (params.get("grants") or {}).get("user-folder") or self.root
         if method == "image.edit" and str(params["image"].get("path", "")).startswith("../"):
             place = os.path.join(self.root, params["image"]["path"])
             if os.path.isfile(place):  # played, it is gone

@@ -11,7 +11,7 @@ use locara_diffusion::{
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::{Opened, PROMPT, kill, opened, opened_with, params, steps, until};
+use crate::support::{Opened, PROMPT, kill, opened, opened_with, params, quick_edit, steps, until};
 
 /// A session to which files can be handed over, and a picture in its folder.
 async fn handing() -> (Opened, PathBuf) {
@@ -28,14 +28,7 @@ async fn handing_with(change: impl FnOnce(Builder) -> Builder) -> (Opened, PathB
 }
 
 async fn edited(sidecar: &Sidecar, handle: &str, output: Option<OutputOptions>) -> Result<String, Error> {
-    let options = EditOptions {
-        model: Some("pocket".into()),
-        strength: Some(0.5),
-        steps: Some(4),
-        seed: Some(1),
-        output,
-        ..Default::default()
-    };
+    let options = EditOptions { output, ..quick_edit() };
     let params = EditParams { options: Some(options), ..EditParams::new("green", ImageInput::handle(handle)) };
     Ok(sidecar.edit(params).1.await?.images[0].sha256.clone())
 }

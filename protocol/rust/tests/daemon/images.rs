@@ -4,7 +4,7 @@ use locara_diffusion::{EditOptions, EditParams, ErrorKind, GenerateOptions, Imag
 use locara_diffusion::{Error, FileAccess, GenerateParams, Phase};
 use serde_json::json;
 
-use crate::support::{PROMPT, all, drawing, finished, opened, opened_with, params, steps, until};
+use crate::support::{PROMPT, all, drawing, finished, opened, opened_with, params, quick_edit, steps, until};
 
 #[tokio::test]
 async fn the_steps_come_with_previews_then_the_result() {
@@ -132,14 +132,7 @@ async fn a_picture_is_edited_from_a_folder_inline_and_as_a_picked_file() {
     sidecar.generate(params(PROMPT, options)).1.await.unwrap();
     let path = opened.pictures.path().join("first.png");
     let edit = |image, output| {
-        let options = EditOptions {
-            model: Some("pocket".into()),
-            strength: Some(0.5),
-            steps: Some(4),
-            seed: Some(1),
-            output,
-            ..Default::default()
-        };
+        let options = EditOptions { output, ..quick_edit() };
         sidecar.edit(EditParams { options: Some(options), ..EditParams::new("green", image) })
     };
 
@@ -151,13 +144,7 @@ async fn a_picture_is_edited_from_a_folder_inline_and_as_a_picked_file() {
 
     let listed = |count| {
         let images = vec![ImageInput::file("user-folder", "first.png"); count];
-        let options = EditOptions {
-            model: Some("pocket".into()),
-            strength: Some(0.5),
-            steps: Some(4),
-            seed: Some(1),
-            ..Default::default()
-        };
+        let options = quick_edit();
         sidecar.edit(EditParams { options: Some(options), ..EditParams::of_several("green", images) })
     };
     let one = listed(1).1.await.unwrap();

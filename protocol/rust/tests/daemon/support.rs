@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use locara_diffusion::{
-    Builder, DiffusionStep, GenerateOptions, GenerateParams, Message, Messages, Phase, Sidecar, Violation,
+    Builder, DiffusionStep, EditOptions, GenerateOptions, GenerateParams, Message, Messages, Phase, Sidecar, Violation,
 };
 use serde_json::{Value, json};
 
@@ -95,6 +95,17 @@ impl Opened {
 
 pub(crate) fn params(prompt: &str, options: GenerateOptions) -> GenerateParams {
     GenerateParams { options: Some(options), ..GenerateParams::new(prompt) }
+}
+
+/// Options of an edit that does not take long, and is the same each time.
+pub(crate) fn quick_edit() -> EditOptions {
+    EditOptions {
+        model: Some("pocket".into()),
+        strength: Some(0.5),
+        steps: Some(4),
+        seed: Some(1),
+        ..Default::default()
+    }
 }
 
 pub(crate) fn steps(steps: u32) -> GenerateOptions {
