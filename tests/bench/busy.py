@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,10 +27,13 @@ from support.measuring import Row, host
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from locara_protocol.client import Sidecar
     from locara_sidecar.models import catalogue
 
 _PROMPT = "a large red circle in the center of a blue background"
 _MOST_STEPS = 12
+_SAME_WORK = {"preview": {"mode": "off"}, "output": {"mode": "inline"}}
+"""What plain diffusers does: a picture, with nothing to look at meanwhile and no file."""
 _MOST_SLOWED = 3.0
 """Times the quiet time, with one of two cores taken: half of the processor is left, the rest is for sharing badly."""
 
@@ -48,6 +51,16 @@ def other_programs(count: int) -> Generator[None]:
             loop.wait()
 
 
+def _drawn(sidecar: Sidecar, prompt: str, options: dict[str, Any]) -> float:
+    """Return the seconds from the request to its answer."""
+    began = time.perf_counter()
+    call = sidecar.start("image.generate", {"prompt": prompt, "options": options}, stream=True)
+    for _ in call.messages():
+        pass
+    call.result()
+    return time.perf_counter() - began
+
+
 def measure(known: catalogue.Catalogue, name: str, entries: Path, rounds: int) -> list[Row]:
     """Measure both sides under each load.
 
@@ -62,6 +75,7 @@ def measure(known: catalogue.Catalogue, name: str, entries: Path, rounds: int) -
     options = {"model": name, "steps": steps, "seed": 1, "precision": "float32"}
     ours: dict[str, list[float]] = {load: [] for load in loads}
     ratios: dict[str, list[float]] = {load: [] for load in loads}
+    same_work: list[float] = []
     with (
         tempfile.TemporaryDirectory() as saved,
         host(Path(saved), "--engine", "torch", "--catalogue", str(entries), models=(name,)) as sidecar,
@@ -74,18 +88,17 @@ def measure(known: catalogue.Catalogue, name: str, entries: Path, rounds: int) -
                 prompt = f"{_PROMPT}, number {turn} {load}"  # so neither side finds its embeddings in a cache
                 with other_programs(count):
                     plain = direct.draw(prompt) if turn % 2 else 0.0
-                    began = time.perf_counter()
-                    call = sidecar.start("image.generate", {"prompt": prompt, "options": options}, stream=True)
-                    for _ in call.messages():
-                        pass
-                    call.result()
-                    took = time.perf_counter() - began
+                    took = _drawn(sidecar, prompt, options)
+                    bare = 0.0 if count else _drawn(sidecar, f"{prompt}, bare", {**options, **_SAME_WORK})
                     plain = plain or direct.draw(prompt)
+                if turn and bare:
+                    same_work.append(bare / plain)
                 if turn:
                     ours[load].append(took)
                     ratios[load].append(took / plain)
     quiet = statistics.median(ours["quiet"])
-    rows: list[Row] = []
+    what = f"{rounds} x {steps} steps, no previews, picture in the answer"
+    rows = [Row(f"quiet, the same work, sidecar / diffusers: {name}", statistics.median(same_work), "x", None, what)]
     for load, count in loads.items():
         what = f"{rounds} x {steps} steps, {statistics.median(ours[load]):.2f} s"
         goal = 1.0 if count else None  # a quiet machine has its own row, with more pairs
