@@ -1,18 +1,13 @@
 """The memory plan for the machines that people have."""
 
-import sys
-
-import msgspec
 import pytest
 
-from locara_sidecar.daemon import system
 from locara_sidecar.ipc.errors import EngineError
 from locara_sidecar.machine import machine as machines
 from locara_sidecar.machine import plan as plans
-from locara_sidecar.machine.machine import GIB, Machine
-from locara_sidecar.models import catalogue
+from locara_sidecar.machine.machine import GIB
+from support.plans import KNOWN, ask, machine, parts
 
-KNOWN = catalogue.load()
 WHOLE, TILED = "whole", "tiled"
 ALL, LEAVE, ALONE = "all stay", "encoders leave", "encoders alone"
 
@@ -66,27 +61,6 @@ TABLE = {
 }
 
 
-def machine(kind, gib, free=None, **more):
-    share = 0.97 if kind == "gpu" else 0.8
-    return Machine(kind=kind, total=gib * GIB, available=int((free or gib * share) * GIB), **more)
-
-
-def ask(model, **changes):
-    defaults = KNOWN.get(model).defaults
-    wanted = plans.PlanRequest(
-        width=defaults.width,
-        height=defaults.height,
-        precision="bfloat16",
-        guided=KNOWN.get(model).classifier_free_guidance,
-        text_tokens=defaults.max_sequence_length + 77,
-    )
-    return msgspec.structs.replace(wanted, **changes)
-
-
-def parts(model):
-    return KNOWN.get(model).components
-
-
 def described(plan):
     residence = ALONE if plan.alone else LEAVE if plan.encoders_leave else ALL
     return (plan.quantization, TILED if plan.tiled else WHOLE, residence)
@@ -97,25 +71,6 @@ def test_the_best_that_fits_is_chosen(row, expected):
     kind, gib, model = row
     plan = plans.choose(parts(model), ask(model), machine(kind, gib))
     assert (None if plan is None else described(plan)) == expected
-
-
-# (machine, GiB): for 1, 4 and 10 references of a megapixel, the bits and the decoding; None where it is refused
-REFERENCES = {
-    ("unified", 8): [("4bit", TILED), None, None],
-    ("unified", 16): [("8bit", WHOLE), ("8bit", WHOLE), None],
-    ("unified", 24): [("none", WHOLE), ("none", WHOLE), ("8bit", WHOLE)],
-    ("unified", 32): [("none", WHOLE)] * 3,
-}
-
-
-@pytest.mark.parametrize("row", REFERENCES, ids=str)
-def test_references_take_memory_for_their_tokens(row):
-    plan_of = {}
-    for count in (1, 4, 10):
-        wanted = ask("flux.2-klein-4b", references=((1024, 1024),) * count)
-        plan = plans.choose(parts("flux.2-klein-4b"), wanted, machine(*row))
-        plan_of[count] = None if plan is None else described(plan)[:2]
-    assert list(plan_of.values()) == REFERENCES[row]
 
 
 @pytest.mark.parametrize("model", [entry.id for entry in KNOWN])
@@ -247,81 +202,6 @@ def test_clip_and_the_autoencoder_keep_their_precision():
     assert plans.weight_bytes(flux, "none", "float32") == 2 * plans.weight_bytes(flux, "none", "bfloat16")
 
 
-def test_a_container_of_the_system_bounds_what_the_machine_has(monkeypatch):
-    total, _ = machines.host_memory()
-    monkeypatch.setattr(machines, "_container", lambda: (2 * GIB, GIB // 2))
-    assert machines.host_memory() == (2 * GIB, GIB // 2)
-    monkeypatch.setattr(machines, "_container", lambda: (total * 2, total * 2))
-    assert machines.host_memory()[0] == total
-    assert machines.host_memory()[1] < total
-
-
-def group(folder, limit, used, cache):
-    """A control group as the kernel shows it; ``used`` includes the page cache."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "memory.max").write_text(f"{limit}\n")
-    (folder / "memory.current").write_text(f"{used}\n")
-    (folder / "memory.stat").write_text(f"anon {used - cache}\nfile {cache}\ninactive_file {cache}\nactive_file 0\n")
-
-
-def test_the_tightest_of_the_control_groups_around_the_process_counts_and_cached_files_are_no_use(tmp_path):
-    (tmp_path / "own").write_text("0::/user.slice/app.scope\n")
-    mounted = tmp_path / "cgroup"
-    mounted.mkdir()
-    assert machines._container(tmp_path / "own", mounted) is None
-    group(mounted / "user.slice/app.scope", "max", 2 * GIB, 0)
-    assert machines._container(tmp_path / "own", mounted) is None
-    group(mounted / "user.slice", 8 * GIB, 7 * GIB, 5 * GIB)
-    assert machines._container(tmp_path / "own", mounted) == (8 * GIB, 6 * GIB)
-    group(mounted / "user.slice/app.scope", 7 * GIB, 2 * GIB, GIB)
-    assert machines._container(tmp_path / "own", mounted) == (7 * GIB, 6 * GIB)
-    (mounted / "user.slice/memory.stat").write_text("nonsense\n")
-    assert machines._container(tmp_path / "own", mounted) == (7 * GIB, 6 * GIB)
-    assert machines._container(tmp_path / "none", mounted) is None
-
-
-@pytest.mark.parametrize(
-    ("gib", "megabytes"), [(16, 11453), (18, 12884), (24, 17179), (32, 22906), (36, 28991), (64, 51539)]
-)
-def test_the_usual_working_set_of_a_mac_is_the_one_that_metal_recommends(gib, megabytes):
-    assert machines.capacity(machine("unified", gib)) // 1_000_000 == megabytes
-
-
-def test_a_limit_that_somebody_has_set_is_the_one_that_counts(monkeypatch):
-    class Mac:
-        def __init__(self, megabytes):
-            self.megabytes = megabytes
-
-        def number(self, name):
-            assert name == "iogpu.wired_limit_mb"
-            if self.megabytes is None:
-                raise OSError(name)
-            return self.megabytes
-
-    assert machines.wired_limit(Mac(12 << 10)) is None or sys.platform == "darwin"
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert machines.wired_limit(Mac(12 << 10)) == 12 * GIB
-    assert machines.wired_limit(Mac(0)) is None, "it is the system's own choice"
-    assert machines.wired_limit(Mac(None)) is None
-    assert machines.capacity(Machine(kind="unified", total=16 * GIB, available=0, working_set=12 * GIB)) == 12 * GIB
-    assert machines.capacity(Machine(kind="unified", total=16 * GIB, available=0, working_set=32 * GIB)) == 16 * GIB
-
-
-@pytest.mark.parametrize(("metal", "counts"), [(11 * GIB, 11 * GIB), (None, 12 * GIB)])
-def test_what_metal_says_counts_before_what_somebody_has_set_and_daemon_and_engine_ask_alike(
-    monkeypatch, tmp_path, metal, counts
-):
-    monkeypatch.setattr(machines, "host_memory", lambda: (16 * GIB, 2 * GIB))
-    monkeypatch.setattr(machines, "wired_limit", lambda: 12 * GIB)
-    assert machines.of_engine(unified=True, reserved=0, working_set=metal).working_set == counts
-    assert machines.of_engine(unified=False, reserved=0, working_set=metal).working_set is None
-    monkeypatch.setattr(system, "wired_limit", lambda: 12 * GIB)
-    monkeypatch.setattr(system, "host_memory", lambda: (16 * GIB, 2 * GIB))
-    monkeypatch.setattr(system.engine_choice, "on_apple_silicon", lambda: True)
-    told = system.machine(tmp_path, "mlx")
-    assert (told.kind, machines.capacity(told)) == ("unified", 12 * GIB)
-
-
 @pytest.mark.parametrize(
     ("side", "precision", "most"),
     [(1024, "bfloat16", 1.8), (1024, "float32", 1.8), (2048, "bfloat16", 6), (2048, "float32", 6)],
@@ -353,68 +233,3 @@ def test_strips_take_what_was_measured(bytes_of, took):
     """FLUX.2's autoencoder in its true size at 1024 x 1024 in bfloat16, on torch (``tests/fullsize/README.md``)."""
     decoder = next(part for part in parts("flux.2-klein-4b") if part.role == "decoder")
     assert took <= getattr(plans, bytes_of)(decoder, (1024, 1024), 2, tiled=True) < 1.2 * took
-
-
-# --- references -------------------------------------------------------------------------------
-
-
-def test_each_reference_adds_its_own_tokens_to_a_step():
-    model = "flux.1-kontext-dev"
-    width = next(part.width for part in parts(model) if part.role == "denoiser")
-
-    def step(*references):
-        return plans.choose(parts(model), ask(model, references=references), machine("gpu", 80)).step
-
-    token = width * 2 * plans.DENOISING
-    assert step((1024, 1024)) - step() == pytest.approx(64 * 64 * token, abs=1)
-    assert step((1024, 1024), (512, 768)) - step((1024, 1024)) == pytest.approx(32 * 48 * token, abs=2)
-    assert step((1000, 700)) - step() == pytest.approx(62 * 43 * token, abs=1)  # what is left of a token is cropped
-
-
-def test_a_reference_that_is_larger_than_the_picture_needs_memory_to_be_encoded():
-    model = "flux.1-kontext-dev"
-    small = ask(model, width=256, height=256, quantization="none", tiling="off")
-
-    def peak(*references):
-        plan = plans.choose(parts(model), msgspec.structs.replace(small, references=references), machine("gpu", 80))
-        assert not plan.encoders_leave
-        return plan.peak
-
-    decoder = next(part for part in parts(model) if part.role == "decoder")
-    encoding = plans._decode_bytes(decoder, (1024, 1024), 2, tiled=False)
-    weights = sum(plans.weight_bytes(part, "none", "bfloat16") for part in parts(model))
-    assert peak((1024, 1024)) == pytest.approx(weights + encoding, rel=1e-6)
-    assert peak((1024, 1024)) > peak((256, 256))
-    assert peak((1024, 1024)) == peak((256, 256), (1024, 1024))  # one after another
-
-
-def test_a_reference_is_encoded_in_strips_where_pictures_are_decoded_in_strips():
-    model = "flux.1-kontext-dev"
-    decoder = next(part for part in parts(model) if part.role == "decoder")
-    request = ask(model, width=256, height=256, references=((2048, 2048),), tiling="on", quantization="none")
-    plan = plans.choose(parts(model), request, machine("gpu", 80))
-    assert plan.tiled
-    weights = sum(plans.weight_bytes(part, "none", "bfloat16") for part in parts(model))
-    most = max(plan.step, plans._encode_bytes(decoder, (2048, 2048), 2, tiled=True))
-    assert plan.peak == pytest.approx(weights + most, rel=1e-6)
-    assert most > plan.step
-
-
-def test_ten_references_take_more_bits_than_one_leaves_on_a_small_gpu():
-    model = "flux.1-kontext-dev"
-    one, ten = (
-        plans.choose(parts(model), ask(model, references=((1024, 1024),) * count), machine("gpu", 24))
-        for count in (1, 10)
-    )
-    assert plans.QUANTIZATIONS.index(ten.quantization) >= plans.QUANTIZATIONS.index(one.quantization)
-    assert ten.step > 4 * one.step
-
-
-@pytest.mark.parametrize(("count", "helps"), [(1, False), (10, True)])
-def test_a_refusal_of_many_references_says_that_fewer_would_fit(count, helps):
-    model = "flux.2-klein-4b"
-    asked = ask(model, references=((1024, 1024),) * count)
-    plans.require(parts(model), asked if not helps else ask(model, references=((1024, 1024),)), machine("gpu", 8))
-    with pytest.raises(EngineError) as caught:
-        plans.require(parts(model), asked, machine("gpu", 8 if helps else 2))
-    assert ("fewer pictures" in caught.value.data["suggestions"]) == helps
