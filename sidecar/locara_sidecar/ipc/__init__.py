@@ -1,1 +1,1 @@
-"""What the daemon and an engine say to each other, and how it travels. Both processes import it."""
+"""The messages between the daemon and an engine process, and how they travel. Both processes import this package."""

@@ -1,4 +1,4 @@
-"""A failure that has a name of its own, on its way from where it was found to the answer."""
+"""Named failures of a job: raised in the engine, checked by the daemon, sent to the host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENGINE_KINDS = frozenset(
         "StorageError",
     }
 )
-"""The errors that an engine can know of; all others are the daemon's to raise."""
+"""The kinds of error that an engine may report; all others are raised by the daemon only."""
 
 _TEXT = 4000  # characters of a text
 _SAID = 1000  # characters of one that an engine of ours says
@@ -30,11 +30,10 @@ _RESERVED = frozenset({"kind", "message", "images"})
 
 
 class EngineError(Exception):
-    """A job's failure that has a name of its own.
+    """A job's failure that has a kind in the protocol.
 
     :param kind: a key of the protocol's error table (``InvalidOutput``, ``ModelIncomplete`` …).
-    :param message: it and the texts in ``data`` may repeat what a model's files say, and are made
-        :func:`sendable`.
+    :param message: and the texts in ``data`` may quote a model's files, so they are made :func:`sendable`.
     """
 
     def __init__(self, kind: str, message: str, **data: Any) -> None:
@@ -45,8 +44,8 @@ class EngineError(Exception):
 
 
 def sendable(text: str, most: int = _SAID) -> str:
-    """Return a text, which may repeat what a stranger's file or a prompt says, as UTF-8 of at most ``most`` characters:
-    a long one is cut in its middle, since the cause is at the end.
+    """Return a text, which may quote a stranger's file or a prompt, as valid UTF-8 of at most ``most`` characters. A
+    long one is cut in the middle, because its end names the cause.
     """
     if len(text) > most:
         text = f"{text[: most // 2]} … {text[-most // 2 + 3 :]}"
@@ -64,10 +63,10 @@ def _sendable(value: Any) -> Any:
 
 
 def wrong_with(kind: str, message: str, data: dict[str, Any]) -> str | None:
-    """Why an engine's process cannot have said this of a failure, in a few words; None if it can.
+    """Say in a few words why an error cannot be an honest engine's; None if it can.
 
-    A model of a stranger's may have taken it over, so it is not to speak for the gate or the hub, nor to say what
-    would end who answers with it.
+    A malicious model may have taken the engine over, so it must not speak for the gate or the hub, nor send data that
+    would harm whoever passes it on.
     """
     if kind not in ENGINE_KINDS:
         return "such an error is not the engine's"
@@ -79,7 +78,7 @@ def wrong_with(kind: str, message: str, data: dict[str, Any]) -> str | None:
 
 
 def is_plain(value: Any, depth: int) -> bool:
-    """Whether JSON has it, it is short, and no deeper than ``depth``."""
+    """Whether a value is JSON, short, and nested at most ``depth`` deep."""
     match value:
         case None | bool():
             return True

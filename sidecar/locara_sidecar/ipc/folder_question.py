@@ -1,4 +1,4 @@
-"""What is asked of the process that opens a model's folder before it is installed, and what it answers."""
+"""The question to the process that opens a model's folder before it is installed, and its answer."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import msgspec
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """May the folder ``folder`` be a model of ``family``, drawn with ``scheduler`` at ``width`` × ``height`` pixels?
+    """Whether ``folder`` can be a model of ``family`` that draws ``width`` × ``height`` pixels with ``scheduler``.
 
-    :param scratch: a folder that may be written to.
+    :param scratch: a writable folder.
     """
 
     engine: str
@@ -23,7 +23,9 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """``kind`` None: the engine can open it. ``available`` false: the engine itself cannot start here."""
+    """With ``kind`` None, the engine can open the folder. With ``available`` false, the engine itself cannot start
+    here.
+    """
 
     kind: str | None = None
     message: str = ""

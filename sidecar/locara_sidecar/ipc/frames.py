@@ -1,7 +1,7 @@
-"""What the daemon and the engine process say to each other; :mod:`locara_sidecar.ipc.framing` has it cross a pipe.
+"""The messages between the daemon and the engine process; :mod:`locara_sidecar.ipc.framing` encodes them.
 
-Commands go down, events come up. Both sides come from the same installation, but a half-updated one must fail with a
-sentence and not with a riddle: :data:`VERSION` is compared in the first exchange.
+Commands go to the engine, events come back. Both sides come from the same installation. After an update that went only
+halfway they must fail with a clear message, so the first exchange compares :data:`VERSION`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from locara_protocol.image_messages import ImageMime, Phase, PreviewDecoder
 
 VERSION = 7
 PREPARED_LAYOUT = 1
-"""Names and layout of the tensors in a prepared form; one of another number is not used. Raise it when they change."""
+"""The version of the tensor names and layout in a prepared form; forms of any other version are not used. Increment it
+when they change.
+"""
 
 
 # --- job description ------------------------------------------------------------------------
@@ -32,7 +34,7 @@ class Sides(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PreparedForm(msgspec.Struct, frozen=True, kw_only=True):
-    """A model kept as an engine has quantized it: a whole model folder at ``path``. Nothing of it is ``auto``."""
+    """A model as quantized by an engine: a complete model folder at ``path``. No value is ``auto``."""
 
     quantization: str
     precision: str
@@ -40,13 +42,13 @@ class PreparedForm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A model as the engine needs it: where its files are and how its family runs it.
+    """A model as the engine needs it: where its files are, and how to run them.
 
-    ``path`` is a folder in diffusers layout; ``max_sequence_length`` the T5 length (SD3: zeros when it
-    has no third encoder); ``quantization``/``precision`` as asked (``auto`` is resolved by the engine).
-    ``reserved``: bytes of this machine's memory that other daemons' engines hold or were promised. ``prepared``: the
-    forms of this very model (its ``digest``) that are there to be loaded in place of ``path``. ``schedulers``: those of
-    its catalogue entry, to be told where a job's cannot be run; empty for any.
+    ``path``: a folder in diffusers layout. ``max_sequence_length``: in T5 or Qwen3 tokens. ``quantization`` and
+    ``precision``: as requested; the engine resolves ``auto``. ``reserved``: bytes of this machine's memory that other
+    daemons' engines hold or have reserved. ``prepared``: the forms of exactly this model (its ``digest``) that can be
+    loaded instead of ``path``. ``schedulers``: those of its catalogue entry, to suggest if a job's cannot be run; empty
+    for any.
     """
 
     id: str
@@ -63,10 +65,10 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     schedulers: list[str] = []
 
     def folders(self, *, prepared: bool = True) -> tuple[str, ...]:
-        """The folders that a job with this model needs: the engine is confined to them, they are kept from being
-        removed, and they say which model is open. None for the fake engine, whose models have no files.
+        """The folders that a job with this model needs: the engine may read only these, they are kept from removal, and
+        they identify the open model. Empty for the fake engine, whose models have no files.
 
-        :param prepared: with the prepared forms, which change nothing of what the model is.
+        :param prepared: whether to include the prepared forms, which do not change which model it is.
         """
         paths = [self.path, *(form.path for form in self.prepared if prepared)]
         return tuple(path for path in paths if os.path.isabs(path))
@@ -83,7 +85,7 @@ class PreviewSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class EncodeSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """How the final image is encoded. ``metadata``: what determines an image, its seed left out; None: no metadata."""
+    """How the final image is encoded. ``metadata``: what determines an image, except for its seed; None for none."""
 
     mime_type: ImageMime
     quality: int
@@ -91,11 +93,11 @@ class EncodeSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EditSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What is edited: image files as the host gave them, to be decoded in the engine only.
+    """The source of an edit: image files as the host sent them, decoded only in the engine.
 
     ``images``: in the call's order, at least one; the first gives the job its size. ``mask``: white is repainted.
-    ``strength`` is in (0, 1]; None for a model that follows an instruction instead. ``listed``: the call has them as
-    ``images``, not as ``image``, which is how errors name them.
+    ``strength``: in (0, 1]; None for a model that follows an instruction instead. ``listed``: whether the call had
+    ``images`` and not ``image``, which errors have to name.
     """
 
     images: list[bytes]
@@ -104,17 +106,18 @@ class EditSpec(msgspec.Struct, frozen=True, kw_only=True):
     listed: bool = False
 
     def path(self, index: int) -> str:
-        """The parameter that has the picture at ``index``."""
+        """The parameter that holds the picture at ``index``."""
         return f"$.images[{index}]" if self.listed else "$.image"
 
 
 class ResolvedOptions(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What determines a job's images besides its model, prompt and source: the options of the call, each with its
-    value. They are the job's, the answer's ``parameters`` and the file's metadata, in this order and by these names;
-    an option that is added here is in all three.
+    """The options of a call, each with its value: with the model, the prompt and the source, they determine the images.
+
+    The job, the answer's ``parameters`` and the file's metadata all have exactly these members, in this order; an
+    option added here is in all three.
 
     Image k of ``count`` (1-based) uses ``seed + k - 1``. ``width`` and ``height`` are 0 in an edit whose host named
-    none: the source's own, which only the engine learns. ``strength`` is absent where there is none.
+    none: then they are the source's, which only the engine learns. ``strength`` is absent for what has none.
     """
 
     negative_prompt: str = ""
@@ -134,7 +137,7 @@ class ResolvedOptions(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
 
 
 class JobSpec(ResolvedOptions, frozen=True, kw_only=True):
-    """One generation or edit, every option resolved."""
+    """One generation or edit, with every option resolved."""
 
     job: str
     model: ModelSpec
@@ -145,8 +148,7 @@ class JobSpec(ResolvedOptions, frozen=True, kw_only=True):
 
 
 class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A model to be loaded ahead of its first job. ``width`` and ``height``: the size, in pixels, that memory is
-    planned for."""
+    """A model to load before its first job. ``width`` and ``height``: the size in pixels to plan memory for."""
 
     job: str
     model: ModelSpec
@@ -155,7 +157,7 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PrepareSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A model to be quantized and written to the empty folder ``into``, which the engine may write to."""
+    """A model to quantize and write to the empty folder ``into``."""
 
     job: str
     model: ModelSpec
@@ -166,7 +168,7 @@ AnySpec = JobSpec | LoadSpec | PrepareSpec
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
-    """What the engine made of the options that were left to it; never ``auto``, and sizes are never 0."""
+    """The values that the engine chose for ``auto``, and the job's size; no value is ``auto``, no size is 0."""
 
     quantization: str
     precision: str
@@ -182,8 +184,8 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
     """The first command. ``settings``: an engine's own switches (torch's ``compile``, the fake engine's faults).
 
-    ``readable``: folders and files of granted models, absolute; with the installation they are all that the
-    engine will ever be able to read. ``writable``: folders that it may write to besides ``scratch``.
+    ``readable``: folders and files of granted models, absolute; apart from the installation, the engine can never read
+    anything else. ``writable``: folders that it may write to besides ``scratch``.
     """
 
     version: int
@@ -201,21 +203,21 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
-    """Load a model and make nothing; ends with :class:`Loaded`, :class:`Failed` or :class:`Cancelled`."""
+    """Load a model without drawing; ends with :class:`Loaded`, :class:`Failed` or :class:`Cancelled`."""
 
     spec: LoadSpec
 
 
 class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag="prepare"):
-    """Quantize a model and write it; ends with :class:`Prepared`, :class:`Failed` or :class:`Cancelled`."""
+    """Quantize a model and write it to disk; ends with :class:`Prepared`, :class:`Failed` or :class:`Cancelled`."""
 
     spec: PrepareSpec
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True, tag="piece"):
-    """The next piece of a file of the edit ``job``, whose :class:`Generate` comes after all its pieces.
+    """The next piece of a file of the edit ``job``; the job's :class:`Generate` follows after all pieces.
 
-    ``file``: the position among its files, which are the images in order and then the mask.
+    ``file``: the index among its files: the images in order, then the mask.
     """
 
     job: str
@@ -230,7 +232,7 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True, tag="exit"):
-    """End the process now; also what a closed pipe means."""
+    """End the process now; a closed pipe means the same."""
 
 
 Command = Start | Generate | Piece | Load | Prepare | Cancel | Exit
@@ -240,7 +242,9 @@ Command = Start | Generate | Piece | Load | Prepare | Cancel | Exit
 
 
 class SandboxReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What confines the engine process, as it found by trying; ``details`` has one word for each attempt and means."""
+    """What confines the engine process, as it found out by trying; ``details`` has one word for each attempt and
+    mechanism.
+    """
 
     kind: str
     enforced: bool
@@ -257,17 +261,17 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     pid: int
     sandbox: SandboxReport | None = None
     note: str | None = None
-    """What the user should know of the device, in a sentence: a GPU that is there and cannot be used."""
+    """A sentence about the device for the user, such as why an existing GPU is not used."""
 
 
 class Unavailable(msgspec.Struct, frozen=True, kw_only=True, tag="unavailable"):
-    """The other answer to :class:`Start`: why this engine cannot run here."""
+    """The other answer to :class:`Start`: the reason why this engine cannot run here."""
 
     reason: str
 
 
 class PhaseStarted(msgspec.Struct, frozen=True, kw_only=True, tag="phase"):
-    """``fraction`` (0…1) tells how far a loading phase is, where that is known."""
+    """A phase of a job begins. ``fraction`` (0…1): how much of loading is done, if known."""
 
     job: str
     phase: Phase
@@ -276,13 +280,13 @@ class PhaseStarted(msgspec.Struct, frozen=True, kw_only=True, tag="phase"):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
-    """Progress inside a phase (a block computed, bytes read), a few times a second at most."""
+    """A sign of progress within a phase (a block computed, bytes read), a few times a second at most."""
 
     job: str
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
-    """A step's picture, encoded; ``width`` and ``height`` in pixels."""
+    """A step's picture as an encoded file; ``width`` and ``height`` in pixels."""
 
     data: bytes
     mime_type: ImageMime
@@ -292,7 +296,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
-    """One finished denoising step; ``step`` counts from 1, ``steps`` is how many will really run."""
+    """One finished denoising step; ``step`` counts from 1, ``steps`` is how many will actually run."""
 
     job: str
     image: int
@@ -302,7 +306,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True, tag="image"):
-    """One finished image as encoded bytes; times in seconds for this image."""
+    """One finished image as an encoded file; ``width`` and ``height`` in pixels."""
 
     job: str
     image: int
@@ -314,10 +318,10 @@ class Image(msgspec.Struct, frozen=True, kw_only=True, tag="image"):
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
-    """All images of the job are out. Times in seconds, memory in bytes (the system's figure for the process, and the
-    allocator's own for its arrays where it counts them).
+    """The job has made all its images. Times in seconds; memory in bytes: the process's as the operating system counts
+    it, and the arrays' alone if the allocator counts them.
 
-    ``warnings``: (kind, message) pairs. ``steps``: steps that ran an image.
+    ``warnings``: (kind, message) pairs.
     """
 
     job: str
@@ -334,9 +338,9 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
-    """The answer to :class:`Load`: the model is there for jobs. ``quantization`` and ``precision`` are never ``auto``.
+    """The answer to :class:`Load`: the model is ready for jobs. ``quantization`` and ``precision`` are never ``auto``.
 
-    ``memory``: bytes that the engine takes with it, in the process and on the device.
+    ``memory``: bytes that the engine uses with the model loaded, in the process and on the device.
     """
 
     job: str
@@ -348,8 +352,9 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag="prepared"):
-    """The answer to :class:`Prepare`. ``components``: the folders that were written, each in place of the model's own;
-    ``there``: the path of a form of the model that is the same already, and nothing was written."""
+    """The answer to :class:`Prepare`. ``components``: the folders that were written, each replacing the model's own.
+    ``there``: the path of an identical form that already exists; nothing was written then.
+    """
 
     job: str
     quantization: str
@@ -359,7 +364,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag="prepared"):
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
-    """The job failed; ``kind`` is a key of the protocol's error table. The engine itself lives on."""
+    """The job failed; ``kind`` is a key of the protocol's error table. The engine keeps running."""
 
     job: str
     kind: str
@@ -368,13 +373,13 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 
 
 class Cancelled(msgspec.Struct, frozen=True, kw_only=True, tag="cancelled"):
-    """The job was stopped and the device is idle."""
+    """The job was stopped, and the device is idle."""
 
     job: str
 
 
 class Log(msgspec.Struct, frozen=True, kw_only=True, tag="log"):
-    """A log record of the engine, for the daemon's stderr; never with a prompt in it."""
+    """A log record of the engine, for the daemon's stderr; never contains a prompt."""
 
     level: str
     logger: str

@@ -1,4 +1,4 @@
-"""How :mod:`frames <locara_sidecar.ipc.frames>` cross a private pipe, one each way.
+"""Encodes and decodes :mod:`frames <locara_sidecar.ipc.frames>` on the two private pipes of an engine.
 
 A frame is a 4-byte big-endian length and that many bytes of msgpack, one tagged struct. The daemon never trusts the
 length blindly (:data:`MAX_FRAME_BYTES`).
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 MAX_FRAME_BYTES = 512 * 1024 * 1024
 PREAMBLE = b"\n\0LOCARA-ENGINE\0\n"
-"""The engine's first bytes on its pipe; what start-up code of the interpreter printed before them is skipped."""
+"""The engine's first bytes on its pipe; whatever the interpreter's start-up code printed before them is skipped."""
 MAX_PREAMBLE_BYTES = 64 * 1024
-"""How much of that the daemon holds at a time, so that endless noise costs no memory."""
+"""How much of that the daemon holds at a time, so that endless noise takes no memory."""
 PIECE_BYTES = 1 << 20
 MAX_PLAIN_BYTES = 1 << 16
-"""The longest event without a picture. What a frame says in a byte, an empty list, takes 72 here once it is decoded."""
+"""The longest event without a picture. One byte of a frame, an empty list, becomes 72 bytes when it is decoded."""
 _HEADER = 4
 
 _encoder = msgspec.msgpack.Encoder()
@@ -32,9 +32,9 @@ _long_event_decoder = msgspec.msgpack.Decoder(Image | Step)
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What an event is and whose, as it says itself: known at a fortieth of what decoding a large one takes.
+    """An event's own type and job, read at a fortieth of the cost of decoding a large event.
 
-    Of a job that is there twice the last counts, here and when it is decoded; an event with two types is none.
+    If a member appears twice, the last one counts, here as in full decoding; an event with two types is invalid.
     """
 
     type: str = ""
@@ -42,16 +42,16 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class FrameError(Exception):
-    """The peer broke the framing or sent something that is no frame; the pipe is of no further use."""
+    """The peer broke the framing, or sent something that is not a frame; the pipe cannot be used any more."""
 
 
 _head_decoder = msgspec.msgpack.Decoder(Head)
 
 
 def encode(frame: Command | Event) -> bytes:
-    """One frame, header included.
+    """Encode a frame, with its header.
 
-    :raises FrameError: when it is over :data:`MAX_FRAME_BYTES`.
+    :raises FrameError: if it is over :data:`MAX_FRAME_BYTES`.
     """
     body = _encoder.encode(frame)
     if len(body) > MAX_FRAME_BYTES:
@@ -60,8 +60,8 @@ def encode(frame: Command | Event) -> bytes:
 
 
 def in_pieces(command: Command) -> Iterator[Command]:
-    """The command as it is sent: the files of an edit go first, in pieces, because encoding a large one at once would
-    hold up every other thread of the daemon. :class:`Pieces` puts them together again.
+    """Yield a command as it is sent: an edit's files first, in pieces, because encoding a large file at once would
+    block every other thread of the daemon. :class:`Pieces` joins them again.
     """
     if not isinstance(command, Generate) or command.spec.edit is None:
         yield command
@@ -75,20 +75,20 @@ def in_pieces(command: Command) -> Iterator[Command]:
 
 
 class Pieces:
-    """Commands with their pieces, in the order in which they arrive."""
+    """Joins an edit's command with the pieces of its files, in the order in which they arrive."""
 
     def __init__(self) -> None:
         self._job = ""
         self._files: dict[int, bytearray] = {}
 
     def add(self, piece: Piece) -> None:
-        """One more; those of another job are forgotten."""
+        """Add a piece; pieces of any other job are dropped."""
         if piece.job != self._job:
             self._clear(piece.job)
         self._files.setdefault(piece.file, bytearray()).extend(piece.data)
 
     def whole(self, command: Generate) -> JobSpec:
-        """The job with its files."""
+        """Return the job with its files."""
         spec, edit = command.spec, command.spec.edit
         if edit is None:
             return spec
@@ -105,7 +105,7 @@ class Pieces:
 
 
 class FrameReader:
-    """Bytes in, frame bodies out; no I/O of its own."""
+    """Splits bytes into frame bodies; does no I/O."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -128,7 +128,10 @@ class FrameReader:
 
 
 def decode_command(body: bytes) -> Command:
-    """:raises FrameError: when it is none."""
+    """Decode a command.
+
+    :raises FrameError: if it is not one.
+    """
     try:
         return _command_decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -136,7 +139,10 @@ def decode_command(body: bytes) -> Command:
 
 
 def head_of(body: bytes) -> Head:
-    """:raises FrameError: when it is no event at all."""
+    """Read an event's type and job.
+
+    :raises FrameError: if it cannot be an event.
+    """
     try:
         return _head_decoder.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
@@ -144,7 +150,10 @@ def head_of(body: bytes) -> Head:
 
 
 def decode_event(body: bytes) -> Event:
-    """:raises FrameError: when it is none, or a long one that is neither an image nor a step."""
+    """Decode an event.
+
+    :raises FrameError: if it is not one, or is long but neither an image nor a step.
+    """
     decoder = _event_decoder if len(body) <= MAX_PLAIN_BYTES else _long_event_decoder
     try:
         return decoder.decode(body)

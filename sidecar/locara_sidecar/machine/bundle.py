@@ -1,7 +1,7 @@
-"""The folder that an app ships: whether this is one, what it lacks, and whether every file is the one that was built.
+"""Recognizes and verifies the folder that an app ships: are all files there, and are they the ones that were built?
 
-``SHA256SUMS`` lists every file but itself, in the form of ``sha256sum``, which can check it from outside. It tells
-damage, not malice: who can change a file can change the list. ``bundle.json`` says what the folder is.
+``SHA256SUMS`` lists every file but itself, in the format of ``sha256sum``, so that other tools can check it. This
+detects damage, not malice: whoever can change a file can change the list. ``bundle.json`` describes the folder.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 class Verdict(msgspec.Struct, frozen=True, rename="camel"):
-    """What differs from the list: paths below the folder, with ``/``, in order.
+    """The differences from the list: paths below the folder, with ``/``, sorted.
 
-    :param files: how many the list names.
+    :param files: the number of files in the list.
     """
 
     files: int
@@ -38,16 +38,16 @@ class Verdict(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def folder() -> Path | None:
-    """The bundle that this interpreter is in; None for an installation of any other kind."""
+    """Return the bundle that this interpreter is in, or None for any other kind of installation."""
     above = Path(sys.prefix).parent
     # os.path: a confined engine may be refused a look, which is no error here
     return above if os.path.isfile(above / SUMS) and os.path.isfile(above / FACTS) else None
 
 
 def how_to_have(engine: str, what: str = "it") -> str:
-    """What to do about an engine that is not installed: a bundle has no pip, and its user did not build it.
+    """Say how to get an engine that is not installed. A bundle has no pip, and its user did not build it.
 
-    :param what: the engine in that sentence.
+    :param what: what the sentence calls the engine.
     """
     if folder() is None:
         return f"install {what} with: pip install 'locara-sidecar[{engine}]'"
@@ -55,7 +55,9 @@ def how_to_have(engine: str, what: str = "it") -> str:
 
 
 def write(root: Path) -> None:
-    """List the folder as it is. Whoever changes a file afterwards, as signing does, has this done again."""
+    """Write the list for the folder as it is now. Anything that changes a file later, such as signing, must do this
+    again.
+    """
     lines = [f"{_sha256(root / name)}  {name}\n" for name in sorted(_names(root))]
     (root / SUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
 
@@ -63,8 +65,8 @@ def write(root: Path) -> None:
 def verify(root: Path) -> Verdict:
     """Read and hash every file (a second or two for 200 MB).
 
-    :raises OSError: when the list or a file cannot be read.
-    :raises ValueError: when the list or ``bundle.json`` is none.
+    :raises OSError: if the list or a file cannot be read.
+    :raises ValueError: if the list or ``bundle.json`` is invalid.
     """
     listed: dict[str, str] = {}
     for line in (root / SUMS).read_text(encoding="utf-8").splitlines():
@@ -91,7 +93,7 @@ def _programs(root: Path) -> list[str]:
 
 
 def _names(root: Path) -> set[str]:
-    """All that is no folder, links included."""
+    """Return the paths of everything except folders; links count as files."""
     found: set[str] = set()
     for above, folders, names in os.walk(root):
         links = [name for name in folders if os.path.islink(os.path.join(above, name))]

@@ -76,9 +76,9 @@ ENGINES: Mapping[str, Engine] = MappingProxyType({
 
 
 class Tokenizer(NamedTuple):
-    """How to read a text encoder's tokenizer: ``title`` is its name for people, ``classes`` are those that a folder may
-    name for it. ``package``: transformers' package of tokenizer and encoder; ``encoder``: that of the encoder, if it is
-    another. ``own_limit``: the number of tokens is set by its configuration, not by the job. ``before`` and ``after``:
+    """How to read a text encoder's tokenizer. ``title``: its display name; ``classes``: the class names that a folder
+    may have for it. ``package``: transformers' package of the tokenizer and, unless ``encoder`` names another, of the
+    encoder. ``own_limit``: the number of tokens is set by its configuration, not by the job. ``before`` and ``after``:
     the chat template around a prompt, for encoders that are chat models.
     """
 
@@ -92,12 +92,12 @@ class Tokenizer(NamedTuple):
 
     @property
     def packages(self) -> tuple[str, str]:
-        """transformers' packages of the tokenizer and of the encoder."""
+        """transformers' packages of the tokenizer and the encoder."""
         return self.package, self.encoder or self.package
 
     @property
     def converses(self) -> bool:
-        """Whether a prompt is given as what a person says in a conversation."""
+        """Whether a prompt is wrapped in a chat template, as the message of a user."""
         return bool(self.before)
 
 
@@ -114,7 +114,9 @@ QWEN3 = Tokenizer(
     before="<|im_start|>user\n",
     after="<|im_end|>\n<|im_start|>assistant\n",
 )
-"""As its own chat template has it where the answer may begin with thoughts; :data:`QWEN3_TERSE`: where it may not."""
+"""With the end of its own chat template for answers that may begin with thoughts; :data:`QWEN3_TERSE` for answers that
+may not.
+"""
 QWEN3_TERSE = QWEN3._replace(after=f"{QWEN3.after}<think>\n\n</think>\n\n")
 
 

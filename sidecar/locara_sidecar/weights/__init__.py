@@ -1,1 +1,1 @@
-"""The form in which weights lie in files: their names and their headers."""
+"""The files that hold a model's weights: their names and their headers."""

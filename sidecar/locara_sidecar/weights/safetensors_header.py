@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_HEADER = 8 << 20
-"""Bytes. The reference implementation takes 100 MB, which become several GB in memory; the longest header of a model
-that is run here has 300 KB."""
+"""In bytes. The reference implementation accepts 100 MB, which become several GB in memory; the longest header of a
+supported model has 300 KB.
+"""
 
 _MAX_COUNT = 2**63
 _BITS = {
@@ -28,14 +29,14 @@ _BITS = {
 
 
 class MalformedHeaderError(Exception):
-    """A header that does not describe its file; the message says what is wrong with it."""
+    """A header does not describe its file; the message says what is wrong."""
 
 
 def check_header(file: Path) -> int:
-    """Check a file's header against its size; returns the number of tensors. Reads the header only.
+    """Check a file's header against its size and return the number of tensors. Reads the header only.
 
     :raises MalformedHeaderError: saying what is wrong.
-    :raises OSError: when it cannot be read.
+    :raises OSError: if it cannot be read.
     """
     with file.open("rb") as opened:
         size = file.stat().st_size
@@ -52,7 +53,7 @@ def check_header(file: Path) -> int:
 
 
 def check_text(text: bytes, data_bytes: int) -> int:
-    """Check a header's JSON against the number of bytes behind it.
+    """Check a header's JSON against the number of bytes that follow it.
 
     :raises MalformedHeaderError: as :func:`check_header`.
     """
@@ -81,7 +82,7 @@ def check_text(text: bytes, data_bytes: int) -> int:
 
 
 def _range(tensor: Any) -> tuple[int, int]:
-    """Where a tensor lies behind the header, (begin, end) in bytes."""
+    """Return where a tensor's bytes are after the header: (begin, end)."""
     if not isinstance(tensor, dict):
         raise MalformedHeaderError("a tensor is not an object")
     members = cast("dict[str, Any]", tensor)

@@ -1,6 +1,6 @@
-"""How long a text file of a model or of the model cache may be, by its name. A stranger wrote it, and what is made of
-it takes up to 25 times its bytes: it is refused by its length, before any of it is read. So is what is not a regular
-file: one would wait for a pipe.
+"""Limits the length of text files, by name: a model's, and those of the model cache. A stranger may have written them,
+and parsing takes up to 25 times their bytes in memory, so a long one is refused before any of it is read. So is
+anything that is not a regular file: reading a pipe would wait forever.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MOST = 4 << 20
-"""Bytes. The longest of a published model is an index of 300 KB."""
+"""In bytes. The longest one of a published model is an index of 300 KB."""
 _MOST_WORDS = 16 << 20
 _WORDS = frozenset({"tokenizer.json", "vocab.json", "merges.txt"})
-"""Tokenizers are longer: 2 MB those that are run here, 11 MB those of larger text encoders."""
+"""Tokenizers' files are longer: 2 MB in supported models, 11 MB in larger text encoders."""
 
 
 class UnfitError(ValueError):
-    """The file is longer than one of its name may be, or is none; the message says what it is."""
+    """A file is too long for its name, or not a regular file; the message says which."""
 
 
 def read(path: Path, name: str = "") -> bytes:
-    """The contents of a text file.
+    """Return the contents of a text file.
 
-    :param name: its name, if that is not the path's.
+    :param name: the name to go by, if it is not the path's.
     :raises UnfitError: before any of it is read.
-    :raises OSError: when it cannot be read.
+    :raises OSError: if it cannot be read.
     """
     most = require(path, name)
     with path.open("rb") as file:
@@ -35,11 +35,11 @@ def read(path: Path, name: str = "") -> bytes:
 
 
 def require(path: Path, name: str = "") -> int:
-    """How many bytes a file of this name may have.
+    """Check a file, and return the number of bytes that one of its name may have.
 
     :param name: as for :func:`read`.
-    :raises UnfitError: where it has more, or is not a regular file.
-    :raises OSError: when it cannot be looked at.
+    :raises UnfitError: if it has more, or is not a regular file.
+    :raises OSError: if it cannot be inspected.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -48,9 +48,9 @@ def require(path: Path, name: str = "") -> int:
 
 
 def require_size(name: str, size: int) -> int:
-    """How many bytes a file of this name may have.
+    """Check a size, and return the number of bytes that a file of this name may have.
 
-    :raises UnfitError: where ``size`` is more.
+    :raises UnfitError: if ``size`` is more.
     """
     most = _MOST_WORDS if name in _WORDS else _MOST
     if size > most:

@@ -1,9 +1,9 @@
-"""Which of the files in a component's folder are its weights: one file, or the shards that an index names.
+"""Which of the files in a component's folder are its weights: a single file, or the shards listed in an index.
 
-People have folders with several: float32 and float16 side by side, one file beside shards. The order is that of the
-library that saved the component. transformers (``model``) takes one file before shards, diffusers
-(``diffusion_pytorch_model``) shards before one file. A *variant* is taken where nothing without one is there, as from
-a repository that was downloaded with ``variant="fp16"`` only.
+A folder may have several: float32 next to float16, a single file next to shards. The order of preference is that of the
+library that saved the component: transformers (``model``) prefers a single file to shards, diffusers
+(``diffusion_pytorch_model``) shards to a single file. A *variant* is used only if nothing else is there, as after a
+download with ``variant="fp16"``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 STEMS = ("model", "diffusion_pytorch_model")
 VARIANTS = ("fp16", "bf16")
-"""In the order in which they are taken; people's own marks, such as ``non_ema``, say nothing about a precision."""
+"""In order of preference. Other marks, such as ``non_ema``, say nothing about the precision."""
 
 
 def choose(stem: str, names: Collection[str]) -> str | None:
-    """The file by which the weights are found, the only one or the index of the shards; None where there is none.
+    """Return the file that leads to the weights: the single file or the index of the shards; None if there is neither.
 
     :param stem: one of :data:`STEMS`.
     :param names: the files in the component's folder.
@@ -37,7 +37,7 @@ def choose(stem: str, names: Collection[str]) -> str | None:
 
 
 def variant_files(stem: str, names: Collection[str]) -> list[str]:
-    """The files of the first variant that is there, its shards and index included."""
+    """Return the files of the first variant that is present, with its shards and index."""
     for mark in VARIANTS:
         patterns = [f"{stem}.{mark}.safetensors", f"{stem}.{mark}-*.safetensors", f"{stem}-*.{mark}.safetensors"]
         patterns += [f"{stem}.safetensors.index.{mark}.json", f"{stem}.safetensors.{mark}.index.json"]
@@ -48,5 +48,5 @@ def variant_files(stem: str, names: Collection[str]) -> list[str]:
 
 
 def is_index(name: str) -> bool:
-    """Whether a file's name is that of an index of shards, of any variant."""
+    """Whether a file name is that of an index of shards, of any variant."""
     return name.endswith(".json") and "index" in name.split(".")[-3:]

@@ -218,8 +218,9 @@ def _status(step: dict[str, Any]) -> str:
 
 
 def _decode(data: bytes, told: dict[str, Any]) -> Any:
-    """A picture to be shown. None for what is none, or has not the type and the size that is ``told`` of it: an engine
-    made it, and one in a stranger's hands says what it likes."""
+    """Decode a picture to show. None if it is invalid, or has another type or size than ``told``: a hijacked engine
+    could have made it.
+    """
     from PIL import Image
 
     kind = told["mimeType"].removeprefix("image/")

@@ -1,4 +1,4 @@
-"""``locara-sidecar doctor --verify``: whether the files that an app ships are the ones that were built."""
+"""``locara-sidecar doctor --verify``: checks that the files that an app ships are the ones that were built."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST = 20  # lines of each kind
 
 
 def run(console: Console, *, json: bool, root: Path | None = None) -> int:
-    """Print what differs; 0 when nothing does, 1 when something does or this is no such folder.
+    """Print the differences; return 0 if there are none, 1 if there are some or this is not such a folder.
 
     :param root: the folder; default: the one that this interpreter is in.
     """

@@ -1,4 +1,5 @@
-"""The terminal: the only module of the command line that prints, so it sees to it that no stranger's words command it.
+"""The terminal: the only module of the command line that prints, so it makes sure that no untrusted text controls the
+terminal.
 
 Bars and tables are rich's. The live block is not: rich's hides the cursor, which would stay hidden if the command were
 killed, and sends a picture again with every change of the bar.
@@ -32,9 +33,9 @@ _ROOM = 64, 32  # maximum columns and rows of a picture
 _MARGIN = 2
 _ONE_LINE = 10_000  # columns if the output is not a terminal
 _COMMANDS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""What a terminal takes for a command, or what turns the direction of what follows; lines and tabs may stay."""
+"""Characters that control a terminal or change the direction of text; line breaks and tabs are allowed."""
 _COLOURS = re.compile(r"(\x1b\[[\d;]*m)")
-"""What rich writes into a text of its own accord, apart from the text itself."""
+"""The escape sequences that rich itself adds to a text."""
 
 
 class Console:
@@ -208,7 +209,9 @@ class Console:
 
 
 def _harmless(text: str) -> str:
-    """A text as a terminal may have it. Much of what is told was said by an engine, or stood in a model's files."""
+    """Return a text without what would control a terminal. Much of what is printed comes from an engine, or from a
+    model's files.
+    """
     return _COMMANDS.sub("\ufffd", text)
 
 

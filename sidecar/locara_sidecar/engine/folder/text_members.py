@@ -1,4 +1,4 @@
-"""The members of text encoders' configurations; what the lists are is told in ``config_members.py``."""
+"""The members of text encoders' configurations; ``config_members.py`` explains the lists."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ TRANSFORMERS = frozenset(
         "dropout_rate", "classifier_dropout",
     }
 )  # fmt: skip
-"""Where a file came from, training, and how words would be generated, which encoders do not do."""
+"""They say where a file came from, how it was trained, or how to generate text, which encoders do not do."""
 
 ACTIVATIONS = (
     "gelu", "gelu_python", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate", "gelu_10",
     "quick_gelu", "silu", "swish", "mish", "relu", "relu2", "relu6", "leaky_relu", "hardswish", "sigmoid", "tanh",
     "linear",
 )  # fmt: skip
-"""Those of transformers' that have no weights of their own and that both engines run."""
+"""Those of transformers' that have no weights of their own and that both engines support."""
 
 
 def _activation(value: Any) -> str:
@@ -85,7 +85,7 @@ T5: dict[str, Rule] = {
 
 
 def _rope(value: Any) -> Any:
-    """Today's form of ``rope_theta``: by it alone are places told."""
+    """The current form of ``rope_theta``; only plain rotary embeddings are supported."""
     match value:
         case {"rope_type": "default", "rope_theta": int() | float() as base, **others} if not others:
             return {"rope_type": "default", "rope_theta": number(1, 1e9)(base)}

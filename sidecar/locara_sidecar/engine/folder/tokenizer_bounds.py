@@ -1,6 +1,6 @@
-"""Bounds of what a tokenizer makes of a text, and of what its words cost: the libraries have none.
+"""Limits what a tokenizer can make of a text, and the memory that its vocabulary takes: the libraries set no limits.
 
-They run in Rust, which ends the whole process where memory does not suffice.
+They are written in Rust, which ends the whole process when memory runs out.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MOST_LETTERS = 1 << 20
-"""Characters of all added tokens of a file together; each takes some 70 bytes as a state of an automaton. The tokens of
-a published model have some thousand.
+"""Total number of characters in the added tokens of a file; each takes some 70 bytes as a state of an automaton. In
+published models it is a few thousand.
 """
 _LONGEST_FORM = 256
-"""Bytes that one character may become. In SentencePiece's own map it is 33."""
+"""Number of bytes that one character may become. In SentencePiece's own map the maximum is 33."""
 _HEAD = 4  # bytes: the length of the map's tree
 _UNIT = 4  # bytes of a node
 
@@ -47,7 +47,7 @@ def check(folder: Path, name: str, config: Mapping[str, Any], described: Mapping
 
 
 def require_nothing_added(file: str, described: Mapping[str, Any]) -> None:
-    """Require a tokenizer that puts nothing around a text. transformers runs what the file describes, MLX does not.
+    """Require a tokenizer that adds no tokens around a text. transformers does whatever the file says; MLX adds none.
 
     :raises EngineError: IntegrityError.
     """
@@ -70,7 +70,7 @@ def _adds_nothing(after: Any) -> bool:
 
 
 def _require_map(file: str, normalizer: Any) -> None:
-    """Bound what a map of characters makes of one of them, wherever in the description it is.
+    """Limit how long a character map can make one character, wherever the map is in the description.
 
     :raises EngineError: IntegrityError.
     """

@@ -25,16 +25,18 @@ _MOST_EXTRA = 10_000
 _MOST_DIGITS = 8
 _NEVER_NULL = {"eos_token", "pad_token", "added_tokens_decoder", "extra_ids", "split_special_tokens"}
 _MARKS = ("<|im_start|>", "<|im_end|>", "enable_thinking", "</think>")
-"""What Qwen3's chat template is known by; another one would have the encoder given other texts."""
+"""Parts of Qwen3's chat template that identify it; with any other template, the encoder would have to be given other
+texts.
+"""
 _WORDS = re.compile(r"<\|im_start\|>(?:system|user|assistant)(?:\\n|\n)[^'\"\s{\\<]")
-"""Words in a chat template that belong to no message: the encoder would be given them with every prompt."""
+"""Text in a chat template that belongs to no message: the encoder would have to be given it with every prompt."""
 _READ = frozenset(
     {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
      "merges.txt"}
 )  # fmt: skip
-"""What libraries read in a tokenizer's folder."""
+"""The files in a tokenizer's folder that libraries read."""
 _HEAD = 4
-"""Bytes; of ASCII in UTF-16 or UTF-32, which every JSON file begins with, one of them is 0."""
+"""In bytes. A JSON file begins with ASCII; in UTF-16 or UTF-32, one of these bytes is 0."""
 _NO_LIMIT = 1e31
 """transformers writes about 1e30 for a tokenizer without a limit of its own."""
 
@@ -134,7 +136,7 @@ def check(folder: Path, found: Mapping[str, str], configs: Mapping[str, dict[str
 
 
 def _require_conversation(folder: Path, name: str, config: Mapping[str, Any]) -> None:
-    """The chat template is known by its marks and never run: it is a program, and a stranger wrote it."""
+    """Identify the chat template by its parts, without running it: it is a program, and a stranger wrote it."""
     alone = folder / name / "chat_template.jinja"
     file, template = f"{name}/tokenizer_config.json", config.get("chat_template")
     if alone.is_file():  # as libraries write it since 2025; it counts where both are
@@ -153,9 +155,10 @@ def _require_conversation(folder: Path, name: str, config: Mapping[str, Any]) ->
 
 
 def _require_readable(folder: Path, name: str) -> None:
-    """Check the size and the encoding of all files in this folder, since libraries read them by themselves.
+    """Check the size and encoding of all files in this folder, because libraries read them by themselves.
 
-    They take UTF-8 alone, and a mark before it for a part of the first word; ``json`` takes either, and UTF-16, too.
+    They accept only UTF-8, and take a byte order mark for part of the first word, while ``json`` accepts both, and
+    UTF-16, too.
 
     :raises EngineError: IntegrityError naming the file.
     """

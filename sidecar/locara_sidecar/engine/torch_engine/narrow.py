@@ -9,22 +9,22 @@ if TYPE_CHECKING:
     from torch import nn
 
 LESS = 64
-"""A power of two: dividing by it changes no digit."""
+"""A power of two, so dividing by it is exact."""
 
 
 def widened(layer: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-    """Forward hook: what a layer gives, in a type that holds sums of it."""
+    """Forward hook: return a layer's output in a type wide enough for sums."""
     del layer, args
     return output.float()
 
 
 def a_part(layer: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-    """Forward hook: a 64th of what a layer gives."""
+    """Forward hook: return a 64th of a layer's output."""
     del layer, args
     return output / LESS
 
 
 def as_the_weights(layer: nn.Module, args: Any) -> Any:
-    """Forward pre-hook: a layer's first input in the type of its weights."""
+    """Forward pre-hook: convert a layer's first input to the type of its weights."""
     first, *others = args
     return (cast("torch.Tensor", first).to(next(layer.parameters()).dtype), *others)

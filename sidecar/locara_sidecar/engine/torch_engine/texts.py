@@ -1,4 +1,4 @@
-"""Text encoders that are models of words: only the layers below the states that a family reads."""
+"""Text encoders that are language models: only the layers that a family needs are kept."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 
 class _PassedOn(Qwen3DecoderLayer):
-    """Stands for all layers above those that are read: transformers gives the state behind the last layer normalised,
-    so that the last one that is read must have another behind it."""
+    """Stands for all layers above the last one that is read. transformers normalises the output of the last layer of
+    all, so the last one that is read must not be the last.
+    """
 
     def __init__(self) -> None:
         nn.Module.__init__(self)  # without weights
@@ -28,7 +29,7 @@ class _PassedOn(Qwen3DecoderLayer):
 
 
 def keep_read_layers(encoder: Any, family: Family) -> None:
-    """Drop the layers of a shell that no state of ``family.taps`` depends on; the states keep their numbers."""
+    """Drop the layers of a shell that no state in ``family.taps`` depends on; the states keep their indices."""
     layers = encoder.layers
     count = family.layers_read(len(layers))
     if count < len(layers):

@@ -1,4 +1,4 @@
-"""The command line of a further process of this interpreter, which is started as this one was."""
+"""Command lines that run Python code in a new process, with the same interpreter and settings as this one."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ import locara_sidecar
 
 
 def module(name: str, *arguments: str) -> list[str]:
-    """``python -m name``, for our own commands."""
+    """Return the command line for ``python -m name``, for our own modules."""
     return [sys.executable, *_own_flags(), "-m", name, *arguments]
 
 
 def code(text: str, *arguments: str) -> list[str]:
-    """``python -c text``. The working folder stays off ``sys.path``; the places that our own packages came from are
-    passed along, last in line, so that ``text`` finds them in ``sys.argv`` however they were installed."""
+    """Return the command line for ``python -c text``. The working directory stays off ``sys.path``; the folders that
+    our own packages came from are the last arguments, so that ``text`` finds them in ``sys.argv``, however they were
+    installed.
+    """
     roots = [str(Path(package.__file__ or "").resolve().parent.parent) for package in (locara_sidecar, locara_protocol)]
     return [sys.executable, *(_own_flags() or ["-P"]), "-c", text, *arguments, *roots]
 
 
 def _own_flags() -> list[str]:
-    """What an isolated interpreter (``-I``, as in the folder that an app ships) must be told again.
+    """Return the flags that an isolated interpreter (``-I``, as in the folder that an app ships) needs again.
 
-    It reads no variable, so none carries this over; and one that a host has set for a Python of its own
-    (``PYTHONHOME``) would keep our processes from starting if they did read it.
+    It reads no environment variables, so none can pass the flags on. And it must stay isolated: variables that a host
+    has set for its own Python (``PYTHONHOME``) could keep our processes from starting.
     """
     if not sys.flags.isolated:
         return []
@@ -36,12 +38,14 @@ def _own_flags() -> list[str]:
 
 
 def heeded(environ: dict[str, str]) -> dict[str, str]:
-    """Variables for a child without those that this interpreter was told to ignore: a library may start a Python."""
+    """Return the environment for a child, without the variables that this interpreter was told to ignore: a library in
+    the child may start a Python.
+    """
     if not sys.flags.ignore_environment:
         return environ
     return {name: value for name, value in environ.items() if not name.upper().startswith("PYTHON")}
 
 
 def again_in_utf8() -> None:
-    """Replace this process by itself in UTF-8 mode; returns only where the system does not let it."""
+    """Restart this process in UTF-8 mode; returns only if the system does not allow that."""
     os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])

@@ -1,5 +1,5 @@
-"""A time limit for a call that has none: the libraries limit each reading of a connection, and a server that sends a
-byte now and then, or one interim answer after the other, keeps them waiting for ever.
+"""A time limit for a call that has none. The libraries limit each read from a connection, so a server that sends a byte
+now and then, or one interim answer after another, would keep them waiting forever.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def within(
     stopped: Callable[[], bool] = lambda: False,
     discard: Callable[[_T], object] = lambda _: None,
 ) -> _T:
-    """Return what ``do`` returns, or raise what it raises. If it takes longer, it goes on in a thread that nobody waits
-    for and that does not keep the process. Leave open what it reads from: the number of a closed descriptor may be
-    given to one of our files, and TLS would go on reading from that.
+    """Return what ``do`` returns, or raise what it raises. If it takes too long, it goes on in a thread that nobody
+    waits for and that does not keep the process alive. Do not close what it reads from: the descriptor's number may be
+    reused for one of our files, and TLS would go on reading from that.
 
-    :param discard: called with what comes too late.
+    :param discard: called with a result that comes too late.
     :raises LateError: after that time, or once ``stopped``.
     """
     found: list[_T] = []

@@ -1,7 +1,8 @@
-"""From an engine's bytes to its events, one at a time, and only those that somebody will look at.
+"""Turns an engine's bytes into events, decoding only those that somebody will look at.
 
-Decoding is the dear part: a byte of a frame can become an object of 72, and a frame of 64 KiB some ten milliseconds.
-So what is thrown away anyway is thrown away before it: log records above a rate, and what is said of another job.
+Decoding is the expensive part: one byte of a frame can become an object of 72 bytes, and a frame of 64 KiB can take ten
+milliseconds. So whatever would be thrown away is dropped before it is decoded: log records above a rate, and events of
+any job but the current one.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _LOG_BYTES = 1 << 14
-"""The longest log record; a line of the log has half of it."""
+"""The longest log record; a line of the log has at most half of that."""
 _BURST = 1000  # log records, of which the screen lets half through
 _RATE = 40.0  # a second, once the burst is used up
 _OF_JOBS = frozenset({"phase", "heartbeat", "step", "image", "done", "loaded", "prepared", "failed", "cancelled"})
 
 
 class Intake:
-    """The events of one engine.
+    """Reads the events of one engine.
 
     :param clock: seconds, monotonic.
     """
@@ -37,13 +38,13 @@ class Intake:
         self._dropped = 0
 
     def expect(self, spec: frames.AnySpec) -> None:
-        """From now on this job is what the engine speaks of."""
+        """From now on, accept the events of this job only."""
         self._longest, self._job = frame_bytes(spec), spec.job
 
     def feed(self, data: bytes) -> Iterator[frames.Event]:
-        """The events that ``data`` ends.
+        """Yield the events that ``data`` completes.
 
-        :raises FrameError: for what is none; nothing may be fed after that.
+        :raises FrameError: for anything that is not an event; nothing may be fed after that.
         """
         for body in self._reader.feed(data, self._longest):
             head = framing.head_of(body)

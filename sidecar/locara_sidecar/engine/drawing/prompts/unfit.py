@@ -1,6 +1,4 @@
-"""Tokenizers and text encoders that fail on a text: a stranger made them, and what is wrong with them may show only
-then.
-"""
+"""Handles tokenizers and text encoders that fail on a text: strangers made them, and a fault may show only then."""
 
 from __future__ import annotations
 
@@ -14,8 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 TRIAL = "A small café, 画 1."
-"""What a tokenizer is given when its folder is opened: one that fails on every text is refused before anything is
-loaded.
+"""Given to each tokenizer when its folder is opened: one that fails on every text is refused before anything is loaded.
 """
 
 _FAILURES = (LookupError, ValueError, TypeError, ArithmeticError, AttributeError)
@@ -24,13 +21,15 @@ _FAILURES = (LookupError, ValueError, TypeError, ArithmeticError, AttributeError
 Texts are validated long before; device and memory failures raise other types.
 """
 _PANIC = "PanicException"
-"""The name of what a library in Rust raises for a fault of its own. It is no ``Exception``, and cannot be imported."""
+"""The exception that a Rust library raises for its own bugs. It does not derive from ``Exception``, and cannot be
+imported.
+"""
 _logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def blamed_on(file: str, reason: str) -> Generator[None]:
-    """Within the block, such a failure is the fault of the model's ``file``, for this ``reason``.
+    """Within the block, report such a failure as a fault of the model's ``file``, with this ``reason``.
 
     :raises EngineError: IntegrityError.
     """
@@ -44,7 +43,8 @@ def blamed_on(file: str, reason: str) -> Generator[None]:
 
 
 def encoding() -> contextlib.AbstractContextManager[None]:
-    """Within the block, a text is encoded by all of a model's tokenizers and encoders.
+    """Within the block, a text is encoded by all tokenizers and text encoders of a model; report failures as the
+    model's fault.
 
     :raises EngineError: IntegrityError.
     """

@@ -34,7 +34,7 @@ from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 _FREQUENCIES = 256
 _APART = 10
 _LESS = 64
-"""A power of two: dividing by it changes no digit."""
+"""A power of two, so dividing by it is exact."""
 
 Size = tuple[int, int]
 
@@ -67,7 +67,7 @@ class Flux2Config:
 
     @property
     def hidden(self) -> int:
-        """Numbers inside a feed-forward."""
+        """Width inside a feed-forward."""
         return int(self.width * self.mlp_ratio)
 
 
@@ -194,7 +194,7 @@ class SingleBlock(nn.Module):
 
 
 class Time(nn.Module):
-    """Time as numbers that steer all blocks."""
+    """Embeds the time for all blocks."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -318,8 +318,8 @@ class Flux2Transformer(nn.Module):
 
 
 def _apart(layer: Any, x: mx.array, sizes: list[int]) -> list[mx.array]:
-    """Return what a layer gives in parts of so many numbers each, as if it were as many layers: parts of one array
-    would have to be copied, while rows of its weights lie one after another.
+    """Return a layer's output in parts of the given sizes, each computed with its own rows of the weights: parts of one
+    output array would have to be copied, while a part of the rows is contiguous.
     """
     parts: list[mx.array] = []
     start = 0
@@ -335,22 +335,22 @@ def _apart(layer: Any, x: mx.array, sizes: list[int]) -> list[mx.array]:
 
 
 def _gated(gates: mx.array, values: mx.array) -> mx.array:
-    """Gates times values; in float16, a 64th of that."""
+    """Return gates times values; in float16, a 64th of that."""
     return nn.silu(gates) * _less(values)
 
 
 def _less(x: mx.array) -> mx.array:
-    """In float16, a 64th of ``x``; see :func:`_back`."""
+    """Return ``x``, in float16 a 64th of it; see :func:`_back`."""
     return x * (1 / _LESS) if x.dtype == mx.float16 else x
 
 
 def _back(x: mx.array) -> mx.array:
-    """What a layer made of numbers from :func:`_less`, in full and in a type that holds it."""
+    """Undo :func:`_less` for a layer's output, in a type that can hold it."""
     return x.astype(mx.float32) * _LESS if x.dtype == mx.float16 else x
 
 
 def _summed(x: mx.array) -> mx.array:
-    """``x`` in a type that holds the sum of all branches."""
+    """Convert ``x`` to a type that can hold the sum of all branches."""
     return x.astype(mx.float32) if x.dtype == mx.float16 else x
 
 

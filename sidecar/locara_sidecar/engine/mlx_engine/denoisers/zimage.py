@@ -1,18 +1,17 @@
 """Z-Image's transformer (Tongyi-MAI, 2025, arXiv:2511.22699): one stream of picture and text tokens.
 
-Patches of the latent and tokens of the text are first *refined*, each by blocks of their own, and then run through one
-stack of blocks as one sequence, picture first. Time scales the input of every branch and gates what it gives (through
-tanh) before it is added; the text's refinement knows of no time, so it is computed once a picture. A token's place is a
-rotation (:mod:`.rotary`) on three axes: text counts along the first one from 1, the picture stands behind it and has
-its row and column on the others. Both are filled up to a multiple of 32 with tokens that were learned for that, and
-that take part in attention.
+The latent's patches and the text's tokens are first *refined*, each by their own blocks, and then run through one stack
+of blocks as one sequence, picture first. Time scales the input of every branch, and gates its output (through tanh)
+before it is added. Refining the text does not depend on time, so it is done once per picture. A token's position is a
+rotation (:mod:`.rotary`) on three axes: text counts along the first one from 1, the picture comes after it and has its
+row and column on the others. Both are padded to a multiple of 32 with learned tokens, which take part in attention.
 
-Numbers inside grow beyond float16 (65,504): gates and values of the feed-forward multiply to 3e5, and its output and
-the sum of all branches go further. So in float16 the sum is kept in float32, and values are computed as a 64th of
-themselves: a norm follows, which takes the factor out again.
+Activations exceed the range of float16 (65,504): in the feed-forward, gate times value reaches 3e5, and its output and
+the sum of all branches are larger still. So in float16 the sum is kept in float32, and values are computed at a 64th of
+their size, which the norm that follows cancels.
 
-The model says how the latent changes towards the picture; what is given here is the velocity, which points to noise.
-Channels come last: latents are (B, height, width, C).
+The model predicts the change of the latent towards the picture; the result here is the velocity, which points to the
+noise. Channels come last: latents are (B, height, width, C).
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 
 _FREQUENCIES = 256
 _TIME = 256
-"""The most numbers that tell the time to a block."""
+"""The maximum width of the time embedding that blocks get."""
 _HIDDEN = 1024
 _HEAD_EPSILON = 1e-5
 _PATCH = 2
 _MULTIPLE = 32
 _LESS = 64
-"""A power of two: dividing by it changes no digit."""
+"""A power of two, so dividing by it is exact."""
 
 
 @dataclass(frozen=True)
 class ZImageConfig:
-    """``config.json``; defaults are diffusers'. ``n_kv_heads`` says nothing: there is one key head for each query's."""
+    """``config.json``, with diffusers' defaults. ``n_kv_heads`` has no effect: each query head has its own key head."""
 
     all_patch_size: tuple[Literal[2], ...] = (2,)
     all_f_patch_size: tuple[Literal[1], ...] = (1,)
@@ -65,7 +64,7 @@ class ZImageConfig:
 
     @property
     def hidden(self) -> int:
-        """Numbers inside the feed-forward."""
+        """Width inside the feed-forward."""
         return int(self.dim / 3 * 8)
 
     @property
@@ -74,19 +73,20 @@ class ZImageConfig:
 
 
 class Modulation(NamedTuple):
-    """Scales (1 added) and gates (after tanh) of the blocks that know the time, in their order, and the last scale;
-    (steps, 1, 1, k x width), or after :meth:`at` (1, 1, k x width)."""
+    """Scales (1 added) and gates (after tanh) of the blocks that depend on time, in order, and the last scale; each is
+    (steps, 1, 1, k x width), or after :meth:`at` (1, 1, k x width).
+    """
 
     blocks: list[mx.array]
     out: mx.array
 
     def at(self, step: int) -> Modulation:
-        """That of one step, from 0."""
+        """Return the modulation of one step, from 0."""
         return Modulation([made[step] for made in self.blocks], self.out[step])
 
 
 class Places(NamedTuple):
-    """How tokens are turned: the text's, the picture's, and both as one sequence, picture first."""
+    """The rotations of the text's tokens, of the picture's, and of both as one sequence, picture first."""
 
     text: rotary.Rotation
     image: rotary.Rotation
@@ -106,7 +106,7 @@ class Attention(nn.Module):
             self.norm_k = nn.RMSNorm(self._size, eps=_HEAD_EPSILON)
 
     def __call__(self, x: mx.array, rotation: rotary.Rotation) -> mx.array:
-        """``x`` (B, tokens, dim)."""
+        """Run on ``x`` (B, tokens, dim)."""
         q, k, v = (layer(x).reshape(*x.shape[:2], -1, self._size) for layer in (self.to_q, self.to_k, self.to_v))
         if "norm_q" in self:
             q, k = self.norm_q(q), self.norm_k(k)
@@ -122,9 +122,9 @@ class FeedForward(nn.Module):
         self.w3 = nn.Linear(config.dim, config.hidden, bias=False)
 
     def __call__(self, x: mx.array, norm: nn.RMSNorm) -> mx.array:
-        """The normed output.
+        """Return the normed output.
 
-        :param norm: what follows; it undoes that float16 computes with less.
+        :param norm: the norm that follows; it cancels the factor used in float16.
         """
         gates, values = nn.silu(self.w1(x)), self.w3(x)
         if x.dtype != mx.float16:
@@ -135,7 +135,10 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """:param timed: whether the time scales and gates it."""
+    """A transformer block.
+
+    :param timed: whether it depends on the time.
+    """
 
     def __init__(self, config: ZImageConfig, *, timed: bool) -> None:
         super().__init__()
@@ -149,7 +152,7 @@ class Block(nn.Module):
             self.modulation = nn.Linear(config.time, 4 * config.dim)
 
     def __call__(self, x: mx.array, rotation: rotary.Rotation, by: mx.array | None = None) -> mx.array:
-        """``x`` (B, tokens, dim), in float32 where the weights are in float16; ``by`` the step's modulation."""
+        """Run on ``x`` (B, tokens, dim), in float32 if the weights are in float16. ``by``: the step's modulation."""
         weight: mx.array = self.attention_norm1.weight
         normed, normed_ff = self.attention_norm1, self.ffn_norm1
         if by is None:
@@ -162,7 +165,7 @@ class Block(nn.Module):
 
 
 class ZImageTransformer(nn.Module):
-    """The velocity of the latent, given time and text."""
+    """Predicts the latent's velocity from time and text."""
 
     config_type: ClassVar = ZImageConfig
     repeated: ClassVar = ("noise_refiner", "context_refiner", "layers")
@@ -193,7 +196,10 @@ class ZImageTransformer(nn.Module):
         return key, value
 
     def modulation(self, timesteps: mx.array) -> Modulation:
-        """All steps' modulation. :param timesteps: (steps,), 1000 … 0 as the scheduler has them."""
+        """Compute the modulation of all steps.
+
+        :param timesteps: (steps,), 1000 … 0 as the scheduler has them.
+        """
         times = (1000.0 - timesteps) / 1000.0 * self.config.t_scale
         known = sinusoids(times).astype(self.x_pad_token.dtype)
         time = self.time_out(nn.silu(self.time_in(known)))[:, None, None]  # (steps, 1, 1, time)
@@ -204,12 +210,12 @@ class ZImageTransformer(nn.Module):
         )
 
     def places(self, words: int, height: int, width: int) -> Places:
-        """How every token of ``words`` of text and a picture of so many latent pixels is turned."""
+        """Compute the rotations for ``words`` tokens of text and a picture of that many latent pixels."""
         filled = _filled(words)
         text = np.zeros((filled, 3))
         text[:, 0] = np.arange(1, filled + 1)
         rows, columns = height // _PATCH, width // _PATCH
-        image = np.zeros((_filled(rows * columns), 3))  # those that fill up stand nowhere
+        image = np.zeros((_filled(rows * columns), 3))  # padding is at position 0
         grid = np.indices((rows, columns)).reshape(2, -1)
         image[: grid.shape[1]] = np.stack([np.full(grid.shape[1], filled + 1), *grid], axis=1)
         sizes, base = self.config.axes_dims, self.config.rope_theta
@@ -217,9 +223,9 @@ class ZImageTransformer(nn.Module):
         return Places(*(rotary.rotation_at(part, sizes, base, rounded=True) for part in parts))
 
     def refined(self, tokens: mx.array, places: Places, pace: Paced = unpaced) -> mx.array:
-        """The text as the blocks read it, the same in every step.
+        """Return the refined text, the same in every step.
 
-        :param tokens: (B, words, cap_feat_dim), of any floating type.
+        :param tokens: (B, words, cap_feat_dim), of any floating-point type.
         """
         weight: mx.array = self.text_norm.weight
         text = _filled_up(self.text(self.text_norm(tokens).astype(weight.dtype)), self.cap_pad_token)
@@ -232,7 +238,7 @@ class ZImageTransformer(nn.Module):
     def __call__(
         self, latent: mx.array, text: mx.array, by: Modulation, places: Places, pace: Paced = unpaced
     ) -> mx.array:
-        """One evaluation.
+        """Evaluate the network once.
 
         :param latent: (B, height, width, C), even sides.
         :param text: from :meth:`refined`.
@@ -259,13 +265,13 @@ class ZImageTransformer(nn.Module):
 
 
 def _gated(made: mx.array) -> mx.array:
-    """Scale, gate, scale, gate of a block, as it takes them."""
+    """Convert a modulation to a block's scale, gate, scale and gate."""
     scale, gate, scale_ff, gate_ff = mx.split(made, 4, axis=-1)
     return mx.concatenate([1 + scale, mx.tanh(gate), 1 + scale_ff, mx.tanh(gate_ff)], axis=-1)
 
 
 def _summed(x: mx.array) -> mx.array:
-    """``x`` in a type that holds the sum of all branches."""
+    """Convert ``x`` to a type that can hold the sum of all branches."""
     return x.astype(mx.float32) if x.dtype == mx.float16 else x
 
 
@@ -274,7 +280,7 @@ def _filled(count: int) -> int:
 
 
 def _filled_up(x: mx.array, token: mx.array) -> mx.array:
-    """(B, tokens, dim) with ``token`` as often behind them as it takes."""
+    """Pad (B, tokens, dim) with ``token`` to the next multiple."""
     lacking = _filled(x.shape[1]) - x.shape[1]
     return mx.concatenate([x, mx.broadcast_to(token[None], (x.shape[0], lacking, x.shape[2]))], axis=1)
 

@@ -1,9 +1,9 @@
-"""Qwen3 (Qwen team, 2025, arXiv:2505.09388) as a text encoder: the states between its layers, as transformers'
-Qwen3Model computes them.
+"""Qwen3 (Qwen team, 2025, arXiv:2505.09388) as a text encoder: the hidden states between its layers, as in
+transformers' Qwen3Model.
 
-A decoder of words whose last layers nobody needs here: what a picture model takes are states further below, and layers
-above the highest of them are neither loaded nor run. Attention is causal, several heads of queries share one of keys
-and values, and a token's place turns the two halves of a head against each other.
+It is a language model, but image models read hidden states from lower layers only, so the layers above the highest of
+these are neither loaded nor run. Attention is causal, several query heads share one head of keys and values, and a
+token's position rotates the two halves of a head against each other.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 from locara_sidecar.machine.supported import FAMILIES
 
 _LARGER = "model."
-"""What stands before each name in the files of the model that predicts words."""
+"""Prefix of all names in the files of the language model."""
 
 
 @dataclass(frozen=True)
 class Qwen3Config:
-    """``config.json``; defaults are transformers'. ``rope_parameters`` is today's form of ``rope_theta``."""
+    """``config.json``, with transformers' defaults. ``rope_parameters`` is the current form of ``rope_theta``."""
 
     overflows_float16: ClassVar = True
 
@@ -106,10 +106,10 @@ class Layer(nn.Module):
 
 
 class Qwen3(nn.Module):
-    """Token ids to the states at :attr:`taps`.
+    """Encodes token ids to the hidden states at :attr:`taps`.
 
-    A subclass says which: 0 is the word table, k what layer k (from 1) gives, negative ones count from the end. The
-    last one of all, the state after the last layer, is normalised, as transformers gives it.
+    A subclass sets them: 0 is the embedding table's output, k that of layer k (from 1), and negative ones count from
+    the end. The very last state, that after the last layer, is normalised, as in transformers.
     """
 
     config_type: ClassVar = Qwen3Config
@@ -134,10 +134,10 @@ class Qwen3(nn.Module):
         return key.removeprefix(_LARGER), value
 
     def __call__(self, ids: mx.array, words: int | None = None, pace: Paced = unpaced) -> list[mx.array]:
-        """The states, each (B, L, hidden), in the order of :attr:`taps`.
+        """Return the states, each (B, L, hidden), in the order of :attr:`taps`.
 
         :param ids: (B, L).
-        :param words: how many of the ids are words; those behind them are padding, which no other token sees.
+        :param words: how many of the ids are text; the rest is padding, which no other token attends to.
         """
         mask = None if words is None else _seen(ids.shape[1], words)
         x = self.embed_tokens(ids)
@@ -164,6 +164,6 @@ class Qwen3Thirds(Qwen3):
 
 
 def _seen(length: int, words: int) -> mx.array:
-    """(1, 1, L, L): whether the token of a row sees that of a column."""
+    """Return whether the token of a row attends to that of a column, (1, 1, L, L)."""
     places = mx.arange(length)
     return ((places[None, :] <= places[:, None]) & (places[None, :] < words))[None, None]

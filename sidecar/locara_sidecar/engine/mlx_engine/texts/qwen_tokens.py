@@ -1,8 +1,9 @@
-"""Prompts as Qwen's token ids, exactly as transformers 5 gives them, without it.
+"""Converts prompts to Qwen's token ids, exactly as transformers 5 does but without it.
 
-Byte-level pairs: composed (NFC); cut into words with the sign or space in front, single digits, runs of other signs,
-line breaks and spaces; then each byte a letter of an alphabet of 256. Nothing is put around a text but the marks of a
-conversation (``engine/drawing/prompts/conversation.py``), which are added tokens in the text itself.
+Byte-level BPE: Unicode NFC; split into words with the symbol or space before them, single digits, runs of other
+symbols, line breaks and spaces; then each byte becomes one of an alphabet of 256 letters. Nothing is added around a
+text except the chat template (``engine/drawing/prompts/conversation.py``), whose marks are added tokens within the text
+itself.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ _TOKENS: dict[str, str] = dict.fromkeys(("unk_token", "eos_token", "pad_token"),
 
 
 class ConversationTokenizer(text_tokens.TextTokenizer):
-    """Reads prompts as parts of a conversation."""
+    """Tokenizes prompts inside a chat template."""
 
     def __init__(self, backend: Any, ends: text_tokens.Ends, longest: int, kind: Kind) -> None:
         super().__init__(backend, ends, longest)
         self._kind = kind
 
     def words(self, text: str, length: int) -> list[int]:
-        """The ids of a prompt and the marks around it, at most ``length``; what does not fit is cut off."""
+        """Return the ids of a prompt and the template around it, at most ``length``; the rest is cut off."""
         ids: list[int] = self._backend.encode(conversation.said(self._kind, text), add_special_tokens=False).ids
         return ids[max(len(ids) - length, 0) :] if self.keeps_end else ids[:length]
 
@@ -55,9 +56,9 @@ class ConversationTokenizer(text_tokens.TextTokenizer):
 
 
 def load(folder: Path, name: str, kind: Kind) -> ConversationTokenizer:
-    """The tokenizer in ``folder / name``, whose files ``tokenizer_check.py`` has looked at.
+    """Load the tokenizer in ``folder / name``, whose files ``tokenizer_check.py`` has checked.
 
-    :raises EngineError: IntegrityError for files that make no tokenizer.
+    :raises EngineError: IntegrityError for files that are not a valid tokenizer.
     """
     config = read_json(folder, f"{name}/tokenizer_config.json")
     described: dict[str, Any] | None = None

@@ -29,9 +29,9 @@ _BY_NAME = (
 _SET_ID = 0o6000
 """The bits of a mode by which a program runs as the user or group that owns it."""
 _MAKES = 0o20000100
-"""``O_CREAT``, and ``O_TMPFILE`` without ``O_DIRECTORY``. Without either nobody looks at the mode, whatever it is."""
+"""``O_CREAT``, and ``O_TMPFILE`` without ``O_DIRECTORY``. Without either, the kernel ignores the mode."""
 _MAKING = (("open", 2, 1), ("openat", 3, 2), ("creat", 1, None), ("mknod", 1, None), ("mknodat", 2, None))
-"""Calls that make a file, and the positions of its mode and of their flags."""
+"""Calls that create a file, with the positions of the mode and of the flags among their arguments."""
 _ATTRIBUTES = (  # of any file whose name is known, such as where it was downloaded from
     *("getxattr", "lgetxattr", "fgetxattr", "getxattrat", "listxattr", "llistxattr", "flistxattr", "listxattrat"),
     "file_getattr",
@@ -57,8 +57,9 @@ _KERNEL = (
     *("setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "setgroups"),
 )
 _SHARES = ("io_setup", "sendmsg", "sendmmsg")
-"""What takes of a share that the whole machine has, or all processes of a user: asynchronous input and output, and
-descriptors on their way through a socket. One that takes it all leaves none for the others."""
+"""Calls that use up a share of the whole machine, or of all of a user's processes: asynchronous I/O, and descriptors in
+flight through a socket. A process that took all of it would leave none for others.
+"""
 _RINGS = ("io_uring_setup", "io_uring_enter", "io_uring_register")
 
 _OF_THREADS = 0x00010000
@@ -74,9 +75,10 @@ _DESCRIPTOR_REQUESTS = (8, 10, 15, 1024, 1026, 1031)
 _SOCKET_PROGRAMS = (26, 50, 51, 52)
 """Of ``setsockopt``: ``SO_ATTACH_FILTER``, ``SO_ATTACH_BPF``, and those for a group of sockets."""
 _DRIVERS = "FKdbNHGADT>"
-"""The letters by which the requests of an accelerator's driver are told from others' (the second byte of a number):
-NVIDIA's, AMD's, the kernel's own for graphics and their buffers and fences, Jetson's, WSL's; and terminals', by which
-a library asks whether it writes to one."""
+"""The letters that distinguish the requests of accelerators' drivers from others (the second byte of the number):
+NVIDIA's, AMD's, the kernel's own for graphics, buffers and fences, Jetson's, WSL's; and terminals', because libraries
+ask whether they write to one.
+"""
 _PLAIN = 0
 """The byte of NVIDIA's requests for shared memory (UVM), which have no letter."""
 _TERMINAL_REQUESTS = (0x540E, 0x5410, 0x5412, 0x541C, 0x5423)
@@ -150,7 +152,9 @@ def _always(own: int) -> Iterator[Denial]:
 
 
 def _asking(itself: tuple[int, int]) -> Iterator[Denial]:
-    """About others. What sched_get… tells of a number, libraries ask of their own threads, which no filter can know."""
+    """Deny questions about other processes. Libraries ask some of them (sched_get…) about their own threads, whose
+    numbers no filter can know.
+    """
     for name in ("getpgid", "getsid", "sched_getattr", "sched_rr_get_interval", "get_robust_list"):
         yield Denial(name, errno.EPERM, Unless(0, itself))
     for name in ("clock_gettime", "clock_getres", "clock_nanosleep", "timer_create"):

@@ -1,7 +1,7 @@
-"""Z-Image-Turbo over diffusers' own pipelines: text to image, image to image, inpainting.
+"""Z-Image-Turbo with diffusers' own pipelines: text to image, image to image, inpainting.
 
-It was distilled to run without guidance (the pipelines' own default is 5, and their 50 steps are the base model's).
-float16 is too narrow for what happens inside its blocks and in its text encoder: see :func:`fit_into_float16`.
+It was distilled to run without guidance (the pipelines default to 5, and to 50 steps, which are the base model's). Its
+blocks and its text encoder exceed the range of float16: see :func:`fit_into_float16`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ZImage(DiffusersFamily):
-    """A model of the family; :class:`~locara_sidecar.engine.drawing.family.Family` tells what each verb does."""
+    """A Z-Image model; see :class:`~locara_sidecar.engine.drawing.family.Family` for its methods."""
 
     row = FAMILIES["z-image"]
     networks = (Qwen3Model, ZImageTransformer2DModel)
@@ -70,10 +70,10 @@ class ZImage(DiffusersFamily):
 def fit_into_float16(transformer: Any) -> None:
     """Let the transformer compute in float16 without leaving its range (65,504).
 
-    Gates and values of a feed-forward multiply to 3e5, and its output goes to 1e6: the values are divided by 64, which
-    the norm behind it takes out again (its epsilon is divided alike, so the result is the same). The sum of all
-    branches grows, too: it is kept in float32, as it begins behind the two layers that embed picture and text; each
-    block's norms bring its branches back to float16.
+    In the feed-forward, gate times value reaches 3e5, and its output 1e6. So the values are divided by 64, which the
+    norm that follows cancels (its epsilon is divided, too, so the result is the same). The sum of all branches grows as
+    well. It is kept in float32, from the two layers that embed picture and text on; the norms in each block bring its
+    branches back to float16.
     """
     for block in (*transformer.noise_refiner, *transformer.context_refiner, *transformer.layers):
         block.feed_forward.w3.register_forward_hook(narrow.a_part)
