@@ -20,12 +20,12 @@ PROMPT ?= a smiling sun on a purple background
 PLATFORM_MODULES := os|signal|socket|select|fcntl|resource|termios|pwd|mmap|psutil|multiprocessing
 PLATFORM_FILES = $(shell grep -rlE "^ *(import|from) ($(PLATFORM_MODULES))\b|sys\.platform" protocol sidecar packaging/bundle packaging/macos tests/bench tests/campaigns tests/faults tests/fullsize tests/support --include=*.py | grep -vE "/test_|conftest|protocol/examples|node_modules|support/evil")
 
-# cargo's target folder is outside the tree, so that a fresh clone finds what was compiled before
 # what an app ships is built with these, and for MLX unless ENGINE says otherwise
 ENGINE ?= mlx
 BUNDLE_TOOLS := build/bundle-tools
 BUNDLE = $(firstword $(wildcard dist/locara-sidecar-*-*-*))
 
+# cargo's target folder is outside the tree, so that a fresh clone finds what was compiled before
 RUST_TARGET ?= $(or $(CARGO_TARGET_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/locara/rust-target)
 NODE_READY := protocol/typescript/node_modules/.ready
 UI := packaging/tauri/ui

@@ -45,7 +45,7 @@ def run_program(*arguments, **more):
 def test_a_time_that_nobody_can_wait_is_a_wrong_command_line(word, side):
     done = run_program(*side, f"--timeout={word}", "--list")
     assert done.returncode == program.USAGE
-    assert "no number of seconds" in done.stderr
+    assert "not a number of seconds" in done.stderr
 
 
 @pytest.mark.parametrize("report", ["--json", "--junit", "--html", "--text"])
@@ -86,14 +86,14 @@ def test_a_command_that_is_no_text_is_reported(tmp_path):
 def test_who_forgets_the_dashes_is_told_of_them():
     done = run_program("locara-sidecar", "serve", spawned=None)
     assert done.returncode == program.USAGE
-    assert "the command stands behind --" in done.stderr
+    assert "the command goes after --" in done.stderr
 
 
 def test_a_list_of_expected_failures_that_is_no_text_is_named(tmp_path):
     (tmp_path / "list").write_bytes(b"\xff\xfe")
     done = run_program("--expected-failures", str(tmp_path / "list"), "--list")
     assert done.returncode == program.USAGE
-    assert f"{tmp_path / 'list'} is no text in UTF-8" in done.stderr
+    assert f"{tmp_path / 'list'} is not a text file in UTF-8" in done.stderr
 
 
 def gone(pid):

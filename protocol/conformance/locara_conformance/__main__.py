@@ -24,7 +24,7 @@ HOLD, BROKEN, USAGE, HARNESS, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit statuses: all MUSTs hold; one does not, or an expectation is stale; a wrong command line; the harness failed, or
 could not tell what it found; Ctrl-C."""
 LONGEST = 86400.0
-"""Seconds that ``--timeout`` may say: a day."""
+"""The largest ``--timeout`` in seconds: a day."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _implementation(given: list[str]) -> int:
-    """``locara-conformance`` without ``host``: tests an implementation."""
+    """Run ``locara-conformance`` without ``host``: test an implementation."""
     options, command = _split(_parser(), given)
     try:
         checks = chosen(options.only)
@@ -143,7 +143,7 @@ def _expected(path: Path | None, known: Container[str]) -> list[str]:
     try:
         lines = path.read_text("utf-8").splitlines()
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is no text in UTF-8") from None
+        raise ValueError(f"{path} is not a text file in UTF-8") from None
     ids = [line.partition("#")[0].strip() for line in lines]
     ids = [id for id in ids if id]
     if unknown := [id for id in ids if id not in known]:
@@ -152,17 +152,17 @@ def _expected(path: Path | None, known: Container[str]) -> list[str]:
 
 
 def _split(parser: argparse.ArgumentParser, given: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The options, and the command that stands behind ``--``."""
+    """Return the options, and the command after ``--``."""
     at = given.index("--") if "--" in given else len(given)
     options, rest = parser.parse_known_args(given[:at])
     if rest:
-        hint = "" if "--" in given or rest[0].startswith("-") else " (the command stands behind --)"
+        hint = "" if "--" in given or rest[0].startswith("-") else " (the command goes after --)"
         parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     return options, given[at + 1 :]
 
 
 def _unwritable(options: argparse.Namespace) -> str | None:
-    """Why a report could not be written, which is better known before the run than after it."""
+    """Say why a report could not be written: better before the run than after it."""
     for file in (options.json, options.junit, options.html, options.text):
         try:
             if file is not None:
@@ -173,7 +173,7 @@ def _unwritable(options: argparse.Namespace) -> str | None:
 
 
 def _write(options: argparse.Namespace, command: Sequence[str], results: Sequence[Result], stale: Sequence[str]) -> int:
-    """Writes the reports; a file that cannot be written keeps no other from being written.
+    """Write the reports; if one cannot be written, the others still are.
 
     :returns: HARNESS if there was such a file, else 0.
     """
@@ -233,7 +233,7 @@ def _seconds(word: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= LONGEST:  # NaN is neither
-        raise argparse.ArgumentTypeError(f"{word!r} is no number of seconds above 0, up to a day")
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number of seconds above 0, up to a day")
     return seconds
 
 
@@ -246,7 +246,9 @@ def _host_parser() -> argparse.ArgumentParser:
         "protocol/conformance/README.md.",
         epilog="Status: as without `host`.",
     )
-    parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help="a scenario, or a file of them; all for none")
+    parser.add_argument(
+        "scenario", nargs="*", metavar="SCENARIO", help="a scenario, or a file of them; without any, all are played"
+    )
     parser.add_argument("--timeout", type=_seconds, default=30.0, metavar="SECONDS", help="for a whole scenario (30)")
     _add_reports(parser)
     return parser

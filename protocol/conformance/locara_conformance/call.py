@@ -1,4 +1,4 @@
-"""A request under way: its answer, and the messages of its channel."""
+"""A request in progress: its answer, and the messages of its channel."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ if TYPE_CHECKING:
 
 
 class Speaker(Protocol):
-    """What a call needs of its :class:`locara_conformance.peer.Peer`."""
+    """The part of :class:`locara_conformance.peer.Peer` that a call needs."""
 
     inbox: list[Any]
 
     def wait(self, what: str, found: Callable[[Any], bool], *, start: int = 0, timeout: float | None = None) -> Any:
-        """The first message from ``start`` on for which ``found`` is true."""
+        """Return the first message from ``start`` on for which ``found`` is true."""
 
     def notify(self, method: str, params: Any = None) -> None:
-        """Sends a notification."""
+        """Send a notification."""
 
 
 class Call:
-    """A request under way; made by :meth:`locara_conformance.peer.Peer.start`."""
+    """A request in progress; made by :meth:`locara_conformance.peer.Peer.start`."""
 
     def __init__(self, peer: Speaker, id: int | str, method: str, channel: Any, start: int) -> None:
         self.peer, self.id, self.method, self.channel, self._start = peer, id, method, channel, start
 
     def answer(self, timeout: float | None = None) -> dict[str, Any]:
-        """The response."""
+        """Return the response."""
         return self.peer.wait(f"answer to {self.method}", self._is_mine, start=self._start, timeout=timeout)
 
     def result(self, timeout: float | None = None) -> dict[str, Any]:
-        """The result, which must be one."""
+        """Return the result; anything else fails the check."""
         answer = self.answer(timeout)
         if not isinstance(answer.get("result"), dict):
             raise Failed(f"{self.method} was answered with {shorten(answer.get('error', answer))}")
         return answer["result"]
 
     def error(self, kind: str, timeout: float | None = None) -> dict[str, Any]:
-        """The error, which must be one of that kind."""
+        """Return the error; anything but an error of that kind fails the check."""
         answer = self.answer(timeout)
         error = answer.get("error")
         if not isinstance(error, dict) or error.get("code") != CODES[kind]:  # pyright: ignore[reportUnknownMemberType]
@@ -52,14 +52,13 @@ class Call:
         return cast("dict[str, Any]", error)
 
     def answered(self) -> bool:
-        """Whether it has been answered yet."""
+        """Whether it has been answered."""
         return any(self._is_mine(message) for message in self.peer.inbox[self._start :])
 
     def frames(self, job: Call | None = None) -> list[dict[str, Any]]:
-        """The frames of its channel that came so far, and before its answer: whether more came too late is for those to
-        tell who watch.
+        """Return the frames that have come on its channel, up to its answer. (The watch reports any that come later.)
 
-        :param job: of an attach, which is answered at once, the job's own call: only what came before its answer.
+        :param job: for an attach, which is answered at once: the job's own call, whose answer ends the frames instead.
         """
         came, last = self.peer.inbox[self._start :], self if self.method != "jobs.attach" else job
         if last is not None:
@@ -67,11 +66,13 @@ class Call:
         return [message["params"] for message in came if self._is_frame(message)]
 
     def messages(self) -> list[dict[str, Any]]:
-        """The messages of its channel that came so far."""
+        """Return the messages that have come on its channel."""
         return [frame["message"] for frame in self.frames() if isinstance(frame.get("message"), dict)]
 
     def until(self, phase: str, *, step: int = 0, image: int = 1, timeout: float | None = None) -> dict[str, Any]:
-        """Its first message of that phase, with that many finished steps or more, of that image or a later one."""
+        """Return its first message of that phase, of image ``image`` or a later one, with at least ``step`` finished
+        steps.
+        """
 
         def there(message: Any) -> bool:
             if not self._is_frame(message) or not isinstance(message["params"].get("message"), dict):
@@ -89,7 +90,7 @@ class Call:
         return found["params"]["message"]
 
     def cancel(self) -> None:
-        """Asks for its end."""
+        """Ask the implementation to cancel it."""
         self.peer.notify("$/cancelRequest", {"id": self.id})
 
     def _is_mine(self, message: Any) -> bool:
@@ -103,5 +104,5 @@ class Call:
 
 
 def _reaches(told: Any, least: int) -> bool:
-    """Whether what was told is a number and as large."""
+    """Whether a reported value is a number and at least ``least``."""
     return isinstance(told, int | float) and told >= least

@@ -5,7 +5,7 @@ UNTRIED = {
     "none",
     "GEN-15": "needs a model made to run without guidance under a real engine; the fake engine reports what was asked",
     "GEN-17": "needs a real engine; the fake one accepts any name",
-    "EDIT-12": "takes profiles made by a colour management, which the harness has not; the project's own tests compare",
+    "EDIT-12": "needs colour profiles, which the harness cannot make; the project's own tests compare",
     "PICK-2": "is the shell's task: no process can see from its pipes who asked",
     "PICK-3": "says what the sidecar cannot know",
     "MOD-7": "needs an engine that keeps an installed model open; the fake one opens none",

@@ -124,7 +124,7 @@ class Watch:
             self._report("framing.lf-ended", f"the output ended in the middle of a line: {rest[:120]!r}")
 
     def too_long(self, size: int) -> None:
-        """A line has got longer than any message may be, and has no end yet."""
+        """Note that a line is longer than any message may be, and has not ended."""
         self._report("framing.sizes", f"a line of {size} bytes that has not ended")
 
     def _one(self, message: dict[str, Any], size: int) -> dict[str, Any]:
@@ -263,7 +263,7 @@ def code_of(message: dict[str, Any]) -> Any:
 
 
 def _member(value: Any, name: str) -> Any:
-    """Return a member of what may be no object, else None."""
+    """Return a member of a value that may not be an object, else None."""
     return cast("dict[str, Any]", value).get(name) if isinstance(value, dict) else None
 
 

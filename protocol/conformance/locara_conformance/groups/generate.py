@@ -121,7 +121,7 @@ def _reproduces(lab: Lab) -> None:
     prompt = f" {PROMPT},  Größe 東京 🎨\u2028\t"
     first = lab.shared().call("image.generate", {"prompt": prompt, "options": options}, timeout=30)
     told = at(first, "parameters.prompt")
-    expect(told == prompt, f"the prompt {prompt!r} is told as {told!r}")
+    expect(told == prompt, f"the prompt {prompt!r} is reported as {told!r}")
     again = lab.session().start_any("image.generate", at(first, "parameters", dict)).result(30)
     expect(at(first, "images.0.sha256") == at(again, "images.0.sha256"), "`parameters` sent again change the picture")
 

@@ -60,7 +60,7 @@ def _whole(lab: Lab) -> None:
     result = call.result(30)
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     told = (at(result, "files"), at(result, "bytes"))
-    expect(told == (len(sizes), sum(sizes)), f"{len(sizes)} files of {sum(sizes)} bytes are told as {told}")
+    expect(told == (len(sizes), sum(sizes)), f"{len(sizes)} files of {sum(sizes)} bytes are reported as {told}")
     phases = list(dict.fromkeys(at(one, "phase", str) for one in call.messages()))
     expect(phases == ["reading", "verifying", "publishing"], f"the phases that were reported are {phases}")
     expect(_kept(peer) == [at(result, "digest")], f"models.usage shows {_kept(peer)}")

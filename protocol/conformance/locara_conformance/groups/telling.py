@@ -1,4 +1,4 @@
-"""What is told beside the picture: that each member means what the page says, and not only has the right type."""
+"""What answers report besides the picture: each member means what the page says, beyond having its type."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _all_phases(lab: Lab) -> None:
     call = lab.session().start("image.generate", drawing(), stream=True)
     call.result(30)
     phases = list(dict.fromkeys(at(one, "phase", str) for one in call.messages()))
-    expect(phases == PHASES, f"the first job of a process told of the phases {phases}")
+    expect(phases == PHASES, f"the first job of a process reported the phases {phases}")
 
 
 @check("generate.elapsed", "GEN-10")
@@ -96,7 +96,7 @@ def _timings(lab: Lab) -> None:
 def _resolved(lab: Lab) -> None:
     params = {"prompt": "a lake", "options": {"steps": 1, "output": {"mode": "save"}}}
     result = lab.shared().call("image.generate", params, timeout=30)
-    expect(at(result, "parameters.prompt") == "a lake", "`parameters` has not the prompt")
+    expect(at(result, "parameters.prompt") == "a lake", "`parameters` does not have the prompt")
     for names, place in RESOLVED.items():
         told = at(result, f"parameters.options{place}", dict)
         missing = sorted(name for name in names.split() if told.get(name) is None)
@@ -125,9 +125,9 @@ def _modes(lab: Lab) -> None:
     before = set(folder.iterdir())
     image = at(peer.call("image.generate", drawing(output={"mode": "inline"}), timeout=30), "images.0", dict)
     expect(set(folder.iterdir()) == before, "`output.mode` inline wrote a file")
-    expect("data" in image and "path" not in image, f"inline, an image is told of as {shorten(sorted(image))}")
+    expect("data" in image and "path" not in image, f"inline, an image is reported with {shorten(sorted(image))}")
     image = at(peer.call("image.generate", drawing(output={"mode": "save"}), timeout=30), "images.0", dict)
-    expect("path" in image and "data" not in image, f"saved, an image is told of as {shorten(sorted(image))}")
+    expect("path" in image and "data" not in image, f"saved, an image is reported with {shorten(sorted(image))}")
 
 
 @check("generate.each-image", "GEN-3")
@@ -198,14 +198,14 @@ def _entries(lab: Lab) -> None:
     peer.call("image.generate", drawing(), timeout=30)
     entries = at(peer.call("audit.capabilityLog"), "entries", list)
     mine = [one for one in entries if at(one, "requestId") == denied.id]
-    expect(len(mine) == 1, f"{len(mine)} entries tell of one denial")
+    expect(len(mine) == 1, f"{len(mine)} entries record one denial")
     told = {name: at(mine[0], name) for name in ("capability", "resource", "decision", "reason")}
     due = {"capability": "models", "resource": "sd3.5-medium", "decision": "deny", "reason": "notDeclared"}
-    expect(told == due, f"a denial is told of as {shorten(told)}, not as {shorten(due)}")
+    expect(told == due, f"a denial is recorded as {shorten(told)}, not as {shorten(due)}")
     times = [at(one, "time", str) for one in entries]
     expect(times == sorted(times), f"the times fall: {times}")
     latest = at(peer.call("audit.capabilityLog", {"limit": 1}), "entries", list)
-    expect([at(one, "seq") for one in latest] == [len(entries)], f"the latest entry is told as {shorten(latest)}")
+    expect([at(one, "seq") for one in latest] == [len(entries)], f"the latest entry is {shorten(latest)}")
 
 
 @check("models.progress-rate", "MOD-3")
@@ -214,7 +214,7 @@ def _rate(lab: Lab) -> None:
     call = peer.start("models.load", {"model": "pocket"}, stream=True)
     call.result(30)
     count = len(call.messages())
-    expect(count >= 2, f"{count} messages told of a model's loading")
+    expect(count >= 2, f"{count} messages reported a model's loading")
     lines = [event for event in peer.events if event.way == "←" and '"ModelProgress"' in event.text[:80]]
     seconds = lines[-1].seconds - lines[0].seconds
     most = 10 * seconds + 6  # one more for each phase, and what a busy machine holds back
