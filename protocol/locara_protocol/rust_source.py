@@ -49,10 +49,10 @@ _ENUMS: dict[frozenset[str], tuple[str, str]] = {
         ("Speed", "exact balanced fast", "Step caching."),
         ("Quantization", "auto none 8bit 4bit", "How many bits the weights have."),
         ("PreparedQuantization", "8bit 4bit", "How many bits the weights of a prepared form have."),
-        ("ThermalState", "nominal fair serious critical", "How warm the machine is, as its system tells."),
+        ("ThermalState", "nominal fair serious critical", "The machine's thermal state, as its system reports it."),
         ("Precision", "auto float32 bfloat16 float16", "What the engine computes in."),
         ("Tiling", "auto on off", "Tiled decoding."),
-        ("EngineName", "auto mlx torch", "The engine that is asked for."),
+        ("EngineName", "auto mlx torch", "The requested engine."),
         ("JobState", "queued running done failed cancelled", "Where a job is."),
         ("EngineState", "stopped starting idle busy stuck dead", "What the engine's process is doing."),
         ("DownloadPhase", "resolving downloading verifying publishing", "What a download is doing."),
@@ -249,7 +249,7 @@ def _constructor(name: str, needed: list[tuple[str, str]], all_fields: list[str]
     if len(line) > _WIDTH:
         line = "        Self {\n" + "".join(f"            {member},\n" for member in members) + "        }\n"
     return (
-        f"\nimpl {name} {{\n    /// With what is needed; the rest is as the sidecar chooses.\n    #[must_use]\n"
+        f"\nimpl {name} {{\n    /// With the required members; the sidecar chooses the rest.\n    #[must_use]\n"
         f"    pub fn new({takes}) -> Self {{\n{line}    }}\n}}\n"
     )
 
@@ -259,7 +259,7 @@ def _enum(name: str, words: str, key: frozenset[str], *, received: bool) -> str:
     out = f"/// {words}\n#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]\n#[non_exhaustive]\n"
     out += f"pub enum {name} {{\n" + "".join(f'    #[serde(rename = "{one}")]\n    {_variant(one)},\n' for one in order)
     if received:
-        out += "    /// One of a later version.\n    #[serde(untagged)]\n    Other(String),\n"
+        out += "    /// A value of a later version.\n    #[serde(untagged)]\n    Other(String),\n"
     out += f"}}\n\nimpl {name} {{\n    /// As it is on the wire.\n    #[must_use]\n"
     out += "    pub fn as_str(&self) -> &str {\n"
     out += "        match self {\n" + "".join(f'            Self::{_variant(one)} => "{one}",\n' for one in order)
@@ -282,7 +282,7 @@ def _kinds() -> str:
     out += "#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]\n#[non_exhaustive]\n"
     out += "pub enum ErrorKind {\n"
     out += "".join(f"    /// {errors.MEANINGS[kind]}\n    {kind},\n" for kind, _ in rows)
-    out += "    /// One of a later version.\n    #[serde(untagged)]\n    Other(String),\n}\n\nimpl ErrorKind {\n"
+    out += "    /// A value of a later version.\n    #[serde(untagged)]\n    Other(String),\n}\n\nimpl ErrorKind {\n"
     out += "    /// As it is on the wire.\n    #[must_use]\n    pub fn as_str(&self) -> &str {\n        match self {\n"
     out += "".join(f'            Self::{kind} => "{kind}",\n' for kind, _ in rows)
     out += "            Self::Other(kind) => kind,\n        }\n    }\n\n"

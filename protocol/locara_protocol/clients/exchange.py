@@ -119,7 +119,7 @@ class Exchange:
         self.violations: list[ProtocolViolationError] = []
         self.gone = False
         self.max_line: int | None = None
-        """Bytes of a line that the sidecar takes, where it has told; it refuses a longer one without its id."""
+        """The longest line that the sidecar accepts, in bytes, if it has said; it refuses longer ones without their id."""
         self._unmatched = unmatched
         self._lock = contextlib.nullcontext() if lock is None else lock
         self._ids, self._channels = itertools.count(1), itertools.count(1)
@@ -133,7 +133,7 @@ class Exchange:
         return bool(self._calls)
 
     def opened(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Takes the result of ``initialize``, and gives it back.
+        """Take the result of ``initialize`` and return it.
 
         :raises ProtocolViolationError: if it names a version that this client does not speak.
         """

@@ -22,7 +22,7 @@ pub enum Decision {
     Allow,
     #[serde(rename = "deny")]
     Deny,
-    /// One of a later version.
+    /// A value of a later version.
     #[serde(untagged)]
     Other(String),
 }
@@ -51,7 +51,7 @@ pub enum DownloadPhase {
     Resolving,
     #[serde(rename = "verifying")]
     Verifying,
-    /// One of a later version.
+    /// A value of a later version.
     #[serde(untagged)]
     Other(String),
 }
@@ -70,7 +70,7 @@ impl DownloadPhase {
     }
 }
 
-/// The engine that is asked for.
+/// The requested engine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum EngineName {
@@ -110,7 +110,7 @@ pub enum EngineState {
     Stopped,
     #[serde(rename = "stuck")]
     Stuck,
-    /// One of a later version.
+    /// A value of a later version.
     #[serde(untagged)]
     Other(String),
 }
@@ -183,7 +183,7 @@ pub enum Fit {
     No,
     #[serde(rename = "tight")]
     Tight,
-    /// One of a later version.
+    /// A value of a later version.
     #[serde(untagged)]
     Other(String),
 }
@@ -211,7 +211,7 @@ pub enum ImageMime {
     Png,
     #[serde(rename = "image/webp")]
     WebP,
-    /// One of a later version.
+    /// A value of a later version.
     #[serde(untagged)]
     Other(String),
 }
@@ -243,7 +243,7 @@ pub enum JobState {
     Queued,
     #[serde(rename = "running")]
     Running,
-    /// One of a later version.
+    /// A value of a later version.
     #[serde(untagged)]
     Other(String),
 }
@@ -277,7 +277,7 @@ pub enum ModelPhase {
     Reading,
     #[serde(rename = "verifying")]
     Verifying,
-    /// One of a later version.
+    /// A value of a later version.
     #[serde(untagged)]
     Other(String),
 }
@@ -361,7 +361,7 @@ pub enum Phase {
     Queued,
     #[serde(rename = "saving")]
     Saving,
-    /// One of a later version.
+    /// A value of a later version.
     #[serde(untagged)]
     Other(String),
 }
@@ -417,7 +417,7 @@ pub enum PreparedQuantization {
     FourBit,
     #[serde(rename = "8bit")]
     EightBit,
-    /// One of a later version.
+    /// A value of a later version.
     #[serde(untagged)]
     Other(String),
 }
@@ -444,7 +444,7 @@ pub enum PreviewDecoder {
     Linear,
     #[serde(rename = "tiny")]
     Tiny,
-    /// One of a later version.
+    /// A value of a later version.
     #[serde(untagged)]
     Other(String),
 }
@@ -498,7 +498,7 @@ impl PreviewMode {
 pub enum PreviewSource {
     #[serde(rename = "x0")]
     X0,
-    /// One of a later version.
+    /// A value of a later version.
     #[serde(untagged)]
     Other(String),
 }
@@ -526,7 +526,7 @@ pub enum Quantization {
     Auto,
     #[serde(rename = "none")]
     None,
-    /// One of a later version.
+    /// A value of a later version.
     #[serde(untagged)]
     Other(String),
 }
@@ -555,7 +555,7 @@ pub enum Speed {
     Exact,
     #[serde(rename = "fast")]
     Fast,
-    /// One of a later version.
+    /// A value of a later version.
     #[serde(untagged)]
     Other(String),
 }
@@ -573,7 +573,7 @@ impl Speed {
     }
 }
 
-/// How warm the machine is, as its system tells.
+/// The machine's thermal state, as its system reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ThermalState {
@@ -585,7 +585,7 @@ pub enum ThermalState {
     Nominal,
     #[serde(rename = "serious")]
     Serious,
-    /// One of a later version.
+    /// A value of a later version.
     #[serde(untagged)]
     Other(String),
 }
@@ -660,7 +660,7 @@ pub struct AttachParams {
 }
 
 impl AttachParams {
-    /// With what is needed; the rest is as the sidecar chooses.
+    /// With the required members; the sidecar chooses the rest.
     #[must_use]
     pub fn new(job_id: impl Into<String>) -> Self {
         Self { job_id: job_id.into() }
@@ -705,7 +705,7 @@ impl std::fmt::Debug for Auth {
 }
 
 impl Auth {
-    /// With what is needed; the rest is as the sidecar chooses.
+    /// With the required members; the sidecar chooses the rest.
     #[must_use]
     pub fn new(token: impl Into<String>) -> Self {
         Self { token: token.into() }
@@ -720,7 +720,7 @@ pub struct CancelJobParams {
 }
 
 impl CancelJobParams {
-    /// With what is needed; the rest is as the sidecar chooses.
+    /// With the required members; the sidecar chooses the rest.
     #[must_use]
     pub fn new(job_id: impl Into<String>) -> Self {
         Self { job_id: job_id.into() }
@@ -762,7 +762,7 @@ pub struct ClientInfo {
 }
 
 impl ClientInfo {
-    /// With what is needed; the rest is as the sidecar chooses.
+    /// With the required members; the sidecar chooses the rest.
     #[must_use]
     pub fn new(name: impl Into<String>, version: impl Into<String>) -> Self {
         Self { name: name.into(), version: version.into() }
@@ -949,7 +949,7 @@ pub struct GenerateParams {
 }
 
 impl GenerateParams {
-    /// With what is needed; the rest is as the sidecar chooses.
+    /// With the required members; the sidecar chooses the rest.
     #[must_use]
     pub fn new(prompt: impl Into<String>) -> Self {
         Self { prompt: prompt.into(), options: None }
@@ -1010,7 +1010,7 @@ pub struct ImportParams {
 }
 
 impl ImportParams {
-    /// With what is needed; the rest is as the sidecar chooses.
+    /// With the required members; the sidecar chooses the rest.
     #[must_use]
     pub fn new(model: impl Into<String>, folder: impl Into<String>) -> Self {
         Self { model: model.into(), folder: folder.into(), replace: None }
@@ -1034,7 +1034,7 @@ pub struct InitializeParams {
 }
 
 impl InitializeParams {
-    /// With what is needed; the rest is as the sidecar chooses.
+    /// With the required members; the sidecar chooses the rest.
     #[must_use]
     pub fn new(protocol_version: u64, client_info: ClientInfo) -> Self {
         Self { protocol_version, client_info, manifest: None, grants: None, process_id: None, auth: None }
@@ -1109,7 +1109,7 @@ pub struct JobResultParams {
 }
 
 impl JobResultParams {
-    /// With what is needed; the rest is as the sidecar chooses.
+    /// With the required members; the sidecar chooses the rest.
     #[must_use]
     pub fn new(job_id: impl Into<String>) -> Self {
         Self { job_id: job_id.into() }
@@ -1150,7 +1150,7 @@ pub struct LoadParams {
 }
 
 impl LoadParams {
-    /// With what is needed; the rest is as the sidecar chooses.
+    /// With the required members; the sidecar chooses the rest.
     #[must_use]
     pub fn new(model: impl Into<String>) -> Self {
         Self { model: model.into(), quantization: None, precision: None, engine: None }
@@ -1265,7 +1265,7 @@ pub struct ModelParams {
 }
 
 impl ModelParams {
-    /// With what is needed; the rest is as the sidecar chooses.
+    /// With the required members; the sidecar chooses the rest.
     #[must_use]
     pub fn new(model: impl Into<String>) -> Self {
         Self { model: model.into() }
@@ -1326,7 +1326,7 @@ pub struct ModelWorkParams {
 }
 
 impl ModelWorkParams {
-    /// With what is needed; the rest is as the sidecar chooses.
+    /// With the required members; the sidecar chooses the rest.
     #[must_use]
     pub fn new(model: impl Into<String>) -> Self {
         Self { model: model.into() }
@@ -1386,7 +1386,7 @@ pub struct PickFileParams {
 }
 
 impl PickFileParams {
-    /// With what is needed; the rest is as the sidecar chooses.
+    /// With the required members; the sidecar chooses the rest.
     #[must_use]
     pub fn new(access: FileAccess) -> Self {
         Self { access, path: None, name: None, data: None, descriptor: None }
@@ -1450,7 +1450,7 @@ pub struct PrepareParams {
 }
 
 impl PrepareParams {
-    /// With what is needed; the rest is as the sidecar chooses.
+    /// With the required members; the sidecar chooses the rest.
     #[must_use]
     pub fn new(model: impl Into<String>, quantization: PreparedQuantization) -> Self {
         Self { model: model.into(), quantization, precision: None, engine: None }
@@ -1524,7 +1524,7 @@ pub struct ReleaseFileParams {
 }
 
 impl ReleaseFileParams {
-    /// With what is needed; the rest is as the sidecar chooses.
+    /// With the required members; the sidecar chooses the rest.
     #[must_use]
     pub fn new(handle: impl Into<String>) -> Self {
         Self { handle: handle.into() }
@@ -1543,7 +1543,7 @@ pub struct RemoveParams {
 }
 
 impl RemoveParams {
-    /// With what is needed; the rest is as the sidecar chooses.
+    /// With the required members; the sidecar chooses the rest.
     #[must_use]
     pub fn new(model: impl Into<String>) -> Self {
         Self { model: model.into(), prepared: None, dry_run: None }
@@ -1745,7 +1745,7 @@ pub enum ErrorKind {
     InvalidImage,
     /// The model made no usable picture (black, or not a number).
     InvalidOutput,
-    /// One of a later version.
+    /// A value of a later version.
     #[serde(untagged)]
     Other(String),
 }

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 
 MAX_EVENT = 4 << 20
-"""Bytes of an event; the parent reads no longer line. The names of all files that a model may have fit in."""
+"""The longest event, in bytes, that the parent reads; has room for the names of all files that a model may have."""
 _MAX_TEXT = 1024
-"""Characters of a text in what is reported."""
+"""The longest text in a report, in characters."""
 _MAX_TRACE = 8192
-"""Characters of a traceback, which repeats what a library says about a file: its end."""
+"""Characters of a traceback, cut to its end; it may quote what a library says about a file."""
 
 
 class WorkerRequest(msgspec.Struct, kw_only=True, frozen=True):

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 20
 _SHOWN = 5
 _MOST_ADDED = 1000
-"""Files that were added to a model, which anybody may have done without end: no more of them are named."""
+"""How many added files an error names; anybody may add any number of them."""
 _LONGEST = 500
-"""Characters of the name of one that was added."""
+"""The longest name of an added file, in characters."""
 
 
 def verify(

@@ -24,7 +24,7 @@ class Reader(NamedTuple):
 
 
 _TOLD = 600
-"""Characters of what was lost that a warning quotes, of its beginning and its end; a prompt may have 16,384."""
+"""How many characters of the lost part a warning quotes, from its beginning and its end; a prompt may have 16,384."""
 
 
 def lost_part(text: str, reader: Reader) -> str:

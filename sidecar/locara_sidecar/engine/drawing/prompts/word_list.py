@@ -55,7 +55,7 @@ class WordList(NamedTuple):
 
 
 class _Stored(msgspec.Struct):
-    """Far more than any list has, and little enough to be searched and told."""
+    """The file's contents. Its limits are far above any real list, and low enough to search the list quickly."""
 
     format: Literal["locara-word-list/1"]
     words: Annotated[list[Annotated[str, Meta(max_length=_LONGEST)]], Meta(max_length=20_000)]
