@@ -119,7 +119,7 @@ class Exchange:
         self.violations: list[ProtocolViolationError] = []
         self.gone = False
         self.max_line: int | None = None
-        """The longest line that the sidecar accepts, in bytes, if it has said; it refuses longer ones without their id."""
+        """The longest line that the sidecar accepts, in bytes, if known; it refuses longer ones without their id."""
         self._unmatched = unmatched
         self._lock = contextlib.nullcontext() if lock is None else lock
         self._ids, self._channels = itertools.count(1), itertools.count(1)

@@ -101,14 +101,14 @@ class Methods:
         self._shared = SharedWork()
         self.is_full = self._in_flight.is_full
         """Whether too many calls are in flight to accept another; ``on_room`` is called when that changes."""
-        self._turns = JobRunner(self._jobs, ended, outbox, self._in_flight, start_task)
-        job_calls = JobCalls(self._jobs, ended, self._turns, calls, outbox)
+        self._runner = JobRunner(self._jobs, ended, outbox, self._in_flight, start_task)
+        job_calls = JobCalls(self._jobs, ended, self._runner, calls, outbox)
         self.gate = Gate(catalogue.with_cache(cache_root), engine_name, self._policy, self.decisions.record)
         use = ModelUse(self.gate, engine.status, start_task)
         shared = JobContext(outbox, engine, self.gate, use, self._in_flight, start_task)
         picked = PickedFiles(self.gate, self._in_flight, descriptors)
-        images = ImageCalls(shared, self._turns, picked)
-        engine_calls = EngineCalls(shared, self._jobs, self._turns)
+        images = ImageCalls(shared, self._runner, picked)
+        engine_calls = EngineCalls(shared, self._jobs, self._runner)
         models = OffLoopHandler(self._look_at_models, self._model_call)
         about_all = OffLoopHandler(self._load_model_calls, self._model_call, keeps=True)  # look when it is their turn
         self.handlers: dict[str, Handler] = {
@@ -244,7 +244,7 @@ class Methods:
     def _image_cancel(self, _call: Call, params: CancelJobParams) -> CancelJobResult:
         job = self._jobs.get(params.job_id)
         if job is not None:
-            self._turns.cancel(job)
+            self._runner.cancel(job)
         return CancelJobResult(cancelled=job is not None)
 
     def cancel(self, request_id: int | str) -> None:

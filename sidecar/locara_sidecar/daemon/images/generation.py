@@ -93,15 +93,15 @@ class GenerationRequest(Record, frozen=True):
 class Generation:
     """The :class:`~locara_sidecar.daemon.jobs.job_runner.JobTask` of one request."""
 
-    def __init__(self, job: Job, order: GenerationRequest, shared: JobContext) -> None:
+    def __init__(self, job: Job, request: GenerationRequest, shared: JobContext) -> None:
         self._job = job
-        job.prompt = order.params.prompt
-        job.size = order.resolved.options.width, order.resolved.options.height
-        self._order = order
+        job.prompt = request.params.prompt
+        job.size = request.resolved.options.width, request.resolved.options.height
+        self._request = request
         self._shared = shared
-        order.hold()
+        request.hold()
         self._files = UserFiles()
-        self._progress = Progress(job.id, order.resolved.options.count, order.steps, time.monotonic)
+        self._progress = Progress(job.id, request.resolved.options.count, request.steps, time.monotonic)
 
     def queued(self) -> None:
         """Report on the channel that the job is waiting."""
@@ -112,15 +112,15 @@ class Generation:
 
         :raises RpcError: with the finished images in ``images``, unless nothing was begun.
         """
-        job, order = self._job, self._order
+        job, request = self._job, self._request
         started = time.monotonic()
         self._tell(self._progress.phase("loading", 1))
         make_saver = await off_loop(_saver)
         saver = make_saver(
-            grant=order.grant,
-            output=order.resolved.output,
-            target=order.target,
-            count=order.resolved.options.count,
+            grant=request.grant,
+            output=request.resolved.output,
+            target=request.target,
+            count=request.resolved.options.count,
             on_saving=lambda image: self._tell(self._progress.phase("saving", image)),
             cancelled=lambda: job.cancel_requested,
             files=self._files,
@@ -128,28 +128,28 @@ class Generation:
         try:
             with self._files.heeding():
                 await saver.open()
-                files = None if order.sources is None else await order.sources.read()
+                files = None if request.sources is None else await request.sources.read()
             async with self._held() as model:
                 if job.cancel_requested:
                     raise cancelled_error([])
                 self._shared.start_task(saver.run)
-                done = await self._drive(order.job_spec(job.id, model, files), saver)
-            result = _result(job, order, model, files, done, saver, started)
+                done = await self._drive(request.job_spec(job.id, model, files), saver)
+            result = _result(job, request, model, files, done, saver, started)
         finally:
             await saver.aclose()
         self._tell(self._progress.done())
         return result
 
     def _held(self) -> AbstractAsyncContextManager[frames.ModelSpec]:
-        order = self._order
-        options = order.resolved.options
+        request = self._request
+        options = request.resolved.options
         return self._shared.use.held(
-            order.call,
-            order.grant,
-            order.entry,
+            request.call,
+            request.grant,
+            request.entry,
             quantization=options.quantization,
             precision=options.precision,
-            sides=order.resolved.sides,
+            sides=request.resolved.sides,
             read=stopping(self._job),
         )
 
@@ -160,7 +160,7 @@ class Generation:
 
     def close(self) -> None:
         """Release its files."""
-        self._order.close()
+        self._request.close()
 
     async def _drive(self, spec: frames.JobSpec, saver: Saver) -> frames.Done:
         def on_event(event: frames.Event) -> None:
@@ -199,7 +199,7 @@ def _saver() -> type[Saver]:
 
 def _result(
     job: Job,
-    order: GenerationRequest,
+    request: GenerationRequest,
     model: frames.ModelSpec,
     files: EditFiles | None,
     done: frames.Done,
@@ -209,7 +209,7 @@ def _result(
     def ms(seconds: float) -> int:
         return round(seconds * 1000)
 
-    options = order.resolved.shown(model.id) | msgspec.to_builtins(done.settled)
+    options = request.resolved.shown(model.id) | msgspec.to_builtins(done.settled)
     sources = {} if files is None else files.shown
     return GenerateResult(
         job_id=job.id,
@@ -223,17 +223,20 @@ def _result(
             quantization=done.settled.quantization,
             precision=done.settled.precision,
         ),
-        parameters={"prompt": order.params.prompt, **sources, "options": options},
+        parameters={"prompt": request.params.prompt, **sources, "options": options},
         timings=Timings(
-            queued_ms=ms(started - order.accepted),
+            queued_ms=ms(started - request.accepted),
             load_ms=ms(done.load),
             encode_ms=ms(done.encode),
             denoise_ms=ms(done.denoise),
             decode_ms=ms(done.decode),
             save_ms=ms(saver.seconds),
-            total_ms=ms(time.monotonic() - order.accepted),
+            total_ms=ms(time.monotonic() - request.accepted),
         ),
         peak_memory_bytes=done.peak_memory,
-        warnings=[*order.resolved.warnings, *(Warning(kind=kind, message=message) for kind, message in done.warnings)],
+        warnings=[
+            *request.resolved.warnings,
+            *(Warning(kind=kind, message=message) for kind, message in done.warnings),
+        ],
         peak_allocated_bytes=UNSET if done.peak_allocated is None else done.peak_allocated,
     )

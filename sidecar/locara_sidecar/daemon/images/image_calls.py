@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 class ImageCalls:
     """The handlers; each checks a call and queues it, and its answer comes later."""
 
-    def __init__(self, shared: JobContext, turns: JobRunner, picked: PickedFiles) -> None:
+    def __init__(self, shared: JobContext, runner: JobRunner, picked: PickedFiles) -> None:
         self._shared = shared
         self._gate = shared.gate
         self._picked = picked
-        self._turns = turns
+        self._runner = runner
 
     def generate(self, call: Call, params: GenerateParams) -> None:
         """Queue a call.
@@ -93,15 +93,15 @@ class ImageCalls:
         resolved = resolve.resolve(params, entry, engine=engine, seed=seed, output=output)
         if sources is not None:
             sources.check_sent()
-        order = GenerationRequest(call, params, entry, grant, resolved, time.monotonic(), sources, target)
+        request = GenerationRequest(call, params, entry, grant, resolved, time.monotonic(), sources, target)
         weight = 0 if sources is None else sources.sent
-        return self._turns.accept(call, entry.id, lambda job: Generation(job, order, self._shared), weight)
+        return self._runner.accept(call, entry.id, lambda job: Generation(job, request, self._shared), weight)
 
     async def _open(self, job: Job, sources: SourceImages) -> None:
         try:
             await sources.open()
         except Exception as error:  # noqa: BLE001 -- the unforeseen becomes the call's answer, too
-            self._turns.fail(job, error)
+            self._runner.fail(job, error)
 
 
 def _root(output: resolve.Output) -> str | None:

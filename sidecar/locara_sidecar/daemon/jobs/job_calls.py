@@ -35,10 +35,10 @@ MAX_PROMPT_BYTES_LISTED = 4 << 20
 class JobCalls:
     """The handlers. A session is one app's, so every job here belongs to it."""
 
-    def __init__(self, queue: JobQueue, ended: EndedJobs, turns: JobRunner, calls: Calls, outbox: Outbox) -> None:
+    def __init__(self, queue: JobQueue, ended: EndedJobs, runner: JobRunner, calls: Calls, outbox: Outbox) -> None:
         self._queue = queue
         self._ended = ended
-        self._turns = turns
+        self._runner = runner
         self._calls = calls
         self._outbox = outbox
 
@@ -61,7 +61,7 @@ class JobCalls:
             raise invalid_params("$.channel", "A running call uses this channel; use another number.")
         job = self._queue.get(params.job_id)
         if job is not None:
-            self._turns.attach(job, self._channel(channel_id, job.method))
+            self._runner.attach(job, self._channel(channel_id, job.method))
             return AttachResult(job_id=job.id, state=job.state)
         ended = self._ended.get(params.job_id)
         if ended is None:

@@ -36,10 +36,10 @@ P = TypeVar("P", LoadParams, PrepareParams)
 class EngineCalls:
     """The handlers."""
 
-    def __init__(self, shared: JobContext, queue: JobQueue, turns: JobRunner) -> None:
+    def __init__(self, shared: JobContext, queue: JobQueue, runner: JobRunner) -> None:
         self._shared = shared
         self._queue = queue
-        self._turns = turns
+        self._runner = runner
 
     def load(self, call: Call, params: LoadParams) -> None:
         """Check a call in the contract's order and queue it; its answer comes later.
@@ -47,7 +47,7 @@ class EngineCalls:
         :raises RpcError: for whatever the checks find.
         """
         entry, grant = self._shared.gate.named(call, params.model, params.engine)
-        self._turns.accept(call, entry.id, lambda job: _Loading(job, call, entry, params, grant, self._shared))
+        self._runner.accept(call, entry.id, lambda job: _Loading(job, call, entry, params, grant, self._shared))
 
     def prepare(self, call: Call, params: PrepareParams) -> None:
         """Check and queue a call, like :meth:`load`.
@@ -56,7 +56,7 @@ class EngineCalls:
         """
         entry, grant = self._shared.gate.named(call, params.model, params.engine)
         engine_choice.require_preparing(self._shared.gate.engine)
-        self._turns.accept(call, entry.id, lambda job: _Preparing(job, call, entry, params, grant, self._shared))
+        self._runner.accept(call, entry.id, lambda job: _Preparing(job, call, entry, params, grant, self._shared))
 
     def unload(self, call: Call, _params: NoParams) -> UnloadResult | None:
         """End the engine if it is idle; the answer comes when it is gone."""
@@ -176,7 +176,7 @@ class _Preparing(_QueuedCall[PrepareParams]):
         store = self.shared.gate.catalogue.store
         assert store is not None
         async with self.held() as model:
-            order = preparing.PreparationRequest(
+            request = preparing.PreparationRequest(
                 job=self.job.id,
                 store=store,
                 entry=self.entry,
@@ -185,7 +185,7 @@ class _Preparing(_QueuedCall[PrepareParams]):
                 digest=partial(model_digest, Path(model.path), stopping(self.job)),
                 run_work=partial(run_work, self.grant),
             )
-            return await preparing.prepare(order, self.shared.engine, self._note)
+            return await preparing.prepare(request, self.shared.engine, self._note)
 
     def cancel(self) -> None:
         self._scope.cancel()

@@ -59,7 +59,7 @@ class PreparationRequest(Record, frozen=True):
     run_work: Callable[[worker.WorkerRequest, Callable[[DownloadProgress], None]], Awaitable[worker.WorkerResult]]
 
 
-async def prepare(order: PreparationRequest, engine: Engine, tell: Tell) -> PrepareResult:
+async def prepare(request: PreparationRequest, engine: Engine, tell: Tell) -> PrepareResult:
     """Prepare and publish; an existing form is returned as it is.
 
     :raises RpcError: as the engine fails, or as publishing does (``models/imports/derive.py``).
@@ -70,7 +70,7 @@ async def prepare(order: PreparationRequest, engine: Engine, tell: Tell) -> Prep
     from locara_sidecar.models.imports import derive
     from locara_sidecar.models.imports.importing import storage_error
 
-    total = await anyio.to_thread.run_sync(weight_bytes, Path(order.model.path))
+    total = await anyio.to_thread.run_sync(weight_bytes, Path(request.model.path))
 
     def on_event(event: frames.Event) -> None:
         if isinstance(event, frames.PhaseStarted):
@@ -82,28 +82,28 @@ async def prepare(order: PreparationRequest, engine: Engine, tell: Tell) -> Prep
 
     tell("reading", 0, total)
     try:
-        await anyio.to_thread.run_sync(order.store.prepare)
-        await anyio.to_thread.run_sync(collect.sweep, order.store)
+        await anyio.to_thread.run_sync(request.store.prepare)
+        await anyio.to_thread.run_sync(collect.sweep, request.store)
         # a few empty folders, created synchronously: a cancel (Ctrl-C's does not go through anyio) must not come
         # between this and the try
-        stage = _stage(order.store)
+        stage = _stage(request.store)
     except OSError as error:
-        raise storage_error(order.store, error, total) from error
+        raise storage_error(request.store, error, total) from error
     try:
         into = stage.folder / derive.MADE
-        made = await engine.prepare(frames.PrepareSpec(job=order.job, model=order.model, into=str(into)), on_event)
+        made = await engine.prepare(frames.PrepareSpec(job=request.job, model=request.model, into=str(into)), on_event)
         if made.there is None:
-            if await anyio.to_thread.run_sync(order.digest) != order.model.digest:
-                raise RpcError("IntegrityError", f"The files of {order.entry.id} changed in the meantime.", files=[])
+            if await anyio.to_thread.run_sync(request.digest) != request.model.digest:
+                raise RpcError("IntegrityError", f"The files of {request.entry.id} changed in the meantime.", files=[])
             making = derive.Derivation(
                 folder=str(stage.folder),
-                source=order.model.path,
+                source=request.model.path,
                 components=made.components,
                 derived_from=msgspec.convert(  # which validates it
                     {
-                        "digest": order.model.digest,
-                        "model": order.entry.id,
-                        "engine": order.engine,
+                        "digest": request.model.digest,
+                        "model": request.entry.id,
+                        "engine": request.engine,
                         "quantization": made.quantization,
                         "precision": made.precision,
                         "layout": frames.PREPARED_LAYOUT,
@@ -111,17 +111,17 @@ async def prepare(order: PreparationRequest, engine: Engine, tell: Tell) -> Prep
                     DerivedFrom,
                 ),
             )
-            work = worker.WorkerRequest(op="derive", root=str(order.store.root), entry=order.entry, making=making)
-            key = (await order.run_work(work, on_work)).digest.removeprefix("sha256:")
+            work = worker.WorkerRequest(op="derive", root=str(request.store.root), entry=request.entry, making=making)
+            key = (await request.run_work(work, on_work)).digest.removeprefix("sha256:")
         else:
             key = Path(made.there).name
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(stage.__exit__)
-    form = order.store.entry(key)
+    form = request.store.entry(key)
     if form is None or form.derived_from is None:
         raise RpcError("StorageError", "The prepared form was removed again right away.", errno="ENOENT")
-    return result(order.store, order.entry, form)
+    return result(request.store, request.entry, form)
 
 
 def result(store: Store, entry: Entry, form: Installed) -> PrepareResult:
