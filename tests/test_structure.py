@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SIDECAR = ROOT / "sidecar" / "locara_sidecar"
 MOST_LINES = 400
 _SUFFIXES = {".py", ".rs", ".ts", ".tsx", ".mjs"}
+_SUFFIXES = {".py", ".rs", ".ts", ".tsx", ".mjs"}
 _BUILT = {"node_modules", "dist", "target", "build", "__pycache__"}
 
 
@@ -17,9 +18,7 @@ def sources(folder):
     for path in sorted(folder.iterdir()):
         if path.is_dir() and path.name not in _BUILT and not path.name.startswith("."):
             yield from sources(path)
-        elif (
-            path.suffix in {".py", ".rs", ".ts", ".tsx", ".mjs"} and "enerated by" not in path.read_text("utf-8")[:400]
-        ):
+        elif path.suffix in _SUFFIXES and "Generated " not in path.read_text("utf-8")[:20]:
             yield path
 
 
