@@ -9,7 +9,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SIDECAR = ROOT / "sidecar" / "locara_sidecar"
 MOST_LINES = 400
 _SUFFIXES = {".py", ".rs", ".ts", ".tsx", ".mjs"}
-_SUFFIXES = {".py", ".rs", ".ts", ".tsx", ".mjs"}
 _BUILT = {"node_modules", "dist", "target", "build", "__pycache__"}
 
 
