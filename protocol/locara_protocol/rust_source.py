@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 from msgspec import inspect as types
@@ -18,7 +18,7 @@ from locara_protocol import PROTOCOL_VERSION, errors
 from locara_protocol.channel_messages import ChannelFrame
 from locara_protocol.image_messages import EditParams, ImageInput, Warning
 from locara_protocol.job_messages import JobResult
-from locara_protocol.messages import Auth, Params, Result
+from locara_protocol.messages import Auth, EngineName, Params, Result
 from locara_protocol.methods import METHODS, NOTIFICATIONS, DiscoverResult, Method
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ _ENUMS: dict[frozenset[str], tuple[str, str]] = {
         ("ThermalState", "nominal fair serious critical", "The machine's thermal state, as its system reports it."),
         ("Precision", "auto float32 bfloat16 float16", "What the engine computes in."),
         ("Tiling", "auto on off", "Tiled decoding."),
-        ("EngineName", "auto mlx torch", "The requested engine."),
+        ("EngineName", " ".join(get_args(EngineName)), "The requested engine."),
         ("JobState", "queued running done failed cancelled", "Where a job is."),
         ("EngineState", "stopped starting idle busy stuck dead", "What the engine's process is doing."),
         ("DownloadPhase", "resolving downloading verifying publishing", "What a download is doing."),

@@ -45,6 +45,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
+from locara_sidecar.machine.supported import ENGINES
 from locara_sidecar.models.cache import disk, owner
 from locara_sidecar.models.cache.digest import META
 from locara_sidecar.weights import text_files
@@ -100,10 +101,14 @@ class DerivedFrom(msgspec.Struct, frozen=True, kw_only=True):
 
     digest: _Digest
     model: _Id
-    engine: Literal["mlx", "torch", "fake"]
+    engine: str
     quantization: Literal["8bit", "4bit"]
     precision: Literal["float32", "bfloat16", "float16"]
     layout: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError("this version has no such engine")
 
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
