@@ -11,7 +11,6 @@ from locara_protocol.records import Record
 DEFAULT_MAX_LINE_BYTES = 16 * 1024 * 1024
 """The longest message accepted by default, in bytes, excluding its line ending."""
 
-_LF = 0x0A
 _CR = 0x0D
 
 

@@ -14,16 +14,7 @@ import pytest
 
 from locara_sidecar.daemon.engine_host.transport.process import worker_argv
 from locara_sidecar.ipc import frames, framing
-
-
-def enters(phase):
-    return lambda event: isinstance(event, frames.PhaseStarted) and event.phase == phase
-
-
-async def works(client, spec):
-    done = await client.make(spec(job="next"))
-    assert len(client.of(frames.Image)) == 1
-    return done
+from support.engines import enters, works
 
 
 def test_a_process_does_jobs_is_kept_warm_and_is_killed_and_replaced(drive_process, spec):

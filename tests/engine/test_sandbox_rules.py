@@ -316,7 +316,7 @@ def test_one_that_compiles_may_start_processes_and_nothing_else():
     ],
 )
 def test_one_way_that_is_open_is_what_counts(outcomes, worst):
-    assert attempts._worst(outcomes) == worst
+    assert attempts.worst(outcomes) == worst
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for threads in /proc")

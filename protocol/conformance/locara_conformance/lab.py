@@ -18,6 +18,7 @@ from locara_protocol import PROTOCOL_VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from locara_conformance.call import Call
     from locara_conformance.outcomes import Event
 
 _SHOWN = 10
@@ -172,6 +173,13 @@ def drawing(prompt: str = PROMPT, **options: Any) -> dict[str, Any]:
 
 
 _KINDS = {str: "a string", int: "an integer", list: "an array", dict: "an object"}
+
+
+def busy(peer: Peer, **options: Any) -> Call:
+    """Return a very slow call in the middle of its steps."""
+    call = peer.start("image.generate", drawing("fake:slow=20000 a lake", **options), stream=True)
+    call.until("denoising", timeout=20)
+    return call
 
 
 def at(value: Any, path: str, kind: type | None = None) -> Any:

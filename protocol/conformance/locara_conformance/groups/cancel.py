@@ -6,12 +6,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from locara_conformance.checks import check
-from locara_conformance.lab import at, drawing, expect
+from locara_conformance.lab import at, busy, drawing, expect
 from locara_conformance.outcomes import Late
 
 if TYPE_CHECKING:
     from locara_conformance.lab import Lab
-    from locara_conformance.peer import Call, Peer
+    from locara_conformance.peer import Call
 
 PHASES = {
     "queued": {},
@@ -22,13 +22,6 @@ PHASES = {
 }
 """The fake engine's settings that make each phase last."""
 SPELLINGS = ("$/cancelRequest", "$/cancel_request", "notifications/cancelled", "image.cancel")
-
-
-def _slow(peer: Peer, **options: Any) -> Call:
-    """Return a very slow call in the middle of its steps."""
-    call = peer.start("image.generate", drawing("fake:slow=20000 a lake", **options), stream=True)
-    call.until("denoising", timeout=20)
-    return call
 
 
 def _cancelled(call: Call) -> dict[str, Any]:
@@ -45,7 +38,7 @@ def _cancelled(call: Call) -> dict[str, Any]:
 def _phase(phase: str) -> None:
     def run(lab: Lab) -> None:
         peer = lab.session(env=PHASES[phase])
-        first = _slow(peer) if phase == "queued" else None
+        first = busy(peer) if phase == "queued" else None
         call = peer.start("image.generate", drawing(output={"mode": "save"}), stream=True)
         call.until(phase, timeout=20)
         error = _cancelled(call)
@@ -85,7 +78,7 @@ def _saving(lab: Lab) -> None:
 def _spellings(lab: Lab) -> None:
     peer = lab.shared()
     for spelling in SPELLINGS:
-        call = _slow(peer)
+        call = busy(peer)
         if spelling == "image.cancel":
             answer = peer.call(spelling, {"jobId": at(call.messages(), "0.jobId", str)})
             expect(answer == {"cancelled": True}, f"image.cancel of a running job answered {answer}")
@@ -142,7 +135,7 @@ def _nothing(lab: Lab) -> None:
 @check("cancel.neighbour", "CANCEL-3")
 def _neighbour(lab: Lab) -> None:
     peer = lab.shared()
-    first = _slow(peer)
+    first = busy(peer)
     waiting = [peer.start("image.generate", drawing(), stream=True) for _ in range(3)]
     waiting[1].cancel()
     waiting[1].error("RequestCancelled")

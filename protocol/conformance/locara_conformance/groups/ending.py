@@ -7,18 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from locara_conformance.checks import check
 from locara_conformance.groups.replay import replay
-from locara_conformance.lab import drawing, expect
+from locara_conformance.lab import busy, drawing, expect
 from locara_conformance.outcomes import Failed, Late, Skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from locara_conformance.lab import Lab
-    from locara_conformance.peer import Call, Peer
+    from locara_conformance.peer import Peer
 
 SECONDS = 2.0
 """The contract's time limit for ending."""
@@ -30,12 +30,6 @@ PATIENCE = 6.0
 ANSWERED = "WIRE-10"
 HOST = "import subprocess, sys; sys.exit(subprocess.Popen(sys.argv[1:]).wait())"
 """A host that passes its own pipes to the sidecar and waits."""
-
-
-def _busy(peer: Peer, **options: Any) -> Call:
-    call = peer.start("image.generate", drawing("fake:slow=20000 a lake", **options), stream=True)
-    call.until("denoising", timeout=20)
-    return call
 
 
 def _ends(peer: Peer, after: str, status: int = 0, seconds: float = SECONDS) -> None:
@@ -51,7 +45,7 @@ def _ends(peer: Peer, after: str, status: int = 0, seconds: float = SECONDS) -> 
 def _shutdown(lab: Lab) -> None:
     replay(lab, "lifecycle", "^after shutdown")
     peer = lab.session()
-    call = _busy(peer)
+    call = busy(peer)
     result = peer.call("shutdown")
     expect(result == {}, f"the result of shutdown is {result}")
     expect(call.answered(), "shutdown was answered before the job that it cancels")
@@ -79,7 +73,7 @@ def _eof(lab: Lab) -> None:
 def _accepted(lab: Lab, after: str, end: Callable[[Peer], None]) -> None:
     """Test that jobs which run and wait when the end comes are all answered before the process is gone."""
     peer = lab.session()
-    calls = [_busy(peer), *(peer.start("image.generate", drawing(), stream=True) for _ in range(3))]
+    calls = [busy(peer), *(peer.start("image.generate", drawing(), stream=True) for _ in range(3))]
     peer.barrier()
     end(peer)
     late: Late | None = None
@@ -120,7 +114,7 @@ def _eof_hung(lab: Lab) -> None:
 @check("ending.eof-unread", "HOST-6 HOST-7")
 def _eof_unread(lab: Lab) -> None:
     peer = lab.session()
-    _busy(peer)
+    busy(peer)
     peer.pause()
     for _ in range(40):
         peer.start("rpc.discover")
@@ -133,7 +127,7 @@ def _host_death(lab: Lab) -> None:
     if sys.platform == "win32":
         raise Skip("no process can be killed so that its pipes stay open")
     peer = lab.session(through=(sys.executable, "-c", HOST))
-    _busy(peer)
+    busy(peer)
     peer.note("the process that spawned it is killed, its pipes stay open")
     os.kill(peer.process.pid, signal.SIGKILL)
     _gone(peer, "the host's death")
@@ -222,7 +216,7 @@ def _flag(lab: Lab) -> None:
 @check("ending.nothing-left", "WIRE-10")
 def _nothing_left(lab: Lab) -> None:
     peer = lab.session()
-    _busy(peer)
+    busy(peer)
     engine = peer.call("ping").get("engine")
     pid = engine.get("pid") if isinstance(engine, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     if not isinstance(pid, int):

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from locara_sidecar.models.cache.store import Store
     from locara_sidecar.models.catalogue import Catalogue
 
-VERBS = ("list", "get", "download", "import", "prepare", "verify", "remove", "usage", "gc")
-
 
 def run(options: argparse.Namespace) -> int:
     """Run the subcommand ``options.verb``; return 0, or 1 with a sentence on stderr, or 130 if cancelled."""

@@ -11,7 +11,6 @@ another model's folder is restarted.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ from locara_sidecar.machine.macos import app_sandbox
 from locara_sidecar.machine.macos.spelling import spelt
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Iterable
 
     from locara_sidecar.engine.sandbox.forbidden import Outcome
     from locara_sidecar.engine.sandbox.linux.kernel import Kernel
@@ -156,32 +155,23 @@ def _confine_linux(
     if (threads := _threads()) > 1:
         told["threads"] = f"{threads} were running, but a confinement covers only the one that requests it"
     # the namespace first: it needs /proc/self writable, and privileges; Landlock last: it denies the rest
-    with _telling(told, "networkNamespace"):
+    with attempts.telling(told, "networkNamespace"):
         told["networkNamespace"] = network.leave(kernel)
         means.append("namespace")
-    with _telling(told, "limits"):
+    with attempts.telling(told, "limits"):
         alone = told["networkNamespace"].endswith("user namespace")
         told["limits"] = privileges.limit(kernel, prepared_from, counted_alone=alone)
-    with _telling(told, "privileges"):
+    with attempts.telling(told, "privileges"):
         told["privileges"] = privileges.give_up(kernel)
-    with _telling(told, "callFilter"):
+    with attempts.telling(told, "callFilter"):
         told["callFilter"] = calls.apply(kernel, processes=processes)
         _forget_binding()
         means.append("seccomp")
-    with _telling(told, "landlock"):
+    with attempts.telling(told, "landlock"):
         abi = kernel.landlock_abi()
         landlock.restrict(kernel, abi, rules)
         told["landlock"] = f"version {abi}"
         means.insert(0, "landlock")
-
-
-@contextlib.contextmanager
-def _telling(told: dict[str, str], name: str) -> Generator[None]:
-    """Record why a mechanism is not available, and continue with the others."""
-    try:
-        yield
-    except OSError as error:
-        told[name] = f"not available ({errno.errorcode.get(error.errno or 0, str(error))})"
 
 
 def _outside(home: str, scratch: str, rules: list[tuple[str, landlock.Right]]) -> list[str]:

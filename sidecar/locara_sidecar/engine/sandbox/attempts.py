@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from locara_sidecar.engine.sandbox import forbidden
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
     from locara_sidecar.engine.sandbox.forbidden import Outcome
 
@@ -35,15 +35,15 @@ def all_attempts(outside: Iterable[str], writable: str) -> dict[str, Outcome]:
     """
     called = forbidden.all_calls()
     if called:  # on Linux, where /proc shows each process
-        called["otherProcesses"] = _worst([processes(), called["otherProcesses"]])
+        called["otherProcesses"] = worst([processes(), called["otherProcesses"]])
     return {
         **called,
-        "readOutside": _worst(read(folder) for folder in outside),
+        "readOutside": worst(read(folder) for folder in outside),
         "writeOutside": write(writable),
         "tcp": tcp(),
         "udp": udp(),
         "localSockets": local_sockets(),
-        "signals": _worst([signals(), called.get("signals", "unknown")]),
+        "signals": worst([signals(), called.get("signals", "unknown")]),
     }
 
 
@@ -103,7 +103,7 @@ def udp() -> Outcome:
         return connect
 
     where = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"), (socket.AF_INET, _NOWHERE)]
-    return _worst(_outcome(attempt(family, address), _NO_NETWORK) for family, address in where)
+    return worst(_outcome(attempt(family, address), _NO_NETWORK) for family, address in where)
 
 
 def local_sockets() -> Outcome:
@@ -126,7 +126,7 @@ def local_sockets() -> Outcome:
         with one, two:
             one.sendto(b"", _NOBODY)
 
-    return _worst(_outcome(attempt, _REFUSED, frozenset({errno.ENOENT})) for attempt in (stream, datagram))
+    return worst(_outcome(attempt, _REFUSED, frozenset({errno.ENOENT})) for attempt in (stream, datagram))
 
 
 def signals() -> Outcome:
@@ -147,7 +147,16 @@ def _outcome(
     return "open"
 
 
-def _worst(outcomes: Iterable[Outcome]) -> Outcome:
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
     """Return "open" if any outcome is, else "blocked" if any is, else "unknown"."""
     found = set(outcomes)
     return "open" if "open" in found else "blocked" if "blocked" in found else "unknown"
+
+
+@contextlib.contextmanager
+def telling(told: dict[str, str], name: str) -> Generator[None]:
+    """Record why a mechanism is not available, and continue with the others."""
+    try:
+        yield
+    except OSError as error:
+        told[name] = f"not available ({errno.errorcode.get(error.errno or 0, str(error))})"

@@ -20,7 +20,7 @@ from locara_sidecar.machine.macos import app_sandbox
 from locara_sidecar.machine.macos.darwin import NOT_PRIVILEGED, Darwin
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Iterable
 
     from locara_sidecar.engine.sandbox.forbidden import Outcome
     from locara_sidecar.engine.sandbox.linux.landlock import Right
@@ -48,10 +48,10 @@ def confine(
     write = [path for path, right in rules if right == "write"]
     run = [path for path, right in rules if right == "run" and os.path.exists(path)]
     read = [path for path, right in rules if right == "read" and os.path.exists(path)]
-    with _telling(told, "compilerCache"):
+    with attempts.telling(told, "compilerCache"):
         write.append(own_cache(mac or Darwin()))
         told["compilerCache"] = "in use"
-    with _telling(told, "seatbelt"):
+    with attempts.telling(told, "seatbelt"):
         unknown = seatbelt.confine(write, run, read)
         told["seatbelt"] = "in use"
         if unknown:
@@ -85,7 +85,7 @@ def further_attempts(mac: Darwin | None = None) -> dict[str, Outcome]:
         _asked(mac, "mach-lookup", _NETWORKING),
         *(_look_up(mac, name) for name in _LOOKED_UP),
     ]
-    return {"otherPrograms": _worst(ways), "localSockets": _worst(_connect(*one) for one in _LOCAL)}
+    return {"otherPrograms": attempts.worst(ways), "localSockets": attempts.worst(_connect(*one) for one in _LOCAL)}
 
 
 def links(scratch: str, mac: Darwin | None = None) -> dict[str, Outcome]:
@@ -108,7 +108,7 @@ def links(scratch: str, mac: Darwin | None = None) -> dict[str, Outcome]:
                 os.unlink(f"{path}-{name}")
     with contextlib.suppress(OSError):
         os.unlink(path)
-    return {"linkedFiles": _worst(found)}
+    return {"linkedFiles": attempts.worst(found)}
 
 
 def user_folders() -> list[str]:
@@ -123,7 +123,7 @@ def report_of_app(given: app_sandbox.Given, found: dict[str, Outcome]) -> Sandbo
     whose = (
         "the App Sandbox of the app that embeds it" if given == "app-sandbox" else "a sandbox that it was started in"
     )
-    network = _worst(found[name] for name in ("tcp", "udp"))
+    network = attempts.worst(found[name] for name in ("tcp", "udp"))
     reason = (
         f"The engine runs inside {whose} and has no narrower one of its own, since a process can be confined only once:"
         " it can read and write whatever the app can, its container included. It tried the rest:"
@@ -131,11 +131,6 @@ def report_of_app(given: app_sandbox.Given, found: dict[str, Outcome]) -> Sandbo
         f" the network: {network}."
     )
     return SandboxReport(kind=given, enforced=False, reason=reason, details={**found})
-
-
-def _worst(outcomes: Iterable[Outcome]) -> Outcome:
-    found = set(outcomes)
-    return "open" if "open" in found else "blocked" if "blocked" in found else "unknown"
 
 
 def _asked(mac: Darwin, operation: str, xpc: str | None = None) -> Outcome:
@@ -167,11 +162,3 @@ def _connect(path: str, kind: int) -> Outcome:
     except OSError as error:
         return "blocked" if error.errno in _REFUSED else "unknown"
     return "open"
-
-
-@contextlib.contextmanager
-def _telling(told: dict[str, str], name: str) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        told[name] = f"not available ({errno.errorcode.get(error.errno or 0, str(error))})"
