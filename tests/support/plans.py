@@ -15,16 +15,16 @@ def machine(kind, gib, free=None, **more):
 
 
 def ask(model, **changes):
-    defaults = KNOWN.get(model).defaults
+    defaults = KNOWN.named(model).defaults
     wanted = plans.PlanRequest(
         width=defaults.width,
         height=defaults.height,
         precision="bfloat16",
-        guided=KNOWN.get(model).classifier_free_guidance,
+        guided=KNOWN.named(model).classifier_free_guidance,
         text_tokens=defaults.max_sequence_length + 77,
     )
     return msgspec.structs.replace(wanted, **changes)
 
 
 def parts(model):
-    return KNOWN.get(model).components
+    return KNOWN.named(model).components
