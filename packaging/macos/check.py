@@ -159,6 +159,12 @@ PARTS: dict[str, Part] = {
         " cachedFiles above 0; denials name nothing that Metal wants",
         denials=True,
     ),
+    "norms": Part(
+        inside.norms,
+        mac=True,
+        look="trusted is true three times (a false one has its reason in log or stderr: the engine then works without),"
+        " and own_s is below plain_s",
+    ),
     "open": Part(
         inside.opened,
         mac=True,

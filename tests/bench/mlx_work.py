@@ -208,11 +208,16 @@ def table(counts: dict[str, tracing.Count]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)}")
+    parser.add_argument("--plain", action="store_true", help="without kernels of our own, as where they do not work")
     parser.add_argument("--json", action="store_true", help="figures as one line of JSON")
     parser.add_argument("--kinds", action="store_true", help="kernels, megabytes and copies by primitive, too")
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in CASES]:
         parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
+    if not options.plain:
+        from locara_sidecar.engine.mlx_engine import group_statistics
+
+        group_statistics.trust(mx.bfloat16)
     counts = {name: CASES[name]() for name in options.names or CASES}
     if options.json:
         print(json.dumps({name: count.told() for name, count in counts.items()}))

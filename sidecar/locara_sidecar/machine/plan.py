@@ -367,6 +367,11 @@ def _encode_bytes(decoder: Part, size: tuple[int, int], value: int, *, tiled: bo
     return _pixel_bytes(decoder, size, value, ENCODING_STRIPS if tiled else None)
 
 
+def strips_bytes(decoder: Part, way: Literal["decode", "encode"], side: int, value: int) -> int:
+    """Return what decoding or encoding a square picture in strips takes, without weights; ``value``: bytes a number."""
+    return {"decode": _decode_bytes, "encode": _encode_bytes}[way](decoder, (side, side), value, tiled=True)
+
+
 def _pixel_bytes(decoder: Part, size: tuple[int, int], value: int, strips: float | None) -> int:
     pixels = size[0] * size[1]
     image = pixels * 3 * (value + 4)  # the tensor, and the picture made from it

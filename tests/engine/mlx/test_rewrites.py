@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mlx import nn
 
-from locara_sidecar.engine.mlx_engine import norms
+from locara_sidecar.engine.mlx_engine import norms, resizing
 from locara_sidecar.engine.mlx_engine.autoencoders import vae
 from locara_sidecar.engine.mlx_engine.denoisers import flux, rotary
 from locara_sidecar.engine.mlx_engine.texts import clip
@@ -75,13 +75,15 @@ def test_a_group_norm_that_is_not_laid_back_is_mlxs_own(shape, dtype, act):
     x = drawn(3, *shape, dtype=dtype)
     plain = norm(x)
     same(norms.normed(norm, x, act), plain if act is None else act(plain))
-    if act is nn.silu:
-        same(norms.normed_silu(norm, x), act(plain))
+    same(norms.normed_alone(norm, x, act), plain if act is None else act(plain))
 
 
 def test_pixels_are_doubled_as_by_two_repeats():
     x = drawn(1, 2, 3, 5, 4)
-    same(vae._doubled(x), mx.repeat(mx.repeat(x, 2, axis=1), 2, axis=2))
+    twice = mx.repeat(mx.repeat(x, 2, axis=1), 2, axis=2)
+    same(resizing.doubled(x), twice)
+    same(resizing.nearest(x, (6, 10)), twice)
+    same(resizing.nearest(x, (5, 9)), twice[:, [0, 1, 2, 3, 4]][:, :, [0, 1, 2, 3, 4, 5, 6, 7, 8]])
 
 
 @pytest.mark.parametrize("bits", [None, 8, 4])
