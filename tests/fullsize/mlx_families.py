@@ -44,19 +44,23 @@ def _pace() -> Pace:
 def _sd3(module: Any, size: int) -> Callable[[], mx.array]:
     """With guidance, as it draws: two rows at once. CLIP's 77 tokens and T5's 256."""
     config = module.config
-    latent, tokens = _random(2, size // 8, size // 8, config.in_channels), _random(2, 333, config.joint_attention_dim)
+    latent, text = (
+        _random(2, size // 8, size // 8, config.in_channels),
+        module.words(_random(2, 333, config.joint_attention_dim)),
+    )
     steering = module.modulation(mx.array(TIMES), _random(2, config.pooled_projection_dim))
-    mx.eval(latent, tokens, steering)
-    return lambda: module(latent, tokens, steering.at(0), pace=_pace())
+    mx.eval(latent, text, steering)
+    return lambda: module(latent, text, steering.at(0), pace=_pace())
 
 
 def _flux(module: Any, size: int) -> Callable[[], mx.array]:
     config, side = module.config, size // 8
-    latent, tokens = _random(1, side, side, config.in_channels // 4), _random(1, 512, config.joint_attention_dim)
+    latent = _random(1, side, side, config.in_channels // 4)
+    text = module.words(_random(1, 512, config.joint_attention_dim))
     steering = module.modulation(mx.array(TIMES), _random(1, config.pooled_projection_dim), 3.5)
     rotation = module.rotation(512, (side, side))
-    mx.eval(latent, tokens, steering, rotation)
-    return lambda: module(latent, tokens, steering.at(0), rotation, pace=_pace())
+    mx.eval(latent, text, steering, rotation)
+    return lambda: module(latent, text, steering.at(0), rotation, pace=_pace())
 
 
 def _flux2(module: Any, size: int) -> Callable[[], mx.array]:

@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from locara_sidecar.machine import memory
 from locara_sidecar.machine import plan as plans
@@ -29,7 +29,7 @@ GOALS = {1024: 1.8, 2048: 6.0}
 
 
 class Case(NamedTuple):
-    way: str
+    way: Literal["decode", "encode"]
     side: int
     dtype: str
 
@@ -39,7 +39,7 @@ class Case(NamedTuple):
         way, side, dtype = text.split(":")
         if way not in ("decode", "encode") or dtype not in ("float32", "bfloat16") or int(side) % 8:
             raise ValueError(text)
-        return cls(way, int(side), dtype)
+        return cls("decode" if way == "decode" else "encode", int(side), dtype)
 
 
 CASES = [Case(way, side, "bfloat16") for side in (1024, 2048) for way in ("decode", "encode")]
@@ -47,7 +47,9 @@ CASES = [Case(way, side, "bfloat16") for side in (1024, 2048) for way in ("decod
 
 def planned(case: Case) -> int:
     """Return the bytes that the memory plan has for the case, without weights."""
-    decoder = next(part for part in catalogue.load().get(MODEL).components if part.role == "decoder")
+    entry = catalogue.load().get(MODEL)
+    assert entry is not None
+    decoder = next(part for part in entry.components if part.role == "decoder")
     return plans.strips_bytes(decoder, case.way, case.side, 2 if case.dtype == "bfloat16" else 4)
 
 

@@ -192,7 +192,8 @@ def _difference(trial: _Trial, dtype: mx.Dtype) -> float:
     wide = x.astype(mx.float32).reshape(x.shape[0], -1, trial.groups, x.shape[-1] // trial.groups)
     theirs = wide.mean(axis=(1, 3)), wide.var(axis=(1, 3))
     far = mx.stack([(mx.abs(a - b) / mx.abs(b)).max() for a, b in zip(ours, theirs, strict=True)]).max()
-    return float(far.item()) if mx.isfinite(far).item() else float("inf")
+    value: Any = far.item()
+    return value if mx.isfinite(far).item() else float("inf")
 
 
 def _computed(x: mx.array, groups: int) -> Statistics:
