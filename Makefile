@@ -230,6 +230,9 @@ bench: $(READY) ## measure what is promised; prints a table and JSON (FLAGS=--wr
 bench-download: $(READY) ## our download against huggingface_hub's own, 2 GB over loopback (FLAGS="--bytes N --rounds N")
 	$(MEASURE) tests/bench/throughput.py $(FLAGS)
 
+bench-first-picture: $(READY) ## measure from spawning the sidecar to the first picture of the embedded model (FLAGS="--engine mlx --rounds N")
+	$(MEASURE) -m bench.first_picture $(FLAGS)
+
 bench-layout: $(READY) ## measure what channels-last convolutions gain on the torch engine (FLAGS="--device cuda --size N")
 	$(MEASURE) tests/bench/layout.py $(FLAGS)
 
@@ -268,6 +271,9 @@ fullsize-mlx: $(READY) ## quantize full-size synthetic transformers while readin
 
 fullsize-prepared: $(READY) ## load a synthetic MODEL quantized while it is read, prepare it, load it again; up to 45 GB of disk (FLAGS="--cold --folder DIR")
 	$(MEASURE) -m fullsize.prepared $(or $(MODEL),sd3.5-medium) $(FLAGS)
+
+fullsize-strips: $(READY) ## measure what a full-size autoencoder holds while it decodes and encodes in strips; an hour for 2048 x 2048 on two cores (FLAGS="WAY:SIDE:TYPE … --engine mlx")
+	$(MEASURE) -m fullsize.strips $(FLAGS)
 
 campaign-capability: $(READY) ## race, collide and misname a million saves, race a million reads (FLAGS="--saves N --reads N --collisions N"); prints a report
 	$(MEASURE) tests/campaigns/capability.py $(FLAGS)

@@ -42,7 +42,7 @@ def test_what_is_about_macos_is_not_claimed_elsewhere(monkeypatch, tmp_path):
     only_there = [name for name, part in check.PARTS.items() if part.mac]
     assert {
         *("metal", "norms", "open", "exfat", "tcc", "power", "app-sandbox"),
-        *("tests", "slow", "types", "prepare", "steps"),
+        *("tests", "slow", "types", "prepare", "steps", "half"),
     } == set(only_there)
     found = check.report(only_there, tmp_path / "report.json", lambda _: None)
     assert {part["outcome"] for part in found.values()} == {check.NOT_HERE}

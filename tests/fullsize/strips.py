@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -45,18 +46,20 @@ class Case(NamedTuple):
 CASES = [Case(way, side, "bfloat16") for side in (1024, 2048) for way in ("decode", "encode")]
 
 
-def planned(case: Case) -> int:
-    """Return the bytes that the memory plan has for the case, without weights."""
+def planned(case: Case, *, tiled: bool = True) -> int:
+    """Return the bytes that the memory plan has for the case, without weights; ``tiled``: in strips."""
     entry = catalogue.load().get(MODEL)
     assert entry is not None
     decoder = next(part for part in entry.components if part.role == "decoder")
-    return plans.strips_bytes(decoder, case.way, case.side, 2 if case.dtype == "bfloat16" else 4)
+    value = 2 if case.dtype == "bfloat16" else 4
+    return plans.coding_bytes(decoder, case.way, (case.side, case.side), value, tiled=tiled)
 
 
 def measured(case: Case, engine: str) -> dict[str, Any]:
     """Run the case in a process of its own: bytes ``taken`` and of ``weights``, and ``seconds``."""
     command = [sys.executable, "-m", "fullsize.strips", "--here", "--engine", engine, ":".join(map(str, case))]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return json.loads(done.stdout)
 
 
@@ -133,6 +136,7 @@ def main() -> int:
         name, weights = f"{case.way} {case.side} {case.dtype}", found["weights"] / GB
         rows.append(Row(f"{name}, held at the height", found["taken"] / GB, "GB", planned(case) / GB, "goal: the plan"))
         with_weights = found["taken"] / GB + weights
+        print(f"{name}: {found}", file=sys.stderr, flush=True)
         rows.append(Row(f"{name}, with weights", with_weights, "GB", GOALS.get(case.side), f"{found['seconds']:.0f} s"))
     return show(rows)
 

@@ -8,7 +8,7 @@ import pytest
 from mlx import nn
 from mlx.utils import tree_flatten
 
-from locara_sidecar.engine.mlx_engine import norms, resizing
+from locara_sidecar.engine.mlx_engine import device, norms, resizing
 from locara_sidecar.engine.mlx_engine.autoencoders import vae
 from locara_sidecar.engine.mlx_engine.denoisers import flux, mmdit, rotary, streams
 from locara_sidecar.engine.mlx_engine.tensors.quantize import AffineQuantizer
@@ -227,3 +227,28 @@ def test_compiled_layers_give_what_plain_ones_give(network):
     finally:
         mx.disable_compile()
     assert [error(ours, theirs) < 1e-5 for ours, theirs in zip(compiled, plain, strict=True)] == [True] * len(plain)
+
+
+def test_weights_laid_by_column_are_the_same_and_so_is_what_a_layer_makes_of_them():
+    model = nn.Sequential(nn.Linear(48, 24), nn.Conv2d(3, 4, 3), nn.Linear(24, 8, bias=False).apply(narrowed))
+    x, before = drawn(1, 5, 48), [layer.weight for layer in model.layers]
+    made = model.layers[0](x)
+    device.lay_out(model)
+    for layer, weight in zip(model.layers, before, strict=True):
+        same(layer.weight, weight)
+    assert memoryview(model.layers[0].weight).strides == (4, 24 * 4)
+    assert model.layers[1].weight is before[1]
+    assert model.layers[2].weight is before[2]
+    assert error(model.layers[0](x), made) < 1e-5
+
+
+def test_weights_stay_as_they_are_on_a_device_that_reads_them_either_way(monkeypatch):
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
+    model = nn.Sequential(nn.Linear(48, 24))
+    before = model.layers[0].weight
+    device.lay_out(model)
+    assert model.layers[0].weight is before
+
+
+def narrowed(value):
+    return value.astype(mx.bfloat16)
