@@ -168,7 +168,7 @@ def try_out(device: str, dtype: mx.Dtype) -> bool:
     if device == "metal" and dtype not in _trusted:
         try:
             far = max(_difference(trial, dtype) for trial in _TRIALS)
-        except (RuntimeError, ValueError, TypeError, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001  (whatever it is, MLX's own operations are left)
             settle()
             said = str(error).strip().partition("\n")[0][:200]
             _logger.warning("the kernels for group norms do not run on this device, MLX's do instead: %s", said)
