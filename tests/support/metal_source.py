@@ -22,40 +22,64 @@ _POSITIONS = (
 )
 _TYPES = {mx.float32: ("float", np.float32), mx.float16: ("_Float16", np.float16), mx.int32: ("int", np.int32)}
 
-# Threads of a threadgroup run at the same time if they wait for each other, else one after another.
+# The threads of a threadgroup take turns: each runs until it waits for the others, or ends.
 _PROGRAM = """
-#include <barrier>
 #include <cmath>
 #include <cstddef>
-#include <thread>
+#include <ucontext.h>
 #include <vector>
 typedef unsigned int uint;
 struct uint3 {{ uint x, y, z; }};
 namespace mem_flags {{ const int mem_threadgroup = 0; }}
-static std::barrier<>* gate;
-static void threadgroup_barrier(int) {{ gate->arrive_and_wait(); }}
+struct Thread {{ ucontext_t at; std::vector<char> stack; uint3 place; bool ended; }};
+static ucontext_t turns;
+static Thread* running;
+static void threadgroup_barrier(int) {{ swapcontext(&running->at, &turns); }}
 #define threadgroup static
 {template}
 static void kernel({parameters}) {{
 {source}
 }}
-extern "C" void run(const void** in, const int** shapes, void** out, const uint* g, const uint* t) {{
-    const uint3 threads_per_grid{{g[0], g[1], g[2]}};
-    for (uint gz = 0; gz * t[2] < g[2]; gz++) for (uint gy = 0; gy * t[1] < g[1]; gy++)
-    for (uint gx = 0; gx * t[0] < g[0]; gx++) {{
-        std::vector<std::thread> group;
-        std::barrier<> all({threads});
-        gate = &all;
-        for (uint z = 0; z < t[2]; z++) for (uint y = 0; y < t[1]; y++) for (uint x = 0; x < t[0]; x++) {{
-            const uint3 thread_position_in_threadgroup{{x, y, z}};
-            const uint3 threadgroup_position_in_grid{{gx, gy, gz}};
-            const uint3 thread_position_in_grid{{gx * t[0] + x, gy * t[1] + y, gz * t[2] + z}};
-            const uint3 p = thread_position_in_grid;
-            if (p.x >= g[0] || p.y >= g[1] || p.z >= g[2]) continue;
-            auto one = [=] {{ kernel({arguments}); }};
-            if ({waits}) group.emplace_back(one); else one();
+static const void** in;
+static const int** shapes;
+static void** out;
+static uint3 threads_per_grid, threads, threadgroup_position_in_grid;
+static void start() {{
+    const uint3 thread_position_in_threadgroup = running->place, p = running->place;
+    const uint3 g = threadgroup_position_in_grid;
+    const uint3 thread_position_in_grid{{g.x * threads.x + p.x, g.y * threads.y + p.y, g.z * threads.z + p.z}};
+    const uint3 at = thread_position_in_grid;
+    if (at.x < threads_per_grid.x && at.y < threads_per_grid.y && at.z < threads_per_grid.z) kernel({arguments});
+    running->ended = true;
+}}
+extern "C" void run(const void** in_, const int** shapes_, void** out_, const uint* g, const uint* t) {{
+    in = in_; shapes = shapes_; out = out_;
+    threads_per_grid = {{g[0], g[1], g[2]}};
+    threads = {{t[0], t[1], t[2]}};
+    std::vector<Thread> group(t[0] * t[1] * t[2]);
+    for (auto& thread : group) thread.stack.resize(16384);
+    uint3& at = threadgroup_position_in_grid;
+    for (at.z = 0; at.z * t[2] < g[2]; at.z++) for (at.y = 0; at.y * t[1] < g[1]; at.y++)
+    for (at.x = 0; at.x * t[0] < g[0]; at.x++) {{
+        for (uint i = 0; i < group.size(); i++) {{
+            Thread& thread = group[i];
+            thread.place = {{i % t[0], i / t[0] % t[1], i / t[0] / t[1]}};
+            thread.ended = false;
+            getcontext(&thread.at);
+            thread.at.uc_stack.ss_sp = thread.stack.data();
+            thread.at.uc_stack.ss_size = thread.stack.size();
+            thread.at.uc_link = &turns;
+            makecontext(&thread.at, start, 0);
         }}
-        for (auto& thread : group) thread.join();
+        for (bool going = true; going;) {{
+            going = false;
+            for (auto& thread : group) {{
+                if (thread.ended) continue;
+                running = &thread;
+                swapcontext(&turns, &thread.at);
+                going = going || !thread.ended;
+            }}
+        }}
     }}
 }}
 """
@@ -74,11 +98,9 @@ def metal_kernel(name: str, input_names: list[str], output_names: list[str], sou
         output_dtypes: list[mx.Dtype],
         template: tuple[tuple[str, mx.Dtype], ...] | list[tuple[str, mx.Dtype]] = (),
     ) -> list[mx.array]:
-        waits = "threadgroup_barrier" in source
-        assert not waits or all(n % m == 0 for n, m in zip(grid, threadgroup, strict=True))
         types = tuple(_TYPES[value.dtype][0] for value in inputs), tuple(_TYPES[dtype][0] for dtype in output_dtypes)
         named = tuple((key, _TYPES[dtype][0]) for key, dtype in template)
-        run = _built(source, tuple(input_names), tuple(output_names), *types, named, waits, int(np.prod(threadgroup)))
+        run = _built(source, tuple(input_names), tuple(output_names), *types, named)
         given = [np.ascontiguousarray(np.array(value)) for value in inputs]
         made = [np.full(s, np.nan, _TYPES[d][1]) for s, d in zip(output_shapes, output_dtypes, strict=True)]
         shapes = [np.array(value.shape, dtype=np.int32) for value in given]
@@ -106,8 +128,6 @@ def _built(
     input_types: tuple[str, ...],
     output_types: tuple[str, ...],
     template: tuple[tuple[str, str], ...],
-    waits: bool,
-    threads: int,
 ) -> Any:
     parameters: list[str] = []
     arguments: list[str] = []
@@ -125,16 +145,12 @@ def _built(
         parameters=", ".join(parameters),
         arguments=", ".join(arguments),
         source=source,
-        waits=str(waits).lower(),
-        threads=threads,
     )
     with tempfile.TemporaryDirectory() as folder:
         code, library = Path(folder, "kernel.cpp"), Path(folder, "kernel.so")
         code.write_text(text, encoding="utf-8")
-        options = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Wno-unused", "-Wno-sign-compare", "-shared", "-fPIC"]
-        done = subprocess.run(
-            ["g++", *options, "-pthread", str(code), "-o", str(library)], capture_output=True, text=True
-        )
+        options = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Wno-unused", "-Wno-sign-compare", "-shared", "-fPIC"]
+        done = subprocess.run(["g++", *options, str(code), "-o", str(library)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert not done.stderr, done.stderr
         return ctypes.CDLL(str(library)).run

@@ -15,6 +15,7 @@ from locara_sidecar.engine.mlx_engine import group_statistics, norms
 from locara_sidecar.engine.mlx_engine.autoencoders.vae import Vae, VaeConfig
 from support.metal_source import metal_kernel
 from support.parity import error
+from support.runtimes import make_runtime
 
 pytestmark = [
     pytest.mark.mlx,
@@ -112,6 +113,22 @@ def test_a_device_that_computes_right_is_trusted_for_that_type_alone(played):
     assert group_statistics.of(x, 2) is None
     for few in (drawn(1, 1, 40, 6), drawn(1, 1, 5, 8)):  # channels, numbers
         assert group_statistics.of(few.astype(SMALL), 2) is None
+
+
+@pytest.mark.parametrize(
+    ("precision", "types"), [("float32", {mx.float32}), ("float16", {mx.float16, mx.float32})], ids=["wide", "half"]
+)
+def test_an_engine_tries_them_when_it_opens_a_model_for_all_types_of_its_maps(
+    monkeypatch, run, job_for, tmp_path, precision, types
+):
+    """An autoencoder that leaves float16's range computes in float32 there."""
+    asked = []
+    monkeypatch.setattr(group_statistics, "try_out", lambda *how: asked.append(how))
+    runtime = make_runtime("mlx", tmp_path)
+    monkeypatch.setattr(runtime.backend, "device", "metal")
+    monkeypatch.setattr(mx, "device_info", dict)
+    assert run(runtime, job_for("tiny-sd3", steps=1, precision=precision)).images
+    assert sorted(asked, key=str) == sorted((("metal", dtype) for dtype in types), key=str)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
