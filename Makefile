@@ -42,7 +42,7 @@ STUDIO_PACKAGES := xvfb webkit2gtk-driver
 APT_GET := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=30 -o DPkg::Lock::Timeout=120
 INSTALL_PACKAGES := $(APT_GET) update && $(APT_GET) install -y --no-install-recommends
 
-.PHONY: help setup demo test test-slow test-typescript test-ui screenshots test-rust test-tauri tauri-tools tauri-pages tauri-program tauri-packages ui-packages studio test-studio test-embed lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-quality bench-shares bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac bundle bundle-lock test-bundle bench-bundle check-wheels studio-package test-package
+.PHONY: help setup demo test test-slow test-typescript test-ui screenshots test-rust test-tauri tauri-tools tauri-pages tauri-program tauri-packages ui-packages studio test-studio test-embed lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-first-picture bench-quality bench-shares bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared fullsize-strips bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac bundle bundle-lock test-bundle bench-bundle check-wheels studio-package test-package
 .DEFAULT_GOAL := help
 
 help: ## list the targets

@@ -11,11 +11,11 @@ import pytest
 from mlx.utils import tree_flatten
 
 from fullsize import mlx as measurement
-from fullsize import mlx_families, mlx_step, prepared, strips
+from fullsize import mlx_families, mlx_step, prepared
 from locara_sidecar.engine.folder.model_folder import read_component
 from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux
 from locara_sidecar.models import catalogue
-from support import synthetic
+from support import strips, synthetic
 from support.fixture_models import MODELS
 from support.parity import build
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from fullsize import strips
+from support import strips
 from support.runtimes import make_runtime
 
 pytestmark = pytest.mark.torch
