@@ -42,7 +42,7 @@ STUDIO_PACKAGES := xvfb webkit2gtk-driver
 APT_GET := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=30 -o DPkg::Lock::Timeout=120
 INSTALL_PACKAGES := $(APT_GET) update && $(APT_GET) install -y --no-install-recommends
 
-.PHONY: help setup demo test test-slow test-typescript test-ui screenshots test-rust test-tauri tauri-tools tauri-pages tauri-program tauri-packages ui-packages studio test-studio test-embed lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-quality bench-shares bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac bundle bundle-lock test-bundle bench-bundle check-wheels studio-package test-package
+.PHONY: help setup demo test test-slow test-typescript test-ui screenshots test-rust test-tauri tauri-tools tauri-pages tauri-program tauri-packages ui-packages studio test-studio test-embed lint types generated schemas fixtures check conformance bench bench-layout bench-mlx-work bench-operations bench-pace bench-quantization bench-first-picture bench-quality bench-shares bench-speed bench-waiting fullsize fullsize-accelerator fullsize-mlx fullsize-prepared fullsize-strips bench-download campaign-capability campaign-daemon campaign-hostile-engine campaign-soak campaign-store pictures planted-faults transcript clean campaign-lies resolves check-mac bundle bundle-lock test-bundle bench-bundle check-wheels studio-package test-package
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -230,6 +230,9 @@ bench: $(READY) ## measure what is promised; prints a table and JSON (FLAGS=--wr
 bench-download: $(READY) ## our download against huggingface_hub's own, 2 GB over loopback (FLAGS="--bytes N --rounds N")
 	$(MEASURE) tests/bench/throughput.py $(FLAGS)
 
+bench-first-picture: $(READY) ## measure from spawning the sidecar to the first picture of the embedded model (FLAGS="--engine mlx --rounds N")
+	$(MEASURE) -m bench.first_picture $(FLAGS)
+
 bench-layout: $(READY) ## measure what channels-last convolutions gain on the torch engine (FLAGS="--device cuda --size N")
 	$(MEASURE) tests/bench/layout.py $(FLAGS)
 
@@ -268,6 +271,9 @@ fullsize-mlx: $(READY) ## quantize full-size synthetic transformers while readin
 
 fullsize-prepared: $(READY) ## load a synthetic MODEL quantized while it is read, prepare it, load it again; up to 45 GB of disk (FLAGS="--cold --folder DIR")
 	$(MEASURE) -m fullsize.prepared $(or $(MODEL),sd3.5-medium) $(FLAGS)
+
+fullsize-strips: $(READY) ## measure what a full-size autoencoder holds while it decodes and encodes in strips; an hour for 2048 x 2048 on two cores (FLAGS="WAY:SIDE:TYPE … --engine mlx")
+	$(MEASURE) -m fullsize.strips $(FLAGS)
 
 campaign-capability: $(READY) ## race, collide and misname a million saves, race a million reads (FLAGS="--saves N --reads N --collisions N"); prints a report
 	$(MEASURE) tests/campaigns/capability.py $(FLAGS)

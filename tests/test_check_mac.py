@@ -28,12 +28,21 @@ def part(run, **more):
     return check.Part(run, mac=False, look="", **more)
 
 
+@pytest.mark.mlx
+def test_where_there_is_no_metal_the_kernels_for_norms_are_not_trusted_and_the_times_are_of_mlxs_own(tmp_path):
+    pytest.importorskip("mlx")
+    told = commands.read(commands.python("-c", inside.NORMS, str(tmp_path), "16", seconds=300))["told"]
+    assert told["device"] == "cpu"
+    assert list(told["trusted"].values()) == [False] * 3
+    assert min(told["plain_s"], told["own_s"]) > 0
+
+
 def test_what_is_about_macos_is_not_claimed_elsewhere(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "linux")
     only_there = [name for name, part in check.PARTS.items() if part.mac]
     assert {
-        *("metal", "open", "exfat", "tcc", "power", "app-sandbox"),
-        *("tests", "slow", "types", "prepare", "steps"),
+        *("metal", "norms", "open", "exfat", "tcc", "power", "app-sandbox"),
+        *("tests", "slow", "types", "prepare", "steps", "half"),
     } == set(only_there)
     found = check.report(only_there, tmp_path / "report.json", lambda _: None)
     assert {part["outcome"] for part in found.values()} == {check.NOT_HERE}

@@ -144,6 +144,8 @@ def _tests(target: str) -> dict[str, Any]:
     return command(["make", target], _LONG, tail=_ALL, env={**os.environ, **asked})
 
 
+_HALF = ("sd3.5-medium:16", "flux.2-klein-4b:16", "flux.2-klein-4b:4", "--precision", "bfloat16", "float16")
+
 PARTS: dict[str, Part] = {
     "system": Part(_system, mac=False, look="which Mac, macOS, packages"),
     "sandbox": Part(
@@ -158,6 +160,12 @@ PARTS: dict[str, Part] = {
         look="both compute on the GPU inside the profile; the second's first_compiled_s is far below the first's, with"
         " cachedFiles above 0; denials name nothing that Metal wants",
         denials=True,
+    ),
+    "norms": Part(
+        inside.norms,
+        mac=True,
+        look="trusted is true three times (a false one has its reason in log or stderr: the engine then works without),"
+        " and own_s is below plain_s",
     ),
     "open": Part(
         inside.opened,
@@ -214,6 +222,12 @@ PARTS: dict[str, Part] = {
         lambda: commands.read(commands.python("-m", "fullsize.mlx_step", seconds=_LONG)),
         mac=True,
         look="stepSeconds of each model in told; one that does not fit this Mac says so",
+        seconds=_LONG + _SPARE,
+    ),
+    "half": Part(
+        lambda: commands.read(commands.python("-m", "fullsize.mlx_step", *_HALF, seconds=_LONG)),
+        mac=True,
+        look="stepSeconds of each model in bfloat16, then in float16: on an M1 or M2 the second may be far below",
         seconds=_LONG + _SPARE,
     ),
     "slow": Part(lambda: _tests("test-slow"), mac=True, look="as tests", seconds=_LONG + _SPARE),

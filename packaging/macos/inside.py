@@ -43,6 +43,35 @@ print(json.dumps({"enforced": found.enforced, "kind": found.kind, "details": fou
                   "device": mx.device_info()}, default=str))
 """
 
+NORMS = """
+import json, statistics, sys, time
+from locara_sidecar.engine import sandbox
+found = sandbox.confine(sys.argv[1], [])
+import mlx.core as mx
+from mlx import nn
+from locara_sidecar.engine.mlx_engine import device, group_statistics, norms
+side = int(sys.argv[2])
+norm = nn.GroupNorm(32, 128, pytorch_compatible=True)
+norm.update({"weight": mx.ones(128, mx.bfloat16), "bias": mx.zeros(128, mx.bfloat16)})
+x = mx.random.normal((1, side, side, 128)).astype(mx.bfloat16)
+def timed():
+    norms._compiled.cache_clear()
+    took = []
+    for _ in range(8):
+        began = time.monotonic()
+        mx.eval(norms.normed_alone(norm, x, nn.silu))
+        took.append(time.monotonic() - began)
+    return statistics.median(took[2:])
+where = device.choose_device()
+mx.eval(x, norm.parameters())
+plain = timed()
+began = time.monotonic()
+trusted = {str(dtype): group_statistics.try_out(where, dtype) for dtype in (mx.bfloat16, mx.float16, mx.float32)}
+tried = time.monotonic() - began
+print(json.dumps({"kind": found.kind, "device": where, "trusted": trusted, "trying_s": tried, "plain_s": plain,
+                  "own_s": timed()}))
+"""
+
 ASKS = """
 import json, subprocess, sys
 if sys.argv[1]:
@@ -74,6 +103,14 @@ def metal() -> dict[str, Any]:
         kept = [path for path in cache.rglob("*") if path.is_file()] if cache is not None else []
         starts.append({**found, "cachedFiles": len(kept)})
     return {"ok": all(map(computes, starts)), "first": starts[0], "second": starts[1]}
+
+
+def norms() -> dict[str, Any]:
+    """Try the engine's own kernels for group norms inside the profile, and time a norm of a decode with and without."""
+    with tempfile.TemporaryDirectory(prefix="locara-check-") as scratch:
+        found = commands.read(commands.python("-c", NORMS, scratch, "1024", seconds=600))
+    told: dict[str, Any] = found.get("told", {})
+    return {**found, "ok": bool(found["ok"] and told and all(told["trusted"].values()))}
 
 
 def computes(start: dict[str, Any]) -> bool:

@@ -107,12 +107,26 @@ def _graph(call: Call, arrays: Any) -> Graph:
     return graph
 
 
+def _metal_kernel(name: str, input_names: list[str], output_names: list[str], source: str) -> Call:
+    """One of our own kernels: it reads its inputs and writes its outputs, once each."""
+    del input_names, output_names, source
+
+    def marked(*, inputs: list[mx.array], output_shapes: Any, output_dtypes: Any, **how: Any) -> list[mx.array]:
+        del how
+        stands = [stand_in(shape, dtype) for shape, dtype in zip(output_shapes, output_dtypes, strict=True)]
+        return mx.depends(stands, [*inputs, _trace.mark(Node("Kernel", [name], [], []))])
+
+    return marked
+
+
 def _node(entry: dict[str, Any], marks: dict[str, int]) -> Node:
     inputs = [name for name, _, _ in entry["inputs"]]
     outputs = [name for name, _, _ in entry["outputs"]]
     if entry["name"] != "Depends" or inputs[-1] not in marks:
         return Node(entry["name"], entry["arguments"], inputs, outputs)
     marked = _trace.marks[marks[inputs[-1]]]
+    if marked.kind == "Kernel":
+        return Node(marked.kind, marked.arguments, inputs[len(outputs) : -1], outputs)
     if marked.inner is None:
         return Node(marked.kind, [], inputs[:-1], outputs)
     return Node("Compiled", [], inputs[len(outputs) : -1], outputs, marked.inner)
@@ -186,4 +200,5 @@ def _handed(name: str) -> Call:
 
 for _name, _kind in _FAST.items():
     setattr(mx.fast, _name, _fast(_name, _kind))
+mx.fast.metal_kernel = _metal_kernel
 mx.compile, mx.eval, mx.async_eval = _compile, _handed("eval"), _handed("async_eval")

@@ -265,6 +265,13 @@ class Ledger:
         else:
             self._pay("Copy for Contiguous", node.inputs, node.outputs, copied=True)
 
+    def _kernel(self, node: Node) -> None:
+        """A kernel of our own. MLX lays its inputs in rows first, where they are not."""
+        for name in node.inputs:
+            if not self._arrays[name].in_rows:
+                self._copy(node, name)
+        self._pay(node.kind, list(dict.fromkeys(node.inputs)), node.outputs)
+
     def _other(self, node: Node) -> None:
         """A kernel that reads its inputs and writes its outputs."""
         if node.kind in ELEMENTWISE and len(node.inputs) == 1 and self._arrays[node.inputs[0]].dense:

@@ -74,7 +74,7 @@ def flux(bits: int | None = None) -> tracing.Count:
     model = quantized(Flux(FluxConfig(guidance_embeds=True)), bits)
     model.split()
     tracing.weightless(model)
-    words = stand_in((1, 512, 4096))
+    words = stand_in((1, 512, 3072))
     by = model.modulation(stand_in((28,), mx.float32), stand_in((1, 768)), 3.5).at(0)
     turns = model.rotation(512, (128, 128))
     return step(model, (by, turns), 16, 1, lambda x, given: model(x, words, *given, None, _pace()))
@@ -84,7 +84,9 @@ def sd3(bits: int | None = None) -> tracing.Count:
     from bench.operations import MEDIUM
     from locara_sidecar.engine.mlx_engine.denoisers.mmdit import Mmdit
 
-    model, words = quantized(Mmdit(MEDIUM), bits), stand_in((2, 333, 4096))
+    model, words = quantized(Mmdit(MEDIUM), bits), stand_in((2, 333, MEDIUM.width))
+    model.split()
+    tracing.weightless(model)
     by = model.modulation(stand_in((28,), mx.float32), stand_in((2, 2048))).at(0)
     return step(model, by, 16, 2, lambda x, given: model(x, words, given, _pace()))
 
@@ -208,11 +210,16 @@ def table(counts: dict[str, tracing.Count]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)}")
+    parser.add_argument("--plain", action="store_true", help="without kernels of our own, as where they do not work")
     parser.add_argument("--json", action="store_true", help="figures as one line of JSON")
     parser.add_argument("--kinds", action="store_true", help="kernels, megabytes and copies by primitive, too")
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in CASES]:
         parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
+    if not options.plain:
+        from locara_sidecar.engine.mlx_engine import group_statistics
+
+        group_statistics.trust(mx.bfloat16)
     counts = {name: CASES[name]() for name in options.names or CASES}
     if options.json:
         print(json.dumps({name: count.told() for name, count in counts.items()}))

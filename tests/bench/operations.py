@@ -71,19 +71,20 @@ def attention(queries: int, keys: int, width: int) -> Work:
 
 
 def flux_needs(config: FluxConfig, words: int, reference: int = 0) -> Work:
-    """One call. ``reference``: tokens of Kontext's picture."""
+    """One call. ``reference``: tokens of Kontext's picture. The words are embedded once, not in a step."""
     d, image = config.width, PATCHES + reference
     tokens = image + words
-    work = linear(image, config.in_channels, d) + linear(words, config.joint_attention_dim, d)
+    work = linear(image, config.in_channels, d)
     block = linear(tokens, d, 12 * d) + attention(tokens, tokens, d)  # q, k, v, out and 4 d of feed-forward, twice
     work += block * (config.num_layers + config.num_single_layers)
     return work + linear(PATCHES, d, config.out_channels or config.in_channels)
 
 
 def mmdit_needs(config: MmditConfig, words: int) -> Work:
+    """One call; the words are embedded once, not in it."""
     d, patch = config.width, config.patch_size**2
     tokens = PATCHES + words
-    work = linear(PATCHES, patch * config.in_channels, d) + linear(words, config.joint_attention_dim, d)
+    work = linear(PATCHES, patch * config.in_channels, d)
     work += (linear(tokens, d, 12 * d) + attention(tokens, tokens, d)) * (config.num_layers - 1)
     # the last block's text output is not used: only its keys and values are needed
     work += linear(PATCHES, d, 12 * d) + linear(words, d, 2 * d) + attention(PATCHES, tokens, d)
@@ -199,9 +200,10 @@ def flux_issues(config: FluxConfig, words: int, steps: int, *, kontext: bool = F
     by = model.modulation(times, pooled, 3.5).at(0)
     rotation = model.rotation(words, *[(128, 128)] * (1 + kontext))
     pictures = [latent, latent] if kontext else [latent]
-    once = issued(lambda t, p: _leaves(model.modulation(t, p, 3.5)), times, pooled)
+    text = mx.zeros(model.words(tokens).shape)
+    once = issued(lambda t, p, w: [*_leaves(model.modulation(t, p, 3.5)), model.words(w)], times, pooled, tokens)
     # a step gets its steering as an input: computing it must not be in the graph
-    return issued(lambda *a: model(a[0], tokens, _zeros(by), rotation, *a[1:]), *pictures), once
+    return issued(lambda *a: model(a[0], text, _zeros(by), rotation, *a[1:]), *pictures), once
 
 
 def mmdit_issues(config: MmditConfig, words: int, steps: int) -> tuple[Work, Work]:
@@ -209,8 +211,9 @@ def mmdit_issues(config: MmditConfig, words: int, steps: int) -> tuple[Work, Wor
     latent, tokens = mx.zeros((1, 128, 128, config.in_channels)), mx.zeros((1, words, config.joint_attention_dim))
     pooled, times = mx.zeros((1, config.pooled_projection_dim)), mx.zeros((steps,))
     by = model.modulation(times, pooled).at(0)
-    once = issued(lambda t, p: _leaves(model.modulation(t, p)), times, pooled)
-    return issued(lambda x: model(x, tokens, _zeros(by)), latent), once
+    text = mx.zeros(model.words(tokens).shape)
+    once = issued(lambda t, p, w: [*_leaves(model.modulation(t, p)), model.words(w)], times, pooled, tokens)
+    return issued(lambda x: model(x, text, _zeros(by)), latent), once
 
 
 def zimage_issues(config: ZImageConfig, words: int, steps: int) -> tuple[Work, Work]:

@@ -61,10 +61,10 @@ def mmdit(*, layers: int = 24, empty: bool = False) -> Call:
     )  # fmt: skip
     model = Mmdit(config)
     mx.eval(model.parameters())
-    latent, tokens = _noise(1, side, side, 16), _noise(1, 32, width)
+    latent, text = _noise(1, side, side, 16), model.words(_noise(1, 32, width))
     by = model.modulation(mx.array([500.0]), _noise(1, width)).at(0)
-    mx.eval(by)
-    return lambda pace: model(latent, tokens, by, pace)
+    mx.eval(by, text)
+    return lambda pace: model(latent, text, by, pace)
 
 
 def flux(*, doubles: int = 19, singles: int = 38, empty: bool = False) -> Call:
@@ -77,10 +77,10 @@ def flux(*, doubles: int = 19, singles: int = 38, empty: bool = False) -> Call:
     )  # fmt: skip
     model = Flux(config)
     mx.eval(model.parameters())
-    latent, tokens = _noise(1, side, side, 16), _noise(1, 32, width)
+    latent, text = _noise(1, side, side, 16), model.words(_noise(1, 32, width))
     by, rotation = model.modulation(mx.array([500.0]), _noise(1, width), 3.5).at(0), model.rotation(32, (side, side))
-    mx.eval(by, rotation)
-    return lambda pace: model(latent, tokens, by, rotation, pace=pace)
+    mx.eval(by, rotation, text)
+    return lambda pace: model(latent, text, by, rotation, pace=pace)
 
 
 def unet(*, depths: tuple[int, int, int] = (1, 2, 10), empty: bool = False) -> Call:

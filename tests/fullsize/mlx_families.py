@@ -4,9 +4,10 @@ loop hands to its denoiser.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux
 from locara_sidecar.engine.mlx_engine.denoisers.flux2 import Flux2Transformer
@@ -33,8 +34,11 @@ class Denoiser(NamedTuple):
     prepare: Callable[[Any, int], Callable[[], mx.array]]
 
 
-def _random(*shape: int) -> mx.array:
-    return mx.random.normal(shape).astype(mx.bfloat16)
+def _random(module: Any, *shape: int) -> mx.array:
+    """Return random numbers in the type of the network's weights."""
+    types: set[mx.Dtype] = {value.dtype for _, value in cast("Any", tree_flatten)(module.parameters())}
+    (dtype,) = (of for of in types if mx.issubdtype(of, mx.floating))
+    return mx.random.normal(shape).astype(dtype)
 
 
 def _pace() -> Pace:
@@ -44,25 +48,27 @@ def _pace() -> Pace:
 def _sd3(module: Any, size: int) -> Callable[[], mx.array]:
     """With guidance, as it draws: two rows at once. CLIP's 77 tokens and T5's 256."""
     config = module.config
-    latent, tokens = _random(2, size // 8, size // 8, config.in_channels), _random(2, 333, config.joint_attention_dim)
-    steering = module.modulation(mx.array(TIMES), _random(2, config.pooled_projection_dim))
-    mx.eval(latent, tokens, steering)
-    return lambda: module(latent, tokens, steering.at(0), pace=_pace())
+    latent = _random(module, 2, size // 8, size // 8, config.in_channels)
+    text = module.words(_random(module, 2, 333, config.joint_attention_dim))
+    steering = module.modulation(mx.array(TIMES), _random(module, 2, config.pooled_projection_dim))
+    mx.eval(latent, text, steering)
+    return lambda: module(latent, text, steering.at(0), pace=_pace())
 
 
 def _flux(module: Any, size: int) -> Callable[[], mx.array]:
     config, side = module.config, size // 8
-    latent, tokens = _random(1, side, side, config.in_channels // 4), _random(1, 512, config.joint_attention_dim)
-    steering = module.modulation(mx.array(TIMES), _random(1, config.pooled_projection_dim), 3.5)
+    latent = _random(module, 1, side, side, config.in_channels // 4)
+    text = module.words(_random(module, 1, 512, config.joint_attention_dim))
+    steering = module.modulation(mx.array(TIMES), _random(module, 1, config.pooled_projection_dim), 3.5)
     rotation = module.rotation(512, (side, side))
-    mx.eval(latent, tokens, steering, rotation)
-    return lambda: module(latent, tokens, steering.at(0), rotation, pace=_pace())
+    mx.eval(latent, text, steering, rotation)
+    return lambda: module(latent, text, steering.at(0), rotation, pace=_pace())
 
 
 def _flux2(module: Any, size: int) -> Callable[[], mx.array]:
     config, side = module.config, size // 16
-    latent = _random(1, side, side, config.in_channels)
-    text = module.words(_random(1, 512, config.joint_attention_dim))
+    latent = _random(module, 1, side, side, config.in_channels)
+    text = module.words(_random(module, 1, 512, config.joint_attention_dim))
     steering, rotation = module.modulation(mx.array(TIMES)), module.rotation(512, (side, side))
     mx.eval(latent, text, steering, rotation)
     return lambda: module(latent, text, steering.at(0), rotation, pace=_pace())
@@ -71,8 +77,8 @@ def _flux2(module: Any, size: int) -> Callable[[], mx.array]:
 def _z_image(module: Any, size: int) -> Callable[[], mx.array]:
     """A prompt of 64 tokens: it is not padded."""
     config, side = module.config, size // 8
-    latent, places = _random(1, side, side, config.in_channels), module.places(64, side, side)
-    text = module.refined(_random(1, 64, config.cap_feat_dim), places, _pace())
+    latent, places = _random(module, 1, side, side, config.in_channels), module.places(64, side, side)
+    text = module.refined(_random(module, 1, 64, config.cap_feat_dim), places, _pace())
     steering = module.modulation(mx.array(TIMES))
     mx.eval(latent, text, steering, places)
     return lambda: module(latent, text, steering.at(0), places, _pace())
@@ -81,8 +87,11 @@ def _z_image(module: Any, size: int) -> Callable[[], mx.array]:
 def _sdxl(module: Any, size: int) -> Callable[[], mx.array]:
     """Without guidance, as SDXL Lightning draws: one row."""
     config, side = module.config, size // 8
-    latent, tokens = _random(1, side, side, config.in_channels), _random(1, 77, config.cross_attention_dim)
-    pooled = _random(1, config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim)
+    latent, tokens = (
+        _random(module, 1, side, side, config.in_channels),
+        _random(module, 1, 77, config.cross_attention_dim),
+    )
+    pooled = _random(module, 1, config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim)
     sizes = mx.array([[size, size, 0, 0, size, size]])
     steering = module.steering(mx.array(TIMES), tokens, pooled, sizes)
     mx.eval(latent, steering)

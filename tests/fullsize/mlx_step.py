@@ -1,6 +1,6 @@
 """One step of each family's denoiser in its published size, on MLX's own device, with and without ``mx.compile``.
 
-    python -m fullsize.mlx_step [MODEL:BITS …] [--size N] [--tiny]
+    python -m fullsize.mlx_step [MODEL:BITS …] [--size N] [--precision TYPE …] [--tiny]
 
 The weights are random and are made on the device, tensor by tensor, as the engine's loader would hand them over;
 nothing is read from a disk. Times are of whole evaluations, the middle one of five after two that are not counted; the
@@ -12,6 +12,7 @@ and for MLX's CUDA build: on a processor a step of these sizes takes minutes (``
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -46,8 +47,8 @@ class DoesNotFitError(Exception):
     """The weights alone are more than an engine may use here."""
 
 
-def made(model: str, bits: int, *, tiny: bool, room: int | None = None) -> Any:
-    """Return the denoiser with random weights in bfloat16, linear layers of its blocks in ``bits``.
+def made(model: str, bits: int, *, tiny: bool, room: int | None = None, precision: str = "bfloat16") -> Any:
+    """Return the denoiser with random weights in two bytes each, linear layers of its blocks in ``bits``.
 
     :param room: what the weights may take at most, in bytes.
     :raises DoesNotFitError: before anything is allocated.
@@ -68,7 +69,7 @@ def made(model: str, bits: int, *, tiny: bool, room: int | None = None) -> Any:
     del held
     found: dict[str, mx.array] = {}
     for name, shape in shapes.items():
-        value = (mx.random.normal(shape) * 0.02).astype(mx.bfloat16)
+        value = (mx.random.normal(shape) * 0.02).astype(device.dtype_of(precision))
         parts = [(name, value)] if quantizer is None else quantizer.store(name, value)
         for part, stored in parts:
             mx.eval(stored)
@@ -79,12 +80,14 @@ def made(model: str, bits: int, *, tiny: bool, room: int | None = None) -> Any:
     return module
 
 
-def measure(model: str, bits: int, size: int, *, tiny: bool, room: int | None = None) -> dict[str, Any]:
+def measure(
+    model: str, bits: int, size: int, *, tiny: bool, room: int | None = None, precision: str = "bfloat16"
+) -> dict[str, Any]:
     """Return the seconds of a step, and MLX's own count of bytes.
 
     :raises DoesNotFitError: if the weights take more than ``room`` bytes.
     """
-    module = made(model, bits, tiny=tiny, room=room)
+    module = made(model, bits, tiny=tiny, room=room, precision=precision)
     evaluate = DENOISERS[model].prepare(module, size)
     held = mx.get_active_memory()
 
@@ -109,6 +112,7 @@ def measure(model: str, bits: int, size: int, *, tiny: bool, room: int | None = 
     return {
         "model": model,
         "bits": bits,
+        "precision": precision,
         "size": size,
         "firstSeconds": first,
         "stepSeconds": taken,
@@ -129,16 +133,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=list(CASES), metavar="MODEL:BITS")
     parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--precision", nargs="+", default=["bfloat16"], choices=("bfloat16", "float16"), metavar="TYPE")
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
     chosen, failed = device.choose_device(), False
     print(f"MLX {version('mlx')} on {chosen}: {mx.device_info().get('device_name', '')}", flush=True)
     room = room_of(chosen)
-    for case in options.cases:
-        model, _, bits = case.partition(":")
-        told: dict[str, Any] = {"model": model, "bits": int(bits or 16), "size": options.size}
+    for case, precision in itertools.product(options.cases, options.precision):
+        model, _, of = case.partition(":")
+        bits = int(of or 16)
+        told: dict[str, Any] = {"model": model, "bits": bits, "precision": precision, "size": options.size}
         try:
-            told = measure(model, told["bits"], options.size, tiny=options.tiny, room=room)
+            told = measure(model, bits, options.size, tiny=options.tiny, room=room, precision=precision)
         except DoesNotFitError as error:
             told["leftOut"] = str(error)
         except (RuntimeError, MemoryError, AssertionError, ValueError) as error:

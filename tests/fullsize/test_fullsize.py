@@ -15,7 +15,7 @@ from fullsize import mlx_families, mlx_step, prepared
 from locara_sidecar.engine.folder.model_folder import read_component
 from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux
 from locara_sidecar.models import catalogue
-from support import synthetic
+from support import strips, synthetic
 from support.fixture_models import MODELS
 from support.parity import build
 
@@ -99,12 +99,26 @@ def test_a_whole_model_is_loaded_prepared_and_loaded_again_through_the_daemon(tm
     assert (installed / "vae" / "config.json").stat().st_nlink > 1
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("model", mlx_families.DENOISERS)
-def test_a_step_of_every_denoiser_is_timed(model):
+def test_a_step_of_every_denoiser_is_timed(model, precision):
     """As on a Mac, but with few and narrow layers. That no numbers are infinite is checked inside."""
-    told = mlx_step.measure(model, 16, 64, tiny=True)
+    told = mlx_step.measure(model, 16, 64, tiny=True, precision=precision)
+    assert told["precision"] == precision
     assert 0 < told["stepSeconds"] < 60
     assert 0 < told["weightBytes"] <= told["peakBytes"]
+
+
+@pytest.mark.parametrize("engine", ["torch", "mlx"])
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is told as Linux counts it")
+def test_what_an_autoencoder_of_the_true_size_holds_in_strips_is_measured(engine):
+    case = strips.Case.read("decode:32:float32")
+    found = strips.measured(case, engine)
+    assert found["weights"] == 4 * 83_819_683
+    assert 0 < found["taken"] < strips.planned(case)
+    for wrong in ("decode:36:float32", "draw:64:float32", "decode:64:int8"):
+        with pytest.raises(ValueError, match=wrong):
+            strips.Case.read(wrong)
 
 
 def test_a_model_that_does_not_fit_or_fails_leaves_the_others_their_times(monkeypatch, capsys):

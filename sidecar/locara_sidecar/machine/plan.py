@@ -367,6 +367,13 @@ def _encode_bytes(decoder: Part, size: tuple[int, int], value: int, *, tiled: bo
     return _pixel_bytes(decoder, size, value, ENCODING_STRIPS if tiled else None)
 
 
+def coding_bytes(
+    decoder: Part, way: Literal["decode", "encode"], size: tuple[int, int], value: int, *, tiled: bool
+) -> int:
+    """Return what decoding or encoding a picture of ``size`` takes, without weights; ``value``: bytes of a number."""
+    return {"decode": _decode_bytes, "encode": _encode_bytes}[way](decoder, size, value, tiled=tiled)
+
+
 def _pixel_bytes(decoder: Part, size: tuple[int, int], value: int, strips: float | None) -> int:
     pixels = size[0] * size[1]
     image = pixels * 3 * (value + 4)  # the tensor, and the picture made from it

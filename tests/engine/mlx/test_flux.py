@@ -75,7 +75,7 @@ class Case:
         reference = None if self.reference is None else mx.array(last(self.reference).numpy())
         pictures = [v.shape[2:] for v in (self.latent, self.reference) if v is not None]
         by = model.modulation(mx.array(timesteps), pooled, guidance).at(step)
-        return model(latent, tokens, by, model.rotation(WORDS, *pictures), reference, **options)
+        return model(latent, model.words(tokens), by, model.rotation(WORDS, *pictures), reference, **options)
 
 
 SWITCHES = [

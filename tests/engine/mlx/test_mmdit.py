@@ -40,7 +40,7 @@ def theirs_at(model, latent, tokens, pooled, timestep):
 def ours_at(model, latent, tokens, pooled, timesteps, step, **options):
     latent, tokens, pooled = (mx.array(value.numpy()) for value in (latent.permute(0, 2, 3, 1), tokens, pooled))
     by = model.modulation(mx.array(timesteps), pooled).at(step)
-    return model(latent, tokens, by, **options)
+    return model(latent, model.words(tokens), by, **options)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def call(model):
     shapes = (1, 8, 8, 16), (1, 5, 96), (1, 64)
     latent, tokens, pooled = (mx.array(torch.randn(shape, generator=generator).numpy()) for shape in shapes)
     by = model.modulation(mx.array([500.0]), pooled, 3.5).at(0)
-    return model(latent, tokens, by, model.rotation(5, (8, 8)))
+    return model(latent, model.words(tokens), by, model.rotation(5, (8, 8)))
 
 
 def test_layers_inside_the_blocks_are_quantized_and_no_others(component):

@@ -6,10 +6,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx import nn
+from mlx.utils import tree_flatten
 
-from locara_sidecar.engine.mlx_engine import norms
+from locara_sidecar.engine.mlx_engine import device, norms, resizing
 from locara_sidecar.engine.mlx_engine.autoencoders import vae
-from locara_sidecar.engine.mlx_engine.denoisers import flux, rotary
+from locara_sidecar.engine.mlx_engine.denoisers import flux, mmdit, rotary, streams
+from locara_sidecar.engine.mlx_engine.tensors.quantize import AffineQuantizer
 from locara_sidecar.engine.mlx_engine.texts import clip
 from locara_sidecar.engine.mlx_engine.texts.t5 import T5Config, T5Encoder
 from support.parity import error
@@ -75,37 +77,117 @@ def test_a_group_norm_that_is_not_laid_back_is_mlxs_own(shape, dtype, act):
     x = drawn(3, *shape, dtype=dtype)
     plain = norm(x)
     same(norms.normed(norm, x, act), plain if act is None else act(plain))
-    if act is nn.silu:
-        same(norms.normed_silu(norm, x), act(plain))
+    same(norms.normed_alone(norm, x, act), plain if act is None else act(plain))
 
 
 def test_pixels_are_doubled_as_by_two_repeats():
     x = drawn(1, 2, 3, 5, 4)
-    same(vae._doubled(x), mx.repeat(mx.repeat(x, 2, axis=1), 2, axis=2))
+    twice = mx.repeat(mx.repeat(x, 2, axis=1), 2, axis=2)
+    same(resizing.doubled(x), twice)
+    same(resizing.nearest(x, (6, 10)), twice)
+    same(resizing.nearest(x, (5, 9)), twice[:, [0, 1, 2, 3, 4]][:, :, [0, 1, 2, 3, 4, 5, 6, 7, 8]])
 
 
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("bits", [None, 8, 4])
-def test_an_output_layer_on_two_inputs_apart_is_the_layer_on_both_together(bits):
-    block = flux.SingleBlock(flux.FluxConfig(num_attention_heads=1, attention_head_dim=128))
-    block.proj_out.bias = drawn(5, 128)
-    seen, hidden = drawn(1, 1, 9, 128), drawn(2, 1, 9, 512)
+def test_an_output_layer_on_two_inputs_apart_is_the_layer_on_both_together(bits, bias):
+    whole = nn.Linear(128 + 512, 128, bias=bias)
+    if bias:
+        whole.bias = drawn(5, 128)
     if bits is not None:
-        nn.quantize(block, group_size=64, bits=bits)
-    plain = block.proj_out(mx.concatenate([seen, hidden], axis=-1))
-    assert error(block._out(seen, hidden), plain) < 1e-5
-    held = block.proj_out
-    block.split()
-    assert (block.proj_out is held) is (bits is None)
-    assert error(block._out(seen, hidden), plain) < 1e-5
+        whole = nn.QuantizedLinear.from_linear(whole, group_size=64, bits=bits)
+    seen, hidden = drawn(1, 1, 9, 128), drawn(2, 1, 9, 512)
+    plain = whole(mx.concatenate([seen, hidden], axis=-1))
+    assert error(streams.on_both(whole, seen, hidden), plain) < 1e-5
+    halves = streams.halved(whole, 128)
+    assert (halves is whole) is (bits is None)
+    assert error(streams.on_both(halves, seen, hidden), plain) < 1e-5
 
 
 def test_an_output_layer_whose_border_lies_inside_a_group_stays_together():
-    block = flux.SingleBlock(flux.FluxConfig(num_attention_heads=2, attention_head_dim=48, axes_dims_rope=(16, 16, 16)))
-    nn.quantize(block, group_size=32, bits=4)
-    whole = block.proj_out
-    object.__setattr__(whole, "group_size", 128)  # 96 is not a multiple of it
-    block.split()
-    assert block.proj_out is whole
+    whole = nn.QuantizedLinear(5 * 128, 96, group_size=128, bits=4)
+    assert streams.halved(whole, 96) is whole
+    assert streams.halved(whole, 128) is not whole
+
+
+def attended(values, out, rest=0):
+    """Attention of random queries and keys over what ``values`` makes, and the layer ``out`` behind it."""
+    x = drawn(1, 1, 9, 64)
+    q, k = drawn(2, 1, 2, 9, 64), drawn(3, 1, 2, 9, 64)
+    v = values(x).reshape(1, 9, 2, 64).transpose(0, 2, 1, 3)
+    y = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.1).transpose(0, 2, 1, 3).reshape(1, 9, 128)
+    return out(mx.concatenate([y, drawn(4, 1, 9, rest)], axis=-1))
+
+
+@pytest.mark.parametrize("rest", [0, 64])
+def test_a_bias_of_values_that_is_passed_on_gives_the_same_and_is_added_once(rest):
+    values, out = nn.Linear(64, 128), nn.Linear(128 + rest, 64)
+    values.bias, out.bias = 3 * drawn(5, 128), drawn(6, 64)
+    values, out = (nn.QuantizedLinear.from_linear(layer, 64, 4) for layer in (values, out))
+    plain = attended(values, out, rest)
+    for _ in range(2):
+        streams.pass_bias_on(values, out)
+        assert "bias" not in values
+        assert error(attended(values, out, rest), plain) < 1e-5
+
+
+def test_only_biases_of_quantized_layers_are_passed_on():
+    """A plain product adds its bias by itself."""
+    values, out = nn.Linear(64, 128), nn.Linear(128, 64)
+    before = out.bias
+    streams.pass_bias_on(values, out)
+    assert "bias" in values
+    without = nn.QuantizedLinear(64, 128, bias=False)
+    streams.pass_bias_on(without, out)
+    assert mx.array_equal(out.bias, before).item()
+
+
+@pytest.mark.parametrize("network", ["flux", "sd3"])
+def test_a_quantized_network_gives_the_same_once_it_is_split(network):
+    if network == "flux":
+        config = flux.FluxConfig(
+            num_layers=1, num_single_layers=2, attention_head_dim=64, num_attention_heads=2, joint_attention_dim=64,
+            axes_dims_rope=(16, 24, 24), pooled_projection_dim=64,
+        )  # fmt: skip
+        model = flux.Flux(config)
+    else:
+        model = mmdit.Mmdit(
+            mmdit.MmditConfig(
+                num_layers=2,
+                num_attention_heads=2,
+                joint_attention_dim=64,
+                caption_projection_dim=128,
+                pooled_projection_dim=64,
+                dual_attention_layers=(0,),
+                qk_norm="rms_norm",
+            )
+        )
+        model.positions = drawn(7, *model.positions.shape)
+    AffineQuantizer(8).prepare(model)
+    model.apply(lambda value: value if value.dtype == mx.uint32 else value + 0.01 * drawn(8, *value.shape))
+    times, pooled, tokens = mx.array([700.0]), drawn(1, 2, 64), drawn(2, 2, 5, 64)
+    latent = drawn(3, 2, 8, 6, 16)
+
+    def run():
+        if network == "flux":
+            by = model.modulation(times, pooled, 3.5).at(0)
+            return model(latent, model.words(tokens), by, model.rotation(5, (8, 6)))
+        return model(latent, model.words(tokens), model.modulation(times, pooled).at(0))
+
+    plain, before = run(), len(tree_flatten(model.parameters()))
+    model.split()
+    assert len(tree_flatten(model.parameters())) != before
+    assert error(run(), plain) < 1e-4
+
+
+def test_a_layer_on_some_tokens_of_two_pictures_as_they_lie_is_the_layer_on_a_copy():
+    layer = nn.Linear(32, 16)
+    layer.bias = drawn(1, 16)
+    y = drawn(2, 2, 9, 32)
+    same(mmdit._on_part(layer, y[:, 3:]), layer(mx.contiguous(y[:, 3:])))
+    same(mmdit._on_part(layer, y[:1, 3:]), layer(y[:1, 3:]))
+    quantized = nn.QuantizedLinear.from_linear(layer, 32, 8)
+    same(mmdit._on_part(quantized, y[:, 3:]), quantized(y[:, 3:]))
 
 
 @pytest.mark.parametrize("end", [[3, 9], [0, 5]])
@@ -145,3 +227,28 @@ def test_compiled_layers_give_what_plain_ones_give(network):
     finally:
         mx.disable_compile()
     assert [error(ours, theirs) < 1e-5 for ours, theirs in zip(compiled, plain, strict=True)] == [True] * len(plain)
+
+
+def test_weights_laid_by_column_are_the_same_and_so_is_what_a_layer_makes_of_them():
+    model = nn.Sequential(nn.Linear(48, 24), nn.Conv2d(3, 4, 3), nn.Linear(24, 8, bias=False).apply(narrowed))
+    x, before = drawn(1, 5, 48), [layer.weight for layer in model.layers]
+    made = model.layers[0](x)
+    device.lay_out(model)
+    for layer, weight in zip(model.layers, before, strict=True):
+        same(layer.weight, weight)
+    assert memoryview(model.layers[0].weight).strides == (4, 24 * 4)
+    assert model.layers[1].weight is before[1]
+    assert model.layers[2].weight is before[2]
+    assert error(model.layers[0](x), made) < 1e-5
+
+
+def test_weights_stay_as_they_are_on_a_device_that_reads_them_either_way(monkeypatch):
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
+    model = nn.Sequential(nn.Linear(48, 24))
+    before = model.layers[0].weight
+    device.lay_out(model)
+    assert model.layers[0].weight is before
+
+
+def narrowed(value):
+    return value.astype(mx.bfloat16)

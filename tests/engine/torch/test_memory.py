@@ -8,8 +8,7 @@ import sys
 import pytest
 import torch
 
-from locara_sidecar.machine import plan as plans
-from locara_sidecar.models import catalogue
+from support import strips
 from support.runtimes import make_runtime
 
 pytestmark = pytest.mark.torch
@@ -118,48 +117,13 @@ def test_a_cancelled_load_keeps_whole_components_and_nothing_else(tmp_path, run,
     assert len(family._loaded) < len(family._components)
 
 
-CODING = """
-import json, sys
-import torch
-from diffusers import AutoencoderKL
-from torch import nn
-from locara_sidecar.engine.torch_engine.strips import in_strips
-from locara_sidecar.machine import memory
-way, side, dtype = sys.argv[1], int(sys.argv[2]), getattr(torch, sys.argv[3])
-torch.set_num_threads(2)
-torch.manual_seed(1)
-with torch.device("meta"):
-    vae = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=16, norm_num_groups=32,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        use_quant_conv=False, use_post_quant_conv=False,
-    )
-for module in vae.modules():  # as the loader does it: in the type it is for, and in half precision channels-last
-    for name, value in list(module.named_parameters(recurse=False)):
-        layout = torch.channels_last if value.dim() == 4 and dtype != torch.float32 else torch.contiguous_format
-        made = torch.empty(value.shape, dtype=dtype, memory_format=layout)
-        made = made.normal_(std=0.02) if value.dim() > 1 else made.fill_(float(name == "weight"))
-        setattr(module, name, nn.Parameter(made, requires_grad=False))
-vae.eval()
-weights = sum(value.nbytes for value in vae.parameters())
-given = torch.randn((1, 3, side, side) if way == "encode" else (1, 16, side // 8, side // 8), dtype=dtype)
-before = memory.resident()
-with torch.no_grad(), in_strips(vae):
-    made = vae.encode(given).latent_dist.mean if way == "encode" else vae.decode(given).sample
-assert torch.isfinite(made).all()
-print(json.dumps({"took": memory.peak() - before, "weights": weights}))
-"""
-
-
 @pytest.mark.timeout(900)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is told as Linux counts it")
 @pytest.mark.parametrize(("way", "side"), [("decode", 512), ("encode", 512)])
 def test_an_autoencoder_of_the_true_size_keeps_to_the_plan_in_strips(way, side):
     """In bfloat16. Larger pictures take minutes on two cores, and the plan's figure is proportional to the pixels."""
-    command = [sys.executable, "-c", CODING, way, str(side), "bfloat16"]
-    figures = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    decoder = next(part for part in catalogue.load().get("flux.1-dev").components if part.role == "decoder")
-    planned = {"decode": plans._decode_bytes, "encode": plans._encode_bytes}[way]
-    assert figures["took"] <= planned(decoder, (side, side), 2, tiled=True)
-    assert figures["took"] < planned(decoder, (side, side), 2, tiled=False) / 2
+    case = strips.Case(way, side, "bfloat16")
+    taken = strips.measured(case, "torch")["taken"]
+    assert taken <= strips.planned(case)
+    assert taken < strips.planned(case, tiled=False) / 2

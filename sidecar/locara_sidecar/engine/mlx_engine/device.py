@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
+from mlx import nn
 
 from locara_sidecar.ipc.errors import EngineError
 
@@ -54,6 +55,20 @@ def choose_precision(asked: str, device: str) -> str:
 def dtype_of(precision: str) -> mx.Dtype:
     """Return the MLX type of a precision by its name."""
     return _DTYPES[precision]
+
+
+def lay_out(model: nn.Module) -> None:
+    """On the CPU, lay the float32 weights of linear layers column by column; on other devices, do nothing.
+
+    MLX's wheels for Linux have the reference BLAS. Its product with a matrix as it is takes 0.6 times as long as with
+    one that is to be transposed, and a linear layer transposes its weight. Shapes and numbers stay the same.
+    """
+    if mx.default_device().type != mx.cpu:
+        return
+    for module in model.modules():
+        if type(module) is nn.Linear and module.weight.dtype == mx.float32:
+            module.weight = mx.contiguous(module.weight.T).T
+            mx.eval(module.weight)
 
 
 def keep_to(limits: Limits) -> None:

@@ -7,14 +7,19 @@ and the next kernel reads transposed arrays in place.
 
 from __future__ import annotations
 
-from functools import partial
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx import nn
 
+from locara_sidecar.engine.mlx_engine import group_statistics
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
+
+Activation = Callable[[mx.array], mx.array]
 
 EPSILON = 1e-6
 """For the transformers' norms."""
@@ -40,31 +45,42 @@ def raised(made: mx.array, parts: int, scales: Collection[int]) -> mx.array:
     return (made.reshape(*made.shape[:-1], parts, -1) + ones).reshape(made.shape)
 
 
-def normed(norm: nn.GroupNorm, x: mx.array, act: Callable[[mx.array], mx.array] | None = None) -> mx.array:
-    """Compute ``act(norm(x))`` for a group norm and x (B, ..., C), bit for bit.
+def normed(norm: nn.GroupNorm, x: mx.array, act: Activation | None = None) -> mx.array:
+    """Compute ``act(norm(x))`` for a group norm and x (B, ..., C), inside a compiled block.
 
-    ``nn.GroupNorm`` restores the layout of the normed map before it applies weights and bias; here they and ``act``
-    read it transposed.
+    Without kernels of our own (:mod:`.group_statistics`) it is ``nn.GroupNorm`` bit for bit, except that the normed map
+    is not laid back before weights, bias and ``act`` read it. With them only the statistics come from kernels; the rest
+    is one element-wise kernel that computes in float32.
     """
-    batch, channels, groups = x.shape[0], x.shape[-1], norm.num_groups
-    y = x.reshape(batch, -1, groups, channels // groups).transpose(0, 2, 1, 3)
-    y = mx.fast.layer_norm(y.reshape(batch, groups, -1), None, None, norm.eps)
-    y = y.reshape(batch, groups, -1, channels // groups).transpose(0, 2, 1, 3)
-    weight, bias = (values.reshape(groups, -1) for values in (_parameter(norm, "weight"), _parameter(norm, "bias")))
-    y = weight * y + bias
+    weight, bias = _parameter(norm, "weight"), _parameter(norm, "bias")
+    return _normed(x, weight, bias, norm.num_groups, norm.eps, act)
+
+
+def normed_alone(norm: nn.GroupNorm, x: mx.array, act: Activation | None = None) -> mx.array:
+    """:func:`normed`, compiled on its own: for use outside compiled blocks."""
+    return _compiled(act)(x, _parameter(norm, "weight"), _parameter(norm, "bias"), norm.num_groups, norm.eps)
+
+
+@functools.cache
+def _compiled(act: Activation | None) -> Callable[..., mx.array]:
+    return mx.compile(functools.partial(_normed, act=act))
+
+
+def _normed(
+    x: mx.array, weight: mx.array, bias: mx.array, groups: int, epsilon: float, act: Activation | None
+) -> mx.array:
+    batch, each = x.shape[0], x.shape[-1] // groups
+    weight, bias = weight.reshape(groups, each), bias.reshape(groups, each)
+    found = group_statistics.of(x, groups)
+    if found is None:
+        y = x.reshape(batch, -1, groups, each).transpose(0, 2, 1, 3)
+        y = mx.fast.layer_norm(y.reshape(batch, groups, -1), None, None, epsilon)
+        y = weight * y.reshape(batch, groups, -1, each).transpose(0, 2, 1, 3) + bias
+    else:
+        mean, variance = (values[:, None, :, None] for values in found)
+        wide = x.reshape(batch, -1, groups, each).astype(mx.float32)
+        y = (weight * ((wide - mean) * mx.rsqrt(variance + epsilon)) + bias).astype(x.dtype)
     return (y if act is None else act(y)).reshape(x.shape)
-
-
-@partial(mx.compile)
-def _with_silu(x: mx.array, weight: mx.array, bias: mx.array, groups: int, epsilon: float) -> mx.array:
-    norm = nn.GroupNorm(groups, x.shape[-1], eps=epsilon, affine=False, pytorch_compatible=True)
-    norm.weight, norm.bias = weight, bias
-    return normed(norm, x, nn.silu)
-
-
-def normed_silu(norm: nn.GroupNorm, x: mx.array) -> mx.array:
-    """:func:`normed` with SiLU, compiled on its own: for use outside compiled blocks."""
-    return _with_silu(x, _parameter(norm, "weight"), _parameter(norm, "bias"), norm.num_groups, norm.eps)
 
 
 def _parameter(norm: Any, name: str) -> mx.array:

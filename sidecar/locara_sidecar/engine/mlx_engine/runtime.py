@@ -14,7 +14,7 @@ import mlx.core as mx
 from locara_sidecar.engine.drawing.backend import Backend
 from locara_sidecar.engine.drawing.staged import StagedRuntime
 from locara_sidecar.engine.folder.model_folder import Progress
-from locara_sidecar.engine.mlx_engine import device
+from locara_sidecar.engine.mlx_engine import device, group_statistics
 from locara_sidecar.engine.mlx_engine.families.family import OpenContext
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints
 from locara_sidecar.engine.mlx_engine.tensors import quantize
@@ -121,9 +121,12 @@ class MlxBackend(Backend):
         del control
         if quantization not in quantize.BITS:
             raise self.unavailable(f"does not know the quantization '{quantization}'")
+        dtype = device.dtype_of(precision)
+        for of in {dtype, mx.float32 if dtype == mx.float16 else dtype}:  # autoencoders may be widened
+            group_statistics.try_out(self.device, of)
         context = OpenContext(
             folder=Path(model.path),
-            dtype=device.dtype_of(precision),
+            dtype=dtype,
             sides=model.sides,
             checkpoints=self._checkpoints,
             bits=quantize.BITS[quantization],

@@ -14,8 +14,9 @@ import mlx.core as mx
 from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.compiling import compiled
-from locara_sidecar.engine.mlx_engine.norms import normed, normed_silu
+from locara_sidecar.engine.mlx_engine.norms import normed, normed_alone
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
+from locara_sidecar.engine.mlx_engine.resizing import doubled
 from locara_sidecar.engine.mlx_engine.strips import MlxStrips
 from locara_sidecar.engine.mlx_engine.tensors.weights import channels_last
 
@@ -111,7 +112,7 @@ class Attention(nn.Module):
 
     def __call__(self, x: mx.array, pace: Paced) -> mx.array:
         batch, height, width, channels = x.shape
-        y = normed(self.group_norm, x).reshape(batch, 1, height * width, channels)
+        y = normed_alone(self.group_norm, x).reshape(batch, 1, height * width, channels)
         q, k, v = self.to_q(y), self.to_k(y), self.to_v(y)
         seen: list[mx.array] = []
         queries = max(1, _SCORES // (height * width))
@@ -205,7 +206,7 @@ class UpLevel(Level):
         return strips.enlarged(self._enlarged, x) if self._resize else x
 
     def _enlarged(self, x: mx.array) -> mx.array:
-        return self.conv(_doubled(x))
+        return self.conv(doubled(x))
 
 
 class Encoder(nn.Module):
@@ -227,7 +228,7 @@ class Encoder(nn.Module):
         for level in self.down_blocks:
             x = level(x, pace)
         x = self.mid_block(x, pace)
-        return self.conv_out(normed_silu(self.conv_norm_out, x))
+        return self.conv_out(normed_alone(self.conv_norm_out, x, nn.silu))
 
     def in_strips(self, pixels: mx.array, pace: Paced) -> mx.array:
         """Encode strip by strip."""
@@ -257,7 +258,7 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(z), pace)
         for level in self.up_blocks:
             x = level(x, pace)
-        return self.conv_out(normed_silu(self.conv_norm_out, x))
+        return self.conv_out(normed_alone(self.conv_norm_out, x, nn.silu))
 
     def in_strips(self, z: mx.array, pace: Paced) -> mx.array:
         """Decode strip by strip."""
@@ -353,10 +354,3 @@ def from_raw(raw: mx.array, config: Scaling) -> mx.array:
 
 def _norm(groups: int, channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=_EPSILON, pytorch_compatible=True)
-
-
-def _doubled(x: mx.array) -> mx.array:
-    """Double the size, repeating each pixel."""
-    batch, height, width, channels = x.shape
-    wide = mx.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-    return wide.reshape(batch, 2 * height, 2 * width, channels)

@@ -1,9 +1,8 @@
 """FLUX.1's transformer (Black Forest Labs, 2024): schnell, dev and Kontext.
 
-First come *double* blocks, as in MMDiT: image and text tokens have separate weights and share one attention. Then come
-*single* blocks over both as one sequence, text first, whose attention and feed-forward run in parallel on the same
-input and share one output layer (Dehghani et al., 2023, arXiv:2302.05442). Time, pooled text and, in models distilled
-with it, guidance control every block through modulation (see ``mmdit.py``), which is computed for all steps at once.
+Double blocks, as in MMDiT, and then single blocks over both streams as one sequence (:mod:`.streams`). Time, pooled
+text and, in models distilled with it, guidance control every block through modulation (see ``mmdit.py``), which is
+computed for all steps at once.
 
 Positions are rotary embeddings of queries and keys (:mod:`.rotary`) on three axes: the first distinguishes the picture
 from Kontext's reference pictures (0 and 1), the others are row and column. Text is at 0.
@@ -14,18 +13,17 @@ A token is 2 x 2 latent pixels, *packed*. Channels come last: latents are (B, he
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.compiling import compiled
-from locara_sidecar.engine.mlx_engine.denoisers import rotary
+from locara_sidecar.engine.mlx_engine.denoisers import rotary, streams
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import FeedForward, Mlp, sinusoids
 from locara_sidecar.engine.mlx_engine.norms import EPSILON, modulated, raised
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
-from locara_sidecar.engine.mlx_engine.tensors.weights import making_modules
 
 _FREQUENCIES = 256
 _BASE = 10_000.0
@@ -76,77 +74,21 @@ class Modulation(NamedTuple):
         return Modulation(image, text, single, self.out[step])
 
 
-class Halves(nn.Module):
-    """A quantized linear layer on two concatenated inputs, as two layers.
-
-    Each part has contiguous rows of its own, so that neither inputs nor weights need to be concatenated.
-
-    :param before: the original layer.
-    :param at: where the second input begins; a multiple of the quantization's group size.
-    """
-
-    def __init__(self, before: nn.QuantizedLinear, at: int) -> None:
-        super().__init__()
-        self.first = _columns(before, slice(0, at), bias="bias" in before)
-        self.second = _columns(before, slice(at, None), bias=False)
-
-    def __call__(self, first: mx.array, second: mx.array) -> mx.array:
-        return self.first(first) + self.second(second)
-
-
-class Heads(nn.Module):
-    """Queries, keys and values of one stream, each (B, heads, tokens, size), normed but not yet rotated."""
-
-    def __init__(self, config: FluxConfig) -> None:
-        super().__init__()
-        self._size = config.attention_head_dim
-        self.to_q = nn.Linear(config.width, config.width)
-        self.to_k = nn.Linear(config.width, config.width)
-        self.to_v = nn.Linear(config.width, config.width)
-        self.norm_q = nn.RMSNorm(config.attention_head_dim, eps=EPSILON)
-        self.norm_k = nn.RMSNorm(config.attention_head_dim, eps=EPSILON)
-
-    def __call__(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        shape = (*x.shape[:2], -1, self._size)
-        q = self.norm_q(self.to_q(x).reshape(shape))
-        k = self.norm_k(self.to_k(x).reshape(shape))
-        v = self.to_v(x).reshape(shape)
-        return q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-
-
-class DoubleBlock(nn.Module):
+class DoubleBlock(streams.DoubleBlock):
     def __init__(self, config: FluxConfig) -> None:
         super().__init__()
         width = config.width
         self.modulation = nn.Linear(width, 6 * width)
         self.modulation_text = nn.Linear(width, 6 * width)
-        self.attn = Heads(config)
-        self.attn_text = Heads(config)
+        self.attn = _heads(config)
+        self.attn_text = _heads(config)
         self.out = nn.Linear(width, width)
         self.out_text = nn.Linear(width, width)
         self.ff = FeedForward(width)
         self.ff_text = FeedForward(width)
 
-    def __call__(
-        self, x: mx.array, text: mx.array, by: mx.array, by_text: mx.array, rotation: rotary.Rotation
-    ) -> tuple[mx.array, mx.array]:
-        """Run one block.
-
-        :param x: (B, image tokens, width).
-        :param text: (B, text tokens, width).
-        :param rotation: for the text tokens, then the image tokens.
-        """
-        shift, scale, gate, shift_ff, scale_ff, gate_ff = mx.split(by, 6, axis=-1)
-        shift_t, scale_t, gate_t, shift_ff_t, scale_ff_t, gate_ff_t = mx.split(by_text, 6, axis=-1)
-        ours, theirs = self.attn(modulated(x, shift, scale)), self.attn_text(modulated(text, shift_t, scale_t))
-        q, k, v = (mx.concatenate([b, a], axis=2) for a, b in zip(ours, theirs, strict=True))
-        y = rotary.attended(q, k, v, rotation)
-        words = text.shape[1]
-        x = x + gate * self.out(y[:, words:])
-        x = x + gate_ff * self.ff(modulated(x, shift_ff, scale_ff))
-        text = text + gate_t * self.out_text(y[:, :words])
-        text = text + gate_ff_t * self.ff_text(modulated(text, shift_ff_t, scale_ff_t))
-        return x, text
+    def _modulated(self, x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:
+        return modulated(x, shift, scale)
 
 
 class SingleBlock(nn.Module):
@@ -154,7 +96,7 @@ class SingleBlock(nn.Module):
         super().__init__()
         width = config.width
         self.modulation = nn.Linear(width, 3 * width)
-        self.attn = Heads(config)
+        self.attn = _heads(config)
         self.proj_mlp = nn.Linear(width, 4 * width)
         self.proj_out = nn.Linear(5 * width, width)
 
@@ -163,24 +105,16 @@ class SingleBlock(nn.Module):
         shift, scale, gate = mx.split(by, 3, axis=-1)
         normed = modulated(x, shift, scale)
         seen = rotary.attended(*self.attn(normed), rotation)
-        return x + gate * self._out(seen, nn.gelu_approx(self.proj_mlp(normed)))
+        return x + gate * streams.on_both(self.proj_out, seen, nn.gelu_approx(self.proj_mlp(normed)))
 
     def split(self) -> None:
-        """Split a quantized output layer by branch, if their boundary is also one between groups."""
-        width = self.attn.to_q.weight.shape[0]
-        if isinstance(self.proj_out, nn.QuantizedLinear) and width % self.proj_out.group_size == 0:
-            self.proj_out = Halves(self.proj_out, width)
+        """See :meth:`Flux.split`."""
+        streams.pass_bias_on(self.attn.to_v, self.proj_out)
+        self.proj_out = streams.halved(self.proj_out, self.attn.to_q.weight.shape[0])
 
-    def _out(self, seen: mx.array, hidden: mx.array) -> mx.array:
-        """Apply the output layer to both branches without copying them together, where possible."""
-        out: Any = self.proj_out
-        if isinstance(out, Halves):
-            return out(seen, hidden)
-        if isinstance(out, nn.QuantizedLinear):
-            return out(mx.concatenate([seen, hidden], axis=-1))
-        width = seen.shape[-1]
-        y = mx.addmm(out.bias, seen, out.weight[:, :width].T)
-        return mx.addmm(y, hidden, out.weight[:, width:].T)
+
+def _heads(config: FluxConfig) -> streams.Heads:
+    return streams.Heads(config.width, config.attention_head_dim, bias=True, epsilon=EPSILON)
 
 
 class Flux(nn.Module):
@@ -230,7 +164,10 @@ class Flux(nn.Module):
         )
 
     def split(self) -> None:
-        """Split quantized layers so that a step reads as little as possible. Saved and loaded layers are not split."""
+        """Change quantized layers so that a step reads as little as possible; those that are saved are not changed.
+
+        Output layers of two inputs become two, and biases of values are passed on.
+        """
         for block in self.singles:
             block.split()
 
@@ -247,10 +184,17 @@ class Flux(nn.Module):
         places = np.concatenate(parts)
         return rotary.rotation_at(places, self.config.axes_dims_rope, _BASE)
 
+    def words(self, tokens: mx.array) -> mx.array:
+        """Return the text as the blocks take it, the same in every step.
+
+        :param tokens: (B, words, joint_attention_dim).
+        """
+        return self.text(tokens)
+
     def __call__(
         self,
         latent: mx.array,
-        tokens: mx.array,
+        text: mx.array,
         by: Modulation,
         rotation: rotary.Rotation,
         reference: mx.array | None = None,
@@ -259,9 +203,9 @@ class Flux(nn.Module):
         """Evaluate the network once.
 
         :param latent: (B, height, width, C), even sides.
-        :param tokens: (B, tokens, joint_attention_dim).
+        :param text: from :meth:`words`.
         :param by: the step's modulation.
-        :param rotation: for ``tokens``, ``latent`` and ``reference``.
+        :param rotation: for the text, ``latent`` and ``reference``.
         :param reference: for Kontext: a picture's latent, of any even size.
         :returns: the velocity, like ``latent``.
         """
@@ -269,7 +213,7 @@ class Flux(nn.Module):
         count = packed.shape[1]
         if reference is not None:
             packed = mx.concatenate([packed, pack(reference)], axis=1)
-        x, text = self.image(packed), self.text(tokens)
+        x = self.image(packed)
         for block, image, words in zip(self._doubles, by.image, by.text, strict=True):
             x, text = block(x, text, image, words, rotation)
             pace(x, text)
@@ -294,22 +238,6 @@ def unpack(tokens: mx.array, size: Size) -> mx.array:
     batch, (height, width) = tokens.shape[0], size
     x = tokens.reshape(batch, height // _PACK, width // _PACK, -1, _PACK, _PACK)
     return x.transpose(0, 1, 4, 2, 5, 3).reshape(batch, height, width, -1)
-
-
-def _columns(layer: nn.QuantizedLinear, which: slice, *, bias: bool) -> nn.QuantizedLinear:
-    """Return the part of a quantized layer that takes some of the inputs."""
-    parameters: dict[str, mx.array] = {}
-    for name, of in (("weight", 32 // layer.bits), ("scales", layer.group_size), ("biases", layer.group_size)):
-        start, end = which.start // of, None if which.stop is None else which.stop // of
-        parameters[name] = mx.contiguous(layer[name][:, start:end])
-    if bias:
-        parameters["bias"] = layer["bias"]
-    size = parameters["scales"].shape[1] * layer.group_size
-    with making_modules():
-        made = nn.QuantizedLinear(size, parameters["weight"].shape[0], bias, layer.group_size, layer.bits)
-    made.update(parameters)
-    mx.eval(made.parameters())
-    return made
 
 
 _RENAMED = (

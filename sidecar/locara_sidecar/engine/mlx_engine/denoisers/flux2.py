@@ -1,9 +1,8 @@
 """FLUX.2's transformer (Black Forest Labs, 2025), as [klein] has it: without guidance as an input.
 
-Like FLUX.1's (:mod:`.flux`): double blocks with separate weights for picture and text that share one attention, then
-single blocks over both as one sequence, text first. What differs: all blocks of a kind share their modulation, which
-depends on the time alone; no layer has a bias; feed-forwards are gated; and a single block's first layer makes queries,
-keys, values and the feed-forward's numbers at once.
+Like FLUX.1's (:mod:`.flux`), with double and then single blocks (:mod:`.streams`). What differs: all blocks of a kind
+share their modulation, which depends on the time alone; no layer has a bias; feed-forwards are gated; and a single
+block's first layer makes queries, keys, values and the feed-forward's numbers at once.
 
 Positions are rotary embeddings (:mod:`.rotary`) on four axes: the picture is at 0 on the first and each reference at a
 place of its own, 10 apart; row and column; and the last counts the text's tokens. A token is one pixel of the packed
@@ -25,8 +24,7 @@ import numpy as np
 from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.compiling import compiled
-from locara_sidecar.engine.mlx_engine.denoisers import rotary
-from locara_sidecar.engine.mlx_engine.denoisers.flux import Halves
+from locara_sidecar.engine.mlx_engine.denoisers import rotary, streams
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import sinusoids
 from locara_sidecar.engine.mlx_engine.norms import modulated, raised
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
@@ -87,26 +85,6 @@ class Modulation(NamedTuple):
         return Modulation(*(part[step] for part in self))
 
 
-class Heads(nn.Module):
-    """Queries, keys and values of one stream, each (B, heads, tokens, size), normed but not yet rotated."""
-
-    def __init__(self, config: Flux2Config) -> None:
-        super().__init__()
-        self._size = config.attention_head_dim
-        self.to_q = nn.Linear(config.width, config.width, bias=False)
-        self.to_k = nn.Linear(config.width, config.width, bias=False)
-        self.to_v = nn.Linear(config.width, config.width, bias=False)
-        self.norm_q = nn.RMSNorm(config.attention_head_dim, eps=config.eps)
-        self.norm_k = nn.RMSNorm(config.attention_head_dim, eps=config.eps)
-
-    def __call__(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        shape = (*x.shape[:2], -1, self._size)
-        q = self.norm_q(self.to_q(x).reshape(shape))
-        k = self.norm_k(self.to_k(x).reshape(shape))
-        v = self.to_v(x).reshape(shape)
-        return q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-
-
 class FeedForward(nn.Module):
     def __init__(self, config: Flux2Config) -> None:
         super().__init__()
@@ -118,48 +96,31 @@ class FeedForward(nn.Module):
         return _back(self.linear_out(_gated(*_apart(self.linear_in, x, [self._hidden] * 2))))
 
 
-class DoubleBlock(nn.Module):
+class DoubleBlock(streams.DoubleBlock):
+    """Both streams are in float32 where the weights are in float16."""
+
     def __init__(self, config: Flux2Config) -> None:
         super().__init__()
-        self._eps = config.eps
-        self.attn = Heads(config)
-        self.attn_text = Heads(config)
-        self.out = nn.Linear(config.width, config.width, bias=False)
-        self.out_text = nn.Linear(config.width, config.width, bias=False)
+        self._eps, width, size = config.eps, config.width, config.attention_head_dim
+        self.attn = streams.Heads(width, size, bias=False, epsilon=config.eps)
+        self.attn_text = streams.Heads(width, size, bias=False, epsilon=config.eps)
+        self.out = nn.Linear(width, width, bias=False)
+        self.out_text = nn.Linear(width, width, bias=False)
         self.ff = FeedForward(config)
         self.ff_text = FeedForward(config)
 
-    def __call__(
-        self, x: mx.array, text: mx.array, by: mx.array, by_text: mx.array, rotation: rotary.Rotation
-    ) -> tuple[mx.array, mx.array]:
-        """Run one block.
-
-        :param x: (B, picture tokens, width), in float32 where the weights are in float16.
-        :param text: (B, text tokens, width), likewise.
-        :param rotation: for the text tokens, then those of the pictures.
-        """
-        shift, scale, gate, shift_ff, scale_ff, gate_ff = mx.split(by, 6, axis=-1)
-        shift_t, scale_t, gate_t, shift_ff_t, scale_ff_t, gate_ff_t = mx.split(by_text, 6, axis=-1)
-        ours, theirs = self.attn(self._seen(x, shift, scale)), self.attn_text(self._seen(text, shift_t, scale_t))
-        q, k, v = (mx.concatenate([b, a], axis=2) for a, b in zip(ours, theirs, strict=True))
-        y = _less(rotary.attended(q, k, v, rotation))
-        words = text.shape[1]
-        x = x + gate * _back(self.out(y[:, words:]))
-        x = x + gate_ff * self.ff(self._seen(x, shift_ff, scale_ff))
-        text = text + gate_t * _back(self.out_text(y[:, :words]))
-        text = text + gate_ff_t * self.ff_text(self._seen(text, shift_ff_t, scale_ff_t))
-        return x, text
-
-    def _seen(self, x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:
+    def _modulated(self, x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:
         weight: mx.array = self.attn.norm_q.weight
         return modulated(x, shift, scale, self._eps).astype(weight.dtype)
+
+    def _projected(self, layer: Any, seen: mx.array) -> mx.array:
+        return _back(layer(_less(seen)))
 
 
 class SingleBlock(nn.Module):
     def __init__(self, config: Flux2Config) -> None:
         super().__init__()
-        self._eps, self._size = config.eps, config.attention_head_dim
-        self._width, self._hidden = config.width, config.hidden
+        self._eps, self._width, self._hidden = config.eps, config.width, config.hidden
         self.proj_in = nn.Linear(config.width, 3 * config.width + 2 * config.hidden, bias=False)
         self.proj_out = nn.Linear(config.width + config.hidden, config.width, bias=False)
         self.norm_q = nn.RMSNorm(config.attention_head_dim, eps=config.eps)
@@ -172,25 +133,13 @@ class SingleBlock(nn.Module):
         normed = modulated(x, shift, scale, self._eps).astype(weight.dtype)
         sizes = [self._width] * 3 + [self._hidden] * 2
         q, k, v, gates, values = _apart(self.proj_in, normed, sizes)
-        shape = (*x.shape[:2], -1, self._size)
-        q, k, v = self.norm_q(q.reshape(shape)), self.norm_k(k.reshape(shape)), v.reshape(shape)
-        q, k, v = (y.transpose(0, 2, 1, 3) for y in (q, k, v))
-        seen = _less(rotary.attended(q, k, v, rotation))
-        return x + gate * _back(self._out(seen, _gated(gates, values)))
+        heads = streams.in_heads(q, k, v, self.norm_q, self.norm_k)
+        seen = _less(rotary.attended(*heads, rotation))
+        return x + gate * _back(streams.on_both(self.proj_out, seen, _gated(gates, values)))
 
     def split(self) -> None:
-        """Split a quantized output layer by branch, if their boundary is also one between groups."""
-        if isinstance(self.proj_out, nn.QuantizedLinear) and self._width % self.proj_out.group_size == 0:
-            self.proj_out = Halves(self.proj_out, self._width)
-
-    def _out(self, seen: mx.array, hidden: mx.array) -> mx.array:
-        """Apply the output layer to both branches without copying them together, where possible."""
-        out: Any = self.proj_out
-        if isinstance(out, Halves):
-            return out(seen, hidden)
-        if isinstance(out, nn.QuantizedLinear):
-            return out(mx.concatenate([seen, hidden], axis=-1))
-        return mx.addmm(seen @ out.weight[:, : self._width].T, hidden, out.weight[:, self._width :].T)
+        """See :meth:`Flux2Transformer.split`."""
+        self.proj_out = streams.halved(self.proj_out, self._width)
 
 
 class Time(nn.Module):
@@ -236,7 +185,7 @@ class Flux2Transformer(nn.Module):
         return key, value
 
     def split(self) -> None:
-        """Split quantized layers so that a step reads as little as possible. Saved and loaded layers are not split."""
+        """Split quantized output layers of two inputs. What is saved and loaded is not split."""
         for block in self.singles:
             block.split()
 

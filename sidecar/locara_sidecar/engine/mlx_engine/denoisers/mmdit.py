@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import mlx.core as mx
 from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.activations import ACTIVATIONS
 from locara_sidecar.engine.mlx_engine.compiling import compiled
+from locara_sidecar.engine.mlx_engine.denoisers import streams
 from locara_sidecar.engine.mlx_engine.norms import EPSILON, modulated, raised
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 from locara_sidecar.engine.mlx_engine.tensors.weights import channels_last
@@ -159,7 +160,7 @@ class Block(nn.Module):
         v = mx.concatenate([self.attn("v", x), self.attn_text("v", text)], axis=2)
         y = _attention(q, k, v)
         patches = x.shape[1]
-        return self.out(y[:, :patches]), self.out_text(y[:, patches:]) if goes_on else None
+        return _on_part(self.out, y[:, :patches]), _on_part(self.out_text, y[:, patches:]) if goes_on else None
 
     def _second(self, x: mx.array) -> mx.array:
         return self.out2(_attention(self.attn2("q", x), self.attn2("k", x), self.attn2("v", x)))
@@ -221,18 +222,30 @@ class Mmdit(nn.Module):
             raised(self.modulation_out(steering), 2, (0,)),
         )
 
-    def __call__(self, latent: mx.array, tokens: mx.array, by: Modulation, pace: Paced = unpaced) -> mx.array:
+    def words(self, tokens: mx.array) -> mx.array:
+        """Return the text as the blocks take it, the same in every step.
+
+        :param tokens: (B, words, joint_attention_dim).
+        """
+        return self.text(tokens)
+
+    def split(self) -> None:
+        """Change quantized layers so that a step reads as little as possible; those that are saved are not changed."""
+        for block in self.blocks:
+            if "attn2" in block:
+                streams.pass_bias_on(block.attn2.to_v, block.out2)
+
+    def __call__(self, latent: mx.array, text: mx.array, by: Modulation, pace: Paced = unpaced) -> mx.array:
         """Evaluate the network once.
 
         :param latent: (B, height, width, C), sides multiples of the patch size.
-        :param tokens: (B, tokens, joint_attention_dim).
+        :param text: from :meth:`words`.
         :param by: the step's modulation.
         :returns: the velocity, like ``latent``.
         """
         x = self.patches(latent)
         batch, height, width, _ = x.shape
         x = (x + self._positions(height, width)).reshape(batch, height * width, -1)
-        text = self.text(tokens)
         for block, image, words in zip(self._compiled, by.image, by.text, strict=True):
             x, text = block(x, text, image, words)
             pace(x, text)
@@ -280,6 +293,18 @@ def sinusoids(
     angles = timesteps.astype(mx.float32)[:, None] * frequencies[None]
     parts = [mx.cos(angles), mx.sin(angles)]
     return mx.concatenate(parts if cosines_first else parts[::-1], axis=-1)
+
+
+def _on_part(layer: Any, part: mx.array) -> mx.array:
+    """Apply a linear layer to some tokens of each picture, as they lie.
+
+    For a product with one matrix MLX lays a batch in rows first, which copies a part of it; for as many matrices as
+    pictures, even if they are the same one, it does not.
+    """
+    if part.shape[0] == 1 or type(layer) is not nn.Linear:
+        return layer(part)
+    weight = mx.broadcast_to(layer.weight.T, (part.shape[0], *layer.weight.T.shape))
+    return mx.addmm(layer.bias, part, weight)
 
 
 def _attention(q: mx.array, k: mx.array, v: mx.array) -> mx.array:

@@ -23,8 +23,9 @@ from locara_sidecar.engine.mlx_engine.activations import ACTIVATIONS
 from locara_sidecar.engine.mlx_engine.compiling import compiled
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import Mlp, sinusoids
 from locara_sidecar.engine.mlx_engine.denoisers.unet_config import UnetConfig
-from locara_sidecar.engine.mlx_engine.norms import normed
+from locara_sidecar.engine.mlx_engine.norms import normed, normed_alone
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
+from locara_sidecar.engine.mlx_engine.resizing import nearest
 from locara_sidecar.engine.mlx_engine.tensors.weights import channels_last
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Transformer(nn.Module):
 
     def __call__(self, x: mx.array, texts: Iterator[KeysValues], pace: Paced) -> mx.array:
         batch, height, width, channels = x.shape
-        y = self.proj_in(normed(self.norm, x)).reshape(batch, height * width, channels)
+        y = self.proj_in(normed_alone(self.norm, x)).reshape(batch, height * width, channels)
         for block in self._compiled:
             y = block(y, next(texts))
             pace(x, y)
@@ -285,8 +286,8 @@ class Unet(nn.Module):
             for j in range(len(level.resnets)):
                 x = level.step(j, mx.concatenate([x, order.kept.pop()], axis=-1), order, pace)
             if i < len(self.grow):
-                x = self.grow[i](_nearest(x, order.kept[-1].shape[1:3]))
-        return self.conv_out(normed(self.conv_norm_out, x, ACTIVATIONS[self.config.act_fn]))
+                x = self.grow[i](nearest(x, order.kept[-1].shape[1:3]))
+        return self.conv_out(normed_alone(self.conv_norm_out, x, ACTIVATIONS[self.config.act_fn]))
 
 
 def _middle(config: UnetConfig) -> Level | None:
@@ -317,17 +318,6 @@ class _Order:
 
 def _norm(groups: int, channels: int, epsilon: float) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=epsilon, pytorch_compatible=True)
-
-
-def _nearest(x: mx.array, size: tuple[int, ...]) -> mx.array:
-    """Resize ``x`` to ``size`` (height, width), about twice its own, by nearest neighbour (rounding down)."""
-    for axis, wanted in zip((1, 2), size, strict=True):
-        there = x.shape[axis]
-        if wanted == 2 * there:
-            x = mx.repeat(x, 2, axis=axis)
-        else:
-            x = mx.take(x, mx.array([i * there // wanted for i in range(wanted)]), axis=axis)
-    return x
 
 
 _RENAMED = (

@@ -20,6 +20,7 @@ from locara_sidecar.engine.drawing.family import CheckedFolder, Family
 from locara_sidecar.engine.drawing.prompts import unfit
 from locara_sidecar.engine.drawing.prompts.truncation import Reader
 from locara_sidecar.engine.folder import config_check, model_folder
+from locara_sidecar.engine.mlx_engine import device
 from locara_sidecar.engine.mlx_engine.autoencoders.previews import Previews
 from locara_sidecar.engine.mlx_engine.autoencoders.vae import Vae
 from locara_sidecar.engine.mlx_engine.schedules import samplers
@@ -124,6 +125,7 @@ class MlxFamily(Family):
         component = self._components[name]
         model = quantize.build(self._network(component), component, self._dtype(name), progress, self._context.bits)
         self.trim(name, model)
+        device.lay_out(model)
         return model
 
     def _dtype(self, name: str) -> mx.Dtype:

@@ -70,6 +70,7 @@ class Flux1(MlxFamily):
         tokens, pooled = task.prompt
         sizes = [(a.shape[1], a.shape[2]) for a in (start.latent, reference) if a is not None]
         rotation = transformer.rotation(tokens.shape[1], *sizes)
+        text = transformer.words(tokens)
         steering = sampling.made_ahead(
             lambda times: transformer.modulation(times, pooled, task.spec.guidance),
             start.schedule.timesteps,
@@ -83,7 +84,7 @@ class Flux1(MlxFamily):
 
             def computed() -> mx.array:
                 given = latent.astype(tokens.dtype)
-                return transformer(given, tokens, by, rotation, reference, self.pace()).astype(mx.float32)
+                return transformer(given, text, by, rotation, reference, self.pace()).astype(mx.float32)
 
             return answers(step, computed)
 

@@ -47,6 +47,7 @@ class Sd3(MlxFamily):
     def trim(self, name: str, model: Any) -> None:
         if name == self.denoiser:
             vae: VaeConfig = self.config("vae")
+            model.split()
             model.keep_positions(self._context.sides.maximum // (vae.factor * model.config.patch_size))
 
     def readers(self, max_sequence_length: int) -> list[Reader]:
@@ -82,6 +83,7 @@ class Sd3(MlxFamily):
         schedule = samplers.flow_match(self.sampler, spec.steps, size[0] * size[1] // config.patch_size**2)
         start = sampling.flow_match_start(self.vae, task, size, schedule, self.pace(), all_noise=True)
         tokens, pooled = sampling.together(task.prompt, task.negative)
+        text = transformer.words(tokens)
         steering = sampling.made_ahead(
             lambda times: transformer.modulation(times, pooled), start.schedule.timesteps, self._context.checkpoints
         )
@@ -93,7 +95,7 @@ class Sd3(MlxFamily):
 
             def computed() -> mx.array:
                 given = mx.broadcast_to(latent, (tokens.shape[0], *latent.shape[1:])).astype(tokens.dtype)
-                return transformer(given, tokens, by, self.pace()).astype(mx.float32)
+                return transformer(given, text, by, self.pace()).astype(mx.float32)
 
             return sampling.guided(answers(step, computed), spec.guidance)
 

@@ -1,0 +1,159 @@
+"""What FLUX.1's and FLUX.2's transformers have in common: two streams, text and picture, and later one of both.
+
+*Double* blocks have separate weights for each stream and one attention over both, text first. *Single* blocks run
+attention and feed-forward in parallel on the same input, and both share one output layer (Dehghani et al., 2023,
+arXiv:2302.05442).
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import mlx.core as mx
+from mlx import nn
+
+from locara_sidecar.engine.mlx_engine.denoisers import rotary
+from locara_sidecar.engine.mlx_engine.tensors.weights import making_modules
+
+QueriesKeysValues = tuple[mx.array, mx.array, mx.array]
+
+
+class Heads(nn.Module):
+    """Queries, keys and values of one stream, each (B, heads, tokens, size), normed but not yet rotated.
+
+    :param size: numbers of a head.
+    """
+
+    def __init__(self, width: int, size: int, *, bias: bool, epsilon: float) -> None:
+        super().__init__()
+        self.to_q = nn.Linear(width, width, bias=bias)
+        self.to_k = nn.Linear(width, width, bias=bias)
+        self.to_v = nn.Linear(width, width, bias=bias)
+        self.norm_q = nn.RMSNorm(size, eps=epsilon)
+        self.norm_k = nn.RMSNorm(size, eps=epsilon)
+
+    def __call__(self, x: mx.array) -> QueriesKeysValues:
+        return in_heads(self.to_q(x), self.to_k(x), self.to_v(x), self.norm_q, self.norm_k)
+
+
+def in_heads(q: mx.array, k: mx.array, v: mx.array, norm_q: nn.RMSNorm, norm_k: nn.RMSNorm) -> QueriesKeysValues:
+    """Divide queries, keys and values (B, tokens, width) into heads, and norm the first two."""
+    weight: mx.array = norm_q.weight
+    shape = (*q.shape[:2], -1, weight.shape[0])
+    q, k, v = norm_q(q.reshape(shape)), norm_k(k.reshape(shape)), v.reshape(shape)
+    return q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+
+
+class DoubleBlock(nn.Module):
+    """A block of both streams. Subclasses have ``attn``, ``out``, ``ff`` and, for the text, the same with ``_text``."""
+
+    attn: Any
+    attn_text: Any
+    out: Any
+    out_text: Any
+    ff: Any
+    ff_text: Any
+
+    def __call__(
+        self, x: mx.array, text: mx.array, by: mx.array, by_text: mx.array, rotation: rotary.Rotation
+    ) -> tuple[mx.array, mx.array]:
+        """Run one block.
+
+        :param x: (B, picture tokens, width).
+        :param text: (B, text tokens, width).
+        :param by: and ``by_text``: shift, scale and gate of attention and of the feed-forward, (B, 1, 6 x width).
+        :param rotation: for the text tokens, then the picture's.
+        """
+        shift, scale, gate, shift_ff, scale_ff, gate_ff = mx.split(by, 6, axis=-1)
+        shift_t, scale_t, gate_t, shift_ff_t, scale_ff_t, gate_ff_t = mx.split(by_text, 6, axis=-1)
+        ours = self.attn(self._modulated(x, shift, scale))
+        theirs = self.attn_text(self._modulated(text, shift_t, scale_t))
+        q, k, v = (mx.concatenate([b, a], axis=2) for a, b in zip(ours, theirs, strict=True))
+        y, words = rotary.attended(q, k, v, rotation), text.shape[1]
+        x = x + gate * self._projected(self.out, y[:, words:])
+        x = x + gate_ff * self.ff(self._modulated(x, shift_ff, scale_ff))
+        text = text + gate_t * self._projected(self.out_text, y[:, :words])
+        text = text + gate_ff_t * self.ff_text(self._modulated(text, shift_ff_t, scale_ff_t))
+        return x, text
+
+    def _modulated(self, x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:
+        raise NotImplementedError
+
+    def _projected(self, layer: Any, seen: mx.array) -> mx.array:
+        """Apply the output layer of attention."""
+        return layer(seen)
+
+
+class Halves(nn.Module):
+    """A quantized linear layer on two concatenated inputs, as two layers.
+
+    Each part has contiguous rows of its own, so that neither inputs nor weights need to be concatenated.
+
+    :param before: the original layer.
+    :param at: where the second input begins; a multiple of the quantization's group size.
+    """
+
+    def __init__(self, before: nn.QuantizedLinear, at: int) -> None:
+        super().__init__()
+        self.first = _columns(before, slice(0, at), bias="bias" in before)
+        self.second = _columns(before, slice(at, None), bias=False)
+
+    def __call__(self, first: mx.array, second: mx.array) -> mx.array:
+        return self.first(first) + self.second(second)
+
+
+def halved(layer: Any, at: int) -> Any:
+    """Return a quantized layer split by input, if their boundary is also one between groups; else the layer itself."""
+    splits = isinstance(layer, nn.QuantizedLinear) and at % layer.group_size == 0
+    return Halves(layer, at) if splits else layer
+
+
+def on_both(layer: Any, first: mx.array, second: mx.array) -> mx.array:
+    """Apply a layer for two concatenated inputs without copying them together, where possible."""
+    if isinstance(layer, Halves):
+        return layer(first, second)
+    if isinstance(layer, nn.QuantizedLinear):
+        return layer(mx.concatenate([first, second], axis=-1))
+    width = first.shape[-1]
+    before = layer.weight[:, :width].T
+    y = mx.addmm(layer.bias, first, before) if "bias" in layer else first @ before
+    return mx.addmm(y, second, layer.weight[:, width:].T)
+
+
+def pass_bias_on(values: Any, out: Any) -> None:
+    """Move the bias of a quantized layer that makes attention's values into that of the layer behind attention.
+
+    What attention weighs the values with sums up to one, so it passes a bias on as it is; a quantized product takes one
+    more kernel to add it.
+
+    :param out: takes attention's result as the first of its inputs.
+    """
+    if not (isinstance(values, nn.QuantizedLinear) and "bias" in values and "bias" in out):
+        return
+    bias = values["bias"]
+    rest = mx.zeros((_inputs(out) - bias.shape[0],), dtype=bias.dtype)
+    out.bias = out(mx.concatenate([bias, rest])[None])[0]
+    mx.eval(out.bias)
+    cast("dict[str, Any]", values).pop("bias")
+
+
+def _inputs(layer: Any) -> int:
+    if isinstance(layer, nn.QuantizedLinear):
+        return layer["scales"].shape[1] * layer.group_size
+    return layer.weight.shape[1]
+
+
+def _columns(layer: nn.QuantizedLinear, which: slice, *, bias: bool) -> nn.QuantizedLinear:
+    """Return the part of a quantized layer that takes some of the inputs."""
+    parameters: dict[str, mx.array] = {}
+    for name, of in (("weight", 32 // layer.bits), ("scales", layer.group_size), ("biases", layer.group_size)):
+        start, end = which.start // of, None if which.stop is None else which.stop // of
+        parameters[name] = mx.contiguous(layer[name][:, start:end])
+    if bias:
+        parameters["bias"] = layer["bias"]
+    size = parameters["scales"].shape[1] * layer.group_size
+    with making_modules():
+        made = nn.QuantizedLinear(size, parameters["weight"].shape[0], bias, layer.group_size, layer.bits)
+    made.update(parameters)
+    mx.eval(made.parameters())
+    return made
