@@ -84,6 +84,21 @@ class Request:
         return "image.edit" if self.pictures else "image.generate"
 
 
+def place(out: Path) -> tuple[Path, dict[str, Any] | None]:
+    """Return a folder to save in, and the file's name and type if ``out`` names a file.
+
+    :raises ValueError: with a sentence for the user, for a file of another type.
+    """
+    out = out.absolute()
+    suffix = out.suffix.lower()
+    if out.is_dir() or not suffix:
+        return out, None
+    if suffix not in SUFFIXES:
+        kinds = ", ".join(SUFFIXES)
+        raise ValueError(f"--out must be a folder, or a file that ends in one of {kinds}, not {out.name}.")
+    return out.parent, {"path": out.name, "mimeType": SUFFIXES[suffix]}
+
+
 def manifest(models: Sequence[str], *, edits: bool = False) -> dict[str, Any]:
     """Return the smallest ``locara.json`` that may draw with ``models`` and save in ``user-folder``; with ``edits``
     also edit pictures that the user names.
