@@ -88,18 +88,18 @@ def test_a_refiner_is_refused_by_the_score_that_it_takes(cold, run, spec, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("model", "name", "config", "channels"),
+    ("model", "name", "config", "channels", "out"),
     [
-        ("sdxl", "StableDiffusionXLInpaintPipeline", "unet/config.json", 9),
-        ("sd3.5", "StableDiffusion3InpaintPipeline", "transformer/config.json", 33),
-        ("flux-dev", "FluxInpaintPipeline", "transformer/config.json", 384),
+        ("sdxl", "StableDiffusionXLInpaintPipeline", "unet/config.json", 9, 4),
+        ("sd3.5", "StableDiffusion3InpaintPipeline", "transformer/config.json", 33, 16),
+        ("flux-dev", "FluxInpaintPipeline", "transformer/config.json", 384, 64),
     ],
 )
 def test_a_network_that_sees_a_mask_is_refused_by_its_channels(
-    cold, run, spec, tmp_path, model, name, config, channels
+    cold, run, spec, tmp_path, model, name, config, channels, out
 ):
     folder = copied(tmp_path, model, _class_name=name)
-    change(folder / config, in_channels=channels)
+    change(folder / config, in_channels=channels, out_channels=out)
     with pytest.raises(EngineError, match=f"in_channels is {channels}, and a latent has .* are not run") as caught:
         run(cold, published.job(spec, model, path=str(folder)))
     assert (caught.value.kind, caught.value.data["files"]) == ("IntegrityError", [config])

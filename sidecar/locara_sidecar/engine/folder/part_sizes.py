@@ -295,9 +295,10 @@ def _require_inputs(part: str, denoiser: Config, latent: int) -> None:
     """Require that a denoiser sees a latent and nothing else.
 
     :param latent: the latent's channels, as the denoiser sees them.
-    :raises EngineError: IntegrityError. A denoiser with more was made to see a mask, a picture or a control, too.
+    :raises EngineError: IntegrityError. A denoiser that gives a latent and takes more was made to see a mask, a picture
+        or a control, too.
     """
-    if denoiser["in_channels"] > latent:
+    if denoiser["in_channels"] > latent == denoiser["out_channels"]:
         why = f"its in_channels is {denoiser['in_channels']}, and a latent has {latent}"
         what = "networks that see a mask, a picture or a control beside it (inpainting, fill, edit models)"
         raise broken(f"{part}/config.json", f"{why}: {what} are not run")
