@@ -111,6 +111,17 @@ def test_a_cache_folder_that_no_line_can_name_is_a_usage_error(variable, tmp_pat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
+def test_a_granted_folder_that_no_answer_can_name_is_a_usage_error(tmp_path):
+    """Otherwise the path of a picture that is saved there would be that of no file."""
+    odd = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(odd)
+    words = [*command("--engine", "fake"), "--grant", b"user-folder=" + odd]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"The name of the folder of user-folder is not valid UTF-8. ($.grants.user-folder)" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
 def test_a_folder_for_temporary_files_that_no_line_can_name_is_done_without(tmp_path):
     odd = os.fsencode(tmp_path) + b"/caf\xe9"
     os.mkdir(odd)
