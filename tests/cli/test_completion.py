@@ -92,3 +92,10 @@ def test_how_to_switch_it_on_is_in_its_help():
     done = subprocess.run([*RUN, "completion", "--help"], capture_output=True, text=True, timeout=30)
     for shell in ("bash", "zsh", "fish"):
         assert f"locara-sidecar completion {shell} > ~/" in done.stdout
+
+
+def test_a_catalogue_that_is_not_there_is_told_in_a_sentence(tmp_path):
+    words = [*RUN, "completion", "bash", "--catalogue", str(tmp_path / "gone")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"locara-sidecar: {tmp_path / 'gone'} is not a folder\n"

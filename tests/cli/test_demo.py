@@ -84,6 +84,24 @@ def test_doctor_tells_engines_memory_sandbox_folders_and_models():
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sun.png", b"\x89PNG"), ("sun.JPG", b"\xff\xd8\xff"), ("sun.webp", b"RIFF")]
+)
+def test_a_file_that_is_named_becomes_that_file_and_no_folder(tmp_path, name, kind):
+    words = ["demo", "a lake", "--engine", "fake", "--out", str(tmp_path / "new" / name)]
+    done = subprocess.run([*RUN, *words], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "new" / name).read_bytes().startswith(kind)
+    assert [file.name for file in (tmp_path / "new").iterdir()] == [name]
+
+
+def test_a_file_of_another_type_is_refused_before_anything_starts(tmp_path):
+    words = ["demo", "--engine", "fake", "--out", str(tmp_path / "sun.gif")]
+    done = subprocess.run([*RUN, *words], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert "--out must be a folder, or a file that ends in one of .png" in done.stderr
+
+
 def test_help_and_version_go_to_stdout():
     for flag in ("--help", "--version"):
         done = subprocess.run([*RUN, flag], capture_output=True, text=True, timeout=10)

@@ -150,6 +150,32 @@ def test_a_mistake_is_told_in_a_sentence_that_names_the_flag(sidecar, tmp_path, 
     assert "$." not in errors
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("draw", "caf\udce9"), "The prompt"),
+        (("demo", "caf\udce9"), "The prompt"),
+        (("draw", "x", "--negative", "caf\udce9"), "--negative"),
+        (("draw", "x", "--scheduler", "caf\udce9"), "--scheduler"),
+        (("draw", "x", "--model", "caf\udce9"), "--model"),
+        (("demo", "x", "--model", "caf\udce9"), "--model"),
+        (("draw", "x", "--out", "caf\udce9"), "--out"),
+        (("draw", "x", "--out", "caf\udce9.png"), "--out"),
+        (("demo", "x", "--out", "caf\udce9"), "--out"),
+        (("edit", "caf\udce9.png", "x"), "--image"),
+        (("draw", "x", "--image", "a.png", "--mask", "caf\udce9.png"), "--mask"),
+    ],
+)
+def test_what_is_not_utf_8_is_a_usage_error_that_names_it(sidecar, tmp_path, words, what):
+    (tmp_path / "caf\udce9.png").touch()
+    (tmp_path / "a.png").touch()
+    there = set(os.listdir(tmp_path))
+    status, _, errors = sidecar(*words)
+    assert (status, errors) == (2, f"locara-sidecar: {what} is not valid UTF-8, as texts and names have to be here.\n")
+    assert set(os.listdir(tmp_path)) == there
+
+
 @pytest.mark.parametrize("size", ["512", "512x", "x512", "0x-1", "512x512x3", "a×b", "٣x٣"])
 def test_a_size_that_is_none_is_a_usage_error(sidecar, size):
     status, _, errors = sidecar("draw", "x", "--size", size)

@@ -94,6 +94,41 @@ def test_a_relative_cache_folder_in_a_deleted_one_is_a_usage_error(variable, tmp
     assert done.stderr.count(b"\n") == 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
+@pytest.mark.parametrize("variable", ["LOCARA_CACHE_DIR", "HOME", None])
+def test_a_cache_folder_that_no_line_can_name_is_a_usage_error(variable, tmp_path):
+    """Otherwise every model in it would fail, each with another wrong name."""
+    odd = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(odd)
+    unset = ("LOCARA_CACHE_DIR", "XDG_CACHE_HOME", *([] if variable is None else [variable]))
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    environment |= {} if variable is None else {variable: os.fsdecode(odd)}
+    words = [*command("--engine", "fake"), *([] if variable else ["--cache-dir", odd])]
+    done = subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"caf?" in done.stderr
+    assert b"is not valid UTF-8; choose another with --cache-dir" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
+def test_a_granted_folder_that_no_answer_can_name_is_a_usage_error(tmp_path):
+    """Otherwise the path of a picture that is saved there would be that of no file."""
+    odd = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(odd)
+    words = [*command("--engine", "fake"), "--grant", b"user-folder=" + odd]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"The name of the folder of user-folder is not valid UTF-8. ($.grants.user-folder)" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
+def test_a_folder_for_temporary_files_that_no_line_can_name_is_done_without(tmp_path):
+    odd = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(odd)
+    session(command("--engine", "fake"), tmp_path, env={**os.environ, "TMPDIR": os.fsdecode(odd)})
+    assert os.listdir(odd) == []
+
+
 def test_a_relative_xdg_folder_is_ignored(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.delenv("LOCARA_CACHE_DIR", raising=False)

@@ -98,7 +98,7 @@ def test_locks_that_everybody_gets_at_once_protect_nothing_and_nothing_is_swept(
 def test_a_folder_that_is_swept_away_each_time_is_given_up(monkeypatch):
     made = []
 
-    def mkdtemp(prefix):
+    def mkdtemp(prefix, **where):
         made.append(prefix)
         return str(folder_that_is_not_there)
 

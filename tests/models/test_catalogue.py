@@ -275,3 +275,11 @@ def test_z_image_reports_no_guidance_whatever_its_entry_has(tmp_path):
     entry["defaults"] |= {"guidance": 1.0}
     (tmp_path / "mine.json").write_text(json.dumps(entry))
     assert not catalogue.load(tmp_path).get("mine").guidable
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
+def test_a_folder_whose_name_no_line_can_hold_is_refused(tmp_path):
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    with pytest.raises(catalogue.CatalogueError, match=r"caf\? is not valid UTF-8"):
+        catalogue.load(folder)

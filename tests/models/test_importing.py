@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from locara_protocol.errors import RpcError
@@ -14,6 +15,7 @@ from locara_sidecar.machine.macos import darwin
 from locara_sidecar.machine.processes import trees
 from locara_sidecar.models.cache import collect, disk
 from locara_sidecar.models.cache.digest import model_digest
+from locara_sidecar.models.cache.store import DerivedFrom, Store
 from locara_sidecar.models.checks import check
 from locara_sidecar.models.checks.verify import verify, verify_folder
 from locara_sidecar.models.imports.importing import import_model
@@ -153,6 +155,34 @@ def test_a_file_that_changes_while_it_is_imported_is_what_the_copy_is(store, tmp
 def test_an_import_is_checked_as_a_download_is(store, tmp_path, extra, kind):
     assert error_of(take, store, write_model(tmp_path / "source", extra=extra)).kind == kind
     assert whole(store) == []
+
+
+def test_a_model_that_was_copied_out_of_another_cache_is_the_same_model(store, tmp_path):
+    """``models get`` names its folder, and README says to copy the model's folder where there is no network."""
+    there = take(Store(tmp_path / "other"), write_model(tmp_path / "source"))
+    copied = shutil.copytree(there.folder, tmp_path / "stick" / "my model")
+    entry = take(store, copied)
+    assert (entry.key, entry.meta.files) == (there.key, there.meta.files)
+    assert take(store, there.folder).key == there.key  # and again, from the cache itself
+
+
+def test_a_meta_file_that_is_not_the_stores_is_refused(store, tmp_path):
+    source = write_model(tmp_path / "source", extra={"meta.json": b'{"digest": "sha256:' + b"0" * 64 + b'"}'})
+    error = error_of(lambda: take(store, source))
+    assert (error.kind, error.data["file"]) == ("IntegrityError", "meta.json")
+
+
+def test_a_prepared_form_that_was_copied_is_no_model(store, tmp_path):
+    there = take(Store(tmp_path / "other"), write_model(tmp_path / "source"))
+    made = DerivedFrom(
+        digest=there.meta.digest, model="mine", engine="mlx", quantization="8bit", precision="float16", layout=1
+    )
+    meta = msgspec.structs.replace(there.meta, ids=[], derived_from=made)
+    copied = Path(shutil.copytree(there.folder, tmp_path / "stick"))
+    (copied / "meta.json").write_bytes(msgspec.json.encode(meta))
+    error = error_of(lambda: take(store, copied))
+    assert (error.kind, error.data["file"]) == ("IntegrityError", "meta.json")
+    assert "prepared form" in error.message
 
 
 def test_what_is_no_model_is_a_bad_parameter(store, tmp_path):

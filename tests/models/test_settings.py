@@ -22,6 +22,7 @@ from support.model_store import download, entry_for, error_of, whole
 NAMES = (
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
     *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    "SSLKEYLOGFILE",
     *("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_USER_AGENT_ORIGIN", "HF_HUB_DISABLE_TELEMETRY"),
 )
 
@@ -65,6 +66,7 @@ def ask(store, token=None):
         ("SSL_CERT_FILE", "/no/such/file"),
         ("SSL_CERT_FILE", __file__),
         ("SSL_CERT_DIR", "/no/such/folder"),
+        ("SSLKEYLOGFILE", "/no/such/folder/keys"),
         ("HF_ENDPOINT", "hub.example"),
         ("HF_ENDPOINT", "https://"),
         ("HF_ENDPOINT", "https://hub.example:port"),
@@ -136,6 +138,11 @@ def test_a_token_of_the_callers_that_is_none_is_a_bad_parameter(store, token):
 )
 def test_what_can_be_used_or_is_empty_is_let_be(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
+    settings.check()
+
+
+def test_keys_are_written_where_they_can_be(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
     settings.check()
 
 

@@ -76,9 +76,10 @@ def _folder(name: str, folder: str) -> Path:
     if "\0" in folder:
         raise invalid_params(path, f"The folder of {name} must not contain a NUL character.")
     try:
-        long = len(folder.encode("utf-8", "surrogateescape")) > _MAX_PATH_BYTES
+        long = len(folder.encode()) > _MAX_PATH_BYTES
     except UnicodeEncodeError:
-        raise invalid_params(path, f"The folder of {name} is not valid Unicode.") from None
+        # an answer could not name the files in it
+        raise invalid_params(path, f"The name of the folder of {name} is not valid UTF-8.") from None
     if long:
         raise invalid_params(path, f"The folder of {name} may be at most {_MAX_PATH_BYTES} bytes long.")
     resolved = Path(folder)

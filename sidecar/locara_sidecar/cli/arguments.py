@@ -205,7 +205,9 @@ def _pictures(parser: argparse.ArgumentParser, words: str) -> None:
 def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", default="a smiling sun on a purple background")
     _engine(parser)
-    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("out"), help="folder for the picture (out)")
+    parser.add_argument(
+        "--out", metavar="PATH", type=Path, default=Path("out"), help="a folder, or a file (.png, .jpg, .webp) (out)"
+    )
     parser.add_argument("--model", metavar="ID", default="pocket", help="model id (pocket)")
     parser.add_argument("--seed", metavar="N", type=int, help="the same seed draws the same picture")
     parser.add_argument("--steps", metavar="N", type=int, help="denoising steps")

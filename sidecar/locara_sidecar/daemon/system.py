@@ -17,6 +17,7 @@ from locara_sidecar.machine import engine_choice, supported
 from locara_sidecar.machine.machine import Machine, host_memory, wired_limit
 from locara_sidecar.machine.macos import app_sandbox
 from locara_sidecar.machine.memory import resident, resident_of
+from locara_sidecar.machine.processes.trees import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -75,7 +76,16 @@ def cache_root(asked: str | None) -> Path:
     """Return ``--cache-dir``, else ``LOCARA_CACHE_DIR``, else ``Locara`` in the platform's cache folder.
 
     :raises FileNotFoundError: for a relative path if the working directory was deleted.
+    :raises OSError: EILSEQ for a name that is not UTF-8: neither an answer nor a line to the engine can hold it.
     """
+    root = _cache_root(asked)
+    if (told := shown(str(root))) != str(root):
+        why = "The name of the cache folder is not valid UTF-8; choose another with --cache-dir or LOCARA_CACHE_DIR"
+        raise OSError(errno.EILSEQ, why, told)
+    return root
+
+
+def _cache_root(asked: str | None) -> Path:
     named = asked or os.environ.get("LOCARA_CACHE_DIR")
     if named:
         return _absolute(Path(named), "the cache folder must be named by an absolute path")

@@ -127,7 +127,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     """What models of one family consist of, and what they can do.
 
     :param name: the catalogue's ``family``.
-    :param pipeline: ``_class_name`` in ``model_index.json``.
+    :param pipeline: ``_class_name`` in ``model_index.json``, and ``edit_pipelines``: others of diffusers' classes with
+        the same parts, under which a folder may have been saved.
     :param encoders: the text encoder components and their classes, in the order of loading.
     :param denoiser: the component that the sampling loop calls, and ``network``, its class; ``decoder`` and
         ``autoencoder``: that between latents and pixels, and its class.
@@ -154,6 +155,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     network: str
     tokenizers: Mapping[str, Tokenizer]
     adapters: Mapping[str, str]
+    edit_pipelines: frozenset[str] = frozenset()
     denoiser: str = "transformer"
     decoder: str = "vae"
     autoencoder: str = "AutoencoderKL"
@@ -168,6 +170,11 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     no_mask: str = ""
     rounds_down: bool = False
     cached_by: frozenset[str] = frozenset()
+
+    @property
+    def saved_as(self) -> tuple[str, ...]:
+        """Return what ``_class_name`` may be, the usual one first."""
+        return self.pipeline, *sorted(self.edit_pipelines)
 
     @property
     def components(self) -> dict[str, str]:
@@ -186,6 +193,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 _FLUX = Family(
     name="flux",
     pipeline="FluxPipeline",
+    edit_pipelines=frozenset({"FluxImg2ImgPipeline", "FluxInpaintPipeline"}),
     encoders={"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"},
     network="FluxTransformer2DModel",
     tokenizers={"tokenizer": CLIP_L, "tokenizer_2": T5},
@@ -200,6 +208,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
         Family(
             name="sd3",
             pipeline="StableDiffusion3Pipeline",
+            edit_pipelines=frozenset({"StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline"}),
             encoders={
                 "text_encoder": "CLIPTextModelWithProjection",
                 "text_encoder_2": "CLIPTextModelWithProjection",
@@ -217,6 +226,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
             _FLUX,
             name="flux-kontext",
             pipeline="FluxKontextPipeline",
+            edit_pipelines=frozenset({"FluxKontextInpaintPipeline"}),
             modalities=frozenset({"text-to-image", "image-text-to-image"}),
             no_mask="Kontext follows the instruction alone and takes no mask.",
             adapters={
@@ -227,6 +237,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
         Family(
             name="sdxl",
             pipeline="StableDiffusionXLPipeline",
+            edit_pipelines=frozenset({"StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"}),
             encoders={"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"},
             denoiser="unet",
             network="UNet2DConditionModel",
@@ -240,6 +251,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
         Family(
             name="z-image",
             pipeline="ZImagePipeline",
+            edit_pipelines=frozenset({"ZImageImg2ImgPipeline", "ZImageInpaintPipeline"}),
             encoders={"text_encoder": "Qwen3Model"},
             network="ZImageTransformer2DModel",
             tokenizers={"tokenizer": QWEN3},
@@ -250,6 +262,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
         Family(
             name="flux2",
             pipeline="Flux2KleinPipeline",
+            edit_pipelines=frozenset({"Flux2KleinInpaintPipeline"}),
             encoders={"text_encoder": "Qwen3ForCausalLM"},
             network="Flux2Transformer2DModel",
             autoencoder="AutoencoderKLFlux2",

@@ -20,6 +20,7 @@ from locara_protocol.errors import RpcError
 from locara_protocol.image_messages import MAX_REFERENCES
 from locara_sidecar.machine import supported
 from locara_sidecar.machine.plan import Part
+from locara_sidecar.machine.processes.trees import shown
 from locara_sidecar.weights import text_files
 
 if TYPE_CHECKING:
@@ -243,7 +244,7 @@ def load(extra: Path | None = None) -> Catalogue:
     """Read the package's catalogue and then a host's own folder. An invalid file of the host's is left out, and
     reported in :attr:`Catalogue.skipped`: it must not take the other models down with it.
 
-    :raises CatalogueError: if there is no such folder.
+    :raises CatalogueError: if there is no such folder, or its name is not UTF-8.
     """
     package = Path(__file__).parent
     pairs = [_read(file, package) for file in sorted(SHIPPED.glob("*.json"))]
@@ -251,6 +252,8 @@ def load(extra: Path | None = None) -> Catalogue:
     if extra is not None:
         if not extra.is_dir():
             raise CatalogueError(f"{extra} is not a folder")
+        if (told := shown(str(extra.absolute()))) != str(extra.absolute()):  # no line to the engine can hold it
+            raise CatalogueError(f"the name of the folder {told} is not valid UTF-8")
         seen = {entry.id for entry, _ in pairs}
         for file in sorted(extra.glob("*.json")):
             try:

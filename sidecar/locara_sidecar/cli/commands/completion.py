@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import shtab
 
 from locara_sidecar.cli.output.console import Console
+from locara_sidecar.cli.output.guard import say
 from locara_sidecar.models import catalogue
 
 if TYPE_CHECKING:
@@ -20,11 +21,16 @@ _FILES = {"FILE": shtab.FILE, "IMAGE": shtab.FILE, "PATH": shtab.FILE, "DIR": sh
 
 
 def run(options: argparse.Namespace, whole: argparse.ArgumentParser) -> int:
-    """Print the script for ``options.shell``.
+    """Print the script for ``options.shell``; return 0, or 2 for an impossible ``--catalogue``.
 
     :param whole: the command line's parser, with all commands.
     """
-    _teach(whole, [entry.id for entry in catalogue.load(options.catalogue)])
+    try:
+        models = [entry.id for entry in catalogue.load(options.catalogue)]
+    except catalogue.CatalogueError as error:
+        say(Console(), str(error))
+        return 2
+    _teach(whole, models)
     Console().line(shtab.complete(whole, options.shell))
     return 0
 

@@ -12,7 +12,6 @@ from locara_sidecar.models import catalogue
 
 if TYPE_CHECKING:
     import argparse
-    from pathlib import Path
 
 _USAGE = 2
 
@@ -58,7 +57,7 @@ def request_of(options: argparse.Namespace, models: list[str]) -> drawing.Reques
         "scheduler": options.scheduler,
         "strength": options.strength,
     }
-    folder, output = _place(options.out)
+    folder, output = drawing.place(options.out)
     if output is not None:
         asked["output"] = output
     return drawing.Request(
@@ -71,18 +70,6 @@ def request_of(options: argparse.Namespace, models: list[str]) -> drawing.Reques
         mask=mask,
         preview=options.preview,
     )
-
-
-def _place(out: Path) -> tuple[Path, dict[str, Any] | None]:
-    """Return a folder to save in, and the file's name and type if ``out`` names a file."""
-    out = out.absolute()
-    suffix = out.suffix.lower()
-    if out.is_dir() or not suffix:
-        return out, None
-    if suffix not in drawing.SUFFIXES:
-        kinds = ", ".join(drawing.SUFFIXES)
-        raise ValueError(f"--out must be a folder, or a file that ends in one of {kinds}, not {out.name}.")
-    return out.parent, {"path": out.name, "mimeType": drawing.SUFFIXES[suffix]}
 
 
 def _models(options: argparse.Namespace) -> list[str]:

@@ -84,6 +84,21 @@ class Request:
         return "image.edit" if self.pictures else "image.generate"
 
 
+def place(out: Path) -> tuple[Path, dict[str, Any] | None]:
+    """Return a folder to save in, and the file's name and type if ``out`` names a file.
+
+    :raises ValueError: with a sentence for the user, for a file of another type.
+    """
+    out = out.absolute()
+    suffix = out.suffix.lower()
+    if out.is_dir() or not suffix:
+        return out, None
+    if suffix not in SUFFIXES:
+        kinds = ", ".join(SUFFIXES)
+        raise ValueError(f"--out must be a folder, or a file that ends in one of {kinds}, not {out.name}.")
+    return out.parent, {"path": out.name, "mimeType": SUFFIXES[suffix]}
+
+
 def manifest(models: Sequence[str], *, edits: bool = False) -> dict[str, Any]:
     """Return the smallest ``locara.json`` that may draw with ``models`` and save in ``user-folder``; with ``edits``
     also edit pictures that the user names.
@@ -111,11 +126,13 @@ def command(options: argparse.Namespace) -> list[str]:
 
 
 def run(request: Request, *, show: bool = False) -> int:
-    """Run a request; return 0 if every picture was saved, 1 if not, 130 if cancelled.
+    """Run a request; return 0 if every picture was saved, 1 if not, 2 if it cannot be made, 130 if cancelled.
 
     :param show: open the pictures in the system's viewer.
     """
     console = Console(request.preview)
+    if (what := unsendable(request)) is not None:
+        return _stop(console, f"{what} is not valid UTF-8, as texts and names have to be here.", status=2)
     try:
         request.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -141,6 +158,29 @@ def run(request: Request, *, show: bool = False) -> int:
             return _stop(console, str(error), log.words(None))
     _report(console, result)
     return _show(console, [image["path"] for image in result["images"]]) if show else 0
+
+
+def unsendable(request: Request) -> str | None:
+    """Return what in a request is not UTF-8, as the user named it; None if all of it can be sent.
+
+    Python keeps the odd bytes of an argument as lone surrogates, which no line of the contract can hold.
+    """
+    output: dict[str, Any] = request.options.get("output") or {}
+    named = [("The prompt", request.prompt)]
+    named += [(_FLAGS.get(f"options.{name}", name), value) for name, value in request.options.items()]
+    named += [("--model", model) for model in request.models]
+    named += [("--out", os.fspath(request.folder)), ("--out", output.get("path"))]
+    named += [("--image", os.fspath(path)) for path in request.pictures]
+    named += [("--mask", None if request.mask is None else os.fspath(request.mask))]
+    return next((what for what, value in named if isinstance(value, str) and not _is_utf8(value)), None)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def in_flags(error: RemoteError, pictures: Sequence[Path] = ()) -> str:

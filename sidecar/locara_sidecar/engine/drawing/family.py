@@ -121,7 +121,7 @@ class Family(ABC):
         accepted = {"scheduler": schedulers.classes(row.noise)}
         accepted |= {name: tokenizer.classes for name, tokenizer in row.tokenizers.items()}
         accepted |= {name: frozenset({class_name}) for name, class_name in row.components.items()}
-        found = model_folder.read_index(folder, row.pipeline, accepted, row.optional)
+        found = model_folder.read_index(folder, row.saved_as, accepted, row.optional)
         components = [
             model_folder.read_component(folder, name, found[name], row.stem(name))
             for name in row.components

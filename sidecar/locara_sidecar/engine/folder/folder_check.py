@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 _OPTIONS = frozenset({"force_zeros_for_empty_prompt"})
-_OPTIONS_WITHOUT_EFFECT = frozenset({"add_watermarker", "requires_safety_checker", "is_distilled"})
+_OPTIONS_WITHOUT_EFFECT = frozenset(
+    {"add_watermarker", "requires_safety_checker", "is_distilled", "requires_aesthetics_score"}
+)
 _WITH_SHIFT = frozenset(
     row.pipeline for row in FAMILIES.values() if row.noise != "scaled" and row.autoencoder == "AutoencoderKL"
 )
@@ -34,7 +36,7 @@ def checked(
 ) -> tuple[list[Component], dict[str, Any]]:
     """Return the components and the scheduler's configuration, with only the members that are read.
 
-    :param pipeline: the class of the pipeline that ``model_index.json`` names.
+    :param pipeline: the family's own class of pipelines; the index may name another one with the same parts.
     :param found: the components that it names, and their classes.
     :param engine: the engine that opens the folder.
     :raises EngineError: ModelIncomplete or IntegrityError naming the file, and the tensor or member.
@@ -57,6 +59,8 @@ def _require_index(index: Mapping[str, Any]) -> None:
     """
     if index.get("is_distilled") is False:  # a FLUX.2 [klein] that was made to run with guidance
         raise broken(INDEX, "its is_distilled is false, and models that need guidance are not run in this family")
+    if index.get("requires_aesthetics_score"):  # SDXL's refiner
+        raise broken(INDEX, "its model takes a score of how beautiful the picture is to be, which is not run")
     for name, value in index.items():
         if isinstance(value, list) or value is None or name.startswith("_") or name in _OPTIONS_WITHOUT_EFFECT:
             continue

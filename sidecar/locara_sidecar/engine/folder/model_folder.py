@@ -8,7 +8,7 @@ shard exists and has a header consistent with its length (according to safetenso
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -97,15 +97,17 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def read_index(folder: Path, pipeline: str, classes: Classes, optional: frozenset[str]) -> dict[str, str]:
+def read_index(folder: Path, pipelines: Sequence[str], classes: Classes, optional: frozenset[str]) -> dict[str, str]:
     """Return the components that ``model_index.json`` names, with their classes. Those in ``optional`` may be null.
 
+    :param pipelines: the pipeline classes that it may describe, the usual one first.
     :raises EngineError: for another pipeline, a class that is not in ``classes``, or a required component that is null.
     """
     name = "model_index.json"
     index = read_json(folder, name)
-    if index.get("_class_name") != pipeline:
-        raise broken(name, f"it describes {index.get('_class_name')!r}, not {pipeline}")
+    described: Any = index.get("_class_name")
+    if not isinstance(described, str) or described not in pipelines:
+        raise broken(name, f"it describes {described!r}, not {pipelines[0]}")
     found: dict[str, str] = {}
     for component, accepted in classes.items():
         pair: Any = index.get(component)

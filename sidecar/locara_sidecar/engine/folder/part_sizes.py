@@ -198,7 +198,7 @@ def _require_sd3(configs: Mapping[str, Config], vae: Config) -> None:
     _require_flow_match(vae)
     transformer = _SD3 | configs["transformer"]
     _require("transformer", "sample_size", transformer["sample_size"] >= transformer["patch_size"])
-    _require("transformer", "in_channels", transformer["in_channels"] == vae["latent_channels"])
+    _require_inputs("transformer", transformer, vae["latent_channels"])
     out = transformer["out_channels"]
     _require("transformer", "out_channels", out in (None, transformer["in_channels"]))
     width = transformer["num_attention_heads"] * transformer["attention_head_dim"]
@@ -221,7 +221,7 @@ def _require_sd3(configs: Mapping[str, Config], vae: Config) -> None:
 def _require_flux(configs: Mapping[str, Config], vae: Config) -> None:
     _require_flow_match(vae)
     transformer = _FLUX | configs["transformer"]
-    _require("transformer", "in_channels", transformer["in_channels"] == 4 * vae["latent_channels"])
+    _require_inputs("transformer", transformer, 4 * vae["latent_channels"])
     _require("transformer", "out_channels", transformer["out_channels"] in (None, transformer["in_channels"]))
     axes = transformer["axes_dims_rope"]
     whole = sum(axes) == transformer["attention_head_dim"] and all(size % 2 == 0 for size in axes)
@@ -234,7 +234,7 @@ def _require_flux(configs: Mapping[str, Config], vae: Config) -> None:
 def _require_z_image(configs: Mapping[str, Config], vae: Config) -> None:
     _require_flow_match(vae)
     transformer = _Z_IMAGE | configs["transformer"]
-    _require("transformer", "in_channels", transformer["in_channels"] == vae["latent_channels"])
+    _require_inputs("transformer", transformer, vae["latent_channels"])
     axes = transformer["axes_dims"]
     whole = sum(axes) * transformer["n_heads"] == transformer["dim"] and all(size % 2 == 0 for size in axes)
     _require("transformer", "axes_dims", whole)
@@ -244,7 +244,7 @@ def _require_z_image(configs: Mapping[str, Config], vae: Config) -> None:
 
 def _require_flux2(configs: Mapping[str, Config], vae: Config) -> None:
     transformer = _FLUX2 | configs["transformer"]
-    _require("transformer", "in_channels", transformer["in_channels"] == 4 * vae["latent_channels"])
+    _require_inputs("transformer", transformer, 4 * vae["latent_channels"])
     _require("transformer", "out_channels", transformer["out_channels"] in (None, transformer["in_channels"]))
     axes = transformer["axes_dims_rope"]
     whole = sum(axes) == transformer["attention_head_dim"] and all(size % 2 == 0 for size in axes)
@@ -274,8 +274,8 @@ def _require_sdxl(configs: Mapping[str, Config], vae: Config) -> None:
     if vae.get("shift_factor"):
         raise broken("vae/config.json", "its shift_factor is not read by pipelines of this kind")
     unet = _UNET | configs["unet"]
-    for name in ("in_channels", "out_channels"):
-        _require("unet", name, unet[name] == vae["latent_channels"])
+    _require_inputs("unet", unet, vae["latent_channels"])
+    _require("unet", "out_channels", unet["out_channels"] == vae["latent_channels"])
     clips = [_CLIP | configs[name] for name in ("text_encoder", "text_encoder_2")]
     for name, clip in zip(("text_encoder", "text_encoder_2"), clips, strict=True):
         _require(name, "num_hidden_layers", clip["num_hidden_layers"] >= 2)
@@ -289,6 +289,20 @@ def _require_sdxl(configs: Mapping[str, Config], vae: Config) -> None:
         _require("unet", "freq_shift", width // 2 > unet["freq_shift"])  # otherwise frequencies would be 0 / 0
     given = 6 * unet["addition_time_embed_dim"] + clips[1]["projection_dim"]
     _require("unet", "projection_class_embeddings_input_dim", unet["projection_class_embeddings_input_dim"] == given)
+
+
+def _require_inputs(part: str, denoiser: Config, latent: int) -> None:
+    """Require that a denoiser sees a latent and nothing else.
+
+    :param latent: the latent's channels, as the denoiser sees them.
+    :raises EngineError: IntegrityError. A denoiser that gives a latent and takes more was made to see a mask, a picture
+        or a control, too.
+    """
+    if denoiser["in_channels"] > latent == denoiser["out_channels"]:
+        why = f"its in_channels is {denoiser['in_channels']}, and a latent has {latent}"
+        what = "networks that see a mask, a picture or a control beside it (inpainting, fill, edit models)"
+        raise broken(f"{part}/config.json", f"{why}: {what} are not run")
+    _require(part, "in_channels", denoiser["in_channels"] == latent)
 
 
 def _require(part: str, member: str, fits: object) -> None:

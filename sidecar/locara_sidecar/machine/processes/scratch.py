@@ -13,7 +13,7 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING
 
-from locara_sidecar.machine.processes.trees import remove_tree
+from locara_sidecar.machine.processes.trees import remove_tree, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ class Scratch:
         self._lock: int | None = None
         self._discarding = threading.Lock()
         for _ in range(_TRIES):
-            self.path = tempfile.mkdtemp(prefix=_PREFIX)
+            self.path = tempfile.mkdtemp(prefix=_PREFIX, dir=_folder())
             try:
                 self._lock = _lock(self.path)
             except BlockingIOError:  # a sweeper has it, and will remove it
@@ -55,6 +55,14 @@ class Scratch:
                 os.close(lock)
 
 
+def _folder() -> str:
+    """Return the system's folder for temporary files, or ``/tmp`` if its name is not UTF-8, as a line to the engine has
+    to be.
+    """
+    usual = tempfile.gettempdir()
+    return usual if shown(usual) == usual else "/tmp"
+
+
 def sweep(own: str) -> None:
     """Remove this user's folders that no living daemon holds. Blocks; never fails.
 
@@ -62,7 +70,7 @@ def sweep(own: str) -> None:
     """
     if sys.platform == "win32" or _can_be_locked(own):
         return
-    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+    with contextlib.suppress(OSError), os.scandir(_folder()) as entries:
         for entry in entries:
             if entry.name.startswith(_PREFIX):
                 _can_be_locked(entry.path, then=remove_tree)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -150,6 +151,11 @@ def _check_endpoint(endpoint: str | None) -> None:
 def _check_certificates() -> None:
     import ssl  # slow to import, and a session that checks a token does not need it
 
+    if (keys := os.environ.get("SSLKEYLOGFILE")) and not sys.flags.ignore_environment:  # read by each context
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).keylog_filename = keys
+        except OSError as error:
+            raise wrong("SSLKEYLOGFILE", f"names a file that cannot be written: {keys}; unset it") from error
     file, folder = (os.environ.get(name) for name in _CERTIFICATES)
     if file is not None:
         try:

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 
 from locara_protocol.errors import RpcError, invalid_params
 from locara_sidecar.models.cache import collect, disk
+from locara_sidecar.models.cache.digest import META
 from locara_sidecar.models.cache.staging import Staging, settled
 from locara_sidecar.models.cache.store import File, Installed, Origin
 from locara_sidecar.models.checks import check
-from locara_sidecar.models.imports.installed import is_same, other_installed
+from locara_sidecar.models.imports.installed import from_a_cache, is_same, other_installed
 from locara_sidecar.models.imports.local import LocalFile
 from locara_sidecar.models.progress import Meter
 from locara_sidecar.weights import text_files, weight_files
@@ -214,6 +215,8 @@ def _snapshot(folder: Path, source: Source, elsewhere: Iterable[str] = ()) -> li
 def _plain(entry: Entry, folder: Path) -> list[LocalFile]:
     found: list[LocalFile] = []
     files = {file.relative_to(folder).as_posix(): file for file in _walk(folder)}
+    if META in files and from_a_cache(folder):
+        del files[META]
     # in a clone of the repository, a file that the model places under another name exists twice
     placed = {name: path for source in entry.sources for name, path in source.place.items()}
     paths = [path for path in files if _belongs(entry, path) and placed.get(path) not in files]

@@ -1,20 +1,41 @@
-"""Checks whether the model being imported is installed already."""
+"""Checks whether the model being imported is installed already, here or in the cache that it was copied from."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from locara_protocol.errors import RpcError
+from locara_sidecar.models.cache.digest import META
+from locara_sidecar.models.cache.store import Meta
+from locara_sidecar.models.checks import check
+from locara_sidecar.weights import text_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from locara_sidecar.models.cache.store import Installed
     from locara_sidecar.models.imports.local import LocalFile
     from locara_sidecar.models.progress import Meter
 
 _CHUNK = 1 << 20
+
+
+def from_a_cache(folder: Path) -> bool:
+    """Whether a folder is a model that was copied out of a cache of ours, and so has the store's own record in it.
+
+    :raises RpcError: IntegrityError for a prepared form: it is no model, and nobody can tell which one it was made of.
+    """
+    try:
+        record = msgspec.json.decode(text_files.read(folder / META), type=Meta)
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
+        return False
+    if record.derived_from is not None:
+        raise check.refused(META, "this is a prepared form of a model; import the model itself, and prepare it here")
+    return True
 
 
 def is_same(there: Installed, files: Sequence[LocalFile], meter: Meter) -> bool:
