@@ -7,6 +7,7 @@ WebKitGTK must be the one that the AppImage was built with.
 import os
 import shlex
 import shutil
+import stat
 from pathlib import Path
 
 import psutil
@@ -22,6 +23,7 @@ APPIMAGE = Path(os.environ.get("LOCARA_APPIMAGE", "/nonexistent"))
 AT = "/opt/studio.AppImage"
 FOLDER = "usr/share/studio/locara-sidecar"
 USER = 1000
+FUSE = Path("/dev/fuse")
 #: What every AppImage takes from the desktop that it starts on: graphics, sound, fonts, X, GLib.
 DESKTOP = (
     *("libegl1", "libgl1", "libgles2", "libgl1-mesa-dri", "libgbm1", "libasound2", "libx11-6", "libxcb1"),
@@ -40,8 +42,7 @@ def desktop():
     """A minimal Debian with what a desktop has, and the AppImage."""
     with debian.made() as made:
         made.install(*DESKTOP)
-        shutil.copyfile(APPIMAGE, made.root / AT.lstrip("/"))
-        (made.root / AT.lstrip("/")).chmod(0o755)
+        put(made)
         assert made.pythons() == []
         assert list(made.root.glob("usr/lib/**/libwebkit2gtk*")) == []
         yield made
@@ -49,15 +50,15 @@ def desktop():
 
 @pytest.fixture
 def start(desktop, tmp_path):
-    """Starts the AppImage in the Debian as an ordinary user, on a display of this machine; gives its page."""
+    """Starts the AppImage in the Debian as a user, on a display of this machine; gives its page."""
     debian.needs_window()
-    desktop.home(USER)
     program = tmp_path / "studio"
     pages = []
     with display() as screen:
 
-        def started(*words):
-            line = shlex.join(clean_room.command(desktop.root, None, "", AT, *words, user=USER))
+        def started(*words, user):
+            desktop.home(user)
+            line = shlex.join(clean_room.command(desktop.root, None, "", AT, *words, user=user))
             program.write_text(f"#!/bin/sh\nexec {line}\n")
             program.chmod(0o755)
             pages.append(Browser(program, free_port(), debian.on(screen)))
@@ -83,28 +84,50 @@ def test_every_file_of_the_sidecar_is_as_built_and_it_draws_with_the_variables_t
     assert "pocket on " in done.stdout
 
 
-@pytest.mark.parametrize("mounted", [False, True], ids=["unpacked", "mounted"])
-def test_it_draws_in_its_window_for_an_ordinary_user_with_its_engine_confined(desktop, start, mounted):
-    if mounted:
-        if not Path("/dev/fuse").exists():
-            pytest.skip("there is no /dev/fuse here")
-        desktop.install("fuse3")
-    page, pictures = (
-        start(*([] if mounted else ["--appimage-extract-and-run"])),
-        desktop.root / HOME / "Pictures/studio",
-    )
+def test_unpacked_it_draws_in_its_window_for_an_ordinary_user_and_goes_on_when_it_is_replaced(desktop, start):
+    assert not (desktop.root / "usr/bin/fusermount3").exists()
+    drawn(desktop, start("--appimage-extract-and-run", user=USER), "/tmp/appimage_extracted_", USER)
+
+
+@pytest.mark.skipif(not FUSE.exists(), reason="there is no /dev/fuse here")
+def test_mounted_it_draws_in_its_window_and_goes_on_when_it_is_replaced(desktop, start):
+    """For root, where nobody else may open /dev/fuse: a container's."""
+    user = USER if stat.S_IMODE(FUSE.stat().st_mode) & 0o006 == 0o006 else 0
+    desktop.install("fuse3")
+    drawn(desktop, start(user=user), "/tmp/.mount_", user)
+
+
+def drawn(desktop, page, inside, user):
+    """Draw; look at the daemon and its engine, which run from a folder whose name begins with ``inside``. Replace the
+    AppImage, and draw once more, with an engine that starts after that."""
+    pictures = desktop.root / HOME / "Pictures/studio"
     draw(page, SUN)
     finished(page, pictures, 1)
     (daemon,) = daemons()
     (engine,) = daemon.children()
     for process in (daemon, engine):
-        assert process.exe().startswith("/tmp/.mount_" if mounted else "/tmp/appimage_extracted_")
+        assert process.exe().startswith(inside)
         assert f"/{FOLDER}/python/bin/" in process.exe()
-        assert process.uids().real == USER
+    assert daemon.uids().real == user
     assert not {"PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH"} & daemon.environ().keys()
     assert _status(engine)["Seccomp"] == "2"
-    with Image.open(next(pictures.glob("*.png"))) as picture:
-        picture.load()
+    put(desktop)
+    engine.kill()
+    draw(page, SUN)
+    finished(page, pictures, 2)
+    assert daemons() == [daemon]
+    for file in pictures.glob("*.png"):
+        with Image.open(file) as picture:
+            picture.load()
+
+
+def put(desktop):
+    """The AppImage, in the place of the one that is there, as an update does it."""
+    file = desktop.root / AT.lstrip("/")
+    new = file.with_suffix(".new")
+    shutil.copyfile(APPIMAGE, new)
+    new.chmod(0o755)
+    new.replace(file)
 
 
 def _words(variables: dict[str, str]) -> str:
