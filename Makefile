@@ -177,8 +177,9 @@ PACKAGES ?= deb
 studio-package: bundle tauri-pages ## the example app as its user installs it, with the folder of make bundle in it (PACKAGES=deb,appimage,…); release build
 	cd $(STUDIO) && npm run --silent tauri -- build --ci --bundles $(PACKAGES) --config '{"bundle": {$(FILES)}}' -- --locked
 
-test-package: studio-package ## install the .deb on a Debian without Python, made by debootstrap, and draw there, in a window, too; needs root
-	LOCARA_DEB=$(firstword $(wildcard $(RUST_TARGET)/release/bundle/deb/studio_*.deb)) $(BIN)/python -m pytest -q -rs tests/studio/test_package.py
+PACKAGED = $(if $(filter $(1),$(subst $(comma), ,$(PACKAGES))),$(firstword $(wildcard $(RUST_TARGET)/release/bundle/$(1)/studio_*.$(2))))
+test-package: studio-package ## install the .deb (PACKAGES=appimage: start the AppImage) on a Debian without Python, made by debootstrap, and draw there, in a window, too; needs root
+	LOCARA_DEB=$(call PACKAGED,deb,deb) LOCARA_APPIMAGE=$(call PACKAGED,appimage,AppImage) $(BIN)/python -m pytest -q -rs tests/studio/test_package.py tests/studio/test_appimage.py
 
 # from the registries' newest versions, so not part of check
 test-embed: tauri-tools ## follow README's "Embed in Tauri" in an empty folder, from nothing to a picture in a window; needs the registries; Linux

@@ -236,6 +236,7 @@ def test_the_bill_of_materials_is_valid_and_names_every_licence():
         assert any((BUNDLE / "LICENSES" / folder).iterdir()), folder
 
 
+@pytest.mark.timeout(1500)  # torch's: 5 GB, and each file is compared
 @pytest.mark.skipif(not TOOLS.exists(), reason="make test-bundle names the tools")
 def test_a_second_build_is_the_same_to_the_byte(tmp_path):
     words = [

@@ -5,147 +5,141 @@ is changed); without it one is made, of the release of this machine, whose C lib
 """
 
 import os
-import platform
 import shutil
 import subprocess
 from pathlib import Path
 
-import psutil
 import pytest
 from PIL import Image
 
-from support import clean_room
-from support.installed_app import free_port, line
-from support.webdriver import Browser, display, missing, until
+from locara_sidecar.machine import bundle
+from support import clean_room, debian
+from support.debian import HOME, NOBODY, SUN, daemons, draw, finished
+from support.installed_app import free_port
+from support.webdriver import Browser, display, until
 
 DEB = Path(os.environ.get("LOCARA_DEB", "/nonexistent"))
-SIDECAR = "/usr/lib/studio/locara-sidecar/locara-sidecar"
-NOBODY = 65534
-HOME = "home/someone"
-PLAIN = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive"}
-SUN = "a smiling sun on a purple background"
-STATUS = ".locara-status-words"
+FOLDER = "usr/lib/studio/locara-sidecar"
+SIDECAR = f"/{FOLDER}/locara-sidecar"
 
 pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
+    *debian.MARKS,
     pytest.mark.skipif(not DEB.is_file(), reason="make test-package names a built package"),
-    pytest.mark.skipif(
-        not Path("/etc/debian_version").exists() or os.geteuid() != 0 or shutil.which("unshare") is None,
-        reason="another root folder with its own Debian takes root on Debian",
-    ),
 ]
 
 
-def room(root, *words, user=0, env=PLAIN, seconds=600):
-    """Run a command in the Debian, as a user."""
-    start = clean_room.command(root, None, "", *words, user=user)
-    return subprocess.run(start, env=env, capture_output=True, text=True, timeout=seconds, check=False)
-
-
-def pythons(root):
-    """The programs and libraries of a Python in the Debian, but for those in the app."""
-    found = []
-    for folder in ("usr/bin", "usr/local/bin", "usr/lib", "opt"):
-        for where, folders, names in os.walk(root / folder):
-            folders[:] = [name for name in folders if Path(where, name) != root / "usr/lib/studio"]
-            found += [f"{where}/{name}" for name in names if name.startswith(("python", "libpython"))]
-    return found
-
-
 @pytest.fixture(scope="module")
-def debian(tmp_path_factory):
+def installed():
     """A minimal Debian, with what apt installs together with the package."""
-    given = os.environ.get("LOCARA_CLEAN_ROOM")
-    root = Path(given) if given else tmp_path_factory.mktemp("debian") / "root"
-    if not given:
-        if shutil.which("debootstrap") is None:
-            pytest.skip("debootstrap is not here (Debian: apt-get install debootstrap)")
-        release = platform.freedesktop_os_release()["VERSION_CODENAME"]
-        words = ["debootstrap", "--variant=minbase", release, str(root)]
-        made = subprocess.run(words, capture_output=True, text=True, check=False)
-        if made.returncode:
-            pytest.skip(f"debootstrap makes no Debian here: {made.stdout.strip().splitlines()[-1:]}")
-    assert pythons(root) == []
-    shutil.copyfile(DEB, root / "studio.deb")
-    install = ["apt-get", "install", "-y", "--no-install-recommends", "/studio.deb"]
-    for words in (["apt-get", "update"], install):
-        done = room(root, "/usr/bin/env", *words)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    yield root
-    if not given:
-        shutil.rmtree(root)
+    with debian.made() as made:
+        shutil.copyfile(DEB, made.root / "studio.deb")
+        made.install("/studio.deb")
+        yield made
 
 
-def test_it_needs_no_python_and_every_file_is_as_built(debian):
-    assert pythons(debian) == []
-    done = room(debian, SIDECAR, "doctor", "--verify", user=NOBODY)
+@pytest.fixture
+def start(installed):
+    """Starts the installed app in the Debian on a display of this machine; gives its page."""
+    debian.needs_window()
+    installed.install("webkit2gtk-driver")
+    assert installed.pythons() == []
+    installed.home()
+    pages = []
+    with display() as screen:
+        driver = clean_room.command(installed.root, None, "", "/usr/bin/WebKitWebDriver")
+
+        def started():
+            pages.append(Browser(Path("/usr/bin/studio"), free_port(), debian.on(screen), driver))
+            return pages[-1]
+
+        yield started
+        for page in pages:
+            page.close()
+    until("all processes are gone", lambda: not daemons(), 30)
+
+
+def test_it_needs_no_python_and_every_file_is_as_built(installed):
+    assert installed.pythons() == []
+    done = installed.run(SIDECAR, "doctor", "--verify", user=NOBODY)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("as built.\n")
 
 
-def test_its_sidecar_draws_confined_for_a_user_who_may_write_nothing_there(debian):
+def test_its_sidecar_draws_confined_for_a_user_who_may_write_nothing_there(installed):
     poisoned = {"PYTHONHOME": "/nope", "PYTHONPATH": "/nope", "HOME": "/tmp/home"}
-    told = room(debian, SIDECAR, "doctor", user=NOBODY, env=poisoned)
+    told = installed.run(SIDECAR, "doctor", user=NOBODY, env=poisoned)
     assert told.returncode == 0, told.stdout
-    done = room(debian, SIDECAR, "demo", SUN, "--steps", "1", "--out", "/tmp/out", user=NOBODY, env=poisoned)
+    done = installed.run(SIDECAR, "demo", SUN, "--steps", "1", "--out", "/tmp/out", user=NOBODY, env=poisoned)
     assert done.returncode == 0, done.stderr
     assert "pocket on " in done.stdout
 
 
-@pytest.fixture
-def page(debian):
-    """The page of the installed app, started in the Debian on a display of this machine."""
-    if missing():
-        pytest.skip(f"not here: {', '.join(missing())}")
-    done = room(debian, "/usr/bin/env", "apt-get", "install", "-y", "--no-install-recommends", "webkit2gtk-driver")
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert pythons(debian) == []
-    shutil.rmtree(debian / HOME, ignore_errors=True)  # in a Debian that was made before
-    settings = debian / HOME / ".config/gtk-3.0/settings.ini"
-    settings.parent.mkdir(parents=True, exist_ok=True)
-    settings.write_text("[Settings]\ngtk-enable-animations=0\n")
-    with display() as screen:
-        env = {**PLAIN, "HOME": f"/{HOME}", "DISPLAY": screen, "GDK_BACKEND": "x11", "NO_AT_BRIDGE": "1"}
-        driver = clean_room.command(debian, None, "", "/usr/bin/WebKitWebDriver")
-        browser = Browser(Path("/usr/bin/studio"), free_port(), env | {"LIBGL_ALWAYS_SOFTWARE": "1"}, driver)
-        yield browser
-        browser.close()
-    until("all processes are gone", lambda: not daemons(), 30)
-
-
-def daemons():
-    """Those of the app that this test has started."""
-    children = psutil.Process().children(recursive=True)
-    return [one for one in children if "locara_sidecar" in line(one) and "serve" in line(one)]
-
-
-def draw(page, prompt):
-    page.write("textarea", prompt)
-    page.click("button", "Draw")
-
-
-def finished(page, folder, count):
-    page.until(f"{count} are there", lambda: len(list(folder.glob("*.png"))) == count)
-    page.until("it says so", lambda: "Done" in page.text(STATUS))
-
-
-def test_it_draws_in_its_window_and_goes_on_while_the_package_is_replaced(debian, page):
+def test_it_draws_in_its_window_and_goes_on_while_the_package_is_replaced(installed, start):
     """dpkg puts each new file in the place of the old one, one by one, while the old daemon runs."""
-    pictures = debian / HOME / "Pictures/studio"
+    page, pictures = start(), installed.root / HOME / "Pictures/studio"
     draw(page, SUN)
     finished(page, pictures, 1)
     (before,) = daemons()
-    draw(page, "a green apple on a white background")
-    replaced = room(debian, "/usr/bin/dpkg", "--install", "/studio.deb")
+    replaced_while_it_draws(installed, page, "/studio.deb", pictures)
+    assert daemons() == [before]
+    assert installed.run(SIDECAR, "doctor", "--verify", user=NOBODY).returncode == 0
+
+
+def test_it_draws_on_while_another_version_is_installed_and_is_that_version_when_it_starts_anew(
+    installed, start, tmp_path
+):
+    newer(tmp_path, installed.root / "newer.deb")
+    page, pictures = start(), installed.root / HOME / "Pictures/studio"
+    draw(page, SUN)
+    finished(page, pictures, 1)
+    (before,) = daemons()
+    replaced_while_it_draws(installed, page, "/newer.deb", pictures)
+    assert daemons() == [before]
+    page.close()
+    until("the old one is gone", lambda: not daemons(), 30)
+    listed = installed.run("/usr/bin/dpkg-query", "--show", "studio")
+    assert listed.stdout.split() == ["studio", "9.0.0"]
+    assert installed.run(SIDECAR, "--version", user=NOBODY).stdout.split()[-1] == "9.0.0"
+    done = installed.run(SIDECAR, "doctor", "--verify", user=NOBODY)
+    assert done.returncode == 0, done.stdout  # nothing of the old version is left behind
+    draw(start(), SUN)
+    until("the new one has drawn", lambda: len(list(pictures.glob("*.png"))) == 4)
+
+
+def replaced_while_it_draws(installed, page, package, pictures):
+    """Install a package in the middle of the second picture; a third one is of an engine that starts after that."""
+    (daemon,) = daemons()
+    page.write("textarea", "a green apple on a white background")
+    page.click("button", "Draw")
+    replaced = installed.run("/usr/bin/dpkg", "--install", package)
     assert replaced.returncode == 0, replaced.stderr
     finished(page, pictures, 2)
-    (engine,) = before.children()
+    (engine,) = daemon.children()
     engine.kill()
     draw(page, SUN)
     finished(page, pictures, 3)
-    assert daemons() == [before]
     for file in pictures.glob("*.png"):
         with Image.open(file) as picture:
             picture.load()
-    assert room(debian, SIDECAR, "doctor", "--verify", user=NOBODY).returncode == 0
+
+
+def newer(scratch, package):
+    """The package again, as another version: of the app, of the sidecar, with a file less, one more and one changed."""
+    unpacked = scratch / "unpacked"
+    subprocess.run(["dpkg-deb", "--raw-extract", DEB, unpacked], check=True)
+    control = unpacked / "DEBIAN/control"
+    control.write_text("".join(map(of_version_9, control.read_text().splitlines(keepends=True))))
+    folder = unpacked / FOLDER
+    package_of_ours = next(folder.rglob("site-packages/locara_sidecar"))
+    for compiled in package_of_ours.glob("__pycache__/__init__.*.pyc"):
+        compiled.unlink()
+    (package_of_ours / "__init__.py").write_text('"""Another one."""\n\n__version__ = "9.0.0"\n')
+    (package_of_ours / "added.py").write_text("")
+    shutil.rmtree(next(folder.glob("LICENSES/pocket-*")))
+    bundle.write(folder)
+    build = ["dpkg-deb", "--root-owner-group", "-Znone", "--build"]  # to compress it takes minutes
+    subprocess.run([*build, unpacked, package], check=True, capture_output=True)
+
+
+def of_version_9(line):
+    return "Version: 9.0.0\n" if line.startswith("Version:") else line
