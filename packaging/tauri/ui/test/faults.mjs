@@ -61,8 +61,8 @@ const FAULTS = [
   [
     "what is asked for anew forgets no download",
     "store/models.ts",
-    "const [models, engines] = await Promise.all([this.#client.models.list(), told]);\n      const { error: _, ...before } = this.get();",
-    "const models = await this.#client.models.list();\n      const { error: _, ...before } = this.get();\n      const engines = await told;",
+    "const [{ models, freeBytes }, engines] = await Promise.all([this.#client.models.listing(), told]);\n      const { error: _, freeBytes: __, ...before } = this.get();",
+    "const { models, freeBytes } = await this.#client.models.listing();\n      const { error: _, freeBytes: __, ...before } = this.get();\n      const engines = await told;",
     "picker",
   ],
   [

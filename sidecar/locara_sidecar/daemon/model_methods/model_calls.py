@@ -104,7 +104,8 @@ class ModelCalls:
         self._gate.look()
         declared = self._gate.declared()
         return m.ModelsListResult(
-            models=self._describe(entry for entry in self._gate.catalogue if entry.id in declared)
+            models=self._describe(entry for entry in self._gate.catalogue if entry.id in declared),
+            free_bytes=operations.free_bytes(self._store),
         )
 
     def _get(self, entry: Entry | None) -> m.Model:
