@@ -132,6 +132,7 @@ fn members(error: &locara_diffusion::Error) -> Map<String, Value> {
         locara_diffusion::Error::Gone(gone) => {
             Map::from_iter([("status".to_owned(), json!(gone.status())), ("signal".to_owned(), json!(signal(gone)))])
         }
+        locara_diffusion::Error::Params { .. } => Map::from_iter([("path".to_owned(), json!("$"))]),
         _ => Map::new(),
     }
 }

@@ -51,6 +51,50 @@ fn a_sidecar_that_is_killed_fails_its_calls_and_the_next_call_starts_another() {
     assert_ne!(host.pid(), daemon);
 }
 
+/// A program that tells its process's number and then does what the text says, whatever it is told.
+#[cfg(unix)]
+fn stubborn(place: &TempDir, text: &str) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+
+    let program = place.path().join("sidecar");
+    let text = format!("#!/bin/sh\ntrap '' TERM\necho $$ > '{}/pid'\n{text}\n", place.path().display());
+    std::fs::write(&program, text).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+/// The answer to `initialize` of a sidecar that can do nothing.
+#[cfg(unix)]
+const OPENED: &str = concat!(
+    r#"{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":1,"serverInfo":{"name":"a","version":"1"},"#,
+    r#""capabilities":{"methods":[],"notifications":[],"engines":[],"imageFormats":[],"limits":{"maxLineBytes":1000,"#,
+    r#""maxInlineImageBytes":1,"maxQueue":1,"maxBatch":1,"maxPromptBytes":1}},"#,
+    r#""app":{"id":null,"granted":[],"warnings":[]}}}"#
+);
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_sidecar_that_hangs_is_gone_within_two_seconds_of_the_apps_end_also_while_it_starts() {
+    let hangs = ["sleep 1000".to_owned(), format!("read line\necho '{OPENED}'\nsleep 1000")];
+    for (text, opens) in hangs.iter().zip([false, true]) {
+        let place = TempDir::new();
+        let program = stubborn(&place, text);
+        let host = host(&["locara-diffusion:default"], |builder| builder.program(program));
+        let call = start(&host.window("main"), "models_list", json!({"params": {}}));
+        let pid = || std::fs::read_to_string(place.path().join("pid")).ok()?.trim().parse::<u32>().ok();
+        until("it runs", || pid().is_some());
+        if opens {
+            host.pid(); // the session is open
+        }
+        let begun = std::time::Instant::now();
+        host.diffusion().end();
+        let took = begun.elapsed();
+        assert!(!alive(pid().unwrap()), "it outlives the app");
+        assert!(took.as_secs_f64() < 2.0, "{took:?}");
+        assert_eq!(call.join().unwrap().unwrap_err()["kind"], "SidecarGone");
+    }
+}
+
 /// Not a test: the app that the next one kills. It tells which processes it has.
 #[test]
 fn app_to_be_killed() {
