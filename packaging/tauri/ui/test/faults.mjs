@@ -57,6 +57,27 @@ const FAULTS = [
     "{false && (",
     "picker",
   ],
+  [
+    "a disk that is too full is told before the download",
+    "words/fit.ts",
+    "return needed > freeBytes",
+    "return needed < 0",
+    "picker",
+  ],
+  [
+    "a download that has begun needs only the rest",
+    "words/fit.ts",
+    "progress?.totalBytes ? progress.totalBytes - progress.bytes : model.downloadBytes",
+    "model.downloadBytes",
+    "picker",
+  ],
+  [
+    "what a stopped download has written is not free any more",
+    "store/models.ts",
+    "if (error instanceof RemoteError) void this.#lookForRoom();",
+    "",
+    "picker",
+  ],
   ["a resumed download stays where it was", "store/models.ts", 'now.phase !== "resolving" || ', "true || ", "picker"],
   [
     "what is asked for anew forgets no download",

@@ -47,6 +47,7 @@ const STATES: Record<string, (given: Given) => Promise<Page>> = {
     await download(page);
     await expect(page.getByRole("progressbar", { name: /^Download/ })).toBeVisible();
   }),
+  "disk-full": scene("full", (page) => expect(page.getByText("Disk too full").first()).toBeVisible()),
   "no-room": scene("disk", async (page) => {
     await download(page);
     await expect(page.getByRole("heading", { name: /Not enough room/ })).toBeVisible();
