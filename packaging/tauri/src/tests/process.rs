@@ -95,6 +95,44 @@ fn a_sidecar_that_hangs_is_gone_within_two_seconds_of_the_apps_end_also_while_it
     }
 }
 
+/// Not a test: the app of the next one. It tells which environment its sidecar has.
+#[cfg(unix)]
+#[test]
+fn app_with_surroundings() {
+    if std::env::var_os("LOCARA_TEST_SURROUNDINGS").is_none() {
+        return;
+    }
+    let place = TempDir::new();
+    let file = place.path().join("env");
+    let program = stubborn(&place, &format!("env > '{}'; exit 3", file.display()));
+    let host = host(&["locara-diffusion:default"], |builder| builder.program(program).env("OWN", "yes"));
+    invoke(&host.window("main"), "models_list", json!({"params": {}})).unwrap_err();
+    println!("\n{}", std::fs::read_to_string(file).unwrap());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_python_of_the_apps_surroundings_does_not_reach_the_sidecar() {
+    let python = ["PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONEXECUTABLE"];
+    for image in [false, true] {
+        let mut app = Command::new(std::env::current_exe().unwrap());
+        app.args(["tests::process::app_with_surroundings", "--exact", "--nocapture"]);
+        app.envs(python.map(|name| (name, "/nope")))
+            .env("LD_LIBRARY_PATH", "/nope")
+            .env("LOCARA_TEST_SURROUNDINGS", "1");
+        app.env_remove("APPIMAGE");
+        if image {
+            app.env("APPIMAGE", "/nope/app.AppImage");
+        }
+        let done = app.output().unwrap();
+        let told = String::from_utf8(done.stdout).unwrap();
+        assert!(done.status.success() && told.lines().any(|line| line == "OWN=yes"), "{told}");
+        let has = |name: &str| told.lines().any(|line| line.starts_with(&format!("{name}=")));
+        assert!(!python.iter().any(|name| has(name)), "{told}");
+        assert_eq!(has("LD_LIBRARY_PATH"), !image, "{told}");
+    }
+}
+
 /// Not a test: the app that the next one kills. It tells which processes it has.
 #[test]
 fn app_to_be_killed() {
