@@ -1,5 +1,8 @@
 //! From a command of a web view to the sidecar and back.
 
+use std::sync::Arc;
+
+use locara_diffusion::{Answer, Message, Messages};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -11,7 +14,7 @@ use crate::commands::{Action, find};
 use crate::diffusion::Diffusion;
 use crate::error::Error;
 use crate::files::FileRequest;
-use crate::jobs::Sent;
+use crate::jobs::{Job, Sent};
 
 /// What `invoke` is given beside the command's name.
 #[derive(Deserialize)]
@@ -57,10 +60,11 @@ fn payload<R: Runtime>(message: &InvokeMessage<R>) -> Result<Payload, Error> {
 }
 
 /// A command that was taken.
-struct Begun {
-    params: Map<String, Value>,
-    /// Of a long call.
-    long: Option<(Open, Channel<Value>)>,
+enum Begun {
+    Short(Map<String, Value>),
+    Long(Map<String, Value>, Open, Channel<Value>),
+    /// It has the job's messages already, if that is one that a window has started.
+    Follow(JobId, Open, Result<(Arc<Job>, Sent), Channel<Value>>),
 }
 
 /// What is done at once, in the order in which the page asks: a cancel must not overtake its call, nor a call the end of
@@ -69,77 +73,76 @@ fn begin<R: Runtime>(webview: &Webview<R>, action: Action, payload: Payload) -> 
     let diffusion = webview.state::<Diffusion<R>>();
     let window = webview.window();
     let page = (window.label(), webview.label());
-    let Payload { params, request_id, channel } = payload;
-    let long = match action {
-        Action::Stream(_) | Action::Attach => {
-            let no_channel = || Error::Params { path: "$.channel", reason: "A long call has a Channel.".to_owned() };
-            let channel = channel.ok_or_else(no_channel)?.channel_on(webview.clone());
-            let open = diffusion.calls.open(page, request_id, matches!(action, Action::Attach))?;
-            Some((open, channel))
+    let Payload { params: given, request_id, channel } = payload;
+    let long = |follows: bool| {
+        let no_channel = || Error::Params { path: "$.channel", reason: "A long call has a Channel.".to_owned() };
+        let channel: Channel<Value> = channel.ok_or_else(no_channel)?.channel_on(webview.clone());
+        Ok::<_, Error>((diffusion.calls.open(page, request_id.clone(), follows)?, channel))
+    };
+    Ok(match action {
+        Action::Stream(_) => {
+            let (open, channel) = long(false)?;
+            Begun::Long(given, open, channel)
+        }
+        Action::Attach => {
+            let job: JobId = params(given)?;
+            let (open, channel) = long(true)?;
+            let found = diffusion.jobs.find(&job.job_id).map(|found| {
+                open.sent(found.canceller());
+                let sent = found.add(open.page(), channel.clone());
+                (found, sent)
+            });
+            Begun::Follow(job, open, found.ok_or(channel))
         }
         Action::Cancel => {
             diffusion.calls.cancel(page, &request_id.unwrap_or_default());
-            None
+            Begun::Short(given)
         }
-        _ => None,
-    };
-    Ok(Begun { params, long })
+        _ => Begun::Short(given),
+    })
 }
 
 async fn run<R: Runtime>(webview: &Webview<R>, action: Action, begun: Begun) -> Result<Value, Error> {
     let diffusion = webview.state::<Diffusion<R>>();
-    let Begun { params: given, long } = begun;
-    match (action, long) {
-        (Action::Stream(method), Some((open, channel))) => {
+    match (action, begun) {
+        (Action::Stream(method), Begun::Long(given, open, channel)) => {
             let sidecar = diffusion.sidecar().await?;
-            let (mut messages, answer) = sidecar.call(method, &given, true);
-            open.sent(answer.canceller());
-            let (mut running, sent) = diffusion.jobs.begin(open.page(), channel, answer.canceller());
-            while let Some(message) = messages.next().await {
-                running.tell(message);
-            }
-            let result = answer.await;
-            drop(running);
-            Ok(long_answer(result?, &sent))
+            let (messages, answer) = sidecar.call(method, &given, true);
+            forward(&diffusion, &open, channel, messages, answer).await
         }
-        (Action::Attach, Some((open, channel))) => follow(&diffusion, &open, channel, params(given)?).await,
-        (Action::Ask(method), _) => {
+        (_, Begun::Follow(_, _open, Ok((job, sent)))) => Ok(long_answer(job.answered().await?, &sent)),
+        (_, Begun::Follow(JobId { job_id }, open, Err(channel))) => {
+            let (messages, answer) = diffusion.sidecar().await?.attach(job_id);
+            forward(&diffusion, &open, channel, messages, answer).await
+        }
+        (Action::Ask(method), Begun::Short(given)) => {
             let sidecar = diffusion.sidecar().await?;
             Ok(Value::Object(sidecar.call(method, &given, false).1.await?))
         }
-        (action, _) => ask_user(webview, &diffusion, action, given).await,
+        (action, Begun::Short(given) | Begun::Long(given, ..)) => ask_user(webview, &diffusion, action, given).await,
     }
 }
 
-/// A job's messages from now on, and the answer of its own call.
-async fn follow<R: Runtime>(
+/// Passes all messages of a call on, in their order; then the answer.
+async fn forward<R: Runtime, M: Message + Serialize, A: Serialize>(
     diffusion: &Diffusion<R>,
     open: &Open,
     channel: Channel<Value>,
-    JobId { job_id }: JobId,
+    mut messages: Messages<M>,
+    answer: Answer<A>,
 ) -> Result<Value, Error> {
-    if let Some(job) = diffusion.jobs.find(&job_id) {
-        open.sent(job.canceller());
-        let sent = job.add(open.page(), channel);
-        job.ended().await;
-        let wanted = Map::from_iter([("jobId".to_owned(), job_id.into())]);
-        let sidecar = diffusion.sidecar().await?;
-        return Ok(long_answer(sidecar.call("jobs.result", &wanted, false).1.await?, &sent));
-    }
-    let sidecar = diffusion.sidecar().await?;
-    let (mut messages, answer) = sidecar.attach(job_id);
     open.sent(answer.canceller());
     let (mut running, sent) = diffusion.jobs.begin(open.page(), channel, answer.canceller());
     while let Some(message) = messages.next().await {
         running.tell(json!(message));
     }
-    let result = answer.await;
-    drop(running);
-    Ok(long_answer(result?, &sent))
+    let outcome = answer.await.map(|result| json!(result));
+    running.end(&outcome);
+    Ok(long_answer(outcome?, &sent))
 }
 
 /// The number of messages goes with it, because it may overtake them.
-fn long_answer(result: impl Serialize, sent: &Sent) -> Value {
+fn long_answer(result: Value, sent: &Sent) -> Value {
     json!({"result": result, "messages": sent.count()})
 }
 

@@ -13,6 +13,7 @@ use tauri::ipc::Channel;
 use tokio::sync::watch;
 
 use crate::calls::{Page, locked};
+use crate::error::Error;
 
 #[derive(Clone, Default)]
 pub(crate) struct Jobs(Arc<Mutex<HashMap<String, Arc<Job>>>>);
@@ -21,8 +22,12 @@ pub(crate) struct Jobs(Arc<Mutex<HashMap<String, Arc<Job>>>>);
 pub(crate) struct Job {
     canceller: Canceller,
     told: Mutex<Told>,
-    ended: watch::Sender<bool>,
+    /// What it was answered with, once it is.
+    answer: watch::Sender<Option<Outcome>>,
 }
+
+/// A call's result, or why there is none.
+pub(crate) type Outcome = Result<Value, locara_diffusion::Error>;
 
 #[derive(Default)]
 struct Told {
@@ -56,7 +61,7 @@ impl Taker {
     }
 }
 
-/// A call as long as its messages come: dropped, it has ended, and all its Channels are closed.
+/// A call as long as its messages come, until [`Running::end`].
 pub(crate) struct Running {
     jobs: Jobs,
     job: Arc<Job>,
@@ -67,7 +72,7 @@ pub(crate) struct Running {
 impl Jobs {
     /// A call that was sent. Its messages go to that page.
     pub(crate) fn begin(&self, page: Page, channel: Channel<Value>, canceller: Canceller) -> (Running, Sent) {
-        let job = Arc::new(Job { canceller, told: Mutex::default(), ended: watch::Sender::new(false) });
+        let job = Arc::new(Job { canceller, told: Mutex::default(), answer: watch::Sender::new(None) });
         let sent = job.add(page, channel);
         (Running { jobs: self.clone(), job, id: None }, sent)
     }
@@ -96,7 +101,7 @@ impl Job {
             taker.give(last.clone());
         }
         // one that has ended sends no more
-        let before = if *self.ended.borrow() { Some(taker) } else { told.takers.insert(page, taker) };
+        let before = if self.answer.borrow().is_some() { Some(taker) } else { told.takers.insert(page, taker) };
         drop(told);
         drop(before);
         sent
@@ -106,9 +111,12 @@ impl Job {
         self.canceller.clone()
     }
 
-    /// Until its own call is answered.
-    pub(crate) async fn ended(&self) {
-        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    /// What its own call is answered with.
+    pub(crate) async fn answered(&self) -> Result<Value, Error> {
+        let mut answer = self.answer.subscribe();
+        let answer = answer.wait_for(Option::is_some).await;
+        let outcome = answer.ok().and_then(|answer| answer.clone());
+        Ok(outcome.ok_or(Error::Ending)??)
     }
 }
 
@@ -132,16 +140,14 @@ impl Running {
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
+impl Running {
+    /// The call is answered. All Channels are closed: their end frames go before the answers.
+    pub(crate) fn end(self, outcome: &Outcome) {
         if let Some(id) = &self.id {
             locked(&self.jobs.0).remove(id);
         }
-        let takers = {
-            let mut told = locked(&self.job.told);
-            self.job.ended.send_replace(true);
-            std::mem::take(&mut told.takers)
-        };
-        drop(takers); // their end frames go before the answer
+        let mut told = locked(&self.job.told);
+        told.takers.clear();
+        self.job.answer.send_replace(Some(outcome.clone()));
     }
 }

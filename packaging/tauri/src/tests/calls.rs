@@ -48,7 +48,7 @@ fn what_a_cancelled_call_had_finished_may_be_shown() {
     let mut params = steady(2);
     params["options"]["count"] = json!(8);
     let call = start(&window, "generate", long(params, 7));
-    until("the first one is finished", || host.messages(7).iter().any(|step| step["image"] == 2));
+    until("the first one is finished", || host.messages(7).iter().any(|step| step["image"] == 3));
     invoke(&window, "cancel_request", json!({"requestId": "call-7"})).unwrap();
     let error = call.join().unwrap().unwrap_err();
     assert_eq!(error["kind"], "RequestCancelled");

@@ -40,8 +40,12 @@ fn a_sidecar_that_is_killed_fails_its_calls_and_the_next_call_starts_another() {
     let window = host.window("main");
     let call = start(&window, "generate", long(slow(), 7));
     until("it draws", || host.messages(7).iter().any(|step| step["phase"] == "denoising"));
+    let job = host.messages(7)[0]["jobId"].clone();
+    let followed = start(&host.window("other"), "jobs_attach", long(json!({"jobId": job}), 8));
+    until("it is followed", || !host.messages(8).is_empty());
     let daemon = host.pid();
     kill(daemon);
+    assert_eq!(followed.join().unwrap().unwrap_err()["data"]["signal"], "SIGKILL");
     let error = call.join().unwrap().unwrap_err();
     assert_eq!((&error["kind"], &error["data"]["signal"]), (&json!("SidecarGone"), &json!("SIGKILL")));
     assert_eq!(error["data"]["retryable"], true);
