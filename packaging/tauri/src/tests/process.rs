@@ -24,9 +24,13 @@ fn when_the_app_ends_in_the_middle_of_a_step_its_processes_are_gone_before_it_is
     let (daemon, engine) = (host.pid(), engine(&window));
     let Host { app, folder: _folder, ending: _ending, .. } = host;
     let handle = app.handle().clone();
-    let closer = std::thread::spawn(move || window.destroy().unwrap());
-    app.run(|_, _| {}); // until the last window is gone
-    closer.join().unwrap();
+    let mut window = Some(window);
+    // until the last window is gone; one that is destroyed before the loop runs ends no mock app
+    app.run(move |_, event| {
+        if let (tauri::RunEvent::Ready, Some(window)) = (event, window.take()) {
+            std::thread::spawn(move || window.destroy().unwrap());
+        }
+    });
     assert!(!alive(daemon), "the daemon outlives the app");
     until("its engine is gone", || !alive(engine));
     call.join().unwrap().unwrap_err();
