@@ -143,7 +143,8 @@ async fn forward<R: Runtime, M: Message + Serialize, A: Serialize>(
 
 /// The number of messages goes with it, because it may overtake them.
 fn long_answer(result: Value, sent: &Sent) -> Value {
-    json!({"result": result, "messages": sent.count()})
+    let members = [("result".to_owned(), result), ("messages".to_owned(), sent.count().into())];
+    Value::Object(Map::from_iter(members))
 }
 
 /// What is between the app and its user; the sidecar has no such call.
