@@ -1333,7 +1333,7 @@ impl ModelWorkParams {
     }
 }
 
-/// `free_bytes`: what may still be written where models are kept, if the system tells.
+/// `free_bytes`: what may still be written where models are kept, if there is a model and the system tells.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]

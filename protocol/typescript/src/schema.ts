@@ -673,7 +673,7 @@ export interface ModelWorkParams {
   };
 }
 /**
- * ``free_bytes``: what may still be written where models are kept, if the system tells.
+ * ``free_bytes``: what may still be written where models are kept, if there is a model and the system tells.
  */
 export interface ModelsListResult {
   models: Model[];

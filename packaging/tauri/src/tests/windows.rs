@@ -46,8 +46,10 @@ fn the_end_of_a_window_cancels_its_calls_and_no_others() {
 fn a_window_that_looks_at_anothers_job_takes_nothing_from_it_and_leaves_it_when_it_ends() {
     let host = host(&["locara-diffusion:default"], |builder| builder);
     let (first, second, third) = (host.window("first"), host.window("second"), host.window("third"));
-    let drawn = start(&first, "generate", long(steady(12), 7));
-    until("it draws", || host.messages(7).iter().any(|step| step["step"] == 1));
+    let mut params = steady(12);
+    params["options"]["preview"] = json!({"everySteps": 4});
+    let drawn = start(&first, "generate", long(params, 7));
+    until("it draws, and its last message has no preview", || host.messages(7).iter().any(|step| step["step"] == 5));
     let job = host.messages(7)[0]["jobId"].clone();
     let followed = start(&second, "jobs_attach", long(json!({"jobId": job}), 8));
     let watched = start(&third, "jobs_attach", long(json!({"jobId": job}), 9));
