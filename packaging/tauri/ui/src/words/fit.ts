@@ -66,6 +66,6 @@ export function roomWords(
   const { progress } = transfer ?? {};
   const needed = progress?.totalBytes ? progress.totalBytes - progress.bytes : model.downloadBytes;
   return needed > freeBytes
-    ? `Needs ${bytes(needed)} of room, and ${bytes(freeBytes)} are free: make some first.`
+    ? `Needs ${bytes(needed)} on the disk, where ${bytes(freeBytes)} are free: make room first.`
     : undefined;
 }

@@ -44,7 +44,7 @@ test("the daemon tells how much room its disk has", async ({ open, served }) => 
   writeFileSync(join(catalogue, "open.json"), JSON.stringify({ ...entry, downloadBytes: 10 ** 15 }));
   const { page } = await open({ models: ["open"], flags: ["--catalogue", catalogue] });
   await expect(page.locator("[data-model=open]")).toContainText(
-    /Disk too full.*Needs 1000 TB of room, and \d.* are free/,
+    /Disk too full.*Needs 1000 TB on the disk, where \d.* are free/,
   );
 });
 

@@ -93,7 +93,7 @@ test("a disk that is too full is told before a download is asked for, with numbe
   const { root } = await picker({ models, freeBytes: 8_000_000_000 });
   const medium = entry("Stable Diffusion 3.5 Medium");
   medium.getByText("Disk too full");
-  medium.getByText(/Needs 16.3 GB of room, and 8.0 GB are free/);
+  medium.getByText(/Needs 16.3 GB on the disk, where 8.0 GB are free/);
   for (const name of ["SDXL Lightning", "Pocket"]) expect(entry(name).queryByText("Disk too full")).toBeNull();
   expect(medium.getByRole<HTMLButtonElement>("button", { name: /^Download/ }).disabled).toBe(false);
   const facts = document.getElementById(
@@ -107,7 +107,7 @@ test("what the suggested model lacks of room stands where it is suggested; of an
   const models = [modelOf("sd3.5-medium")];
   const { root } = await picker({ models, freeBytes: 0 });
   const note = screen.getByRole("heading", { name: "No model is installed yet" }).closest("section");
-  expect(note?.textContent).toContain("Needs 16.3 GB of room, and 0 bytes are free");
+  expect(note?.textContent).toContain("Needs 16.3 GB on the disk, where 0 bytes are free");
   await expectAccessible(root);
   cleanup();
   await picker({ models });
@@ -131,7 +131,7 @@ test("a download that has begun needs only the rest", async () => {
   scripted.setting = { ...scripted.setting, freeBytes: 1_000_000_000 };
   await act(async () => scripted.last("models.download").fail("InsufficientDisk", "There is not enough room."));
   medium.getByText("Disk too full");
-  medium.getByText(/Needs 4.0 GB of room, and 1.0 GB are free/);
+  medium.getByText(/Needs 4.0 GB on the disk, where 1.0 GB are free/);
 });
 
 test("a download tells how far it is and how much room it needs, can be paused, and goes on where it stopped", async () => {
