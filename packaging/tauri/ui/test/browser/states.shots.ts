@@ -99,6 +99,7 @@ const STATES: Record<string, (given: Given) => Promise<Page>> = {
     await page.mouse.move(box.x + box.width * 0.5, box.y + box.height * 0.22, { steps: 8 });
     await page.mouse.move(box.x + box.width * 0.75, box.y + box.height * 0.32, { steps: 8 });
     await page.mouse.up();
+    await expect(page.getByRole("button", { name: "Undo" })).toBeEnabled();
     return page;
   },
   queue: async ({ open, query }) => {
