@@ -170,7 +170,10 @@ class Model(Result, frozen=True):
 
 
 class ModelsListResult(Result, frozen=True):
+    """``free_bytes``: what may still be written where models are kept, if there is a model and the system tells."""
+
     models: list[Model]
+    free_bytes: int | UnsetType = UNSET
 
 
 class InstalledResult(Result, frozen=True):

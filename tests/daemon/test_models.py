@@ -2,14 +2,18 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
+from msgspec import UNSET
 
 from locara_sidecar.capability.authorize import DOWNLOADS, MANAGEMENT
 from locara_sidecar.daemon.model_methods.model_calls import MAX_WORKS
+from locara_sidecar.models import operations
 from locara_sidecar.models.cache import partial
+from locara_sidecar.models.cache.store import Store
 from support.host import error_of
 from support.hub import FakeHub
 from support.model_store import entry_data, write_model
@@ -69,6 +73,21 @@ def test_a_model_is_downloaded_verified_shown_and_removed(daemon, hub):
     assert plan == host.call("models.remove", {"model": "mine"}, timeout=10)
     assert host.call("models.usage", timeout=10)["bytes"] == 0
     assert not host.call("models.get", {"model": "mine"}, timeout=10)["installed"]
+
+
+def test_the_list_tells_how_much_room_the_disk_has(daemon, tmp_path):
+    told = daemon().call("models.list", timeout=10)["freeBytes"]
+    disk = shutil.disk_usage(tmp_path)  # the cache's folder, which is not there yet, will be below it
+    assert 0 < told <= disk.total
+    assert abs(told - disk.free) < disk.total / 10
+
+
+def test_of_a_disk_that_does_not_answer_nothing_is_told(tmp_path, monkeypatch):
+    def refuse(_):
+        raise PermissionError
+
+    monkeypatch.setattr(shutil, "disk_usage", refuse)
+    assert operations.free_bytes(Store(tmp_path)) is UNSET
 
 
 def test_what_a_model_s_files_say_is_told_in_a_few_words(daemon, tmp_path):

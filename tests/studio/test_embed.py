@@ -1,5 +1,7 @@
 """README.md's "Embed in Tauri", followed step by step in an empty folder: from nothing to a picture in a window.
 
+And how ui/README.md says that the components get into a project.
+
 ``make test-embed`` runs it; it takes the npm registry and crates.io, because step 1 does.
 """
 
@@ -104,6 +106,30 @@ def test_the_steps_lead_from_an_empty_folder_to_a_picture_in_a_window(tmp_path):
             assert len(list(window.pictures.iterdir())) == 1
         finally:
             window.close()
+
+
+def test_the_components_are_built_in_an_empty_react_project(tmp_path):
+    readme = (ROOT / "packaging/tauri/ui/README.md").read_text()
+    section = readme.split("## Installing\n")[1].split("\n## ")[0]
+    pack, install = [line[4:] for line in section.splitlines() if line.startswith("    ")]
+    (page,) = re.findall(r"^```tsx\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    source = checkout(tmp_path / "locara")
+
+    def run(command, folder):
+        subprocess.run(["bash", "-euc", command], cwd=folder, check=True)
+
+    for package in ("protocol/typescript", "packaging/tauri/ui"):
+        run(pack, source / package)
+    run("npm create --yes vite@latest picker -- --template react-ts --no-interactive", tmp_path)
+    app = tmp_path / "picker"
+    run(install.replace("/path/to/locara", str(source)), app)
+    (app / "src/App.tsx").write_text(page)
+    main = app / "src/main.tsx"
+    main.write_text(main.read_text().replace("import App from", "import { App } from"))
+    run("npm run build", app)
+    built = "".join(file.read_text() for file in (app / "dist/assets").iterdir())
+    assert "locara-picker" in built
+    assert "models_list" in built or "models.list" in built
 
 
 #: Counts the previews that the page shows: each is there for a moment only.

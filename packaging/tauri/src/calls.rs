@@ -10,11 +10,14 @@ use crate::error::Error;
 /// The longest id of a request.
 const MAX_ID: usize = 128;
 
+/// A window and a web view in it; there is one page at a time.
+pub(crate) type Page = (String, String);
+
 /// A window, a web view in it, and the id that its page gave the call.
 type Key = (String, String, String);
 
-#[derive(Default)]
-pub(crate) struct Calls(Mutex<HashMap<Key, Arc<Cancelling>>>);
+#[derive(Clone, Default)]
+pub(crate) struct Calls(Arc<Mutex<HashMap<Key, Arc<Cancelling>>>>);
 
 /// What one call can be cancelled with, also before it was sent.
 struct Cancelling {
@@ -40,8 +43,8 @@ impl Cancelling {
 }
 
 /// A call that is under way as long as this lives.
-pub(crate) struct Open<'a> {
-    calls: &'a Calls,
+pub(crate) struct Open {
+    calls: Calls,
     key: Key,
     cancelling: Arc<Cancelling>,
 }
@@ -55,7 +58,7 @@ impl Calls {
         (window, webview): (&str, &str),
         id: Option<String>,
         follows: bool,
-    ) -> Result<Open<'_>, Error> {
+    ) -> Result<Open, Error> {
         let id = id.filter(|id| !id.is_empty() && id.len() <= MAX_ID);
         let id = id.ok_or_else(|| refused(format!("A long call has an id, a string of 1 to {MAX_ID} bytes.")))?;
         let key = (window.to_owned(), webview.to_owned(), id);
@@ -65,7 +68,7 @@ impl Calls {
             return Err(refused("Another call that is under way has this id.".to_owned()));
         }
         calls.insert(key.clone(), Arc::clone(&cancelling));
-        Ok(Open { calls: self, key, cancelling })
+        Ok(Open { calls: self.clone(), key, cancelling })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -99,7 +102,12 @@ impl Calls {
     }
 }
 
-impl Open<'_> {
+impl Open {
+    /// The window and the web view that made it.
+    pub(crate) fn page(&self) -> Page {
+        (self.key.0.clone(), self.key.1.clone())
+    }
+
     /// The call was sent. If it was cancelled before, it is now.
     pub(crate) fn sent(&self, canceller: Canceller) {
         let mut asked = locked(&self.cancelling.asked);
@@ -110,7 +118,7 @@ impl Open<'_> {
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for Open {
     fn drop(&mut self) {
         locked(&self.calls.0).remove(&self.key);
     }
@@ -120,6 +128,6 @@ fn refused(reason: String) -> Error {
     Error::Params { path: "$.requestId", reason }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use locara_diffusion::Sidecar;
@@ -11,10 +11,11 @@ use tauri::path::BaseDirectory;
 use tauri::{AppHandle, Manager, Runtime, async_runtime};
 
 use crate::builder::Settings;
-use crate::calls::Calls;
+use crate::calls::{Calls, locked};
 use crate::error::Error;
-use crate::files::{Chooser, Files};
+use crate::files::{Chooser, Files, Held};
 use crate::folders::{self, Root};
+use crate::jobs::Jobs;
 
 /// How long the sidecar may take to end by itself once the app ends; then its process group is killed. Together that is
 /// within 2 seconds.
@@ -31,11 +32,14 @@ pub struct Diffusion<R: Runtime> {
     manifest: Map<String, Value>,
     roots: Vec<Root>,
     sidecar: Mutex<Option<Sidecar>>,
+    /// The one that is being started.
+    opening: Mutex<Option<Sidecar>>,
     token: Mutex<Option<String>>,
     /// Held by the one call that starts the sidecar.
     starting: tokio::sync::Mutex<()>,
     ending: AtomicBool,
     pub(crate) calls: Calls,
+    pub(crate) jobs: Jobs,
     pub(crate) files: Files<R>,
 }
 
@@ -57,9 +61,11 @@ impl<R: Runtime> Diffusion<R> {
             manifest,
             roots,
             sidecar: Mutex::new(None),
+            opening: Mutex::new(None),
             starting: tokio::sync::Mutex::new(()),
             ending: AtomicBool::new(false),
             calls: Calls::default(),
+            jobs: Jobs::default(),
             files: Files::new(chooser, hands_files),
         })
     }
@@ -109,11 +115,14 @@ impl<R: Runtime> Diffusion<R> {
 
     /// For the holder of `starting`.
     async fn start(&self) -> Result<Sidecar, Error> {
-        let sidecar = self.spawn().await?;
-        *self.known() = Some(sidecar.clone());
+        let (sidecar, opened) = self.builder().start()?;
+        *locked(&self.opening) = Some(sidecar.clone());
+        let _forgets = Forgets(&self.opening);
         if self.ending.load(Ordering::SeqCst) {
             sidecar.close().await; // the app ended meanwhile
         }
+        opened.await?;
+        *self.known() = Some(sidecar.clone());
         Ok(sidecar)
     }
 
@@ -131,7 +140,7 @@ impl<R: Runtime> Diffusion<R> {
         self.roots.iter().find(|one| one.name == root).map(|one| one.folder.as_path())
     }
 
-    async fn spawn(&self) -> Result<Sidecar, Error> {
+    fn builder(&self) -> locara_diffusion::Builder {
         let package = self.app.package_info();
         let mut builder = Sidecar::builder()
             .command(self.program(), ["serve"])
@@ -162,11 +171,11 @@ impl<R: Runtime> Diffusion<R> {
         if let Some(token) = token {
             builder = builder.token(token);
         }
-        Ok(builder.spawn().await?)
+        builder
     }
 
     fn program(&self) -> PathBuf {
-        let named = if cfg!(debug_assertions) { std::env::var_os("LOCARA_SIDECAR") } else { None };
+        let named = if cfg!(all(debug_assertions, not(test))) { std::env::var_os("LOCARA_SIDECAR") } else { None };
         match named {
             Some(program) => PathBuf::from(program),
             // what has no place is told when it is started, and the app runs without pictures
@@ -185,27 +194,40 @@ impl<R: Runtime> Diffusion<R> {
     /// A window is gone, and nobody waits for its calls or uses its files any more.
     pub(crate) fn window_gone(&self, window: &str) {
         self.calls.cancel_window(window);
-        let handles = self.files.taken_back(window);
+        self.jobs.forget_window(window);
+        let held = self.files.taken_back(window);
+        if !held.is_empty() {
+            let app = self.app.clone();
+            async_runtime::spawn(async move { app.state::<Self>().give_back(held).await });
+        }
+    }
+
+    /// Gives picked files back, as far as the sidecar still has them: no process is started for that.
+    pub(crate) async fn give_back(&self, held: Vec<Held>) {
         let Some(sidecar) = self.known().clone() else { return };
-        async_runtime::spawn(async move {
-            for handle in handles {
-                let _ = sidecar.release_file(&handle).await; // they end with the sidecar, too
-            }
-        });
+        for held in held.iter().filter(|held| held.is_known(&sidecar)) {
+            let _ = sidecar.release_file(&held.handle).await; // one that cannot be given back ends with the sidecar
+        }
     }
 
     /// The app ends: waits until the sidecar is gone.
     pub(crate) fn end(&self) {
         self.ending.store(true, Ordering::SeqCst);
-        let found = self.known().take();
-        if let Some(sidecar) = found {
+        // of the two, one is there at most, but for a moment in which both are the same
+        let found = [self.known().take(), locked(&self.opening).take()];
+        for sidecar in found.into_iter().flatten() {
             async_runtime::block_on(sidecar.close());
         }
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// Empties a place when it is dropped: whoever starts the sidecar may be given up.
+struct Forgets<'a>(&'a Mutex<Option<Sidecar>>);
+
+impl Drop for Forgets<'_> {
+    fn drop(&mut self) {
+        locked(self.0).take();
+    }
 }
 
 /// A file among the app's resources, unless its path is absolute.

@@ -1,5 +1,7 @@
 //! From a command of a web view to the sidecar and back.
 
+use std::sync::Arc;
+
 use locara_diffusion::{Answer, Message, Messages};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -7,14 +9,16 @@ use serde_json::{Map, Value, json};
 use tauri::ipc::{Channel, Invoke, InvokeBody, InvokeError, InvokeMessage, JavaScriptChannelId};
 use tauri::{Manager, Runtime, Webview};
 
+use crate::calls::Open;
 use crate::commands::{Action, find};
 use crate::diffusion::Diffusion;
 use crate::error::Error;
 use crate::files::FileRequest;
+use crate::jobs::{Job, Sent};
 
 /// What `invoke` is given beside the command's name.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Payload {
     #[serde(default)]
     params: Map<String, Value>,
@@ -30,13 +34,16 @@ struct Payload {
 pub(crate) fn handle<R: Runtime>(invoke: Invoke<R>) -> bool {
     let Invoke { message, resolver, .. } = invoke;
     let Some(action) = find(message.command()) else { return false };
-    let payload = payload(&message);
     let webview = message.webview();
+    let begun = payload(&message).and_then(|payload| begin(&webview, action, payload));
     resolver.respond_async(async move {
-        let answer = match payload {
-            Ok(payload) => run(&webview, action, payload).await,
+        let answer = match begun {
+            Ok(begun) => run(&webview, action, begun).await,
             Err(error) => Err(error),
         };
+        for path in saved(&answer) {
+            webview.state::<Diffusion<R>>().saved(path);
+        }
         answer.map_err(InvokeError::from)
     });
     true
@@ -52,60 +59,122 @@ fn payload<R: Runtime>(message: &InvokeMessage<R>) -> Result<Payload, Error> {
     }
 }
 
-async fn run<R: Runtime>(webview: &Webview<R>, action: Action, payload: Payload) -> Result<Value, Error> {
+/// A command that was taken.
+enum Begun {
+    Short(Map<String, Value>),
+    Long(Map<String, Value>, Open, Channel<Value>),
+    /// It has the job's messages already, if that is one that a window has started.
+    Follow(JobId, Open, Result<(Arc<Job>, Sent), Channel<Value>>),
+}
+
+/// What is done at once, in the order in which the page asks: a cancel must not overtake its call, nor a call the end of
+/// its window.
+fn begin<R: Runtime>(webview: &Webview<R>, action: Action, payload: Payload) -> Result<Begun, Error> {
     let diffusion = webview.state::<Diffusion<R>>();
     let window = webview.window();
-    let label = window.label().to_owned();
-    let page = (label.as_str(), webview.label());
-    match action {
-        Action::Ask(method) => {
-            let sidecar = diffusion.sidecar().await?;
-            Ok(Value::Object(sidecar.call(method, &payload.params, false).1.await?))
-        }
-        Action::Stream(method) => {
-            let channel = channel(webview, payload.channel)?;
-            let open = diffusion.calls.open(page, payload.request_id, false)?;
-            let sidecar = diffusion.sidecar().await?;
-            let (messages, answer) = sidecar.call(method, &payload.params, true);
-            open.sent(answer.canceller());
-            let answer = forward(messages, answer, channel).await?;
-            for path in saved(&answer) {
-                diffusion.saved(path);
-            }
-            Ok(answer)
+    let page = (window.label(), webview.label());
+    let Payload { params: given, request_id, channel } = payload;
+    let long = |follows: bool| {
+        let no_channel = || Error::Params { path: "$.channel", reason: "A long call has a Channel.".to_owned() };
+        let channel: Channel<Value> = channel.ok_or_else(no_channel)?.channel_on(webview.clone());
+        Ok::<_, Error>((diffusion.calls.open(page, request_id.clone(), follows)?, channel))
+    };
+    Ok(match action {
+        Action::Stream(_) => {
+            let (open, channel) = long(false)?;
+            Begun::Long(given, open, channel)
         }
         Action::Attach => {
-            let JobId { job_id } = params(payload.params)?;
-            let channel = channel(webview, payload.channel)?;
-            let open = diffusion.calls.open(page, payload.request_id, true)?;
-            let sidecar = diffusion.sidecar().await?;
-            let (messages, answer) = sidecar.attach(job_id);
-            open.sent(answer.canceller());
-            forward(messages, answer, channel).await
+            let job: JobId = params(given)?;
+            let (open, channel) = long(true)?;
+            let found = diffusion.jobs.find(&job.job_id).map(|found| {
+                open.sent(found.canceller());
+                let sent = found.add(open.page(), channel.clone());
+                (found, sent)
+            });
+            Begun::Follow(job, open, found.ok_or(channel))
         }
         Action::Cancel => {
-            diffusion.calls.cancel(page, &payload.request_id.unwrap_or_default());
-            Ok(Value::Null)
+            diffusion.calls.cancel(page, &request_id.unwrap_or_default());
+            Begun::Short(given)
         }
+        _ => Begun::Short(given),
+    })
+}
+
+async fn run<R: Runtime>(webview: &Webview<R>, action: Action, begun: Begun) -> Result<Value, Error> {
+    let diffusion = webview.state::<Diffusion<R>>();
+    match (action, begun) {
+        (Action::Stream(method), Begun::Long(given, open, channel)) => {
+            let sidecar = diffusion.sidecar().await?;
+            let (messages, answer) = sidecar.call(method, &given, true);
+            forward(&diffusion, &open, channel, messages, answer).await
+        }
+        (_, Begun::Follow(_, _open, Ok((job, sent)))) => Ok(long_answer(job.answered().await?, &sent)),
+        (_, Begun::Follow(JobId { job_id }, open, Err(channel))) => {
+            let (messages, answer) = diffusion.sidecar().await?.attach(job_id);
+            forward(&diffusion, &open, channel, messages, answer).await
+        }
+        (Action::Ask(method), Begun::Short(given)) => {
+            let sidecar = diffusion.sidecar().await?;
+            Ok(Value::Object(sidecar.call(method, &given, false).1.await?))
+        }
+        (action, Begun::Short(given) | Begun::Long(given, ..)) => ask_user(webview, &diffusion, action, given).await,
+    }
+}
+
+/// Passes all messages of a call on, in their order; then the answer.
+async fn forward<R: Runtime, M: Message + Serialize, A: Serialize>(
+    diffusion: &Diffusion<R>,
+    open: &Open,
+    channel: Channel<Value>,
+    mut messages: Messages<M>,
+    answer: Answer<A>,
+) -> Result<Value, Error> {
+    open.sent(answer.canceller());
+    let (mut running, sent) = diffusion.jobs.begin(open.page(), channel, answer.canceller());
+    while let Some(message) = messages.next().await {
+        running.tell(json!(message));
+    }
+    let outcome = answer.await.map(|result| json!(result));
+    running.end(&outcome);
+    Ok(long_answer(outcome?, &sent))
+}
+
+/// The number of messages goes with it, because it may overtake them.
+fn long_answer(result: Value, sent: &Sent) -> Value {
+    let members = [("result".to_owned(), result), ("messages".to_owned(), sent.count().into())];
+    Value::Object(Map::from_iter(members))
+}
+
+/// What is between the app and its user; the sidecar has no such call.
+async fn ask_user<R: Runtime>(
+    webview: &Webview<R>,
+    diffusion: &Diffusion<R>,
+    action: Action,
+    given: Map<String, Value>,
+) -> Result<Value, Error> {
+    match action {
         Action::PickImage | Action::PickOutput => {
-            let mut request: FileRequest = params(payload.params)?;
+            let mut request: FileRequest = params(given)?;
             request.save = matches!(action, Action::PickOutput);
             let sidecar = diffusion.sidecar().await?;
-            Ok(json!(diffusion.files.pick(window, &sidecar, request).await?))
+            Ok(json!(diffusion.files.pick(webview.window(), &sidecar, request).await?))
         }
         Action::Release => {
-            let Handle { handle } = params(payload.params)?;
+            let Handle { handle } = params(given)?;
             // that of another window is left alone, and one that was given back needs nothing
-            if diffusion.files.released(&label, &handle) {
-                diffusion.sidecar().await?.release_file(&handle).await?;
+            if let Some(held) = diffusion.files.released(webview.window().label(), &handle) {
+                diffusion.give_back(vec![held]).await;
             }
             Ok(Value::Null)
         }
         Action::GiveToken => {
-            let Token { token } = params(payload.params)?;
+            let Token { token } = params(given)?;
             diffusion.set_token(Some(token)).await?;
             Ok(Value::Null)
         }
+        _ => Ok(Value::Null), // what was to be done is done
     }
 }
 
@@ -134,31 +203,12 @@ fn params<T: DeserializeOwned>(params: Map<String, Value>) -> Result<T, Error> {
     })
 }
 
-fn channel<R: Runtime, M>(webview: &Webview<R>, id: Option<JavaScriptChannelId>) -> Result<Channel<M>, Error> {
-    let id = id.ok_or_else(|| Error::Params { path: "$.channel", reason: "A long call has a Channel.".to_owned() })?;
-    Ok(id.channel_on(webview.clone()))
-}
-
-/// Passes all messages on, in their order; then the answer, with their number, because it may overtake them.
-async fn forward<M, R>(mut messages: Messages<M>, answer: Answer<R>, channel: Channel<M>) -> Result<Value, Error>
-where
-    M: Message + Serialize,
-    R: Serialize,
-{
-    let mut sent: u64 = 0;
-    while let Some(message) = messages.next().await {
-        // a page that is gone takes nothing; the end of its window cancels the call, not that of the page
-        if channel.send(message).is_ok() {
-            sent += 1;
-        }
-    }
-    let result = answer.await?;
-    drop(channel); // its end frame goes before the answer
-    Ok(json!({"result": result, "messages": sent}))
-}
-
-/// The files that an answer names.
-fn saved(answer: &Value) -> impl Iterator<Item = &str> {
-    let images = answer.pointer("/result/images").and_then(Value::as_array);
-    images.into_iter().flatten().filter_map(|image| image.get("path")?.as_str())
+/// The files that an answer or an error names: a call that was cancelled has what it had finished.
+fn saved(answer: &Result<Value, Error>) -> Vec<&str> {
+    let images = match answer {
+        Ok(answer) => answer.get("result").unwrap_or(answer).get("images"),
+        Err(Error::Sidecar(error)) => error.remote().and_then(|error| error.data.get("images")),
+        Err(_) => None,
+    };
+    images.and_then(Value::as_array).into_iter().flatten().filter_map(|image| image.get("path")?.as_str()).collect()
 }

@@ -125,13 +125,14 @@ fn kind(error: &locara_diffusion::Error) -> &str {
     }
 }
 
-/// The end of the log stays in Rust: it is for the app's own log, not for a page.
+/// The end of the log stays in Rust, but for its last line, which the message has: the rest is for the app's own log.
 fn members(error: &locara_diffusion::Error) -> Map<String, Value> {
     match error {
         locara_diffusion::Error::Remote(error) => error.data.clone(),
         locara_diffusion::Error::Gone(gone) => {
             Map::from_iter([("status".to_owned(), json!(gone.status())), ("signal".to_owned(), json!(signal(gone)))])
         }
+        locara_diffusion::Error::Params { .. } => Map::from_iter([("path".to_owned(), json!("$"))]),
         _ => Map::new(),
     }
 }

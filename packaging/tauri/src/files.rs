@@ -59,7 +59,21 @@ pub(crate) struct Files<R: Runtime> {
     /// Whether they are handed over open, instead of by their path.
     #[cfg_attr(not(unix), allow(dead_code))]
     hands: bool,
-    held: Mutex<HashMap<String, Vec<String>>>,
+    /// Of each window that has asked for one, until it is gone.
+    held: Mutex<HashMap<String, Vec<Held>>>,
+}
+
+/// A handle, and which of the sidecar's processes knows it.
+pub(crate) struct Held {
+    pub(crate) handle: String,
+    process: u64,
+}
+
+impl Held {
+    /// Whether there is something to give back: with its process it has ended.
+    pub(crate) fn is_known(&self, sidecar: &Sidecar) -> bool {
+        sidecar.pid().is_some() && sidecar.starts() == self.process
+    }
 }
 
 impl<R: Runtime> Files<R> {
@@ -75,6 +89,7 @@ impl<R: Runtime> Files<R> {
         request: FileRequest,
     ) -> Result<Option<PickFileResult>, Error> {
         let (chooser, label) = (Arc::clone(&self.chooser), window.label().to_owned());
+        self.held().entry(label.clone()).or_default();
         let access = if request.save { FileAccess::Write } else { FileAccess::Read };
         let asked = tauri::async_runtime::spawn_blocking(move || chooser(&window, &request));
         let Some(path) = asked.await.map_err(|_| Error::Ending)?? else {
@@ -88,30 +103,34 @@ impl<R: Runtime> Files<R> {
         };
         #[cfg(not(unix))]
         let picked = sidecar.pick_file(&path, access).await?;
-        self.held().entry(label).or_default().push(picked.handle.clone());
+        let held = Held { handle: picked.handle.clone(), process: sidecar.starts() };
+        let is_there = self.held().get_mut(&label).map(|handles| handles.push(held)).is_some();
+        if !is_there {
+            let _ = sidecar.release_file(&picked.handle).await; // the window was closed before its dialog
+            return Ok(None);
+        }
         Ok(Some(picked))
     }
 
-    /// A window gives a handle back; whether it had it.
-    pub(crate) fn released(&self, window: &str, handle: &str) -> bool {
+    /// A window gives a handle back; none if it does not hold it.
+    pub(crate) fn released(&self, window: &str, handle: &str) -> Option<Held> {
         let mut held = self.held();
-        let Some(handles) = held.get_mut(window) else { return false };
-        let before = handles.len();
-        handles.retain(|one| one != handle);
-        handles.len() < before
+        let handles = held.get_mut(window)?;
+        let at = handles.iter().position(|one| one.handle == handle)?;
+        Some(handles.swap_remove(at))
     }
 
     /// The handles of a window that is gone.
-    pub(crate) fn taken_back(&self, window: &str) -> Vec<String> {
+    pub(crate) fn taken_back(&self, window: &str) -> Vec<Held> {
         self.held().remove(window).unwrap_or_default()
     }
 
     /// The sidecar that knew them is gone.
     pub(crate) fn forget(&self) {
-        self.held().clear();
+        self.held().values_mut().for_each(Vec::clear);
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<String, Vec<String>>> {
+    fn held(&self) -> MutexGuard<'_, HashMap<String, Vec<Held>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

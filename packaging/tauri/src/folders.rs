@@ -56,8 +56,15 @@ pub(crate) fn resolved<R: Runtime>(
 /// Makes the folders that are not there yet.
 pub(crate) fn make(roots: &[Root]) -> Result<(), String> {
     for Root { name, folder, .. } in roots {
+        let place = folder.display();
+        if !folder.is_absolute() {
+            return Err(format!("{place}, the folder for {name}, is no absolute path"));
+        }
+        if folder.to_str().is_none() {
+            return Err(format!("{place}, the folder for {name}, has a name that is not Unicode"));
+        }
         std::fs::create_dir_all(folder)
-            .map_err(|error| format!("{}, the folder for {name}, cannot be made: {error}", folder.display()))?;
+            .map_err(|error| format!("{place}, the folder for {name}, cannot be made: {error}"))?;
     }
     Ok(())
 }

@@ -34,6 +34,7 @@ mod dispatch;
 mod error;
 mod files;
 mod folders;
+mod jobs;
 #[cfg(unix)]
 mod opening;
 #[cfg(test)]

@@ -248,7 +248,17 @@ impl Builder {
     ///
     /// Fails with [`Error::Spawn`] if the program cannot be started, [`Error::Gone`] if it ends, [`Error::Remote`] if
     /// it refuses the session, and [`Error::Violation`] if it speaks a version of the contract that was not offered.
-    pub async fn spawn(mut self) -> Result<Sidecar, Error> {
+    pub async fn spawn(self) -> Result<Sidecar, Error> {
+        let (sidecar, opened) = self.start()?;
+        opened.await?;
+        Ok(sidecar)
+    }
+
+    /// The same in two steps, within a tokio runtime: the sidecar, and what waits until its session is open. So it can be
+    /// closed while it starts. Calls that are made before that wait for it, too.
+    ///
+    /// Fails, in either step, as [`Builder::spawn`] does; if the second one does, the sidecar is of no use any more.
+    pub fn start(mut self) -> Result<(Sidecar, impl Future<Output = Result<(), Error>> + Send + use<>), Error> {
         if let Some(manifest) = self.manifest {
             let Value::Object(members) = manifest else {
                 let reason = "the manifest is no JSON object".to_owned();
@@ -256,6 +266,6 @@ impl Builder {
             };
             self.config.opening.manifest = Some(members);
         }
-        Sidecar::spawn(self.config).await
+        Ok(Sidecar::start(self.config))
     }
 }

@@ -17,6 +17,9 @@ use crate::lines::Line;
 use crate::mailbox::Sink;
 use crate::schema::STREAMS;
 
+/// How deep the sidecar takes messages to be nested.
+const MAX_DEPTH: usize = 64;
+
 /// Takes a call's answer; tells what is wrong with a result that is not of the contract's type.
 pub(crate) type Reply = Box<dyn FnOnce(Result<&RawValue, Error>) -> Option<Violation> + Send>;
 
@@ -104,12 +107,11 @@ impl Exchange {
         Self { calls: HashMap::new(), channels: HashMap::new(), last_channel: 0, note, pressed: false, succeeded: 0 }
     }
 
-    /// Registers a request, and gives back its line unless that is longer than `limit`.
+    /// Registers a request, and gives back its line unless the sidecar takes no such line.
     pub(crate) fn start(&mut self, start: Start, limit: Option<usize>) -> Option<String> {
         let channel = start.sink.is_some().then(|| self.free_channel());
         let line = request_line(&start, channel);
-        if let Some(limit) = limit.filter(|limit| line.len() > *limit) {
-            let reason = format!("{} bytes are more than the sidecar takes in one line ({limit})", line.len());
+        if let Some(reason) = unreadable(&line, limit) {
             (start.reply)(Err(Error::Params { method: start.method, reason }));
             if let Some(sink) = start.sink {
                 sink.close(None);
@@ -288,6 +290,28 @@ fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
 
 fn shown(text: &str) -> String {
     text.chars().take(100).collect()
+}
+
+/// Why the sidecar would refuse a line without a look at its id, so that its call would never be answered.
+fn unreadable(line: &str, limit: Option<usize>) -> Option<String> {
+    if let Some(limit) = limit.filter(|limit| line.len() > *limit) {
+        return Some(format!("{} bytes are more than the sidecar takes in one line ({limit})", line.len()));
+    }
+    let (mut depth, mut deepest, mut text, mut escaped) = (0_usize, 0, false, false);
+    for byte in line.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if text => escaped = true,
+            b'"' => text = !text,
+            b'{' | b'[' if !text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    (deepest > MAX_DEPTH).then(|| format!("they are nested deeper than {MAX_DEPTH} levels, the request included"))
 }
 
 /// The line of a request; the channel becomes the last member of its params.

@@ -1333,12 +1333,14 @@ impl ModelWorkParams {
     }
 }
 
-/// `ModelsListResult` of the contract.
+/// `free_bytes`: what may still be written where models are kept, if there is a model and the system tells.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct ModelsListResult {
     pub models: Vec<Model>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_bytes: Option<u64>,
 }
 
 /// A method without parameters.

@@ -46,14 +46,13 @@ impl Sidecar {
         Builder::new()
     }
 
-    pub(crate) async fn spawn(config: Config) -> Result<Self, Error> {
+    pub(crate) fn start(config: Config) -> (Self, impl Future<Output = Result<(), Error>> + Send + use<>) {
         let (sender, commands) = mpsc::unbounded_channel();
         let handle = Handle::new(sender, config.max_calls, config.hands_files);
         let sidecar = Self(Arc::new(Inner { handle: handle.clone() }));
         let (told, first) = oneshot::channel();
         tokio::spawn(Supervisor::new(config, commands, handle).run(told));
-        first.await.unwrap_or_else(|_| Err(Error::closed()))?;
-        Ok(sidecar)
+        (sidecar, async move { first.await.unwrap_or_else(|_| Err(Error::closed())) })
     }
 
     // --- pictures ---

@@ -94,7 +94,12 @@ type Progressing<N extends MethodName> = Params<N> & ProgressOptions<N>;
 export class ModelsApi extends Part {
   /** The models that the app's manifest declares. */
   async list(): Promise<schema.Model[]> {
-    return (await this.ask("models.list", {})).models;
+    return (await this.listing()).models;
+  }
+
+  /** The same, with what may still be written where models are kept (`freeBytes`), if the sidecar tells. */
+  listing(): Promise<schema.ModelsListResult> {
+    return this.ask("models.list", {});
   }
 
   get(model: string): Promise<schema.Model> {

@@ -116,6 +116,7 @@ export class Connection implements Transport {
       const size = sizeOf(line, this.#maxSentBytes);
       if (size > this.#maxSentBytes)
         throw new RangeError(`its line takes ${size} bytes, the sidecar takes ${this.#maxSentBytes}`);
+      if (depthOf(line) > MAX_DEPTH) throw new RangeError(`it is nested deeper than ${MAX_DEPTH} levels`);
     } catch (cause) {
       if (channel !== undefined) this.#channels.delete(channel);
       const why = cause instanceof Error ? cause.message : String(cause);
@@ -229,6 +230,31 @@ function lineOf(message: object): string {
   return JSON.stringify(message, (_name, value: unknown) =>
     typeof value === "string" ? value.replace(/\p{Surrogate}/gu, "\ufffd") : value,
   );
+}
+
+/** How deep the sidecar takes messages to be nested; it answers a deeper one without its id. */
+const MAX_DEPTH = 64;
+
+/** How deep JSON is nested, its texts left out. */
+function depthOf(line: string): number {
+  let [depth, deepest] = [0, 0];
+  for (let at = 0; at < line.length; at += 1) {
+    const character = line[at];
+    if (character === '"') at = endOfText(line, at);
+    else if (character === "{" || character === "[") deepest = Math.max(deepest, ++depth);
+    else if (character === "}" || character === "]") depth -= 1;
+  }
+  return deepest;
+}
+
+/** Where the text that begins at a place ends; a picture's may be megabytes long. */
+function endOfText(line: string, start: number): number {
+  for (let end = line.indexOf('"', start + 1); end !== -1; end = line.indexOf('"', end + 1)) {
+    let before = end;
+    while (line[before - 1] === "\\") before -= 1;
+    if ((end - before) % 2 === 0) return end;
+  }
+  return line.length;
 }
 
 /** Bytes in UTF-8, counted only where it matters. */

@@ -672,8 +672,12 @@ export interface ModelWorkParams {
     [k: string]: unknown | undefined;
   };
 }
+/**
+ * ``free_bytes``: what may still be written where models are kept, if there is a model and the system tells.
+ */
 export interface ModelsListResult {
   models: Model[];
+  freeBytes?: number;
 }
 /**
  * A method without parameters.

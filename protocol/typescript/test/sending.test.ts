@@ -40,6 +40,20 @@ test("before the sidecar has told its limit it is the contract's 16 MiB", async 
   assert.match((error as Error).message, /the sidecar takes 16777216/);
 });
 
+test("what is nested deeper than the sidecar takes is not sent, and its call fails", async () => {
+  const sidecar = new Scripted();
+  const nested = (levels: number): unknown => (levels === 0 ? '[{"\\\\' : [{ a: nested(levels - 1) }]);
+  const ask = (levels: number) =>
+    sidecar.client.image.generate({ prompt: "]".repeat(80), options: { seed: nested(levels) as number } });
+  void ask(30); // with the request, its params and their options that is 63 deep
+  assert.equal(sidecar.request("image.generate").params["prompt"], "]".repeat(80));
+  const before = sidecar.written.length;
+  const error = await failure(ask(31));
+  assert.ok(error instanceof ClientError);
+  assert.match(error.message, /image.generate cannot be sent: it is nested deeper than 64 levels/);
+  assert.equal(sidecar.written.length, before);
+});
+
 test("params that JSON cannot hold fail their call, and the others go on", async () => {
   const sidecar = new Scripted();
   const ping = sidecar.client.system.ping();

@@ -17,7 +17,7 @@ from locara_protocol.errors import RpcError, invalid_params
 from locara_sidecar.machine import supported
 from locara_sidecar.machine.processes.trees import files_below
 from locara_sidecar.models import fit, worker
-from locara_sidecar.models.cache import collect, survey
+from locara_sidecar.models.cache import collect, disk, survey
 from locara_sidecar.models.cache.digest import model_digest
 from locara_sidecar.models.cache.store import latest
 from locara_sidecar.models.catalogue import RUNNABLE
@@ -25,6 +25,8 @@ from locara_sidecar.models.forms import usable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from msgspec import UnsetType
 
     from locara_sidecar.machine.machine import Machine
     from locara_sidecar.models.cache.store import Installed, Store
@@ -64,6 +66,14 @@ def describe(
         )
         for entry in entries
     ]
+
+
+def free_bytes(store: Store) -> int | UnsetType:
+    """Return what may still be written where models are kept, if the system tells."""
+    try:
+        return disk.available(store.root)
+    except OSError:
+        return UNSET
 
 
 def _describe(

@@ -12,12 +12,7 @@ fn steps_come_in_order_on_the_calls_own_channel_and_the_picture_may_be_shown() {
     let answer = invoke(&window, "generate", long(quick(6), 7)).unwrap();
     let steps = host.messages(7);
     assert_eq!(answer["messages"], steps.len());
-    let finished: Vec<&Value> = steps
-        .iter()
-        .filter(|step| step["phase"] == "denoising" && step["step"] != 0)
-        .map(|step| &step["step"])
-        .collect();
-    assert_eq!(finished, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(finished(&steps), [1, 2, 3, 4, 5, 6]);
     assert!(steps.iter().any(|step| step["preview"]["data"].is_string()));
     assert_eq!(steps.last().unwrap()["progress"], 1.0);
     let path = answer["result"]["images"][0]["path"].as_str().unwrap();
@@ -30,15 +25,87 @@ fn steps_come_in_order_on_the_calls_own_channel_and_the_picture_may_be_shown() {
 
 #[test]
 fn a_picture_may_be_shown_also_where_the_app_may_only_write() {
-    let mut declared = manifest();
-    declared["capabilities"]["fs"]["user-folder"] = json!("write");
-    let host = host_of(declared, &["locara-diffusion:default"], |builder| builder);
+    let host = writing();
     let answer = invoke(&host.window("main"), "generate", long(quick(2), 7)).unwrap();
     let path = answer["result"]["images"][0]["path"].as_str().unwrap();
     let other = host.folder.path().join("pictures/other.png");
     std::fs::copy(path, &other).unwrap();
     assert!(host.app.asset_protocol_scope().is_allowed(path));
     assert!(!host.app.asset_protocol_scope().is_allowed(other));
+}
+
+/// An app that may write its folder, and not read it.
+fn writing() -> Host {
+    let mut declared = manifest();
+    declared["capabilities"]["fs"]["user-folder"] = json!("write");
+    host_of(declared, &["locara-diffusion:default"], |builder| builder)
+}
+
+#[test]
+fn what_a_cancelled_call_had_finished_may_be_shown() {
+    let host = writing();
+    let window = host.window("main");
+    let mut params = steady(2);
+    params["options"]["count"] = json!(8);
+    let call = start(&window, "generate", long(params, 7));
+    until("the first one is finished", || host.messages(7).iter().any(|step| step["image"] == 3));
+    invoke(&window, "cancel_request", json!({"requestId": "call-7"})).unwrap();
+    let error = call.join().unwrap().unwrap_err();
+    assert_eq!(error["kind"], "RequestCancelled");
+    let path = error["data"]["images"][0]["path"].as_str().unwrap();
+    assert!(host.app.asset_protocol_scope().is_allowed(path));
+}
+
+#[test]
+fn a_picture_that_is_asked_for_once_more_may_be_shown() {
+    let host = writing();
+    let drawn = tauri::async_runtime::block_on(async {
+        let sidecar = host.diffusion().sidecar().await.unwrap();
+        sidecar.generate(serde_json::from_value(quick(2)).unwrap()).1.await.unwrap()
+    });
+    let path = drawn.images[0].path.as_ref().unwrap();
+    assert!(!host.app.asset_protocol_scope().is_allowed(path));
+    invoke(&host.window("main"), "jobs_result", json!({"params": {"jobId": drawn.job_id}})).unwrap();
+    assert!(host.app.asset_protocol_scope().is_allowed(path));
+}
+
+#[test]
+fn nothing_beside_the_granted_folder_may_be_shown_whatever_its_name_is() {
+    let name = "Bilder für Ölaf, 写真 [1] {a,b}";
+    let place = TempDir::new();
+    let folder = place.path().join(name);
+    let host = host(&["locara-diffusion:default"], |builder| builder.folder("user-folder", &folder));
+    let answer = invoke(&host.window("main"), "generate", long(quick(2), 7)).unwrap();
+    let path = answer["result"]["images"][0]["path"].as_str().unwrap();
+    assert!(std::path::Path::new(path).starts_with(&folder), "{path}");
+    let scope = host.app.asset_protocol_scope();
+    assert!(scope.is_allowed(path));
+    let secret = place.path().join("secret.png");
+    std::fs::copy(path, &secret).unwrap();
+    let similar = place.path().join("Bilder für Ölaf, 写真 1 a");
+    std::fs::create_dir(&similar).unwrap();
+    std::fs::copy(path, similar.join("one.png")).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(&secret, folder.join("link.png")).unwrap();
+    let others = [secret, folder.join("../secret.png"), similar.join("one.png"), folder.join("link.png")];
+    for other in others.iter().filter(|other| other.exists()) {
+        assert!(!scope.is_allowed(other), "{}", other.display());
+    }
+}
+
+#[test]
+fn a_cancel_that_is_sent_right_behind_its_call_is_never_lost() {
+    let host = host(&["locara-diffusion:default"], |builder| builder);
+    let window = host.window("main");
+    host.pid(); // it runs
+    for turn in 0..100 {
+        let call = send(&window, "generate", long(slow(), turn));
+        let cancel = send(&window, "cancel_request", json!({"requestId": format!("call-{turn}")}));
+        cancel.recv().unwrap().unwrap();
+        let answer = call.recv_timeout(std::time::Duration::from_secs(50));
+        assert_eq!(answer.expect("the cancel was lost").unwrap_err()["kind"], "RequestCancelled");
+    }
+    assert!(host.diffusion().calls.is_empty());
 }
 
 #[test]

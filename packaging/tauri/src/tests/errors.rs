@@ -71,6 +71,8 @@ fn a_long_call_needs_an_id_of_its_own_and_a_channel() {
         assert_eq!(failed(&host, "generate", body)["data"]["path"], "$");
     }
     assert_eq!(failed(&host, "jobs_attach", long(json!({}), 7))["data"]["path"], "$");
+    let error = failed(&host, "models_list", json!({"parms": {}}));
+    assert!(error["data"]["path"] == "$" && error["message"].as_str().unwrap().contains("parms"), "{error}");
     let window = host.window("second");
     let call = start(&window, "generate", long(slow(), 7));
     until("it is known", || host.diffusion().calls.len() == 1);
@@ -88,6 +90,19 @@ fn a_sidecar_that_cannot_start_is_an_error_of_the_call_and_the_app_goes_on() {
         assert_eq!((&error["kind"], &error["code"]), (&json!("SidecarGone"), &json!(-32000)));
         assert_eq!((&error["data"]["status"], &error["data"]["signal"]), (&json!(2), &Value::Null));
     }
+}
+
+#[test]
+fn what_is_too_large_for_the_sidecar_is_refused_and_the_next_call_goes_on() {
+    let host = host(&["locara-diffusion:default"], |builder| builder);
+    let error = failed(&host, "generate", long(json!({"prompt": "a".repeat(100_000)}), 7));
+    assert_eq!((&error["kind"], &error["data"]["path"]), (&json!("InvalidParams"), &json!("$.prompt")));
+    let error = failed(&host, "generate", long(json!({"prompt": "a".repeat(20_000_000)}), 7));
+    assert_eq!((&error["kind"], &error["data"]["path"]), (&json!("InvalidParams"), &json!("$")));
+    assert!(error["message"].as_str().unwrap().contains("bytes"), "{error}");
+    let deep = (0..100).fold(json!(1), |inner, _| json!([inner]));
+    assert_eq!(failed(&host, "models_list", json!({"params": {"a": deep}}))["kind"], "InvalidParams");
+    invoke(&host.window("other"), "generate", long(quick(2), 7)).unwrap();
 }
 
 #[test]

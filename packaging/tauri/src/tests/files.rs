@@ -110,6 +110,48 @@ fn a_handle_is_given_back_by_its_own_window_alone_or_with_that() {
 }
 
 #[test]
+fn files_of_a_sidecar_that_died_are_given_back_without_starting_another() {
+    let host = picking("secret.png");
+    let window = host.window("main");
+    drawn(&host, &window);
+    let handle = invoke(&window, "pick_image", ask(&host)).unwrap()["handle"].clone();
+    invoke(&window, "pick_image", ask(&host)).unwrap();
+    let sidecar = tauri::async_runtime::block_on(host.diffusion().sidecar()).unwrap();
+    kill(host.pid());
+    until("it is gone", || sidecar.pid().is_none());
+    assert_eq!(invoke(&window, "release_file", json!({"params": {"handle": handle}})).unwrap(), Value::Null);
+    host.diffusion().window_gone("main");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!((sidecar.starts(), sidecar.pid()), (1, None));
+}
+
+#[test]
+fn a_file_that_is_picked_after_its_window_was_closed_is_given_back() {
+    let (told, asked) = std::sync::mpsc::channel();
+    let (close, closed) = std::sync::mpsc::channel::<()>();
+    let closed = std::sync::Mutex::new(closed);
+    let host = host(&PICKS, move |builder| {
+        builder.chooser(move |_, request| {
+            told.send(()).unwrap();
+            closed.lock().unwrap().recv().unwrap();
+            Some(PathBuf::from(request.title.as_ref()?).join("secret.png"))
+        })
+    });
+    let window = host.window("main");
+    drawn(&host, &window);
+    let picked = start(&window, "pick_image", ask(&host));
+    asked.recv().unwrap();
+    host.diffusion().window_gone("main");
+    close.send(()).unwrap();
+    assert_eq!(picked.join().unwrap().unwrap(), Value::Null);
+    // the next one is held as ever
+    let picked = start(&window, "pick_image", ask(&host));
+    asked.recv().unwrap();
+    close.send(()).unwrap();
+    assert!(picked.join().unwrap().unwrap()["handle"].is_string());
+}
+
+#[test]
 fn without_dialogs_the_web_view_is_told_what_the_app_lacks() {
     let host = host(&PICKS, |builder| builder);
     let error = invoke(&host.window("main"), "pick_image", json!({"params": {}})).unwrap_err();

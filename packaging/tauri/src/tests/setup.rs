@@ -1,5 +1,7 @@
 //! What the app lays down, and what it does where that is missing.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 use tauri::Manager;
 
@@ -120,4 +122,21 @@ fn the_platforms_folders_bear_the_apps_name() {
 fn a_folder_that_cannot_be_made_keeps_the_app_from_starting() {
     let told = unbuilt(Some(&manifest().to_string()), Some("locara.json/pictures")); // below a file
     assert!(told.contains("the folder for user-folder, cannot be made"), "{told}");
+}
+
+#[test]
+fn a_folder_that_the_sidecar_would_take_for_another_keeps_the_app_from_starting() {
+    let refused = |folder: PathBuf| {
+        let place = TempDir::new();
+        std::fs::write(place.path().join("locara.json"), manifest().to_string()).unwrap();
+        build(&place, &[], |builder| builder.folder("user-folder", folder)).err().unwrap().to_string()
+    };
+    let told = refused(PathBuf::from("pictures"));
+    assert!(told.contains("the folder for user-folder, is no absolute path"), "{told}");
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStringExt;
+        let told = refused(std::env::temp_dir().join(std::ffi::OsString::from_vec(b"pic\xffures".to_vec())));
+        assert!(told.contains("has a name that is not Unicode"), "{told}");
+    }
 }

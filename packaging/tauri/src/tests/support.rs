@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tauri::ipc::{CallbackFn, InvokeBody, InvokeResponseBody};
+use tauri::ipc::{CallbackFn, InvokeBody, InvokeResponse, InvokeResponseBody};
 use tauri::test::{INVOKE_KEY, MockRuntime, get_ipc_response, mock_builder, mock_context, noop_assets};
 use tauri::utils::acl::capability::Capability;
 use tauri::utils::acl::manifest::{Manifest, PermissionFile};
 use tauri::utils::acl::resolved::Resolved;
 use tauri::utils::platform::Target;
 use tauri::webview::InvokeRequest;
-use tauri::{App, AppHandle, Manager, WebviewWindow, WebviewWindowBuilder};
+use tauri::{App, AppHandle, Manager, Webview, WebviewWindow, WebviewWindowBuilder};
 
 use crate::{Builder, Diffusion};
 
@@ -188,6 +189,12 @@ pub(super) fn steady(steps: u32) -> Value {
     json!({"prompt": "fake:slow=250 a", "options": {"steps": steps, "model": "pocket"}})
 }
 
+/// What the engine has drawn, as its steps count.
+pub(super) fn finished(steps: &[Value]) -> Vec<u64> {
+    let drawn = steps.iter().filter(|step| step["phase"] == "denoising" && step["step"] != 0);
+    drawn.map(|step| step["step"].as_u64().unwrap()).collect()
+}
+
 pub(super) fn quick(steps: u32) -> Value {
     json!({"prompt": PROMPT, "options": {"steps": steps, "model": "pocket"}})
 }
@@ -203,7 +210,11 @@ pub(super) fn invoke_from(
     command: &str,
     body: Value,
 ) -> Result<Value, Value> {
-    let request = InvokeRequest {
+    get_ipc_response(window, request(page, command, body)).map(|body| body.deserialize().unwrap())
+}
+
+fn request(page: &str, command: &str, body: Value) -> InvokeRequest {
+    InvokeRequest {
         cmd: format!("plugin:locara-diffusion|{command}"),
         callback: CallbackFn(0),
         error: CallbackFn(1),
@@ -211,8 +222,21 @@ pub(super) fn invoke_from(
         body: InvokeBody::Json(body),
         headers: Default::default(),
         invoke_key: INVOKE_KEY.to_owned(),
-    };
-    get_ipc_response(window, request).map(|body| body.deserialize().unwrap())
+    }
+}
+
+/// The same, sent but not waited for: what is sent behind it comes behind it.
+pub(super) fn send(window: &WebviewWindow<MockRuntime>, command: &str, body: Value) -> Receiver<Result<Value, Value>> {
+    let (told, answer) = channel();
+    let responder =
+        Box::new(move |_: Webview<_>, _: String, response: InvokeResponse, _: CallbackFn, _: CallbackFn| {
+            let _ = told.send(match response {
+                InvokeResponse::Ok(body) => Ok(body.deserialize().unwrap()),
+                InvokeResponse::Err(error) => Err(error.0),
+            });
+        });
+    window.as_ref().clone().on_message(request(LOCAL, command, body), responder);
+    answer
 }
 
 /// The same, while the test goes on.

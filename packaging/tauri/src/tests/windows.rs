@@ -43,14 +43,58 @@ fn the_end_of_a_window_cancels_its_calls_and_no_others() {
 }
 
 #[test]
-fn a_window_that_looks_at_anothers_job_leaves_it_when_it_ends() {
+fn a_window_that_looks_at_anothers_job_takes_nothing_from_it_and_leaves_it_when_it_ends() {
     let host = host(&["locara-diffusion:default"], |builder| builder);
-    let (first, second) = (host.window("first"), host.window("second"));
-    let drawn = start(&first, "generate", long(steady(12), 7));
-    until("it draws", || host.messages(7).iter().any(|step| step["step"] == 1));
+    let (first, second, third) = (host.window("first"), host.window("second"), host.window("third"));
+    let mut params = steady(12);
+    params["options"]["preview"] = json!({"everySteps": 4});
+    let drawn = start(&first, "generate", long(params, 7));
+    until("it draws, and its last message has no preview", || host.messages(7).iter().any(|step| step["step"] == 5));
     let job = host.messages(7)[0]["jobId"].clone();
     let followed = start(&second, "jobs_attach", long(json!({"jobId": job}), 8));
-    until("it is followed", || !host.messages(8).is_empty());
+    let watched = start(&third, "jobs_attach", long(json!({"jobId": job}), 9));
+    until("it is followed", || !host.messages(8).is_empty() && !host.messages(9).is_empty());
+    assert!(host.messages(8)[0]["preview"]["data"].is_string(), "the first message has the last preview");
     host.diffusion().window_gone("second");
-    assert_eq!(followed.join().unwrap().unwrap()["result"], drawn.join().unwrap().unwrap()["result"]);
+    let seen = host.messages(8).len();
+    let [drawn, followed, watched] = [drawn, followed, watched].map(|call| call.join().unwrap().unwrap());
+    assert_eq!(followed["result"], drawn["result"]);
+    assert_eq!(watched["result"], drawn["result"]);
+    assert_eq!(finished(&host.messages(7)), (1..=12).collect::<Vec<_>>());
+    for (channel, answer) in [(7, drawn), (9, watched)] {
+        assert_eq!(answer["messages"], host.messages(channel).len());
+        assert_eq!(host.messages(channel).last().unwrap()["progress"], 1.0);
+    }
+    assert_eq!(host.messages(8).len(), seen, "a window that is gone is sent nothing");
+}
+
+#[test]
+fn a_page_that_is_loaded_twice_quickly_follows_its_job_once() {
+    let host = host(&["locara-diffusion:default"], |builder| builder);
+    let window = host.window("main");
+    let lost = start(&window, "generate", long(steady(12), 7));
+    until("it draws", || host.messages(7).iter().any(|step| step["step"] == 1));
+    let job = host.messages(7)[0]["jobId"].clone();
+    let once = send(&window, "jobs_attach", long(json!({"jobId": job}), 8));
+    let twice = send(&window, "jobs_attach", long(json!({"jobId": job}), 9));
+    let answer = twice.recv().unwrap().unwrap();
+    assert_eq!(host.messages(9).last().unwrap()["progress"], 1.0);
+    assert_eq!(answer["result"], lost.join().unwrap().unwrap()["result"]);
+    assert_eq!(answer["result"], once.recv().unwrap().unwrap()["result"]);
+    for before in [7, 8] {
+        let last = host.messages(before).last().map_or(0.0, |step| step["progress"].as_f64().unwrap());
+        assert!(last < 1.0, "the page before is sent nothing more");
+    }
+}
+
+#[test]
+fn a_call_whose_window_is_closed_behind_it_is_cancelled() {
+    let host = host(&["locara-diffusion:default"], |builder| builder);
+    let window = host.window("main");
+    for turn in 0..20 {
+        let call = send(&window, "generate", long(slow(), turn));
+        host.diffusion().window_gone("main");
+        let answer = call.recv_timeout(std::time::Duration::from_secs(50)).expect("it is not cancelled");
+        assert_eq!(answer.unwrap_err()["kind"], "RequestCancelled");
+    }
 }

@@ -1,7 +1,8 @@
 //! `image.generate` and `image.edit`.
 
+use locara_diffusion::methods::Ping;
 use locara_diffusion::{EditOptions, EditParams, ErrorKind, GenerateOptions, ImageInput, ImageMime, OutputOptions};
-use locara_diffusion::{Error, FileAccess, GenerateParams, Phase};
+use locara_diffusion::{Error, FileAccess, GenerateParams, NoParams, Phase};
 use serde_json::json;
 
 use crate::support::{PROMPT, all, drawing, finished, opened, opened_with, params, quick_edit, steps, until};
@@ -68,6 +69,70 @@ async fn dropping_the_answer_cancels_and_detaching_does_not() {
     let (_, answer) = sidecar.generate(params("fake:slow=60000 a", steps(8)));
     assert!(tokio::time::timeout(std::time::Duration::from_millis(50), answer).await.is_err());
     until("it is cancelled", async || sidecar.jobs().await.unwrap()[0].state.as_str() == "cancelled").await;
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn answers_that_are_dropped_at_any_moment_leave_nothing_running() {
+    let opened = opened().await;
+    let sidecar = &opened.sidecar;
+    for turn in 0..100 {
+        let (messages, answer) = sidecar.generate(params("fake:slow=60000 a", steps(8)));
+        for _ in 0..turn % 5 {
+            tokio::task::yield_now().await;
+        }
+        if turn % 2 == 0 { drop((messages, answer)) } else { drop((answer, messages)) }
+    }
+    until("all are answered", async || sidecar.open_calls() == 0).await;
+    let jobs = sidecar.jobs().await.unwrap();
+    assert!(jobs.iter().all(|job| job.state.as_str() == "cancelled"), "{jobs:?}");
+    sidecar.generate(params(PROMPT, steps(2))).1.await.unwrap();
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn messages_that_nobody_takes_keep_no_call_from_its_end() {
+    let opened = opened().await;
+    let (messages, answer) = opened.sidecar.generate(params(PROMPT, steps(150)));
+    answer.await.unwrap();
+    let waited = all(messages).await;
+    assert!(waited.len() <= 64, "{}", waited.len());
+    assert!((waited.last().unwrap().progress - 1.0).abs() < f64::EPSILON);
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn what_is_nested_too_deep_for_the_sidecar_is_refused_and_not_waited_for() {
+    let opened = opened().await;
+    let nested = |levels: usize| {
+        let deep = (0..levels)
+            .fold(json!("]}\"[{\\"), |inner, level| if level % 2 == 0 { json!([inner]) } else { json!({"b": inner}) });
+        serde_json::Map::from_iter([("a".to_owned(), deep)])
+    };
+    // the request and its params are two levels; the sidecar itself says what is wrong with what it can read
+    let error = opened.sidecar.call("models.list", &nested(62), false).1.await.unwrap_err();
+    assert_eq!(error.remote().unwrap().path(), Some("$.a"));
+    for streams in [false, true] {
+        let method = if streams { "image.generate" } else { "models.list" };
+        let (messages, answer) = opened.sidecar.call(method, &nested(63), streams);
+        let error = answer.await.unwrap_err();
+        assert!(matches!(&error, Error::Params { reason, .. } if reason.contains("64 levels")), "{error}");
+        assert!(all(messages).await.is_empty());
+    }
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn ten_thousand_calls_leave_nothing_behind() {
+    let opened = opened().await;
+    let sidecar = &opened.sidecar;
+    for _ in 0..100 {
+        let calls: Vec<_> = (0..100).map(|_| sidecar.request::<Ping>(NoParams {})).collect();
+        for call in calls {
+            call.await.unwrap();
+        }
+    }
+    assert_eq!((sidecar.open_calls(), sidecar.starts()), (0, 1));
     opened.close().await;
 }
 

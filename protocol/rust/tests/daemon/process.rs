@@ -101,6 +101,9 @@ fn the_end_of_the_runtime_ends_the_process() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let opened = runtime.block_on(opened());
     let daemon = opened.sidecar.pid().unwrap();
+    let (messages, answer) = opened.sidecar.generate(params("fake:slow=60000 a", steps(8)));
+    let (_, dropped) = opened.sidecar.generate(params("b", steps(8)));
+    runtime.block_on(opened.sidecar.ping()).unwrap();
     drop(runtime);
     for _ in 0..3000 {
         if !alive(daemon) {
@@ -109,8 +112,13 @@ fn the_end_of_the_runtime_ends_the_process() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(!alive(daemon));
+    // what is dropped where there is no runtime does nothing, and does not panic
+    drop((messages, dropped));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    assert!(gone(&runtime.block_on(answer).unwrap_err()).closed, "a call that was under way fails");
     assert!(gone(&runtime.block_on(opened.sidecar.ping()).unwrap_err()).closed);
+    drop(runtime);
+    drop(opened);
 }
 
 const OPENED: &str = concat!(
@@ -136,6 +144,31 @@ async fn a_process_that_heeds_nothing_is_killed_with_what_it_started() {
     let exit = sidecar.close().await.unwrap();
     assert_eq!(exit.code(), None);
     until("both are gone", async || !alive(shell) && !alive(child)).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_sidecar_that_hangs_at_its_start_can_be_closed_and_is_killed() {
+    let hangs = script("trap '' TERM; sleep 1000 & wait; sleep 1000").close_timeout(Duration::from_millis(100));
+    let (sidecar, opened) = hangs.start().unwrap();
+    until("it runs", async || sidecar.pid().is_some()).await;
+    let shell = sidecar.pid().unwrap();
+    let early = tokio::spawn({
+        let sidecar = sidecar.clone();
+        async move { sidecar.ping().await }
+    });
+    assert_eq!(sidecar.close().await.unwrap().code(), None);
+    assert!(!alive(shell));
+    assert!(gone(&opened.await.unwrap_err()).closed);
+    assert!(gone(&early.await.unwrap().unwrap_err()).closed);
+}
+
+#[tokio::test]
+async fn a_call_that_is_made_before_the_session_is_open_waits_for_it() {
+    let (sidecar, opened) = Sidecar::builder().command(program(), ["serve", "--engine", "fake"]).start().unwrap();
+    sidecar.ping().await.unwrap();
+    opened.await.unwrap();
+    sidecar.close().await;
 }
 
 #[cfg(unix)]

@@ -67,7 +67,8 @@ def _advice(error: RpcError, known: Catalogue | None, asked: str) -> str | None:
 def _list(_options: argparse.Namespace, known: Catalogue, store: Store, _console: Console) -> Any:
     engines = engine_choice.installed()
     found = system.machines(store.root, engines)
-    return ModelsListResult(models=operations.describe(known, known, found, engines))
+    shown = operations.describe(known, known, found, engines)
+    return ModelsListResult(models=shown, free_bytes=operations.free_bytes(store))
 
 
 def _get(options: argparse.Namespace, known: Catalogue, store: Store, _console: Console) -> Any:

@@ -103,9 +103,8 @@ class ModelCalls:
     def _list(self) -> m.ModelsListResult:
         self._gate.look()
         declared = self._gate.declared()
-        return m.ModelsListResult(
-            models=self._describe(entry for entry in self._gate.catalogue if entry.id in declared)
-        )
+        models = self._describe(entry for entry in self._gate.catalogue if entry.id in declared)
+        return m.ModelsListResult(models, free_bytes=operations.free_bytes(self._store) if models else msgspec.UNSET)
 
     def _get(self, entry: Entry | None) -> m.Model:
         assert entry is not None

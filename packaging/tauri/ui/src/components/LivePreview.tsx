@@ -4,6 +4,7 @@
 import { type CSSProperties, type ReactNode, useState } from "react";
 import { useShared } from "../context.js";
 import { isOpen, type Job, promptOf } from "../store/job.js";
+import { isDenied } from "../words/problems.js";
 import { spoken, statusOf } from "../words/progress.js";
 import { Announcement, Bar, Button, ProblemNote } from "./parts.js";
 
@@ -29,7 +30,10 @@ export function LivePreview({ job, index = 0, onCancel, onTryAgain, children }: 
         {job?.state === "failed" && (
           <div className="locara-over">
             <ProblemNote error={job.error}>
-              {onTryAgain && job.request && <Button onClick={() => onTryAgain(job)}>Try again</Button>}
+              {/* what the manifest lacks, it lacks the next time, too */}
+              {onTryAgain && job.request && !isDenied(job.error) && (
+                <Button onClick={() => onTryAgain(job)}>Try again</Button>
+              )}
             </ProblemNote>
           </div>
         )}

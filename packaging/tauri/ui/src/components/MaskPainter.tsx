@@ -37,6 +37,11 @@ export function MaskPainter({ src, width, height, mask, onMask }: MaskPainterPro
     if (context) drawAll(context, mask.acts, COLOUR);
   }, [mask]);
 
+  useEffect(() => {
+    // what opened it may be far below, among the pictures
+    canvas.current?.scrollIntoView?.({ block: "nearest" });
+  }, []);
+
   const began = (point: Point) => {
     stroke.current = { kind: "stroke", erase, radius, points: [] };
     went(point);

@@ -15,6 +15,8 @@ interface ModelEntryProps {
   model: Model;
   engines: readonly EngineInfo[];
   transfer: Transfer | undefined;
+  /** Why there is not enough room for it on the disk. */
+  room: string | undefined;
   isSelected: boolean;
   isSuggested: boolean;
   onSelect: () => void;
@@ -24,7 +26,7 @@ interface ModelEntryProps {
 const TONES = { fits: "good", tight: "warn", no: "bad", engine: "bad", unknown: "muted" } as const;
 
 export function ModelEntry(props: ModelEntryProps) {
-  const { model, engines, transfer, isSelected, isSuggested } = props;
+  const { model, engines, transfer, room, isSelected, isSuggested } = props;
   const [facts, input] = [useId(), useId()];
   const fit = fitOf(model, engines);
   return (
@@ -60,6 +62,11 @@ export function ModelEntry(props: ModelEntryProps) {
           Licence: <Link href={model.licenseUrl}>{model.license}</Link>
           {model.gated && !model.installed && <> · needs an access token</>}
         </p>
+        {room && (
+          <p>
+            <Badge tone="warn">Disk too full</Badge> {room}
+          </p>
+        )}
       </div>
       {transfer && <TransferLine {...props} transfer={transfer} />}
     </li>

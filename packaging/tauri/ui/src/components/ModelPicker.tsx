@@ -3,7 +3,7 @@
 import type { EngineInfo, Model } from "@locara/image/core";
 import { useId } from "react";
 import { useModels, useShared } from "../context.js";
-import { suggested } from "../words/fit.js";
+import { roomWords, suggested } from "../words/fit.js";
 import { bytes } from "../words/numbers.js";
 import { ModelEntry } from "./ModelEntry.js";
 import { Button, ProblemNote } from "./parts.js";
@@ -20,7 +20,7 @@ export interface ModelPickerProps {
 
 export function ModelPicker({ selected, onSelect, onToken }: ModelPickerProps) {
   const { models: store } = useShared();
-  const { status, error, models, engines, transfers } = useModels();
+  const { status, error, models, engines, transfers, freeBytes } = useModels();
   const group = useId();
   if (status === "failed") {
     return (
@@ -43,7 +43,11 @@ export function ModelPicker({ selected, onSelect, onToken }: ModelPickerProps) {
       {models.length === 0 && <NoneDeclared />}
       {engines.length > 0 && !engines.some(({ available }) => available) && <NoEngine engines={engines} />}
       {models.length > 0 && !models.some(({ installed }) => installed) && (
-        <NothingInstalled best={best} isRunning={best !== undefined && transfers[best.id]?.state === "running"} />
+        <NothingInstalled
+          best={best}
+          isRunning={best !== undefined && transfers[best.id]?.state === "running"}
+          room={best && roomWords(best, freeBytes, transfers[best.id])}
+        />
       )}
       <ul className="locara-models">
         {models.map((model) => (
@@ -53,6 +57,7 @@ export function ModelPicker({ selected, onSelect, onToken }: ModelPickerProps) {
             model={model}
             engines={engines}
             transfer={transfers[model.id]}
+            room={roomWords(model, freeBytes, transfers[model.id])}
             isSelected={model.id === selected}
             isSuggested={model.id === best?.id}
             onSelect={() => onSelect(model.id)}
@@ -90,7 +95,14 @@ function NoEngine({ engines }: { engines: readonly EngineInfo[] }) {
   );
 }
 
-function NothingInstalled({ best, isRunning }: { best: Model | undefined; isRunning: boolean }) {
+interface NothingInstalledProps {
+  best: Model | undefined;
+  isRunning: boolean;
+  /** Why there is not enough room for it on the disk. */
+  room: string | undefined;
+}
+
+function NothingInstalled({ best, isRunning, room }: NothingInstalledProps) {
   const { models: store } = useShared();
   return (
     <section className="locara-note locara-note-accent">
@@ -103,6 +115,7 @@ function NothingInstalled({ best, isRunning }: { best: Model | undefined; isRunn
             {best.displayName} suits this machine.
             {best.downloadBytes > 0 && ` It takes ${bytes(best.downloadBytes)} on the disk, once for all apps.`}
           </p>
+          {room && <p>{room}</p>}
           {!isRunning && (
             <div className="locara-row">
               <Button kind="primary" onClick={() => void store.download(best.id)}>

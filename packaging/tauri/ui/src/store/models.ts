@@ -1,6 +1,6 @@
 // The models that the app may use, and their downloads.
 
-import { type DownloadProgress, type EngineInfo, type Model, RequestCancelled } from "@locara/image/core";
+import { type DownloadProgress, type EngineInfo, type Model, RemoteError, RequestCancelled } from "@locara/image/core";
 import type { ImageClient } from "../client.js";
 import { Observable } from "./observable.js";
 
@@ -16,6 +16,8 @@ export interface ModelsState {
   /** Why the models cannot be listed. */
   readonly error?: unknown;
   readonly models: readonly Model[];
+  /** What may still be written where models are kept, if that is known. */
+  readonly freeBytes?: number;
   /** Empty where the app may not ask for them. */
   readonly engines: readonly EngineInfo[];
   readonly transfers: Readonly<Record<string, Transfer>>;
@@ -37,9 +39,10 @@ export class ModelStore extends Observable<ModelsState> {
       () => [] as EngineInfo[],
     );
     try {
-      const [models, engines] = await Promise.all([this.#client.models.list(), told]);
-      const { error: _, ...before } = this.get(); // only now: downloads go on meanwhile
-      this.set({ ...before, status: "ready", models, engines });
+      const [{ models, freeBytes }, engines] = await Promise.all([this.#client.models.listing(), told]);
+      const { error: _, freeBytes: __, ...before } = this.get(); // only now: downloads go on meanwhile
+      const room = freeBytes === undefined ? {} : { freeBytes };
+      this.set({ ...before, ...room, status: "ready", models, engines });
     } catch (error) {
       this.set({ ...this.get(), status: "failed", error });
     }
@@ -64,6 +67,7 @@ export class ModelStore extends Observable<ModelsState> {
     } catch (error) {
       const state = error instanceof RequestCancelled ? "paused" : "failed";
       now = { ...now, state, ...(state === "failed" && { error }) };
+      if (error instanceof RemoteError) void this.#lookForRoom();
     } finally {
       this.#running.delete(id);
     }
@@ -73,6 +77,16 @@ export class ModelStore extends Observable<ModelsState> {
   /** Stops a download; what has arrived is kept. */
   pause(id: string): void {
     this.#running.get(id)?.abort();
+  }
+
+  /** What a download has written is no longer free. */
+  async #lookForRoom(): Promise<void> {
+    try {
+      const { freeBytes } = await this.#client.models.listing();
+      if (freeBytes !== undefined) this.set({ ...this.get(), freeBytes });
+    } catch {
+      // what was known before stays
+    }
   }
 
   #tell(id: string, transfer: Transfer | undefined): void {

@@ -1,6 +1,7 @@
 // Whether a model fits this machine, in words with numbers.
 
 import type { EngineInfo, Model, ModelFit } from "@locara/image/core";
+import type { Transfer } from "../store/models.js";
 import { bytes } from "./numbers.js";
 
 export interface FitWords {
@@ -50,4 +51,21 @@ export function suggested(models: readonly Model[]): Model | undefined {
     runnable.find(({ recommended }) => recommended?.fit === "fits") ??
     runnable.find(({ recommended }) => recommended?.fit === "tight")
   );
+}
+
+/**
+ * Why a model that is not installed has not enough room on the disk; undefined if it has, or if that is not known. The download may
+ * still be tried: what an earlier one left, or files that another model shares, it need not write again.
+ */
+export function roomWords(
+  model: Model,
+  freeBytes: number | undefined,
+  transfer: Transfer | undefined,
+): string | undefined {
+  if (freeBytes === undefined || model.installed || transfer?.state === "running") return undefined;
+  const { progress } = transfer ?? {};
+  const needed = progress?.totalBytes ? progress.totalBytes - progress.bytes : model.downloadBytes;
+  return needed > freeBytes
+    ? `Needs ${bytes(needed)} on the disk, where ${bytes(freeBytes)} are free: make room first.`
+    : undefined;
 }

@@ -33,6 +33,7 @@ test("a painted mask has the picture's size, is black or white, and only there t
   const before = await pixels(page, await finalSrc(page));
   await page.getByRole("button", { name: "Edit this: a red house" }).click();
   const board = page.getByRole("application");
+  await expect(board).toBeInViewport({ ratio: 0.99 }); // it was opened from below, where the pictures are
   const box = await board.boundingBox();
   if (box === null) throw new Error("no board");
   // from the middle beyond the right edge and back: the stroke does not end there

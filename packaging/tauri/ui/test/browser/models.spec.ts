@@ -1,5 +1,8 @@
 // Getting models: from a hub on loopback, with the real daemon.
 
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { expect, expectAccessible, test } from "./studio.js";
 
 test("a download is paused, goes on where it was, and the model is there without a restart", async ({
@@ -33,6 +36,16 @@ test("a gated model says how to get a token, takes one, and is downloaded with i
   await entry.getByLabel("Access token", { exact: true }).fill("good-token");
   await entry.getByRole("button", { name: "Download", exact: true }).click();
   await expect(entry).toContainText("Installed", { timeout: 200_000 }); // the engine opens the files first
+});
+
+test("the daemon tells how much room its disk has", async ({ open, served }) => {
+  const catalogue = mkdtempSync(join(tmpdir(), "locara-huge-"));
+  const entry = JSON.parse(readFileSync(join(served.catalogue, "open.json"), "utf8"));
+  writeFileSync(join(catalogue, "open.json"), JSON.stringify({ ...entry, downloadBytes: 10 ** 15 }));
+  const { page } = await open({ models: ["open"], flags: ["--catalogue", catalogue] });
+  await expect(page.locator("[data-model=open]")).toContainText(
+    /Disk too full.*Needs 1000 TB on the disk, where \d.* are free/,
+  );
 });
 
 test("a host that allows no downloads is told which flag is missing", async ({ open, served }) => {

@@ -47,6 +47,7 @@ const STATES: Record<string, (given: Given) => Promise<Page>> = {
     await download(page);
     await expect(page.getByRole("progressbar", { name: /^Download/ })).toBeVisible();
   }),
+  "disk-full": scene("full", (page) => expect(page.getByText("Disk too full").first()).toBeVisible()),
   "no-room": scene("disk", async (page) => {
     await download(page);
     await expect(page.getByRole("heading", { name: /Not enough room/ })).toBeVisible();
@@ -98,6 +99,7 @@ const STATES: Record<string, (given: Given) => Promise<Page>> = {
     await page.mouse.move(box.x + box.width * 0.5, box.y + box.height * 0.22, { steps: 8 });
     await page.mouse.move(box.x + box.width * 0.75, box.y + box.height * 0.32, { steps: 8 });
     await page.mouse.up();
+    await expect(page.getByRole("button", { name: "Undo" })).toBeEnabled();
     return page;
   },
   queue: async ({ open, query }) => {

@@ -136,7 +136,8 @@ test("a denied picture shows what locara.json lacks", async () => {
   const declare = { capabilities: { models: ["sd3.5-medium"] } };
   const error = wire("CapabilityDenied", { reason: "notDeclared", declare });
   expect(error).toBeInstanceOf(CapabilityDenied);
-  const { root } = shown(failed(NEW, error));
+  const { root } = shown(failed(NEW, error), { onTryAgain: () => {} });
+  expect(screen.queryByRole("button", { name: "Try again" })).toBeNull(); // it would be denied again
   expect(screen.getByRole("group", { name: "What locara.json lacks" }).textContent).toBe(
     JSON.stringify(declare, null, 2),
   );

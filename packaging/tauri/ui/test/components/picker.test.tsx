@@ -1,5 +1,5 @@
 import type { EngineInfo, Model } from "@locara/image/core";
-import { act, render, screen, within } from "@testing-library/react";
+import { act, cleanup, render, screen, within } from "@testing-library/react";
 import userEvent from "@testing-library/user-event";
 import { expect, test, vi } from "vitest";
 import { ImageProvider } from "../../src/context.js";
@@ -86,6 +86,52 @@ test("only what is installed can be chosen, with the keyboard too", async () => 
   expect(screen.getByRole<HTMLInputElement>("radio", { name: "Stable Diffusion 3.5 Medium" }).disabled).toBe(true);
   await userEvent.click(screen.getByRole("radio", { name: "SDXL Lightning" }));
   expect(onSelect).toHaveBeenCalledWith("sdxl-lightning");
+});
+
+test("a disk that is too full is told before a download is asked for, with numbers", async () => {
+  const models = [modelOf("sd3.5-medium"), modelOf("sdxl-lightning"), POCKET];
+  const { root } = await picker({ models, freeBytes: 8_000_000_000 });
+  const medium = entry("Stable Diffusion 3.5 Medium");
+  medium.getByText("Disk too full");
+  medium.getByText(/Needs 16.3 GB on the disk, where 8.0 GB are free/);
+  for (const name of ["SDXL Lightning", "Pocket"]) expect(entry(name).queryByText("Disk too full")).toBeNull();
+  expect(medium.getByRole<HTMLButtonElement>("button", { name: /^Download/ }).disabled).toBe(false);
+  const facts = document.getElementById(
+    screen.getByRole("radio", { name: "Stable Diffusion 3.5 Medium" }).getAttribute("aria-describedby") ?? "",
+  );
+  expect(facts?.textContent).toContain("8.0 GB are free");
+  await expectAccessible(root);
+});
+
+test("what the suggested model lacks of room stands where it is suggested; of an unknown disk nothing is said", async () => {
+  const models = [modelOf("sd3.5-medium")];
+  const { root } = await picker({ models, freeBytes: 0 });
+  const note = screen.getByRole("heading", { name: "No model is installed yet" }).closest("section");
+  expect(note?.textContent).toContain("Needs 16.3 GB on the disk, where 0 bytes are free");
+  await expectAccessible(root);
+  cleanup();
+  await picker({ models });
+  expect(screen.queryByText("Disk too full")).toBeNull();
+});
+
+test("a download that has begun needs only the rest", async () => {
+  const { scripted } = await picker({ models: [modelOf("sd3.5-medium"), POCKET], freeBytes: 5_000_000_000 });
+  const medium = entry("Stable Diffusion 3.5 Medium");
+  medium.getByText("Disk too full");
+  await userEvent.click(medium.getByRole("button", { name: /^Download/ }));
+  const call = scripted.last("models.download");
+  act(() => call.tell(progress(12_000_000_000)));
+  expect(medium.queryByText("Disk too full")).toBeNull();
+  scripted.setting = { ...scripted.setting, freeBytes: 4_200_000_000 };
+  await act(async () => call.fail("RequestCancelled", "Cancelled."));
+  expect(medium.queryByText("Disk too full")).toBeNull();
+
+  // what others have written since counts, too
+  await userEvent.click(medium.getByRole("button", { name: /^Resume/ }));
+  scripted.setting = { ...scripted.setting, freeBytes: 1_000_000_000 };
+  await act(async () => scripted.last("models.download").fail("InsufficientDisk", "There is not enough room."));
+  medium.getByText("Disk too full");
+  medium.getByText(/Needs 4.0 GB on the disk, where 1.0 GB are free/);
 });
 
 test("a download tells how far it is and how much room it needs, can be paused, and goes on where it stopped", async () => {
@@ -214,14 +260,14 @@ test("an app that declares no model is told so", async () => {
 
 test("models that cannot be listed are a problem with another try", async () => {
   const scripted = new Scripted();
-  scripted.client.models.list = () => Promise.reject(new Error("The channel is closed."));
+  scripted.client.models.listing = () => Promise.reject(new Error("The channel is closed."));
   render(
     <ImageProvider client={scripted.client}>
       <ModelPicker onSelect={() => {}} />
     </ImageProvider>,
   );
   await screen.findByText("The channel is closed.");
-  scripted.client.models.list = async () => [POCKET];
+  scripted.client.models.listing = async () => ({ models: [POCKET] });
   await userEvent.click(screen.getByRole("button", { name: "Try again" }));
   await screen.findByRole("radio", { name: POCKET.displayName });
 });

@@ -63,6 +63,8 @@ export interface Setting {
   models?: readonly Model[];
   /** A promise is answered when that is fulfilled. */
   engines?: readonly EngineInfo[] | Promise<readonly EngineInfo[]>;
+  /** What is free on the disk; without it the sidecar does not tell. */
+  freeBytes?: number;
   jobs?: readonly JobInfo[];
   results?: Record<string, GenerateResult>;
 }
@@ -77,11 +79,11 @@ export class Scripted implements Transport {
   }
 
   start(method: MethodName, params: object, onMessage?: (message: unknown) => void): Sent {
-    const { models = [POCKET], engines = [], jobs = [], results = {} } = this.setting;
+    const { models = [POCKET], engines = [], jobs = [], results = {}, freeBytes } = this.setting;
     const asked = new Asked(method, params, onMessage);
     this.asked.push(asked);
     const answers: Record<string, unknown> = {
-      "models.list": { models },
+      "models.list": { models, ...(freeBytes !== undefined && { freeBytes }) },
       "system.info": Promise.resolve(engines).then((told) => ({ engines: told })),
       "jobs.list": { jobs },
       "jobs.result": results[(params as { jobId?: string }).jobId ?? ""],

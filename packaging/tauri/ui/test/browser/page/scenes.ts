@@ -60,6 +60,7 @@ const SCENES: Record<string, () => Scripted> = {
       ],
     }),
   downloading: () => new Downloading((call) => call.tell(progress(5_200_000_000))),
+  full: () => new Scripted({ models: MODELS.filter(({ id }) => id !== "pocket"), freeBytes: 9_400_000_000 }),
   disk: () =>
     new Downloading((call) => {
       call.tell(progress(5_200_000_000));
