@@ -311,4 +311,5 @@ def test_a_cancel_while_a_picture_is_being_saved_is_answered_and_leaves_nothing(
     error = error_of(call, 30)
     assert (error.code, error.kind, error.data["images"]) == (-32800, "RequestCancelled", [])
     assert host.files() == []
-    assert host.generate(steps=1)["images"]
+    assert len(host.generate(steps=1)["images"]) == 1
+    assert len(host.files()) == 1, "the thread that nobody waited for has saved nothing later"
