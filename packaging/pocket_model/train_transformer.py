@@ -45,8 +45,11 @@ CAPTION_SHARES = {"thing_share": 0.8, "style_share": 0.7}
 """More shapes and styles than people ask for: each of a thing's three pictures must be seen about equally often."""
 MOST_WEIGHT = 8.0
 """The loss's weight of a small shape's square against the ground around it: a small shape is 6 % of its picture."""
-PAIR_WEIGHT = 1.0
+PAIR_WEIGHT = 4.0
 """Weight of the error in what makes two styles of one thing different: it is small against all that they share."""
+SIBLINGS = {"flat": "3d", "3d": "flat"}
+SIBLING_SHARE = 0.75
+"""How often a pair is of the two styles with one outline, which are the ones mistaken for each other."""
 CODE_NOISE = 0.1
 """Deviation of noise on the vectors, so that the text encoders need not be exact."""
 EMA = 0.999
@@ -76,6 +79,9 @@ def in_another_style(scene: Scene, rng: np.random.Generator) -> Scene:
     """The same thing on the same ground in a style that is not the scene's; a shape has only one, and stays."""
     if scene.thing is None:
         return scene
+    sibling = SIBLINGS.get(scene.style)
+    if sibling and rng.random() < SIBLING_SHARE:
+        return replace(scene, style=sibling)
     others = [style for style in STYLES if style != scene.style]
     return replace(scene, style=others[rng.integers(len(others))])
 
