@@ -1,6 +1,7 @@
 """The folder that ``make bundle`` builds works on machines without Python. ``make test-bundle`` sets LOCARA_BUNDLE to
 it, and LOCARA_BUNDLE_TOOLS to the tools that read it."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from locara_protocol.client import Sidecar
+from locara_protocol.client import RemoteError, Sidecar
 from locara_sidecar.machine import bundle
 from support import clean_room
 from support.host import manifest
@@ -169,6 +170,22 @@ def test_an_old_daemon_draws_on_when_an_update_has_replaced_its_folder(moved, tm
         assert sidecar.call("system.info", timeout=60)["version"] == FACTS["version"]
     with session(moved, tmp_path / "out", "--engine", "fake") as sidecar:
         assert drawn(sidecar).exists()
+
+
+@needs_engine
+def test_an_old_daemon_draws_on_when_its_folder_was_replaced_in_the_middle_of_its_first_picture(moved, tmp_path):
+    """That picture may fail, because the confined engine can import nothing more. The next one gets a new engine."""
+    with session(moved, tmp_path / "out") as sidecar:
+        first = sidecar.start("image.generate", {"prompt": "a red circle"}, stream=True)
+        for step in first.messages():
+            if step["phase"] == "encoding":
+                moved.rename(moved.parent / "old")
+                shutil.copytree(BUNDLE, moved, copy_function=os.link)
+                shutil.rmtree(moved.parent / "old")
+        with contextlib.suppress(RemoteError):
+            first.result()
+        for kind in ("png", "jpeg", "webp"):
+            assert drawn(sidecar, steps=1, output={"mimeType": f"image/{kind}"}).exists()
 
 
 def test_an_old_daemon_tells_its_host_when_the_new_engine_is_of_another_version(moved, tmp_path):

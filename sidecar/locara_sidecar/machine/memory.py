@@ -111,8 +111,8 @@ def _glibc() -> ctypes.CDLL | None:
 def _highest(status: Path) -> int | None:
     """Return a process's peak memory as Linux reports it."""
     with contextlib.suppress(OSError):
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
+        for line in status.read_bytes().splitlines():  # bytes: a confined engine might not find the codec any more
+            if line.startswith(b"VmHWM:"):
                 return int(line.split()[1]) * 1024
     return None
 

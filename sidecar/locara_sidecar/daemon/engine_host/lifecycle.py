@@ -49,7 +49,7 @@ class Event(Enum):
     SUBMIT = auto()
     """A job arrives that the engine, if there is one, can do."""
     SUBMIT_ELSEWHERE = auto()
-    """A job arrives that needs another engine: this one may not read its model."""
+    """A job arrives that needs another engine: this one may not read its model, or its own folder was replaced."""
     CANCEL = auto()
     """The job has to stop."""
     UNLOAD = auto()
