@@ -124,6 +124,12 @@ class EngineClient:
             last_progress_ms=None if state == "idle" else max(0, round(silence * 1000)),
         )
 
+    def saw(self, program: tuple[int, int] | None) -> None:
+        """Say which folder engines are started from now, None if it is not there: the next job gets a new engine if the
+        running one was started from another.
+        """
+        self._supervisor.program = program
+
     async def run(self, spec: frames.JobSpec, on_event: Callable[[JobEvent], None]) -> frames.Done:
         """Run one job, starting the engine if needed; ``on_event`` is called on the loop, in order.
 

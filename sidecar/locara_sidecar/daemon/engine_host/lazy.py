@@ -7,6 +7,8 @@ answer. It reads files, so it is done in a thread.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING
 
 import anyio
@@ -75,19 +77,20 @@ class LazyEngine:
 
         :raises RpcError: RequestCancelled.
         """
-        if self._client is None:
-            scope = self._opening[job] = anyio.CancelScope()
-            try:
-                with scope:
-                    await off_loop(_import_client, abandon=True)
-            finally:
-                del self._opening[job]
-            if scope.cancelled_caught:
-                raise failures.cancelled()
+        scope = self._opening[job] = anyio.CancelScope()
+        program = None
+        try:
+            with scope:
+                program = await off_loop(_look, abandon=True)
+        finally:
+            del self._opening[job]
+        if scope.cancelled_caught:
+            raise failures.cancelled()
         if self._client is None:
             self._client = self._make()
             if self._closed:
                 self._client.close_now()
+        self._client.saw(program)
         return self._client
 
     async def unload(self) -> bool:
@@ -96,10 +99,10 @@ class LazyEngine:
 
     def cancel(self, job: str) -> None:
         """Stop a job if it is running."""
-        if self._client is not None:
-            self._client.cancel(job)
-        elif (scope := self._opening.get(job)) is not None:
+        if (scope := self._opening.get(job)) is not None:
             scope.cancel()
+        elif self._client is not None:
+            self._client.cancel(job)
 
     async def close(self) -> None:
         """End the engine for good."""
@@ -119,5 +122,11 @@ class LazyEngine:
             self._client.kill()
 
 
-def _import_client() -> None:
+def _look() -> tuple[int, int] | None:
+    """Import the client, and identify the folder that engines are started from, which an update may replace."""
     importlib.import_module("locara_sidecar.daemon.engine_host.client")
+    try:
+        found = os.stat(sys.prefix)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

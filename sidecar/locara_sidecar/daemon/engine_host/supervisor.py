@@ -7,8 +7,6 @@ is up to a transport (:mod:`~locara_sidecar.daemon.engine_host.transport`).
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
@@ -62,7 +60,9 @@ class Supervisor:
         self._log_screen = LogScreen()
         self._screen: Screen | None = None  # for the job that was sent last
         self._given: frozenset[str] = frozenset()  # the model folders that the engine may read
-        self._program: tuple[int, int] | None = None  # the folder that the engine's own modules came from
+        self.program: tuple[int, int] | None = None
+        """The folder that an engine would now be started from; None if it is not there, or not known."""
+        self._program: tuple[int, int] | None = None  # that of the running engine
 
         self.lifecycle = Lifecycle()
         self.connection: Connection | None = None
@@ -89,7 +89,7 @@ class Supervisor:
             self.feed(Event.FOUND_DEAD)
         suits = self._given.issuperset(request.spec.model.folders()) and writes_to(request.spec) == self.into
         # after an update, a confined engine may import nothing more: the folder that it may read is gone
-        suits = suits and _program() in (self._program, None)
+        suits = suits and self.program in (self._program, None)
         event = Event.SUBMIT if suits or not self.lifecycle.live else Event.SUBMIT_ELSEWHERE
         self.lifecycle.require(event)
         self.request = request
@@ -155,7 +155,7 @@ class Supervisor:
         try:
             self._given = frozenset((*self._readable(), *spec.model.folders()))
             self.into = writes_to(spec)
-            self._program = _program()
+            self._program = self.program
             self.connection = self._transport.start(
                 partial(_opening, self._engine, self._settings, self._given, self.into),
                 on_events=self._received,
@@ -321,15 +321,6 @@ class Supervisor:
     def _stderr_lines(self, lines: list[str]) -> None:
         for line in lines:
             self._on_log(frames.Log(level="debug", logger="engine.stderr", msg=self._prompts.clean(line)))
-
-
-def _program() -> tuple[int, int] | None:
-    """Identify the folder that engines are started from, which an update may replace; None: it is not there now."""
-    try:
-        found = os.stat(sys.prefix)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _opening(
