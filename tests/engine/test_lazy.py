@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from pathlib import Path
 
 import anyio
 import pytest
@@ -72,3 +74,25 @@ def test_no_engine_is_started_for_a_job_that_waited_as_the_daemon_ended(spec, im
     transport = Engines(lambda: Played(finish))
     outcomes = anyio.run(first_job, spec(), transport, act, importing)
     assert (outcomes, transport.started) == (["EngineUnavailable"], [])
+
+
+def test_jobs_after_an_update_get_an_engine_of_the_new_folder(spec, monkeypatch, tmp_path):
+    transport = Engines(lambda: Played(finish))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "python"))
+
+    async def jobs():
+        engine = LazyEngine(lambda: EngineClient("fake", on_log=lambda _: None, transport=transport))
+        counts = []
+        for change in (Path.mkdir, Path.stat, replaced, Path.stat):
+            change(tmp_path / "python")
+            await engine.run(spec(), lambda _: None)
+            counts.append(len(transport.started))
+        await engine.close()
+        return counts
+
+    assert anyio.run(jobs) == [1, 1, 2, 2]
+
+
+def replaced(folder):
+    folder.rename(folder.parent / "old")  # still there, so that its number is not given to the new one
+    folder.mkdir()

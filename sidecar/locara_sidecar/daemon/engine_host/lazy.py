@@ -122,9 +122,13 @@ class LazyEngine:
             self._client.kill()
 
 
+def _import_client() -> None:
+    importlib.import_module("locara_sidecar.daemon.engine_host.client")
+
+
 def _look() -> tuple[int, int] | None:
     """Import the client, and identify the folder that engines are started from, which an update may replace."""
-    importlib.import_module("locara_sidecar.daemon.engine_host.client")
+    _import_client()
     try:
         found = os.stat(sys.prefix)
     except OSError:
