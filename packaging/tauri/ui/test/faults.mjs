@@ -18,8 +18,8 @@ const FAULTS = [
   [
     "a message without a preview keeps the one before",
     "store/job.ts",
-    "step.preview ?? job.preview",
-    "step.preview",
+    "jobId: step.jobId, ...(preview && { preview })",
+    "jobId: step.jobId, preview",
     "live",
   ],
   [

@@ -56,7 +56,7 @@ export function asked(key: string, request: JobRequest, size: { width: number; h
 
 /** The job after a message of its own. An earlier preview stays where the message has none. */
 export function stepped(job: Job, step: DiffusionStep): Job {
-  const preview = step.preview ?? job.preview;
+  const { preview } = step;
   const state = step.phase === "queued" ? "queued" : "running";
   return { ...job, state, step, jobId: step.jobId, ...(preview && { preview }) };
 }
