@@ -16,18 +16,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from bench.direct import Direct
 from bench.quality import found
-from support.measuring import Row, host
+from support.measuring import Row, host, seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from locara_protocol.client import Sidecar
     from locara_sidecar.models import catalogue
 
 _PROMPT = "a large red circle in the center of a blue background"
@@ -49,16 +48,6 @@ def other_programs(count: int) -> Generator[None]:
         for loop in loops:
             loop.kill()
             loop.wait()
-
-
-def _drawn(sidecar: Sidecar, prompt: str, options: dict[str, Any]) -> float:
-    """Return the seconds from the request to its answer."""
-    began = time.perf_counter()
-    call = sidecar.start("image.generate", {"prompt": prompt, "options": options}, stream=True)
-    for _ in call.messages():
-        pass
-    call.result()
-    return time.perf_counter() - began
 
 
 def measure(known: catalogue.Catalogue, name: str, entries: Path, rounds: int) -> list[Row]:
@@ -88,8 +77,8 @@ def measure(known: catalogue.Catalogue, name: str, entries: Path, rounds: int) -
                 prompt = f"{_PROMPT}, number {turn} {load}"  # so neither side finds its embeddings in a cache
                 with other_programs(count):
                     plain = direct.draw(prompt) if turn % 2 else 0.0
-                    took = _drawn(sidecar, prompt, options)
-                    bare = 0.0 if count else _drawn(sidecar, f"{prompt}, bare", {**options, **_SAME_WORK})
+                    took = seconds_of(sidecar, prompt, options)
+                    bare = 0.0 if count else seconds_of(sidecar, f"{prompt}, bare", {**options, **_SAME_WORK})
                     plain = plain or direct.draw(prompt)
                 if turn and bare:
                     same_work.append(bare / plain)

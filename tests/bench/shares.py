@@ -35,7 +35,7 @@ import psutil
 from bench.direct import Direct
 from bench.quality import found, job_for
 from locara_sidecar.models import catalogue
-from support.measuring import ROOT, Row, host, show
+from support.measuring import ROOT, Row, host, seconds_of, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,12 +116,7 @@ def _asked(sidecar: Sidecar, mode: str, previews: str = "auto") -> Callable[[str
 
     def draw(prompt: str) -> float:
         options = {"model": _MODEL, "seed": 1, "precision": "float32", "output": output, "preview": preview}
-        began = time.perf_counter()
-        call = sidecar.start("image.generate", {"prompt": prompt, "options": options}, stream=True)
-        for _ in call.messages():
-            pass
-        call.result()
-        return time.perf_counter() - began
+        return seconds_of(sidecar, prompt, options)
 
     return draw
 

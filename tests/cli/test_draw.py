@@ -150,7 +150,7 @@ def test_a_mistake_is_told_in_a_sentence_that_names_the_flag(sidecar, tmp_path, 
     assert "$." not in errors
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8")
 @pytest.mark.parametrize(
     ("words", "what"),
     [

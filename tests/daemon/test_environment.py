@@ -94,7 +94,7 @@ def test_a_relative_cache_folder_in_a_deleted_one_is_a_usage_error(variable, tmp
     assert done.stderr.count(b"\n") == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8")
 @pytest.mark.parametrize("variable", ["LOCARA_CACHE_DIR", "HOME", None])
 def test_a_cache_folder_that_no_line_can_name_is_a_usage_error(variable, tmp_path):
     """Otherwise every model in it would fail, each with another wrong name."""
@@ -110,7 +110,7 @@ def test_a_cache_folder_that_no_line_can_name_is_a_usage_error(variable, tmp_pat
     assert b"is not valid UTF-8; choose another with --cache-dir" in done.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8")
 def test_a_granted_folder_that_no_answer_can_name_is_a_usage_error(tmp_path):
     """Otherwise the path of a picture that is saved there would be that of no file."""
     odd = os.fsencode(tmp_path) + b"/caf\xe9"
@@ -121,7 +121,7 @@ def test_a_granted_folder_that_no_answer_can_name_is_a_usage_error(tmp_path):
     assert b"The name of the folder of user-folder is not valid UTF-8. ($.grants.user-folder)" in done.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8")
 def test_a_folder_for_temporary_files_that_no_line_can_name_is_done_without(tmp_path):
     odd = os.fsencode(tmp_path) + b"/caf\xe9"
     os.mkdir(odd)

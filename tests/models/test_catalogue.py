@@ -277,7 +277,7 @@ def test_z_image_reports_no_guidance_whatever_its_entry_has(tmp_path):
     assert not catalogue.load(tmp_path).get("mine").guidable
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8")
 def test_a_folder_whose_name_no_line_can_hold_is_refused(tmp_path):
     folder = tmp_path / "caf\udce9"
     folder.mkdir()

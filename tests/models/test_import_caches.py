@@ -84,7 +84,7 @@ def test_a_reference_of_a_cache_that_names_no_snapshot_is_none(store, tmp_path, 
     assert take(store, repository).meta.source[0].revision == REVISION
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8")
 @pytest.mark.parametrize("name", [b"\xff\xfe", b"a\nb", b"\x1b[31m", b"x" * 255])
 def test_the_name_of_a_snapshot_that_can_be_no_commits_is_not_recorded(store, tmp_path, name):
     repository = hf_cache(tmp_path / "hub", write_model(tmp_path / "source"))

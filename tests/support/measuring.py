@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,13 @@ def show(rows: list[Row]) -> int:
         print(f"{row.name:52} {row.value:10.3f} {row.unit:4} {goal:8} {mark:7} {row.note}")
     print(json.dumps({"bench": [asdict(row) | {"met": row.met} for row in rows]}))
     return 0 if all(row.met is not False for row in rows) else 1
+
+
+def seconds_of(sidecar: Sidecar, prompt: str, options: dict[str, Any]) -> float:
+    """Return the seconds from a picture's request to its answer."""
+    began = time.perf_counter()
+    call = sidecar.start("image.generate", {"prompt": prompt, "options": options}, stream=True)
+    for _ in call.messages():
+        pass
+    call.result()
+    return time.perf_counter() - began

@@ -7,6 +7,7 @@ arXiv:2302.05442).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, cast
 
 import mlx.core as mx
@@ -44,7 +45,7 @@ def in_heads(q: mx.array, k: mx.array, v: mx.array, norm_q: nn.RMSNorm, norm_k: 
     return q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
 
 
-class DoubleBlock(nn.Module):
+class DoubleBlock(nn.Module, ABC):
     """A block of both streams. Subclasses have ``attn``, ``out``, ``ff`` and, for the text, the same with ``_text``."""
 
     attn: Any
@@ -76,8 +77,9 @@ class DoubleBlock(nn.Module):
         text = text + gate_ff_t * self.ff_text(self._modulated(text, shift_ff_t, scale_ff_t))
         return x, text
 
+    @abstractmethod
     def _modulated(self, x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:
-        raise NotImplementedError
+        """Return ``x``, normed, scaled and shifted."""
 
     def _projected(self, layer: Any, seen: mx.array) -> mx.array:
         """Apply the output layer of attention."""
