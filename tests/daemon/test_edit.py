@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from PIL import Image
 
 from locara_sidecar.engine.images import read_parameters
 from support.edit_calls import KONTEXT, MEDIUM, RED, begin, edit, mask, named, pixels, png, sent
-from support.host import decoded, error_of, until
+from support.host import decoded, error_of, eventually, until
 from support.image_files import icc_profile, segment, with_segments
 
 # --- what an edit makes ----------------------------------------------------------------------
@@ -231,32 +230,21 @@ def test_a_cancel_in_each_phase_is_answered_and_gives_the_files_back(editor, pha
     slow = {} if phase == "queued" else {f"LOCARA_FAKE_{NAMES[phase]}_MS": "20000"}
     host = editor(env={**os.environ, **slow})
 
-    def files():
-        folder = f"/proc/{host.process.pid}/fd"
-        targets = []
-        for number in os.listdir(folder):
-            try:
-                targets.append(os.readlink(f"{folder}/{number}"))
-            except FileNotFoundError:
-                continue
-        return {target for target in targets if target.startswith(f"{host.folder}/")}
-
     first = None
     if phase == "queued":
         first = begin(host, "fake:slow=20000 first", image=sent(png()), output={"mode": "inline"}, steps=2)
         until(first, "denoising")
     call = begin(host, mask=named("mask.png"), steps=2)
     until(call, phase)
-    deadline = time.monotonic() + 10
-    while files() != {str(host.folder / name) for name in ("in.png", "mask.png")}:
-        assert time.monotonic() < deadline
+    given = {str(host.folder / name) for name in ("in.png", "mask.png")}
+    assert eventually(lambda: set(host.open_files()) == given)
     call.cancel()
     error = error_of(call, 5)
     assert (error.code, error.data["images"]) == (-32800, [])
     if first is not None:
         first.cancel()
         error_of(first, 5)
-    assert files() == set()
+    assert host.open_files() == []
     assert host.files() == ["in.png", "mask.png"]
 
 

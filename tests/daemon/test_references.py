@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageStat
 
+from locara_sidecar.capability.files.picked import _SPARE
 from locara_sidecar.daemon.images.source_images import MAX_EDIT_BYTES, MAX_SOURCE_BYTES
 from locara_sidecar.engine.images import read_parameters
 from support.edit_calls import KONTEXT, MEDIUM, begin, named, pixels, png, sent
-from support.host import error_of, until
+from support.host import error_of, eventually, until
 
 SHIPPED = Path(__file__).parents[2] / "sidecar/locara_sidecar/models/catalogue"
 SEVERAL = "uses-several"
@@ -262,16 +263,22 @@ def test_a_queue_with_many_files_leaves_the_daemon_some_descriptors(several):
     import resource
 
     host = several()
-    resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE, (128, 128))
     slow = begin(host, "fake:slow=20000 first", steps=2)
     until(slow, "denoising")
-    calls = [listed(host, [named("in.png")] * 10, **INLINE) for _ in range(8)]
-    error = error_of(calls[-1])
+    in_use = len(os.listdir(f"/proc/{host.process.pid}/fd"))
+    limit = in_use + _SPARE + 25  # room for the files of two calls
+    resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+    calls = []
+    for count in (11, 21):  # one is the first call's
+        # in turn: files are opened in threads, and of calls sent at once any may find no room
+        calls.append(listed(host, [named("in.png")] * 10, **INLINE))
+        assert eventually(lambda count=count: len(host.open_files()) == count)
+    error = error_of(listed(host, [named("in.png")] * 10, **INLINE), 5)
     assert (error.kind, error.data["errno"]) == ("StorageError", "EMFILE")
     assert error.data["path"].startswith("$.images[")
     assert host.call("ping")
     slow.cancel()
-    assert len(calls[0].result(30)["images"]) == 1
+    assert [len(call.result(30)["images"]) for call in calls] == [1, 1]
 
 
 def test_a_waiting_job_is_listed_and_attached_to_and_reads_the_files_that_were_named_when_it_came(several):

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -11,20 +10,13 @@ import pytest
 from locara_sidecar.capability.authorize import MANAGEMENT
 from locara_sidecar.models.cache.store import Store
 from locara_sidecar.models.lease import Leases
-from support.host import error_of
+from support.host import error_of, eventually
 
 pytest.importorskip("mlx")
 pytestmark = [pytest.mark.mlx, pytest.mark.timeout(120)]
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "models"
 MODEL = "tiny-sd3"
-
-
-def eventually(true, seconds=10):
-    end = time.monotonic() + seconds
-    while not true() and time.monotonic() < end:
-        time.sleep(0.05)
-    return true()
 
 
 @pytest.fixture

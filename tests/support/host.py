@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
 import sys
+import time
 from pathlib import Path
 
 from locara_protocol.client import RemoteError, Sidecar
@@ -57,6 +59,16 @@ class Host(Sidecar):
         """Return every entry below the folder, including hidden and temporary ones."""
         return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*"))
 
+    def open_files(self):
+        """Return the path of each descriptor of the daemon that is a file below the folder. On Linux only."""
+        targets = []
+        for descriptor in os.scandir(f"/proc/{self.process.pid}/fd"):
+            try:
+                targets.append(os.readlink(descriptor.path))
+            except FileNotFoundError:  # closed since
+                continue
+        return [target for target in targets if target.startswith(f"{self.folder}/")]
+
     def close(self, timeout=5.0):
         status = super().close(timeout)
         self._log.close()
@@ -89,6 +101,14 @@ class Hosts:
         for host in self._made:
             host.close()
             assert not host.violations, host.violations
+
+
+def eventually(true, seconds=10):
+    """Return what a condition is once it is true, or when the time is over."""
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.05)
+    return true()
 
 
 def error_of(call, timeout=30):
