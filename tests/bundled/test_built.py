@@ -1,7 +1,6 @@
 """The folder that ``make bundle`` builds works on machines without Python. ``make test-bundle`` sets LOCARA_BUNDLE to
 it, and LOCARA_BUNDLE_TOOLS to the tools that read it."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from locara_protocol.client import RemoteError, Sidecar
+from locara_protocol.client import Sidecar
 from locara_sidecar.machine import bundle
 from support import clean_room
 from support.host import manifest
@@ -173,19 +172,27 @@ def test_an_old_daemon_draws_on_when_an_update_has_replaced_its_folder(moved, tm
 
 
 @needs_engine
-def test_an_old_daemon_draws_on_when_its_folder_was_replaced_in_the_middle_of_its_first_picture(moved, tmp_path):
-    """That picture may fail, because the confined engine can import nothing more. The next one gets a new engine."""
+@pytest.mark.parametrize(("phase", "image"), [("loading", 1), ("encoding", 1), ("denoising", 1), ("denoising", 2)])
+def test_what_an_old_daemon_draws_as_its_folder_is_replaced_is_drawn(moved, tmp_path, phase, image):
+    """Its confined engine can import nothing more, so another one draws it again; the host sees one job go on."""
+    new, old, steps = moved.with_name("new"), moved.with_name("old"), []
+    shutil.copytree(BUNDLE, new, copy_function=os.link)
     with session(moved, tmp_path / "out") as sidecar:
-        first = sidecar.start("image.generate", {"prompt": "a red circle"}, stream=True)
-        for step in first.messages():
-            if step["phase"] == "encoding":
-                moved.rename(moved.parent / "old")
-                shutil.copytree(BUNDLE, moved, copy_function=os.link)
-                shutil.rmtree(moved.parent / "old")
-        with contextlib.suppress(RemoteError):
-            first.result()
-        for kind in ("png", "jpeg", "webp"):
+        options = {"seed": 7, "steps": 4, "count": 2}
+        call = sidecar.start("image.generate", {"prompt": "a red circle", "options": options}, stream=True)
+        for step in call.messages():
+            if (step["phase"], step["image"]) == (phase, image) and new.exists():
+                moved.rename(old)
+                new.rename(moved)
+                shutil.rmtree(old)
+            steps += [(step["image"], step["step"])] if step["phase"] == "denoising" and step["step"] else []
+        drawn_first = [Path(image["path"]).read_bytes() for image in call.result()["images"]]
+        assert steps == [(image, step) for image in (1, 2) for step in (1, 2, 3, 4)]
+        for kind in ("jpeg", "webp"):
             assert drawn(sidecar, steps=1, output={"mimeType": f"image/{kind}"}).exists()
+        again = sidecar.call("image.generate", {"prompt": "a red circle", "options": options}, timeout=200)["images"]
+        assert [Path(image["path"]).read_bytes() for image in again] == drawn_first
+        assert not sidecar.violations
 
 
 def test_an_old_daemon_tells_its_host_when_the_new_engine_is_of_another_version(moved, tmp_path):

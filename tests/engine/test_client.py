@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from locara_sidecar.daemon.engine_host.lifecycle import IllegalEventError
+from locara_sidecar.daemon.engine_host.program import Program
 from locara_sidecar.ipc import frames
 from support.engine_frames import enter, finish
 from support.engines import Played
@@ -228,15 +229,17 @@ def test_an_engine_whose_own_folder_was_replaced_is_replaced(drive, spec):
         return heard[-1]
 
     async def body(client):
-        client.saw((1, 10))
+        client.saw(Program((1, 10)))
         await client.make(spec())
         client.saw(None)
         await client.make(spec())
         assert len(heard) == 1  # while there is no folder, no engine could be started
-        client.saw((1, 11))
+        client.saw(Program((1, 11)))
         await client.make(spec())
         await client.make(spec())
-        assert len(heard) == 2
+        client.saw(Program((1, 11), (1, 5, 100)))
+        await client.make(spec())
+        assert len(heard) == 2  # files were replaced inside it, of which it may have all that it needs
 
     drive(body, engine)
 

@@ -10,10 +10,11 @@ import anyio
 import pytest
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.daemon.engine_host import lazy
+from locara_sidecar.daemon.engine_host import lazy, program
 from locara_sidecar.daemon.engine_host.client import EngineClient
 from locara_sidecar.daemon.engine_host.lazy import LazyEngine
-from support.engine_frames import finish
+from locara_sidecar.ipc import frames
+from support.engine_frames import done_with, enter, finish, image_of
 from support.engines import Engines, Played
 
 
@@ -93,6 +94,153 @@ def test_jobs_after_an_update_get_an_engine_of_the_new_folder(spec, monkeypatch,
     assert anyio.run(jobs) == [1, 1, 2, 2]
 
 
+@pytest.fixture
+def prefix(monkeypatch, tmp_path):
+    """The folder that engines are started from, in that of a bundle."""
+    folder = tmp_path / "python"
+    folder.mkdir()
+    (tmp_path / "bundle.json").write_text("{}")
+    monkeypatch.setattr(sys, "prefix", str(folder))
+    return folder
+
+
+def steps(connection, spec, count):
+    """Report what a job does up to its step ``count``."""
+    for phase in ("loading", "encoding", "denoising"):
+        enter(connection, spec, phase)
+    connection.say(*(frames.Step(job=spec.job, image=1, step=step + 1, steps=spec.steps) for step in range(count)))
+
+
+def told_of(spec, plays):
+    """Run one job; return what it told, how it ended and the engines. ``plays`` are the engines' parts, in turn."""
+    transport = Engines(lambda: Played(plays[len(transport.started)]))
+    told = []
+
+    async def job():
+        engine = LazyEngine(lambda: EngineClient("fake", on_log=lambda _: None, transport=transport))
+        try:
+            with anyio.fail_after(20):
+                ended = (await engine.run(spec, told.append)).job
+        except RpcError as error:
+            ended = error.kind
+        await engine.close()
+        return ended
+
+    return told, anyio.run(job), len(transport.started)
+
+
+def fail(connection, spec):
+    connection.say(frames.Failed(job=spec.job, kind="InternalError", message="no such module", data={}))
+
+
+def crash(connection, spec):
+    connection.end(signal="SIGBUS")
+
+
+def rest(connection, spec):
+    steps(connection, spec, spec.steps)
+    enter(connection, spec, "decoding")
+    connection.say(image_of(spec), done_with(spec))
+
+
+@pytest.mark.parametrize("ending", [fail, crash])
+@pytest.mark.parametrize("reached", [0, 1, 3])
+def test_a_job_that_fails_as_its_engine_s_folder_is_replaced_is_done_by_another_engine(prefix, spec, ending, reached):
+    """And nothing of it is told twice."""
+
+    def first(connection, job):
+        steps(connection, job, reached)
+        replaced(prefix)
+        ending(connection, job)
+
+    told, ended, engines = told_of(spec(steps=4), [first, rest])
+    assert (ended, engines) == ("job-1", 2)
+    once, _, _ = told_of(spec(steps=4), [rest])
+    assert told == once
+
+
+def test_pictures_that_were_finished_before_it_failed_are_not_told_again(prefix, spec):
+    def first(connection, job):
+        rest_of_two(connection, job, 1)
+        replaced(prefix)
+        fail(connection, job)
+
+    def rest_of_two(connection, job, pictures):
+        for image in range(1, pictures + 1):
+            connection.say(frames.PhaseStarted(job=job.job, phase="denoising", image=image))
+            connection.say(image_of(job, image=image, seed=job.seed + image - 1))
+
+    def second(connection, job):
+        rest_of_two(connection, job, 2)
+        connection.say(done_with(job))
+
+    told, ended, engines = told_of(spec(count=2), [first, second])
+    assert (ended, engines) == ("job-1", 2)
+    assert [event.image for event in told if isinstance(event, frames.Image)] == [1, 2]
+
+
+def test_files_that_are_replaced_inside_the_folder_give_a_failed_job_another_engine_too(prefix, spec):
+    def first(connection, job):
+        (prefix.parent / "new").write_text("{}")
+        (prefix.parent / "new").rename(prefix.parent / "bundle.json")
+        fail(connection, job)
+
+    assert told_of(spec(), [first, rest])[1:] == ("job-1", 2)
+
+
+def test_a_job_that_fails_where_nothing_was_replaced_fails(prefix, spec):
+    assert told_of(spec(), [fail])[1:] == ("InternalError", 1)
+
+
+def test_a_job_is_not_begun_anew_for_ever(prefix, spec):
+    def first(connection, job):
+        replaced(prefix)
+        fail(connection, job)
+
+    assert told_of(spec(), [first] * 9)[1:] == ("InternalError", 3)
+
+
+def test_a_folder_that_is_away_between_two_renames_is_waited_for(prefix, spec):
+    prefix.rename(prefix.parent / "old")
+    back = threading.Timer(0.3, prefix.mkdir)
+    back.start()
+    assert program.find() is not None
+    back.join()
+
+
+def test_a_job_that_is_cancelled_before_the_other_engine_has_it_is_answered(prefix, spec):
+    """Here, while the folder is away."""
+    transport = Engines(lambda: Played(first))
+    failed = threading.Event()
+
+    def first(connection, job):
+        prefix.rename(prefix.parent / "old")
+        fail(connection, job)
+        failed.set()
+
+    async def job():
+        engine = LazyEngine(lambda: EngineClient("fake", on_log=lambda _: None, transport=transport))
+        outcomes = []
+
+        async def run():
+            with pytest.raises(RpcError) as caught:
+                await engine.run(spec(), lambda _: None)
+            outcomes.append(caught.value.kind)
+
+        with anyio.fail_after(4):  # less than the wait for the folder
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run)
+                await anyio.to_thread.run_sync(failed.wait)
+                await anyio.sleep(0.2)
+                assert outcomes == []
+                engine.cancel("job-1")
+        await engine.close()
+        return outcomes
+
+    assert anyio.run(job) == ["RequestCancelled"]
+
+
 def replaced(folder):
-    folder.rename(folder.parent / "old")  # still there, so that its number is not given to the new one
+    # still there, so that its number is not given to the new one
+    folder.rename(folder.with_name(f"old{len(list(folder.parent.iterdir()))}"))
     folder.mkdir()

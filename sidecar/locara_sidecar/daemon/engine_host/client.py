@@ -22,6 +22,7 @@ from locara_sidecar.ipc import frames
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from locara_sidecar.daemon.engine_host.program import Program
     from locara_sidecar.daemon.engine_host.request import Command, Result
     from locara_sidecar.daemon.engine_host.transport.interface import Transport
 
@@ -124,11 +125,23 @@ class EngineClient:
             last_progress_ms=None if state == "idle" else max(0, round(silence * 1000)),
         )
 
-    def saw(self, program: tuple[int, int] | None) -> None:
-        """Say which folder engines are started from now, None if it is not there: the next job gets a new engine if the
-        running one was started from another.
+    def saw(self, program: Program | None) -> None:
+        """Say what engines are started from now, None if it is not there: the next job gets a new engine if the folder
+        of the running one was replaced.
         """
         self._supervisor.program = program
+
+    def retire_outdated(self) -> bool:
+        """If what the last engine was started from was replaced since, have the next job done by a new engine.
+
+        :returns: whether there will be one.
+        """
+        supervisor = self._supervisor
+        then, now = supervisor.started_from, supervisor.program
+        if supervisor.lifecycle.closed or then is None or now in (None, then):
+            return False
+        supervisor.retire("its files were replaced while it worked: what it failed at begins anew in another one")
+        return True
 
     async def run(self, spec: frames.JobSpec, on_event: Callable[[JobEvent], None]) -> frames.Done:
         """Run one job, starting the engine if needed; ``on_event`` is called on the loop, in order.

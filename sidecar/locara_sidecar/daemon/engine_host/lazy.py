@@ -7,21 +7,26 @@ answer. It reads files, so it is done in a thread.
 from __future__ import annotations
 
 import importlib
-import os
-import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
+from locara_protocol.errors import RpcError
 from locara_protocol.messages import EngineStatus
-from locara_sidecar.daemon.engine_host import failures
+from locara_sidecar.daemon.engine_host import failures, program
 from locara_sidecar.daemon.wire.off_loop import off_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from locara_sidecar.daemon.engine_host.client import EngineClient, JobEvent
+    from locara_sidecar.daemon.engine_host.program import Program
     from locara_sidecar.ipc import frames
+
+    _Tell = Callable[[JobEvent], None]
+
+_T = TypeVar("_T")
+_TRIES = 3
 
 
 class LazyEngine:
@@ -59,18 +64,39 @@ class LazyEngine:
 
     async def run(self, spec: frames.JobSpec, on_event: Callable[[JobEvent], None]) -> frames.Done:
         """Run one job."""
-        client = await self._made_for(spec.job)
-        return await client.run(spec, on_event)
+        return await self._perform(spec.job, on_event, lambda client, tell: client.run(spec, tell))
 
     async def load(self, spec: frames.LoadSpec, on_event: Callable[[JobEvent], None]) -> frames.Loaded:
         """Load a model ahead of its first job."""
-        client = await self._made_for(spec.job)
-        return await client.load(spec, on_event)
+        return await self._perform(spec.job, on_event, lambda client, tell: client.load(spec, tell))
 
     async def prepare(self, spec: frames.PrepareSpec, on_event: Callable[[JobEvent], None]) -> frames.Prepared:
         """Quantize a model and write it, in a process that has ended afterwards."""
-        client = await self._made_for(spec.job)
-        return await client.prepare(spec, on_event)
+        return await self._perform(spec.job, on_event, lambda client, tell: client.prepare(spec, tell))
+
+    async def _perform(
+        self, job: str, on_event: Callable[[JobEvent], None], perform: Callable[[EngineClient, _Tell], Awaitable[_T]]
+    ) -> _T:
+        """Have a job done, from the start again if it failed in an engine whose program was replaced meanwhile.
+
+        Such an engine is of an old version and, if confined, cannot open what it has not opened yet, so how it fails
+        says nothing. What it has told is not told again.
+        """
+        client = await self._made_for(job)
+        from locara_sidecar.daemon.engine_host.retold import Told  # imported with the client, in a thread
+
+        told = Told(on_event)
+        for left in reversed(range(_TRIES)):
+            try:
+                return await perform(client, told.tell)
+            except RpcError as error:
+                if error.kind == "RequestCancelled" or not left:
+                    raise
+                await self._made_for(job)
+                if not client.retire_outdated():
+                    raise
+                told.again()
+        raise AssertionError("the last try returns or raises")
 
     async def _made_for(self, job: str) -> EngineClient:
         """Return the client, for a job that can be cancelled while waiting for it.
@@ -78,10 +104,10 @@ class LazyEngine:
         :raises RpcError: RequestCancelled.
         """
         scope = self._opening[job] = anyio.CancelScope()
-        program = None
+        found = None
         try:
             with scope:
-                program = await off_loop(_look, abandon=True)
+                found = await off_loop(_look, abandon=True)
         finally:
             del self._opening[job]
         if scope.cancelled_caught:
@@ -90,7 +116,7 @@ class LazyEngine:
             self._client = self._make()
             if self._closed:
                 self._client.close_now()
-        self._client.saw(program)
+        self._client.saw(found)
         return self._client
 
     async def unload(self) -> bool:
@@ -123,14 +149,11 @@ class LazyEngine:
 
 
 def _import_client() -> None:
-    importlib.import_module("locara_sidecar.daemon.engine_host.client")
+    for name in ("client", "retold"):
+        importlib.import_module(f"locara_sidecar.daemon.engine_host.{name}")
 
 
-def _look() -> tuple[int, int] | None:
-    """Import the client, and identify the folder that engines are started from, which an update may replace."""
+def _look() -> Program | None:
+    """Import the client, and look what engines are started from."""
     _import_client()
-    try:
-        found = os.stat(sys.prefix)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+    return program.find()

@@ -24,6 +24,7 @@ from locara_sidecar.ipc import frames, framing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from locara_sidecar.daemon.engine_host.program import Program
     from locara_sidecar.daemon.engine_host.request import JobEvent, Request, Result
     from locara_sidecar.daemon.engine_host.transport.interface import Connection, Transport
 
@@ -60,9 +61,11 @@ class Supervisor:
         self._log_screen = LogScreen()
         self._screen: Screen | None = None  # for the job that was sent last
         self._given: frozenset[str] = frozenset()  # the model folders that the engine may read
-        self.program: tuple[int, int] | None = None
-        """The folder that an engine would now be started from; None if it is not there, or not known."""
-        self._program: tuple[int, int] | None = None  # that of the running engine
+        self.program: Program | None = None
+        """What an engine would now be started from; None if it is not there, or not known."""
+        self.started_from: Program | None = None
+        """What the last engine was started from."""
+        self._retired = False  # the running engine gets no further job
 
         self.lifecycle = Lifecycle()
         self.connection: Connection | None = None
@@ -88,12 +91,23 @@ class Supervisor:
         if self.lifecycle.live and self.connection is not None and not self.connection.alive:
             self.feed(Event.FOUND_DEAD)
         suits = self._given.issuperset(request.spec.model.folders()) and writes_to(request.spec) == self.into
-        # after an update, a confined engine may import nothing more: the folder that it may read is gone
-        suits = suits and self.program in (self._program, None)
+        suits = suits and not self._retired and not self._moved()
         event = Event.SUBMIT if suits or not self.lifecycle.live else Event.SUBMIT_ELSEWHERE
         self.lifecycle.require(event)
         self.request = request
         self.feed(event)
+
+    def _moved(self) -> bool:
+        """Whether the folder of the running engine was replaced. Files replaced inside it do not matter to an engine
+        that has imported what it needs.
+        """
+        now, then = self.program, self.started_from
+        return now is not None and (then is None or now.folder != then.folder)
+
+    def retire(self, why: str) -> None:
+        """Give the running engine, if there is one, no further job."""
+        self._retired = True
+        self._on_log(frames.Log(level="warning", logger="engine", msg=why))
 
     def offer(self, event: Event) -> bool:
         """Feed in ``event`` if it may happen now; return whether it did."""
@@ -155,7 +169,7 @@ class Supervisor:
         try:
             self._given = frozenset((*self._readable(), *spec.model.folders()))
             self.into = writes_to(spec)
-            self._program = self.program
+            self.started_from, self._retired = self.program, False
             self.connection = self._transport.start(
                 partial(_opening, self._engine, self._settings, self._given, self.into),
                 on_events=self._received,

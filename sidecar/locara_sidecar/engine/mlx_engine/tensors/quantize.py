@@ -151,6 +151,8 @@ def save(model: nn.Module, component: Component, bits: int, folder: Path, checkp
     :raises JobCancelled: between two shards.
     """
     into = folder / component.name
+    if into.exists():  # of an engine that was replaced before it had ended
+        shutil.rmtree(into)
     into.mkdir(parents=True)
     stem = component.files[0].name.split(".")[0].split("-")[0]
     shards: list[dict[str, mx.array]] = [{}]
