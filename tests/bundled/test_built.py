@@ -1,6 +1,7 @@
 """The folder that ``make bundle`` builds works on machines without Python. ``make test-bundle`` sets LOCARA_BUNDLE to
 it, and LOCARA_BUNDLE_TOOLS to the tools that read it."""
 
+import base64
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from locara_protocol.client import Sidecar
 from locara_sidecar.machine import bundle
 from support import clean_room
-from support.host import manifest
+from support.host import eventually, manifest
 from support.hub import FakeHub
 from support.model_store import entry_data
 
@@ -64,12 +65,12 @@ def replace(path, text):
     path.write_text(text)
 
 
-def session(folder, out, *flags):
+def session(folder, out, *flags, stderr=subprocess.DEVNULL):
     out.mkdir(exist_ok=True)
-    sidecar = Sidecar(
-        [str(folder / "locara-sidecar"), "serve", *flags], env={"HOME": str(out)}, stderr=subprocess.DEVNULL
-    )
-    sidecar.initialize(manifest=manifest("pocket"), grants={"user-folder": str(out)})
+    sidecar = Sidecar([str(folder / "locara-sidecar"), "serve", *flags], env={"HOME": str(out)}, stderr=stderr)
+    asked = manifest("pocket", fs={"user-folder": "read-write", "user-selected": "read-write"})
+    asked["modalities"].append("image-to-image")
+    sidecar.initialize(manifest=asked, grants={"user-folder": str(out)})
     return sidecar
 
 
@@ -193,6 +194,23 @@ def test_what_an_old_daemon_draws_as_its_folder_is_replaced_is_drawn(moved, tmp_
         again = sidecar.call("image.generate", {"prompt": "a red circle", "options": options}, timeout=200)["images"]
         assert [Path(image["path"]).read_bytes() for image in again] == drawn_first
         assert not sidecar.violations
+
+
+def test_an_old_daemon_needs_no_module_of_a_new_version_that_has_none_of_that_name(moved, tmp_path):
+    log = tmp_path / "log"
+    flags = ("--engine", "fake", "--allow-model-management", "--log-level", "debug")
+    with log.open("wb") as stderr, session(moved, tmp_path / "out", *flags, stderr=stderr) as sidecar:
+        modules = next(moved.rglob("locara_sidecar/daemon")).parent
+        assert eventually(lambda: "all modules are imported" in log.read_text(), 60)
+        for gone in ("daemon", "capability", "models/cache", "models/imports"):
+            shutil.rmtree(modules / gone)
+        picture = drawn(sidecar, seed=1)
+        source = {"data": base64.b64encode(picture.read_bytes()).decode(), "mimeType": "image/png"}
+        assert sidecar.call("image.edit", {"prompt": "a red circle", "image": source}, timeout=60)["images"]
+        assert sidecar.call("host.pickFile", {"path": str(picture), "access": "read"})["handle"]
+        for method in ("models.list", "models.usage", "models.gc", "jobs.list", "audit.capabilityLog"):
+            assert sidecar.call(method, timeout=60), method
+        assert sidecar.call("system.info", timeout=60)["version"] == FACTS["version"]
 
 
 def test_an_old_daemon_tells_its_host_when_the_new_engine_is_of_another_version(moved, tmp_path):
