@@ -26,7 +26,7 @@ def kept(_kept):
     """A daemon that the tests of a module share, each with an empty folder: for calls that leave nothing behind
     in it except a loaded model."""
     yield _emptied(_kept)
-    assert not _kept.violations
+    _kept.check()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def kept_editor(_kept_editor):
     (host.folder / "in.png").write_bytes(png())
     (host.folder / "mask.png").write_bytes(mask())
     yield host
-    assert not host.violations
+    host.check()
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def host(engine, tmp_path_factory):
     host.open("pocket")
     yield host
     host.close()
-    assert not host.violations
+    host.check()
 
 
 def pixels(data):

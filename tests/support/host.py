@@ -69,6 +69,12 @@ class Host(Sidecar):
                 continue
         return [target for target in targets if target.startswith(f"{self.folder}/")]
 
+    def check(self):
+        """Fail if the daemon has violated the contract since this was last asked."""
+        found = self.violations[:]
+        self.violations.clear()
+        assert not found, found
+
     def close(self, timeout=5.0):
         status = super().close(timeout)
         self._log.close()
@@ -100,7 +106,7 @@ class Hosts:
     def close(self):
         for host in self._made:
             host.close()
-            assert not host.violations, host.violations
+            host.check()
 
 
 def eventually(true, seconds=10):
