@@ -106,6 +106,13 @@ _SIZE = (
 )
 
 
+#: Asks for a command, and gives what it is refused with.
+_ASK = """
+const refused = (error) => typeof error === "string" ? error : JSON.stringify(error);
+return window.__TAURI_INTERNALS__.invoke(arguments[0], { params: {} }).then(() => "allowed", refused);
+"""
+
+
 @pytest.fixture(scope="module")
 def screen():
     """A display; what is needed and missing fails here."""
@@ -252,6 +259,20 @@ def test_when_one_of_two_windows_is_closed_what_it_drew_is_cancelled_and_the_oth
     app.until_it_draws(since=app.page.text(STATUS))
     app.page.click("button", "Cancel")
     app.until("Cancelled")
+
+
+def test_a_page_may_do_what_its_capability_names_and_no_more_in_each_window(start):
+    app = start()
+    app.page.find("textarea")
+    app.another_window()
+    windows = app.page.windows()
+    assert len(windows) == 2
+    for window in windows:
+        app.page.turn_to(window)
+        assert app.page.script(_ASK, "plugin:locara-diffusion|system_info") == "allowed"
+        for command in ("pick_image", "pick_output", "models_import", "models_remove", "models_gc"):
+            assert "not allowed" in app.page.script(_ASK, f"plugin:locara-diffusion|{command}")
+        assert "not allowed" in app.page.script(_ASK, "plugin:window|create")
 
 
 def test_a_manifest_without_a_model_or_a_folder_shows_what_it_lacks(start):
