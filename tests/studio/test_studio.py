@@ -62,9 +62,23 @@ class Studio(App):
         """Wait until the status says this."""
         self.page.until(f"the status says {said}", lambda: said in self.page.text(STATUS))
 
-    def until_it_draws(self):
-        """Wait until the first steps are done; which one is seen first is the machine's matter."""
-        self.page.until("it draws", lambda: re.search(r"Step [1-9]\d* of", self.page.text(STATUS)))
+    def until_it_draws(self, since=""):
+        """Wait until steps are done, another one than `since` says; which one is seen is the machine's matter."""
+
+        def draws():
+            now = self.page.text(STATUS)
+            return now != since and re.search(r"Step [1-9]\d* of", now)
+
+        self.page.until("it draws", draws)
+
+    def another_window(self):
+        """Open one, with the app's button, and turn to it."""
+        before = self.page.windows()
+        self.page.click("button", "New window")
+        until("a window is opened", lambda: len(self.page.windows()) > len(before))
+        (opened,) = set(self.page.windows()) - set(before)
+        self.page.turn_to(opened)
+        self.page.find("textarea")
 
     def saved(self):
         """How many pictures there are. Each is a whole one."""
@@ -90,6 +104,13 @@ new MutationObserver(() => {
 _SIZE = (
     "const i = document.querySelector(arguments[0]); return i && i.complete ? [i.naturalWidth, i.naturalHeight] : null"
 )
+
+
+#: Asks for a command, and gives what it is refused with.
+_ASK = """
+const refused = (error) => typeof error === "string" ? error : JSON.stringify(error);
+return window.__TAURI_INTERNALS__.invoke(arguments[0], { params: {} }).then(() => "allowed", refused);
+"""
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +204,7 @@ def test_after_a_reload_the_picture_goes_on_with_its_preview(start):
     app.page.until("the preview is back", lambda: app.page.count(PREVIEW))
     app.until("Step")
     app.shot("7-reloaded")
-    first = app.page.text(STATUS)
-    app.page.until("it goes on", lambda: app.page.text(STATUS) != first)
+    app.until_it_draws(since=app.page.text(STATUS))
     assert app.sidecars() == sidecars
     app.page.click("button", "Cancel")
     app.until("Cancelled")
@@ -207,15 +227,63 @@ def test_when_its_window_is_closed_in_the_middle_every_process_is_gone(start):
     app.saved()
 
 
+def test_when_one_of_two_windows_is_closed_what_it_drew_is_cancelled_and_the_other_draws_on(start):
+    app = start()
+    app.page.find("textarea")
+    (first,) = app.page.windows()
+    app.another_window()
+    app.long()
+    app.draw(SUN)
+    app.until_it_draws()
+    sidecars = app.sidecars()
+    app.shot("8-second-window")
+    app.page.turn_to(first)
+    app.page.reload()  # what another window draws is found
+    app.until_it_draws()
+    close_window(app.screen, "Studio 2")
+    until("the window is gone", lambda: app.page.windows() == [first])
+    app.until("Cancelled")
+    app.draw(SUN)
+    app.until("Done")
+    assert app.sidecars() == sidecars
+
+    # one that only looks on takes nothing with it
+    app.long()
+    app.draw(SUN)
+    app.until_it_draws()
+    app.another_window()
+    app.until_it_draws()
+    close_window(app.screen, "Studio 3")
+    app.page.turn_to(first)
+    until("the window is gone", lambda: app.page.windows() == [first])
+    app.until_it_draws(since=app.page.text(STATUS))
+    app.page.click("button", "Cancel")
+    app.until("Cancelled")
+
+
+def test_a_page_may_do_what_its_capability_names_and_no_more_in_each_window(start):
+    app = start()
+    app.page.find("textarea")
+    app.another_window()
+    windows = app.page.windows()
+    assert len(windows) == 2
+    for window in windows:
+        app.page.turn_to(window)
+        assert app.page.script(_ASK, "plugin:locara-diffusion|system_info") == "allowed"
+        for command in ("pick_image", "pick_output", "models_import", "models_remove", "models_gc"):
+            assert "not allowed" in app.page.script(_ASK, f"plugin:locara-diffusion|{command}")
+        assert "not allowed" in app.page.script(_ASK, "plugin:window|create")
+
+
 def test_a_manifest_without_a_model_or_a_folder_shows_what_it_lacks(start):
     app = start(models=[])
     app.page.until("it is told", lambda: "This app may use no model" in app.page.text(".locara-choice"))
     assert "capabilities.models" in app.page.text(".locara-choice")
-    app.shot("8-no-model")
+    app.shot("9-no-model")
 
     app = start(fs={})
     app.page.find("textarea")
     app.draw(SUN)
     app.page.until("it is told", lambda: "This app may not do that" in app.page.text("main"))
     assert '"user-folder": "write"' in app.page.text("main pre")
-    app.shot("9-no-folder")
+    app.shot("10-no-folder")

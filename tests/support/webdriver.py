@@ -142,6 +142,14 @@ class Browser:
         """Load the page again."""
         self._ask("POST", "/refresh", {})
 
+    def windows(self) -> list[str]:
+        """The app's windows."""
+        return self._ask("GET", "/window/handles")
+
+    def turn_to(self, window: str) -> None:
+        """From now on the page is that of this window."""
+        self._ask("POST", "/window", {"handle": window})
+
     def screenshot(self, file: Path) -> None:
         """The page as it looks in the second frame from now: what was asked for is painted then."""
         self._ask("POST", "/execute/async", {"script": _PAINTED, "args": []})

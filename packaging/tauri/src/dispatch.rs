@@ -158,8 +158,7 @@ async fn ask_user<R: Runtime>(
         Action::PickImage | Action::PickOutput => {
             let mut request: FileRequest = params(given)?;
             request.save = matches!(action, Action::PickOutput);
-            let sidecar = diffusion.sidecar().await?;
-            Ok(json!(diffusion.files.pick(webview.window(), &sidecar, request).await?))
+            Ok(json!(diffusion.files.pick(webview.window(), diffusion, request).await?))
         }
         Action::Release => {
             let Handle { handle } = params(given)?;

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tauri::{Manager, Runtime, Window};
 use tauri_plugin_dialog::{Dialog, DialogExt};
 
+use crate::diffusion::Diffusion;
 use crate::error::Error;
 #[cfg(unix)]
 use crate::opening;
@@ -81,13 +82,15 @@ impl<R: Runtime> Files<R> {
         Self { chooser, hands, held: Mutex::default() }
     }
 
-    /// Asks the user; none if nothing was picked.
+    /// Asks the user; none if nothing was picked. What is picked goes to the sidecar that there is by then: a token may
+    /// have replaced it while the dialog was open.
     pub(crate) async fn pick(
         &self,
         window: Window<R>,
-        sidecar: &Sidecar,
+        diffusion: &Diffusion<R>,
         request: FileRequest,
     ) -> Result<Option<PickFileResult>, Error> {
+        diffusion.sidecar().await?; // one that cannot be started is told before the user is asked
         let (chooser, label) = (Arc::clone(&self.chooser), window.label().to_owned());
         self.held().entry(label.clone()).or_default();
         let access = if request.save { FileAccess::Write } else { FileAccess::Read };
@@ -95,9 +98,10 @@ impl<R: Runtime> Files<R> {
         let Some(path) = asked.await.map_err(|_| Error::Ending)?? else {
             return Ok(None);
         };
+        let sidecar = diffusion.sidecar().await?;
         #[cfg(unix)]
         let picked = if self.hands {
-            opening::hand(sidecar, path, access).await?
+            opening::hand(&sidecar, path, access).await?
         } else {
             sidecar.pick_file(&path, access).await?
         };
@@ -132,5 +136,13 @@ impl<R: Runtime> Files<R> {
 
     fn held(&self) -> MutexGuard<'_, HashMap<String, Vec<Held>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+impl<R: Runtime> Files<R> {
+    /// How many handles a window holds.
+    pub(crate) fn count(&self, window: &str) -> usize {
+        self.held().get(window).map_or(0, Vec::len)
     }
 }

@@ -36,6 +36,11 @@ fn edit(handle: &Value) -> Value {
     json!({"prompt": PROMPT, "image": {"handle": handle}, "options": options})
 }
 
+/// The user gives a token, which starts the sidecar anew.
+fn set_token(host: &Host) {
+    tauri::async_runtime::block_on(host.diffusion().set_token(Some("a-token".to_owned()))).unwrap();
+}
+
 #[test]
 fn a_picked_image_is_a_handle_and_a_name_and_can_be_edited() {
     let host = picking("secret.png");
@@ -123,6 +128,47 @@ fn files_of_a_sidecar_that_died_are_given_back_without_starting_another() {
     host.diffusion().window_gone("main");
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert_eq!((sidecar.starts(), sidecar.pid()), (1, None));
+}
+
+#[test]
+fn files_end_with_the_sidecar_that_a_token_replaces() {
+    let host = picking("secret.png");
+    let window = host.window("main");
+    drawn(&host, &window);
+    let before = invoke(&window, "pick_image", ask(&host)).unwrap()["handle"].clone();
+    assert_eq!(host.diffusion().files.count("main"), 1);
+    set_token(&host);
+    assert_eq!(host.diffusion().files.count("main"), 0, "what the new one does not know cannot be given back to it");
+    let error = invoke(&window, "edit", long(edit(&before), 7)).unwrap_err();
+    assert_eq!(error["data"]["path"], "$.image.handle");
+
+    let after = invoke(&window, "pick_image", ask(&host)).unwrap()["handle"].clone();
+    invoke(&window, "edit", long(edit(&after), 7)).unwrap();
+    host.diffusion().window_gone("main");
+    let other = host.window("other");
+    until("it was given back", || invoke(&other, "edit", long(edit(&after), 7)).is_err());
+}
+
+#[test]
+fn a_file_that_is_picked_while_a_token_is_taken_is_known_to_the_new_sidecar() {
+    let (told, asked) = std::sync::mpsc::channel();
+    let (choose, chosen) = std::sync::mpsc::channel::<()>();
+    let chosen = std::sync::Mutex::new(chosen);
+    let host = host(&PICKS, move |builder| {
+        builder.chooser(move |_, request| {
+            told.send(()).unwrap();
+            chosen.lock().unwrap().recv().unwrap();
+            Some(PathBuf::from(request.title.as_ref()?).join("secret.png"))
+        })
+    });
+    let window = host.window("main");
+    drawn(&host, &window);
+    let picked = start(&window, "pick_image", ask(&host));
+    asked.recv().unwrap();
+    set_token(&host);
+    choose.send(()).unwrap();
+    let handle = picked.join().unwrap().unwrap()["handle"].clone();
+    invoke(&window, "edit", long(edit(&handle), 7)).unwrap();
 }
 
 #[test]

@@ -35,6 +35,46 @@ fn an_app_without_its_manifest_does_not_start_and_says_why() {
     assert!(told.contains("locara.json is no JSON object"), "{told}");
 }
 
+#[test]
+fn a_manifest_that_cannot_be_understood_keeps_the_app_from_starting_and_its_place_is_named() {
+    for text in ["", "{", "null", "{} {}", "\u{feff}{}", r#"{"schema": "#] {
+        let told = unbuilt(Some(text), None);
+        assert!(told.contains("locara.json is no JSON object"), "{text}: {told}");
+    }
+    let place = TempDir::new();
+    std::fs::create_dir(place.path().join("locara.json")).unwrap();
+    let told = build(&place, &[], |builder| builder).err().unwrap().to_string();
+    assert!(told.contains("locara.json cannot be read"), "{told}");
+}
+
+#[test]
+fn a_manifest_that_the_contract_refuses_is_told_to_each_call_with_its_member_and_nothing_is_drawn() {
+    let wrong = |change: &dyn Fn(&mut Value)| {
+        let mut wrong = manifest();
+        change(&mut wrong);
+        wrong
+    };
+    let refused: [(Value, &str); 4] = [
+        (json!({}), "$.manifest"),
+        (wrong(&|all| all["schema"] = json!("locara/v2")), "$.manifest.schema"),
+        (wrong(&|all| all["capabilities"]["models"] = json!("pocket")), "$.manifest.capabilities.models"),
+        (
+            wrong(&|all| all["capabilities"]["fs"]["user-folder"] = json!("all")),
+            "$.manifest.capabilities.fs.user-folder",
+        ),
+    ];
+    for (manifest, path) in refused {
+        let host = host_of(manifest, &["locara-diffusion:default"], |builder| builder);
+        let window = host.window("main");
+        for (command, body) in [("models_list", json!({"params": {}})), ("generate", long(quick(2), 7))] {
+            let error = invoke(&window, command, body).unwrap_err();
+            let at = error["data"]["path"].as_str().unwrap_or_default();
+            assert!(error["kind"] == "InvalidParams" && at.starts_with(path), "{path}: {error}");
+        }
+        assert!(host.frames.lock().unwrap().is_empty());
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn the_sidecar_is_found_among_the_resources_and_else_below_share() {

@@ -1,4 +1,4 @@
-// All of the app's page: the studio of the UI package, over the plugin.
+// All of the app's page: the studio of the UI package, over the plugin, and a button for one more window.
 
 import { tauriClient } from "@locara/image/tauri";
 import { type PictureSource, Studio } from "@locara/image-ui";
@@ -11,11 +11,17 @@ import "@locara/image-ui/styles.css";
 const client = tauriClient();
 const source: PictureSource = (image) => (image.data || image.path ? pictureUrl(image) : undefined);
 const openLink = (url: string) => void invoke("open_link", { url });
+const newWindow = () => void invoke("new_window");
 
 const root = document.getElementById("root");
 if (root) {
   createRoot(root).render(
     <StrictMode>
+      <header className="locara">
+        <button type="button" className="locara-button locara-button-quiet" onClick={newWindow}>
+          New window
+        </button>
+      </header>
       <Studio client={client} source={source} openLink={openLink} onToken={giveToken} output={{ mode: "save" }} />
     </StrictMode>,
   );

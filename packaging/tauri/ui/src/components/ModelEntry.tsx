@@ -3,7 +3,7 @@
 import { type EngineInfo, LicenseNotAccepted, type Model } from "@locara/image/core";
 import { useId } from "react";
 import { useShared } from "../context.js";
-import type { Transfer } from "../store/models.js";
+import { hasBegun, type Transfer } from "../store/models.js";
 import { fitOf } from "../words/fit.js";
 import { bytes } from "../words/numbers.js";
 import { transferSpoken, transferWords } from "../words/progress.js";
@@ -83,7 +83,7 @@ function Get({ model, transfer }: ModelEntryProps) {
     );
   }
   const size = model.downloadBytes > 0 ? `, ${bytes(model.downloadBytes)}` : "";
-  const goesOn = (transfer?.progress?.bytes ?? 0) > 0;
+  const goesOn = hasBegun(transfer);
   return (
     <Button
       onClick={() => void store.download(model.id)}

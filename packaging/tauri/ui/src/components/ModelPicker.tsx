@@ -3,6 +3,7 @@
 import type { EngineInfo, Model } from "@locara/image/core";
 import { useId } from "react";
 import { useModels, useShared } from "../context.js";
+import { hasBegun, type Transfer } from "../store/models.js";
 import { roomWords, suggested } from "../words/fit.js";
 import { bytes } from "../words/numbers.js";
 import { ModelEntry } from "./ModelEntry.js";
@@ -45,7 +46,7 @@ export function ModelPicker({ selected, onSelect, onToken }: ModelPickerProps) {
       {models.length > 0 && !models.some(({ installed }) => installed) && (
         <NothingInstalled
           best={best}
-          isRunning={best !== undefined && transfers[best.id]?.state === "running"}
+          transfer={best && transfers[best.id]}
           room={best && roomWords(best, freeBytes, transfers[best.id])}
         />
       )}
@@ -97,12 +98,13 @@ function NoEngine({ engines }: { engines: readonly EngineInfo[] }) {
 
 interface NothingInstalledProps {
   best: Model | undefined;
-  isRunning: boolean;
+  /** Of the best. */
+  transfer: Transfer | undefined;
   /** Why there is not enough room for it on the disk. */
   room: string | undefined;
 }
 
-function NothingInstalled({ best, isRunning, room }: NothingInstalledProps) {
+function NothingInstalled({ best, transfer, room }: NothingInstalledProps) {
   const { models: store } = useShared();
   return (
     <section className="locara-note locara-note-accent">
@@ -116,10 +118,10 @@ function NothingInstalled({ best, isRunning, room }: NothingInstalledProps) {
             {best.downloadBytes > 0 && ` It takes ${bytes(best.downloadBytes)} on the disk, once for all apps.`}
           </p>
           {room && <p>{room}</p>}
-          {!isRunning && (
+          {transfer?.state !== "running" && (
             <div className="locara-row">
               <Button kind="primary" onClick={() => void store.download(best.id)}>
-                Download {best.displayName}
+                {hasBegun(transfer) ? "Resume the download of" : "Download"} {best.displayName}
               </Button>
             </div>
           )}

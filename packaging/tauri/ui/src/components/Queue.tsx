@@ -2,6 +2,7 @@
 
 import { useId } from "react";
 import { isOpen, type Job, promptOf } from "../store/job.js";
+import { isDenied } from "../words/problems.js";
 import { statusOf } from "../words/progress.js";
 import { Button } from "./parts.js";
 
@@ -53,7 +54,8 @@ export function Queue({ jobs, shown, onCancel, onTryAgain, onDismiss, onShow }: 
                       Why?
                     </Button>
                   )}
-                  {onTryAgain && job.request && (
+                  {/* what the manifest lacks, it lacks the next time, too */}
+                  {onTryAgain && job.request && !isDenied(job.error) && (
                     <Button kind="quiet" onClick={() => onTryAgain(job)} aria-label={`Try again: ${name}`}>
                       Try again
                     </Button>

@@ -11,6 +11,9 @@ export interface Transfer {
   readonly error?: unknown;
 }
 
+/** Whether the next try of a download goes on from something. */
+export const hasBegun = (transfer: Transfer | undefined): boolean => (transfer?.progress?.bytes ?? 0) > 0;
+
 export interface ModelsState {
   readonly status: "loading" | "ready" | "failed";
   /** Why the models cannot be listed. */

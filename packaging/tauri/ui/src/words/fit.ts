@@ -1,6 +1,6 @@
 // Whether a model fits this machine, in words with numbers.
 
-import type { EngineInfo, Model, ModelFit } from "@locara/image/core";
+import { type EngineInfo, type Model, type ModelFit, RemoteError } from "@locara/image/core";
 import type { Transfer } from "../store/models.js";
 import { bytes } from "./numbers.js";
 
@@ -54,8 +54,9 @@ export function suggested(models: readonly Model[]): Model | undefined {
 }
 
 /**
- * Why a model that is not installed has not enough room on the disk; undefined if it has, or if that is not known. The download may
- * still be tried: what an earlier one left, or files that another model shares, it need not write again.
+ * Why a model that is not installed has not enough room on the disk; undefined if it has, if that is not known, or if its failed
+ * download says so already. The download may still be tried: what an earlier one left, or files that another model shares, it need not
+ * write again.
  */
 export function roomWords(
   model: Model,
@@ -63,7 +64,8 @@ export function roomWords(
   transfer: Transfer | undefined,
 ): string | undefined {
   if (freeBytes === undefined || model.installed || transfer?.state === "running") return undefined;
-  const { progress } = transfer ?? {};
+  const { progress, error } = transfer ?? {};
+  if (error instanceof RemoteError && error.kind === "InsufficientDisk") return undefined;
   const needed = progress?.totalBytes ? progress.totalBytes - progress.bytes : model.downloadBytes;
   return needed > freeBytes
     ? `Needs ${bytes(needed)} on the disk, where ${bytes(freeBytes)} are free: make room first.`

@@ -77,6 +77,9 @@ const STATES: Record<string, (given: Given) => Promise<Page>> = {
   },
   drawing: async ({ open, query }) => {
     const { page } = await open({ engine: "torch", query });
+    await page.getByText("Options").click();
+    await page.getByLabel("Steps").fill("200"); // twelve are over before it is looked at
+    await page.getByText("Options").click();
     await draw(page, SUN);
     await expect(page.locator("[data-layer=preview]")).toHaveCount(1, { timeout: 200_000 });
     return page;

@@ -103,6 +103,15 @@ test("a picture that this page cannot show keeps its preview and says where it i
   expect(layer(root, "preview")).not.toBeNull();
 });
 
+test("a picture whose file is gone keeps its preview and says where it was", () => {
+  const { root } = shown(finished(running, resultOf()));
+  const final = layer(root, "final");
+  if (final) fireEvent.error(final);
+  screen.getByText(/This page cannot show it/);
+  expect(layer(root, "final")).toBeNull();
+  expect(layer(root, "preview")).not.toBeNull();
+});
+
 test("cancel is there as long as something is drawn, once", async () => {
   const onCancel = vi.fn();
   const { change } = shown(running, { onCancel });
@@ -152,6 +161,14 @@ test("warnings of a finished picture are told", () => {
 
 const queue = (jobs: Job[], props: Partial<Parameters<typeof Queue>[0]> = {}) =>
   render(<Queue jobs={jobs} onCancel={() => {}} onDismiss={() => {}} {...props} />);
+
+test("a denied picture in the queue is told, and another try is not offered", () => {
+  const denied = { ...failed(NEW, wire("CapabilityDenied", { reason: "notDeclared" })), key: "denied" };
+  queue([running, denied], { shown: running.key, onTryAgain: () => {}, onShow: () => {} });
+  screen.getByText("This app may not do that");
+  screen.getByRole("button", { name: "Why it failed: a red house" });
+  expect(screen.queryByRole("button", { name: "Try again: a red house" })).toBeNull();
+});
 
 test("the queue is in the order of turns, told by number, and each can be cancelled", async () => {
   const onCancel = vi.fn();

@@ -79,6 +79,20 @@ test("what is tight and what does not fit says so in numbers", async () => {
   await expectAccessible(root);
 });
 
+test("where nothing fits, no model is suggested, and each can be downloaded all the same", async () => {
+  const models = [modelOf("sd3.5-medium"), modelOf("flux.1-schnell")].map((model) => ({
+    ...model,
+    fit: model.fit.map((row) => ({ ...row, fit: "no" as const })),
+    recommended: null,
+  }));
+  const { root } = await picker({ models });
+  screen.getByText("None of the models below fits this machine.");
+  expect(screen.queryByText("Recommended")).toBeNull();
+  expect(screen.getAllByText("Does not fit")).toHaveLength(2);
+  expect(screen.getAllByRole("button", { name: /^Download/ })).toHaveLength(2);
+  await expectAccessible(root);
+});
+
 test("only what is installed can be chosen, with the keyboard too", async () => {
   const onSelect = vi.fn();
   const models = [modelOf("sd3.5-medium"), modelOf("sdxl-lightning", { installed: true }), POCKET];
@@ -129,7 +143,7 @@ test("a download that has begun needs only the rest", async () => {
   // what others have written since counts, too
   await userEvent.click(medium.getByRole("button", { name: /^Resume/ }));
   scripted.setting = { ...scripted.setting, freeBytes: 1_000_000_000 };
-  await act(async () => scripted.last("models.download").fail("InsufficientDisk", "There is not enough room."));
+  await act(async () => scripted.last("models.download").fail("DownloadFailed", "The connection broke."));
   medium.getByText("Disk too full");
   medium.getByText(/Needs 4.0 GB on the disk, where 1.0 GB are free/);
 });
@@ -181,8 +195,8 @@ test("a download that begins or ends while the models are asked for anew is not 
   expect(models.get().transfers).toEqual({});
 });
 
-test("with no room on the disk it says how much is missing, keeps what has arrived and can go on", async () => {
-  const { scripted, root } = await picker({ models: [modelOf("sd3.5-medium"), POCKET] });
+test("with no room on the disk it says how much is missing, once, keeps what has arrived and can go on", async () => {
+  const { scripted, root } = await picker({ models: [modelOf("sd3.5-medium")], freeBytes: 900_000_000 });
   const medium = entry("Stable Diffusion 3.5 Medium");
   await userEvent.click(medium.getByRole("button", { name: /^Download/ }));
   const call = scripted.last("models.download");
@@ -193,7 +207,13 @@ test("with no room on the disk it says how much is missing, keeps what has arriv
   medium.getByRole("heading", { name: "Not enough room on the disk" });
   medium.getByText("12.0 GB are needed, 900 MB are free.");
   medium.getByText(/Stopped at 4.0 GB of 16.0 GB/);
-  medium.getByRole("button", { name: /^Resume/ });
+  expect(screen.getAllByText(/900 MB are free/)).toHaveLength(1);
+  expect(screen.getAllByRole("button", { name: /^Resume the download of Stable Diffusion 3.5 Medium/ })).toHaveLength(
+    2,
+  );
+  await userEvent.click(medium.getByRole("button", { name: /^Resume/ }));
+  expect(scripted.last("models.download")).not.toBe(call);
+  expect(screen.queryByRole("heading", { name: "Not enough room on the disk" })).toBeNull();
   await expectAccessible(root);
 });
 
@@ -238,9 +258,15 @@ test("where the app takes no tokens, the picker says how else to give one", asyn
 test("without an engine each model says why nothing draws with it", async () => {
   const engines: EngineInfo[] = [{ name: "torch", available: false, reason: "torch is not installed.", device: null }];
   const { root } = await picker({ engines });
-  screen.getByText("No engine");
+  screen.getByRole("heading", { name: "No engine runs on this machine" });
   screen.getByText(/torch is not installed/);
+  entry("Pocket").getByText("No engine");
+  expect(screen.getByRole<HTMLInputElement>("radio", { name: "Pocket" }).disabled).toBe(true);
   await expectAccessible(root);
+  cleanup();
+  await picker({ engines: [...engines, { name: "fake", available: true, reason: "", device: "cpu" }] });
+  expect(screen.queryByRole("heading", { name: "No engine runs on this machine" })).toBeNull();
+  expect(screen.getByRole<HTMLInputElement>("radio", { name: "Pocket" }).disabled).toBe(false);
 });
 
 test("a download that the host does not allow says which flag it lacks", async () => {

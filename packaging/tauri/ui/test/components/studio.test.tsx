@@ -54,9 +54,28 @@ test("the first installed model is chosen, the list is folded, and the options a
   await expectAccessible(root);
 });
 
+test("the folded list says what is wrong with the chosen model: its licence, its fit, or that nothing draws with it", async () => {
+  const dev = modelOf("flux.1-dev", { installed: true });
+  const { view } = await studio({ models: [dev] });
+  await screen.findByText("FLUX.1 dev");
+  expect(button(/^Model/).textContent).toBe("ModelFLUX.1 devNon-commercial");
+  view.unmount();
+  const fit = dev.fit.map((row) => ({ ...row, fit: "no" as const }));
+  const none = await studio({ models: [{ ...POCKET, fit, recommended: null }] });
+  await screen.findByText("Pocket");
+  expect(button(/^Model/).textContent).toBe("ModelPocketDoes not fit");
+  none.view.unmount();
+  await studio({ models: [{ ...POCKET, runnable: false }] });
+  await screen.findByText("No engine");
+  expect(button(/^Model/).textContent).toBe("ModelNone yet");
+  await userEvent.type(prompt(), "a red house");
+  expect(button("Draw").disabled).toBe(true);
+});
+
 test("when the first model arrives, the list in which it was asked for stays open and says so", async () => {
   const { scripted } = await studio({ models: [modelOf("sd3.5-medium")] });
   await userEvent.click((await screen.findAllByRole("button", { name: /^Download/ }))[0] as HTMLElement);
+  expect(button(/^Model/).textContent).toBe("ModelNone yetDownloading");
   scripted.setting = { models: [modelOf("sd3.5-medium", { installed: true })] };
   await act(async () =>
     scripted.last("models.download").answer({ model: "sd3.5-medium", digest: "", bytes: 1, files: 9 }),

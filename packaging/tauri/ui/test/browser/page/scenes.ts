@@ -17,6 +17,9 @@ function on(available: number, model: Model): Model {
   return { ...model, fit, recommended };
 }
 
+/** What is free on the disk where there is enough. */
+const ROOM = 212_000_000_000;
+
 const progress = (bytes: number) => ({
   model: "sd3.5-medium",
   phase: "downloading",
@@ -33,7 +36,7 @@ class Downloading extends Scripted {
   readonly #then: (call: ReturnType<Scripted["last"]>) => void;
 
   constructor(then: (call: ReturnType<Scripted["last"]>) => void) {
-    super({ models: MODELS.filter(({ id }) => id !== "pocket") });
+    super({ models: MODELS.filter(({ id }) => id !== "pocket"), freeBytes: ROOM });
     this.#then = then;
   }
 
@@ -45,9 +48,10 @@ class Downloading extends Scripted {
 }
 
 const SCENES: Record<string, () => Scripted> = {
-  fits: () => new Scripted({ models: MODELS.map((model) => on(13_500_000_000, model)) }),
+  fits: () => new Scripted({ models: MODELS.map((model) => on(13_500_000_000, model)), freeBytes: ROOM }),
   engine: () =>
     new Scripted({
+      freeBytes: ROOM,
       models: [modelOf("sd3.5-medium", { installed: true }), POCKET].map((model) => ({ ...model, runnable: false })),
       engines: [
         { name: "mlx", available: false, reason: "MLX needs Apple silicon.", device: null },
@@ -61,12 +65,17 @@ const SCENES: Record<string, () => Scripted> = {
     }),
   downloading: () => new Downloading((call) => call.tell(progress(5_200_000_000))),
   full: () => new Scripted({ models: MODELS.filter(({ id }) => id !== "pocket"), freeBytes: 9_400_000_000 }),
-  disk: () =>
-    new Downloading((call) => {
+  disk: () => {
+    const scripted = new Downloading((call) => {
       call.tell(progress(5_200_000_000));
-      const data = { needed: 11_080_000_000, available: 2_400_000_000 };
+      // other programs have written meanwhile
+      const available = 2_400_000_000;
+      scripted.setting = { ...scripted.setting, freeBytes: available };
+      const data = { needed: 11_080_000_000, available };
       call.fail("InsufficientDisk", "There is not enough room on the disk for sd3.5-medium.", data);
-    }),
+    });
+    return scripted;
+  },
 };
 
 export function sceneOf(name: string): Client {

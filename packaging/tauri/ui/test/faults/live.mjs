@@ -1,0 +1,102 @@
+// Faults that test/components/live.test notices: what breaks, the file in src, its sound text, and what is planted for it.
+
+export default [
+  [
+    "the last preview stays until the final picture is decoded",
+    "components/LivePreview.tsx",
+    "{preview && !isShown && (",
+    "{preview && final === undefined && (",
+  ],
+  [
+    "a message without a preview keeps the one before",
+    "store/job.ts",
+    "jobId: step.jobId, ...(preview && { preview })",
+    "jobId: step.jobId, preview",
+  ],
+  [
+    "a screen reader hears quarters, not steps",
+    "words/progress.ts",
+    "Math.floor(step.progress * 4) * 25",
+    "Math.round(step.progress * 100)",
+  ],
+  ["a cancelled job keeps what was finished", "store/job.ts", "error instanceof RemoteError ? error.images : []", "[]"],
+  [
+    "a failure behind the next picture is still told",
+    "components/Queue.tsx",
+    'state === "failed" && key !== shown',
+    "false",
+  ],
+  [
+    "a denied picture shows what locara.json lacks",
+    "components/Denied.tsx",
+    "{fragment !== undefined && <Snippet",
+    "{false && <Snippet",
+  ],
+  ["a denied picture is not tried again", "components/LivePreview.tsx", "!isDenied(job.error) && (", "true && ("],
+  [
+    "a denied picture is not tried again from the queue",
+    "components/Queue.tsx",
+    "!isDenied(job.error) && (",
+    "true && (",
+  ],
+  [
+    "a failure stands in the picture's place",
+    "components/LivePreview.tsx",
+    '{job?.state === "failed" && (',
+    "{false && (",
+  ],
+  ["how an engine died is told", "words/problems.ts", "{last(error)}It starts anew", "{''}It starts anew"],
+  [
+    "a failed picture can be tried again",
+    "components/LivePreview.tsx",
+    "onClick={() => onTryAgain(job)}",
+    "onClick={() => {}}",
+  ],
+  [
+    "a cancelled picture has not failed",
+    "store/job.ts",
+    'error instanceof RequestCancelled ? "cancelled" : "failed"',
+    '"failed"',
+  ],
+  ["a cancel is asked for once", "components/LivePreview.tsx", "disabled={!open || job.stopping}", "disabled={!open}"],
+  ["what is being cancelled says so", "words/progress.ts", 'if (job.stopping) return "Cancelling…";', ""],
+  ["what waits is told its place in line", "components/Queue.tsx", "place > 0 && !job.stopping", "false"],
+  [
+    "the queue is in the order of turns",
+    "components/Queue.tsx",
+    "jobs.filter(isOpen).reverse()",
+    "jobs.filter(isOpen)",
+  ],
+  ["each in the queue can be cancelled", "components/Queue.tsx", "onClick={() => onCancel(job)}", "onClick={() => {}}"],
+  [
+    "a failure in the queue can be dismissed",
+    "components/Queue.tsx",
+    "onClick={() => onDismiss(job)}",
+    "onClick={() => {}}",
+  ],
+  [
+    "the finished picture is shown",
+    "components/LivePreview.tsx",
+    "{final !== undefined && broken !== final && (",
+    "{false && (",
+  ],
+  [
+    "a finished picture is told with its size and seed",
+    "words/progress.ts",
+    'if (state === "done") return doneWords(job);',
+    'if (state === "done") return "Done";',
+  ],
+  [
+    "warnings of a finished picture are told",
+    "components/LivePreview.tsx",
+    "{job?.result?.warnings.map(",
+    "{job?.result?.warnings.slice(1).map(",
+  ],
+  [
+    "a picture that cannot be shown says where it is",
+    "components/LivePreview.tsx",
+    "{image !== undefined && (final === undefined || broken === final) && (",
+    "{false && (",
+  ],
+  ["a picture whose file is gone says so", "components/LivePreview.tsx", "onError={() => setBroken(final)}", ""],
+];

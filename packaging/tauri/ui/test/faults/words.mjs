@@ -1,0 +1,10 @@
+// Faults that test/components/words.test notices: what breaks, the file in src, its sound text, and what is planted for it.
+
+export default [
+  [
+    "blank options are the model's",
+    "words/settings.ts",
+    'if (settings[name] !== "") options[name] = Number',
+    "options[name] = Number",
+  ],
+];
