@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-
 _TEXT = Path(__file__).with_suffix(".json").read_bytes()  # now: an update may replace the file while the daemon runs
 
 

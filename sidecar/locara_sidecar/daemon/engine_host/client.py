@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from locara_protocol.errors import RpcError
 from locara_protocol.messages import EngineStatus
 from locara_sidecar.daemon.engine_host import failures
 from locara_sidecar.daemon.engine_host.lifecycle import Deadline, Event
@@ -23,6 +22,7 @@ from locara_sidecar.ipc import frames
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from locara_protocol.errors import RpcError
     from locara_sidecar.daemon.engine_host.program import Program
     from locara_sidecar.daemon.engine_host.request import Command, Result
     from locara_sidecar.daemon.engine_host.transport.interface import Transport
