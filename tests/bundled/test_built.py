@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from locara_protocol.client import Sidecar
+from locara_protocol.client import RemoteError, Sidecar
 from locara_sidecar.machine import bundle
 from support import clean_room
 from support.host import eventually, manifest
@@ -211,6 +211,30 @@ def test_an_old_daemon_needs_no_module_of_a_new_version_that_has_none_of_that_na
         for method in ("models.list", "models.usage", "models.gc", "jobs.list", "audit.capabilityLog"):
             assert sidecar.call(method, timeout=60), method
         assert sidecar.call("system.info", timeout=60)["version"] == FACTS["version"]
+
+
+def test_an_old_daemon_needs_nothing_of_a_new_version_s_python(moved, tmp_path):
+    """What needs a process of the new version says that it cannot be had."""
+    log = tmp_path / "log"
+    flags = ("--engine", "fake", "--allow-model-management", "--allow-downloads", "--log-level", "debug")
+    with log.open("wb") as stderr, session(moved, tmp_path / "out", *flags, stderr=stderr) as sidecar:
+        assert eventually(lambda: "all modules are imported" in log.read_text(), 60)
+        library = next(moved.rglob("site-packages")).parent
+        library.rename(library.with_name("python4.0"))
+
+        def refused(method, params):
+            with pytest.raises(RemoteError) as caught:
+                sidecar.call(method, params, timeout=60)
+            return caught.value.kind
+
+        for method in ("system.info", "rpc.discover", "models.list", "models.usage", "models.gc", "jobs.list"):
+            assert sidecar.call(method, timeout=60) is not None, method
+        picked = sidecar.call("host.pickFile", {"path": str(tmp_path / "out" / "new.png"), "access": "write"})
+        options = {"output": {"handle": picked["handle"]}}
+        assert refused("image.generate", {"prompt": "x", "options": options}) == "EngineUnavailable"
+        assert refused("image.generate", {"prompt": "x", "options": {"stepz": 4}}) == "InvalidParams"
+        assert refused("models.load", {"model": "pocket"}) == "EngineUnavailable"
+        assert not sidecar.violations
 
 
 def test_an_old_daemon_tells_its_host_when_the_new_engine_is_of_another_version(moved, tmp_path):

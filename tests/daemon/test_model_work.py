@@ -50,6 +50,22 @@ def test_a_worker_that_does_not_end_is_killed(scripted, tmp_path, monkeypatch):
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
+@pytest.mark.parametrize("words", [["/no/such/python3.11"], [sys.executable, "-c", "import no_such_module"]])
+def test_a_worker_that_an_update_has_left_nothing_of_says_so(monkeypatch, tmp_path, words):
+    monkeypatch.setattr(model_work, "_argv", lambda: words)
+    work = worker.WorkerRequest(op="verify", root=str(tmp_path), entry=entry_for())
+    with pytest.raises(RpcError, match="Start the sidecar anew") as told:
+        anyio.run(lambda: model_work.run_for_user(work, lambda progress: None))
+    assert (told.value.kind, told.value.data["errno"]) == ("StorageError", "ENOENT")
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(3)", "os.write(1, b'half'); os._exit(1)"])
+def test_a_worker_that_ends_without_a_report_is_a_bug(scripted, end):
+    scripted(end)
+    with pytest.raises(RuntimeError, match="without giving a reason"):
+        run()
+
+
 @pytest.mark.alone
 def test_a_worker_whose_caller_gives_up_is_killed_at_once(scripted, tmp_path):
     scripted(f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)")

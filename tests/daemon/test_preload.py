@@ -1,5 +1,6 @@
 """In a bundle the daemon soon has all modules that it may need, because an update may replace the folder."""
 
+import ast
 import importlib
 import json
 import subprocess
@@ -8,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+import locara_protocol
 from locara_sidecar.daemon import preload
 
 PACKAGE = Path(preload.__file__).parents[1]
+PROTOCOL = Path(locara_protocol.__file__).parent
+NOT_THE_DAEMONS = tuple(preload._LEFT_OUT)
 NEVER = {"torch", "mlx", "diffusers", "transformers", "huggingface_hub", "PIL", "numpy"}
 ALL = """
 import importlib, json, sys
@@ -35,6 +39,28 @@ def test_every_module_of_these_packages_is_imported(imported, package):
     names = {".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files}
     assert len(names) > 1
     assert names - imported == set()
+
+
+def test_what_these_packages_import_inside_functions_is_imported(imported):
+    """A new version may have another Python, with another library."""
+    wanted = {name for package in (PACKAGE, PROTOCOL) for file in package.rglob("*.py") for name in deferred(file)}
+    assert {"difflib", "psutil"} <= wanted
+    elsewhere = {"msvcrt", "winreg"}  # Windows'
+    assert wanted - imported - elsewhere == set()
+
+
+def deferred(file):
+    """Yield the modules of others, and of the protocol, that are imported inside functions of a file."""
+    name = ".".join(file.with_suffix("").relative_to(PACKAGE).parts) if file.is_relative_to(PACKAGE) else "protocol"
+    if name.split(".")[0] not in (*preload._PACKAGES, "protocol") or name.startswith(NOT_THE_DAEMONS):
+        return
+    for function in ast.walk(ast.parse(file.read_text())):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            for node in ast.walk(function):
+                if isinstance(node, ast.Import):
+                    yield from (alias.name for alias in node.names)
+                elif isinstance(node, ast.ImportFrom) and not node.module.startswith("locara_sidecar"):
+                    yield node.module
 
 
 def test_nothing_large_is_imported(imported):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
+import time
 from pathlib import Path
 
 import anyio
@@ -238,6 +240,106 @@ def test_a_job_that_is_cancelled_before_the_other_engine_has_it_is_answered(pref
         return outcomes
 
     assert anyio.run(job) == ["RequestCancelled"]
+
+
+def ended_with(spec, played, *, on_event=lambda engine: None, engine_of=LazyEngine):
+    """Return how one job ends, and the number of engines. ``on_event`` is called with the engine for each event."""
+    transport = Engines(lambda: played)
+
+    async def job():
+        engine = engine_of(lambda: EngineClient("fake", on_log=lambda _: None, transport=transport))
+        try:
+            with anyio.fail_after(20):
+                ended = (await engine.run(spec, lambda _: on_event(engine))).job
+        except RpcError as error:
+            ended = error.kind
+        await engine.close()
+        return ended
+
+    return anyio.run(job), len(transport.started)
+
+
+def test_a_cancel_between_a_failure_and_its_job_s_hearing_of_it_is_not_lost(prefix, spec):
+    """The engine has no job then, and nothing is waited for yet."""
+
+    def first(connection, job):
+        replaced(prefix)
+        connection.say(
+            frames.Step(job=job.job, image=1, step=1, steps=4),
+            frames.Failed(job=job.job, kind="InternalError", message="no such module", data={}),
+        )
+
+    def cancel(engine):
+        asyncio.get_running_loop().call_soon(engine.cancel, "job-1")
+
+    assert ended_with(spec(steps=4), Played(first), on_event=cancel) == ("RequestCancelled", 1)
+
+
+@pytest.mark.parametrize("look", [1, 2])  # for the client, and for the folder
+def test_a_cancel_as_a_wait_is_just_over_is_not_lost(prefix, spec, monkeypatch, look):
+    engines, looks, off_loop = [], [], lazy.off_loop
+
+    async def over(*args, **options):
+        found = await off_loop(*args, **options)
+        looks.append(found)
+        if len(looks) == look:
+            engines[0].cancel("job-1")
+        return found
+
+    def engine_of(make):
+        engines.append(LazyEngine(make))
+        return engines[0]
+
+    def first(connection, job):
+        replaced(prefix)
+        fail(connection, job)
+
+    monkeypatch.setattr(lazy, "off_loop", over)
+    assert ended_with(spec(), Played(first), engine_of=engine_of) == ("RequestCancelled", look - 1)
+
+
+def test_a_job_whose_replaced_engine_crashes_as_it_is_cancelled_is_cancelled(prefix, spec):
+    """Elsewhere such a crash is told, as ever."""
+    for replace, ending in ((lambda: replaced(prefix), "RequestCancelled"), (lambda: None, "EngineCrashed")):
+
+        def stop(connection, job, replace=replace):
+            replace()
+            crash(connection, job)
+
+        played = Played(lambda connection, job: steps(connection, job, 1), on_cancel=stop)
+        assert ended_with(spec(), played, on_event=lambda engine: engine.cancel("job-1")) == (ending, 1)
+
+
+def test_a_job_that_began_while_the_folder_was_away_for_long_is_done_once_it_is_there(prefix, spec, monkeypatch):
+    monkeypatch.setattr(program, "_SWAP", 0.0)
+    prefix.rmdir()
+
+    def first(connection, job):
+        prefix.mkdir()
+        fail(connection, job)
+
+    assert told_of(spec(), [first, rest])[1:] == ("job-1", 2)
+
+
+def test_a_job_that_fails_because_the_folder_is_gone_says_so(prefix, spec, monkeypatch):
+    monkeypatch.setattr(program, "_SWAP", 0.0)
+
+    def first(connection, job):
+        prefix.rmdir()
+        fail(connection, job)
+
+    assert told_of(spec(), [first])[1:] == ("EngineUnavailable", 1)
+
+
+def test_a_folder_that_is_deleted_and_made_again_is_another_one(prefix):
+    """Though most file systems give it the same number."""
+    seen = set()
+    for _ in range(20):
+        seen.add(program.find())
+        time.sleep(0.02)  # a file system's clock may be that coarse
+        prefix.rmdir()
+        prefix.mkdir()
+    assert len(seen) == 20
 
 
 def replaced(folder):

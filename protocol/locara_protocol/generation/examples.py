@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+_TEXT = Path(__file__).with_suffix(".json").read_bytes()  # now: an update may replace the file while the daemon runs
+
 
 class Example(msgspec.Struct, frozen=True):
     """One request and its answer, without the messages of a call."""
@@ -19,4 +21,4 @@ class Example(msgspec.Struct, frozen=True):
 @functools.cache
 def recorded() -> dict[str, Example]:
     """Return the examples by method; some methods have none."""
-    return msgspec.json.decode(Path(__file__).with_suffix(".json").read_bytes(), type=dict[str, Example])
+    return msgspec.json.decode(_TEXT, type=dict[str, Example])

@@ -22,6 +22,22 @@ log = logging.getLogger("locara.daemon")
 
 _OURS = "locara_sidecar"
 _PACKAGES = ("capability", "daemon", "ipc", "machine", "models", "weights")
+_OTHERS = (  # that ours, or libraries that ours use, import inside functions: the new version may have another Python
+    "anyio._core._subprocesses",
+    "base64",
+    "ctypes",
+    "difflib",
+    "fcntl",
+    "hashlib",
+    "locara_protocol.generation.openrpc",
+    "mmap",
+    "platform",
+    "psutil",
+    "pwd",
+    "resource",
+    "shutil",
+    "socket",
+)
 _LEFT_OUT = frozenset({"models.downloads", "models.checks.engine_check"})  # large; for processes of their own
 _AFTER = 1.0  # seconds; the session's first calls come before this
 _PAUSE = 0.002  # seconds between two modules, in which calls are answered
@@ -37,6 +53,7 @@ def names() -> Iterator[str]:
     """Yield the modules that a running daemon may import; each is found after the one before has been imported."""
     for package in _PACKAGES:
         yield from _below(f"{_OURS}.{package}")
+    yield from _OTHERS
 
 
 def _import_in_bundle() -> None:

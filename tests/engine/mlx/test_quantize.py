@@ -103,6 +103,17 @@ def test_a_prepared_component_is_the_quantized_one_and_smaller(component, tmp_pa
     assert (np.array(call(build(ready, 4))) == np.array(call(build(component, 4)))).all()
 
 
+def test_a_component_that_another_engine_had_begun_to_write_is_written_anew(component, tmp_path):
+    """An update may replace an engine at work; the next one is given the same folder."""
+    begun = tmp_path / component.name
+    begun.mkdir()
+    for name in ("diffusion_pytorch_model-00001-of-00009.safetensors", "config.json"):
+        (begun / name).write_bytes(b"half")
+    ready = prepared(component, tmp_path)
+    assert {path.name for path in begun.glob("*.safetensors")} == {path.name for path in ready.files}
+    assert (np.array(call(build(ready, 4))) == np.array(call(build(component, 4)))).all()
+
+
 @pytest.mark.parametrize("asked", [None, 8])
 def test_a_prepared_component_is_not_read_as_something_else(component, tmp_path, asked):
     ready = prepared(component, tmp_path)

@@ -6,6 +6,7 @@ Only :meth:`Gate.look` and :meth:`Gate.digest` access the disk, as their docstri
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from locara_protocol.errors import RpcError
 from locara_protocol.methods import METHODS
 from locara_sidecar.capability.authorize import MANAGEMENT, AccessRequest, Grant, Picked, Source, authorize
 from locara_sidecar.daemon.access import inventory
+from locara_sidecar.daemon.engine_host import program
 from locara_sidecar.models.catalogue import RUNNABLE, Catalogue, Entry
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from locara_sidecar.daemon.access.inventory import Inventory
     from locara_sidecar.daemon.wire.calls import Call
     from locara_sidecar.ipc.frames import ModelSpec, PreparedForm
+
+_LOOKS = 3
 
 
 class Gate:
@@ -62,15 +66,24 @@ class Gate:
     def look(self) -> None:
         """Look at the disk. Everything else here relies on what is found, until the next look.
 
-        Blocks, so call it off the event loop. When looks overlap, the one that began last wins.
+        Blocks, so call it off the event loop. When looks overlap, the one that began last wins. A look during which an
+        update replaced the installation, and the models in it, is repeated.
         """
         with self._lock:
             self._looks += 1
             number = self._looks
-        found = inventory.take(self.catalogue, self._pinned())
+        found = self._take()
         with self._lock:
             if self._seen is None or self._seen[0] < number:
                 self._seen = number, found
+
+    def _take(self) -> Inventory:
+        for left in reversed(range(_LOOKS)):
+            before = program.find()
+            found = inventory.take(self.catalogue, self._pinned())
+            if not left or program.find(wait=False) == before:
+                return found
+        raise AssertionError("the last look returns")
 
     @property
     def _inventory(self) -> Inventory:
@@ -252,8 +265,17 @@ class Gate:
             return ""
         from locara_sidecar.models.cache.digest import model_digest
 
+        def found() -> str:
+            try:
+                return model_digest(folder, read)
+            except OSError:
+                if not folder.is_relative_to(sys.prefix):
+                    raise
+                program.find()  # waits while an update replaces the installation, and the model in it
+                return model_digest(folder, read)
+
         try:
-            digest = await anyio.to_thread.run_sync(model_digest, folder, read)
+            digest = await anyio.to_thread.run_sync(found)
         except OSError as error:
             raise RpcError("ModelIncomplete", f"A file of {model_id} cannot be read.", model=model_id) from error
         if pinned:

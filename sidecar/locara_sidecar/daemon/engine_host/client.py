@@ -22,6 +22,7 @@ from locara_sidecar.ipc import frames
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from locara_protocol.errors import RpcError
     from locara_sidecar.daemon.engine_host.program import Program
     from locara_sidecar.daemon.engine_host.request import Command, Result
     from locara_sidecar.daemon.engine_host.transport.interface import Transport
@@ -131,17 +132,25 @@ class EngineClient:
         """
         self._supervisor.program = program
 
-    def retire_outdated(self) -> bool:
-        """If what the last engine was started from was replaced since, have the next job done by a new engine.
+    @property
+    def outdated(self) -> bool:
+        """Whether what the last engine was started from was replaced since, or is gone."""
+        return self._supervisor.started_from != self._supervisor.program
 
-        :returns: whether there will be one.
+    def replace(self, failure: RpcError) -> None:
+        """Have the job that failed in an outdated engine done by a new one.
+
+        :param failure: how it failed, for the log.
+        :raises RpcError: EngineUnavailable, if there is nothing to start one from; the failure, if there will be none.
         """
         supervisor = self._supervisor
-        then, now = supervisor.started_from, supervisor.program
-        if supervisor.lifecycle.closed or then is None or now in (None, then):
-            return False
-        supervisor.retire("its files were replaced while it worked: what it failed at begins anew in another one")
-        return True
+        if supervisor.lifecycle.closed:
+            raise failure
+        if supervisor.program is None:
+            raise failures.unavailable(self._engine, "the folder that it is started from is gone") from failure
+        supervisor.retire(
+            f"a job failed ({failure.kind}) after the engine's files had been replaced; it begins anew in another one"
+        )
 
     async def run(self, spec: frames.JobSpec, on_event: Callable[[JobEvent], None]) -> frames.Done:
         """Run one job, starting the engine if needed; ``on_event`` is called on the loop, in order.

@@ -7,6 +7,7 @@ answer. It reads files, so it is done in a thread.
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -29,6 +30,21 @@ _T = TypeVar("_T")
 _TRIES = 3
 
 
+class _Asked:
+    """A job until it has ended: whether it was cancelled, wherever it is."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self.waiting: anyio.CancelScope | None = None
+        """Around the wait for the client or the folder; cancelling the scope alone would not do, because that has no
+        effect on a wait that is just over."""
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        if self.waiting is not None:
+            self.waiting.cancel()
+
+
 class LazyEngine:
     """The methods of :class:`~locara_sidecar.daemon.engine_host.client.EngineClient`; see there.
 
@@ -38,7 +54,7 @@ class LazyEngine:
     def __init__(self, make: Callable[[], EngineClient]) -> None:
         self._make = make
         self._client: EngineClient | None = None
-        self._opening: dict[str, anyio.CancelScope] = {}  # jobs that wait for the client
+        self._asked: dict[str, _Asked] = {}  # by the job's id
         self._closed = False
 
     @property
@@ -82,34 +98,43 @@ class LazyEngine:
         Such an engine is of an old version and, if confined, cannot open what it has not opened yet, so how it fails
         says nothing. What it has told is not told again.
         """
-        client = await self._made_for(job)
-        from locara_sidecar.daemon.engine_host.retold import Told  # imported with the client, in a thread
+        asked = self._asked[job] = _Asked()
+        try:
+            client = await self._made_for(asked)
+            if asked.cancelled:
+                raise failures.cancelled()
+            from locara_sidecar.daemon.engine_host.retold import Told  # imported with the client, in a thread
 
-        told = Told(on_event)
-        for left in reversed(range(_TRIES)):
-            try:
-                return await perform(client, told.tell)
-            except RpcError as error:
-                if error.kind == "RequestCancelled" or not left:
-                    raise
-                await self._made_for(job)
-                if not client.retire_outdated():
-                    raise
-                told.again()
+            told = Told(on_event)
+            for left in reversed(range(_TRIES)):
+                try:
+                    return await perform(client, told.tell)
+                except RpcError as error:
+                    if error.kind == "RequestCancelled":
+                        raise
+                    await self._made_for(asked)
+                    if client.outdated and asked.cancelled:
+                        raise failures.cancelled() from error
+                    if not client.outdated or not left:
+                        raise
+                    client.replace(error)
+                    told.again()
+        finally:
+            del self._asked[job]
         raise AssertionError("the last try returns or raises")
 
-    async def _made_for(self, job: str) -> EngineClient:
-        """Return the client, for a job that can be cancelled while waiting for it.
+    async def _made_for(self, asked: _Asked) -> EngineClient:
+        """Return the client, which has been told what engines are started from now.
 
-        :raises RpcError: RequestCancelled.
+        :raises RpcError: RequestCancelled, if the job is cancelled while waiting.
         """
-        scope = self._opening[job] = anyio.CancelScope()
+        scope = asked.waiting = anyio.CancelScope()
         found = None
         try:
             with scope:
-                found = await off_loop(_look, abandon=True)
+                found = await off_loop(partial(_look, wait=not asked.cancelled), abandon=True)
         finally:
-            del self._opening[job]
+            asked.waiting = None
         if scope.cancelled_caught:
             raise failures.cancelled()
         if self._client is None:
@@ -125,9 +150,9 @@ class LazyEngine:
 
     def cancel(self, job: str) -> None:
         """Stop a job if it is running."""
-        if (scope := self._opening.get(job)) is not None:
-            scope.cancel()
-        elif self._client is not None:
+        if (asked := self._asked.get(job)) is not None:
+            asked.cancel()
+        if self._client is not None:
             self._client.cancel(job)
 
     async def close(self) -> None:
@@ -153,7 +178,7 @@ def _import_client() -> None:
         importlib.import_module(f"locara_sidecar.daemon.engine_host.{name}")
 
 
-def _look() -> Program | None:
+def _look(*, wait: bool) -> Program | None:
     """Import the client, and look what engines are started from."""
     _import_client()
-    return program.find()
+    return program.find(wait=wait)

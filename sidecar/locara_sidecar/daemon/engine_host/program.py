@@ -16,19 +16,22 @@ _LOOK_EVERY = 0.05
 class Program(Record, frozen=True):
     """Identifies what an engine was started from."""
 
-    folder: tuple[int, int]
+    folder: tuple[int, int, int]
     """Changes if the folder is replaced: a confined engine may then open nothing more, because its sandbox knows only
-    the folder that is gone."""
+    the folder that is gone. The last number is a time, because a file system gives the inode number of a folder that
+    was deleted to the next one; it also changes when something is added to the folder itself, which is rare."""
     build: tuple[int, int, int] | None = None
     """Changes if a bundle's files are replaced inside the folder, as ``dpkg`` does; None for other installations."""
 
 
-def find() -> Program | None:
-    """Return what engines are started from now, None if it is not there. Waits while a folder is being replaced.
+def find(*, wait: bool = True) -> Program | None:
+    """Return what engines are started from now, None if it is not there.
 
     Reads files, so keep it off the event loop.
+
+    :param wait: whether to wait while a folder is being replaced, some seconds at most.
     """
-    until = time.monotonic() + _SWAP
+    until = time.monotonic() + (_SWAP if wait else 0.0)
     while (found := _found()) is None and time.monotonic() < until:
         time.sleep(_LOOK_EVERY)
     return found
@@ -39,8 +42,9 @@ def _found() -> Program | None:
         folder = os.stat(sys.prefix)
     except OSError:
         return None
+    number = folder.st_dev, folder.st_ino, folder.st_ctime_ns
     try:
         facts = os.stat(os.path.join(os.path.dirname(sys.prefix), bundle.FACTS))
     except OSError:
-        return Program((folder.st_dev, folder.st_ino))
-    return Program((folder.st_dev, folder.st_ino), (facts.st_dev, facts.st_ino, facts.st_mtime_ns))
+        return Program(number)
+    return Program(number, (facts.st_dev, facts.st_ino, facts.st_mtime_ns))

@@ -166,10 +166,10 @@ class Supervisor:
         spec = self.request.spec
         self.ready = self.model = None
         self.progress = asyncio.get_running_loop().time()
+        self.started_from, self._retired = self.program, False
         try:
             self._given = frozenset((*self._readable(), *spec.model.folders()))
             self.into = writes_to(spec)
-            self.started_from, self._retired = self.program, False
             self.connection = self._transport.start(
                 partial(_opening, self._engine, self._settings, self._given, self.into),
                 on_events=self._received,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import subprocess
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("locara.models")
 
 _ENDING_SECONDS = 1.0
+_NOT_IMPORTED = 1  # the interpreter's status after an exception, which the worker itself reports once it is imported
 _NEEDS: dict[str, Need] = {"download": "download", "import": "import", "verify": "model", "derive": "download"}
 _BOOT = (
     "import sys; sys.path += [p for p in sys.argv[1:] if p not in sys.path]; "
@@ -53,11 +55,16 @@ async def run_for_user(work: worker.WorkerRequest, tell: Callable[[DownloadProgr
     """Do the work in a separate process, on behalf of the user who owns the cache. Cancelling the caller's task kills
     the process.
 
-    :raises RpcError: as the operation does; InternalError if the process dies without a report.
+    :raises RpcError: as the operation does; StorageError if an update has left nothing that the process could be
+        started from.
+    :raises RuntimeError: if the process dies without a report.
     """
-    process = await anyio.open_process(
-        _argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    try:
+        process = await anyio.open_process(
+            _argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+    except FileNotFoundError as error:
+        raise _not_ours() from error
     try:
         assert process.stdin is not None
         with contextlib.suppress(anyio.BrokenResourceError):
@@ -85,7 +92,9 @@ def _kill(process: anyio.abc.Process) -> None:
 async def _listen(process: anyio.abc.Process, tell: Callable[[DownloadProgress], None]) -> worker.WorkerResult:
     splitter = LineSplitter(worker.MAX_EVENT)
     assert process.stdout is not None
+    silent = True
     async for chunk in process.stdout:
+        silent = False
         for line in splitter.feed(chunk):
             if isinstance(line, LineTooLong):
                 continue
@@ -99,4 +108,16 @@ async def _listen(process: anyio.abc.Process, tell: Callable[[DownloadProgress],
             else:
                 log.error("a model's worker failed unexpectedly", extra={"fields": {"trace": event.trace}})
                 raise RuntimeError(f"the model's worker failed: {event.trace}")
-    raise RuntimeError(f"the model's worker ended without giving a reason (status {await process.wait()})")
+    status = await process.wait()
+    if silent and status == _NOT_IMPORTED:
+        raise _not_ours()
+    raise RuntimeError(f"the model's worker ended without giving a reason (status {status})")
+
+
+def _not_ours() -> RpcError:
+    """The interpreter or the worker's modules are no longer where they were when the daemon started."""
+    text = (
+        "The process that works on models could not be started: the sidecar's own files are gone or of another "
+        "version. Start the sidecar anew."
+    )
+    return RpcError("StorageError", text, errno=errno.errorcode[errno.ENOENT])

@@ -6,7 +6,9 @@ Two folders with the same files have the same digest, wherever they are. Hidden 
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,7 @@ META = "meta.json"
 _TEXTS = frozenset({".json", ".txt", ".md", ".jinja"})
 """The suffixes of a model's texts."""
 _CHUNK = 1 << 20
+_TRIES = 3
 _known: dict[tuple[str, tuple[tuple[str, int, int], ...]], str] = {}
 
 
@@ -47,20 +50,26 @@ def model_digest(folder: Path, read: Callable[[int], object] | None = None) -> s
     recorded digest is used. Any other folder is read in full the first time: call this off the event loop.
 
     :param read: called now and then with the number of bytes hashed.
-    :raises OSError: if a file cannot be read.
+    :raises OSError: if a file cannot be read, there are none, or they change all the time.
     :raises RpcError: IntegrityError for a name that is not UTF-8, or a text file that is too long to be a model's,
         before anything is hashed: that may take minutes, and be in vain.
     """
     recorded = _recorded(folder)
     if recorded is not None:
         return recorded
-    key = _state(folder)
-    if key not in _known:
+    for _ in range(_TRIES):
+        key = _state(folder)
+        if key in _known:
+            return _known[key]
+        if not key[1]:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
         for name, size, _ in key[1]:
             _require_usable(name, size)
         rows = [(name, size, file_sha256(folder / name, read)) for name, size, _ in key[1]]
-        _known[key] = digest_of(row for row in rows if row[0] != META)
-    return _known[key]
+        if _state(folder) == key:  # else it was replaced meanwhile, perhaps by an update
+            _known[key] = digest_of(row for row in rows if row[0] != META)
+            return _known[key]
+    raise OSError(errno.EBUSY, "its files change all the time", str(folder))
 
 
 def known_digest(folder: Path) -> str | None:

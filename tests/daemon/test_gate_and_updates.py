@@ -1,0 +1,116 @@
+"""The installation, with the models in it, is away for a moment when an update replaces it."""
+
+import os
+import sys
+import threading
+from types import SimpleNamespace
+
+import anyio
+import pytest
+
+from locara_protocol.errors import RpcError
+from locara_sidecar.daemon.access import gate, inventory
+from locara_sidecar.daemon.engine_host import program
+from locara_sidecar.models.cache import digest
+
+NO_CALL = SimpleNamespace(method="image.generate", id=1)
+
+
+@pytest.fixture
+def prefix(tmp_path, monkeypatch):
+    """The folder of an installation, with a model in it."""
+    folder = tmp_path / "python"
+    (folder / "mine").mkdir(parents=True)
+    (folder / "mine" / "model_index.json").write_text("{}")
+    monkeypatch.setattr(sys, "prefix", str(folder))
+    return folder
+
+
+@pytest.fixture
+def away(prefix):
+    """Take the folder away; it is back a little later."""
+    timers = []
+
+    def take():
+        prefix.rename(prefix.with_name("old"))
+        timers.append(threading.Timer(0.3, prefix.with_name("old").rename, [prefix]))
+        timers[-1].start()
+
+    yield take
+    for timer in timers:
+        timer.join()
+
+
+@pytest.fixture
+def asked(prefix, monkeypatch):
+    """A gate; what it finds on the disk is the model, if it is there."""
+
+    def take(catalogue, pinned):
+        there = prefix / "mine"
+        return inventory.Inventory({"mine": there} if there.exists() else {})
+
+    monkeypatch.setattr(inventory, "take", take)
+    policy = SimpleNamespace(manifest=None)
+    return gate.Gate(SimpleNamespace(get=lambda _: None), "mlx", lambda: policy, lambda *_: None)
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_a_model_that_is_away_for_a_moment_is_installed(asked, away, monkeypatch, when):
+    if when == "before":
+        away()
+    else:
+        looks, take = [], inventory.take
+
+        def interrupted(catalogue, pinned):
+            looks.append(None)
+            if len(looks) == 1:
+                away()
+            return take(catalogue, pinned)
+
+        monkeypatch.setattr(inventory, "take", interrupted)
+    asked.look()
+    assert asked.folder("mine") is not None
+
+
+def test_a_model_that_is_away_for_a_moment_has_its_digest(asked, away, prefix):
+    asked.look()
+    once = digest.model_digest(prefix / "mine")
+    away()
+    assert anyio.run(asked.digest, NO_CALL, "mine", lambda _: None) == once
+
+
+def test_a_model_that_is_gone_has_no_digest(asked, prefix, monkeypatch):
+    """It had that of a model without files."""
+    monkeypatch.setattr(program, "_SWAP", 0.0)
+    asked.look()
+    prefix.rename(prefix.with_name("old"))
+    with pytest.raises(RpcError) as caught:
+        anyio.run(asked.digest, NO_CALL, "mine", lambda _: None)
+    assert caught.value.kind == "ModelIncomplete"
+
+
+def test_files_that_are_replaced_while_they_are_hashed_are_hashed_anew(prefix):
+    """The digest is that of one model, not of half of each."""
+    folder, changes = prefix / "mine", []
+    for name in ("one.json", "two.json"):
+        (folder / name).write_text("old")
+
+    def replace(_):
+        if not changes:
+            changes.append(None)
+            for name in ("one.json", "two.json"):
+                (folder / name).write_text("newer")
+
+    found = digest.model_digest(folder, replace)
+    digest._known.clear()
+    assert found == digest.model_digest(folder)
+
+
+def test_files_that_change_all_the_time_have_no_digest(prefix):
+    times = iter(range(1, 9))
+
+    def change(_):
+        os.utime(prefix / "mine" / "model_index.json", (0, next(times)))
+
+    with pytest.raises(OSError, match="change all the time"):
+        digest.model_digest(prefix / "mine", change)
