@@ -60,7 +60,7 @@ DENOISING = 30.0
 """
 DECODING = 11.0
 """Elements in use at the peak of decoding, per pixel and channel of the decoder's last stage: 8 … 10."""
-STRIPS = 2.45
+STRIPS = 2.47
 """The same in strips (``engine/drawing/strips.py``): two maps of the largest size, and the ends of a third."""
 ENCODING_STRIPS = 3.0
 """The same of encoding a picture in strips."""
