@@ -1,5 +1,6 @@
 """The memory plan for the machines that people have."""
 
+import msgspec
 import pytest
 
 from locara_sidecar.ipc.errors import EngineError
@@ -217,6 +218,30 @@ def test_strips_keep_decoding_within_its_bounds(model, side, precision, most):
     )
     assert strips < most * 1e9
     assert whole > 3 * strips
+
+
+@pytest.mark.parametrize("tiled", [True, False])
+@pytest.mark.parametrize("references", [(), ((1536, 1536),)], ids=["drawn", "read"])
+def test_what_float16_does_not_suffice_for_takes_what_it_takes_in_float32(references, tiled):
+    """An autoencoder's weights, and what decoding and reading a picture take; of an encoder, what is kept wider."""
+    encoder, denoiser, decoder = (
+        plans.Part(name=role, role=role, parameters=10**6, width=width)
+        for role, width in (("encoder", 0), ("denoiser", 64), ("decoder", 128))
+    )
+    wide = [msgspec.structs.replace(encoder, wide=300_000), denoiser, msgspec.structs.replace(decoder, wide=10**6)]
+    tiling = "on" if tiled else "off"
+
+    def plan(parts, precision):
+        wanted = ask("sdxl-lightning", precision=precision, references=references, quantization="none", tiling=tiling)
+        return plans.candidates(parts, wanted, "gpu")[-1]  # what is not needed has left
+
+    half, full = (plan([encoder, denoiser, decoder], precision) for precision in ("float16", "float32"))
+    mixed = plan(wide, "float16")
+    assert mixed.weights - half.weights == 2 * 1_300_000
+    others = 2 * 10**6  # the denoiser's, which stays while a picture is read
+    assert mixed.peak == full.peak - (others if references else 0) > 1.7 * half.peak
+    assert plan(wide, "bfloat16") == plan([encoder, denoiser, decoder], "bfloat16")
+    assert plan(wide, "float32") == full
 
 
 def test_strips_never_take_more_than_the_whole_and_small_pictures_gain_nothing():

@@ -119,3 +119,19 @@ def test_a_map_that_is_enlarged_or_halved_in_strips_is_the_same(picture, height)
 
     np.testing.assert_allclose(strips.whole(strips.enlarged(doubled, strips.bands(given))), doubled(given))
     np.testing.assert_allclose(strips.whole(strips.halved(halved, strips.bands(given))), halved(given))
+
+
+def test_a_map_of_many_channels_is_made_of_few_in_strips_of_its_own_size():
+    """Or a picture's first map would be one band: what is computed of a band, in float32, takes twice a map then."""
+
+    class Layer:
+        weight = np.zeros((64, 3, 3, 4))
+
+        def __call__(self, x):
+            return np.tile(blurred(x), 16)
+
+    given = np.random.default_rng(1).normal(size=(1, 40, 6, 4))
+    strips = Played(40 * 6 * 4)
+    made = strips.convolved(Layer(), strips.bands(given))
+    assert [band.shape[1] for band in made] == [8] * 5
+    np.testing.assert_allclose(strips.whole(made), Layer()(given))

@@ -60,7 +60,7 @@ DENOISING = 30.0
 """
 DECODING = 11.0
 """Elements in use at the peak of decoding, per pixel and channel of the decoder's last stage: 8 … 10."""
-STRIPS = 2.45
+STRIPS = 2.47
 """The same in strips (``engine/drawing/strips.py``): two maps of the largest size, and the ends of a third."""
 ENCODING_STRIPS = 3.0
 """The same of encoding a picture in strips."""
@@ -80,6 +80,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
     :param parameters: total; ``quantizable``: those in layers that may be quantized.
     :param width: channels of the denoiser (per token) or the decoder (per pixel); 0 for encoders.
     :param stride: pixels along each side of one of the denoiser's tokens.
+    :param wide: parameters that are in float32 where a job has float16, whose range would not do; for a decoder, all.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
     quantizable: int = 0
     width: int = 0
     stride: int = 16
+    wide: int = 0
 
 
 class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,7 +151,8 @@ def weight_bytes(part: Part, quantization: str, precision: str) -> int:
     """Return the bytes of a part's weights in memory."""
     kept, value = bits(part, quantization), VALUE_BYTES[precision]
     if not kept:
-        return part.parameters * value
+        wide = part.wide if precision == "float16" else 0
+        return (part.parameters - wide) * value + wide * VALUE_BYTES["float32"]
     return int(part.quantizable * _BITS[kept] / 8) + (part.parameters - part.quantizable) * value
 
 
@@ -316,9 +319,10 @@ def _plan(
     encoding = encoders + (0 if alone else computing) + pixels + transient
     step = _step_bytes(denoiser, ask, value)
     # one after another and before the first step
-    reading = max((_encode_bytes(decoder, size, value, tiled=tiled) for size in ask.references), default=0)
+    coding = VALUE_BYTES["float32"] if decoder.wide and ask.precision == "float16" else value
+    reading = max((_encode_bytes(decoder, size, coding, tiled=tiled) for size in ask.references), default=0)
     denoising = stay + computing + pixels + max(step, reading, transient)
-    drawn = _decode_bytes(decoder, (ask.width, ask.height), value, tiled=tiled)
+    drawn = _decode_bytes(decoder, (ask.width, ask.height), coding, tiled=tiled)
     decoding = stay + (0 if last else computing) + pixels + drawn
     return Plan(
         quantization=quantization,

@@ -53,7 +53,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType({
     for row in (
         Engine(
             name="mlx",
-            runtime="mlx_engine.runtime:create",
+            runtime="mlx_engine.starting:create",
             packages=("mlx", "tokenizers", "safetensors", "numpy"),
             apple=True,
             chosen="Chosen by auto, as on every Mac with Apple silicon.",

@@ -28,7 +28,8 @@ SMALL = mx.float16
 @pytest.fixture(autouse=True)
 def untried(monkeypatch):
     """A process that has tried nothing, as at its start."""
-    monkeypatch.setattr(group_statistics, "_trusted", set())
+    for name in ("_trusted", "_refused"):
+        monkeypatch.setattr(group_statistics, name, set())
     group_statistics._kernel.cache_clear()
     yield
     group_statistics._kernel.cache_clear()
@@ -171,3 +172,14 @@ def test_a_device_that_fails_or_differs_is_left_at_mlxs_own_operations(monkeypat
         assert group_statistics.try_out("metal", mx.float32) is (said is None)
     assert [said in record.getMessage() for record in caplog.records] == [True] * (said is not None)
     assert (group_statistics.of(drawn(1, 1, 40, 8), 2) is None) is (said is not None)
+
+
+@pytest.mark.parametrize(("kernel", "right"), [(refuses, False), (metal_kernel, True)])
+def test_a_type_is_tried_once_however_many_models_are_opened(monkeypatch, caplog, kernel, right):
+    tried = []
+    monkeypatch.setattr(mx.fast, "metal_kernel", lambda *how: tried.append(how) or kernel(*how))
+    with caplog.at_level(logging.WARNING):
+        assert [group_statistics.try_out("metal", mx.float32) for _ in range(3)] == [right] * 3
+    assert len(caplog.records) == int(not right)
+    assert len(tried) == (2 if right else 1)
+    assert group_statistics.try_out("metal", SMALL) is right, "of each type its own"

@@ -11,7 +11,7 @@ from locara_sidecar.engine.folder.model_folder import safe_open
 from locara_sidecar.machine.plan import Part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from locara_sidecar.engine.folder.model_folder import Component
     from locara_sidecar.machine.supported import Family
@@ -25,13 +25,16 @@ _WORD = 32  # bits
 _PIXELS = 8  # pixels per latent pixel along a side, in most models
 
 
-def parts_of(family: Family, components: Iterable[Component]) -> list[Part]:
-    """Return a :class:`Part` for each component. Reads the files' headers only."""
-    return [_part(component, family) for component in components]
+def parts_of(family: Family, components: Iterable[Component], is_wide: Callable[[str, str], bool]) -> list[Part]:
+    """Return a :class:`Part` for each component. Reads the files' headers only.
+
+    :param is_wide: of a component's name and a tensor's, whether the engine has it in float32 in place of float16.
+    """
+    return [_part(component, family, is_wide) for component in components]
 
 
-def _part(component: Component, family: Family) -> Part:
-    parameters = quantizable = 0
+def _part(component: Component, family: Family, is_wide: Callable[[str, str], bool]) -> Part:
+    parameters = quantizable = wide = 0
     saved: Any = component.config.get("quantization")  # in fewer bits, packed into 32-bit words
     bits: Any = cast("dict[str, Any]", saved).get("bits") if isinstance(saved, dict) else None
     in_a_word = _WORD // bits if bits in (4, 8) else 1
@@ -42,14 +45,15 @@ def _part(component: Component, family: Family) -> Part:
             continue  # belongs to the weight of the same name
         count = math.prod(shape) * (in_a_word if dtype == "U32" else 1)
         parameters += count
+        wide += count if is_wide(component.name, key) else 0
         if len(shape) == 2 and _LINEAR.search(key) and _EMBEDDING not in key:
             quantizable += count
     config: dict[str, Any] = component.config
     channels = config.get("block_out_channels")
     if component.name == family.decoder:
-        return Part(name=component.name, role="decoder", parameters=parameters, width=_first(channels))
+        return Part(name=component.name, role="decoder", parameters=parameters, width=_first(channels), wide=wide)
     if component.name != family.denoiser:
-        return Part(name=component.name, role="encoder", parameters=parameters, quantizable=quantizable)
+        return Part(name=component.name, role="encoder", parameters=parameters, quantizable=quantizable, wide=wide)
     heads, size = config.get("num_attention_heads") or 0, config.get("attention_head_dim") or 0
     width = _first(channels) if channels else config.get("dim") or heads * size
     return Part(
@@ -57,6 +61,7 @@ def _part(component: Component, family: Family) -> Part:
         role="denoiser",
         parameters=parameters,
         quantizable=quantizable,
+        wide=wide,
         width=width,
         stride=_PIXELS if channels else 2 * _PIXELS,  # a UNet works on single latent pixels, a transformer on 2 x 2
     )

@@ -152,7 +152,8 @@ class Strips(ABC, Generic[A]):
     def convolved(self, layer: Layer, x: Bands[A], norm: Layer | None = None) -> Bands[A]:
         """Apply a 3 x 3 convolution with padding, optionally after a norm and SiLU; consumes ``x``."""
         made, before = self.bands(), None if norm is None else self._normed(norm, x)
-        for top, bottom in self._spans(x):
+        after, *taken = layer.weight.shape  # in whatever order the others are, the channels of the result come first
+        for top, bottom in self._spans(x, max(1, 9 * after // math.prod(taken))):
             made.add(self._convolved(layer, x, top, bottom, before))
             self._pass(x, bottom)
         return made

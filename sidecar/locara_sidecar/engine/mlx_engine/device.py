@@ -61,7 +61,8 @@ def lay_out(model: nn.Module) -> None:
     """On the CPU, lay the float32 weights of linear layers column by column; on other devices, do nothing.
 
     MLX's wheels for Linux have the reference BLAS. Its product with a matrix as it is takes 0.6 times as long as with
-    one that is to be transposed, and a linear layer transposes its weight. Shapes and numbers stay the same.
+    one that is to be transposed, and a linear layer transposes its weight. Shapes and numbers stay the same. With the
+    system's OpenBLAS (``starting.py``) it makes no difference.
     """
     if mx.default_device().type != mx.cpu:
         return

@@ -147,6 +147,7 @@ _TRIALS = (
 _FAR = 1e-3
 """Difference from MLX's own figures at which the kernels are not used, relative to mean or variance."""
 _trusted: set[mx.Dtype] = set()
+_refused: set[mx.Dtype] = set()
 
 
 def of(x: mx.array, groups: int) -> Statistics | None:
@@ -163,9 +164,11 @@ def of(x: mx.array, groups: int) -> Statistics | None:
 def try_out(device: str, dtype: mx.Dtype) -> bool:
     """Return whether the kernels are used for maps of this type from now on; on Metal, try them first, once.
 
-    A device that fails, or whose figures differ, is logged and left at MLX's own operations.
+    A device that fails, or whose figures differ, is logged and left at MLX's own operations as long as the process
+    lives.
     """
-    if device == "metal" and dtype not in _trusted:
+    if device == "metal" and dtype not in _trusted | _refused:
+        _refused.add(dtype)  # until they pass
         try:
             far = max(_difference(trial, dtype) for trial in _TRIALS)
         except Exception as error:  # noqa: BLE001  (whatever it is, MLX's own operations are left)
@@ -183,6 +186,7 @@ def try_out(device: str, dtype: mx.Dtype) -> bool:
 def trust(dtype: mx.Dtype) -> None:
     """Use the kernels for maps of this type from now on, untried."""
     _trusted.add(dtype)
+    _refused.discard(dtype)
 
 
 def _difference(trial: _Trial, dtype: mx.Dtype) -> float:

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 
 
 class Rotation(NamedTuple):
-    """The factors of a rotation, each (tokens, head size / 2, 2) in float32: those of the ``first`` number of each pair
-    for both results (cosine and sine of the token's angle), and those of the ``second`` (minus sine and cosine).
+    """The tangent of half the angle by which each pair of each token is rotated, (tokens, head size / 2, 1) in float32.
+
+    Cosine and sine follow from it by a few operations, to float32's precision. Every block reads it for queries and for
+    keys, and it is half of cosine and sine. The same array twice: of one argument, ``mx.compile`` would take what both
+    have in common out of their two kernels and write it to memory in between.
     """
 
-    first: mx.array
-    second: mx.array
+    queries: mx.array
+    keys: mx.array
 
 
 def rotation_at(places: NDArray[Any], sizes: Sequence[int], base: float, *, rounded: bool = False) -> Rotation:
@@ -38,25 +41,28 @@ def rotation_at(places: NDArray[Any], sizes: Sequence[int], base: float, *, roun
     angles = [places[:, axis, None] * base ** (-np.arange(0, size, 2) / size) for axis, size in enumerate(sizes)]
     turns: NDArray[Any] = np.concatenate(angles, axis=1)
     turns = turns.astype(np.float32).astype(np.float64) if rounded else turns
-    cos, sin = np.cos(turns).astype(np.float32), np.sin(turns).astype(np.float32)
-    return Rotation(*(mx.array(np.stack(pair, axis=-1)) for pair in ((cos, sin), (-sin, cos))))
+    halves = mx.array(np.tan(turns / 2).astype(np.float32)[..., None])  # at most 2 ** 54: its square is finite
+    return Rotation(halves, halves)
 
 
 def attended(q: mx.array, k: mx.array, v: mx.array, rotation: Rotation) -> mx.array:
     """Apply attention, from (B, heads, tokens, size) to (B, tokens, heads x size)."""
-    q, k = turned(q, *rotation), turned(k, *rotation)
+    q, k = turned(q, rotation.queries), turned(k, rotation.keys)
     y = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
     return y.transpose(0, 2, 1, 3).reshape(q.shape[0], q.shape[2], -1)
 
 
-def turned(x: mx.array, first: mx.array, second: mx.array) -> mx.array:
+def turned(x: mx.array, halves: mx.array) -> mx.array:
     """Rotate each pair (2i, 2i + 1) of the last axis by its angle; in float32, because angles reach hundreds.
 
     The numbers of a pair are separated as views and widened, all within the single kernel that this is compiled to.
 
     :param x: (..., tokens, size).
-    :param first: and ``second``: see :class:`Rotation`.
+    :param halves: see :class:`Rotation`.
     """
     pairs = x.reshape(*x.shape[:-1], -1, 2)
     a, b = pairs[..., :1].astype(mx.float32), pairs[..., 1:].astype(mx.float32)
-    return (a * first + b * second).astype(x.dtype).reshape(x.shape)
+    across = mx.where(mx.array([True, False]), -b, a)  # what the sine brings into either number
+    along = pairs.astype(mx.float32) * ((1 - halves) * (1 + halves))
+    y = (along + across * (2 * halves)) / (1 + halves * halves)
+    return y.astype(x.dtype).reshape(x.shape)

@@ -137,6 +137,10 @@ class MlxFamily(Family):
             return mx.bfloat16
         return mx.float32 if getattr(self._configs[name], "force_upcast", False) else dtype
 
+    def _is_wide(self, name: str, key: str) -> bool:
+        del key
+        return bool(getattr(self._configs[name], "force_upcast", False))
+
     def trim(self, name: str, model: Any) -> None:
         """Drop what no job needs of this model; called when a component was loaded."""
 

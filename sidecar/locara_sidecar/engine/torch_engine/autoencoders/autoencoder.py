@@ -33,11 +33,16 @@ def decoded(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     return pixels
 
 
+def leaves_range(vae: Any) -> bool:
+    """Whether an autoencoder leaves float16's range: its configuration says that it does (SDXL's) or does not say it
+    (FLUX.2's)."""
+    return bool(getattr(vae.config, "force_upcast", True))
+
+
 @contextlib.contextmanager
 def in_range(vae: Any) -> Generator[None]:
-    """Within the block, run a float16 autoencoder in float32 if its configuration says that it overflows (SDXL's) or
-    does not say it (FLUX.2's)."""
-    narrow = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", True)
+    """Within the block, run a float16 autoencoder in float32 if it needs it."""
+    narrow = vae.dtype == torch.float16 and leaves_range(vae)
     if narrow:
         vae.to(torch.float32)
     try:

@@ -138,6 +138,11 @@ class DiffusersFamily(Family):
     def _part(self, name: str) -> Part:
         return next(part for part in self.parts if part.name == name)
 
+    def _is_wide(self, name: str, key: str) -> bool:
+        if name == self.decoder:
+            return autoencoder.leaves_range(self._shells[name])
+        return not weights.precise(self._shells[name]).isdisjoint(key.split("."))
+
     def module(self, name: str) -> Any:
         """Return the loaded component, or its shell."""
         return self._loaded.get(name, self._shells[name])

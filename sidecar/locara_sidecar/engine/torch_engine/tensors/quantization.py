@@ -39,7 +39,7 @@ def candidates(module: nn.Module) -> dict[str, nn.Linear]:
     }
 
 
-def prepare(module: nn.Module, bits: int, dtype: torch.dtype, precise: set[str], device: str) -> None:
+def prepare(module: nn.Module, bits: int, dtype: torch.dtype, precise: frozenset[str], device: str) -> None:
     """Replace the :func:`candidates` of a shell with quantized layers.
 
     :param bits: 8 or 4; 0 for no quantization.

@@ -52,6 +52,11 @@ def shell(cls: Any, component: model_folder.Component, dtype: torch.dtype) -> nn
     return module.to(dtype).eval().requires_grad_(requires_grad=False)
 
 
+def precise(module: nn.Module) -> frozenset[str]:
+    """Return the parts of names by which tensors of a module are kept in float32 where the others are in float16."""
+    return frozenset(getattr(module, "_keep_in_fp32_modules", None) or ())
+
+
 @memory.large_blocks_apart()
 def fill(
     module: nn.Module,
@@ -67,9 +72,9 @@ def fill(
     :raises EngineError: IntegrityError if tensors are missing, unreadable or have another shape.
     :raises JobCancelled: between two tensors.
     """
-    precise: set[str] = set(getattr(module, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else set()
+    wide = precise(module) if dtype == torch.float16 else frozenset[str]()
     channels_last = device in _CHANNELS_LAST and type(module).__name__.startswith("Autoencoder")
-    quantization.prepare(module, bits, dtype, precise, device)
+    quantization.prepare(module, bits, dtype, wide, device)
     places = TensorLocations(module)
     for key, tensor in _tensors(component, progress):
         place = places.find(key)
@@ -84,7 +89,7 @@ def fill(
         if not isinstance(there, torch.Tensor):
             continue
         _require_shape(component, key, tensor, there.shape)
-        wanted = torch.float32 if precise.intersection(path.split(".")) else dtype
+        wanted = torch.float32 if wide.intersection(path.split(".")) else dtype
         value = tensor.to(device, wanted if tensor.is_floating_point() else tensor.dtype, copy=True)
         if channels_last and isinstance(owner, nn.Conv2d) and value.dim() == 4 and wanted != torch.float32:
             value = value.contiguous(memory_format=torch.channels_last)
