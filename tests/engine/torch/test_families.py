@@ -83,6 +83,26 @@ def test_a_karras_schedulers_x0_is_its_own(prediction):
         torch.testing.assert_close(x0, clean, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_dpm_solvers_x0_is_its_own(order):
+    """In a process that keeps the variance: what is divided by the share of the picture is no longer sample - noise."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    from locara_sidecar.engine.torch_engine.denoising.hooks import observed_steps
+
+    scheduler = DPMSolverMultistepScheduler(timestep_spacing="trailing", solver_order=order)
+    scheduler.set_timesteps(4)
+    clean, noise = torch.full((1, 2), 0.25), torch.full((1, 2), -1.5)
+    share = 1 / (scheduler.sigmas[0] ** 2 + 1) ** 0.5
+    sample, seen = share * (clean + noise * scheduler.sigmas[0]), []
+    with observed_steps(scheduler, lambda step, steps, x0: seen.append((step, steps, x0))):
+        for timestep in scheduler.timesteps:
+            sample = scheduler.step(noise, timestep, sample, return_dict=False)[0]
+    assert [(step, steps) for step, steps, _ in seen] == [(k, 4) for k in range(1, 5)]
+    for _, _, x0 in seen:
+        torch.testing.assert_close(x0, clean, rtol=1e-3, atol=1e-3)
+
+
 def test_longer_texts_and_shifts_that_grow_with_the_size(runtimes, run, job_for):
     """FLUX dev's shift depends on the number of tokens: in a larger picture the same steps have other sigmas."""
     sigmas = []
