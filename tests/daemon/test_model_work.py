@@ -59,6 +59,20 @@ def test_a_worker_that_an_update_has_left_nothing_of_says_so(monkeypatch, tmp_pa
     assert (told.value.kind, told.value.data["errno"]) == ("StorageError", "ENOENT")
 
 
+def test_a_worker_whose_modules_an_update_has_replaced_as_it_worked_says_so(monkeypatch, tmp_path):
+    program = (
+        "from locara_sidecar.models import worker\n"
+        "def perform(*_):\n"
+        "    import no_such_module\n"
+        "worker.perform = perform; worker.main()"
+    )
+    monkeypatch.setattr(model_work, "_argv", lambda: [sys.executable, "-c", program])
+    work = worker.WorkerRequest(op="verify", root=str(tmp_path), entry=entry_for())
+    with pytest.raises(RpcError, match="lacks no_such_module") as told:
+        anyio.run(lambda: model_work.run_for_user(work, lambda progress: None))
+    assert (told.value.kind, told.value.data["errno"]) == ("StorageError", "ENOENT")
+
+
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(3)", "os.write(1, b'half'); os._exit(1)"])
 def test_a_worker_that_ends_without_a_report_is_a_bug(scripted, end):
     scripted(end)

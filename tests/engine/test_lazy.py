@@ -210,6 +210,24 @@ def test_a_folder_that_is_away_between_two_renames_is_waited_for(prefix, spec):
     back.join()
 
 
+def test_a_folder_that_does_not_come_back_is_waited_for_once_and_again_after_it_was_there(prefix, monkeypatch):
+    monkeypatch.setattr(program, "_SWAP", 0.3)
+
+    def seconds():
+        began = time.monotonic()
+        program.find()
+        return time.monotonic() - began
+
+    for _ in range(2):
+        prefix.rename(prefix.parent / "old")
+        assert seconds() >= 0.3
+        with monkeypatch.context() as patched:
+            patched.setattr(program.time, "sleep", lambda _: pytest.fail("it waits again"))
+            program.find()
+        (prefix.parent / "old").rename(prefix)
+        assert program.find() is not None
+
+
 def test_a_job_that_is_cancelled_before_the_other_engine_has_it_is_answered(prefix, spec):
     """Here, while the folder is away."""
     transport = Engines(lambda: Played(first))

@@ -8,6 +8,7 @@ died. stdout: lines of :data:`Event`; the last one is Done or Failed.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -149,11 +150,23 @@ def main() -> None:
     try:
         work = msgspec.json.decode(line, type=WorkerRequest)
         send(perform(work, lambda progress: send(ProgressFrame(progress)), lambda _: None))
+    except ImportError as error:
+        missing = not_ours(f"lacks {error.name or 'a module'}")
+        send(Failed(missing.kind, missing.message, missing.retryable, missing.data))
     except RpcError as error:
         send(fitting(Failed(error.kind, _shown(error.message), error.retryable, _shown(error.data))))
     except Exception:  # noqa: BLE001 -- the parent logs it; the host gets a fixed sentence
         send(Failed("InternalError", "", False, {}, shown(traceback.format_exc())[-_MAX_TRACE:]))
     os._exit(0)
+
+
+def not_ours(what: str) -> RpcError:
+    """Modules, or the interpreter, are no longer where they were: an update has replaced the installation.
+
+    :param what: what is wrong with this process, as a sentence's verb.
+    """
+    text = f"The process that works on models {what}: the sidecar's own files are gone or of another version. "
+    return RpcError("StorageError", f"{text}Start the sidecar anew.", errno=errno.errorcode[errno.ENOENT])
 
 
 def fitting(failed: Failed) -> Failed:

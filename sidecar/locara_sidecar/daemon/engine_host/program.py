@@ -11,6 +11,7 @@ from locara_sidecar.machine import bundle
 
 _SWAP = 5.0  # seconds between the two renames that replace a folder
 _LOOK_EVERY = 0.05
+_in_vain: set[str] = set()  # the folder, if it was waited for and did not come: the next call need not wait again
 
 
 class Program(Record, frozen=True):
@@ -31,9 +32,14 @@ def find(*, wait: bool = True) -> Program | None:
 
     :param wait: whether to wait while a folder is being replaced, some seconds at most.
     """
-    until = time.monotonic() + (_SWAP if wait else 0.0)
+    folder = sys.prefix
+    until = time.monotonic() + (_SWAP if wait and folder not in _in_vain else 0.0)
     while (found := _found()) is None and time.monotonic() < until:
         time.sleep(_LOOK_EVERY)
+    if found is not None:
+        _in_vain.discard(folder)
+    elif wait:
+        _in_vain.add(folder)
     return found
 
 

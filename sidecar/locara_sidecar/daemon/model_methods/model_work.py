@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import subprocess
 from typing import TYPE_CHECKING
@@ -64,7 +63,7 @@ async def run_for_user(work: worker.WorkerRequest, tell: Callable[[DownloadProgr
             _argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
     except FileNotFoundError as error:
-        raise _not_ours() from error
+        raise worker.not_ours("could not be started") from error
     try:
         assert process.stdin is not None
         with contextlib.suppress(anyio.BrokenResourceError):
@@ -110,14 +109,5 @@ async def _listen(process: anyio.abc.Process, tell: Callable[[DownloadProgress],
                 raise RuntimeError(f"the model's worker failed: {event.trace}")
     status = await process.wait()
     if silent and status == _NOT_IMPORTED:
-        raise _not_ours()
+        raise worker.not_ours("could not be started")
     raise RuntimeError(f"the model's worker ended without giving a reason (status {status})")
-
-
-def _not_ours() -> RpcError:
-    """The interpreter or the worker's modules are no longer where they were when the daemon started."""
-    text = (
-        "The process that works on models could not be started: the sidecar's own files are gone or of another "
-        "version. Start the sidecar anew."
-    )
-    return RpcError("StorageError", text, errno=errno.errorcode[errno.ENOENT])
