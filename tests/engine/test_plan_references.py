@@ -57,12 +57,14 @@ def test_a_reference_that_is_larger_than_the_picture_needs_memory_to_be_encoded(
 
 
 def test_a_reference_is_encoded_in_strips_where_pictures_are_decoded_in_strips():
+    """With a denoiser so narrow that its steps take less than that."""
     model = "flux.1-kontext-dev"
-    decoder = next(part for part in parts(model) if part.role == "decoder")
+    known = [msgspec.structs.replace(part, width=min(part.width, 1024)) for part in parts(model)]
+    decoder = next(part for part in known if part.role == "decoder")
     request = ask(model, width=256, height=256, references=((2048, 2048),), tiling="on", quantization="none")
-    plan = plans.choose(parts(model), request, machine("gpu", 80))
+    plan = plans.choose(known, request, machine("gpu", 80))
     assert plan.tiled
-    weights = sum(plans.weight_bytes(part, "none", "bfloat16") for part in parts(model))
+    weights = sum(plans.weight_bytes(part, "none", "bfloat16") for part in known)
     most = max(plan.step, plans._encode_bytes(decoder, (2048, 2048), 2, tiled=True))
     assert plan.peak == pytest.approx(weights + most, rel=1e-6)
     assert most > plan.step

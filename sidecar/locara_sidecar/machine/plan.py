@@ -62,8 +62,8 @@ DECODING = 11.0
 """Elements in use at the peak of decoding, per pixel and channel of the decoder's last stage: 8 … 10."""
 STRIPS = 2.47
 """The same in strips (``engine/drawing/strips.py``): two maps of the largest size, and the ends of a third."""
-ENCODING_STRIPS = 3.0
-"""The same of encoding a picture in strips."""
+ENCODING_STRIPS = 2.25
+"""The same of encoding a picture in strips: its third map is smaller."""
 _STRIP = 96 << 20
 """Bytes in addition to the maps: a strip's intermediate results, some in float32, and its convolution's workspace."""
 _KEEPING = 0.5
