@@ -72,13 +72,13 @@ class Writer:
         words = {w for group in groups for phrase in group for w in plain(phrase).split()}
         return sorted(w for w in words - _FILLERS if len(w) > 1)
 
-    def random(self, rng: Generator, thing_share: float = 0.85, style_share: float = 0.35) -> Caption:
-        """A training caption of a scene never held out; one in forty says nothing. ``style_share`` of the things' say a
-        style."""
+    def random(self, rng: Generator, thing_share: float = 0.85, **shares: float) -> Caption:
+        """A training caption of a scene never held out; one in forty says nothing. The other ``shares`` are those of
+        :meth:`of_thing`."""
         if rng.random() < 0.025:
             return NOTHING
         while True:
-            caption = self.of_thing(rng, style_share=style_share) if rng.random() < thing_share else shape_caption(rng)
+            caption = self.of_thing(rng, **shares) if rng.random() < thing_share else shape_caption(rng)
             if caption.scene is not None and not self.held_out(caption.scene):
                 return caption
 
@@ -95,16 +95,22 @@ class Writer:
         rng: Generator,
         *,
         thing: int | None = None,
+        phrase: str | None = None,
         style: str | None = None,
         ground: str | None = None,
         bare: bool = False,
         says: bool | None = None,
         style_share: float = 0.35,
+        plural: bool = False,
     ) -> Caption:
-        """A caption of one thing. Style and ground are said at random unless given; ``bare`` leaves out all ornament;
-        ``says`` False says nothing but the thing."""
+        """A caption of one thing. Its name, style and ground are said at random unless given; ``phrase`` is one
+        of ``meanings``, and says which thing. ``bare`` leaves out all ornament; ``says`` False says nothing but the
+        thing. ``style_share`` of the captions say a style. With ``plural`` all are plurals, without some are.
+        """
+        if phrase is not None:
+            thing = self.meanings[phrase][0]
         number = int(rng.integers(len(self.things))) if thing is None else thing
-        own, others = self.own[number], self.phrases[number]
+        own, others = ([phrase], []) if phrase else (self.own[number], self.phrases[number])
         if not own and not others:  # "blue heart" alone is a plain shape, "a 3d blue heart" is not
             own, style = [plain(self.things[number].name)], style or pick(rng, STYLES)
         phrase = pick(rng, others) if others and (not own or (not bare and rng.random() < 0.35)) else pick(rng, own)
@@ -112,12 +118,14 @@ class Writer:
             style = pick(rng, STYLES)
         if ground is None and says is not False and rng.random() < 0.4:
             ground = pick(rng, list(COLOURS)) if rng.random() < 0.65 else pick(rng, list(COLOUR_WORDS))
-        text = self._worded(rng, phrase, style, ground, bare)
+        text = self._worded(rng, phrase, style, ground, bare, plural)
         rgb = COLOUR_WORDS[ground or DEFAULT_BACKGROUND][0]
         scene = Scene(rgb, number, style or DEFAULT_STYLE)
         return Caption(text, scene, tuple(self.meanings.get(phrase, [number])), style is not None, ground is not None)
 
-    def _worded(self, rng: Generator, phrase: str, style: str | None, ground: str | None, bare: bool) -> str:
+    def _worded(
+        self, rng: Generator, phrase: str, style: str | None, ground: str | None, bare: bool, plural: bool
+    ) -> str:
         ornament = 0.0 if bare else 1.0
         before = self._adjective(rng, phrase) if rng.random() < 0.25 * ornament else ""
         if style and rng.random() < 0.3:
@@ -126,9 +134,9 @@ class Writer:
         if rng.random() < 0.03 * ornament:
             phrase = f"{pick(rng, _FORMS)} {phrase}"
         noun = f"{before} {phrase}".strip()
-        if rng.random() < 0.55:
+        if not plural and rng.random() < 0.55:
             noun = f"{pick(rng, ('a', 'a', 'a', 'a', 'the', 'one'))} {noun}"
-        elif rng.random() < 0.1 * ornament and not noun.endswith("s"):
+        elif (plural or rng.random() < 0.1 * ornament) and not noun.endswith("s"):
             noun += "s"
         if rng.random() < 0.2 * ornament:
             noun = f"{pick(rng, OPENINGS)} {noun}"

@@ -1,7 +1,11 @@
 """Evaluates a model folder with diffusers' own pipeline and the judge; or the judge itself, on true pictures.
 
     python -m pocket_model.evaluate FOLDER [--work WORK] [--things 500] [--shapes 200] [--sheet sheet.png]
+    python -m pocket_model.evaluate FOLDER --exact
     python -m pocket_model.evaluate --check-judge
+
+With ``--exact`` the transformer is given the vectors that the text encoders should say: what is still wrong then is its
+own fault, the rest is theirs.
 
 Sets: ``things`` (captions as in training, vague ones included, of pairs that training may have seen), ``new pairs``
 (thing × ground that training never saw), ``shapes in full`` and ``vague shapes``. Picture k of a set has seed k. The
@@ -21,14 +25,17 @@ from PIL import Image
 
 from pocket_model import places
 from pocket_model.captions import Writer
+from pocket_model.codes import WIDTH, looks
 from pocket_model.drawings import CELLS, COLOURS
 from pocket_model.judge import Judge, look_shape
+from pocket_model.network import CONTEXT_LENGTH
 from pocket_model.pictures import composite, rendered
 from pocket_model.scenes import CENTRES, Scene, drawn, nearest_name
 from pocket_model.shape_captions import shape_caption
 from pocket_model.shape_judge import Score
 from pocket_model.show import page
 from pocket_model.things import STYLES, all_things
+from pocket_model.train_text import targets
 
 if TYPE_CHECKING:
     from pocket_model.phrases import Caption
@@ -47,14 +54,14 @@ def load(folder: Path) -> StableDiffusion3Pipeline:
 
 
 def generate(
-    pipeline: StableDiffusion3Pipeline, texts: list[str], steps: int, guidance: float, batch: int = 20
+    pipeline: StableDiffusion3Pipeline, asked: list[str] | torch.Tensor, steps: int, guidance: float, batch: int = 20
 ) -> np.ndarray:
-    """[n, 128, 128, 3] uint8; prompt k gets seed k."""
+    """[n, 128, 128, 3] uint8 from prompts or from their vectors [n, WIDTH]; the k-th gets seed k."""
     made: list[np.ndarray] = []
-    for start in range(0, len(texts), batch):
-        part = texts[start : start + batch]
+    for start in range(0, len(asked), batch):
+        part = asked[start : start + batch]
         images = pipeline(
-            part,
+            **({"prompt": part} if isinstance(part, list) else embeddings(part)),
             num_inference_steps=steps,
             guidance_scale=guidance,
             height=128,
@@ -65,6 +72,17 @@ def generate(
         ).images
         made.append((images * 255).round().astype(np.uint8))
     return np.concatenate(made)
+
+
+def embeddings(codes: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The pipeline's arguments for vectors [n, WIDTH] instead of prompts; the text tokens' values are of no account."""
+    tokens, empty = codes.new_zeros(len(codes), CONTEXT_LENGTH, WIDTH), torch.zeros_like(codes)
+    return {
+        "prompt_embeds": tokens,
+        "negative_prompt_embeds": tokens,
+        "pooled_prompt_embeds": codes,
+        "negative_pooled_prompt_embeds": empty,
+    }
 
 
 def thing_captions(writer: Writer, count: int) -> list[Caption]:
@@ -166,6 +184,7 @@ def main() -> None:
     parser = places.parser(__doc__)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--check-judge", action="store_true")
+    parser.add_argument("--exact", action="store_true")
     parser.add_argument("--things", type=int, default=500)
     parser.add_argument("--shapes", type=int, default=200)
     parser.add_argument("--steps", type=int, default=10)
@@ -189,7 +208,8 @@ def main() -> None:
     }
     for name, captions in sets.items():
         started, score = time.monotonic(), Score.zero()
-        made = generate(pipeline, [c.text for c in captions], options.steps, options.guidance)
+        asked = targets(captions, looks(options.work, pictures)) if options.exact else [c.text for c in captions]
+        made = generate(pipeline, asked, options.steps, options.guidance)
         for caption, picture in zip(captions, made, strict=True):
             if caption.things:
                 mark_thing(score, judge, caption, picture)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 SEED = 11
 STEPS, BATCH = 6000, 128
 RATE, WARM_UP, COOL_DOWN = 1.5e-3, 200, 0.4
-ATTRIBUTE_WEIGHT = 5.0
+ATTRIBUTE_WEIGHT = 10.0
+PRACTICE_SHARE, PRACTICE_EVERY = 0.5, 100
+"""How much of a batch is practice of what is understood worst, and after how many steps that is found out again."""
 LAYERS, ACTIVATIONS = (2, 2), ("quick_gelu", "gelu")
 DONE = "text.done"
 """The file that says that the encoders are finished: from then on the transformer is trained on their output, too."""
 FOLDERS = ("text_encoder", "text_encoder_2")
-EMA = 0.998
+EMA = 0.99
 
 
 def build_text_encoder(
@@ -64,6 +66,12 @@ def tokenise(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     """[n, up to 32] ids: what follows the longest text's end mark is left out, because the attention is causal."""
     ids = tokenizer(texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
     return ids[:, : int((ids == tokenizer.eos_token_id).int().argmax(1).max()) + 1]
+
+
+def rate_at(step: int, steps: int, warm_from: int = 0) -> float:
+    """Warm-up from the step at which the optimiser was new, plateau, linear fall over the last part."""
+    warm = (step - warm_from + 1) / WARM_UP
+    return RATE * min(1.0, warm, max(0.01, (steps - step) / (COOL_DOWN * steps)))
 
 
 class Text:
@@ -103,6 +111,52 @@ def examine(said: Tensor, wanted: Tensor, captions: list[Caption], all_looks: np
     )
 
 
+def restored(state: dict[str, Any], parts: list[Any]) -> tuple[int, int]:
+    """Loads a checkpoint's parts; returns its step, and the step from which the rate warms up.
+
+    A checkpoint of ``unpack`` has no optimiser, since it does not ship: then the rate warms up again.
+    """
+    for part, saved in zip(parts, state["parts"], strict=True):
+        if saved is not None:
+            part.load_state_dict(saved)
+    return state["step"], 0 if state["parts"][-1] is not None else state["step"]
+
+
+class Practice:
+    """Asks for every phrase, and its plural, the more often the worse the encoders understand it.
+
+    There are ten thousand of them, and at random each is asked for about once in a hundred steps.
+    """
+
+    def __init__(self, writer: Writer, all_looks: np.ndarray) -> None:
+        self._writer = writer
+        phrases = list(writer.meanings)
+        self._asked = [(p, False) for p in phrases] + [(p, True) for p in phrases if not p.endswith("s")]
+        things = [writer.meanings[p][0] for p, _ in self._asked]
+        self._wanted = torch.from_numpy(all_looks[things])
+        self.errors = np.ones(len(self._asked))
+        """Of each phrase: the error of its looks, 1 before the first examination."""
+
+    def examine(self, encoders: list[CLIPTextModelWithProjection], tokenizer: CLIPTokenizer) -> None:
+        """Finds out how well each phrase is understood when it stands alone."""
+        texts = [f"{phrase}s" if plural else phrase for phrase, plural in self._asked]
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            said = [pooled(encoders, tokenise(tokenizer, texts[i : i + 256])) for i in range(0, len(texts), 256)]
+        errors = (torch.cat(said)[:, ATTRIBUTES:].float() - self._wanted).square().mean(1)
+        self.errors = errors.double().numpy()
+
+    def captions(self, rng: np.random.Generator, count: int) -> list[Caption]:
+        """Training captions, worded as any."""
+        made: list[Caption] = []
+        share = self.errors / self.errors.sum()
+        while len(made) < count:
+            phrase, plural = self._asked[rng.choice(len(share), p=share)]
+            caption = self._writer.of_thing(rng, phrase=phrase, plural=plural)
+            if caption.scene is not None and not self._writer.held_out(caption.scene):
+                made.append(caption)
+        return made
+
+
 def main() -> None:
     """Trains, printing the loss and now and then the figures for captions never trained on."""
     options = stage_options(__doc__, STEPS, SEED)
@@ -118,14 +172,11 @@ def main() -> None:
     averages = [copy.deepcopy(e).requires_grad_(False).eval() for e in encoders]
     weights = [p for e in encoders for p in e.parameters()]
     optimiser = torch.optim.AdamW(weights, RATE, weight_decay=0.0, betas=(0.9, 0.98))
-    first = 0
-    if state:
-        first = state["step"]
-        for part, saved in zip([*encoders, *averages, optimiser], state["parts"], strict=True):
-            part.load_state_dict(saved)
+    first, warm_from = restored(state, [*encoders, *averages, optimiser]) if state else (0, 0)
     print(f"{len(tokenizer)} tokens, {sum(p.numel() for p in weights) / 1e6:.2f} M parameters, from step {first}")
     exam = [writer.random(np.random.default_rng((SEED, 10**9, i))) for i in range(500)]
     exam_ids, exam_wanted = tokenise(tokenizer, [c.text for c in exam]), targets(exam, all_looks)
+    practice = Practice(writer, all_looks)
     importance = torch.ones(WIDTH)
     importance[:ATTRIBUTES] = ATTRIBUTE_WEIGHT
 
@@ -141,9 +192,11 @@ def main() -> None:
     started, running = time.monotonic(), 0.0
     for step in range(first, options.steps):
         rng = np.random.default_rng((SEED, step))
-        rate = RATE * min(1.0, (step + 1) / WARM_UP, max(0.01, (options.steps - step) / (COOL_DOWN * options.steps)))
-        optimiser.param_groups[0]["lr"] = rate
-        captions = [*(writer.random(rng) for _ in range(BATCH - 1)), NOTHING]
+        optimiser.param_groups[0]["lr"] = rate_at(step, options.steps, warm_from)
+        if step == first or step % PRACTICE_EVERY == 0:
+            practice.examine(averages, tokenizer)
+        practised = practice.captions(rng, round(PRACTICE_SHARE * BATCH))
+        captions = [*(writer.random(rng) for _ in range(BATCH - 1 - len(practised))), *practised, NOTHING]
         with torch.autocast("cpu", torch.bfloat16):
             said = pooled(encoders, tokenise(tokenizer, [c.text for c in captions])).float()
         loss = ((said - targets(captions, all_looks)).square() * importance).mean()

@@ -1,10 +1,11 @@
 """Takes a shipped folder apart, so that training can continue without the checkpoint that made it.
 
-    python -m pocket_model.unpack FOLDER [--work WORK] --step N
+    python -m pocket_model.unpack FOLDER [--work WORK] --step N --text-step N
 
-Writes ``WORK/autoencoder``, the text side and a ``WORK/transformer.pt`` at step N, and, from pictures that ``pictures``
-has rendered, the map of the latents that the autoencoder has learnt: fitted again, it might be different. What was
-shipped is the moving average in bfloat16, without optimiser: training continues from it, not as if never stopped.
+Writes ``WORK/autoencoder``, the text side, ``WORK/transformer.pt`` and ``WORK/text.pt`` at the steps said, and, from
+pictures that ``pictures`` has rendered, the map of the latents that the autoencoder has learnt: fitted again, it might
+be different. What was shipped are moving averages in bfloat16, without optimisers: training continues from them, not as
+if never stopped.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def main() -> None:
     parser = places.parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--step", type=int, required=True, help="how many steps the shipped transformer has seen")
+    parser.add_argument("--text-step", type=int, required=True, help="how many the shipped text encoders have seen")
     options = parser.parse_args()
     folder, work = options.folder, options.work
     work.mkdir(parents=True, exist_ok=True)
@@ -45,8 +47,11 @@ def main() -> None:
     x = to_tensor(np.stack([drawn(random_scene(rng, names), pictures) for _ in range(_PICTURES)]))
     with torch.no_grad():
         latents.keep(work, latents.recovered(x, autoencoder.encode(x).latent_dist.mode()))
-    for name in FOLDERS:
-        CLIPTextModelWithProjection.from_pretrained(folder / name, dtype=torch.float32).save_pretrained(work / name)
+    encoders = [CLIPTextModelWithProjection.from_pretrained(folder / f, dtype=torch.float32) for f in FOLDERS]
+    for name, encoder in zip(FOLDERS, encoders, strict=True):
+        encoder.save_pretrained(work / name)
+    parts = [encoder.state_dict() for encoder in encoders]
+    torch.save({"step": options.text_step, "parts": [*parts, *parts, None]}, work / "text.pt")
     (work / DONE).touch()
     shutil.copytree(folder / "tokenizer", work / "tokenizer", dirs_exist_ok=True)
     transformer = SD3Transformer2DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)

@@ -103,6 +103,17 @@ def test_shapes_of_which_little_is_said_come_out_large_and_right(pipeline):
     assert score.share("everything") >= 0.9
 
 
+def test_pictures_from_the_text_encoders_vectors_are_those_from_the_text(pipeline):
+    from pocket_model.evaluate import generate
+
+    texts = ["a cat on blue", "pizza, flat"]
+    pooled = pipeline.encode_prompt(texts, None, None, max_sequence_length=1)[2]
+    empty = pipeline.encode_prompt("", None, None, max_sequence_length=1)[2]
+    assert empty.abs().mean() < 0.05 * pooled.abs().mean()  # the vector of the empty prompt is taken for zeros
+    said, given = generate(pipeline, texts, 3, GUIDANCE), generate(pipeline, pooled, 3, GUIDANCE)
+    assert np.abs(said.astype(int) - given).mean() < 2
+
+
 @pytest.mark.slow
 def test_the_autoencoder_keeps_edges(pipeline, shapes):
     import torch

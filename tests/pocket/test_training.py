@@ -223,3 +223,53 @@ def test_only_what_tells_styles_apart_counts_twice():
     before = torch.randn(4, 3, 4, 4)  # not of a pair
     assert pair_loss(torch.cat([before, shared, shared]), 2) == 0
     assert pair_loss(torch.cat([before, shared, shared + 3]), 2) == pytest.approx(9)
+
+
+class FakeWriter:
+    """Two phrases, each of a thing of its own."""
+
+    def __init__(self):
+        self.meanings = {"cat": [0], "dogs": [1]}
+
+    def of_thing(self, _rng, *, phrase, plural):
+        from pocket_model.phrases import Caption
+
+        return Caption(f"{phrase}s" if plural else phrase, Scene((0.0, 0.0, 0.0), self.meanings[phrase][0], "3d"))
+
+    def held_out(self, _scene):
+        return False
+
+
+def test_what_the_text_encoders_get_wrong_is_practised_most(monkeypatch):
+    from pocket_model import train_text
+
+    looks = np.eye(2, LOOKS, dtype=np.float32)
+    practice = train_text.Practice(FakeWriter(), looks)
+    asked = practice.captions(np.random.default_rng(1), 60)
+    assert {c.text for c in asked} == {"cat", "cats", "dogs"}  # "dogs" has no plural of its own
+
+    def said(_encoders, texts):
+        rows = {"cat": looks[0], "dogs": looks[1] + 0.1, "cats": looks[1]}
+        return torch.from_numpy(np.stack([np.pad(rows[t], (ATTRIBUTES, 0)) for t in texts]))
+
+    monkeypatch.setattr(train_text, "tokenise", lambda _tokenizer, texts: texts)
+    monkeypatch.setattr(train_text, "pooled", said)
+    practice.examine([], None)
+    np.testing.assert_allclose(practice.errors, [0, 0.01, 2 / LOOKS], rtol=1e-4)
+    asked = [c.text for c in practice.captions(np.random.default_rng(1), 300)]
+    assert "cat" not in asked
+    assert asked.count("dogs") / 300 == pytest.approx(0.01 / (0.01 + 2 / LOOKS), abs=0.08)
+
+
+def test_text_encoders_that_were_shipped_are_trained_on_with_a_new_optimiser():
+    from pocket_model.train_text import RATE, WARM_UP, rate_at, restored
+
+    encoder = torch.nn.Linear(2, 2)
+    optimiser = torch.optim.AdamW(encoder.parameters(), 1.0)
+    weights = {"weight": torch.ones(2, 2), "bias": torch.zeros(2)}
+    assert restored({"step": 70, "parts": [weights, None]}, [encoder, optimiser]) == (70, 70)
+    assert torch.equal(encoder.weight, torch.ones(2, 2))
+    kept = optimiser.state_dict()
+    assert restored({"step": 80, "parts": [weights, kept]}, [encoder, optimiser]) == (80, 0)
+    assert rate_at(3000, 9000, 3000) == pytest.approx(RATE / WARM_UP)
+    assert rate_at(3000 + WARM_UP, 9000, 3000) == RATE == rate_at(3000, 9000)

@@ -1,5 +1,7 @@
 """Which words mean which thing for the pocket model, and what its captions ask for."""
 
+import re
+
 import pytest
 
 np = pytest.importorskip("numpy")
@@ -67,6 +69,33 @@ def test_what_a_caption_leaves_open_has_a_default(writer):
     assert not caption.says_ground
     shape = shape_caption(np.random.default_rng(1), full=False).scene.shape
     assert (shape.extent, shape.centre) == (FILLING, (64.0, 64.0))
+
+
+def test_a_phrase_says_which_thing_and_what_it_is_called(writer):
+    rng = np.random.default_rng(5)
+    asked = [writer.of_thing(rng, phrase="puppy") for _ in range(30)]
+    assert {c.scene.thing for c in asked} == {NAMES.index("dog")}
+    assert all("puppy" in c.text for c in asked)
+
+
+def test_a_plural_that_is_wanted_is_one_and_has_no_article(writer):
+    rng = np.random.default_rng(6)
+    wanted = [writer.of_thing(rng, phrase="pet", says=False, plural=True).text for _ in range(40)]
+    assert all("pets" in text for text in wanted)
+    assert not [text for text in wanted if re.search(r"\b(a|an|the|one) (\w+ )?pets", text)]
+    others = ["pets" in writer.of_thing(rng, phrase="pet", says=False).text for _ in range(200)]
+    assert 0 < sum(others) < 30
+
+
+def test_the_prompts_that_the_figures_are_of_stay_what_they_are(writer):
+    rng = np.random.default_rng((2028, 1))
+    asked = [writer.of_thing(rng).text for _ in range(4)]
+    assert asked == [
+        "a tiny dog flat against red",
+        "a feline, with an orange background",
+        "show me a toy f",
+        "black cat as an emoji",
+    ]
 
 
 def test_what_a_caption_says_is_in_its_scene(writer):
