@@ -26,6 +26,8 @@ WIDTHS = (192, 256)
 WIDTH = sum(WIDTHS)
 _PLAIN = 2 + 3 + 3 + len(STYLES) + len(SHAPES) + 3 + 3
 """Said anything, is a thing; ground; its brightness, warmth; style; shape; colour; x, y, extent."""
+STYLE = slice(8, 8 + len(STYLES))
+"""Where the style is."""
 ATTRIBUTES = 32
 LOOKS = WIDTH - ATTRIBUTES
 _REDUCED = 32

@@ -26,7 +26,14 @@ from pocket_model.network import TIMESTEPS, build_transformer
 from pocket_model.things import all_things
 from pocket_model.tokenizer import save_tokenizer
 from pocket_model.train_autoencoder import build_autoencoder
-from pocket_model.train_text import ACTIVATIONS, FOLDERS, LAYERS, build_text_encoder
+from pocket_model.train_text import (
+    ACTIVATIONS,
+    FOLDERS,
+    LAYERS,
+    STYLE_LOUDNESS,
+    build_text_encoder,
+    say_style_louder,
+)
 
 SHIFT = 1.0
 LIBRARIES = {
@@ -83,7 +90,10 @@ def main() -> None:
             if trained
             else build_text_encoder(tokenizer, width, layers, activation)
         )
-        encoder.to(torch.bfloat16).save_pretrained(new / name)
+        encoder.to(torch.bfloat16)
+        if name == FOLDERS[0]:
+            say_style_louder(encoder, STYLE_LOUDNESS)
+        encoder.save_pretrained(new / name)
     FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS, shift=SHIFT).save_pretrained(new / "scheduler")
     for file in new.glob("*/config.json"):  # the paths of the trainer's files are private
         config = json.loads(file.read_text())

@@ -24,7 +24,7 @@ from pocket_model.pictures import rendered
 from pocket_model.scenes import drawn, random_scene
 from pocket_model.things import all_things
 from pocket_model.train_autoencoder import to_tensor
-from pocket_model.train_text import DONE, FOLDERS
+from pocket_model.train_text import DONE, FOLDERS, STYLE_LOUDNESS, say_style_louder
 
 _SEED, _PICTURES = 23, 200
 
@@ -48,6 +48,7 @@ def main() -> None:
     with torch.no_grad():
         latents.keep(work, latents.recovered(x, autoencoder.encode(x).latent_dist.mode()))
     encoders = [CLIPTextModelWithProjection.from_pretrained(folder / f, dtype=torch.float32) for f in FOLDERS]
+    say_style_louder(encoders[0], 1 / STYLE_LOUDNESS)
     for name, encoder in zip(FOLDERS, encoders, strict=True):
         encoder.save_pretrained(work / name)
     parts = [encoder.state_dict() for encoder in encoders]

@@ -273,3 +273,23 @@ def test_text_encoders_that_were_shipped_are_trained_on_with_a_new_optimiser():
     assert restored({"step": 80, "parts": [weights, kept]}, [encoder, optimiser]) == (80, 0)
     assert rate_at(3000, 9000, 3000) == pytest.approx(RATE / WARM_UP)
     assert rate_at(3000 + WARM_UP, 9000, 3000) == RATE == rate_at(3000, 9000)
+
+
+def test_the_style_is_said_louder_and_nothing_else_is():
+    from transformers import CLIPTokenizer
+
+    from pocket_model.codes import STYLE, WIDTHS, attributes
+    from pocket_model.train_text import build_text_encoder, say_style_louder, tokenise
+
+    folder = Path(__file__).parents[2] / "sidecar/locara_sidecar/models/pocket/tokenizer"
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    encoder = build_text_encoder(tokenizer, WIDTHS[0], 1, "quick_gelu").eval()
+    ids = tokenise(tokenizer, ["a cat in flat style"])
+    with torch.no_grad():
+        before = encoder(ids).text_embeds.clone()
+        say_style_louder(encoder, 1.5)
+        after = encoder(ids).text_embeds
+    wanted = before.clone()
+    wanted[:, STYLE] *= 1.5
+    torch.testing.assert_close(after, wanted)
+    assert sorted(attributes(Scene((255, 255, 255), thing=0, style="flat"))[STYLE].tolist()) == [0.0, 0.0, 3.0]
