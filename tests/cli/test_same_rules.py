@@ -50,6 +50,8 @@ def test_a_refusal_is_the_same_on_both_ways(hosts, tmp_path, verb, model, engine
         words += ["--quantization", "4bit", "--engine", engine]
     host = hosts.session(DOWNLOADS, MANAGEMENT, *places, models=(model,), engine=engine)
     refused = error_of(host.start(f"models.{verb}", params, stream=verb != "remove"))
+    if verb == "verify":
+        assert (refused.kind, refused.data["model"]) == ("ModelNotInstalled", model)
     command = [sys.executable, "-m", "locara_sidecar", "models", *words, *places]
     done = subprocess.run(command, env={**os.environ}, capture_output=True, text=True, timeout=50, check=False)
     assert (done.returncode, done.stderr.splitlines()[0]) == (1, f"locara-sidecar: {refused.message}")

@@ -242,7 +242,8 @@ def test_an_import_takes_the_place_of_a_download(daemon, hub, tmp_path):
     result = host.call("models.import", {"model": "mine", "from": str(tmp_path / "mine")}, timeout=30)
     assert result["files"] == 5
     assert hub.log == []
-    error = error_of(host.start("models.import", {"model": "mine", "from": "relative"}))
+    there = os.path.relpath(tmp_path / "mine")  # from where the daemon was started, which is no folder of its host's
+    error = error_of(host.start("models.import", {"model": "mine", "from": there}))
     assert (error.kind, error.data["path"]) == ("InvalidParams", "$.from")
 
 
