@@ -131,12 +131,13 @@ def test_a_link_that_an_engine_made_is_never_followed(store, model, tmp_path, wh
 
 def test_a_file_that_is_swapped_for_a_link_while_it_is_published_is_not_followed(store, model, tmp_path, monkeypatch):
     secret = tmp_path / "key"
-    secret.write_bytes(safetensors(10))
-    secret.chmod(0o600)
     opened = os.open
 
     def swapping(path, flags, *rest, dir_fd=None):
         if path == WEIGHTS.partition("/")[2] and dir_fd is not None:
+            with open(opened(path, os.O_RDONLY, dir_fd=dir_fd), "rb") as made:
+                secret.write_bytes(made.read())  # of the same length, or that would tell
+            secret.chmod(0o600)
             os.unlink(path, dir_fd=dir_fd)
             os.symlink(secret, path, dir_fd=dir_fd)
         return opened(path, flags, *rest, dir_fd=dir_fd)

@@ -79,11 +79,15 @@ def test_a_link_in_a_plain_folder_is_refused(store, tmp_path):
 
 @pytest.mark.timeout(30)  # opening it would block forever
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
-def test_a_pipe_in_a_folder_is_refused(store, tmp_path):
-    source = write_model(tmp_path / "source", extra={"transformer/config.json": None})
-    os.mkfifo(source / "transformer" / "config.json")
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("path", ["transformer/config.json", WEIGHTS])
+def test_a_pipe_in_a_folder_is_refused(store, tmp_path, path):
+    source = write_model(tmp_path / "source")
+    (source / path).unlink()
+    os.mkfifo(source / path)
     error = error_of(take, store, source)
-    assert (error.kind, error.data["file"]) == ("IntegrityError", "transformer/config.json")
+    assert (error.kind, error.data["file"]) == ("IntegrityError", path)
+    assert "not a regular file" in error.message  # found before anything is opened
     repository = hf_cache(tmp_path / "hub", write_model(tmp_path / "other"))
     os.mkfifo(repository / "snapshots" / REVISION / "transformer" / "more.json")
     error = error_of(take, store, repository)
