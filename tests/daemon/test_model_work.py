@@ -34,6 +34,18 @@ def run():
     return anyio.run(lambda: model_work.run_for_user(WORK, lambda progress: None))
 
 
+def performed(monkeypatch, tmp_path, body):
+    """Run a real worker whose work is this body of a function."""
+    program = (
+        "from locara_protocol.errors import RpcError; from locara_sidecar.models import worker\n"
+        f"def perform(*_):\n{body}"
+        "worker.perform = perform; worker.main()"
+    )
+    monkeypatch.setattr(model_work, "_argv", lambda: [sys.executable, "-c", program])
+    work = worker.WorkerRequest(op="verify", root=str(tmp_path), entry=entry_for())
+    anyio.run(lambda: model_work.run_for_user(work, lambda progress: None))
+
+
 def test_a_worker_that_has_told_its_last_ends_by_itself(scripted, tmp_path):
     """Killing a worker that is ending would take its exit status away from asyncio, which then complains on stderr."""
     scripted(f"os.write(1, LAST); time.sleep(0.2); open({str(tmp_path / 'ended')!r}, 'w')")
@@ -60,16 +72,9 @@ def test_a_worker_that_an_update_has_left_nothing_of_says_so(monkeypatch, tmp_pa
 
 
 def test_a_worker_whose_modules_an_update_has_replaced_as_it_worked_says_so(monkeypatch, tmp_path):
-    program = (
-        "from locara_sidecar.models import worker\n"
-        "def perform(*_):\n"
-        "    import no_such_module\n"
-        "worker.perform = perform; worker.main()"
-    )
-    monkeypatch.setattr(model_work, "_argv", lambda: [sys.executable, "-c", program])
-    work = worker.WorkerRequest(op="verify", root=str(tmp_path), entry=entry_for())
+    body = "    import no_such_module\n"
     with pytest.raises(RpcError, match="lacks no_such_module") as told:
-        anyio.run(lambda: model_work.run_for_user(work, lambda progress: None))
+        performed(monkeypatch, tmp_path, body)
     assert (told.value.kind, told.value.data["errno"]) == ("StorageError", "ENOENT")
 
 
@@ -100,17 +105,12 @@ def test_a_worker_whose_caller_gives_up_is_killed_at_once(scripted, tmp_path):
 @pytest.mark.parametrize("files", [4096, 100_000])
 def test_the_longest_failure_of_a_worker_is_told_by_its_kind(monkeypatch, tmp_path, files):
     """Longer than the line that was read of it, it was an InternalError."""
-    program = (
-        "from locara_protocol.errors import RpcError; from locara_sidecar.models import worker\n"
-        "def perform(*_):\n"
+    body = (
         f"    names = ['\\U0001f600' * 1024] * {files}\n"
         "    raise RpcError('IntegrityError', 'many', model='mine', files=names, prepared=names)\n"
-        "worker.perform = perform; worker.main()"
     )
-    monkeypatch.setattr(model_work, "_argv", lambda: [sys.executable, "-c", program])
-    work = worker.WorkerRequest(op="verify", root=str(tmp_path), entry=entry_for())
     with pytest.raises(RpcError) as told:
-        anyio.run(lambda: model_work.run_for_user(work, lambda progress: None))
+        performed(monkeypatch, tmp_path, body)
     assert (told.value.kind, told.value.message, told.value.data["model"]) == ("IntegrityError", "many", "mine")
     assert 100 < len(told.value.data["files"]) < files
     assert len(msgspec.json.encode(told.value.data)) > worker.MAX_EVENT // 4
@@ -118,13 +118,6 @@ def test_the_longest_failure_of_a_worker_is_told_by_its_kind(monkeypatch, tmp_pa
 
 def test_a_traceback_without_end_does_not_hide_what_failed(monkeypatch, tmp_path):
     """It repeats what a library says about a file."""
-    program = (
-        "from locara_sidecar.models import worker\n"
-        "def perform(*_):\n"
-        "    raise KeyError('\\udce9' * (8 << 20))\n"
-        "worker.perform = perform; worker.main()"
-    )
-    monkeypatch.setattr(model_work, "_argv", lambda: [sys.executable, "-c", program])
-    work = worker.WorkerRequest(op="verify", root=str(tmp_path), entry=entry_for())
+    body = "    raise KeyError('\\udce9' * (8 << 20))\n"
     with pytest.raises(RuntimeError, match="the model's worker failed"):
-        anyio.run(lambda: model_work.run_for_user(work, lambda progress: None))
+        performed(monkeypatch, tmp_path, body)
