@@ -102,6 +102,14 @@ def test_a_file_of_another_type_is_refused_before_anything_starts(tmp_path):
     assert "--out must be a folder, or a file that ends in one of .png" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["pictures 3.11", "2026.12.01"])
+def test_a_new_folder_may_have_a_number_behind_a_dot(tmp_path, name):
+    words = ["demo", "a lake", "--engine", "fake", "--out", str(tmp_path / name)]
+    done = subprocess.run([*RUN, *words], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert [file.suffix for file in (tmp_path / name).iterdir()] == [".png"]
+
+
 def test_help_and_version_go_to_stdout():
     for flag in ("--help", "--version"):
         done = subprocess.run([*RUN, flag], capture_output=True, text=True, timeout=10)

@@ -91,7 +91,7 @@ def place(out: Path) -> tuple[Path, dict[str, Any] | None]:
     """
     out = out.absolute()
     suffix = out.suffix.lower()
-    if out.is_dir() or not suffix:
+    if out.is_dir() or not any(map(str.isalpha, suffix)):  # no file's ending is a number, but a folder may have a date
         return out, None
     if suffix not in SUFFIXES:
         kinds = ", ".join(SUFFIXES)
