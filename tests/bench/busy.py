@@ -2,7 +2,7 @@
 
 A desktop is never idle. The other programs are endless loops at the usual priority: none, one, and one for each core.
 Both sides draw the same picture, turn by turn, and each goes first as often as the other. The quiet turns come before
-all others: how the engine's threads wait is chosen from what the machine was like, up to half a minute ago
+all others: how the engine's threads wait is chosen from what the machine was like, some seconds ago
 (:mod:`.torch_engine.waiting`).
 """
 
@@ -70,10 +70,11 @@ def measure(known: catalogue.Catalogue, name: str, entries: Path, rounds: int) -
         host(Path(saved), "--engine", "torch", "--catalogue", str(entries), models=(name,)) as sidecar,
         Direct(model, folder, steps) as direct,
     ):
+        direct.draw(_PROMPT)  # it has loaded everything before the other side begins
         for load, count in loads.items():
             for turn in range(rounds + 1):
                 if turn == 0 and count:
-                    continue  # the first turn under each load is a warm-up
+                    continue  # the first turn of all is a warm-up
                 prompt = f"{_PROMPT}, number {turn} {load}"  # so neither side finds its embeddings in a cache
                 with other_programs(count):
                     plain = direct.draw(prompt) if turn % 2 else 0.0

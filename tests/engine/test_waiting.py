@@ -47,7 +47,7 @@ def test_threads_spin_as_long_as_they_have_their_cores():
 
 def test_threads_sleep_soon_after_others_want_a_core_and_spin_again_once_they_do_not():
     machine = Machine()
-    machine.work(0.2, 0.5)
+    machine.work(0.25, 0.5)
     assert machine.told == [True]
     machine.work(60, 0.5)
     assert machine.told == [True]
@@ -64,15 +64,26 @@ def test_a_short_pause_of_the_others_is_not_taken_for_quiet():
     assert machine.told == [True]
 
 
-def test_spinning_that_was_wrong_is_tried_less_and_less_often():
+def test_a_moment_s_work_of_the_system_is_not_taken_for_a_busy_program():
     machine = Machine()
-    for _ in range(200):  # other work that comes as soon as the threads spin
-        machine.work(1, 0.5 if not machine.waiting.sleeping else 0.0)
-    early = len(machine.told)
-    for _ in range(200):
-        machine.work(1, 0.5 if not machine.waiting.sleeping else 0.0)
-    assert early <= 30
-    assert len(machine.told) - early <= 16
+    for _ in range(20):
+        machine.work(1, 0.0)
+        machine.work(0.04, 0.9)
+    assert machine.told == []
+
+
+def test_spinning_that_was_wrong_is_tried_less_often_but_again_and_again():
+    machine = Machine()
+    spun = {}
+    for second in range(200):  # other work that comes as soon as the threads spin
+        for _ in range(100):
+            spinning = not machine.waiting.sleeping
+            machine.work(0.01, 0.5 if spinning else 0.0)
+            spun[second] = spun.get(second, 0.0) + 0.01 * spinning
+    assert 0.03 < sum(spun.values()) / 200 < 0.07
+    assert all(sum(spun[second] for second in range(first, first + 6)) > 0 for first in range(190))
+    machine.work(5, 0.0)
+    assert not machine.waiting.sleeping
 
 
 @pytest.mark.parametrize("seconds", [0.04, 0.1, 0.24, 0.4])

@@ -26,7 +26,7 @@ import msgspec
 
 from locara_protocol.framing import LineSplitter, LineTooLong
 from locara_sidecar.capability.policy import Policy
-from locara_sidecar.daemon import hostwatch, logs, preload
+from locara_sidecar.daemon import hostwatch, logs, kept_modules
 from locara_sidecar.daemon.ending import Ending
 from locara_sidecar.daemon.engine_host.lazy import LazyEngine
 from locara_sidecar.daemon.jobs.job_runner import cancelled_error
@@ -243,7 +243,7 @@ class Daemon:
             self._context = contextvars.copy_context()
             self._loop = cast("asyncio.AbstractEventLoop", anyio.lowlevel.current_token().native_token)
             self._drain()
-            preload.start()
+            kept_modules.start()
             if not self._stopping:
                 await stopped.wait()
             await self._end()

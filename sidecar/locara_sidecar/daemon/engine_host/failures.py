@@ -9,6 +9,8 @@ from locara_protocol.errors import RpcError
 if TYPE_CHECKING:
     from locara_sidecar.ipc import frames
 
+_REFUSED = "gpuInterrupted"
+
 
 def cancelled() -> RpcError:
     """The job was stopped on request."""
@@ -26,6 +28,17 @@ def not_started(engine: str, error: Exception) -> Exception:
         return error
     why = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
     return unavailable(engine, f"its process could not be started ({why})")
+
+
+def after_update(error: RpcError) -> RpcError:
+    """An engine could not be used, and the sidecar's files are not those that the daemon was started from.
+
+    :param error: how it failed; what is no EngineUnavailable, or is the system's refusal, stays as it is.
+    """
+    if error.kind != "EngineUnavailable" or error.data.get("reason") == _REFUSED:
+        return error
+    text = "The sidecar's files were replaced while it ran, and it cannot use the engine among them. Start the sidecar anew."
+    return RpcError("EngineUnavailable", f"{text} ({error.message})", **{**error.data, "reason": "updated"})
 
 
 def ended(how: dict[str, Any], phase: str | None) -> RpcError:
@@ -53,7 +66,7 @@ def is_lasting(fault: frames.Failed) -> bool:
 
     Metal counts refused work against the process that submitted it, and may refuse everything after that.
     """
-    return fault.kind == "EngineUnavailable" and fault.data.get("reason") == "gpuInterrupted"
+    return fault.kind == "EngineUnavailable" and fault.data.get("reason") == _REFUSED
 
 
 def garbled(phase: str | None) -> RpcError:

@@ -56,6 +56,7 @@ class LazyEngine:
         self._client: EngineClient | None = None
         self._asked: dict[str, _Asked] = {}  # by the job's id
         self._closed = False
+        self._first = self._latest = program.find(wait=False)
 
     @property
     def device(self) -> str | None:
@@ -116,7 +117,7 @@ class LazyEngine:
                     if client.outdated and asked.cancelled:
                         raise failures.cancelled() from error
                     if not client.outdated or not left:
-                        raise
+                        raise failures.after_update(error) if self._updated else error
                     client.replace(error)
                     told.again()
         finally:
@@ -141,8 +142,14 @@ class LazyEngine:
             self._client = self._make()
             if self._closed:
                 self._client.close_now()
+        self._latest = found
         self._client.saw(found)
         return self._client
+
+    @property
+    def _updated(self) -> bool:
+        """Whether an engine is now started from something else than the daemon was."""
+        return self._first is not None and self._latest is not None and self._first != self._latest
 
     async def unload(self) -> bool:
         """End an engine without a job; return whether there was one."""

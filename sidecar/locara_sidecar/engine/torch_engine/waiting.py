@@ -29,6 +29,7 @@ _SETTINGS = frozenset({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"})
 _TASKS = Path("/proc/self/task")
 _SPINNING_WINDOW = 0.1  # seconds: spinning next to others is expensive, so it is detected soon
 _SLEEPING_WINDOW = 0.25
+_BUSY_WINDOWS = 2  # in a row: a single one may be a moment's work of the system
 _QUIET_WINDOWS = 2
 _BUSY = 0.2
 """Seconds per second that our threads, in total, waited for a core.
@@ -37,7 +38,12 @@ With a small SD3 on two cores: 0.00 to 0.03 on an idle machine, and 0.46 to 0.73
 spinning or sleeping; 1.0 with two busy programs and spinning.
 """
 _QUIET = 0.1
-_FIRST_REST, _LONGEST_REST = 1.0, 30.0  # seconds: bounds of the minimum time to sleep after spinning proved wrong
+_FIRST_REST, _LONGEST_REST = 1.0, 4.0
+"""Bounds of the minimum time to sleep, in seconds, after spinning proved wrong.
+
+On two cores sleeping takes 1.3 to 1.4 times as long where nobody else wants a core, for as long as it is kept up by
+mistake. To try spinning every four seconds costs at most the two windows in which it proves wrong.
+"""
 
 
 class Waiting:
@@ -61,7 +67,7 @@ class Waiting:
         self._worked = self._waited = 0.0
         self._rest = _FIRST_REST
         self._changed = -_LONGEST_REST
-        self._quiet = 0
+        self._busy = self._quiet = 0  # windows in a row
         self.sleeping = False
 
     def begin(self) -> None:
@@ -83,16 +89,16 @@ class Waiting:
         took = self._clock() - self._since
         if took < (_SLEEPING_WINDOW if self.sleeping else _SPINNING_WINDOW):
             return
-        before, quiet = self._before, self._quiet
-        self._since, self._before, self._quiet = self._clock(), self._delayed() or 0.0, 0
+        before = self._before
+        self._since, self._before = self._clock(), self._delayed() or 0.0
         delay = (self._before - before) / took
+        self._busy = self._busy + 1 if delay > _BUSY else 0
+        self._quiet = self._quiet + 1 if delay < _QUIET else 0
         if not self.sleeping:
-            if delay > _BUSY:
+            if self._busy >= _BUSY_WINDOWS:
                 self._be_busy()
-        elif delay < _QUIET:
-            self._quiet = quiet + 1
-            if self._quiet >= _QUIET_WINDOWS and self._since - self._changed >= self._rest:
-                self._change(sleeping=False)
+        elif self._quiet >= _QUIET_WINDOWS and self._since - self._changed >= self._rest:
+            self._change(sleeping=False)
 
     def _be_busy(self) -> None:
         spun = self._since - self._changed
@@ -100,7 +106,8 @@ class Waiting:
         self._change(sleeping=True)
 
     def _change(self, *, sleeping: bool) -> None:
-        self.sleeping, self._changed, self._quiet = sleeping, self._since, 0
+        self.sleeping, self._changed = sleeping, self._since
+        self._busy = self._quiet = 0
         self._sleep(sleeping)
 
 

@@ -1,0 +1,148 @@
+"""Keeps in memory, in a bundle, the modules that the daemon has not needed yet: an update may replace the folder.
+
+Modules are imported when they are first needed: that starts quicker and takes less memory. After an update they would
+come from another version, which may have none of that name, or of another Python. So a running daemon takes those that
+it kept, as bytes of compiled code; only extension modules, which the system loads from a file, are imported ahead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import logging
+import marshal
+import os
+import sys
+import threading
+from importlib.machinery import SourceFileLoader
+from typing import TYPE_CHECKING
+
+from locara_sidecar.machine import bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import CodeType, ModuleType
+
+log = logging.getLogger("locara.daemon")
+
+_OURS = "locara_sidecar"
+_PARTS = ("capability", "daemon", "ipc", "machine", "models", "weights")
+_LIBRARIES = ("locara_protocol", "anyio", "msgspec", "psutil")
+_NOT_KEPT = frozenset(  # of Python's own library: large, or nothing that a daemon uses
+    {
+        *("__pycache__", "site-packages", "lib-dynload", "test", "idlelib", "tkinter", "turtledemo", "lib2to3"),
+        *("ensurepip", "pydoc_data", "unittest", "distutils", "wsgiref", "xmlrpc", "dbm", "curses", "sqlite3", "venv"),
+        *("msilib", "Tools"),
+    }
+)
+_EXTENSIONS = (  # also of libraries that ours use; what a system does not have, or has built in, costs nothing
+    *("_asyncio", "_bisect", "_blake2", "_bz2", "_csv", "_ctypes", "_datetime", "_hashlib", "_heapq", "_json", "_lzma"),
+    *("_opcode", "_pickle", "_posixshmem", "_posixsubprocess", "_queue", "_random", "_scproxy", "_sha2", "_sha512"),
+    *("_socket", "_ssl", "_statistics", "_struct", "_uuid", "_zoneinfo", "array", "binascii", "fcntl", "grp", "math"),
+    *("mmap", "psutil", "resource", "select", "termios", "unicodedata", "zlib"),
+)
+_READERS = ("locara_protocol.generation.examples",)  # read a file when they are imported
+_HEADER = 16  # bytes before the code in a compiled file
+_UNCHECKED = b"\1\0\0\0"  # its flags, if it need not be compared with its source
+
+
+def start() -> None:
+    """Begin, in a thread that nothing waits for. Without one, modules are read when they are needed."""
+    with contextlib.suppress(RuntimeError):  # the system refuses another thread
+        threading.Thread(target=_keep_in_bundle, name="kept-modules", daemon=True).start()
+
+
+def _keep_in_bundle() -> None:
+    if bundle.folder() is None:
+        return
+    kept = keep()
+    log.debug("%d modules are kept", kept)
+
+
+def keep() -> int:
+    """Read all modules that a running daemon may import, and import those that cannot be kept; return their number."""
+    finder = _Finder()
+    sys.meta_path.insert(0, finder)
+    for name, path in _modules():
+        if name not in sys.modules:
+            with contextlib.suppress(OSError):  # its first use tells
+                finder.add(name, path)
+    for name in (*_EXTENSIONS, *_READERS):
+        with contextlib.suppress(ImportError):  # of another system or Python
+            importlib.import_module(name)
+    return len(finder.kept)
+
+
+class _Finder:
+    """Finds the modules that were kept, before anything is looked for on the disk."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, tuple[str, bytes, bool]] = {}
+        """By a module's name: the source's path, the source or its compiled code, and whether it is compiled."""
+
+    def add(self, name: str, path: str) -> None:
+        """Read one module.
+
+        :raises OSError: if it cannot be read.
+        """
+        self.kept[name] = path, *_read(path)
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """See :meth:`importlib.abc.MetaPathFinder.find_spec`."""
+        del path, target
+        if (found := self.kept.get(name)) is None:
+            return None
+        return importlib.util.spec_from_file_location(name, found[0], loader=_Loader(name, *found))
+
+
+class _Loader(SourceFileLoader):
+    def __init__(self, name: str, path: str, data: bytes, compiled: bool) -> None:
+        super().__init__(name, path)
+        self._data = data
+        self._compiled = compiled
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Return the code that was kept."""
+        del fullname
+        code: CodeType = marshal.loads(self._data) if self._compiled else self.source_to_code(self._data, self.path)
+        return code
+
+
+def _read(path: str) -> tuple[bytes, bool]:
+    """Return what a module is made of, and whether it is compiled: so are a bundle's, for its own Python."""
+    with contextlib.suppress(OSError), open(importlib.util.cache_from_source(path), "rb") as file:
+        data = file.read()
+        if data.startswith(importlib.util.MAGIC_NUMBER + _UNCHECKED):
+            return data[_HEADER:], True
+    with open(path, "rb") as file:
+        return file.read(), False
+
+
+def _modules() -> Iterator[tuple[str, str]]:
+    """Yield names and paths of sources, first what is most likely to be needed and to differ in a new version."""
+    ours = _home(_OURS)
+    for part in _PARTS:
+        yield from _below(f"{_OURS}.{part}", os.path.join(ours, part))
+    for name in _LIBRARIES:
+        yield from _below(name, _home(name))
+    yield from _below("", os.path.dirname(os.__file__))
+
+
+def _home(package: str) -> str:
+    found = importlib.util.find_spec(package)
+    return os.path.dirname(found.origin) if found is not None and found.origin is not None else ""
+
+
+def _below(package: str, folder: str) -> Iterator[tuple[str, str]]:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            name, dot, ending = entry.name.partition(".")
+            whole = f"{package}.{name}" if package else name
+            if (dot, ending) == (".", "py"):
+                yield (package if name == "__init__" else whole), entry.path
+            elif not dot and entry.name not in _NOT_KEPT and entry.is_dir():
+                yield from _below(whole, entry.path)
