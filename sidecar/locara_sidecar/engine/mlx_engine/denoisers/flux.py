@@ -20,7 +20,7 @@ import numpy as np
 from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.compiling import compiled
-from locara_sidecar.engine.mlx_engine.denoisers import rotary, streams
+from locara_sidecar.engine.mlx_engine.denoisers import heads, rotary, streams
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import FeedForward, Mlp, sinusoids
 from locara_sidecar.engine.mlx_engine.norms import EPSILON, modulated, raised
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
@@ -55,6 +55,11 @@ class FluxConfig:
     @property
     def width(self) -> int:
         return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def turned_heads(self) -> tuple[int, int]:
+        """How many heads' queries and keys are normed and rotated, and how many numbers each has."""
+        return self.num_attention_heads, self.attention_head_dim
 
 
 class Modulation(NamedTuple):
@@ -104,7 +109,7 @@ class SingleBlock(nn.Module):
         """Run one block on ``x`` (B, text and image tokens, width)."""
         shift, scale, gate = mx.split(by, 3, axis=-1)
         normed = modulated(x, shift, scale)
-        seen = rotary.attended(*self.attn(normed), rotation)
+        seen = heads.attended([self.attn(normed)], rotation)
         return x + gate * streams.on_both(self.proj_out, seen, nn.gelu_approx(self.proj_mlp(normed)))
 
     def split(self) -> None:
