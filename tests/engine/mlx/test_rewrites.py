@@ -1,5 +1,6 @@
 """Operations rewritten for less memory traffic on Metal equal the plain ones, to the bit where rounding is the same."""
 
+import re
 import shutil
 
 import mlx.core as mx
@@ -61,6 +62,28 @@ def test_turning_in_one_kernel_is_the_formula_and_diffusers_bit_for_bit(dtype, l
     given = torch.tensor(np.array(x.astype(mx.float32)))
     theirs = apply_rotary_emb(given.to(torch.bfloat16 if dtype == mx.bfloat16 else torch.float32), (cos, sin))
     same(ours, mx.array(theirs.float().numpy()).astype(dtype))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="MLX compiles for the CPU with g++")
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_compiled_queries_and_keys_are_turned_by_one_kernel_each_to_the_same_bits(dtype, tmp_path):
+    """MLX's own compiler shows what it made one kernel of, and that nothing but views is left between them."""
+    places, rotation = at_many_places()
+    q, k = (drawn(seed, 1, len(places), 2, 128, dtype=dtype).transpose(0, 2, 1, 3) for seed in (1, 2))
+    plain = rotary.turned(q, rotation), rotary.turned(k, rotation)
+    mx.eval(q, k)  # and are no part of the graph
+    mx.enable_compile()
+    try:
+        compiled = mx.compile(lambda *given: tuple(rotary.turned(x, given[-1]) for x in given[:-1]))(q, k, rotation)
+        mx.export_to_dot(str(tmp_path / "graph.dot"), *compiled)
+        mx.eval(compiled)
+    finally:
+        mx.disable_compile()
+    for ours, theirs in zip(compiled, plain, strict=True):
+        same(ours, theirs)
+    kinds = re.findall(r'label ="(\w+)"', (tmp_path / "graph.dot").read_text())
+    kernels = [kind for kind in kinds if kind not in {"Slice", "Reshape", "Transpose"}]
+    assert [kind.startswith("Compiled") for kind in kernels] == [True, True], kernels
 
 
 def test_cosine_and_sine_are_the_exact_ones_rounded_to_float32_and_diffusers():

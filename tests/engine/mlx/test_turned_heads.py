@@ -113,6 +113,27 @@ def test_attention_is_as_with_mlxs_own_operations(played, tokens, dtype):
     assert not mx.array_equal(ours, plain).item(), "the kernel was not used"
 
 
+def test_mlx_itself_takes_the_call_and_writes_the_signature_that_the_source_needs():
+    """Without Metal it does so while it exports a graph. Pointers are chosen between, so they are all of ``device``."""
+    use = Use(mx.bfloat16, 24, 128)
+    turned_heads.trust(use)
+    parts = [turned_heads.Stream(s.q, s.k, s.norms.q.weight, s.norms.k.weight) for s in (stream(1, 2, 5, use),) * 2]
+
+    def call(*given):
+        return list(turned_heads.of([turned_heads.Stream(*given[:4]), turned_heads.Stream(*given[4:8])], given[8], 1.0))
+
+    entries = []
+    mx.export_function(entries.append, call, *parts[0], *parts[1], turns(10, 128))
+    (kernel,) = (entry for entry in entries if entry["type"] == "primitive")
+    assert [shape for _, shape, _ in kernel["outputs"]] == [(2, 24, 10, 128)] * 2
+    name, source, *launch = kernel["arguments"]
+    assert launch[:6] == [32, 24, 20, 32, 8, 1]
+    assert f"{name}<bfloat16_t, 128>" in source
+    for array in turned_heads._GIVEN[:8]:
+        assert f"const device bfloat16_t* {array} " in source
+    assert "const constant float* epsilon " in source
+
+
 def test_heads_that_are_not_normed_or_were_not_tried_so_are_left_to_mlx(played):
     use = Use(mx.float16, 2, 32)
     turned_heads.trust(use)

@@ -39,7 +39,7 @@ def turned(x: mx.array, rotation: Rotation) -> mx.array:
 
     Inside a compiled block this is a single kernel. For that, the numbers of a pair are separated as views, before they
     are widened, and so are cosine and sine: otherwise, what two kernels need would be computed first and written to
-    memory. Uncompiled, each product and sum is rounded once, as in the formula (a cos - b sin, a sin + b cos).
+    memory. Each product and sum is rounded once, as in the formula (a cos - b sin, a sin + b cos).
 
     :param x: (..., tokens, size).
     """
