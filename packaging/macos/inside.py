@@ -81,21 +81,21 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 from locara_sidecar.engine.mlx_engine import device
-from locara_sidecar.engine.mlx_engine.denoisers import heads, rotary
+from locara_sidecar.engine.mlx_engine.denoisers import rotary
 from locara_sidecar.engine.mlx_engine.kernels import turned_heads
 picture, count, size = int(sys.argv[2]), 24, 128
 places = np.concatenate([np.zeros((512, 3)), np.random.default_rng(1).integers(0, 64, (picture, 3))])
 rotation = rotary.rotation_at(places, (16, 56, 56), 10_000.0)
 def stream(tokens):
-    norms = heads.Norms(nn.RMSNorm(size, eps=1e-6), nn.RMSNorm(size, eps=1e-6))
+    norms = rotary.Norms(nn.RMSNorm(size, eps=1e-6), nn.RMSNorm(size, eps=1e-6))
     for norm in norms:
         norm.weight = mx.ones(size, mx.bfloat16)
     q, k, v = (mx.random.normal((1, tokens, count * size)).astype(mx.bfloat16) for _ in range(3))
-    return heads.Stream(q, k, v, size, norms)
+    return rotary.Stream(q, k, v, size, norms)
 apart = [stream(512), stream(picture)]
 together = [stream(512 + picture)]
 def timed(streams):
-    prepared = mx.compile(lambda rotation: heads.prepared(streams, rotation))
+    prepared = mx.compile(lambda rotation: rotary.prepared(streams, rotation))
     took = []
     for _ in range(23):
         began = time.monotonic()

@@ -171,10 +171,10 @@ def trust_own_kernels() -> None:
     from locara_sidecar.engine.mlx_engine.denoisers.zimage import ZImageConfig
     from locara_sidecar.engine.mlx_engine.kernels import group_statistics, turned_heads
 
-    group_statistics.trust(mx.bfloat16)
-    for config in (FluxConfig(), KLEIN, ZImageConfig()):
-        if heads := config.turned_heads:
-            turned_heads.trust(turned_heads.Use(mx.bfloat16, *heads))
+    for dtype in (mx.bfloat16, mx.float16):
+        group_statistics.trust(dtype)
+        for heads in filter(None, (config.turned_heads for config in (FluxConfig(), KLEIN, ZImageConfig()))):
+            turned_heads.trust(turned_heads.Use(dtype, *heads))
 
 
 CASES: dict[str, Callable[[], tracing.Count]] = {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mlx import nn
 
-from locara_sidecar.engine.mlx_engine.denoisers import heads, rotary
+from locara_sidecar.engine.mlx_engine.denoisers import rotary
 from locara_sidecar.engine.mlx_engine.denoisers.flux import FluxConfig
 from locara_sidecar.engine.mlx_engine.denoisers.flux2 import Flux2Config
 from locara_sidecar.engine.mlx_engine.denoisers.zimage import ZImageConfig
@@ -40,11 +40,11 @@ def drawn(seed, *shape, dtype=mx.float32):
 def stream(seed, batch, tokens, use, *, small=1.0):
     """Numbers of one stream as its layers make them, and norms whose weights matter."""
     width = use.heads * use.size
-    norms = heads.Norms(nn.RMSNorm(use.size, eps=EPSILON), nn.RMSNorm(use.size, eps=EPSILON))
+    norms = rotary.Norms(nn.RMSNorm(use.size, eps=EPSILON), nn.RMSNorm(use.size, eps=EPSILON))
     for i, norm in enumerate(norms):
         norm.weight = (1 + 0.3 * drawn(seed + 10 * i, use.size)).astype(use.dtype)
     q, k, v = (small * drawn(seed + 20 + i, batch, tokens, width) for i in range(3))
-    return heads.Stream(q.astype(use.dtype), k.astype(use.dtype), v.astype(use.dtype), use.size, norms)
+    return rotary.Stream(q.astype(use.dtype), k.astype(use.dtype), v.astype(use.dtype), use.size, norms)
 
 
 def turns(tokens, size):
@@ -104,9 +104,9 @@ def test_attention_is_as_with_mlxs_own_operations(played, tokens, dtype):
     use = Use(dtype, 3, 64)
     streams = [stream(i, 2, many, use) for i, many in enumerate(tokens)]
     rotation = turns(sum(tokens), 64)
-    plain = heads.attended(streams, rotation)
+    plain = rotary.attended(streams, rotation)
     turned_heads.trust(use)
-    ours = heads.attended(streams, rotation)
+    ours = rotary.attended(streams, rotation)
     assert (ours.dtype, ours.shape) == (dtype, (2, sum(tokens), 192))
     far = error(ours.astype(mx.float32), plain.astype(mx.float32))
     assert far < {mx.float32: 1e-5, mx.bfloat16: 3e-2, mx.float16: 4e-3}[dtype]
@@ -139,10 +139,10 @@ def test_heads_that_are_not_normed_or_were_not_tried_so_are_left_to_mlx(played):
     turned_heads.trust(use)
     rotation, one = turns(5, 32), stream(1, 1, 5, use)
     assert in_one_kernel([one], rotation) is not None
-    assert heads.attended([one._replace(norms=None)], rotation).shape == (1, 5, 64)
+    assert rotary.attended([one._replace(norms=None)], rotation).shape == (1, 5, 64)
     for other in (Use(mx.float32, 2, 32), Use(mx.float16, 4, 16), Use(mx.float16, 3, 32)):
         assert in_one_kernel([stream(1, 1, 5, other)], turns(5, other.size)) is None
-    wide = heads.Norms(nn.RMSNorm(32, eps=EPSILON), nn.RMSNorm(32, eps=EPSILON))
+    wide = rotary.Norms(nn.RMSNorm(32, eps=EPSILON), nn.RMSNorm(32, eps=EPSILON))
     assert in_one_kernel([one._replace(norms=wide)], rotation) is None, "types are mixed"
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.compiling import compiled
-from locara_sidecar.engine.mlx_engine.denoisers import heads, rotary, streams
+from locara_sidecar.engine.mlx_engine.denoisers import rotary, streams
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import FeedForward, Mlp, sinusoids
 from locara_sidecar.engine.mlx_engine.norms import EPSILON, modulated, raised
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
@@ -109,7 +109,7 @@ class SingleBlock(nn.Module):
         """Run one block on ``x`` (B, text and image tokens, width)."""
         shift, scale, gate = mx.split(by, 3, axis=-1)
         normed = modulated(x, shift, scale)
-        seen = heads.attended([self.attn(normed)], rotation)
+        seen = rotary.attended([self.attn(normed)], rotation)
         return x + gate * streams.on_both(self.proj_out, seen, nn.gelu_approx(self.proj_mlp(normed)))
 
     def split(self) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.compiling import compiled
-from locara_sidecar.engine.mlx_engine.denoisers import heads, rotary, streams
+from locara_sidecar.engine.mlx_engine.denoisers import rotary, streams
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import sinusoids
 from locara_sidecar.engine.mlx_engine.norms import modulated, raised
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
@@ -138,8 +138,8 @@ class SingleBlock(nn.Module):
         normed = modulated(x, shift, scale, self._eps).astype(weight.dtype)
         sizes = [self._width] * 3 + [self._hidden] * 2
         q, k, v, gates, values = _apart(self.proj_in, normed, sizes)
-        stream = heads.Stream(q, k, v, weight.shape[0], heads.Norms(self.norm_q, self.norm_k))
-        seen = _less(heads.attended([stream], rotation))
+        stream = rotary.Stream(q, k, v, weight.shape[0], rotary.Norms(self.norm_q, self.norm_k))
+        seen = _less(rotary.attended([stream], rotation))
         return x + gate * _back(streams.on_both(self.proj_out, seen, _gated(gates, values)))
 
     def split(self) -> None:

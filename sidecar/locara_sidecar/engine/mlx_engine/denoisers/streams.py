@@ -13,7 +13,7 @@ from typing import Any, cast
 import mlx.core as mx
 from mlx import nn
 
-from locara_sidecar.engine.mlx_engine.denoisers import heads, rotary
+from locara_sidecar.engine.mlx_engine.denoisers import rotary
 from locara_sidecar.engine.mlx_engine.tensors.weights import making_modules
 
 
@@ -32,9 +32,9 @@ class Heads(nn.Module):
         self.norm_q = nn.RMSNorm(size, eps=epsilon)
         self.norm_k = nn.RMSNorm(size, eps=epsilon)
 
-    def __call__(self, x: mx.array) -> heads.Stream:
-        norms = heads.Norms(self.norm_q, self.norm_k)
-        return heads.Stream(self.to_q(x), self.to_k(x), self.to_v(x), self._size, norms)
+    def __call__(self, x: mx.array) -> rotary.Stream:
+        norms = rotary.Norms(self.norm_q, self.norm_k)
+        return rotary.Stream(self.to_q(x), self.to_k(x), self.to_v(x), self._size, norms)
 
 
 class DoubleBlock(nn.Module, ABC):
@@ -61,7 +61,7 @@ class DoubleBlock(nn.Module, ABC):
         shift_t, scale_t, gate_t, shift_ff_t, scale_ff_t, gate_ff_t = mx.split(by_text, 6, axis=-1)
         ours = self.attn(self._modulated(x, shift, scale))
         theirs = self.attn_text(self._modulated(text, shift_t, scale_t))
-        y, words = heads.attended([theirs, ours], rotation), text.shape[1]
+        y, words = rotary.attended([theirs, ours], rotation), text.shape[1]
         x = x + gate * self._projected(self.out, y[:, words:])
         x = x + gate_ff * self.ff(self._modulated(x, shift_ff, scale_ff))
         text = text + gate_t * self._projected(self.out_text, y[:, :words])

@@ -24,7 +24,7 @@ import numpy as np
 from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.compiling import compiled
-from locara_sidecar.engine.mlx_engine.denoisers import heads, rotary
+from locara_sidecar.engine.mlx_engine.denoisers import rotary
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import sinusoids
 from locara_sidecar.engine.mlx_engine.norms import EPSILON, raised
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
@@ -112,9 +112,9 @@ class Attention(nn.Module):
 
     def __call__(self, x: mx.array, rotation: rotary.Rotation) -> mx.array:
         """Run on ``x`` (B, tokens, dim)."""
-        norms = heads.Norms(self.norm_q, self.norm_k) if "norm_q" in self else None
-        stream = heads.Stream(self.to_q(x), self.to_k(x), self.to_v(x), self._size, norms)
-        return self.to_out(heads.attended([stream], rotation))
+        norms = rotary.Norms(self.norm_q, self.norm_k) if "norm_q" in self else None
+        stream = rotary.Stream(self.to_q(x), self.to_k(x), self.to_v(x), self._size, norms)
+        return self.to_out(rotary.attended([stream], rotation))
 
 
 class FeedForward(nn.Module):
