@@ -37,11 +37,20 @@ def test_where_there_is_no_metal_the_kernels_for_norms_are_not_trusted_and_the_t
     assert min(told["plain_s"], told["own_s"]) > 0
 
 
+@pytest.mark.mlx
+def test_where_there_is_no_metal_the_kernel_for_queries_and_keys_is_not_trusted_and_mlxs_own_is_timed(tmp_path):
+    pytest.importorskip("mlx")
+    told = commands.read(commands.python("-c", inside.HEADS, str(tmp_path), "8", seconds=300))["told"]
+    assert told["device"] == "cpu"
+    assert list(told["trusted"].values()) == [False] * 3
+    assert min(*told["plain"].values(), *told["own"].values()) > 0
+
+
 def test_what_is_about_macos_is_not_claimed_elsewhere(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "linux")
     only_there = [name for name, part in check.PARTS.items() if part.mac]
     assert {
-        *("metal", "norms", "open", "exfat", "tcc", "power", "app-sandbox"),
+        *("metal", "norms", "heads", "open", "exfat", "tcc", "power", "app-sandbox"),
         *("tests", "slow", "types", "prepare", "steps", "half"),
     } == set(only_there)
     found = check.report(only_there, tmp_path / "report.json", lambda _: None)

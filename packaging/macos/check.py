@@ -167,6 +167,11 @@ PARTS: dict[str, Part] = {
         look="trusted is true three times (a false one has its reason in log or stderr: the engine then works without),"
         " and own_s is below plain_s",
     ),
+    "heads": Part(
+        inside.heads,
+        mac=True,
+        look="trusted is true three times, and both times of own are below those of plain",
+    ),
     "open": Part(
         inside.opened,
         mac=True,

@@ -49,7 +49,8 @@ from locara_sidecar.engine import sandbox
 found = sandbox.confine(sys.argv[1], [])
 import mlx.core as mx
 from mlx import nn
-from locara_sidecar.engine.mlx_engine import device, group_statistics, norms
+from locara_sidecar.engine.mlx_engine import device, norms
+from locara_sidecar.engine.mlx_engine.kernels import group_statistics
 side = int(sys.argv[2])
 norm = nn.GroupNorm(32, 128, pytorch_compatible=True)
 norm.update({"weight": mx.ones(128, mx.bfloat16), "bias": mx.zeros(128, mx.bfloat16)})
@@ -70,6 +71,50 @@ trusted = {str(dtype): group_statistics.try_out(where, dtype) for dtype in (mx.b
 tried = time.monotonic() - began
 print(json.dumps({"kind": found.kind, "device": where, "trusted": trusted, "trying_s": tried, "plain_s": plain,
                   "own_s": timed()}))
+"""
+
+HEADS = """
+import json, statistics, sys, time
+from locara_sidecar.engine import sandbox
+found = sandbox.confine(sys.argv[1], [])
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+from locara_sidecar.engine.mlx_engine import device
+from locara_sidecar.engine.mlx_engine.denoisers import rotary
+from locara_sidecar.engine.mlx_engine.kernels import turned_heads
+picture, count, size = int(sys.argv[2]), 24, 128
+places = np.concatenate([np.zeros((512, 3)), np.random.default_rng(1).integers(0, 64, (picture, 3))])
+rotation = rotary.rotation_at(places, (16, 56, 56), 10_000.0)
+def stream(tokens):
+    norms = rotary.Norms(nn.RMSNorm(size, eps=1e-6), nn.RMSNorm(size, eps=1e-6))
+    for norm in norms:
+        norm.weight = mx.ones(size, mx.bfloat16)
+    q, k, v = (mx.random.normal((1, tokens, count * size)).astype(mx.bfloat16) for _ in range(3))
+    return rotary.Stream(q, k, v, size, norms)
+apart = [stream(512), stream(picture)]
+together = [stream(512 + picture)]
+def timed(streams):
+    prepared = mx.compile(lambda rotation: rotary.prepared(streams, rotation))
+    took = []
+    for _ in range(23):
+        began = time.monotonic()
+        for _ in range(8):
+            mx.async_eval(*(made := prepared(rotation)))
+        mx.eval(*made)
+        took.append((time.monotonic() - began) / 8)
+    return statistics.median(took[3:])
+def both():
+    return {"two_streams_s": timed(apart), "one_stream_s": timed(together)}
+where = device.choose_device()
+mx.eval(rotation, *(values for stream in apart + together for values in stream[:3]))
+plain = both()
+began = time.monotonic()
+trusted = {str(dtype): turned_heads.try_out(where, turned_heads.Use(dtype, count, size))
+           for dtype in (mx.bfloat16, mx.float16, mx.float32)}
+tried = time.monotonic() - began
+print(json.dumps({"kind": found.kind, "device": where, "trusted": trusted, "trying_s": tried, "plain": plain,
+                  "own": both()}))
 """
 
 ASKS = """
@@ -107,8 +152,17 @@ def metal() -> dict[str, Any]:
 
 def norms() -> dict[str, Any]:
     """Try the engine's own kernels for group norms inside the profile, and time a norm of a decode with and without."""
+    return _tried(NORMS, "1024")
+
+
+def heads() -> dict[str, Any]:
+    """Try its kernel for queries and keys there, and time what a block of FLUX does before attention, likewise."""
+    return _tried(HEADS, "4096")
+
+
+def _tried(program: str, size: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="locara-check-") as scratch:
-        found = commands.read(commands.python("-c", NORMS, scratch, "1024", seconds=600))
+        found = commands.read(commands.python("-c", program, scratch, size, seconds=600))
     told: dict[str, Any] = found.get("told", {})
     return {**found, "ok": bool(found["ok"] and told and all(told["trusted"].values()))}
 

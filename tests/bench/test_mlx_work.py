@@ -124,13 +124,15 @@ def test_an_array_knows_what_of_it_is_there():
 
 @pytest.mark.parametrize("how", [[], ["--plain"]])
 def test_the_engine_hands_over_less_than_any_peer_in_every_cell(how):
-    """Where a peer has nothing in float32, ours rounds to that, too: positions and the latent are in float32."""
+    """Where a peer has nothing in float32, ours rounds to that, too, with our own kernels: positions and the latent are
+    in float32. Without them, queries and keys read the positions each, and it rounds to 1 %."""
     counts = run("-m", "bench.mlx_work", "--json", *how, *PEERS)
     for case, peers in PEERS.items():
         for peer, theirs in peers.items():
             for figure, value in theirs.items():
-                assert counts[case][figure] < max(value, 0.005), (case, peer, figure)
-    assert counts["flux.1-dev"]["bytes"] < 41e9
+                assert counts[case][figure] < max(value, 0.01 if how else 0.005), (case, peer, figure)
+    assert counts["flux.1-dev"]["bytes"] < (41e9 if how else 32e9)
+    assert counts["flux.1-dev"]["kernels"] == (1210 if how else 925)
     assert counts["flux.1-dev"]["graphs"] == 57
     assert counts["vae-decode"]["bytes"] < (81e9 if how else 62e9)
 

@@ -2,7 +2,7 @@
 
 It stands for Metal where there is none, to test a kernel's arithmetic, its indices and how it is called. That Metal
 compiles the source it cannot show. Only what our kernels use is known here: inputs and their shapes, the positions of
-a thread, memory of a threadgroup and its barrier.
+a thread, memory of a threadgroup and its barrier, the sum over a simdgroup, and a template of types and whole numbers.
 """
 
 from __future__ import annotations
@@ -20,22 +20,56 @@ import numpy as np
 _POSITIONS = (
     *("thread_position_in_grid", "threads_per_grid", "thread_position_in_threadgroup", "threadgroup_position_in_grid"),
 )
-_TYPES = {mx.float32: ("float", np.float32), mx.float16: ("_Float16", np.float16), mx.int32: ("int", np.int32)}
+_TYPES: dict[mx.Dtype, tuple[str, Any, float]] = {
+    mx.float32: ("float", np.float32, np.nan),
+    mx.float16: ("_Float16", np.float16, np.nan),
+    mx.bfloat16: ("bfloat16", np.uint16, 0x7FC0),
+    mx.int32: ("int", np.int32, 0),
+}
+"""Of MLX's types: C++'s, NumPy's of the same size, and what is in an output before it is written: no number."""
 
 # The threads of a threadgroup take turns: each runs until it waits for the others, or ends.
 _PROGRAM = """
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <ucontext.h>
 #include <vector>
 typedef unsigned int uint;
 struct uint3 {{ uint x, y, z; }};
 namespace mem_flags {{ const int mem_threadgroup = 0; }}
-struct Thread {{ ucontext_t at; std::vector<char> stack; uint3 place; bool ended; }};
+namespace metal {{ namespace precise {{ inline float rsqrt(float x) {{ return float(1 / std::sqrt(double(x))); }} }} }}
+struct bfloat16 {{  // rounds to the nearest, and to even
+    uint16_t bits;
+    bfloat16() = default;
+    bfloat16(float value) {{
+        uint32_t wide;
+        std::memcpy(&wide, &value, 4);
+        bits = value == value ? (wide + 0x7FFF + ((wide >> 16) & 1)) >> 16 : 0x7FC0;
+    }}
+    operator float() const {{
+        const uint32_t wide = uint32_t(bits) << 16;
+        float value;
+        std::memcpy(&value, &wide, 4);
+        return value;
+    }}
+}};
+struct Thread {{ ucontext_t at; std::vector<char> stack; uint3 place; bool ended; uint number; }};
 static ucontext_t turns;
 static Thread* running;
 static void threadgroup_barrier(int) {{ swapcontext(&running->at, &turns); }}
+static float summands[1024];
+static float simd_sum(float value) {{
+    summands[running->number] = value;
+    threadgroup_barrier(0);
+    float sum = 0;
+    for (uint i = 0; i < 32; i++) sum += summands[running->number / 32 * 32 + i];
+    threadgroup_barrier(0);
+    return sum;
+}}
 #define threadgroup static
+#define device
 {template}
 static void kernel({parameters}) {{
 {source}
@@ -65,6 +99,7 @@ extern "C" void run(const void** in_, const int** shapes_, void** out_, const ui
             Thread& thread = group[i];
             thread.place = {{i % t[0], i / t[0] % t[1], i / t[0] / t[1]}};
             thread.ended = false;
+            thread.number = i;
             getcontext(&thread.at);
             thread.at.uc_stack.ss_sp = thread.stack.data();
             thread.at.uc_stack.ss_size = thread.stack.size();
@@ -96,13 +131,16 @@ def metal_kernel(name: str, input_names: list[str], output_names: list[str], sou
         threadgroup: tuple[int, int, int],
         output_shapes: list[tuple[int, ...]],
         output_dtypes: list[mx.Dtype],
-        template: tuple[tuple[str, mx.Dtype], ...] | list[tuple[str, mx.Dtype]] = (),
+        template: list[tuple[str, mx.Dtype | int]] | tuple[()] = (),
     ) -> list[mx.array]:
         types = tuple(_TYPES[value.dtype][0] for value in inputs), tuple(_TYPES[dtype][0] for dtype in output_dtypes)
-        named = tuple((key, _TYPES[dtype][0]) for key, dtype in template)
+        named = tuple(
+            f"constexpr int {key} = {value};" if isinstance(value, int) else f"using {key} = {_TYPES[value][0]};"
+            for key, value in template
+        )
         run = _built(source, tuple(input_names), tuple(output_names), *types, named)
-        given = [np.ascontiguousarray(np.array(value)) for value in inputs]
-        made = [np.full(s, np.nan, _TYPES[d][1]) for s, d in zip(output_shapes, output_dtypes, strict=True)]
+        given = [np.ascontiguousarray(np.array(_as_bits(value))) for value in inputs]
+        made = [np.full(s, _TYPES[d][2], _TYPES[d][1]) for s, d in zip(output_shapes, output_dtypes, strict=True)]
         shapes = [np.array(value.shape, dtype=np.int32) for value in given]
         sizes = [np.array(size, dtype=np.uint32) for size in (grid, threadgroup)]
         run(
@@ -111,9 +149,32 @@ def metal_kernel(name: str, input_names: list[str], output_names: list[str], sou
             _pointers(made),
             *(size.ctypes.data_as(ctypes.c_void_p) for size in sizes),
         )
-        return [mx.array(value) for value in made]
+        results = zip(map(mx.array, made), output_dtypes, strict=True)
+        return [value.view(dtype) if dtype == mx.bfloat16 else value for value, dtype in results]
 
     return call
+
+
+def changed(before: str, after: str) -> Any:
+    """Return :func:`metal_kernel` for a source in which something is changed."""
+
+    def made(name: str, input_names: list[str], output_names: list[str], source: str) -> Any:
+        return metal_kernel(name, input_names, output_names, source.replace(before, after))
+
+    return made
+
+
+def refuses(*_: Any, **__: Any) -> Any:
+    """What Metal says to a source that it does not compile: in the place of ``metal_kernel`` or of its function.
+
+    :raises RuntimeError: always.
+    """
+    raise RuntimeError("[metal::Device] Unable to build metal library from source\nprogram_source:12:5: error: …")
+
+
+def _as_bits(value: mx.array) -> mx.array:
+    """Return what NumPy can read: it has no bfloat16."""
+    return value.view(mx.uint16) if value.dtype == mx.bfloat16 else value
 
 
 def _pointers(arrays: list[Any]) -> Any:
@@ -127,7 +188,7 @@ def _built(
     output_names: tuple[str, ...],
     input_types: tuple[str, ...],
     output_types: tuple[str, ...],
-    template: tuple[tuple[str, str], ...],
+    template: tuple[str, ...],
 ) -> Any:
     parameters: list[str] = []
     arguments: list[str] = []
@@ -141,7 +202,7 @@ def _built(
         parameters.append(f"uint3 {name}")
         arguments.append(name)
     text = _PROGRAM.format(
-        template="\n".join(f"using {name} = {kind};" for name, kind in template),
+        template="\n".join(template),
         parameters=", ".join(parameters),
         arguments=", ".join(arguments),
         source=source,

@@ -25,6 +25,29 @@ from support.runtimes import (  # noqa: F401
 FIXTURES = Path(__file__).parents[3] / "fixtures" / "models"
 
 
+@pytest.fixture
+def untried(monkeypatch):
+    """A process that has tried none of our own kernels, as at its start."""
+    from locara_sidecar.engine.mlx_engine.kernels import group_statistics, trials, turned_heads
+
+    for tried in (group_statistics, turned_heads):
+        for name in ("_trusted", "_refused"):
+            monkeypatch.setattr(tried._trials, name, set())
+    trials.metal_kernel.cache_clear()
+    yield
+    trials.metal_kernel.cache_clear()
+
+
+@pytest.fixture
+def played(monkeypatch):
+    """Metal's kernels on the processor."""
+    import mlx.core as mx
+
+    from support.metal_source import metal_kernel
+
+    monkeypatch.setattr(mx.fast, "metal_kernel", metal_kernel)
+
+
 @pytest.fixture(scope="session")
 def tiny_sd3():
     return FIXTURES / "tiny-sd3"

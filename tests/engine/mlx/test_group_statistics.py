@@ -11,34 +11,20 @@ import numpy as np
 import pytest
 from mlx import nn
 
-from locara_sidecar.engine.mlx_engine import group_statistics, norms
+from locara_sidecar.engine.mlx_engine import norms
 from locara_sidecar.engine.mlx_engine.autoencoders.vae import Vae, VaeConfig
-from support.metal_source import metal_kernel
+from locara_sidecar.engine.mlx_engine.kernels import group_statistics
+from support.metal_source import changed, metal_kernel, refuses
 from support.parity import error
 from support.runtimes import make_runtime
 
 pytestmark = [
     pytest.mark.mlx,
     pytest.mark.timeout(300),
+    pytest.mark.usefixtures("untried"),
     pytest.mark.skipif(shutil.which("g++") is None, reason="the kernels' source is compiled with g++"),
 ]
 SMALL = mx.float16
-
-
-@pytest.fixture(autouse=True)
-def untried(monkeypatch):
-    """A process that has tried nothing, as at its start."""
-    for name in ("_trusted", "_refused"):
-        monkeypatch.setattr(group_statistics, name, set())
-    group_statistics._kernel.cache_clear()
-    yield
-    group_statistics._kernel.cache_clear()
-
-
-@pytest.fixture
-def played(monkeypatch):
-    """Metal's kernels on the processor."""
-    monkeypatch.setattr(mx.fast, "metal_kernel", metal_kernel)
 
 
 def drawn(seed, *shape, dtype=mx.float32):
@@ -137,20 +123,6 @@ def test_no_other_device_is_tried(monkeypatch, device):
     monkeypatch.setattr(mx.fast, "metal_kernel", lambda *_: pytest.fail("it was tried"))
     assert not group_statistics.try_out(device, mx.float32)
     assert group_statistics.of(drawn(1, 1, 40, 8), 2) is None
-
-
-BROKEN = "[metal::Device] Unable to build metal library from source\nprogram_source:12:5: error: …"
-
-
-def refuses(*_, **__):
-    raise RuntimeError(BROKEN)
-
-
-def changed(before, after):
-    def made(name, input_names, output_names, source):
-        return metal_kernel(name, input_names, output_names, source.replace(before, after))
-
-    return made
 
 
 @pytest.mark.parametrize(

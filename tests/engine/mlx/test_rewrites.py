@@ -1,10 +1,14 @@
 """Operations rewritten for less memory traffic on Metal equal the plain ones, to the bit where rounding is the same."""
 
+import re
 import shutil
 
 import mlx.core as mx
 import numpy as np
 import pytest
+import torch
+from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.transformers.transformer_flux import FluxPosEmbed
 from mlx import nn
 from mlx.utils import tree_flatten
 
@@ -30,33 +34,69 @@ def same(ours, plain):
     assert mx.isfinite(ours).all().item()
 
 
-def turned_pair_by_pair(x, angles):
-    """The usual code in float64: split the pairs, rotate them and join them again."""
-    pairs = np.array(x.astype(mx.float32), dtype=np.float64).reshape(*x.shape[:-1], -1, 2)
-    a, b, cos, sin = pairs[..., 0], pairs[..., 1], np.cos(angles), np.sin(angles)
-    return np.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape)
+def at_many_places():
+    """Positions as pictures have them, and the rotation there, with FLUX's axes."""
+    grid = np.stack(np.meshgrid([0, 1, 9], [0, 3, 22, 355, 700], range(0, 1000, 13), indexing="ij"), axis=-1)
+    places = grid.reshape(-1, 3).astype(np.float64)
+    return places, rotary.rotation_at(places, (16, 56, 56), 10_000.0)
+
+
+def turned_pair_by_pair(x, rotation):
+    """The formula, in float32: split the pairs, rotate them and join them again."""
+    pairs, table = np.array(x.astype(mx.float32)).reshape(*x.shape[:-1], -1, 2), np.array(rotation)
+    a, b, cos, sin = pairs[..., 0], pairs[..., 1], table[..., 0], table[..., 1]
+    y = mx.array(np.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape))
+    assert y.dtype == mx.float32
+    return y.astype(x.dtype)
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("laid", [False, True], ids=["heads first", "tokens first"])
-def test_turning_in_one_kernel_is_turning_pair_by_pair(dtype, laid):
-    """At all positions that pictures have, some of them close to half a turn, where the tangent is largest."""
-    sizes, base = (16, 56, 56), 10_000.0
-    grid = np.stack(np.meshgrid([0, 1, 9], [0, 3, 22, 355, 700], range(0, 1000, 13), indexing="ij"), axis=-1)
-    places = grid.reshape(-1, 3).astype(np.float64)
-    angles = [places[:, i, None] * base ** (-np.arange(0, size, 2) / size) for i, size in enumerate(sizes)]
-    rotation = rotary.rotation_at(places, sizes, base)
-    assert rotation.queries.nbytes == len(places) * 64 * 4
+def test_turning_in_one_kernel_is_the_formula_and_diffusers_bit_for_bit(dtype, laid):
+    places, rotation = at_many_places()
     x = drawn(1, 2, len(places), 3, 128, dtype=dtype).transpose(0, 2, 1, 3)
     x = x if laid else mx.contiguous(x)
-    expected = turned_pair_by_pair(x, np.concatenate(angles, axis=1))
-    for halves in rotation:
-        ours = rotary.turned(x, halves)
-        assert (ours.dtype, ours.shape) == (dtype, x.shape)
-        if dtype == mx.float32:
-            assert np.abs(np.array(ours) - expected).max() < 1e-6
-        else:  # once in a while the last digit falls on the other side of a rounding
-            assert (ours != mx.array(expected.astype(np.float32)).astype(dtype)).mean().item() < 1e-4
+    ours = rotary.turned(x, rotation)
+    same(ours, turned_pair_by_pair(x, rotation))
+    cos, sin = (torch.tensor(np.array(rotation[..., i])).repeat_interleave(2, dim=1) for i in range(2))
+    given = torch.tensor(np.array(x.astype(mx.float32)))
+    theirs = apply_rotary_emb(given.to(torch.bfloat16 if dtype == mx.bfloat16 else torch.float32), (cos, sin))
+    same(ours, mx.array(theirs.float().numpy()).astype(dtype))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="MLX compiles for the CPU with g++")
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_compiled_queries_and_keys_are_turned_by_one_kernel_each_to_the_same_bits(dtype, tmp_path):
+    """MLX's own compiler shows what it made one kernel of, and that nothing but views is left between them."""
+    places, rotation = at_many_places()
+    q, k = (drawn(seed, 1, len(places), 2, 128, dtype=dtype).transpose(0, 2, 1, 3) for seed in (1, 2))
+    plain = rotary.turned(q, rotation), rotary.turned(k, rotation)
+    mx.eval(q, k)  # and are no part of the graph
+    mx.enable_compile()
+    try:
+        compiled = mx.compile(lambda *given: tuple(rotary.turned(x, given[-1]) for x in given[:-1]))(q, k, rotation)
+        mx.export_to_dot(str(tmp_path / "graph.dot"), *compiled)
+        mx.eval(compiled)
+    finally:
+        mx.disable_compile()
+    for ours, theirs in zip(compiled, plain, strict=True):
+        same(ours, theirs)
+    kinds = re.findall(r'label ="(\w+)"', (tmp_path / "graph.dot").read_text())
+    kernels = [kind for kind in kinds if kind not in {"Slice", "Reshape", "Transpose"}]
+    assert [kind.startswith("Compiled") for kind in kernels] == [True, True], kernels
+
+
+def test_cosine_and_sine_are_the_exact_ones_rounded_to_float32_and_diffusers():
+    places, rotation = at_many_places()
+    assert (rotation.shape, rotation.dtype) == ((len(places), 64, 2), mx.float32)
+    angles = [
+        places[:, axis, None] * 10_000.0 ** (-np.arange(0, size, 2) / size) for axis, size in enumerate((16, 56, 56))
+    ]
+    turns = np.concatenate(angles, axis=1)
+    same(rotation, mx.array(np.stack([np.cos(turns), np.sin(turns)], axis=-1).astype(np.float32)))
+    theirs = FluxPosEmbed(10_000, [16, 56, 56])(torch.tensor(places))
+    for i, table in enumerate(theirs):
+        same(rotation[..., i], mx.array(table[:, ::2].contiguous().numpy()))
 
 
 def test_modulation_in_the_norms_kernel_is_modulation_behind_it():

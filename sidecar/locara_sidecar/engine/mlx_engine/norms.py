@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 from mlx import nn
 
-from locara_sidecar.engine.mlx_engine import group_statistics
+from locara_sidecar.engine.mlx_engine.kernels import group_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -48,9 +48,9 @@ def raised(made: mx.array, parts: int, scales: Collection[int]) -> mx.array:
 def normed(norm: nn.GroupNorm, x: mx.array, act: Activation | None = None) -> mx.array:
     """Compute ``act(norm(x))`` for a group norm and x (B, ..., C), inside a compiled block.
 
-    Without kernels of our own (:mod:`.group_statistics`) it is ``nn.GroupNorm`` bit for bit, except that the normed map
-    is not laid back before weights, bias and ``act`` read it. With them only the statistics come from kernels; the rest
-    is one element-wise kernel that computes in float32.
+    Without kernels of our own (:mod:`.kernels.group_statistics`) it is ``nn.GroupNorm`` bit for bit, except that the
+    normed map is not laid back before weights, bias and ``act`` read it. With them only the statistics come from
+    kernels; the rest is one element-wise kernel that computes in float32.
     """
     weight, bias = _parameter(norm, "weight"), _parameter(norm, "bias")
     return _normed(x, weight, bias, norm.num_groups, norm.eps, act)

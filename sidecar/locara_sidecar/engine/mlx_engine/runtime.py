@@ -14,8 +14,9 @@ import mlx.core as mx
 from locara_sidecar.engine.drawing.backend import Backend
 from locara_sidecar.engine.drawing.staged import StagedRuntime
 from locara_sidecar.engine.folder.model_folder import Progress
-from locara_sidecar.engine.mlx_engine import device, group_statistics
+from locara_sidecar.engine.mlx_engine import device
 from locara_sidecar.engine.mlx_engine.families.family import OpenContext
+from locara_sidecar.engine.mlx_engine.kernels import group_statistics
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints
 from locara_sidecar.engine.mlx_engine.tensors import quantize
 from locara_sidecar.engine.runtime import PhaseEvent, PreparedModel
@@ -131,7 +132,9 @@ class MlxBackend(Backend):
             checkpoints=self._checkpoints,
             bits=quantize.BITS[quantization],
         )
-        return self.family_class(model.family).open(context)
+        family: MlxFamily = self.family_class(model.family).open(context)
+        family.try_kernels(self.device)
+        return family
 
     def is_finite(self, array: Any) -> bool:
         return bool(mx.isfinite(array).all().item())

@@ -9,7 +9,7 @@ import mlx.core as mx
 from mlx import nn
 
 from locara_sidecar.engine.drawing.strips import Layer, Strips
-from locara_sidecar.engine.mlx_engine import group_statistics
+from locara_sidecar.engine.mlx_engine.kernels import group_statistics
 
 if TYPE_CHECKING:
     from locara_sidecar.engine.mlx_engine.pace import Paced

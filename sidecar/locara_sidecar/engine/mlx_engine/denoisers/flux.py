@@ -56,6 +56,11 @@ class FluxConfig:
     def width(self) -> int:
         return self.num_attention_heads * self.attention_head_dim
 
+    @property
+    def turned_heads(self) -> tuple[int, int]:
+        """How many heads' queries and keys are normed and rotated, and how many numbers each has."""
+        return self.num_attention_heads, self.attention_head_dim
+
 
 class Modulation(NamedTuple):
     """Shifts, scales (1 added) and gates of the double blocks' streams, the single blocks and the last norm.
@@ -104,7 +109,7 @@ class SingleBlock(nn.Module):
         """Run one block on ``x`` (B, text and image tokens, width)."""
         shift, scale, gate = mx.split(by, 3, axis=-1)
         normed = modulated(x, shift, scale)
-        seen = rotary.attended(*self.attn(normed), rotation)
+        seen = rotary.attended([self.attn(normed)], rotation)
         return x + gate * streams.on_both(self.proj_out, seen, nn.gelu_approx(self.proj_mlp(normed)))
 
     def split(self) -> None:

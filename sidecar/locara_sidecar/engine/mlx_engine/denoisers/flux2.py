@@ -64,6 +64,11 @@ class Flux2Config:
         return self.num_attention_heads * self.attention_head_dim
 
     @property
+    def turned_heads(self) -> tuple[int, int]:
+        """How many heads' queries and keys are normed and rotated, and how many numbers each has."""
+        return self.num_attention_heads, self.attention_head_dim
+
+    @property
     def hidden(self) -> int:
         """Width inside a feed-forward."""
         return int(self.width * self.mlp_ratio)
@@ -133,8 +138,8 @@ class SingleBlock(nn.Module):
         normed = modulated(x, shift, scale, self._eps).astype(weight.dtype)
         sizes = [self._width] * 3 + [self._hidden] * 2
         q, k, v, gates, values = _apart(self.proj_in, normed, sizes)
-        heads = streams.in_heads(q, k, v, self.norm_q, self.norm_k)
-        seen = _less(rotary.attended(*heads, rotation))
+        stream = rotary.Stream(q, k, v, weight.shape[0], rotary.Norms(self.norm_q, self.norm_k))
+        seen = _less(rotary.attended([stream], rotation))
         return x + gate * _back(streams.on_both(self.proj_out, seen, _gated(gates, values)))
 
     def split(self) -> None:

@@ -16,33 +16,25 @@ from mlx import nn
 from locara_sidecar.engine.mlx_engine.denoisers import rotary
 from locara_sidecar.engine.mlx_engine.tensors.weights import making_modules
 
-QueriesKeysValues = tuple[mx.array, mx.array, mx.array]
-
 
 class Heads(nn.Module):
-    """Queries, keys and values of one stream, each (B, heads, tokens, size), normed but not yet rotated.
+    """Makes queries, keys and values of one stream.
 
     :param size: numbers of a head.
     """
 
     def __init__(self, width: int, size: int, *, bias: bool, epsilon: float) -> None:
         super().__init__()
+        self._size = size
         self.to_q = nn.Linear(width, width, bias=bias)
         self.to_k = nn.Linear(width, width, bias=bias)
         self.to_v = nn.Linear(width, width, bias=bias)
         self.norm_q = nn.RMSNorm(size, eps=epsilon)
         self.norm_k = nn.RMSNorm(size, eps=epsilon)
 
-    def __call__(self, x: mx.array) -> QueriesKeysValues:
-        return in_heads(self.to_q(x), self.to_k(x), self.to_v(x), self.norm_q, self.norm_k)
-
-
-def in_heads(q: mx.array, k: mx.array, v: mx.array, norm_q: nn.RMSNorm, norm_k: nn.RMSNorm) -> QueriesKeysValues:
-    """Divide queries, keys and values (B, tokens, width) into heads, and norm the first two."""
-    weight: mx.array = norm_q.weight
-    shape = (*q.shape[:2], -1, weight.shape[0])
-    q, k, v = norm_q(q.reshape(shape)), norm_k(k.reshape(shape)), v.reshape(shape)
-    return q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    def __call__(self, x: mx.array) -> rotary.Stream:
+        norms = rotary.Norms(self.norm_q, self.norm_k)
+        return rotary.Stream(self.to_q(x), self.to_k(x), self.to_v(x), self._size, norms)
 
 
 class DoubleBlock(nn.Module, ABC):
@@ -69,8 +61,7 @@ class DoubleBlock(nn.Module, ABC):
         shift_t, scale_t, gate_t, shift_ff_t, scale_ff_t, gate_ff_t = mx.split(by_text, 6, axis=-1)
         ours = self.attn(self._modulated(x, shift, scale))
         theirs = self.attn_text(self._modulated(text, shift_t, scale_t))
-        q, k, v = (mx.concatenate([b, a], axis=2) for a, b in zip(ours, theirs, strict=True))
-        y, words = rotary.attended(q, k, v, rotation), text.shape[1]
+        y, words = rotary.attended([theirs, ours], rotation), text.shape[1]
         x = x + gate * self._projected(self.out, y[:, words:])
         x = x + gate_ff * self.ff(self._modulated(x, shift_ff, scale_ff))
         text = text + gate_t * self._projected(self.out_text, y[:, :words])

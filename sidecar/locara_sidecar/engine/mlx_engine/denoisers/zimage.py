@@ -71,6 +71,11 @@ class ZImageConfig:
     def time(self) -> int:
         return min(self.dim, _TIME)
 
+    @property
+    def turned_heads(self) -> tuple[int, int] | None:
+        """How many heads' queries and keys are normed and rotated, and how many numbers each has; None: not normed."""
+        return (self.n_heads, self.dim // self.n_heads) if self.qk_norm else None
+
 
 class Modulation(NamedTuple):
     """Scales (1 added) and gates (after tanh) of the blocks that depend on time, in order, and the last scale; each is
@@ -107,11 +112,9 @@ class Attention(nn.Module):
 
     def __call__(self, x: mx.array, rotation: rotary.Rotation) -> mx.array:
         """Run on ``x`` (B, tokens, dim)."""
-        q, k, v = (layer(x).reshape(*x.shape[:2], -1, self._size) for layer in (self.to_q, self.to_k, self.to_v))
-        if "norm_q" in self:
-            q, k = self.norm_q(q), self.norm_k(k)
-        q, k, v = (y.transpose(0, 2, 1, 3) for y in (q, k, v))
-        return self.to_out(rotary.attended(q, k, v, rotation))
+        norms = rotary.Norms(self.norm_q, self.norm_k) if "norm_q" in self else None
+        stream = rotary.Stream(self.to_q(x), self.to_k(x), self.to_v(x), self._size, norms)
+        return self.to_out(rotary.attended([stream], rotation))
 
 
 class FeedForward(nn.Module):

@@ -4,23 +4,16 @@ MLX computes a group norm by laying the map out anew, group by group, and giving
 three times: seven passes over what is by far the largest array of a decode. The first kernel reads the map once as it
 lies; the second joins what little the first one wrote.
 
-**The kernels were never compiled by Metal or run on a GPU here.** The tests compile the same source as C++ and run it
-on the processor (``tests/support/metal_source.py``). So each engine process tries them on its device before it uses
-them (:func:`try_out`), and without that, or if they fail or differ, :func:`of` returns None and the caller takes MLX's
-own way.
+Without them, :func:`of` returns None and the caller takes MLX's own way (see :mod:`.trials`).
 """
 
 from __future__ import annotations
 
-import functools
-import logging
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 
-from locara_sidecar.engine.mlx_engine.device import settle
-
-_logger = logging.getLogger(__name__)
+from locara_sidecar.engine.mlx_engine.kernels.trials import Trials, largest, metal_kernel
 
 _EACH = 4
 """Neighbouring channels per thread of the first kernel; also written in its source."""
@@ -146,8 +139,6 @@ _TRIALS = (
 )
 _FAR = 1e-3
 """Difference from MLX's own figures at which the kernels are not used, relative to mean or variance."""
-_trusted: set[mx.Dtype] = set()
-_refused: set[mx.Dtype] = set()
 
 
 def of(x: mx.array, groups: int) -> Statistics | None:
@@ -156,48 +147,32 @@ def of(x: mx.array, groups: int) -> Statistics | None:
     None if this process has not found its device to compute them right for that type, or for shapes that the kernels
     were not written for.
     """
-    if x.dtype not in _trusted or x.shape[-1] % _EACH or x.size < _LANES:
+    if x.dtype not in _trials or x.shape[-1] % _EACH or x.size < _LANES:
         return None
     return _computed(x, groups)
 
 
 def try_out(device: str, dtype: mx.Dtype) -> bool:
-    """Return whether the kernels are used for maps of this type from now on; on Metal, try them first, once.
-
-    A device that fails, or whose figures differ, is logged and left at MLX's own operations as long as the process
-    lives.
-    """
-    if device == "metal" and dtype not in _trusted | _refused:
-        _refused.add(dtype)  # until they pass
-        try:
-            far = max(_difference(trial, dtype) for trial in _TRIALS)
-        except Exception as error:  # noqa: BLE001  (whatever it is, MLX's own operations are left)
-            settle()
-            said = str(error).strip().partition("\n")[0][:200]
-            _logger.warning("the kernels for group norms do not run on this device, MLX's do instead: %s", said)
-            return False
-        if not far < _FAR:
-            _logger.warning("the kernels for group norms compute wrongly on this device (%g), MLX's run instead", far)
-            return False
-        trust(dtype)
-    return dtype in _trusted
+    """Return whether the kernels are used for maps of this type from now on; see :meth:`.Trials.try_out`."""
+    return _trials.try_out(device, dtype)
 
 
 def trust(dtype: mx.Dtype) -> None:
     """Use the kernels for maps of this type from now on, untried."""
-    _trusted.add(dtype)
-    _refused.discard(dtype)
+    _trials.trust(dtype)
 
 
-def _difference(trial: _Trial, dtype: mx.Dtype) -> float:
+def _difference(dtype: mx.Dtype) -> float:
+    return max(_difference_in(trial, dtype) for trial in _TRIALS)
+
+
+def _difference_in(trial: _Trial, dtype: mx.Dtype) -> float:
     """Return the largest relative difference between the kernels' figures and MLX's; infinity for no numbers."""
     x = (3.0 + 0.5 * mx.random.normal(trial.shape, key=mx.random.key(trial.groups))).astype(dtype)
     ours = _computed(x, trial.groups)
     wide = x.astype(mx.float32).reshape(x.shape[0], -1, trial.groups, x.shape[-1] // trial.groups)
     theirs = wide.mean(axis=(1, 3)), wide.var(axis=(1, 3))
-    far = mx.stack([(mx.abs(a - b) / mx.abs(b)).max() for a, b in zip(ours, theirs, strict=True)]).max()
-    value: Any = far.item()
-    return value if mx.isfinite(far).item() else float("inf")
+    return largest([mx.abs(a - b) / mx.abs(b) for a, b in zip(ours, theirs, strict=True)])
 
 
 def _computed(x: mx.array, groups: int) -> Statistics:
@@ -206,7 +181,7 @@ def _computed(x: mx.array, groups: int) -> Statistics:
     wide = channels // _EACH
     chunks = -(-pixels // min(max(pixels * wide // _THREADS, _FEWEST), _MOST))
     across = min(wide, 128)
-    means, spreads = _kernel("group_chunks", ("x",), ("means", "spreads"), _CHUNKS)(
+    means, spreads = metal_kernel("group_chunks", ("x",), ("means", "spreads"), _CHUNKS)(
         inputs=[x],
         template=[("T", x.dtype)],
         grid=(wide, chunks, batch),
@@ -214,7 +189,7 @@ def _computed(x: mx.array, groups: int) -> Statistics:
         output_shapes=[(batch, chunks, channels)] * 2,
         output_dtypes=[mx.float32] * 2,
     )
-    mean, variance = _kernel("group_joined", ("means", "spreads", "pixels"), ("mean_of", "variance_of"), _JOINED)(
+    mean, variance = metal_kernel("group_joined", ("means", "spreads", "pixels"), ("mean_of", "variance_of"), _JOINED)(
         inputs=[means, spreads, mx.array([pixels], dtype=mx.int32)],
         grid=(_LANES * groups, batch, 1),
         threadgroup=(_LANES, 1, 1),
@@ -224,6 +199,4 @@ def _computed(x: mx.array, groups: int) -> Statistics:
     return Statistics(mean, variance)
 
 
-@functools.cache
-def _kernel(name: str, given: tuple[str, ...], made: tuple[str, ...], source: str) -> Any:
-    return mx.fast.metal_kernel(f"locara_{name}", list(given), list(made), source)
+_trials = Trials("group norms", _difference, _FAR)

@@ -1,0 +1,207 @@
+"""Queries and keys, normed head by head and turned by their positions, by one Metal kernel of our own.
+
+MLX norms queries and keys in a kernel each, for text and picture apart, lays both together, and turns them in a kernel
+each: three to four times each number is read and written. This kernel reads what the layers made, of one stream or of
+two, and writes it where attention reads it. One launch is for queries and keys, so that the table of cosines and sines
+is read once.
+
+A simdgroup of 32 threads has the query and the key of one head of one token. Nothing is rounded to the numbers' type on
+the way, so results differ from MLX's own in their last digit, towards the exact ones.
+
+Without the kernel, :func:`of` returns None and the caller takes MLX's own way (see :mod:`.trials`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import mlx.core as mx
+
+from locara_sidecar.engine.mlx_engine.kernels.trials import Trials, largest, metal_kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_LANES = 32
+"""Threads of a simdgroup; also written in the source."""
+_TOGETHER = 8
+"""Heads of a token in one threadgroup, which share its cosines and sines in the cache."""
+
+# T, SIZE: the numbers' type, and how many a head has. Tokens of the first stream come first in the result. Of a single
+# stream, both names stand for the same arrays, and no token is read under the second.
+_SOURCE = """
+    constexpr uint pairs = SIZE / 2;
+    constexpr uint each = (pairs + 31) / 32;
+    const uint lane = thread_position_in_threadgroup.x;
+    const uint head = thread_position_in_grid.y;
+    const uint heads = threads_per_grid.y;
+    const uint tokens = turns_shape[0];
+    const uint firsts = q_first_shape[1];
+    const uint token = thread_position_in_grid.z % tokens;
+    const uint picture = thread_position_in_grid.z / tokens;
+    const bool first = token < firsts;
+    const size_t before = first ? size_t(picture) * firsts : size_t(picture) * (tokens - firsts);
+    const size_t from = ((before + (first ? token : token - firsts)) * heads + head) * SIZE;
+    const size_t to = ((size_t(picture) * heads + head) * tokens + token) * SIZE;
+
+    float cosines[each] = {};
+    float sines[each] = {};
+    for (uint i = 0; i < each; i++) {
+        const uint pair = lane * each + i;
+        if (pair < pairs) {
+            const size_t at = (size_t(token) * pairs + pair) * 2;
+            cosines[i] = turns[at];
+            sines[i] = turns[at + 1];
+        }
+    }
+    for (uint which = 0; which < 2; which++) {
+        const device T* x = which == 0 ? (first ? q_first : q_second) : (first ? k_first : k_second);
+        const device T* weight =
+            which == 0 ? (first ? by_q_first : by_q_second) : (first ? by_k_first : by_k_second);
+        device T* y = which == 0 ? queries : keys;
+        float a[each] = {};
+        float b[each] = {};
+        float squares = 0.0f;
+        for (uint i = 0; i < each; i++) {
+            const uint pair = lane * each + i;
+            if (pair < pairs) {
+                a[i] = float(x[from + 2 * pair]);
+                b[i] = float(x[from + 2 * pair + 1]);
+                squares += a[i] * a[i] + b[i] * b[i];
+            }
+        }
+        const float scale = metal::precise::rsqrt(simd_sum(squares) / float(SIZE) + epsilon[0]);
+        for (uint i = 0; i < each; i++) {
+            const uint pair = lane * each + i;
+            if (pair < pairs) {
+                const float c = float(weight[2 * pair]) * (a[i] * scale);
+                const float d = float(weight[2 * pair + 1]) * (b[i] * scale);
+                y[to + 2 * pair] = T(c * cosines[i] - d * sines[i]);
+                y[to + 2 * pair + 1] = T(d * cosines[i] + c * sines[i]);
+            }
+        }
+    }
+"""
+_GIVEN = (
+    *("q_first", "k_first", "by_q_first", "by_k_first", "q_second", "k_second", "by_q_second", "by_k_second"),
+    *("turns", "epsilon"),
+)
+
+
+class Use(NamedTuple):
+    """What the kernel is compiled and tried for: the numbers' type, how many heads, and how many numbers a head has."""
+
+    dtype: mx.Dtype
+    heads: int
+    size: int
+
+
+class Stream(NamedTuple):
+    """Queries and keys of one stream, (B, tokens, heads x size) as their layers made them, and the weights of their
+    norms, (size,).
+    """
+
+    q: mx.array
+    k: mx.array
+    weight_q: mx.array
+    weight_k: mx.array
+
+
+def of(streams: Sequence[Stream], turns: mx.array, epsilon: float) -> tuple[mx.array, mx.array] | None:
+    """Return queries and keys (B, heads, tokens, size) of one or two streams, normed and turned.
+
+    None if this process has not found its device to compute them right for such heads, or if types are mixed.
+
+    :param turns: cosine and sine of each pair's angle, (tokens, size / 2, 2) in float32, first the first stream's.
+    :param epsilon: of all norms.
+    """
+    size = streams[0].weight_q.shape[0]
+    use = Use(streams[0].q.dtype, streams[0].q.shape[-1] // size, size)
+    if use not in _trials or any(value.dtype != use.dtype for stream in streams for value in stream):
+        return None
+    return _computed(use, streams, turns, epsilon)
+
+
+def try_out(device: str, use: Use) -> bool:
+    """Return whether the kernel is used for such heads from now on; see :meth:`.Trials.try_out`."""
+    return _trials.try_out(device, use)
+
+
+def trust(use: Use) -> None:
+    """Use the kernel for such heads from now on, untried."""
+    _trials.trust(use)
+
+
+def _computed(use: Use, streams: Sequence[Stream], turns: mx.array, epsilon: float) -> tuple[mx.array, mx.array]:
+    first, second = streams[0], streams[-1]
+    batch, tokens = first.q.shape[0], turns.shape[0]
+    queries, keys = metal_kernel("turned_heads", _GIVEN, ("queries", "keys"), _SOURCE)(
+        inputs=[*first, *second, turns, mx.array([epsilon], dtype=mx.float32)],
+        template=[("T", use.dtype), ("SIZE", use.size)],
+        grid=(_LANES, use.heads, batch * tokens),
+        threadgroup=(_LANES, min(use.heads, _TOGETHER), 1),
+        output_shapes=[(batch, use.heads, tokens, use.size)] * 2,
+        output_dtypes=[use.dtype] * 2,
+    )
+    return queries, keys
+
+
+class _Trial(NamedTuple):
+    batch: int
+    tokens: tuple[int, ...]
+    """Of each stream."""
+    epsilon: float
+
+
+_TRIALS = (_Trial(2, (5, 12), 1e-6), _Trial(1, (35,), 1e-5))
+
+
+def _difference(use: Use) -> float:
+    return max(_difference_in(trial, use) for trial in _TRIALS)
+
+
+def _difference_in(trial: _Trial, use: Use) -> float:
+    """Return how far the kernel's numbers are from MLX's in float32, relative to what rounding them once may change."""
+    keys = iter(mx.random.split(mx.random.key(trial.batch), 20))
+
+    def drawn(*shape: int) -> mx.array:
+        return mx.random.normal(shape, key=next(keys))
+
+    def projected(tokens: int) -> mx.array:
+        # some tokens are so small that epsilon matters
+        return (drawn(trial.batch, tokens, use.heads * use.size) * mx.exp(2 * drawn(tokens, 1) - 4)).astype(use.dtype)
+
+    def weight() -> mx.array:
+        return (1 + 0.2 * drawn(use.size)).astype(use.dtype)
+
+    streams = [Stream(projected(count), projected(count), weight(), weight()) for count in trial.tokens]
+    angles = 100 * drawn(sum(trial.tokens), use.size // 2)
+    turns = mx.stack([mx.cos(angles), mx.sin(angles)], axis=-1)
+    ours = _computed(use, streams, turns, trial.epsilon)
+    theirs = (
+        _plain([(stream.q, stream.weight_q) for stream in streams], turns, trial.epsilon),
+        _plain([(stream.k, stream.weight_k) for stream in streams], turns, trial.epsilon),
+    )
+    rounded = mx.finfo(use.dtype).eps / 2 + _EXACT
+    pairs = zip(ours, theirs, strict=True)
+    return largest([mx.abs(a.astype(mx.float32) - b) / (mx.abs(b) + 1) / rounded for a, b in pairs])
+
+
+def _plain(parts: Sequence[tuple[mx.array, mx.array]], turns: mx.array, epsilon: float) -> mx.array:
+    """Compute the same by MLX's own operations, in float32.
+
+    :param parts: each stream's numbers and their norm's weight.
+    """
+    normed: list[mx.array] = []
+    for x, weight in parts:
+        heads = x.astype(mx.float32).reshape(*x.shape[:2], -1, weight.shape[0])
+        normed.append(mx.fast.rms_norm(heads, weight.astype(mx.float32), epsilon))
+    x = mx.concatenate(normed, axis=1)
+    a, b, cos, sin = x[..., ::2], x[..., 1::2], turns[:, None, :, 0], turns[:, None, :, 1]
+    y = mx.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape)
+    return y.transpose(0, 2, 1, 3)
+
+
+_EXACT = 1e-5
+"""What two orders of the same sum may differ by, in float32, of numbers around 1."""
+_trials = Trials("queries and keys", _difference, 1.0)
