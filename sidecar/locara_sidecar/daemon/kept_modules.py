@@ -30,11 +30,11 @@ log = logging.getLogger("locara.daemon")
 _OURS = "locara_sidecar"
 _PARTS = ("capability", "daemon", "ipc", "machine", "models", "weights")
 _LIBRARIES = ("locara_protocol", "anyio", "msgspec", "psutil")
-_NOT_KEPT = frozenset(  # of Python's own library: large, or nothing that a daemon uses
+_NOT_KEPT = frozenset(  # large, or nothing that a daemon uses
     {
         *("__pycache__", "site-packages", "lib-dynload", "test", "idlelib", "tkinter", "turtledemo", "lib2to3"),
         *("ensurepip", "pydoc_data", "unittest", "distutils", "wsgiref", "xmlrpc", "dbm", "curses", "sqlite3", "venv"),
-        *("msilib", "Tools"),
+        *("msilib", "Tools", "tests", "xml", "multiprocessing"),
     }
 )
 _EXTENSIONS = (  # also of libraries that ours use; what a system does not have, or has built in, costs nothing
