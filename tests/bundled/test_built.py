@@ -247,7 +247,7 @@ def test_an_old_daemon_tells_its_host_when_the_new_engine_is_of_another_version(
         replace(frames, text.replace("\nVERSION = ", "\nVERSION = 1000 + "))
         with pytest.raises(Exception, match="version") as caught:
             drawn(sidecar)
-        assert caught.value.kind == "EngineUnavailable"
+        assert (caught.value.kind, caught.value.data["reason"]) == ("EngineUnavailable", "updated")
         assert sidecar.call("ping")
     with session(moved, tmp_path / "out", "--engine", "fake") as sidecar:
         assert drawn(sidecar).exists()

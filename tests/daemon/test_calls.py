@@ -53,8 +53,8 @@ def test_a_module_that_is_gone_is_told_as_a_file_that_is_gone_where_a_method_has
     told = unexpected(method, ModuleNotFoundError("zanzibar"))
     assert told.kind == kind
     assert "zanzibar" not in told.message
-    assert (told.data.get("errno"), "Start the sidecar anew" in told.message) == (
-        ("ENOENT", True) if kind == "StorageError" else (None, False)
+    assert (told.data, "Start the sidecar anew" in told.message) == (
+        ({"errno": "ENOENT", "reason": "updated"}, True) if kind == "StorageError" else ({}, False)
     )
 
 

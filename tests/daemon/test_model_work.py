@@ -68,14 +68,14 @@ def test_a_worker_that_an_update_has_left_nothing_of_says_so(monkeypatch, tmp_pa
     work = worker.WorkerRequest(op="verify", root=str(tmp_path), entry=entry_for())
     with pytest.raises(RpcError, match="Start the sidecar anew") as told:
         anyio.run(lambda: model_work.run_for_user(work, lambda progress: None))
-    assert (told.value.kind, told.value.data["errno"]) == ("StorageError", "ENOENT")
+    assert (told.value.kind, told.value.data) == ("StorageError", {"errno": "ENOENT", "reason": "updated"})
 
 
 def test_a_worker_whose_modules_an_update_has_replaced_as_it_worked_says_so(monkeypatch, tmp_path):
     body = "    import no_such_module\n"
     with pytest.raises(RpcError, match="lacks no_such_module") as told:
         performed(monkeypatch, tmp_path, body)
-    assert (told.value.kind, told.value.data["errno"]) == ("StorageError", "ENOENT")
+    assert (told.value.kind, told.value.data) == ("StorageError", {"errno": "ENOENT", "reason": "updated"})
 
 
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(3)", "os.write(1, b'half'); os._exit(1)"])

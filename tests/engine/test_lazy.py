@@ -370,7 +370,7 @@ UPDATED = "The sidecar's files were replaced while it ran"
 
 
 def refuse(connection, start):
-    connection.say(frames.Unavailable(reason="the daemon and the engine come from different versions"))
+    connection.say(frames.Unavailable(reason="torch, a part of Python, cannot be imported"))
 
 
 def give_out(connection, start):
@@ -386,7 +386,7 @@ def interrupt(connection, spec):
 @pytest.mark.parametrize(
     ("played", "kind", "reason"),
     [
-        ({"on_start": refuse}, "EngineUnavailable", "the daemon and the engine come from different versions"),
+        ({"on_start": refuse}, "EngineUnavailable", "torch, a part of Python, cannot be imported"),
         ({"on_start": give_out}, "EngineUnavailable", "status 1"),
         ({"on_job": crash}, "EngineCrashed", None),
         ({"on_job": interrupt}, "EngineUnavailable", "gpuInterrupted"),

@@ -134,7 +134,7 @@ def test_the_worker_steps_back_behind_the_daemon():
 def test_the_worker_refuses_a_daemon_of_another_version():
     _, events, _ = run(worker_argv(), lambda process: None, version=frames.VERSION + 1)
     [refusal] = events
-    assert isinstance(refusal, frames.Unavailable)
+    assert refusal == frames.Unavailable(reason=frames.OTHER_VERSION)
 
 
 def test_the_worker_ends_on_a_command_that_is_none():

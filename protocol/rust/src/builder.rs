@@ -17,10 +17,13 @@ pub(crate) type OnLog = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// What happens once the sidecar's process has ended without being closed. Calls that were under way have failed then,
 /// and are never sent again by themselves.
+///
+/// A process that says that an update has replaced its files ([`Error::is_outdated`]) counts as one that has to end: it is
+/// closed as soon as it has answered all calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Restart {
-    /// Every further call fails with how it ended.
+    /// Every further call fails with how it ended. After an update it is not ended: that is up to the app.
     Never,
     /// The next call starts it anew. As long as no call succeeds, it waits `first`, then twice as long each time, up
     /// to `most`.

@@ -85,6 +85,14 @@ impl Error {
         }
     }
 
+    /// Whether an update has replaced the sidecar's files under its process, so that this call needs a new process. The
+    /// next call starts one, unless [`Restart::Never`](crate::Restart::Never) was asked for. Make the call again then;
+    /// files that it names must be picked again.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.remote().is_some_and(RemoteError::is_outdated)
+    }
+
     pub(crate) fn unsent() -> Self {
         let data = Map::from_iter([
             ("kind".to_owned(), Value::from(ErrorKind::RequestCancelled.as_str())),
@@ -117,6 +125,12 @@ impl RemoteError {
     #[must_use]
     pub fn retryable(&self) -> bool {
         self.data.get("retryable") == Some(&Value::Bool(true))
+    }
+
+    /// Whether only a process that is started anew can do this: see [`Error::is_outdated`].
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.data.get("reason").and_then(Value::as_str) == Some("updated")
     }
 
     /// Of InvalidParams, and of others that are about one member: its path, from `$`.

@@ -100,11 +100,14 @@ pub(crate) struct Exchange {
     pub(crate) pressed: bool,
     /// How many calls were answered with a result.
     pub(crate) succeeded: u64,
+    /// An answer said that the sidecar's files are those of another version by now.
+    pub(crate) outdated: bool,
 }
 
 impl Exchange {
     pub(crate) fn new(note: Note) -> Self {
-        Self { calls: HashMap::new(), channels: HashMap::new(), last_channel: 0, note, pressed: false, succeeded: 0 }
+        let (calls, channels) = (HashMap::new(), HashMap::new());
+        Self { calls, channels, last_channel: 0, note, pressed: false, succeeded: 0, outdated: false }
     }
 
     /// Registers a request, and gives back its line unless the sidecar takes no such line.
@@ -132,6 +135,11 @@ impl Exchange {
         let call = self.calls.get_mut(&id).filter(|call| !call.cancelled)?;
         call.cancelled = true;
         Some(format!(r#"{{"jsonrpc":"2.0","method":"$/cancelRequest","params":{{"id":{id}}}}}{}"#, '\n'))
+    }
+
+    /// Whether no call waits for its answer.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.calls.is_empty()
     }
 
     /// Takes one line that came.
@@ -178,7 +186,9 @@ impl Exchange {
         });
         let error = message.error.and_then(|raw| object::<WireError>(raw.get()));
         let found = if let Some(wire) = error {
-            (call.reply)(Err(Arc::new(RemoteError::from(wire)).into()))
+            let error = RemoteError::from(wire);
+            self.outdated |= error.is_outdated();
+            (call.reply)(Err(Arc::new(error).into()))
         } else if let Some(problem) = problem {
             (call.reply)(Err(problem.into()))
         } else if let Some(result) = message.result.filter(|raw| raw.get().starts_with('{')) {

@@ -1,7 +1,7 @@
 //! What calls are started and cancelled through: the way to the supervisor.
 
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Close(oneshot::Sender<Option<ExitStatus>>),
     /// Nobody can make calls any more.
     Dropped,
+    /// A job has one follower less.
+    Unfollowed,
 }
 
 /// What is known about the process now.
@@ -51,13 +53,15 @@ pub(crate) struct Handle {
     #[cfg_attr(not(unix), allow(dead_code))]
     pub(crate) hands_files: bool,
     known: Arc<Mutex<Known>>,
+    followers: Arc<AtomicUsize>,
 }
 
 impl Handle {
     pub(crate) fn new(commands: mpsc::UnboundedSender<Command>, max_calls: usize, hands_files: bool) -> Self {
         let max_calls = max_calls.min(Semaphore::MAX_PERMITS);
         let room = Arc::new(Semaphore::new(max_calls));
-        Self { commands, ids: Arc::new(AtomicU64::new(1)), room, max_calls, hands_files, known: Arc::default() }
+        let (ids, known, followers) = (Arc::new(AtomicU64::new(1)), Arc::default(), Arc::default());
+        Self { commands, ids, room, max_calls, hands_files, known, followers }
     }
 
     /// An id that no request has had.
@@ -72,6 +76,11 @@ impl Handle {
     /// How many calls are under way, those included that nobody waits for any more.
     pub(crate) fn open(&self) -> usize {
         self.max_calls.saturating_sub(self.room.available_permits())
+    }
+
+    /// Whether somebody follows a job, and may yet ask for its answer, which no other process has.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.followers.load(Ordering::SeqCst) > 0
     }
 
     /// Whether the supervisor took it.
@@ -122,6 +131,7 @@ impl Handle {
 
     /// A job's further messages, and the answer of its own call.
     pub(crate) fn attach(&self, job: String) -> (Messages<JobMessage>, Answer<JobAnswer>) {
+        let follower = Follower::new(self.clone());
         let mailbox = Mailbox::new();
         let (end, ended) = oneshot::channel();
         let watched = Watched { mailbox: Arc::clone(&mailbox), end: Mutex::new(Some(end)) };
@@ -133,12 +143,11 @@ impl Handle {
             Kind { attaches: true, ..Kind::plain() },
             as_it_is::<AttachResult>,
         );
-        let handle = self.clone();
         let canceller = Canceller::of_job(job.clone(), self.clone());
         let answer = async move {
             attached.await?;
             ended.await.unwrap_or_else(|_| Err(Error::closed()))?;
-            handle.ask(JobsResult::NAME, &JobResultParams::new(job)).await
+            follower.0.ask(JobsResult::NAME, &JobResultParams::new(job)).await
         };
         (Messages::new(mailbox), Answer::of_job(answer, canceller))
     }
@@ -171,6 +180,23 @@ impl Handle {
         }
         let _ = reply.send(Err(failed));
         Answer::of_request(answer, Canceller::of_request(id, self.clone()))
+    }
+}
+
+/// Somebody who follows a job, until they have its answer or do not want it any more.
+struct Follower(Handle);
+
+impl Follower {
+    fn new(handle: Handle) -> Self {
+        handle.followers.fetch_add(1, Ordering::SeqCst);
+        Self(handle)
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.followers.fetch_sub(1, Ordering::SeqCst);
+        self.0.send(Command::Unfollowed);
     }
 }
 

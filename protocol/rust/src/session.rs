@@ -106,6 +106,11 @@ impl Session {
         self.exchange.succeeded
     }
 
+    /// Whether it has said that an update has replaced its files, and has nothing left to answer.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.exchange.outdated && self.exchange.is_idle()
+    }
+
     /// Whether it is on its way to its end: it must be given no more requests.
     pub(crate) fn is_ending(&self) -> bool {
         self.outgoing.is_none()

@@ -1,7 +1,8 @@
 //! The task behind a [`Sidecar`](crate::Sidecar): starts the process, gives it the calls, and starts it anew.
 //!
 //! Owned here: what happens between processes. A call belongs to the process that it was sent to and ends with it; one
-//! that comes later starts the next process, after a wait if the last ones were of no use.
+//! that comes later starts the next process, after a wait if the last ones were of no use. A process that says that an
+//! update has replaced its files is ended once it has nothing left to answer.
 
 use std::collections::VecDeque;
 use std::process::ExitStatus;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use crate::builder::Config;
+use crate::builder::{Config, Restart};
 use crate::error::{Error, Gone, Violation};
 use crate::exchange::Start;
 use crate::handle::{Command, Handle, object, refuse, typed};
@@ -70,6 +71,9 @@ impl Supervisor {
         }
         let opened = session.succeeded();
         loop {
+            if session.is_spent() && self.config.restart != Restart::Never && !self.handle.is_followed() {
+                session.end();
+            }
             tokio::select! {
                 over = session.turn() => if over { break },
                 command = self.commands.recv() => self.take(command.unwrap_or(Command::Dropped), Some(&mut session)),
@@ -203,6 +207,7 @@ impl Supervisor {
                 self.close(session);
             }
             (Command::Dropped, session) => self.close(session),
+            (Command::Unfollowed, _) => {}
         }
     }
 

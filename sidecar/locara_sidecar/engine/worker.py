@@ -111,7 +111,7 @@ class Worker:
         batches = self._pipe.commands()
         start, *rest = next(batch for batch in batches if batch)
         if not isinstance(start, frames.Start) or start.version != frames.VERSION:
-            self._refuse("the daemon and the engine come from different versions of Locara")
+            self._refuse(frames.OTHER_VERSION)
         # must happen here: the scratch folder is known, nothing heavy is imported, and there is only one thread
         compiles = "compile" in start.settings
         if compiles:

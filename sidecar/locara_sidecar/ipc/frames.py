@@ -15,6 +15,10 @@ from msgspec import UNSET, UnsetType
 from locara_protocol.image_messages import ImageMime, Phase, PreviewDecoder
 
 VERSION = 7
+OTHER_VERSION = "the daemon and the engine come from different versions of Locara"
+"""The reason of an :class:`Unavailable` from an engine that was started by a daemon with another VERSION. The daemon
+knows it by these words, which so remain the same in all versions.
+"""
 PREPARED_LAYOUT = 1
 """The version of the tensor names and layout in a prepared form; forms of any other version are not used. Increment it
 when they change.

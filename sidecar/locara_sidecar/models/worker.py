@@ -166,7 +166,8 @@ def not_ours(what: str) -> RpcError:
     :param what: what is wrong with this process, as a sentence's verb.
     """
     text = f"The process that works on models {what}: the sidecar's own files are gone or of another version. "
-    return RpcError("StorageError", f"{text}Start the sidecar anew.", errno=errno.errorcode[errno.ENOENT])
+    text += "Start the sidecar anew."
+    return RpcError("StorageError", text, errno=errno.errorcode[errno.ENOENT], reason="updated")
 
 
 def fitting(failed: Failed) -> Failed:

@@ -9,3 +9,5 @@ mod jobs;
 mod outside;
 mod process;
 mod support;
+#[cfg(target_os = "linux")]
+mod updates;

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from locara_sidecar.ipc import frames
 
 _REFUSED = "gpuInterrupted"
+_UPDATED = "updated"
 
 
 def cancelled() -> RpcError:
@@ -33,12 +34,12 @@ def not_started(engine: str, error: Exception) -> Exception:
 def after_update(error: RpcError) -> RpcError:
     """An engine could not be used, and the sidecar's files are not those that the daemon was started from.
 
-    :param error: how it failed; what is no EngineUnavailable, or is the system's refusal, stays as it is.
+    :param error: how it failed; what is no EngineUnavailable, is the system's refusal, or says this already, stays as it is.
     """
-    if error.kind != "EngineUnavailable" or error.data.get("reason") == _REFUSED:
+    if error.kind != "EngineUnavailable" or error.data.get("reason") in (_REFUSED, _UPDATED):
         return error
     text = "The sidecar's files were replaced while it ran, and it cannot use the engine among them. Start the sidecar anew."
-    return RpcError("EngineUnavailable", f"{text} ({error.message})", **{**error.data, "reason": "updated"})
+    return RpcError("EngineUnavailable", f"{text} ({error.message})", **{**error.data, "reason": _UPDATED})
 
 
 def ended(how: dict[str, Any], phase: str | None) -> RpcError:

@@ -287,7 +287,7 @@ class Supervisor:
 
     def _started(self, event: frames.Ready) -> None:
         if event.version != frames.VERSION:
-            self._unavailable("the daemon and the engine come from different versions of Locara")
+            self._unavailable(frames.OTHER_VERSION)
             return
         check_ready(event, self._engine)
         self.ready = event
@@ -298,7 +298,10 @@ class Supervisor:
         self.feed(Event.READY)
 
     def _unavailable(self, reason: str) -> None:
-        self.feed(Event.UNAVAILABLE, failures.unavailable(self._engine, reason[:_REASON]))
+        error = failures.unavailable(self._engine, reason[:_REASON])
+        if reason == frames.OTHER_VERSION:  # nothing but an update brings two versions together
+            error = failures.after_update(error)
+        self.feed(Event.UNAVAILABLE, error)
 
     def _broken(self, error: framing.FrameError) -> None:
         """Give up the connection, and with it the engine."""

@@ -169,7 +169,7 @@ def unexpected(method: str, error: Exception) -> RpcError:
         return RpcError("StorageError", f"The sidecar cannot open any more files ({name}).", errno=name)
     if isinstance(error, ImportError) and known is not None and "StorageError" in known.errors:
         text = "The sidecar's own files are gone or of another version, perhaps by an update. Start the sidecar anew."
-        return RpcError("StorageError", text, errno=errno.errorcode[errno.ENOENT])
+        return RpcError("StorageError", text, errno=errno.errorcode[errno.ENOENT], reason="updated")
     if (
         isinstance(error, MemoryError)
         or number in (*_NO_FILE, errno.ENOMEM, errno.EAGAIN)

@@ -1,0 +1,63 @@
+"""A daemon and an engine of two versions: that comes only from an update, and is told as one."""
+
+from __future__ import annotations
+
+from itertools import chain, repeat
+
+import anyio
+import pytest
+
+from locara_protocol.errors import RpcError
+from locara_sidecar.daemon.engine_host import program
+from locara_sidecar.daemon.engine_host.client import EngineClient
+from locara_sidecar.daemon.engine_host.lazy import LazyEngine
+from locara_sidecar.ipc import frames
+from support.engine_frames import finish, ready
+from support.engines import Engines, Played, in_turn, works
+
+
+def refuses(connection, start):
+    connection.say(frames.Unavailable(reason=frames.OTHER_VERSION))
+
+
+def is_older(connection, start):
+    connection.say(ready(start, version=frames.VERSION - 1))
+
+
+def is_told_as_an_update(error):
+    assert (error.kind, error.data, error.retryable) == ("EngineUnavailable", {"reason": "updated"}, False)
+    assert error.message.count("Start the sidecar anew") == 1
+    assert error.message.count("different versions of Locara") == 1
+
+
+@pytest.mark.parametrize("meets", [refuses, is_older])
+def test_an_engine_of_another_version_is_told_as_an_update(drive, spec, meets):
+    """Also where nothing else tells of one: outside a bundle the daemon does not know what it was started from."""
+
+    async def body(client):
+        is_told_as_an_update(await client.fails(spec()))
+        await works(client, spec)
+
+    starts = in_turn(meets, lambda connection, start: connection.say(ready(start)))
+    drive(body, lambda: Played(finish, on_start=starts))
+
+
+@pytest.mark.parametrize("meets", [refuses, is_older])
+def test_an_engine_of_another_version_is_told_once_if_the_update_is_known(spec, monkeypatch, meets):
+    found = chain([program.Program((1, 1, 1))], repeat(program.Program((1, 2, 2))))
+    monkeypatch.setattr(program, "find", lambda *, wait: next(found))
+
+    async def job():
+        transport = Engines(lambda: Played(on_start=meets))
+        engine = LazyEngine(lambda: EngineClient("fake", on_log=lambda _: None, transport=transport))
+        with pytest.raises(RpcError) as caught, anyio.fail_after(20):
+            await engine.run(spec(), lambda _: None)
+        await engine.close()
+        return caught.value
+
+    is_told_as_an_update(anyio.run(job))
+
+
+def test_the_words_by_which_a_daemon_knows_an_engine_of_another_version_stay_the_same():
+    """An engine of any other version says them."""
+    assert frames.OTHER_VERSION == "the daemon and the engine come from different versions of Locara"
