@@ -3,15 +3,22 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
+use tauri::test::MockRuntime;
 
 use super::support::*;
+use crate::Builder;
 
 const PICKS: [&str; 2] = ["locara-diffusion:default", "locara-diffusion:pick-files"];
 
 /// An app in which the user always picks that file of the test's folder.
 fn picking(file: &'static str) -> Host {
+    picking_with(file, |builder| builder)
+}
+
+/// The same, with another sidecar.
+fn picking_with(file: &'static str, change: impl FnOnce(Builder<MockRuntime>) -> Builder<MockRuntime>) -> Host {
     host(&PICKS, move |builder| {
-        builder.chooser(move |window, request| {
+        change(builder).chooser(move |window, request| {
             assert_eq!(window.label(), "main");
             let given: Vec<_> = request.title.iter().chain(&request.file_name).cloned().collect();
             if given.is_empty() { None } else { Some(PathBuf::from(&given[0]).join(file)) }
@@ -128,6 +135,29 @@ fn files_of_a_sidecar_that_died_are_given_back_without_starting_another() {
     host.diffusion().window_gone("main");
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert_eq!((sidecar.starts(), sidecar.pid()), (1, None));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn files_end_with_a_sidecar_whose_own_files_an_update_has_replaced() {
+    let place = TempDir::new();
+    let old = outdated(&place);
+    let host = picking_with("secret.png", move |builder| builder.program(old));
+    let window = host.window("main");
+    std::fs::write(host.folder.path().join("secret.png"), "a picture's bytes").unwrap();
+    let handle = invoke(&window, "pick_image", ask(&host)).unwrap()["handle"].clone();
+    let sidecar = tauri::async_runtime::block_on(host.diffusion().sidecar()).unwrap();
+    let error = invoke(&window, "generate", long(quick(2), 7)).unwrap_err();
+    assert_eq!((&error["kind"], &error["data"]["reason"]), (&json!("EngineUnavailable"), &json!("updated")));
+    assert!(!host.messages(7).is_empty());
+    until("it is gone", || sidecar.pid().is_none());
+    invoke(&window, "release_file", json!({"params": {"handle": handle}})).unwrap();
+    assert_eq!((sidecar.starts(), sidecar.pid()), (1, None), "nothing is started for what has ended with it");
+
+    drawn(&host, &window);
+    assert_eq!(sidecar.starts(), 2);
+    let handle = invoke(&window, "pick_image", ask(&host)).unwrap()["handle"].clone();
+    invoke(&window, "edit", long(edit(&handle), 8)).unwrap();
 }
 
 #[test]

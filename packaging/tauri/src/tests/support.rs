@@ -268,3 +268,22 @@ pub(super) fn alive(pid: u32) -> bool {
 pub(super) fn kill(pid: u32) {
     assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
 }
+
+/// A program that is a daemon of a version which the installed engine does not have, and at its next start the real one.
+#[cfg(target_os = "linux")]
+pub(super) fn outdated(place: &TempDir) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+
+    let old =
+        "from locara_sidecar.ipc import frames; frames.VERSION += 1; from locara_sidecar.__main__ import main; main()";
+    let text = format!(
+        "#!/bin/sh\nif [ -e '{first}' ]; then exec '{program}' \"$@\"; fi\ntouch '{first}'; exec '{python}' -c '{old}' \"$@\"\n",
+        first = place.path().join("first").display(),
+        program = program().display(),
+        python = program().with_file_name("python").display(),
+    );
+    let file = place.path().join("sidecar");
+    std::fs::write(&file, text).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    file
+}

@@ -147,7 +147,7 @@ async fn who_follows_a_job_has_its_answer_before_the_process_ends() {
     let player = Player::new(|builder| builder).await;
     let own = player.call("image.generate");
     let (_messages, followed) = player.sidecar.attach("job-1");
-    let gone = player.sidecar.attach("job-1");
+    let another = tokio::spawn(player.sidecar.attach("job-2").1); // which does not end
     let other = player.call("models.load"); // the job ends, and all calls are answered
     assert!(own.await.unwrap_err().is_outdated());
     assert!(other.await.unwrap_err().is_outdated());
@@ -155,7 +155,7 @@ async fn who_follows_a_job_has_its_answer_before_the_process_ends() {
     let error = followed.await.unwrap_err();
     assert!(error.is_outdated(), "{error}");
     assert_eq!((player.sidecar.starts(), player.ended()), (1, 0), "another one follows");
-    drop(gone);
+    another.abort();
     until("it has ended", async || player.ended() == 1).await;
     until("it is known", async || player.sidecar.pid().is_none()).await;
     player.sidecar.close().await;
