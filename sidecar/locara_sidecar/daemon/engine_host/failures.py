@@ -34,7 +34,8 @@ def not_started(engine: str, error: Exception) -> Exception:
 def after_update(error: RpcError) -> RpcError:
     """An engine could not be used, and the sidecar's files are not those that the daemon was started from.
 
-    :param error: how it failed; what is no EngineUnavailable, is the system's refusal, or says this already, stays as it is.
+    :param error: how it failed; what is no EngineUnavailable, is the system's refusal, or says this already, stays as
+        it is.
     """
     if error.kind != "EngineUnavailable" or error.data.get("reason") in (_REFUSED, _UPDATED):
         return error
