@@ -194,8 +194,8 @@ def test_models_that_were_left_out_or_failed_in_one_type_do_not_count():
 def test_the_verdicts_program_runs(monkeypatch):
     """With tiny models, on the processor."""
     pytest.importorskip("mlx")
-    monkeypatch.setattr(half, "CASES", ("flux.1-dev:4", "sd3.5-medium:16", "--tiny", "--size", "64"))
+    monkeypatch.setattr(half, "CASES", ("flux.2-klein-4b:16", "sd3.5-medium:16", "--tiny", "--size", "64"))
     found = half.half()
     assert found["ok"], found["stderr"]
-    assert found["ratios"].keys() == {"flux.1-dev:4", "sd3.5-medium:16"}
+    assert found["ratios"].keys() == {"flux.2-klein-4b:16", "sd3.5-medium:16"}
     assert found["verdict"].startswith("no effect")

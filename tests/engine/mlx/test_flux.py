@@ -163,18 +163,18 @@ def boisterous(model, wide):
     with torch.no_grad():
         for block in model.transformer_blocks:
             if wide == "attention":
-                block.attn.to_out[0].weight *= 90_000
+                block.attn.to_out[0].weight *= 60_000
             if wide == "text":
-                block.attn.to_add_out.weight *= 90_000
-                block.ff_context.net[2].weight *= 90_000
+                block.attn.to_add_out.weight *= 60_000
+                block.ff_context.net[2].weight *= 60_000
             if wide == "feed-forward":
-                block.ff.net[2].weight *= 90_000
+                block.ff.net[2].weight *= 60_000
             if wide == "sum":
                 for layer in (block.norm1.linear, block.norm1_context.linear):
                     layer.bias.view(6, -1)[[2, 5]] += 40_000
         for block in model.single_transformer_blocks:
             if wide == "single":
-                block.proj_out.weight *= 90_000
+                block.proj_out.weight *= 60_000
             if wide == "sum":
                 block.norm.linear.bias.view(3, -1)[2] += 40_000
     return model

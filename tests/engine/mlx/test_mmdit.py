@@ -97,14 +97,14 @@ def boisterous(model, wide):
     with torch.no_grad():
         for block in model.transformer_blocks:
             if wide == "attention":
-                block.attn.to_out[0].weight *= 90_000
+                block.attn.to_out[0].weight *= 60_000
             if wide == "second attention" and block.attn2 is not None:
-                block.attn2.to_out[0].weight *= 90_000
+                block.attn2.to_out[0].weight *= 60_000
             if wide == "text" and block.ff_context is not None:
-                block.attn.to_add_out.weight *= 90_000
-                block.ff_context.net[2].weight *= 90_000
+                block.attn.to_add_out.weight *= 60_000
+                block.ff_context.net[2].weight *= 60_000
             if wide == "feed-forward":
-                block.ff.net[2].weight *= 90_000
+                block.ff.net[2].weight *= 60_000
             if wide == "sum":
                 gates = block.norm1.linear.bias.view(-1, 32)
                 gates[[2, 5, 8] if len(gates) == 9 else [2, 5]] += 40_000
