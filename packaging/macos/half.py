@@ -17,8 +17,8 @@ def half() -> dict[str, Any]:
     """Time a step of each model in bfloat16 and in float16, and say whether to set ``--prefer-float16``."""
     words = ("-m", "fullsize.mlx_step", *CASES, "--precision", "bfloat16", "float16")
     found = commands.read(commands.python(*words, seconds=3 * HOUR))
-    told: Any = found.get("told", [])
-    return {**found, **judged(told if isinstance(told, list) else [told], found.get("stdout", ""))}
+    told: list[dict[str, Any]] = found.get("told", [])
+    return {**found, **judged(told, found.get("stdout", ""))}
 
 
 def judged(steps: list[dict[str, Any]], said: str) -> dict[str, Any]:

@@ -26,7 +26,10 @@ def layer_of(inputs, outputs, bits=None, *, bias=True, scale=1.0):
 
 
 def in_float16(layer):
-    layer.update(tree_map(lambda value: value if value.dtype == mx.uint32 else value.astype(mx.float16), layer.parameters()))
+    def half(value):
+        return value if value.dtype == mx.uint32 else value.astype(mx.float16)
+
+    layer.update(tree_map(half, layer.parameters()))
     return layer
 
 
@@ -61,7 +64,8 @@ def test_so_is_that_of_a_layer_on_two_inputs(bits, halves):
 
 def test_the_bias_of_a_divided_input_is_not_multiplied():
     layer = in_float16(layer_of(64, 16))
-    assert error(headroom.restored(layer, mx.zeros((1, 64), dtype=mx.float16)), layer.bias.astype(mx.float32)[None]) == 0
+    got = headroom.restored(layer, mx.zeros((1, 64), dtype=mx.float16))
+    assert error(got, layer.bias.astype(mx.float32)[None]) == 0
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

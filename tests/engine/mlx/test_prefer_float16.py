@@ -61,7 +61,7 @@ def test_the_user_is_told(on):
 
 @pytest.mark.parametrize("settings", [ON, OFF], ids=["on", "off"])
 def test_a_job_computes_in_the_type_that_it_reports(run, job_for, monkeypatch, settings):
-    """On MLX's CPU, which is told to be another device: one that is neither a CPU nor, for what Metal alone has, Metal."""
+    """On MLX's CPU, which is told to be a device that is neither a CPU nor has what Metal alone has."""
     monkeypatch.setattr(device, "choose_device", lambda: "cuda")
     monkeypatch.setattr(device, "lacks_bfloat16", lambda _: True)
     runtime = StagedRuntime(MlxBackend(settings))

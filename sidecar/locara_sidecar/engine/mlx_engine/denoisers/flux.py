@@ -7,7 +7,9 @@ computed for all steps at once.
 Positions are rotary embeddings of queries and keys (:mod:`.rotary`) on three axes: the first distinguishes the picture
 from Kontext's reference pictures (0 and 1), the others are row and column. Text is at 0.
 
-A token is 2 x 2 latent pixels, *packed*. In float16, sums are wider (:mod:`.headroom`). Channels come last: latents are (B, height, width, C).
+A token is 2 x 2 latent pixels, *packed*. In float16, sums of branches are wider (:mod:`.headroom`).
+
+Channels come last: latents are (B, height, width, C).
 """
 
 from __future__ import annotations

@@ -11,12 +11,11 @@ a layer adds to them. With the published weights both leave float16's range:
 - Z-Image: gates times values reach 3e5, and the feed-forward 1e6.
 
 So with weights in float16, sums are in float32. A layer that adds to them gets 64ths of its inputs, and its product is
-multiplied by 64 in float32, where its bias is added: enough for 4e6. All between a norm, whose output is small, and that
+multiplied by 64 in float32, where its bias is added: enough for 4e6. All from a norm, whose output is small, to that
 layer is in float16: queries, keys, values, attention, hidden layers.
 
-SDXL's UNet has none of it: SDXL Lightning is published in float16, and that is what it is run in. The autoencoder of
-SDXL leaves the range (hence madebyollin/sdxl-vae-fp16-fix); it, and those of the other families, are configured so
-(``force_upcast``) and in float32 then.
+SDXL's UNet needs none of it: it was published in float16, and is run in it. SDXL's autoencoder leaves the range (hence
+madebyollin/sdxl-vae-fp16-fix). It and those of the other families say so (``force_upcast``) and are in float32 then.
 """
 
 from __future__ import annotations
@@ -27,9 +26,7 @@ import mlx.core as mx
 from mlx import nn
 
 LESS = 64
-"""A power of two, so dividing by it is exact, but for numbers below 4e-3: those lose digits, as they have few in sums
-that other numbers leave the range with.
-"""
+"""A power of two, so dividing by it is exact. Only numbers below 4e-3 lose digits; their error is that of 4e-3."""
 
 
 def summed(x: mx.array) -> mx.array:

@@ -5,7 +5,9 @@ every block through *modulation*: layer norms have no weights but get a shift an
 branch is gated before it is added. MMDiT-X has, in its first blocks, a second attention over the patches alone.
 Modulation depends on the step but not on the latent, so it is computed for all steps at once, before the loop.
 
-In float16, sums are wider (:mod:`.headroom`). Channels come last: latents are (B, height, width, C).
+In float16, sums of branches are wider (:mod:`.headroom`).
+
+Channels come last: latents are (B, height, width, C).
 """
 
 from __future__ import annotations
