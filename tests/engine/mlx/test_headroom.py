@@ -68,6 +68,17 @@ def test_the_bias_of_a_divided_input_is_not_multiplied():
     assert error(got, layer.bias.astype(mx.float32)[None]) == 0
 
 
+@pytest.mark.parametrize("quantization", ["none", "8bit", "4bit"])
+@pytest.mark.parametrize("model", ["tiny-sd3", "tiny-flux-dev", "tiny-flux-kontext", "tiny-flux2"])
+def test_a_job_in_float16_ends_near_one_in_float32(run, job_for, tmp_path, model, quantization):
+    half, full = (
+        run(make_runtime("mlx", tmp_path), job_for(model, steps=2, precision=precision, quantization=quantization))
+        for precision in ("float16", "float32")
+    )
+    assert half.summary.settled.precision == "float16"
+    assert error(half.steps[-1].x0, full.steps[-1].x0) < 0.02
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("model", FAMILIES)
 def test_in_other_types_no_bit_depends_on_it(run, job_for, tmp_path, monkeypatch, model, precision):
