@@ -1,7 +1,7 @@
 """Which of Apple's GPUs compute in bfloat16.
 
-An M3's and later ones' do; on an M1 and M2 it is emulated (huggingface/transformers, pull request 40458), which Draw
-Things found to be about half as slow again as float16 ("BF16 and Image Generation Models").
+An M3's and later ones' do; on an M1 and M2 it is emulated (huggingface/transformers, pull request 40458). Draw Things
+says that it is roughly 50 % slower than float16 there ("BF16 and Image Generation Models").
 """
 
 from __future__ import annotations

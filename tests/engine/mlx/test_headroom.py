@@ -68,6 +68,11 @@ def test_the_bias_of_a_divided_input_is_not_multiplied():
     assert error(got, layer.bias.astype(mx.float32)[None]) == 0
 
 
+def test_feed_forwards_activation_is_right_where_the_cube_in_it_leaves_the_range():
+    x = [-60_000.0, -41.0, 41.0, 60_000.0]
+    assert nn.gelu_approx(mx.array(x, dtype=mx.float16)).tolist() == [0, 0, 41, 60_000]
+
+
 @pytest.mark.parametrize("quantization", ["none", "8bit", "4bit"])
 @pytest.mark.parametrize("model", ["tiny-sd3", "tiny-flux-dev", "tiny-flux-kontext", "tiny-flux2"])
 def test_a_job_in_float16_ends_near_one_in_float32(run, job_for, tmp_path, model, quantization):

@@ -12,10 +12,11 @@ a layer adds to them. With the published weights both leave float16's range:
 
 So with weights in float16, sums are in float32. A layer that adds to them gets 64ths of its inputs, and its product is
 multiplied by 64 in float32, where its bias is added: enough for 4e6. All from a norm, whose output is small, to that
-layer is in float16: queries, keys, values, attention, hidden layers.
+layer is in float16: queries, keys, values, attention, hidden layers. (Weights that overflow there, too, make numbers
+that are not finite, and the job fails with InvalidOutput.)
 
-SDXL's UNet needs none of it: it was published in float16, and is run in it. SDXL's autoencoder leaves the range (hence
-madebyollin/sdxl-vae-fp16-fix). It and those of the other families say so (``force_upcast``) and are in float32 then.
+SDXL's UNet needs none of it: it is published in float16 and commonly runs in it. SDXL's autoencoder leaves the range
+(hence madebyollin/sdxl-vae-fp16-fix). It and those of the other families say so (``force_upcast``) and are in float32.
 """
 
 from __future__ import annotations
