@@ -1,9 +1,11 @@
 """``serve --prefer-float16``: how it gets to the engine and into the memory that the daemon expects a job to take."""
 
+import sys
 from functools import partial
 
 import pytest
 
+from locara_protocol.client import Sidecar
 from locara_sidecar.cli import arguments
 from locara_sidecar.cli.commands import serve as command
 from locara_sidecar.daemon import serve as serving
@@ -80,3 +82,30 @@ def test_it_expects_an_autoencoder_to_compute_in_float32_then(mac, entry):
     assert narrow.weights - usual.weights == 2 * decoder.wide
     if decoder.wide and not narrow.tiled and not usual.tiled:
         assert bytes_of(4) > 1.9 * bytes_of(2)
+
+
+PRETENDING = """
+import sys
+from locara_sidecar.__main__ import main
+from locara_sidecar.machine import chips, engine_choice
+engine_choice.on_apple_silicon = lambda: True
+chips.name = lambda: "Apple M1"
+sys.exit(main())
+"""
+APP = {
+    **{"schema": "locara/v1", "name": "studio", "publisher": "example", "version": "1.0.0"},
+    "modalities": ["text-to-image"],
+    "capabilities": {"models": ["sdxl-lightning"]},
+}
+
+
+def test_models_list_tells_what_then_fits(tmp_path):
+    """By a daemon that believes to be on an M1; its engine is not started."""
+    weights = []
+    for words in ((), ("--prefer-float16",)):
+        command = [sys.executable, "-c", PRETENDING, "serve", "--engine", "mlx", "--cache-dir", str(tmp_path), *words]
+        with Sidecar(command) as sidecar:
+            sidecar.initialize(manifest=APP, grants={})
+            (model,) = sidecar.call("models.list")["models"]
+        weights.append(next(row["weights"] for row in model["fit"] if row["quantization"] == "none"))
+    assert weights[1] - weights[0] == 2 * 83_653_863
