@@ -93,7 +93,10 @@ chips.name = lambda: "Apple M1"
 sys.exit(main())
 """
 APP = {
-    "schema": "locara/v1", "name": "studio", "publisher": "example", "version": "1.0.0",
+    "schema": "locara/v1",
+    "name": "studio",
+    "publisher": "example",
+    "version": "1.0.0",
     "modalities": ["text-to-image"],
     "capabilities": {"models": ["sdxl-lightning"]},
 }
