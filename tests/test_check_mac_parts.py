@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from macos import app_sandbox, check, live
+from macos import app_sandbox, check, half, live
 from pocket_model import places
 
 
@@ -154,3 +154,48 @@ def test_a_cancel_that_waits_for_the_user_fails_the_part_about_documents(monkeyp
     monkeypatch.setattr(live, "cancel_while_asked", lambda folder: cancelled)
     monkeypatch.setattr(check, "_draw", lambda out: Path(out).touch() or {"stderr": "", "status": 0})
     assert not check._tcc(tmp_path, "import time; time.sleep(1)", 0.2)["ok"]
+
+
+M1, M3 = ("MLX 0.32.4 on metal: Apple M1 Pro\n{…}\n", "MLX 0.32.4 on metal: Apple M3\n")
+
+
+def steps(**seconds):
+    return [
+        {"model": model, "bits": 16, "precision": precision, "stepSeconds": taken}
+        for model, both in seconds.items()
+        for precision, taken in zip(("bfloat16", "float16"), both, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds", "verdict"),
+    [
+        (M1, {"a": (10.0, 7.5), "b": (4.0, 3.6)}, "turn it on"),
+        (M1, {"a": (10.0, 7.5), "b": (4.0, 3.9)}, "leave it off: float16 is not worth it with b:16"),
+        (M3, {"a": (10.0, 7.5), "b": (4.0, 4.0)}, "no effect: this chip has bfloat16 (float16 is faster with 1 of 2"),
+        (M1, {}, "unknown"),
+        ("", {"a": (10.0, 7.5)}, "no effect"),
+    ],
+)
+def test_times_in_both_types_make_a_verdict(said, seconds, verdict):
+    found = half.judged(steps(**seconds), said)
+    assert found["verdict"].startswith(verdict)
+    assert found["ratios"] == {f"{model}:16": round(late / soon, 3) for model, (soon, late) in seconds.items()}
+
+
+def test_models_that_were_left_out_or_failed_in_one_type_do_not_count():
+    told = [*steps(a=(10.0, 7.5)), {"model": "b", "bits": 16, "precision": "bfloat16", "leftOut": "too large"}]
+    told += steps(c=(1.0, 2.0))[:1]
+    assert half.judged(told, M1)["ratios"] == {"a:16": 0.75}
+
+
+@pytest.mark.mlx
+@pytest.mark.slow
+def test_the_verdicts_program_runs(monkeypatch):
+    """With tiny models, on the processor."""
+    pytest.importorskip("mlx")
+    monkeypatch.setattr(half, "CASES", ("flux.2-klein-4b:16", "sd3.5-medium:16", "--tiny", "--size", "64"))
+    found = half.half()
+    assert found["ok"], found["stderr"]
+    assert found["ratios"].keys() == {"flux.2-klein-4b:16", "sd3.5-medium:16"}
+    assert found["verdict"].startswith("no effect")

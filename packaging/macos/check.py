@@ -20,7 +20,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from macos import app_sandbox, commands, inside, live
+from macos import app_sandbox, commands, half, inside, live
 from macos.commands import BIN, HOUR, ROOT, TAIL, command
 
 if TYPE_CHECKING:
@@ -144,8 +144,6 @@ def _tests(target: str) -> dict[str, Any]:
     return command(["make", target], _LONG, tail=_ALL, env={**os.environ, **asked})
 
 
-_HALF = ("sd3.5-medium:16", "flux.2-klein-4b:16", "flux.2-klein-4b:4", "--precision", "bfloat16", "float16")
-
 PARTS: dict[str, Part] = {
     "system": Part(_system, mac=False, look="which Mac, macOS, packages"),
     "sandbox": Part(
@@ -230,9 +228,10 @@ PARTS: dict[str, Part] = {
         seconds=_LONG + _SPARE,
     ),
     "half": Part(
-        lambda: commands.read(commands.python("-m", "fullsize.mlx_step", *_HALF, seconds=_LONG)),
+        half.half,
         mac=True,
-        look="stepSeconds of each model in bfloat16, then in float16: on an M1 or M2 the second may be far below",
+        look="verdict: whether serve --prefer-float16 is worth it on this Mac; ratios: a step in float16 to one in"
+        " bfloat16",
         seconds=_LONG + _SPARE,
     ),
     "slow": Part(lambda: _tests("test-slow"), mac=True, look="as tests", seconds=_LONG + _SPARE),

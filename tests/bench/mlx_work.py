@@ -8,7 +8,8 @@ read and write, the part of those that only changes the layout, the part in floa
 in the true configurations; the rules that make kernels of it are in ``metal_rules.py`` and ``metal_graph.py``.
 Nothing runs, on Metal or elsewhere, and no weight takes memory: the whole table needs about 0.1 GB and a few seconds.
 
-A whole step is counted: the latent in float32, the denoiser in bfloat16, the step of the scheduler.
+A whole step is counted: the latent in float32, the denoiser in bfloat16 (unless a case names another type), the step of
+the scheduler.
 """
 
 from __future__ import annotations
@@ -29,15 +30,21 @@ if TYPE_CHECKING:
 
 
 def step(
-    model: Any, by: Any, channels: int, batch: int, answer: Callable[..., mx.array], side: int = 128
+    model: Any,
+    by: Any,
+    channels: int,
+    batch: int,
+    answer: Callable[..., mx.array],
+    side: int = 128,
+    dtype: mx.Dtype = mx.bfloat16,
 ) -> tracing.Count:
     """A step of ``model``: ``answer(rows, by)`` is the model's, ``by`` is given to it, not made in it."""
     from locara_sidecar.engine.mlx_engine.families import sampling
 
-    tracing.weightless(model)
+    tracing.weightless(model, dtype)
 
     def call(latent: mx.array, *given: mx.array) -> list[mx.array]:
-        rows = mx.broadcast_to(latent, (batch, *latent.shape[1:])).astype(mx.bfloat16)
+        rows = mx.broadcast_to(latent, (batch, *latent.shape[1:])).astype(dtype)
         velocity = sampling.guided(answer(rows, refilled(by, iter(given))).astype(mx.float32), 4.5)
         return [latent - 0.5 * velocity, latent - 0.1 * velocity]
 
@@ -62,33 +69,38 @@ def quantized(model: Any, bits: int | None) -> Any:
     return tracing.weightless(model)
 
 
+def summed(dtype: mx.Dtype) -> mx.Dtype:
+    """Return the type of sums between blocks."""
+    return mx.float32 if dtype == mx.float16 else dtype
+
+
 def _pace() -> Any:
     from locara_sidecar.engine.mlx_engine.pace import Pace
 
     return Pace(lambda: None)
 
 
-def flux(bits: int | None = None) -> tracing.Count:
+def flux(bits: int | None = None, dtype: mx.Dtype = mx.bfloat16) -> tracing.Count:
     from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux, FluxConfig
 
     model = quantized(Flux(FluxConfig(guidance_embeds=True)), bits)
     model.split()
-    tracing.weightless(model)
-    words = stand_in((1, 512, 3072))
-    by = model.modulation(stand_in((28,), mx.float32), stand_in((1, 768)), 3.5).at(0)
+    tracing.weightless(model, dtype)
+    words = stand_in((1, 512, 3072), summed(dtype))
+    by = model.modulation(stand_in((28,), mx.float32), stand_in((1, 768), dtype), 3.5).at(0)
     turns = model.rotation(512, (128, 128))
-    return step(model, (by, turns), 16, 1, lambda x, given: model(x, words, *given, None, _pace()))
+    return step(model, (by, turns), 16, 1, lambda x, given: model(x, words, *given, None, _pace()), dtype=dtype)
 
 
-def sd3(bits: int | None = None) -> tracing.Count:
+def sd3(bits: int | None = None, dtype: mx.Dtype = mx.bfloat16) -> tracing.Count:
     from bench.operations import MEDIUM
     from locara_sidecar.engine.mlx_engine.denoisers.mmdit import Mmdit
 
-    model, words = quantized(Mmdit(MEDIUM), bits), stand_in((2, 333, MEDIUM.width))
+    model, words = quantized(Mmdit(MEDIUM), bits), stand_in((2, 333, MEDIUM.width), summed(dtype))
     model.split()
-    tracing.weightless(model)
-    by = model.modulation(stand_in((28,), mx.float32), stand_in((2, 2048))).at(0)
-    return step(model, by, 16, 2, lambda x, given: model(x, words, given, _pace()))
+    tracing.weightless(model, dtype)
+    by = model.modulation(stand_in((28,), mx.float32), stand_in((2, 2048), dtype)).at(0)
+    return step(model, by, 16, 2, lambda x, given: model(x, words, given, _pace()), dtype=dtype)
 
 
 def sdxl() -> tracing.Count:
@@ -179,8 +191,10 @@ def trust_own_kernels() -> None:
 
 CASES: dict[str, Callable[[], tracing.Count]] = {
     "flux.1-dev": flux,
+    "flux.1-dev-float16": lambda: flux(dtype=mx.float16),
     "flux.1-dev-4bit": lambda: flux(4),
     "sd3.5-medium": sd3,
+    "sd3.5-medium-float16": lambda: sd3(dtype=mx.float16),
     "sd3.5-medium-4bit": lambda: sd3(4),
     "sdxl": sdxl,
     "z-image-turbo": z_image,

@@ -246,6 +246,16 @@ def test_what_float16_does_not_suffice_for_takes_what_it_takes_in_float32(refere
     assert plan(wide, "float32") == full
 
 
+def test_a_step_in_float16_has_room_for_sums_in_float32():
+    steps = {
+        precision: plans.candidates(parts("flux.1-dev"), ask("flux.1-dev", precision=precision), "unified")[0].step
+        for precision in ("float32", "bfloat16", "float16")
+    }
+    elements = (64 * 64 + 512 + 77) * 3072
+    assert steps["float16"] - steps["bfloat16"] == 8 * elements
+    assert steps["float32"] - steps["bfloat16"] == 2 * plans.DENOISING * elements
+
+
 def test_strips_never_take_more_than_the_whole_and_small_pictures_gain_nothing():
     decoder = next(part for part in parts("pocket") if part.role == "decoder")
     for side in (64, 256, 512):

@@ -168,6 +168,11 @@ def _serve(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="torch: compile the models' blocks; faster steps, but the first picture of each size takes much longer",
     )
+    parser.add_argument(
+        "--prefer-float16",
+        action="store_true",
+        help="mlx: on an M1 or M2, whose GPU has no bfloat16, precision auto means float16; elsewhere no effect",
+    )
     parser.add_argument("--queue", metavar="N", type=values.count, default=16, help="how many jobs may wait (16)")
     parser.add_argument(
         "--max-line-bytes",

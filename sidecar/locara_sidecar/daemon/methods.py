@@ -69,6 +69,7 @@ class Methods:
         calls: Calls,
         engine: LazyEngine,
         engine_name: str,
+        prefer_float16: bool = False,
         catalogue: Catalogue,
         policy: Policy | None,
         cache_root: Path,
@@ -103,7 +104,13 @@ class Methods:
         """Whether too many calls are in flight to accept another; ``on_room`` is called when that changes."""
         self._runner = JobRunner(self._jobs, ended, outbox, self._in_flight, start_task)
         job_calls = JobCalls(self._jobs, ended, self._runner, calls, outbox)
-        self.gate = Gate(catalogue.with_cache(cache_root), engine_name, self._policy, self.decisions.record)
+        self.gate = Gate(
+            catalogue.with_cache(cache_root),
+            engine_name,
+            self._policy,
+            self.decisions.record,
+            prefer_float16=prefer_float16,
+        )
         use = ModelUse(self.gate, engine.status, start_task)
         shared = JobContext(outbox, engine, self.gate, use, self._in_flight, start_task)
         picked = PickedFiles(self.gate, self._in_flight, descriptors)

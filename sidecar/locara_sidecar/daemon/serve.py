@@ -26,7 +26,7 @@ import msgspec
 
 from locara_protocol.framing import LineSplitter, LineTooLong
 from locara_sidecar.capability.policy import Policy
-from locara_sidecar.daemon import hostwatch, logs, kept_modules
+from locara_sidecar.daemon import hostwatch, kept_modules, logs
 from locara_sidecar.daemon.ending import Ending
 from locara_sidecar.daemon.engine_host.lazy import LazyEngine
 from locara_sidecar.daemon.jobs.job_runner import cancelled_error
@@ -79,6 +79,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str
     flags: frozenset[str] = frozenset()
     compile: bool = False
+    prefer_float16: bool = False
     descriptors: Any = None  # a DescriptorSocket, which few hosts pass and which is slow to import
 
 
@@ -118,6 +119,7 @@ class Daemon:
             calls=self._calls,
             engine=self._engine,
             engine_name=name,
+            prefer_float16=settings.prefer_float16,
             catalogue=known,
             policy=settings.policy,
             cache_root=settings.cache_root,
@@ -352,9 +354,18 @@ def _make_client(settings: Settings, name: str, readable: Callable[[], list[str]
         idle_unload=settings.idle_unload,
         stall_timeout=settings.stall_timeout,
         readable=readable,
-        settings={"compile": ""} if settings.compile and supported.ENGINES[name].compiles else {},
+        settings=_engine_settings(settings, supported.ENGINES[name]),
         on_log=_forward_log,
     )
+
+
+def _engine_settings(settings: Settings, engine: supported.Engine) -> dict[str, str]:
+    """Return the switches that were given and mean something to the engine."""
+    given = {
+        "compile": settings.compile and engine.compiles,
+        "prefer_float16": settings.prefer_float16 and engine.prefers_float16,
+    }
+    return {name: "" for name, on in given.items() if on}
 
 
 def _forward_log(record: frames.Log) -> None:

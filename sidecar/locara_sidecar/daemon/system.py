@@ -51,12 +51,13 @@ def memory(engine_pid: int | None) -> MemoryInfo:
     return MemoryInfo(total=total, available=available, daemon=resident(), engine=engine)
 
 
-def machine(root: Path, engine: str) -> Machine:
+def machine(root: Path, engine: str, *, prefer_float16: bool = False) -> Machine:
     """Return this machine as the memory plan of ``engine`` sees it.
 
     :param root: the cache, where other daemons record what their engines take.
+    :param prefer_float16: whether the engine is told to take float16 where a GPU has no bfloat16.
     """
-    from locara_sidecar.machine import gpu  # loads ctypes
+    from locara_sidecar.machine import chips, gpu  # loads ctypes
     from locara_sidecar.models.lease import Leases
 
     reserved = Leases(root).reserved()
@@ -64,12 +65,20 @@ def machine(root: Path, engine: str) -> Machine:
         return Machine(kind="gpu", total=found[0], available=found[1], reserved=reserved)
     total, available = host_memory()
     kind = "unified" if engine_choice.on_apple_silicon() else "ram"
-    return Machine(kind=kind, total=total, available=available, reserved=reserved, working_set=wired_limit())
+    narrow = prefer_float16 and supported.ENGINES[engine].prefers_float16 and chips.lacks_bfloat16(chips.name())
+    return Machine(
+        kind=kind,
+        total=total,
+        available=available,
+        reserved=reserved,
+        working_set=wired_limit(),
+        half="float16" if narrow else "bfloat16",
+    )
 
 
-def machines(root: Path, engines: Iterable[str]) -> dict[str, Machine]:
+def machines(root: Path, engines: Iterable[str], *, prefer_float16: bool = False) -> dict[str, Machine]:
     """Return :func:`machine` for each of ``engines``."""
-    return {engine: machine(root, engine) for engine in engines}
+    return {engine: machine(root, engine, prefer_float16=prefer_float16) for engine in engines}
 
 
 def cache_root(asked: str | None) -> Path:

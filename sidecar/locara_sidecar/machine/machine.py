@@ -30,6 +30,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     :param available: what could be allocated now; for an engine, including what it already holds.
     :param reserved: what other daemons' engines hold or have reserved.
     :param working_set: of unified memory, what the GPU may hold, if the system says.
+    :param half: the type of two bytes that ``auto`` means.
     """
 
     kind: Literal["unified", "gpu", "ram"]
@@ -37,6 +38,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     available: int
     reserved: int = 0
     working_set: int | None = None
+    half: Literal["bfloat16", "float16"] = "bfloat16"
 
 
 def capacity(machine: Machine) -> int:

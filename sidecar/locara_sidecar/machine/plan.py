@@ -58,6 +58,8 @@ DENOISING = 30.0
 """Elements in use at a step's peak, per token and channel: FLUX 27 … 29, SD3.5 Medium 15 … 21, SDXL's UNet
 24.
 """
+SUMS = 8
+"""Bytes per token and channel that a step takes in addition in float16, for sums in float32: at most 7 on MLX's CPU."""
 DECODING = 11.0
 """Elements in use at the peak of decoding, per pixel and channel of the decoder's last stage: 8 … 10."""
 STRIPS = 2.47
@@ -359,7 +361,8 @@ def _step_bytes(denoiser: Part, ask: PlanRequest, value: int) -> int:
     sizes = ((ask.width, ask.height), *ask.references)
     tokens = sum((width // denoiser.stride) * (height // denoiser.stride) for width, height in sizes)
     batch = 2 if ask.guided else 1
-    return int(batch * (tokens + ask.text_tokens) * denoiser.width * value * DENOISING) + _FIXED
+    each = value * DENOISING + (SUMS if ask.precision == "float16" else 0)
+    return int(batch * (tokens + ask.text_tokens) * denoiser.width * each) + _FIXED
 
 
 def _decode_bytes(decoder: Part, size: tuple[int, int], value: int, *, tiled: bool) -> int:

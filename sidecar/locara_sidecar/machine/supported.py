@@ -31,6 +31,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     :param chosen: what ``system.info`` says if ``auto`` selects it because it is preferred.
     :param nvidia: plans with the memory of an NVIDIA GPU, if there is one.
     :param compiles: can compile the models' blocks.
+    :param prefers_float16: can take float16 for ``auto`` where a GPU has no bfloat16.
     :param quantizations: what it can load, best quality first.
     :param keeps_prepared: whether it keeps prepared models; ``unprepared``: why not, if there is more to say.
     """
@@ -43,6 +44,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     chosen: str = ""
     nvidia: bool = False
     compiles: bool = False
+    prefers_float16: bool = False
     quantizations: tuple[Quantization, ...] = QUANTIZATIONS
     keeps_prepared: bool = False
     unprepared: str = ""
@@ -57,6 +59,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType({
             packages=("mlx", "tokenizers", "safetensors", "numpy"),
             apple=True,
             chosen="Chosen by auto, as on every Mac with Apple silicon.",
+            prefers_float16=True,
             keeps_prepared=True,
         ),
         Engine(

@@ -34,7 +34,7 @@ def ask_of(entry: Entry, machine: Machine) -> PlanRequest:
     return plans.PlanRequest(
         width=entry.defaults.width,
         height=entry.defaults.height,
-        precision="float32" if slow_halves else "bfloat16",
+        precision="float32" if slow_halves else machine.half,
         guided=entry.classifier_free_guidance and entry.defaults.guidance > 1,
         text_tokens=entry.defaults.max_sequence_length + _CLIP_TOKENS,
     )

@@ -1,4 +1,4 @@
-"""FLUX's transformer against diffusers' FluxTransformer2DModel."""
+"""FLUX's transformer against diffusers' FluxTransformer2DModel, and what float16 does to it."""
 
 import mlx.core as mx
 import numpy as np
@@ -6,11 +6,13 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+from mlx.utils import tree_map
 
 from locara_sidecar.engine.mlx_engine.denoisers import flux
 from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux
 from locara_sidecar.engine.mlx_engine.pace import Pace
 from locara_sidecar.engine.runtime import JobCancelled
+from support.headroom import without_headroom
 from support.parity import TOLERANCES, build, error, randomise, save
 
 WORDS = 7
@@ -60,8 +62,8 @@ class Case:
         with torch.no_grad():
             output = model(
                 hidden_states=hidden,
-                timestep=torch.full((2,), timestep / 1000),
-                guidance=torch.full((2,), guidance) if model.config.guidance_embeds else None,
+                timestep=torch.full((len(self.latent),), timestep / 1000),
+                guidance=torch.full((len(self.latent),), guidance) if model.config.guidance_embeds else None,
                 pooled_projections=self.pooled,
                 encoder_hidden_states=self.tokens,
                 txt_ids=torch.zeros(WORDS, 3),
@@ -70,9 +72,10 @@ class Case:
         height, width = self.latent.shape[2:]
         return last(FluxPipeline._unpack_latents(output, height * 8, width * 8, 8))
 
-    def ours(self, model, timesteps, step, guidance, **options):
-        latent, tokens, pooled = (mx.array(v.numpy()) for v in (last(self.latent), self.tokens, self.pooled))
-        reference = None if self.reference is None else mx.array(last(self.reference).numpy())
+    def ours(self, model, timesteps, step, guidance, dtype=mx.float32, **options):
+        given = last(self.latent), self.tokens, self.pooled
+        latent, tokens, pooled = (mx.array(v.numpy()).astype(dtype) for v in given)
+        reference = None if self.reference is None else mx.array(last(self.reference).numpy()).astype(dtype)
         pictures = [v.shape[2:] for v in (self.latent, self.reference) if v is not None]
         by = model.modulation(mx.array(timesteps), pooled, guidance).at(step)
         return model(latent, model.words(tokens), by, model.rotation(WORDS, *pictures), reference, **options)
@@ -150,6 +153,52 @@ def test_axes_that_do_not_share_out_a_head_are_refused(tmp_path):
     with pytest.raises(EngineError) as caught:
         build(Flux, component)
     assert caught.value.kind == "IntegrityError"
+
+
+WIDE = ("attention", "text", "feed-forward", "single", "sum")
+
+
+def boisterous(model, wide):
+    """Let a layer's output, of either stream or of both, or only the sum of branches leave float16's range."""
+    with torch.no_grad():
+        for block in model.transformer_blocks:
+            if wide == "attention":
+                block.attn.to_out[0].weight *= 60_000
+            if wide == "text":
+                block.attn.to_add_out.weight *= 60_000
+                block.ff_context.net[2].weight *= 60_000
+            if wide == "feed-forward":
+                block.ff.net[2].weight *= 60_000
+            if wide == "sum":
+                for layer in (block.norm1.linear, block.norm1_context.linear):
+                    layer.bias.view(6, -1)[[2, 5]] += 40_000
+        for block in model.single_transformer_blocks:
+            if wide == "single":
+                block.proj_out.weight *= 60_000
+            if wide == "sum":
+                block.norm.linear.bias.view(3, -1)[2] += 40_000
+    return model
+
+
+def cast(model, dtype):
+    model.update(tree_map(lambda value: value.astype(dtype), model.parameters()))
+    return model
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("wide", WIDE)
+def test_in_float16_numbers_beyond_its_range_do_not_overflow(tmp_path, wide, batch, monkeypatch):
+    theirs, case = boisterous(make(tmp_path / "calm")[0], wide), Case(reference=(4, 6))
+    case.latent, case.tokens, case.pooled, case.reference = (
+        value[:batch] for value in (case.latent, case.tokens, case.pooled, case.reference)
+    )
+    ours = cast(build(Flux, save(theirs, tmp_path, "transformer")), mx.float16)
+    got = case.ours(ours, [500.0], 0, 3.5, mx.float16)
+    assert got.dtype == mx.float16
+    assert error(got.astype(mx.float32), case.theirs(theirs, 500.0, 3.5)[:batch]) < 0.02
+    without_headroom(monkeypatch)
+    assert not mx.isfinite(case.ours(ours, [500.0], 0, 3.5, mx.float16)).all().item()
+    assert mx.isfinite(case.ours(cast(ours, mx.bfloat16), [500.0], 0, 3.5, mx.bfloat16)).all().item()
 
 
 SMALL = {

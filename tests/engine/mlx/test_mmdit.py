@@ -1,14 +1,16 @@
-"""SD3's transformer against diffusers' SD3Transformer2DModel."""
+"""SD3's transformer against diffusers' SD3Transformer2DModel, and what float16 does to it."""
 
 import mlx.core as mx
 import numpy as np
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
+from mlx.utils import tree_map
 
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import Mmdit
 from locara_sidecar.engine.mlx_engine.pace import Pace
 from locara_sidecar.engine.runtime import JobCancelled
+from support.headroom import without_headroom
 from support.parity import TOLERANCES, build, error, randomise, save
 
 ALL_ON = {"dual_attention_layers": (0, 1), "qk_norm": "rms_norm"}
@@ -32,13 +34,14 @@ def inputs(height=12, width=20):
 
 def theirs_at(model, latent, tokens, pooled, timestep):
     with torch.no_grad():
-        times = torch.full((2,), timestep)
+        times = torch.full((len(latent),), timestep)
         output = model(latent, encoder_hidden_states=tokens, pooled_projections=pooled, timestep=times)
     return output.sample.permute(0, 2, 3, 1)
 
 
-def ours_at(model, latent, tokens, pooled, timesteps, step, **options):
-    latent, tokens, pooled = (mx.array(value.numpy()) for value in (latent.permute(0, 2, 3, 1), tokens, pooled))
+def ours_at(model, latent, tokens, pooled, timesteps, step, dtype=mx.float32, **options):
+    given = latent.permute(0, 2, 3, 1), tokens, pooled
+    latent, tokens, pooled = (mx.array(value.numpy()).astype(dtype) for value in given)
     by = model.modulation(mx.array(timesteps), pooled).at(step)
     return model(latent, model.words(tokens), by, **options)
 
@@ -84,3 +87,44 @@ def test_a_call_stops_between_blocks_and_the_next_one_is_not_touched(tmp_path):
         ours_at(ours, *given, [500.0], 0, pace=Pace(checkpoint))
     assert len(passed) == 2
     assert (np.array(ours_at(ours, *given, [500.0], 0, pace=Pace(lambda: None))) == whole).all()
+
+
+WIDE = ("attention", "second attention", "text", "feed-forward", "sum")
+
+
+def boisterous(model, wide):
+    """Let the output of a layer, of either stream, or only the sum of branches leave float16's range."""
+    with torch.no_grad():
+        for block in model.transformer_blocks:
+            if wide == "attention":
+                block.attn.to_out[0].weight *= 60_000
+            if wide == "second attention" and block.attn2 is not None:
+                block.attn2.to_out[0].weight *= 60_000
+            if wide == "text" and block.ff_context is not None:
+                block.attn.to_add_out.weight *= 60_000
+                block.ff_context.net[2].weight *= 60_000
+            if wide == "feed-forward":
+                block.ff.net[2].weight *= 60_000
+            if wide == "sum":
+                gates = block.norm1.linear.bias.view(-1, 32)
+                gates[[2, 5, 8] if len(gates) == 9 else [2, 5]] += 40_000
+    return model
+
+
+def cast(model, dtype):
+    model.update(tree_map(lambda value: value.astype(dtype), model.parameters()))
+    return model
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("wide", WIDE)
+def test_in_float16_numbers_beyond_its_range_do_not_overflow(tmp_path, wide, batch, monkeypatch):
+    theirs = boisterous(make(tmp_path / "calm", **ALL_ON)[0], wide)
+    given = [value[:batch] for value in inputs()]
+    ours = cast(build(Mmdit, save(theirs, tmp_path, "transformer")), mx.float16)
+    got = ours_at(ours, *given, [500.0], 0, mx.float16)
+    assert got.dtype == mx.float16
+    assert error(got.astype(mx.float32), theirs_at(theirs, *given, 500.0)) < 0.02
+    without_headroom(monkeypatch)
+    assert not mx.isfinite(ours_at(ours, *given, [500.0], 0, mx.float16)).all().item()
+    assert mx.isfinite(ours_at(cast(ours, mx.bfloat16), *given, [500.0], 0, mx.bfloat16)).all().item()

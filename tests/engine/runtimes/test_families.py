@@ -55,9 +55,7 @@ def test_a_linear_preview_resembles_what_its_latent_decodes_to(engine, runtimes,
     ("model", "precision"),
     [
         *((model, "bfloat16") for model in DISTILLED),
-        ("tiny-sdxl", "float16"),
-        ("tiny-z-image", "float16"),
-        ("tiny-flux2", "float16"),
+        *((model, "float16") for model in ("tiny-sd3", *DISTILLED)),
     ],
 )
 def test_half_precision_gives_nearly_the_same_picture(cold, runtimes, run, job_for, model, precision):

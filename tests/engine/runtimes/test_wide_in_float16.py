@@ -2,6 +2,7 @@
 
 import pytest
 
+from locara_sidecar.ipc.errors import EngineError
 from locara_sidecar.machine import plan as plans
 from support.fixture_models import FAMILIES
 
@@ -30,3 +31,11 @@ def test_weights_take_what_the_plan_says(cold, run, job_for, model):
             assert part.wide == (part.parameters if model in WIDE else 0)
             taken *= 2 if cold.name == "torch" and model in WIDE else 1
         assert taken == pytest.approx(planned, rel=0.02)  # a few tables of positions
+
+
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+def test_who_gets_no_numbers_in_float16_is_told_of_its_range(cold, run, job_for, monkeypatch, precision):
+    monkeypatch.setattr(cold.backend, "is_finite", lambda _: False)
+    with pytest.raises(EngineError, match="numbers that are not finite") as told:
+        run(cold, job_for("tiny-sd3", steps=1, precision=precision))
+    assert ("precision bfloat16" in told.value.message) == (precision == "float16")

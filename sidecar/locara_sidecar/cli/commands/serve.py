@@ -61,6 +61,7 @@ def _run(options: argparse.Namespace, parent: int) -> int:
             max_line_bytes=options.max_line_bytes,
             log_level=options.log_level,
             compile=options.compile,
+            prefer_float16=options.prefer_float16,
             descriptors=passed,
             flags=frozenset(flag for flag in (DOWNLOADS, MANAGEMENT) if getattr(options, flag[2:].replace("-", "_"))),
         ),

@@ -38,6 +38,7 @@ class Gate:
         installed.
     :param policy: returns the session's current policy.
     :param record: records a decision.
+    :param prefer_float16: whether the engine is told to take float16 where a GPU has no bfloat16.
     """
 
     def __init__(
@@ -46,9 +47,12 @@ class Gate:
         engine: str,
         policy: Callable[[], Policy],
         record: Callable[[Call, AccessRequest, Grant | RpcError], None],
+        *,
+        prefer_float16: bool = False,
     ) -> None:
         self.catalogue = catalogue
         self.engine = engine
+        self.prefer_float16 = prefer_float16
         self._policy = policy
         self._record = record
         self._proven: set[str] = set()  # models whose pinned digest was verified

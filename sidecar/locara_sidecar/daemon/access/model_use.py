@@ -139,7 +139,9 @@ class ModelUse:
         if entry.components:
             from locara_sidecar.models import fit
 
-            self._leases.hold(entry.id, fit.promise(entry, system.machine(store.root, self._gate.engine)))
+            gate = self._gate
+            machine = system.machine(store.root, gate.engine, prefer_float16=gate.prefer_float16)
+            self._leases.hold(entry.id, fit.promise(entry, machine))
 
     def _hold(self, store: Store, model: ModelSpec) -> ModelSpec:
         """Hold all folders of a model. Return the description that stays true during the job, with the bytes of memory

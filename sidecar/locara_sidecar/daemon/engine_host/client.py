@@ -42,7 +42,8 @@ class EngineClient:
     :param on_log: called on the loop with the engine's log records and the lines of its stderr (level debug).
     :param readable: returns the folders of the models that a newly started engine may read, in addition to the one that
         its job needs. An engine that lacks a job's folder is replaced, because a sandbox cannot be widened.
-    :param settings: switches for the engine itself (torch's ``compile``, the fake engine's faults).
+    :param settings: switches for the engine itself (torch's ``compile``, MLX's ``prefer_float16``, the fake engine's
+        faults).
     :param transport: where engines are started; default: as child processes of this one.
     :param cancel_grace: seconds that the engine has to stop a cancelled job before it is killed; more if the job's
         blocks have been slow so far (``pauses.py``).

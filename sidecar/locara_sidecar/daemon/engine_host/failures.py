@@ -39,7 +39,8 @@ def after_update(error: RpcError) -> RpcError:
     """
     if error.kind != "EngineUnavailable" or error.data.get("reason") in (_REFUSED, _UPDATED):
         return error
-    text = "The sidecar's files were replaced while it ran, and it cannot use the engine among them. Start the sidecar anew."
+    text = "The sidecar's files were replaced while it ran, and it cannot use the engine among them."
+    text += " Start the sidecar anew."
     return RpcError("EngineUnavailable", f"{text} ({error.message})", **{**error.data, "reason": _UPDATED})
 
 

@@ -117,7 +117,7 @@ class LazyEngine:
                     if client.outdated and asked.cancelled:
                         raise failures.cancelled() from error
                     if not client.outdated or not left:
-                        raise failures.after_update(error) if self._updated else error
+                        raise (failures.after_update(error) if self._updated else error) from None
                     client.replace(error)
                     told.again()
         finally:

@@ -117,7 +117,7 @@ class ModelCalls:
 
     def _machines(self) -> dict[str, Machine]:
         engines = engine_choice.installed() if self._gate.fake else [self._gate.engine]
-        return system.machines(self._store.root, engines)
+        return system.machines(self._store.root, engines, prefer_float16=self._gate.prefer_float16)
 
     def _usage(self) -> m.UsageResult:
         return operations.usage(self._store, None if self._gate.manages() else self._gate.declared())

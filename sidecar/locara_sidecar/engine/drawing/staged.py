@@ -283,7 +283,10 @@ class StagedRuntime:
 
     def _require_finite(self, array: Array, what: str) -> None:
         if not self.backend.is_finite(array):
-            raise EngineError("InvalidOutput", f"The model computed numbers that are not finite ({what}).")
+            text = f"The model computed numbers that are not finite ({what})."
+            if self.opened is not None and self.opened.key.precision == "float16":
+                text += " They may be beyond float16's range; precision bfloat16 has more."
+            raise EngineError("InvalidOutput", text)
 
 
 def _encoded(family: Family, text: str, length: int) -> Embedding:

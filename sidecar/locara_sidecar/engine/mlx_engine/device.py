@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlx import nn
 
 from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.machine import chips
 
 if TYPE_CHECKING:
     from locara_sidecar.machine.plan import Limits
@@ -45,11 +46,24 @@ def choose_device() -> str:
     return "cpu"
 
 
-def choose_precision(asked: str, device: str) -> str:
-    """Return the name of the compute type. ``auto`` is the fastest one that works reliably on the device."""
+def choose_precision(asked: str, device: str, *, narrow: bool = False) -> str:
+    """Return the name of the compute type. ``auto`` is the fastest one that works reliably on the device.
+
+    :param narrow: take float16 in place of bfloat16.
+    """
     if asked != "auto":
         return asked
-    return "float32" if device == "cpu" else "bfloat16"
+    if device == "cpu":
+        return "float32"
+    return "float16" if narrow else "bfloat16"
+
+
+def lacks_bfloat16(device: str) -> bool:
+    """Whether this is a Mac's GPU that has no bfloat16."""
+    if device != "metal":
+        return False
+    info = mx.device_info()
+    return chips.lacks_bfloat16(str(info.get("device_name", "")), str(info.get("architecture", "")))
 
 
 def dtype_of(precision: str) -> mx.Dtype:

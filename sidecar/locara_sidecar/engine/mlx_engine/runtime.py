@@ -36,13 +36,19 @@ if TYPE_CHECKING:
 
 
 class MlxBackend(Backend):
-    """:class:`~locara_sidecar.engine.drawing.backend.Backend` on MLX alone: no torch, no diffusers, no transformers."""
+    """:class:`~locara_sidecar.engine.drawing.backend.Backend` on MLX alone: no torch, no diffusers, no transformers.
+
+    :param settings: ``prefer_float16``, with any value: ``auto`` means float16 on a GPU without bfloat16.
+    """
 
     name = "mlx"
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
         self.device = device.choose_device()
         self._checkpoints = Checkpoints()
+        self._narrow = "prefer_float16" in (settings or {}) and device.lacks_bfloat16(self.device)
+        if self._narrow:
+            self.note = "Its GPU has no bfloat16, so precision auto is float16 (--prefer-float16)."
 
     @contextlib.contextmanager
     def working(self, control: Control) -> Generator[None]:
@@ -59,7 +65,7 @@ class MlxBackend(Backend):
             device.keep_resident(self.device, 0)
 
     def choose_precision(self, asked: str) -> str:
-        return device.choose_precision(asked, self.device)
+        return device.choose_precision(asked, self.device, narrow=self._narrow)
 
     def machine(self, reserved: int) -> Machine:
         found = device.working_set(self.device)
@@ -162,13 +168,13 @@ class MlxBackend(Backend):
 
 
 def create(scratch: str = "", settings: Mapping[str, str] | None = None) -> StagedRuntime:
-    """Create the engine's runtime. MLX writes no files and has no settings.
+    """Create the engine's runtime. MLX writes no files.
 
     :raises EngineError: EngineUnavailable if the device cannot compute.
     """
-    del scratch, settings
+    del scratch
     device.require_computing()
-    return StagedRuntime(MlxBackend())
+    return StagedRuntime(MlxBackend(settings))
 
 
 def _no_room(needed: int, folder: Path) -> EngineError:

@@ -7,7 +7,9 @@ computed for all steps at once.
 Positions are rotary embeddings of queries and keys (:mod:`.rotary`) on three axes: the first distinguishes the picture
 from Kontext's reference pictures (0 and 1), the others are row and column. Text is at 0.
 
-A token is 2 x 2 latent pixels, *packed*. Channels come last: latents are (B, height, width, C).
+A token is 2 x 2 latent pixels, *packed*. In float16, sums of branches are wider (:mod:`.headroom`).
+
+Channels come last: latents are (B, height, width, C).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import numpy as np
 from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.compiling import compiled
-from locara_sidecar.engine.mlx_engine.denoisers import rotary, streams
+from locara_sidecar.engine.mlx_engine.denoisers import headroom, rotary, streams
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import FeedForward, Mlp, sinusoids
 from locara_sidecar.engine.mlx_engine.norms import EPSILON, modulated, raised
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
@@ -65,7 +67,7 @@ class FluxConfig:
 class Modulation(NamedTuple):
     """Shifts, scales (1 added) and gates of the double blocks' streams, the single blocks and the last norm.
 
-    Each is (steps, B, 1, k x width), or after :meth:`at` (B, 1, k x width).
+    Each is (steps, B, 1, k x width), or after :meth:`at` (B, 1, k x width); in float32 for float16.
     """
 
     image: list[mx.array]
@@ -80,6 +82,8 @@ class Modulation(NamedTuple):
 
 
 class DoubleBlock(streams.DoubleBlock):
+    """Both streams are in float32 where the weights are in float16."""
+
     def __init__(self, config: FluxConfig) -> None:
         super().__init__()
         width = config.width
@@ -93,7 +97,7 @@ class DoubleBlock(streams.DoubleBlock):
         self.ff_text = FeedForward(width)
 
     def _modulated(self, x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:
-        return modulated(x, shift, scale)
+        return _modulated(x, shift, scale, self.attn)
 
 
 class SingleBlock(nn.Module):
@@ -106,16 +110,23 @@ class SingleBlock(nn.Module):
         self.proj_out = nn.Linear(5 * width, width)
 
     def __call__(self, x: mx.array, by: mx.array, rotation: rotary.Rotation) -> mx.array:
-        """Run one block on ``x`` (B, text and image tokens, width)."""
+        """Run one block on ``x`` (B, text and image tokens, width), in float32 where the weights are in float16."""
         shift, scale, gate = mx.split(by, 3, axis=-1)
-        normed = modulated(x, shift, scale)
-        seen = rotary.attended([self.attn(normed)], rotation)
-        return x + gate * streams.on_both(self.proj_out, seen, nn.gelu_approx(self.proj_mlp(normed)))
+        normed = _modulated(x, shift, scale, self.attn)
+        seen = headroom.less(rotary.attended([self.attn(normed)], rotation))
+        hidden = headroom.less(nn.gelu_approx(self.proj_mlp(normed)))
+        return x + gate * streams.on_both(self.proj_out, seen, hidden)
 
     def split(self) -> None:
         """See :meth:`Flux.split`."""
         streams.pass_bias_on(self.attn.to_v, self.proj_out)
         self.proj_out = streams.halved(self.proj_out, self.attn.to_q.weight.shape[0])
+
+
+def _modulated(x: mx.array, shift: mx.array, scale: mx.array, heads: streams.Heads) -> mx.array:
+    """Return ``x``, normed, scaled and shifted, in the type of the weights."""
+    weight: mx.array = heads.norm_q.weight
+    return modulated(x, shift, scale).astype(weight.dtype)
 
 
 def _heads(config: FluxConfig) -> streams.Heads:
@@ -162,10 +173,10 @@ class Flux(nn.Module):
             time = time + self.guidance(sinusoids(mx.array([1000.0 * guidance])).astype(pooled.dtype))
         steering = nn.silu(time[:, None] + self.pooled(pooled)[None])[:, :, None]  # (steps, B, 1, width)
         return Modulation(
-            [raised(block.modulation(steering), 6, (1, 4)) for block in self.doubles],
-            [raised(block.modulation_text(steering), 6, (1, 4)) for block in self.doubles],
-            [raised(block.modulation(steering), 3, (1,)) for block in self.singles],
-            raised(self.modulation_out(steering), 2, (0,)),
+            [raised(headroom.summed(block.modulation(steering)), 6, (1, 4)) for block in self.doubles],
+            [raised(headroom.summed(block.modulation_text(steering)), 6, (1, 4)) for block in self.doubles],
+            [raised(headroom.summed(block.modulation(steering)), 3, (1,)) for block in self.singles],
+            raised(headroom.summed(self.modulation_out(steering)), 2, (0,)),
         )
 
     def split(self) -> None:
@@ -194,7 +205,7 @@ class Flux(nn.Module):
 
         :param tokens: (B, words, joint_attention_dim).
         """
-        return self.text(tokens)
+        return headroom.summed(self.text(tokens))
 
     def __call__(
         self,
@@ -218,7 +229,7 @@ class Flux(nn.Module):
         count = packed.shape[1]
         if reference is not None:
             packed = mx.concatenate([packed, pack(reference)], axis=1)
-        x = self.image(packed)
+        x = headroom.summed(self.image(packed))
         for block, image, words in zip(self._doubles, by.image, by.text, strict=True):
             x, text = block(x, text, image, words, rotation)
             pace(x, text)
@@ -228,7 +239,8 @@ class Flux(nn.Module):
             pace(x)
         x = x[:, text.shape[1] : text.shape[1] + count]
         scale, shift = mx.split(by.out, 2, axis=-1)
-        return unpack(self.proj_out(modulated(x, shift, scale)), (latent.shape[1], latent.shape[2]))
+        normed = modulated(x, shift, scale).astype(latent.dtype)
+        return unpack(self.proj_out(normed), (latent.shape[1], latent.shape[2]))
 
 
 def pack(latent: mx.array) -> mx.array:

@@ -8,8 +8,8 @@ Positions are rotary embeddings (:mod:`.rotary`) on four axes: the picture is at
 place of its own, 10 apart; row and column; and the last counts the text's tokens. A token is one pixel of the packed
 latent (2 x 2 of the autoencoder's).
 
-In float16 the sums of branches may leave its range (65,504), and so may what gates and values multiply to. So sums are
-kept in float32 there, and whatever a layer adds to them is computed as a 64th of itself.
+In float16 the sums of branches may leave its range, and so may what gates and values multiply to: see
+:mod:`.headroom`.
 
 Channels come last: latents are (B, height, width, C).
 """
@@ -24,15 +24,13 @@ import numpy as np
 from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.compiling import compiled
-from locara_sidecar.engine.mlx_engine.denoisers import rotary, streams
+from locara_sidecar.engine.mlx_engine.denoisers import headroom, rotary, streams
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import sinusoids
 from locara_sidecar.engine.mlx_engine.norms import modulated, raised
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 
 _FREQUENCIES = 256
 _APART = 10
-_LESS = 64
-"""A power of two, so dividing by it is exact."""
 
 Size = tuple[int, int]
 
@@ -98,7 +96,7 @@ class FeedForward(nn.Module):
         self.linear_out = nn.Linear(config.hidden, config.width, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return _back(self.linear_out(_gated(*_apart(self.linear_in, x, [self._hidden] * 2))))
+        return headroom.restored(self.linear_out, _gated(*_apart(self.linear_in, x, [self._hidden] * 2)))
 
 
 class DoubleBlock(streams.DoubleBlock):
@@ -118,9 +116,6 @@ class DoubleBlock(streams.DoubleBlock):
         weight: mx.array = self.attn.norm_q.weight
         return modulated(x, shift, scale, self._eps).astype(weight.dtype)
 
-    def _projected(self, layer: Any, seen: mx.array) -> mx.array:
-        return _back(layer(_less(seen)))
-
 
 class SingleBlock(nn.Module):
     def __init__(self, config: Flux2Config) -> None:
@@ -139,8 +134,8 @@ class SingleBlock(nn.Module):
         sizes = [self._width] * 3 + [self._hidden] * 2
         q, k, v, gates, values = _apart(self.proj_in, normed, sizes)
         stream = rotary.Stream(q, k, v, weight.shape[0], rotary.Norms(self.norm_q, self.norm_k))
-        seen = _less(rotary.attended([stream], rotation))
-        return x + gate * _back(streams.on_both(self.proj_out, seen, _gated(gates, values)))
+        seen = headroom.less(rotary.attended([stream], rotation))
+        return x + gate * streams.on_both(self.proj_out, seen, _gated(gates, values))
 
     def split(self) -> None:
         """See :meth:`Flux2Transformer.split`."""
@@ -198,10 +193,10 @@ class Flux2Transformer(nn.Module):
         """Compute the modulation of all steps. :param timesteps: (steps,), 1000 … 0."""
         steering = nn.silu(self.time(timesteps))[:, None, None]  # (steps, 1, 1, width)
         return Modulation(
-            raised(_summed(self.modulation_image(steering)), 6, (1, 4)),
-            raised(_summed(self.modulation_text(steering)), 6, (1, 4)),
-            raised(_summed(self.modulation_single(steering)), 3, (1,)),
-            raised(_summed(self.modulation_out(steering)), 2, (0,)),
+            raised(headroom.summed(self.modulation_image(steering)), 6, (1, 4)),
+            raised(headroom.summed(self.modulation_text(steering)), 6, (1, 4)),
+            raised(headroom.summed(self.modulation_single(steering)), 3, (1,)),
+            raised(headroom.summed(self.modulation_out(steering)), 2, (0,)),
         )
 
     def rotation(self, words: int, *pictures: Size) -> rotary.Rotation:
@@ -227,7 +222,7 @@ class Flux2Transformer(nn.Module):
         weight: mx.array = self.text.weight
         if weight.dtype != mx.float16:
             return self.text(tokens.astype(weight.dtype))
-        return _back(self.text((tokens.astype(mx.float32) / _LESS).astype(mx.float16)))
+        return headroom.restored(self.text, (tokens.astype(mx.float32) / headroom.LESS).astype(mx.float16))
 
     def pictures(self, references: list[mx.array]) -> mx.array | None:
         """Return the references' packed latents, each (1, height, width, C), as the blocks take them, or None."""
@@ -235,7 +230,7 @@ class Flux2Transformer(nn.Module):
             return None
         weight: mx.array = self.image.weight
         tokens = [latent.reshape(1, -1, latent.shape[-1]) for latent in references]
-        return _summed(self.image(mx.concatenate(tokens, axis=1).astype(weight.dtype)))
+        return headroom.summed(self.image(mx.concatenate(tokens, axis=1).astype(weight.dtype)))
 
     def __call__(
         self,
@@ -255,7 +250,7 @@ class Flux2Transformer(nn.Module):
         :param references: from :meth:`pictures`.
         :returns: the velocity, like ``latent``.
         """
-        x = _summed(self.image(latent.reshape(latent.shape[0], -1, latent.shape[-1])))
+        x = headroom.summed(self.image(latent.reshape(latent.shape[0], -1, latent.shape[-1])))
         first, last = text.shape[1], text.shape[1] + x.shape[1]
         if references is not None:
             x = mx.concatenate([x, references], axis=1)
@@ -290,22 +285,7 @@ def _apart(layer: Any, x: mx.array, sizes: list[int]) -> list[mx.array]:
 
 def _gated(gates: mx.array, values: mx.array) -> mx.array:
     """Return gates times values; in float16, a 64th of that."""
-    return nn.silu(gates) * _less(values)
-
-
-def _less(x: mx.array) -> mx.array:
-    """Return ``x``, in float16 a 64th of it; see :func:`_back`."""
-    return x * (1 / _LESS) if x.dtype == mx.float16 else x
-
-
-def _back(x: mx.array) -> mx.array:
-    """Undo :func:`_less` for a layer's output, in a type that can hold it."""
-    return x.astype(mx.float32) * _LESS if x.dtype == mx.float16 else x
-
-
-def _summed(x: mx.array) -> mx.array:
-    """Convert ``x`` to a type that can hold the sum of all branches."""
-    return x.astype(mx.float32) if x.dtype == mx.float16 else x
+    return nn.silu(gates) * headroom.less(values)
 
 
 _RENAMED = (

@@ -5,6 +5,8 @@ every block through *modulation*: layer norms have no weights but get a shift an
 branch is gated before it is added. MMDiT-X has, in its first blocks, a second attention over the patches alone.
 Modulation depends on the step but not on the latent, so it is computed for all steps at once, before the loop.
 
+In float16, sums of branches are wider (:mod:`.headroom`).
+
 Channels come last: latents are (B, height, width, C).
 """
 
@@ -19,7 +21,7 @@ from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.activations import ACTIVATIONS
 from locara_sidecar.engine.mlx_engine.compiling import compiled
-from locara_sidecar.engine.mlx_engine.denoisers import streams
+from locara_sidecar.engine.mlx_engine.denoisers import headroom, streams
 from locara_sidecar.engine.mlx_engine.norms import EPSILON, modulated, raised
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 from locara_sidecar.engine.mlx_engine.tensors.weights import channels_last
@@ -52,7 +54,7 @@ class MmditConfig:
 class Modulation(NamedTuple):
     """Shifts, scales (1 added) and gates of each block's image and text stream, and of the last norm.
 
-    Each is (steps, B, 1, k x width), or after :meth:`at` (B, 1, k x width).
+    Each is (steps, B, 1, k x width), or after :meth:`at` (B, 1, k x width); in float32 for float16.
     """
 
     image: list[mx.array]
@@ -100,11 +102,11 @@ class FeedForward(nn.Module):
         self.proj_out = nn.Linear(4 * width, width)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.proj_out(nn.gelu_approx(self.proj_in(x)))
+        return headroom.restored(self.proj_out, headroom.less(nn.gelu_approx(self.proj_in(x))))
 
 
 class Block(nn.Module):
-    """A block of both streams.
+    """A block of both streams, which are in float32 where the weights are in float16.
 
     :param dual: with the second attention over the patches.
     :param last: no block follows, so its text stream only provides keys and values.
@@ -133,17 +135,17 @@ class Block(nn.Module):
     def __call__(self, x: mx.array, text: mx.array, by: mx.array, by_text: mx.array) -> tuple[mx.array, mx.array]:
         """Run the block on ``x`` (B, patches, width) and ``text`` (B, tokens, width), with their modulations."""
         shift, scale, gate, shift_ff, scale_ff, gate_ff, *second = mx.split(by, by.shape[-1] // x.shape[-1], axis=-1)
-        branch, branch_text = self._join(modulated(x, shift, scale), text, by_text)
+        branch, branch_text = self._join(self._modulated(x, shift, scale), text, by_text)
         patches = x + gate * branch
         if second:
             shift2, scale2, gate2 = second
-            patches = patches + gate2 * self._second(modulated(x, shift2, scale2))
-        patches = patches + gate_ff * self.ff(modulated(patches, shift_ff, scale_ff))
+            patches = patches + gate2 * self._second(self._modulated(x, shift2, scale2))
+        patches = patches + gate_ff * self.ff(self._modulated(patches, shift_ff, scale_ff))
         if branch_text is None:
             return patches, text
         _, _, gate, shift_ff, scale_ff, gate_ff = mx.split(by_text, 6, axis=-1)
         text = text + gate * branch_text
-        return patches, text + gate_ff * self.ff_text(modulated(text, shift_ff, scale_ff))
+        return patches, text + gate_ff * self.ff_text(self._modulated(text, shift_ff, scale_ff))
 
     def _join(self, x: mx.array, text: mx.array, by_text: mx.array) -> tuple[mx.array, mx.array | None]:
         """Apply the shared attention to both streams. The text's result is None in the last block."""
@@ -152,7 +154,7 @@ class Block(nn.Module):
             shift, scale = mx.split(by_text, 6, axis=-1)[:2]
         else:
             scale, shift = mx.split(by_text, 2, axis=-1)
-        text = modulated(text, shift, scale)
+        text = self._modulated(text, shift, scale)
         q = self.attn("q", x)
         if goes_on:
             q = mx.concatenate([q, self.attn_text("q", text)], axis=2)
@@ -163,7 +165,13 @@ class Block(nn.Module):
         return _on_part(self.out, y[:, :patches]), _on_part(self.out_text, y[:, patches:]) if goes_on else None
 
     def _second(self, x: mx.array) -> mx.array:
-        return self.out2(_attention(self.attn2("q", x), self.attn2("k", x), self.attn2("v", x)))
+        seen = _attention(self.attn2("q", x), self.attn2("k", x), self.attn2("v", x))
+        return headroom.restored(self.out2, headroom.less(seen))
+
+    def _modulated(self, x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:
+        """Return ``x``, normed, scaled and shifted, in the type of the weights."""
+        bias: mx.array = self.out.bias
+        return modulated(x, shift, scale).astype(bias.dtype)
 
 
 class Mlp(nn.Module):
@@ -217,9 +225,9 @@ class Mmdit(nn.Module):
         time = self.time(sinusoids(timesteps).astype(pooled.dtype))  # (steps, width)
         steering = nn.silu(time[:, None] + self.pooled(pooled)[None])[:, :, None]  # (steps, B, 1, width)
         return Modulation(
-            [raised(block.modulation(steering), *block.parts) for block in self.blocks],
-            [raised(block.modulation_text(steering), *block.parts_text) for block in self.blocks],
-            raised(self.modulation_out(steering), 2, (0,)),
+            [raised(headroom.summed(block.modulation(steering)), *block.parts) for block in self.blocks],
+            [raised(headroom.summed(block.modulation_text(steering)), *block.parts_text) for block in self.blocks],
+            raised(headroom.summed(self.modulation_out(steering)), 2, (0,)),
         )
 
     def words(self, tokens: mx.array) -> mx.array:
@@ -227,7 +235,7 @@ class Mmdit(nn.Module):
 
         :param tokens: (B, words, joint_attention_dim).
         """
-        return self.text(tokens)
+        return headroom.summed(self.text(tokens))
 
     def split(self) -> None:
         """Change quantized layers so that a step reads as little as possible; those that are saved are not changed."""
@@ -245,12 +253,12 @@ class Mmdit(nn.Module):
         """
         x = self.patches(latent)
         batch, height, width, _ = x.shape
-        x = (x + self._positions(height, width)).reshape(batch, height * width, -1)
+        x = headroom.summed(x + self._positions(height, width)).reshape(batch, height * width, -1)
         for block, image, words in zip(self._compiled, by.image, by.text, strict=True):
             x, text = block(x, text, image, words)
             pace(x, text)
         scale, shift = mx.split(by.out, 2, axis=-1)
-        y = self.proj_out(modulated(x, shift, scale))
+        y = self.proj_out(modulated(x, shift, scale).astype(latent.dtype))
         patch = self.config.patch_size
         y = y.reshape(batch, height, width, patch, patch, -1).transpose(0, 1, 3, 2, 4, 5)
         return y.reshape(batch, height * patch, width * patch, -1)
@@ -301,8 +309,8 @@ def _on_part(layer: Any, part: mx.array) -> mx.array:
     For a product with one matrix MLX lays a batch in rows first, which copies a part of it; for as many matrices as
     pictures, even if they are the same one, it does not.
     """
-    if part.shape[0] == 1 or type(layer) is not nn.Linear:
-        return layer(part)
+    if part.shape[0] == 1 or type(layer) is not nn.Linear or part.dtype == mx.float16:
+        return headroom.restored(layer, headroom.less(part))
     weight = mx.broadcast_to(layer.weight.T, (part.shape[0], *layer.weight.T.shape))
     return mx.addmm(layer.bias, part, weight)
 

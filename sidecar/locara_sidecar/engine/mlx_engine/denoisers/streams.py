@@ -13,7 +13,7 @@ from typing import Any, cast
 import mlx.core as mx
 from mlx import nn
 
-from locara_sidecar.engine.mlx_engine.denoisers import rotary
+from locara_sidecar.engine.mlx_engine.denoisers import headroom, rotary
 from locara_sidecar.engine.mlx_engine.tensors.weights import making_modules
 
 
@@ -74,7 +74,7 @@ class DoubleBlock(nn.Module, ABC):
 
     def _projected(self, layer: Any, seen: mx.array) -> mx.array:
         """Apply the output layer of attention."""
-        return layer(seen)
+        return headroom.restored(layer, headroom.less(seen))
 
 
 class Halves(nn.Module):
@@ -92,7 +92,7 @@ class Halves(nn.Module):
         self.second = _columns(before, slice(at, None), bias=False)
 
     def __call__(self, first: mx.array, second: mx.array) -> mx.array:
-        return self.first(first) + self.second(second)
+        return headroom.restored(self.first, first) + headroom.restored(self.second, second)
 
 
 def halved(layer: Any, at: int) -> Any:
@@ -102,15 +102,19 @@ def halved(layer: Any, at: int) -> Any:
 
 
 def on_both(layer: Any, first: mx.array, second: mx.array) -> mx.array:
-    """Apply a layer for two concatenated inputs without copying them together, where possible."""
+    """Apply a layer for two concatenated inputs without copying them together, where possible.
+
+    In float16 as :func:`.headroom.restored`: ``first`` and ``second`` are what :func:`.headroom.less` returned.
+    """
     if isinstance(layer, Halves):
         return layer(first, second)
     if isinstance(layer, nn.QuantizedLinear):
-        return layer(mx.concatenate([first, second], axis=-1))
-    width = first.shape[-1]
+        return headroom.restored(layer, mx.concatenate([first, second], axis=-1))
+    width, narrow = first.shape[-1], first.dtype == mx.float16
     before = layer.weight[:, :width].T
-    y = mx.addmm(layer.bias, first, before) if "bias" in layer else first @ before
-    return mx.addmm(y, second, layer.weight[:, width:].T)
+    y = mx.addmm(layer.bias, first, before) if "bias" in layer and not narrow else first @ before
+    y = mx.addmm(y, second, layer.weight[:, width:].T)
+    return headroom.undivided(y, layer) if narrow else y
 
 
 def pass_bias_on(values: Any, out: Any) -> None:

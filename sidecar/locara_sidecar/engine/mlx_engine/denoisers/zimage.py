@@ -6,9 +6,8 @@ before it is added. Refining the text does not depend on time, so it is done onc
 rotation (:mod:`.rotary`) on three axes: text counts along the first one from 1, the picture comes after it and has its
 row and column on the others. Both are padded to a multiple of 32 with learned tokens, which take part in attention.
 
-Activations exceed the range of float16 (65,504): in the feed-forward, gate times value reaches 3e5, and its output and
-the sum of all branches are larger still. So in float16 the sum is kept in float32, and values are computed at a 64th of
-their size, which the norm that follows cancels.
+Activations exceed the range of float16 (:mod:`.headroom`): in the feed-forward, gate times value reaches 3e5, and its
+output and the sum of all branches are larger still. The norm behind a branch cancels the factor of its values.
 
 The model predicts the change of the latent towards the picture; the result here is the velocity, which points to the
 noise. Channels come last: latents are (B, height, width, C).
@@ -24,7 +23,7 @@ import numpy as np
 from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.compiling import compiled
-from locara_sidecar.engine.mlx_engine.denoisers import rotary
+from locara_sidecar.engine.mlx_engine.denoisers import headroom, rotary
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import sinusoids
 from locara_sidecar.engine.mlx_engine.norms import EPSILON, raised
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
@@ -36,8 +35,6 @@ _HIDDEN = 1024
 _HEAD_EPSILON = 1e-5
 _PATCH = 2
 _MULTIPLE = 32
-_LESS = 64
-"""A power of two, so dividing by it is exact."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +129,9 @@ class FeedForward(nn.Module):
         gates, values = nn.silu(self.w1(x)), self.w3(x)
         if x.dtype != mx.float16:
             return norm(self.w2(gates * values))
-        less = self.w2(gates * (values * (1 / _LESS)))
+        less = self.w2(gates * headroom.less(values))
         weight: mx.array = norm.weight
-        return mx.fast.rms_norm(less, weight, norm.eps / _LESS**2)
+        return mx.fast.rms_norm(less, weight, norm.eps / headroom.LESS**2)
 
 
 class Block(nn.Module):
@@ -232,7 +229,7 @@ class ZImageTransformer(nn.Module):
         """
         weight: mx.array = self.text_norm.weight
         text = _filled_up(self.text(self.text_norm(tokens).astype(weight.dtype)), self.cap_pad_token)
-        text = _summed(text)
+        text = headroom.summed(text)
         for block in self._context:
             text = block(text, places.text)
             pace(text)
@@ -252,7 +249,7 @@ class ZImageTransformer(nn.Module):
         rows, columns = height // _PATCH, width // _PATCH
         patches = latent.reshape(batch, rows, _PATCH, columns, _PATCH, channels).transpose(0, 1, 3, 2, 4, 5)
         x = self.image(patches.reshape(batch, rows * columns, -1))
-        x = _summed(_filled_up(x, self.x_pad_token))
+        x = headroom.summed(_filled_up(x, self.x_pad_token))
         known = iter(by.blocks)
         for block in self._noise:
             x = block(x, places.image, next(known))
@@ -271,11 +268,6 @@ def _gated(made: mx.array) -> mx.array:
     """Convert a modulation to a block's scale, gate, scale and gate."""
     scale, gate, scale_ff, gate_ff = mx.split(made, 4, axis=-1)
     return mx.concatenate([1 + scale, mx.tanh(gate), 1 + scale_ff, mx.tanh(gate_ff)], axis=-1)
-
-
-def _summed(x: mx.array) -> mx.array:
-    """Convert ``x`` to a type that can hold the sum of all branches."""
-    return x.astype(mx.float32) if x.dtype == mx.float16 else x
 
 
 def _filled(count: int) -> int:
