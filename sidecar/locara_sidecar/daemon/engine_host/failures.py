@@ -41,7 +41,8 @@ def after_update(error: RpcError) -> RpcError:
         return error
     text = "The sidecar's files were replaced while it ran, and it cannot use the engine among them."
     text += " Start the sidecar anew."
-    return RpcError("EngineUnavailable", f"{text} ({error.message})", **{**error.data, "reason": _UPDATED})
+    data: dict[str, Any] = {**error.data, "reason": _UPDATED}
+    return RpcError("EngineUnavailable", f"{text} ({error.message})", **data)
 
 
 def ended(how: dict[str, Any], phase: str | None) -> RpcError:
