@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import asynccontextmanager
 
 import anyio
@@ -88,6 +89,16 @@ class Client(EngineClient):
 
     def of(self, kind):
         return [event for event in self.events if isinstance(event, kind)]
+
+
+@pytest.fixture
+def prefix(monkeypatch, tmp_path):
+    """The folder that engines are started from, in that of a bundle."""
+    folder = tmp_path / "python"
+    folder.mkdir()
+    (tmp_path / "bundle.json").write_text("{}")
+    monkeypatch.setattr(sys, "prefix", str(folder))
+    return folder
 
 
 @pytest.fixture

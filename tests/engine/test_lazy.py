@@ -96,16 +96,6 @@ def test_jobs_after_an_update_get_an_engine_of_the_new_folder(spec, monkeypatch,
     assert anyio.run(jobs) == [1, 1, 2, 2]
 
 
-@pytest.fixture
-def prefix(monkeypatch, tmp_path):
-    """The folder that engines are started from, in that of a bundle."""
-    folder = tmp_path / "python"
-    folder.mkdir()
-    (tmp_path / "bundle.json").write_text("{}")
-    monkeypatch.setattr(sys, "prefix", str(folder))
-    return folder
-
-
 def steps(connection, spec, count):
     """Report what a job does up to its step ``count``."""
     for phase in ("loading", "encoding", "denoising"):
@@ -364,54 +354,3 @@ def replaced(folder):
     # still there, so that its number is not given to the new one
     folder.rename(folder.with_name(f"old{len(list(folder.parent.iterdir()))}"))
     folder.mkdir()
-
-
-UPDATED = "The sidecar's files were replaced while it ran"
-
-
-def refuse(connection, start):
-    connection.say(frames.Unavailable(reason="torch, a part of Python, cannot be imported"))
-
-
-def give_out(connection, start):
-    connection.end(status=1)
-
-
-def interrupt(connection, spec):
-    data = {"reason": "gpuInterrupted"}
-    connection.say(frames.Failed(job=spec.job, kind="EngineUnavailable", message="the GPU was taken away", data=data))
-
-
-@pytest.mark.parametrize("change", [replaced, lambda folder: (folder.parent / "bundle.json").write_text("{ }")])
-@pytest.mark.parametrize(
-    ("played", "kind", "reason"),
-    [
-        ({"on_start": refuse}, "EngineUnavailable", "torch, a part of Python, cannot be imported"),
-        ({"on_start": give_out}, "EngineUnavailable", "status 1"),
-        ({"on_job": crash}, "EngineCrashed", None),
-        ({"on_job": interrupt}, "EngineUnavailable", "gpuInterrupted"),
-    ],
-)
-def test_an_engine_that_does_not_suit_the_daemon_after_an_update_says_so(prefix, spec, change, played, kind, reason):
-    def failure(change):
-        transport = Engines(lambda: Played(**played))
-
-        async def job():
-            engine = LazyEngine(lambda: EngineClient("fake", on_log=lambda _: None, transport=transport))
-            change(prefix)
-            with pytest.raises(RpcError) as caught, anyio.fail_after(20):
-                await engine.run(spec(), lambda _: None)
-            await engine.close()
-            return caught.value
-
-        return anyio.run(job)
-
-    before, after = failure(lambda _: None), failure(change)
-    assert (before.kind, before.data.get("reason"), after.kind) == (kind, reason, kind)
-    if kind == "EngineUnavailable" and reason != "gpuInterrupted":
-        assert after.data == {**before.data, "reason": "updated"}
-        assert after.message.startswith(UPDATED)
-        assert before.message in after.message
-        assert "Start the sidecar anew" in after.message
-    else:
-        assert (after.message, after.data) == (before.message, before.data)
