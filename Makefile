@@ -255,7 +255,7 @@ bench-quality: $(READY) ## measure what 8 and 4 bits cost in quality on the torc
 bench-shares: $(READY) ## measure where the time of a short job goes, beside diffusers (FLAGS="--turns N")
 	$(MEASURE) -m bench.shares $(FLAGS)
 
-bench-speed: $(READY) ## measure what step caching gains and costs on the torch engine (FLAGS="--pictures N --steps N" or "--patterns")
+bench-speed: $(READY) ## measure what step caching gains and costs on an engine (FLAGS="--engine torch|mlx --pictures N --steps N" or "--patterns")
 	$(MEASURE) tests/bench/speed.py $(FLAGS)
 
 bench-waiting: $(READY) ## measure what ways of waiting cost OpenMP's threads, on a quiet and on a busy machine (FLAGS="--rounds N --steps N")

@@ -1,6 +1,6 @@
-"""What step caching gains and costs on the torch engine: the same jobs at each speed, turn by turn, in float32.
+"""What step caching gains and costs on an engine: the same jobs at each speed, turn by turn, in float32.
 
-    python tests/bench/speed.py [--pictures N] [--steps N] [--target-ms N] [--patterns]
+    python tests/bench/speed.py [--engine torch|mlx] [--pictures N] [--steps N] [--target-ms N] [--patterns]
 
 - pocket, which has real weights: how much faster denoising is, the PSNR against the exact pictures (of the mean
   squared error over all), and the share of pictures in which the judge finds all that the prompt said. Its prompts
@@ -15,6 +15,7 @@ those of the speeds, from which they were chosen.
 from __future__ import annotations
 
 import argparse
+import importlib
 import subprocess
 import sys
 import tempfile
@@ -28,13 +29,14 @@ import numpy as np
 from bench.quality import FIXTURES, PROMPTS, Control, found, job_for
 from locara_sidecar.engine.drawing.speeds import SPEEDS, Pattern
 from locara_sidecar.engine.runtime import ImageEvent, PhaseEvent, StepEvent
-from locara_sidecar.engine.torch_engine import runtime as torch_runtime
 from locara_sidecar.models import catalogue
 from pocket_model.evaluate import mark_shape, shape_captions
 from pocket_model.shape_judge import Score
 from support.measuring import ROOT, Row, show
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from locara_sidecar.engine.drawing.staged import StagedRuntime
 
 _SPEEDS = ("exact", *SPEEDS)
@@ -50,12 +52,18 @@ class Drawn(NamedTuple):
 
 
 class Timed:
-    """Draws pictures and records how long denoising took and in how many steps a block was computed."""
+    """Draws pictures and records how long denoising took and how many steps were computed.
 
-    def __init__(self, runtime: StagedRuntime) -> None:
-        self._runtime = runtime
+    :param engine: ``torch`` or ``mlx``.
+    """
+
+    def __init__(self, engine: str, scratch: str) -> None:
+        runtime = importlib.import_module(f"locara_sidecar.engine.{engine}_engine.runtime")
+        self._runtime: StagedRuntime = runtime.create(scratch)
         self._hooked: Any = None
         self._computed = 0
+        if engine == "mlx":
+            self._count_answers()
 
     def draw(self, job: Any, drawn: Drawn) -> None:
         began = ended = 0.0
@@ -63,7 +71,7 @@ class Timed:
         def take(event: Any) -> None:
             nonlocal began, ended
             if isinstance(event, PhaseEvent) and event.phase == "denoising":
-                self._count()
+                self._begin()
                 began = time.perf_counter()
             elif isinstance(event, StepEvent):
                 ended = time.perf_counter()
@@ -74,24 +82,41 @@ class Timed:
         drawn.seconds.append(ended - began)
         drawn.computed.append(self._computed)
 
-    def _count(self) -> None:
+    def _begin(self) -> None:
+        self._computed = 0
         opened: Any = self._runtime.opened
-        denoiser = opened.family.module("transformer")
-        if self._hooked is not denoiser:
+        denoiser = opened.family.module("transformer") if self._runtime.name == "torch" else None
+        if denoiser is not None and self._hooked is not denoiser:
             denoiser.transformer_blocks[0].attn.to_q.register_forward_pre_hook(self._one)
             self._hooked = denoiser
-        self._computed = 0
 
     def _one(self, *_: Any) -> None:
         self._computed += 1
 
+    def _count_answers(self) -> None:
+        from locara_sidecar.engine.mlx_engine.step_cache import Answers
 
-def at_each_speed(entry: catalogue.Entry, folder: Path, prompts: list[str], steps: int) -> dict[str, Drawn]:
+        kind: Any = Answers
+        answer = kind.__call__
+
+        def counted(answers: Answers, step: int, compute: Callable[[], Any]) -> Any:
+            def computed() -> Any:
+                self._one()
+                return compute()
+
+            return answer(answers, step, computed)
+
+        kind.__call__ = counted
+
+
+def at_each_speed(
+    engine: str, entry: catalogue.Entry, folder: Path, prompts: list[str], steps: int
+) -> dict[str, Drawn]:
     """Every prompt at every speed, one after the other; prompt k with seed k."""
     drawn = {speed: Drawn([], [], []) for speed in _SPEEDS}
     job = msgspec.structs.replace(job_for(entry, folder), steps=steps)
     with tempfile.TemporaryDirectory() as scratch:
-        timed = Timed(torch_runtime.create(scratch))
+        timed = Timed(engine, scratch)
         timed.draw(msgspec.structs.replace(job, prompt=prompts[0]), Drawn([], [], []))  # loads
         for seed, prompt in enumerate(prompts):
             for speed, made in drawn.items():
@@ -106,11 +131,11 @@ def psnr(exact: Drawn, made: Drawn) -> float:
     return float(10 * np.log10(255**2 / error))
 
 
-def pattern_rows(entry: catalogue.Entry, folder: Path, prompts: list[str]) -> list[Row]:
+def pattern_rows(engine: str, entry: catalogue.Entry, folder: Path, prompts: list[str]) -> list[Row]:
     """Every pattern in the place of ``fast``, at 28, 20 and 12 steps."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
-        timed = Timed(torch_runtime.create(scratch))
+        timed = Timed(engine, scratch)
         timed.draw(msgspec.structs.replace(job_for(entry, folder), prompt=prompts[0]), Drawn([], [], []))  # loads
         for steps in (28, 20, 12):
             drawn = []
@@ -142,30 +167,30 @@ def rows_of(name: str, drawn: dict[str, Drawn], steps: int, *, quality: bool) ->
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", choices=("torch", "mlx"), default="torch")
     parser.add_argument("--pictures", type=int, default=60, help="of pocket")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--target-ms", default="100", help="the least time of a step of the synthetic model")
     parser.add_argument("--patterns", action="store_true", help="try other patterns of computed steps instead")
     options = parser.parse_args()
-    known = catalogue.load(FIXTURES)
-
+    engine, known = options.engine, catalogue.load(FIXTURES)
     captions = shape_captions(options.pictures, True)
     if options.patterns:
-        return show(pattern_rows(*found(known, "pocket"), [caption.text for caption in captions]))
-    drawn = at_each_speed(*found(known, "pocket"), [caption.text for caption in captions], options.steps)
+        return show(pattern_rows(engine, *found(known, "pocket"), [caption.text for caption in captions]))
+    drawn = at_each_speed(engine, *found(known, "pocket"), [caption.text for caption in captions], options.steps)
     rows = rows_of("pocket", drawn, options.steps, quality=True)
     for speed, made in drawn.items():
         score = Score.zero()
         right = [mark_shape(score, *pair) for pair in zip(captions, made.pictures, strict=True)]
         rows.append(Row(f"pocket {speed}: pictures entirely right", 100 * float(np.mean(right)), "%", None, str(score)))
-    drawn = at_each_speed(*found(known, "tiny-flux-dev"), list(PROMPTS), options.steps)
+    drawn = at_each_speed(engine, *found(known, "tiny-flux-dev"), list(PROMPTS), options.steps)
     rows += rows_of("tiny FLUX", drawn, options.steps, quality=False)
     with tempfile.TemporaryDirectory() as folder:
         script = str(ROOT / "fixtures" / "make_models.py")
         command = [sys.executable, script, "--synthetic-sd3", folder, "--target-ms", options.target_ms]
         subprocess.run(command, check=True)
         synthetic = found(catalogue.load(Path(folder)), "synthetic-sd3")
-        drawn = at_each_speed(*synthetic, list(PROMPTS), options.steps)
+        drawn = at_each_speed(engine, *synthetic, list(PROMPTS), options.steps)
         step = float(np.median(drawn["exact"].seconds)) / options.steps * 1000
         rows.append(Row("synthetic SD3: a computed step", step, "ms", None, "256 x 256 with guidance"))
         rows += rows_of("synthetic SD3", drawn, options.steps, quality=False)

@@ -269,6 +269,7 @@ for fd in os.listdir("/proc/self/fd"):
 print(json.dumps([held, os.getpid()]))
 """
     held, pid = json.loads(confined(world, code))
+    held = [path for path in held if "/libffi.so." not in path]  # since its 3.4 it may keep its own file open, to read
     assert sorted(held) == [f"/proc/{pid}", f"/proc/{pid}/task"]
 
 

@@ -82,6 +82,21 @@ def test_generate_writes_what_check_wants(tmp_path, capsys):
     assert "stale: openrpc.json" in capsys.readouterr().err
 
 
+def test_descriptions_are_the_same_with_every_python():
+    """Before 3.13 it keeps a docstring's indentation."""
+    told = list(descriptions(json.loads(openrpc.document_bytes())))
+    assert any("\n" in one for one in told)
+    assert [one for one in told if "\n " in one] == []
+
+
+def descriptions(node):
+    """Yield all descriptions in a document."""
+    if isinstance(node, dict) and isinstance(node.get("description"), str):
+        yield node["description"]
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from descriptions(inner)
+
+
 def test_document_has_the_structure_of_openrpc():
     jsonschema.validate(DOCUMENT, STRUCTURE)
     assert [method["name"] for method in DOCUMENT["methods"]] == list(methods.METHODS)

@@ -6,6 +6,7 @@ This module decides which types are roots, and how their files are named. The ty
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
@@ -36,6 +37,9 @@ def notification_types(note: methods.Notification) -> tuple[type[Any], ...]:
 def components(types: Iterable[type[Any]], ref_template: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the schemas of ``types`` and, by name, those of everything they refer to."""
     roots, named = msgspec.json.schema_components(types, ref_template=ref_template)
+    for schema in named.values():
+        if "description" in schema:  # a docstring, which only Python 3.13 and later store without its indentation
+            schema["description"] = inspect.cleandoc(schema["description"])
     for type_ in _struct_types(m.Result):
         if type_.__name__ in named:
             always = [field.encode_name for field in msgspec.structs.fields(type_) if not _may_be_unset(field.type)]

@@ -32,7 +32,7 @@ export type EditParams =
     };
 /**
  * An image: a file in a granted root, a picked file, or the bytes themselves; exactly one of the three forms,
- *     complete.
+ * complete.
  */
 export type ImageInput =
   | {
@@ -80,7 +80,7 @@ export interface AppInfo {
 /**
  * A remark on the manifest or the grants that is not an error, for the app's developer.
  *
- *     ``kind``: UnknownMember, UnknownModality or FolderMissing; ``path`` is the member of the params that it is about.
+ * ``kind``: UnknownMember, UnknownModality or FolderMissing; ``path`` is the member of the params that it is about.
  */
 export interface AppWarning {
   kind: string;
@@ -357,7 +357,7 @@ export interface GenerateParams {
 }
 /**
  * ``peak_memory_bytes``: the engine process's peak so far as the operating system measures it;
- *     ``peak_allocated_bytes``: the peak of its arrays alone, if its allocator tracks it (MLX).
+ * ``peak_allocated_bytes``: the peak of its arrays alone, if its allocator tracks it (MLX).
  */
 export interface GenerateResult {
   jobId: string;
@@ -373,7 +373,7 @@ export interface GenerateResult {
 }
 /**
  * One finished image. ``path`` is absolute; a picked file has ``handle`` instead; ``data`` (base64) only with
- *     output mode inline or both.
+ * output mode inline or both.
  */
 export interface ImageResult {
   mimeType: "image/jpeg" | "image/png" | "image/webp";
@@ -415,7 +415,7 @@ export interface ResultWarning {
 }
 /**
  * ``from``: the absolute path of a folder in diffusers' layout, or of a model's folder in a Hugging Face cache.
- *     ``replace``: replace another model that is installed under this id.
+ * ``replace``: replace another model that is installed under this id.
  */
 export interface ImportParams {
   model: string;
@@ -481,9 +481,9 @@ export interface JobCounts {
 /**
  * A job that is waiting, running or has ended.
  *
- *     ``last``: the last message of an image job, with the latest preview of that image; ``lastProgress``: that of
- *     ``models.load`` or ``models.prepare``. ``prompt``, ``width`` and ``height`` are an image job's; an edit of its
- *     source's own size has no size.
+ * ``last``: the last message of an image job, with the latest preview of that image; ``lastProgress``: that of
+ * ``models.load`` or ``models.prepare``. ``prompt``, ``width`` and ``height`` are an image job's; an edit of its
+ * source's own size has no size.
  */
 export interface JobInfo {
   jobId: string;
@@ -557,7 +557,7 @@ export interface MemoryInfo {
 }
 /**
  * A catalogue entry and its state on this machine. ``runnable``: an engine of this version can draw with it.
- *     ``max_references``: how many pictures an edit may have; 0 if it cannot edit.
+ * ``max_references``: how many pictures an edit may have; 0 if it cannot edit.
  */
 export interface Model {
   id: string;
@@ -607,7 +607,7 @@ export interface ModelLimits {
 }
 /**
  * A ``speed`` that the model supports with ``engine``, in jobs that actually run at least ``leastSteps`` steps.
- *     Shorter jobs run at ``exact``.
+ * Shorter jobs run at ``exact``.
  */
 export interface ModelSpeed {
   engine: string;
@@ -623,7 +623,7 @@ export interface ModelSource {
 }
 /**
  * Whether a model fits this machine, at its default size. Bytes; ``available`` takes other daemons' engines into
- *     account.
+ * account.
  */
 export interface ModelFit {
   engine: string;
@@ -635,7 +635,7 @@ export interface ModelFit {
 }
 /**
  * A model as quantized by an engine, kept in the cache: ``engine`` loads it for jobs with that ``quantization``
- *     and ``precision`` while the model's digest is ``derivedFrom``.
+ * and ``precision`` while the model's digest is ``derivedFrom``.
  */
 export interface PreparedForm {
   engine: string;
@@ -689,8 +689,8 @@ export interface NoParams {
 }
 /**
  * ``write`` is for a file that may or may not exist yet. The file is given by one of: ``path``, the absolute path
- *     from a dialog; ``data``, its bytes, for reading; ``descriptor``, the text sent with it over the ``--descriptors``
- *     socket. The last two come with the file's ``name``, without its folder.
+ * from a dialog; ``data``, its bytes, for reading; ``descriptor``, the text sent with it over the ``--descriptors``
+ * socket. The last two come with the file's ``name``, without its folder.
  */
 export interface PickFileParams {
   access: "read" | "write";
@@ -724,7 +724,7 @@ export interface PlatformInfo {
 }
 /**
  * What slows the system down, as it reports it: ``low_power``, its power-saving mode; ``thermal_state``, absent if
- *     it is not known.
+ * it is not known.
  */
 export interface PowerInfo {
   lowPower: boolean;
@@ -745,7 +745,7 @@ export interface PrepareParams {
 }
 /**
  * A prepared form that is now in the cache. ``bytes`` of all its files; ``sharedBytes`` of them are the model's
- *     own.
+ * own.
  */
 export interface PrepareResult {
   model: string;
@@ -793,8 +793,8 @@ export interface RemovedResult {
 /**
  * What actually confines the engine process on this machine, as the engine found out by trying.
  *
- *     ``enforced``: every forbidden attempt was blocked. ``reason`` says what holds and what is missing. ``details``: one
- *     word for each attempt (``blocked``, ``open`` or ``unknown``), and the mechanisms with their versions.
+ * ``enforced``: every forbidden attempt was blocked. ``reason`` says what holds and what is missing. ``details``: one
+ * word for each attempt (``blocked``, ``open`` or ``unknown``), and the mechanisms with their versions.
  */
 export interface SandboxInfo {
   enforced: boolean;
@@ -824,7 +824,7 @@ export interface UnloadResult {
 }
 /**
  * ``sharedBytes`` of ``bytes`` also belong to another entry; ``lastUsed`` is UTC. A prepared form has
- *     ``derivedFrom``, its model's digest, and ``quantization``.
+ * ``derivedFrom``, its model's digest, and ``quantization``.
  */
 export interface UsageEntry {
   model: string;
