@@ -45,6 +45,15 @@ export function explain(error: unknown): Problem {
     const message = error instanceof Error ? error.message : "Something unexpected happened.";
     return { title: "Something went wrong", message, advice: [], retryable: false };
   }
+  const { reason } = error.data as Record<string, unknown>;
+  if (reason === "updated") {
+    return {
+      title: "The app was updated",
+      message: error.message,
+      advice: ["Try again: the image service starts anew. Files have to be picked again."],
+      retryable: true,
+    };
+  }
   const title = TITLES[error.kind] ?? "Something went wrong";
   return { title, message: error.message, advice: advice(error), retryable: error.retryable };
 }

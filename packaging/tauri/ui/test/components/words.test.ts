@@ -137,6 +137,12 @@ test("each error has a title, the sidecar's own sentence and what to do", () => 
     wire("InsufficientMemory", { needed: 9e9, available: 4e9, suggestions: ["quantization 4bit"] }),
   );
   expect(memory.advice).toContain("What would help: quantization 4bit.");
+  for (const kind of ["EngineUnavailable", "StorageError"]) {
+    const updated = explain(wire(kind, { reason: "updated" }));
+    expect(updated).toMatchObject({ title: "The app was updated", message: "Said.", retryable: true });
+    expect(updated.advice).toHaveLength(1);
+  }
+  expect(explain(wire("EngineUnavailable", { reason: "no GPU" })).title).toBe("The engine cannot run here");
   expect(explain(new SidecarGoneError("It ended.")).title).toBe("The image service has ended");
   expect(explain(wire("SomethingLater")).title).toBe("Something went wrong");
   expect(explain("a text").message).toBe("Something unexpected happened.");

@@ -7,4 +7,10 @@ export default [
     'if (settings[name] !== "") options[name] = Number',
     "options[name] = Number",
   ],
+  [
+    "an update under the running service is told as such, and can be tried again",
+    "words/problems.ts",
+    'if (reason === "updated") {',
+    "if (false) {",
+  ],
 ];
