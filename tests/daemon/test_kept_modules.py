@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,45 @@ def test_a_module_that_cannot_be_read_is_left_out(monkeypatch, module):
     monkeypatch.setattr(kept_modules, "_modules", lambda: iter(found))
     monkeypatch.setattr(kept_modules, "_EXTENSIONS", ("no_such_extension",))
     assert kept_modules.keep() == 1
+
+
+@pytest.fixture
+def installation(module, monkeypatch):
+    """The folder with the module, as that of the whole installation; modules are not kept yet."""
+    monkeypatch.setattr(sys, "prefix", str(module.parent))
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    kept_modules.wait_until_kept()
+    return module.parent
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_an_import_between_an_update_s_two_renames_waits_for_the_second(installation, seen):
+    if seen:
+        importlib.import_module("replaced_package")
+    away = installation.with_name("away")
+    installation.rename(away)
+    timer = threading.Timer(0.3, away.rename, [installation])
+    timer.start()
+    assert importlib.import_module("replaced_package.inner").version == "old"
+    timer.join()
+
+
+def test_a_module_that_there_is_not_is_not_waited_for(installation, monkeypatch):
+    looks = []
+    monkeypatch.setattr(
+        kept_modules.program, "find", lambda *, wait=True: looks.append(wait) or kept_modules._patient.since
+    )
+    with pytest.raises(ImportError):
+        importlib.import_module("no_such_module")
+    assert looks == [False]
+
+
+def test_nothing_waits_once_modules_are_kept(installation, monkeypatch):
+    monkeypatch.setattr(kept_modules.bundle, "folder", lambda: installation)
+    monkeypatch.setattr(kept_modules, "keep", lambda: 1)
+    kept_modules._keep_in_bundle()
+    kept_modules._keep_in_bundle()
+    assert kept_modules._patient not in sys.meta_path
 
 
 @pytest.mark.parametrize("bundled", [True, False])

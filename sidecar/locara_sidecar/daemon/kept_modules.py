@@ -15,9 +15,10 @@ import marshal
 import os
 import sys
 import threading
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import PathFinder, SourceFileLoader
 from typing import TYPE_CHECKING
 
+from locara_sidecar.daemon.engine_host import program
 from locara_sidecar.machine import bundle
 
 if TYPE_CHECKING:
@@ -58,7 +59,36 @@ def _keep_in_bundle() -> None:
     if bundle.folder() is None:
         return
     kept = keep()
+    with contextlib.suppress(ValueError):
+        sys.meta_path.remove(_patient)  # nothing that a daemon needs is looked for on the disk any more
     log.debug("%d modules are kept", kept)
+
+
+def wait_until_kept() -> None:
+    """From now on until modules are kept, an import in the moment between an update's two renames waits for the second
+    one. Without that, a daemon that has answered already would end for lack of its event loop's modules.
+    """
+    _patient.since = program.find(wait=False)
+    sys.meta_path.append(_patient)
+
+
+class _PatientFinder:
+    """Finds what no other finder has found because the whole installation was away."""
+
+    since: program.Program | None = None
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """See :meth:`importlib.abc.MetaPathFinder.find_spec`. Blocks, some seconds at most, if there is no folder."""
+        if program.find(wait=False) == self.since:
+            return None  # nothing was replaced: there is no such module
+        program.find()
+        importlib.invalidate_caches()  # they may say that there was no such folder
+        return PathFinder.find_spec(name, path, target)
+
+
+_patient = _PatientFinder()
 
 
 def keep() -> int:

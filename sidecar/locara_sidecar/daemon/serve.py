@@ -107,6 +107,7 @@ class Daemon:
         self._tasks: TaskGroup | None = None
         self._early: list[tuple[Any, ...]] = []
         self._ending = Ending(lambda name: self.stop(0, name), self._hard_end, _HARD_END_SECONDS)
+        kept_modules.wait_until_kept()
         self._ending.start()  # before anything is read: what was accepted is answered, whatever tells us to end
         hostwatch.watch_parent(parent, lambda: self.stop(0, "the parent process is gone"))
         self._reader.start()

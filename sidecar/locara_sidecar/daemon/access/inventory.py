@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from locara_protocol.errors import RpcError
 from locara_protocol.records import Record
 
 if TYPE_CHECKING:
@@ -54,3 +55,9 @@ def take(catalogue: Catalogue, pinned: Collection[str]) -> Inventory:
             if digest is not None:
                 digests[model_id] = digest
     return Inventory(folders, digests, tuple(usable(entries)))
+
+
+def lost(model_id: str) -> RpcError:
+    """An update has left nothing where a model of the sidecar's own was, as one with another Python does."""
+    text = f"The sidecar's files were replaced while it ran, and {model_id} is no longer where it was among them."
+    return RpcError("EngineUnavailable", f"{text} Start the sidecar anew.", reason="updated", model=model_id)
