@@ -153,3 +153,23 @@ def test_files_that_change_all_the_time_have_no_digest(prefix):
 
     with pytest.raises(OSError, match="change all the time"):
         digest.model_digest(prefix / "mine", change)
+
+
+def test_what_dpkg_puts_beside_a_model_s_files_as_it_replaces_them_does_not_change_its_digest(tmp_path):
+    """A picture named another model, and a manifest that pins the right one denied it."""
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text("{}")
+    before = digest.model_digest(tmp_path)
+    for ending in ("new", "tmp"):
+        (tmp_path / "vae" / f"config.json.dpkg-{ending}").write_text("[]")
+    assert digest.model_digest(tmp_path) == before
+    assert digest.known_digest(tmp_path) == before
+
+
+def test_a_file_that_is_renamed_as_a_model_is_looked_at_is_no_failure(tmp_path, monkeypatch):
+    (tmp_path / "model_index.json").write_text("{}")
+    before = digest.model_digest(tmp_path)
+    listed = [*digest.files_below(tmp_path), str(tmp_path / "gone.json")]
+    monkeypatch.setattr(digest, "files_below", lambda _: listed)
+    assert digest.model_digest(tmp_path) == before

@@ -26,7 +26,7 @@ import msgspec
 
 from locara_protocol.framing import LineSplitter, LineTooLong
 from locara_sidecar.capability.policy import Policy
-from locara_sidecar.daemon import hostwatch, logs, kept_modules
+from locara_sidecar.daemon import hostwatch, kept_modules, logs
 from locara_sidecar.daemon.ending import Ending
 from locara_sidecar.daemon.engine_host.lazy import LazyEngine
 from locara_sidecar.daemon.jobs.job_runner import cancelled_error

@@ -6,7 +6,6 @@ Only :meth:`Gate.look` and :meth:`Gate.digest` access the disk, as their docstri
 
 from __future__ import annotations
 
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -271,23 +270,7 @@ class Gate:
         folder = self.files(model_id)
         if folder is None or (self.fake and not pinned):
             return ""
-        from locara_sidecar.models.cache.digest import model_digest
-
-        def found() -> str:
-            try:
-                return model_digest(folder, read)
-            except OSError:
-                if not folder.is_relative_to(sys.prefix):
-                    raise
-                program.find()  # waits while an update replaces the installation, and the model in it
-                return model_digest(folder, read)
-
-        try:
-            digest = await anyio.to_thread.run_sync(found)
-        except OSError as error:
-            if folder.is_relative_to(sys.prefix) and not folder.exists():
-                raise inventory.lost(model_id) from error
-            raise RpcError("ModelIncomplete", f"A file of {model_id} cannot be read.", model=model_id) from error
+        digest = await anyio.to_thread.run_sync(inventory.digest, model_id, folder, read)
         if pinned:
             wanted = AccessRequest(models=(model_id,), digests={model_id: digest})
             try:
