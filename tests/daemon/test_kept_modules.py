@@ -202,6 +202,18 @@ def test_nothing_waits_once_modules_are_kept(installation, monkeypatch):
     assert kept_modules._patient not in sys.meta_path
 
 
+def test_modules_are_kept_once_a_folder_that_is_away_is_back(installation, monkeypatch):
+    monkeypatch.setattr(kept_modules.bundle, "folder", lambda: installation if installation.exists() else None)
+    monkeypatch.setattr(kept_modules, "keep", lambda: kept.append(1) or 1)
+    kept, away = [], installation.with_name("away")
+    installation.rename(away)
+    timer = threading.Timer(0.3, away.rename, [installation])
+    timer.start()
+    kept_modules._keep_in_bundle()
+    timer.join()
+    assert kept == [1]
+
+
 @pytest.mark.parametrize("bundled", [True, False])
 def test_that_is_done_in_a_bundle_only(monkeypatch, bundled):
     asked = []

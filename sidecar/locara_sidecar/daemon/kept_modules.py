@@ -56,6 +56,7 @@ def start() -> None:
 
 
 def _keep_in_bundle() -> None:
+    program.find()  # waits if an update is just replacing the folder
     if bundle.folder() is None:
         return
     kept = keep()
