@@ -194,8 +194,9 @@ def test_a_module_that_there_is_not_is_not_waited_for(installation, monkeypatch)
     assert looks == [False]
 
 
-def test_nothing_waits_once_modules_are_kept(installation, monkeypatch):
-    monkeypatch.setattr(kept_modules.bundle, "folder", lambda: installation)
+@pytest.mark.parametrize("bundled", [True, False])
+def test_nothing_waits_once_modules_are_kept_or_need_not_be(installation, monkeypatch, bundled):
+    monkeypatch.setattr(kept_modules.bundle, "folder", lambda: installation if bundled else None)
     monkeypatch.setattr(kept_modules, "keep", lambda: 1)
     kept_modules._keep_in_bundle()
     kept_modules._keep_in_bundle()

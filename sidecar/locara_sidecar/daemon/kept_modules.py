@@ -57,12 +57,11 @@ def start() -> None:
 
 def _keep_in_bundle() -> None:
     program.find()  # waits if an update is just replacing the folder
-    if bundle.folder() is None:
-        return
-    kept = keep()
+    if bundle.folder() is not None:
+        kept = keep()
+        log.debug("%d modules are kept", kept)
     with contextlib.suppress(ValueError):
-        sys.meta_path.remove(_patient)  # nothing that a daemon needs is looked for on the disk any more
-    log.debug("%d modules are kept", kept)
+        sys.meta_path.remove(_patient)  # from now on nothing may wait
 
 
 def wait_until_kept() -> None:
