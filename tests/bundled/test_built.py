@@ -257,10 +257,12 @@ def test_an_old_daemon_whose_model_is_elsewhere_after_an_update_says_so(moved, t
 
 @pytest.mark.parametrize("method", ["models.verify", "image.generate", "system.info"])
 def test_what_an_old_daemon_is_asked_while_its_folder_is_away_waits_for_it(moved, tmp_path, method):
-    """Between the two renames; three seconds, which an antivirus program may take."""
-    flags, away = ("--engine", "fake", "--allow-model-management"), moved.with_name("away")
+    """Between the two renames, here three seconds."""
+    flags, away = ("--engine", "fake", "--log-level", "debug"), moved.with_name("away")
     params = {"models.verify": {"model": "pocket"}, "image.generate": {"prompt": "x"}}.get(method, {})
-    with session(moved, tmp_path / "out", *flags) as sidecar:
+    log = tmp_path / "log"
+    with log.open("wb") as stderr, session(moved, tmp_path / "out", *flags, stderr=stderr) as sidecar:
+        assert eventually(lambda: "modules are kept" in log.read_text(), 60)
         moved.rename(away)
         back = threading.Timer(3, away.rename, [moved])
         back.start()

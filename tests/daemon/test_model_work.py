@@ -110,6 +110,7 @@ def test_what_a_worker_did_not_do_as_its_files_were_replaced_another_does(script
     update = f"os.rename({str(prefix)!r}, {str(prefix) + '.old'!r}); os.mkdir({str(prefix)!r})" if replaced else "pass"
     scripted(
         f"LACKS, DAMAGED, TOLD = {lacks!r}, {damaged!r}, {told!r}\n"
+        f"open({str(prefix) + '.runs'!r}, 'a').write('x')\n"
         f"first = not os.path.exists({str(prefix) + '.old'!r})\n"
         f"for line in TOLD[: 2 if first else 3]: os.write(1, line)\n"
         f"if first:\n    {update}\n    {fails}\n    os._exit(0)\n"
@@ -123,10 +124,12 @@ def test_what_a_worker_did_not_do_as_its_files_were_replaced_another_does(script
     if replaced:
         assert work().digest == "sha256:0"
         assert seen == [1, 2, 3]
+        assert prefix.with_name("python.runs").read_text() == "xx"
     else:
         with pytest.raises((RpcError, RuntimeError)):
             work()
         assert seen == [1, 2]
+        assert prefix.with_name("python.runs").read_text() == "x"
 
 
 def progress(count):
