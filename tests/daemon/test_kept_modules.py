@@ -184,6 +184,28 @@ def test_an_import_between_an_update_s_two_renames_waits_for_the_second(installa
     timer.join()
 
 
+def test_a_module_whose_file_is_renamed_as_it_is_read_is_read_again(module):
+    """A daemon that had answered already ended so, while it imported its event loop."""
+    (module / "first.py").write_text("version = 'old'\n")
+    (module / "inner.py").write_text(
+        "import pathlib\nfrom . import first\nonce = pathlib.Path(__file__).with_name('once')\n"
+        "if not once.exists():\n    once.touch()\n    open('/no/such/file')\n"
+    )
+    kept_modules.load("replaced_package.inner")
+    assert "replaced_package.inner" in sys.modules
+    sys.modules.pop("replaced_package.first")
+    with pytest.raises(ImportError):
+        kept_modules.load("replaced_package.no_such_module")
+
+
+def test_a_reader_whose_file_is_gone_does_not_end_the_keeping(monkeypatch, module):
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    (module / "inner.py").write_text("open('/no/such/file')\n")
+    monkeypatch.setattr(kept_modules, "_modules", lambda: iter(()))
+    monkeypatch.setattr(kept_modules, "_READERS", ("replaced_package.inner",))
+    assert kept_modules.keep() == 0
+
+
 def test_a_module_that_there_is_not_is_not_waited_for(installation, monkeypatch):
     looks = []
     monkeypatch.setattr(

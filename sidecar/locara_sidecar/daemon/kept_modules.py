@@ -72,6 +72,19 @@ def wait_until_kept() -> None:
     sys.meta_path.append(_patient)
 
 
+def load(name: str) -> None:
+    """Import a module; once more if its file, or one of those that it imports, was renamed as it was being read.
+
+    :raises ImportError: or OSError, if that is in vain.
+    """
+    try:
+        importlib.import_module(name)
+    except (ImportError, OSError):
+        program.find()
+        importlib.invalidate_caches()
+        importlib.import_module(name)
+
+
 class _PatientFinder:
     """Finds what no other finder has found because the whole installation was away."""
 
@@ -100,7 +113,7 @@ def keep() -> int:
             with contextlib.suppress(OSError):  # its first use tells
                 finder.add(name, path)
     for name in (*_EXTENSIONS, *_READERS):
-        with contextlib.suppress(ImportError):  # of another system or Python
+        with contextlib.suppress(ImportError, OSError):  # of another system or Python; or an update took a file
             importlib.import_module(name)
     return len(finder.kept)
 

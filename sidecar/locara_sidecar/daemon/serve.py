@@ -162,6 +162,7 @@ class Daemon:
         """Serve until the end; return the exit status."""
         try:
             self._drain()
+            kept_modules.load("anyio._backends._asyncio")  # and asyncio: what anyio would import now
             anyio.run(self._main)
         except Exception as error:  # noqa: BLE001 -- an event loop that cannot be made, or no memory
             self._reserve.close()
