@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -235,6 +236,46 @@ def test_an_old_daemon_needs_nothing_of_a_new_version_s_python(moved, tmp_path):
         assert refused("image.generate", {"prompt": "x", "options": {"stepz": 4}}) == "InvalidParams"
         assert refused("models.load", {"model": "pocket"}) == "EngineUnavailable"
         assert not sidecar.violations
+
+
+@needs_engine
+def test_an_old_daemon_whose_model_is_elsewhere_after_an_update_says_so(moved, tmp_path):
+    """Pocket lies below the Python's folder. It was told to be not installed, or no more than a damaged file."""
+    log = tmp_path / "log"
+    with log.open("wb") as stderr, session(moved, tmp_path / "out", "--log-level", "debug", stderr=stderr) as sidecar:
+        assert eventually(lambda: "modules are kept" in log.read_text(), 60)
+        library = next(moved.rglob("site-packages")).parent
+        library.rename(library.with_name("python4.0"))
+        for method, params in (("image.generate", {"prompt": "x"}), ("models.load", {"model": "pocket"})):
+            with pytest.raises(RemoteError, match="Start the sidecar anew") as caught:
+                sidecar.call(method, params, timeout=60)
+            assert (caught.value.kind, caught.value.data["reason"]) == ("EngineUnavailable", "updated")
+        with pytest.raises(RemoteError, match="Start the sidecar anew") as caught:
+            sidecar.call("models.verify", {"model": "pocket"}, timeout=60)
+        assert caught.value.kind == "StorageError"
+
+
+@pytest.mark.parametrize("method", ["models.verify", "image.generate", "system.info"])
+def test_what_an_old_daemon_is_asked_while_its_folder_is_away_waits_for_it(moved, tmp_path, method):
+    """Between the two renames, here three seconds."""
+    flags, away = ("--engine", "fake", "--log-level", "debug"), moved.with_name("away")
+    params = {"models.verify": {"model": "pocket"}, "image.generate": {"prompt": "x"}}.get(method, {})
+    log = tmp_path / "log"
+    with log.open("wb") as stderr, session(moved, tmp_path / "out", *flags, stderr=stderr) as sidecar:
+        assert eventually(lambda: "modules are kept" in log.read_text(), 60)
+        moved.rename(away)
+        back = threading.Timer(3, away.rename, [moved])
+        back.start()
+        assert sidecar.call(method, params, timeout=60)
+        back.join()
+
+
+def test_what_dpkg_unpacks_beside_its_files_does_not_change_what_pocket_is(moved, tmp_path):
+    model = next(moved.rglob("locara_sidecar/models/pocket"))
+    with session(moved, tmp_path / "out", "--engine", "fake") as sidecar:
+        before = sidecar.call("models.verify", {"model": "pocket"}, timeout=60)
+        os.link(model / "word_list.json", model / "word_list.json.dpkg-new")
+        assert sidecar.call("models.verify", {"model": "pocket"}, timeout=60) == before
 
 
 def test_an_old_daemon_tells_its_host_when_the_new_engine_is_of_another_version(moved, tmp_path):

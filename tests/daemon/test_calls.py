@@ -48,14 +48,20 @@ def test_what_the_system_refuses_is_named_for_every_method(method, error, kind):
     assert told.data == ({"errno": errno.errorcode[error.errno]} if kind == "StorageError" else {})
 
 
-@pytest.mark.parametrize(("method", "kind"), [("models.list", "StorageError"), ("models.load", "InternalError")])
-def test_a_module_that_is_gone_is_told_as_a_file_that_is_gone_where_a_method_has_such_an_error(method, kind):
+@pytest.mark.parametrize(
+    ("method", "kind", "data"),
+    [
+        ("models.list", "StorageError", {"errno": "ENOENT", "reason": "updated"}),
+        ("models.load", "EngineUnavailable", {"reason": "updated"}),
+        ("rpc.discover", "InternalError", {"reason": "updated"}),
+        ("no.such.method", "InternalError", {"reason": "updated"}),
+    ],
+)
+def test_a_module_that_is_gone_is_told_as_what_an_update_does_to_a_method(method, kind, data):
     told = unexpected(method, ModuleNotFoundError("zanzibar"))
-    assert told.kind == kind
+    assert (told.kind, told.data) == (kind, data)
     assert "zanzibar" not in told.message
-    assert (told.data, "Start the sidecar anew" in told.message) == (
-        ({"errno": "ENOENT", "reason": "updated"}, True) if kind == "StorageError" else ({}, False)
-    )
+    assert "Start the sidecar anew" in told.message
 
 
 def test_a_call_that_cannot_be_answered_at_the_end_does_not_keep_the_next_one_from_its_answer(monkeypatch):

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import anyio
@@ -11,7 +12,9 @@ import pytest
 from locara_protocol.errors import RpcError
 from locara_sidecar.daemon.access import gate, inventory
 from locara_sidecar.daemon.engine_host import program
+from locara_sidecar.models import operations
 from locara_sidecar.models.cache import digest
+from support.model_store import entry_for
 
 NO_CALL = SimpleNamespace(method="image.generate", id=1)
 
@@ -80,13 +83,49 @@ def test_a_model_that_is_away_for_a_moment_has_its_digest(asked, away, prefix):
 
 
 def test_a_model_that_is_gone_has_no_digest(asked, prefix, monkeypatch):
-    """It had that of a model without files."""
+    """It had that of a model without files; and then a file of it could not be read, which nobody could mend."""
     monkeypatch.setattr(program, "_SWAP", 0.0)
     asked.look()
     prefix.rename(prefix.with_name("old"))
     with pytest.raises(RpcError) as caught:
         anyio.run(asked.digest, NO_CALL, "mine", lambda _: None)
-    assert caught.value.kind == "ModelIncomplete"
+    assert (caught.value.kind, caught.value.data["reason"]) == ("EngineUnavailable", "updated")
+
+
+def gate_of(entries, there):
+    catalogue = SimpleNamespace(
+        get={entry.id: entry for entry in entries}.get,
+        __iter__=lambda: iter(entries),
+        note="",
+        own_folder=lambda _: None,
+    )
+    made = gate.Gate(catalogue, "mlx", lambda: SimpleNamespace(manifest=None), lambda *_: None)
+    made._seen = (1, inventory.Inventory(dict.fromkeys(there, Path("/there"))))
+    return made
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_a_model_of_the_sidecar_s_own_that_an_update_took_away_is_not_replaced_by_another(explicit):
+    """An update with another Python has it elsewhere. An error said that it was not installed, or another one drew."""
+    own, other = entry_for("own", source={"package": True}), entry_for("other")
+    with pytest.raises(RpcError, match="Start the sidecar anew") as caught:
+        gate_of([own, other], ["other"]).choose(("own", "other"), explicit=explicit)
+    assert (caught.value.kind, caught.value.data["reason"]) == ("EngineUnavailable", "updated")
+    assert gate_of([own, other], ["own", "other"]).choose(("own", "other"), explicit=explicit) is own
+    with pytest.raises(RpcError, match="not installed") as caught:
+        gate_of([own, other], ["own"]).choose(("other",), explicit=explicit)
+    assert caught.value.kind == "ModelNotInstalled"
+
+
+def test_a_model_of_the_sidecar_s_own_that_an_update_took_away_cannot_be_checked(tmp_path):
+    catalogue = SimpleNamespace(store=SimpleNamespace(root=tmp_path), own_folder=lambda _: None)
+    for package, kind in ((True, "StorageError"), (False, "ModelNotInstalled")):
+        entry = entry_for(source={"package": package})
+        with pytest.raises(RpcError) as caught:
+            operations.work(catalogue, entry, "verify", there=None)
+        assert caught.value.kind == kind
+    with pytest.raises(RpcError, match="Start the sidecar anew"):
+        operations.work(catalogue, entry_for(source={"package": True}), "verify", there=None)
 
 
 def test_files_that_are_replaced_while_they_are_hashed_are_hashed_anew(prefix):
@@ -114,3 +153,23 @@ def test_files_that_change_all_the_time_have_no_digest(prefix):
 
     with pytest.raises(OSError, match="change all the time"):
         digest.model_digest(prefix / "mine", change)
+
+
+def test_what_dpkg_puts_beside_a_model_s_files_as_it_replaces_them_does_not_change_its_digest(tmp_path):
+    """A picture named another model, and a manifest that pins the right one denied it."""
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text("{}")
+    before = digest.model_digest(tmp_path)
+    for ending in ("new", "tmp"):
+        (tmp_path / "vae" / f"config.json.dpkg-{ending}").write_text("[]")
+    assert digest.model_digest(tmp_path) == before
+    assert digest.known_digest(tmp_path) == before
+
+
+def test_a_file_that_is_renamed_as_a_model_is_looked_at_is_no_failure(tmp_path, monkeypatch):
+    (tmp_path / "model_index.json").write_text("{}")
+    before = digest.model_digest(tmp_path)
+    listed = [*digest.files_below(tmp_path), str(tmp_path / "gone.json")]
+    monkeypatch.setattr(digest, "files_below", lambda _: listed)
+    assert digest.model_digest(tmp_path) == before

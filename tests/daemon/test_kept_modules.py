@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,80 @@ def test_a_module_that_cannot_be_read_is_left_out(monkeypatch, module):
     monkeypatch.setattr(kept_modules, "_modules", lambda: iter(found))
     monkeypatch.setattr(kept_modules, "_EXTENSIONS", ("no_such_extension",))
     assert kept_modules.keep() == 1
+
+
+@pytest.fixture
+def installation(module, monkeypatch):
+    """The folder with the module, as that of the whole installation; modules are not kept yet."""
+    monkeypatch.setattr(sys, "prefix", str(module.parent))
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    kept_modules.wait_until_kept()
+    return module.parent
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_an_import_between_an_update_s_two_renames_waits_for_the_second(installation, seen):
+    if seen:
+        importlib.import_module("replaced_package")
+    away = installation.with_name("away")
+    installation.rename(away)
+    timer = threading.Timer(0.3, away.rename, [installation])
+    timer.start()
+    assert importlib.import_module("replaced_package.inner").version == "old"
+    timer.join()
+
+
+def test_a_module_whose_file_is_renamed_as_it_is_read_is_read_again(module):
+    """A daemon that had answered already ended so, while it imported its event loop."""
+    (module / "first.py").write_text("version = 'old'\n")
+    (module / "inner.py").write_text(
+        "import pathlib\nfrom . import first\nonce = pathlib.Path(__file__).with_name('once')\n"
+        "if not once.exists():\n    once.touch()\n    open('/no/such/file')\n"
+    )
+    kept_modules.load("replaced_package.inner")
+    assert "replaced_package.inner" in sys.modules
+    sys.modules.pop("replaced_package.first")
+    with pytest.raises(ImportError):
+        kept_modules.load("replaced_package.no_such_module")
+
+
+def test_a_reader_whose_file_is_gone_does_not_end_the_keeping(monkeypatch, module):
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    (module / "inner.py").write_text("open('/no/such/file')\n")
+    monkeypatch.setattr(kept_modules, "_modules", lambda: iter(()))
+    monkeypatch.setattr(kept_modules, "_READERS", ("replaced_package.inner",))
+    assert kept_modules.keep() == 0
+
+
+def test_a_module_that_there_is_not_is_not_waited_for(installation, monkeypatch):
+    looks = []
+    monkeypatch.setattr(
+        kept_modules.program, "find", lambda *, wait=True: looks.append(wait) or kept_modules._patient.since
+    )
+    with pytest.raises(ImportError):
+        importlib.import_module("no_such_module")
+    assert looks == [False]
+
+
+@pytest.mark.parametrize("bundled", [True, False])
+def test_nothing_waits_once_modules_are_kept_or_need_not_be(installation, monkeypatch, bundled):
+    monkeypatch.setattr(kept_modules.bundle, "folder", lambda: installation if bundled else None)
+    monkeypatch.setattr(kept_modules, "keep", lambda: 1)
+    kept_modules._keep_in_bundle()
+    kept_modules._keep_in_bundle()
+    assert kept_modules._patient not in sys.meta_path
+
+
+def test_modules_are_kept_once_a_folder_that_is_away_is_back(installation, monkeypatch):
+    monkeypatch.setattr(kept_modules.bundle, "folder", lambda: installation if installation.exists() else None)
+    monkeypatch.setattr(kept_modules, "keep", lambda: kept.append(1) or 1)
+    kept, away = [], installation.with_name("away")
+    installation.rename(away)
+    timer = threading.Timer(0.3, away.rename, [installation])
+    timer.start()
+    kept_modules._keep_in_bundle()
+    timer.join()
+    assert kept == [1]
 
 
 @pytest.mark.parametrize("bundled", [True, False])

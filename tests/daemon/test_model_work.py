@@ -1,6 +1,7 @@
 """How the process that works on a model ends."""
 
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import psutil
 import pytest
 
 from locara_protocol.errors import RpcError
+from locara_protocol.model_messages import DownloadProgress
 from locara_sidecar.daemon.model_methods import model_work
 from locara_sidecar.models import worker
 from support.model_store import entry_for
@@ -83,6 +85,79 @@ def test_a_worker_that_ends_without_a_report_is_a_bug(scripted, end):
     scripted(end)
     with pytest.raises(RuntimeError, match="without giving a reason"):
         run()
+
+
+@pytest.fixture
+def prefix(monkeypatch, tmp_path):
+    """The folder that workers are started from."""
+    folder = tmp_path / "python"
+    folder.mkdir()
+    monkeypatch.setattr(sys, "prefix", str(folder))
+    return folder
+
+
+FAILS = ["os.kill(os.getpid(), 9)", "os.write(1, LACKS)", "os.write(1, DAMAGED)"]
+
+
+@pytest.mark.parametrize("fails", FAILS)
+@pytest.mark.parametrize("replaced", [True, False])
+def test_what_a_worker_did_not_do_as_its_files_were_replaced_another_does(scripted, prefix, fails, replaced):
+    """However it failed: what it could not import or read is no fault of the model. All progress is told once."""
+    lacks, damaged = (
+        msgspec.json.encode(worker.Failed(kind, "no", False, {})) + b"\n" for kind in ("StorageError", "IntegrityError")
+    )
+    told = [msgspec.json.encode(worker.ProgressFrame(progress(count))) + b"\n" for count in (1, 2, 3)]
+    update = f"os.rename({str(prefix)!r}, {str(prefix) + '.old'!r}); os.mkdir({str(prefix)!r})" if replaced else "pass"
+    scripted(
+        f"LACKS, DAMAGED, TOLD = {lacks!r}, {damaged!r}, {told!r}\n"
+        f"open({str(prefix) + '.runs'!r}, 'a').write('x')\n"
+        f"first = not os.path.exists({str(prefix) + '.old'!r})\n"
+        f"for line in TOLD[: 2 if first else 3]: os.write(1, line)\n"
+        f"if first:\n    {update}\n    {fails}\n    os._exit(0)\n"
+        "os.write(1, LAST)"
+    )
+    seen = []
+
+    def work():
+        return anyio.run(lambda: model_work.run_for_user(WORK, lambda each: seen.append(each.bytes)))
+
+    if replaced:
+        assert work().digest == "sha256:0"
+        assert seen == [1, 2, 3]
+        assert prefix.with_name("python.runs").read_text() == "xx"
+    else:
+        with pytest.raises((RpcError, RuntimeError)):
+            work()
+        assert seen == [1, 2]
+        assert prefix.with_name("python.runs").read_text() == "x"
+
+
+def progress(count):
+    return DownloadProgress(
+        model="mine", phase="verifying", bytes=count, total_bytes=3, files=1, total_files=1, bytes_per_second=1
+    )
+
+
+def test_a_worker_waits_for_a_folder_that_is_away_between_two_renames(scripted, prefix):
+    scripted(f"assert os.path.isdir({str(prefix)!r}); os.write(1, LAST)")
+    away = prefix.with_name("old")
+    prefix.rename(away)
+    timer = threading.Timer(0.3, away.rename, [prefix])
+    timer.start()
+    assert run().digest == "sha256:0"
+    timer.join()
+
+
+def test_what_fails_as_updates_follow_each_other_ends(scripted, prefix):
+    """Each worker finds that its folder was replaced."""
+    count = prefix.with_name("count")
+    scripted(
+        f"open({str(count)!r}, 'a').write('x')\n"
+        f"os.rename({str(prefix)!r}, {str(prefix)!r} + str(os.getpid())); os.mkdir({str(prefix)!r}); os._exit(3)"
+    )
+    with pytest.raises(RuntimeError, match="without giving a reason"):
+        run()
+    assert count.read_text() == "xxx"
 
 
 @pytest.mark.alone

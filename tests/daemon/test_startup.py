@@ -49,3 +49,27 @@ def test_the_first_ping_is_answered_before_the_event_loop_and_anything_heavy_is_
     assert "locara_sidecar.daemon.wire.server" in imported
     assert {why: found for why, names in LATER.items() if (found := imported & set(names))} == {}
     assert json.loads(done.stdout)["result"]["engine"]["state"] == "stopped"
+
+
+WITHOUT_A_LOOP = """
+import anyio
+from locara_sidecar.cli.arguments import run
+
+real, tries = anyio.run, []
+
+def instead(main):
+    tries.append(None)
+    if len(tries) == 1:
+        raise FileNotFoundError(2, "a module that was just renamed")
+    real(main)
+
+anyio.run = instead
+run(["serve", "--engine", "fake", "--log-level", "error"])
+"""
+
+
+def test_a_daemon_that_cannot_import_its_event_loop_as_an_update_renames_it_tries_again():
+    """It has answered its host already."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT_A_LOOP], input=PING, capture_output=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout)["result"]

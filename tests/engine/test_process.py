@@ -44,6 +44,35 @@ def run(argv, act, **opening):
     return anyio.run(main), events, lines
 
 
+def test_who_hears_that_an_engine_is_gone_finds_its_scratch_folder_gone():
+    """A daemon that waited for its engine ends right then, and left the folder behind."""
+    there = []
+
+    async def main():
+        over = anyio.Event()
+
+        def gone(process):
+            there.append(os.path.exists(process.scratch))
+            over.set()
+
+        def failed(_, error):
+            raise error
+
+        EngineProcess(
+            [sys.executable, "-c", "open('kept', 'w')"],
+            lambda scratch: start(scratch=scratch),
+            on_events=lambda *_: None,
+            on_gone=gone,
+            on_failed=failed,
+            on_lines=lambda _: None,
+        )
+        with anyio.fail_after(20):
+            await over.wait()
+
+    anyio.run(main)
+    assert there == [False]
+
+
 def held_up(argv, act):
     """Delay a process's first command until ``act`` has returned; return the process and its failures."""
     release, failures = threading.Event(), []

@@ -15,9 +15,10 @@ import marshal
 import os
 import sys
 import threading
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import PathFinder, SourceFileLoader
 from typing import TYPE_CHECKING
 
+from locara_sidecar.daemon.engine_host import program
 from locara_sidecar.machine import bundle
 
 if TYPE_CHECKING:
@@ -55,10 +56,52 @@ def start() -> None:
 
 
 def _keep_in_bundle() -> None:
-    if bundle.folder() is None:
-        return
-    kept = keep()
-    log.debug("%d modules are kept", kept)
+    program.find()  # waits if an update is just replacing the folder
+    if bundle.folder() is not None:
+        kept = keep()
+        log.debug("%d modules are kept", kept)
+    with contextlib.suppress(ValueError):
+        sys.meta_path.remove(_patient)  # from now on nothing may wait
+
+
+def wait_until_kept() -> None:
+    """From now on until modules are kept, an import in the moment between an update's two renames waits for the second
+    one. Without that, a daemon that has answered already would end for lack of its event loop's modules.
+    """
+    _patient.since = program.find(wait=False)
+    sys.meta_path.append(_patient)
+
+
+def load(name: str) -> None:
+    """Import a module; once more if its file, or one of those that it imports, was renamed as it was being read.
+
+    :raises ImportError: or OSError, if that is in vain.
+    """
+    try:
+        importlib.import_module(name)
+    except (ImportError, OSError):
+        program.find()
+        importlib.invalidate_caches()
+        importlib.import_module(name)
+
+
+class _PatientFinder:
+    """Finds what no other finder has found because the whole installation was away."""
+
+    since: program.Program | None = None
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """See :meth:`importlib.abc.MetaPathFinder.find_spec`. Blocks, some seconds at most, if there is no folder."""
+        if program.find(wait=False) == self.since:
+            return None  # nothing was replaced: there is no such module
+        program.find()
+        importlib.invalidate_caches()  # they may say that there was no such folder
+        return PathFinder.find_spec(name, path, target)
+
+
+_patient = _PatientFinder()
 
 
 def keep() -> int:
@@ -70,7 +113,7 @@ def keep() -> int:
             with contextlib.suppress(OSError):  # its first use tells
                 finder.add(name, path)
     for name in (*_EXTENSIONS, *_READERS):
-        with contextlib.suppress(ImportError):  # of another system or Python
+        with contextlib.suppress(ImportError, OSError):  # of another system or Python; or an update took a file
             importlib.import_module(name)
     return len(finder.kept)
 

@@ -108,6 +108,7 @@ class Daemon:
         self._tasks: TaskGroup | None = None
         self._early: list[tuple[Any, ...]] = []
         self._ending = Ending(lambda name: self.stop(0, name), self._hard_end, _HARD_END_SECONDS)
+        kept_modules.wait_until_kept()
         self._ending.start()  # before anything is read: what was accepted is answered, whatever tells us to end
         hostwatch.watch_parent(parent, lambda: self.stop(0, "the parent process is gone"))
         self._reader.start()
@@ -163,7 +164,13 @@ class Daemon:
         """Serve until the end; return the exit status."""
         try:
             self._drain()
-            anyio.run(self._main)
+            try:
+                anyio.run(self._main)
+            except (ImportError, OSError):
+                if self._loop is not None:
+                    raise
+                kept_modules.load("anyio._backends._asyncio")  # which anyio could not, perhaps because of an update
+                anyio.run(self._main)
         except Exception as error:  # noqa: BLE001 -- an event loop that cannot be made, or no memory
             self._reserve.close()
             self._failure = error

@@ -107,6 +107,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
         return self.source if isinstance(self.source, list) else [self.source]
 
     @property
+    def is_shipped(self) -> bool:
+        """Whether the model comes with the sidecar, and is missing only if the sidecar's own files are."""
+        return any(source.package for source in self.sources)
+
+    @property
     def edit_modality(self) -> str | None:
         """The modality that ``image.edit`` needs for this model: ``image-text-to-image`` if it follows an instruction,
         ``image-to-image`` if it repaints, None if it does neither.

@@ -251,11 +251,14 @@ def work(
     :param there: the folder that the model is installed in.
     :param folder: where to import from; ``replace``: replace another model.
     :param token: the hub's.
-    :raises RpcError: ModelNotInstalled, InvalidParams, DownloadFailed.
+    :raises RpcError: ModelNotInstalled, InvalidParams, DownloadFailed; StorageError if an update took a model that came
+        with the sidecar away.
     """
     assert catalogue.store is not None
     own = catalogue.own_folder(entry.id)
     if op == "verify":
+        if there is None and entry.is_shipped:
+            raise worker.not_ours(f"cannot find {entry.id}")
         if there is None:
             raise RpcError("ModelNotInstalled", f"The model {entry.id} is not installed.", model=entry.id)
         folder = own

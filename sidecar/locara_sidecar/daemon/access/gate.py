@@ -6,7 +6,6 @@ Only :meth:`Gate.look` and :meth:`Gate.digest` access the disk, as their docstri
 
 from __future__ import annotations
 
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -164,7 +163,7 @@ class Gate:
             root=root,
             sources=sources,
             picked=picked,
-            installed=tuple(entry.id for entry in self.catalogue if self.folder(entry.id) is not None),
+            installed=tuple(entry.id for entry in self.catalogue if self._expected(entry)),
         )
 
     def authorize(self, call: Call, wanted: AccessRequest) -> Grant:
@@ -205,7 +204,7 @@ class Gate:
         """Return the first of the granted models that is installed.
 
         :param explicit: whether the call named it.
-        :raises RpcError: ModelNotFound or ModelNotInstalled.
+        :raises RpcError: ModelNotFound or ModelNotInstalled; EngineUnavailable if it came with the sidecar and is gone.
         """
         entries = [entry for model in models if (entry := self.catalogue.get(model)) is not None]
         if not entries:
@@ -213,14 +212,21 @@ class Gate:
             what = f"There is no model {models[0]} in the catalogue"
             what += f"; of the models that the manifest names, it has {known}." if known else "."
             raise RpcError("ModelNotFound", what + self.catalogue.note, model=models[0])
-        installed = [entry for entry in entries if self.folder(entry.id) is not None]
+        installed = [entry for entry in entries if self._expected(entry)]
         if not installed:
             which = entries[0].id
             advice = "" if explicit else " None of the granted models is."
             message = f"The model {which} is not installed on this machine.{advice}"
             raise RpcError("ModelNotInstalled", message, model=which)
         # default to a model that no engine can run only if there is no other
-        return next((entry for entry in installed if entry.family in RUNNABLE), installed[0])
+        chosen = next((entry for entry in installed if entry.family in RUNNABLE), installed[0])
+        if self.folder(chosen.id) is None:
+            raise inventory.lost(chosen.id)
+        return chosen
+
+    def _expected(self, entry: Entry) -> bool:
+        """Whether a model is installed, or was before an update: then no other model is taken instead."""
+        return entry.is_shipped or self.folder(entry.id) is not None
 
     def check_engine(self, asked: str | None, entry: Entry) -> None:
         """Check that this daemon's engine is the requested one and supports the model's family.
@@ -261,27 +267,14 @@ class Gate:
         should not wait for that.
 
         :param read: called now and then, in another thread, with the number of bytes hashed; raising ends the hashing.
-        :raises RpcError: ModelIncomplete; CapabilityDenied if the manifest pins another digest.
+        :raises RpcError: ModelIncomplete; EngineUnavailable if it came with the sidecar and is gone; CapabilityDenied
+            if the manifest pins another digest.
         """
         pinned = model_id in self._pinned()
         folder = self.files(model_id)
         if folder is None or (self.fake and not pinned):
             return ""
-        from locara_sidecar.models.cache.digest import model_digest
-
-        def found() -> str:
-            try:
-                return model_digest(folder, read)
-            except OSError:
-                if not folder.is_relative_to(sys.prefix):
-                    raise
-                program.find()  # waits while an update replaces the installation, and the model in it
-                return model_digest(folder, read)
-
-        try:
-            digest = await anyio.to_thread.run_sync(found)
-        except OSError as error:
-            raise RpcError("ModelIncomplete", f"A file of {model_id} cannot be read.", model=model_id) from error
+        digest = await anyio.to_thread.run_sync(inventory.digest, model_id, folder, read)
         if pinned:
             wanted = AccessRequest(models=(model_id,), digests={model_id: digest})
             try:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from locara_protocol.errors import RpcError
 from locara_protocol.records import Record
+from locara_sidecar.daemon.engine_host import program
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
     from locara_sidecar.models.cache.store import Installed
@@ -54,3 +57,32 @@ def take(catalogue: Catalogue, pinned: Collection[str]) -> Inventory:
             if digest is not None:
                 digests[model_id] = digest
     return Inventory(folders, digests, tuple(usable(entries)))
+
+
+def digest(model_id: str, folder: Path, read: Callable[[int], object]) -> str:
+    """Return the digest of a model in ``folder``. Waits while an update replaces the installation, and the model in it.
+
+    :param read: called now and then with the number of bytes hashed; raising ends the hashing.
+    :raises RpcError: ModelIncomplete if a file cannot be read; as :func:`lost`.
+    """
+    from locara_sidecar.models.cache.digest import model_digest
+
+    own = folder.is_relative_to(sys.prefix)
+    try:
+        try:
+            return model_digest(folder, read)
+        except OSError:
+            if not own:
+                raise
+            program.find()
+            return model_digest(folder, read)
+    except OSError as error:
+        if own and not folder.exists():
+            raise lost(model_id) from error
+        raise RpcError("ModelIncomplete", f"A file of {model_id} cannot be read.", model=model_id) from error
+
+
+def lost(model_id: str) -> RpcError:
+    """An update has left nothing where a model of the sidecar's own was, as one with another Python does."""
+    text = f"The sidecar's files were replaced while it ran, and {model_id} is no longer where it was among them."
+    return RpcError("EngineUnavailable", f"{text} Start the sidecar anew.", reason="updated", model=model_id)

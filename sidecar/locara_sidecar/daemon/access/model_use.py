@@ -15,6 +15,7 @@ import msgspec
 
 from locara_protocol.errors import RpcError
 from locara_sidecar.daemon import system
+from locara_sidecar.daemon.access import inventory
 from locara_sidecar.daemon.access.model_specs import model_spec
 from locara_sidecar.daemon.wire.off_loop import off_loop
 
@@ -79,13 +80,13 @@ class ModelUse:
         :param quantization: and ``precision``: as requested by the call; None for any.
         :param sides: set if the call allows fewer sizes than the model does.
         :param read: see :meth:`Gate.digest`.
-        :raises RpcError: ModelNotInstalled if it has just been removed; as :meth:`Gate.digest`.
+        :raises RpcError: ModelNotInstalled if it has just been removed; as :meth:`Gate.choose` and :meth:`Gate.digest`.
         """
         grant.require(entry.id, "generate", "edit", "model", "download")
         await off_loop(self._gate.look)
         folder = self._gate.folder(entry.id)
         if folder is None:
-            raise _removed(entry)
+            raise inventory.lost(entry.id) if entry.is_shipped else _removed(entry)
         store = None if self._gate.fake else self._gate.catalogue.store
         if store is not None:
             await self._begin(store, entry, folder)

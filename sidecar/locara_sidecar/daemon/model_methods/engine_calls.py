@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import anyio.to_thread
 
 from locara_protocol.model_messages import LoadParams, LoadResult, ModelProgress, PrepareParams, UnloadResult
+from locara_sidecar.daemon.access import inventory
 from locara_sidecar.daemon.jobs.job_runner import cancelled_error, stopping
 from locara_sidecar.daemon.model_methods import preparing
 from locara_sidecar.daemon.wire.stop_scope import StopScope
@@ -171,7 +172,6 @@ class _Preparing(_QueuedCall[PrepareParams]):
 
     async def _prepare(self) -> PrepareResult:
         from locara_sidecar.daemon.model_methods.model_work import run_work
-        from locara_sidecar.models.cache.digest import model_digest
 
         store = self.shared.gate.catalogue.store
         assert store is not None
@@ -182,7 +182,7 @@ class _Preparing(_QueuedCall[PrepareParams]):
                 entry=self.entry,
                 model=model,
                 engine=self.shared.gate.engine,
-                digest=partial(model_digest, Path(model.path), stopping(self.job)),
+                digest=partial(inventory.digest, self.entry.id, Path(model.path), stopping(self.job)),
                 run_work=partial(run_work, self.grant),
             )
             return await preparing.prepare(request, self.shared.engine, self._note)

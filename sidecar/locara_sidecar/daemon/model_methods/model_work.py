@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import anyio
 import anyio.abc
@@ -13,6 +13,9 @@ import msgspec
 
 from locara_protocol.errors import CODES, RpcError
 from locara_protocol.framing import LineSplitter, LineTooLong
+from locara_protocol.model_messages import DownloadPhase
+from locara_sidecar.daemon.engine_host import program
+from locara_sidecar.daemon.wire.off_loop import off_loop
 from locara_sidecar.machine.processes import interpreter
 from locara_sidecar.models import worker
 
@@ -22,10 +25,14 @@ if TYPE_CHECKING:
     from locara_protocol.methods import Need
     from locara_protocol.model_messages import DownloadProgress
     from locara_sidecar.capability.authorize import Grant
+    from locara_sidecar.daemon.engine_host.program import Program
 
 log = logging.getLogger("locara.models")
 
 _ENDING_SECONDS = 1.0
+_TRIES = 3
+_PHASES = get_args(DownloadPhase)
+"""In the order in which an operation goes through them."""
 _NOT_IMPORTED = 1  # the interpreter's status after an exception, which the worker itself reports once it is imported
 _NEEDS: dict[str, Need] = {"download": "download", "import": "import", "verify": "model", "derive": "download"}
 _BOOT = (
@@ -54,10 +61,50 @@ async def run_for_user(work: worker.WorkerRequest, tell: Callable[[DownloadProgr
     """Do the work in a separate process, on behalf of the user who owns the cache. Cancelling the caller's task kills
     the process.
 
+    If it fails and an update has replaced what it was started from meanwhile, how it failed says nothing: it is done
+    again by another process, from what is there now.
+
     :raises RpcError: as the operation does; StorageError if an update has left nothing that the process could be
         started from.
     :raises RuntimeError: if the process dies without a report.
     """
+    told = _Told(tell)
+    for left in reversed(range(_TRIES)):
+        before = await _program()
+        try:
+            return await _run(work, told.tell)
+        except (RpcError, RuntimeError) as error:
+            if not left or before == await _program():
+                raise
+            log.warning("a model's worker failed after its files had been replaced (%s); another one begins", error)
+            told.again()
+    raise AssertionError("the last try returns or raises")
+
+
+class _Told:
+    """Passes on progress, and of a second run only what lies beyond the first."""
+
+    def __init__(self, tell: Callable[[DownloadProgress], None]) -> None:
+        self._tell = tell
+        self._reached = self._known = (0, -1)
+
+    def tell(self, progress: DownloadProgress) -> None:
+        point = _PHASES.index(progress.phase), progress.bytes
+        if point > self._known:
+            self._reached = max(self._reached, point)
+            self._tell(progress)
+
+    def again(self) -> None:
+        """The work begins anew."""
+        self._known = self._reached
+
+
+async def _program() -> Program | None:
+    """Return what processes are started from, after waiting for it if it is just being replaced."""
+    return await off_loop(program.find, abandon=True)
+
+
+async def _run(work: worker.WorkerRequest, tell: Callable[[DownloadProgress], None]) -> worker.WorkerResult:
     try:
         process = await anyio.open_process(
             _argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True

@@ -13,6 +13,8 @@ from locara_protocol.methods import METHODS
 from locara_sidecar.daemon.wire.off_loop import NO_THREAD
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from locara_protocol.methods import Method
     from locara_sidecar.daemon.wire.outbox import Channel, Outbox
 
@@ -160,6 +162,14 @@ def internal_error() -> RpcError:
     return RpcError("InternalError", "Something went wrong inside the sidecar; its log on stderr says where.")
 
 
+def _files_gone(text: str, kinds: Collection[str]) -> RpcError:
+    """Return the first of the errors that a host can act on and the method may have."""
+    data: dict[str, Any] = {"reason": "updated"}
+    if "StorageError" in kinds:
+        return RpcError("StorageError", text, errno=errno.errorcode[errno.ENOENT], **data)
+    return RpcError("EngineUnavailable" if "EngineUnavailable" in kinds else "InternalError", text, **data)
+
+
 def unexpected(method: str, error: Exception) -> RpcError:
     """Return the answer to a call of ``method`` that failed with an unexpected ``error``."""
     number = error.errno if isinstance(error, OSError) else None
@@ -167,9 +177,9 @@ def unexpected(method: str, error: Exception) -> RpcError:
     if number in _NO_FILE and known is not None and "StorageError" in known.errors:
         name = errno.errorcode[number]
         return RpcError("StorageError", f"The sidecar cannot open any more files ({name}).", errno=name)
-    if isinstance(error, ImportError) and known is not None and "StorageError" in known.errors:
+    if isinstance(error, ImportError):
         text = "The sidecar's own files are gone or of another version, perhaps by an update. Start the sidecar anew."
-        return RpcError("StorageError", text, errno=errno.errorcode[errno.ENOENT], reason="updated")
+        return _files_gone(text, () if known is None else known.errors)
     if (
         isinstance(error, MemoryError)
         or number in (*_NO_FILE, errno.ENOMEM, errno.EAGAIN)

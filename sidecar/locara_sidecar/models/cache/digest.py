@@ -1,15 +1,17 @@
 """A model's digest: SHA-256 over the canonical list of its files' (path, size, sha256).
 
 Two folders with the same files have the same digest, wherever they are. Hidden files do not count, nor does the
-``meta.json`` that the store adds to the files.
+``meta.json`` that the store adds to the files, nor what ``dpkg`` puts beside a file that it is about to replace.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,6 +28,8 @@ META = "meta.json"
 
 _TEXTS = frozenset({".json", ".txt", ".md", ".jinja"})
 """The suffixes of a model's texts."""
+_UNPACKING = (".dpkg-new", ".dpkg-tmp")
+"""Endings of names that are there while a package is being installed."""
 _CHUNK = 1 << 20
 _TRIES = 3
 _known: dict[tuple[str, tuple[tuple[str, int, int], ...]], str] = {}
@@ -82,13 +86,16 @@ def known_digest(folder: Path) -> str | None:
 
 def _state(folder: Path) -> tuple[str, tuple[tuple[str, int, int], ...]]:
     """Return the folder's name and its files: name, size, modification time."""
-    files = sorted(
-        path
-        for path in map(Path, files_below(folder))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
-    return str(folder), tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+    rows: list[tuple[str, int, int]] = []
+    for path in sorted(map(Path, files_below(folder))):
+        inside = path.relative_to(folder)
+        if path.name.endswith(_UNPACKING) or any(part.startswith(".") for part in inside.parts):
+            continue
+        with contextlib.suppress(FileNotFoundError):  # renamed since it was listed
+            stat = path.stat()
+            if S_ISREG(stat.st_mode):
+                rows.append((inside.as_posix(), stat.st_size, stat.st_mtime_ns))
+    return str(folder), tuple(rows)
 
 
 def _require_usable(name: str, size: int) -> None:

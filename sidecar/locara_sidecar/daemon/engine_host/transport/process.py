@@ -314,9 +314,9 @@ class EngineProcess:
         self.close_input()
         events, stderr, *_ = self._threads
         events.join(_DRAIN)
+        self.discard_scratch()  # first: a daemon that waits for this ends then, and this thread with it
         self._post(self._on_gone, self)
         stderr.join(1.0)
-        self.discard_scratch()
 
 
 def _no_thread() -> OSError:
