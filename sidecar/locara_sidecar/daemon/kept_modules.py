@@ -18,11 +18,13 @@ import threading
 from importlib.machinery import PathFinder, SourceFileLoader
 from typing import TYPE_CHECKING
 
+import anyio
+
 from locara_sidecar.daemon.engine_host import program
 from locara_sidecar.machine import bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
     from importlib.machinery import ModuleSpec
     from types import CodeType, ModuleType
 
@@ -70,6 +72,20 @@ def wait_until_kept() -> None:
     """
     _patient.since = program.find(wait=False)
     sys.meta_path.append(_patient)
+
+
+def run(main: Callable[[], Awaitable[None]], has_begun: Callable[[], bool]) -> None:
+    """Run ``main`` in an event loop, whose modules are imported now; once more if an update kept them from it.
+
+    :param has_begun: whether there is an event loop: what fails from then on is raised.
+    """
+    try:
+        anyio.run(main)
+    except (ImportError, OSError):
+        if has_begun():
+            raise
+        load("anyio._backends._asyncio")  # which anyio could not
+        anyio.run(main)
 
 
 def load(name: str) -> None:

@@ -164,13 +164,7 @@ class Daemon:
         """Serve until the end; return the exit status."""
         try:
             self._drain()
-            try:
-                anyio.run(self._main)
-            except (ImportError, OSError):
-                if self._loop is not None:
-                    raise
-                kept_modules.load("anyio._backends._asyncio")  # which anyio could not, perhaps because of an update
-                anyio.run(self._main)
+            kept_modules.run(self._main, lambda: self._loop is not None)
         except Exception as error:  # noqa: BLE001 -- an event loop that cannot be made, or no memory
             self._reserve.close()
             self._failure = error

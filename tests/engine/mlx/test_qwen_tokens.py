@@ -88,6 +88,22 @@ def test_ids_are_those_of_transformers(folder, kind):
     assert differing(folder, kind) == []
 
 
+def test_line_breaks_are_in_one_word_with_the_space_before_them(folder):
+    """The published models have tokens for such words; the fixture's few merges do not show where words end."""
+    path = folder / "tokenizer" / "tokenizer.json"
+    described = json.loads(path.read_text())
+    model = described["model"]
+    joined = ("\u010a \u010a", "\u0120 \u010a\u010a")  # two line breaks, and a space before them, as letters for bytes
+    taken = [*model["vocab"].values(), *(token["id"] for token in described["added_tokens"])]
+    for number, pair in enumerate(joined, max(taken) + 1):
+        model["vocab"][pair.replace(" ", "")] = number
+        model["merges"].append(pair.split(" "))
+    path.write_text(json.dumps(described))
+    assert differing(folder, QWEN3) == []
+    ours, text = qwen_tokens.load(folder, "tokenizer", QWEN3), "a red \n\ncat\n\nagain"
+    assert set(ours.ids(text, 64)) >= {max(taken) + 1, max(taken) + 2}
+
+
 @pytest.mark.parametrize("alone", [True, False])
 def test_ids_are_those_of_transformers_for_folders_of_2025(folder, alone):
     as_published(folder)
