@@ -78,7 +78,7 @@ def main() -> int:
             if options.only in (None, "busy"):
                 rounds = 1 if options.quick else 3
                 known = catalogue.load(Path(folder))
-                rows += busy.measure(known, "pocket", Path(folder), 4 * rounds)  # its jobs are short
+                rows += busy.measure(known, "pocket", Path(folder), 8 * rounds)  # its jobs are short
                 rows += busy.measure(known, entry["id"], Path(folder), 2 * rounds)
             if options.only in (None, "cancel"):
                 rows += cancel.measure(entry, Path(folder), 4 if options.quick else 40)
