@@ -247,10 +247,10 @@ def test_an_old_daemon_whose_model_is_elsewhere_after_an_update_says_so(moved, t
         library = next(moved.rglob("site-packages")).parent
         library.rename(library.with_name("python4.0"))
         for method, params in (("image.generate", {"prompt": "x"}), ("models.load", {"model": "pocket"})):
-            with pytest.raises(RemoteError, match="Start the sidecar anew") as caught:
+            with pytest.raises(RemoteError, match="Restart the sidecar") as caught:
                 sidecar.call(method, params, timeout=60)
             assert (caught.value.kind, caught.value.data["reason"]) == ("EngineUnavailable", "updated")
-        with pytest.raises(RemoteError, match="Start the sidecar anew") as caught:
+        with pytest.raises(RemoteError, match="Restart the sidecar") as caught:
             sidecar.call("models.verify", {"model": "pocket"}, timeout=60)
         assert caught.value.kind == "StorageError"
 

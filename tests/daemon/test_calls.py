@@ -61,7 +61,7 @@ def test_a_module_that_is_gone_is_told_as_what_an_update_does_to_a_method(method
     told = unexpected(method, ModuleNotFoundError("zanzibar"))
     assert (told.kind, told.data) == (kind, data)
     assert "zanzibar" not in told.message
-    assert "Start the sidecar anew" in told.message
+    assert "Restart the sidecar" in told.message
 
 
 def test_a_call_that_cannot_be_answered_at_the_end_does_not_keep_the_next_one_from_its_answer(monkeypatch):

@@ -108,7 +108,7 @@ def gate_of(entries, there):
 def test_a_model_of_the_sidecar_s_own_that_an_update_took_away_is_not_replaced_by_another(explicit):
     """An update with another Python has it elsewhere. An error said that it was not installed, or another one drew."""
     own, other = entry_for("own", source={"package": True}), entry_for("other")
-    with pytest.raises(RpcError, match="Start the sidecar anew") as caught:
+    with pytest.raises(RpcError, match="Restart the sidecar") as caught:
         gate_of([own, other], ["other"]).choose(("own", "other"), explicit=explicit)
     assert (caught.value.kind, caught.value.data["reason"]) == ("EngineUnavailable", "updated")
     assert gate_of([own, other], ["own", "other"]).choose(("own", "other"), explicit=explicit) is own
@@ -124,7 +124,7 @@ def test_a_model_of_the_sidecar_s_own_that_an_update_took_away_cannot_be_checked
         with pytest.raises(RpcError) as caught:
             operations.work(catalogue, entry, "verify", there=None)
         assert caught.value.kind == kind
-    with pytest.raises(RpcError, match="Start the sidecar anew"):
+    with pytest.raises(RpcError, match="Restart the sidecar"):
         operations.work(catalogue, entry_for(source={"package": True}), "verify", there=None)
 
 

@@ -17,7 +17,7 @@ from locara_sidecar.models import worker
 from support.model_store import entry_for
 
 LAST = msgspec.json.encode(worker.WorkerResult(digest="sha256:0", bytes=0, files=0)) + b"\n"
-WORK = SimpleNamespace(op="verify")
+WORK = SimpleNamespace(op="verify", folder=None)
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def scripted(monkeypatch):
     return use
 
 
-def run():
-    return anyio.run(lambda: model_work.run_for_user(WORK, lambda progress: None))
+def run(work=WORK):
+    return anyio.run(lambda: model_work.run_for_user(work, lambda progress: None))
 
 
 def performed(monkeypatch, tmp_path, body):
@@ -68,7 +68,7 @@ def test_a_worker_that_does_not_end_is_killed(scripted, tmp_path, monkeypatch):
 def test_a_worker_that_an_update_has_left_nothing_of_says_so(monkeypatch, tmp_path, words):
     monkeypatch.setattr(model_work, "_argv", lambda: words)
     work = worker.WorkerRequest(op="verify", root=str(tmp_path), entry=entry_for())
-    with pytest.raises(RpcError, match="Start the sidecar anew") as told:
+    with pytest.raises(RpcError, match="Restart the sidecar") as told:
         anyio.run(lambda: model_work.run_for_user(work, lambda progress: None))
     assert (told.value.kind, told.value.data) == ("StorageError", {"errno": "ENOENT", "reason": "updated"})
 
@@ -96,6 +96,7 @@ def prefix(monkeypatch, tmp_path):
     return folder
 
 
+FAILED = [("StorageError", "no", False, {"reason": "updated"}), ("IntegrityError", "no", False, {})]
 FAILS = ["os.kill(os.getpid(), 9)", "os.write(1, LACKS)", "os.write(1, DAMAGED)"]
 
 
@@ -103,9 +104,7 @@ FAILS = ["os.kill(os.getpid(), 9)", "os.write(1, LACKS)", "os.write(1, DAMAGED)"
 @pytest.mark.parametrize("replaced", [True, False])
 def test_what_a_worker_did_not_do_as_its_files_were_replaced_another_does(scripted, prefix, fails, replaced):
     """However it failed: what it could not import or read is no fault of the model. All progress is told once."""
-    lacks, damaged = (
-        msgspec.json.encode(worker.Failed(kind, "no", False, {})) + b"\n" for kind in ("StorageError", "IntegrityError")
-    )
+    lacks, damaged = (msgspec.json.encode(worker.Failed(*failed)) + b"\n" for failed in FAILED)
     told = [msgspec.json.encode(worker.ProgressFrame(progress(count))) + b"\n" for count in (1, 2, 3)]
     update = f"os.rename({str(prefix)!r}, {str(prefix) + '.old'!r}); os.mkdir({str(prefix)!r})" if replaced else "pass"
     scripted(
@@ -119,7 +118,8 @@ def test_what_a_worker_did_not_do_as_its_files_were_replaced_another_does(script
     seen = []
 
     def work():
-        return anyio.run(lambda: model_work.run_for_user(WORK, lambda each: seen.append(each.bytes)))
+        own = SimpleNamespace(op="verify", folder=str(prefix / "models" / "mine"))
+        return anyio.run(lambda: model_work.run_for_user(own, lambda each: seen.append(each.bytes)))
 
     if replaced:
         assert work().digest == "sha256:0"
@@ -130,6 +130,44 @@ def test_what_a_worker_did_not_do_as_its_files_were_replaced_another_does(script
             work()
         assert seen == [1, 2]
         assert prefix.with_name("python.runs").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("op", "fails", "runs"),
+    [
+        ("verify", "os.write(1, DAMAGED)", "x"),  # it has taken what is damaged out of use
+        ("verify", "os.kill(os.getpid(), 9)", "xx"),
+        ("import", "os.write(1, DAMAGED)", "xx"),
+        ("derive", "os.write(1, DAMAGED)", "x"),  # it has moved what the engine made
+        ("derive", "os.kill(os.getpid(), 9)", "x"),
+    ],
+)
+def test_work_of_which_a_repeat_would_hide_what_was_found_is_not_repeated(scripted, prefix, op, fails, runs):
+    damaged = msgspec.json.encode(worker.Failed(*FAILED[1])) + b"\n"
+    scripted(
+        f"open({str(prefix) + '.runs'!r}, 'a').write('x'); DAMAGED = {damaged!r}\n"
+        f"if not os.path.exists({str(prefix) + '.old'!r}):\n"
+        f"    os.rename({str(prefix)!r}, {str(prefix) + '.old'!r}); os.mkdir({str(prefix)!r})\n    {fails}\n    os._exit(0)\n"
+        "os.write(1, LAST)"
+    )
+    work = SimpleNamespace(op=op, folder=str(prefix.parent / "theirs"))
+    if runs == "xx":
+        assert run(work).digest == "sha256:0"
+    else:
+        with pytest.raises((RpcError, RuntimeError)):
+            run(work)
+    assert prefix.with_name("python.runs").read_text() == runs
+
+
+@pytest.mark.parametrize("said", ["b'{}\\n'", "b'{\"type\":\"later\"}\\n'", "b''"])
+def test_a_worker_of_another_version_says_that_an_update_is_why(scripted, prefix, monkeypatch, said):
+    monkeypatch.setattr(model_work.program, "_first", [])
+    model_work.program.begin()
+    replaced = f"os.rename({str(prefix)!r}, {str(prefix)!r} + '.old'); os.mkdir({str(prefix)!r})"
+    scripted(f"if not os.path.exists({str(prefix)!r} + '.old'): {replaced}\nos.write(1, {said}); os._exit(3)")
+    with pytest.raises(RpcError) as caught:
+        run()
+    assert (caught.value.kind, caught.value.data["reason"]) == ("StorageError", "updated")
 
 
 def progress(count):

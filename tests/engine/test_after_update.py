@@ -15,7 +15,7 @@ from locara_sidecar.ipc import frames
 from support.engine_frames import finish, ready
 from support.engines import Engines, Played, in_turn, works
 
-UPDATED = "The sidecar's files were replaced while it ran"
+UPDATED = "An update replaced the sidecar's files while it was running"
 
 
 def refuse(connection, start):
@@ -70,7 +70,7 @@ def test_an_engine_that_does_not_suit_the_daemon_after_an_update_says_so(prefix,
         assert after.data == {**before.data, "reason": "updated"}
         assert after.message.startswith(UPDATED)
         assert before.message in after.message
-        assert "Start the sidecar anew" in after.message
+        assert "Restart the sidecar" in after.message
     else:
         assert (after.message, after.data) == (before.message, before.data)
 
@@ -85,7 +85,7 @@ def is_older(connection, start):
 
 def is_told_as_an_update(error):
     assert (error.kind, error.data, error.retryable) == ("EngineUnavailable", {"reason": "updated"}, False)
-    assert error.message.count("Start the sidecar anew") == 1
+    assert error.message.count("Restart the sidecar") == 1
     assert error.message.count("different versions of Locara") == 1
 
 

@@ -8,7 +8,7 @@ CONFIG: dict[str, Any] = {
     "dim": 64, "n_layers": 2, "n_refiner_layers": 2, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 24,
     "in_channels": 4, "axes_dims": [8, 12, 12], "axes_lens": [1536, 512, 512],
 }  # fmt: skip
-WIDE = ("feed-forward", "sum")
+WIDE = ("feed-forward", "attention", "sum")
 """What can leave the range."""
 
 
@@ -28,8 +28,8 @@ def made(**switches: Any) -> Any:
 
 
 def boisterous(wide: str) -> Any:
-    """One in which gates and values of every feed-forward multiply to 1e5 and more, or whose sum of all branches goes
-    beyond 65,504 while no single branch does."""
+    """One in which gates and values of every feed-forward multiply to 1e5 and more, in which the output of attention
+    goes beyond 65,504, or whose sum of all branches does while no single branch does."""
     import torch
 
     model = made()
@@ -38,6 +38,8 @@ def boisterous(wide: str) -> Any:
             if wide == "feed-forward":
                 block.feed_forward.w1.weight *= 150
                 block.feed_forward.w3.weight *= 150
+            elif wide == "attention":
+                block.attention.to_out[0].weight *= 60_000
             else:
                 for norm in (block.attention_norm2, block.ffn_norm2):
                     norm.weight.fill_(9_000.0)

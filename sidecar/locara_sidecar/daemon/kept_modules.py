@@ -53,29 +53,34 @@ _UNCHECKED = b"\1\0\0\0"  # its flags, if it need not be compared with its sourc
 
 def start() -> None:
     """Begin, in a thread that nothing waits for. Without one, modules are read when they are needed."""
-    with contextlib.suppress(RuntimeError):  # the system refuses another thread
+    try:
         threading.Thread(target=_keep_in_bundle, name="kept-modules", daemon=True).start()
+    except RuntimeError:  # the system refuses another thread
+        with contextlib.suppress(ValueError):
+            sys.meta_path.remove(_patient)
 
 
 def _keep_in_bundle() -> None:
-    program.find()  # waits if an update is just replacing the folder
-    if bundle.folder() is not None:
-        kept = keep()
-        log.debug("%d modules are kept", kept)
-    with contextlib.suppress(ValueError):
-        sys.meta_path.remove(_patient)  # from now on nothing may wait
+    try:
+        program.find()  # waits if an update is just replacing the folder
+        if bundle.folder() is not None:
+            kept = keep()
+            log.debug("%d modules are kept", kept)
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.meta_path.remove(_patient)  # from now on nothing may wait
 
 
 def wait_until_kept() -> None:
-    """From now on until modules are kept, an import in the moment between an update's two renames waits for the second
-    one. Without that, a daemon that has answered already would end for lack of its event loop's modules.
+    """Until the modules are kept, an import that falls between an update's two renames waits for the second. Without
+    this, a daemon that had already answered would end because it could not import its event loop.
     """
-    _patient.since = program.find(wait=False)
+    _patient.since = program.begin()
     sys.meta_path.append(_patient)
 
 
 def run(main: Callable[[], Awaitable[None]], has_begun: Callable[[], bool]) -> None:
-    """Run ``main`` in an event loop, whose modules are imported now; once more if an update kept them from it.
+    """Import the event loop and run ``main`` in it; try again once if an update got in the way.
 
     :param has_begun: whether there is an event loop: what fails from then on is raised.
     """
@@ -91,7 +96,7 @@ def run(main: Callable[[], Awaitable[None]], has_begun: Callable[[], bool]) -> N
 def load(name: str) -> None:
     """Import a module; once more if its file, or one of those that it imports, was renamed as it was being read.
 
-    :raises ImportError: or OSError, if that is in vain.
+    :raises ImportError: or OSError, if the second try fails too.
     """
     try:
         importlib.import_module(name)
@@ -126,7 +131,7 @@ def keep() -> int:
     sys.meta_path.insert(0, finder)
     for name, path in _modules():
         if name not in sys.modules:
-            with contextlib.suppress(OSError):  # its first use tells
+            with contextlib.suppress(OSError):  # reported when it is first used
                 finder.add(name, path)
     for name in (*_EXTENSIONS, *_READERS):
         with contextlib.suppress(ImportError, OSError):  # of another system or Python; or an update took a file
@@ -172,7 +177,7 @@ class _Loader(SourceFileLoader):
 
 
 def _read(path: str) -> tuple[bytes, bool]:
-    """Return what a module is made of, and whether it is compiled: so are a bundle's, for its own Python."""
+    """Return a module's code or source, and whether it is compiled. A bundle's modules are, for its own Python."""
     with contextlib.suppress(OSError), open(importlib.util.cache_from_source(path), "rb") as file:
         data = file.read()
         if data.startswith(importlib.util.MAGIC_NUMBER + _UNCHECKED):
@@ -182,7 +187,7 @@ def _read(path: str) -> tuple[bytes, bool]:
 
 
 def _modules() -> Iterator[tuple[str, str]]:
-    """Yield names and paths of sources, first what is most likely to be needed and to differ in a new version."""
+    """Yield names and paths of sources, starting with those most likely to be needed and to have changed."""
     ours = _home(_OURS)
     for part in _PARTS:
         yield from _below(f"{_OURS}.{part}", os.path.join(ours, part))

@@ -151,7 +151,7 @@ def main() -> None:
         work = msgspec.json.decode(line, type=WorkerRequest)
         send(perform(work, lambda progress: send(ProgressFrame(progress)), lambda _: None))
     except ImportError as error:
-        missing = not_ours(f"lacks {error.name or 'a module'}")
+        missing = not_ours(f"it lacks {error.name or 'a module'}")
         send(Failed(missing.kind, missing.message, missing.retryable, missing.data))
     except RpcError as error:
         send(fitting(Failed(error.kind, _shown(error.message), error.retryable, _shown(error.data))))
@@ -161,12 +161,12 @@ def main() -> None:
 
 
 def not_ours(what: str) -> RpcError:
-    """Modules, or the interpreter, are no longer where they were: an update has replaced the installation.
+    """An update has replaced or removed the sidecar's own files, from which a process was to be started.
 
-    :param what: what is wrong with this process, as a sentence's verb.
+    :param what: what is wrong with this process, as a clause.
     """
-    text = f"The process that works on models {what}: the sidecar's own files are gone or of another version. "
-    text += "Start the sidecar anew."
+    text = "The sidecar's own files were replaced or removed, so the process that works on models cannot be used"
+    text += f" ({what}). Restart the sidecar."
     return RpcError("StorageError", text, errno=errno.errorcode[errno.ENOENT], reason="updated")
 
 

@@ -83,6 +83,6 @@ def digest(model_id: str, folder: Path, read: Callable[[int], object]) -> str:
 
 
 def lost(model_id: str) -> RpcError:
-    """An update has left nothing where a model of the sidecar's own was, as one with another Python does."""
-    text = f"The sidecar's files were replaced while it ran, and {model_id} is no longer where it was among them."
-    return RpcError("EngineUnavailable", f"{text} Start the sidecar anew.", reason="updated", model=model_id)
+    """An update moved or removed one of the sidecar's own models, as an update to another Python does."""
+    text = f"An update replaced the sidecar's files, and {model_id} is no longer where it was."
+    return RpcError("EngineUnavailable", f"{text} Restart the sidecar.", reason="updated", model=model_id)

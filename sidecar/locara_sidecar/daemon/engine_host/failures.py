@@ -34,13 +34,13 @@ def not_started(engine: str, error: Exception) -> Exception:
 def after_update(error: RpcError) -> RpcError:
     """An engine could not be used, and the sidecar's files are not those that the daemon was started from.
 
-    :param error: how it failed; what is no EngineUnavailable, is the system's refusal, or says this already, stays as
-        it is.
+    :param error: the failure; returned unchanged unless it is an EngineUnavailable that the system did not cause and
+        that does not say this already.
     """
     if error.kind != "EngineUnavailable" or error.data.get("reason") in (_REFUSED, _UPDATED):
         return error
-    text = "The sidecar's files were replaced while it ran, and it cannot use the engine among them."
-    text += " Start the sidecar anew."
+    text = "An update replaced the sidecar's files while it was running, and it cannot use the new engine."
+    text += " Restart the sidecar."
     data: dict[str, Any] = {**error.data, "reason": _UPDATED}
     return RpcError("EngineUnavailable", f"{text} ({error.message})", **data)
 

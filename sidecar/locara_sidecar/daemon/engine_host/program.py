@@ -14,6 +14,9 @@ _LOOK_EVERY = 0.05
 _in_vain: set[str] = set()  # the folder, if it was waited for and did not come: the next call need not wait again
 
 
+_first: list[Program] = []
+
+
 class Program(Record, frozen=True):
     """Identifies what an engine was started from."""
 
@@ -41,6 +44,17 @@ def find(*, wait: bool = True) -> Program | None:
     elif wait:
         _in_vain.add(folder)
     return found
+
+
+def begin() -> Program | None:
+    """Note what this daemon was started from, and return it."""
+    _first[:] = [found] if (found := find(wait=False)) is not None else []
+    return found
+
+
+def was_replaced(now: Program | None) -> bool:
+    """Whether processes are started from other files ``now`` than this daemon was."""
+    return now is not None and bool(_first) and now != _first[0]
 
 
 def _found() -> Program | None:

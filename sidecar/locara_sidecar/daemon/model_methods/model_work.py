@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import anyio
@@ -61,11 +63,11 @@ async def run_for_user(work: worker.WorkerRequest, tell: Callable[[DownloadProgr
     """Do the work in a separate process, on behalf of the user who owns the cache. Cancelling the caller's task kills
     the process.
 
-    If it fails and an update has replaced what it was started from meanwhile, how it failed says nothing: it is done
-    again by another process, from what is there now.
+    If an update replaced the installation meanwhile, a failure may be its doing, so that another process repeats the
+    work, unless a repeat could hide what the first run found (:func:`_can_repeat`).
 
-    :raises RpcError: as the operation does; StorageError if an update has left nothing that the process could be
-        started from.
+    :raises RpcError: as the operation does; StorageError with the reason ``updated`` if an update has left nothing that
+        the process could be started from, or a version that does not understand this one.
     :raises RuntimeError: if the process dies without a report.
     """
     told = _Told(tell)
@@ -73,16 +75,33 @@ async def run_for_user(work: worker.WorkerRequest, tell: Callable[[DownloadProgr
         before = await _program()
         try:
             return await _run(work, told.tell)
-        except (RpcError, RuntimeError) as error:
-            if not left or before == await _program():
+        except (RpcError, RuntimeError, msgspec.ValidationError) as error:
+            now = await _program()
+            if left and before != now and _can_repeat(work, error):
+                log.warning("a model's worker failed after its files had been replaced (%s); another one begins", error)
+                told.again()
+            elif not isinstance(error, RpcError) and program.was_replaced(now):
+                raise worker.not_ours("it is of another version") from error
+            else:
                 raise
-            log.warning("a model's worker failed after its files had been replaced (%s); another one begins", error)
-            told.again()
     raise AssertionError("the last try returns or raises")
 
 
+def _can_repeat(work: worker.WorkerRequest, error: Exception) -> bool:
+    """Whether a second run would begin where the first one did.
+
+    Deriving moves the engine's files as it copies them. Verifying takes damaged files out of use, so a second run would
+    find nothing wrong; the sidecar's own models stay as they are.
+    """
+    if work.op == "derive":
+        return False
+    if work.op != "verify" or not isinstance(error, RpcError) or error.data.get("reason") == "updated":
+        return True
+    return work.folder is not None and Path(work.folder).is_relative_to(sys.prefix)
+
+
 class _Told:
-    """Passes on progress, and of a second run only what lies beyond the first."""
+    """Passes on progress; during a repeat, only what goes beyond the first run."""
 
     def __init__(self, tell: Callable[[DownloadProgress], None]) -> None:
         self._tell = tell
@@ -109,8 +128,8 @@ async def _run(work: worker.WorkerRequest, tell: Callable[[DownloadProgress], No
         process = await anyio.open_process(
             _argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
-    except FileNotFoundError as error:
-        raise worker.not_ours("could not be started") from error
+    except (FileNotFoundError, PermissionError) as error:
+        raise worker.not_ours("it could not be started") from error
     try:
         assert process.stdin is not None
         with contextlib.suppress(anyio.BrokenResourceError):
@@ -156,5 +175,5 @@ async def _listen(process: anyio.abc.Process, tell: Callable[[DownloadProgress],
                 raise RuntimeError(f"the model's worker failed: {event.trace}")
     status = await process.wait()
     if silent and status == _NOT_IMPORTED:
-        raise worker.not_ours("could not be started")
+        raise worker.not_ours("it could not be started")
     raise RuntimeError(f"the model's worker ended without giving a reason (status {status})")

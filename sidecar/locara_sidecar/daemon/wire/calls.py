@@ -178,7 +178,7 @@ def unexpected(method: str, error: Exception) -> RpcError:
         name = errno.errorcode[number]
         return RpcError("StorageError", f"The sidecar cannot open any more files ({name}).", errno=name)
     if isinstance(error, ImportError):
-        text = "The sidecar's own files are gone or of another version, perhaps by an update. Start the sidecar anew."
+        text = "The sidecar's own files are gone or of another version, perhaps by an update. Restart the sidecar."
         return _files_gone(text, () if known is None else known.errors)
     if (
         isinstance(error, MemoryError)

@@ -24,6 +24,13 @@ def a_part(layer: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
     return output / LESS
 
 
+def of_a_part(layer: nn.Module, args: Any) -> Any:
+    """Forward pre-hook: give a layer a 64th of its first input."""
+    del layer
+    first, *others = args
+    return (first / LESS, *others)
+
+
 def as_the_weights(layer: nn.Module, args: Any) -> Any:
     """Forward pre-hook: convert a layer's first input to the type of its weights."""
     first, *others = args

@@ -108,10 +108,10 @@ class Attention(nn.Module):
             self.norm_k = nn.RMSNorm(self._size, eps=_HEAD_EPSILON)
 
     def __call__(self, x: mx.array, rotation: rotary.Rotation) -> mx.array:
-        """Run on ``x`` (B, tokens, dim)."""
+        """Return attention over ``x`` (B, tokens, dim); in float16 a 64th of it."""
         norms = rotary.Norms(self.norm_q, self.norm_k) if "norm_q" in self else None
         stream = rotary.Stream(self.to_q(x), self.to_k(x), self.to_v(x), self._size, norms)
-        return self.to_out(rotary.attended([stream], rotation))
+        return self.to_out(headroom.less(rotary.attended([stream], rotation)))
 
 
 class FeedForward(nn.Module):
@@ -129,9 +129,7 @@ class FeedForward(nn.Module):
         gates, values = nn.silu(self.w1(x)), self.w3(x)
         if x.dtype != mx.float16:
             return norm(self.w2(gates * values))
-        less = self.w2(gates * headroom.less(values))
-        weight: mx.array = norm.weight
-        return mx.fast.rms_norm(less, weight, norm.eps / headroom.LESS**2)
+        return _normed(self.w2(gates * headroom.less(values)), norm)
 
 
 class Block(nn.Module):
@@ -156,11 +154,11 @@ class Block(nn.Module):
         weight: mx.array = self.attention_norm1.weight
         normed, normed_ff = self.attention_norm1, self.ffn_norm1
         if by is None:
-            x = x + self.attention_norm2(self.attention(normed(x).astype(weight.dtype), rotation))
+            x = x + _normed(self.attention(normed(x).astype(weight.dtype), rotation), self.attention_norm2)
             return x + self.feed_forward(normed_ff(x).astype(weight.dtype), self.ffn_norm2)
         scale, gate, scale_ff, gate_ff = mx.split(by, 4, axis=-1)
         seen = self.attention((normed(x) * scale).astype(weight.dtype), rotation)
-        x = x + gate * self.attention_norm2(seen)
+        x = x + gate * _normed(seen, self.attention_norm2)
         return x + gate_ff * self.feed_forward((normed_ff(x) * scale_ff).astype(weight.dtype), self.ffn_norm2)
 
 
@@ -262,6 +260,12 @@ class ZImageTransformer(nn.Module):
         out = self.proj_out((x * by.out).astype(latent.dtype))
         out = out.reshape(batch, rows, columns, _PATCH, _PATCH, channels).transpose(0, 1, 3, 2, 4, 5)
         return -out.reshape(latent.shape)
+
+
+def _normed(x: mx.array, norm: nn.RMSNorm) -> mx.array:
+    """Norm the output of a branch, which in float16 is a 64th of itself."""
+    weight: mx.array = norm.weight
+    return mx.fast.rms_norm(x, weight, norm.eps / headroom.LESS**2 if x.dtype == mx.float16 else norm.eps)
 
 
 def _gated(made: mx.array) -> mx.array:

@@ -70,14 +70,17 @@ class ZImage(DiffusersFamily):
 def fit_into_float16(transformer: Any) -> None:
     """Let the transformer compute in float16 without leaving its range (65,504).
 
-    In the feed-forward, gate times value reaches 3e5, and its output 1e6. So the values are divided by 64, which the
-    norm that follows cancels (its epsilon is divided, too, so the result is the same). The sum of all branches grows as
+    In the feed-forward, gate times value reaches 3e5, and its output 1e6; other runtimes bound attention's output, too.
+    So its input and the values are divided by 64, which the norms that follow cancel (their epsilons are divided, too,
+    so the result is the same). The sum of all branches grows as
     well. It is kept in float32, from the two layers that embed picture and text on; the norms in each block bring its
     branches back to float16.
     """
     for block in (*transformer.noise_refiner, *transformer.context_refiner, *transformer.layers):
+        block.attention.to_out[0].register_forward_pre_hook(narrow.of_a_part)
         block.feed_forward.w3.register_forward_hook(narrow.a_part)
-        block.ffn_norm2.eps /= narrow.LESS**2
+        for norm in (block.attention_norm2, block.ffn_norm2):
+            norm.eps /= narrow.LESS**2
     for layer in (*transformer.all_x_embedder.values(), transformer.cap_embedder):
         layer.register_forward_hook(narrow.widened)
     for layer in transformer.all_final_layer.values():
