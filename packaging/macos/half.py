@@ -8,7 +8,10 @@ from locara_sidecar.machine import chips
 from macos import commands
 from macos.commands import HOUR
 
-CASES = ("sd3.5-medium:16", "sdxl-lightning:16", "flux.2-klein-4b:16", "flux.2-klein-4b:4", "flux.1-dev:4")
+CASES = (
+    *("sd3.5-medium:16", "sdxl-lightning:16", "flux.2-klein-4b:16"),
+    *("flux.2-klein-4b:4", "z-image-turbo:4", "flux.1-dev:4"),
+)
 WORTH = 0.95
 """A step in float16 must take less than this share of one in bfloat16, with every model."""
 
@@ -45,6 +48,6 @@ def _verdict(ratios: dict[str, float], *, affected: bool) -> str:
     if not affected:
         return f"no effect: this chip has bfloat16 (float16 is faster with {len(faster)} of {len(ratios)} models)"
     if len(faster) == len(ratios):
-        return "turn it on: serve --prefer-float16"
+        return "turn it on: serve --prefer-float16 (weights were random: look at pictures of your models, too)"
     slow = sorted(ratios.keys() - faster)
     return f"leave it off: float16 is not worth it with {', '.join(slow)}"

@@ -159,7 +159,7 @@ def test_work_of_which_a_repeat_would_hide_what_was_found_is_not_repeated(script
     assert prefix.with_name("python.runs").read_text() == runs
 
 
-@pytest.mark.parametrize("said", ["b'{}\\n'", "b'{\"type\":\"later\"}\\n'", "b''"])
+@pytest.mark.parametrize("said", ["b'{}\\n'", 'b\'{"type":"later"}\\n\'', "b''"])
 def test_a_worker_of_another_version_says_that_an_update_is_why(scripted, prefix, monkeypatch, said):
     monkeypatch.setattr(model_work.program, "_first", [])
     model_work.program.begin()

@@ -104,9 +104,18 @@ def test_a_whole_model_is_loaded_prepared_and_loaded_again_through_the_daemon(tm
 def test_a_step_of_every_denoiser_is_timed(model, precision):
     """As on a Mac, but with few and narrow layers. That no numbers are infinite is checked inside."""
     told = mlx_step.measure(model, 16, 64, tiny=True, precision=precision)
-    assert told["precision"] == precision
+    assert (told["precision"], told["ownKernels"]) == (precision, [])  # on a processor
     assert 0 < told["stepSeconds"] < 60
     assert 0 < told["weightBytes"] <= told["peakBytes"]
+
+
+def test_a_step_is_timed_with_the_kernels_that_an_engine_would_use(monkeypatch):
+    asked = []
+    for kernels in (mlx_step.group_statistics, mlx_step.turned_heads):
+        monkeypatch.setattr(kernels, "try_out", lambda device, use: asked.append(use) or True)
+    told = mlx_step.measure("flux.1-dev", 16, 64, tiny=True, precision="float16")
+    assert told["ownKernels"] == ["group norms", "queries and keys"]
+    assert [getattr(use, "dtype", use) for use in asked] == [mlx_step.mx.float16] * 2
 
 
 @pytest.mark.parametrize("engine", ["torch", "mlx"])
