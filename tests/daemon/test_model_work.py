@@ -147,7 +147,8 @@ def test_work_of_which_a_repeat_would_hide_what_was_found_is_not_repeated(script
     scripted(
         f"open({str(prefix) + '.runs'!r}, 'a').write('x'); DAMAGED = {damaged!r}\n"
         f"if not os.path.exists({str(prefix) + '.old'!r}):\n"
-        f"    os.rename({str(prefix)!r}, {str(prefix) + '.old'!r}); os.mkdir({str(prefix)!r})\n    {fails}\n    os._exit(0)\n"
+        f"    os.rename({str(prefix)!r}, {str(prefix) + '.old'!r}); os.mkdir({str(prefix)!r})\n"
+        f"    {fails}\n    os._exit(0)\n"
         "os.write(1, LAST)"
     )
     work = SimpleNamespace(op=op, folder=str(prefix.parent / "theirs"))

@@ -225,7 +225,7 @@ class Gate:
         return chosen
 
     def _expected(self, entry: Entry) -> bool:
-        """Whether a model counts as installed. A shipped one does even if an update moved it, so that no other is used."""
+        """Whether a model counts as installed. A shipped one does even if an update moved it: no other is used."""
         return entry.is_shipped or self.folder(entry.id) is not None
 
     def check_engine(self, asked: str | None, entry: Entry) -> None:
