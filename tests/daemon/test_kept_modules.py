@@ -168,6 +168,7 @@ def installation(module, monkeypatch):
     """The folder with the module, as that of the whole installation; modules are not kept yet."""
     monkeypatch.setattr(sys, "prefix", str(module.parent))
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setattr(kept_modules.program, "_first", [])
     kept_modules.wait_until_kept()
     return module.parent
 

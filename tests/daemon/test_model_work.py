@@ -20,6 +20,12 @@ LAST = msgspec.json.encode(worker.WorkerResult(digest="sha256:0", bytes=0, files
 WORK = SimpleNamespace(op="verify", folder=None)
 
 
+@pytest.fixture(autouse=True)
+def not_begun(monkeypatch):
+    """What another test's daemon was started from is not known."""
+    monkeypatch.setattr(model_work.program, "_first", [])
+
+
 @pytest.fixture
 def scripted(monkeypatch):
     """Let a worker take its work, run ``code`` and end."""
@@ -161,8 +167,7 @@ def test_work_of_which_a_repeat_would_hide_what_was_found_is_not_repeated(script
 
 
 @pytest.mark.parametrize("said", ["b'{}\\n'", 'b\'{"type":"later"}\\n\'', "b''"])
-def test_a_worker_of_another_version_says_that_an_update_is_why(scripted, prefix, monkeypatch, said):
-    monkeypatch.setattr(model_work.program, "_first", [])
+def test_a_worker_of_another_version_says_that_an_update_is_why(scripted, prefix, said):
     model_work.program.begin()
     replaced = f"os.rename({str(prefix)!r}, {str(prefix)!r} + '.old'); os.mkdir({str(prefix)!r})"
     scripted(f"if not os.path.exists({str(prefix)!r} + '.old'): {replaced}\nos.write(1, {said}); os._exit(3)")
