@@ -57,6 +57,14 @@ def randomise(model: Any, seed: int = 0) -> Any:
     return model.eval()
 
 
+def cast(model: Any, dtype: Any) -> Any:
+    """Convert all parameters of an MLX model to ``dtype``; return the model."""
+    from mlx.utils import tree_map
+
+    model.update(tree_map(lambda value: value.astype(dtype), model.parameters()))
+    return model
+
+
 def save(model: Any, folder: Path, name: str, shard: str | int = "10GB") -> Any:
     """Write a torch model as the component ``name`` of ``folder``; return our reader's description of it."""
     from locara_sidecar.engine.folder import model_folder

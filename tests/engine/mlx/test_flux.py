@@ -6,14 +6,13 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
-from mlx.utils import tree_map
 
 from locara_sidecar.engine.mlx_engine.denoisers import flux
 from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux
 from locara_sidecar.engine.mlx_engine.pace import Pace
 from locara_sidecar.engine.runtime import JobCancelled
 from support.headroom import without_headroom
-from support.parity import TOLERANCES, build, error, randomise, save
+from support.parity import TOLERANCES, build, cast, error, randomise, save
 
 WORDS = 7
 
@@ -177,11 +176,6 @@ def boisterous(model, wide):
                 block.proj_out.weight *= 60_000
             if wide == "sum":
                 block.norm.linear.bias.view(3, -1)[2] += 40_000
-    return model
-
-
-def cast(model, dtype):
-    model.update(tree_map(lambda value: value.astype(dtype), model.parameters()))
     return model
 
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
-from mlx.utils import tree_map
 
 from locara_sidecar.engine.mlx_engine.autoencoders.flux2_vae import Flux2Vae
 from locara_sidecar.engine.mlx_engine.denoisers.flux2 import Flux2Transformer
@@ -14,7 +13,7 @@ from locara_sidecar.engine.mlx_engine.tensors.quantize import AffineQuantizer
 from locara_sidecar.engine.runtime import JobCancelled
 from locara_sidecar.ipc.errors import EngineError
 from support.flux2 import CONFIG, WIDE, boisterous, made
-from support.parity import TOLERANCES, build, error, randomise, save
+from support.parity import TOLERANCES, build, cast, error, randomise, save
 
 
 def ours_of(folder, model):
@@ -97,7 +96,7 @@ def test_axes_that_do_not_share_out_a_head_are_refused(tmp_path):
 def test_in_float16_numbers_beyond_its_range_do_not_overflow(tmp_path, wide):
     theirs, given = boisterous(wide), Case()
     ours = ours_of(tmp_path, theirs)
-    ours.update(tree_map(lambda value: value.astype(mx.float16), ours.parameters()))
+    cast(ours, mx.float16)
     got = given.ours(ours, [500.0], dtype=mx.float16)
     assert got.dtype == mx.float16
     assert error(got.astype(mx.float32), given.theirs(theirs, 500.0)) < 0.02

@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
-from mlx.utils import tree_map
 
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import Mmdit
 from locara_sidecar.engine.mlx_engine.pace import Pace
 from locara_sidecar.engine.runtime import JobCancelled
 from support.headroom import without_headroom
-from support.parity import TOLERANCES, build, error, randomise, save
+from support.parity import TOLERANCES, build, cast, error, randomise, save
 
 ALL_ON = {"dual_attention_layers": (0, 1), "qk_norm": "rms_norm"}
 
@@ -108,11 +107,6 @@ def boisterous(model, wide):
             if wide == "sum":
                 gates = block.norm1.linear.bias.view(-1, 32)
                 gates[[2, 5, 8] if len(gates) == 9 else [2, 5]] += 40_000
-    return model
-
-
-def cast(model, dtype):
-    model.update(tree_map(lambda value: value.astype(dtype), model.parameters()))
     return model
 
 

@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import ZImageTransformer2DModel
-from mlx.utils import tree_map
 
 from locara_sidecar.engine.mlx_engine.denoisers.zimage import ZImageTransformer
 from locara_sidecar.engine.mlx_engine.pace import Pace
 from locara_sidecar.engine.runtime import JobCancelled
 from locara_sidecar.ipc.errors import EngineError
-from support.parity import TOLERANCES, build, error, save
+from support.parity import TOLERANCES, build, cast, error, save
 from support.zimage import CONFIG, WIDE, boisterous, made
 
 
@@ -88,7 +87,7 @@ def test_axes_that_do_not_share_out_a_head_are_refused(tmp_path):
 def test_in_float16_numbers_beyond_its_range_do_not_overflow(tmp_path, wide):
     theirs, given = boisterous(wide), Case()
     ours = ours_of(tmp_path, theirs)
-    ours.update(tree_map(lambda value: value.astype(mx.float16), ours.parameters()))
+    cast(ours, mx.float16)
     got = given.ours(ours, [500.0], dtype=mx.float16)
     assert got.dtype == mx.float16
     assert error(got.astype(mx.float32), given.theirs(theirs, 500.0)) < 0.02
