@@ -5,17 +5,23 @@ A fault is one sentence that the project promises, and the smallest change that 
     [[fault]]
     breaks = "a line over the limit is reported and not read"
     file = "protocol/locara_protocol/framing.py"
-    symbol = "LineSplitter.feed"  # a function, a method, or a name that is assigned
-    replace = "…"    # the new value: of the assignment, or of the function's only return
-    body = "…"       # or a new body for the function
+    symbol = "LineSplitter._end_line"  # a class, a function, a method, or a name that is assigned
+    old = "length > self._max"  # code that occurs exactly once in its definition
+    new = "length > self._max + 1"
     tests = ["tests/protocol/test_framing.py"]
     select = "…"     # pytest's -k, if need be
     more = [{ file, … }]   # if one change is not enough
 
-If the change is neither a whole body nor a value, it quotes the code::
+``old`` and ``new`` are both an expression, or both one or more statements, arguments of a call or elements of a list
+(``wait=True``), entries of a dictionary (``"size": 3``), or the first line of a compound statement (``if busy:``).
+Their syntax trees are compared, so that line breaks, quotes and comments do not matter, nor does the rest of the file.
+If ``new`` is empty, the statements, arguments, elements or entries are removed. Instead of ``old`` and ``new``::
 
-    old = "…"        # occurs exactly once
-    new = "…"
+    replace = "…"    # another value: of the assignment, or of the function's only return
+    body = "…"       # another body of the function, whose docstring stays
+
+Where no symbol can be named (in other languages, at the top level of a module, inside a long text), a row has no
+``symbol``, and ``old`` is quoted from the file, in which it occurs exactly once.
 
 First all named tests run once without a fault; a test that fails gets a second try by itself, because a busy machine
 is slow. The faults of a test that fails again are not planted (UNSOUND), since they would show nothing; nor are those
@@ -40,6 +46,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))  # if this is run as a script
 
 from faults import forked_tests
+from faults.fragments import with_code
 from faults.symbols import with_body, with_value
 
 ROOT = Path(__file__).parents[2]
@@ -50,8 +57,8 @@ _MEANS = {0: "UNNOTICED", 1: "noticed", -1: "noticed"}
 
 
 class Change(NamedTuple):
-    """A change to ``file``, which is relative to the project: ``old`` becomes ``new``, or ``symbol`` gets another value
-    (``replace``) or ``body``."""
+    """A change to ``file``, which is relative to the project: ``old`` becomes ``new``, in the definition of ``symbol``
+    if one is named, or ``symbol`` gets another value (``replace``) or ``body``."""
 
     file: str
     old: str = ""
@@ -70,6 +77,8 @@ class Change(NamedTuple):
             if source.count(self.old) != 1:
                 raise LookupError(f"{self.old!r} is not once in {self.file}")
             changed = source.replace(self.old, self.new)
+        elif self.old:
+            changed = with_code(source, self.symbol, self.old, self.new)
         elif self.body:
             changed = with_body(source, self.symbol, self.body)
         else:

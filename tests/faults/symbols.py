@@ -18,7 +18,7 @@ def with_body(source: str, symbol: str, body: str) -> str:
 
     :raises LookupError: there is no such function, or more than one.
     """
-    function = _found(ast.parse(source), symbol)
+    function = definition(ast.parse(source), symbol)
     if not isinstance(function, _Function):
         raise LookupError(f"{symbol} is not a function")
     statements = function.body[ast.get_docstring(function) is not None :]
@@ -34,7 +34,7 @@ def with_value(source: str, symbol: str, value: str) -> str:
 
     :raises LookupError: there is no such symbol, or more than one, or a function returns in several places.
     """
-    found = _found(ast.parse(source), symbol)
+    found = definition(ast.parse(source), symbol)
     if isinstance(found, _Function):
         returns = [node for node in _own(found) if isinstance(node, ast.Return) and node.value is not None]
         if len(returns) != 1:
@@ -47,7 +47,7 @@ def with_value(source: str, symbol: str, value: str) -> str:
     return _spliced(source, old, old, value.strip())
 
 
-def _found(tree: ast.Module, symbol: str) -> ast.stmt:
+def definition(tree: ast.Module, symbol: str) -> ast.stmt:
     """Return the only definition or assignment of the dotted name."""
     scope: ast.stmt | ast.Module = tree
     for name in symbol.split("."):

@@ -1,5 +1,6 @@
 """The lists of planted faults (``make planted-faults``) fit the current code."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.run import ROOT, Change, Copy, _row, _unsound, read
+from faults.run import LISTS, ROOT, Change, Copy, _row, _rows, _unsound, read
 from faults.symbols import with_body, with_value
 
 FAULTS = read()
@@ -45,6 +46,41 @@ def picks(fault, test):
         fault.select,
     )
     return eval(words)  # True, False, and, or, not, brackets
+
+
+FORMS = [{"old", "new"}, {"symbol", "old", "new"}, {"symbol", "replace"}, {"symbol", "body"}]
+
+
+@pytest.mark.parametrize("path", sorted(LISTS.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_row_has_one_form_and_no_other_members(path):
+    for row in _rows(path):
+        assert row.keys() <= {"breaks", "file", "tests", "select", "more", *set.union(*FORMS)}
+        assert row.keys() & set.union(*FORMS) in FORMS, row["breaks"]
+        for part in row.get("more", []):
+            assert part.keys() - {"file"} in FORMS, row["breaks"]
+
+
+@pytest.mark.parametrize("path", sorted(LISTS.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_row_quotes_only_what_is_in_no_symbol_or_inside_a_text(path):
+    quotes = [part for row in _rows(path) for part in [row, *row.get("more", [])] if "symbol" not in part]
+    for part in quotes:
+        source = (ROOT / part["file"]).read_text()
+        if part["file"].endswith(".py"):
+            assert is_code_of_no_symbol(source, source.index(part["old"].rstrip())), part["old"]
+
+
+def is_code_of_no_symbol(source, place):
+    """Return whether this is outside of all definitions and assignments, or inside a text of several lines."""
+    line, tree = source.count("\n", 0, place) + 1, ast.parse(source)
+    around = [node for node in ast.walk(tree) if hasattr(node, "lineno") and node.lineno <= line <= node.end_lineno]
+    texts = [node for node in around if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return any(node.lineno < node.end_lineno for node in texts) or not any(map(is_symbol, around))
+
+
+def is_symbol(node):
+    if isinstance(node, ast.Assign):  # not of several names at once
+        return isinstance(node.targets[0], ast.Name)
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.AnnAssign)
 
 
 def test_no_sentence_stands_twice():
@@ -141,7 +177,11 @@ def test_a_symbol_without_one_value_is_told(symbol):
 def test_a_change_that_changes_nothing_is_told(tmp_path):
     (tmp_path / "a.py").write_text("LIMIT = 3\n")
     assert Change("a.py", symbol="LIMIT", replace="4").planted(tmp_path) == "LIMIT = 4\n"
-    for change in (Change("a.py", symbol="LIMIT", replace="3"), Change("a.py", old="LIMIT", new="LIMIT")):
+    for change in (
+        Change("a.py", symbol="LIMIT", replace="3"),
+        Change("a.py", old="LIMIT", new="LIMIT"),
+        Change("a.py", symbol="LIMIT", old="3", new="3"),
+    ):
         with pytest.raises(LookupError):
             change.planted(tmp_path)
     with pytest.raises(LookupError):
