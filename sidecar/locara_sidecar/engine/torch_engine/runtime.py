@@ -49,7 +49,7 @@ class TorchBackend(Backend):
     @contextlib.contextmanager
     def working(self, control: Control) -> Generator[None]:
         try:
-            with torch.no_grad(), self._checkpoints.armed(control):
+            with torch.inference_mode(), self._checkpoints.armed(control):
                 yield
         except (RuntimeError, MemoryError) as error:
             if fault := devices.memory_fault(error, self.device):

@@ -67,7 +67,7 @@ class Previews:
 
     def decode(self, x0: torch.Tensor, mode: str, max_side: int) -> tuple[PilImage, PreviewDecoder] | None:
         """Decode ``x0`` (1, C, h, w), a denoiser's latent. None if the model has no decoder for ``mode``."""
-        with torch.no_grad():
+        with torch.inference_mode():
             match mode:
                 case "linear":
                     return self._decode_linear(x0, max_side), "linear"
@@ -93,7 +93,7 @@ class Previews:
     def _fit(self, checkpoint: Callable[[], None]) -> linear_preview.LinearPreview:
         def encode(picture: linear_preview.Floats) -> linear_preview.Floats:
             vae = self._vae
-            with torch.no_grad(), in_range(vae):
+            with torch.inference_mode(), in_range(vae):
                 pixels = torch.tensor(picture[None], device=vae.device, dtype=vae.dtype)
                 return vae.encode(pixels).latent_dist.mode()[0].float().cpu().numpy()
 

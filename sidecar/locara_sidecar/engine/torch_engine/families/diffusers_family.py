@@ -29,13 +29,13 @@ from locara_sidecar.engine.folder import folder_check, model_folder
 from locara_sidecar.engine.torch_engine import devices, readers, strips, texts
 from locara_sidecar.engine.torch_engine.autoencoders import autoencoder
 from locara_sidecar.engine.torch_engine.autoencoders.previews import Previews
-from locara_sidecar.engine.torch_engine.denoising import compiled, step_cache
+from locara_sidecar.engine.torch_engine.denoising import compiled, step_cache, unchanged
 from locara_sidecar.engine.torch_engine.denoising.hooks import drawing_from, observed_steps
 from locara_sidecar.engine.torch_engine.tensors import weights
 from locara_sidecar.machine import plan
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator, Mapping, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -160,7 +160,11 @@ class DiffusersFamily(Family):
         with self._blaming(name):
             weights.fill(module, self._components[name], self._dtype(name), context.device, progress, bits)
         self._fit(name, module)
-        blocks = compiled.compile_blocks(module) if name == self.denoiser and context.compiled else ()
+        blocks: Sequence[nn.Module] = ()
+        if name == self.denoiser and context.compiled:
+            blocks = compiled.compile_blocks(module)
+        elif name == self.denoiser:
+            unchanged.describe_processors(module)
         context.checkpoints.install(module, blocks)
         return module
 
@@ -235,6 +239,7 @@ class DiffusersFamily(Family):
             self._decoding(tiled=task.spec.tiling == "on"),  # an edit encodes its source inside
             drawing_from(task.noise, cls.__module__, autoencoder.MODULE, *self._drawing_schedulers()),
             observed_steps(self.scheduler, task.on_step),
+            unchanged.computed_once(self.module(self.denoiser)),
             self._at(task.spec.speed),
         ):
             result = self.pipeline(cls)(
