@@ -18,7 +18,7 @@ PROMPT ?= a smiling sun on a purple background
 
 # the files in which platforms can differ for pyright: the others take two thirds of its time
 PLATFORM_MODULES := os|signal|socket|select|fcntl|resource|termios|pwd|mmap|psutil|multiprocessing
-PLATFORM_FILES = $(shell grep -rlE "^ *(import|from) ($(PLATFORM_MODULES))\b|sys\.platform" protocol sidecar packaging/bundle packaging/macos tests/bench tests/campaigns tests/faults tests/fullsize tests/support --include=*.py | grep -vE "/test_|conftest|protocol/examples|node_modules|support/evil")
+PLATFORM_FILES = $(shell grep -rlE "^ *(import|from) ($(PLATFORM_MODULES))\b|sys\.platform" protocol sidecar packaging tests/bench tests/campaigns tests/faults tests/fullsize tests/macos tests/support tests/wheels --include=*.py | grep -vE "/test_|conftest|protocol/examples|node_modules|support/evil")
 
 # what an app ships is built with these, and for MLX unless ENGINE says otherwise
 ENGINE ?= mlx
@@ -76,7 +76,7 @@ bench-bundle: $(READY) ## compare the start of the built folder with that of .ve
 	$(MEASURE) -m bench.bundle $(BUNDLE) $(FLAGS)
 
 check-wheels: $(BUNDLE_TOOLS)/.ready ## build sdist and wheel; check, install and run them with every Python that is here
-	$(BIN)/python packaging/wheels.py --tools $(BUNDLE_TOOLS)
+	$(BIN)/python tests/wheels/check.py --tools $(BUNDLE_TOOLS)
 
 demo: $(READY) ## draw PROMPT with the embedded model, live in the terminal
 	@$(BIN)/locara-sidecar demo '$(subst ','\'',$(value PROMPT))'
@@ -201,7 +201,7 @@ types: $(READY) ## pyright, for this system and, of the files that name what dif
 	$(BIN)/pyright --pythonplatform Windows $(filter-out tests/% packaging/%,$(PLATFORM_FILES))
 
 resolves: $(READY) ## ask the package index whether the extras install on Macs (says so where it cannot be reached)
-	$(BIN)/python packaging/resolves.py
+	$(BIN)/python tests/wheels/resolves.py
 
 generated: $(READY) ## fail when a generated file is stale
 	$(BIN)/python -m locara_protocol.generate --check
@@ -220,7 +220,7 @@ fixtures: $(READY) ## write the tiny models anew; once about 500 MB of older lib
 check: lint types resolves generated test-typescript test-ui test-rust test-tauri test-studio test test-slow ## all that CI runs
 
 check-mac: $(READY) ## on a Mac: see all that was never run on one, and write a report to send back (FLAGS="--only PART …")
-	PYTHONPATH=packaging $(BIN)/python -m macos.check $(FLAGS)
+	PYTHONPATH=tests $(BIN)/python -m macos.check $(FLAGS)
 
 conformance: $(READY) ## test the daemon from outside, clause by clause (FLAGS="--only GROUP --html FILE")
 	$(BIN)/locara-conformance $(FLAGS) -- $(BIN)/locara-sidecar serve --engine fake

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent
 FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir()} - {"__pycache__"}
-PACKAGES = {"bench", "campaigns", "faults", "fullsize"}
+PACKAGES = {"bench", "campaigns", "faults", "fullsize", "macos", "wheels"}
 """Programs; each may import its own modules, and so may the tests beside them."""
 
 

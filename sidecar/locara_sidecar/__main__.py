@@ -25,7 +25,7 @@ def _main(parent: int, *, serves: bool) -> None:
     _speak_utf8()
     _leave_the_working_folder()
     if serves:
-        from locara_sidecar.daemon import ending
+        from locara_sidecar.daemon.process import ending
 
         ending.end_quietly()
     try:
@@ -45,7 +45,7 @@ def _lack() -> str | None:
     """Return what the process lacks to serve. Called before any large import, which could fail with any error
     for lack of it.
     """
-    from locara_sidecar.daemon import limits
+    from locara_sidecar.daemon.process import limits
 
     try:
         limits.check()

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PLANTS = {
-    "nobody watches the host": "import locara_sidecar.daemon.hostwatch as h; h.watch_parent = lambda *_: None",
+    "nobody watches the host": "import locara_sidecar.daemon.process.hostwatch as h; h.watch_parent = lambda *_: None",
     "a crash is not told": (
-        "from locara_sidecar.daemon.engine_host.supervisor import Supervisor as s; s._died = lambda *_: None"
+        "from locara_sidecar.daemon.engine_host.supervision.supervisor import Supervisor as s;"
+        " s._died = lambda *_: None"
     ),
     "no stall deadline": (
-        "from locara_sidecar.daemon.engine_host.supervisor import Supervisor as s; s._stalled = lambda *_, **__: None"
+        "from locara_sidecar.daemon.engine_host.supervision.supervisor import Supervisor as s;"
+        " s._stalled = lambda *_, **__: None"
     ),
     "frames wait without bound": "import locara_sidecar.daemon.wire.outbox as o; o.MAX_PENDING = 10**9",
     "the host is never held back": "import locara_sidecar.daemon.wire.outbox as o; o.HIGH_WATER_BYTES = 10**12",

@@ -11,7 +11,7 @@ import anyio
 import psutil
 import pytest
 
-from locara_sidecar.daemon import hostwatch
+from locara_sidecar.daemon.process import hostwatch
 from support.host import command
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import locara_protocol
-from locara_sidecar.daemon import kept_modules
+from locara_sidecar.daemon.process import kept_modules
 
-PACKAGE = Path(kept_modules.__file__).parents[1]
+PACKAGE = Path(kept_modules.__file__).parents[2]
 PROTOCOL = Path(locara_protocol.__file__).parent
 NEVER = {"torch", "mlx", "diffusers", "transformers", "huggingface_hub", "PIL", "numpy"}
 OF_WORKERS = {"locara_sidecar.models.downloads", "locara_sidecar.models.checks.engine_check"}
@@ -22,7 +22,8 @@ KEPT = """
 import json, os, sys
 from importlib.machinery import PathFinder
 import locara_protocol
-from locara_sidecar.daemon import kept_modules, serve
+from locara_sidecar.daemon import serve
+from locara_sidecar.daemon.process import kept_modules
 kept = kept_modules.keep()
 print(json.dumps([kept, sorted(sys.modules)]))
 sys.meta_path.remove(PathFinder)  # nothing is found on the disk any more

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from locara_protocol.client import RemoteError, Sidecar
-from locara_sidecar.daemon import limits
 from locara_sidecar.daemon.images.saving import Saver
+from locara_sidecar.daemon.process import limits
 from locara_sidecar.daemon.wire.user_files import UserFiles
 from support.host import error_of, manifest, until
 
@@ -232,7 +232,7 @@ def _interpreter_fails(kind, value):
 
     It gets 2 MiB less than the daemon had, because the memory layout differs from run to run.
     """
-    code = "import threading, resource, mmap, ctypes; from locara_sidecar.daemon import ending, limits"
+    code = "import threading, resource, mmap, ctypes; from locara_sidecar.daemon.process import ending, limits"
     limit = preset(kind, value if kind == "RLIMIT_NOFILE" else value - 2 * MIB)
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, preexec_fn=limit, timeout=10)
@@ -243,7 +243,8 @@ def _interpreter_fails(kind, value):
 
 LAST_RESORT = """
 import anyio
-from locara_sidecar.daemon import ending, serve
+from locara_sidecar.daemon import serve
+from locara_sidecar.daemon.process import ending
 from locara_sidecar.daemon.wire.calls import Call
 
 def fail(*_, **__):

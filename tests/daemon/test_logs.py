@@ -3,7 +3,7 @@
 import json
 import logging
 
-from locara_sidecar.daemon import logs
+from locara_sidecar.daemon.process import logs
 
 
 def encoded(**fields):

@@ -126,7 +126,7 @@ def test_the_log_is_written_in_whole_lines_to_a_non_blocking_stderr():
     """The lines are longer than a pipe takes at once, so each is written in parts."""
     code = """
 import logging
-from locara_sidecar.daemon import logs
+from locara_sidecar.daemon.process import logs
 logs.start("info")
 for number in range(300):
     logging.getLogger("x").info("%s", "m" * 7000, extra={"fields": {"number": number}})

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from PIL import Image
 
-from locara_sidecar.daemon.engine_host.lifecycle import IllegalEventError
 from locara_sidecar.daemon.engine_host.program import Program
+from locara_sidecar.daemon.engine_host.supervision.lifecycle import IllegalEventError
 from locara_sidecar.ipc import frames
 from support.engine_frames import enter, finish
 from support.engines import Played

@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.daemon.engine_host import pauses
 from locara_sidecar.daemon.engine_host.client import EngineClient
+from locara_sidecar.daemon.engine_host.supervision import pauses
 from locara_sidecar.ipc import frames
 from support.engine_frames import finish, ready
 from support.engines import Engines, FakeEngine, Played, enters, in_turn, silent, works

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from locara_sidecar.daemon.engine_host.lifecycle import (
+from locara_sidecar.daemon.engine_host.supervision.lifecycle import (
     AT_WORK,
     DEADLINES,
     LIVE,

@@ -10,9 +10,9 @@ import msgspec
 import psutil
 import pytest
 
-from locara_sidecar.daemon import logs
 from locara_sidecar.daemon.engine_host.output.screen import LogScreen, Screen, frame_bytes
 from locara_sidecar.daemon.engine_host.output.stderr import PromptFilter
+from locara_sidecar.daemon.process import logs
 from locara_sidecar.ipc import frames, framing
 from locara_sidecar.ipc.errors import ENGINE_KINDS
 from support.engine_frames import done_with, enter, finish, image_of, ready

@@ -15,7 +15,7 @@ from locara_protocol import messages as m
 from locara_protocol.image_messages import MAX_PROMPT_BYTES, CancelJobParams, CancelJobResult
 from locara_protocol.methods import METHODS, NOTIFICATIONS
 from locara_sidecar import __version__
-from locara_sidecar.daemon import hostwatch, system
+from locara_sidecar.daemon import system
 from locara_sidecar.daemon.access.app_warnings import warnings_of
 from locara_sidecar.daemon.access.decisions import Decisions
 from locara_sidecar.daemon.access.gate import Gate
@@ -30,6 +30,7 @@ from locara_sidecar.daemon.jobs.job_calls import JobCalls
 from locara_sidecar.daemon.jobs.job_runner import JobContext, JobRunner
 from locara_sidecar.daemon.jobs.jobs import JobQueue
 from locara_sidecar.daemon.model_methods.engine_calls import EngineCalls
+from locara_sidecar.daemon.process import hostwatch
 from locara_sidecar.daemon.session import Session
 from locara_sidecar.daemon.wire.off_loop import off_loop
 from locara_sidecar.daemon.wire.server import OffLoopHandler

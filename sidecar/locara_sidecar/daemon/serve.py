@@ -26,11 +26,11 @@ import msgspec
 
 from locara_protocol.framing import LineSplitter, LineTooLong
 from locara_sidecar.capability.policy import Policy
-from locara_sidecar.daemon import hostwatch, kept_modules, logs
-from locara_sidecar.daemon.ending import Ending
 from locara_sidecar.daemon.engine_host.lazy import LazyEngine
 from locara_sidecar.daemon.jobs.job_runner import cancelled_error
 from locara_sidecar.daemon.methods import Methods
+from locara_sidecar.daemon.process import hostwatch, kept_modules, logs
+from locara_sidecar.daemon.process.ending import Ending
 from locara_sidecar.daemon.wire.calls import Calls, internal_error
 from locara_sidecar.daemon.wire.outbox import Outbox
 from locara_sidecar.daemon.wire.server import Server

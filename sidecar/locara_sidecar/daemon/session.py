@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from locara_protocol import PROTOCOL_VERSION
 from locara_protocol.errors import RpcError, invalid_params
 from locara_sidecar.capability.policy import Policy
-from locara_sidecar.daemon import hostwatch
+from locara_sidecar.daemon.process import hostwatch
 
 if TYPE_CHECKING:
     from locara_protocol.messages import InitializeParams

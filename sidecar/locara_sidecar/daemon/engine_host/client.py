@@ -1,7 +1,7 @@
 """The engine's client: runs one engine at a time, keeps it warm, watches it, and replaces it after a crash.
 
 Everything here runs on the event loop's thread (asyncio, as anyio's backend) and never blocks it. When to start and end
-an engine is up to :mod:`~locara_sidecar.daemon.engine_host.supervisor`; what a job means is up to the daemon.
+an engine is up to :mod:`~locara_sidecar.daemon.engine_host.supervision`; what a job means is up to the daemon.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import anyio
 
 from locara_protocol.messages import EngineStatus
 from locara_sidecar.daemon.engine_host import failures
-from locara_sidecar.daemon.engine_host.lifecycle import Deadline, Event
 from locara_sidecar.daemon.engine_host.request import JobEvent, Request
-from locara_sidecar.daemon.engine_host.supervisor import Supervisor
+from locara_sidecar.daemon.engine_host.supervision.lifecycle import Deadline, Event
+from locara_sidecar.daemon.engine_host.supervision.supervisor import Supervisor
 from locara_sidecar.daemon.engine_host.transport.process import ChildProcess
 from locara_sidecar.ipc import frames
 

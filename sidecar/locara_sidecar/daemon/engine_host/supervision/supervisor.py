@@ -1,7 +1,7 @@
 """Runs one engine at a time: feeds events to the state table, and carries out the actions that it returns.
 
-What may happen and what is then done is in :mod:`~locara_sidecar.daemon.engine_host.lifecycle`. How to reach an engine
-is up to a transport (:mod:`~locara_sidecar.daemon.engine_host.transport`).
+What may happen and what is then done is in :mod:`~locara_sidecar.daemon.engine_host.supervision.lifecycle`. How to
+reach an engine is up to a transport (:mod:`~locara_sidecar.daemon.engine_host.transport`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, assert_never
 
 from locara_protocol.errors import RpcError
 from locara_sidecar.daemon.engine_host import failures
-from locara_sidecar.daemon.engine_host.lifecycle import OVERDUE, Action, Deadline, Event, Lifecycle, State
 from locara_sidecar.daemon.engine_host.output.screen import LogScreen, Screen, check_ready
 from locara_sidecar.daemon.engine_host.output.stderr import PromptFilter
-from locara_sidecar.daemon.engine_host.pauses import Pauses
 from locara_sidecar.daemon.engine_host.request import model_files, writes_to
-from locara_sidecar.daemon.engine_host.timers import Timers
+from locara_sidecar.daemon.engine_host.supervision.lifecycle import OVERDUE, Action, Deadline, Event, Lifecycle, State
+from locara_sidecar.daemon.engine_host.supervision.pauses import Pauses
+from locara_sidecar.daemon.engine_host.supervision.timers import Timers
 from locara_sidecar.ipc import frames, framing
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Set as AbstractSet
 
-    from locara_sidecar.daemon.engine_host.lifecycle import Deadline
+    from locara_sidecar.daemon.engine_host.supervision.lifecycle import Deadline
 
 
 class Timers:

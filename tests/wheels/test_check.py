@@ -2,12 +2,12 @@
 
 import tomllib
 
-import wheels
+from wheels import check
 
 
 def test_a_wheel_without_the_marks_of_its_types_or_without_pocket_is_refused():
-    assert wheels.lacking(list(wheels.NEEDED)) == []
-    assert wheels.lacking(["locara_protocol/py.typed"]) == [
+    assert check.lacking(list(check.NEEDED)) == []
+    assert check.lacking(["locara_protocol/py.typed"]) == [
         "locara_sidecar/py.typed",
         "locara_sidecar/models/pocket/model_index.json",
     ]
@@ -15,12 +15,12 @@ def test_a_wheel_without_the_marks_of_its_types_or_without_pocket_is_refused():
 
 def test_every_package_that_is_shipped_says_that_it_has_types():
     for package in ("sidecar/locara_sidecar", "protocol/locara_protocol"):
-        assert (wheels.ROOT / package / "py.typed").exists()
+        assert (check.ROOT / package / "py.typed").exists()
 
 
 def test_the_oldest_python_that_is_tried_is_the_oldest_that_is_allowed():
-    project = tomllib.loads((wheels.ROOT / "pyproject.toml").read_text())["project"]
-    assert project["requires-python"] == f">={wheels.VERSIONS[0]}"
+    project = tomllib.loads((check.ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == f">={check.VERSIONS[0]}"
 
 
 def test_a_python_that_is_not_here_is_not_made_up(tmp_path, monkeypatch):
@@ -29,8 +29,8 @@ def test_a_python_that_is_not_here_is_not_made_up(tmp_path, monkeypatch):
     uv = tmp_path / "uv"
     uv.write_text("#!/bin/sh\nexit 2\n")
     uv.chmod(0o755)
-    assert wheels.interpreter("3.99") is None
+    assert check.interpreter("3.99") is None
     program = tmp_path / "versions" / "3.99.1" / "bin" / "python"
     program.parent.mkdir(parents=True)
     program.touch()
-    assert wheels.interpreter("3.99") == str(program)
+    assert check.interpreter("3.99") == str(program)

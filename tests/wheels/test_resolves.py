@@ -1,6 +1,6 @@
 """How the check of the extras judges uv's output. The check itself asks the package index: ``make resolves``."""
 
-import resolves
+from wheels import resolves
 
 
 def test_mlx_must_be_taken_on_apple_silicon_and_not_on_intel():

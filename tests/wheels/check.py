@@ -16,7 +16,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 NEEDED = ("locara_sidecar/py.typed", "locara_protocol/py.typed", "locara_sidecar/models/pocket/model_index.json")
 _PICTURE = ["demo", "x", "--engine", "fake"]
