@@ -29,7 +29,7 @@ from locara_sidecar.daemon.jobs.in_flight import InFlight
 from locara_sidecar.daemon.jobs.job_calls import JobCalls
 from locara_sidecar.daemon.jobs.job_runner import JobContext, JobRunner
 from locara_sidecar.daemon.jobs.jobs import JobQueue
-from locara_sidecar.daemon.model_methods.engine_calls import EngineCalls
+from locara_sidecar.daemon.model_methods.engine_calls import EngineCalls, get_ready_to_prepare
 from locara_sidecar.daemon.session import Session
 from locara_sidecar.daemon.wire.off_loop import off_loop
 from locara_sidecar.daemon.wire.server import OffLoopHandler
@@ -119,7 +119,7 @@ class Methods:
         models = OffLoopHandler(self._look_at_models, self._model_call)
         about_all = OffLoopHandler(self._load_model_calls, self._model_call, keeps=True)  # look when it is their turn
         self.handlers: dict[str, Handler] = {
-            "initialize": self._initialize,
+            "initialize": OffLoopHandler(self._available_engines, self._initialize),
             "ping": self._ping,
             "rpc.discover": OffLoopHandler(_document, self._discover, keeps=True),
             "system.info": self._system_info,
@@ -137,7 +137,7 @@ class Methods:
             "models.list": about_all,
             "models.usage": about_all,
             "models.load": OffLoopHandler(self._look, _then(engine_calls.load)),
-            "models.prepare": OffLoopHandler(self._look, _then(engine_calls.prepare)),
+            "models.prepare": OffLoopHandler(self._look_and_import, _then(engine_calls.prepare)),
             "models.unload": engine_calls.unload,
         }
         """By method."""
@@ -148,7 +148,10 @@ class Methods:
 
     # --- the session itself --------------------------------------------------------------
 
-    def _initialize(self, _call: Call, params: m.InitializeParams) -> m.InitializeResult:
+    def _available_engines(self) -> list[str]:
+        return [engine.name for engine in engine_choice.engines(self._engine_name, None) if engine.available]
+
+    def _initialize(self, _call: Call, params: m.InitializeParams, engines: list[str]) -> m.InitializeResult:
         self.session.initialize(params)
         if self.session.process_id is not None:
             gone = partial(self._stop, 0, "the host process is gone")
@@ -161,7 +164,7 @@ class Methods:
             capabilities=m.ServerCapabilities(
                 methods=list(METHODS),
                 notifications=list(NOTIFICATIONS),
-                engines=[engine.name for engine in engine_choice.engines(self._engine_name, None) if engine.available],
+                engines=engines,
                 image_formats=list(EXTENSIONS),
                 limits=m.Limits(
                     max_line_bytes=self._max_line_bytes,
@@ -225,6 +228,10 @@ class Methods:
     def _look(self) -> None:
         self.decisions.get_ready()
         self.gate.look()
+
+    def _look_and_import(self) -> None:
+        self._look()
+        get_ready_to_prepare()
 
     def _load_model_calls(self) -> type[ModelCalls]:
         from locara_sidecar.daemon.model_methods.model_calls import ModelCalls  # most sessions never ask

@@ -1,0 +1,81 @@
+"""What a call is the first to need is imported before the event loop looks at it: by a thread, or ahead."""
+
+import json
+import os
+
+import pytest
+
+from locara_protocol.client import RemoteError
+from locara_protocol.methods import METHODS
+from locara_sidecar.capability.authorize import DOWNLOADS, MANAGEMENT
+from support.every_call import notes, watched
+from support.host import eventually, manifest
+from support.model_store import entry_data, write_model
+
+FIRST = {
+    "ping": {},
+    "rpc.discover": {},
+    "system.info": {},
+    "models.list": {},
+    "models.get": {"model": "mine"},
+    "models.usage": {},
+    "models.verify": {"model": "pocket"},
+    "models.import": {"model": "mine", "from": "SOURCE"},
+    "models.download": {"model": "mine"},
+    "models.load": {"model": "pocket"},
+    "models.unload": {},
+    "models.prepare": {"model": "mine", "quantization": "4bit"},
+    "models.remove": {"model": "mine"},
+    "models.gc": {},
+    "image.generate": {"prompt": "a lake", "options": {"model": "pocket", "steps": 1}},
+    "image.edit": {"prompt": "a lake", "image": {"handle": "file-0"}, "options": {"model": "pocket"}},
+    "image.cancel": {"jobId": "job-0"},
+    "jobs.list": {},
+    "jobs.attach": {"jobId": "job-0", "channel": 7},
+    "jobs.result": {"jobId": "job-0"},
+    "host.pickFile": {"name": "a.png", "data": "", "access": "read"},
+    "host.releaseFile": {"handle": "file-0"},
+    "audit.capabilityLog": {},
+    "shutdown": {},
+}
+MISTAKES = [
+    ("image.generate", {"promt": "a lake"}),
+    ("image.generate", {"prompt": "a lake", "options": {"model": "pocket", "output": {"handle": "file-0"}}}),
+    ("image.edit", {"prompt": "a lake", "image": {"root": "user-folder", "path": "../a.png"}}),
+    ("host.pickFile", {"name": "a.png", "descriptor": "file-1", "access": "write"}),
+    ("models.download", {"model": "none"}),
+    ("initialize", {"protocolVersion": 1}),
+]
+
+
+def test_each_method_is_called_first_once():
+    assert FIRST.keys() == METHODS.keys() - {"initialize"}
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    """A watched daemon in which only its event loop has begun."""
+    (tmp_path / "catalogue").mkdir()
+    write_model(tmp_path / "source")
+    (tmp_path / "catalogue" / "mine.json").write_text(json.dumps(entry_data("mine")))
+    with watched(tmp_path, DOWNLOADS, MANAGEMENT, env={"HF_ENDPOINT": "http://127.0.0.1:9"}) as sidecar:
+        sidecar.call("ping", timeout=30)
+        assert eventually((tmp_path / "notes").exists)
+        yield sidecar
+    assert notes(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "params"), [*FIRST.items(), *MISTAKES])
+def test_what_the_first_call_needs_is_imported_off_the_event_loop(daemon, tmp_path, method, params):
+    """Also the token of ``initialize``."""
+    roots = {"user-folder": "read-write", "user-selected": "read-write", "app-data": "read-write"}
+    app = manifest("pocket", "mine", fs=roots, modalities=("text-to-image", "image-to-image"))
+    grants = {"user-folder": str(tmp_path), "app-data": str(tmp_path)}
+    daemon.initialize(manifest=app, grants=grants, processId=os.getpid(), auth={"token": "hf_of_nobody"})
+    if params.get("from"):
+        params = params | {"from": str(tmp_path / "source")}
+    try:
+        daemon.call(method, params, timeout=50)
+    except RemoteError as error:
+        assert error.kind != "InternalError"  # noqa: PT017  that it fails is not the point
