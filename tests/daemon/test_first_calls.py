@@ -38,14 +38,17 @@ FIRST = {
     "audit.capabilityLog": {},
     "shutdown": {},
 }
-MISTAKES = [
-    ("image.generate", {"promt": "a lake"}),
-    ("image.generate", {"prompt": "a lake", "options": {"model": "pocket", "output": {"handle": "file-0"}}}),
-    ("image.edit", {"prompt": "a lake", "image": {"root": "user-folder", "path": "../a.png"}}),
-    ("host.pickFile", {"name": "a.png", "descriptor": "file-1", "access": "write"}),
-    ("models.download", {"model": "none"}),
-    ("initialize", {"protocolVersion": 1}),
-]
+MISTAKES = {
+    "misspelt": ("image.generate", {"promt": "a lake"}),
+    "unpicked_target": (
+        "image.generate",
+        {"prompt": "a lake", "options": {"model": "pocket", "output": {"handle": "file-0"}}},
+    ),
+    "path": ("image.edit", {"prompt": "a lake", "image": {"root": "user-folder", "path": "../a.png"}}),
+    "descriptor": ("host.pickFile", {"name": "a.png", "descriptor": "file-1", "access": "write"}),
+    "model": ("models.download", {"model": "none"}),
+    "twice": ("initialize", {"protocolVersion": 1}),
+}
 
 
 def test_each_method_is_called_first_once():
@@ -66,7 +69,7 @@ def daemon(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "params"), [*FIRST.items(), *MISTAKES])
+@pytest.mark.parametrize(("method", "params"), [*FIRST.items(), *MISTAKES.values()], ids=[*FIRST, *MISTAKES])
 def test_what_the_first_call_needs_is_imported_off_the_event_loop(daemon, tmp_path, method, params):
     """Also the token of ``initialize``."""
     roots = {"user-folder": "read-write", "user-selected": "read-write", "app-data": "read-write"}

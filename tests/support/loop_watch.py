@@ -69,10 +69,8 @@ _PATCHED = tuple(
     if hasattr(os, name)
 )
 """These raise no audit event, and a C function may call them, which no profile shows."""
-LONG = 0.025
-"""Seconds of processor time, which other programs do not change much, that a callback may take. Measured: 1.6 ms at
-most, and 7 ms for the first call of a kind, whose parameters' types are looked through then.
-"""
+LONG = 0.002
+"""Seconds of processor time, which other programs change little, from which on a callback is noted."""
 _fstat = os.fstat
 _HERE = os.path.abspath(__file__)
 
@@ -122,9 +120,9 @@ def install(note: Callable[[str], object], *, calls: bool = True, begun: Callabl
     if not calls:
         return
     sys.addaudithook(lambda event, args: told(event, args[0] if args else None) if event in _AUDITED else None)
-    for module, names in ((os, _PATCHED), (time, ("sleep",))):
+    for where, names in ((os, _PATCHED), (time, ("sleep",)), (threading.Thread, ("join",))):
         for name in names:
-            setattr(module, name, _telling(f"{module.__name__}.{name}", getattr(module, name), told))
+            setattr(where, name, _telling(f"{where.__name__}.{name}", getattr(where, name), told))
 
 
 def _waits(called: Any) -> bool:

@@ -16,7 +16,7 @@ from locara_protocol.image_messages import MAX_PROMPT_BYTES, CancelJobParams, Ca
 from locara_protocol.methods import METHODS, NOTIFICATIONS
 from locara_sidecar import __version__
 from locara_sidecar.daemon import hostwatch, system
-from locara_sidecar.daemon.access.app_warnings import warnings_of
+from locara_sidecar.daemon.access.app_warnings import missing_folders, unknown_members
 from locara_sidecar.daemon.access.decisions import Decisions
 from locara_sidecar.daemon.access.gate import Gate
 from locara_sidecar.daemon.access.model_use import ModelUse
@@ -119,7 +119,7 @@ class Methods:
         models = OffLoopHandler(self._look_at_models, self._model_call)
         about_all = OffLoopHandler(self._load_model_calls, self._model_call, keeps=True)  # look when it is their turn
         self.handlers: dict[str, Handler] = {
-            "initialize": OffLoopHandler(self._available_engines, self._initialize),
+            "initialize": OffLoopHandler(self._look_before_opening, self._initialize, about=True),
             "ping": self._ping,
             "rpc.discover": OffLoopHandler(_document, self._discover, keeps=True),
             "system.info": self._system_info,
@@ -148,10 +148,15 @@ class Methods:
 
     # --- the session itself --------------------------------------------------------------
 
-    def _available_engines(self) -> list[str]:
-        return [engine.name for engine in engine_choice.engines(self._engine_name, None) if engine.available]
+    def _look_before_opening(self, params: m.InitializeParams) -> tuple[list[str], list[m.AppWarning]]:
+        """Return the engines that are available, and warnings about the folders that will be granted."""
+        engines = [engine.name for engine in engine_choice.engines(self._engine_name, None) if engine.available]
+        return engines, missing_folders(self.session.grants_with(params))
 
-    def _initialize(self, _call: Call, params: m.InitializeParams, engines: list[str]) -> m.InitializeResult:
+    def _initialize(
+        self, _call: Call, params: m.InitializeParams, seen: tuple[list[str], list[m.AppWarning]]
+    ) -> m.InitializeResult:
+        engines, missing = seen
         self.session.initialize(params)
         if self.session.process_id is not None:
             gone = partial(self._stop, 0, "the host process is gone")
@@ -174,7 +179,7 @@ class Methods:
                     max_prompt_bytes=MAX_PROMPT_BYTES,
                 ),
             ),
-            app=m.AppInfo(id=policy.app_id, granted=policy.granted(), warnings=warnings_of(policy)),
+            app=m.AppInfo(id=policy.app_id, granted=policy.granted(), warnings=[*unknown_members(policy), *missing]),
         )
 
     def _ping(self, _call: Call, _params: m.NoParams) -> m.PingResult:
