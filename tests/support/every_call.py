@@ -17,11 +17,21 @@ from locara_protocol.client import RemoteError, Sidecar
 from locara_sidecar.capability.authorize import DOWNLOADS, MANAGEMENT
 from support.host import command
 from support.hub import FakeHub
+from support.method_params import PARAMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from locara_protocol.client import Call
+
+
+_MADE = frozenset(
+    {"ping", "rpc.discover", "system.info", "audit.capabilityLog", "image.generate", "image.edit", "image.cancel"}
+    | {"jobs.list", "jobs.attach", "jobs.result", "host.pickFile", "host.releaseFile"}
+    | {"models.list", "models.get", "models.usage", "models.load", "models.unload", "models.remove", "models.gc"}
+    | {"models.download", "models.verify", "models.import", "models.prepare"}
+)
+"""Methods that are called in ways of their own. Others, new ones, are called with :data:`PARAMS`."""
 
 
 def watched(places: Path, *flags: str, watch: str = "calls", engine: str = "fake", **more: Any) -> Sidecar:
@@ -121,6 +131,8 @@ class EveryCall:
         yield "models.unload", {}
         if number % 10 == 0:
             yield "image.generate", {"prompt": "a lake", "options": drawn}
+        for method in PARAMS.keys() - _MADE:
+            yield method, {**PARAMS[method], **({"model": model} if "model" in PARAMS[method] else {})}
 
     def one_by_one(self, *, prepares: bool = False) -> None:
         """Make the calls that need what another one did: draw into a file, edit it, look at the job, remove a model and
