@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_the_tree_keeps_its_contracts(copy):
 @pytest.mark.parametrize(
     ("file", "wrong", "contract"),
     [
-        ("locara_protocol/errors.py", "locara_sidecar.ipc.frames", "What needs what"),
+        ("locara_protocol/errors.py", "locara_sidecar.ipc.frames", "The protocol"),
         ("locara_conformance/lab.py", "locara_sidecar.ipc.frames", "The harness"),
         ("ipc/frames.py", "locara_conformance.lab", "The harness"),
         ("ipc/frames.py", "locara_sidecar.machine.plan", "What needs what"),
@@ -62,6 +63,11 @@ def test_the_tree_keeps_its_contracts(copy):
         ("engine/mlx_engine/autoencoders/vae.py", "locara_sidecar.engine.mlx_engine.families.sdxl", "The MLX engine"),
         ("engine/torch_engine/denoising/hooks.py", "locara_sidecar.engine.torch_engine.families.sd3", "The torch"),
         ("cli/output/tables.py", "locara_sidecar.cli.commands.draw", "The command line"),
+        ("daemon/process/hostwatch.py", "locara_sidecar.daemon.session", "The daemon"),
+        ("engine/ending.py", "locara_sidecar.engine.job", "The engine"),
+        ("models/progress.py", "locara_sidecar.models.lease", "Models"),
+        ("capability/policy.py", "locara_sidecar.capability.authorize", "Permissions"),
+        ("machine/processes/child.py", "locara_sidecar.machine.machine", "The machine"),
         ("capability/files/names.py", "locara_sidecar.capability.files.confined", "No circles"),
     ],
 )
@@ -78,3 +84,20 @@ def test_a_wrong_import_is_noticed(copy, file, wrong, contract):
     assert status == 1
     broken = told.partition("Broken contracts")[2]
     assert contract in broken, told
+
+
+def test_a_module_that_has_no_place_in_the_layers_is_noticed(copy):
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layered = {one["name"]: one["containers"] for one in contracts if "containers" in one}
+    packages = [copy.joinpath(*package.split(".")) for containers in layered.values() for package in containers]
+    planted = [package / "newcomer.py" for package in packages]
+    for path in planted:
+        path.write_text("")
+    try:
+        status, told = lint(copy)
+    finally:
+        for path in planted:
+            path.unlink()
+    assert status == 1
+    broken = told.partition("Broken contracts")[2]
+    assert [name for name in layered if name not in broken] == []

@@ -76,7 +76,7 @@ def test_a_handed_file_is_read_whatever_becomes_of_its_name(file):
     picked = hand(file, os.O_RDONLY, "read")
     file.unlink()
     assert (picked.size, picked.seen_at("$.image.handle").read(100)) == (len(OLD), OLD)
-    picked.let_go()
+    picked.close()
 
 
 @pytest.mark.parametrize("before", [b"", OLD, NEW * 2])
@@ -86,7 +86,7 @@ def test_a_handed_file_holds_the_picture_and_no_more(file, before):
     for data in (NEW, NEW[:10], NEW):
         picked.save(data)
         assert file.read_bytes() == data
-    picked.let_go()
+    picked.close()
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_file_that_was_removed_is_told_before_anything_is_drawn(file):
     picked.check()
     file.unlink()
     assert refusal(picked.check)[:2] == refusal(picked.save, NEW)[:2] == ("StorageError", "ENOENT")
-    picked.let_go()
+    picked.close()
 
 
 @pytest.mark.parametrize("asked", ["cancelled", "begin"])
@@ -135,14 +135,14 @@ def test_a_cancel_before_the_first_byte_leaves_the_file(file, asked):
     picked = hand(file, os.O_RDWR, "write")
     assert refusal(lambda: picked.save(NEW, **{asked: lambda: asked == "cancelled"}))[0] == "RequestCancelled"
     assert file.read_bytes() == OLD
-    picked.let_go()
+    picked.close()
 
 
 def test_a_full_disk_leaves_what_was_there(file):
     picked = hand(file, os.O_RDWR, "write", failing("write_at", errno.ENOSPC))
     assert refusal(picked.save, NEW)[0] == "InsufficientDisk"
     assert file.read_bytes() == OLD
-    picked.let_go()
+    picked.close()
 
 
 @pytest.mark.parametrize("call", ["set_size", "sync"])
@@ -150,7 +150,7 @@ def test_any_later_failure_leaves_an_empty_file_and_no_part_of_a_picture(file, c
     picked = hand(file, os.O_RDWR, "write", failing(call, errno.EIO))
     assert refusal(picked.save, NEW)[:2] == ("StorageError", "EIO")
     assert file.read_bytes() == b""
-    picked.let_go()
+    picked.close()
 
 
 @pytest.mark.parametrize("name", ["", "b/a.png", "/a.png", "..", "a\0.png"])

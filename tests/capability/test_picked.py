@@ -143,7 +143,7 @@ def test_a_file_that_was_picked_stays_that_file_whatever_happens_to_its_name(pho
         case _:
             photo.parent.rename(photo.parent.with_name("elsewhere"))
     assert read(file) == OLD
-    file.let_go()
+    file.close()
 
 
 def test_a_link_is_followed_when_it_is_picked_and_not_again(photo: Path):
@@ -304,14 +304,15 @@ def test_a_file_is_open_until_it_is_released_and_the_last_call_has_ended(photo: 
     assert descriptors() == before + 2
     for file in files:
         file.hold()
-        file.let_go()
+        assert not file.leave()
     assert descriptors() == before + 2
     view = files[0].seen_at("$.image.handle") if isinstance(files[0], PickedSource) else None
     assert view is not None
     view.close()
     assert read(files[0]) == OLD  # type: ignore[arg-type]
     for file in files:
-        file.let_go()
+        assert file.leave()
+        file.close()
         with pytest.raises(ValueError, match="was released"):
             file.hold()
     assert descriptors() == before

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import anyio
+import anyio.from_thread
 import psutil
 import pytest
 from PIL import Image
@@ -280,7 +281,7 @@ def test_a_file_that_was_being_opened_as_its_job_ended_is_given_back(monkeypatch
             given_back.append(self)
 
     def open_slowly(sources):
-        sources.close()  # the job ends meanwhile
+        anyio.from_thread.run(sources.aclose)  # the job ends meanwhile
         sources._files["$.image"] = File()
 
     monkeypatch.setattr(SourceImages, "_open", open_slowly)

@@ -1,7 +1,7 @@
 """The event loop never waits for a disk: a thread reads what calls need from it, in the order of the calls."""
 
 import json
-import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import anyio
 import anyio.to_thread
+import msgspec
 import pytest
 
-from locara_protocol.client import RemoteError, Sidecar
+from locara_protocol.client import RemoteError
 from locara_protocol.errors import RpcError
 from locara_protocol.methods import METHODS
 from locara_sidecar.capability.authorize import AccessRequest, authorize
@@ -23,96 +24,127 @@ from locara_sidecar.models.cache import collect
 from locara_sidecar.models.cache.digest import model_digest
 from locara_sidecar.models.cache.store import Store
 from locara_sidecar.models.imports.importing import import_model
-from support import loop_watch
-from support.host import command, manifest
+from support.every_call import environment, every_call, notes, watched
+from support.host import eventually, manifest
 from support.model_store import entry_data, entry_for, write_model
 
 MODELS = 20
 CALLS = 1000
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "models"
+MODALITIES = ("text-to-image", "image-to-image")
 
 
 @pytest.fixture
 def places(tmp_path):
-    """A cache with many models, and a catalogue that lists them."""
+    """A cache with many models, a catalogue that lists them, and a hub that has the first one."""
     (tmp_path / "catalogue").mkdir()
     (tmp_path / "pictures").mkdir()
     store = Store(tmp_path / "cache")
     for number in range(MODELS):
         folder = write_model(tmp_path / "source" / str(number), size=100, seed=number)
         import_model(store, entry_for(f"m{number}"), folder, lambda _: None)
-        (tmp_path / "catalogue" / f"m{number}.json").write_text(json.dumps(entry_data(f"m{number}", f"org/m{number}")))
+        entry = entry_data(f"m{number}", f"org/m{number}", modalities=MODALITIES)
+        (tmp_path / "catalogue" / f"m{number}.json").write_text(json.dumps(entry))
     return tmp_path
-
-
-def watched(places, *flags):
-    words = command("--engine", "fake", "--cache-dir", str(places / "cache"), "--catalogue", str(places / "catalogue"))
-    words[1:3] = ["-m", "support.loop_watch", str(places / "notes")]
-    return Sidecar([*words, *flags], env=environment())
-
-
-def environment():
-    """Return this process's environment, with the tests on the module path."""
-    tests = str(Path(loop_watch.__file__).parents[1])
-    return os.environ | {"PYTHONPATH": os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
 def app(places):
     declared = [*(f"m{number}" for number in range(1, MODELS)), {"id": "m0", "digest": digest(places, "m0")}]
-    return manifest(
-        *declared, fs={"user-folder": "read-write", "app-data": "read-write", "user-selected": "read-write"}
-    )
+    roots = {"user-folder": "read-write", "app-data": "read-write", "user-selected": "read-write"}
+    return manifest(*declared, fs=roots, modalities=MODALITIES)
 
 
 def digest(places, model):
     return Store(places / "cache").find(model).meta.digest
 
 
-def calls(places, number):
-    """Yield one call of most methods, with valid parameters that depend on ``number``."""
-    model = f"m{number % MODELS}"
-    drawn = {"model": model, "steps": 1, "width": 256, "height": 256, "output": {"mode": "inline"}}
-    yield "ping", {}
-    yield "models.get", {"model": model}
-    yield "image.generate", {"prompt": "a lake", "options": {"model": f"no-{model}"}}
-    yield "models.list", {}
-    yield "jobs.list", {}
-    yield "system.info", {}
-    yield "models.usage", {}
-    yield "rpc.discover", {}
-    yield "models.load", {"model": model, "engine": "mlx"} if number % 10 else {"model": model}
-    yield "image.generate", {"prompt": "a lake", "options": {"model": model, "width": 3}}
-    yield "image.edit", {"prompt": "a lake", "options": drawn, "image": {"root": "user-folder", "path": "none.png"}}
-    yield "host.pickFile", {"path": str(places / "pictures" / "none.png"), "access": "read"}
-    yield "host.releaseFile", {"handle": "file-" + "0" * 32}
-    yield "image.cancel", {"jobId": "job-0"}
-    yield "audit.capabilityLog", {}
-    if number % 10 == 0:
-        yield "image.generate", {"prompt": "a lake", "options": drawn}
+LEFT_OUT = {"models.prepare": "the fake engine prepares nothing; another test calls it, with the MLX engine"}
+"""Methods without a successful call in the tests with the fake engine, and why."""
+
+
+def test_no_method_makes_a_file_system_call_on_the_event_loop(places):
+    """Or starts a process there, or imports a module."""
+    with every_call(places, app(places)) as calls:
+        calls.at_once(0)
+        calls.one_by_one()
+    assert notes(places) == []
+    assert "InternalError" not in {kind for _, kind in calls.failed}, calls.failed
+    assert METHODS.keys() - set(calls.sent) == LEFT_OUT.keys()
+    assert METHODS.keys() - calls.done - {"initialize", "shutdown"} == LEFT_OUT.keys()
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """The same with one small model of a real family."""
+    (tmp_path / "catalogue").mkdir()
+    (tmp_path / "pictures").mkdir()
+    shutil.copytree(FIXTURES / "tiny-sd3", tmp_path / "source" / "0")
+    source = {"repository": "org/tiny", "files": ["*.json", "*.txt", "*.model", "*.safetensors"]}
+    entry = json.loads((FIXTURES / "tiny-sd3.json").read_text()) | {"id": "tiny", "source": source}
+    (tmp_path / "catalogue" / "tiny.json").write_text(json.dumps(entry))
+    known = msgspec.convert(entry, catalogue.Entry)
+    import_model(Store(tmp_path / "cache"), known, tmp_path / "source" / "0", lambda _: None)
+    return tmp_path
+
+
+@pytest.mark.mlx
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_with_an_engine_that_reads_files_nothing_does_so_on_the_event_loop_either(tiny):
+    """Locks, leases, memory promises and prepared forms are kept off the loop, too."""
+    roots = {"user-folder": "read-write", "app-data": "read-write", "user-selected": "read-write"}
+    session = manifest("tiny", fs=roots, modalities=MODALITIES)
+    with every_call(tiny, session, engine="mlx") as calls:
+        calls.at_once(0)
+        calls.one_by_one(prepares=True)
+    assert notes(tiny) == []
+    assert "InternalError" not in {kind for _, kind in calls.failed}, calls.failed
+    assert METHODS.keys() - calls.done == {"initialize", "shutdown"}
+
+
+@pytest.mark.mlx
+@pytest.mark.slow
+def test_a_first_model_prepared_before_any_other_call_is_so_off_the_event_loop(tiny):
+    """What it needs is not imported on the loop."""
+    with every_call(tiny, manifest("tiny"), engine="mlx") as calls:
+        assert eventually((tiny / "notes").exists)
+        calls.call("models.prepare", {"model": "tiny", "quantization": "4bit"})
+    assert notes(tiny) == []
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_no_callback_of_the_loop_makes_a_file_system_call_whatever_is_asked(places):
-    told = []
-    with watched(places) as sidecar:
-        grants = {"user-folder": str(places / "pictures"), "app-data": str(places / "pictures")}
-        sidecar.initialize(manifest=app(places), grants=grants)
-        asked = answered = 0
-        for number in range(CALLS):
-            begun = [sidecar.start(method, params) for method, params in calls(places, number)]
-            for call in begun:
-                try:
-                    call.result(60)
-                    answered += 1
-                except RemoteError as error:
-                    told.append(error.kind)
-            asked += len(begun)
-            if asked >= CALLS:
-                break
-    assert answered > CALLS / 2
-    assert "InternalError" not in told, told
-    notes = (places / "notes").read_text().splitlines()
-    assert notes == []
+def test_a_thousand_calls_make_no_file_system_call_on_the_event_loop(places):
+    with every_call(places, app(places)) as calls:
+        thousand(calls)
+    assert notes(places) == []
+    assert "InternalError" not in {kind for _, kind in calls.failed}, calls.failed
+    assert len(calls.failed) < CALLS / 2
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.timeout(300)
+def test_in_a_thousand_calls_the_event_loop_computes_for_two_milliseconds_at_most(places):
+    """Except for the first call of a kind, whose parameters' types are looked through then. Processor time varies, too:
+    one callback in two hundred calls may take longer."""
+    with every_call(places, app(places), watch="time") as calls:
+        calls.at_once(0)
+        calls.one_by_one()
+        first = notes(places)
+        thousand(calls)
+    later = notes(places)[len(first) :]
+    assert len(later) <= CALLS / 200, later
+    assert all(float(line.split()[0]) < 25 for line in first + later), first + later
+
+
+def thousand(calls):
+    asked = number = 0
+    while asked < CALLS:
+        asked += calls.at_once(number)
+        if number % 10 == 0:
+            calls.one_by_one()
+        number += 1
 
 
 @pytest.mark.slow

@@ -3,13 +3,10 @@
 The gate itself is tested in ``tests/capability``; this shows that no handler bypasses it.
 """
 
-import base64
 import functools
-import io
 
 import anyio
 import pytest
-from PIL import Image
 
 from locara_protocol.client import RemoteError
 from locara_protocol.manifest import merge
@@ -21,33 +18,10 @@ from locara_sidecar.daemon.access.model_use import ModelUse
 from locara_sidecar.daemon.model_methods.model_work import run_work
 from locara_sidecar.models.catalogue import load
 from locara_sidecar.models.worker import WorkerRequest
+from support.method_params import PARAMS
 
 BARE = {"schema": "locara/v1", "name": "studio", "publisher": "example", "version": "1"}
 FENCED = [method for method in METHODS.values() if method.need != "none"]
-
-
-def picture():
-    out = io.BytesIO()
-    Image.new("RGB", (128, 128)).save(out, "PNG")
-    return {"data": base64.b64encode(out.getvalue()).decode(), "mimeType": "image/png"}
-
-
-DRAWING = {"prompt": "a lake", "options": {"model": "pocket", "steps": 1}}
-POCKET = {"model": "pocket"}
-PARAMS = {
-    "image.generate": DRAWING,
-    "image.edit": {**DRAWING, "image": picture()},
-    "host.pickFile": {"path": "/nowhere/at/all.png", "access": "write"},
-    "models.get": POCKET,
-    "models.download": POCKET,
-    "models.verify": POCKET,
-    "models.import": {**POCKET, "from": "/nowhere/at/all"},
-    "models.load": POCKET,
-    "models.prepare": {**POCKET, "quantization": "4bit"},
-    "models.remove": POCKET,
-    "models.gc": {},
-}
-"""Valid parameters for each method that needs something; new methods must be added here."""
 
 
 def denials(host):

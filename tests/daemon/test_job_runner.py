@@ -26,7 +26,7 @@ class Instant:
     def queued(self):
         pass
 
-    def close(self):
+    async def aclose(self):
         pass
 
     async def run(self):

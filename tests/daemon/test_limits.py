@@ -163,6 +163,20 @@ def test_an_engine_that_cannot_be_started_is_told_and_the_next_one_works(daemon,
     assert daemon.begin("a lake", steps=1).result(30)["images"]
 
 
+def test_a_models_worker_that_cannot_be_started_is_told_at_once_and_the_next_one_works(daemon):
+    assert daemon.call("models.verify", {"model": "pocket"}, timeout=30)["ok"]
+    daemon.call("rpc.discover")
+    before = psutil.Process(daemon.process.pid).num_fds()
+    began = time.monotonic()
+    for _ in range(3):
+        assert error_of(daemon.start("models.verify", {"model": "pocket"})).kind == "InsufficientMemory"
+    assert time.monotonic() - began < 5
+    assert psutil.Process(daemon.process.pid).num_fds() <= before
+    assert not psutil.Process(daemon.process.pid).children()
+    daemon.call("rpc.discover")
+    assert daemon.call("models.verify", {"model": "pocket"}, timeout=30)["ok"]
+
+
 def test_a_picture_that_was_saved_is_told_of_though_there_is_no_further_thread(daemon):
     assert daemon.begin("a lake", steps=1).result(30)["images"]  # the threads that work for the loop are there now
     call = daemon.begin("fake:slow=300 a lake", steps=3)

@@ -9,7 +9,6 @@ import pytest
 
 from locara_conformance.cases import fits, folder
 from locara_protocol.client import RemoteError
-from locara_sidecar.capability.policy import Policy
 from locara_sidecar.daemon.access import app_warnings
 
 FOLDER = folder("manifests")
@@ -51,7 +50,7 @@ def test_a_folder_that_does_not_answer_delays_initialize_by_no_more_than_a_momen
     answers = threading.Event()
     monkeypatch.setattr(app_warnings, "_state", lambda folder: answers.wait(20) and None)
     began = time.monotonic()
-    assert app_warnings.warnings_of(Policy.build(None, {"user-folder": str(tmp_path)})) == []
+    assert app_warnings.missing_folders({"user-folder": tmp_path}) == []
     assert time.monotonic() - began < 5
     answers.set()
 
@@ -68,4 +67,4 @@ def test_a_folder_is_not_looked_at_where_the_system_allows_no_thread(monkeypatch
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refused)
-    assert app_warnings.warnings_of(Policy.build(None, {"user-folder": "/nowhere/at/all"})) == []
+    assert app_warnings.missing_folders({"user-folder": Path("/nowhere/at/all")}) == []

@@ -93,6 +93,22 @@ def anyio_deadline():
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.parametrize("first", ["made", "removed"])
+def test_whether_its_folder_is_made_or_removed_first_nothing_stays(cache, first):
+    """A cancel that does not wait for the thread that makes it, as Ctrl-C's, may be the quicker one."""
+    from locara_sidecar.daemon.model_methods import preparing
+
+    stage = preparing._Stage(Store(cache))
+    if first == "made":
+        assert stage.make().is_dir()
+        stage.remove()
+    else:
+        stage.remove()
+        with pytest.raises(FileNotFoundError):
+            stage.make()
+    assert list(cache.glob("incoming/*")) == []
+
+
 def test_a_model_whose_files_changed_meanwhile_gets_no_form(order, cache):
     from msgspec.structs import replace
 

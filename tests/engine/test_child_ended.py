@@ -1,4 +1,4 @@
-"""Finding out whether the engine's process has ended, with and without a way to do it that does not reap it."""
+"""Finding out whether a child process has ended, with and without a way to do it that does not reap it."""
 
 import os
 import subprocess
@@ -6,16 +6,16 @@ import sys
 
 import pytest
 
-from locara_sidecar.daemon.engine_host.transport import process
+from locara_sidecar.machine.processes import child as children
 
 
-@pytest.mark.skipif(process._ended(os.getpid(), wait=False) is None, reason="cannot look here")
+@pytest.mark.skipif(children.ended(os.getpid(), wait=False) is None, reason="cannot look here")
 def test_a_child_that_has_ended_is_seen_and_left_to_be_reaped():
     child = subprocess.Popen([sys.executable, "-c", ""])
-    assert process._ended(child.pid, wait=True) is True
-    assert process._ended(child.pid, wait=False) is True
+    assert children.ended(child.pid, wait=True) is True
+    assert children.ended(child.pid, wait=False) is True
     assert child.wait() == 0
-    assert process._ended(child.pid, wait=False) is True
+    assert children.ended(child.pid, wait=False) is True
 
 
 @pytest.mark.parametrize(("platform", "version", "looks"), [
@@ -25,6 +25,6 @@ def test_macos_has_the_call_from_python_3_13_on(monkeypatch, platform, version, 
     monkeypatch.setattr(os, "waitid", lambda *_: None, raising=False)
     for name in ("P_PID", "WEXITED", "WNOWAIT", "WNOHANG"):
         monkeypatch.setattr(os, name, 1, raising=False)
-    monkeypatch.setattr(process.sys, "platform", platform)
-    monkeypatch.setattr(process.sys, "version_info", version)
-    assert process._ended(1, wait=False) is (False if looks else None)
+    monkeypatch.setattr(children.sys, "platform", platform)
+    monkeypatch.setattr(children.sys, "version_info", version)
+    assert children.ended(1, wait=False) is (False if looks else None)

@@ -339,6 +339,17 @@ def test_a_job_that_fails_because_the_folder_is_gone_says_so(prefix, spec, monke
     assert told_of(spec(), [first])[1:] == ("EngineUnavailable", 1)
 
 
+def test_the_loop_does_not_wait_for_a_folder_that_is_away_where_the_system_allows_no_thread(prefix, spec, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(anyio.to_thread, "run_sync", refuse)
+    prefix.rmdir()
+    began = time.monotonic()
+    assert told_of(spec(), [rest])[1:] == ("job-1", 1)
+    assert time.monotonic() - began < program._SWAP / 2
+
+
 def test_a_folder_that_is_deleted_and_made_again_is_another_one(prefix):
     """Though most file systems give it the same number."""
     seen = set()

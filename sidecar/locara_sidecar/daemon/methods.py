@@ -16,7 +16,7 @@ from locara_protocol.image_messages import MAX_PROMPT_BYTES, CancelJobParams, Ca
 from locara_protocol.methods import METHODS, NOTIFICATIONS
 from locara_sidecar import __version__
 from locara_sidecar.daemon import system
-from locara_sidecar.daemon.access.app_warnings import warnings_of
+from locara_sidecar.daemon.access.app_warnings import missing_folders, unknown_members
 from locara_sidecar.daemon.access.decisions import Decisions
 from locara_sidecar.daemon.access.gate import Gate
 from locara_sidecar.daemon.access.model_use import ModelUse
@@ -29,7 +29,7 @@ from locara_sidecar.daemon.jobs.in_flight import InFlight
 from locara_sidecar.daemon.jobs.job_calls import JobCalls
 from locara_sidecar.daemon.jobs.job_runner import JobContext, JobRunner
 from locara_sidecar.daemon.jobs.jobs import JobQueue
-from locara_sidecar.daemon.model_methods.engine_calls import EngineCalls
+from locara_sidecar.daemon.model_methods.engine_calls import EngineCalls, get_ready_to_prepare
 from locara_sidecar.daemon.process import hostwatch
 from locara_sidecar.daemon.session import Session
 from locara_sidecar.daemon.wire.off_loop import off_loop
@@ -120,7 +120,7 @@ class Methods:
         models = OffLoopHandler(self._look_at_models, self._model_call)
         about_all = OffLoopHandler(self._load_model_calls, self._model_call, keeps=True)  # look when it is their turn
         self.handlers: dict[str, Handler] = {
-            "initialize": self._initialize,
+            "initialize": OffLoopHandler(self._look_before_opening, self._initialize, about=True),
             "ping": self._ping,
             "rpc.discover": OffLoopHandler(_document, self._discover, keeps=True),
             "system.info": self._system_info,
@@ -138,7 +138,7 @@ class Methods:
             "models.list": about_all,
             "models.usage": about_all,
             "models.load": OffLoopHandler(self._look, _then(engine_calls.load)),
-            "models.prepare": OffLoopHandler(self._look, _then(engine_calls.prepare)),
+            "models.prepare": OffLoopHandler(self._look_and_import, _then(engine_calls.prepare)),
             "models.unload": engine_calls.unload,
         }
         """By method."""
@@ -149,7 +149,15 @@ class Methods:
 
     # --- the session itself --------------------------------------------------------------
 
-    def _initialize(self, _call: Call, params: m.InitializeParams) -> m.InitializeResult:
+    def _look_before_opening(self, params: m.InitializeParams) -> tuple[list[str], list[m.AppWarning]]:
+        """Return the engines that are available, and warnings about the folders that will be granted."""
+        engines = [engine.name for engine in engine_choice.engines(self._engine_name, None) if engine.available]
+        return engines, missing_folders(self.session.grants_with(params))
+
+    def _initialize(
+        self, _call: Call, params: m.InitializeParams, seen: tuple[list[str], list[m.AppWarning]]
+    ) -> m.InitializeResult:
+        engines, missing = seen
         self.session.initialize(params)
         if self.session.process_id is not None:
             gone = partial(self._stop, 0, "the host process is gone")
@@ -162,7 +170,7 @@ class Methods:
             capabilities=m.ServerCapabilities(
                 methods=list(METHODS),
                 notifications=list(NOTIFICATIONS),
-                engines=[engine.name for engine in engine_choice.engines(self._engine_name, None) if engine.available],
+                engines=engines,
                 image_formats=list(EXTENSIONS),
                 limits=m.Limits(
                     max_line_bytes=self._max_line_bytes,
@@ -172,7 +180,7 @@ class Methods:
                     max_prompt_bytes=MAX_PROMPT_BYTES,
                 ),
             ),
-            app=m.AppInfo(id=policy.app_id, granted=policy.granted(), warnings=warnings_of(policy)),
+            app=m.AppInfo(id=policy.app_id, granted=policy.granted(), warnings=[*unknown_members(policy), *missing]),
         )
 
     def _ping(self, _call: Call, _params: m.NoParams) -> m.PingResult:
@@ -226,6 +234,10 @@ class Methods:
     def _look(self) -> None:
         self.decisions.get_ready()
         self.gate.look()
+
+    def _look_and_import(self) -> None:
+        self._look()
+        get_ready_to_prepare()
 
     def _load_model_calls(self) -> type[ModelCalls]:
         from locara_sidecar.daemon.model_methods.model_calls import ModelCalls  # most sessions never ask

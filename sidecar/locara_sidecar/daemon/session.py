@@ -10,6 +10,9 @@ from locara_sidecar.capability.policy import Policy
 from locara_sidecar.daemon.process import hostwatch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from locara_protocol.messages import InitializeParams
     from locara_protocol.methods import Method
 
@@ -58,6 +61,15 @@ class Session:
         self.process_id = params.process_id
         self.token = token
         self.state = "open"
+
+    def grants_with(self, params: InitializeParams) -> Mapping[str, Path]:
+        """Return the folders that :meth:`initialize` will grant; none if it will refuse them."""
+        if self.fixed:
+            return self.policy.grants
+        try:
+            return Policy.build(None, params.grants).grants
+        except RpcError:
+            return {}
 
     def _adopt(self, params: InitializeParams) -> None:
         if not self.fixed:

@@ -9,10 +9,14 @@ download with ``variant="fp16"``.
 from __future__ import annotations
 
 import fnmatch
+import os
 from typing import TYPE_CHECKING
+
+from locara_sidecar.machine.processes.trees import files_below
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from pathlib import Path
 
 STEMS = ("model", "diffusion_pytorch_model")
 VARIANTS = ("fp16", "bf16")
@@ -50,3 +54,11 @@ def variant_files(stem: str, names: Collection[str]) -> list[str]:
 def is_index(name: str) -> bool:
     """Whether a file name is that of an index of shards, of any variant."""
     return name.endswith(".json") and "index" in name.split(".")[-3:]
+
+
+def stored_bytes(folder: Path) -> int:
+    """Return the size of a model's weights on disk; 0 if unknown."""
+    try:
+        return sum(os.stat(path).st_size for path in files_below(folder) if path.endswith(".safetensors"))
+    except OSError:
+        return 0

@@ -55,11 +55,14 @@ class PickedFile:
             raise ValueError("the file was released")
         self._users += 1
 
-    def let_go(self) -> None:
-        """Count one user less: a call, or the pick itself."""
+    def leave(self) -> bool:
+        """Count one user less: a call, or the pick itself; return whether it was the last, who must :meth:`close`."""
         self._users -= 1
-        if not self._users:
-            self._close()
+        return not self._users
+
+    def close(self) -> None:
+        """Close the file, which nobody uses any more. May block on the file system; call it in a thread."""
+        self._close()
 
 
 class PickedSource(PickedFile):
@@ -200,7 +203,7 @@ def pick(
     try:
         check_room(highest, PATH)
     except RpcError:
-        picked.let_go()
+        picked.close()
         raise
     return picked
 

@@ -20,14 +20,16 @@ _SECONDS = 0.25
 _MOST = 64
 
 
-def warnings_of(policy: Policy) -> list[AppWarning]:
-    """Return the warnings about a policy; waits at most a quarter of a second for file systems that do not respond."""
+def unknown_members(policy: Policy) -> list[AppWarning]:
+    """Return the warnings about a policy's manifest."""
     notices = () if policy.manifest is None else policy.manifest.notices
-    unknown = [AppWarning(kind=notice.kind, message=notice.message, path=notice.path) for notice in notices]
-    return [*unknown, *_missing(policy.grants)]
+    return [AppWarning(kind=notice.kind, message=notice.message, path=notice.path) for notice in notices]
 
 
-def _missing(grants: Mapping[str, Path]) -> list[AppWarning]:
+def missing_folders(grants: Mapping[str, Path]) -> list[AppWarning]:
+    """Return the warnings about granted folders. Waits at most a quarter of a second for file systems that do not
+    respond, so keep it off the event loop.
+    """
     found: list[AppWarning] = []
 
     def look() -> None:
@@ -38,7 +40,7 @@ def _missing(grants: Mapping[str, Path]) -> list[AppWarning]:
                 found.append(AppWarning(kind="FolderMissing", message=message, path=join("$.grants", root)))
 
     if grants:
-        # not on this thread: a network file system may take minutes to respond, and nothing should wait for that
+        # in a further thread: a network file system may take minutes to respond, and nothing should wait for that
         thread = threading.Thread(target=look, name="grants", daemon=True)
         with contextlib.suppress(RuntimeError):  # the system refuses a thread: the session opens without the warning
             thread.start()

@@ -133,7 +133,8 @@ class LazyEngine:
         found = None
         try:
             with scope:
-                found = await off_loop(partial(_look, wait=not asked.cancelled), abandon=True)
+                look = partial(_look, wait=not asked.cancelled)
+                found = await off_loop(look, abandon=True, refused=partial(_look, wait=False))
         finally:
             asked.waiting = None
         if scope.cancelled_caught:

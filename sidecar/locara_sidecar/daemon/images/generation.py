@@ -18,7 +18,7 @@ from locara_protocol.records import Record
 from locara_sidecar.daemon.images.progress import Progress, preview_image
 from locara_sidecar.daemon.jobs.job_runner import JobContext, cancelled_error, stopping
 from locara_sidecar.daemon.wire.off_loop import off_loop
-from locara_sidecar.daemon.wire.user_files import UserFiles
+from locara_sidecar.daemon.wire.user_files import UserFiles, close
 from locara_sidecar.ipc import frames
 from locara_sidecar.machine import supported
 
@@ -48,18 +48,18 @@ class GenerationRequest(Record, frozen=True):
     target: PickedTarget | None = None
 
     def hold(self) -> None:
-        """Keep the picked files open until :meth:`close`, even if they are released meanwhile."""
+        """Keep the picked files open until :meth:`aclose`, even if they are released meanwhile."""
         if self.sources is not None:
             self.sources.hold()
         if self.target is not None:
             self.target.hold()
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Release what was held."""
         if self.sources is not None:
-            self.sources.close()
-        if self.target is not None:
-            self.target.let_go()
+            await self.sources.aclose()
+        if self.target is not None and self.target.leave():
+            await close([self.target.close])
 
     @property
     def steps(self) -> int:
@@ -158,9 +158,9 @@ class Generation:
         self._files.cancel()
         self._shared.engine.cancel(self._job.id)
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Release its files."""
-        self._request.close()
+        await self._request.aclose()
 
     async def _drive(self, spec: frames.JobSpec, saver: Saver) -> frames.Done:
         def on_event(event: frames.Event) -> None:

@@ -16,7 +16,7 @@ from locara_sidecar.capability.authorize import AccessRequest, Picked
 from locara_sidecar.daemon.access.sizes import MAX_INLINE_IMAGE_BYTES
 from locara_sidecar.daemon.images.resolve import EXTENSIONS
 from locara_sidecar.daemon.wire.off_loop import off_loop
-from locara_sidecar.daemon.wire.user_files import Handover, UserFiles, wait_for
+from locara_sidecar.daemon.wire.user_files import Handover, UserFiles, close, wait_for
 
 if TYPE_CHECKING:
     from locara_protocol.image_messages import ImageMime
@@ -112,12 +112,15 @@ class PickedFiles:
             message = f"The picked files that were sent as data already hold {held} bytes; release some."
             raise RpcError("StorageError", message, errno=errno.errorcode[errno.EMFILE], maxPickedBytes=MAX_SENT_BYTES)
 
-    def release(self, _call: Call, params: ReleaseFileParams) -> Empty:
-        """Release a handle for new calls. Releasing an unknown or released handle is no error."""
+    def release(self, call: Call, params: ReleaseFileParams) -> Empty | None:
+        """Release a handle for new calls. Releasing an unknown or released handle is no error. The answer comes when
+        the file is closed, unless a call still uses it.
+        """
         file = self._files.pop(params.handle, None)
-        if file is not None:
-            file.let_go()
-        return Empty()
+        if file is None or not file.leave():
+            return Empty()
+        self._in_flight.answer(call, partial(_close, file))
+        return None
 
     async def _open(
         self, params: PickFileParams, grant: Grant, name: str, fd: int | None, files: UserFiles
@@ -135,7 +138,7 @@ class PickedFiles:
             hand = Handover()
             try:
                 with files.heeding():
-                    file: PickedFile = await wait_for(opening, _let_go, hand)
+                    file: PickedFile = await wait_for(opening, _close_late, hand)
             except RpcError:
                 if fd is not None and not hand.started:
                     await off_loop(os.close, fd)
@@ -184,13 +187,11 @@ class PickedFiles:
 
         :raises RpcError: InvalidParams.
         """
-        if not handles:
-            return {}
-        from locara_sidecar.capability.files.picked import PickedSource
-
         found: dict[str, PickedSource] = {}
         for at, handle in handles.items():
             file = self._find(handle, f"{at}.handle")
+            from locara_sidecar.capability.files.picked import PickedSource  # loaded already if a file was picked
+
             if not isinstance(file, PickedSource):
                 raise invalid_params(f"{at}.handle", f"{file.name} was picked for writing; pick it with access read.")
             found[at] = file
@@ -203,10 +204,15 @@ class PickedFiles:
         return file
 
 
-def _let_go(file: PickedFile | None) -> None:
+def _close_late(file: PickedFile | None) -> None:
     """Close a file that was opened but not taken."""
     if file is not None:
-        file.let_go()
+        file.close()
+
+
+async def _close(file: PickedFile) -> Empty:
+    await close([file.close])
+    return Empty()
 
 
 async def _refuse(error: RpcError, fd: int) -> NoReturn:

@@ -20,7 +20,7 @@ from locara_protocol.image_messages import ImageResult
 from locara_sidecar.capability.files.confined import ConfinedFolder, Saved
 from locara_sidecar.daemon.images.resolve import Output, file_name
 from locara_sidecar.daemon.wire.calls import unexpected
-from locara_sidecar.daemon.wire.user_files import Handover, UserFiles, wait_for
+from locara_sidecar.daemon.wire.user_files import Handover, UserFiles, close, wait_for
 from locara_sidecar.ipc import frames
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from locara_sidecar.capability.files.picked import PickedTarget
 
 log = logging.getLogger("locara.saving")
-
-_CLOSE_SECONDS = 1.0
-"""A network share that is gone may block closing a folder; after this time, in seconds, the thread is abandoned."""
 
 
 class Saver:
@@ -120,11 +117,7 @@ class Saver:
             await self._finished.wait()
         self._receive.close()
         if folder is not None and not self._left:
-            try:
-                with anyio.move_on_after(_CLOSE_SECONDS):
-                    await wait_for(folder.close, lambda _: None)
-            except RuntimeError:  # the system refuses a thread
-                folder.close()
+            await close([folder.close])
 
     async def _publish(self, image: frames.Image) -> None:
         began = time.monotonic()
@@ -164,7 +157,8 @@ class Saver:
 
         def late(_: None) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                anyio.from_thread.run_sync(target.let_go)
+                if anyio.from_thread.run_sync(target.leave):
+                    target.close()
 
         try:
             await wait_for(function, late, hand)
@@ -172,8 +166,8 @@ class Saver:
             left = hand.started
             raise
         finally:
-            if not left:
-                target.let_go()
+            if not left and target.leave():
+                await close([target.close])
 
     async def _tell(self, image: frames.Image, saved: Saved | None) -> None:
         """Record that one more image is in place."""

@@ -13,9 +13,11 @@ import msgspec
 
 from locara_protocol.errors import RpcError, invalid_params
 from locara_sidecar.capability.authorize import Source
-from locara_sidecar.daemon.wire.user_files import wait_for
+from locara_sidecar.daemon.wire.user_files import close, wait_for
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from locara_protocol.image_messages import EditParams, ImageInput
     from locara_sidecar.capability.authorize import FolderGrant
     from locara_sidecar.capability.files.picked import PickedSource
@@ -155,7 +157,7 @@ class SourceImages:
         finally:
             self._opened.set()
             if self._closed:
-                self._close_files()
+                await close(self._taken_files())
 
     async def read(self) -> EditFiles:
         """Read everything, for the engine; waits for :meth:`open` if it is running.
@@ -168,19 +170,22 @@ class SourceImages:
             raise self._failure
         return await wait_for(self._read, lambda _: None)
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Release the files when the job has ended."""
         self._closed = True
+        closes: list[Callable[[], None]] = []
         if self._held:
             self._held = False
-            for file in self._picked.values():
-                file.let_go()
+            closes += [file.close for file in self._picked.values() if file.leave()]
         if self._opened is None or self._opened.is_set():
-            self._close_files()
+            closes += self._taken_files()
+        await close(closes)
 
-    def _close_files(self) -> None:
-        while self._files:
-            self._files.popitem()[1].close()
+    def _taken_files(self) -> list[Callable[[], None]]:
+        """Forget the open files; return what closes them."""
+        closes = [file.close for file in self._files.values()]
+        self._files.clear()
+        return closes
 
     def _open(self) -> None:
         from locara_sidecar.capability.files.picked import check_room  # loads ctypes

@@ -54,8 +54,8 @@ class JobTask(Protocol):
         """Stop soon, and answer after that. Called when the job has the engine and its ``cancel_requested`` was set."""
         ...
 
-    def close(self) -> None:
-        """Release what was held for the job, however it ended."""
+    async def aclose(self) -> None:
+        """Release what was held for the job, however it ended. Never raises."""
         ...
 
 
@@ -138,13 +138,13 @@ class JobRunner:
     def fail(self, job: Job, error: Exception) -> None:
         """Fail a queued job because something it needs is missing; a running one finds that out itself."""
         if job.state == "queued":
-            self._finish(job, "failed", error)
+            self._drop(job, "failed", error)
 
     def cancel(self, job: Job) -> None:
         """Cancel a queued or running job: a queued one is answered now, a running one when it has stopped."""
         job.cancel_requested = True
         if job.state == "queued":
-            self._finish(job, "cancelled", cancelled_error([]))
+            self._drop(job, "cancelled", cancelled_error([]))
         else:
             self._works[job.id][1].cancel()
 
@@ -155,24 +155,31 @@ class JobRunner:
             self._start_task(self._run, job, self._works[job.id][1])
 
     async def _run(self, job: Job, work: JobTask) -> None:
+        state: JobState = "done"
+        outcome: Result | Exception
         try:
-            result = await work.run()
+            outcome = await work.run()
         except RpcError as error:
             cancelled = error.kind == "RequestCancelled"
             if cancelled:
                 error.data.setdefault("images", [])
-            self._finish(job, "cancelled" if cancelled else "failed", error)
+            state, outcome = "cancelled" if cancelled else "failed", error
         except Exception as error:  # noqa: BLE001 -- the one place that turns the unforeseen into an answer
-            self._finish(job, "failed", error)
-        else:
-            self._finish(job, "done", result)
+            state, outcome = "failed", error
+        await work.aclose()  # before the answer: the host may then remove the files
+        self._finish(job, state, outcome)
         if not self._queue.all():
             with contextlib.suppress(RuntimeError):  # the system refuses a thread: then do without
                 await anyio.to_thread.run_sync(memory.give_back)
 
+    def _drop(self, job: Job, state: JobState, outcome: Exception) -> None:
+        """Answer a queued job now, and release what was held for it."""
+        _, work = self._works[job.id]
+        self._finish(job, state, outcome)
+        self._start_task(work.aclose)
+
     def _finish(self, job: Job, state: JobState, outcome: Result | Exception) -> None:
-        call, work = self._works.pop(job.id)
-        work.close()
+        call, _ = self._works.pop(job.id)
         job.move(state)
         self._queue.remove(job)
         if isinstance(outcome, RpcError):

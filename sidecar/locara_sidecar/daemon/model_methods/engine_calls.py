@@ -6,6 +6,7 @@ does nothing.
 
 from __future__ import annotations
 
+import importlib
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -15,7 +16,6 @@ import anyio.to_thread
 from locara_protocol.model_messages import LoadParams, LoadResult, ModelProgress, PrepareParams, UnloadResult
 from locara_sidecar.daemon.access import inventory
 from locara_sidecar.daemon.jobs.job_runner import cancelled_error, stopping
-from locara_sidecar.daemon.model_methods import preparing
 from locara_sidecar.daemon.wire.stop_scope import StopScope
 from locara_sidecar.ipc import frames
 from locara_sidecar.machine import engine_choice
@@ -72,6 +72,18 @@ class EngineCalls:
         return UnloadResult(unloaded=unloaded)
 
 
+def get_ready_to_prepare() -> None:
+    """Import what only ``models.prepare`` needs; call it off the event loop."""
+    for name in ("preparing", "model_work"):
+        importlib.import_module(f"locara_sidecar.daemon.model_methods.{name}")
+
+
+def _stored_bytes(folder: Path) -> int:
+    from locara_sidecar.weights.weight_files import stored_bytes  # in a thread: few sessions load ahead
+
+    return stored_bytes(folder)
+
+
 class _QueuedCall(Generic[P]):
     """The common part of a :class:`~locara_sidecar.daemon.jobs.job_runner.JobTask` for a call about one
     installed model.
@@ -88,7 +100,7 @@ class _QueuedCall(Generic[P]):
     def queued(self) -> None:
         self.tell("queued", 0, 0)
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         pass
 
     def held(self) -> AbstractAsyncContextManager[frames.ModelSpec]:
@@ -126,7 +138,7 @@ class _Loading(_QueuedCall[LoadParams]):
             if not fake:
                 asked = self.params.quantization not in (None, "auto")  # then it is known what will be read
                 read = model.prepared[0].path if asked and model.prepared else model.path
-                total = await anyio.to_thread.run_sync(preparing.weight_bytes, Path(read))
+                total = await anyio.to_thread.run_sync(_stored_bytes, Path(read))
             spec = frames.LoadSpec(
                 job=self.job.id, model=model, width=entry.defaults.width, height=entry.defaults.height
             )
@@ -171,6 +183,7 @@ class _Preparing(_QueuedCall[PrepareParams]):
         return done
 
     async def _prepare(self) -> PrepareResult:
+        from locara_sidecar.daemon.model_methods import preparing  # imported by :func:`get_ready_to_prepare`
         from locara_sidecar.daemon.model_methods.model_work import run_work
 
         store = self.shared.gate.catalogue.store

@@ -6,7 +6,7 @@ hashes and publishes the files. Whatever happens, only a complete prepared form 
 
 from __future__ import annotations
 
-import os
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -19,13 +19,17 @@ from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import ModelPhase, PrepareResult
 from locara_protocol.records import Record
 from locara_sidecar.ipc import frames
-from locara_sidecar.machine.processes.trees import files_below
+from locara_sidecar.models import worker
+from locara_sidecar.models.cache import collect
+from locara_sidecar.models.cache.staging import Staging
+from locara_sidecar.models.cache.store import DerivedFrom
+from locara_sidecar.models.imports import derive
+from locara_sidecar.models.imports.importing import storage_error
+from locara_sidecar.weights.weight_files import stored_bytes
 
 if TYPE_CHECKING:
     from locara_protocol.model_messages import DownloadProgress
-    from locara_sidecar.models import worker
-    from locara_sidecar.models.cache.staging import Staging
-    from locara_sidecar.models.cache.store import Installed, Store
+    from locara_sidecar.models.cache.store import Store
     from locara_sidecar.models.catalogue import Entry
 
 Tell = Callable[[ModelPhase, int, int], None]
@@ -64,13 +68,7 @@ async def prepare(request: PreparationRequest, engine: Engine, tell: Tell) -> Pr
 
     :raises RpcError: as the engine fails, or as publishing does (``models/imports/derive.py``).
     """
-    from locara_sidecar.models import worker
-    from locara_sidecar.models.cache import collect
-    from locara_sidecar.models.cache.store import DerivedFrom
-    from locara_sidecar.models.imports import derive
-    from locara_sidecar.models.imports.importing import storage_error
-
-    total = await anyio.to_thread.run_sync(weight_bytes, Path(request.model.path))
+    total = await anyio.to_thread.run_sync(stored_bytes, Path(request.model.path))
 
     def on_event(event: frames.Event) -> None:
         if isinstance(event, frames.PhaseStarted):
@@ -84,19 +82,21 @@ async def prepare(request: PreparationRequest, engine: Engine, tell: Tell) -> Pr
     try:
         await anyio.to_thread.run_sync(request.store.prepare)
         await anyio.to_thread.run_sync(collect.sweep, request.store)
-        # a few empty folders, created synchronously: a cancel (Ctrl-C's does not go through anyio) must not come
-        # between this and the try
-        stage = _stage(request.store)
     except OSError as error:
         raise storage_error(request.store, error, total) from error
+    stage = _Stage(request.store)
     try:
-        into = stage.folder / derive.MADE
+        try:
+            folder = await anyio.to_thread.run_sync(stage.make)
+        except OSError as error:
+            raise storage_error(request.store, error, total) from error
+        into = folder / derive.MADE
         made = await engine.prepare(frames.PrepareSpec(job=request.job, model=request.model, into=str(into)), on_event)
         if made.there is None:
             if await anyio.to_thread.run_sync(request.digest) != request.model.digest:
                 raise RpcError("IntegrityError", f"The files of {request.entry.id} changed in the meantime.", files=[])
             making = derive.Derivation(
-                folder=str(stage.folder),
+                folder=str(folder),
                 source=request.model.path,
                 components=made.components,
                 derived_from=msgspec.convert(  # which validates it
@@ -117,24 +117,26 @@ async def prepare(request: PreparationRequest, engine: Engine, tell: Tell) -> Pr
             key = Path(made.there).name
     finally:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(stage.__exit__)
+            await anyio.to_thread.run_sync(stage.remove)
+    return await anyio.to_thread.run_sync(_result, request, key)
+
+
+def _result(request: PreparationRequest, key: str) -> PrepareResult:
+    """Return the method's result for the prepared form that has this key in the store.
+
+    :raises RpcError: StorageError, if it is gone.
+    """
     form = request.store.entry(key)
     if form is None or form.derived_from is None:
         raise RpcError("StorageError", "The prepared form was removed again right away.", errno="ENOENT")
-    return result(request.store, request.entry, form)
-
-
-def result(store: Store, entry: Entry, form: Installed) -> PrepareResult:
-    """Return the method's result for a prepared form."""
     made = form.derived_from
-    assert made is not None
-    source = store.entry(made.digest.removeprefix("sha256:"))
+    source = request.store.entry(made.digest.removeprefix("sha256:"))
     own = set[tuple[str, str]]()
     if source is not None:
         own = {(file.path, file.sha256) for file in source.meta.files}
     return msgspec.convert(
         {
-            "model": entry.id,
+            "model": request.entry.id,
             "digest": form.meta.digest,
             "derivedFrom": made.digest,
             "engine": made.engine,
@@ -147,19 +149,34 @@ def result(store: Store, entry: Entry, form: Installed) -> PrepareResult:
     )
 
 
-def weight_bytes(folder: Path) -> int:
-    """Return the size of a model's weights on disk; 0 if unknown."""
-    try:
-        return sum(os.stat(path).st_size for path in files_below(folder) if path.endswith(".safetensors"))
-    except OSError:
-        return 0
+class _Stage:
+    """A folder for assembling the form, with one inside for the engine to write to.
 
+    A cancel may come while a thread makes it: Ctrl-C's does not go through anyio, which could keep it away. Making and
+    removing wait for each other, so that nothing is left.
+    """
 
-def _stage(store: Store) -> Staging:
-    """Create a folder for assembling the form, with one inside for the engine to write to."""
-    from locara_sidecar.models.cache.staging import Staging
-    from locara_sidecar.models.imports import derive
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._removed = False
+        self._staging: Staging | None = None
 
-    stage = Staging(store)
-    (stage.folder / derive.MADE).mkdir(mode=0o700)
-    return stage
+    def make(self) -> Path:
+        """Create the folder and return it.
+
+        :raises OSError: if the cache cannot be written.
+        """
+        with self._lock:
+            if self._removed:
+                raise FileNotFoundError("the folder is not needed any more")
+            self._staging = Staging(self._store)
+            (self._staging.folder / derive.MADE).mkdir(mode=0o700)
+            return self._staging.folder
+
+    def remove(self) -> None:
+        """Remove the folder, now or if it is made later."""
+        with self._lock:
+            self._removed = True
+            if self._staging is not None:
+                self._staging.__exit__()

@@ -46,6 +46,8 @@ _EXTENSIONS = (  # also of libraries that ours use; what a system does not have,
     *("_socket", "_ssl", "_statistics", "_struct", "_uuid", "_zoneinfo", "array", "binascii", "fcntl", "grp", "math"),
     *("mmap", "psutil", "resource", "select", "termios", "unicodedata", "zlib"),
 )
+_AHEAD = ("difflib", "locara_sidecar.models.downloads.settings")
+"""Imported before the event loop runs, which would otherwise read them when it meets a mistake or a token."""
 _READERS = ("locara_protocol.generation.examples",)  # read a file when they are imported
 _HEADER = 16  # bytes before the code in a compiled file
 _UNCHECKED = b"\1\0\0\0"  # its flags, if it need not be compared with its source
@@ -84,6 +86,9 @@ def run(main: Callable[[], Awaitable[None]], has_begun: Callable[[], bool]) -> N
 
     :param has_begun: whether there is an event loop: what fails from then on is raised.
     """
+    for name in _AHEAD:
+        with contextlib.suppress(ImportError, OSError):  # an update took a file; reported when it is needed
+            load(name)
     try:
         anyio.run(main)
     except (ImportError, OSError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from locara_protocol import jsonrpc
@@ -48,13 +49,19 @@ class Admission(Protocol):
 class OffLoopHandler(NamedTuple):
     """A handler that needs something from a disk. ``first`` fetches it off the event loop and changes nothing; ``then``
     gets it and is like other handlers. ``given``: the argument for ``first``, evaluated when the call arrives.
-    ``keeps``: what is fetched stays the same, so that only the first call needs to wait for it.
+    ``keeps``: what is fetched stays the same, so that only the first call needs to wait for it. ``about``: ``first``
+    also gets the call's parameters.
     """
 
     first: Callable[..., Any]
     then: Callable[[Call, Any, Any], Any]
     given: Callable[[], tuple[Any, ...]] = tuple
     keeps: bool = False
+    about: bool = False
+
+    def fetching(self, params: Any) -> Callable[[], Any]:
+        """Return ``first`` with its arguments for a call that has just arrived."""
+        return partial(self.first, *self.given(), *((params,) if self.about else ()))
 
 
 Handler = Callable[[Call, Any], Any] | OffLoopHandler
@@ -186,12 +193,12 @@ class Server:
             elif self._start_aside(self._after_disk, call, handler, params):
                 self._at_disk = True
             else:  # nobody else has to wait yet
-                _give(call, handler.then(call, params, handler.first(*handler.given())))
+                _give(call, handler.then(call, params, handler.fetching(params)()))
 
     async def _after_disk(self, call: Call, handler: OffLoopHandler, params: Any) -> None:
         try:
             with _answering(call):
-                found = await off_loop(handler.first, *handler.given(), abandon=True)
+                found = await off_loop(handler.fetching(params), abandon=True)
                 if handler.keeps:
                     self._kept[call.method] = found
                 if not call.answered:

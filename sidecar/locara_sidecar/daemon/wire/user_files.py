@@ -6,6 +6,7 @@ and it disposes of a late result itself.
 
 from __future__ import annotations
 
+import logging
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -17,14 +18,22 @@ import anyio.to_thread
 from locara_protocol.errors import RpcError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
+
+log = logging.getLogger("locara.files")
 
 Result = TypeVar("Result")
 
 MAX_THREADS = 16
 """Of anyio's 40 threads, so that hanging files do not stop everything else."""
 
-_limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("user_files")
+_CLOSE_SECONDS = 1.0
+"""A network share that is gone may block closing a file; after this time, in seconds, the thread is abandoned."""
+
+_Limiter = anyio.lowlevel.RunVar[anyio.CapacityLimiter]
+_using: _Limiter = anyio.lowlevel.RunVar("user_files")
+_closing: _Limiter = anyio.lowlevel.RunVar("closing_user_files")
+"""Its own threads, so that what hangs keeps nothing else open."""
 
 
 class UserFiles:
@@ -98,13 +107,18 @@ class Handover:
 
 
 async def wait_for(
-    function: Callable[[], Result], late: Callable[[Result | None], object], handover: Handover | None = None
+    function: Callable[[], Result],
+    late: Callable[[Result | None], object],
+    handover: Handover | None = None,
+    *,
+    threads: _Limiter = _using,
 ) -> Result:
     """Run a function in a thread and return its result. A cancelled task goes on without it, unless the thread has
     begun something irreversible.
 
     :param late: called in the thread with a result that nobody waits for any more; None if the function failed. It is
         not called if the function was not: see :attr:`Handover.started`.
+    :param threads: limits how many such waits there are at a time.
     """
     hand = handover or Handover()
     outcome: list[Result] = []
@@ -124,7 +138,7 @@ async def wait_for(
             late(outcome[0] if outcome else None)
 
     try:
-        await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=_threads())
+        await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=_limiter(threads))
     except anyio.get_cancelled_exc_class():
         if hand.leave():
             raise
@@ -135,10 +149,29 @@ async def wait_for(
     return outcome[0]
 
 
-def _threads() -> anyio.CapacityLimiter:
+async def close(closes: Sequence[Callable[[], object]]) -> None:
+    """Call what closes files, in a thread, and wait for that, but not long. Never raises."""
+    if not closes:
+        return
+
+    def work() -> None:
+        for each in closes:
+            try:
+                each()
+            except OSError as error:  # the system has closed it nevertheless
+                log.warning("a file could not be closed", exc_info=error)
+
+    try:
+        with anyio.move_on_after(_CLOSE_SECONDS):
+            await wait_for(work, lambda _: None, threads=_closing)
+    except RuntimeError:  # the system refuses a thread
+        work()
+
+
+def _limiter(threads: _Limiter) -> anyio.CapacityLimiter:
     """Return the limiter of this event loop."""
-    limiter = _limiter.get(None)
+    limiter = threads.get(None)
     if limiter is None:
         limiter = anyio.CapacityLimiter(MAX_THREADS)
-        _limiter.set(limiter)
+        threads.set(limiter)
     return limiter

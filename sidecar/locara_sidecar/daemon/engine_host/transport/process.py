@@ -16,14 +16,15 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from locara_sidecar.daemon.engine_host.output.intake import Intake
 from locara_sidecar.daemon.engine_host.output.stderr import LineLimiter
 from locara_sidecar.ipc import frames, framing
 from locara_sidecar.machine.processes import child_environment, interpreter, priority
+from locara_sidecar.machine.processes.child import Child, start_thread
 from locara_sidecar.machine.processes.scratch import Scratch, sweep
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ _CHUNK = 1 << 18
 _WINDOWS_FLAGS = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(
     subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0
 )
-_KILL_WAIT = 0.1  # seconds
 MAX_AHEAD = 64
 """Maximum number of unprocessed reads of its pipe, at most 256 KiB each; beyond that the engine waits."""
 _DRAIN = 0.15  # seconds to read what a dead process has left in its pipe
@@ -94,8 +94,6 @@ class EngineProcess:
     :raises OSError: if the system refuses another thread.
     """
 
-    pid: int | None = None
-    """The worker's process id, once it is started."""
     scratch = ""
     """Its folder, once there is one."""
 
@@ -116,10 +114,7 @@ class EngineProcess:
         self._on_failed = on_failed
         self._on_lines = on_lines
         self._outgoing: queue.SimpleQueue[frames.Command | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # between reaping and signalling: a reaped pid may belong to another process
-        self._popen: subprocess.Popen[bytes] | None = None
-        self._killed = False
-        self._reaped = False
+        self._child = Child()
         self._ahead = threading.Semaphore(MAX_AHEAD)
         self._intake = Intake()
         self._garbled = False
@@ -127,27 +122,23 @@ class EngineProcess:
         self._folder_lock = threading.Lock()
         self._discarded = False
         self._threads: list[threading.Thread] = []
-        self._life = threading.Thread(target=self._live, args=(argv, opening), name="engine-life", daemon=True)
-        try:
-            self._life.start()
-        except (RuntimeError, MemoryError):
-            raise _no_thread() from None
+        self._life = start_thread(self._live, argv, opening, name="engine-life")
 
     def _live(self, argv: list[str] | None, opening: Callable[[str], frames.Start]) -> None:
         """Run the process from start to end, in one thread: on Linux the worker dies with the thread that
         started it.
         """
         try:
-            popen = self._start(argv or worker_argv(), opening)
+            self._start(argv or worker_argv(), opening)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the caller is told
-            self._reaped = True
+            self._child.not_started()
             self.close_input()
             self.discard_scratch()
             self._post(self._on_failed, self, error)
         else:
-            self._wait(popen)
+            self._wait()
 
-    def _start(self, argv: list[str], opening: Callable[[str], frames.Start]) -> subprocess.Popen[bytes]:
+    def _start(self, argv: list[str], opening: Callable[[str], frames.Start]) -> None:
         """Start the process.
 
         :raises OSError: if there can be no folder, process or thread, or it was killed before it began.
@@ -157,53 +148,37 @@ class EngineProcess:
                 self._folder = Scratch()
                 self.scratch = self._folder.path
         start = opening(self.scratch)
-        if self._killed or self._discarded:
+        if self._discarded:
             raise OSError(errno.ECANCELED, "the start was abandoned")
+        self._child.begin()
         popen, command_fd, event_fd, stderr_fd = _spawn(argv, self.scratch)
-        with self._lock:
-            self._popen, self.pid = popen, popen.pid
-            if self._killed:
-                _kill_group(popen)
-        self._threads = [
-            threading.Thread(target=target, args=args, name=f"engine-{popen.pid}-{name}", daemon=True)
-            for name, target, args in (
-                ("events", self._read_events, (event_fd,)),
-                ("stderr", self._read_stderr, (stderr_fd,)),
-                ("commands", self._write_commands, (command_fd, start)),
-            )
-        ]
-        self._start_threads(popen, (event_fd, stderr_fd, command_fd))
-        priority.answer_promptly()
-        return popen
-
-    def _start_threads(self, popen: subprocess.Popen[bytes], fds: tuple[int, ...]) -> None:
-        """Start all threads, or end the process.
-
-        :param fds: the descriptors that the threads own, in their order.
-        :raises OSError: if the system refuses another thread.
-        """
-        started = 0
+        self._child.started(popen)
+        ends = {"events": event_fd, "stderr": stderr_fd, "commands": command_fd}
+        uses = {
+            "events": self._read_events,
+            "stderr": self._read_stderr,
+            "commands": partial(self._write_commands, start=start),
+        }
         try:
-            for thread in self._threads:
-                thread.start()
-                started += 1
-        except (RuntimeError, MemoryError):
-            with self._lock:
-                _kill_group(popen)
-                popen.wait()
-                self._reaped = True
-            for fd in fds[started:]:
+            for name, use in uses.items():
+                self._threads.append(start_thread(use, ends[name], name=f"engine-{popen.pid}-{name}"))
+                del ends[name]  # it closes it
+        except OSError:
+            self._child.reap()
+            for fd in ends.values():
                 os.close(fd)
-            raise _no_thread() from None
+            raise
+        priority.answer_promptly()
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id, once it is started."""
+        return self._child.pid
 
     @property
     def alive(self) -> bool:
         """Whether the process runs or is being started; asks the system, not the pipe."""
-        with self._lock:
-            if self._reaped or self._popen is None:
-                return not self._reaped
-            ended = _ended(self._popen.pid, wait=False)
-            return self._popen.returncode is None if ended is None else not ended  # the waiting thread will know soon
+        return self._child.alive
 
     def send(self, command: frames.Command) -> None:
         """Queue a command; never blocks, and has no effect when the process is gone."""
@@ -219,17 +194,11 @@ class EngineProcess:
         """Send SIGKILL to the process and its children, even if it is still starting; ``on_gone`` or ``on_failed``
         follows. From any thread.
         """
-        self._killed = True
-        if self._lock.acquire(timeout=_KILL_WAIT):  # else it is being reaped, so it is dead already
-            try:
-                if self._popen is not None and not self._reaped:
-                    _kill_group(self._popen)
-            finally:
-                self._lock.release()
+        self._child.kill()
 
     def exit_data(self) -> dict[str, Any]:
         """Return how the process ended, as in an error's data: ``{"signal": "SIGSEGV"}`` or ``{"status": 1}``."""
-        code = None if self._popen is None else self._popen.returncode
+        code = self._child.status
         if code is None or code >= 0:
             return {"status": code}
         try:
@@ -303,24 +272,16 @@ class EngineProcess:
         finally:
             os.close(fd)
 
-    def _wait(self, popen: subprocess.Popen[bytes]) -> None:
+    def _wait(self) -> None:
         sweep(self.scratch)
-        if _ended(popen.pid, wait=True) is None:
-            popen.wait()
-        with self._lock:
-            _kill_group(popen)  # the engine's children must not keep its pipes or its memory
-            popen.wait()
-            self._reaped = True
+        self._child.wait()
+        self._child.reap()
         self.close_input()
         events, stderr, *_ = self._threads
         events.join(_DRAIN)
         self.discard_scratch()  # first: a daemon that waits for this ends then, and this thread with it
         self._post(self._on_gone, self)
         stderr.join(1.0)
-
-
-def _no_thread() -> OSError:
-    return OSError(errno.EAGAIN, "the system allows no more threads")
 
 
 def _spawn(argv: list[str], scratch: str) -> tuple[subprocess.Popen[bytes], int, int, int]:
@@ -352,26 +313,6 @@ def _spawn(argv: list[str], scratch: str) -> tuple[subprocess.Popen[bytes], int,
     for fd in (command_out, event_in, stderr_in):
         os.close(fd)
     return popen, command_in, event_out, stderr_out
-
-
-def _ended(pid: int, *, wait: bool) -> bool | None:
-    """Whether a child has ended, without reaping it; None if that is not possible (Windows, and macOS before Python
-    3.13). With ``wait``, wait until it has.
-    """
-    if sys.platform != "win32" and (sys.platform != "darwin" or sys.version_info >= (3, 13)):
-        with contextlib.suppress(ChildProcessError):
-            return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | (0 if wait else os.WNOHANG)) is not None
-        return True
-    return None
-
-
-def _kill_group(popen: subprocess.Popen[bytes]) -> None:
-    """Send SIGKILL to the process and its group; it may be gone already."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if os.name == "posix":
-            os.killpg(popen.pid, signal.SIGKILL)
-        else:
-            popen.kill()
 
 
 def _read(fd: int) -> bytes:
