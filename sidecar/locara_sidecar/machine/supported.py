@@ -134,9 +134,9 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
         the same parts, under which a folder may have been saved.
     :param encoders: the text encoder components and their classes, in the order of loading.
     :param denoiser: the component that the sampling loop calls, and ``network``, its class; ``decoder`` and
-        ``autoencoder``: that between latents and pixels, and its class.
-    :param taps: which states between the layers of its text encoder are read: 0 is the word table, k what layer k
-        gives, negative ones count from the end. Layers above the highest of them are not loaded.
+        ``autoencoder``: the component between latents and pixels, and its class.
+    :param taps: which states between the layers of its text encoder are read: 0 is the word table, k the output of
+        layer k, negative ones count from the end. Layers above the highest of them are not loaded.
     :param tokenizers: in the order in which truncated words are reported.
     :param optional: components that a folder may lack.
     :param noise: how noise is added, which decides the schedulers (``engine/folder/schedulers.py``).
@@ -271,7 +271,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
             autoencoder="AutoencoderKLFlux2",
             tokenizers={"tokenizer": QWEN3_TERSE},
             taps=(9, 18, 27),
-            guided_as_told=False,  # it was distilled to run at 1, which is none
+            guided_as_told=False,  # it was distilled to run at 1, that is, without guidance
             modalities=frozenset({"text-to-image", "image-text-to-image"}),
             references=10,
             no_mask="FLUX.2 [klein] follows the instruction alone and takes no mask.",

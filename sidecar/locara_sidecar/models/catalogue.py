@@ -287,7 +287,7 @@ def _read(file: Path, base: Path) -> tuple[Entry, Path | None]:
 
 
 def _beyond_its_family(entry: Entry) -> str:
-    """Return what an entry promises that no engine does for a model of its family; empty if nothing."""
+    """Return a promise of an entry that no engine keeps for a model of its family; empty if there is none."""
     row = supported.FAMILIES.get(entry.family)
     if row is None:
         return ""

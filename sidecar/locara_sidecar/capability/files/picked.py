@@ -56,7 +56,7 @@ class PickedFile:
         self._users += 1
 
     def let_go(self) -> None:
-        """Count one user less: a call, or the pick itself."""
+        """Count one user fewer: a call, or the pick itself."""
         self._users -= 1
         if not self._users:
             self._close()
@@ -120,7 +120,7 @@ class _TargetFolder(ConfinedFolder):
             self.close()
             raise _explained(error, name) from error
         try:
-            # an existing file has the name it has; a new one gets a name that means the same everywhere
+            # an existing file may have any name; a new one gets a name that means the same everywhere
             self.name = name if self._ours is not None else names.split(name, PATH)[-1]
         except RpcError:
             self.close()

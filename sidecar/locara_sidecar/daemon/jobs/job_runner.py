@@ -167,7 +167,7 @@ class JobRunner:
         else:
             self._finish(job, "done", result)
         if not self._queue.all():
-            with contextlib.suppress(RuntimeError):  # the system refuses a thread: then do without
+            with contextlib.suppress(RuntimeError):  # the system refuses a thread: do without
                 await anyio.to_thread.run_sync(memory.give_back)
 
     def _finish(self, job: Job, state: JobState, outcome: Result | Exception) -> None:
