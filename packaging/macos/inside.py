@@ -82,7 +82,7 @@ import numpy as np
 from mlx import nn
 from locara_sidecar.engine.mlx_engine import device
 from locara_sidecar.engine.mlx_engine.denoisers import rotary
-from locara_sidecar.engine.mlx_engine.kernels import turned_heads
+from locara_sidecar.engine.mlx_engine.kernels import rotated_heads
 picture, count, size = int(sys.argv[2]), 24, 128
 places = np.concatenate([np.zeros((512, 3)), np.random.default_rng(1).integers(0, 64, (picture, 3))])
 rotation = rotary.rotation_at(places, (16, 56, 56), 10_000.0)
@@ -110,7 +110,7 @@ where = device.choose_device()
 mx.eval(rotation, *(values for stream in apart + together for values in stream[:3]))
 plain = both()
 began = time.monotonic()
-trusted = {str(dtype): turned_heads.try_out(where, turned_heads.Use(dtype, count, size))
+trusted = {str(dtype): rotated_heads.try_out(where, rotated_heads.Use(dtype, count, size))
            for dtype in (mx.bfloat16, mx.float16, mx.float32)}
 tried = time.monotonic() - began
 print(json.dumps({"kind": found.kind, "device": where, "trusted": trusted, "trying_s": tried, "plain": plain,

@@ -181,12 +181,12 @@ def trust_own_kernels() -> None:
     from bench.operations import KLEIN
     from locara_sidecar.engine.mlx_engine.denoisers.flux import FluxConfig
     from locara_sidecar.engine.mlx_engine.denoisers.zimage import ZImageConfig
-    from locara_sidecar.engine.mlx_engine.kernels import group_statistics, turned_heads
+    from locara_sidecar.engine.mlx_engine.kernels import group_statistics, rotated_heads
 
     for dtype in (mx.bfloat16, mx.float16):
         group_statistics.trust(dtype)
-        for heads in filter(None, (config.turned_heads for config in (FluxConfig(), KLEIN, ZImageConfig()))):
-            turned_heads.trust(turned_heads.Use(dtype, *heads))
+        for heads in filter(None, (config.rotated_heads for config in (FluxConfig(), KLEIN, ZImageConfig()))):
+            rotated_heads.trust(rotated_heads.Use(dtype, *heads))
 
 
 CASES: dict[str, Callable[[], tracing.Count]] = {

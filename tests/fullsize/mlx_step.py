@@ -26,7 +26,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from fullsize.mlx_families import DENOISERS
 from locara_sidecar.engine.mlx_engine import device
-from locara_sidecar.engine.mlx_engine.kernels import group_statistics, turned_heads
+from locara_sidecar.engine.mlx_engine.kernels import group_statistics, rotated_heads
 from locara_sidecar.engine.mlx_engine.tensors import weights
 from locara_sidecar.engine.mlx_engine.tensors.quantize import AffineQuantizer
 from locara_sidecar.machine import machine as machines
@@ -128,10 +128,10 @@ def measure(
 def _tried_kernels(module: Any, precision: str) -> list[str]:
     """Try our own kernels, as an engine does when it opens a model; return what those that are used are for."""
     where, dtype = "metal" if mx.metal.is_available() else "cpu", device.dtype_of(precision)
-    heads = getattr(getattr(module, "config", None), "turned_heads", None)
+    heads = getattr(getattr(module, "config", None), "rotated_heads", None)
     tried = {
         "group norms": group_statistics.try_out(where, dtype),
-        "queries and keys": heads is not None and turned_heads.try_out(where, turned_heads.Use(dtype, *heads)),
+        "queries and keys": heads is not None and rotated_heads.try_out(where, rotated_heads.Use(dtype, *heads)),
     }
     return [name for name, used in tried.items() if used]
 

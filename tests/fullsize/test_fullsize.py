@@ -111,7 +111,7 @@ def test_a_step_of_every_denoiser_is_timed(model, precision):
 
 def test_a_step_is_timed_with_the_kernels_that_an_engine_would_use(monkeypatch):
     asked = []
-    for kernels in (mlx_step.group_statistics, mlx_step.turned_heads):
+    for kernels in (mlx_step.group_statistics, mlx_step.rotated_heads):
         monkeypatch.setattr(kernels, "try_out", lambda device, use: asked.append(use) or True)
     told = mlx_step.measure("flux.1-dev", 16, 64, tiny=True, precision="float16")
     assert told["ownKernels"] == ["group norms", "queries and keys"]

@@ -103,7 +103,7 @@ test("the parameters of a result can be read, and sent again", () => {
 test("a start can be abandoned, before it begins and while nothing is answered", async () => {
   const command = [process.execPath, "-e", "process.stdin.resume()"] as const;
   const aborted = (await failure(Sidecar.start({ command, signal: AbortSignal.abort() }))) as SidecarGoneError;
-  assert.match(aborted.message, /given up/);
+  assert.match(aborted.message, /abandoned/);
   const controller = new AbortController();
   const starting = Sidecar.start({ command, signal: controller.signal });
   controller.abort(new Error("enough"));

@@ -134,7 +134,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
         input, as FLUX dev was; a model trained without it has 0 here.
         """
         row = supported.FAMILIES.get(self.family)
-        return self.classifier_free_guidance or (self.defaults.guidance > 0 and (row is None or row.guided_as_told))
+        return self.classifier_free_guidance or (self.defaults.guidance > 0 and (row is None or row.guided_by_default))
 
     def require_runnable(self) -> None:
         """Check that an engine supports the family.

@@ -76,7 +76,7 @@ def held():
 
 
 @pytest.mark.quick_cases(
-    "tiny-flux-inside a step", "tiny-sd3-decoding in strips", "tiny-flux-dev-encoding", "tiny-sdxl-inside a foretold"
+    "tiny-flux-inside a step", "tiny-sd3-decoding in strips", "tiny-flux-dev-encoding", "tiny-sdxl-inside a predicted"
 )
 @pytest.mark.parametrize(
     ("phase", "options"),
@@ -87,7 +87,7 @@ def held():
         ("decoding", {}),
         ("decoding", {"width": 256, "height": 256, "tiling": "on"}),
     ],
-    ids=["encoding", "inside a step", "inside a foretold step", "decoding", "decoding in strips"],
+    ids=["encoding", "inside a step", "inside a predicted step", "decoding", "decoding in strips"],
 )
 @pytest.mark.parametrize("model", FAMILIES)
 def test_a_cancelled_job_leaves_no_tensor_behind(runtimes, run, job_for, control, model, phase, options):

@@ -62,7 +62,7 @@ class Flux2Config:
         return self.num_attention_heads * self.attention_head_dim
 
     @property
-    def turned_heads(self) -> tuple[int, int]:
+    def rotated_heads(self) -> tuple[int, int]:
         """How many heads' queries and keys are normed and rotated, and how many numbers each has."""
         return self.num_attention_heads, self.attention_head_dim
 

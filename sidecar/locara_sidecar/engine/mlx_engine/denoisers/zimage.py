@@ -69,7 +69,7 @@ class ZImageConfig:
         return min(self.dim, _TIME)
 
     @property
-    def turned_heads(self) -> tuple[int, int] | None:
+    def rotated_heads(self) -> tuple[int, int] | None:
         """How many heads' queries and keys are normed and rotated, and how many numbers each has; None: not normed."""
         return (self.n_heads, self.dim // self.n_heads) if self.qk_norm else None
 
