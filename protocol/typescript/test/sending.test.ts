@@ -27,7 +27,7 @@ test("a line that is longer than the sidecar accepts is not sent, and its call f
     const before = sidecar.written.length;
     const error = await failure(sidecar.client.image.generate({ prompt, onStep() {} }));
     assert.ok(error instanceof ClientError);
-    assert.match(error.message, /image.generate cannot be sent: its line takes [0-9]+ bytes, the sidecar takes 1000/);
+    assert.match(error.message, /image.generate cannot be sent: its line has [0-9]+ bytes, the sidecar accepts 1000/);
     assert.equal(sidecar.written.length, before);
   }
   void sidecar.client.image.generate({ prompt: "é".repeat(400) });
@@ -37,7 +37,7 @@ test("a line that is longer than the sidecar accepts is not sent, and its call f
 test("until the sidecar has reported its limit, the contract's 16 MiB apply", async () => {
   const sidecar = new Scripted();
   const error = await failure(sidecar.client.image.generate({ prompt: "x".repeat(16 * 1024 * 1024) }));
-  assert.match((error as Error).message, /the sidecar takes 16777216/);
+  assert.match((error as Error).message, /the sidecar accepts 16777216/);
 });
 
 test("a message that is nested deeper than the sidecar accepts is not sent, and its call fails", async () => {
