@@ -1,6 +1,6 @@
 """PyInstaller's program, for the comparison in WHY.md: the entry of a frozen sidecar, which no bundle uses.
 
-A frozen program is no interpreter, so what our processes are started with (``-m``, ``-c``) is carried out here.
+A frozen program is not an interpreter, so this handles the options that start our processes (``-m``, ``-c``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 
 def main() -> None:
-    """Run the module or the code that the arguments ask an interpreter for; else the command."""
+    """Run the module or code that the arguments would pass to an interpreter; otherwise the command."""
     words = [word for word in sys.argv[1:] if word not in ("-I", "-B", "-P")]
     if words[:2] == ["-X", "utf8"]:
         words = words[2:]
