@@ -28,7 +28,7 @@ def lacking(names: list[str]) -> list[str]:
 
 
 def interpreter(version: str) -> str | None:
-    """Return a Python of that version that uv or pyenv has on this machine (none is downloaded); None if there is none."""
+    """Return a Python of that version that uv or pyenv has here (none is downloaded); None if there is none."""
     words = ["uv", "python", "find", "--no-python-downloads", "--no-project", "--system", version]
     found = subprocess.run(words, capture_output=True, text=True, check=False)
     if found.returncode == 0:

@@ -56,7 +56,7 @@ def signing(root: Path, identity: str, *, sandboxed: bool) -> list[list[str]]:
 
 
 def unsigned(root: Path) -> list[Path]:
-    """Return the Mach-O files whose signature is invalid, or that lack the hardened runtime, according to ``codesign``."""
+    """Return the Mach-O files with an invalid signature, or without the hardened runtime, according to ``codesign``."""
     return [path for path, _ in macho.inside_out(root) if not _holds(path)]
 
 

@@ -1,4 +1,4 @@
-"""Runs commands for ``make check-mac`` and keeps their output in a form that can be judged without further questions."""
+"""Runs commands for ``make check-mac`` and keeps their output in a form that can be judged without further help."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def _tried(program: str, size: str) -> dict[str, Any]:
 
 
 def computes(start: dict[str, Any]) -> bool:
-    """Whether it computed on the GPU and inside a profile; another part checks whether the profile blocks everything."""
+    """Whether it computed on the GPU, inside a profile; another part checks whether the profile blocks everything."""
     told: dict[str, Any] = start.get("told", {})
     return bool(start["ok"] and told) and (told["kind"], told["gpu"], told["finite"]) == ("seatbelt", True, True)
 
