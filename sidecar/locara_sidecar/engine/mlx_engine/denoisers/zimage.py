@@ -70,7 +70,7 @@ class ZImageConfig:
 
     @property
     def rotated_heads(self) -> tuple[int, int] | None:
-        """The number of heads whose queries and keys are normed and rotated, and the size of a head; None: not normed."""
+        """The number of heads whose queries and keys are normed and rotated, and a head's size; None: not normed."""
         return (self.n_heads, self.dim // self.n_heads) if self.qk_norm else None
 
 
