@@ -52,7 +52,7 @@ def random_part(kind: str, config: dict[str, Any], device: str) -> nn.Module:
 
 
 def set_layout(part: nn.Module, layout: torch.memory_format) -> None:
-    """Lay the kernels out as ``weights.py`` does; activations follow their layout."""
+    """Give the kernels the layout that ``weights.py`` uses; activations follow it."""
     for module in part.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=layout)

@@ -38,7 +38,7 @@ def step(
     side: int = 128,
     dtype: mx.Dtype = mx.bfloat16,
 ) -> tracing.Count:
-    """A step of ``model``: ``answer(rows, by)`` is the model's, ``by`` is given to it, not made in it."""
+    """A step of ``model``: ``answer(rows, by)`` calls the model; ``by`` is an input, not computed within."""
     from locara_sidecar.engine.mlx_engine.families import sampling
 
     tracing.weightless(model, dtype)
@@ -61,7 +61,7 @@ def refilled(tree: Any, values: Any) -> Any:
 
 
 def quantized(model: Any, bits: int | None) -> Any:
-    """Return the model quantized to so many bits, as the engine loads it."""
+    """Return the model quantized to that many bits, as the engine loads it."""
     from locara_sidecar.engine.mlx_engine.tensors.quantize import AffineQuantizer
 
     if bits is not None:
@@ -218,7 +218,7 @@ FIGURES = {
 
 
 def table(counts: dict[str, tracing.Count]) -> list[str]:
-    """Lines of a Markdown table: ours, and the ratio of ours to each peer in brackets behind the peer's."""
+    """Lines of a Markdown table: our figures and each peer's, followed by the ratio of ours to it in brackets."""
     peers = ("mflux", "mlx-examples", "DiffusionKit")
     lines = ["| | | ours | " + " | ".join(peers) + " |", "|" + "---|" * 6]
     for case, count in counts.items():

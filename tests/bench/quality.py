@@ -130,7 +130,9 @@ def seconds(layer: torch.nn.Module, x: torch.Tensor) -> float:
 
 
 def layer_times(rounds: int = 9) -> list[Row]:
-    """One layer of FLUX's feed-forward part: one row, as in modulations, and those of pictures of 256 … 1024 pixels."""
+    """One layer of FLUX's feed-forward: with one row, as in modulations, and with the rows of pictures of 256 … 1024
+    pixels.
+    """
     plain = torch.nn.Linear(3072, 12288, dtype=torch.bfloat16).requires_grad_(requires_grad=False)
     layers = {cls.__name__: cls(plain, torch.bfloat16) for cls in (Linear8, Linear4)}
     for layer in layers.values():

@@ -47,7 +47,7 @@ _PLAIN = "diffusers"
 
 
 class Side(NamedTuple):
-    """``draw``: takes a prompt and returns seconds. ``processes``: those that work for it."""
+    """``draw``: takes a prompt and returns seconds. ``processes``: the processes that do the work."""
 
     draw: Callable[[str], float]
     processes: list[psutil.Process]

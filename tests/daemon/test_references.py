@@ -48,7 +48,7 @@ def listed(host, images, **options):
 
 
 def bands(image, count):
-    """The colour that most of each band has, as the name of its strongest channel."""
+    """The dominant colour of each band, as the name of its strongest channel."""
     picture = pixels(image)
     width = picture.width // count
     strips = (picture.crop((at * width, 0, (at + 1) * width, picture.height)) for at in range(count))

@@ -1,4 +1,4 @@
-"""What an autoencoder of the published size holds while it decodes and encodes in strips, on the processor.
+"""The memory that an autoencoder of the published size holds while it decodes and encodes in strips, on the CPU.
 
     python -m fullsize.strips [CASE …] [--engine torch|mlx]
 

@@ -131,7 +131,7 @@ def test_what_an_autoencoder_of_the_true_size_holds_in_strips_is_measured(engine
 
 
 def test_a_model_that_does_not_fit_or_fails_leaves_the_others_their_times(monkeypatch, capsys):
-    """FLUX.1's 24 GB on a Mac with 16, and a fault of the GPU: both once took the times of all later models along."""
+    """FLUX.1's 24 GB on a Mac with 16, and a GPU fault: both once lost the times of all later models."""
     took = mlx_step.measure
 
     def measure(model, *how, **more):

@@ -161,7 +161,7 @@ def test_an_output_layer_whose_border_lies_inside_a_group_stays_together():
 
 
 def attended(values, out, rest=0):
-    """Attention of random queries and keys over what ``values`` makes, and the layer ``out`` behind it."""
+    """Attention of random queries and keys over the output of ``values``, followed by the layer ``out``."""
     x = drawn(1, 1, 9, 64)
     q, k = drawn(2, 1, 2, 9, 64), drawn(3, 1, 2, 9, 64)
     v = values(x).reshape(1, 9, 2, 64).transpose(0, 2, 1, 3)

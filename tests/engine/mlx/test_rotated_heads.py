@@ -1,6 +1,6 @@
-"""Our kernel for queries and keys: its source run on the processor, how it is chosen, and what is left if it fails.
+"""Our kernel for queries and keys: its source run on the processor, how it is chosen, and what remains if it fails.
 
-That Metal compiles it cannot be seen here; ``make check-mac`` tries it.
+Whether Metal compiles it cannot be tested here; ``make check-mac`` does that.
 """
 
 import logging
@@ -38,7 +38,7 @@ def drawn(seed, *shape, dtype=mx.float32):
 
 
 def stream(seed, batch, tokens, use, *, small=1.0):
-    """Numbers of one stream as its layers make them, and norms whose weights matter."""
+    """Numbers of one stream as its layers output them, and norms whose weights matter."""
     width = use.heads * use.size
     norms = rotary.Norms(nn.RMSNorm(use.size, eps=EPSILON), nn.RMSNorm(use.size, eps=EPSILON))
     for i, norm in enumerate(norms):
@@ -53,7 +53,7 @@ def turns(tokens, size):
 
 
 def by_hand(parts, rotation):
-    """Norm each head of what ``parts`` have, (numbers, weight) of each stream, and turn it, in float64."""
+    """Norm and rotate each head of ``parts``, (numbers, weight) of each stream, in float64."""
     rows = []
     for x, weight in parts:
         wide, by = (np.array(value.astype(mx.float32), dtype=np.float64) for value in (x, weight))
@@ -197,7 +197,7 @@ def test_a_device_that_fails_or_differs_is_left_at_mlxs_own_operations(monkeypat
 
 
 def on_a_played_mac(monkeypatch, tmp_path):
-    """A runtime that takes the processor for Metal, and a list to which each launch of the kernel is added."""
+    """A runtime that treats the processor as Metal, and a list that records each launch of the kernel."""
     launched = []
 
     def counted(name, *how):
@@ -246,7 +246,7 @@ def test_models_without_rotated_heads_try_nothing(monkeypatch, run, job_for, tmp
 
 
 def test_rotation_is_as_the_blocks_without_the_kernel_have_it(played):
-    """The table of the models themselves, not one drawn here."""
+    """With the models' own table, not one made here."""
     use = Use(mx.float32, 2, 16)
     rotated_heads.trust(use)
     places = np.array([[0, 0, 0], [0, 3, 700], [1, 40, 2]], dtype=np.float64)

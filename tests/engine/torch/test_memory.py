@@ -1,4 +1,4 @@
-"""Weights are in memory once, and a stopped job gives back the memory that it took."""
+"""Weights are in memory once, and a stopped job releases its memory."""
 
 import gc
 import json
@@ -68,7 +68,7 @@ def test_weights_are_never_twice_in_memory(tmp_path_factory, dtype, bits):
 
 
 def held():
-    """Return the bytes of all tensors that anything refers to."""
+    """Return the bytes of all tensors that are still referenced."""
     gc.collect()
     tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors if not tensor.is_meta}

@@ -96,7 +96,7 @@ class Halves(nn.Module):
 
 
 def halved(layer: Any, at: int) -> Any:
-    """Return a quantized layer split by input if the boundary is also one between groups; otherwise return the layer."""
+    """Return a quantized layer split by input if the boundary is also one between groups; otherwise the layer."""
     splits = isinstance(layer, nn.QuantizedLinear) and at % layer.group_size == 0
     return Halves(layer, at) if splits else layer
 
