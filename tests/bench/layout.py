@@ -3,7 +3,7 @@
     python tests/bench/layout.py [--device cpu|cuda|mps] [--size N] [--rounds N]
 
 Times one call of SDXL's UNet (without guidance, as SDXL Lightning runs), one encode and one decode of its autoencoder
-and a decode of a tiny one, each with the convolutions' kernels in torch's own layout and channels-last, in turns, in
+and a decode of a tiny one, each with the convolutions' kernels in torch's own layout and channels-last, alternately, in
 bfloat16. The ratio is channels-last over the other: below 1 it pays. ``torch_engine/tensors/weights.py`` decides where
 it is on. Memory is a call's peak without the weights; on a CPU it is read from Linux. Prints one row per part, then one
 line of JSON.

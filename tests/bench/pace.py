@@ -1,7 +1,7 @@
 """The cost of being able to stop inside a step: the MLX engine evaluates a step in groups of blocks (``pace.py``)
 instead of as a whole.
 
-For each architecture, synthetic models of the real depth make the same call in groups and as a whole, in turns;
+For each architecture, synthetic models of the real depth make the same call in groups and as a whole, alternately;
 figures are medians over the pairs. Submitting a group costs a fixed time, whatever its blocks compute. So it is
 measured where it shows most, with nearly empty blocks, and reported as a part of a step of one second. Blocks that do
 compute are measured too, for costs that are not fixed: as a ratio of wall times, which other work on the machine

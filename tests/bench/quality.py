@@ -5,7 +5,7 @@
 For the shipped model and the tiny models of the fixtures: the cosine between the finished latents (worst of all
 pictures), the PSNR of the pictures (of the mean squared error over all), and how much smaller the weights are. The tiny
 models are random: they show that an architecture works, and no more. Then the time that one of FLUX's layers takes in
-bfloat16, against the unquantized layer, turn by turn. ``tests/bench/quantization.py`` has the MLX engine's figures,
+bfloat16, alternating with the unquantized layer. ``tests/bench/quantization.py`` has the MLX engine's figures,
 layer by layer.
 """
 

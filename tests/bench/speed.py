@@ -1,4 +1,4 @@
-"""What step caching gains and costs on an engine: the same jobs at each speed, turn by turn, in float32.
+"""What step caching gains and costs on an engine: the same jobs at each speed, alternately, in float32.
 
     python tests/bench/speed.py [--engine torch|mlx] [--pictures N] [--steps N] [--target-ms N] [--patterns]
 
